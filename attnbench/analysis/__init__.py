@@ -1,0 +1,1 @@
+"""Statistics over stored records; nothing here prints, and nothing imports torch."""

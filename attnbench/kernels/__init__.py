@@ -1,0 +1,1 @@
+"""Triton kernels, one file per algorithm; never imported by a reference."""

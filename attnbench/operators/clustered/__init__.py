@@ -1,0 +1,1 @@
+"""Clustered: which pairs meet is learned or hashed from the data."""

@@ -1,0 +1,1 @@
+"""Context: the context is summarised into a map or a factorisation that every token reads."""

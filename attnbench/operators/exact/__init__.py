@@ -1,0 +1,1 @@
+"""Exact: every pair of tokens, nothing approximated."""

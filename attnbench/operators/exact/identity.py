@@ -1,0 +1,44 @@
+"""y = v: no token sees another. The bound that no attention can beat.
+
+Choromanski et al. 2021, "Rethinking Attention with Performers", Fig. 3 ("X (OPT)"), https://arxiv.org/abs/2009.14794
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+
+def reference(problem: Problem, params: Params, v: Tensor) -> Tensor:
+    """v: [B, H, N, D]. Returns a view of v: nothing is computed or copied."""
+    return v.view_as(v)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """v ~ N(0, 1)."""
+    return Inputs(heads(problem, generator, "v"))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """Nothing: no product, and no byte that has to move."""
+    return Cost(flops=0, reference_flops=0, elementwise=0, bytes_required=0, passes=0)
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Choromanski et al.",
+        2021,
+        "Rethinking Attention with Performers",
+        "https://arxiv.org/abs/2009.14794",
+        "Fig. 3, X (OPT)",
+    ),
+    forms={"core": CORE, "layer": projected(CORE, names=("v",))},
+    complexity=lambda params: Complexity(time="0", memory="0"),
+    notes="zero cost: stands outside logarithmic fits",
+)

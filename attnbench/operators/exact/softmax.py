@@ -1,0 +1,75 @@
+"""y_i = Σ_j p_ij v_j with p_i = softmax_j(q_iᵀ k_j / √D) over all j (causal: over 0 ≤ j ≤ i).
+
+Vaswani et al. 2017, "Attention Is All You Need", eq. 1, https://arxiv.org/abs/1706.03762
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]. Eager: the N×N weights are materialised."""
+    scores = (q * problem.head_dim**-0.5) @ k.transpose(-2, -1)  # [B, H, N, N]
+    if problem.causal:
+        n = problem.seq_len
+        ahead = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
+        scores = scores.masked_fill(ahead, float("-inf"))
+    return scores.softmax(dim=-1) @ v
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1): the logits have variance 1."""
+    return Inputs(heads(problem, generator, "q", "k", "v"))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """`flops` counts the allowed pairs; a causal reference executes all N² of them, at most twice as many."""
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    pairs = n * (n + 1) // 2 if problem.causal else n * n
+    size = b * h * n * d
+    return Cost(
+        flops=product(b * h * pairs * d, mode)  # q kᵀ: [N, D] × [D, N]
+        + product(b * h * pairs * d, mode),  # p v: [N, N] × [N, D]
+        reference_flops=2 * product(b * h * n * n * d, mode),
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        passes=1,
+    )
+
+
+def _sdpa() -> Callable[..., Tensor]:
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+
+    return call
+
+
+def _always(problem: Problem, params: Params, device: str) -> str | None:
+    return None
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    impls={"sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _always)},
+)
+
+OPERATOR = Operator(
+    paper=Paper("Vaswani et al.", 2017, "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", "eq. 1"),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n^2", memory="n^2"),
+    exact=lambda params: True,
+    notes="the baseline",
+)

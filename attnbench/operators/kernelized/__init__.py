@@ -1,0 +1,1 @@
+"""Kernelized: keys and values are summed first, queries read the sum."""

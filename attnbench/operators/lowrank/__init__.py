@@ -1,0 +1,1 @@
+"""Low rank: every query sees fewer keys than there are tokens."""

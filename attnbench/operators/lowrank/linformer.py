@@ -1,0 +1,75 @@
+"""y = softmax(q (E k)ᵀ / √D) (F v), where E and F: k×N shorten the N keys and values to k of each.
+
+Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", eq. 7, https://arxiv.org/abs/2006.04768
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads, normal
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+
+def reference(
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor, f: Tensor | None = None
+) -> Tensor:
+    """q, k, v: [B, H, N, D]. e, f: [H or 1, k, N]; f None: keys and values share e. Returns [B, H, N, D]."""
+    keys, values = e @ k, (e if f is None else f) @ v  # [H, k, N] × [B, H, N, D] → [B, H, k, D]
+    scores = (q * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N, k]
+    return scores.softmax(dim=-1) @ values
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1); E, F ~ N(0, 1/N), so that shortened keys, and the logits, keep variance 1."""
+    shape = (problem.heads if params["sharing"] == "none" else 1, params["k"], problem.seq_len)
+    names = ("e",) if params["sharing"] == "kv" else ("e", "f")
+    scale = problem.seq_len**-0.5
+    parameters = {name: normal(problem, generator, *shape, scale=scale) for name in names}
+    return Inputs(heads(problem, generator, "q", "k", "v"), parameters)
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The reference executes what the definition requires. The weights' own gradients are among the products."""
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    k = params["k"]
+    flops = (
+        2 * product(b * h * k * n * d, mode)  # E k and F v: [k, N] × [N, D]
+        + product(b * h * n * k * d, mode)  # q (E k)ᵀ: [N, D] × [D, k]
+        + product(b * h * n * k * d, mode)  # p (F v): [N, k] × [k, D]
+    )
+    size = b * h * n * d
+    weights = (h if params["sharing"] == "none" else 1) * k * n
+    weights *= 1 if params["sharing"] == "kv" else 2
+    return Cost(
+        flops=flops,
+        reference_flops=flops,
+        elementwise=4 * b * h * n * k * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * size + weights, written=size),
+        passes=2,  # the shortened keys are complete before the first query is answered
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Wang et al.",
+        2020,
+        "Linformer: Self-Attention with Linear Complexity",
+        "https://arxiv.org/abs/2006.04768",
+        "eq. 7",
+    ),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={
+        "k": Param(256, "length of the shortened keys and values", minimum=1),
+        "sharing": Param(
+            "headwise", "who shares E and F: nobody, all heads, or keys and values too", ("none", "headwise", "kv")
+        ),
+    },
+    causal="shortening mixes all positions, so no token can be kept from seeing later ones",
+)

@@ -1,0 +1,1 @@
+"""Mixing: tokens are mixed by a fixed or learned map, without attention."""

@@ -1,0 +1,1 @@
+"""Sparse: which pairs meet is set by hand."""

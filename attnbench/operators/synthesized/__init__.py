@@ -1,0 +1,1 @@
+"""Synthesized: the weights do not come from comparing queries with keys."""

@@ -1,0 +1,1 @@
+"""One file per output: views of records and analyses, no arithmetic."""

@@ -1,0 +1,121 @@
+"""What is measured: a problem (the shapes), a mode, and a cell with its stable key. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+Mode = Literal["fwd", "fwd_bwd"]
+Scope = Literal["core", "layer"]
+Domain = Literal["sequence", "image"]
+Axis = Literal["seq_len", "image_size", "channels"]
+Dtype = Literal["float64", "float32", "bfloat16", "float16"]
+ParamValue = bool | int | float | str
+Params = Mapping[str, Any]  # every value a ParamValue
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
+AXES: tuple[Axis, ...] = get_args(Axis)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+ITEM_BYTES: dict[Dtype, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The shapes an operator is given.
+
+    batch: samples B. heads: H. seq_len: tokens N. channels: C = H · D, all heads together.
+    dtype: the working dtype. causal: whether token i may see only tokens j ≤ i.
+    height, width: both None for a sequence; for an image N = height · width, tokens in row-major order.
+    Raises ValueError where heads do not divide channels or height · width is not seq_len.
+    """
+
+    seq_len: int
+    channels: int
+    heads: int = 1
+    batch: int = 1
+    dtype: Dtype = "float32"
+    causal: bool = False
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels % self.heads:
+            raise ValueError(f"channels {self.channels} is not divisible by heads {self.heads}")
+        if (self.height is None) != (self.width is None):
+            raise ValueError("height and width go together")
+        if self.height is not None and self.width is not None and self.height * self.width != self.seq_len:
+            raise ValueError(f"{self.height}x{self.width} is not {self.seq_len} tokens")
+
+    @classmethod
+    def image(
+        cls,
+        height: int,
+        width: int,
+        channels: int,
+        heads: int = 1,
+        batch: int = 1,
+        dtype: Dtype = "float32",
+        causal: bool = False,
+    ) -> Problem:
+        """An image of height × width pixels, one token each."""
+        return cls(height * width, channels, heads, batch, dtype, causal, height, width)
+
+    @property
+    def head_dim(self) -> int:
+        """D, the channels of one head."""
+        return self.channels // self.heads
+
+    @property
+    def domain(self) -> Domain:
+        """What the tokens are: a sequence, or the pixels of an image."""
+        return "sequence" if self.height is None else "image"
+
+    @property
+    def size(self) -> str:
+        """How the size is written: `n1024` for a sequence, `14x28` (height × width) for an image."""
+        return f"n{self.seq_len}" if self.height is None else f"{self.height}x{self.width}"
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element of the working dtype."""
+        return ITEM_BYTES[self.dtype]
+
+    def with_dtype(self, dtype: Dtype) -> Problem:
+        """The same problem in another working dtype."""
+        return replace(self, dtype=dtype)
+
+
+def canonical_params(params: Params) -> str:
+    """The one text form of params: JSON, keys sorted, no spaces."""
+    return json.dumps(dict(params), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to measure. `params` has every default resolved (see `operator.resolve`)."""
+
+    operator: str
+    impl: str
+    scope: Scope
+    mode: Mode
+    problem: Problem
+    params: Params
+
+    @property
+    def key(self) -> str:
+        """The stable name of this cell: the same in every run, on every machine, safe in a shell.
+
+        `performer.reference.core.fwd.float32.full.b1.h8.c256.n1024.p5d1f9b2a`: params as the first 8 hex
+        digits of the SHA-256 of their canonical JSON; the impl's `:` is kept (`softmax.cuda:flash. …`).
+        """
+        p = self.problem
+        causality = "causal" if p.causal else "full"
+        digest = hashlib.sha256(canonical_params(self.params).encode()).hexdigest()[:8]
+        parts = (self.operator, self.impl, self.scope, self.mode, p.dtype, causality)
+        return ".".join((*parts, f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size, f"p{digest}"))

@@ -1,0 +1,80 @@
+"""Scope `layer` of an operator around a q, k, v core: x in, projections, the core, output projection, y out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import maps, normal, tokens
+from attnbench.operator import Cost, Form, Impl, Inputs
+from attnbench.problem import Mode, Params, Problem
+
+Layout = Literal["heads", "map"]
+
+
+def projected(core: Form, names: tuple[str, ...] = ("q", "k", "v"), layout: Layout = "heads") -> Form:
+    """The layer around `core`: x W_name for every name, the core, then y W_o; no biases.
+
+    names: the core's data tensors, each with a C×C projection of its own (Reformer's shared queries and keys are
+    one name). layout "heads": x is [B, N, C] and the core takes [B, H, N, D]; "map": x and the core's data are
+    [B, C, h, w]. Every impl of the core becomes an impl of the layer, with the same projections around it.
+    Costs 2·(len(names) + 1)·B·N·C² FLOPs beside the core's.
+    """
+
+    def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **rest: Tensor) -> Tensor:
+            projections = {name: rest.pop(f"w_{name}") for name in names}
+            data = {name: _project(problem, x, w, layout) for name, w in projections.items()}
+            return _output(problem, call(problem, params, **data, **rest), w_o, layout)
+
+        return layer
+
+    def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+        inner = core.make_inputs(problem, params, generator)
+        c = problem.channels
+        weights = {f"w_{name}": normal(problem, generator, c, c, scale=c**-0.5) for name in (*names, "o")}
+        data = (tokens if layout == "heads" else maps)(problem, generator, "x")
+        return Inputs(data, {**weights, **inner.parameters}, inner.choices)
+
+    def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+        inner = core.cost(problem, params, mode)
+        b, n, c = problem.batch, problem.seq_len, problem.channels
+        count = len(names) + 1
+        projections = product(count * b * n * c * c, mode)  # [B·N, C] × [C, C], each
+        # Around the core, x takes the place of the core's inputs; the weights come on top.
+        outside = traffic(problem, mode, read=b * n * c + count * c * c, written=b * n * c)
+        replaced = traffic(problem, mode, read=len(names) * b * n * c, written=b * n * c)
+        return replace(
+            inner,
+            flops=inner.flops + projections,
+            reference_flops=inner.reference_flops + projections,
+            bytes_required=inner.bytes_required + outside - replaced,
+        )
+
+    impls: Mapping[str, Impl] = {
+        name: replace(impl, load=lambda impl=impl: around(impl.load()))  # type: ignore[misc]
+        for name, impl in core.impls.items()
+    }
+    return Form(around(core.reference), make_inputs, cost, impls)
+
+
+def _project(problem: Problem, x: Tensor, w: Tensor, layout: Layout) -> Tensor:
+    if layout == "map":
+        return _channels_first(x, w)
+    b, n, h, d = problem.batch, problem.seq_len, problem.heads, problem.head_dim
+    return (x @ w).view(b, n, h, d).transpose(1, 2)  # [B, H, N, D]
+
+
+def _output(problem: Problem, y: Tensor, w: Tensor, layout: Layout) -> Tensor:
+    if layout == "map":
+        return _channels_first(y, w)
+    return y.transpose(1, 2).reshape(problem.batch, problem.seq_len, problem.channels) @ w
+
+
+def _channels_first(x: Tensor, w: Tensor) -> Tensor:
+    """A 1×1 convolution: w applied to the channels of [B, C, h, w]."""
+    return (w.t() @ x.flatten(2)).view_as(x)  # [C, C] × [B, C, h·w]

@@ -1,0 +1,177 @@
+"""Finds what is there: packages are scanned, a file's name is the thing's name; an import error is never swallowed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from attnbench.errors import BadInput
+from attnbench.operator import Form, Impl, Operator, Param
+from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
+
+
+def scan(package: str) -> list[str]:
+    """The module names in a package, sorted, without importing any of them."""
+    path = importlib.import_module(package).__path__
+    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an operator is defined. family: its folder's name; location: an importable module, or a file."""
+
+    family: str
+    location: str
+
+    def load(self) -> Operator:
+        """Imports the file (torch with it). Raises BadInput where it defines no OPERATOR."""
+        module = _module(self.location)
+        operator = getattr(module, "OPERATOR", None)
+        if not isinstance(operator, Operator):
+            raise BadInput(
+                f"{self.location}: an operator file defines OPERATOR = Operator(...); "
+                f"found {type(operator).__name__}. See CONTRIBUTING.md, 'Adding an operator'."
+            )
+        return operator
+
+
+def _module(location: str) -> ModuleType:
+    if not location.endswith(".py"):
+        return importlib.import_module(location)
+    path = Path(location).resolve()
+    name = "attnbench_user_" + path.stem
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{location}: not a Python file. Name a .py file or a package.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def operators(operators_from: Iterable[str] = ()) -> dict[str, Source]:
+    """Every operator by name: the shipped ones, then a user's own (`operators_from`: .py files or packages).
+
+    Names are file names, so nothing is imported but the (empty) family packages and a user's package.
+    Raises BadInput where a user's operator has a shipped one's name, or a path does not exist.
+    """
+    root = "attnbench.operators"
+    found = {
+        name: Source(family, f"{root}.{family}.{name}") for family in scan(root) for name in scan(f"{root}.{family}")
+    }
+    for place in operators_from:
+        for name, source in _user_sources(place).items():
+            if name in found:
+                raise BadInput(
+                    f"operators_from: {place} defines '{name}', which is already "
+                    f"{found[name].location}. Rename the file: its name is the operator's name."
+                )
+            found[name] = source
+    return found
+
+
+def _user_sources(place: str) -> dict[str, Source]:
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise BadInput(
+                f"operators_from: {place} does not exist. Give the path of a .py file, relative to the suite."
+            )
+        return {Path(place).stem: Source("user", str(Path(place).resolve()))}
+    try:
+        names = scan(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
+            raise
+        raise BadInput(
+            f"operators_from: no package '{place}' can be imported. "
+            "Install it in this environment, or give the path of a .py file."
+        ) from None
+    return {name: Source(place, f"{place}.{name}") for name in names}
+
+
+def resolve(operator: Operator, given: Mapping[str, Any]) -> dict[str, ParamValue]:
+    """`given` with every default filled in, in the operator's order. Raises ValueError, with what is allowed."""
+    unknown = sorted(set(given) - set(operator.params))
+    if unknown:
+        allowed = ", ".join(operator.params) or "none: it takes no parameters"
+        raise ValueError(f"unknown parameter '{unknown[0]}'; allowed: {allowed}")
+    return {name: _checked(name, param, given.get(name, param.default)) for name, param in operator.params.items()}
+
+
+def _checked(name: str, param: Param, value: Any) -> ParamValue:
+    if any(value == choice and type(value) is type(choice) for choice in param.choices):
+        return value  # type: ignore[no-any-return]
+    numeric = isinstance(param.default, (int, float)) and not isinstance(param.default, bool)
+    numeric = numeric or param.minimum is not None or param.maximum is not None
+    if isinstance(param.default, bool):
+        if isinstance(value, bool):
+            return value
+    elif numeric and isinstance(value, (int, float)) and not isinstance(value, bool):
+        whole = not isinstance(param.default, float)
+        low = param.minimum is None or value >= param.minimum
+        high = param.maximum is None or value <= param.maximum
+        if low and high and (not whole or value == int(value)):
+            return int(value) if whole else float(value)
+    elif not param.choices and type(value) is type(param.default):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(f"{name} = {value!r}; allowed: {allowed_values(param)}")
+
+
+def allowed_values(param: Param) -> str:
+    """What a parameter takes, in words: for messages and for `attnbench list operators`."""
+    parts = [str(choice) for choice in param.choices]
+    if isinstance(param.default, bool):
+        parts = ["true", "false"]
+    elif param.minimum is not None or param.maximum is not None or not parts:
+        kind = "a number" if isinstance(param.default, float) else "a whole number"
+        kind = "text" if isinstance(param.default, str) and param.minimum is None else kind
+        low = "" if param.minimum is None else f" ≥ {param.minimum:g}"
+        high = "" if param.maximum is None else f" ≤ {param.maximum:g}"
+        parts.append(f"{kind}{low}{high}")
+    return ", ".join(parts)
+
+
+def why_not(operator: Operator, cell: Cell, device: str) -> str | None:
+    """The reason a cell cannot run on a device ("cpu" or "cuda"), or None."""
+    problem, scope = cell.problem, cell.scope
+    return outside_definition(operator, problem, cell.params, scope) or _impl_why_not(
+        operator.forms[scope], cell, device
+    )
+
+
+def outside_definition(operator: Operator, problem: Problem, params: Params, scope: Scope) -> str | None:
+    """The reason a problem is outside an operator's definition, whatever the impl; or None."""
+    if scope not in operator.forms:
+        return f"no scope {scope}: it has {', '.join(operator.forms)}"
+    if problem.domain not in operator.domains:
+        return f"defined on {' and '.join(operator.domains)} only, not on a {problem.domain}"
+    if problem.causal and operator.causal is not True:
+        return operator.causal
+    if problem.dtype not in operator.dtypes:
+        return f"{problem.dtype} is not supported: {', '.join(operator.dtypes)}"
+    return operator.why_not(problem, params, scope)
+
+
+def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
+    if cell.impl in ("reference", "compiled"):
+        return None
+    impl: Impl | None = form.impls.get(cell.impl)
+    if impl is None:
+        return f"has no impl {cell.impl}"
+    if cell.impl.split(":")[0] == "cuda" and device != "cuda":
+        return "needs a CUDA device"
+    return impl.why_not(cell.problem, cell.params, device)
