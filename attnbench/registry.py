@@ -114,7 +114,7 @@ def resolve(operator: Operator, given: Mapping[str, Any]) -> dict[str, ParamValu
 
 def _checked(name: str, param: Param, value: Any) -> ParamValue:
     if any(value == choice and type(value) is type(choice) for choice in param.choices):
-        return value  # type: ignore[no-any-return]
+        return value
     numeric = isinstance(param.default, (int, float)) and not isinstance(param.default, bool)
     numeric = numeric or param.minimum is not None or param.maximum is not None
     if isinstance(param.default, bool):
@@ -127,7 +127,7 @@ def _checked(name: str, param: Param, value: Any) -> ParamValue:
         if low and high and (not whole or value == int(value)):
             return int(value) if whole else float(value)
     elif not param.choices and type(value) is type(param.default):
-        return value  # type: ignore[no-any-return]
+        return value
     raise ValueError(f"{name} = {value!r}; allowed: {allowed_values(param)}")
 
 
