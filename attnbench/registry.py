@@ -112,7 +112,7 @@ def resolve(operator: Operator, given: Mapping[str, Any]) -> dict[str, ParamValu
     return {name: _checked(name, param, given.get(name, param.default)) for name, param in operator.params.items()}
 
 
-def _checked(name: str, param: Param, value: Any) -> ParamValue:
+def _checked(name: str, param: Param, value: ParamValue) -> ParamValue:
     if any(value == choice and type(value) is type(choice) for choice in param.choices):
         return value
     numeric = isinstance(param.default, (int, float)) and not isinstance(param.default, bool)

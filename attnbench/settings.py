@@ -1,0 +1,30 @@
+"""The settings of a run that a suite gives and the runner and its workers obey. Base units; no torch, no schema library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How each cell is timed.
+
+    rounds: timed rounds after the scout. within_process_precision: a visit stops once half the width of the interval
+    of its median, over the median, is at most this. min_samples, max_samples, max_time_s: bounds on one visit.
+    """
+
+    rounds: int = 3
+    within_process_precision: float = 0.02
+    min_samples: int = 5
+    max_samples: int = 1000
+    max_time_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take. memory_fraction of the device's memory, or memory_bytes where that is not None."""
+
+    memory_fraction: float = 0.8
+    memory_bytes: int | None = None
+    cell_timeout_s: float = 60.0
+    budget_s: float | None = None
