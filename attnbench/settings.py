@@ -1,4 +1,4 @@
-"""The settings of a run that a suite gives and the runner and its workers obey. Base units; no torch, no schema library."""
+"""The settings of a run, as a suite gives them and runner and workers obey them. Base units; no torch."""
 
 from __future__ import annotations
 
