@@ -1,0 +1,117 @@
+"""Peak memory from shapes alone: the call runs on fake tensors, and the bytes of its live storages are added up.
+
+Nothing is computed and nothing is allocated, so a million tokens take milliseconds. What a library allocates inside
+one operation (oneDNN's and SDPA's scratch) is invisible here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from attnbench.operator import Form, Inputs
+from attnbench.problem import Mode, Params, Problem
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Predicted bytes. peak: the most alive at once above the inputs, as `peak_memory_bytes` measures it."""
+
+    peak_bytes: int
+    input_bytes: int
+    parameter_bytes: int
+    choice_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything alive at the peak, inputs included."""
+        return self.peak_bytes + self.input_bytes + self.parameter_bytes + self.choice_bytes
+
+
+def predict(
+    form: Form, problem: Problem, params: Params, mode: Mode, call: Callable[..., Tensor] | None = None
+) -> Footprint:
+    """The footprint of one call of `call` (None: the reference) on the form's inputs."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+        cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
+        live = LiveBytes()
+        result = run(call or form.reference, problem, params, inputs, cotangent, within=live)
+        del result
+    return Footprint(
+        live.peak, total_bytes(inputs.data), total_bytes(inputs.parameters), total_bytes(inputs.choices)
+    )
+
+
+def output_like(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> Tensor:
+    """A tensor of the output's shape and dtype, to serve as a cotangent."""
+    with torch.inference_mode():
+        return torch.ones_like(call(problem, params, **inputs.tensors()))
+
+
+def run(
+    call: Callable[..., Tensor],
+    problem: Problem,
+    params: Params,
+    inputs: Inputs,
+    cotangent: Tensor | None,
+    within: Any,
+) -> Tensor | tuple[Tensor, Sequence[Tensor]]:
+    """One call inside the context `within`: fwd where cotangent is None, else forward and autograd.grad."""
+    if cotangent is None:
+        with torch.inference_mode(), within:
+            return call(problem, params, **inputs.tensors())
+    wanted = {name: tensor.detach().requires_grad_() for name, tensor in inputs.differentiated().items()}
+    with within:
+        output = call(problem, params, **wanted, **inputs.choices)
+        return output, torch.autograd.grad(output, list(wanted.values()), cotangent)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations inside it create, until each is freed. `peak`: the most at once, bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _identity(leaf) not in given:
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        identity = storage._cdata
+        if identity in self._seen:
+            return
+        self._seen.add(identity)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, identity, storage.nbytes())
+
+    def _free(self, identity: int, size: int) -> None:
+        self._seen.discard(identity)
+        self.now -= size
+
+
+def _identity(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def total_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the elements of all of them."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -1,0 +1,166 @@
+"""What holds for every operator, kind and scope in the registry."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnbench.footprint import output_like, predict, run
+from attnbench.operator import Growth
+from attnbench.problem import MODES, Mode, Problem
+from tests.variants import Variant, variants
+
+NAMES = (
+    "softmax softmax_pool non_local identity local strided global_tokens sparse_transformer longformer big_bird "
+    "reformer sinkhorn linformer compressed kao_kv kao_qkv efficient linear_transformer rfa performer synthesizer "
+    "fnet gmlp mlp_mixer lambda_layer hamburger"
+).split()
+
+NOT_THE_GRADIENT_OF_THE_OUTPUT = {
+    "hamburger": "the one-step gradient leaves the first T iterations out (Geng 2021, sec. 3.3)",
+}
+
+each_variant = pytest.mark.parametrize("variant", variants(), ids=str)
+each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def test_every_operator_of_the_field_is_here() -> None:
+    assert sorted({v.name for v in variants()}) == sorted(NAMES)
+
+
+@each_variant
+def test_first_line_states_the_maths(variant: Variant) -> None:
+    first = (inspect.getmodule(variant.operator.forms["core"].cost).__doc__ or "").splitlines()[0]
+    assert len(first) > 20
+    assert variant.operator.paper.url.startswith("http")
+
+
+@each_variant
+def test_output_is_finite_and_repeats(variant: Variant) -> None:
+    problem = variant.problem()
+    inputs = variant.inputs(problem)
+    first = variant.form.reference(problem, variant.params, **inputs.tensors())
+    second = variant.form.reference(problem, variant.params, **inputs.tensors())
+    assert first.isfinite().all()
+    assert first.dtype == torch.float32
+    assert torch.equal(first, second), "a call changed state"
+
+
+@each_variant
+def test_half_precision_runs_where_it_is_claimed(variant: Variant) -> None:
+    for dtype in ("bfloat16", "float16"):
+        problem = variant.problem(dtype=dtype)
+        if not variant.defined(problem):
+            continue
+        inputs = variant.inputs(problem)
+        output = variant.form.reference(problem, variant.params, **inputs.tensors())
+        assert output.dtype == getattr(torch, dtype)
+        assert output.isfinite().all()
+
+
+def gradients(variant: Variant, problem: Problem) -> dict[str, torch.Tensor]:
+    inputs = variant.inputs(problem)
+    cotangent = output_like(variant.form.reference, problem, variant.params, inputs)
+    result = run(variant.form.reference, problem, variant.params, inputs, cotangent, within=nullcontext())
+    return dict(zip(inputs.differentiated(), result[1], strict=True))
+
+
+@each_variant
+def test_every_input_and_parameter_has_a_finite_gradient(variant: Variant) -> None:
+    for name, gradient in gradients(variant, variant.problem()).items():
+        assert gradient.isfinite().all(), name
+
+
+@each_variant
+def test_gradcheck(variant: Variant) -> None:
+    if variant.name in NOT_THE_GRADIENT_OF_THE_OUTPUT and variant.params.get("gradient") != "bptt":
+        pytest.skip(NOT_THE_GRADIENT_OF_THE_OUTPUT[variant.name])
+    problem = variant.problem(side=(3, 3), channels=8, batch=1, dtype="float64")
+    inputs = variant.inputs(problem, seed=1)
+    names = list(inputs.differentiated())
+
+    def call(*tensors: torch.Tensor) -> torch.Tensor:
+        return variant.form.reference(
+            problem, variant.params, **dict(zip(names, tensors, strict=True)), **inputs.choices
+        )
+
+    tensors = [t.requires_grad_() for t in inputs.differentiated().values()]
+    assert torch.autograd.gradcheck(call, tensors, fast_mode=True)
+
+
+def counted(variant: Variant, problem: Problem, mode: Mode) -> int:
+    """What torch counts on the reference, on real tensors."""
+    inputs = variant.inputs(problem)
+    reference = variant.form.reference
+    cotangent = output_like(reference, problem, variant.params, inputs) if mode == "fwd_bwd" else None
+    with FlopCounterMode(display=False) as counter:
+        run(reference, problem, variant.params, inputs, cotangent, within=nullcontext())
+    return counter.get_total_flops()
+
+
+@each_variant
+@each_mode
+@pytest.mark.parametrize("side", [(5, 7), (9, 15)], ids=["5x7", "9x15"])
+def test_reference_flops_are_what_torch_counts(variant: Variant, mode: Mode, side: tuple[int, int]) -> None:
+    for causal in (False, True):
+        problem = variant.problem(side, causal=causal)
+        if variant.defined(problem):
+            cost = variant.form.cost(problem, variant.params, mode)
+            assert cost.reference_flops - sum(cost.uncounted.values()) == counted(variant, problem, mode)
+            assert cost.bytes_required >= 0
+            assert cost.flops >= 0
+
+
+@each_variant
+def test_no_token_sees_a_later_one(variant: Variant) -> None:
+    problem = variant.problem(causal=True, dtype="float64")
+    if not variant.defined(problem):
+        pytest.skip(f"{variant} has no causal form")
+    first_changed = 20
+    assert not earlier_outputs_changed(variant, problem, first_changed)
+    full = replace(problem, causal=False)
+    if variant.defined(full) and variant.name != "identity":
+        assert earlier_outputs_changed(variant, full, first_changed), "the check sees nothing"
+
+
+def earlier_outputs_changed(variant: Variant, problem: Problem, first_changed: int) -> bool:
+    """Whether changing the data of tokens ≥ first_changed changes an output before it."""
+    inputs, other = variant.inputs(problem), variant.inputs(problem, seed=7)
+    for name, tensor in other.data.items():  # tokens are the last but one axis of [B, H, N, D] and [B, N, C]
+        tensor[..., :first_changed, :] = inputs.data[name][..., :first_changed, :]
+    changed = replace(inputs, data=other.data)
+    before, after = (
+        variant.form.reference(problem, variant.params, **i.tensors())[..., :first_changed, :]
+        for i in (inputs, changed)
+    )
+    return not torch.allclose(before, after, rtol=1e-9, atol=1e-12)
+
+
+EXPONENT: dict[Growth, float] = {"1": 0, "n": 1, "n^1.5": 1.5, "n^2": 2, "n^3": 3, "log n": 0.07, "n log n": 1.07}
+
+
+def slope(small: float, large: float) -> float:
+    return math.log(large / small) / math.log(4)
+
+
+@each_variant
+def test_grows_as_stated_at_a_million_tokens(variant: Variant) -> None:
+    """From N = 2²⁰ to 2²²: FLOPs from `cost`, peak memory from shapes alone; √N is whole at both."""
+    stated = variant.operator.complexity(variant.params)
+    sizes = [variant.problem(side, channels=64, heads=2, batch=1) for side in ((1024, 1024), (2048, 2048))]
+    flops = [variant.form.cost(p, variant.params, "fwd").reference_flops for p in sizes]
+    exact = [variant.form.cost(p, variant.params, "fwd").flops for p in sizes]
+    peaks = [predict(variant.form, p, variant.params, "fwd").peak_bytes for p in sizes]
+    if variant.scope == "core" and stated.time != "0":
+        assert slope(*exact) == pytest.approx(EXPONENT[stated.time], abs=0.05), "time"
+        assert slope(*flops) == pytest.approx(EXPONENT[stated.time], abs=0.05), "reference time"
+    if variant.scope == "core" and stated.memory not in ("0", "1"):
+        assert slope(*peaks) == pytest.approx(EXPONENT[stated.memory], abs=0.05), "memory"
+    if stated.memory in ("0", "1"):
+        assert variant.scope == "layer" or slope(*(p + 1 for p in peaks)) < 0.05, "memory"
