@@ -46,9 +46,7 @@ def predict(
         live = LiveBytes()
         result = run(call or form.reference, problem, params, inputs, cotangent, within=live)
         del result
-    return Footprint(
-        live.peak, total_bytes(inputs.data), total_bytes(inputs.parameters), total_bytes(inputs.choices)
-    )
+    return Footprint(live.peak, total_bytes(inputs.data), total_bytes(inputs.parameters), total_bytes(inputs.choices))
 
 
 def output_like(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> Tensor:

@@ -16,11 +16,34 @@ from attnbench.operator import Growth
 from attnbench.problem import MODES, Mode, Problem
 from tests.variants import Variant, variants
 
-NAMES = (
-    "softmax softmax_pool non_local identity local strided global_tokens sparse_transformer longformer big_bird "
-    "reformer sinkhorn linformer compressed kao_kv kao_qkv efficient linear_transformer rfa performer synthesizer "
-    "fnet gmlp mlp_mixer lambda_layer hamburger"
-).split()
+NAMES = [
+    "softmax",
+    "softmax_pool",
+    "non_local",
+    "identity",
+    "local",
+    "strided",
+    "global_tokens",
+    "sparse_transformer",
+    "longformer",
+    "big_bird",
+    "reformer",
+    "sinkhorn",
+    "linformer",
+    "compressed",
+    "kao_kv",
+    "kao_qkv",
+    "efficient",
+    "linear_transformer",
+    "rfa",
+    "performer",
+    "synthesizer",
+    "fnet",
+    "gmlp",
+    "mlp_mixer",
+    "lambda_layer",
+    "hamburger",
+]
 
 NOT_THE_GRADIENT_OF_THE_OUTPUT = {
     "hamburger": "the one-step gradient leaves the first T iterations out (Geng 2021, sec. 3.3)",
