@@ -77,7 +77,7 @@ class LiveBytes(TorchDispatchMode):
     """Adds up the storages that operations inside it create, until each is freed. `peak`: the most at once, bytes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._seen: set[int] = set()

@@ -1,0 +1,95 @@
+"""Every reference on the CPU beside its cost: achieved FLOP/s on reference_flops as a share of a large matmul's.
+
+    python benchmarks/operators.py [--seq-len 2048] [--channels 256] [--only NAME ...]
+
+A low share is not a fault where the operator is bound by memory or by elementwise work; the last column says what the
+time would be at the machine's matmul rate and copy rate together, and rows far above it are flagged. Timings are the
+best of several calls, in one process, with the matmul timed again between operators so that drift cancels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from attnbench.footprint import output_like, run
+from attnbench.problem import MODES, Mode, Problem
+from attnbench.registry import operators, outside_definition, resolve
+
+FLAG_ABOVE = 4.0
+"""A row is flagged when it takes more than this many times its products at the matmul's rate plus its traffic."""
+
+
+def best_of(call: Callable[[], object], seconds: float = 0.6) -> float:
+    call()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def matmul_rate(n: int = 1024) -> float:
+    """FLOP/s of one n×n×n float32 product."""
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    return 2 * n**3 / best_of(lambda: a @ b, 0.3)
+
+
+def elementwise_rate(n: int = 1 << 22) -> float:
+    """Elements per second of an exponential over an array that does not fit the caches."""
+    a, b = torch.randn(n), torch.empty(n)
+    return n / best_of(lambda: torch.exp(a, out=b), 0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seq-len", type=int, default=2048)
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--only", nargs="*")
+    given = parser.parse_args()
+    side = int(given.seq_len**0.5)
+    table = Table(title=f"References on {torch.get_num_threads()} threads, N = {given.seq_len}, C = {given.channels}")
+    columns = ("operator", "kind", "mode", "ms", "GFLOP", "of matmul", "time / (products + elements)", "")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("operator", "kind", "mode") else "right")
+    for name, source in operators().items():
+        if given.only and name not in given.only:
+            continue
+        operator = source.load()
+        for kind in operator.params["kind"].choices if "kind" in operator.params else ("",):
+            params = resolve(operator, {"kind": kind} if kind else {})
+            problem = Problem(given.seq_len, given.channels, given.heads)
+            if "sequence" not in operator.domains:
+                problem = Problem.image(side, side, given.channels, given.heads)
+            if outside_definition(operator, problem, params, "core") is not None:
+                problem = Problem(given.seq_len, given.channels, given.heads, causal=True)
+            for mode in MODES:
+                table.add_row(name, str(kind), mode, *row(operator.forms["core"], problem, params, mode))
+    Console(width=120).print(table)
+
+
+def row(form, problem, params, mode: Mode) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
+    cost = form.cost(problem, params, mode)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
+    rate, elements = matmul_rate(), elementwise_rate()
+    seconds = best_of(lambda: run(form.reference, problem, params, inputs, cotangent, within=nullcontext()))
+    share = cost.reference_flops / seconds / rate
+    traffic = cost.bytes_required / problem.item_bytes
+    expected = cost.reference_flops / rate + (cost.elementwise + traffic) / elements
+    ratio = seconds / expected if expected else 0.0
+    flag = "slow" if ratio > FLAG_ABOVE and seconds > 2e-4 else ""
+    flops = cost.reference_flops / 1e9
+    return f"{seconds * 1e3:.2f}", f"{flops:.3f}", f"{share:.0%}", f"{ratio:.1f}", flag
+
+
+if __name__ == "__main__":
+    main()
