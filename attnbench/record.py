@@ -5,8 +5,24 @@ A run folder holds visits.jsonl and samples.csv (append-only), results.csv (deri
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from attnbench.errors import BadInput
+from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
+from attnbench.strict import MOST, REPAIR, is_number, is_text, is_whole, parse_object, read_text, short
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
+    "visits.jsonl", "samples.csv", "results.csv", "environment.json", "suite.yaml",
+)  # fmt: skip
+"""The files of a run folder."""
 
 Status = Literal["ok", "skipped", "wrong", "oom", "timeout", "crashed", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -59,6 +75,10 @@ class Visit:
     threads: int | None = None
     contract: str = ""
 
+    def line(self) -> str:
+        """The visit as its line of visits.jsonl, line end included."""
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False, ensure_ascii=False) + "\n"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -74,3 +94,231 @@ class Sample:
     clock: str
     seconds: float
     flags: str = ""
+
+    def line(self) -> str:
+        """The sample as its row of samples.csv, line end included. No field needs quoting."""
+        return ",".join(str(value) for value in asdict(self).values()) + "\n"
+
+
+SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored run, checked.
+
+    visits: one row per visit in the order stored: key, CELL_COLUMNS, device, round, process, order, status, reason,
+    kernel, samples, threads, contract, warnings, operations, then every metric column (missing: NaN or NA).
+    environment: environment.json. suite_text: suite.yaml as run.
+    """
+
+    folder: Path
+    visits: DataFrame
+    environment: dict[str, Any]
+    suite_text: str
+
+    @cached_property
+    def results(self) -> DataFrame:
+        """results.csv, derived again from the visits: one row per key."""
+        from attnbench.results import derive
+
+        return derive(self.visits)
+
+    @cached_property
+    def samples(self) -> DataFrame:
+        """samples.csv without the samples of unfinished visits; columns SAMPLE_COLUMNS."""
+        return read_samples(self.folder, self.visits)
+
+
+def read_run(path: str | Path) -> Run:
+    """The run stored in a folder. Raises BadInput where it is none, or where what it holds cannot be trusted.
+
+    A torn last line is a visit that never finished, and is left out.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BadInput(f"{path}: no such folder. Give a folder that `attnbench run` wrote.")
+    for name in (VISITS, ENVIRONMENT, SUITE):
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder}: not a run folder, it has no {name}. Give a folder that `attnbench run` wrote.")
+    visits = read_visits(folder)
+    contracts = sorted({visit.contract for visit in visits})
+    if len(contracts) > 1:
+        raise BadInput(
+            f"{folder / VISITS}: visits of different contracts ({' and '.join(contracts)}) in one run; "
+            "their numbers do not mean the same. Separate them, or measure again."
+        )
+    environment = parse_object(read_text(folder / ENVIRONMENT), str(folder / ENVIRONMENT))
+    return Run(folder, frame(visits), environment, read_text(folder / SUITE))
+
+
+def read_visits(folder: Path) -> list[Visit]:
+    """Every finished visit, in the order stored. Raises BadInput: wrong types, foreign lines, a visit twice."""
+    path = folder / VISITS
+    lines = read_text(path).split("\n")[:-1]
+    visits: list[Visit] = []
+    seen: dict[tuple[str, int], int] = {}
+    for number, text in enumerate(lines, 1):
+        visit = parse_visit(text, f"{path}, line {number}")
+        first = seen.setdefault((visit.key, visit.round), number)
+        if first != number:
+            raise BadInput(
+                f"{path}, line {number}: key {visit.key} in round {visit.round} again, first on line {first}; "
+                "a visit is measured once. Remove the copied lines."
+            )
+        visits.append(visit)
+    return visits
+
+
+def parse_visit(text: str, where: str) -> Visit:
+    """One line of visits.jsonl. Raises BadInput naming `where`; fields it does not know are left out."""
+    given = parse_object(text, where)
+    known = {f.name for f in fields(Visit)}
+    missing = sorted({"key", "cell", "device", "round", "process", "order", "status"} - set(given))
+    if missing:
+        raise BadInput(f"{where}: '{missing[0]}' is missing. A visit has {', '.join(sorted(known))}. {REPAIR}")
+    values = {name: given[name] for name in given if name in known}
+    for name, value in values.items():
+        allowed, good = _FIELDS[name]
+        if not good(value):
+            raise BadInput(f"{where}: {name} = {short(value)}; allowed: {allowed}. {REPAIR}")
+    values["warnings"] = tuple(values.get("warnings", ()))
+    cell = values["cell"] = {name: values["cell"][name] for name in CELL_COLUMNS}
+    try:
+        key = cell_of(cell).key
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise BadInput(f"{where}: cell cannot be: {error}. {REPAIR}") from None
+    if key != values["key"]:
+        raise BadInput(f"{where}: key = {short(values['key'])}, but its cell is {key}. {REPAIR}")
+    return Visit(**values)
+
+
+def cell_of(columns: Mapping[str, Any]) -> Cell:
+    """The cell that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
+    params = json.loads(columns["params"])
+    names = ("seq_len", "channels", "heads", "batch", "dtype", "causal", "height", "width")
+    problem = Problem(**{name: columns[name] for name in names})
+    cell = Cell(columns["operator"], columns["impl"], columns["scope"], columns["mode"], problem, params)
+    if canonical_params(params) != columns["params"]:
+        raise ValueError(f"params = {short(columns['params'])} is not in canonical form")
+    return cell
+
+
+def columns_of(cell: Cell) -> dict[str, Any]:
+    """CELL_COLUMNS of a cell: the opposite of `cell_of`."""
+    p = cell.problem
+    return {
+        "operator": cell.operator, "impl": cell.impl, "scope": cell.scope, "params": canonical_params(cell.params),
+        "dtype": p.dtype, "mode": cell.mode, "batch": p.batch, "heads": p.heads, "seq_len": p.seq_len,
+        "height": p.height, "width": p.width, "channels": p.channels, "causal": p.causal,
+    }  # fmt: skip
+
+
+def frame(visits: Sequence[Visit]) -> DataFrame:
+    """Visits as a DataFrame: the layout of `Run.visits`."""
+    import pandas as pd
+
+    rows = [{**flat, **flat.pop("cell"), **flat.pop("metrics")} for flat in map(_flat, visits)]
+    plain = [f.name for f in fields(Visit) if f.name not in ("key", "cell", "metrics")]
+    metrics = [name for name in COLUMNS if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
+    further = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
+    table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *further])
+    for name in table.columns:
+        table[name] = table[name].astype(_dtype(name))
+    return table
+
+
+def _flat(visit: Visit) -> dict[str, Any]:
+    return {f.name: getattr(visit, f.name) for f in fields(visit)}
+
+
+def _dtype(column: str) -> Any:
+    if column in ("causal",):
+        return "bool"
+    if column in _WHOLE or column.endswith("_bytes") or column in ("flops", "reference_flops", "flops_counted"):
+        return "Int64"  # missing is NA, and no digit is lost
+    if column in ("warnings", "operations") or column in _TEXT:
+        return "object"
+    return "float64"
+
+
+_TEXT = (
+    "key",
+    "operator",
+    "impl",
+    "scope",
+    "params",
+    "dtype",
+    "mode",
+    "device",
+    "status",
+    "reason",
+    "kernel",
+    "contract",
+)
+_WHOLE = (
+    "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
+    "bytes_required", "checked_seq_len", "rounds",
+)  # fmt: skip
+
+
+def read_samples(folder: Path, visits: DataFrame) -> DataFrame:
+    """samples.csv of finished visits. Raises BadInput on wrong columns or types; a torn last row is left out."""
+    import io
+
+    import pandas as pd
+
+    path = folder / SAMPLES
+    if not path.is_file():
+        return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
+    text = read_text(path)
+    text = text[: text.rfind("\n") + 1]
+    types = dict.fromkeys(("key", "clock", "flags"), "str")
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")
+        table = table[list(SAMPLE_COLUMNS)]
+        for name in ("round", "process", "index"):
+            table[name] = pd.to_numeric(table[name]).astype("int64")
+        table["seconds"] = pd.to_numeric(table["seconds"]).astype("float64")
+    except (ValueError, KeyError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        said = str(error).strip().splitlines()[0][:200]
+        raise BadInput(f"{path}: {said}. It has the columns {', '.join(SAMPLE_COLUMNS)}. {REPAIR}") from None
+    bad = ~((table["seconds"] >= 0) & (table["seconds"] < MOST))
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise BadInput(f"{path}, line {row + 2}: seconds = {table['seconds'].iloc[row]}; allowed: a time ≥ 0. {REPAIR}")
+    finished = pd.MultiIndex.from_frame(visits[["key", "round", "process"]].astype({"round": int, "process": int}))
+    return table[pd.MultiIndex.from_frame(table[["key", "round", "process"]]).isin(finished)].reset_index(drop=True)
+
+
+def _is_cell(value: object) -> bool:
+    if not isinstance(value, dict) or not set(CELL_COLUMNS) <= set(value):
+        return False
+    sizes = all(is_whole(value[n]) and value[n] > 0 for n in ("batch", "heads", "seq_len", "channels"))
+    image = all(value[n] is None or (is_whole(value[n]) and value[n] > 0) for n in ("height", "width"))
+    text = all(is_text(value[n]) for n in ("operator", "impl", "params"))
+    named = value["scope"] in SCOPES and value["mode"] in MODES and value["dtype"] in DTYPES
+    return sizes and image and text and named and isinstance(value["causal"], bool)
+
+
+def _is_table(good: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(good(v) for v in value.values())
+
+
+_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "key": ("text", is_text),
+    "cell": (f"an object with {', '.join(CELL_COLUMNS)}, each of its type", _is_cell),
+    "device": ("cpu, cuda", lambda value: value in ("cpu", "cuda")),
+    "round": ("a whole number ≥ 0", is_whole),
+    "process": ("a whole number ≥ 0", is_whole),
+    "order": ("a whole number ≥ 0", is_whole),
+    "status": (", ".join(STATUSES), lambda value: isinstance(value, str) and value in STATUSES),
+    "reason": ("text", is_text),
+    "kernel": ("text", is_text),
+    "metrics": ("an object of finite numbers ≥ 0", _is_table(is_number)),
+    "samples": ("a whole number ≥ 0", is_whole),
+    "warnings": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
+    "operations": ("an object of whole numbers ≥ 0", _is_table(is_whole)),
+    "threads": ("a whole number ≥ 0, or null", lambda value: value is None or is_whole(value)),
+    "contract": ("text", is_text),
+}

@@ -1,0 +1,66 @@
+"""Reading what may be torn, foreign or mistyped: text and JSON objects that can be trusted, or BadInput."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attnbench.errors import BadInput
+
+REPAIR = "Restore the file from where it was measured, or measure again."
+MOST = 1e30
+"""Above any count, size or time there is."""
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file. Raises BadInput where it has none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text (byte {error.start}). {REPAIR}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}. Check that the file is there and yours.") from None
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in a text. Raises BadInput naming `where`: NaN, a name twice, any other type."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: not a JSON object: {error}. {REPAIR}") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: a JSON {type(value).__name__}, not an object. {REPAIR}")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return found
+
+
+def short(value: object) -> str:
+    """A value for a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_whole(value: object) -> bool:
+    """A whole number of 0 … 2⁶³ − 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def is_number(value: object) -> bool:
+    """A finite number ≥ 0."""
+    return is_whole(value) or (isinstance(value, float) and 0 <= value < MOST)
+
+
+def is_text(value: object) -> bool:
+    """Text."""
+    return isinstance(value, str)

@@ -1,0 +1,141 @@
+"""Run folders are read exactly, and nothing that cannot be trusted is read at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbench.errors import BadInput
+from attnbench.record import COLUMNS, VISITS, Sample, cell_of, columns_of, parse_visit, read_run
+from attnbench.results import derive, write
+from tests.stored import CELL, cell, folder, timed, visit
+
+SCOUT = visit(metrics={"flops": 2**60 + 1, "peak_memory_bytes": 12}, warnings=("noisy",), operations={"aten.mm": 2})
+
+
+def test_a_visit_survives_the_round_trip() -> None:
+    assert parse_visit(SCOUT.line(), "here") == SCOUT
+    assert cell_of(columns_of(CELL)) == CELL
+
+
+def test_counts_keep_every_digit(tmp_path: Path) -> None:
+    run = read_run(folder(tmp_path, [SCOUT]))
+    assert int(run.visits["flops"].iloc[0]) == 2**60 + 1
+    assert int(run.results["flops"].iloc[0]) == 2**60 + 1
+
+
+def test_columns_and_order_of_results(tmp_path: Path) -> None:
+    run = read_run(folder(tmp_path, [SCOUT, visit(cell("linformer"))]))
+    assert tuple(run.results.columns[: len(COLUMNS)]) == COLUMNS
+    assert list(run.results["operator"]) == ["softmax", "linformer"]
+    written = write(tmp_path, run.visits)
+    assert (tmp_path / "results.csv").read_text().splitlines()[0].startswith("key,operator,impl,kernel,scope,params")
+    assert len(written) == 2
+
+
+def test_a_torn_last_line_is_no_visit(tmp_path: Path) -> None:
+    folder(tmp_path, [SCOUT])
+    with (tmp_path / VISITS).open("a") as file:
+        file.write(timed(CELL, 1, 0.5).line()[:-20])
+    assert len(read_run(tmp_path).visits) == 1
+
+
+def test_samples_of_an_unfinished_visit_are_left_out(tmp_path: Path) -> None:
+    rows = [Sample(CELL.key, r, r, 0, "wall", 0.25) for r in (1, 2)]
+    run = read_run(folder(tmp_path, [SCOUT, timed(CELL, 1, 0.25)], rows))
+    assert list(run.samples["round"]) == [1]
+
+
+def changed(**fields: Any) -> str:
+    return json.dumps({**json.loads(SCOUT.line()), **fields}) + "\n"
+
+
+MUTATIONS = {
+    "not json": "{oops}\n",
+    "not an object": "[]\n",
+    "empty line": "\n",
+    "nan": SCOUT.line().replace(":12", ":NaN"),
+    "infinity": SCOUT.line().replace(":12", ":Infinity"),
+    "overflow": SCOUT.line().replace(":12", ":1e999"),
+    "huge": SCOUT.line().replace(":12", ":" + "9" * 5000),
+    "beyond 63 bits": changed(metrics={"flops": 2**63}),
+    "negative": changed(metrics={"flops": -1}),
+    "text for a number": changed(metrics={"flops": "12"}),
+    "true for a number": changed(metrics={"flops": True}),
+    "unknown status": changed(status="great"),
+    "status of another type": changed(status=["ok"]),
+    "round": changed(round=0.5),
+    "another cell's key": changed(key=cell("linformer").key),
+    "another size": changed(cell={**columns_of(CELL), "seq_len": 128}),
+    "impossible cell": changed(cell={**columns_of(CELL), "heads": 7}),
+    "params not canonical": changed(cell={**columns_of(CELL), "params": "{ }"}),
+    "params no object": changed(cell={**columns_of(CELL), "params": "3"}),
+    "name twice": '{"key":"a","key":"b"}\n',
+    "deep": "[" * 100_000 + "\n",
+}
+
+
+@pytest.mark.parametrize("text", MUTATIONS.values(), ids=MUTATIONS.keys())
+def test_what_cannot_be_trusted_is_refused_by_file_and_line(tmp_path: Path, text: str) -> None:
+    folder(tmp_path, [SCOUT])
+    (tmp_path / VISITS).write_text(timed(CELL, 1, 0.5).line() + text)
+    with pytest.raises(BadInput, match=r"visits\.jsonl, line 2"):
+        read_run(tmp_path)
+
+
+def test_a_visit_stored_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="again"):
+        read_run(folder(tmp_path, [SCOUT, SCOUT]))
+
+
+def test_two_contracts_in_one_run_are_refused(tmp_path: Path) -> None:
+    other = timed(CELL, 1, 0.5).line().replace('"contract":"1"', '"contract":"2"')
+    folder(tmp_path, [SCOUT])
+    (tmp_path / VISITS).write_text(SCOUT.line() + other)
+    with pytest.raises(BadInput, match="contracts"):
+        read_run(tmp_path)
+
+
+def test_no_folder_and_foreign_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such folder"):
+        read_run(tmp_path / "none")
+    with pytest.raises(BadInput, match="not a run folder"):
+        read_run(tmp_path)
+    folder(tmp_path, [SCOUT])
+    (tmp_path / VISITS).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadInput, match="UTF-8"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("row", ["a,1,1,0,wall,nan,", "a,1,1,0,wall,-1,", "a,one,1,0,wall,1,", "a,1,1,0,wall,1,,,,"])
+def test_samples_that_cannot_be_trusted_are_refused(tmp_path: Path, row: str) -> None:
+    folder(tmp_path, [SCOUT])
+    with (tmp_path / "samples.csv").open("a") as file:
+        file.write(row + "\n")
+    run = read_run(tmp_path)
+    with pytest.raises(BadInput, match=r"samples\.csv"):
+        _ = run.samples
+
+
+def test_a_wrong_round_leaves_no_time(tmp_path: Path) -> None:
+    visits = [SCOUT, timed(CELL, 1, 0.5), visit(CELL, 2, status="wrong", reason="decays")]
+    row = derive(read_run(folder(tmp_path, visits)).visits).iloc[0]
+    assert row["status"] == "wrong"
+    assert row[["wall_time_s", "wall_time_low_s", "wall_time_high_s"]].isna().all()
+
+
+def test_a_lost_round_is_named_and_the_others_count(tmp_path: Path) -> None:
+    visits = [SCOUT, timed(CELL, 1, 0.5), visit(CELL, 2, status="crashed", reason="SIGKILL"), timed(CELL, 3, 0.5)]
+    row = read_run(folder(tmp_path, visits)).results.iloc[0]
+    assert (row["status"], row["rounds"], row["wall_time_s"]) == ("ok", 2, pytest.approx(0.5))
+    assert "round 2: crashed, SIGKILL" in row["reason"]
+
+
+def test_reordered_visits_give_the_same_rows(tmp_path: Path) -> None:
+    visits = [SCOUT, timed(CELL, 1, 0.5), timed(CELL, 2, 0.25)]
+    first = read_run(folder(tmp_path / "a", visits)).results
+    second = read_run(folder(tmp_path / "b", visits[::-1])).results
+    assert first.to_csv() == second.to_csv()
