@@ -1,0 +1,66 @@
+"""y_i = φ(q_i)ᵀ Σ_j φ(k_j) v_jᵀ / (φ(q_i)ᵀ Σ_j φ(k_j) + 10⁻⁶), φ(x) = elu(x) + 1, over all j (causal: 0 ≤ j ≤ i).
+
+Katharopoulos et al. 2020, "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
+eqs. 5 to 7 (causal: 8 to 12), https://arxiv.org/abs/2006.16236; ε is that of the authors' code.
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+from torch.nn.functional import elu
+
+from attnbench.cost import traffic
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.operators.kernelized._contraction import causal, executed, full, required
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+EPSILON = 1e-6
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]. float16 is widened inside: Σ φ(k) passes 65504 at 56 K tokens."""
+    dtype = q.dtype
+    if problem.dtype == "float16":
+        q, k, v = q.float(), k.float(), v.float()
+    contract = causal if problem.causal else full
+    return contract(features(q), features(k), v, EPSILON).to(dtype)
+
+
+def features(x: Tensor) -> Tensor:
+    """φ(x) = elu(x) + 1: x + 1 above 0, exp x below."""
+    return elu(x) + 1
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1)."""
+    return Inputs(heads(problem, generator, "q", "k", "v"))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """As many features as channels. What the causal reference executes beyond `flops`: see `executed`."""
+    d = problem.head_dim
+    size = problem.batch * problem.seq_len * problem.channels
+    return Cost(
+        flops=required(problem, d, mode),
+        reference_flops=executed(problem, d, mode),
+        elementwise=6 * size * (1 if mode == "fwd" else 2),  # elu and + 1 of q and k, the sum of φ(k), the division
+        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        passes=1 if problem.causal else 2,  # all keys are summed before the first query is answered
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Katharopoulos et al.",
+        2020,
+        "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
+        "https://arxiv.org/abs/2006.16236",
+        "eqs. 5 to 12",
+    ),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+)

@@ -1,0 +1,134 @@
+"""y_i = φ(q_i)ᵀ Σ_j φ(k_j) v_jᵀ / φ(q_i)ᵀ Σ_j φ(k_j), φ: m random features (FAVOR+), over all j (causal: 0 ≤ j ≤ i).
+
+With x̂ = x / D^¼ and the rows of ω orthogonal in blocks of D, with the norms of Gaussian rows:
+`kind` softmax: φ(x) = exp(ω x̂ − ‖x̂‖²/2 − s) + ε, which estimates softmax attention. s is the largest exponent: of the
+query's own m for a query, of all keys' (one batch element, one head) for a key. In the causal form a maximum over all
+keys would show the future through ε, so there s = 0 for a key; the exponent is at most half of z², where z is the part
+of ω along x̂, a standard normal number. `kind` relu: φ(x) = max(ω x̂, 0) + ε.
+
+Choromanski et al. 2021, "Rethinking Attention with Performers", eqs. 5 to 8, lemma 1, sec. 2.4 (ω), appendix B.1
+(causal), https://arxiv.org/abs/2009.14794. ε as in the authors' code, where the common factor 1/√m cancels too; there s
+is the largest ω x̂ alone, which lets ε outweigh all features of a long x̂.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads, torch_dtype
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operators.kernelized._contraction import causal, executed, full, required
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+EPSILON = {"softmax": 1e-6, "relu": 1e-3}
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]. omega: [m, D]. Returns [B, H, N, D]. float16 is widened inside: sums of exp pass 65504."""
+    dtype = q.dtype
+    if problem.dtype == "float16":
+        q, k, v, omega = q.float(), k.float(), v.float(), omega.float()
+    scaled = (omega * problem.head_dim**-0.25).t()  # [D, m]
+    if params["kind"] == "relu":
+        fq, fk = (q @ scaled).relu() + EPSILON["relu"], (k @ scaled).relu() + EPSILON["relu"]
+    else:
+        fq, fk = query_features(q, scaled), key_features(k, scaled, ahead=not problem.causal)
+    contract = causal if problem.causal else full
+    return contract(fq, fk, v).to(dtype)
+
+
+def query_features(q: Tensor, scaled: Tensor) -> Tensor:
+    """scaled: ωᵀ / D^¼, [D, m]. Returns [B, H, N, m]. ‖q̂‖²/2 is in the exponent and in its maximum: it cancels."""
+    exponent = q @ scaled
+    return (exponent - exponent.amax(dim=-1, keepdim=True)).exp() + EPSILON["softmax"]
+
+
+def key_features(k: Tensor, scaled: Tensor, ahead: bool) -> Tensor:
+    """As `query_features`. ahead: whether a key's stabiliser may depend on the keys after it."""
+    exponent = k @ scaled - k.square().sum(dim=-1, keepdim=True) / (2 * k.shape[-1] ** 0.5)
+    if ahead:
+        exponent = exponent - exponent.amax(dim=(-2, -1), keepdim=True)
+    return exponent.exp() + EPSILON["softmax"]
+
+
+def features_count(problem: Problem, params: Params) -> int:
+    """m as a number: `m` itself, or D·ln D rounded down, at least 1."""
+    d = problem.head_dim
+    return max(1, int(d * math.log(d))) if params["m"] == "d*ln(d)" else params["m"]
+
+
+def orthogonal(m: int, d: int, generator: Generator) -> Tensor:
+    """ω of [m, d] in float64: rows orthogonal in blocks of d, uniform in direction, with Gaussian rows' norms."""
+
+    def gaussian(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+
+    q, r = torch.linalg.qr(gaussian(-(-m // d), d, d))
+    directions = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # without the signs q is not uniform
+    return directions.transpose(-2, -1).reshape(-1, d)[:m] * gaussian(m, d).norm(dim=-1, keepdim=True)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1): the estimated logits have variance 1. omega is drawn once, for all heads."""
+    data = heads(problem, generator, "q", "k", "v")
+    omega = orthogonal(features_count(problem, params), problem.head_dim, generator)
+    return Inputs(data, choices={"omega": omega.to(torch_dtype(problem))})
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """ω is not differentiated. What the causal reference executes beyond `flops`: see `executed`."""
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    m = features_count(problem, params)
+    features = 2 * product(b * h * n * d * m, mode, gradients=1)  # ω q and ω k: [N, D] × [D, m]
+    per_feature = 5 if params["kind"] == "softmax" else 3  # maximum, subtract, exp, + ε, sum; relu, + ε, sum
+    return Cost(
+        flops=features + required(problem, m, mode),
+        reference_flops=features + executed(problem, m, mode),
+        elementwise=2 * per_feature * b * h * n * m * (1 if mode == "fwd" else 2),
+        bytes_required=traffic(problem, mode, read=3 * b * h * n * d, written=b * h * n * d, constant=m * d),
+        passes=_passes(problem, params),
+    )
+
+
+def _passes(problem: Problem, params: Params) -> int:
+    """Keys summed, then queries answered; before that the maximum over all keys, where there is one."""
+    if problem.causal:
+        return 1
+    return 3 if params["kind"] == "softmax" else 2
+
+
+def estimated(params: Params) -> Callable[..., Tensor] | None:
+    """Softmax attention, for the kind that estimates it."""
+    return softmax_attention if params["kind"] == "softmax" else None
+
+
+def softmax_attention(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
+    """What φ(q)ᵀφ(k) tends to as m grows (and ε to 0): exp(qᵀk / √D), normalised."""
+    return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Choromanski et al.",
+        2021,
+        "Rethinking Attention with Performers",
+        "https://arxiv.org/abs/2009.14794",
+        "eqs. 5 to 8, lemma 1, sec. 2.4, appendix B.1",
+    ),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={
+        "kind": Param("softmax", "what φ is: positive features of the softmax kernel, or relu", ("softmax", "relu")),
+        "m": Param(256, "random features per head", ("d*ln(d)",), minimum=1),
+    },
+    estimates=estimated,
+)
