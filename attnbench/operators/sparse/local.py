@@ -1,0 +1,68 @@
+"""y_i = Σ_j p_ij v_j with p_i = softmax_j(q_iᵀ k_j / √D) over |i − j| ≤ w: 2w + 1 keys (causal: 0 ≤ i − j ≤ w: w + 1).
+
+Beltagy et al. 2020, "Longformer: The Long-Document Transformer", sec. 3.1 "Sliding Window",
+https://arxiv.org/abs/2004.05150. `window` is w, one side: the paper's window of 512 is w = 256.
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+from attnbench.window import attend, executed_pairs, window_pairs
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
+    before, after = sides(problem, params)
+    return attend(q * problem.head_dim**-0.5, k, v, before, after)
+
+
+def sides(problem: Problem, params: Params) -> tuple[int, int]:
+    """How many tokens before and after itself a token sees."""
+    return params["window"], 0 if problem.causal else params["window"]
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1): the logits have variance 1."""
+    return Inputs(heads(problem, generator, "q", "k", "v"))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """Blocks of b queries are multiplied with the b + 2w keys (causal: b + w) around them, b about w/2.
+
+    That is at most 1.25 times the 2w + 1 keys required (causal: 1.5) for w ≥ 64 on sequences much longer than w;
+    all N² pairs are multiplied where b + 2w ≥ N.
+    """
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    before, after = sides(problem, params)
+    pairs, executed = window_pairs(n, before, after), executed_pairs(n, before, after)
+    size = b * h * n * d
+    return Cost(
+        flops=product(b * h * pairs * d, mode)  # q kᵀ: N windows of [1, D] × [D, 2w + 1], cut at the ends
+        + product(b * h * pairs * d, mode),  # p v: N windows of [1, 2w + 1] × [2w + 1, D]
+        reference_flops=2 * product(b * h * executed * d, mode),
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        passes=1,
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Beltagy et al.",
+        2020,
+        "Longformer: The Long-Document Transformer",
+        "https://arxiv.org/abs/2004.05150",
+        "sec. 3.1, sliding window",
+    ),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={"window": Param(256, "tokens seen on each side, the token itself apart", minimum=0)},
+)

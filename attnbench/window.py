@@ -1,0 +1,148 @@
+"""Attention of every token to a window of tokens around it, in time and memory proportional to the window.
+
+Tokens are cut into blocks of b. A block of queries is multiplied with the one slice of keys that covers all of its
+windows, before + b + after keys, and what lies outside a query's own window is masked within that slice.
+With `classes` > 1 the window steps over residue classes: tokens i and j of one class differ by a multiple of
+`classes`, and the window is counted in such steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+SMALLEST_BLOCK = 32  # below this the products are too thin to be fast
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How `length` tokens of one class are cut. Query block t holds positions t·block … (t+1)·block − 1 and is
+    multiplied with the `keys` positions from t·block − before on.
+    """
+
+    length: int
+    before: int
+    after: int
+    block: int
+    blocks: int
+
+    @property
+    def keys(self) -> int:
+        """Keys that each query is multiplied with: at most 1.25·(before + after) + 1 beyond the smallest block."""
+        return self.before + self.block + self.after
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs that are multiplied."""
+        return self.blocks * self.block * self.keys
+
+
+def windows(length: int, before: int, after: int) -> Windows:
+    """Blocks of half the wider side, of equal size; a single block of everything where windows cover about all."""
+    before, after = min(before, length - 1), min(after, length - 1)
+    block = max(SMALLEST_BLOCK, -(-max(before, after) // 2))
+    blocks = -(-length // block)
+    block = -(-length // blocks)
+    if before + block + after >= length:
+        return Windows(length, 0, 0, length, 1)
+    return Windows(length, before, after, block, blocks)
+
+
+def class_length(seq_len: int, classes: int) -> int:
+    """Tokens of the longest residue class."""
+    return -(-seq_len // classes)
+
+
+def window_pairs(seq_len: int, before: int, after: int, classes: int = 1) -> int:
+    """Pairs (i, j) with i − j in {−after, …, before}·classes, both within the sequence: what the window requires."""
+    longer = seq_len % classes  # this many classes have one token more than the others
+    short = seq_len // classes
+    return longer * _band(short + 1, before, after) + (classes - longer) * _band(short, before, after)
+
+
+def _band(n: int, before: int, after: int) -> int:
+    """Entries of the n×n band with `before` diagonals below the main one and `after` above it."""
+    b, a = min(before, n - 1), min(after, n - 1)
+    return n * (1 + b + a) - (b * (b + 1) + a * (a + 1)) // 2 if n else 0
+
+
+def executed_pairs(seq_len: int, before: int, after: int, classes: int = 1) -> int:
+    """Pairs that `attend` multiplies: those of the padded classes and of the slices that cover the windows."""
+    return classes * windows(class_length(seq_len, classes), before, after).pairs
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1) -> Tensor:
+    """y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j) over i − j in {−after, …, before}·classes.
+
+    q (already scaled), k, v: [B, H, N, D]. Returns [B, H, N, D].
+    """
+    cut = windows(class_length(q.shape[-2], classes), before, after)
+    scores = window_scores(q, k, cut, classes)  # [B·H, classes, blocks, block, keys]
+    outside = outside_window(cut, q.shape[-2], before, after, classes, q.device)
+    if outside is not None:
+        scores = scores.masked_fill_(outside, float("-inf"))
+    return window_values(scores.softmax(dim=-1), v, cut, classes)
+
+
+def window_scores(q: Tensor, k: Tensor, cut: Windows, classes: int = 1) -> Tensor:
+    """Every query with the slice of keys of its block, unmasked: [B·H, classes, blocks, block, keys]."""
+    queries = to_classes(q, classes, cut.blocks * cut.block)
+    queries = queries.reshape(*queries.shape[:2], cut.blocks, cut.block, -1)
+    return queries @ slices(k, cut, classes).transpose(-2, -1)
+
+
+def window_values(weights: Tensor, v: Tensor, cut: Windows, classes: int = 1) -> Tensor:
+    """Weights of [B·H, classes, blocks, block, keys] applied to the same slices of v: [B, H, N, D]."""
+    y = weights @ slices(v, cut, classes)  # [B·H, classes, blocks, block, D]
+    return from_classes(y.flatten(2, 3), classes, v)
+
+
+def slices(x: Tensor, cut: Windows, classes: int = 1) -> Tensor:
+    """The keys of each block of queries, as an overlapping view: [B·H, classes, blocks, keys, D]."""
+    x = to_classes(x, classes, cut.blocks * cut.block)
+    if cut.before or cut.after:
+        x = pad(x, (0, 0, cut.before, cut.after))
+    return x.unfold(-2, cut.keys, cut.block).transpose(-2, -1)
+
+
+def to_classes(x: Tensor, classes: int, length: int | None = None) -> Tensor:
+    """Tokens permuted so that each residue class is contiguous: [B, H, N, D] → [B·H, classes, length, D].
+
+    Position p of class r is token p·classes + r; zeros fill every class up to `length` (None: the longest class's).
+    """
+    n = x.shape[-2]
+    length = class_length(n, classes) if length is None else length
+    x = x.flatten(0, 1)
+    if length * classes > n:
+        x = pad(x, (0, 0, 0, length * classes - n))
+    return x.reshape(x.shape[0], length, classes, x.shape[-1]).transpose(1, 2)
+
+
+def from_classes(y: Tensor, classes: int, like: Tensor) -> Tensor:
+    """The inverse of `to_classes`: [B·H, classes, length, D] → the shape of `like`, [B, H, N, D]."""
+    y = y.transpose(1, 2).flatten(1, 2)[:, : like.shape[-2]]
+    return y.reshape(*like.shape[:3], y.shape[-1])
+
+
+def outside_window(
+    cut: Windows, seq_len: int, before: int, after: int, classes: int, device: torch.device, first_key: int = 0
+) -> Tensor | None:
+    """True where a pair of `window_scores` is outside the window, the sequence, or before token `first_key`.
+
+    [classes or 1, blocks, block, keys]; None where nothing is outside. Padded queries see padded keys, so that no row
+    is empty and no NaN reaches a gradient.
+    """
+    padded = cut.blocks * cut.block * classes > seq_len
+    if cut.blocks == 1 and min(before, after) >= cut.length - 1 and not padded and not first_key:
+        return None
+    row = torch.arange(cut.block, device=device).view(-1, 1)
+    column = torch.arange(-cut.before, cut.block + cut.after, device=device)
+    back = row - column  # [block, keys]
+    start = torch.arange(cut.blocks, device=device).view(1, -1, 1, 1) * cut.block
+    residue = torch.arange(classes if padded or first_key else 1, device=device).view(-1, 1, 1, 1)
+    query, key = (start + row) * classes + residue, (start + column) * classes + residue
+    beyond = (key >= seq_len) & (query < seq_len) if padded else key >= cut.blocks * cut.block * classes
+    return ((back > before) | (back < -after)) | beyond | (key < first_key)
