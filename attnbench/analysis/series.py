@@ -1,0 +1,249 @@
+"""Rows of a run grouped into series, and series into panels: the series of a panel differ in nothing but what they are.
+
+Only series of one panel are ever compared: same scope, mode, dtype, causality, batch, and all sizes but the axis's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from attnbench.analysis.interval import Estimate, estimates
+from attnbench.errors import BadInput
+from attnbench.metric import Metric
+from attnbench.problem import AXES, Axis
+from attnbench.record import CELL_COLUMNS
+from attnbench.registry import scan
+
+if TYPE_CHECKING:
+    from attnbench.record import Run
+
+SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
+"""The metrics that tables, crossovers and pictures are about, in this order."""
+
+_TIMED = ("wall_time", "device_time", "energy")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a series. size: N, h · w or C. label: the size as written ("1024", "14x28")."""
+
+    size: int
+    label: str
+    key: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """An operator with its params and impl along an axis. points: by ascending size.
+
+    name: `operator`, the params in which the run's series of this operator differ, `:impl` unless it is the reference.
+    """
+
+    name: str
+    operator: str
+    impl: str
+    params: str
+    points: tuple[Point, ...]
+
+    @property
+    def identity(self) -> str:
+        """How environment.json names this operator and its params."""
+        return f"{self.operator} {self.params}"
+
+    def at(self, label: str) -> Point | None:
+        """The point of a size, by its label."""
+        return next((p for p in self.points if p.label == label), None)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series that may be compared. fixed: what they have in common, by column (head_dim instead of heads where the
+    channel axis keeps that)."""
+
+    axis: Axis
+    fixed: Mapping[str, Any]
+    series: tuple[Series, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Every size of the panel by its label, ascending."""
+        found = {p.label: p.size for s in self.series for p in s.points}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    @property
+    def title(self) -> str:
+        """The axis and what is fixed, in one line."""
+        f = self.fixed
+        split = f"head_dim {f['head_dim']}" if "head_dim" in f else f"heads {f['heads']}"
+        parts = [f"scope {f['scope']}", f["mode"], f["dtype"], "causal" if f["causal"] else "", f"batch {f['batch']}"]
+        parts += [split, f"channels {f['channels']}" if "channels" in f else "", f.get("size", ""), f["device"]]
+        return f"{self.axis}: " + ", ".join(part for part in parts if part)
+
+
+def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
+    """The panels of a run, sequences first, then images, then channels; a cell that varies along no axis with others
+    stands in a panel of one size.
+
+    results: one row per key (`Run.results`). axis: only this one. Raises BadInput where it is no axis, or one
+    that the run does not vary.
+    """
+    if axis is not None and axis not in AXES:
+        raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
+    rows = [{str(k): _plain(v) for k, v in row.items()} for row in results[_USED].to_dict("records")]
+    names = _names(rows)
+    found: list[Panel] = []
+    placed: set[str] = set()
+    for kind, fixed in _GROUPINGS:
+        groups = _grouped(rows, kind, fixed)
+        wide = [(common, group) for common, group in groups if len({_size(kind, row)[1] for row in group}) > 1]
+        if kind == "channels" and fixed is _BY_HEAD_DIM and any(p.axis == "channels" for p in found):
+            continue
+        for common, group in wide:
+            found.append(_panel(kind, common, group, names))
+            placed |= {row["key"] for row in group}
+    rest = [row for row in rows if row["key"] not in placed]
+    for kind, fixed in _GROUPINGS[:2]:
+        found += [_panel(kind, common, group, names) for common, group in _grouped(rest, kind, fixed)]
+    chosen = [panel for panel in found if axis in (None, panel.axis)]
+    if axis is not None and not chosen:
+        have = ", ".join(dict.fromkeys(panel.axis for panel in found)) or "none"
+        raise BadInput(f"--axis {axis}: this run does not vary it; it varies {have}. Choose one of these.")
+    return chosen
+
+
+_USED = ["key", "status", "reason", "device", *CELL_COLUMNS]
+_COMMON = ("scope", "mode", "dtype", "causal", "batch", "device")
+_BY_HEADS = (*_COMMON, "heads", "size")
+_BY_HEAD_DIM = (*_COMMON, "head_dim", "size")
+_GROUPINGS: tuple[tuple[Axis, tuple[str, ...]], ...] = (
+    ("seq_len", (*_COMMON, "heads", "channels")),
+    ("image_size", (*_COMMON, "heads", "channels")),
+    ("channels", _BY_HEADS),
+    ("channels", _BY_HEAD_DIM),
+)
+
+
+def _plain(value: Any) -> Any:
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _is_image(row: Mapping[str, Any]) -> bool:
+    return row["height"] is not None
+
+
+def _size(axis: Axis, row: Mapping[str, Any]) -> tuple[int, str]:
+    if axis == "channels":
+        return int(row["channels"]), str(int(row["channels"]))
+    label = f"{int(row['height'])}x{int(row['width'])}" if _is_image(row) else str(int(row["seq_len"]))
+    return int(row["seq_len"]), label
+
+
+def _grouped(
+    rows: Iterable[dict[str, Any]], axis: Axis, fixed: tuple[str, ...]
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if axis != "channels" and _is_image(row) != (axis == "image_size"):
+            continue
+        written = {**row, "head_dim": row["channels"] // row["heads"]}
+        written["size"] = ("image " if _is_image(row) else "seq_len ") + _size("seq_len", row)[1]
+        groups.setdefault(tuple(written[name] for name in fixed), []).append(row)
+    return [(dict(zip(fixed, values, strict=True)), group) for values, group in groups.items()]
+
+
+def _panel(axis: Axis, fixed: dict[str, Any], rows: list[dict[str, Any]], names: Mapping[Any, str]) -> Panel:
+    lines: dict[tuple[str, str, str], list[Point]] = {}
+    for row in rows:
+        size, label = _size(axis, row)
+        point = Point(size, label, row["key"], row["status"], row["reason"] or "")
+        lines.setdefault((row["operator"], row["impl"], row["params"]), []).append(point)
+    series = tuple(
+        Series(names[line], *line[:2], line[2], tuple(sorted(points, key=lambda p: p.size)))
+        for line, points in lines.items()
+    )
+    return Panel(axis, fixed, series)
+
+
+def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
+    """Display names by (operator, impl, params): params are named only where series of an operator differ in them."""
+    by_operator: dict[str, list[dict[str, Any]]] = {}
+    lines = dict.fromkeys((row["operator"], row["impl"], row["params"]) for row in rows)
+    for operator, _, params in lines:
+        by_operator.setdefault(operator, []).append(json.loads(params))
+    names = {}
+    for operator, impl, params in lines:
+        own = json.loads(params)
+        others = by_operator[operator]
+        differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
+        told = ",".join(f"{name}={_text(own[name])}" for name in differing)
+        names[operator, impl, params] = (
+            f"{operator}{' ' + told if told else ''}{'' if impl == 'reference' else ':' + impl}"
+        )
+    return names
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One metric over a run. values: by key, what a table shows (0 is a value). levels: by key, the same in logs with
+    how well it is known; a value of 0 has no level and stands outside every fit and ratio."""
+
+    name: str
+    metric: Metric
+    values: Mapping[str, float]
+    levels: Mapping[str, Estimate]
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """The 95 % interval of a value; None from one round, or where the figure is exact."""
+        level = self.levels.get(key)
+        if level is None or not level.known or self.metric.exact:
+            return None
+        return math.exp(level.level - level.half_width), math.exp(level.level + level.half_width)
+
+
+def metric_names() -> list[str]:
+    """The metrics there are: SHOWN first."""
+    found = scan("attnbench.metrics")
+    return [name for name in SHOWN if name in found] + [name for name in found if name not in SHOWN]
+
+
+def quantity(run: Run, name: str) -> Quantity:
+    """A metric of a run, by its name. peak_memory counts the parameters too, as a user's memory has to.
+
+    Raises BadInput where there is no such metric.
+    """
+    if name not in metric_names():
+        raise BadInput(f"--metric {name}: no such metric. Allowed: {', '.join(metric_names())}.")
+    metric: Metric = import_module(f"attnbench.metrics.{name}").METRIC
+    if metric.column not in run.results:
+        return Quantity(name, metric, {}, {})
+    results = run.results.loc[run.results["status"] == "ok"].set_index("key")
+    column = results[metric.column]
+    if name == "peak_memory" and "parameter_bytes" in results:
+        column = column + results["parameter_bytes"].fillna(0)
+    values = {str(key): float(value) for key, value in column.dropna().items()}
+    if name in _TIMED:
+        found = estimates(run.visits, metric.column)
+        levels = {key: found[key] for key in values if key in found}
+    else:
+        levels = {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
+    return Quantity(name, metric, values, levels)
+
+
+def present(run: Run, wanted: Iterable[str] = ()) -> list[Quantity]:
+    """The wanted metrics (none named: SHOWN) of which the run has any value."""
+    return [found for name in (tuple(wanted) or SHOWN) if (found := quantity(run, name)).values]
