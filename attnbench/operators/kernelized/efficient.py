@@ -1,0 +1,62 @@
+"""y_i = ρ(q_i)ᵀ Σ_j κ_j v_jᵀ: ρ(q_i) = softmax of q_i over its D channels, κ = softmax of k over all N positions.
+
+Shen et al. 2018, "Efficient Attention: Attention with Linear Complexities", sec. 3.2, with softmax normalisation (there
+also called ρ, for both), https://arxiv.org/abs/1812.01243
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]. float16 is widened inside: 1/N leaves its range at long N."""
+    dtype = q.dtype
+    if problem.dtype == "float16":
+        q, k, v = q.float(), k.float(), v.float()
+    context = k.softmax(dim=-2).transpose(-2, -1) @ v  # [B, H, D, D]
+    return (q.softmax(dim=-1) @ context).to(dtype)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1): what is exponentiated has variance 1."""
+    return Inputs(heads(problem, generator, "q", "k", "v"))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The reference executes what the definition requires."""
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    flops = (
+        product(b * h * d * n * d, mode)  # κᵀ v: [D, N] × [N, D]
+        + product(b * h * n * d * d, mode)  # ρ (κᵀ v): [N, D] × [D, D]
+    )
+    size = b * h * n * d
+    return Cost(
+        flops=flops,
+        reference_flops=flops,
+        elementwise=8 * size * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide, of q and k
+        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        passes=2,  # all keys are summed before the first query is answered; the largest key can be found along the way
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Shen et al.",
+        2018,
+        "Efficient Attention: Attention with Linear Complexities",
+        "https://arxiv.org/abs/1812.01243",
+        "sec. 3.2, softmax normalisation",
+    ),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    causal="the softmax over positions needs every key before the first output",
+)
