@@ -1,0 +1,268 @@
+"""How a metric grows along an axis: the tail's slope, a floor plus a power, and the nearest class of growth.
+
+A launch floor makes a linear operator look slower-growing than it is, so a floor is fitted; a kink (cache to memory,
+memory-bound to compute-bound) fools that fit, so its misfit is tested and the tail's slope then stands alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import chdtri
+
+from attnbench.analysis.interval import Estimate, quantile
+
+Floats = npt.NDArray[np.float64]
+
+GROWTHS = ("1", "log n", "n", "n log n", "n^1.5", "n^2", "n^3")
+UNDECIDED = "undecided"
+
+MODEL_TOLERANCE = 0.02
+"""What a timed point may differ from any smooth law, by alignment and caches, before the law is called unfit."""
+
+EXACT_TOLERANCE = 0.001
+"""The same for figures that repeat exactly: lower-order terms."""
+
+AGREEMENT = 0.1
+"""A measured exponent this far outside its interval still agrees with the stated one: at the sizes one can measure,
+honest linear operators show exponents of 1.07 to 1.09."""
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """A log-log slope with its 95 % interval (nan from one round)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How one series grows.
+
+    tail: slope over the largest sizes (within a factor of 4, at least three). fit: exponent α of a + b·size^α, a ≥ 0,
+    over all sizes; None with fewer than four. fits: whether that law holds within noise and MODEL_TOLERANCE.
+    floor: a, in the metric's unit. launch_bound: the size below which the floor is more than half of the total; None
+    where it never is. exponent: `fit` where it fits, else `tail`. growth, growth_error: the class of a + b·g(size) that
+    fits best and its rms relative error; "undecided" and None where two classes do or none does.
+    """
+
+    sizes: tuple[int, ...]
+    tail: Exponent
+    fit: Exponent | None
+    fits: bool
+    floor: float
+    launch_bound: float | None
+    growth: str
+    growth_error: float | None
+
+    @property
+    def exponent(self) -> Exponent:
+        """The one to show."""
+        return self.fit if self.fit is not None and self.fits else self.tail
+
+
+def scaling(points: Sequence[tuple[int, Estimate]]) -> Scaling | None:
+    """The scaling of (size, level) by ascending size; None with fewer than two sizes."""
+    points = [p for i, p in enumerate(points) if i == 0 or p[0] > points[i - 1][0]]
+    if len(points) < 2:
+        return None
+    sizes = tuple(size for size, _ in points)
+    x = np.log(np.array(sizes, dtype=np.float64))
+    y = np.array([level.level for _, level in points])
+    noise = np.array([level.own for _, level in points])
+    t = np.array([quantile(level.own_freedom) if level.own > 0 else 0.0 for _, level in points])
+    exact = bool((noise == 0).all())
+    tail = _tail(sizes)
+    slope = _slope(x[tail], y[tail], noise[tail], t[tail])
+    variance = np.nan_to_num(noise) + (EXACT_TOLERANCE if exact else MODEL_TOLERANCE) ** 2
+    fit, fits, floor, bound = None, False, 0.0, None
+    if len(points) >= 4:
+        fit, fits, floor, bound = _affine(
+            sizes, y, variance, max(2.0, float(t.max())), one_round=bool(np.isnan(noise).any())
+        )
+    growth, error = _growth(x, y, variance)
+    if growth == "1" and not exact:
+        bound = float(sizes[-1])
+    return Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
+
+
+def agreement(found: Scaling, stated: str) -> str:
+    """ "agrees", "lower", "higher" or "undecided": the measured exponent against a stated growth such as "n log n".
+
+    A growth with a log term has no exponent of its own: it is given the slope of its own curve over the same sizes.
+    """
+    exponent = found.exponent
+    half = (exponent.high - exponent.low) / 2
+    if math.isnan(half) or half > 0.5:
+        return UNDECIDED
+    expected = stated_exponent(found, stated)
+    if exponent.low - AGREEMENT <= expected <= exponent.high + AGREEMENT:
+        return "agrees"
+    return "higher" if exponent.value > expected else "lower"
+
+
+def stated_exponent(found: Scaling, stated: str) -> float:
+    """The slope that a stated growth shows over the sizes from which `found.exponent` is taken."""
+    sizes = np.array(found.sizes, dtype=np.float64)
+    if found.exponent is found.tail:
+        sizes = sizes[_tail(found.sizes)]
+    if stated in ("0", "1"):
+        return 0.0
+    x, y = np.log(sizes), np.log(_curve(stated, sizes))
+    return float(((x - x.mean()) @ y) / ((x - x.mean()) @ x))
+
+
+def _tail(sizes: Sequence[int]) -> slice:
+    within = sum(size * 4 >= sizes[-1] for size in sizes)
+    return slice(-min(len(sizes), max(3, within)), None)
+
+
+def _slope(x: Floats, y: Floats, noise: Floats, t: Floats) -> Exponent:
+    """Least squares; process offsets cancel in a slope, so only each cell's own variance counts."""
+    weight = (x - x.mean()) / ((x - x.mean()) @ (x - x.mean()))
+    value = float(weight @ y)
+    half = math.sqrt(float(weight**2 @ (t**2 * noise)))
+    return Exponent(value, value - half, value + half)
+
+
+def _affine(
+    sizes: tuple[int, ...], y: Floats, variance: Floats, t: float, *, one_round: bool
+) -> tuple[Exponent, bool, float, float | None]:
+    """Fit of y = log(b) + log(e^τ + e^(αu)), u the centred log size; the floor only where it earns its parameter."""
+    u, models, squares, taus, alphas = _models(sizes)
+    w = 1 / variance
+    y_mean = float(w @ y / w.sum())
+    plain = _weighted_line(u, y, w)
+    degrees = len(y) - 2
+    misfit = plain.misfit
+    result = Exponent(plain.slope, plain.slope - t * plain.error, plain.slope + t * plain.error)
+    floor, bound = 0.0, None
+    r = y - y_mean
+    mean = models @ w / w.sum()
+    cost = squares @ w - w.sum() * mean**2 - 2 * (models @ (w * r)) + 2 * mean * float(w @ r)
+    best = int(np.argmin(cost))
+    tau, alpha = float(taus[best]), float(alphas[best])
+    tau, alpha, scale, polished, error = _polish(u, y, w, tau, alpha)
+    if polished < plain.misfit - t**2 and alpha > 0:
+        misfit, degrees = polished, len(y) - 3
+        result = Exponent(alpha, max(0.0, alpha - t * error), alpha + t * error)
+        floor = math.exp(scale + tau)
+        size = math.exp(float(np.log(sizes).mean()) + tau / alpha)
+        bound = min(size, float(sizes[-1])) if size > sizes[0] else None
+    if one_round:
+        result = Exponent(result.value, math.nan, math.nan)
+    return result, misfit <= float(chdtri(degrees, 0.01)), floor, bound
+
+
+@dataclass(frozen=True)
+class _Line:
+    slope: float
+    error: float
+    misfit: float
+
+
+def _weighted_line(x: Floats, y: Floats, w: Floats) -> _Line:
+    xc, yc = x - w @ x / w.sum(), y - w @ y / w.sum()
+    spread = float(w @ xc**2)
+    slope = float((w * xc) @ yc) / spread
+    return _Line(slope, spread**-0.5, float(w @ (yc - slope * xc) ** 2))
+
+
+@lru_cache(maxsize=64)
+def _models(sizes: tuple[int, ...]) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Centred log sizes, then a grid of log(e^τ + e^(αu)) [grid, sizes], its squares, and the grid's τ and α."""
+    u = np.log(np.array(sizes, dtype=np.float64))
+    u = u - u.mean()
+    tau, alpha = (g.ravel() for g in np.meshgrid(np.arange(-6, 6.1, 0.5), np.arange(0.1, 3.6, 0.1)))
+    models = np.logaddexp(tau[:, None], alpha[:, None] * u)
+    return u, models, models**2, tau, alpha
+
+
+def _polish(u: Floats, y: Floats, w: Floats, tau: float, alpha: float) -> tuple[float, float, float, float, float]:
+    """Levenberg-Marquardt from the grid's best: τ, α, log b, misfit and the standard error of α."""
+
+    def residual(tau: float, alpha: float) -> tuple[Floats, float]:
+        model = np.logaddexp(tau, alpha * u)
+        scale = float(w @ (y - model) / w.sum())
+        return y - model - scale, scale
+
+    r, scale = residual(tau, alpha)
+    cost, damping = float(w @ r**2), 1e-3
+    normal = np.eye(2)
+    for _ in range(30):
+        share = 1 / (1 + np.exp(alpha * u - tau))  # of the floor, at each size
+        jacobian = np.stack([share, (1 - share) * u])
+        jacobian = jacobian - (jacobian @ w / w.sum())[:, None]
+        normal = (jacobian * w) @ jacobian.T
+        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-12), (jacobian * w) @ r)
+        candidate = (float(np.clip(tau + step[0], -12, 12)), float(np.clip(alpha + step[1], 0.01, 6)))
+        r_next, scale_next = residual(*candidate)
+        cost_next = float(w @ r_next**2)
+        if cost_next <= cost:
+            done = cost - cost_next < 1e-6 * (1 + cost)
+            (tau, alpha), r, scale, cost, damping = candidate, r_next, scale_next, cost_next, damping / 5
+            if done:
+                break
+        else:
+            damping *= 10
+            if damping > 1e6:
+                break
+    inverse = np.linalg.pinv(normal)
+    return tau, alpha, scale, cost, math.sqrt(max(float(inverse[1, 1]), 0.0))
+
+
+def _curve(growth: str, n: Floats) -> Floats:
+    logs = np.log(np.maximum(n, 2))
+    powers = {"log n": logs, "n": n, "n log n": n * logs, "n^1.5": n**1.5, "n^2": n**2, "n^3": n**3}
+    return np.asarray(powers[growth], dtype=np.float64)
+
+
+def _growth(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None]:
+    """The class over all sizes; where none fits those, over the tail of at least four; else undecided."""
+    found = _class(x, y, variance)
+    tail = slice(-max(4, sum(x >= x[-1] - math.log(4) - 1e-9)), None)
+    if found is None and len(x[tail]) < len(x):
+        found = _class(x[tail], y[tail], variance[tail])
+    return found if found is not None else (UNDECIDED, None)
+
+
+def _class(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None] | None:
+    if len(x) < 3:
+        return UNDECIDED, None
+    n = np.exp(x)
+    relative = np.exp(y.mean() - y)  # 1 / T, scaled: errors are relative ones
+    w = 1 / variance
+    found = []
+    for growth in GROWTHS:
+        shape = np.ones_like(n) if growth == "1" else _curve(growth, n) / _curve(growth, n).max()
+        error = _relative_error(relative, shape, w)
+        found.append((float(w @ error**2), growth, math.sqrt(float((error**2).mean()))))
+    constant = found[0]
+    found.sort()
+    best, second = found[0], found[1]
+    if constant[0] - best[0] < 4:  # every class contains the constant
+        best, second = constant, (math.inf, "", 0.0)
+    if best[0] > float(chdtri(max(1, len(x) - (1 if best[1] == "1" else 2)), 0.001)):
+        return None
+    return (best[1], best[2]) if second[0] - best[0] >= 4 else (UNDECIDED, None)
+
+
+def _relative_error(relative: Floats, shape: Floats, w: Floats) -> Floats:
+    """1 − (a + b·shape)/T with a, b ≥ 0 of the least weighted square."""
+    columns = np.stack([relative, relative * shape], axis=1)
+    both = np.linalg.lstsq(columns * np.sqrt(w)[:, None], np.sqrt(w), rcond=None)[0]
+    candidates = [both] if (both >= 0).all() else []
+    for i in (0, 1):
+        column = columns[:, i]
+        alone = np.zeros(2)
+        alone[i] = float(w @ column) / float(w @ column**2)
+        candidates.append(alone)
+    errors = [1 - columns @ c for c in candidates]
+    return min(errors, key=lambda e: float(w @ e**2))
