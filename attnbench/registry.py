@@ -7,12 +7,13 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, own_errors
 from attnbench.operator import Form, Impl, Operator, Param
 from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
 
@@ -30,9 +31,15 @@ class Source:
     family: str
     location: str
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is attnbench's own, not a user's."""
+        return self.location.startswith("attnbench.operators.")
+
     def load(self) -> Operator:
-        """Imports the file (torch with it). Raises BadInput where it defines no OPERATOR."""
-        module = _module(self.location)
+        """Imports the file (torch with it). Raises BadInput where it has no OPERATOR or a user's own file fails."""
+        with nullcontext() if self.shipped else own_errors(self.location):
+            module = _module(self.location)
         operator = getattr(module, "OPERATOR", None)
         if not isinstance(operator, Operator):
             raise BadInput(
@@ -92,7 +99,8 @@ def _user_sources(place: str) -> dict[str, Source]:
             )
         return {Path(place).stem: Source("user", str(Path(place).resolve()))}
     try:
-        names = scan(place)
+        with own_errors(place, ModuleNotFoundError):
+            names = scan(place)
     except ModuleNotFoundError as error:
         if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
             raise

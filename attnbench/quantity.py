@@ -1,0 +1,111 @@
+"""Reads quantities as people write them (2%, 500ms, 8GiB) into base units; ValueError says what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
+
+LONGEST_S = 7 * 24 * 3600.0
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: one line, at most 60 characters."""
+    try:
+        text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        text = "a number of thousands of digits"
+    text = "nothing" if value is None else text
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def suggestion(name: object, allowed: Collection[str]) -> str:
+    """`; did you mean 'sweep'?` where a valid name is near, else an empty text."""
+    import difflib
+
+    near = difflib.get_close_matches(str(name)[:100], list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def seconds(value: Any) -> float:
+    """`500ms`, `1s`, `5m`, `1h` → seconds."""
+    match = re.fullmatch(_NUMBER + r"\s*(ms|s|m|h)", value.strip()) if isinstance(value, str) else None
+    result = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if not 0 < result <= LONGEST_S:
+        raise ValueError(f"{shown(value)}; allowed: a duration above zero, up to a week, such as 500ms, 1s, 5m or 1h")
+    return result
+
+
+def fraction(low: float, high: float) -> Callable[[Any], float]:
+    """Reads `2%` → 0.02, bounded by low and high (fractions, both inclusive)."""
+
+    def read(value: Any) -> float:
+        match = re.fullmatch(_NUMBER + r"\s*%", value.strip()) if isinstance(value, str) else None
+        result = float(match[1]) / 100 if match else math.nan
+        if not low <= result <= high:
+            raise ValueError(f"{shown(value)}; allowed: a percentage from {low:.4%} to {high:.0%}, such as 5%")
+        return result
+
+    return read
+
+
+def memory(value: Any) -> tuple[float, int | None]:
+    """`80%` of the device → (0.8, None); `8GiB` → (1.0, bytes)."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.endswith("%"):
+            return fraction(0.01, 1.0)(value), None
+        match = re.fullmatch(_NUMBER + r"\s*([KMGT]i?B)", text)
+        size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
+        if 0 < size <= 2**50:
+            return 1.0, size
+    raise ValueError(f"{shown(value)}; allowed: a share of the device's memory such as 80%, or a size such as 8GiB")
+
+
+def whole(low: int, high: int) -> Callable[[Any], int]:
+    """Reads a whole number from low to high, both inclusive."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and value % 1 == 0:
+            return int(value)
+        raise ValueError(f"{shown(value)}; allowed: a whole number from {low} to {high}")
+
+    return read
+
+
+def flag(value: Any) -> bool:
+    """Reads true or false."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{shown(value)}; allowed: true, false")
+
+
+def choice(allowed: Sequence[T]) -> Callable[[Any], T]:
+    """Reads one of the names in `allowed`."""
+
+    def read(value: Any) -> T:
+        for candidate in allowed:
+            if value == candidate and type(value) is type(candidate):
+                return candidate
+        names = [str(a) for a in allowed]
+        raise ValueError(f"{shown(value)}{suggestion(value, names)}; allowed: {', '.join(names)}")
+
+    return read
+
+
+def text(pattern: str, meaning: str) -> Callable[[Any], str]:
+    """Reads a text that matches a regular expression; `meaning` says in words what is allowed."""
+
+    def read(value: Any) -> str:
+        if isinstance(value, str) and re.fullmatch(pattern, value):
+            return value
+        raise ValueError(f"{shown(value)}; allowed: {meaning}")
+
+    return read

@@ -1,0 +1,120 @@
+"""Reads mappings of a suite key by key and notes every mistake with its key path, so that all are shown at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from attnbench.errors import BadInput
+from attnbench.quantity import shown, suggestion
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class Mistakes(ValueError):
+    """Several mistakes in one value: (key path below the value, sentence) each."""
+
+    def __init__(self, found: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(sentence for _, sentence in found))
+        self.found = found
+
+
+@dataclass
+class Notes:
+    """The mistakes found in one file. `where`: how the file is named in messages."""
+
+    where: str
+    found: list[str] = field(default_factory=list)
+
+    def add(self, path: str, sentence: str) -> None:
+        """Notes one mistake: `sweep[0].seq_len: -5; allowed: …`."""
+        self.found.append(f"{path}: {sentence}" if path else sentence)
+
+    def close(self) -> None:
+        """Raises one BadInput with all mistakes, or does nothing where there are none."""
+        if not self.found:
+            return
+        unique = list(dict.fromkeys(self.found))
+        shown_first, more = unique[:30], len(unique) - 30
+        count = "one mistake" if len(unique) == 1 else f"{len(unique)} mistakes"
+        lines = [f"{self.where} has {count}; nothing was measured.", *(f"  {line}" for line in shown_first)]
+        lines += [f"  and {more} more"] if more > 0 else []
+        raise BadInput("\n".join([*lines, f"Correct {'it' if len(unique) == 1 else 'them'} and try again."]))
+
+
+class Section:
+    """One mapping: `take` each key that it may have, then `close` to find the keys it may not."""
+
+    def __init__(self, value: Any, path: str, notes: Notes) -> None:
+        self.path, self.notes = path, notes
+        self.data: Mapping[str, Any] = value if isinstance(value, dict) else {}
+        self.taken: list[str] = []
+        self.found = len(notes.found)
+        if not isinstance(value, dict):
+            notes.add(path, f"{shown(value)}; allowed: a mapping, `key: value`")
+
+    @property
+    def ok(self) -> bool:
+        """Whether no mistake was noted since this section was opened."""
+        return len(self.notes.found) == self.found
+
+    def at(self, key: str) -> str:
+        """The key path of a key of this section."""
+        return f"{self.path}.{key}" if self.path else key
+
+    def take(self, key: str, read: Callable[[Any], T], default: D) -> T | D:
+        """The value of `key` as `read` understands it; `default` where it is absent, or noted as a mistake."""
+        self.taken.append(key)
+        if key not in self.data:
+            return default
+        try:
+            return read(self.data[key])
+        except Mistakes as error:
+            for below, sentence in error.found:
+                self.notes.add(self.at(key) + below, sentence)
+        except ValueError as error:
+            self.notes.add(self.at(key), str(error))
+        return default
+
+    def require(self, key: str, example: str) -> bool:
+        """Notes a missing key."""
+        if key not in self.data and isinstance(self.data, dict):
+            self.notes.add(self.at(key), f"missing. Add for example `{key}: {example}`")
+            return False
+        return True
+
+    def close(self) -> None:
+        """Notes every key that was not taken."""
+        for key in self.data:
+            if key not in self.taken:
+                allowed = ", ".join(self.taken)
+                self.notes.add(self.at(key[:60]), f"unknown key{suggestion(key, self.taken)}; allowed: {allowed}")
+
+
+def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+    """Reads a list without repetitions (a single value counts as a list of one)."""
+
+    def read_all(value: Any) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            return (read(value),)
+        if not value:
+            raise ValueError("empty; give at least one value")
+        result: list[T] = []
+        mistakes: list[tuple[str, str]] = []
+        for index, item in enumerate(value):
+            try:
+                one = read(item)
+                if one in result:
+                    raise ValueError(f"{shown(item)} is given twice; remove one")
+                result.append(one)
+            except Mistakes as error:
+                mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.found]
+            except ValueError as error:
+                mistakes.append((f"[{index}]", str(error)))
+        if mistakes:
+            raise Mistakes(mistakes)
+        return tuple(result)
+
+    return read_all

@@ -1,0 +1,269 @@
+"""What a suite's keys may hold. Operators are known by name only here: nothing imports torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from attnbench.errors import BadInput
+from attnbench.problem import MODES, SCOPES, ParamValue
+from attnbench.quantity import choice, fraction, memory, seconds, shown, suggestion, text, whole
+from attnbench.registry import operators as known_operators
+from attnbench.registry import scan
+from attnbench.section import Mistakes, Notes, Section, several
+from attnbench.settings import Gate, Limits, Measure, Threshold
+from attnbench.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
+
+MAX_CELLS = 10_000
+IMPLS = ("reference", "sdpa", "compiled", "cuda")
+MATCHED = ("operator", "impl", "scope", "mode", "cell")
+
+_NAME = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and _")
+_LINE = text(r"[^\n\r]{0,200}", "one line of up to 200 characters")
+
+
+def read_fields(data: dict[str, Any], where: str, directory: Path, name: str) -> dict[str, Any]:
+    """The fields of Suite that the YAML sets, with their defaults. Raises BadInput with all mistakes."""
+    notes = Notes(where)
+    top = Section(data, "", notes)
+    fields: dict[str, Any] = {
+        "name": top.take("name", _NAME, re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64].lstrip("-_") or "suite"),
+        "description": top.take("description", _LINE, ""),
+        "operators_from": top.take("operators_from", _read_places(directory), ()),
+    }
+    known: Collection[str] = ()
+    try:
+        known = known_operators(fields["operators_from"])
+    except BadInput as error:
+        notes.add("operators_from", str(error).removeprefix("operators_from: "))
+        known = known_operators()
+    operator_name = read_operator_name(known)
+    fields["baseline"] = top.take("baseline", operator_name, "softmax")
+    top.require("operators", "[softmax, linformer]")
+    fields["operators"] = top.take("operators", _read_operators(known), ())
+    fields["impls"] = top.take("impls", several(read_impl), ("reference", "sdpa"))
+    fields["scope"] = top.take("scope", several(choice(SCOPES)), ("core",))
+    top.require("sweep", "[{seq_len: [256, 1024, 4096]}]")
+    sweeps = _read_sweeps(top, notes)
+    top.taken.append("problem")
+    shape = read_shape(data.get("problem", {}), "problem", notes)
+    fields["sweep"], fields["problem"] = tuple(sweeps.values()), shape or Shape()
+    fields["mode"] = top.take("mode", several(choice(MODES)), ("fwd",))
+    fields["measure"] = _read_measure(top, notes)
+    fields["limits"] = _read_limits(top, notes)
+    fields["gate"] = _read_gate(top, notes)
+    top.close()
+    if shape is not None:
+        check_heads(sweeps, shape, "problem", notes)
+        _check_cells(fields, sweeps, shape, notes)
+    notes.close()
+    return fields
+
+
+def read_operator_name(known: Collection[str]) -> Callable[[Any], str]:
+    """Reads the name of an operator that exists."""
+
+    def read(value: Any) -> str:
+        if isinstance(value, str) and value in known:
+            return value
+        near = suggestion(value, known)
+        raise ValueError(f"{shown(value)} is no operator{near}; `attnbench list operators` shows all {len(known)}")
+
+    return read
+
+
+def read_impl(value: Any) -> str:
+    """Reads the name of an impl: one of four, the last of which may name a variant (`cuda:flash`)."""
+    if isinstance(value, str) and re.fullmatch(r"(sdpa|cuda):[a-z0-9_]+", value):
+        return value
+    try:
+        return choice(IMPLS)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a variant such as cuda:flash") from None
+
+
+def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:
+    def one(value: Any) -> str:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ValueError(f"{shown(value)}; allowed: the path of a .py file, relative to the suite, or a package")
+        if value.endswith(".py"):
+            return str((directory / value).resolve())
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
+            raise ValueError(f"{shown(value)}; allowed: the path of a .py file, relative to the suite, or a package")
+        return value
+
+    return several(one)
+
+
+def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, dict[str, Any]], ...]]:
+    name = read_operator_name(known)
+
+    def entry(value: Any, path: str, found: list[tuple[str, str]]) -> list[tuple[str, dict[str, Any]]]:
+        pairs = value.items() if isinstance(value, dict) else [(value, None)]
+        result = []
+        for key, grid in pairs:
+            try:
+                operator = name(key)
+                result.append((operator, _read_grid(grid)))
+            except Mistakes as error:
+                found += [(f"{path}.{key}{below}", sentence) for below, sentence in error.found]
+            except ValueError as error:
+                found.append((path, str(error)))
+        return result
+
+    def read(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+        if value == "all":
+            return tuple((operator, {}) for operator in known)
+        if not value or not isinstance(value, (dict, list, str)):
+            raise ValueError(f"{'empty' if value in ({}, []) else shown(value)}; allowed: all, or a list of names")
+        found: list[tuple[str, str]] = []
+        if not isinstance(value, list):
+            result = entry(value, "", found)
+        else:
+            result = [one for i, item in enumerate(value) for one in entry(item, f"[{i}]", found)]
+        for i, one in enumerate(result):
+            if one in result[:i]:
+                found.append(("", f"'{one[0]}' is given twice with the same parameters; remove one"))
+        if found:
+            raise Mistakes(found)
+        return tuple(result)
+
+    return read
+
+
+def _read_grid(value: Any) -> dict[str, tuple[ParamValue, ...]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Mistakes([("", f"{shown(value)}; allowed: parameters and their values, such as {{k: [64, 256]}}")])
+    grid: dict[str, tuple[ParamValue, ...]] = {}
+    found: list[tuple[str, str]] = []
+    for key, values in value.items():
+        try:
+            grid[key] = several(_read_param)(values)
+        except Mistakes as error:
+            found += [(f".{key}{below}", sentence) for below, sentence in error.found]
+        except ValueError as error:
+            found.append((f".{key}", str(error)))
+    if found:
+        raise Mistakes(found)
+    return grid
+
+
+def _read_param(value: Any) -> ParamValue:
+    if isinstance(value, str) and len(value) <= 200:
+        return value
+    if isinstance(value, (bool, int, float)) and math.isfinite(value) and abs(value) <= 2**53:
+        return value
+    raise ValueError(f"{shown(value)}; allowed: a text, a finite number, true or false, or a list of them")
+
+
+def _read_sweeps(top: Section, notes: Notes) -> dict[str, Sweep]:
+    """The entries without mistakes, by key path."""
+    top.taken.append("sweep")
+    value = top.data.get("sweep", [{"seq_len": 1}])
+    if isinstance(value, dict):
+        notes.add("sweep", "a mapping; write a list of entries: `sweep: [{seq_len: [256, 1024]}]`")
+        return {}
+    if not isinstance(value, list) or not value:
+        notes.add(
+            "sweep",
+            f"{'empty' if value == [] else shown(value)}; allowed: a list such as [{{seq_len: [256, 1024]}}]",
+        )
+        return {}
+    read = {f"sweep[{i}]": read_sweep(entry, f"sweep[{i}]", notes) for i, entry in enumerate(value)}
+    return {path: sweep for path, sweep in read.items() if sweep is not None}
+
+
+def _read_measure(top: Section, notes: Notes) -> Measure:
+    default = Measure()
+    section = _section(top, "measure", notes)
+    measure = Measure(
+        section.take("rounds", whole(1, 1000), default.rounds),
+        section.take("within_process_precision", fraction(1e-4, 1.0), default.within_process_precision),
+        section.take("min_samples", whole(1, 10**6), default.min_samples),
+        section.take("max_samples", whole(1, 10**6), default.max_samples),
+        section.take("max_time", seconds, default.max_time_s),
+    )
+    section.close()
+    if section.ok and measure.min_samples > measure.max_samples:
+        notes.add(
+            "measure", f"min_samples {measure.min_samples} is above max_samples {measure.max_samples}; exchange them"
+        )
+    return measure
+
+
+def _read_limits(top: Section, notes: Notes) -> Limits:
+    default = Limits()
+    section = _section(top, "limits", notes)
+    memory_fraction, memory_bytes = section.take("memory", memory, (default.memory_fraction, default.memory_bytes))
+    cell_timeout = section.take("cell_timeout", seconds, default.cell_timeout_s)
+    budget = section.take("budget", seconds, default.budget_s)
+    section.close()
+    return Limits(memory_fraction, memory_bytes, cell_timeout, budget)
+
+
+def _read_gate(top: Section, notes: Notes) -> Gate:
+    section = _section(top, "gate", notes)
+    thresholds = _take_thresholds(section)
+    section.taken.append("overrides")
+    entries = section.data.get("overrides", [])
+    overrides: list[Threshold] = []
+    if not isinstance(entries, list):
+        notes.add(
+            "gate.overrides", f"{shown(entries)}; allowed: a list such as [{{operator: performer, wall_time: 10%}}]"
+        )
+        entries = []
+    for i, entry in enumerate(entries):
+        below = Section(entry, f"gate.overrides[{i}]", notes)
+        match = {
+            key: below.take(key, text(r"\S{1,200}", "a pattern; * and ? match"), "")
+            for key in MATCHED
+            if key in below.data
+        }
+        below.taken += [key for key in MATCHED if key not in below.taken]
+        overrides.append(Threshold(match, _take_thresholds(below)))
+        below.close()
+        if below.ok and not (match and overrides[-1].thresholds):
+            notes.add(
+                below.path, "needs what it matches and a threshold, such as {operator: performer, wall_time: 10%}"
+            )
+    section.close()
+    return Gate(thresholds, tuple(overrides))
+
+
+def _take_thresholds(section: Section) -> dict[str, float]:
+    metrics = scan("attnbench.metrics")
+    given = {name: section.take(name, fraction(0.0, 100.0), math.nan) for name in metrics if name in section.data}
+    section.taken += [name for name in metrics if name not in section.taken]
+    return given
+
+
+def _section(top: Section, key: str, notes: Notes) -> Section:
+    top.taken.append(key)
+    return Section(top.data.get(key, {}), key, notes)
+
+
+def _check_cells(fields: dict[str, Any], sweeps: dict[str, Sweep], shape: Shape, notes: Notes) -> None:
+    """Notes problems that two entries share, and a suite too large to be meant."""
+    variants = sum(math.prod(len(v) for v in grid.values()) for _, grid in fields["operators"])
+    repeats = variants * len(fields["impls"]) * len(fields["scope"]) * len(fields["mode"])
+    points = sum(max(1, len(s.channels)) * (len(s.seq_len) + len(s.image_size)) for s in sweeps.values())
+    if repeats * points > MAX_CELLS:
+        notes.add(
+            "", f"{repeats * points} cells; allowed: at most {MAX_CELLS}. Use fewer sizes, operators or parameters"
+        )
+        return
+    if notes.found:
+        return
+    seen: dict[Any, str] = {}
+    for path, sweep in sweeps.items():
+        for problem in problems(sweep, shape):
+            if problem in seen:
+                notes.add(
+                    path, f"{problem.size} at {problem.channels} channels is in {seen[problem]} already; remove one"
+                )
+            seen[problem] = path
