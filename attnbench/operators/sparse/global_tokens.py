@@ -1,0 +1,175 @@
+"""y_i = Σ_j p_ij v_j with p_i = softmax_j(q_iᵀ k_j / √D) over all j where i < g, over 0 ≤ j < g where i ≥ g.
+
+Zaheer et al. 2020, "Big Bird: Transformers for Longer Sequences", sec. 2, https://arxiv.org/abs/2007.14062.
+`kind` internal (the paper's ITC): the first g tokens of the sequence are global; external (ETC): g tokens are added in
+front, so that indices above run over g + N tokens and the output has g + N rows, the added ones first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads, normal
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+ADDED = ("q_global", "k_global", "v_global")
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **added: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]; added (external): q_global, k_global, v_global of [B, H, g, D].
+
+    Returns [B, H, N, D], or [B, H, g + N, D] with external tokens.
+    """
+    return two_rectangles(problem, params, q, k, v, added, _eager)
+
+
+def two_rectangles(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    added: dict[str, Tensor],
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Dense attention of the global queries to all keys, [g, N], and of the others to the global keys, [N − g, g]."""
+    if added:
+        q, k, v = (torch.cat((extra, own), dim=-2) for extra, own in zip(_added(**added), (q, k, v), strict=True))
+    g = global_count(problem, params)
+    full = attend(q[..., :g, :], k, v)
+    if g == q.shape[-2]:
+        return full
+    thin = attend(q[..., g:, :], k[..., :g, :], v[..., :g, :])
+    return torch.cat((full, thin), dim=-2)
+
+
+def _added(q_global: Tensor, k_global: Tensor, v_global: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q_global, k_global, v_global
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return scores.softmax(dim=-1) @ v
+
+
+def global_count(problem: Problem, params: Params) -> int:
+    """g; internal: at most the sequence."""
+    g: int = params["global_tokens"]
+    return g if params["kind"] == "external" else min(g, problem.seq_len)
+
+
+def total(problem: Problem, params: Params) -> int:
+    """Tokens that attend: N, and the added ones."""
+    return problem.seq_len + (params["global_tokens"] if params["kind"] == "external" else 0)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """All ~ N(0, 1): the logits have variance 1."""
+    data = heads(problem, generator, "q", "k", "v")
+    if params["kind"] == "external":
+        shape = (problem.batch, problem.heads, params["global_tokens"], problem.head_dim)
+        data |= {name: normal(problem, generator, *shape) for name in ADDED}
+    return Inputs(data)
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The reference executes what the definition requires."""
+    b, h, d = problem.batch, problem.heads, problem.head_dim
+    n, g = total(problem, params), global_count(problem, params)
+    pairs = g * n + (n - g) * g
+    flops = (
+        product(b * h * g * n * d, mode)  # q kᵀ: [g, D] × [D, N]
+        + product(b * h * (n - g) * g * d, mode)  # q kᵀ: [N − g, D] × [D, g]
+        + product(b * h * pairs * d, mode)  # p v: [g, N] × [N, D] and [N − g, g] × [g, D]
+    )
+    size = b * h * n * d
+    return Cost(
+        flops=flops,
+        reference_flops=flops,
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        passes=1,
+    )
+
+
+def _cuda() -> Callable[..., Tensor]:
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **added: Tensor) -> Tensor:
+        return two_rectangles(problem, params, q, k, v, added, scaled_dot_product_attention)
+
+    return call
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    impls={"cuda": Impl(_cuda, "two torch SDPA calls, its choice", lambda problem, params, device: None)},
+)
+INNER = projected(CORE)
+
+
+def _layer(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def layer(problem: Problem, params: Params, x: Tensor, tokens: Tensor | None = None, **rest: Tensor) -> Tensor:
+        if tokens is not None:
+            x = torch.cat((tokens.expand(x.shape[0], -1, -1), x), dim=1)  # [B, g + N, C]
+        return inner(*_inside(problem, params), x=x, **rest)
+
+    return layer
+
+
+def _inside(problem: Problem, params: Params) -> tuple[Problem, Params]:
+    """Added tokens pass through the same projections: from there on they are the first tokens of a longer sequence."""
+    problem = replace(problem, seq_len=total(problem, params), height=None, width=None)
+    return problem, {**params, "kind": "internal"}
+
+
+def _layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """x ~ N(0, 1), and external tokens as the paper learns them: one embedding [g, C] shared by the batch."""
+    inputs = INNER.make_inputs(problem, {**params, "kind": "internal"}, generator)
+    if params["kind"] == "internal":
+        return inputs
+    tokens = normal(problem, generator, params["global_tokens"], problem.channels)
+    return replace(inputs, parameters={**inputs.parameters, "tokens": tokens})
+
+
+def _layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """As `cost`, with the projections of all tokens; an external token is read once, not once per sample."""
+    inner = INNER.cost(*_inside(problem, params), mode)
+    shared = (problem.batch - 1) * (total(problem, params) - problem.seq_len) * problem.channels
+    saved = traffic(problem, mode, read=shared, written=0)
+    return replace(inner, bytes_required=inner.bytes_required - saved)
+
+
+LAYER = Form(
+    _layer(INNER.reference),
+    _layer_inputs,
+    _layer_cost,
+    impls={"cuda": replace(CORE.impls["cuda"], load=lambda: _layer(INNER.impls["cuda"].load()))},
+)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Zaheer et al.",
+        2020,
+        "Big Bird: Transformers for Longer Sequences",
+        "https://arxiv.org/abs/2007.14062",
+        "sec. 2, ITC and ETC",
+    ),
+    forms={"core": CORE, "layer": LAYER},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={
+        "kind": Param("internal", "existing tokens are global, or added ones", ("internal", "external")),
+        "global_tokens": Param(
+            128, "g: the tokens that see and are seen by all (BigBird: two blocks of 64)", minimum=1
+        ),
+    },
+    causal="a global token sees every token, later ones too",
+)
