@@ -1,0 +1,46 @@
+"""The floor of a cell, by hand: products at the matmul's rate, or traffic times passes at the copy's."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from attnbench.analysis.floor import floors
+
+RATES = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
+
+
+def results(**changes: object) -> pd.DataFrame:
+    row = {
+        "key": "a", "status": "ok", "dtype": "float32", "wall_time_s": 0.02, "device_time_s": math.nan,
+        "flops": 10**10, "bytes_required": 10**6, "passes": 2,
+    }  # fmt: skip
+    return pd.DataFrame([{**row, **changes}])
+
+
+def test_the_larger_term_is_the_floor() -> None:
+    (products,) = floors(results(), RATES)
+    assert products.floor_s == pytest.approx(0.01)
+    assert products.bound == "products"
+    assert products.ratio == pytest.approx(2)
+    (traffic,) = floors(results(bytes_required=10**7), RATES)
+    assert traffic.floor_s == pytest.approx(0.02)  # 10⁷ bytes, twice
+    assert traffic.bound == "traffic"
+
+
+def test_device_time_comes_before_wall_time() -> None:
+    (found,) = floors(results(device_time_s=0.015), RATES)
+    assert found.seconds == 0.015
+
+
+def test_what_has_no_time_or_no_rate_has_no_floor() -> None:
+    assert floors(results(status="oom"), RATES) == []
+    assert floors(results(wall_time_s=math.nan), RATES) == []
+    assert floors(results(dtype="bfloat16"), RATES) == []
+
+
+def test_nothing_required_is_infinitely_far() -> None:
+    (found,) = floors(results(flops=0, bytes_required=0), RATES)
+    assert math.isinf(found.ratio)
