@@ -3,7 +3,8 @@
 Tokens are cut into blocks of b. A block of queries is multiplied with the one slice of keys that covers all of its
 windows, before + b + after keys, and what lies outside a query's own window is masked within that slice.
 With `classes` > 1 the window steps over residue classes: tokens i and j of one class differ by a multiple of
-`classes`, and the window is counted in such steps.
+`classes`, and the window is counted in such steps. `hubs` are the first tokens of the sequence, which every query sees
+beside its window.
 """
 
 from __future__ import annotations
@@ -69,43 +70,46 @@ def _band(n: int, before: int, after: int) -> int:
     return n * (1 + b + a) - (b * (b + 1) + a * (a + 1)) // 2 if n else 0
 
 
-def executed_pairs(seq_len: int, before: int, after: int, classes: int = 1) -> int:
+def executed_pairs(seq_len: int, before: int, after: int, classes: int = 1, hubs: int = 0) -> int:
     """Pairs that `attend` multiplies: those of the padded classes and of the slices that cover the windows."""
-    return classes * windows(class_length(seq_len, classes), before, after).pairs
+    cut = windows(class_length(seq_len, classes), before, after)
+    return classes * (cut.pairs + cut.blocks * cut.block * hubs)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1) -> Tensor:
-    """y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j) over i − j in {−after, …, before}·classes.
+def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
+    """y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j) over i − j in {−after, …, before}·classes, and over all j < hubs.
 
-    q (already scaled), k, v: [B, H, N, D]. Returns [B, H, N, D].
+    q (already scaled), k, v: [B, H, N, D]. A hub inside the window is seen once. Returns [B, H, N, D].
     """
     cut = windows(class_length(q.shape[-2], classes), before, after)
-    scores = window_scores(q, k, cut, classes)  # [B·H, classes, blocks, block, keys]
-    outside = outside_window(cut, q.shape[-2], before, after, classes, q.device)
+    scores = window_scores(q, k, cut, classes, hubs)  # [B·H, classes, blocks, block, hubs + keys]
+    outside = outside_window(cut, q.shape[-2], before, after, classes, hubs, q.device)
     if outside is not None:
         scores = scores.masked_fill_(outside, float("-inf"))
-    return window_values(scores.softmax(dim=-1), v, cut, classes)
+    return window_values(scores.softmax(dim=-1), v, cut, classes, hubs)
 
 
-def window_scores(q: Tensor, k: Tensor, cut: Windows, classes: int = 1) -> Tensor:
-    """Every query with the slice of keys of its block, unmasked: [B·H, classes, blocks, block, keys]."""
+def window_scores(q: Tensor, k: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
+    """Every query with the hubs and the slice of keys of its block, unmasked: [B·H, classes, blocks, block, keys]."""
     queries = to_classes(q, classes, cut.blocks * cut.block)
     queries = queries.reshape(*queries.shape[:2], cut.blocks, cut.block, -1)
-    return queries @ slices(k, cut, classes).transpose(-2, -1)
+    return queries @ slices(k, cut, classes, hubs).transpose(-2, -1)
 
 
-def window_values(weights: Tensor, v: Tensor, cut: Windows, classes: int = 1) -> Tensor:
-    """Weights of [B·H, classes, blocks, block, keys] applied to the same slices of v: [B, H, N, D]."""
-    y = weights @ slices(v, cut, classes)  # [B·H, classes, blocks, block, D]
+def window_values(weights: Tensor, v: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
+    """Weights of [B·H, classes, blocks, block, hubs + keys] applied to the same slices of v: [B, H, N, D]."""
+    y = weights @ slices(v, cut, classes, hubs)  # [B·H, classes, blocks, block, D]
     return from_classes(y.flatten(2, 3), classes, v)
 
 
-def slices(x: Tensor, cut: Windows, classes: int = 1) -> Tensor:
-    """The keys of each block of queries, as an overlapping view: [B·H, classes, blocks, keys, D]."""
+def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
+    """The hubs and the keys of each block of queries: [B·H, classes, blocks, hubs + keys, D]; without hubs a view."""
+    first = x[..., :hubs, :].flatten(0, 1)[:, None, None]  # [B·H, 1, 1, hubs, D]
     x = to_classes(x, classes, cut.blocks * cut.block)
     if cut.before or cut.after:
         x = pad(x, (0, 0, cut.before, cut.after))
-    return x.unfold(-2, cut.keys, cut.block).transpose(-2, -1)
+    x = x.unfold(-2, cut.keys, cut.block).transpose(-2, -1)  # overlapping
+    return torch.cat((first.expand(-1, *x.shape[1:3], -1, -1), x), dim=-2) if hubs else x
 
 
 def to_classes(x: Tensor, classes: int, length: int | None = None) -> Tensor:
@@ -128,21 +132,22 @@ def from_classes(y: Tensor, classes: int, like: Tensor) -> Tensor:
 
 
 def outside_window(
-    cut: Windows, seq_len: int, before: int, after: int, classes: int, device: torch.device, first_key: int = 0
+    cut: Windows, seq_len: int, before: int, after: int, classes: int, hubs: int, device: torch.device
 ) -> Tensor | None:
-    """True where a pair of `window_scores` is outside the window, the sequence, or before token `first_key`.
+    """True where a pair of `window_scores` is outside the window or the sequence, or repeats a hub.
 
-    [classes or 1, blocks, block, keys]; None where nothing is outside. Padded queries see padded keys, so that no row
-    is empty and no NaN reaches a gradient.
+    [classes or 1, blocks, block, hubs + keys]; None where nothing is outside. Padded queries see padded keys, so that
+    no row is empty and no NaN reaches a gradient.
     """
     padded = cut.blocks * cut.block * classes > seq_len
-    if cut.blocks == 1 and min(before, after) >= cut.length - 1 and not padded and not first_key:
+    if cut.blocks == 1 and min(before, after) >= cut.length - 1 and not padded and not hubs:
         return None
     row = torch.arange(cut.block, device=device).view(-1, 1)
     column = torch.arange(-cut.before, cut.block + cut.after, device=device)
     back = row - column  # [block, keys]
     start = torch.arange(cut.blocks, device=device).view(1, -1, 1, 1) * cut.block
-    residue = torch.arange(classes if padded or first_key else 1, device=device).view(-1, 1, 1, 1)
+    residue = torch.arange(classes if padded or hubs else 1, device=device).view(-1, 1, 1, 1)
     query, key = (start + row) * classes + residue, (start + column) * classes + residue
     beyond = (key >= seq_len) & (query < seq_len) if padded else key >= cut.blocks * cut.block * classes
-    return ((back > before) | (back < -after)) | beyond | (key < first_key)
+    outside = ((back > before) | (back < -after)) | beyond | (key < hubs)
+    return pad(outside, (hubs, 0)) if hubs else outside

@@ -1,0 +1,87 @@
+"""Heads that differ: consecutive groups of heads, each computed by a form of its own on its share of q, k, v."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attnbench.operator import Cost, Form, Impl
+from attnbench.problem import Mode, Params, Problem
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one group of heads computes. takes: the names of the tensors beside q, k, v that its form is given."""
+
+    form: Form
+    params: Params
+    takes: tuple[str, ...] = ()
+
+
+def shares(heads: int, parts: int) -> list[int]:
+    """Heads of each group: as equal as possible, the first groups having one more."""
+    return [heads // parts + (i < heads % parts) for i in range(parts)]
+
+
+def groups(problem: Problem, parts: Sequence[Part]) -> list[tuple[Problem, Part]]:
+    """The problem of each group of heads; with fewer heads than parts the last parts have none and are left out."""
+    sizes = shares(problem.heads, len(parts))
+    return [
+        (replace(problem, heads=size, channels=size * problem.head_dim), part)
+        for size, part in zip(sizes, parts, strict=True)
+        if size
+    ]
+
+
+def reference(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **others: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]; others: what some parts take. Returns [B, H, N, D]."""
+    return _apply(problem, parts, (q, k, v), others, lambda inner, part: part.form.reference)
+
+
+def accelerated(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **others: Tensor) -> Tensor:
+    """The same, each group by the fast GPU path of its form."""
+    return _apply(problem, parts, (q, k, v), others, lambda inner, part: _fast(inner, part)[0].load())
+
+
+def why_not(problem: Problem, parts: Sequence[Part], device: str) -> str | None:
+    """The reason one of the groups has no fast GPU path, or None."""
+    return next(filter(None, (_fast(inner, part)[1] for inner, part in groups(problem, parts))), None)
+
+
+def _fast(problem: Problem, part: Part) -> tuple[Impl, str | None]:
+    """The form's `cuda`, or `sdpa` where the best GPU path is listed as that; with the reason against it."""
+    impls = [part.form.impls[name] for name in ("cuda", "sdpa") if name in part.form.impls]
+    reasons = [impl.why_not(problem, part.params, "cuda") for impl in impls]
+    return next(((i, r) for i, r in zip(impls, reasons, strict=True) if r is None), (impls[0], reasons[0]))
+
+
+def _apply(
+    problem: Problem,
+    parts: Sequence[Part],
+    qkv: tuple[Tensor, ...],
+    others: Mapping[str, Tensor],
+    call: Callable[[Problem, Part], Callable[..., Tensor]],
+) -> Tensor:
+    chosen = groups(problem, parts)
+    sizes = [inner.heads for inner, _ in chosen]
+    shared = zip(*(x.split(sizes, dim=1) for x in qkv), strict=True)  # one (q, k, v) per group
+    outputs = [
+        call(inner, part)(inner, part.params, *mine, **{name: others[name] for name in part.takes})
+        for (inner, part), mine in zip(chosen, shared, strict=True)
+    ]
+    return torch.cat(outputs, dim=1)
+
+
+def cost(problem: Problem, parts: Sequence[Part], mode: Mode) -> Cost:
+    """The sum over the groups; the groups do not wait for one another."""
+    each = [part.form.cost(inner, part.params, mode) for inner, part in groups(problem, parts)]
+    return Cost(
+        flops=sum(c.flops for c in each),
+        reference_flops=sum(c.reference_flops for c in each),
+        elementwise=sum(c.elementwise for c in each),
+        bytes_required=sum(c.bytes_required for c in each),
+        passes=max(c.passes for c in each),
+    )

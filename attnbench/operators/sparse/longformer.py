@@ -1,0 +1,180 @@
+"""y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j / √D) over j < g or |i − j| ∈ {0, δ, …, wδ}; rows i < g: over all j.
+
+Beltagy et al. 2020, "Longformer: The Long-Document Transformer", sec. 3.1, https://arxiv.org/abs/2004.05150. `window`
+is w, one side (the paper's 512 is w = 256); `dilation` δ, of all heads; `global_tokens` g, the first tokens. They are
+seen through the ordinary k and v; a global row attends through projections of its own, Q_g, K_g, V_g, whose results
+are data in scope core. Causal (sec. 4, which has no global tokens): 0 ≤ i − j ≤ wδ.
+`kind` mixed_heads is the reading taught in lectures, not the paper's: a third of the heads sees the window, undilated;
+a third every `stride`-th token, w of them on each side; a third is global_tokens, internal, with the ordinary q, k, v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads, normal, tokens
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operators.sparse import _mixed, global_tokens, local, strided
+from attnbench.operators.sparse._mixed import Part
+from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.window import attend, executed_pairs, window_pairs
+
+OWN = ("q_global", "k_global", "v_global")
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **own: Tensor) -> Tensor:
+    """q, k, v, k_global, v_global: [B, H, N, D]; q_global: [B, H, g, D]; without global tokens q, k, v only.
+
+    Returns [B, H, N, D].
+    """
+    if params["kind"] == "mixed_heads":
+        return _mixed.reference(problem, parts(params), q, k, v)
+    before, after = local.sides(problem, params)
+    g = global_count(problem, params)
+    y = attend(q * problem.head_dim**-0.5, k, v, before, after, classes=dilation(problem, params), hubs=g)
+    return torch.cat((global_rows(**own), y[..., g:, :]), dim=-2) if own else y
+
+
+def global_rows(q_global: Tensor, k_global: Tensor, v_global: Tensor) -> Tensor:
+    """Full attention of the global tokens: [B, H, g, D]."""
+    scores = (q_global * q_global.shape[-1] ** -0.5) @ k_global.transpose(-2, -1)  # [B, H, g, N]
+    return scores.softmax(dim=-1) @ v_global
+
+
+def parts(params: Params) -> tuple[Part, ...]:
+    """What the groups of heads of kind mixed_heads compute."""
+    return (
+        Part(local.CORE, {"window": params["window"]}),
+        Part(strided.CORE, {"stride": params["stride"], "reach": params["window"]}),
+        Part(global_tokens.CORE, {"kind": "internal", "global_tokens": max(1, params["global_tokens"])}),
+    )
+
+
+def global_count(problem: Problem, params: Params) -> int:
+    """g, at most the sequence."""
+    return min(params["global_tokens"], problem.seq_len)
+
+
+def dilation(problem: Problem, params: Params) -> int:
+    """δ, at most the sequence."""
+    return min(params["dilation"], problem.seq_len)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """All ~ N(0, 1): the logits have variance 1."""
+    data = heads(problem, generator, "q", "k", "v")
+    if has_own(problem, params):
+        shape = (problem.batch, problem.heads, global_count(problem, params), problem.head_dim)
+        data |= {"q_global": normal(problem, generator, *shape)}
+        data |= heads(problem, generator, "k_global", "v_global")
+    return Inputs(data)
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """Blocks of b queries, about w/2, are multiplied with b + 2w + g keys; the global rows also as ordinary ones.
+
+    At most 1.25 times the 2w + 1 + g required (causal: 1.5) for w ≥ 64 and g ≪ w on sequences much longer than wδ.
+    """
+    if params["kind"] == "mixed_heads":
+        return _mixed.cost(problem, parts(params), mode)
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    before, after = local.sides(problem, params)
+    g, classes = global_count(problem, params), dilation(problem, params)
+    # A row beyond g sees the g global tokens, and a window in which they are not seen again.
+    pairs = g * n + (n - g) * g + window_pairs(n - g, before, after, classes)
+    executed = g * n + executed_pairs(n, before, after, classes, g)
+    size = b * h * n * d
+    own = 2 * size + b * h * g * d if g else 0  # k_global, v_global and q_global
+    return Cost(
+        flops=product(b * h * pairs * d, mode)  # q kᵀ: [g, D] × [D, N], then N − g rows of [1, D] × [D, g + 2w + 1]
+        + product(b * h * pairs * d, mode),  # p v: the same pairs
+        reference_flops=2 * product(b * h * executed * d, mode),
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * size + own, written=size),
+        passes=1,
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+
+def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **weights: Tensor) -> Tensor:
+    """x: [B, N, C]; w_q, w_k, w_v, w_o and, with global tokens, w_q_global, w_k_global, w_v_global: [C, C].
+
+    Returns [B, N, C].
+    """
+    g = global_count(problem, params)
+    data = {}
+    for name, w in weights.items():
+        rows = x[:, :g] if name == "w_q_global" else x
+        split = (rows @ w).view(*rows.shape[:2], problem.heads, problem.head_dim)
+        data[name.removeprefix("w_")] = split.transpose(1, 2)  # [B, H, N or g, D]
+    y = reference(problem, params, **data)
+    return y.transpose(1, 2).reshape(x.shape) @ w_o
+
+
+def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """x ~ N(0, 1); weights that keep the variance."""
+    c = problem.channels
+    names = ("q", "k", "v", "o", *(OWN if has_own(problem, params) else ()))
+    weights = {f"w_{name}": normal(problem, generator, c, c, scale=c**-0.5) for name in names}
+    return Inputs(tokens(problem, generator, "x"), weights)
+
+
+def has_own(problem: Problem, params: Params) -> bool:
+    """Whether global tokens have projections of their own."""
+    return params["kind"] == "window" and global_count(problem, params) > 0
+
+
+def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """As the core's, with 4·N·C² of projections and (2N + g)·C² for the global ones."""
+    inner = cost(problem, params, mode)
+    b, n, c = problem.batch, problem.seq_len, problem.channels
+    own = has_own(problem, params)
+    rows = 4 * n + (2 * n + global_count(problem, params) if own else 0)
+    projections = product(b * rows * c * c, mode)  # [B·rows, C] × [C, C]
+    weights = (7 if own else 4) * c * c
+    return replace(
+        inner,
+        flops=inner.flops + projections,
+        reference_flops=inner.reference_flops + projections,
+        bytes_required=traffic(problem, mode, read=b * n * c + weights, written=b * n * c),
+    )
+
+
+def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Global tokens have no causal form; three patterns need three heads."""
+    if params["kind"] == "mixed_heads":
+        if problem.causal:
+            return "the global heads see later tokens"
+        return "mixed_heads needs at least 3 heads, one for each pattern" if problem.heads < 3 else None
+    if problem.causal and params["global_tokens"]:
+        return "a global token sees later ones: a causal longformer has global_tokens: 0, as in the paper's sec. 4"
+    return None
+
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Beltagy et al.",
+        2020,
+        "Longformer: The Long-Document Transformer",
+        "https://arxiv.org/abs/2004.05150",
+        "sec. 3.1",
+    ),
+    forms={"core": CORE, "layer": Form(layer, layer_inputs, layer_cost)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={
+        "kind": Param(
+            "window", "all heads alike, or a third of them each local, strided, global", ("window", "mixed_heads")
+        ),
+        "window": Param(256, "tokens seen on each side, the token itself apart", minimum=0),
+        "dilation": Param(1, "distance between the tokens of the window (kind window)", minimum=1),
+        "global_tokens": Param(1, "g: the first tokens, which see and are seen by all", minimum=0),
+        "stride": Param(8, "distance between the tokens that the strided heads see (kind mixed_heads)", minimum=1),
+    },
+    why_not=why_not,
+)
