@@ -1,0 +1,253 @@
+"""y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ q_j / ‖q_j‖) over the tokens j ≠ i that a hash round brings to i.
+
+Round r sorts the tokens by (bucket, position) and cuts the sorted line into chunks of m. In that round i sees j when
+j is in i's own chunk or in the one before (none precedes the first), in i's bucket (`sees: bucket`), and j ≤ i where
+causal. Queries and keys are the same vectors; the keys are normalised, which leaves logits of variance 1 without 1/√D.
+A token that sees nobody in any round returns its own v_i. Rounds are merged by their log-sum-exp. A key seen in N_ij
+rounds counts once: log N_ij is subtracted in each of them (`repeats: corrected`, the paper's appendix A); with
+`repeats: counted`, as in later code, it counts N_ij times.
+
+Buckets: h(x) = argmax [x R; −x R], about 2N/m of them, as a product of hashes of at most 64 buckets each, since one
+hash into 2N/m buckets would itself cost N²·D/m. With `hashing: given` they are computed once with the inputs, and the
+call starts with the sort; with `hashing: inside` the call hashes as well. Where the chunks end depends on the buckets
+of later tokens, so the map is causal only for given buckets.
+
+Where m does not divide N, the last chunk of the sorted line is short: it is filled up with tokens nobody sees.
+
+Kitaev et al. 2020, "Reformer: The Efficient Transformer", eq. 2–6 and appendix A, https://arxiv.org/abs/2001.04451
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize, pad
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.projection import projected
+
+BITS_PER_HASH = 6
+ALONE = -1e5
+"""The logit of a token with itself: it counts only where there is nothing else (the paper's appendix A)."""
+
+
+def reference(
+    problem: Problem,
+    params: Params,
+    qk: Tensor,
+    v: Tensor,
+    buckets: Tensor | None = None,
+    rotations: Tensor | None = None,
+) -> Tensor:
+    """qk, v: [B, H, N, D]. buckets: int [B, H, R, N], or rotations: [H, D, R·K]. Returns [B, H, N, D]."""
+    b, h, n, d = qk.shape
+    m = chunk_length(problem, params)
+    buckets = bucket_of(problem, params, qk, buckets, rotations)
+    rounds, chunks = buckets.shape[2], -(-n // m)
+
+    order, place, label = sort(params, buckets, m)
+    token = pad(order, (0, chunks * m - n), value=n).view(b, h, rounds, chunks, m)  # n: nobody
+    key_token = _with_previous(token, n)  # [B, H, R, chunks, 2m]
+
+    row = (token.clamp(max=n - 1) + _offsets(token, 2, n)).flatten()
+    q, k, value = (x.reshape(-1, d).index_select(0, row).view(*token.shape, d) for x in (qk, normalize(qk, dim=-1), v))
+    k, value = (_with_previous(x.flatten(-2)).unflatten(-1, (2 * m, d)) for x in (k, value))
+    scores = q @ k.transpose(-2, -1)  # [B, H, R, chunks, m, 2m]
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    hidden = key_token.unsqueeze(-2) > (token.unsqueeze(-1) if problem.causal else n - 1)
+    if params["sees"] == "bucket":
+        hidden = hidden | ~_sees(label, token)
+    if params["repeats"] == "corrected" and rounds > 1:
+        scores -= _rounds_met(label, token).to(scores.dtype).log_()
+    itself = torch.ones(m, 2 * m, dtype=torch.bool, device=qk.device).triu(m).tril(m)
+    scores = scores.masked_fill_(hidden, float("-inf")).masked_fill_(itself, ALONE)
+
+    y = scores.softmax(dim=-1).to(v.dtype) @ value  # [B, H, R, chunks, m, D]
+    row = (place + _offsets(place, 3, chunks * m)).flatten()
+    y = y.reshape(-1, d).index_select(0, row).view(b, h, rounds, n, d)
+    if rounds == 1:
+        return y.squeeze(2)
+    share = scores.logsumexp(dim=-1).flatten(-2).gather(-1, place).softmax(dim=2)  # [B, H, R, N]
+    return (share.to(v.dtype).unsqueeze(-1) * y).sum(dim=2)
+
+
+def sort(params: Params, buckets: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each round's line: the token in each place, the place of each token, and each token's label, all [B, H, R, N].
+
+    Labels rise by 1 from chunk to chunk, and by 2 more where a bucket ends (`sees: bucket`), so that in a round
+    i sees j where label_i − label_j is 0 or 1.
+    """
+    order = buckets.argsort(dim=-1, stable=True)
+    along = torch.arange(buckets.shape[-1], device=buckets.device)
+    place = torch.empty_like(order).scatter_(-1, order, along.expand_as(order))
+    label = (along // m).int().expand_as(order)
+    if params["sees"] == "bucket":
+        ends = buckets.gather(-1, order).diff(dim=-1, prepend=order.new_zeros(1).expand(*order.shape[:-1], 1)) != 0
+        label = label + 2 * ends.cumsum(-1, dtype=torch.int32)
+    return order, place, label.gather(-1, place)
+
+
+def chunk_length(problem: Problem, params: Params) -> int:
+    """m: the chunk asked for, or all N tokens where there are fewer."""
+    return min(params["chunk"], problem.seq_len)
+
+
+def hash_sizes(problem: Problem, params: Params) -> list[int]:
+    """The buckets of each hash of a round: powers of two, at most 64; their product is 2N/m, rounded up to one."""
+    bits = max(1, math.ceil(math.log2(2 * problem.seq_len / chunk_length(problem, params))))
+    parts = -(-bits // BITS_PER_HASH)
+    return [2 ** (bits // parts + (part < bits % parts)) for part in range(parts)]
+
+
+def bucket_of(problem: Problem, params: Params, qk: Tensor, buckets: Tensor | None, rotations: Tensor | None) -> Tensor:
+    """The buckets given, or else hashed here from rotations. Raises ValueError where there is neither."""
+    if buckets is None and rotations is None:
+        raise ValueError("reformer needs buckets or rotations")
+    return hashed(qk, rotations, hash_sizes(problem, params)) if buckets is None else buckets  # type: ignore[arg-type]
+
+
+def hashed(qk: Tensor, rotations: Tensor, sizes: list[int]) -> Tensor:
+    """h(x) = argmax [x R; −x R] for every hash of a round, combined into one number: int32 [B, H, R, N].
+
+    qk: [B, H, N, D]. rotations: [H, D, R·K], K half the sum of `sizes`. Always in float32, so that a call in float64
+    on the same values finds the same buckets.
+    """
+    rotated = qk.detach().float() @ rotations.float()  # [B, H, N, R·K]
+    rotated = rotated.unflatten(-1, (-1, sum(sizes) // 2))
+    bucket = torch.zeros(rotated.shape[:-1], dtype=torch.int32, device=qk.device)  # [B, H, N, R]
+    for size, part in zip(sizes, rotated.split([s // 2 for s in sizes], dim=-1), strict=True):
+        bucket = bucket * size + torch.cat([part, -part], dim=-1).argmax(dim=-1).int()
+    return bucket.transpose(-2, -1).contiguous()
+
+
+def _with_previous(x: Tensor, first: float = 0) -> Tensor:
+    """[…, chunks, W] → […, chunks, 2W]: the chunk before, then the chunk; `first` stands before the first."""
+    return torch.cat([pad(x[..., :-1, :], (0, 0, 1, 0), value=first), x], dim=-1)
+
+
+def _sees(label: Tensor, token: Tensor, ahead: Tensor | None = None) -> Tensor:
+    """Whether query sees key in the round of the labels [B, H, R, N], for each pair of every chunk of `token`.
+
+    ahead: int32, one per pair, memory to be used again.
+    """
+    n = label.shape[-1]
+    label = label.gather(-1, token.flatten(-2).clamp(max=n - 1)).view_as(token)
+    keys = _with_previous(label, -2).unsqueeze(-2)
+    ahead = torch.sub(label.unsqueeze(-1), keys, out=ahead)  # [B, H, R, chunks, m, 2m]
+    return ahead.bitwise_or_(1) == 1
+
+
+def _rounds_met(label: Tensor, token: Tensor) -> Tensor:
+    """N_ij for each pair of every chunk that its own round lets meet: in how many rounds they do. One byte per pair."""
+    pairs = (*token.shape, 2 * token.shape[-1])
+    count = torch.ones(pairs, dtype=torch.uint8, device=token.device)
+    ahead = torch.empty(pairs, dtype=torch.int32, device=token.device)
+    for other in range(1, label.shape[2]):
+        count += _sees(label.roll(other, dims=2), token, ahead)
+    return count
+
+
+def _offsets(index: Tensor, lead: int, rows: int) -> Tensor:
+    """Where each of the `lead` first dimensions' batches of `rows` rows begins, shaped to be added to index."""
+    start = torch.arange(math.prod(index.shape[:lead]), device=index.device) * rows
+    return start.view(*index.shape[:lead], *(1,) * (index.dim() - lead))
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """qk, v ~ N(0, 1); rotations ~ N(0, 1) for every head, or the buckets that they give."""
+    data = heads(problem, generator, "qk", "v")
+    return Inputs(data, choices=_choices(problem, params, generator, data["qk"]))
+
+
+def _choices(problem: Problem, params: Params, generator: Generator, qk: Tensor) -> dict[str, Tensor]:
+    sizes = hash_sizes(problem, params)
+    shape = (problem.heads, problem.head_dim, params["n_hashes"] * sum(sizes) // 2)
+    rotations = torch.randn(shape, generator=generator, device=generator.device)
+    return {"rotations": rotations} if params["hashing"] == "inside" else {"buckets": hashed(qk, rotations, sizes)}
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """`flops` counts every pair of tokens that the chunks bring together.
+
+    Which of them the masks then allow (bucket, causality, the token itself) is up to the data, and the definition
+    needs their logits' places all the same. The reference also multiplies what fills up the last chunk and the empty
+    chunk before the first: at most 4 times as much (N = m + 1), 2 times at N ≤ m, and (1 + m/2N) for long sequences.
+    """
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    rounds, m = params["n_hashes"], chunk_length(problem, params)
+    full, rest = divmod(n, m)
+    pairs = rounds * (m * m + (full - 1) * 2 * m * m + rest * (rest + m))
+    executed = rounds * -(-n // m) * m * 2 * m
+    columns = rounds * sum(hash_sizes(problem, params)) // 2
+    inside = params["hashing"] == "inside"
+    hashing = product(b * h * n * d * columns, mode, gradients=0) if inside else 0  # x R: [N, D] × [D, R·K]
+    size = b * h * n * d
+    choices = h * d * columns if inside else b * h * rounds * n  # of 4 bytes
+    return Cost(
+        flops=product(b * h * pairs * d, mode)  # q kᵀ: [m, D] × [D, 2m] in every chunk
+        + product(b * h * pairs * d, mode)  # p v: [m, 2m] × [2m, D]
+        + hashing,
+        reference_flops=2 * product(b * h * executed * d, mode) + hashing,
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2)  # max, subtract, exp, divide
+        + b * h * rounds * n * math.ceil(math.log2(n + 1)),  # comparisons of the sort
+        bytes_required=traffic(
+            problem, mode, read=2 * size, written=size, constant=-(-choices * 4 // problem.item_bytes)
+        ),
+        passes=3 if inside else 2,  # (hash,) sort, attend: each is complete before the next begins
+    )
+
+
+def _complexity(params: Params) -> Complexity:
+    """Products: N·R·2m·D in the chunks; the hashes have log N columns. The sort is N log N comparisons."""
+    return Complexity(time="n log n" if params["hashing"] == "inside" else "n", memory="n")
+
+
+def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    if params["hashing"] == "given":
+        return None
+    if problem.causal:
+        return "hashing: inside is not causal: where chunks end depends on the buckets of later tokens; use given"
+    if scope == "layer":
+        return "hashing: inside of a layer is no fixed map: the projection's rounding flips buckets; use given"
+    return None
+
+
+CORE = Form(reference, make_inputs, cost)
+LAYER = projected(CORE, names=("qk", "v"))
+
+
+def _layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """The layer's inputs, with the buckets of its own queries."""
+    inputs = LAYER.make_inputs(problem, params, generator)
+    qk = (inputs.data["x"] @ inputs.parameters["w_qk"]).unflatten(-1, (problem.heads, -1)).transpose(1, 2)
+    return replace(inputs, choices=_choices(problem, params, generator, qk))
+
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Kitaev et al.",
+        2020,
+        "Reformer: The Efficient Transformer",
+        "https://arxiv.org/abs/2001.04451",
+        "eq. 2-6 and appendix A",
+    ),
+    forms={"core": CORE, "layer": replace(LAYER, make_inputs=_layer_inputs)},
+    complexity=_complexity,
+    params={
+        "chunk": Param(64, "m, the chunk's length; a round hashes into 2N/m buckets", minimum=1),
+        "n_hashes": Param(4, "hash rounds R", minimum=1, maximum=64),
+        "sees": Param("bucket", "which keys of the two chunks: the query's bucket, or all", ("bucket", "chunk")),
+        "repeats": Param(
+            "corrected", "a key met in several rounds counts once (log N_ij), or each time", ("corrected", "counted")
+        ),
+        "hashing": Param("given", "buckets computed once with the inputs, or in the call", ("given", "inside")),
+    },
+    why_not=_why_not,
+    notes="plus a sort of N log N comparisons; buckets are given unless hashing: inside",
+)
