@@ -1,0 +1,163 @@
+"""y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j / √D) over the blocks t−1, t, t+1, first, last and r random, t = ⌊i/b⌋.
+
+Zaheer et al. 2020, "Big Bird: Transformers for Longer Sequences", sec. 2 and app. D, https://arxiv.org/abs/2007.14062.
+Tokens are cut into M blocks of b, the last one possibly shorter; queries of the first and of the last block see all.
+A row's random blocks differ from one another and from its other blocks, so every key is seen once; they are drawn per
+head and block, shared by the batch. M − 5 blocks are left to draw from in a row, so with M < r + 5 every row draws
+only M − 5 (none where M ≤ 5), and attention is nearly full.
+`kind` mixed_heads is the reading taught in lectures, not the paper's: a quarter of the heads sees r random blocks of
+all, a quarter |i − j| ≤ b, a quarter every `stride`-th token, b of them on each side, and a quarter is global_tokens,
+internal, with g = 2b.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operators.sparse import _mixed, _random_blocks, global_tokens, local, strided
+from attnbench.operators.sparse._mixed import Part
+from attnbench.operators.sparse._random_blocks import draw, gather
+from attnbench.operators.sparse._size import size
+from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.projection import projected
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]; blocks: the random ones of rows 1 … M − 2, [H, M − 2, r] (mixed_heads: of all rows of the
+    random heads). Returns [B, H, N, D].
+    """
+    if params["kind"] == "mixed_heads":
+        return _mixed.reference(problem, parts(params), q, k, v, blocks=blocks)
+    q = q * problem.head_dim**-0.5
+    b, m = cut(problem, params)
+    if m <= 2:
+        return _full(q, k, v)
+    inner = slice(b, (m - 1) * b)
+    edges = _full(torch.cat((q[:, :, :b], q[:, :, inner.stop :]), dim=2), k, v)
+    queries = q[:, :, inner].unflatten(2, (m - 2, b))  # [B, H, M − 2, b, D]
+    keys, values = (_seen(x, blocks, b, m) for x in (k, v))  # [B, H, M − 2, (5 + r)·b, D]
+    scores = queries @ keys.transpose(-2, -1)
+    scores = scores.masked_fill_(_outside(problem.seq_len, b, m, keys.shape[-2], q.device), float("-inf"))
+    y = (scores.softmax(dim=-1) @ values).flatten(2, 3)
+    return torch.cat((edges[:, :, :b], y, edges[:, :, b:]), dim=2)
+
+
+def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+def _seen(x: Tensor, blocks: Tensor, b: int, m: int) -> Tensor:
+    """What each inner block of queries sees: its window of three blocks, the first, the last, the random ones."""
+    x = pad(x, (0, 0, 0, m * b - x.shape[2])) if m * b > x.shape[2] else x
+    window = x.unfold(2, 3 * b, b).transpose(-2, -1)  # [B, H, M − 2, 3b, D], overlapping
+    first, last = (x[:, :, None, start : start + b].expand(-1, -1, m - 2, -1, -1) for start in (0, (m - 1) * b))
+    return torch.cat((window, first, last, gather(x, blocks, b)), dim=3)
+
+
+def _outside(n: int, b: int, m: int, keys: int, device: torch.device) -> Tensor:
+    """True for keys of a row that repeat the first or last block, or lie beyond N: [M − 2, 1, keys]."""
+    token = torch.arange(m - 2, device=device)[:, None] * b + torch.arange(3 * b, device=device)
+    window = (token < b) | (token >= (m - 1) * b)
+    last = torch.arange((m - 1) * b, m * b, device=device).expand(m - 2, -1) >= n
+    outside = torch.cat((window, torch.zeros_like(last), last), dim=1)
+    return pad(outside, (0, keys - 5 * b))[:, None]
+
+
+def cut(problem: Problem, params: Params) -> tuple[int, int]:
+    """b, at most the sequence, and M, the number of blocks."""
+    b = size(params["block"], problem.seq_len)
+    return b, -(-problem.seq_len // b)
+
+
+def random_count(problem: Problem, params: Params) -> int:
+    """Random blocks of every inner row."""
+    return max(0, min(params["random"], cut(problem, params)[1] - 5))
+
+
+def parts(params: Params) -> tuple[Part, ...]:
+    """What the groups of heads of kind mixed_heads compute."""
+    b = params["block"]
+    return (
+        Part(_random_blocks.CORE, {"block": b, "random": params["random"]}, takes=("blocks",)),
+        Part(local.CORE, {"window": b}),
+        Part(strided.CORE, {"stride": params["stride"], "reach": b}),
+        Part(global_tokens.CORE, {"kind": "internal", "global_tokens": 2 * b}),
+    )
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1): the logits have variance 1; and the random blocks."""
+    data = heads(problem, generator, "q", "k", "v")
+    if params["kind"] == "mixed_heads":
+        inner, part = _mixed.groups(problem, parts(params))[0]
+        return Inputs(data, choices=part.form.make_inputs(inner, part.params, generator).choices)
+    _, m = cut(problem, params)
+    row = torch.arange(1, max(1, m - 1), device=generator.device)  # empty where all rows are full
+    before = (row - 2).clamp(min=0)  # blocks between the first and the window, and after it, that can be drawn
+    after = (m - 3 - row).clamp(min=0)
+    chosen = draw(generator, problem.heads, before + after, random_count(problem, params))
+    before, row = before[:, None], row[:, None]
+    return Inputs(data, choices={"blocks": torch.where(chosen < before, chosen + 1, chosen - before + row + 2)})
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """Inner rows are multiplied with 5 + r blocks. Two repeated ones, and the padding of the last in every row, are
+    masked: less than 1 + 1/(4 + r) times what is required on sequences of many blocks.
+    """
+    if params["kind"] == "mixed_heads":
+        return _mixed.cost(problem, parts(params), mode)
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    block, m = cut(problem, params)
+    pairs = executed = n * n
+    if m > 2:
+        inner, last, drawn = m - 2, n - (m - 1) * block, random_count(problem, params) * block
+        edges = (block + last) * n
+        # Windows of three blocks, less the first and the last block where they reach them.
+        pairs = edges + block * ((3 * inner - 2) * block + inner * (block + last + drawn))
+        executed = edges + block * inner * (5 * block + drawn)
+    tensor = b * h * n * d
+    return Cost(
+        flops=product(b * h * pairs * d, mode)  # q kᵀ: first and last [b, D] × [D, N]; M − 2 of [b, D] × [D, (5 + r)·b]
+        + product(b * h * pairs * d, mode),  # p v: the same pairs
+        reference_flops=2 * product(b * h * executed * d, mode),
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * tensor, written=tensor),
+        passes=1,
+    )
+
+
+def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Four patterns need four heads."""
+    if params["kind"] == "mixed_heads" and problem.heads < 4:
+        return "mixed_heads needs at least 4 heads, one for each pattern"
+    return None
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper(
+        "Zaheer et al.",
+        2020,
+        "Big Bird: Transformers for Longer Sequences",
+        "https://arxiv.org/abs/2007.14062",
+        "sec. 2 and app. D",
+    ),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={
+        "kind": Param(
+            "blocks", "all heads alike, or a quarter each random, local, strided, global", ("blocks", "mixed_heads")
+        ),
+        "block": Param(64, "b: tokens of a block", minimum=1),
+        "random": Param(3, "r: random blocks of each row", minimum=0),
+        "stride": Param(8, "distance between the tokens that the strided heads see (kind mixed_heads)", minimum=1),
+    },
+    causal="a block sees later blocks: BigBird is an encoder's attention",
+    why_not=why_not,
+)
