@@ -27,11 +27,11 @@ def shown(value: object) -> str:
 
 
 def suggestion(name: object, allowed: Collection[str]) -> str:
-    """`; did you mean 'sweep'?` where a valid name is near, else an empty text."""
+    """` (did you mean 'sweep'?)` where a valid name is near, else an empty text."""
     import difflib
 
     near = difflib.get_close_matches(str(name)[:100], list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def seconds(value: Any) -> float:
@@ -50,7 +50,9 @@ def fraction(low: float, high: float) -> Callable[[Any], float]:
         match = re.fullmatch(_NUMBER + r"\s*%", value.strip()) if isinstance(value, str) else None
         result = float(match[1]) / 100 if match else math.nan
         if not low <= result <= high:
-            raise ValueError(f"{shown(value)}; allowed: a percentage from {low:.4%} to {high:.0%}, such as 5%")
+            raise ValueError(
+                f"{shown(value)}; allowed: a percentage from {100 * low:g}% to {100 * high:g}%, such as 5%"
+            )
         return result
 
     return read

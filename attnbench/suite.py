@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def find(name_or_path: str) -> Path:
     if name_or_path in known:
         return known[name_or_path]
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml") and path.name == name_or_path and not path.exists():
+    if path.suffix not in (".yaml", ".yml") and path.name == name_or_path and not os.path.exists(path):
         raise BadInput(
             f"no suite is named {shown(name_or_path)}{suggestion(name_or_path, known)}; "
             f"shipped: {', '.join(known)}. Give one of these, or the path of a YAML file."

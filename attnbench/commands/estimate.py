@@ -1,0 +1,212 @@
+"""attnbench estimate: the analytic cost of operators at any size; nothing is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnbench.outputs.listing import Format, Row, write
+
+if TYPE_CHECKING:
+    from attnbench.operator import Operator
+    from attnbench.problem import Problem
+    from attnbench.section import Notes
+
+Several = Annotated[list[str] | None, typer.Option(help="One or several: repeat it, or separate by commas.")]
+
+
+def command(
+    operator: Annotated[
+        list[str], typer.Argument(help="Names, as `attnbench list operators` shows them.", metavar="OP...")
+    ],
+    seq_len: Several = None,
+    image_size: Several = None,
+    channels: Several = None,
+    heads: Annotated[str, typer.Option(help="Number of heads; divides the channels.")] = "8",
+    batch: Annotated[str, typer.Option(help="Number of samples.")] = "1",
+    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")] = "float32",
+    causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False,
+    mode: Annotated[str, typer.Option(help="fwd, or fwd_bwd.")] = "fwd",
+    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core",
+    param: Annotated[
+        list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")
+    ] = None,
+    operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="json: one object per operator and size.")] = "table",
+) -> None:
+    """Show FLOPs, multiply-adds, required bytes and arithmetic intensity from the operators' formulas.
+
+    Sizes: --seq-len 1024,4096 or --image-size 28,32x64. A multiply-add counts as 2 FLOPs.
+
+    Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
+    """
+    from attnbench.errors import BadInput
+    from attnbench.problem import MODES, SCOPES, Cell
+    from attnbench.quantity import choice
+    from attnbench.registry import outside_definition
+    from attnbench.section import Notes
+
+    notes = Notes("the command line")
+    modes = _read(notes, "--mode", [mode], choice(MODES))
+    scopes = _read(notes, "--scope", [scope], choice(SCOPES))
+    problems = _problems(notes, seq_len, image_size, channels, heads, batch, dtype, causal)
+    loaded = _load(notes, operator, operators_from or [])
+    params = _params(notes, loaded, param or [])
+    notes.close()
+    rows: list[Row] = []
+    for name, one in loaded.items():
+        for problem in problems:
+            cell = Cell(name, "reference", scopes[0], modes[0], problem, params[name])
+            rows.append(_row(one, cell, outside_definition(one, problem, params[name], scopes[0])))
+    if all(row["flops"] is None for row in rows):
+        raise BadInput("\n".join(dict.fromkeys(f"{row['operator']}: {row['reason']}." for row in rows)))
+    glances = [_glance(row) for row in rows]
+    if form == "table" and len({row["channels"] for row in rows}) == 1:
+        glances = [{name: value for name, value in glance.items() if name != "C"} for glance in glances]
+    write(rows, form, glances, numbers=("N", "C", "FLOPs", "reference", "mult-adds", "bytes", "FLOP/byte"))
+    if form in ("table", "markdown"):
+        print("analytic: from the formulas of the operators' files; nothing was executed.")
+        for line in dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"]):
+            print(line)
+
+
+def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[Any]:
+    result = []
+    for value in values:
+        try:
+            result.append(read(value))
+        except ValueError as error:
+            notes.add(option, str(error))
+    return result
+
+
+def _split(values: Sequence[str] | None) -> list[Any]:
+    parts = [part.strip() for value in values or () for part in value.split(",")]
+    return [int(part) if part.isascii() and part.isdigit() and len(part) < 19 else part for part in parts]
+
+
+def _problems(
+    notes: Notes,
+    seq_len: Sequence[str] | None,
+    image_size: Sequence[str] | None,
+    channels: Sequence[str] | None,
+    heads: str,
+    batch: str,
+    dtype: str,
+    causal: bool,
+) -> list[Problem]:
+    from attnbench.problem import DTYPES
+    from attnbench.quantity import choice, whole
+    from attnbench.sweep import CHANNELS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Shape, Sweep, problems, read_side
+
+    found = len(notes.found)
+    lengths = _read(notes, "--seq-len", _split(seq_len), whole(1, MAX_TOKENS))
+    sides = _read(notes, "--image-size", _split(image_size), read_side)
+    depths = _read(notes, "--channels", _split(channels) or [CHANNELS], whole(1, MAX_CHANNELS))
+    head = _read(notes, "--heads", _split([heads]), whole(1, MAX_CHANNELS))
+    batches = _read(notes, "--batch", _split([batch]), whole(1, MAX_BATCH))
+    dtypes = _read(notes, "--dtype", [dtype], choice(DTYPES))
+    if not (seq_len or image_size):
+        notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
+    if len(notes.found) > found:
+        return []
+    shape = Shape(batches[0], head[0], None, depths[0], dtypes[0], causal)
+    _read(notes, "--channels", depths, shape.heads_of)
+    sweep = Sweep(tuple(lengths), tuple(sides), tuple(depths))
+    return problems(sweep, shape) if len(notes.found) == found else []
+
+
+def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str, Operator]:
+    from attnbench.registry import operators
+    from attnbench.suite_schema import read_operator_name
+
+    sources = operators(places)
+    chosen = sources if "all" in names else dict.fromkeys(_read(notes, "OP", names, read_operator_name(sources)))
+    return {name: sources[name].load() for name in chosen}
+
+
+def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By operator, its params: defaults, and what was given for keys it has."""
+    from attnbench.quantity import suggestion
+    from attnbench.registry import resolve
+
+    pairs = [pair.partition("=") for pair in given]
+    known = {key for operator in loaded.values() for key in operator.params}
+    for key, equals, _ in pairs:
+        if not equals:
+            notes.add("--param", f"'{key}'; write key=value, such as k=128")
+        elif loaded and key not in known:
+            allowed = ", ".join(sorted(known)) or "none: these take no parameters"
+            notes.add("--param", f"'{key}' is a parameter of none of them{suggestion(key, known)}; allowed: {allowed}")
+    result = {}
+    for name, operator in loaded.items():
+        own = {key: _value(text) for key, equals, text in pairs if equals and key in operator.params}
+        try:
+            result[name] = resolve(operator, own)
+        except ValueError as error:
+            notes.add(f"--param, for {name}", str(error))
+    return result
+
+
+def _value(text: str) -> bool | int | float | str:
+    """A parameter's value as YAML would read it."""
+    import math
+
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) and abs(value) <= 2**53 else text
+    return text
+
+
+def _row(operator: Operator, cell: Any, outside: str | None) -> Row:
+    p = cell.problem
+    cost = operator.forms[cell.scope].cost(p, cell.params, cell.mode) if outside is None else None
+    return {
+        "operator": cell.operator,
+        "params": dict(cell.params),
+        "scope": cell.scope,
+        "mode": cell.mode,
+        "dtype": p.dtype,
+        "batch": p.batch,
+        "heads": p.heads,
+        "seq_len": p.seq_len,
+        "height": p.height,
+        "width": p.width,
+        "channels": p.channels,
+        "causal": p.causal,
+        "source": "analytic",
+        "flops": cost and cost.flops,
+        "reference_flops": cost and cost.reference_flops,
+        "multiply_adds": cost and _halved(cost.flops),
+        "elementwise": cost and cost.elementwise,
+        "bytes_required": cost and cost.bytes_required,
+        "arithmetic_intensity": cost and cost.flops / cost.bytes_required,
+        "passes": cost and cost.passes,
+        "reason": outside,
+    }
+
+
+def _halved(flops: int) -> int | float:
+    return flops // 2 if flops % 2 == 0 else flops / 2
+
+
+def _glance(row: Row) -> Row:
+    size = f"{row['height']}x{row['width']}" if row["height"] else str(row["seq_len"])
+    figures = {
+        "FLOPs": "flops",
+        "reference": "reference_flops",
+        "mult-adds": "multiply_adds",
+        "bytes": "bytes_required",
+    }
+    glance = {"operator": row["operator"], "N": size, "C": row["channels"]}
+    if row["reason"] is not None:
+        return {**glance, **dict.fromkeys(figures, "—"), "FLOP/byte": "—"}
+    intensity = f"{row['arithmetic_intensity']:.3g}"
+    return {**glance, **{name: f"{row[key]:.3e}" for name, key in figures.items()}, "FLOP/byte": intensity}

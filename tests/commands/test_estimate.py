@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.errors import BadInput
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, ["estimate", *words])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def rows(*words: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run(*words, "--format", "json"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"),
+    [
+        (14, (627_200, 156_800, 89_600, 14_336)),
+        (28, (9_884_672, 2_471_168, 706_048, 53_760)),
+        (56, (157_552_640, 39_388_160, 5_626_880, 207_872)),
+    ],
+)
+def test_kanets_cost_table(side: int, expected: Sequence[int]) -> None:
+    names = ("softmax", "softmax_pool", "kao_kv", "kao_qkv")
+    common = ("--image-size", str(side), "--channels", "8", "--heads", "1", "--param", "value_map=true")
+    assert tuple(row["multiply_adds"] for row in rows(*names, *common)) == expected
+    assert tuple(row["flops"] for row in rows(*names, *common)) == tuple(2 * n for n in expected)
+    assert tuple(row["multiply_adds"] for row in rows(*names, *common[:-2])) != expected
+
+
+def test_rows_carry_the_whole_cell_and_are_labelled() -> None:
+    found = rows("softmax", "linformer", "--seq-len", "64,128", "--channels", "32", "--channels", "64", "--causal")
+    assert len(found) == 8
+    softmax = found[1]
+    assert (softmax["operator"], softmax["seq_len"], softmax["channels"], softmax["heads"]) == ("softmax", 128, 32, 8)
+    assert (softmax["height"], softmax["causal"], softmax["source"]) == (None, True, "analytic")
+    assert softmax["flops"] == 4 * 32 * 128 * 129 // 2
+    assert softmax["multiply_adds"] == softmax["flops"] // 2
+    assert softmax["reference_flops"] == 4 * 32 * 128 * 128
+    assert softmax["arithmetic_intensity"] == softmax["flops"] / softmax["bytes_required"]
+    assert found[4]["flops"] is None
+    assert "shortening mixes all positions" in found[4]["reason"]
+
+
+def test_modes_scopes_and_dtypes_change_the_cost() -> None:
+    def one(*words: str) -> dict[str, Any]:
+        return rows("softmax", "--seq-len", "64", *words)[0]
+
+    base = one()
+    assert one("--mode", "fwd_bwd")["flops"] == 3 * base["flops"]
+    assert one("--scope", "layer")["flops"] == base["flops"] + 2 * 4 * 64 * 256**2
+    assert one("--dtype", "bfloat16")["bytes_required"] == base["bytes_required"] / 2
+    assert one("--batch", "3")["flops"] == 3 * base["flops"]
+
+
+def test_params_go_to_the_operators_that_have_them() -> None:
+    found = rows("softmax", "linformer", "--seq-len", "64", "--param", "k=16", "--param", "sharing=kv")
+    assert found[1]["params"] == {"k": 16, "sharing": "kv"}
+    assert "k" not in found[0]["params"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("softmx", "--seq-len", "8"), "OP: 'softmx' is no operator (did you mean 'softmax'?)"),
+        (("softmax",), "--seq-len: missing"),
+        (("softmax", "--seq-len", "0"), "--seq-len: 0; allowed"),
+        (("softmax", "--seq-len", "9" * 30), "--seq-len: '999"),
+        (("softmax", "--image-size", "8x"), "--image-size: '8x'; allowed"),
+        (("softmax", "--seq-len", "8", "--channels", "60"), "--channels: 60 is not divisible by heads 8"),
+        (("softmax", "--seq-len", "8", "--heads", "x"), "--heads: 'x'; allowed"),
+        (("softmax", "--seq-len", "8", "--dtype", "int8"), "--dtype: 'int8'"),
+        (("softmax", "--seq-len", "8", "--mode", "bwd"), "--mode: 'bwd'"),
+        (("softmax", "--seq-len", "8", "--scope", "all"), "--scope: 'all'"),
+        (("linformer", "--seq-len", "8", "--param", "kk=3"), "'kk' is a parameter of none of them"),
+        (("linformer", "--seq-len", "8", "--param", "k"), "'k'; write key=value"),
+        (("linformer", "--seq-len", "8", "--param", "k=inf"), "k = 'inf'; allowed: a whole number"),
+        (("linformer", "--seq-len", "8", "--causal"), "shortening mixes all positions"),
+        (("softmax", "--seq-len", "8", "--operators-from", "none.py"), "none.py does not exist"),
+    ],
+)
+def test_bad_usage_is_told(words: Sequence[str], message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        run(*words)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "markdown"])
+def test_every_format_shows_the_figures(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run("softmax", "linear_transformer", "--seq-len", "1024,65536", "--format", form)
+    assert ("1073741824" if form == "csv" else "1.074e+09") in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= (80 if form == "table" else 1000)
+    assert "analytic" in text

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.errors import BadInput
+from attnbench.registry import operators, scan
+from attnbench.suite import shipped
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, ["list", *words])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_operators_have_everything_in_json() -> None:
+    rows = {row["name"]: row for row in json.loads(run("operators", "--format", "json"))}
+    assert list(rows) == list(operators())
+    softmax, linformer = rows["softmax"], rows["linformer"]
+    assert (softmax["family"], softmax["time"], softmax["memory"], softmax["exact"]) == ("exact", "n^2", "n^2", True)
+    assert softmax["causal"] is True
+    assert linformer["causal"].startswith("shortening mixes")
+    assert linformer["params"]["k"] == {
+        "default": 256, "allowed": "a whole number ≥ 1", "meaning": "length of the shortened keys and values",
+    }  # fmt: skip
+    assert linformer["paper"]["year"] == 2020
+    assert softmax["impls"]["core"]["sdpa"] is None
+    assert rows["performer"]["kinds"]["relu"] == {"time": "n", "memory": "n"}
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="needs a machine without a GPU")
+def test_an_impl_that_cannot_run_here_has_its_reason() -> None:
+    rows = json.loads(run("operators", "--format", "json"))
+    reasons = [r for row in rows for impls in row["impls"].values() for impl, r in impls.items() if "cuda" in impl]
+    assert reasons.count(None) == 0
+    table = run("operators")
+    assert not reasons or "cannot run here" in table
+
+
+def test_suites_and_metrics_are_listed() -> None:
+    assert [row["name"] for row in json.loads(run("suites", "--format", "json"))] == list(shipped())
+    assert [row["name"] for row in json.loads(run("metrics", "--format", "json"))] == scan("attnbench.metrics")
+
+
+def test_names_narrow_the_list_and_unknown_ones_are_told() -> None:
+    rows = list(csv.DictReader(io.StringIO(run("operators", "local", "softmax", "--format", "csv"))))
+    assert [row["name"] for row in rows] == ["local", "softmax"]
+    assert json.loads(rows[0]["domains"]) == ["sequence", "image"]
+    assert run("operators", "softmax", "--format", "markdown").count("\n") == 3
+    with pytest.raises(BadInput, match="did you mean 'softmax'"):
+        run("operators", "softmx")
+
+
+def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for what in ("operators", "suites", "metrics"):
+        table = run(what)
+        assert max(map(len, table.splitlines())) <= 80
+    assert "softmax" in run("operators")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["list operators", "estimate softmax --seq-len 64"])
+def test_it_answers_about_as_fast_as_its_libraries_import(words: str) -> None:
+    """A ratio, so that the machine's speed cancels; the least of several, because load only adds."""
+
+    def seconds(*command: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    pairs = [(seconds("-m", "attnbench", *words.split()), seconds("-c", "import torch, typer, rich")) for _ in range(4)]
+    ratio = statistics.median(ours / bare for ours, bare in pairs)
+    assert min(ours for ours, _ in pairs) <= 1.5 * min(bare for _, bare in pairs) or ratio <= 1.5

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from attnbench.quantity import choice, flag, fraction, memory, seconds, shown, suggestion, whole
+
+
+@pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1s", 1.0), ("1.5 m", 90.0), ("2h", 7200.0)])
+def test_durations_are_read_into_seconds(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["1", 1, 1.5, "0s", "-1s", "1d", "8h 3m", "999h", "nan s", "", None, True, [], "1" * 99 + "s"]
+)
+def test_other_durations_are_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="allowed: a duration"):
+        seconds(value)
+
+
+def test_percentages_are_read_into_fractions_within_bounds() -> None:
+    assert fraction(0, 1)("2%") == 0.02
+    assert fraction(0, 1)("0 %") == 0.0
+    for value in ("101%", "-1%", 0.02, "2", "nan%", True, None):
+        with pytest.raises(ValueError, match="a percentage from 0% to 100%"):
+            fraction(0, 1)(value)
+
+
+def test_memory_is_a_share_or_a_size() -> None:
+    assert memory("80%") == (0.8, None)
+    assert memory("8GiB") == (1.0, 8 * 2**30)
+    assert memory("1.5 GB") == (1.0, 1_500_000_000)
+    for value in ("0%", "120%", "8", 8, "8Gib", "-1GiB", "999999999999TiB", None):
+        with pytest.raises(ValueError, match="allowed"):
+            memory(value)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, math.nan, math.inf, 10**400, -1, 0, "3", None, [3]])
+def test_only_whole_numbers_within_bounds_pass(value: object) -> None:
+    assert whole(1, 9)(3) == whole(1, 9)(3.0) == 3
+    with pytest.raises(ValueError, match="whole number from 1 to 9"):
+        whole(1, 9)(value)
+
+
+def test_names_are_matched_exactly_and_the_nearest_is_suggested() -> None:
+    assert choice(("fwd", "fwd_bwd"))("fwd") == "fwd"
+    with pytest.raises(ValueError, match="did you mean 'fwd_bwd'"):
+        choice(("fwd", "fwd_bwd"))("fwd_bdw")
+    assert suggestion("zzz", ["fwd"]) == ""
+    assert flag(True)
+    with pytest.raises(ValueError, match="true, false"):
+        flag(1)
+
+
+def test_a_value_is_shown_on_one_short_line() -> None:
+    assert shown("a\nb" * 100).count("\n") == 0
+    assert len(shown("x" * 1000)) <= 60
+    assert shown(10**5000) == "a number of thousands of digits"
+    assert shown(True) == "true"
