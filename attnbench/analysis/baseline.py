@@ -1,0 +1,95 @@
+"""What a series is compared with: one series of its panel, or the fastest exact softmax at each size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from attnbench.analysis.crossover import BEYOND, Pair
+from attnbench.analysis.interval import Estimate
+from attnbench.analysis.series import Panel, Point, Quantity, Series
+from attnbench.errors import BadInput
+
+FASTEST_EXACT = "fastest exact softmax"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """points: the cell to compare with at each size, by label. members: names of the series they come from."""
+
+    name: str
+    points: Mapping[str, Point]
+    members: frozenset[str]
+
+
+def named(panel: Panel, baseline: str) -> Baseline | None:
+    """The series `operator[:impl]` of a panel (impl: `reference` where none is given); None where it has none.
+
+    With several params, the first of the suite's order.
+    """
+    operator, _, impl = baseline.partition(":")
+    for series in panel.series:
+        if (series.operator, series.impl) == (operator, impl or "reference"):
+            return Baseline(baseline, {p.label: p for p in series.points}, frozenset({series.name}))
+    return None
+
+
+def check(panels: Sequence[Panel], baseline: str) -> None:
+    """Raises BadInput where no panel has the baseline."""
+    if not any(named(panel, baseline) for panel in panels):
+        have = sorted({f"{s.operator}:{s.impl}" for panel in panels for s in panel.series})
+        raise BadInput(
+            f"--baseline {baseline}: this run has no such series. It has {', '.join(have)}. "
+            "Give one of them as operator or operator:impl."
+        )
+
+
+def is_exact(series: Series, exact: Collection[str]) -> bool:
+    """Whether a series computes softmax attention itself; exact: names of such operators with their params."""
+    return series.operator == "softmax" or series.identity in exact
+
+
+def fastest_exact(panel: Panel, time: Quantity, exact: Collection[str]) -> Baseline | None:
+    """At each size the exact softmax, of any impl, that takes the least `time`; where none ran, one that could not.
+
+    None where the panel has no exact softmax.
+    """
+    candidates = [series for series in panel.series if is_exact(series, exact)]
+    points: dict[str, Point] = {}
+    for label in panel.sizes:
+        found = [p for series in candidates if (p := series.at(label)) is not None]
+        ran = [p for p in found if p.status == "ok"]
+        timed = [p for p in ran if p.key in time.levels]
+        if timed:
+            points[label] = min(timed, key=lambda p: time.levels[p.key].level)
+        elif ran or found:
+            points[label] = (ran or found)[0]
+    members = frozenset(series.name for series in candidates)
+    return Baseline(FASTEST_EXACT, points, members) if points else None
+
+
+def pairs(panel: Panel, series: Series, baseline: Baseline, levels: Mapping[str, Estimate]) -> list[Pair]:
+    """The sizes that a series and its baseline have, ascending."""
+    found = []
+    own = fate(series.points)
+    other = fate(sorted(baseline.points.values(), key=lambda p: p.size))
+    for label, size in panel.sizes.items():
+        a, b = series.at(label), baseline.points.get(label)
+        if a is not None and b is not None:
+            found.append(Pair(size, label, levels.get(a.key), levels.get(b.key), own[label], other[label]))
+    return found
+
+
+def fate(points: Sequence[Point]) -> dict[str, str]:
+    """Status by label, where what is skipped because a smaller size ran out of memory or time, or because it was
+    predicted to, has that status."""
+    found = {}
+    frontier = ""
+    for point in points:
+        status = point.status
+        if status in BEYOND:
+            frontier = status
+        elif status == "skipped":
+            status = frontier or ("oom" if "memory" in point.reason else status)
+        found[point.label] = status
+    return found

@@ -1,0 +1,205 @@
+"""Everything that the outputs show of a run, worked out once: outputs only print."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnbench.analysis.baseline import FASTEST_EXACT, Baseline, check, fastest_exact, fate, is_exact, named, pairs
+from attnbench.analysis.crossover import Crossover, crossover
+from attnbench.analysis.interval import ratio
+from attnbench.analysis.recommendation import Recommendation, recommendations
+from attnbench.analysis.scaling import Scaling, agreement, scaling
+from attnbench.analysis.series import Panel, Quantity, Series, panels, present, quantity
+
+if TYPE_CHECKING:
+    from attnbench.record import Run
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell of a table. value None: `status` and `reason` say why. best: of its column, identity apart.
+    first_win: the smallest size at which the series is clearly cheaper than the baseline. vs_baseline: their ratio."""
+
+    label: str
+    size: int
+    value: float | None
+    low: float | None
+    high: float | None
+    status: str
+    reason: str
+    best: bool
+    first_win: bool
+    vs_baseline: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series in one metric. stated: the growth that the operator's definition gives; None where it says nothing of
+    this axis, metric or impl. against_baseline, against_exact: None for the baseline's own series, or without one."""
+
+    series: Series
+    exact: bool
+    figures: tuple[Figure, ...]
+    scaling: Scaling | None
+    stated: str | None
+    agreement: str | None
+    against_baseline: Crossover | None
+    against_exact: Crossover | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """One panel in one metric."""
+
+    panel: Panel
+    quantity: Quantity
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One panel: its tables, one per metric, and what to use."""
+
+    panel: Panel
+    baseline: str
+    tables: tuple[Table, ...]
+    recommendations: tuple[Recommendation, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run. baseline: `operator[:impl]`. name: the suite's. skipped: series that never ran, with the reason."""
+
+    name: str
+    baseline: str
+    sections: tuple[Section, ...]
+    skipped: dict[str, str]
+
+
+def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None, axis: str | None = None) -> Summary:
+    """metrics: those to show (none: all that the run has); baseline: None takes the suite's; axis: None is all.
+
+    Raises BadInput where the run has no such metric, baseline or axis.
+    """
+    shown = present(run, metrics)
+    found = panels(run.results, axis)
+    suite = _suite(run)
+    if baseline is not None:
+        check(found, baseline)
+    base = baseline or suite.get("baseline") or "softmax"
+    exact = frozenset(run.environment.get("exact", ()))
+    stated = run.environment.get("stated", {})
+    time = next((q for q in (quantity(run, "wall_time"), quantity(run, "device_time")) if q.values), None)
+    memory, flops = quantity(run, "peak_memory"), quantity(run, "flops")
+    sections = []
+    for panel in found:
+        reference = named(panel, base)
+        fastest = fastest_exact(panel, time or memory, exact)
+        if fastest is not None and reference is not None and fastest.members <= reference.members:
+            fastest = None  # the same cells: nothing more to learn
+        tables = tuple(_table(panel, q, reference, fastest, exact, stated) for q in shown)
+        choices = recommendations(panel, time, memory, flops, exact) if time else []
+        sections.append(Section(panel, base, tables, tuple(choices)))
+    return Summary(suite.get("name") or run.folder.name, base, tuple(sections), _never_ran(found))
+
+
+def _suite(run: Run) -> dict[str, str]:
+    """`name` and `baseline` of the suite as run; plain scalars at the top level, so no YAML parser is loaded."""
+    found = {}
+    for line in run.suite_text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key in ("name", "baseline"):
+            found[key] = value.split(" #")[0].strip().strip("\"'")
+    return found
+
+
+def _never_ran(found: Iterable[Panel]) -> dict[str, str]:
+    every = [(s, p) for panel in found for s in panel.series for p in s.points]
+    ran = {s.name for s, p in every if p.status != "skipped"}
+    return {s.name: p.reason for s, p in every if s.name not in ran}
+
+
+def _table(
+    panel: Panel,
+    quantity: Quantity,
+    reference: Baseline | None,
+    fastest: Baseline | None,
+    exact: Collection[str],
+    stated: dict[str, dict[str, str]],
+) -> Table:
+    shown = [s for s in panel.series if any(p.status != "skipped" for p in s.points)]
+    contenders = [s for s in shown if s.operator != "identity"]
+    best = {}
+    for label in panel.sizes:
+        keys = [p.key for s in contenders if (p := s.at(label)) and p.key in quantity.levels]
+        if len(keys) > 1:
+            best[label] = min(quantity.levels[key].level for key in keys)
+    lines = tuple(_line(panel, s, quantity, reference, fastest, exact, stated, best) for s in shown)
+    return Table(panel, quantity, lines)
+
+
+def _line(
+    panel: Panel,
+    series: Series,
+    quantity: Quantity,
+    reference: Baseline | None,
+    fastest: Baseline | None,
+    exact: Collection[str],
+    stated: dict[str, dict[str, str]],
+    best: dict[str, float],
+) -> Line:
+    free = series.operator == "identity"
+    levels = quantity.levels
+    own_baseline = reference is not None and series.name in reference.members
+    figures, won = [], False
+    statuses = fate(series.points)
+    for point in series.points:
+        base = reference.points.get(point.label) if reference else None
+        level, other = levels.get(point.key), levels.get(base.key) if base else None
+        against = ratio(level, other) if level and other and not own_baseline else None
+        # One round has no interval: then the ratio itself must do.
+        wins = against is not None and (against[2] < 1 or (against[2] != against[2] and against[0] < 1))
+        low, high = quantity.interval(point.key) or (None, None)
+        figures.append(
+            Figure(
+                point.label,
+                point.size,
+                quantity.values.get(point.key),
+                low,
+                high,
+                statuses[point.label] if point.status == "skipped" else point.status,
+                point.reason,
+                not free and level is not None and level.level <= best.get(point.label, float("-inf")) + 1e-12,
+                wins and not won and not free,
+                against[0] if against else None,
+            )
+        )
+        won = won or wins
+    grown = None if free else scaling([(p.size, levels[p.key]) for p in series.points if p.key in levels])
+    growth = _stated(panel, series, quantity, stated)
+    return Line(
+        series,
+        is_exact(series, exact),
+        tuple(figures),
+        grown,
+        growth,
+        agreement(grown, growth) if grown and growth else None,
+        None if free or own_baseline or reference is None else crossover(pairs(panel, series, reference, levels)),
+        None
+        if free or fastest is None or series.name in fastest.members
+        else crossover(pairs(panel, series, fastest, levels)),
+    )
+
+
+def _stated(panel: Panel, series: Series, quantity: Quantity, stated: dict[str, dict[str, str]]) -> str | None:
+    """A definition says how time grows with N for every impl, and how memory grows for its reference."""
+    if panel.axis == "channels":
+        return None
+    if quantity.name == "peak_memory":
+        return stated.get(series.identity, {}).get("memory") if series.impl == "reference" else None
+    return stated.get(series.identity, {}).get("time") if quantity.name != "relative_error" else None
+
+
+__all__ = ["FASTEST_EXACT", "Figure", "Line", "Section", "Summary", "Table", "summarise"]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from attnbench.analysis.baseline import check, fastest_exact, fate, named, pairs
+from attnbench.analysis.series import Point, panels, quantity
+from attnbench.errors import BadInput
+from tests.analysis.runs import laws
+
+SIZES = (64, 128, 256, 512)
+RUN = laws(
+    SIZES,
+    {"softmax": lambda n: 1e-6 * n**2, "softmax:sdpa": lambda n: 4e-3 + 3e-7 * n**2, "performer": lambda n: 1e-4 * n},
+    statuses={("softmax", 512): "oom"},
+)
+(PANEL,) = panels(RUN.results)
+TIME = quantity(RUN, "wall_time")
+
+
+def test_a_baseline_is_the_reference_unless_an_impl_is_named() -> None:
+    for given, member in (("softmax", "softmax"), ("softmax:reference", "softmax"), ("softmax:sdpa", "softmax:sdpa")):
+        found = named(PANEL, given)
+        assert found is not None
+        assert found.members == {member}
+    assert named(PANEL, "softmax:cuda") is None
+    with pytest.raises(BadInput, match=r"performer:reference, softmax:reference, softmax:sdpa"):
+        check([PANEL], "softmax:cuda")
+
+
+def test_the_fastest_exact_softmax_may_be_another_at_each_size() -> None:
+    found = fastest_exact(PANEL, TIME, ())
+    assert found is not None
+    series = {p.key: s.name for s in PANEL.series for p in s.points}
+    chosen = {label: series[point.key] for label, point in found.points.items()}
+    assert chosen == {"64": "softmax", "128": "softmax:sdpa", "256": "softmax:sdpa", "512": "softmax:sdpa"}
+
+
+def test_an_operator_named_exact_counts_as_exact() -> None:
+    found = fastest_exact(PANEL, TIME, {"performer {}"})
+    assert found is not None
+    assert "performer" in found.members
+
+
+def test_pairs_carry_what_became_of_either_side() -> None:
+    base = named(PANEL, "softmax")
+    assert base is not None
+    performer = PANEL.series[2]
+    found = pairs(PANEL, performer, base, TIME.levels)
+    assert [p.size for p in found] == list(SIZES)
+    assert found[-1].beyond_baseline
+    assert not found[0].beyond_baseline
+
+
+def test_what_is_skipped_beyond_an_out_of_memory_shares_its_fate() -> None:
+    def point(size: int, status: str, reason: str = "") -> Point:
+        return Point(size, str(size), "", status, reason)
+
+    found = fate([point(1, "ok"), point(2, "oom"), point(4, "skipped", "beyond")])
+    assert list(found.values()) == ["ok", "oom", "oom"]
+    assert fate([point(1, "skipped", "would need 90 GiB of memory")]) == {"1": "oom"}
+    assert fate([point(1, "skipped", "needs a CUDA device")]) == {"1": "skipped"}
