@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -78,8 +79,10 @@ CASES: dict[str, tuple[Law, Law]] = {
 }
 
 
-def truths(laws: tuple[Law, Law]) -> list[tuple[float, float]]:
+@lru_cache
+def truths(case: str) -> list[tuple[float, float]]:
     """(size, slope of the log ratio) at every true crossing within SIZES, found on a fine grid."""
+    laws = CASES[case]
     x = np.linspace(math.log(SIZES[0]), math.log(SIZES[-1]), 20001)
     gap = np.array([math.log(laws[0](math.exp(at)) / laws[1](math.exp(at))) for at in x])
     return [
@@ -92,9 +95,9 @@ def coverage(case: str, seed: int, rounds: int, repeats: int = 60) -> tuple[list
     held, widths = [], []
     for repeat in range(repeats):
         found = run(CASES[case], 1000 * seed + repeat, rounds)
-        if not truths(CASES[case]):
+        if not truths(case):
             held.append(found.kind == "never" or any(c.high is None for c in found.crossings))
-        for size, slope in truths(CASES[case]):
+        for size, slope in truths(case):
             hits = [c for c in found.crossings if (c.low or 0) <= size <= (c.high or math.inf)]
             held.append(bool(hits))
             oracle = 2 * 1.96 * OWN * math.sqrt(2 / rounds) / abs(slope)
@@ -115,7 +118,7 @@ def test_intervals_hold_the_true_crossing(case: str, rounds: int) -> None:
 
 def test_narrower_intervals_would_miss_it() -> None:
     """The negative control: half the width is not enough."""
-    size = truths(CASES["shallow"])[0][0]
+    size = truths("shallow")[0][0]
     found = [c for seed in range(120) for c in run(CASES["shallow"], seed, 3).crossings]
     held = [
         c.at * math.sqrt(c.low / c.at) <= size <= c.at * math.sqrt(c.high / c.at)
