@@ -32,12 +32,22 @@ def mask(n: int, sees: Sees, causal: bool = False) -> Tensor:
 class Case:
     """An operator with params on a small float64 problem, and its inputs."""
 
-    def __init__(self, name: str, seq_len: int, causal: bool = False, *, heads: int = 2, **params: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        seq_len: int,
+        causal: bool = False,
+        *,
+        heads: int = 2,
+        head_dim: int = 4,
+        given: Params | None = None,
+        **params: Any,
+    ) -> None:
         operator = operators()[name].load()
         self.operator = operator
         self.form = operator.forms["core"]
-        self.params: Params = resolve(operator, params)
-        self.problem = Problem(seq_len, 4 * heads, heads, batch=2, dtype="float64", causal=causal)
+        self.params: Params = resolve(operator, {**(given or {}), **params})
+        self.problem = Problem(seq_len, head_dim * heads, heads, batch=2, dtype="float64", causal=causal)
         self.inputs: Inputs = self.form.make_inputs(self.problem, self.params, torch.Generator().manual_seed(seq_len))
 
     @property

@@ -1,0 +1,187 @@
+"""Fixed attention (Child 2019, sec. 4.2): a token's own block of l, the last c positions of every block, or both.
+
+Positions t·l + l − c … t·l + l − 1 are the summary of block t; they are ordinary tokens. Causal: j ≤ i throughout.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads
+from attnbench.operator import Cost, Form, Inputs
+from attnbench.problem import Mode, Params, Problem
+
+
+def block(problem: Problem, params: Params) -> int:
+    """l: a number here, at most the sequence."""
+    return min(params["block"], problem.seq_len)
+
+
+def block_count(problem: Problem, params: Params) -> int:
+    """Blocks, the last one possibly shorter."""
+    return -(-problem.seq_len // block(problem, params))
+
+
+def summary_width(problem: Problem, params: Params) -> int:
+    """c, at most the block."""
+    return min(params["summary"], block(problem, params))
+
+
+def summary_positions(problem: Problem, params: Params, device: torch.device) -> Tensor:
+    """The tokens that are a summary, in order: [S]."""
+    width = summary_width(problem, params)
+    first = torch.arange(block_count(problem, params), device=device) * block(problem, params)
+    within = torch.arange(block(problem, params) - width, block(problem, params), device=device)
+    return (first[:, None] + within).flatten()[: summary_count(problem, params)]
+
+
+def summary_count(problem: Problem, params: Params) -> int:
+    """S: c for every whole block, and what the last one reaches of its summary."""
+    whole, rest = divmod(problem.seq_len, block(problem, params))
+    width = summary_width(problem, params)
+    return whole * width + max(0, rest - (block(problem, params) - width))
+
+
+def to_blocks(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """[B, H, N, D] → [B, H, M, l, D], zeros at the end."""
+    size = block(problem, params)
+    missing = -problem.seq_len % size
+    x = pad(x, (0, 0, 0, missing)) if missing else x
+    return x.reshape(*x.shape[:2], -1, size, x.shape[-1])
+
+
+def outside_block(problem: Problem, params: Params, device: torch.device) -> Tensor | None:
+    """True for pairs of a block that are not allowed: [l, l] where causal, [M, 1, l] where only padding is left out.
+
+    A padding token may see what it likes, so that no row is empty.
+    """
+    size = block(problem, params)
+    if problem.causal:  # padding is later than every token
+        return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
+    if problem.seq_len % size == 0:
+        return None
+    token = torch.arange(block_count(problem, params) * size, device=device)
+    return (token >= problem.seq_len).view(-1, 1, size)
+
+
+def own_block(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention to the tokens of one's own block. q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
+    queries, keys, values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
+    scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l]
+    outside = outside_block(problem, params, q.device)
+    if outside is not None:
+        scores = scores.masked_fill_(outside, float("-inf"))
+    return (scores.softmax(dim=-1) @ values).flatten(2, 3)[:, :, : problem.seq_len]
+
+
+def summaries(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention to all summary positions; causal: y_i = 0 for i < l − c, which sees none. q, k, v: [B, H, N, D]."""
+    positions = summary_positions(problem, params, q.device)
+    keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
+    empty = empty_rows(problem, params)
+    scores = (q[:, :, empty:] * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N − empty, S]
+    if problem.causal:
+        token = torch.arange(empty, problem.seq_len, device=q.device)[:, None]
+        scores = scores.masked_fill_(positions > token, float("-inf"))
+    y = scores.softmax(dim=-1) @ values
+    return pad(y, (0, 0, empty, 0)) if empty else y
+
+
+def empty_rows(problem: Problem, params: Params) -> int:
+    """Tokens before the first summary position."""
+    return block(problem, params) - summary_width(problem, params) if problem.causal else 0
+
+
+def union(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention to the own block and the summaries of the others (causal: earlier ones). q, k, v: [B, H, N, D]."""
+    queries, own_keys, own_values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
+    positions = summary_positions(problem, params, q.device)
+    keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
+    own = queries @ own_keys.transpose(-2, -1)  # [B, H, M, l, l]
+    others = (queries.flatten(2, 3) @ keys.transpose(-2, -1)).view(*own.shape[:-1], -1)  # [B, H, M, l, S]
+    outside = outside_block(problem, params, q.device)
+    if outside is not None:
+        own = own.masked_fill_(outside, float("-inf"))
+    row = torch.arange(own.shape[2], device=q.device).view(-1, 1, 1)
+    column = positions // block(problem, params)
+    others = others.masked_fill_(column >= row if problem.causal else column == row, float("-inf"))
+    weights = torch.cat((own, others), dim=-1).softmax(dim=-1)
+    own, others = weights.split((own.shape[-1], others.shape[-1]), dim=-1)
+    y = (own @ own_values).flatten(2, 3) + others.flatten(2, 3) @ values
+    return y[:, :, : problem.seq_len]
+
+
+def own_pairs(problem: Problem, params: Params) -> int:
+    """Pairs within blocks."""
+    whole, rest = divmod(problem.seq_len, block(problem, params))
+    size = block(problem, params)
+    if problem.causal:
+        return whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
+    return whole * size * size + rest * rest
+
+
+def summary_pairs(problem: Problem, params: Params) -> int:
+    """Pairs with a summary position, the own block's among them."""
+    n, size, c = problem.seq_len, block(problem, params), summary_width(problem, params)
+    if not problem.causal:
+        return n * summary_count(problem, params)
+    whole = n // size
+    rest = summary_count(problem, params) - whole * c
+    # Position t·l + l − c + u is seen by the N − (t·l + l − c + u) tokens from it on: summed over t, then u.
+    seen = whole * c * (n - (size - c)) - size * c * (whole * (whole - 1) // 2) - whole * (c * (c - 1) // 2)
+    return seen + rest * (rest + 1) // 2
+
+
+def shared_pairs(problem: Problem, params: Params) -> int:
+    """Pairs with a summary position of the own block, which a union counts once."""
+    size, c = block(problem, params), summary_width(problem, params)
+    whole, rest = divmod(problem.seq_len, size)
+    reached = max(0, rest - (size - c))
+    if problem.causal:
+        return whole * (c * (c + 1) // 2) + reached * (reached + 1) // 2
+    return whole * size * c + rest * reached
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1): the logits have variance 1."""
+    return Inputs(heads(problem, generator, "q", "k", "v"))
+
+
+def own_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """All pairs of a block are multiplied (causal: less than twice the required), and the last block's padding."""
+    executed = block_count(problem, params) * block(problem, params) ** 2
+    return pair_cost(problem, mode, own_pairs(problem, params), executed)
+
+
+def summary_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """Causal: all summaries are multiplied with every query that sees any, about twice the required ones."""
+    executed = (problem.seq_len - empty_rows(problem, params)) * summary_count(problem, params)
+    return pair_cost(problem, mode, summary_pairs(problem, params), executed)
+
+
+def union_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """Both of the above, with the summaries of the own block multiplied twice."""
+    rows = block_count(problem, params) * block(problem, params)
+    pairs = own_pairs(problem, params) + summary_pairs(problem, params) - shared_pairs(problem, params)
+    return pair_cost(problem, mode, pairs, rows * (block(problem, params) + summary_count(problem, params)))
+
+
+def pair_cost(problem: Problem, mode: Mode, pairs: int, executed: int) -> Cost:
+    """Attention over so many query-key pairs of each head."""
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    size = b * h * n * d
+    return Cost(
+        flops=2 * product(b * h * pairs * d, mode),  # q kᵀ and p v over the pairs
+        reference_flops=2 * product(b * h * executed * d, mode),
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        passes=1,
+    )
+
+
+OWN = Form(own_block, make_inputs, own_cost)
+SUMMARIES = Form(summaries, make_inputs, summary_cost)
+UNION = Form(union, make_inputs, union_cost)
