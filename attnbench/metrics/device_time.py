@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attnbench.metric import Metric
+
+if TYPE_CHECKING:
+    from attnbench.subject import Bench
 
 METRIC = Metric(
     column="device_time_s",
@@ -11,3 +16,13 @@ METRIC = Metric(
     columns=("device_time_s", "device_time_low_s", "device_time_high_s"),
     exact=False,
 )
+
+
+def timed(bench: Bench) -> dict[str, float]:
+    """Median of this visit's samples, with its within-process interval; the samples go to the bench."""
+    from attnbench import clock
+
+    if bench.subject.device != "cuda":
+        return {}
+    timing = clock.device_time(bench.subject, bench.measure, bench.estimate)
+    return bench.keep("device", timing)

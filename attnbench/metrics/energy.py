@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attnbench.metric import Metric
+
+if TYPE_CHECKING:
+    from attnbench.subject import Bench
+
+SPAN_S = 0.5
+"""Calls go on for at least this long: NVML's counter moves every 20 to 100 ms."""
+
+COUNTER_STEP_J = 1e-3
+"""The counter is in whole millijoules."""
 
 METRIC = Metric(
     column="energy_j",
     unit="j",
     meaning="Energy of one call from NVML's counter; empty where there is none.",
-    columns=("energy_j",),
+    columns=("energy_j", "energy_resolution_j"),
     exact=False,
 )
+
+
+def timed(bench: Bench) -> dict[str, float]:
+    """Joules per call of the whole board while calls follow one another, and the counter's step per call."""
+    import time
+
+    from attnbench.gpu import Gpu
+    from attnbench.subject import grad_mode
+
+    subject = bench.subject
+    if subject.device != "cuda" or Gpu.current().energy_j() is None:
+        return {}
+    gpu = Gpu.current()
+    count = 0
+    with subject.spent.inside(), grad_mode(subject.cell.mode):
+        subject.synchronise()
+        start, before = time.perf_counter(), gpu.energy_j()
+        while time.perf_counter() - start < SPAN_S:
+            for call in subject.calls:
+                call()
+            count += len(subject.calls)
+            subject.synchronise()
+        after = gpu.energy_j()
+    if after is None or before is None or after <= before:
+        return {}
+    return {"energy_j": (after - before) / count, "energy_resolution_j": COUNTER_STEP_J / count}

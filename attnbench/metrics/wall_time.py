@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attnbench.metric import Metric
+
+if TYPE_CHECKING:
+    from attnbench.subject import Bench
 
 METRIC = Metric(
     column="wall_time_s",
@@ -11,3 +16,11 @@ METRIC = Metric(
     columns=("wall_time_s", "wall_time_low_s", "wall_time_high_s"),
     exact=False,
 )
+
+
+def timed(bench: Bench) -> dict[str, float]:
+    """Median of this visit's samples, with its within-process interval; the samples go to the bench."""
+    from attnbench import clock
+
+    timing = clock.wall_time(bench.subject, bench.measure, bench.estimate)
+    return bench.keep("wall", timing)

@@ -1,0 +1,215 @@
+"""Whether an impl computes its operator: before time is taken, and again after it.
+
+The bound on an error is twice the error that the working-dtype reference itself has against the float64 reference on
+the same values, plus eps · max|truth|, and never more than CEILING · max|truth|; outputs and gradients each have their
+own. In float64 there is nothing finer to compare with, and CEILING is the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attnbench.inputs import torch_dtype
+from attnbench.operator import Inputs
+from attnbench.problem import ITEM_BYTES, Dtype, Problem
+from attnbench.registry import outside_definition
+from attnbench.subject import Outputs, Subject, as_dtype
+
+CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest error over the largest value that is ever accepted."""
+
+AFFORDABLE_FLOPS = {"cpu": 1e10, "cuda": 2e13}
+"""A reference that executes more than this is not run in float64 at the timed size: about a second on each device."""
+
+CPU_SDPA_EPS = 2.0**-18
+"""Stands for eps in float32 SDPA on the CPU: torch's kernel there has an exponential of 20 bits (`exp_u20`), and the
+error of a weight is that of an exponential and of their sum."""
+
+ODD_SIDES = ((7, 9), (11, 13), (17, 19), (31, 33))
+"""Height × width of the reduced image, tried in this order; a reduced sequence has as many tokens."""
+
+
+class Wrong(Exception):
+    """The impl does not compute its operator. The text says what differs, by how much, and what was allowed."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The worst tensor of the largest size checked: its error and bound, both over its largest value."""
+
+    relative_error: float
+    tolerance: float
+    checked_seq_len: int
+
+
+def before(subject: Subject) -> Checked:
+    """Checks at a reduced odd size, in float64 where the impl takes it and in the working dtype, then at the timed size
+    where the float64 reference is affordable; elsewhere that outputs are finite. Raises Wrong.
+    """
+    own = subject.cell.impl == "reference"
+    whole = affordable(subject)
+    found: Checked | None = None
+    reduced = reduced_problem(subject) if subject.cell.impl != "compiled" and not (own and whole) else None
+    if reduced is not None:
+        double = reduced.with_dtype("float64")
+        if not own and double != reduced and _takes(subject, double):
+            _hold(subject, double, subject.inputs(double, seed=11))
+        found = _hold(subject, reduced, subject.inputs(reduced, seed=12))
+    if whole:
+        each = [_hold(subject, subject.cell.problem, inputs) for inputs in subject.sets[: 1 if own else 2]]
+        found = max(each, key=lambda c: c.relative_error / c.tolerance if c.tolerance else 0.0)
+    elif found is None:
+        raise Wrong("it cannot be checked: no reduced size is defined, and the timed one is too large for float64")
+    return found
+
+
+def first_outputs(subject: Subject) -> list[Outputs]:
+    """The outputs on each set. Raises Wrong where they are not finite, or the same for different inputs."""
+    outputs = [subject.perform(call) for call in subject.calls]
+    for output in outputs:
+        _finite(subject, output)
+    if all(torch.equal(a, b) for a, b in zip(outputs[0], outputs[1], strict=True)) and outputs[0][0].numel():
+        raise Wrong("it gives the same answer for different inputs")
+    return outputs
+
+
+def after(subject: Subject, first: Sequence[Outputs], tolerance: float | None) -> None:
+    """Checks that calls still give `first`, and follow when the values of a set change in place. Raises Wrong.
+
+    tolerance: the bound of the check before, over the largest value; None: CEILING.
+    """
+    dtype = subject.cell.problem.dtype
+    floor = 4 * torch.finfo(torch_dtype(subject.cell.problem)).eps
+    allowed = CEILING[dtype] if tolerance is None else max(tolerance, floor)
+    for call, expected in zip(subject.calls, first, strict=True):
+        _same(subject, subject.perform(call), expected, allowed, "after timing it no longer gives its first answer")
+    if _overwrite(subject.sets[0], subject.sets[1]):
+        changed = subject.perform(subject.calls[0])
+        _same(subject, changed, first[1], allowed, "its answer does not follow when the inputs' values change in place")
+
+
+def affordable(subject: Subject, flops: float | None = None) -> bool:
+    """Whether the float64 reference may run at the timed size: FLOPs (`flops` where given), and half the memory."""
+    cell = subject.cell
+    if flops is None:
+        flops = subject.form.cost(cell.problem, cell.params, cell.mode).reference_flops
+    if flops > AFFORDABLE_FLOPS[subject.device]:
+        return False
+    footprint = subject.footprint
+    if footprint is None:  # judged by its FLOPs alone
+        return True
+    return footprint.total_bytes * ITEM_BYTES["float64"] / cell.problem.item_bytes <= subject.memory_limit / 2
+
+
+def reduced_problem(subject: Subject) -> Problem | None:
+    """The smallest odd problem in the operator's definition that its impl takes, with the timed channels; or None."""
+    problem = replace(subject.cell.problem, batch=min(2, subject.cell.problem.batch))
+    for candidate in _odd(problem):
+        if _takes(subject, candidate):
+            return candidate
+    return None
+
+
+def _odd(problem: Problem) -> Iterator[Problem]:
+    for height, width in ODD_SIDES:
+        if problem.domain == "image":
+            yield replace(problem, seq_len=height * width, height=height, width=width)
+        else:
+            yield replace(problem, seq_len=height * width)
+
+
+def _takes(subject: Subject, problem: Problem) -> bool:
+    cell = subject.cell
+    if outside_definition(subject.operator, problem, cell.params, cell.scope) is not None:
+        return False
+    impl = subject.form.impls.get(cell.impl)
+    return impl is None or impl.why_not(problem, cell.params, subject.device) is None
+
+
+def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
+    """Holds the impl against the reference on these inputs."""
+    outputs = subject.once(subject.call, problem, inputs)
+    _finite(subject, outputs)
+    reference = subject.form.reference
+    double = as_dtype(inputs, torch.float64)
+    truth = subject.once(reference, problem.with_dtype("float64"), double)
+    if problem.dtype == "float64":
+        low = truth
+    else:
+        low = outputs if subject.call is reference else subject.once(reference, problem, inputs)
+    worst = Checked(0.0, 0.0, problem.seq_len)
+    for name, ours, theirs, exact in zip(_names(subject), outputs, low, truth, strict=True):
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            raise Wrong(
+                f"{name} is {ours.dtype} {list(ours.shape)}; the reference gives {theirs.dtype} {list(theirs.shape)}"
+            )
+        scale = _largest(exact)
+        error, bound = _largest(ours - exact), _bound(subject, problem, _largest(theirs - exact), scale)
+        checked = Checked(error / (scale or 1.0), bound / (scale or 1.0), problem.seq_len)
+        if not error <= bound:
+            raise Wrong(
+                f"{name} differs from the float64 reference by {checked.relative_error:.2e} of its largest value; "
+                f"allowed {checked.tolerance:.2e} ({problem.dtype}, {problem.size})"
+            )
+        if not worst.tolerance or error * worst.tolerance >= worst.relative_error * bound / (scale or 1.0):
+            worst = checked
+    return worst
+
+
+def _bound(subject: Subject, problem: Problem, own: float, scale: float) -> float:
+    ceiling = CEILING[problem.dtype] * scale
+    if problem.dtype == "float64":
+        return ceiling
+    factor = subject.operator.tolerance[0] if subject.operator.tolerance else 1.0
+    eps = torch.finfo(torch_dtype(problem)).eps
+    if subject.cell.impl == "sdpa" and subject.device == "cpu":
+        eps = max(eps, CPU_SDPA_EPS)
+    bound = factor * (2 * own + eps * scale)
+    return bound if scale == 0 else min(bound, ceiling) if bound == bound else ceiling
+
+
+def _same(subject: Subject, outputs: Outputs, expected: Outputs, allowed: float, complaint: str) -> None:
+    for name, ours, theirs in zip(_names(subject), outputs, expected, strict=True):
+        if ours.shape != theirs.shape:
+            raise Wrong(f"{complaint}: {name} is {list(ours.shape)}, was {list(theirs.shape)}")
+        error, scale = _largest(ours.double() - theirs.double()), _largest(theirs)
+        if not error <= allowed * scale:
+            raise Wrong(f"{complaint}: {name} differs by {error / (scale or 1.0):.2e}; allowed {allowed:.2e}")
+
+
+def _finite(subject: Subject, outputs: Outputs) -> None:
+    for name, tensor in zip(_names(subject), outputs, strict=True):
+        if not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise Wrong(f"{name} has {bad} of {tensor.numel()} values that are NaN or infinite")
+
+
+def _names(subject: Subject) -> list[str]:
+    if subject.cell.mode == "fwd":
+        return ["the output"]
+    if "names" not in subject.__dict__:
+        small = reduced_problem(subject) or subject.cell.problem
+        subject.__dict__["names"] = [f"the gradient of {n}" for n in subject.inputs(small, 0).differentiated()]
+    return ["the output", *subject.__dict__["names"]]
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def _overwrite(target: Inputs, source: Inputs) -> bool:
+    """Gives every tensor of `target` the values of `source`, in place; False where that cannot be done."""
+    pairs = [(tensor, source.tensors().get(name)) for name, tensor in target.tensors().items()]
+    ready: list[Callable[[], Tensor]] = []
+    for into, values in pairs:
+        if values is None or values.shape != into.shape or not into.is_contiguous():
+            return False
+        ready.append(lambda into=into, values=values: into.copy_(values))  # type: ignore[misc]
+    with torch.no_grad():
+        for copy in ready:
+            copy()
+    return True

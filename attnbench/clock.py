@@ -1,0 +1,170 @@
+"""How one call is timed: host clock with the device synchronised on both sides, or CUDA events.
+
+Nothing here looks at what a call returns; see `check` for that, and `sampling` for when to stop.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from attnbench import sampling
+from attnbench.gpu import Gpu
+from attnbench.settings import Measure
+from attnbench.subject import Outputs, Subject, grad_mode
+
+BLOCK_S = 1e-4
+"""A sample lasts at least this long: the clock's resolution and the loop's own cost are then below 0.1 %."""
+
+WARM_UP_S = 0.05
+"""Calls before the first sample go on for this long (one at least; on CUDA until the clock is up as well)."""
+
+CLOCK_UP_S = 2.0
+"""The longest wait for the SM clock to stop rising."""
+
+QUEUE_S = 0.02
+"""The longest a launch is held back behind the sleep kernel."""
+
+DISCARDED = "throttled"
+"""Samples with this flag are kept but count for nothing."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples of one clock: (seconds per call, flags), why sampling stopped, and the centre of those that count."""
+
+    samples: list[tuple[float, str]]
+    stopped: str
+    centre: sampling.Centre
+
+    @property
+    def throttled(self) -> bool:
+        """Whether no sample was free of throttling."""
+        return all(DISCARDED in flags.split("+") for _, flags in self.samples)
+
+
+def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
+    """Calls each set once and then for a while. Returns the seconds of the fastest call, synchronised."""
+    gpu = Gpu.current() if subject.device == "cuda" else None
+    fastest, index = float("inf"), 0
+    begun = time.perf_counter()
+    clock = 0
+    with grad_mode(subject.cell.mode), subject.spent.inside():
+        while True:
+            fastest = min(fastest, _once(subject, subject.calls[index % len(subject.calls)]))
+            index += 1
+            elapsed = time.perf_counter() - begun
+            if elapsed >= seconds and index >= len(subject.calls):
+                now = gpu.sm_clock_mhz() if gpu else None
+                if now is None or now <= clock * 1.01 or elapsed >= CLOCK_UP_S:
+                    return fastest
+                clock, seconds = now, elapsed + WARM_UP_S
+
+
+def _once(subject: Subject, call: Callable[[], Outputs]) -> float:
+    subject.synchronise()
+    start = time.perf_counter()
+    outputs = call()
+    subject.synchronise()
+    seconds = time.perf_counter() - start
+    del outputs
+    return seconds
+
+
+def wall_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
+    """Seconds per call by the host clock; calls shorter than BLOCK_S are timed in blocks of whole rotations.
+
+    estimate: seconds of one call. A sample during which the kernel took the processor away is flagged "switched".
+    """
+    calls = subject.calls
+    block = 1 if estimate >= BLOCK_S else -(-max(1, round(BLOCK_S / max(estimate, 1e-9))) // len(calls)) * len(calls)
+    gpu = Gpu.current() if subject.device == "cuda" else None
+    order = [calls[i % len(calls)] for i in range(block)]
+    synchronise = subject.synchronise
+
+    def sample(index: int) -> tuple[float, str]:
+        current = [calls[index % len(calls)]] if block == 1 else order
+        switches = _involuntary_switches()
+        synchronise()
+        start = time.perf_counter()
+        for call in current:
+            outputs = call()
+        synchronise()
+        seconds = (time.perf_counter() - start) / block
+        del outputs
+        flags = ["switched"] if _involuntary_switches() != switches else []
+        return seconds, "+".join(flags + (gpu.flags() if gpu else []))
+
+    return _collect(subject, measure, sample)
+
+
+def device_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
+    """Seconds per call between CUDA events: L2 flushed before, launches queued behind a bounded sleep kernel.
+
+    estimate: seconds of one call, synchronised: the sleep is a little longer, so that the device starts only when
+    all launches are queued; an impl that synchronises inside is not held back. A sample whose launches took longer
+    than the sleep is flagged "gaps": launch gaps may be in it.
+    """
+    gpu = Gpu.current()
+    flush = torch.empty(2 * gpu.l2_bytes // 4, dtype=torch.int32, device="cuda")
+    hold = 0.0 if subject.synchronises else min(QUEUE_S, 1.5 * estimate + 2e-5)
+    cycles = int(hold * gpu.max_sm_clock_hz)
+
+    def sample(index: int) -> tuple[float, str]:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        call = subject.calls[index % len(subject.calls)]
+        torch.cuda.synchronize()
+        flush.zero_()
+        begun = time.perf_counter()
+        if cycles:
+            torch.cuda._sleep(cycles)
+        start.record()
+        outputs = call()
+        end.record()
+        queued = time.perf_counter() - begun
+        torch.cuda.synchronize()
+        del outputs
+        flags = ["gaps"] if queued > hold and not subject.synchronises else []
+        return start.elapsed_time(end) / 1e3, "+".join(flags + gpu.flags())
+
+    return _collect(subject, measure, sample)
+
+
+def _collect(subject: Subject, measure: Measure, sample: Callable[[int], tuple[float, str]]) -> Timing:
+    """Samples until `sampling.enough`; at most twice max_samples where some count for nothing."""
+    samples: list[tuple[float, str]] = []
+    counted: list[float] = []
+    stopped: str | None = None
+    begun = time.perf_counter()
+    with grad_mode(subject.cell.mode), subject.spent.inside():
+        while stopped is None:
+            seconds, flags = sample(len(samples))
+            samples.append((seconds, flags))
+            if DISCARDED not in flags.split("+"):
+                counted.append(seconds)
+            elapsed = time.perf_counter() - begun
+            stopped = sampling.enough(counted, elapsed, measure)
+            if stopped is None and _hopeless(len(samples), len(counted), elapsed, measure):
+                stopped = "throttled"
+    return Timing(samples, stopped, sampling.centre(counted or [seconds for seconds, _ in samples]))
+
+
+def _hopeless(taken: int, counted: int, elapsed: float, measure: Measure) -> bool:
+    """Whether samples are discarded so fast that the visit must end without its minimum."""
+    lost = taken - counted
+    return lost > 0 and (taken >= 2 * measure.max_samples or elapsed >= 2 * measure.max_time_s)
+
+
+if sys.platform == "linux":
+
+    def _involuntary_switches() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+else:
+
+    def _involuntary_switches() -> int:
+        return 0

@@ -1,0 +1,171 @@
+"""The runner's end of a worker process: start it, ask it, and kill its whole process group when it must end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from attnbench.environment import out_of_memory_kills
+
+START_TIMEOUT_S = 120.0
+"""A worker that has not loaded torch by then never will."""
+
+MOST_ANSWER_BYTES = 2**28
+"""An answer longer than this is none."""
+
+
+class WorkerLost(Exception):
+    """The worker is gone. status: "timeout", "oom" or "crashed"; the text is the reason."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass
+class Worker:
+    """A running worker process. number: its `process` in the visits."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    read: int
+    write: int
+    printed: IO[bytes]
+    kills_before: int | None
+    start_s: float = 0.0
+    _pending: bytearray = field(default_factory=bytearray)
+    _asked: int = 0
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """The answer to a request. Raises WorkerLost; the process is then gone and its group killed."""
+        self._asked += 1
+        text = json.dumps({**request, "id": self._asked}) + "\n"
+        try:
+            self._send(text.encode(), timeout)
+            answer = self._receive(timeout)
+            if answer.get("id") != self._asked:
+                raise WorkerLost("crashed", f"the worker answered something that was not asked: {str(answer)[:100]}")
+        except WorkerLost:
+            self.kill()
+            raise
+        except BrokenPipeError:
+            raise self._lost() from None
+        return answer
+
+    def _send(self, data: bytes, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while data:
+            if not select.select([], [self.write], [], max(0.0, deadline - time.monotonic()))[1]:
+                raise WorkerLost("timeout", f"no answer within {timeout:g} s")
+            data = data[os.write(self.write, data[:4096]) :]
+
+    def _receive(self, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.read], [], [], left)[0]:
+                raise WorkerLost("timeout", f"no answer within {timeout:g} s")
+            received = os.read(self.read, 65536)
+            if not received:
+                raise self._lost()
+            self._pending += received
+            if len(self._pending) > MOST_ANSWER_BYTES:
+                raise WorkerLost("crashed", "the worker's answer has no end")
+        line, _, rest = bytes(self._pending).partition(b"\n")
+        self._pending = bytearray(rest)
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            raise WorkerLost("crashed", f"the worker sent what is no answer: {line[:100]!r}") from None
+        if not isinstance(answer, dict):
+            raise WorkerLost("crashed", f"the worker sent what is no answer: {line[:100]!r}")
+        return answer
+
+    def _lost(self) -> WorkerLost:
+        """What became of a worker whose pipe closed by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        code = self.process.poll()
+        self.kill()
+        if code is None:
+            return WorkerLost("crashed", "the worker closed its pipe and went on")
+        if code >= 0:
+            return WorkerLost("crashed", f"the worker exited with code {code}{self._last_words()}")
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
+        kills = (out_of_memory_kills() or 0) - (self.kills_before or 0)
+        if -code == signal.SIGKILL and kills > 0:
+            return WorkerLost("oom", "the worker was killed by SIGKILL while the kernel killed for memory")
+        return WorkerLost("crashed", f"the worker was killed by {name}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        self.printed.seek(0, os.SEEK_END)
+        self.printed.seek(max(0, self.printed.tell() - 4000))
+        lines = self.printed.read().decode("utf-8", "replace").strip().splitlines()
+        return f"; it last printed: {' '.join(lines[-1].split())[:200]}" if lines else ""
+
+    def close(self) -> None:
+        """Lets the worker end by closing its pipe, and kills it where it does not."""
+        with contextlib.suppress(OSError):
+            os.close(self.write)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=2)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kills the worker and everything it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for end in (self.read, self.write):
+            with contextlib.suppress(OSError):
+                os.close(end)
+        self.read = self.write = -1
+        self.printed.close()
+
+
+def start(number: int, threads: int) -> Worker:
+    """A worker that is ready. Raises WorkerLost where it does not come up."""
+    begun = time.perf_counter()
+    printed = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+    read_requests, write = os.pipe()
+    read, write_answers = os.pipe()
+    # What the runner can import, the worker can: operators_from may name a package found through sys.path alone.
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+    }
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "attnbench.worker", str(read_requests), str(write_answers), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            pass_fds=(read_requests, write_answers),
+            start_new_session=True,
+            env=environment,
+        )
+    finally:
+        os.close(read_requests)
+        os.close(write_answers)
+    worker = Worker(number, process, read, write, printed, out_of_memory_kills())
+    try:
+        if "ready" not in worker._receive(START_TIMEOUT_S):
+            raise WorkerLost("crashed", "the worker did not say that it is ready")
+    except BaseException:
+        worker.kill()
+        raise
+    worker.start_s = time.perf_counter() - begun
+    return worker

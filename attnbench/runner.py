@@ -1,0 +1,368 @@
+"""Drives rounds, workers, limits and resume: the scout, then the rounds of survivors, each visit stored as it ends."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from attnbench import budget, pipe, results
+from attnbench.journal import Journal, storing
+from attnbench.problem import Cell, canonical_params
+from attnbench.record import CONTRACT, Sample, Status, Visit, columns_of, frame
+from attnbench.settings import Limits, Measure
+
+COMPILE_LIMIT_S = 300.0
+"""What a cell of impl `compiled` may take beside its cell_timeout."""
+
+RESULTS_EVERY_S = 10.0
+"""results.csv is derived again this often, and after every round."""
+
+STARTS = 3
+"""Workers that fail to start one after another before the run ends."""
+
+UNSTEADY_VISITS = 5
+"""Visits without one steady sample, one after another, before the run ends."""
+
+RETRIED = ("ok", "crashed", "error")
+"""A cell whose last visit ended otherwise is not visited again: the outcome would be the same, or worthless."""
+
+THROTTLED = "the GPU's clock was throttled"
+"""How a worker's warning begins when it saw no steady clock."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits."""
+
+    cells: Sequence[Cell]
+    measure: Measure
+    limits: Limits
+    device: str
+    threads: int
+    memory_limit: int
+    operators_from: Sequence[str] = ()
+    seed: int = 0
+
+    @property
+    def contract(self) -> str:
+        """The timing contract stored with every visit: its version and the measure settings."""
+        m = self.measure
+        return (
+            f"{CONTRACT} rounds={m.rounds} precision={m.within_process_precision:g} "
+            f"samples={m.min_samples}-{m.max_samples} time={m.max_time_s:g}s"
+        )
+
+
+class Progress(Protocol):
+    """Who is told how a run goes on."""
+
+    def planned(self, visits: int, seconds: float | None) -> None:
+        """So many visits are still to come, in about this time (None: not known yet)."""
+
+    def begun(self, cell: Cell, round: int) -> None:
+        """This visit is being made."""
+
+    def ended(self, visit: Visit, seconds: float | None) -> None:
+        """This visit is stored; about so many seconds are left (None: not known yet)."""
+
+    def said(self, text: str) -> None:
+        """A sentence for the user."""
+
+
+class Stopped(Exception):
+    """The run cannot go on; the text says why. What is stored stays."""
+
+
+@dataclass
+class Runner:
+    """A run in progress. `harness_s`: seconds of visits spent outside the operators' calls, one entry per visit."""
+
+    plan: Plan
+    journal: Journal
+    progress: Progress
+    start: Callable[[int, int], pipe.Worker] = pipe.start
+    worker: pipe.Worker | None = None
+    harness_s: list[float] = field(default_factory=list)
+    start_s: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._begun = time.monotonic()
+        self._numbers = max((v.process for v in self.journal.visits), default=-1)
+        self._done = {(v.key, v.round): v for v in self.journal.visits}
+        self._written = time.monotonic()
+        self._unsteady = 0
+        self._cells = {cell.key: cell for cell in self.plan.cells}
+
+    def run(self) -> None:
+        """Makes every missing visit. However it ends (Stopped, BadInput, KeyboardInterrupt), results.csv is current."""
+        try:
+            self._scout()
+            self._end_worker()
+            self._write()
+            for number in range(1, self._rounds() + 1):
+                self._round(number)
+                self._end_worker()
+                self._write()
+        finally:
+            if self.worker is not None:
+                self.worker.kill()
+                self.worker = None
+            if self.journal.visits:
+                self._write()
+
+    # --- the scout
+
+    def _scout(self) -> None:
+        order = sorted(self.plan.cells, key=budget.size)
+        missing = [cell for cell in order if (cell.key, 0) not in self._done]
+        if not missing:
+            return
+        unable = self._unable(order)
+        self.progress.planned(len(missing), None)
+        out_of_budget: tuple[int, ...] | None = None
+        for position, cell in enumerate(order):
+            if (cell.key, 0) in self._done:
+                continue
+            if cell.key in unable:
+                status, reason = unable[cell.key]
+                if reason is not None:
+                    self._store(self._unmeasured(cell, 0, position, status, reason))
+                continue
+            beyond = self._beyond(cell)
+            limit = self.plan.limits.budget_s
+            if out_of_budget is None and limit is not None and self._elapsed() > budget.SCOUT_SHARE * limit:
+                out_of_budget = budget.size(cell)
+            if beyond is None and out_of_budget is not None and budget.size(cell) >= out_of_budget:
+                beyond = f"the budget of {limit:g} s does not reach this size"
+            if beyond is not None:
+                self._store(self._unmeasured(cell, 0, position, "skipped", beyond))
+                continue
+            self._visit("scout", cell, 0, position, self.plan.measure)
+
+    def _unable(self, order: Sequence[Cell]) -> dict[str, tuple[Status, str | None]]:
+        """Cells that cannot run here, with the reason; None where an earlier cell of the series says it for all."""
+        request = {"do": "why_not", "cells": [columns_of(cell) for cell in order]}
+        try:
+            answer = self._ask(request, pipe.START_TIMEOUT_S)
+        except pipe.WorkerLost as lost:
+            raise Stopped(f"asking the operators what they support: {lost}") from None
+        reasons = {cell.key: (status, told) for cell, (status, told) in zip(order, answer["reasons"], strict=True)}
+        series: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in order:
+            series.setdefault(_family(cell), []).append(cell)
+        unable: dict[str, tuple[Status, str | None]] = {}
+        for members in series.values():
+            said = {reasons[cell.key] for cell in members}
+            everywhere = len(said) == 1 and next(iter(said))[1] is not None
+            for index, cell in enumerate(members):
+                status, told = reasons[cell.key]
+                if told is not None:
+                    unable[cell.key] = (status, None if everywhere and index else told)
+        return unable
+
+    def _beyond(self, cell: Cell) -> str | None:
+        """Why a cell is not tried: a smaller one of its series ran out of memory or time."""
+        for visit in self.journal.visits:
+            if visit.round == 0 and visit.status in ("oom", "timeout"):
+                smaller = self._cells.get(visit.key)
+                if smaller is not None and beyond(cell, smaller):
+                    ended = "ran out of memory" if visit.status == "oom" else "ran out of time"
+                    return f"beyond {smaller.problem.size} with {smaller.problem.channels} channels, which {ended}"
+        return None
+
+    # --- the timed rounds
+
+    def _rounds(self) -> int:
+        """Fixes what the budget affords. Returns the number of rounds."""
+        rounds = self.plan.measure.rounds
+        survivors = self._survivors(1)
+        clocks = 2 if self.plan.device == "cuda" else 1
+        limit = self.plan.limits.budget_s
+        left = None if limit is None else limit - self._elapsed()
+        scouted = [(cell, self._call_s(cell)) for cell in survivors if not self._complete(cell)]
+        afforded = budget.afford(scouted, self.plan.measure, left, rounds, clocks)
+        for position, (cell, _) in enumerate(scouted):
+            if cell.key in afforded.out_of_reach and (cell.key, 1) not in self._done:
+                self._store(self._unmeasured(cell, 1, position, "skipped", afforded.out_of_reach[cell.key]))
+        self._measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
+        if afforded.max_time_s < self.plan.measure.max_time_s:
+            self.progress.said(f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit")
+        kept = [cell for cell, _ in scouted if cell.key not in afforded.out_of_reach]
+        missing = [cell for n in range(1, rounds + 1) for cell in kept if (cell.key, n) not in self._done]
+        self._left_s = sum(self._expected(cell) for cell in missing)
+        self.progress.planned(len(missing), self._left_s)
+        return rounds
+
+    def _round(self, number: int) -> None:
+        order = sorted(self._survivors(1), key=lambda cell: cell.key)
+        random.Random(f"{self.plan.seed} {number}").shuffle(order)
+        alive = {cell.key for cell in self._survivors(number)}
+        for position, cell in enumerate(order):
+            if cell.key in alive and (cell.key, number) not in self._done:
+                self._visit("time", cell, number, position, self._measure)
+                self._left_s = (self._left_s or 0.0) - self._expected(cell)
+
+    def _survivors(self, number: int) -> list[Cell]:
+        """Cells to visit in a timed round: the scout found them ok, and no timed round before ended them."""
+        found = []
+        for cell in self.plan.cells:
+            before = [self._done.get((cell.key, n)) for n in range(1, number)]
+            scouted = self._done.get((cell.key, 0))
+            if scouted and scouted.status == "ok" and all(v is None or v.status in RETRIED for v in before):
+                found.append(cell)
+        return found
+
+    def _complete(self, cell: Cell) -> bool:
+        return all((cell.key, n) in self._done for n in range(1, self.plan.measure.rounds + 1))
+
+    def _call_s(self, cell: Cell) -> float:
+        return float(self._done[cell.key, 0].metrics.get("scout_time_s", 0.0))
+
+    def _expected(self, cell: Cell) -> float:
+        clocks = 2 if self.plan.device == "cuda" else 1
+        return budget.visit_s(self._call_s(cell), self._measure, clocks)
+
+    # --- one visit
+
+    def _visit(self, do: str, cell: Cell, number: int, position: int, measure: Measure) -> None:
+        self.progress.begun(cell, number)
+        request = {
+            "do": do,
+            "cell": columns_of(cell),
+            "measure": asdict(measure),
+            "tolerance": self._done[cell.key, 0].metrics.get("tolerance") if number else None,
+        }
+        timeout = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
+        begun = time.perf_counter()
+        process = self._numbers if self.worker else self._numbers + 1
+        try:
+            answer = self._ask(request, timeout)
+        except pipe.WorkerLost as lost:
+            reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
+            answer = {"status": lost.status, "reason": reason}
+        visit = replace(
+            self._unmeasured(cell, number, position, answer["status"], answer.get("reason", "")),
+            process=process,
+            kernel=answer.get("kernel", ""),
+            metrics=answer.get("metrics", {}),
+            samples=len(answer.get("samples", ())),
+            warnings=tuple(answer.get("warnings", ())),
+            operations=answer.get("operations", {}),
+        )
+        samples = [
+            Sample(cell.key, number, process, index, *sample) for index, sample in enumerate(answer.get("samples", ()))
+        ]
+        self._store(visit, samples)
+        if visit.status == "ok":
+            self.harness_s.append(time.perf_counter() - begun - visit.metrics["operator_s"])
+        self._watch_clock(visit)
+        if time.monotonic() - self._written > RESULTS_EVERY_S:
+            self._write()
+
+    def _unmeasured(self, cell: Cell, number: int, position: int, status: Status, reason: str) -> Visit:
+        return Visit(
+            key=cell.key,
+            cell=columns_of(cell),
+            device=self.plan.device,
+            round=number,
+            process=max(self._numbers, 0),
+            order=position,
+            status=status,
+            reason=reason,
+            threads=self.plan.threads,
+            contract=self.plan.contract,
+        )
+
+    def _store(self, visit: Visit, samples: Sequence[Sample] = ()) -> None:
+        self.journal.add(visit, samples)
+        self._done[visit.key, visit.round] = visit
+        self.progress.ended(visit, self._left_s if visit.round else None)
+
+    _left_s: float | None = None
+
+    def _ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """The worker's answer; starts a worker where there is none. Raises WorkerLost, Stopped."""
+        worker = self._ready_worker()
+        whole = {
+            "device": self.plan.device,
+            "operators_from": list(self.plan.operators_from),
+            "memory_limit": self.plan.memory_limit,
+            "host_limit": self.plan.memory_limit if self.plan.device == "cpu" else None,
+            **request,
+        }
+        try:
+            answer = worker.ask(whole, timeout)
+        except pipe.WorkerLost:
+            self.worker = None
+            raise
+        if answer.get("status") in ("oom", "crashed"):
+            self._end_worker()
+        return answer
+
+    def _ready_worker(self) -> pipe.Worker:
+        failures: list[str] = []
+        while self.worker is None:
+            self._numbers += 1
+            try:
+                self.worker = self.start(self._numbers, self.plan.threads)
+                self.start_s.append(self.worker.start_s)
+            except pipe.WorkerLost as lost:
+                failures.append(str(lost))
+                if len(failures) == STARTS:
+                    raise Stopped(f"{STARTS} workers in a row did not start: {failures[-1]}") from None
+        return self.worker
+
+    def _end_worker(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
+    def _watch_clock(self, visit: Visit) -> None:
+        if any(text.startswith(THROTTLED) for text in visit.warnings):
+            self._unsteady += 1
+        elif visit.samples:
+            self._unsteady = 0
+        if self._unsteady >= UNSTEADY_VISITS:
+            raise Stopped(
+                f"{THROTTLED} throughout {UNSTEADY_VISITS} visits in a row. Cool the machine, raise the power limit or "
+                "lock a lower clock (nvidia-smi --lock-gpu-clocks), then go on with --resume."
+            )
+
+    def _write(self) -> None:
+        with storing(self.journal.folder):
+            results.write(self.journal.folder, frame(self.journal.visits))
+        self._written = time.monotonic()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
+
+def _family(cell: Cell) -> tuple[Any, ...]:
+    """What all sizes of a series have in common."""
+    p = cell.problem
+    params = canonical_params(cell.params)
+    return (cell.operator, cell.impl, cell.scope, cell.mode, params, p.dtype, p.causal, p.domain)
+
+
+def beyond(cell: Cell, smaller: Cell) -> bool:
+    """Whether `cell` needs at least what `smaller` needs: the same but for sizes, none of them smaller."""
+    a, b = cell.problem, smaller.problem
+    at_least = a.batch >= b.batch and a.seq_len >= b.seq_len and a.channels >= b.channels
+    return cell.key != smaller.key and _family(cell) == _family(smaller) and at_least
+
+
+def exit_code(visits: Iterable[Visit]) -> int:
+    """0: only ok and skipped, with at least one time. 1: anything else happened. 3: nothing was measured."""
+    seen = list(visits)
+    if any(v.status not in ("ok", "skipped") for v in seen):
+        return 1
+    return 0 if any(v.status == "ok" and v.round > 0 for v in seen) else 3
+
+
+def order_seed(text: str) -> int:
+    """The seed of a run's order of visits, from its suite: the same suite is measured in the same order."""
+    return random.Random(json.dumps(text)).getrandbits(32)

@@ -1,0 +1,222 @@
+"""A cell made ready to be called: its operator, its callable, its inputs. Lives in a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from attnbench.footprint import Footprint, predict
+from attnbench.inputs import torch_dtype
+from attnbench.operator import Form, Inputs, Operator
+from attnbench.problem import Cell, Problem
+from attnbench.registry import Source
+from attnbench.settings import Measure
+
+if TYPE_CHECKING:
+    from attnbench.clock import Timing
+
+Outputs = tuple[Tensor, ...]
+"""What one call gives: the output, and in fwd_bwd the gradients of `Inputs.differentiated()` in its order."""
+
+SETS = 3
+"""Input sets that calls rotate among, so that the answer of the last call is never the answer of the next."""
+
+SETS_BYTES = 2**30
+"""Sets beyond the second are made only while all of them together stay below this."""
+
+
+class Spent:
+    """Adds up the seconds inside an operator's calls, reference included; the rest of a visit is harness."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._inside = False
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Counts the time of its block, once where blocks nest."""
+        if self._inside:
+            yield
+            return
+        self._inside, start = True, time.perf_counter()
+        try:
+            yield
+        finally:
+            self._inside = False
+            self.seconds += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The cell, its operator and the callable of its impl, on one device ("cpu" or "cuda")."""
+
+    cell: Cell
+    operator: Operator
+    call: Callable[..., Tensor]
+    device: str
+    memory_limit: int
+    spent: Spent = field(default_factory=Spent)
+
+    @property
+    def form(self) -> Form:
+        """The operator in the cell's scope."""
+        return self.operator.forms[self.cell.scope]
+
+    @property
+    def synchronises(self) -> bool:
+        """Whether the impl waits for the device inside a call."""
+        impl = self.form.impls.get(self.cell.impl)
+        return impl is not None and impl.synchronises
+
+    def inputs(self, problem: Problem, seed: int) -> Inputs:
+        """Inputs of a problem, the same for a seed in every process on this device."""
+        generator = Generator(device=self.device).manual_seed(seed)
+        return self.form.make_inputs(problem, self.cell.params, generator)
+
+    def bind(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Callable[[], Outputs]:
+        """One call of `call` on these inputs in the cell's mode, without arguments.
+
+        fwd: call it under inference_mode. fwd_bwd: the cotangent is fixed, random, of the output's shape and dtype.
+        """
+        params = self.cell.params
+        if self.cell.mode == "fwd":
+            tensors = inputs.tensors()
+            return lambda: (call(problem, params, **tensors),)
+        leaves = {name: t.detach().requires_grad_() for name, t in inputs.differentiated().items()}
+        wanted, choices = list(leaves.values()), inputs.choices
+        cotangents: list[Tensor] = []
+
+        def forward_and_backward() -> Outputs:
+            output = call(problem, params, **leaves, **choices)
+            if not cotangents:
+                cotangents.append(cotangent(output, torch_dtype(self.cell.problem)))
+            return (output, *torch.autograd.grad(output, wanted, cotangents[0]))
+
+        return forward_and_backward
+
+    def once(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Outputs:
+        """The outputs of one call, detached."""
+        return self.perform(self.bind(call, problem, inputs))
+
+    def perform(self, bound: Callable[[], Outputs]) -> Outputs:
+        """The outputs of a bound call, detached and complete, its time counted as spent."""
+        with self.spent.inside(), grad_mode(self.cell.mode):
+            outputs = bound()
+            self.synchronise()
+        return tuple(t.detach() for t in outputs)
+
+    def synchronise(self) -> None:
+        """Waits for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Lets go of the sets; they are made again when asked for."""
+        for name in ("sets", "calls"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def sets(self) -> tuple[Inputs, ...]:
+        """The input sets of the timed size; two at least."""
+        made = [self.inputs(self.cell.problem, seed) for seed in range(2)]
+        size = sum(t.numel() * t.element_size() for t in made[0].tensors().values())
+        more = range(2, SETS if size * SETS <= SETS_BYTES else 2)
+        return (*made, *(self.inputs(self.cell.problem, seed) for seed in more))
+
+    @cached_property
+    def footprint(self) -> Footprint | None:
+        """The reference's predicted memory at the timed size; None where fake tensors cannot run it."""
+        try:
+            return predict(self.form, self.cell.problem, self.cell.params, self.cell.mode)
+        except Exception:  # an operator may do on real tensors what fake ones do not support
+            return None
+
+    @cached_property
+    def calls(self) -> tuple[Callable[[], Outputs], ...]:
+        """The impl bound to each set."""
+        return tuple(self.bind(self.call, self.cell.problem, inputs) for inputs in self.sets)
+
+
+def cotangent(output: Tensor, working: torch.dtype) -> Tensor:
+    """N(0, 1) of the output's shape and dtype, fixed by its shape; its values are those of the working dtype,
+    so that a float64 reference and a working-dtype one differentiate the same thing.
+    """
+    generator = Generator(device=output.device).manual_seed(1)
+    drawn = torch.randn(output.shape, generator=generator, device=output.device, dtype=torch.float32)
+    return drawn.to(working).to(output.dtype)
+
+
+@contextlib.contextmanager
+def grad_mode(mode: str) -> Iterator[None]:
+    """What a mode's calls run under: inference_mode for fwd, gradients for fwd_bwd."""
+    with torch.inference_mode() if mode == "fwd" else torch.enable_grad():
+        yield
+
+
+def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The same values in another dtype; integers and booleans stay."""
+
+    def cast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+
+    return replace(inputs, data=cast(inputs.data), parameters=cast(inputs.parameters), choices=cast(inputs.choices))
+
+
+def subject_of(cell: Cell, source: Source, device: str, memory_limit: int) -> Subject:
+    """Imports the operator and its impl."""
+    operator = source.load()
+    form = operator.forms[cell.scope]
+    if cell.impl == "reference":
+        call = form.reference
+    elif cell.impl == "compiled":
+        torch._dynamo.reset()
+        call = torch.compile(form.reference, dynamic=False)
+    else:
+        call = form.impls[cell.impl].load()
+    return Subject(cell, operator, call, device, memory_limit)
+
+
+@dataclass
+class Bench:
+    """What the metrics of one visit share: the subject, the settings, and what they find beside their columns.
+
+    checked: relative_error, tolerance, checked_seq_len. estimate: seconds of one call, from the warm-up.
+    metrics: what the visit stores. samples: (clock, seconds, flags) in the order taken. warnings: sentences for the
+    user. notes: for `reason`.
+    """
+
+    subject: Subject
+    measure: Measure
+    checked: dict[str, float | int] = field(default_factory=dict)
+    estimate: float = 0.0
+    metrics: dict[str, float | int] = field(default_factory=dict)
+    samples: list[tuple[str, float, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def keep(self, name: str, timing: Timing) -> dict[str, float]:
+        """Keeps the samples of a clock ("wall" or "device"); returns its columns, and says where a limit won."""
+        self.samples += [(name, seconds, flags) for seconds, flags in timing.samples]
+        centre = timing.centre
+        if timing.stopped in ("max_time", "max_samples") and centre.half_width > self.measure.within_process_precision:
+            reached = f"±{centre.half_width:.1%}" if centre.low is not None else "no interval"
+            self.notes.append(
+                f"{name} time: {timing.stopped} came before ±{self.measure.within_process_precision:.1%}: {reached}"
+            )
+        if timing.throttled:
+            self.warnings.append(f"{THROTTLED}: all {len(timing.samples)} samples of {name} time")
+        found = {f"{name}_time_s": centre.median}
+        if centre.low is not None and centre.high is not None:
+            found |= {f"{name}_time_low_s": centre.low, f"{name}_time_high_s": centre.high}
+        return found
+
+
+THROTTLED = "the GPU's clock was throttled"
+"""How the warning begins by which a runner knows that a visit saw no steady clock."""

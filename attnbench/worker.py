@@ -1,0 +1,274 @@
+"""The measured process: builds inputs, checks, runs the metrics. The only try/except around operator code.
+
+    python -m attnbench.worker READ WRITE PARENT
+
+READ and WRITE are the numbers of the pipe ends it talks through, one JSON object per line each way; PARENT is the id
+of the process that started it. It says
+`{"ready": …}` once torch is loaded, answers each request, and ends when its pipe closes. What libraries print on
+stdout is none of its answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from attnbench.problem import Cell
+from attnbench.record import cell_of
+from attnbench.registry import operators, scan, why_not
+from attnbench.settings import Measure
+
+if TYPE_CHECKING:
+    from attnbench.footprint import Footprint
+    from attnbench.subject import Bench, Subject
+
+FATAL = ("oom", "crashed")
+"""After these nothing else is measured in this process: memory is in pieces, or the CUDA context is lost."""
+
+CLEAN_EXIT = 0
+
+
+def main() -> None:
+    """Serves requests until the pipe closes."""
+    read, write, parent = (int(a) for a in sys.argv[1:4])
+    _die_with(parent)
+    for end in (read, write):
+        os.set_inheritable(end, False)
+    threading.Thread(target=_watch, args=(write,), daemon=True).start()
+    import torch
+
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(threads)
+    with open(write, "w", encoding="utf-8") as answers, open(read, encoding="utf-8") as requests:
+        gc.freeze()  # what torch leaves behind is not looked through again by every collection
+        _say(answers, {"ready": os.getpid(), "threads": torch.get_num_threads()})
+        for line in requests:
+            request = json.loads(line)
+            answer = _serve(request)
+            _say(answers, {"id": request["id"], **answer})
+            if answer.get("status") in FATAL:
+                break
+        answers.flush()
+    os._exit(CLEAN_EXIT)  # a library's exit handlers must not hang a round
+
+
+def _say(answers: Any, message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message, allow_nan=False) + "\n")
+    answers.flush()
+
+
+def _serve(request: dict[str, Any]) -> dict[str, Any]:
+    """One request: `why_not` of many cells, or one visit (`scout`, `time`)."""
+    if request["do"] == "why_not":
+        return {"reasons": _reasons(request)}
+    if request["do"] == "environment":
+        from attnbench.environment import collect
+
+        return {"environment": collect(request["device"])}
+    begun = time.perf_counter()
+    answer = _visit(request)
+    gc.collect()
+    answer.setdefault("metrics", {})["visit_s"] = time.perf_counter() - begun
+    return answer
+
+
+def _reasons(request: dict[str, Any]) -> list[list[Any]]:
+    """[why it cannot run or None] per cell; an operator file that cannot say so is an error, shown as such."""
+    sources = operators(request["operators_from"])
+    found: list[list[Any]] = []
+    for columns in request["cells"]:
+        cell = cell_of(columns)
+        try:
+            found.append(["skipped", why_not(sources[cell.operator].load(), cell, request["device"])])
+        except Exception as error:
+            found.append(["error", _told(error)])
+    return found
+
+
+def _visit(request: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from attnbench.check import Wrong
+
+    bench: Bench | None = None
+    try:
+        cell = cell_of(request["cell"])
+        limit_host_memory(request["host_limit"])
+        bench = _bench(cell, request)
+        return (_scout if request["do"] == "scout" else _time)(bench, request)
+    except Wrong as error:
+        return {"status": "wrong", "reason": str(error)}
+    except MemoryError as error:
+        return {"status": "oom", "reason": f"out of host memory: {_told(error)}"}
+    except torch.OutOfMemoryError as error:
+        return {"status": "oom", "reason": f"out of GPU memory: {_told(error)}"}
+    except Exception as error:  # an operator's own failure, whatever it is, is that visit's reason
+        return {"status": _status_of(error), "reason": _told(error)}
+    finally:
+        if bench is not None:
+            bench.subject.release()
+        if request["device"] == "cuda":
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
+
+
+def _status_of(error: Exception) -> str:
+    text = str(error)
+    if "can't allocate memory" in text or "std::bad_alloc" in text or "out of memory" in text.lower():
+        return "oom"
+    lost = ("illegal memory access", "device-side assert", "unspecified launch failure", "misaligned address")
+    return "crashed" if any(word in text for word in lost) else "error"
+
+
+def _told(error: BaseException) -> str:
+    """One line of an exception, and the operator's line it came from."""
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
+    where = f" ({os.path.basename(place.filename)}, line {place.lineno})" if place else ""
+    return f"{type(error).__name__}: {said}{where}" if said != type(error).__name__ else said + where
+
+
+def _bench(cell: Cell, request: dict[str, Any]) -> Bench:
+    from attnbench.subject import Bench, subject_of
+
+    source = operators(request["operators_from"])[cell.operator]
+    subject = subject_of(cell, source, request["device"], request["memory_limit"])
+    return Bench(subject, Measure(**request["measure"]))
+
+
+def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
+    """Predicts memory, checks, counts, takes memory and operations, and calls once."""
+    from attnbench import check, dispatch
+
+    subject = bench.subject
+    over = _predicted_over(subject)
+    if over is not None:
+        return {"status": "skipped", "reason": over}
+    if subject.cell.impl == "compiled":
+        subject.perform(subject.calls[0])
+        bench.metrics["compile_s"] = subject.spent.seconds
+    checked = check.before(subject)
+    bench.checked.update(vars(checked))
+    bench.metrics.update(_measured(bench, "scout"))
+    check.first_outputs(subject)
+    operations = dispatch.operations(subject)
+    begun = time.perf_counter()
+    subject.perform(subject.calls[0])
+    bench.metrics["scout_time_s"] = time.perf_counter() - begun
+    return _done(bench) | {"operations": operations, "kernel": dispatch.kernel(subject, operations)}
+
+
+def _time(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
+    """Takes time between two checks."""
+    from attnbench import check, clock
+
+    subject = bench.subject
+    first = check.first_outputs(subject)
+    bench.estimate = clock.warm_up(subject)
+    metrics = _measured(bench, "timed")
+    check.after(subject, first, request["tolerance"])
+    bench.metrics.update(metrics)
+    return _done(bench)
+
+
+def _done(bench: Bench) -> dict[str, Any]:
+    bench.metrics["operator_s"] = bench.subject.spent.seconds
+    return {
+        "status": "ok",
+        "reason": "; ".join(bench.notes),
+        "metrics": bench.metrics,
+        "samples": bench.samples,
+        "warnings": bench.warnings,
+    }
+
+
+def _measured(bench: Bench, phase: str) -> dict[str, float | int]:
+    """What every metric that has this phase ("scout", "timed") measures, in passes of their own."""
+    found: dict[str, float | int] = {}
+    for measure in (getattr(module, phase, None) for module in metrics()):
+        if measure is not None:
+            found.update(measure(bench))
+    return found
+
+
+def metrics() -> list[ModuleType]:
+    """Every metric's module; times first, so that what the others leave behind does not disturb them."""
+    modules = [importlib.import_module(f"attnbench.metrics.{name}") for name in scan("attnbench.metrics")]
+    return sorted(modules, key=lambda m: m.METRIC.unit != "s")
+
+
+def _predicted_over(subject: Subject) -> str | None:
+    """By how much the predicted memory is over the limit, or None."""
+    footprint = subject.footprint if subject.cell.impl in ("reference", "compiled") else _footprint(subject)
+    if footprint is None:
+        return None
+    over = footprint.total_bytes - subject.memory_limit
+    if over <= 0:
+        return None
+    return (
+        f"predicted to need {footprint.total_bytes / 2**20:,.0f} MiB, {over / 2**20:,.0f} MiB over "
+        f"the limit of {subject.memory_limit / 2**20:,.0f} MiB"
+    )
+
+
+def _footprint(subject: Subject) -> Footprint | None:
+    """The impl's own predicted memory; None for a kernel that fake tensors cannot run: it is tried, and may run out."""
+    from attnbench.footprint import predict
+
+    cell = subject.cell
+    try:
+        return predict(subject.form, cell.problem, cell.params, cell.mode, subject.call)
+    except Exception:  # whatever a kernel does not support on fake tensors
+        return None
+
+
+def limit_host_memory(limit: int | None) -> None:
+    """Lets this process allocate `limit` bytes more than it first had, so that running out is clean. None: no limit."""
+    if limit is None or sys.platform != "linux":
+        return
+    import resource
+
+    global _own_bytes
+    if _own_bytes is None:
+        with open("/proc/self/status", encoding="ascii") as status:
+            _own_bytes = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_own_bytes + limit, hard))
+
+
+_own_bytes: int | None = None
+
+
+def _die_with(parent: int) -> None:
+    """Linux kills this process when the thread that started it ends, even in the middle of native code."""
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the call
+        os._exit(CLEAN_EXIT)
+
+
+def _watch(write: int) -> None:
+    """Ends the process when nobody holds the other end of its answers any more."""
+    poll = select.poll()
+    poll.register(write, 0)  # errors and hang-ups are always reported
+    poll.poll()
+    os._exit(CLEAN_EXIT)
+
+
+if __name__ == "__main__":
+    main()
