@@ -1,0 +1,214 @@
+"""y_i = Σ_t p_it u_t, p_i = softmax_t(q_iᵀ c_t / √D); c, u: keys and values of i's own block and its sorted block.
+
+The tokens are cut into N_B blocks of b. The sum of a block's keys gives that block's row of sorting logits,
+R = X' W (N_B × N_B; one linear map, shared by the heads, without bias). Gumbel-Sinkhorn makes them a matrix of almost
+unit row and column sums: S = exp((R + noise) / τ), then T times rows divided by their sums, and columns by theirs. The
+sorted block of block i is Σ_j S_ij (block j), position by position, for the keys and for the values alike. A query
+sees the b keys of its own block and the b of its sorted block, in one softmax. `kind: sortcut`: every query sees the
+first `cut` sorted blocks, and nothing else.
+
+Causal: block i's summary is the sum of all keys up to its own first token; S_ij is balanced over blocks j < i only,
+columns by running sums over the blocks so far, since a whole column's sum would tell of later blocks. Block 0 has no
+sorted block, and the own block is seen up to the query.
+
+Where b does not divide N the last block is short. Nobody sees what is missing of it; in a sorted block it counts as
+zero. With fewer than b tokens there is one block of N.
+
+Tay et al. 2020, "Sparse Sinkhorn Attention", sec. 3.1–3.4, https://arxiv.org/abs/2002.11296. The sum, the single linear
+map and its sharing follow the author's code in Long Range Arena; one softmax over both blocks follows the text.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import heads, normal, torch_dtype
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.projection import projected
+
+
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]. w: [D, N_B]. noise: [B, H, N_B, N_B]. Returns [B, H, N, D]."""
+    n, b = problem.seq_len, block_length(problem, params)
+    keys, values = blocked(k, b), blocked(v, b)  # [B, H, N_B, b, D]
+    sorted_keys, sorted_values = _sorted(problem, params, keys, values, w, noise)  # [B, H, rows, b, D]
+    q = q * problem.head_dim**-0.5
+    if params["kind"] == "sortcut":
+        return (q @ sorted_keys.flatten(2, 3).mT).softmax(dim=-1) @ sorted_values.flatten(2, 3)
+
+    if problem.causal:  # nothing is sorted to the first block
+        sorted_keys, sorted_values = (pad(x, (0, 0, 0, 0, 1, 0)) for x in (sorted_keys, sorted_values))
+    scores = blocked(q, b) @ torch.cat([sorted_keys, keys], dim=-2).mT  # [B, H, N_B, b, 2b]
+    if problem.causal or n % b:
+        scores = scores.masked_fill(_hidden(problem, b, q.device), float("-inf"))
+    y = scores.softmax(dim=-1) @ torch.cat([sorted_values, values], dim=-2)
+    return y.flatten(2, 3)[:, :, :n]
+
+
+def _sorted(
+    problem: Problem, params: Params, keys: Tensor, values: Tensor, w: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ_j S_ij (block j) of the keys and of the values, by the same S. keys, values: [B, H, N_B, b, D]."""
+    sorting = sorting_matrix(problem, params, keys, w, noise).to(values.dtype)  # [B, H, rows, columns]
+    keys, values = keys[:, :, : sorting.shape[-1]], values[:, :, : sorting.shape[-1]]
+    sorted_keys, sorted_values = sorting @ keys.flatten(-2), sorting @ values.flatten(-2)
+    return sorted_keys.unflatten(-1, keys.shape[-2:]), sorted_values.unflatten(-1, keys.shape[-2:])
+
+
+def block_length(problem: Problem, params: Params) -> int:
+    """b: the block asked for, √N rounded up for "sqrt(n)", or all N tokens where there are fewer."""
+    n: int = problem.seq_len
+    return math.isqrt(n - 1) + 1 if params["block"] == "sqrt(n)" else min(params["block"], n)
+
+
+def block_count(problem: Problem, params: Params) -> int:
+    """N_B."""
+    return -(-problem.seq_len // block_length(problem, params))
+
+
+def sorted_count(problem: Problem, params: Params) -> int:
+    """How many sorted blocks are made: `cut` for a sortcut, one for each block (causal: but the first) otherwise."""
+    count = block_count(problem, params)
+    return min(params["cut"], count) if params["kind"] == "sortcut" else count - problem.causal
+
+
+def blocked(x: Tensor, b: int) -> Tensor:
+    """[B, H, N, D] → [B, H, N_B, b, D], the last block filled up with zeros."""
+    missing = -x.shape[2] % b
+    return (pad(x, (0, 0, 0, missing)) if missing else x).unflatten(2, (-1, b))
+
+
+def sorting_matrix(problem: Problem, params: Params, keys: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """S: [B, H, rows, columns], in float32 for half precisions. keys: [B, H, N_B, b, D].
+
+    rows: the sorted blocks that are needed (causal: of blocks 1 and later); columns: the blocks they are made of
+    (causal: all but the last).
+    """
+    balance = _balanced_so_far if problem.causal else _balanced
+    log = balance(sorting_logits(problem, keys, w, noise) / params["tau"], params["iterations"])
+    return log[:, :, : sorted_count(problem, params)].exp()
+
+
+def sorting_logits(problem: Problem, keys: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """R + noise, before the temperature: [B, H, N_B, N_B] (causal: blocks 1… × all but the last)."""
+    exact = torch.promote_types(keys.dtype, torch.float32)
+    summary = keys.sum(dim=-2, dtype=exact)  # [B, H, N_B, D]
+    w, noise = w.to(exact), noise.to(exact)
+    if problem.causal:
+        summary = summary.cumsum(dim=2)[:, :, :-1] + keys[:, :, 1:, 0]
+        w, noise = w[:, :-1], noise[:, :, 1:, :-1]
+    return summary @ w + noise
+
+
+def _balanced(log: Tensor, iterations: int) -> Tensor:
+    for _ in range(iterations):
+        log = log - log.logsumexp(dim=-1, keepdim=True)
+        log = log - log.logsumexp(dim=-2, keepdim=True)
+    return log
+
+
+def _balanced_so_far(log: Tensor, iterations: int) -> Tensor:
+    """Row i is divided by its sum over j ≤ i, and entry ij by column j's sum over the rows j … i."""
+    if log.shape[-1] == 0:
+        return log
+    later = torch.ones(log.shape[-2:], dtype=torch.bool, device=log.device).triu_(1)
+    log = log.masked_fill(later, float("-inf"))
+    for _ in range(iterations):
+        log = log - log.logsumexp(dim=-1, keepdim=True)
+        largest = log.detach().amax(dim=-2, keepdim=True)
+        so_far = (log - largest).exp().cumsum(dim=-2).masked_fill(later, 1)
+        log = log - (so_far.clamp_min(torch.finfo(log.dtype).tiny).log() + largest)
+    return log
+
+
+def _hidden(problem: Problem, b: int, device: torch.device) -> Tensor:
+    """Which of the keys [sorted block, own block] a query does not see: bool [N_B, b or 1, 2b]."""
+    n = problem.seq_len
+    missing = (torch.arange(n + -n % b, device=device) >= n).view(-1, 1, b)
+    sorted_hidden = torch.zeros_like(missing)
+    if problem.causal:
+        missing = missing | torch.ones(b, b, dtype=torch.bool, device=device).triu_(1)
+        sorted_hidden[0] = True
+    return torch.cat([sorted_hidden.expand_as(missing), missing], dim=-1)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, k, v ~ N(0, 1); W such that sorting logits have variance 1 (causal: at most 1); Gumbel noise."""
+    count, b = block_count(problem, params), block_length(problem, params)
+    summed = problem.seq_len if problem.causal else b
+    w = normal(problem, generator, problem.head_dim, count, scale=(problem.head_dim * summed) ** -0.5)
+    shape = (problem.batch, problem.heads, count, count)
+    uniform = torch.rand(shape, generator=generator, device=generator.device).clamp_(1e-6, 1 - 1e-6)
+    noise = uniform.log_().neg_().log_().neg_().to(torch_dtype(problem))
+    return Inputs(heads(problem, generator, "q", "k", "v"), {"w": w}, {"noise": noise})
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The reference fills up the last block, and where causal executes all pairs of blocks and of tokens in a block.
+
+    At most 2 times the exact products (N = b + 1), and none too many where b divides N; causal at most 8 times
+    (N = b + 1), 4 in one block, 2 for long sequences.
+    """
+    batch, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    b, count, made = block_length(problem, params), block_count(problem, params), sorted_count(problem, params)
+    full, rest = divmod(n, b)
+    if params["kind"] == "sortcut":
+        mixed, seen = made * n, n * made * b
+    elif problem.causal:
+        mixed = count * (count - 1) // 2 * b
+        seen = full * b * (b + 1) // 2 + rest * (rest + 1) // 2 + (n - b) * b
+    else:
+        mixed, seen = count * n, full * b * 2 * b + rest * (rest + b)
+    columns = count - problem.causal
+    compared = columns * (columns + 1) // 2 if problem.causal else count * count
+    executed = n * made * b if params["kind"] == "sortcut" else count * b * 2 * b
+    size = batch * h * n * d
+    return Cost(
+        flops=product(batch * h * compared * d, mode)  # X' W: [N_B, D] × [D, N_B]
+        + 2 * product(batch * h * mixed * d, mode)  # S K and S V: [N_B, N_B] × [N_B, b·D]
+        + 2 * product(batch * h * seen * d, mode),  # q cᵀ: [b, D] × [D, 2b] and p u: [b, 2b] × [2b, D] in every block
+        reference_flops=product(batch * h * columns * columns * d, mode)
+        + 2 * product(batch * h * made * columns * b * d, mode)
+        + 2 * product(batch * h * executed * d, mode),
+        elementwise=batch * h * (4 * seen + 6 * params["iterations"] * compared) * (1 if mode == "fwd" else 2),
+        bytes_required=traffic(
+            problem, mode, read=3 * size + d * count, written=size, constant=batch * h * count * count
+        ),
+        passes=2,  # every block's summary is known before the first block is sorted
+    )
+
+
+def _complexity(params: Params) -> Complexity:
+    """Sorting: N²·D/b for K and for V, and T rounds over (N/b)² logits; a sortcut keeps only the logits' (N/b)²·D."""
+    growth = "n^1.5" if params["block"] == "sqrt(n)" else "n^2"
+    return Complexity(time=growth, memory=growth)  # type: ignore[arg-type]
+
+
+def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    if params["kind"] == "sortcut" and problem.causal:
+        return "kind: sortcut is not causal: every query sees the same sorted blocks, later tokens among them"
+    return None
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=Paper("Tay et al.", 2020, "Sparse Sinkhorn Attention", "https://arxiv.org/abs/2002.11296", "sec. 3.1-3.4"),
+    forms={"core": CORE, "layer": projected(CORE)},
+    complexity=_complexity,
+    params={
+        "kind": Param("sinkhorn", "own and sorted block, or the first sorted blocks only", ("sinkhorn", "sortcut")),
+        "block": Param(64, "b, tokens of a block", ("sqrt(n)",), minimum=1),
+        "cut": Param(2, "how many sorted blocks a sortcut keeps", minimum=1),
+        "tau": Param(0.75, "temperature of the sorting logits", minimum=1e-3),
+        "iterations": Param(8, "T, rounds of balancing rows and columns", minimum=1),
+    },
+    why_not=_why_not,
+    notes="quadratic, divided by b: sorting costs as much as the attention at N = 2b²",
+)
