@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench bench-operators results clean
+.PHONY: run test check format lint types bench bench-operators results kernels clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -38,6 +38,9 @@ lint: $(BIN)/.ready
 
 types: $(BIN)/.ready
 	$(BIN)/mypy
+
+kernels: $(BIN)/.ready  ## compile every kernel for sm_80, sm_90, sm_100 (no GPU needed): registers, memory, spills
+	$(BIN)/python benchmarks/kernels.py
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -6,11 +6,14 @@ also called ρ, for both), https://arxiv.org/abs/1812.01243
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 
@@ -46,7 +49,20 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.kernelized import FeatureMap, attend
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v, FeatureMap("softmax", problem.head_dim))
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device)
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
 
 OPERATOR = Operator(
     paper=Paper(

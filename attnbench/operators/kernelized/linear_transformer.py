@@ -6,12 +6,15 @@ eqs. 5 to 7 (causal: 8 to 12), https://arxiv.org/abs/2006.16236; ε is that of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor
 from torch.nn.functional import elu
 
 from attnbench.cost import traffic
 from attnbench.inputs import heads
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -51,7 +54,20 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.kernelized import FeatureMap, attend
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v, FeatureMap("elu", problem.head_dim, denominator=EPSILON))
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return "the fused kernel has no causal form" if problem.causal else why_not(problem, device)
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
 
 OPERATOR = Operator(
     paper=Paper(

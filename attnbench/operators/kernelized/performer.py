@@ -22,7 +22,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -114,7 +115,22 @@ def softmax_attention(problem: Problem, params: Params, q: Tensor, k: Tensor, v:
     return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
 
 
-CORE = Form(reference, make_inputs, cost)
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.kernelized import FeatureMap, attend
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
+        features = {"softmax": "exp", "relu": "relu"}[params["kind"]]
+        phi = FeatureMap(features, omega.shape[0], problem.head_dim**-0.25, EPSILON[params["kind"]])
+        return attend(q, k, v, phi, omega)
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return "the fused kernel has no causal form" if problem.causal else why_not(problem, device)
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
 
 OPERATOR = Operator(
     paper=Paper(

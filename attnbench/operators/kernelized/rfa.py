@@ -19,7 +19,8 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.operators.kernelized._decay import decayed, executed_decayed
 from attnbench.problem import Mode, Params, Problem
@@ -99,7 +100,20 @@ def kernel_attention(
     return scaled_dot_product_attention(q, k, v, bias, is_causal=problem.causal and bias is None, scale=1.0)
 
 
-CORE = Form(reference, make_inputs, cost)
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.kernelized import FeatureMap, attend
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
+        return attend(q, k, v, FeatureMap("fourier", omega.shape[0], omega.shape[0] ** -0.5), omega)
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return "the fused kernel has no causal form" if problem.causal else why_not(problem, device)
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
 _UNGATED = projected(CORE)
 
 

@@ -1,0 +1,85 @@
+"""What a kernel is compiled for, declared so that it can be compiled and inspected with no GPU at hand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes of shared memory that one program may use, by compute capability."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One specialisation of a kernel.
+
+    kernel: the `triton.jit` function. signature: the type of each run-time argument, in order ("*bf16", "i32", "i64",
+    "fp32"). constexprs: by name. label: what it is for, for a table. sample: whether the tests build it (one or two for
+    each kernel; `make kernels` builds all).
+    """
+
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+    label: str
+    sample: bool = False
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiled configuration. stack_bytes: local memory per thread; above 0 where registers spill."""
+
+    configuration: Configuration
+    capability: int
+    cubin: bytes = field(repr=False)
+    registers: int
+    shared_bytes: int
+    stack_bytes: int
+
+
+def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:
+    """The run-time arguments of a kernel in order, with their type from `types`; what is not there is an "i32"."""
+    return {p.name: types.get(p.name, "i32") for p in kernel.params if not p.is_constexpr}
+
+
+def build(configuration: Configuration, capability: int) -> Build:
+    """Compiles to a cubin for a compute capability (80, 90, 100). Not in a process with TRITON_INTERPRET set."""
+    names = configuration.kernel.arg_names
+    types = {name: configuration.signature.get(name, "constexpr") for name in names}
+    missing = [name for name in names if name not in configuration.signature and name not in configuration.constexprs]
+    if missing:
+        raise ValueError(f"{configuration.label}: no type and no value for {', '.join(missing)}")
+    # Tensors that torch allocates are aligned to 16 bytes, which the launcher sees and specialises for.
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")}
+    source = ASTSource(configuration.kernel, types, dict(configuration.constexprs), aligned)
+    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    cubin = compiled.asm["cubin"]
+    registers, stack = resources(cubin)
+    return Build(configuration, capability, cubin, registers, compiled.metadata.shared, stack)
+
+
+def resources(cubin: bytes) -> tuple[int, int]:
+    """Registers per thread, and bytes of stack per thread, as cuobjdump reads them from a cubin."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run(
+            [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    if found is None:
+        raise RuntimeError(f"cuobjdump said nothing of registers: {done.stdout!r}")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,89 @@
+"""The feature maps φ of kernelized attention, a tile at a time, for the kernels that fuse them.
+
+What a map is applied to (its argument a), for token i and feature r, and its value:
+
+| FEATURES | argument a_ir | φ of a query | φ of a key |
+| --- | --- | --- | --- |
+| elu | x_ir | a + 1 above 0, exp a below | the same |
+| relu | ω_r x_i · scale | max(a, 0) + ε | the same |
+| exp | ω_r x_i · scale, for a key − (scale ‖x_i‖)²/2 | exp(a − max_r a) + ε | exp(a − max_jr a) + ε |
+| fourier | ω_r x_i / ‖x_i‖ | [sin a, cos a] · scale | the same |
+| softmax | x_ir | exp(a) / Σ_r exp(a) | exp(a) / Σ_j exp(a) |
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+FEATURES = ("elu", "relu", "exp", "fourier", "softmax")
+
+
+@triton.jit
+def load_rows(pointer, rows, row_mask, row_stride, first, width, BLOCK: tl.constexpr):
+    """Columns first … first + BLOCK of the given rows, 0 outside: [rows, BLOCK], in the tensor's own dtype."""
+    columns = first + tl.arange(0, BLOCK)
+    mask = row_mask[:, None] & (columns < width)[None, :]
+    return tl.load(pointer + rows[:, None] * row_stride + columns[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def token_scalar(x, scale, FEATURES: tl.constexpr):
+    """What a token brings to its arguments beside ω x: (scale ‖x‖)²/2 for exp, 1/‖x‖ for fourier. x: [N, D] → [N]."""
+    wide = x.to(tl.float32)
+    squares = tl.sum(wide * wide, axis=1)
+    if FEATURES == "fourier":
+        return 1.0 / tl.maximum(tl.sqrt(squares), 1e-12)
+    return squares * (scale * scale * 0.5)
+
+
+@triton.jit
+def arguments(
+    x,
+    scalar,
+    x_pointer,
+    rows,
+    row_mask,
+    row_stride,
+    omega,
+    first,
+    features,
+    head_dim,
+    scale,
+    FEATURES: tl.constexpr,
+    KEY: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """a for features first … first + BLOCK_M: [N, BLOCK_M] in float32. x: [N, BLOCK_D], unused by elu and softmax."""
+    if FEATURES == "elu" or FEATURES == "softmax":
+        a = load_rows(x_pointer, rows, row_mask, row_stride, first, features, BLOCK_M).to(tl.float32)
+    else:
+        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        w = load_rows(omega, columns, columns < features, head_dim, 0, head_dim, BLOCK_D)
+        a = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+        if FEATURES == "fourier":
+            a = a * scalar[:, None]
+        else:
+            a = a * scale
+        if FEATURES == "exp":
+            if KEY:
+                a = a - scalar[:, None]
+    return a
+
+
+@triton.jit
+def plain(a, epsilon, FEATURES: tl.constexpr):
+    """φ of the maps without a stabiliser: elu and relu."""
+    if FEATURES == "elu":
+        return tl.where(a > 0, a + 1.0, tl.exp(tl.minimum(a, 0.0)))
+    return tl.maximum(a, 0.0) + epsilon
+
+
+@triton.jit
+def plain_slope(a, FEATURES: tl.constexpr):
+    """dφ/da of elu and relu."""
+    if FEATURES == "elu":
+        return tl.where(a > 0, 1.0, tl.exp(tl.minimum(a, 0.0)))
+    return tl.where(a > 0, 1.0, 0.0)

@@ -1,0 +1,358 @@
+"""What each token gets from the sums over all tokens: outputs, and the gradients of queries, keys and values.
+
+Each program takes a block of tokens and runs through the features a tile at a time. The stabiliser of a query, the
+largest of its own arguments, is found on the way (the accumulator is rescaled when it rises).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from attnbench.kernels._features import arguments, load_rows, plain, plain_slope, token_scalar
+
+
+@triton.jit
+def answer_kernel(
+    q,  # [B, H, N, D], strides q_b, q_h, q_n, 1
+    omega,  # [m, D]
+    state,  # [B·H, M, D]
+    normaliser,  # [B·H, M]; unused by softmax
+    y,  # out [B, H, N, D], strides y_b, y_h, y_n, 1
+    denominators,  # out [B·H, N], where SAVE: φ(q)ᵀz + ε; softmax: none
+    stabilisers,  # out [B·H, N], where SAVE: the largest argument (exp), log Σ exp (softmax)
+    places,  # out [B·H, N], where SAVE: the feature of the largest argument (exp)
+    heads,
+    seq_len,
+    features,
+    head_dim,
+    q_b,
+    q_h,
+    q_n,
+    y_b,
+    y_h,
+    y_n,
+    scale,
+    epsilon,
+    denominator_epsilon,
+    FEATURES: tl.constexpr,
+    SAVE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per value tile, block of tokens and head, in that order."""
+    tiles_v = tl.cdiv(head_dim, BLOCK_V)
+    blocks = tl.cdiv(seq_len, BLOCK_N)
+    index = tl.program_id(0)
+    first_v = (index % tiles_v) * BLOCK_V
+    head = (index // (tiles_v * blocks)).to(tl.int64)
+    rows = (index // tiles_v % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_mask = rows < seq_len
+    q += head // heads * q_b + head % heads * q_h
+    y += head // heads * y_b + head % heads * y_h
+    count = features
+    if FEATURES == "fourier":
+        count = 2 * features
+    state += head * count * head_dim
+    normaliser += head * count
+
+    n = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
+    z = tl.zeros([BLOCK_N], tl.float32)
+    highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
+    place = tl.zeros([BLOCK_N], tl.int32)
+    column_sum = tl.zeros([BLOCK_V], tl.float32)
+    normaliser_sum = 0.0
+    if FEATURES == "elu" or FEATURES == "softmax":
+        tile = z
+        scalar = z
+    else:
+        tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
+        scalar = token_scalar(tile, scale, FEATURES)
+    for first in range(0, features, BLOCK_M):
+        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        column_mask = columns < features
+        a = arguments(
+            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION,
+        )  # fmt: skip
+        s = load_rows(state, columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
+        share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
+        if FEATURES == "fourier":
+            s_cos = load_rows(state, features + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
+            share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
+            cosine = tl.cos(a) * scale
+            n = tl.dot(cosine.to(COMPUTE), s_cos.to(COMPUTE), n, input_precision=PRECISION)
+            z += tl.sum(cosine * share_cos[None, :], axis=1)
+            phi = tl.sin(a) * scale
+        elif FEATURES == "exp" or FEATURES == "softmax":
+            inside = tl.where(column_mask[None, :], a, float("-inf"))
+            top, where = tl.max(inside, axis=1, return_indices=True)
+            place = tl.where(top > highest, first + where, place)
+            raised = tl.maximum(highest, top)
+            rescale = tl.exp(highest - raised)
+            n *= rescale[:, None]
+            z *= rescale
+            highest = raised
+            phi = tl.exp(inside - highest[:, None])
+            if FEATURES == "softmax":
+                share = tl.full([BLOCK_M], 1.0, tl.float32)
+            else:
+                column_sum += tl.sum(s, axis=0)
+                normaliser_sum += tl.sum(share, axis=0)
+        else:
+            phi = plain(a, epsilon, FEATURES)
+        n = tl.dot(phi.to(COMPUTE), s.to(COMPUTE), n, input_precision=PRECISION)
+        z += tl.sum(phi * share[None, :], axis=1)
+    if FEATURES == "exp":
+        n += epsilon * column_sum[None, :]
+        z += epsilon * normaliser_sum
+    z += denominator_epsilon
+
+    channels = first_v + tl.arange(0, BLOCK_V)
+    mask = row_mask[:, None] & (channels < head_dim)[None, :]
+    tl.store(y + rows[:, None] * y_n + channels[None, :], (n / z[:, None]).to(y.dtype.element_ty), mask=mask)
+    if SAVE:
+        if first_v == 0:
+            there = head * seq_len + rows
+            if FEATURES == "softmax":
+                tl.store(stabilisers + there, highest + tl.log(z), mask=row_mask)
+            else:
+                tl.store(denominators + there, z, mask=row_mask)
+            if FEATURES == "exp":
+                tl.store(stabilisers + there, highest, mask=row_mask)
+                tl.store(places + there, place, mask=row_mask)
+
+
+@triton.jit
+def query_gradient_kernel(
+    q,  # [B, H, N, D], strides q_b, q_h, q_n, 1; dq likewise, contiguous
+    omega,  # [m, D]
+    state,  # [B·H, M, D]
+    normaliser,  # [B·H, M]
+    y,  # [B, H, N, D], strides y_b, y_h, y_n, 1
+    dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
+    denominators,  # [B·H, N]
+    stabilisers,  # [B·H, N]
+    places,  # [B·H, N]
+    dq,  # out [B, H, N, D], strides d_b, d_h, d_n, 1
+    weights,  # out [B·H, N]: 1/δ, the factor of dy in the gradient of the state
+    shares,  # out [B·H, N]: −(y·dy)/δ, what the token adds to the gradient of the normaliser
+    heads,
+    seq_len,
+    features,
+    head_dim,
+    q_b,
+    q_h,
+    q_n,
+    y_b,
+    y_h,
+    y_n,
+    g_b,
+    g_h,
+    g_n,
+    d_b,
+    d_h,
+    d_n,
+    scale,
+    epsilon,
+    FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per block of tokens and head, in that order."""
+    blocks = tl.cdiv(seq_len, BLOCK_N)
+    index = tl.program_id(0)
+    head = (index // blocks).to(tl.int64)
+    rows = (index % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_mask = rows < seq_len
+    q += head // heads * q_b + head % heads * q_h
+    y += head // heads * y_b + head % heads * y_h
+    dy += head // heads * g_b + head % heads * g_h
+    dq += head // heads * d_b + head % heads * d_h
+    count = features
+    if FEATURES == "fourier":
+        count = 2 * features
+    state += head * count * head_dim
+    normaliser += head * count
+    there = head * seq_len + rows
+
+    g = load_rows(dy, rows, row_mask, g_n, 0, head_dim, BLOCK_D)
+    out = load_rows(y, rows, row_mask, y_n, 0, head_dim, BLOCK_D)
+    along = tl.sum(g.to(tl.float32) * out.to(tl.float32), axis=1)  # y·dy
+    weight = tl.full([BLOCK_N], 1.0, tl.float32)
+    stabiliser = tl.zeros([BLOCK_N], tl.float32)
+    if FEATURES == "exp" or FEATURES == "softmax":
+        stabiliser = tl.load(stabilisers + there, mask=row_mask, other=0.0)
+    if FEATURES == "elu" or FEATURES == "softmax":
+        tile = along
+        scalar = along
+    else:
+        tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
+        scalar = token_scalar(tile, scale, FEATURES)
+    if FEATURES != "softmax":
+        weight = 1.0 / tl.load(denominators + there, mask=row_mask, other=1.0)
+        tl.store(weights + there, weight, mask=row_mask)
+        tl.store(shares + there, -along * weight, mask=row_mask)
+    dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    lift = tl.zeros([BLOCK_N], tl.float32)
+    for first in range(0, features, BLOCK_M):
+        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        column_mask = columns < features
+        a = arguments(
+            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION,
+        )  # fmt: skip
+        s = load_rows(state, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+        dphi = tl.dot(g.to(COMPUTE), tl.trans(s.to(COMPUTE)), input_precision=PRECISION)
+        if FEATURES == "softmax":
+            da = tl.exp(a - stabiliser[:, None]) * (dphi - along[:, None])
+        else:
+            share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
+            dphi = (dphi - along[:, None] * share[None, :]) * weight[:, None]
+            if FEATURES == "fourier":
+                s_cos = load_rows(state, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+                share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
+                dcos = tl.dot(g.to(COMPUTE), tl.trans(s_cos.to(COMPUTE)), input_precision=PRECISION)
+                dcos = (dcos - along[:, None] * share_cos[None, :]) * weight[:, None]
+                da = (dphi * tl.cos(a) - dcos * tl.sin(a)) * scale
+            elif FEATURES == "exp":
+                da = dphi * tl.exp(tl.where(column_mask[None, :], a - stabiliser[:, None], float("-inf")))
+                lift += tl.sum(da, axis=1)
+            else:
+                da = dphi * plain_slope(a, FEATURES)
+        if FEATURES == "elu" or FEATURES == "softmax":
+            mask = row_mask[:, None] & column_mask[None, :]
+            tl.store(dq + rows[:, None] * d_n + columns[None, :], da.to(dq.dtype.element_ty), mask=mask)
+        else:
+            w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
+    if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
+        if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
+            place = tl.load(places + there, mask=row_mask, other=0).to(tl.int64)
+            dx -= lift[:, None] * load_rows(omega, place, row_mask, head_dim, 0, head_dim, BLOCK_D).to(tl.float32)
+        dx = to_token(dx, tile, scalar, scale, FEATURES)
+        channels = tl.arange(0, BLOCK_D)
+        mask = row_mask[:, None] & (channels < head_dim)[None, :]
+        tl.store(dq + rows[:, None] * d_n + channels[None, :], dx.to(dq.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def key_gradient_kernel(
+    k,  # [B, H, N, D], strides k_b, k_h, k_n, 1
+    v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
+    omega,  # [m, D]
+    dstate,  # [B·H, M, D]: the gradient of the state
+    dnormaliser,  # [B·H, M]: of the normaliser; softmax: what each column of φ dφ adds up to
+    stabilisers,  # [B·H]: the largest argument (exp); [B·H, M]: log Σ exp (softmax)
+    dk,  # out [B, H, N, D], strides d_b, d_h, d_n, 1
+    dv,  # out, the same
+    heads,
+    seq_len,
+    features,
+    head_dim,
+    k_b,
+    k_h,
+    k_n,
+    v_b,
+    v_h,
+    v_n,
+    d_b,
+    d_h,
+    d_n,
+    scale,
+    epsilon,
+    FEATURES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per block of tokens and head, in that order."""
+    blocks = tl.cdiv(seq_len, BLOCK_N)
+    index = tl.program_id(0)
+    head = (index // blocks).to(tl.int64)
+    rows = (index % blocks).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_mask = rows < seq_len
+    k += head // heads * k_b + head % heads * k_h
+    v += head // heads * v_b + head % heads * v_h
+    dk += head // heads * d_b + head % heads * d_h
+    dv += head // heads * d_b + head % heads * d_h
+    count = features
+    if FEATURES == "fourier":
+        count = 2 * features
+    dstate += head * count * head_dim
+    dnormaliser += head * count
+
+    value = load_rows(v, rows, row_mask, v_n, 0, head_dim, BLOCK_D)
+    dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dvalue = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    length = tl.zeros([BLOCK_N], tl.float32)
+    if FEATURES == "elu" or FEATURES == "softmax":
+        tile = length
+        scalar = length
+    else:
+        tile = load_rows(k, rows, row_mask, k_n, 0, head_dim, BLOCK_D)
+        scalar = token_scalar(tile, scale, FEATURES)
+    for first in range(0, features, BLOCK_M):
+        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        column_mask = columns < features
+        a = arguments(
+            tile, scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
+            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION,
+        )  # fmt: skip
+        ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+        dz = tl.load(dnormaliser + columns, mask=column_mask, other=0.0)
+        dphi = tl.dot(value.to(COMPUTE), tl.trans(ds), input_precision=PRECISION)
+        if FEATURES == "softmax":
+            top = tl.load(stabilisers + head * features + columns, mask=column_mask, other=0.0)
+            phi = tl.exp(a - top[None, :])
+            da = phi * (dphi - dz[None, :])
+        elif FEATURES == "fourier":
+            ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+            dz_cos = tl.load(dnormaliser + features + columns, mask=column_mask, other=0.0)
+            dcos = tl.dot(value.to(COMPUTE), tl.trans(ds_cos), input_precision=PRECISION) + dz_cos[None, :]
+            cosine = tl.cos(a) * scale
+            phi = tl.sin(a) * scale
+            da = (dphi + dz[None, :]) * cosine - dcos * phi
+            dvalue = tl.dot(cosine.to(COMPUTE), ds_cos, dvalue, input_precision=PRECISION)
+        elif FEATURES == "exp":
+            top = tl.load(stabilisers + head)
+            phi = tl.exp(tl.where(column_mask[None, :], a - top, float("-inf")))
+            da = (dphi + dz[None, :]) * phi
+            length += tl.sum(da, axis=1)
+            phi += epsilon
+        else:
+            phi = plain(a, epsilon, FEATURES)
+            da = (dphi + dz[None, :]) * plain_slope(a, FEATURES)
+        dvalue = tl.dot(phi.to(COMPUTE), ds, dvalue, input_precision=PRECISION)
+        if FEATURES == "elu" or FEATURES == "softmax":
+            mask = row_mask[:, None] & column_mask[None, :]
+            tl.store(dk + rows[:, None] * d_n + columns[None, :], da.to(dk.dtype.element_ty), mask=mask)
+        else:
+            w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
+    channels = tl.arange(0, BLOCK_D)
+    mask = row_mask[:, None] & (channels < head_dim)[None, :]
+    tl.store(dv + rows[:, None] * d_n + channels[None, :], dvalue.to(dv.dtype.element_ty), mask=mask)
+    if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
+        dx = to_token(dx, tile, scalar, scale, FEATURES)
+        if FEATURES == "exp":
+            dx -= length[:, None] * tile.to(tl.float32) * (scale * scale)
+        tl.store(dk + rows[:, None] * d_n + channels[None, :], dx.to(dk.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def to_token(dx, x, scalar, scale, FEATURES: tl.constexpr):
+    """From Σ_r da_r ω_r to the token's gradient through ω x: times scale; fourier: through x / ‖x‖."""
+    if FEATURES == "fourier":
+        unit = x.to(tl.float32) * scalar[:, None]
+        return (dx - tl.sum(dx * unit, axis=1)[:, None] * unit) * scalar[:, None]
+    return dx * scale

@@ -1,0 +1,169 @@
+"""FlexAttention over a block mask that is built from the pattern itself, tile by tile, and cached; never from N×N pairs.
+
+torch.nn.attention.flex_attention (Dong et al. 2024, https://arxiv.org/abs/2412.05496) skips empty tiles and applies the
+mask only in partial ones. Tiles are 128×128: what every default configuration of its kernels divides.
+On the CPU the same call runs uncompiled and dense, which checks the mask function and the order of tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnbench.problem import Problem
+from attnbench.window import class_length, from_classes, to_classes
+
+TILE = 128
+MOST_TILES = 2**28  # entries of a block mask: about 1 GiB for each of its index tensors
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def why_not(problem: Problem, queries: int, keys: int, heads: int = 1) -> str | None:
+    """The reason FlexAttention cannot run on so many queries and keys under a mask of its own for `heads` heads."""
+    if importlib.util.find_spec("triton") is None:
+        return "FlexAttention needs Triton: pip install 'attnbench[kernels]'"
+    if problem.dtype == "float64":
+        return "FlexAttention's kernels have no float64"
+    if problem.head_dim < 16:
+        return f"FlexAttention needs a head dimension of at least 16, not {problem.head_dim}"
+    entries = heads * tiles(queries) * tiles(keys)
+    if entries > MOST_TILES:
+        return f"its block mask would have {entries} entries; at most {MOST_TILES}"
+    return None
+
+
+def tiles(tokens: int) -> int:
+    """Tiles along so many tokens."""
+    return -(-tokens // TILE)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+    """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, H, M, D]."""
+    return _call(q)(q, k, v, block_mask=mask)
+
+
+def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
+    """As `attend`, and the natural logarithm of the sum of exponentials of each row, −∞ where it sees nothing."""
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    y, aux = _call(q)(q, k, v, block_mask=mask, return_aux=AuxRequest(lse=True))
+    return y, aux.lse
+
+
+def merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
+    """Attention over the union of two disjoint sets of keys from the attention over each of them."""
+    total = torch.logaddexp(lse, other_lse)
+    share, other_share = ((x - total).exp().to(y.dtype).unsqueeze(-1) for x in (lse, other_lse))
+    return y * share + other * other_share
+
+
+def _call(q: Tensor) -> Callable[..., Any]:
+    if q.is_cuda:
+        return _compiled()
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    import torch._dynamo
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Every pattern and shape is compiled once; beyond dynamo's limit a call would fail, as fullgraph demands.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 1024)
+    torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, 4096)
+    return torch.compile(flex_attention, fullgraph=True, dynamic=False)
+
+
+def block_mask(some: Tensor, all_: Tensor, mask_mod: MaskMod, queries: int, keys: int) -> Any:
+    """A BlockMask from tiles. some, all_: [H or 1, query tiles, key tiles], whether a tile has any, every, allowed pair.
+
+    `some` may be true for a tile without a pair (its time is wasted); `all_` may be false for a full one, and is not
+    believed of a tile that the end of the sequence cuts.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    all_ = all_ & whole(queries, all_.device).transpose(0, 1) & whole(keys, all_.device)
+    partial = some & ~all_
+    return BlockMask.from_kv_blocks(
+        *_ordered(partial), *_ordered(all_), BLOCK_SIZE=TILE, mask_mod=mask_mod, seq_lengths=(queries, keys)
+    )
+
+
+def _ordered(tiles_of_heads: Tensor) -> tuple[Tensor, Tensor]:
+    """How many key tiles each query tile has, and their numbers first in its row: [1, H, …], int32."""
+    order = tiles_of_heads.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    return tiles_of_heads.sum(dim=-1, dtype=torch.int32)[None], order[None]
+
+
+class Spans(NamedTuple):
+    """First and last index of every tile along an axis, the last one cut at the end: [tiles, 1] or [1, tiles]."""
+
+    low: Tensor
+    high: Tensor
+
+
+def spans(tokens: int, axis: int, device: torch.device) -> Spans:
+    """The tiles of queries (axis 0) or keys (axis 1)."""
+    low = torch.arange(tiles(tokens), device=device) * TILE
+    high = (low + TILE - 1).clamp(max=tokens - 1)
+    return Spans(low.unsqueeze(1 - axis), high.unsqueeze(1 - axis))
+
+
+def whole(tokens: int, device: torch.device) -> Tensor:
+    """Tiles that are not cut at the end; only these can be full: [1, tiles]."""
+    return (torch.arange(1, tiles(tokens) + 1, device=device) * TILE <= tokens)[None]
+
+
+def band(query: Spans, key: Spans, before: int, after: int) -> tuple[Tensor, Tensor]:
+    """Whether a tile has any, and only, pairs with −after ≤ query − key ≤ before."""
+    least, most = query.low - key.high, query.high - key.low
+    return (least <= before) & (most >= -after), (most <= before) & (least >= -after)
+
+
+def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
+    """`attnbench.window.attend` with unscaled q, by FlexAttention: windows in residue classes, and hubs."""
+    n = q.shape[-2]
+    mask = window_mask(n, before, after, classes, hubs, q.device)
+    if classes == 1:
+        return attend(q, k, v, mask)
+    queries, keys, values = (to_classes(x, classes) for x in (q, k, v))  # [B·H, classes, N / classes, D]
+    if hubs:
+        keys, values = (
+            torch.cat((x[..., :hubs, :].flatten(0, 1)[:, None].expand(-1, classes, -1, -1), own), dim=-2)
+            for x, own in ((k, keys), (v, values))
+        )
+    return from_classes(attend(queries, keys, values, mask), classes, q)
+
+
+@lru_cache(maxsize=64)
+def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device: torch.device) -> Any:
+    """The mask of `window`. With several classes the hubs stand before the keys of every class."""
+    length = class_length(n, classes)
+    offset = hubs if classes > 1 else 0
+    query = spans(length, 0, device)
+    key = spans(length + offset, 1, device)
+    some, all_ = band(query, Spans(key.low - offset, key.high - offset), before, after)
+    some &= key.high >= offset
+    # In a full tile every class has its tokens, and none of them is a hub.
+    all_ &= ((key.low - offset) * classes >= hubs) & ((key.high - offset + 1) * classes <= n)
+    if hubs:
+        some |= key.low < hubs
+        all_ |= key.high < hubs
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        back = i - (j - offset)
+        near = (back <= before) & (back >= -after)
+        if classes > 1:
+            token = (j - offset) * classes + h
+            near = near & (token >= hubs) & (token < n)
+        return (j < hubs) | near if hubs else near
+
+    return block_mask(some[None], all_[None], allowed, length, length + offset)

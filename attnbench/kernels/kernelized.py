@@ -1,0 +1,323 @@
+"""y_i = φ(q_i)ᵀ S / (φ(q_i)ᵀ z + ε) with S = Σ_j φ(k_j) v_jᵀ and z = Σ_j φ(k_j), the feature map fused on both sides.
+
+Serves efficient, linear_transformer, rfa and performer, full form, by their maps (`_features`). No feature is ever
+written to memory: forward reads k and v once (`accumulate_kernel`), adds up the splits (`combine_kernel`), then reads q
+once and writes y (`answer_kernel`). All sums are float32.
+
+Layout. q, k, v: [B, H, N, D], any strides with the last 1. The state S is [B·H, M, D] in float32, M = m (fourier: 2m,
+sines first). A program of `accumulate_kernel` holds a [BLOCK_M, BLOCK_V] tile of S and streams a split of the tokens; a
+program of `answer_kernel` holds [BLOCK_N, BLOCK_V] of y and runs through the features. Offsets in tokens are int64.
+
+Backward. With δ_i the denominator and c_i = y_i·dy_i:
+  dφ(q_i) = (S dy_i − c_i z) / δ_i            `query_gradient_kernel`: dq, 1/δ and −c/δ
+  dS = Σ_i φ(q_i) dy_iᵀ / δ_i,  dz = −Σ_i φ(q_i) c_i / δ_i      `accumulate_kernel` over the queries
+  dφ(k_j) = dS v_j + dz,  dv_j = dSᵀ φ(k_j)   `key_gradient_kernel`: dk, dv
+then through φ. softmax has no δ: S = Σ κ_j v_jᵀ with κ normalised over j, and the term that normalisation adds to dκ is
+the row sum of dS ∘ S. exp: the maximum that is subtracted is differentiated too, since ε is not scaled by it. For a
+query it takes what the other arguments got; for a key, one number per head, ⟨dS, S − ε Σv⟩ + ⟨dz, z − εN⟩, goes to the
+one argument that is the maximum.
+
+Precision. bfloat16: products of bfloat16, φ and S rounded to it. float16: products with φ and S in TF32, which has
+float16's fraction and float32's range, for S grows as N. float32: TF32 where torch allows it for matrix products
+(`torch.backends.cuda.matmul.allow_tf32`), else three TF32 products that make up a float32 one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._features import FEATURES
+from attnbench.kernels._kernelized_sums import accumulate_kernel, combine_kernel
+from attnbench.kernels._kernelized_tokens import answer_kernel, key_gradient_kernel, query_gradient_kernel
+
+PROGRAMS = 512
+"""About how many programs the token range is split into: enough for 132 multiprocessors to be evenly loaded."""
+
+MAX_SPLITS = 32
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A map of `_features`. count: m, the arguments per token. scale: see there. denominator: ε beside φᵀz."""
+
+    features: str
+    count: int
+    scale: float = 1.0
+    epsilon: float = 0.0
+    denominator: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """M, the rows of the state."""
+        return 2 * self.count if self.features == "fourier" else self.count
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a launch: constexprs, warps and stages."""
+
+    constexprs: dict[str, Any]
+    warps: int
+    stages: int
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
+    """q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256. omega: [m, D] for relu, exp and fourier. Returns [B, H, N, D].
+
+    Differentiable in q, k and v, once.
+    """
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return _Attention.apply(q, k, v, q if omega is None else omega.contiguous(), phi, save)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap, save: bool) -> Tensor:
+        state, normaliser, keys = sum_keys(k, v, omega, phi)
+        y, queries = answer(q, omega, state, normaliser, phi, save)
+        if save:
+            ctx.save_for_backward(q, k, v, omega, y, state, normaliser, *keys, *queries)
+            ctx.phi = phi
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, omega, y, state, normaliser, maxima, places, top, totals, *queries = ctx.saved_tensors
+        phi: FeatureMap = ctx.phi
+        dy = dy if dy.stride(-1) == 1 else dy.contiguous()
+        dq, weights, shares = query_gradients(q, omega, state, normaliser, y, dy, queries, phi)
+        dstate, dnormaliser = sum_queries(q, dy, omega, weights, shares, queries[1], phi)
+        stabiliser = top
+        if phi.features == "softmax":
+            stabiliser = normaliser
+            dnormaliser = (dstate * state).sum(dim=-1)
+        dk, dv = key_gradients(k, v, omega, dstate, dnormaliser, stabiliser, phi)
+        if phi.features == "exp":
+            lift = (dstate * (state - phi.epsilon * totals.unsqueeze(1))).sum(dim=(1, 2))
+            lift = lift + (dnormaliser * (normaliser - phi.epsilon * k.shape[2])).sum(dim=1)  # [B·H]
+            take_from_largest(dk, k, omega, maxima, places, lift, phi)
+        return dq, dk, dv, None, None, None
+
+
+def sum_keys(
+    k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """S [B·H, M, D], z [B·H, M], and of the stabiliser: maxima and their tokens by split, the maximum, Σ v."""
+    return _sums(k, v, omega, phi, None)
+
+
+def sum_queries(
+    q: Tensor, dy: Tensor, omega: Tensor, weights: Tensor, shares: Tensor, stabilisers: Tensor, phi: FeatureMap
+) -> tuple[Tensor, Tensor]:
+    """dS [B·H, M, D] and dz [B·H, M]."""
+    state, normaliser, _ = _sums(q, dy, omega, phi, (weights, shares, stabilisers))
+    return state, normaliser
+
+
+def _sums(
+    x: Tensor, values: Tensor, omega: Tensor, phi: FeatureMap, query: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    b, h, n, d = x.shape
+    tiles = sum_tiles(d, phi, x.dtype)
+    programs = b * h * triton.cdiv(phi.count, tiles.constexprs["BLOCK_M"])
+    programs *= triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+    block = tiles.constexprs["BLOCK_N"]
+    splits = max(1, min(MAX_SPLITS, PROGRAMS // programs, triton.cdiv(n, 4 * block)))
+    split_len = triton.cdiv(triton.cdiv(n, splits), block) * block
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=x.device)
+
+    parts, part_normalisers = empty(splits, b * h, phi.rows, d), empty(splits, b * h, phi.rows)
+    stabilised = query is None and phi.features in ("exp", "softmax")
+    maxima, places, part_totals = part_normalisers, part_normalisers, part_normalisers
+    if stabilised:
+        maxima = empty(splits, b * h, phi.count)
+        places, part_totals = empty(splits, b * h, phi.count, dtype=torch.int32), empty(splits, b * h, d)
+    accumulate_kernel[(programs * splits,)](
+        x, values, *(query or (maxima, maxima, maxima)), omega, parts, part_normalisers, maxima, places, part_totals,
+        h, n, phi.count, d, splits, split_len, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
+        KEY=query is None, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    top, totals = part_normalisers, part_normalisers
+    if stabilised:
+        top = maxima.amax(dim=(0, 2)) if phi.features == "exp" else maxima.amax(dim=0)
+        totals = part_totals.sum(dim=0) if phi.features == "exp" else part_totals
+    state, normaliser = empty(b * h, phi.rows, d), empty(b * h, phi.rows)
+    tiles = combine_tiles(d, phi, query is None)
+    programs = triton.cdiv(phi.rows, tiles.constexprs["BLOCK_M"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+    combine_kernel[(b * h * programs,)](
+        parts, part_normalisers, maxima, part_totals, top, state, normaliser, n, phi.rows, d, splits, phi.epsilon,
+        num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return state, normaliser, (maxima, places, top, totals)
+
+
+def answer(
+    q: Tensor, omega: Tensor, state: Tensor, normaliser: Tensor, phi: FeatureMap, save: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """y like q, and where `save`, per query: the denominator, the stabiliser and its feature, [B·H, N] each."""
+    b, h, n, d = q.shape
+    y = torch.empty_like(q)
+    if y.stride(-1) != 1:
+        y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    rows = (b * h, n) if save else (1,)
+    denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
+    places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
+    tiles = answer_tiles(d, phi, q.dtype)
+    programs = triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+    answer_kernel[(b * h * programs,)](
+        q, omega, state, normaliser, y, denominators, stabilisers, places, h, n, phi.count, d,
+        *q.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon, phi.denominator,
+        SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return y, (denominators, stabilisers, places)
+
+
+def query_gradients(
+    q: Tensor, omega: Tensor, state: Tensor, normaliser: Tensor, y: Tensor, dy: Tensor, saved: list[Tensor],
+    phi: FeatureMap,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq like q, and per query 1/δ and −(y·dy)/δ, [B·H, N] each."""
+    b, h, n, d = q.shape
+    dq = torch.empty_like(y)
+    weights, shares = (torch.empty(b * h, n, dtype=torch.float32, device=q.device) for _ in range(2))
+    tiles = gradient_tiles(d, phi, q.dtype)
+    query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
+        q, omega, state, normaliser, y, dy, *saved, dq, weights, shares, h, n, phi.count, d,
+        *q.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq.stride()[:3], phi.scale, phi.epsilon,
+        num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return dq, weights, shares
+
+
+def key_gradients(
+    k: Tensor, v: Tensor, omega: Tensor, dstate: Tensor, dnormaliser: Tensor, stabiliser: Tensor, phi: FeatureMap
+) -> tuple[Tensor, Tensor]:
+    """dk and dv like k, without what the stabiliser's own gradient adds."""
+    b, h, n, d = k.shape
+    dk = torch.empty_like(k)
+    if dk.stride(-1) != 1:
+        dk = torch.empty(k.shape, dtype=k.dtype, device=k.device)
+    dv = torch.empty_like(dk)
+    tiles = gradient_tiles(d, phi, k.dtype)
+    key_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
+        k, v, omega, dstate, dnormaliser, stabiliser, dk, dv, h, n, phi.count, d,
+        *k.stride()[:3], *v.stride()[:3], *dk.stride()[:3], phi.scale, phi.epsilon,
+        num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return dk, dv
+
+
+def take_from_largest(
+    dk: Tensor, k: Tensor, omega: Tensor, maxima: Tensor, places: Tensor, lift: Tensor, phi: FeatureMap
+) -> None:
+    """Subtracts lift · ∂a/∂k in place at the key whose argument a is its head's largest."""
+    b, h, _, d = k.shape
+    splits, heads, m = maxima.shape
+    best = maxima.transpose(0, 1).reshape(heads, splits * m).argmax(dim=1)  # [B·H]
+    token = places.transpose(0, 1).reshape(heads, splits * m).gather(1, best.unsqueeze(1)).long()
+    at = token.view(b, h, 1, 1).expand(b, h, 1, d)
+    key = k.gather(2, at).float()  # [B, H, 1, D]
+    slope = phi.scale * omega[best % m].float().view(b, h, 1, d) - phi.scale**2 * key
+    change = dk.gather(2, at).float() - lift.view(b, h, 1, 1) * slope
+    dk.scatter_(2, at, change.to(dk.dtype))
+
+
+def precision(dtype: torch.dtype) -> dict[str, Any]:
+    """COMPUTE and PRECISION of the products: see the top of this file."""
+    if dtype == torch.bfloat16:
+        return {"COMPUTE": tl.bfloat16, "PRECISION": "tf32"}
+    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    return {"COMPUTE": tl.float32, "PRECISION": "tf32x3" if exact else "tf32"}
+
+
+def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
+    """Of `accumulate_kernel`."""
+    wide = dtype != torch.bfloat16
+    block_d = padded(head_dim)
+    block_v = min(block_d, 64 if wide else 128)
+    block_m = min(padded(phi.count), 64)
+    block_n = 32 if wide or block_d > 128 else 64
+    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
+    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_m * block_v > 4096 else 4, 2)
+
+
+def combine_tiles(head_dim: int, phi: FeatureMap, key: bool) -> Tiles:
+    """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
+    block_v = min(padded(head_dim), 64)
+    return Tiles({"FEATURES": phi.features, "KEY": key, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
+
+
+def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
+    """Of `answer_kernel`."""
+    wide = dtype != torch.bfloat16
+    block_d = padded(head_dim)
+    block_m = min(padded(phi.count), 32 if wide or block_d > 128 else 64)
+    constexprs = {"FEATURES": phi.features, "BLOCK_N": 64, "BLOCK_M": block_m, "BLOCK_D": block_d}
+    return Tiles({**constexprs, "BLOCK_V": min(block_d, 128), **precision(dtype)}, 8 if block_d > 64 else 4, 2)
+
+
+def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
+    """Of `query_gradient_kernel` and `key_gradient_kernel`."""
+    wide = dtype != torch.bfloat16
+    block_d = padded(head_dim)
+    block_n = 32 if block_d > 128 else 64
+    block_m = min(padded(phi.count), 32 if wide or block_d > 64 else 64)
+    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
+    return Tiles({**constexprs, **precision(dtype)}, 8 if block_d > 64 else 4, 1)
+
+
+def padded(size: int) -> int:
+    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def configurations() -> Iterator[Configuration]:
+    """Every default configuration: each map at D = 32, 64, 128, 256 in bfloat16, float16 and float32 (TF32 or not)."""
+    for features in FEATURES:
+        for d in (32, 64, 128, 256):
+            for dtype, compute in PRECISIONS:
+                count = d if features in ("elu", "softmax") else 256
+                yield from _configurations(FeatureMap(features, count), d, dtype, compute)
+
+
+PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
+    (torch.bfloat16, "tf32"),
+    (torch.float16, "tf32"),
+    (torch.float32, "tf32"),
+    (torch.float32, "tf32x3"),
+)
+
+
+def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
+    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
+    tensors = dict.fromkeys(("x", "values", "omega", "q", "k", "v", "y", "dy", "dq", "dk", "dv"), data)
+    sums = ("state", "normaliser", "maxima", "totals", "parts", "part_normalisers", "part_maxima", "part_totals", "top")
+    tokens = ("weights", "shares", "stabilisers", "denominators", "dstate", "dnormaliser")
+    types = {**tensors, **dict.fromkeys(sums + tokens, "*fp32"), "places": "*i32"}
+    types |= dict.fromkeys(("scale", "epsilon", "denominator_epsilon"), "fp32")
+    launches: list[tuple[Any, dict[str, Any], Tiles]] = []
+    for key in (True, False):
+        launches.append((accumulate_kernel, {"KEY": key}, sum_tiles(d, phi, dtype)))
+        launches.append((combine_kernel, {}, combine_tiles(d, phi, key)))
+    launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype)))
+    launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype)))
+    launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype)))
+    for kernel, more, tiles in launches:
+        constexprs = {**tiles.constexprs, **more}
+        if "PRECISION" in constexprs:
+            constexprs["PRECISION"] = compute
+        label = f"{phi.features} D={d} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+        sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
+        yield Configuration(kernel, signature(kernel, types), constexprs, tiles.warps, tiles.stages, label, sample)

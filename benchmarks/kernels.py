@@ -1,0 +1,68 @@
+"""Compiles every shipped kernel configuration for sm_80, sm_90 and sm_100, with no GPU, and tables what each takes.
+
+Registers and stack per thread (stack above 0: registers spill), shared memory per program, its limit. Exit 1 where one
+spills, is over the limit or does not compile. Names after the command choose kernel files; default: all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+
+from rich.console import Console
+from rich.table import Table
+
+from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, Build, Configuration, build
+from attnbench.registry import scan
+
+COLUMNS = ("kernel", "for", "sm", "warps", "registers", "shared KiB", "limit KiB", "stack B")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=scan("attnbench.kernels"), help="files of attnbench/kernels/")
+    parser.add_argument("--capability", type=int, action="append", choices=SHARED_MEMORY_LIMIT, help="default: all")
+    parser.add_argument("--only", default="", help="configurations whose label or kernel contains this")
+    given = parser.parse_args()
+    wanted = [
+        (name, index, capability)
+        for name in given.names
+        for index, c in enumerate(configurations(name))
+        for capability in given.capability or SHARED_MEMORY_LIMIT
+        if given.only in f"{c.kernel.__name__} {c.label}"
+    ]
+    table = Table(*COLUMNS, title=f"{len(wanted)} builds")
+    failed = 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for row, fine in pool.map(attempt, wanted, chunksize=4):
+            failed += not fine
+            table.add_row(*row, style="" if fine else "red")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print(f"{len(wanted) - failed} of {len(wanted)} builds are within the limits and spill nothing")
+    return 1 if failed else 0
+
+
+def configurations(name: str) -> list[Configuration]:
+    return list(import_module(f"attnbench.kernels.{name}").configurations())
+
+
+def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool]:
+    """A row of the table, and whether the build is within the limits."""
+    name, index, capability = wanted
+    configuration = configurations(name)[index]
+    head = [configuration.kernel.__name__, configuration.label, str(capability), str(configuration.num_warps)]
+    limit = SHARED_MEMORY_LIMIT[capability]
+    try:
+        built: Build = build(configuration, capability)
+    except Exception as error:
+        return [*head, type(error).__name__, str(error).splitlines()[0][:40], "", ""], False
+    shared = f"{built.shared_bytes / 1024:.1f}"
+    row = [*head, str(built.registers), shared, f"{limit / 1024:.0f}", str(built.stack_bytes)]
+    return row, built.stack_bytes == 0 and built.shared_bytes <= limit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Whether an impl is as good as the reference in the same working dtype: outputs and gradients, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attnbench.operator import Form, Inputs
+from attnbench.problem import Params, Problem
+
+
+def with_gradients(
+    call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs, cotangent: Tensor | None
+) -> dict[str, Tensor]:
+    """Output under "output", then the gradient of every input and parameter; None: of the output only."""
+    if cotangent is None:
+        return {"output": call(problem, params, **inputs.tensors()).detach()}
+    wanted = {name: x.detach().requires_grad_() for name, x in inputs.differentiated().items()}
+    output = call(problem, params, **wanted, **inputs.choices)
+    gradients = torch.autograd.grad(output, list(wanted.values()), cotangent.to(output.dtype))
+    return {"output": output.detach(), **dict(zip(wanted, gradients, strict=True))}
+
+
+def disagreements(
+    call: Callable[..., Tensor], form: Form, problem: Problem, params: Params, inputs: Inputs, backward: bool = True
+) -> dict[str, str]:
+    """What is further from float64 than twice the reference's own distance plus eps · max: name → how much.
+
+    Empty where the impl agrees. A tensor of the wrong shape or dtype, or one that is not finite, is named too.
+    """
+    cotangent = None
+    if backward:
+        shape = form.reference(problem, params, **inputs.tensors())
+        generator = torch.Generator(shape.device).manual_seed(1)
+        cotangent = torch.randn(shape.shape, generator=generator, device=shape.device).to(shape.dtype)
+    own = with_gradients(form.reference, problem, params, inputs, cotangent)
+    got = with_gradients(call, problem, params, inputs, cotangent)
+    exact = with_gradients(form.reference, problem.with_dtype("float64"), params, widened(inputs), cotangent)
+    return dict(_compare(got, own, exact))
+
+
+def _compare(got: dict[str, Tensor], own: dict[str, Tensor], exact: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    for name, true in exact.items():
+        if got[name].shape != own[name].shape or got[name].dtype != own[name].dtype:
+            yield name, f"is {got[name].dtype} {tuple(got[name].shape)}"
+            continue
+        error = (got[name].double() - true).abs().max().item()
+        bound = 2 * (own[name].double() - true).abs().max().item()
+        bound += torch.finfo(own[name].dtype).eps * true.abs().max().item()
+        if not error <= bound:  # also where it is NaN
+            yield name, f"error {error:.3g} > {bound:.3g}"
+
+
+def widened(inputs: Inputs) -> Inputs:
+    """The same numbers in float64."""
+
+    def wide(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x.double() if x.is_floating_point() else x for name, x in tensors.items()}
+
+    return replace(inputs, data=wide(inputs.data), parameters=wide(inputs.parameters), choices=wide(inputs.choices))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import kernelized
+from attnbench.operator import Form
+from attnbench.problem import Params, Problem
+from attnbench.registry import operators, resolve
+from tests.kernels.agreement import disagreements
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "elu": ("linear_transformer", {}),
+    "relu": ("performer", {"kind": "relu", "m": 21}),
+    "exp": ("performer", {"kind": "softmax", "m": 21}),
+    "fourier": ("rfa", {"m": 21}),
+    "softmax": ("efficient", {}),
+}
+each_map = pytest.mark.parametrize("features", list(CASES))
+
+
+def form_of(features: str) -> tuple[Form, Params]:
+    name, given = CASES[features]
+    operator = operators()[name].load()
+    return operator.forms["core"], resolve(operator, given)
+
+
+@pytest.fixture(autouse=True)
+def many_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several splits at a small N, and small tiles, so that every loop runs more than once."""
+
+    def small(tiles: Callable[..., kernelized.Tiles]) -> Callable[..., kernelized.Tiles]:
+        def smaller(*args: Any) -> kernelized.Tiles:
+            made = tiles(*args)
+            sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_M", "BLOCK_V") if name in made.constexprs}
+            return kernelized.Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
+
+        return smaller
+
+    for name in ("sum_tiles", "combine_tiles", "answer_tiles", "gradient_tiles"):
+        monkeypatch.setattr(kernelized, name, small(getattr(kernelized, name)))
+
+
+def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = None, seed: int = 0) -> dict[str, str]:
+    form, params = form_of(features)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(seed))
+    return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
+
+
+@each_map
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_the_reference(features: str, dtype: str) -> None:
+    assert not found(features, Problem(149, 3 * 23, 3, 1, dtype))
+
+
+@each_map
+def test_agrees_on_fewer_tokens_than_a_tile(features: str) -> None:
+    assert not found(features, Problem(3, 16, 1, 2))
+
+
+@each_map
+def test_takes_the_strides_of_a_layer(features: str) -> None:
+    form, _ = form_of(features)
+
+    def strided(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        apart = {k: x.transpose(1, 2).contiguous().transpose(1, 2) if x.dim() == 4 else x for k, x in tensors.items()}
+        return form.impls["cuda"].load()(problem, params, **apart)
+
+    assert not found(features, Problem(37, 3 * 16, 3, 2), strided)
+
+
+@each_map
+def test_a_dropped_token_is_noticed(features: str) -> None:
+    form, _ = form_of(features)
+
+    def short(problem: Problem, params: Params, k: Tensor, **tensors: Tensor) -> Tensor:
+        k = torch.cat((k[:, :, :-1], k[:, :, -2:-1]), dim=2)
+        return form.impls["cuda"].load()(problem, params, k=k, **tensors)
+
+    assert set(found(features, Problem(65, 16, 1), short)) >= {"output", "k"}
+
+
+def test_the_stabilisers_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernelized, "take_from_largest", lambda *args: None)
+    monkeypatch.setattr("attnbench.operators.kernelized.performer.EPSILON", {"softmax": 1e-2})
+    assert set(found("exp", Problem(65, 16, 1))) == {"k"}

@@ -1,0 +1,52 @@
+"""The files here run in a process of their own, started by test_interpreted.py with TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "run tests/kernels/test_interpreted.py instead"
+
+
+def _poison(x: torch.Tensor) -> torch.Tensor:
+    return x.fill_(float("nan")) if x.is_floating_point() else x.fill_(2**30)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter keeps bfloat16 as 16-bit integers. It multiplies those: widen them first, which is exact.
+
+    And it cuts float32 off where a GPU rounds to the nearest.
+    """
+    plain, cut = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def cast_impl(self: Any, source: Any, to: Any) -> Any:
+        if (source.dtype.scalar, to.scalar) == (tl.float32, tl.bfloat16):
+            rounded = torch.from_numpy(np.array(source.data)).bfloat16().view(torch.uint16).numpy()
+            return TensorHandle(rounded, tl.bfloat16)
+        return cut(self, source, to)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        a, b = (self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+        return plain(self, a, b, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    monkeypatch.setattr(InterpreterBuilder, "cast_impl", cast_impl)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a kernel leaves unwritten is NaN, or an index far outside."""
+    for name in ("empty", "empty_like", "empty_strided"):
+        plain = getattr(torch, name)
+
+        def empty(*args: Any, plain: Any = plain, **kwargs: Any) -> torch.Tensor:
+            return _poison(plain(*args, **kwargs))
+
+        monkeypatch.setattr(torch, name, empty)
