@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.analysis.crossover import BEYOND, Pair
-from attnbench.analysis.interval import Estimate
 from attnbench.analysis.series import Panel, Point, Quantity, Series
 from attnbench.errors import BadInput
 
@@ -68,15 +67,17 @@ def fastest_exact(panel: Panel, time: Quantity, exact: Collection[str]) -> Basel
     return Baseline(FASTEST_EXACT, points, members) if points else None
 
 
-def pairs(panel: Panel, series: Series, baseline: Baseline, levels: Mapping[str, Estimate]) -> list[Pair]:
-    """The sizes that a series and its baseline have, ascending."""
+def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Pair]:
+    """The sizes that a series and its baseline have, ascending. Who runs out of memory wins no FLOPs."""
     found = []
+    levels = quantity.levels
     own = fate(series.points)
     other = fate(sorted(baseline.points.values(), key=lambda p: p.size))
     for label, size in panel.sizes.items():
         a, b = series.at(label), baseline.points.get(label)
         if a is not None and b is not None:
-            found.append(Pair(size, label, levels.get(a.key), levels.get(b.key), own[label], other[label]))
+            fates = ("", "") if quantity.name == "flops" else (own[label], other[label])
+            found.append(Pair(size, label, levels.get(a.key), levels.get(b.key), *fates))
     return found
 
 

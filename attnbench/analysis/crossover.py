@@ -20,7 +20,7 @@ from attnbench.analysis.interval import Estimate, quantile, ratio
 
 Floats = npt.NDArray[np.float64]
 
-Kind = Literal["crossing", "always", "never", "undecided", "nothing"]
+Kind = Literal["crossing", "always", "never", "same", "undecided", "nothing"]
 Direction = Literal["above", "below", "within noise"]
 
 STEPS = 64
@@ -88,7 +88,8 @@ class Crossover:
     """What became of a series against a baseline.
 
     crossing: `crossings`, in ascending order. always: cheaper at every size; never: at none (then crossings may hold an
-    interval that is open at an edge, where the ratio there is within noise). undecided: within noise of 1 all the way.
+    interval that is open at an edge, where the ratio there is within noise). same: exact figures that are equal.
+    undecided: within noise of 1 all the way.
     nothing: no size has both. smallest, largest: the ratio at the ends of what both were measured on.
     baseline_beyond, series_beyond: the first size at which the one ran out of memory or time and the other did not,
     with the status; the former is a win and is counted as one.
@@ -111,6 +112,8 @@ def crossover(pairs: Sequence[Pair]) -> Crossover:
         kind: Kind = "always" if beyond and not lost else "never" if lost and not beyond else "nothing"
         return Crossover(kind, baseline_beyond=beyond, series_beyond=lost)
     edges = (_edge(both[0]), _edge(both[-1]))
+    if all(p.series and p.baseline and abs(p.series.level - p.baseline.level) < 1e-12 for p in both) and not beyond:
+        return Crossover("same", (), *edges, beyond, lost)
     crossings, cheaper = _crossings(both)
     if beyond and not cheaper[-1]:
         last = both[-1].size
@@ -152,10 +155,10 @@ def _crossings(both: Sequence[Pair]) -> tuple[list[Crossing], tuple[bool, bool]]
     signs = np.where(line < 0, -1, 1)
     found = []
     for start, stop in _runs(np.abs(line) <= half, signs):
-        low = None if start == 0 and abs(line[0]) <= half[0] else _boundary(grid, np.abs(line) - half, start, -1)
+        low = None if start == 0 and abs(line[0]) <= half[0] > 0 else _boundary(grid, np.abs(line) - half, start, -1)
         high = (
             None
-            if stop == len(grid) - 1 and abs(line[-1]) <= half[-1]
+            if stop == len(grid) - 1 and abs(line[-1]) <= half[-1] > 0
             else _boundary(grid, np.abs(line) - half, stop, 1)
         )
         zeros = [i for i in range(max(start - 1, 0), min(stop + 1, len(grid) - 1)) if signs[i] != signs[i + 1]]
@@ -163,6 +166,7 @@ def _crossings(both: Sequence[Pair]) -> tuple[list[Crossing], tuple[bool, bool]]
         if zeros:
             roots = [grid[i] + (grid[i + 1] - grid[i]) * line[i] / (line[i] - line[i + 1]) for i in zeros]
             at = math.exp(roots[len(roots) // 2])
+            low, high = low and min(low, at), high and max(high, at)
         before, after = signs[max(start - 1, 0)], signs[min(stop + 1, len(grid) - 1)]
         if len(zeros) % 2:
             direction: Direction = "above" if after < 0 else "below"

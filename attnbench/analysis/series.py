@@ -231,7 +231,9 @@ def quantity(run: Run, name: str) -> Quantity:
     metric: Metric = import_module(f"attnbench.metrics.{name}").METRIC
     if metric.column not in run.results:
         return Quantity(name, metric, {}, {})
-    results = run.results.loc[run.results["status"] == "ok"].set_index("key")
+    # FLOPs are analytic: they stand where the call itself found no memory or no time.
+    had = ("ok", "oom", "timeout") if name == "flops" else ("ok",)
+    results = run.results.loc[run.results["status"].isin(had)].set_index("key")
     column = results[metric.column]
     if name == "peak_memory" and "parameter_bytes" in results:
         column = column + results["parameter_bytes"].fillna(0)

@@ -60,12 +60,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One panel: its tables, one per metric, and what to use."""
+    """One panel: its tables, one per metric, and what to use. skipped: series that ran elsewhere in the run and not
+    here, with the reason."""
 
     panel: Panel
     baseline: str
     tables: tuple[Table, ...]
     recommendations: tuple[Recommendation, ...]
+    skipped: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     stated = run.environment.get("stated", {})
     time = next((q for q in (quantity(run, "wall_time"), quantity(run, "device_time")) if q.values), None)
     memory, flops = quantity(run, "peak_memory"), quantity(run, "flops")
+    never = _never_ran(found)
     sections = []
     for panel in found:
         reference = named(panel, base)
@@ -101,8 +104,9 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
             fastest = None  # the same cells: nothing more to learn
         tables = tuple(_table(panel, q, reference, fastest, exact, stated) for q in shown)
         choices = recommendations(panel, time, memory, flops, exact) if time else []
-        sections.append(Section(panel, base, tables, tuple(choices)))
-    return Summary(suite.get("name") or run.folder.name, base, tuple(sections), _never_ran(found))
+        here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
+        sections.append(Section(panel, base, tables, tuple(choices), here))
+    return Summary(suite.get("name") or run.folder.name, base, tuple(sections), never)
 
 
 def _suite(run: Run) -> dict[str, str]:
@@ -186,10 +190,10 @@ def _line(
         grown,
         growth,
         agreement(grown, growth) if grown and growth else None,
-        None if free or own_baseline or reference is None else crossover(pairs(panel, series, reference, levels)),
+        None if free or own_baseline or reference is None else crossover(pairs(panel, series, reference, quantity)),
         None
         if free or fastest is None or series.name in fastest.members
-        else crossover(pairs(panel, series, fastest, levels)),
+        else crossover(pairs(panel, series, fastest, quantity)),
     )
 
 

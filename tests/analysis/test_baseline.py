@@ -45,7 +45,7 @@ def test_pairs_carry_what_became_of_either_side() -> None:
     base = named(PANEL, "softmax")
     assert base is not None
     performer = PANEL.series[2]
-    found = pairs(PANEL, performer, base, TIME.levels)
+    found = pairs(PANEL, performer, base, TIME)
     assert [p.size for p in found] == list(SIZES)
     assert found[-1].beyond_baseline
     assert not found[0].beyond_baseline

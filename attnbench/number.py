@@ -1,0 +1,55 @@
+"""How numbers are shown to a person; stored data stays in base units."""
+
+from __future__ import annotations
+
+import math
+
+_STEPS = {
+    "s": (1000.0, ((-4, "ps"), (-3, "ns"), (-2, "µs"), (-1, "ms"), (0, "s"))),
+    "bytes": (1024.0, ((0, "B"), (1, "KiB"), (2, "MiB"), (3, "GiB"), (4, "TiB"))),
+    "flop": (1000.0, ((0, ""), (1, "k"), (2, "M"), (3, "G"), (4, "T"), (5, "P"), (6, "E"))),
+    "j": (1000.0, ((-3, "nJ"), (-2, "µJ"), (-1, "mJ"), (0, "J"), (1, "kJ"))),
+    "": (1000.0, ((0, ""),)),
+}
+
+
+def shown(value: float | None, unit: str) -> str:
+    """Three significant digits with a prefix; empty where there is no value. unit: a metric's."""
+    if value is None or math.isnan(value):
+        return ""
+    if value == 0:
+        return "0"
+    base, steps = _STEPS[unit]
+    for power, name in steps:
+        scaled = value / base**power
+        if max(scaled, digits(scaled)) < base or power == steps[-1][0]:
+            return f"{_three(scaled)}{name}"
+    raise AssertionError(unit)
+
+
+def digits(value: float) -> float:
+    """A number rounded to three significant digits."""
+    return float(f"{value:.3g}")
+
+
+def _three(value: float) -> str:
+    if value != 0 and (abs(value) >= 1e6 or abs(value) < 1e-3):
+        return f"{value:.2e}"
+    if digits(abs(value)) >= 100:
+        return f"{digits(value) if abs(value) < 1000 else value:.0f}"
+    return f"{value:.2f}" if digits(abs(value)) < 10 else f"{value:.1f}"
+
+
+def times(value: float | None) -> str:
+    """A ratio: `2.31×`."""
+    return "" if value is None or math.isnan(value) else f"{_three(value)}×"
+
+
+def size(value: float, axis: str) -> str:
+    """A place on an axis, three significant digits; of an image the side of a square with as many pixels."""
+    return f"{digits(value):.0f}" if axis != "image_size" else f"{math.sqrt(value):.1f}".removesuffix(".0")
+
+
+def place(value: float, axis: str) -> str:
+    """The same, standing alone: of an image both sides."""
+    return f"{size(value, axis)}x{size(value, axis)}" if axis == "image_size" else size(value, axis)

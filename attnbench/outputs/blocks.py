@@ -1,0 +1,260 @@
+"""A run's tables as titled blocks of text, which the terminal and Markdown print alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from attnbench.analysis.crossover import Crossing, Crossover
+from attnbench.analysis.recommendation import Recommendation
+from attnbench.analysis.scaling import Exponent, Scaling
+from attnbench.analysis.summary import FASTEST_EXACT, Figure, Line, Section, Summary, Table
+from attnbench.number import place, shown, size, times
+
+BEST, WIN = "*", "<"
+ANOTHER_FUNCTION = "a different function; quality not measured here"
+
+_TITLES = {
+    "wall_time": "Wall time",
+    "device_time": "Device time",
+    "peak_memory": "Peak memory, parameters included",
+    "flops": "FLOPs (analytic)",
+    "energy": "Energy",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text with what a colour may repeat: best of its column, first win over the baseline."""
+
+    text: str
+    best: bool = False
+    win: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table. columns: headings; the first names the rows. sizes: whether the columns but the first are sizes, so
+    that a wide block may be broken between them."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sizes: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One panel: a heading, its blocks, and notes below them."""
+
+    heading: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+
+def parts(summary: Summary) -> list[Part]:
+    """Every panel of a run."""
+    return [_part(section) for section in summary.sections]
+
+
+def legend(summary: Summary) -> list[str]:
+    """What the marks mean, and which series never ran and why."""
+    lines = [
+        f"{BEST} least of its column (identity apart)   {WIN} first size at which the series is clearly below the "
+        f"baseline {summary.baseline}",
+        "impl: reference where none is named. Intervals are 95 %, from rounds. An empty field was not measured.",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in summary.skipped.items():
+        reasons.setdefault(reason or "skipped", []).append(name)
+    return lines + [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def title(name: str) -> str:
+    """A metric in a heading."""
+    return _TITLES.get(name, name)
+
+
+def _part(section: Section) -> Part:
+    blocks = [*map(_figures, section.tables), *_crossovers(section), *_growths(section)]
+    if section.recommendations:
+        blocks.append(_choices(section.panel.axis, section.recommendations))
+    return Part(section.panel.title, tuple(blocks), tuple(_notes(section)))
+
+
+def _figures(table: Table) -> Block:
+    unit = table.quantity.metric.unit
+    labels = tuple(table.panel.sizes)
+    timed = not table.quantity.metric.exact
+    rows = []
+    for line in table.lines:
+        by_label = {figure.label: figure for figure in line.figures}
+        cells = [_figure(by_label.get(label), unit) for label in labels]
+        spread = (Cell(_spread(line.figures)),) if timed else ()
+        rows.append((Cell(line.series.name), *cells, *spread))
+    return Block(title(table.quantity.name), (table.panel.axis, *labels, *(("±",) if timed else ())), tuple(rows), True)
+
+
+def _figure(figure: Figure | None, unit: str) -> Cell:
+    if figure is None:
+        return Cell("")
+    if figure.value is None:
+        return Cell("" if figure.status == "ok" else figure.status)
+    text = f"{WIN if figure.first_win else ''}{shown(figure.value, unit)}{BEST if figure.best else ''}"
+    return Cell(text, figure.best, figure.first_win)
+
+
+def _spread(figures: Iterable[Figure]) -> str:
+    """The median half width of a row's intervals, relative."""
+    halves = sorted(math.sqrt(f.high / f.low) - 1 for f in figures if f.low and f.high)
+    return f"{halves[len(halves) // 2]:.0%}" if halves else ""
+
+
+def _crossovers(section: Section) -> Iterator[Block]:
+    axis = section.panel.axis
+    flops = {line.series: line for t in section.tables if t.quantity.name == "flops" for line in t.lines}
+    for table in section.tables:
+        name = table.quantity.name
+        if name == "flops" and len(section.tables) > 1:
+            continue
+        lines = [line for line in table.lines if line.against_baseline or line.against_exact]
+        exact = any(line.against_exact for line in lines)
+        paper = name not in ("flops", "peak_memory") and any(line.series in flops for line in lines)
+        columns = [axis, f"against {section.baseline}"]
+        columns += [f"against {FASTEST_EXACT}"] if exact else []
+        columns += ["of FLOPs"] if paper else []
+        rows = []
+        for line in lines:
+            cells = [line.series.name, _crossover(line.against_baseline, axis, section.baseline)]
+            cells += [_crossover(line.against_exact, axis, "exact softmax")] if exact else []
+            if paper:
+                found = flops.get(line.series)
+                cells.append(_crossover(found.against_baseline, axis, section.baseline) if found else "")
+            rows.append(tuple(map(Cell, cells)))
+        if rows:
+            yield Block(f"Crossover of {title(name).lower()}", tuple(columns), tuple(rows))
+
+
+def _crossover(found: Crossover | None, axis: str, baseline: str) -> str:
+    """What became of a series against a baseline, in words."""
+    if found is None:
+        return ""
+    said = []
+    open_ended = [c for c in found.crossings if c.at is None and (c.low is None or c.high is None)]
+    if found.kind == "crossing":
+        said += [crossing(c, axis) for c in found.crossings if c not in open_ended and c.direction != "within noise"]
+    elif found.kind in ("undecided", "same"):
+        said.append("within noise everywhere" if found.kind == "undecided" else "the same")
+    elif found.kind == "always":
+        said.append(
+            "always" + (f" ({times(found.smallest.ratio)} at {found.smallest.label})" if found.smallest else "")
+        )
+    elif found.kind == "never":
+        said.append(
+            f"never up to {found.largest.label} ({times(found.largest.ratio)} there)" if found.largest else "never"
+        )
+    if found.kind != "undecided":
+        said += [f"perhaps from {place(c.low, axis)}" for c in open_ended if c.low]
+        said += [f"perhaps not under {place(c.high, axis)}" for c in open_ended if c.high]
+    if found.baseline_beyond and (
+        found.smallest is None or any(c.at is None and c.low and c.high for c in found.crossings)
+    ):
+        said.append(f"{baseline} {_failure(found.baseline_beyond[1])} at {found.baseline_beyond[0]}")
+    if found.series_beyond:
+        said.append(f"itself {_failure(found.series_beyond[1])} at {found.series_beyond[0]}")
+    return "; ".join(said)
+
+
+def _failure(status: str) -> str:
+    return {"oom": "out of memory", "timeout": "out of time"}.get(status, status)
+
+
+def crossing(found: Crossing, axis: str) -> str:
+    """`>512 [480, 551]`: cheaper above 512; `<96`: below. Open ends are …"""
+    sign = {"above": ">", "below": "<"}.get(found.direction, "≈")
+    low, high = (size(end, axis) if end is not None else "…" for end in (found.low, found.high))
+    interval = "" if found.low is None and found.high is None else f"[{low}, {high}]"
+    at = "" if found.at is None else place(found.at, axis)
+    if at and low == high:
+        interval = ""
+    return f"{sign}{at}{' ' if at and interval else ''}{interval}"
+
+
+def _growths(section: Section) -> Iterator[Block]:
+    axis = section.panel.axis
+    shown_tables = [t for t in section.tables if any(line.scaling for line in t.lines)]
+    for table in shown_tables:
+        if table.quantity.metric.exact:
+            continue
+        rows = [
+            tuple(map(Cell, (line.series.name, line.stated or "", *_growth(line.scaling, axis), line.agreement or "")))
+            for line in table.lines
+            if line.scaling
+        ]
+        columns = (axis, "stated", "exponent", "nearest", "launch-bound below", "agreement")
+        yield Block(f"Growth of {title(table.quantity.name).lower()}", columns, tuple(rows))
+    exact = [t for t in shown_tables if t.quantity.metric.exact]
+    if exact:
+        names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.scaling))
+        heads = (axis, *(c for t in exact for c in (f"{t.quantity.name} stated", "exponent")))
+        rows = []
+        for series in names:
+            cells = [Cell(series.name)]
+            for table in exact:
+                line = next((x for x in table.lines if x.series == series), None)
+                cells += map(
+                    Cell, (line.stated or "", _exponent(line.scaling.exponent)) if line and line.scaling else ("", "")
+                )
+            rows.append(tuple(cells))
+        yield Block("Growth of exact figures", heads, tuple(rows))
+
+
+def _growth(found: Scaling | None, axis: str) -> tuple[str, str, str]:
+    if found is None:
+        return "", "", ""
+    bound = place(found.launch_bound, axis) if found.launch_bound else ""
+    nearest = found.growth if found.growth_error is None else f"{found.growth} (±{found.growth_error:.1%})"
+    return _exponent(found.exponent), nearest, bound
+
+
+def _exponent(found: Exponent) -> str:
+    if math.isnan(found.low) or found.high - found.low < 5e-3:
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} ±{(found.high - found.low) / 2:.2f}"
+
+
+def _choices(axis: str, found: Sequence[Recommendation]) -> Block:
+    rows = []
+    for each in found:
+        use = each.use
+        gain = ""
+        if each.exact and each.speed_up is not None and not use.exact:
+            gain = times(each.speed_up)
+            if each.low is not None and each.high is not None and not math.isnan(each.low) and each.low < each.high:
+                gain += f" [{times(each.low)}, {times(each.high)}]".replace("×", "")
+        note = "exact" if use.exact else "another function"
+        if each.exact is None:
+            note = f"no exact softmax ran; {note}" if not use.exact else note
+        elif use is not each.fastest:
+            note = f"exact; {each.fastest.series.name} is within noise"
+        cells = (each.label, use.series.name, shown(use.time_s, "s"), gain, shown(use.memory_bytes, "bytes"), note)
+        rows.append(tuple(map(Cell, cells)))
+    columns = (axis, "use", "time", "over best exact", "memory", "")
+    notes = (f"another function: {ANOTHER_FUNCTION}",) if any(not each.use.exact for each in found) else ()
+    return Block("What to use", columns, tuple(rows), notes=notes)
+
+
+def _notes(section: Section) -> Iterator[str]:
+    """What is not in this panel and why, then the first failure of each series, with its reason."""
+    for name, reason in section.skipped.items():
+        yield f"{name}: skipped: {reason}"
+    told = set()
+    lines: Iterable[Line] = (line for table in section.tables for line in table.lines)
+    for line in lines:
+        for figure in line.figures:
+            if figure.status != "ok" and (line.series.name, figure.status) not in told:
+                told.add((line.series.name, figure.status))
+                win = ", counted as a win for those that run there" if line.against_baseline is None else ""
+                yield f"{line.series.name}: {figure.status} at {figure.label}{win}: {figure.reason}"

@@ -1,0 +1,39 @@
+"""The figures of a run as CSV: one row per panel, metric, series and size, in base units; missing is empty."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from attnbench.analysis.summary import Summary
+
+COLUMNS = (
+    "axis", "scope", "mode", "dtype", "causal", "batch", "heads", "head_dim", "channels", "problem", "device",
+    "metric", "unit", "series", "operator", "impl", "params", "size", "label", "value", "low", "high",
+    "ratio_to_baseline", "best", "first_win", "status", "reason",
+)  # fmt: skip
+
+
+def text(summary: Summary) -> str:
+    """With a header, ending with a newline."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    for section in summary.sections:
+        fixed = {("problem" if k == "size" else k): v for k, v in section.panel.fixed.items()}
+        for table in section.tables:
+            for line in table.lines:
+                series = {
+                    "axis": section.panel.axis, "metric": table.quantity.name, "unit": table.quantity.metric.unit,
+                    "series": line.series.name, "operator": line.series.operator, "impl": line.series.impl,
+                    "params": line.series.params,
+                }  # fmt: skip
+                for f in line.figures:
+                    writer.writerow(
+                        {
+                            **fixed, **series, "size": f.size, "label": f.label, "value": f.value, "low": f.low,
+                            "high": f.high, "ratio_to_baseline": f.vs_baseline, "best": f.best,
+                            "first_win": f.first_win, "status": f.status, "reason": f.reason,
+                        }
+                    )  # fmt: skip
+    return file.getvalue()

@@ -1,0 +1,124 @@
+"""A run's tables, crossovers, exponents and recommendations as JSON, in base units; missing is null."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+from attnbench.analysis.crossover import Crossover
+from attnbench.analysis.recommendation import Choice, Recommendation
+from attnbench.analysis.scaling import Scaling
+from attnbench.analysis.series import Series
+from attnbench.analysis.summary import Line, Section, Summary, Table
+
+VERSION = 1
+"""Raised when the meaning of a field changes or one is taken away; fields may be added."""
+
+
+def text(summary: Summary, **more: Any) -> str:
+    """The document, indented, ending with a newline. more: further fields at its top level."""
+    return json.dumps(_plain({**document(summary), **more}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def document(summary: Summary) -> dict[str, Any]:
+    """`version`, `suite`, `baseline`, `skipped` (series: reason) and `panels`.
+
+    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and
+    `recommendations`. A metric: `metric`,
+    `column`, `unit`, `series`. A series: `name`, `operator`, `impl`, `params`, `exact`, `figures` (per size),
+    `scaling`, `stated`, `agreement`, `against_baseline` and `against_exact` (crossovers, with the fields of
+    `analysis.crossover.Crossover`).
+    """
+    return {
+        "version": VERSION,
+        "suite": summary.name,
+        "baseline": summary.baseline,
+        "panels": [_section(section) for section in summary.sections],
+        "skipped": summary.skipped,
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "axis": section.panel.axis,
+        "fixed": dict(section.panel.fixed),
+        "skipped": section.skipped,
+        "metrics": [_table(table) for table in section.tables],
+        "recommendations": [_recommendation(each) for each in section.recommendations],
+    }
+
+
+def _table(table: Table) -> dict[str, Any]:
+    metric = table.quantity.metric
+    lines = [_line(line) for line in table.lines]
+    return {"metric": table.quantity.name, "column": metric.column, "unit": metric.unit, "series": lines}
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        **_series(line.series),
+        "exact": line.exact,
+        "figures": [asdict(figure) for figure in line.figures],
+        "scaling": _scaling(line.scaling),
+        "stated": line.stated,
+        "agreement": line.agreement,
+        "against_baseline": _crossover(line.against_baseline),
+        "against_exact": _crossover(line.against_exact),
+    }
+
+
+def _series(series: Series) -> dict[str, Any]:
+    return {
+        "name": series.name,
+        "operator": series.operator,
+        "impl": series.impl,
+        "params": json.loads(series.params),
+    }
+
+
+def _scaling(found: Scaling | None) -> dict[str, Any] | None:
+    return None if found is None else {**asdict(found), "exponent": asdict(found.exponent)}
+
+
+def _crossover(found: Crossover | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    result = asdict(found)
+    for side in ("baseline_beyond", "series_beyond"):
+        beyond = getattr(found, side)
+        result[side] = {"label": beyond[0], "status": beyond[1]} if beyond else None
+    return result
+
+
+def _recommendation(found: Recommendation) -> dict[str, Any]:
+    return {
+        "size": found.size,
+        "label": found.label,
+        "use": _choice(found.use),
+        "fastest": _choice(found.fastest),
+        "best_exact": _choice(found.exact),
+        "speed_up": {"value": found.speed_up, "low": found.low, "high": found.high},
+    }
+
+
+def _choice(found: Choice | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    note = None if found.exact else "a different function; quality not measured here"
+    figures = {"time_s": found.time_s, "memory_bytes": found.memory_bytes, "exact": found.exact, "note": note}
+    return {**_series(found.series), **figures}
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types: nan and infinities are null, whole floats of counts stay numbers."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

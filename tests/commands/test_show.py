@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.analysis.runs import cell, sequence, visits_of
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    metrics = {"flops": 10, "peak_memory_bytes": 100}
+    cells = [
+        (cell(name, sequence(n)), truth, metrics)
+        for n in (64, 128, 256)
+        for name, truth in (("softmax", 1e-6 * n * n), ("local", 1e-4 * n))
+    ]
+    visits = visits_of(cells)
+    (folder / "visits.jsonl").write_text("".join(json.dumps(asdict(v)) + "\n" for v in visits))
+    (folder / "environment.json").write_text("{}")
+    (folder / "suite.yaml").write_text("name: stored\nbaseline: softmax\n")
+    return folder
+
+
+def show(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "attnbench", "show", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_show_prints_tables_without_torch(stored: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['attnbench', 'show', sys.argv[1]]\n"
+        "from attnbench.__main__ import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(stored)], capture_output=True, text=True, timeout=120)
+    assert "Crossover of wall time" in done.stdout
+    assert done.stderr == "False False\n"
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "markdown"])
+def test_show_formats(stored: Path, form: str) -> None:
+    done = show(stored, "--format", form)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "local" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "speed"], "no such metric"),
+        (["--baseline", "performer"], "no such series"),
+        (["--axis", "channels"], "does not vary it"),
+    ],
+)
+def test_bad_usage_is_a_paragraph(stored: Path, arguments: list[str], message: str) -> None:
+    done = show(stored, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    done = show(tmp_path / "nothing")
+    assert done.returncode == 2
+    assert "no such folder" in done.stderr

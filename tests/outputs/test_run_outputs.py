@@ -1,0 +1,131 @@
+"""Every view of one synthetic run: what is in it, and that it fits and stays plain."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+import json as json_module
+
+import pytest
+from rich.console import Console
+
+from attnbench.analysis.summary import Summary, summarise
+from attnbench.outputs import csv, json, markdown, table
+from tests.analysis.runs import Law, laws
+
+SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+LAWS: dict[str, Law] = {
+    "softmax": lambda n: 1e-6 * n**2,
+    "softmax:sdpa": lambda n: 3e-7 * n**2,
+    "performer": lambda n: 1e-4 * n,
+    "linear_transformer:cuda": lambda n: 1e-4 * n,
+    "identity": lambda n: 1e-9,
+    "local": lambda n: 1e-4 * n,
+}
+STATUSES = {
+    ("softmax", 8192): "oom",
+    ("softmax", 16384): "skipped",
+    ("local", 64): "wrong",
+    **{("linear_transformer:cuda", n): "skipped" for n in SIZES},
+}
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    run = laws(SIZES, LAWS, own=0.005, statuses=STATUSES)
+    run.environment.update(stated={"performer {}": {"time": "n", "memory": "n"}}, exact=["softmax {}"])
+    return summarise(run)
+
+
+def printed(summary: Summary, width: int = 80, **console: object) -> str:
+    file = io.StringIO()
+    table.write(summary, Console(file=file, width=width, **console))  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def test_eighty_columns_and_no_escapes(summary: Summary) -> None:
+    text = printed(summary)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    assert "…" not in text.replace("[…,", "").replace(", …]", "")
+    for name in ("linear_transformer:cuda", "softmax:sdpa", "performer"):
+        assert name in text
+
+
+def test_marks_do_not_need_colour(summary: Summary) -> None:
+    rows = [line for line in printed(summary, width=200).splitlines() if line.startswith("performer ")]
+    figures = rows[0].split()[1:]
+    assert [i for i, text in enumerate(figures) if text.startswith("<")] == [1]
+    assert any(text.endswith("*") for text in figures)
+    coloured = printed(summary, width=200, force_terminal=True, color_system="standard")
+    assert "\x1b[" in coloured
+
+
+def test_failures_are_told_with_their_reason_and_missing_is_empty(summary: Summary) -> None:
+    text = printed(summary, width=200)
+    softmax = next(line for line in text.splitlines() if line.startswith("softmax "))
+    assert softmax.split().count("oom") == 2
+    assert "softmax: oom at 8192, counted as a win for those that run there: oom here" in text
+    assert "local: wrong at 64: wrong here" in text
+    assert "skipped: linear_transformer:cuda: skipped here" in text
+
+
+def test_crossovers_growth_and_choice_are_told(summary: Summary) -> None:
+    text = printed(summary, width=200)
+    assert "Crossover of wall time" in text
+    assert "against fastest exact softmax" in text
+    assert "a different function; quality not measured here" in text
+    assert "agrees" in text
+
+
+def test_a_run_without_visits_says_so() -> None:
+    assert "Nothing was measured" in printed(summarise(laws([], {})))
+
+
+def test_csv_keeps_base_units_and_leaves_the_missing_empty(summary: Summary) -> None:
+    rows = list(csv_module.DictReader(io.StringIO(csv.text(summary))))
+    found = {(r["metric"], r["series"], r["label"]): r for r in rows}
+    assert tuple(rows[0]) == csv.COLUMNS
+    performer = found["wall_time", "performer", "1024"]
+    assert float(performer["value"]) == pytest.approx(0.1024, rel=0.1)
+    assert float(performer["low"]) < float(performer["value"]) < float(performer["high"])
+    assert found["wall_time", "softmax", "8192"]["value"] == ""
+    assert found["wall_time", "softmax", "8192"]["status"] == "oom"
+    assert float(found["flops", "performer", "64"]["value"]) == int(1e-4 * 64 * 1e9)
+
+
+def test_json_is_strict_and_holds_everything(summary: Summary) -> None:
+    found = json_module.loads(json.text(summary), parse_constant=pytest.fail)
+    assert (found["version"], found["suite"], found["baseline"]) == (1, "synthetic", "softmax")
+    (panel,) = found["panels"]
+    wall = next(m for m in panel["metrics"] if m["metric"] == "wall_time")
+    performer = next(s for s in wall["series"] if s["name"] == "performer")
+    assert performer["against_baseline"]["crossings"][0]["at"] == pytest.approx(100, rel=0.05)
+    assert performer["against_exact"]["crossings"][0]["direction"] == "above"
+    assert performer["scaling"]["exponent"]["value"] == pytest.approx(1, abs=0.05)
+    assert performer["stated"] == "n"
+    assert performer["against_baseline"]["baseline_beyond"] == {"label": "8192", "status": "oom"}
+    last = panel["recommendations"][-1]
+    assert last["use"]["operator"] in ("performer", "local")
+    assert last["use"]["note"] == "a different function; quality not measured here"
+
+
+def test_one_round_is_null_in_json_not_nan() -> None:
+    found = json_module.loads(json.text(summarise(laws((64, 128, 256), LAWS, rounds=1))), parse_constant=pytest.fail)
+    figures = found["panels"][0]["metrics"][0]["series"][0]["figures"]
+    assert figures[0]["value"] > 0
+    assert figures[0]["low"] is None
+
+
+def test_markdown_tables_are_rectangular_and_escaped(summary: Summary) -> None:
+    text = markdown.text(summary)
+    width = None
+    for line in text.splitlines():
+        if line.startswith("|"):
+            bars = line.replace("\\|", "").count("|")
+            assert width in (None, bars)
+            width = bars
+        else:
+            width = None
+    assert "**" in text
+    assert "\\<" in text

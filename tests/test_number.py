@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from attnbench.number import place, shown, size, times
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0, "s", "0"),
+        (None, "s", ""),
+        (math.nan, "s", ""),
+        (1.234e-5, "s", "12.3µs"),
+        (9.9996e-4, "s", "1.00ms"),
+        (0.9996, "s", "1.00s"),
+        (123.4, "s", "123s"),
+        (1024.0, "bytes", "1.00KiB"),
+        (1000.0, "bytes", "1000B"),
+        (3.5 * 2**30, "bytes", "3.50GiB"),
+        (157552640.0, "flop", "158M"),
+        (999999.0, "flop", "1.00M"),
+        (2e-3, "j", "2.00mJ"),
+        (0.01234, "", "0.01"),
+        (1e-5, "", "1.00e-05"),
+    ],
+)
+def test_three_digits_and_a_prefix(value: float | None, unit: str, text: str) -> None:
+    assert shown(value, unit) == text
+
+
+def test_ratios_and_places() -> None:
+    assert times(2.314) == "2.31×"
+    assert times(math.nan) == ""
+    assert size(1234.0, "seq_len") == "1230"
+    assert (size(784.0, "image_size"), place(784.0, "image_size")) == ("28", "28x28")
+    assert place(390.0, "image_size") == "19.7x19.7"
