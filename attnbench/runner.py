@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -108,11 +111,12 @@ class Runner:
                 self._end_worker()
                 self._write()
         finally:
-            if self.worker is not None:
-                self.worker.kill()
-                self.worker = None
-            if self.journal.visits:
-                self._write()
+            with _uninterrupted():
+                if self.worker is not None:
+                    self.worker.kill()
+                    self.worker = None
+                if self.journal.visits:
+                    self._write()
 
     # --- the scout
 
@@ -339,6 +343,19 @@ class Runner:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._begun
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not undo what the first one started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _family(cell: Cell) -> tuple[Any, ...]:

@@ -1,0 +1,110 @@
+"""attnbench run: measures a suite into a run folder, and shows what came out."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from attnbench.outputs.listing import Format
+
+if TYPE_CHECKING:
+    from attnbench.session import Session
+    from attnbench.suite import Suite
+
+
+def command(
+    suite: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped suite.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default results/<suite>-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
+    operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
+    impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
+    rounds: Annotated[int | None, typer.Option(help="Timed rounds, in place of the suite's.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for the whole run, such as 5m.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells; measure and write nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="How results are printed.")] = "table",
+) -> None:
+    """Measure a suite: check every cell, take its memory and FLOPs, then its time in several rounds.
+
+    Exit code: 0 only ok and skipped; 1 any wrong, crashed, error, timeout or oom; 2 bad usage; 3 nothing measured;
+    130 interrupted. The last line of stdout is the run folder.
+
+    Example: attnbench run quick --device cpu
+    """
+    from attnbench import suite as suites
+    from attnbench.errors import BadInput
+    from attnbench.session import begin, choose_device, disturbances, go_on, stored_suite
+
+    if resume is not None and out is not None:
+        raise BadInput("--resume and --out: a run is gone on with where it is. Give one of the two.")
+    if suite is None and resume is None:
+        raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
+    chosen = suites.load(suite) if suite is not None else stored_suite(resume or Path())
+    chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=budget)
+    if dry_run:
+        _list(chosen, form)
+        return
+    for text in disturbances(choose_device(device)):
+        if strict:
+            raise BadInput(f"--strict: {text}. Stop it, or run without --strict.")
+        print(f"warning: {text}", file=sys.stderr)
+    session = begin(chosen, choose_device(device), out) if resume is None else go_on(chosen, device, resume)
+    raise typer.Exit(_measure(session, form))
+
+
+def _list(suite: Suite, form: Format) -> None:
+    from attnbench.outputs.listing import write
+    from attnbench.problem import canonical_params
+    from attnbench.suite import cells
+
+    found = cells(suite)
+    rows = [
+        {
+            "operator": c.operator,
+            "impl": c.impl,
+            "scope": c.scope,
+            "mode": c.mode,
+            "size": c.problem.size,
+            "params": canonical_params(c.params),
+            "key": c.key,
+        }
+        for c in found
+    ]
+    write(rows, form, table=[{k: v for k, v in row.items() if k not in ("key", "params")} for row in rows])
+    visits = len(found) * (1 + suite.measure.rounds)
+    print(f"{len(found)} cells, {visits} visits at most; nothing was measured or written", file=sys.stderr)
+
+
+def _measure(session: Session, form: Format) -> int:
+    """Runs the session and shows its results. Returns the exit code."""
+    from attnbench.progress import progress
+    from attnbench.runner import Runner, Stopped, exit_code
+
+    folder = session.journal.folder
+    code: int | None = None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with progress() as told:
+            Runner(session.plan, session.journal, told).run()
+    except KeyboardInterrupt:
+        code = 130
+    except Stopped as stopped:
+        print(f"the run ended: {stopped}", file=sys.stderr)
+        code = 1
+    finally:
+        session.journal.close()
+    _show(folder, form)
+    if code is not None:
+        print(f"what was measured is kept; go on with: attnbench run --resume {folder}", file=sys.stderr)
+    return exit_code(session.journal.visits) if code is None else code
+
+
+def _show(folder: Path, form: Format) -> None:
+    """The results so far; the folder is in the JSON, else the last line of stdout."""
+    if form != "json":
+        print(folder)

@@ -1,0 +1,155 @@
+"""From a suite and the command line to a plan and an open journal: a new run, or one to be gone on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench import environment, gpu, journal, pipe
+from attnbench.errors import BadInput
+from attnbench.record import ENVIRONMENT, SUITE, VISITS
+from attnbench.runner import Plan, order_seed
+from attnbench.settings import Limits
+from attnbench.strict import read_text
+
+if TYPE_CHECKING:
+    from attnbench.suite import Suite
+
+SAME_MACHINE = ("cpu", "instruction_set", "threads", "torch", "device", "gpu_name")
+"""What must not change within one run: numbers before and after would not belong together."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A plan, where its results go, and what the machine is."""
+
+    plan: Plan
+    journal: journal.Journal
+    environment: Mapping[str, Any]
+
+
+def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a suite on a device, with the environment. Imports the operators."""
+    import torch
+
+    from attnbench.suite import cells
+
+    threads = min(torch.get_num_threads(), environment.usable_cores())
+    found = {**_environment(device, threads), "seed": order_seed(suite.text)}
+    plan = Plan(
+        cells=cells(suite),
+        measure=suite.measure,
+        limits=suite.limits,
+        device=device,
+        threads=threads,
+        memory_limit=memory_limit(suite.limits, found),
+        operators_from=suite.operators_from,
+        seed=found["seed"],
+    )
+    return plan, found
+
+
+def choose_device(wanted: str) -> str:
+    """ "cpu" or "cuda". Raises BadInput where CUDA is wanted and missing."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise BadInput(
+            f"--device cuda: torch {torch.__version__} finds no usable GPU. `attnbench doctor` says what is missing; "
+            "use --device cpu, or auto."
+        )
+    return "cuda" if wanted != "cpu" and there else "cpu"
+
+
+def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
+    """Bytes that a cell may need: of the device's memory, on the CPU never more than is available now."""
+    if limits.memory_bytes is not None:
+        return limits.memory_bytes
+    if found["device"] == "cuda":
+        return int(limits.memory_fraction * found["gpu"]["memory_bytes"])
+    sizes = [b for b in (found["memory_bytes"], found["cgroup_memory_bytes"]) if b]
+    share = int(limits.memory_fraction * min(sizes)) if sizes else 2**33
+    return min(share, environment.memory_available_bytes() or share)
+
+
+def begin(suite: Suite, device: str, out: Path | None) -> Session:
+    """A new run folder. Raises BadInput."""
+    plan, found = plan_of(suite, device)
+    return Session(plan, journal.create(out or _default_folder(suite.name), suite.text, found), found)
+
+
+def go_on(suite: Suite, device: str, folder: Path) -> Session:
+    """A stored run to be gone on with. Raises BadInput where its suite, contract or machine is another."""
+    if read_text(folder / SUITE) != suite.text:
+        raise BadInput(
+            f"--resume {folder}: {suite.where} with these options is not the suite that this run measures "
+            f"({folder / SUITE}). Give --resume alone, or start anew with --out."
+        )
+    stored = journal.stored_environment(folder)
+    plan, found = plan_of(suite, str(stored.get("device")) if device == "auto" else choose_device(device))
+    for name in SAME_MACHINE:
+        if stored.get(name) != found.get(name):
+            raise BadInput(
+                f"--resume {folder}: {name} was {stored.get(name)} ({folder / ENVIRONMENT}) and is {found.get(name)} "
+                "now; one run cannot hold both. Go on where it was begun, or start anew with --out."
+            )
+    opened = journal.resume(folder)
+    other = sorted({v.contract for v in opened.visits} - {plan.contract})
+    if other:
+        opened.close()
+        raise BadInput(
+            f"--resume {folder}: its visits were measured by contract '{other[0]}' ({folder / VISITS}), "
+            f"now it is '{plan.contract}'. Start anew with --out."
+        )
+    return Session(plan, opened, stored)
+
+
+def stored_suite(folder: Path) -> Suite:
+    """The suite of a stored run. Raises BadInput where that alone does not suffice."""
+    from attnbench.suite import from_text
+
+    if not (folder / SUITE).is_file():
+        raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start anew with --out.")
+    text = read_text(folder / SUITE)
+    if "operators_from" in text:
+        raise BadInput(
+            f"--resume {folder}: its suite has operators of your own (operators_from), whose place is not stored. "
+            f"Name the suite again: attnbench run SUITE --resume {folder}."
+        )
+    return from_text(text, str(folder / SUITE), folder)
+
+
+def disturbances(device: str) -> list[str]:
+    """Who else computes on the GPU, as sentences."""
+    if device != "cuda":
+        return []
+    return [f"{who} is using the GPU: times and memory are disturbed" for who in gpu.other_processes(set())]
+
+
+def _environment(device: str, threads: int) -> dict[str, Any]:
+    if device == "cpu":
+        import torch
+
+        torch.set_num_threads(threads)
+        return environment.collect(device)
+    # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
+    worker = pipe.start(0, threads)
+    try:
+        found: dict[str, Any] = worker.ask({"do": "environment", "device": device}, pipe.START_TIMEOUT_S)["environment"]
+    finally:
+        worker.close()
+    return found
+
+
+def _default_folder(name: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path("results") / f"{name}-{stamp}"
+    number = 2
+    while folder.exists():
+        folder = Path("results") / f"{name}-{stamp}-{number}"
+        number += 1
+    return folder
