@@ -1,0 +1,129 @@
+"""What a comparison found: one metric of one cell (or one series) before and after, and what follows from all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["faster", "same", "slower", "undecided", "less", "more", "changed"]
+
+PASS, REGRESSION, CANNOT_COMPARE, UNDECIDED = 0, 1, 2, 3
+"""Exit codes."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """subject: a cell's key, a series, or "all cells". name: the same for people.
+
+    metric: its name, or "status", "kernel", "operations", "scaling of …". before, after: the values; None where there
+    is none. verdict: faster, same, slower or undecided for what is timed; less, same or more for what is exact;
+    changed for what has no order. ratio, low, high: after / before with its interval. threshold: the gate's, a
+    fraction; None: not gated. detectable: the smallest growth that would have been found, a fraction. regression:
+    whether the gate fails for it. reason: why the verdict is what it is.
+    """
+
+    subject: str
+    name: str
+    metric: str
+    before: float | str | None
+    after: float | str | None
+    verdict: Verdict
+    regression: bool = False
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = None
+    detectable: float | None = None
+    reason: str = ""
+
+    @property
+    def weight(self) -> tuple[int, float]:
+        """What findings are sorted by: regressions first, then what got worse, what is new, what is undecided."""
+        order = {"slower": 1, "more": 1, "changed": 2, "faster": 3, "less": 3, "undecided": 4, "same": 5}
+        size = abs(self.ratio - 1) if self.ratio is not None else 0.0
+        return (0 if self.regression else order[self.verdict], -size)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A crossover against `baseline` before and after, in words; changed: whether they differ."""
+
+    series: str
+    panel: str
+    metric: str
+    baseline: str
+    before: str
+    after: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """before, after: names of the two. findings: by importance. missing, new: keys that only one of them has.
+
+    notes: what a reader must know first: what could not be compared, a shift that all cells share, a threshold that
+    the machine cannot see. measured: in how many cells something was compared. gated: whether it decides a build.
+    """
+
+    before: str
+    after: str
+    findings: tuple[Finding, ...]
+    missing: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    measured: int = 0
+    gated: bool = False
+
+    @property
+    def regressions(self) -> list[Finding]:
+        """What fails the build."""
+        return [f for f in self.findings if f.regression]
+
+    @property
+    def undecided(self) -> list[Finding]:
+        """What the gate asked for and nobody can tell."""
+        return [f for f in self.findings if f.verdict == "undecided" and f.threshold is not None]
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass · 1 regression · 3 undecided, nothing measured, or cells of the baseline not measured."""
+        if not self.gated:
+            return PASS
+        if self.regressions:
+            return REGRESSION
+        return UNDECIDED if self.undecided or self.missing or not self.measured else PASS
+
+    @property
+    def decision(self) -> str:
+        """The exit code in a sentence."""
+        if not self.gated:
+            return f"compared {_count(self.measured, 'cell')}"
+        if self.regressions:
+            return f"regression: {_count(len(self.regressions), 'finding')}"
+        if not self.measured:
+            return "undecided: nothing was measured"
+        if self.missing:
+            return f"undecided: {_count(len(self.missing), 'cell')} of {self.before} not measured"
+        if self.undecided:
+            return f"undecided: {_count(len(self.undecided), 'finding')}"
+        return f"pass: {_count(self.measured, 'cell')} compared, none worse"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def by_importance(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Regressions first, the largest changes before the smaller."""
+    return tuple(sorted(findings, key=lambda f: (*f.weight, f.subject, f.metric)))
+
+
+def readable(key: str) -> str:
+    """A cell's key for people: `performer fwd n1024`, and what is not usual beside it."""
+    operator, impl, scope, mode, dtype, causality, batch, heads, channels, size = key.split(".")[:10]
+    usual = {scope: "core", dtype: "float32", causality: "full", batch: "b1"}
+    unusual = [word for word, common in usual.items() if word != common]
+    name = operator if impl == "reference" else f"{operator}:{impl}"
+    return " ".join([name, mode, size, *unusual, heads, channels])

@@ -1,0 +1,235 @@
+"""Tier 1: the decision on interleaved pairs of processes, the power that it promises, and how many pairs that takes.
+
+Model of one pair: log(after / before) of a cell = its effect + pair + own. `pair` is the luck of the two processes and
+concerns all cells alike; `own` is what is left for one cell. Both variances are estimated over all cells and pairs by
+`analysis.interval`, a cell's own moderated by the others'.
+
+The plan is fixed before the first pair is measured. Stage 1 measures `pairs` pairs of all cells and marks what is
+slower with FIRST false alarms per suite; stage 2 measures what was marked once more, in as many fresh pairs, with
+CONFIRM. A false alarm needs both, so there are at most FIRST · CONFIRM of them per suite, and a slow-down is found with
+the product of the two powers. Nothing is ever measured until it is significant.
+
+Cells are corrected for by Bonferroni on their own part; the pair's part is one event for all cells, and is not. Both
+parts keep their own t quantile and their squared half widths add up, as in `analysis.interval`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri, stdtrit
+
+from attnbench.analysis.finding import Finding, Verdict, readable
+from attnbench.analysis.interval import Estimate, estimates
+from attnbench.settings import Gate
+
+FIRST = 0.05
+"""False alarms of stage 1 per suite, one-sided."""
+
+CONFIRM = 0.1
+"""The same of stage 2. Together 0.5 %: half of what is promised, for what the model does not know."""
+
+POWER = 0.8
+"""How surely a slow-down of the threshold is found, both stages together."""
+
+POWER_TWICE = 0.95
+"""How surely one of twice the threshold is found."""
+
+FEWEST_PAIRS, MOST_PAIRS = 4, 60
+
+ASSUMED_SD = 0.04
+"""Of one process's luck in log time where no calibration says better: that of a shared 2-core machine."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations of one pair's log ratio. own: by key; shared: what all cells of a pair have in common.
+
+    pairs: from how many it was estimated; 0: assumed.
+    """
+
+    own: Mapping[str, float]
+    shared: float
+    pairs: int
+
+    @property
+    def typical(self) -> float:
+        """The own noise that four cells in five stay below."""
+        return float(np.quantile(list(self.own.values()), 0.8)) if self.own else ASSUMED_SD * math.sqrt(2)
+
+
+ASSUMED = Noise({}, ASSUMED_SD * math.sqrt(2), 0)
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a plan promises for a slow-down of `effect` (a fraction)."""
+
+    pairs: int
+    cells: int
+    effect: float
+    power: float
+
+
+def pair_estimates(pairs: pd.DataFrame) -> dict[str, Estimate]:
+    """By key, the log ratio after / before. pairs: key, pair, before, after (seconds, one row per pair and cell)."""
+    usable = pairs[(pairs["before"] > 0) & (pairs["after"] > 0)]
+    as_visits = pd.DataFrame(
+        {
+            "key": usable["key"],
+            "round": usable["pair"] + 1,
+            "process": usable["pair"],
+            "status": "ok",
+            "ratio": usable["after"] / usable["before"],
+        }
+    )
+    return estimates(as_visits, "ratio")
+
+
+def noise(pairs: pd.DataFrame) -> Noise:
+    """The noise floor from pairs of one revision against itself."""
+    found = pair_estimates(pairs)
+    known = {key: e for key, e in found.items() if e.known}
+    shared = max((e.shared * e.rounds for e in known.values()), default=math.nan)
+    return Noise(
+        {key: math.sqrt(e.own * e.rounds) for key, e in known.items()}, math.sqrt(shared), int(pairs["pair"].nunique())
+    )
+
+
+def critical(e: Estimate, false_alarms: float, cells: int) -> float:
+    """What a log ratio must exceed to be called slower, minimum effect apart; nan from one pair."""
+    if not e.known:
+        return math.nan
+    own = float(stdtrit(min(e.own_freedom, 1e9), 1 - false_alarms / cells)) ** 2 * e.own if e.own > 0 else 0.0
+    shared = float(stdtrit(min(e.shared_freedom, 1e9), 1 - false_alarms)) ** 2 * e.shared if e.shared > 0 else 0.0
+    return math.sqrt(own + shared)
+
+
+def smallest_seen(e: Estimate, threshold: float, false_alarms: float, cells: int, power: float = POWER) -> float:
+    """The smallest slow-down (a fraction) that this estimate finds with `power`; nan from one pair."""
+    least = max(critical(e, false_alarms, cells), math.log1p(threshold) / 2)
+    return math.expm1(least + float(ndtri(power)) * math.sqrt(e.own + e.shared))
+
+
+def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> tuple[Verdict, str]:
+    """The verdict of one stage on one cell, and why. threshold: the slow-down that is to be found, a fraction."""
+    limit = critical(e, false_alarms, cells)
+    least = math.log1p(threshold) / 2
+    if math.isnan(limit):
+        return "undecided", "one pair has no interval"
+    change, bound = math.expm1(e.level), f"±{math.expm1(limit):.1%}"
+    if abs(e.level) > limit and abs(e.level) >= least:
+        word: Verdict = "slower" if e.level > 0 else "faster"
+        return word, f"{change:+.1%} is outside {bound} for {cells} cells, and at least {math.expm1(least):.1%}"
+    seen = smallest_seen(e, threshold, false_alarms, cells)
+    # A slow-down of the threshold would have been found, or is excluded by the interval itself.
+    if seen <= threshold * 1.0001 or e.level + limit < math.log1p(threshold):
+        return "same", f"{change:+.1%} is within {bound}; {seen:.1%} would have been found"
+    return "undecided", f"{change:+.1%} within {bound}; only {seen:.1%} would have been found, not {threshold:.1%}"
+
+
+def decide(first: pd.DataFrame, second: pd.DataFrame | None, gate: Gate, metric: str = "wall_time") -> list[Finding]:
+    """The findings of both stages. first, second: pairs as `pair_estimates` takes them; second: of the marked cells.
+
+    A cell that stage 1 marks and stage 2 does not is the same: the plan says so before it is measured.
+    """
+    ungated = 0.05
+    found = pair_estimates(first)
+    cells = len(found)
+    confirming = pair_estimates(second) if second is not None and len(second) else {}
+    findings = []
+    for key, e in found.items():
+        threshold = gate.threshold(metric, key)
+        looked_for = ungated if threshold is None else threshold
+        word, reason = verdict(e, looked_for, FIRST, cells)
+        regression = False
+        if word == "slower" and threshold is not None:
+            again = confirming.get(key)
+            if again is None:
+                word, reason = "undecided", f"{reason}; not confirmed: its fresh processes gave no time"
+            else:
+                limit = critical(again, CONFIRM, len(confirming))
+                regression = again.level > limit and again.level >= math.log1p(looked_for) / 2
+                told = f"{math.expm1(again.level):+.1%} in fresh processes, ±{math.expm1(limit):.1%}"
+                word = "slower" if regression else "same"
+                reason = f"{reason}; {'confirmed' if regression else 'not confirmed'}: {told}"
+        limit = critical(e, FIRST, cells)
+        low, high = (None, None) if math.isnan(limit) else (math.exp(e.level - limit), math.exp(e.level + limit))
+        detectable = smallest_seen(e, looked_for, FIRST, cells)
+        findings.append(
+            Finding(
+                key,
+                readable(key),
+                metric,
+                _centre(first, key, "before"),
+                _centre(first, key, "after"),
+                word,
+                regression,
+                math.exp(e.level),
+                low,
+                high,
+                threshold,
+                None if math.isnan(detectable) else detectable,
+                reason,
+            )
+        )
+    return findings
+
+
+def marked(first: pd.DataFrame, gate: Gate, metric: str = "wall_time") -> list[str]:
+    """The keys that stage 2 must measure again."""
+    found = pair_estimates(first)
+    keys = []
+    for key, e in found.items():
+        threshold = gate.threshold(metric, key)
+        if threshold is not None and verdict(e, threshold, FIRST, len(found))[0] == "slower":
+            keys.append(key)
+    return keys
+
+
+def _centre(pairs: pd.DataFrame, key: str, side: str) -> float:
+    return float(np.exp(np.log(pairs.loc[pairs["key"] == key, side]).mean()))
+
+
+def power(pairs: int, cells: int, effect: float, threshold: float, own: float, shared: float) -> float:
+    """How surely both stages find a slow-down of `effect` in one cell. own, shared: standard deviations of one pair."""
+    both = 1.0
+    for false_alarms in (FIRST, CONFIRM):
+        e = Estimate(
+            0.0, own**2 / pairs, max((pairs - 1) * (cells - 1), pairs - 1), shared**2 / pairs, pairs - 1, pairs
+        )
+        least = max(critical(e, false_alarms, cells), math.log1p(threshold) / 2)
+        both *= float(ndtr((math.log1p(effect) - least) / math.sqrt(e.own + e.shared))) if e.own + e.shared else 1.0
+    return both
+
+
+def pairs_for(threshold: float, cells: int, floor: Noise) -> tuple[int, Power, Power]:
+    """How many pairs each stage takes: the fewest that find the threshold with POWER and twice it with POWER_TWICE.
+
+    Returns them with what they promise for both; at most MOST_PAIRS, and then the promise is less.
+    """
+    own, shared = floor.typical, floor.shared
+    pairs = FEWEST_PAIRS
+    while pairs < MOST_PAIRS and not (
+        power(pairs, cells, threshold, threshold, own, shared) >= POWER
+        and power(pairs, cells, 2 * threshold, threshold, own, shared) >= POWER_TWICE
+    ):
+        pairs += 1
+    once, twice = (
+        Power(pairs, cells, effect, power(pairs, cells, effect, threshold, own, shared))
+        for effect in (threshold, 2 * threshold)
+    )
+    return pairs, once, twice
+
+
+def smallest_change(pairs: int, cells: int, threshold: float, own: float, shared: float, wanted: float) -> float:
+    """The smallest slow-down (a fraction) that `pairs` pairs per stage find with `wanted` power, by bisection."""
+    low, high = 0.0, 10.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(pairs, cells, middle, threshold, own, shared) >= wanted else (middle, high)
+    return high
