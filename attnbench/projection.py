@@ -16,12 +16,18 @@ from attnbench.problem import Mode, Params, Problem
 Layout = Literal["heads", "map"]
 
 
-def projected(core: Form, names: tuple[str, ...] = ("q", "k", "v"), layout: Layout = "heads") -> Form:
+def projected(
+    core: Form,
+    names: tuple[str, ...] = ("q", "k", "v"),
+    layout: Layout = "heads",
+    gains: Callable[[Problem], Mapping[str, float]] | None = None,
+) -> Form:
     """The layer around `core`: x W_name for every name, the core, then y W_o; no biases.
 
     names: the core's data tensors, each with a C×C projection of its own (Reformer's shared queries and keys are
     one name). layout "heads": x is [B, N, C] and the core takes [B, H, N, D]; "map": x and the core's data are
-    [B, C, h, w]. Every impl of the core becomes an impl of the layer, with the same projections around it.
+    [B, C, h, w]. gains: factors on the N(0, 1/C) projections, by name, for a core that has no scale of its own; None:
+    none. Every impl of the core becomes an impl of the layer, with the same projections around it.
     Costs 2·(len(names) + 1)·B·N·C² FLOPs beside the core's.
     """
 
@@ -36,7 +42,11 @@ def projected(core: Form, names: tuple[str, ...] = ("q", "k", "v"), layout: Layo
     def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
         inner = core.make_inputs(problem, params, generator)
         c = problem.channels
-        weights = {f"w_{name}": normal(problem, generator, c, c, scale=c**-0.5) for name in (*names, "o")}
+        factors = gains(problem) if gains else {}
+        weights = {
+            f"w_{name}": normal(problem, generator, c, c, scale=factors.get(name, 1.0) * c**-0.5)
+            for name in (*names, "o")
+        }
         data = (tokens if layout == "heads" else maps)(problem, generator, "x")
         return Inputs(data, {**weights, **inner.parameters}, inner.choices)
 

@@ -1,0 +1,72 @@
+"""y_n = Σ_m p_nm v̄_m with p_n = softmax_m(q_nᵀ k̄_m) over the h row means and w column means of k, and of v.
+
+Gao, Wang, Ji 2020, "Kronecker Attention Networks", KAO_KV, https://arxiv.org/abs/2007.08442. x̄ = [H; L]: H_i is the
+mean of row i over the width, L_j that of column j over the height. The paper has K = V = [H; L] of one map, which is
+k = v here; scope `layer` projects each. No 1/√D.
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator
+from attnbench.operators._map_attention import attend, scaled_maps, tokens
+from attnbench.operators._value_map import (
+    VALUE_MAP,
+    mapped,
+    value_map_multiply_adds,
+    value_map_weights,
+)
+from attnbench.operators.lowrank._margins import CAUSAL, kronecker_paper, margin_length, margins
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+
+def reference(
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+) -> Tensor:
+    """q, k, v: [B, C, h, w]; value_map: [C, C]. Returns [B, C, h, w]."""
+    keys, values = tokens(problem, margins(k)), tokens(problem, margins(v))  # [B, H, h + w, D]
+    return attend(problem, q, keys, mapped(values, value_map))
+
+
+def gains(problem: Problem) -> dict[str, float]:
+    """Means over √N pixels have variance 1/√N: the keys are that much larger, and divided by √D for the dot product."""
+    return {"k": problem.seq_len**0.25 * problem.head_dim**-0.5}
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """q, v ~ N(0, 1); k ~ N(0, √N/D), so that the logits have variance about 1."""
+    return scaled_maps(problem, params, generator, gains(problem))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The reference executes what the definition requires; the means are additions, counted as elementwise."""
+    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    m = margin_length(problem)
+    flops = (
+        product(b * h * n * m * d, mode)  # q k̄ᵀ: [N, D] × [D, h + w]
+        + product(b * h * n * m * d, mode)  # p v̄: [N, h + w] × [h + w, D]
+        + product(value_map_multiply_adds(problem, params, m), mode)  # [h + w, C] × [C, C]
+    )
+    size = b * h * n * d
+    return Cost(
+        flops=flops,
+        reference_flops=flops,
+        elementwise=(4 * b * h * n * m + 4 * size) * (1 if mode == "fwd" else 2),  # softmax; two means of k and of v
+        bytes_required=traffic(problem, mode, read=3 * size + value_map_weights(problem, params), written=size),
+        passes=2,  # the means are complete before the first query is answered
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=kronecker_paper("KAO_KV"),
+    forms={"core": CORE, "layer": projected(CORE, layout="map", gains=gains)},
+    complexity=lambda params: Complexity(time="n^1.5", memory="n^1.5"),
+    params={"value_map": VALUE_MAP},
+    domains=("image",),
+    causal=CAUSAL,
+)

@@ -1,0 +1,71 @@
+"""Y_ij = o_i + o_{h+j} with o_m = Σ_l p_ml v̄_l, p_m = softmax_l(q̄_mᵀ k̄_l), m and l over the h row and w column means.
+
+Gao, Wang, Ji 2020, "Kronecker Attention Networks", KAO_QKV, https://arxiv.org/abs/2007.08442. x̄ = [H; L]: H_i is the
+mean of row i over the width, L_j that of column j over the height; the first h outputs are the paper's O^H, the other
+w its O^L. The paper has Q = K = V = [H; L] of one map, which is q = k = v here; scope `layer` projects each. No 1/√D.
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator
+from attnbench.operators._map_attention import scaled_maps, sides, tokens
+from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights
+from attnbench.operators.lowrank._margins import CAUSAL, kronecker_paper, margin_length, margins
+from attnbench.problem import Mode, Params, Problem
+from attnbench.projection import projected
+
+
+def reference(
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+) -> Tensor:
+    """q, k, v: [B, C, h, w]; value_map: [C, C]. Returns [B, C, h, w]."""
+    queries, keys, values = (tokens(problem, margins(x)) for x in (q, k, v))  # [B, H, h + w, D]
+    weights = (queries @ keys.transpose(-2, -1)).softmax(dim=-1)  # [B, H, h + w, h + w]
+    rows, columns = (weights @ mapped(values, value_map)).split(sides(problem), dim=-2)  # [B, H, h, D], [B, H, w, D]
+    rows, columns = (x.transpose(-2, -1).flatten(1, 2) for x in (rows, columns))  # [B, C, h], [B, C, w]
+    return rows[..., :, None] + columns[..., None, :]
+
+
+def gains(problem: Problem) -> dict[str, float]:
+    """Means over √N pixels have variance 1/√N; queries and keys share what makes up for it and for the dot product."""
+    gain = (problem.seq_len / problem.head_dim) ** 0.25
+    return {"q": gain, "k": gain}
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """v ~ N(0, 1); q, k ~ N(0, √(N/D)), so that the logits have variance about 1."""
+    return scaled_maps(problem, params, generator, gains(problem))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The reference executes what the definition requires; the means and the outer sum are elementwise."""
+    b, h, d = problem.batch, problem.heads, problem.head_dim
+    m = margin_length(problem)
+    flops = (
+        product(b * h * m * m * d, mode)  # q̄ k̄ᵀ: [h + w, D] × [D, h + w]
+        + product(b * h * m * m * d, mode)  # p v̄: [h + w, h + w] × [h + w, D]
+        + product(value_map_multiply_adds(problem, params, m), mode)  # [h + w, C] × [C, C]
+    )
+    size = b * problem.seq_len * problem.channels
+    return Cost(
+        flops=flops,
+        reference_flops=flops,
+        elementwise=(7 * size + 4 * b * h * m * m) * (1 if mode == "fwd" else 2),  # two means of each, the outer sum
+        bytes_required=traffic(problem, mode, read=3 * size + value_map_weights(problem, params), written=size),
+        passes=2,  # the means are complete before the first pixel is written
+    )
+
+
+CORE = Form(reference, make_inputs, cost)
+
+OPERATOR = Operator(
+    paper=kronecker_paper("KAO_QKV"),
+    forms={"core": CORE, "layer": projected(CORE, layout="map", gains=gains)},
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={"value_map": VALUE_MAP},
+    domains=("image",),
+    causal=CAUSAL,
+)
