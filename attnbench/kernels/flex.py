@@ -1,4 +1,4 @@
-"""FlexAttention over a block mask that is built from the pattern itself, tile by tile, and cached; never from N×N pairs.
+"""FlexAttention over block masks built from the pattern itself, tile by tile, and cached; never from N×N pairs.
 
 torch.nn.attention.flex_attention (Dong et al. 2024, https://arxiv.org/abs/2412.05496) skips empty tiles and applies the
 mask only in partial ones. Tiles are 128×128: what every default configuration of its kernels divides.
@@ -83,7 +83,7 @@ def _compiled() -> Callable[..., Any]:
 
 
 def block_mask(some: Tensor, all_: Tensor, mask_mod: MaskMod, queries: int, keys: int) -> Any:
-    """A BlockMask from tiles. some, all_: [H or 1, query tiles, key tiles], whether a tile has any, every, allowed pair.
+    """A BlockMask from tiles. some, all_: [H or 1, query tiles, key tiles], whether any, all pairs are allowed.
 
     `some` may be true for a tile without a pair (its time is wasted); `all_` may be false for a full one, and is not
     believed of a tile that the end of the sequence cuts.
@@ -144,6 +144,7 @@ def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # the same mask serves calls under autograd
 def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device: torch.device) -> Any:
     """The mask of `window`. With several classes the hubs stand before the keys of every class."""
     length = class_length(n, classes)

@@ -1,4 +1,4 @@
-"""Block masks for FlexAttention beyond windows: random and global blocks, summaries of blocks, distant class members."""
+"""Block masks for FlexAttention beyond windows: random and global blocks, summaries, distant class members."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from attnbench.kernels.flex import TILE, band, block_mask, spans, tiles
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def block_rows(blocks: Tensor, n: int, size: int) -> Any:
     """BigBird's rows: three blocks around the diagonal, the first and the last block both ways, and `blocks`.
 
@@ -57,23 +58,23 @@ def _tiles_of_blocks(seen: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def summaries(n: int, size: int, width: int, count: int, own: bool, causal: bool, device: torch.device) -> Any:
     """Fixed attention. Keys: `count` summary positions, and with `own` (from `own_start` on) all tokens after them.
 
-    Without `own` a query sees every summary position (causal: up to itself); with it those of other blocks (causal: of
-    earlier ones) and its own block (causal: up to itself).
+    Without `own` the pattern is causal: a query sees the summary positions up to itself. With `own` it sees those of
+    other blocks (causal: of earlier ones) and its own block (causal: up to itself).
     """
     start = own_start(count) if own else count
     keys = start + (n if own else 0)
     query, key = spans(n, 0, device), spans(keys, 1, device)
-    # Blocks of the summaries in a tile, then the first token of the first and the last of the last.
-    low, high = key.low // width, key.high.clamp(max=count - 1) // width
+    low, high = key.low // width, key.high // width  # blocks of the summaries in a tile
     if own:
         some = (low < query.high // size) | (not causal)
         every = (high < query.low // size) | (not causal and (low > query.high // size))
     else:
-        some = (low * size + size - width <= query.high) | (not causal)
-        every = ((high + 1) * size - 1 <= query.low) | (not causal)
+        some = low * size + size - width + key.low % width <= query.high
+        every = high * size + size - width + key.high % width <= query.low
     some, every = some & (key.low < count), every & (key.high < count)
     if own:
         first, last = key.low - start, key.high - start
@@ -100,13 +101,14 @@ def own_start(count: int) -> int:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def distant(n: int, classes: int, causal: bool, device: torch.device) -> Any:
     """Within residue classes of `classes`: all members but the token itself and its neighbours in the class."""
     length = -(-n // classes)
     query, key = spans(length, 0, device), spans(length, 1, device)
     earlier = band(query, key, length, -2)
     later = band(query, key, -2, length)
-    some, every = (e if causal else e | l for e, l in zip(earlier, later, strict=True))
+    some, every = earlier if causal else (earlier[0] | later[0], earlier[1] | later[1])
     every = every & ((key.high + 1) * classes <= n)
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -5,13 +5,15 @@ Positions t·l + l − c … t·l + l − 1 are the summary of block t; they are
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.operator import Cost, Form, Inputs
+from attnbench.operator import Cost, Form, Impl, Inputs
 from attnbench.problem import Mode, Params, Problem
 
 
@@ -182,6 +184,59 @@ def pair_cost(problem: Problem, mode: Mode, pairs: int, executed: int) -> Cost:
     )
 
 
-OWN = Form(own_block, make_inputs, own_cost)
-SUMMARIES = Form(summaries, make_inputs, summary_cost)
-UNION = Form(union, make_inputs, union_cost)
+def _own_cuda() -> Callable[..., Tensor]:
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        queries, keys, values = (to_blocks(problem, params, x).flatten(1, 2) for x in (q, k, v))  # [B, H·M, l, D]
+        outside = None if problem.causal else outside_block(problem, params, q.device)
+        inside = None if outside is None else ~outside.repeat(problem.heads, 1, 1)  # [H·M, 1, l]
+        y = scaled_dot_product_attention(queries, keys, values, attn_mask=inside, is_causal=problem.causal)
+        return y.reshape(*q.shape[:2], -1, q.shape[-1])[:, :, : problem.seq_len]
+
+    return call
+
+
+def _summaries_cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels import flex, flex_patterns
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        positions = summary_positions(problem, params, q.device)
+        keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
+        if not problem.causal:
+            return scaled_dot_product_attention(q, keys, values)
+        return flex.attend(q, keys, values, flex_patterns.summaries(*_mask(problem, params, False), q.device))
+
+    return call
+
+
+def _union_cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels import flex, flex_patterns
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        positions = summary_positions(problem, params, q.device)
+        missing = flex_patterns.own_start(len(positions)) - len(positions)
+        keys, values = (  # summaries, up to a whole tile, then all tokens
+            torch.cat((pad(x.index_select(2, positions), (0, 0, 0, missing)), x), dim=2) for x in (k, v)
+        )
+        return flex.attend(q, keys, values, flex_patterns.summaries(*_mask(problem, params, True), q.device))
+
+    return call
+
+
+def _mask(problem: Problem, params: Params, own: bool) -> tuple[int, int, int, int, bool, bool]:
+    sizes = block(problem, params), summary_width(problem, params), summary_count(problem, params)
+    return problem.seq_len, *sizes, own, problem.causal
+
+
+def _flex_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels import flex
+
+    return flex.why_not(problem, problem.seq_len, 2 * problem.seq_len)
+
+
+OWN_CUDA = Impl(_own_cuda, "torch SDPA, its choice", lambda problem, params, device: None)
+SUMMARIES_CUDA = Impl(_summaries_cuda, "FlexAttention, block mask", _flex_why_not)
+UNION_CUDA = Impl(_union_cuda, "FlexAttention, block mask", _flex_why_not)
+
+OWN = Form(own_block, make_inputs, own_cost, impls={"cuda": OWN_CUDA})
+SUMMARIES = Form(summaries, make_inputs, summary_cost, impls={"cuda": SUMMARIES_CUDA})
+UNION = Form(union, make_inputs, union_cost, impls={"cuda": UNION_CUDA})

@@ -46,7 +46,7 @@ def accelerated(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v
     return _apply(problem, parts, (q, k, v), others, lambda inner, part: _fast(inner, part)[0].load())
 
 
-def why_not(problem: Problem, parts: Sequence[Part], device: str) -> str | None:
+def why_not(problem: Problem, parts: Sequence[Part]) -> str | None:
     """The reason one of the groups has no fast GPU path, or None."""
     return next(filter(None, (_fast(inner, part)[1] for inner, part in groups(problem, parts))), None)
 

@@ -12,13 +12,15 @@ internal, with g = 2b.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import _mixed, _random_blocks, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
 from attnbench.operators.sparse._random_blocks import draw, gather
@@ -138,7 +140,31 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels import flex
+    from attnbench.kernels.flex_patterns import block_rows
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
+        if params["kind"] == "mixed_heads":
+            return _mixed.accelerated(problem, parts(params), q, k, v, blocks=blocks)
+        return flex.attend(q, k, v, block_rows(blocks, problem.seq_len, cut(problem, params)[0]))
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels import flex
+
+    if params["kind"] == "mixed_heads":
+        return _mixed.why_not(problem, parts(params))
+    b, m = cut(problem, params)
+    if m > 1 and flex.TILE % b and b % flex.TILE:
+        return f"its block mask has tiles of {flex.TILE} tokens: a block of {b} neither divides nor fills them"
+    # The mask is found from all pairs of blocks of every head.
+    return flex.why_not(problem, m * flex.TILE, m * flex.TILE, problem.heads)
+
+
+CORE = Form(reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not)})
 
 OPERATOR = Operator(
     paper=Paper(

@@ -6,11 +6,13 @@ https://arxiv.org/abs/2004.05150. `window` is w, one side: the paper's window of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 from attnbench.window import attend, executed_pairs, window_pairs
@@ -52,7 +54,22 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels.flex import window
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window(q, k, v, *sides(problem, params))
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels import flex
+
+    return flex.why_not(problem, problem.seq_len, problem.seq_len)
+
+
+CORE = Form(reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not)})
 
 OPERATOR = Operator(
     paper=Paper(

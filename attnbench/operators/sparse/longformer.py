@@ -10,18 +10,20 @@ a third every `stride`-th token, w of them on each side; a third is global_token
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, tokens
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import _mixed, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
 from attnbench.problem import Mode, Params, Problem, Scope
-from attnbench.window import attend, executed_pairs, window_pairs
+from attnbench.window import attend, class_length, executed_pairs, window_pairs
 
 OWN = ("q_global", "k_global", "v_global")
 
@@ -99,22 +101,52 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels.flex import window
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **own: Tensor) -> Tensor:
+        if params["kind"] == "mixed_heads":
+            return _mixed.accelerated(problem, parts(params), q, k, v)
+        g = global_count(problem, params)
+        y = window(q, k, v, *local.sides(problem, params), classes=dilation(problem, params), hubs=g)
+        if not own:
+            return y
+        full = scaled_dot_product_attention(own["q_global"], own["k_global"], own["v_global"])  # [B, H, g, D]
+        return torch.cat((full, y[..., g:, :]), dim=-2)
+
+    return call
 
 
-def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **weights: Tensor) -> Tensor:
-    """x: [B, N, C]; w_q, w_k, w_v, w_o and, with global tokens, w_q_global, w_k_global, w_v_global: [C, C].
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels import flex
 
-    Returns [B, N, C].
+    if params["kind"] == "mixed_heads":
+        return _mixed.why_not(problem, parts(params))
+    length = class_length(problem.seq_len, dilation(problem, params))
+    return flex.why_not(problem, length, length + global_count(problem, params))
+
+
+CUDA = Impl(_cuda, "FlexAttention, block mask; torch SDPA for global rows", _cuda_why_not)
+CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA})
+
+
+def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The layer around the core computed by `call`.
+
+    x: [B, N, C]; w_q, w_k, w_v, w_o and, with global tokens, w_q_global, w_k_global, w_v_global: [C, C].
     """
-    g = global_count(problem, params)
-    data = {}
-    for name, w in weights.items():
-        rows = x[:, :g] if name == "w_q_global" else x
-        split = (rows @ w).view(*rows.shape[:2], problem.heads, problem.head_dim)
-        data[name.removeprefix("w_")] = split.transpose(1, 2)  # [B, H, N or g, D]
-    y = reference(problem, params, **data)
-    return y.transpose(1, 2).reshape(x.shape) @ w_o
+
+    def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **weights: Tensor) -> Tensor:
+        g = global_count(problem, params)
+        data = {}
+        for name, w in weights.items():
+            rows = x[:, :g] if name == "w_q_global" else x
+            split = (rows @ w).view(*rows.shape[:2], problem.heads, problem.head_dim)
+            data[name.removeprefix("w_")] = split.transpose(1, 2)  # [B, H, N or g, D]
+        y = call(problem, params, **data)
+        return y.transpose(1, 2).reshape(x.shape) @ w_o
+
+    return layer
 
 
 def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -157,6 +189,8 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
+LAYER = Form(around(reference), layer_inputs, layer_cost, impls={"cuda": replace(CUDA, load=lambda: around(_cuda()))})
+
 OPERATOR = Operator(
     paper=Paper(
         "Beltagy et al.",
@@ -165,7 +199,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2004.05150",
         "sec. 3.1",
     ),
-    forms={"core": CORE, "layer": Form(layer, layer_inputs, layer_cost)},
+    forms={"core": CORE, "layer": LAYER},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param(

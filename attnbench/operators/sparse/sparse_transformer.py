@@ -10,11 +10,13 @@ The paper is causal. On a problem that is not, j ≤ i is dropped and the window
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.operator import Complexity, Cost, Form, Operator, Paper, Param
+from attnbench.operator import Complexity, Cost, Form, Impl, Operator, Paper, Param
 from attnbench.operators.sparse import _fixed, _mixed, local, strided
 from attnbench.operators.sparse._fixed import make_inputs, pair_cost
 from attnbench.operators.sparse._mixed import Part
@@ -116,7 +118,37 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels import flex, flex_patterns
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if params["heads"] == "split":
+            return _mixed.accelerated(problem, parts(problem, params), q, k, v)
+        if params["kind"] == "fixed":
+            return _fixed.UNION_CUDA.load()(problem, fixed_params(problem, params), q, k, v)
+        n, width = problem.seq_len, stride(problem, params)
+        before, after = local.sides(problem, {"window": width})
+        near = flex.attend_with_lse(q, k, v, flex.window_mask(n, before, after, 1, 0, q.device))
+        queries, keys, values = (to_classes(x, width) for x in (q, k, v))  # [B·H, l, N/l, D]
+        apart = flex_patterns.distant(n, width, problem.causal, q.device)
+        far, lse = flex.attend_with_lse(queries, keys, values, apart)
+        lse = from_classes(lse.unsqueeze(-1), width, q).squeeze(-1)  # [B, H, N]
+        return flex.merge(*near, from_classes(far, width, q), lse)
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels import flex
+
+    if params["heads"] == "split":
+        return _mixed.why_not(problem, parts(problem, params))
+    return flex.why_not(problem, problem.seq_len, 2 * problem.seq_len)
+
+
+CORE = Form(
+    reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block masks; torch SDPA", _cuda_why_not)}
+)
 
 OPERATOR = Operator(
     paper=Paper(

@@ -85,14 +85,42 @@ def _inside(seq_len: int, classes: int, device: torch.device) -> Tensor:
 
 
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    before, _ = sides(problem, params)
-    if before + 1 < class_length(problem.seq_len, stride(problem, params)):
+    if not _covers(problem, params):
         return "a limited reach is a band within each class: one SDPA call would need an N/s × N/s mask"
     return None
 
 
+def _covers(problem: Problem, params: Params) -> bool:
+    """Whether every token sees its whole class."""
+    return sides(problem, params)[0] + 1 >= class_length(problem.seq_len, stride(problem, params))
+
+
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels.flex import window
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window(q, k, v, *sides(problem, params), classes=stride(problem, params))
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels import flex
+
+    if _covers(problem, params):
+        return "whole classes are attended to: one SDPA call, listed as sdpa"
+    length = class_length(problem.seq_len, stride(problem, params))
+    return flex.why_not(problem, length, length)
+
+
 CORE = Form(
-    reference, make_inputs, cost, impls={"sdpa": Impl(_sdpa, "permutation and torch SDPA, its choice", _sdpa_why_not)}
+    reference,
+    make_inputs,
+    cost,
+    impls={
+        "sdpa": Impl(_sdpa, "permutation and torch SDPA, its choice", _sdpa_why_not),
+        "cuda": Impl(_cuda, "permutation and FlexAttention, block mask", _cuda_why_not),
+    },
 )
 
 

@@ -1,0 +1,220 @@
+"""The fast GPU paths of the sparse operators, run where the library runs on the CPU: FlexAttention eager, SDPA.
+
+Eager FlexAttention applies the mask function to all pairs, so the outputs check the mask function and the order of
+tokens; that no tile with a pair is left out is checked on the block mask itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import flex, flex_patterns
+from attnbench.operator import Impl
+from attnbench.operators.sparse import _fixed
+from attnbench.problem import Problem
+from tests.operators.sparse.masked import Case, close
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
+CPU = torch.device("cpu")
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    ("local", 301, {"window": 40}),
+    ("local", 33, {"window": 40}),
+    ("strided", 301, {"stride": 3, "reach": 9}),
+    ("strided", 300, {"stride": 4, "reach": 20}),
+    ("global_tokens", 131, {"global_tokens": 5}),
+    ("longformer", 301, {"window": 40, "global_tokens": 7}),
+    ("longformer", 301, {"window": 11, "dilation": 3, "global_tokens": 7}),
+    ("longformer", 301, {"window": 11, "dilation": 3, "global_tokens": 0}),
+    ("longformer", 131, {"window": 11, "kind": "mixed_heads", "global_tokens": 7}),
+    ("big_bird", 700, {"block": 64}),
+    ("big_bird", 301, {"block": 16, "random": 2}),
+    ("big_bird", 1200, {"block": 128, "random": 1}),
+    ("big_bird", 50, {"block": 64}),
+    ("big_bird", 301, {"block": 16, "kind": "mixed_heads"}),
+    *(
+        ("sparse_transformer", n, {"kind": kind, "heads": heads, "summary": 3})
+        for n in (301, 289)
+        for kind in ("strided", "fixed")
+        for heads in ("split", "union")
+    ),
+]
+
+
+def case_of(name: str, n: int, params: dict[str, Any], causal: bool) -> Case:
+    causal_params = {"global_tokens": 0} if causal and name == "longformer" else {}
+    return Case(name, n, causal, heads=4, head_dim=16, given={**params, **causal_params})
+
+
+def all_cases() -> Iterator[Any]:
+    for name, n, params in CASES:
+        for causal in (False, True):
+            case = case_of(name, n, params, causal)
+            outside = case.operator.causal is not True if causal else False
+            if not outside and case.operator.why_not(case.problem, case.params, "core") is None:
+                yield pytest.param(name, n, params, causal, id=f"{name}-{n}-{causal}-{list(params.values())}")
+
+
+@pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
+def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal: bool) -> None:
+    case = case_of(name, n, params, causal)
+    impl = case.form.impls["cuda"]
+    single = case.problem.with_dtype("float32")
+    reason = impl.why_not(single, case.params, "cuda")
+    assert reason is None, reason
+    with torch.inference_mode():
+        assert close(case.run_impl("cuda"), case.output())
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "other"),
+    [
+        ("local", {"window": 40}, {"window": 41}),
+        ("strided", {"stride": 3, "reach": 9}, {"reach": 10}),
+        ("longformer", {"window": 40}, {"global_tokens": 2}),
+        ("big_bird", {"block": 16, "random": 2}, {"block": 8}),
+        ("sparse_transformer", {"kind": "fixed", "heads": "union"}, {"summary": 9}),
+        ("sparse_transformer", {"kind": "strided", "heads": "union"}, {"stride": 16}),
+    ],
+)
+def test_another_pattern_is_noticed(name: str, params: dict[str, Any], other: dict[str, Any]) -> None:
+    case = Case(name, 301, head_dim=16, given=params)
+    with torch.inference_mode():
+        right = case.run_impl("cuda")
+        assert close(right, case.output())
+        changed = Case(name, 301, head_dim=16, given={**params, **other})
+        changed.inputs = replace(
+            changed.inputs, data={**changed.inputs.data, **dict(zip("qkv", case.qkv, strict=True))}
+        )
+        assert not close(changed.run_impl("cuda"), right)
+
+
+def masks() -> Iterator[tuple[str, Any, int]]:
+    """Name, mask, and the heads its function tells apart."""
+    for n, before, after, classes, hubs in (
+        (300, 10, 10, 1, 0),
+        (300, 0, 0, 1, 3),
+        (900, 260, 0, 1, 1),
+        (1000, 130, 130, 3, 130),
+        (1025, 400, 400, 2, 0),
+        (129, 300, 300, 2, 4),
+    ):
+        yield f"window-{n}-{before}-{classes}-{hubs}", flex.window_mask(n, before, after, classes, hubs, CPU), classes
+    for n, size in ((700, 64), (1300, 64), (1100, 128), (301, 16), (50, 64), (1500, 256)):
+        case = Case("big_bird", n, block=size)
+        yield f"rows-{n}-{size}", flex_patterns.block_rows(case.inputs.choices["blocks"], n, size), 2
+    for causal in (False, True):
+        for n, size, width in ((1000, 31, 4), (1024, 32, 32), (700, 150, 140), (2500, 7, 3)):
+            count = _fixed.summary_count(Problem(n, 4), {"block": size, "summary": width})
+            for own in (True, False) if causal else (True,):
+                mask = flex_patterns.summaries(n, size, width, count, own, causal, CPU)
+                yield f"summaries-{n}-{size}-{own}-{causal}", mask, 1
+        for n, classes in ((1000, 3), (999, 4), (700, 2), (100, 60)):
+            yield f"distant-{n}-{classes}-{causal}", flex_patterns.distant(n, classes, causal, CPU), classes
+
+
+@pytest.mark.parametrize(("mask", "heads"), [pytest.param(m, heads, id=name) for name, m, heads in masks()])
+def test_block_masks_leave_no_pair_out(mask: Any, heads: int) -> None:
+    """Against the pairs themselves, asked of the mask function one by one."""
+    some, full = tile_sets(mask)
+    any_pair, all_pairs = tiles_of_pairs(mask, heads)
+    assert not (any_pair & ~(some | full)).any(), "a tile with pairs is skipped"
+    assert not (full & ~all_pairs).any(), "a tile taken whole has forbidden pairs"
+    assert not (some & full).any()
+    surplus = int(((some | full) & ~any_pair).sum())
+    assert surplus <= 0.1 * int(any_pair.sum()) + 2, "tiles without a pair are computed"
+
+
+def tile_sets(mask: Any) -> tuple[Tensor, Tensor]:
+    """[H, query tiles, key tiles]: partial and full tiles."""
+
+    def dense(count: Tensor, indices: Tensor) -> Tensor:
+        listed = torch.arange(indices.shape[-1]) < count[0].unsqueeze(-1)
+        return torch.zeros_like(listed).scatter_(-1, indices[0].long(), listed)
+
+    return dense(mask.kv_num_blocks, mask.kv_indices), dense(mask.full_kv_num_blocks, mask.full_kv_indices)
+
+
+def tiles_of_pairs(mask: Any, heads: int) -> tuple[Tensor, Tensor]:
+    queries, keys = mask.seq_lengths
+    i, j = torch.arange(queries)[:, None], torch.arange(keys)
+    zero = torch.tensor(0)
+    each = [mask.mask_mod(zero, torch.tensor(h), i, j).expand(queries, keys) for h in range(heads)]
+    tall, wide = flex.tiles(queries), flex.tiles(keys)
+    grid = torch.zeros(heads, tall * flex.TILE, wide * flex.TILE, dtype=torch.bool)
+    grid[:, :queries, :keys] = torch.stack(each)
+    grid = grid.view(heads, tall, flex.TILE, wide, flex.TILE)
+    some, every = grid.any(dim=4).any(dim=2), grid.all(dim=4).all(dim=2)
+    if mask.kv_num_blocks.shape[1] == 1:  # one mask for all classes
+        return some.any(dim=0, keepdim=True), every.all(dim=0, keepdim=True)
+    return some, every
+
+
+def test_a_mask_that_skips_a_tile_is_noticed() -> None:
+    mask = flex.window_mask(900, 260, 0, 1, 0, CPU)
+    some, full = tile_sets(mask)
+    any_pair, all_pairs = tiles_of_pairs(mask, 1)
+    narrow, narrow_full = tile_sets(flex.window_mask(900, 100, 0, 1, 0, CPU))
+    assert (any_pair & ~(narrow | narrow_full)).any()
+    assert full.any()
+    assert ((some | full) & ~all_pairs).any()
+
+
+def test_masks_are_built_once_and_serve_autograd() -> None:
+    with torch.inference_mode():
+        mask = flex.window_mask(555, 10, 10, 1, 0, CPU)
+    assert flex.window_mask(555, 10, 10, 1, 0, CPU) is mask
+    assert not mask.kv_indices.is_inference()
+    blocks = Case("big_bird", 700, block=64).inputs.choices["blocks"]
+    assert flex_patterns.block_rows(blocks, 700, 64) is flex_patterns.block_rows(blocks, 700, 64)
+    assert flex_patterns.block_rows(blocks.clone(), 700, 64) is not flex_patterns.block_rows(blocks, 700, 64)
+
+
+def test_merging_two_sets_of_keys_is_one_softmax() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    scores = q @ k.transpose(-2, -1)
+
+    def part(keys: slice) -> tuple[Tensor, Tensor]:
+        return scores[..., keys].softmax(-1) @ v[..., keys, :], scores[..., keys].logsumexp(-1)
+
+    merged = flex.merge(*part(slice(0, 4)), *part(slice(4, None)))
+    assert close(merged, scores.softmax(-1) @ v)
+    assert not close((part(slice(0, 4))[0] + part(slice(4, None))[0]) / 2, merged)
+    nothing = (torch.zeros_like(merged), torch.full_like(merged[..., 0], float("-inf")))
+    alone = flex.merge(*part(slice(None)), *nothing)
+    assert close(alone, merged)
+    for gradient in torch.autograd.grad(alone.sum(), (q, k, v)):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dtype": "float64"}, "float64"),
+        ({"channels": 16}, "head dimension"),
+        ({"seq_len": 2**24}, "entries"),
+        ({}, None),
+    ],
+)
+def test_reasons(changes: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    impl: Impl = Case("local", 9).form.impls["cuda"]
+    problem = replace(Problem(1024, 64, 2, dtype="bfloat16"), **changes)
+    reason = impl.why_not(problem, {"window": 4}, "cuda")
+    assert reason is None if words is None else words in (reason or "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "Triton" in (impl.why_not(problem, {"window": 4}, "cuda") or "")
+
+
+def test_big_bird_says_which_blocks_fit_its_tiles() -> None:
+    impl = Case("big_bird", 9).form.impls["cuda"]
+    problem = Problem(1024, 64, 2, dtype="bfloat16")
+    for block, fits in ((64, True), (128, True), (256, True), (48, False), (200, False)):
+        case = Case("big_bird", 9, block=block)
+        assert (impl.why_not(problem, case.params, "cuda") is None) is fits
