@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from attnbench.record import CELL_COLUMNS, COLUMNS, RESULTS
@@ -24,8 +26,13 @@ def derive(visits: DataFrame) -> DataFrame:
     """
     import pandas as pd
 
-    intervals = _intervals(visits)
-    rows = [_row(key, group, intervals) for key, group in visits.groupby("key", sort=False)]
+    intervals: dict[str, dict[Hashable, Any]] = {
+        name: dict(found.to_dict("index")) for name, found in _intervals(visits).items()
+    }
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
+        groups.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
+    rows = [_row(key, group, intervals) for key, group in groups.items()]
     columns = [*COLUMNS, *_further()]
     table = pd.DataFrame(rows, columns=columns)
     for name in columns:
@@ -62,33 +69,31 @@ def _intervals(visits: DataFrame) -> dict[str, DataFrame]:
     return {column: intervals(visits, column) for column in ("wall_time_s", "device_time_s")}
 
 
-def _row(key: Any, group: DataFrame, intervals: dict[str, DataFrame]) -> dict[str, Any]:
-    timed = group[group["round"] > 0]
-    scout = group[group["round"] == 0]
-    first = (scout if len(scout) else timed).iloc[0]
-    good = timed[timed["status"] == "ok"]
+def _row(key: str, group: list[dict[str, Any]], intervals: dict[str, dict[Hashable, Any]]) -> dict[str, Any]:
+    timed = [visit for visit in group if visit["round"] > 0]
+    scout = [visit for visit in group if visit["round"] == 0]
+    first = (scout or timed)[0]
+    good = [visit for visit in timed if visit["status"] == "ok"]
     status, reason = _status(first, timed, good)
-    row: dict[str, Any] = {str(name): value for name, value in first.items()}
-    row.update(status=status, reason=reason, rounds=len(good), samples=int(good["samples"].sum()))
+    row = {**first, "status": status, "reason": reason, "rounds": len(good)}
+    row["samples"] = sum(int(visit["samples"]) for visit in good)
     for column in ("wall_time_s", "device_time_s"):
         stem = column.removesuffix("_s")
-        found = intervals[column]
-        known = status == "ok" and key in found.index
+        found = intervals[column].get(key) if status == "ok" else None
         for name, source in ((column, "value"), (f"{stem}_low_s", "low"), (f"{stem}_high_s", "high")):
-            row[name] = found.at[key, source] if known else None
-    energy = good["energy_j"].dropna()
-    row["energy_j"] = energy.median() if status == "ok" and len(energy) else None
+            row[name] = found[source] if found else None
+    energy = [visit["energy_j"] for visit in good if visit["energy_j"] == visit["energy_j"]]
+    row["energy_j"] = median(energy) if status == "ok" and energy else None
     return row
 
 
-def _status(first: Any, timed: DataFrame, good: DataFrame) -> tuple[str, str]:
+def _status(first: dict[str, Any], timed: list[dict[str, Any]], good: list[dict[str, Any]]) -> tuple[str, str]:
     if first["status"] != "ok":
         return first["status"], first["reason"]
-    lost = timed[timed["status"] != "ok"]
-    each = zip(lost["round"], lost["status"], lost["reason"], strict=True)
-    told = "; ".join(f"round {number}: {status}, {reason}" for number, status, reason in each)
-    if (lost["status"] == "wrong").any():
+    lost = [visit for visit in timed if visit["status"] != "ok"]
+    told = "; ".join(f"round {v['round']}: {v['status']}, {v['reason']}" for v in lost)
+    if any(visit["status"] == "wrong" for visit in lost):
         return "wrong", told
-    if len(lost) and not len(good):
-        return str(lost["status"].iloc[0]), told
+    if lost and not good:
+        return str(lost[0]["status"]), told
     return "ok", told or first["reason"]

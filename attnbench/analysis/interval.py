@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import polygamma, psi, stdtrit
+
+from attnbench.analysis.quantile import digamma, student, tetragamma, trigamma
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,7 +39,7 @@ POOLED_SHARE = 0.6
 
 def quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
     """The two-sided t quantile; infinite freedom is the normal one."""
-    return float(stdtrit(min(freedom, 1e9), 0.5 + confidence / 2))
+    return student(freedom, confidence)
 
 
 @dataclass(frozen=True)
@@ -190,18 +191,19 @@ def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
     s2, d = variance[seen], freedom[seen]
     total = float(d.sum())
     s2 = np.maximum(s2, 1e-5 * np.median(s2[s2 > 0]))  # two equal times are luck, not a variance of 0
-    log_s2 = np.log(s2) - psi(d / 2) + np.log(d / 2)
+    unique, where = np.unique(d, return_inverse=True)
+    log_s2 = np.log(s2) - np.array([digamma(x / 2) for x in unique])[where] + np.log(d / 2)
     centre = float(log_s2.mean())
     excess = float("inf")
     if len(s2) > 1:
-        excess = float(log_s2.var(ddof=1) - polygamma(1, d / 2).mean())
+        excess = float(log_s2.var(ddof=1) - np.array([trigamma(x / 2) for x in unique])[where].mean())
     if excess <= 0:
         prior_freedom, prior = np.inf, float((s2 * d).sum() / total)
     elif not math.isfinite(excess):
         prior_freedom, prior = 0.0, float(s2[0])
     else:
         prior_freedom = 2 * _inverse_trigamma(excess)
-        prior = math.exp(centre + float(psi(prior_freedom / 2)) - math.log(prior_freedom / 2))
+        prior = math.exp(centre + digamma(prior_freedom / 2) - math.log(prior_freedom / 2))
     floored = np.where(seen, np.maximum(variance, s2.min()), 0.0)
     if math.isinf(prior_freedom):
         moderated = np.full_like(variance, prior)
@@ -219,8 +221,8 @@ def _inverse_trigamma(y: float) -> float:
         return 1 / y
     x = 0.5 + 1 / y
     for _ in range(50):
-        trigamma = float(polygamma(1, x))
-        step = trigamma * (1 - trigamma / y) / float(polygamma(2, x))
+        value = trigamma(x)
+        step = value * (1 - value / y) / tetragamma(x)
         x += step
         if -step / x < 1e-8:
             break

@@ -13,9 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import chdtri
 
 from attnbench.analysis.interval import Estimate, quantile
+from attnbench.analysis.quantile import chi_square
 
 Floats = npt.NDArray[np.float64]
 
@@ -158,7 +158,7 @@ def _affine(
         bound = min(size, float(sizes[-1])) if size > sizes[0] else None
     if one_round:
         result = Exponent(result.value, math.nan, math.nan)
-    return result, misfit <= float(chdtri(degrees, 0.01)), floor, bound
+    return result, misfit <= chi_square(degrees, 0.01), floor, bound
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _class(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None] |
     best, second = found[0], found[1]
     if constant[0] - best[0] < 4:  # every class contains the constant
         best, second = constant, (math.inf, "", 0.0)
-    if best[0] > float(chdtri(max(1, len(x) - (1 if best[1] == "1" else 2)), 0.001)):
+    if best[0] > chi_square(max(1, len(x) - (1 if best[1] == "1" else 2)), 0.001):
         return None
     return (best[1], best[2]) if second[0] - best[0] >= 4 else (UNDECIDED, None)
 

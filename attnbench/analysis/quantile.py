@@ -1,0 +1,80 @@
+"""Quantiles and gamma functions for the intervals. Not from scipy, whose import takes longer than `show` may."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+
+
+def normal(probability: float) -> float:
+    """The standard normal's quantile."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(probability)
+
+
+@lru_cache(maxsize=4096)
+def student(freedom: float, confidence: float) -> float:
+    """The two-sided t quantile; infinite freedom is the normal one. Relative error below 1e-5.
+
+    With t = √ν / tan φ the density is sin^(ν−1) φ. Up to ν = 4 the tail is integrated, over φ^ν, in which it is
+    nearly constant; then the body, over φ; from ν = 200 the expansion of Abramowitz and Stegun 1964, 26.7.5.
+    """
+    z = normal(0.5 + confidence / 2)
+    if freedom >= 200:
+        return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
+    low, high = 0.0, math.pi / 2
+    for _ in range(48):
+        middle = (low + high) / 2
+        if freedom <= 4:
+            end = middle**freedom
+            angles = (end / 2 * (_NODES + 1)) ** (1 / freedom)
+            tail = end / 2 / freedom * float(_WEIGHTS @ (np.sin(angles) / angles) ** (freedom - 1))
+        else:
+            body = math.pi / 2 - middle
+            tail = whole - body / 2 * float(_WEIGHTS @ np.cos(body / 2 * (_NODES + 1)) ** (freedom - 1))
+        low, high = (middle, high) if tail < (1 - confidence) * whole else (low, middle)
+    return math.sqrt(freedom) / math.tan(low)
+
+
+def chi_square(freedom: int, tail: float) -> float:
+    """The value that a χ² exceeds with probability `tail`, within 3 % for tails from 0.001 to 0.05.
+
+    Wilson and Hilferty 1931, "The Distribution of Chi-Square"; exact at one degree of freedom.
+    """
+    if freedom == 1:
+        return normal(1 - tail / 2) ** 2
+    spread = 2 / (9 * freedom)
+    return freedom * (1 - spread + normal(1 - tail) * math.sqrt(spread)) ** 3
+
+
+def digamma(x: float) -> float:
+    """ψ(x), x > 0."""
+    shift = 0.0
+    while x < 8:
+        shift -= 1 / x
+        x += 1
+    return shift + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
+
+
+def trigamma(x: float) -> float:
+    """ψ′(x), x > 0."""
+    shift = 0.0
+    while x < 8:
+        shift += 1 / x**2
+        x += 1
+    return shift + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7) - 1 / (30 * x**9)
+
+
+def tetragamma(x: float) -> float:
+    """ψ″(x), x > 0."""
+    shift = 0.0
+    while x < 8:
+        shift -= 2 / x**3
+        x += 1
+    return shift - 1 / x**2 - 1 / x**3 - 1 / (2 * x**4) + 1 / (6 * x**6) - 1 / (6 * x**8) + 3 / (10 * x**10)
