@@ -1,0 +1,70 @@
+"""Synthesizer's kinds as one SDPA call: no N×N logits of the input's own in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from attnbench.operator import Impl
+from attnbench.problem import Params, Problem
+
+Call = Callable[..., Tensor]
+
+
+def _sdpa() -> Call:
+    def call(problem: Problem, params: Params, v: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
+        q, k = (r.expand(problem.batch, -1, -1, -1) for r in (r1, r2))  # [B, H, N, rank]
+        return scaled_dot_product_attention(q, k, v, is_causal=problem.causal, scale=1.0)
+
+    return call
+
+
+def _cuda() -> Call:
+    def call(problem: Problem, params: Params, v: Tensor, **given: Tensor) -> Tensor:
+        fused: Call = dense if params["kind"] == "dense" else random
+        return fused(problem, v, **given)
+
+    return call
+
+
+def dense(problem: Problem, v: Tensor, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """Queries [relu(x W₁ + b₁), 1], keys [W₂, b₂], scale 1; q, k and v of one width, a multiple of 8, as flash asks."""
+    d = problem.head_dim
+    zeros = 8 - (d + 1) % 8 if (d + 1) % 8 else 0
+    hidden = (x @ w1 + b1).relu()  # [B, H, N, D]
+    q = torch.cat((pad(hidden, (0, 1), value=1.0), hidden.new_zeros(*hidden.shape[:-1], zeros)), dim=-1)
+    k = pad(torch.cat((w2, b2), dim=-2).transpose(-2, -1), (0, zeros)).expand(problem.batch, -1, -1, -1)
+    y = scaled_dot_product_attention(q, k, pad(v, (0, 1 + zeros)), is_causal=problem.causal, scale=1.0)
+    return y[..., :d]
+
+
+def random(problem: Problem, v: Tensor, r: Tensor) -> Tensor:
+    """R as the bias of an attention whose queries and keys are 0: R is read once, its softmax never written."""
+    nothing = v.new_zeros(*v.shape[:-1], 8)  # [B, H, N, 8], the thinnest the kernels take
+    if problem.causal:
+        ahead = torch.ones(r.shape[-2:], dtype=torch.bool, device=r.device).triu_(1)
+        r = r.masked_fill(ahead, float("-inf"))
+    return scaled_dot_product_attention(nothing, nothing, v, attn_mask=r.expand(problem.batch, -1, -1, -1))
+
+
+def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    if params["kind"] != "factorized_random":
+        return f"kind {params['kind']} is no attention between given factors; with work around it one call is impl cuda"
+    return None
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    if params["kind"] == "factorized_random":
+        return "kind factorized_random is exactly one SDPA call: impl sdpa"
+    if params["kind"] == "factorized_dense":
+        return "kind factorized_dense has logits of full rank, which no attention kernel takes"
+    return None
+
+
+FUSED = {
+    "sdpa": Impl(_sdpa, "torch SDPA of R₁ and R₂, its choice", _sdpa_why_not),
+    "cuda": Impl(_cuda, "torch SDPA with synthesized queries or bias", _cuda_why_not),
+}
