@@ -1,11 +1,13 @@
 """y = softmax(q (E k)ᵀ / √D) (F v), where E and F: k×N shorten the N keys and values to k of each.
 
-Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", eq. 7, https://arxiv.org/abs/2006.04768
+Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", eq. 7, https://arxiv.org/abs/2006.04768.
+k does not follow N: where it is larger, the keys are lengthened, as the equation has it. The paper's layerwise sharing,
+one E for all layers, is `kv` in each of them.
 """
 
 from __future__ import annotations
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, einsum
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
@@ -17,15 +19,24 @@ from attnbench.projection import projected
 def reference(
     problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor, f: Tensor | None = None
 ) -> Tensor:
-    """q, k, v: [B, H, N, D]. e, f: [H or 1, k, N]; f None: keys and values share e. Returns [B, H, N, D]."""
-    keys, values = e @ k, (e if f is None else f) @ v  # [H, k, N] × [B, H, N, D] → [B, H, k, D]
+    """q, k, v: [B, H, N, D]. e, f: [k, N], or [H, k, N] where heads do not share them; f None: values share e.
+
+    Returns [B, H, N, D].
+    """
+    keys, values = shortened(e, k), shortened(e if f is None else f, v)
     scores = (q * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N, k]
     return scores.softmax(dim=-1) @ values
 
 
+def shortened(e: Tensor, x: Tensor) -> Tensor:
+    """[k, N] or [H, k, N] times [B, H, N, D] → [B, H, k, D]; neither e nor its gradient is repeated for heads."""
+    return einsum("kn,bhnd->bhkd" if e.dim() == 2 else "hkn,bhnd->bhkd", e, x)
+
+
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1); E, F ~ N(0, 1/N), so that shortened keys, and the logits, keep variance 1."""
-    shape = (problem.heads if params["sharing"] == "none" else 1, params["k"], problem.seq_len)
+    own = (problem.heads,) if params["sharing"] == "none" else ()
+    shape = (*own, params["k"], problem.seq_len)
     names = ("e",) if params["sharing"] == "kv" else ("e", "f")
     scale = problem.seq_len**-0.5
     parameters = {name: normal(problem, generator, *shape, scale=scale) for name in names}
