@@ -99,21 +99,26 @@ def empty_rows(problem: Problem, params: Params) -> int:
 
 def union(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention to the own block and the summaries of the others (causal: earlier ones). q, k, v: [B, H, N, D]."""
-    queries, own_keys, own_values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
+    queries, keys, values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
     positions = summary_positions(problem, params, q.device)
-    keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
-    own = queries @ own_keys.transpose(-2, -1)  # [B, H, M, l, l]
-    others = (queries.flatten(2, 3) @ keys.transpose(-2, -1)).view(*own.shape[:-1], -1)  # [B, H, M, l, S]
-    outside = outside_block(problem, params, q.device)
-    if outside is not None:
-        own = own.masked_fill_(outside, float("-inf"))
-    row = torch.arange(own.shape[2], device=q.device).view(-1, 1, 1)
-    column = positions // block(problem, params)
-    others = others.masked_fill_(column >= row if problem.causal else column == row, float("-inf"))
-    weights = torch.cat((own, others), dim=-1).softmax(dim=-1)
-    own, others = weights.split((own.shape[-1], others.shape[-1]), dim=-1)
-    y = (own @ own_values).flatten(2, 3) + others.flatten(2, 3) @ values
-    return y[:, :, : problem.seq_len]
+    # Every block has the summaries beside its own keys: a copy of S keys per block, where scores would be two of l·S.
+    keys, values = (
+        torch.cat((own, x.index_select(2, positions)[:, :, None].expand(-1, -1, own.shape[2], -1, -1)), dim=3)
+        for own, x in ((keys, k), (values, v))
+    )
+    scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l + S]
+    scores = scores.masked_fill_(_outside_union(problem, params, positions), float("-inf"))
+    return (scores.softmax(dim=-1) @ values).flatten(2, 3)[:, :, : problem.seq_len]
+
+
+def _outside_union(problem: Problem, params: Params, positions: Tensor) -> Tensor:
+    """True for pairs that are not allowed, the summaries of the own block among them: [M, l, l + S]."""
+    size, rows = block(problem, params), block_count(problem, params)
+    own = outside_block(problem, params, positions.device)
+    own = torch.zeros(size, size, dtype=torch.bool, device=positions.device) if own is None else own
+    row, column = torch.arange(rows, device=positions.device).view(-1, 1, 1), positions // size
+    others = column >= row if problem.causal else column == row  # [M, 1, S]
+    return torch.cat((own.expand(rows, size, -1), others.expand(-1, size, -1)), dim=-1)
 
 
 def own_pairs(problem: Problem, params: Params) -> int:

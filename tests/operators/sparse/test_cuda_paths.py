@@ -73,6 +73,31 @@ def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal:
 
 
 @pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("local", {"window": 9}),
+        ("strided", {"stride": 3, "reach": 9}),
+        ("global_tokens", {"kind": "external", "global_tokens": 5}),
+        ("longformer", {"window": 9, "global_tokens": 3}),
+        ("longformer", {"window": 9, "kind": "mixed_heads"}),
+        ("big_bird", {"block": 16}),
+        ("sparse_transformer", {"kind": "fixed"}),
+    ],
+)
+def test_the_layer_has_the_path_of_its_core(name: str, params: dict[str, Any]) -> None:
+    case = Case(name, 130, heads=4, head_dim=16, given=params)
+    layer = case.operator.forms["layer"]
+    inputs = layer.make_inputs(case.problem, case.params, torch.Generator().manual_seed(0))
+    assert layer.impls.keys() == case.form.impls.keys()
+    call = layer.impls["cuda"].load()
+    with torch.inference_mode():
+        right = layer.reference(case.problem, case.params, **inputs.tensors())
+        assert close(call(case.problem, case.params, **inputs.tensors()), right)
+        swapped = {**inputs.tensors(), "w_q": inputs.tensors()["w_k"]}
+        assert not close(call(case.problem, case.params, **swapped), right)
+
+
+@pytest.mark.parametrize(
     ("name", "params", "other"),
     [
         ("local", {"window": 40}, {"window": 41}),
