@@ -235,8 +235,13 @@ def _read_gate(top: Section, notes: Notes) -> Gate:
     return Gate(thresholds, tuple(overrides))
 
 
+def gated_names() -> list[str]:
+    """What may have a threshold: the metrics, and the number of operations."""
+    return [*scan("attnbench.metrics"), "operations"]
+
+
 def _take_thresholds(section: Section) -> dict[str, float]:
-    metrics = scan("attnbench.metrics")
+    metrics = gated_names()
     given = {name: section.take(name, fraction(0.0, 100.0), math.nan) for name in metrics if name in section.data}
     section.taken += [name for name in metrics if name not in section.taken]
     return given

@@ -228,7 +228,7 @@ def _finding(
     elif abs(common) > 0.005:
         reason += f"; beyond the {math.expm1(common):+.1%} that all cells share"
     low, high = (None, None) if math.isnan(half) else (math.exp(level - half), math.exp(level + half))
-    detectable = None if math.isnan(half) else math.expm1(max(half, effect / 2))
+    detectable = None if copied or math.isnan(half) else math.expm1(max(half, effect / 2))
     worse = verdict == "slower" and threshold is not None
     return Finding(
         key,
@@ -333,7 +333,7 @@ def _crossings(before: Run, after: Run) -> Iterator[Crossing]:
         if place in told[1]:
             b, other = told[1][place]
             panel, series, metric, against = place
-            yield Crossing(series, panel, metric, against, a, b, _differ(crossover, other))
+            yield Crossing(series, panel, metric, against, a, b, a != b and _differ(crossover, other))
 
 
 def _has(run: Run, metric: str) -> bool:

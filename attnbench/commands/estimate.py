@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnbench.number import shown
 from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
@@ -209,4 +210,5 @@ def _glance(row: Row) -> Row:
     if row["reason"] is not None:
         return {**glance, **dict.fromkeys(figures, "—"), "FLOP/byte": "—"}
     intensity = f"{row['arithmetic_intensity']:.3g}"
-    return {**glance, **{name: f"{row[key]:.3e}" for name, key in figures.items()}, "FLOP/byte": intensity}
+    told = {name: shown(row[key], "bytes" if name == "bytes" else "flop") for name, key in figures.items()}
+    return {**glance, **told, "FLOP/byte": intensity}

@@ -25,9 +25,9 @@ def write(rows: Sequence[Row], form: Format, table: Sequence[Row] | None = None,
     elif form == "csv":
         sys.stdout.write(_csv(rows))
     elif form == "markdown":
-        sys.stdout.write(_markdown(shown, numbers))
+        sys.stdout.write(markdown(shown, numbers))
     else:
-        _table(shown, numbers)
+        print_table(shown, numbers)
 
 
 def _text(value: Any) -> str:
@@ -47,7 +47,8 @@ def _csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def _markdown(rows: Sequence[Row], numbers: Sequence[str]) -> str:
+def markdown(rows: Sequence[Row], numbers: Sequence[str]) -> str:
+    """Rows as a Markdown table; numbers: columns set to the right."""
     if not rows:
         return ""
     head = list(rows[0])
@@ -56,7 +57,8 @@ def _markdown(rows: Sequence[Row], numbers: Sequence[str]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _table(rows: Sequence[Row], numbers: Sequence[str]) -> None:
+def print_table(rows: Sequence[Row], numbers: Sequence[str]) -> None:
+    """Prints rows as a table that fits the terminal, or 80 columns; numbers: columns set to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -100,6 +100,6 @@ def test_bad_usage_is_told(words: Sequence[str], message: str) -> None:
 def test_every_format_shows_the_figures(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = run("softmax", "linear_transformer", "--seq-len", "1024,65536", "--format", form)
-    assert ("1073741824" if form == "csv" else "1.074e+09") in text
+    assert ("1073741824" if form == "csv" else "1.07G") in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= (80 if form == "table" else 1000)
     assert "analytic" in text

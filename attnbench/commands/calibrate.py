@@ -1,0 +1,88 @@
+"""attnbench calibrate: what is installed against itself, to know what this machine can see."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from attnbench.outputs.listing import Format, Row, write
+
+
+def command(
+    suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped suite.")],
+    pairs: Annotated[int, typer.Option(help="Pairs of processes.", min=3)] = 8,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="File to write; default results/noise/<suite>.json.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = "table",
+) -> None:
+    """Measure the noise floor of this machine, and the smallest change that `attnbench gate` can see on it.
+
+    noise: standard deviation of one pair's ratio. visible: the smallest slow-down found with 95 % power in the pairs
+    that the gate would plan. Thresholds below that are reported.
+
+    Example: attnbench calibrate suites/ci.yaml
+    """
+    from attnbench import suite as suites
+    from attnbench.analysis import paired
+    from attnbench.analysis.finding import readable
+    from attnbench.commands.gate import effective, tell
+    from attnbench.errors import BadInput
+    from attnbench.gating import both_survive, measure_pairs, plan_like, side, table_of_pairs
+    from attnbench.noise import Calibration, default_path, machine_of
+    from attnbench.noise import write as store
+    from attnbench.runner import Stopped
+    from attnbench.session import choose_device
+
+    chosen = suites.load(suite)
+    gate = effective(chosen)
+    plan, environment = plan_like(chosen, choose_device(device), None)
+    with tempfile.TemporaryDirectory(prefix="attnbench-calibrate-") as folder:
+        try:
+            with (
+                side(plan, chosen, environment, Path(folder) / "one", None, tell) as one,
+                side(plan, chosen, environment, Path(folder) / "two", None, tell) as two,
+            ):
+                one.scout()
+                two.scout()
+                cells = both_survive((one, two))
+                measure_pairs((one, two), cells, 1, pairs, plan.seed, tell)
+                table = table_of_pairs((one, two), "wall_time_s", 1, pairs)
+        except Stopped as stopped:
+            raise BadInput(f"nothing could be calibrated: {stopped}.") from None
+    if table.empty:
+        tell("nothing was measured")
+        raise typer.Exit(3)
+    floor = paired.noise(table)
+    path = out or default_path(chosen.name)
+    store(path, Calibration(floor, machine_of(environment), chosen.name))
+    keys = [key for key in floor.own if gate.threshold("wall_time", key) is not None]
+    asked = min((gate.threshold("wall_time", key) or 0.05 for key in keys), default=0.05)
+    planned, once, twice = paired.pairs_for(asked, len(floor.own), floor)
+    rows: list[Row] = []
+    for key, own in sorted(floor.own.items(), key=lambda item: -item[1]):
+        threshold = gate.threshold("wall_time", key)
+        visible = paired.smallest_change(
+            planned, len(floor.own), threshold or asked, own, floor.shared, paired.POWER_TWICE
+        )
+        rows.append(
+            {
+                "cell": key if form in ("json", "csv") else readable(key),
+                "noise": own if form in ("json", "csv") else f"{own:.1%}",
+                "visible": visible if form in ("json", "csv") else f"{visible:.1%}",
+                "threshold": threshold if form in ("json", "csv") or threshold is None else f"{threshold:.1%}",
+                "seen": threshold is None or visible <= 2 * threshold,
+            }
+        )
+    write(rows, form, numbers=("noise", "visible", "threshold"))
+    blind = sum(not row["seen"] for row in rows)
+    for line in (
+        f"shared by all cells of a pair: {floor.shared:.1%}; {planned} pairs per stage find {once.effect:.1%} with "
+        f"{once.power:.0%} and {twice.effect:.1%} with {twice.power:.0%}",
+        *([f"{blind} cells cannot show twice their threshold with 95 %: raise it"] if blind else []),
+        f"stored in {path}",
+    ):  # fmt: skip
+        print(line, file=sys.stderr)

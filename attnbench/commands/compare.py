@@ -1,0 +1,139 @@
+"""attnbench compare: two or more stored runs, cell by cell; with thresholds, a gate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from attnbench.analysis.finding import Comparison
+    from attnbench.outputs.listing import Row
+    from attnbench.record import Run
+    from attnbench.settings import Gate
+
+Format = Literal["table", "json", "markdown", "csv", "junit"]
+
+
+def command(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders: the first is compared with each other.", metavar="A B...")
+    ],
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="metric:5%, makes it a gate; repeat it or use commas.")
+    ] = None,
+    across_machines: Annotated[
+        bool, typer.Option("--across-machines", help="Compare what is exact, and ratios to the baseline.")
+    ] = False,
+    explain: Annotated[
+        str | None, typer.Option(help="A cell's key, or a part of one: its rounds, and why its verdicts.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = "table",
+) -> None:
+    """Compare stored runs: ratio, interval and verdict per cell and metric, what changed first.
+
+    Exit code: 0 pass; with --fail-on 1 regression, 3 undecided or nothing measured; 2 cannot compare or bad usage.
+    Runs measured one after the other differ by what the machine did meanwhile: `attnbench gate` takes turns instead.
+
+    Example: attnbench compare results/before results/after --fail-on wall_time:5%,peak_memory:0%
+    """
+    from attnbench.analysis.comparison import compare
+    from attnbench.errors import BadInput
+    from attnbench.record import read_run
+
+    if len(runs) < 2:
+        raise BadInput("compare needs two run folders: attnbench compare BEFORE AFTER.")
+    gate = thresholds(fail_on) if fail_on else None
+    first, *others = (read_run(path) for path in runs)
+    found = [compare(first, other, gate, across_machines=across_machines) for other in others]
+    if explain is not None:
+        for comparison, other in zip(found, others, strict=True):
+            _explain(comparison, first, other, explain)
+    else:
+        write(found, form)
+    codes = {comparison.exit_code for comparison in found}
+    raise typer.Exit(next((code for code in (1, 3) if code in codes), 0))
+
+
+def thresholds(given: Sequence[str]) -> Gate:
+    """--fail-on as a gate. Raises BadInput."""
+    from attnbench.quantity import fraction, shown, suggestion
+    from attnbench.section import Notes
+    from attnbench.settings import Gate
+    from attnbench.suite_schema import gated_names
+
+    known = gated_names()
+    notes = Notes("the command line")
+    found = {}
+    for part in (part.strip() for text in given for part in text.split(",")):
+        metric, _, text = part.partition(":")
+        if metric not in known:
+            near = suggestion(metric, known)
+            notes.add("--fail-on", f"{shown(metric)} is no metric{near}; allowed: {', '.join(known)}")
+            continue
+        try:
+            found[metric] = fraction(0.0, 100.0)(text)
+        except ValueError as error:
+            notes.add(f"--fail-on {metric}", str(error))
+    notes.close()
+    return Gate(found)
+
+
+def write(found: Sequence[Comparison], form: Format) -> None:
+    """Prints comparisons to stdout."""
+    from attnbench.outputs import comparison, junit
+
+    if form == "json":
+        sys.stdout.write(comparison.json_text(*found))
+        return
+    for each in found:
+        if form == "table":
+            comparison.write(each)
+        elif form == "markdown":
+            sys.stdout.write(comparison.markdown_text(each))
+        elif form == "csv":
+            sys.stdout.write(comparison.csv_text(each))
+        else:
+            sys.stdout.write(junit.text(each))
+
+
+def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
+    from attnbench.errors import BadInput
+    from attnbench.outputs.comparison import explanation
+    from attnbench.quantity import suggestion
+
+    keys = sorted({f.subject for f in found.findings if "." in f.subject})
+    chosen = [key for key in keys if key == cell] or [key for key in keys if cell in key]
+    if not chosen:
+        raise BadInput(
+            f"--explain {cell}: no cell's key contains it{suggestion(cell, keys)}. --format json has all keys."
+        )
+    for key in chosen[:10]:
+        rows = [*_rounds("before", before, key), *_rounds("after", after, key)]
+        sys.stdout.write(explanation(found, key, rows))
+
+
+def _rounds(side: str, run: Run, key: str) -> list[Row]:
+    """Every visit of a cell with its samples."""
+    from attnbench.number import shown
+
+    samples = run.samples[(run.samples["key"] == key) & (run.samples["clock"] == "wall")]
+    rows: list[Row] = []
+    for visit in run.visits[run.visits["key"] == key].to_dict("records"):
+        own = samples[samples["round"] == int(visit["round"])]["seconds"]
+        row: dict[str, object] = {
+            side: f"round {visit['round']}",
+            "process": visit["process"],
+            visit["status"]: visit["reason"] or "",
+        }
+        if len(own):
+            row |= {
+                "median": shown(float(own.median()), "s"),
+                "of": f"{len(own)} samples",
+                "from": f"{shown(float(own.min()), 's')} to {shown(float(own.max()), 's')}",
+            }
+        rows.append(row)
+    return rows

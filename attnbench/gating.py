@@ -1,0 +1,222 @@
+"""Measures what a gate decides on: the scout of both sides, then pairs of fresh processes whose visits take turns."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench import journal, pipe
+from attnbench.analysis.comparison import circumstances
+from attnbench.analysis.exact import exact_findings
+from attnbench.analysis.finding import Comparison, Finding, by_importance
+from attnbench.plan import Plan
+from attnbench.record import Run, frame, read_run
+from attnbench.runner import Runner
+from attnbench.settings import Gate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnbench.analysis.paired import Noise
+    from attnbench.checkout import Checkout
+    from attnbench.problem import Cell
+    from attnbench.record import Visit
+    from attnbench.suite import Suite
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Quiet:
+    """Progress of a gate: only what a user must know."""
+
+    tell: Tell
+
+    def planned(self, visits: int, seconds: float | None) -> None:
+        """See `runner.Progress`."""
+
+    def begun(self, cell: Cell, round: int) -> None:
+        """See `runner.Progress`."""
+
+    def ended(self, visit: Visit, seconds: float | None) -> None:
+        """See `runner.Progress`."""
+        if visit.status not in ("ok", "skipped"):
+            self.tell(f"{visit.status}: {visit.key}: {visit.reason}")
+
+    def said(self, text: str) -> None:
+        """See `runner.Progress`."""
+        self.tell(text)
+
+
+@contextlib.contextmanager
+def side(
+    plan: Plan, suite: Suite, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, tell: Tell
+) -> Iterator[Runner]:
+    """A run in its own folder, of a checkout or (None) of what is installed."""
+    commit = checkout.revision if checkout else environment.get("commit")
+    opened = journal.create(folder, suite.text, {**environment, "commit": commit})
+    start = pipe.start
+    if checkout is not None:
+        plan = replace(plan, operators_from=checkout.operators_from)
+        start = partial(pipe.start, first=checkout.imports)
+    runner = Runner(plan, opened, Quiet(tell), start)
+    try:
+        yield runner
+    finally:
+        runner.end_process()
+        opened.close()
+
+
+def plan_like(suite: Suite, device: str, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a suite; stored: the environment whose threads and instruction set are taken on where possible.
+
+    Must be called before torch is imported for the instruction set to be taken on.
+    """
+    if stored is not None and stored.get("instruction_set") in ("AVX2", "DEFAULT") and _has_avx2():
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())
+    import torch
+
+    from attnbench.session import plan_of
+
+    threads = stored.get("threads") if stored is not None else None
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
+    return plan_of(suite, device)
+
+
+def _has_avx2() -> bool:
+    try:
+        return "avx2" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def against_stored(suite: Suite, baseline: Run, gate: Gate, device: str, out: Path, tell: Tell) -> Comparison:
+    """Tier 0 of what is installed now, against a stored run. Raises BadInput."""
+    plan, environment = plan_like(suite, device, baseline.environment)
+    with side(replace(plan, measure=replace(plan.measure, rounds=0)), suite, environment, out, None, tell) as runner:
+        runner.scout()
+    return tier0(baseline, read_run(out), gate)
+
+
+def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Comparison:
+    """The exact comparison of two runs, whatever machines they come from."""
+    differ = circumstances(before, after)
+    told = list(notes)
+    if not differ.alike:
+        what = "; ".join((*differ.hardware, *differ.software))
+        told.append(
+            f"peak memory and operations are not compared: they repeat only in the same circumstances ({what}). "
+            "FLOPs, status and growth are"
+        )
+    findings = exact_findings(before, after, gate, alike=differ.alike)
+    keys = [_attempted(run) for run in (before, after)]
+    both = _ok(before) & _ok(after)
+    return Comparison(
+        str(before.folder), str(after.folder), by_importance(findings),
+        tuple(sorted(keys[0] - keys[1])), tuple(sorted(keys[1] - keys[0])), tuple(told), (), len(both), True,
+    )  # fmt: skip
+
+
+def _attempted(run: Run) -> set[str]:
+    return set(run.results.loc[run.results["status"] != "skipped", "key"])
+
+
+def _ok(run: Run) -> set[str]:
+    return set(run.results.loc[run.results["status"] == "ok", "key"])
+
+
+def measure_pairs(
+    sides: tuple[Runner, Runner], cells: Sequence[Cell], first: int, pairs: int, seed: int, tell: Tell
+) -> None:
+    """Pairs of fresh processes, numbered from `first`: every cell by both, one after the other, in random order."""
+    for number in range(first, first + pairs):
+        draw = random.Random(f"{seed} {number}")
+        for runner in sides:
+            runner.end_process()
+        order = sorted(cells, key=lambda cell: cell.key)
+        draw.shuffle(order)
+        for position, cell in enumerate(order):
+            for runner in draw.sample(sides, 2):
+                runner.visit(cell, number, position)
+        tell(f"pair {number} of {first + pairs - 1}: {len(order)} cells")
+    for runner in sides:
+        runner.end_process()
+
+
+def table_of_pairs(sides: tuple[Runner, Runner], column: str, first: int, pairs: int) -> pd.DataFrame:
+    """key, pair, before, after of the rounds `first` … `first + pairs − 1`, where both sides have a time."""
+    parts = []
+    for name, runner in zip(("before", "after"), sides, strict=True):
+        visits = frame(runner.journal.visits)
+        chosen = visits[visits["round"].between(first, first + pairs - 1) & (visits["status"] == "ok")]
+        part = chosen[["key", "round", column]].rename(columns={"round": "pair", column: name}).dropna()
+        parts.append(part.astype({"pair": int}))
+    return parts[0].merge(parts[1], on=["key", "pair"])
+
+
+def both_survive(sides: tuple[Runner, Runner]) -> list[Cell]:
+    """Cells that both sides' scouts found ok."""
+    other = {cell.key for cell in sides[1].survivors()}
+    return [cell for cell in sides[0].survivors() if cell.key in other]
+
+
+def tier1(
+    sides: tuple[Runner, Runner], gate: Gate, floor: Noise, pairs: int | None, seed: int, tell: Tell
+) -> tuple[list[Finding], list[str]]:
+    """Both stages of the paired decision on wall_time, and on device_time where there is any and it is gated.
+
+    pairs: of each stage; None: as many as the power calculation wants. Returns the findings and notes.
+    """
+    from attnbench.analysis import paired
+
+    cells = both_survive(sides)
+    metrics = [
+        m for m in ("wall_time", "device_time") if any(gate.threshold(m, cell.key) is not None for cell in cells)
+    ]
+    if not cells or not metrics:
+        return [], ["no time was compared: no cell that both revisions can run has a threshold for wall_time"]
+    asked = [t for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
+    threshold = max(min(asked), 0.001)
+    wanted, once, twice = paired.pairs_for(threshold, len(cells), floor)
+    number = pairs or wanted
+    once, twice = (
+        replace(
+            p, pairs=number, power=paired.power(number, len(cells), p.effect, threshold, floor.typical, floor.shared)
+        )
+        for p in (once, twice)
+    )
+    promise = (
+        f"{number} pairs of processes per stage, {len(cells)} cells: a slow-down of {once.effect:.1%} is found with "
+        f"{once.power:.0%}, one of {twice.effect:.1%} with {twice.power:.0%}; at most "
+        f"{paired.FIRST * paired.CONFIRM:.1%} false alarms per suite"
+    )
+    tell(promise)
+    notes = [promise]
+    if once.power < paired.POWER:
+        seen = paired.smallest_change(number, len(cells), threshold, floor.typical, floor.shared, paired.POWER)
+        notes.append(f"the threshold {threshold:.1%} is below what this machine can see in {number} pairs: {seen:.1%}")
+    measure_pairs(sides, cells, 1, number, seed, tell)
+    firsts = {m: table_of_pairs(sides, f"{m}_s", 1, number) for m in metrics}
+    keys = {key for m, table in firsts.items() for key in paired.marked(table, gate, m)}
+    seconds: dict[str, pd.DataFrame] = {}
+    if keys:
+        tell(f"{len(keys)} cells look slower; confirming in fresh processes")
+        measure_pairs(sides, [cell for cell in cells if cell.key in keys], number + 1, number, seed, tell)
+        seconds = {m: table_of_pairs(sides, f"{m}_s", number + 1, number) for m in metrics}
+    found = [f for m in metrics for f in paired.decide(firsts[m], seconds.get(m), gate, m)]
+    return found, notes
+
+
+def store(folder: Path, found: Comparison) -> None:
+    """gate.json: the comparison as `compare --format json` gives it."""
+    from attnbench.outputs import comparison
+
+    with journal.storing(folder):
+        journal.replace(folder / "gate.json", comparison.json_text(found))

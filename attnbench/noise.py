@@ -1,0 +1,96 @@
+"""The stored noise floor: what `attnbench calibrate` found on this machine, and what the gate plans with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.errors import BadInput
+from attnbench.journal import replace, storing
+from attnbench.strict import parse_object, read_text
+
+if TYPE_CHECKING:
+    from attnbench.analysis.paired import Noise
+
+MACHINE = ("device", "system", "machine", "cpu", "cores", "gpu_name", "threads", "instruction_set", "torch")
+"""What a noise floor belongs to."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """noise: of one pair. machine: MACHINE of the environment it was measured in. suite: its name."""
+
+    noise: Noise
+    machine: Mapping[str, Any]
+    suite: str
+
+
+def default_path(suite: str) -> Path:
+    """Where the noise floor of a suite is stored unless the user says otherwise."""
+    return Path("results") / "noise" / f"{suite}.json"
+
+
+def write(path: Path, found: Calibration) -> None:
+    """Stores a calibration. Raises BadInput where the disk does not take it."""
+    data = {
+        "suite": found.suite,
+        "machine": dict(found.machine),
+        "pairs": found.noise.pairs,
+        "shared": found.noise.shared,
+        "own": dict(found.noise.own),
+    }
+    with storing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> Calibration:
+    """A stored calibration. Raises BadInput where it is none."""
+    from attnbench.analysis.paired import Noise
+
+    data = parse_object(read_text(path), str(path))
+    own, shared = data.get("own"), data.get("shared")
+    sound = isinstance(own, dict) and isinstance(data.get("machine"), dict) and isinstance(data.get("pairs"), int)
+    numbers = [shared, *(own.values() if isinstance(own, dict) else ())]
+    if not sound or shared is None or not all(_is_sd(value) for value in numbers):
+        raise BadInput(f"{path}: not a noise floor that `attnbench calibrate` wrote. Remove it and calibrate again.")
+    assert isinstance(own, dict)
+    return Calibration(Noise(own, float(shared), data["pairs"]), data["machine"], str(data.get("suite", "")))
+
+
+def _is_sd(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10 and math.isfinite(value)
+
+
+def machine_of(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """MACHINE of an environment."""
+    return {name: environment.get(name) for name in MACHINE}
+
+
+def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tuple[Noise, str]:
+    """The noise floor to plan with, and a sentence about where it comes from.
+
+    asked: the user named the file, so that one of another machine is an error. Raises BadInput.
+    """
+    from attnbench.analysis.paired import ASSUMED, ASSUMED_SD
+
+    assumed = (
+        f"not calibrated here: {ASSUMED_SD:.0%} from process to process is assumed; `attnbench calibrate` measures it"
+    )
+    if not path.is_file() and not asked:
+        return ASSUMED, assumed
+    found = read(path)
+    machine = machine_of(environment)
+    differing = [name for name in MACHINE if found.machine.get(name) != machine[name]]
+    if differing:
+        name = differing[0]
+        told = f"{path} is of another machine ({name} {found.machine.get(name)}, here {machine[name]})"
+        if asked:
+            raise BadInput(f"{told}. Calibrate here, or leave --noise out.")
+        return ASSUMED, f"{told}; {assumed}"
+    noise = found.noise
+    return noise, f"noise floor from {noise.pairs} pairs: {noise.typical:.1%} per cell, {noise.shared:.1%} shared"

@@ -1,0 +1,46 @@
+"""A comparison as JUnit XML: one test per finding that is gated; undecided ones are skipped tests with their reason."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from attnbench.analysis.finding import Comparison
+from attnbench.outputs.comparison import change
+
+
+def text(found: Comparison) -> str:
+    """The document. A build without any decision has one failing test that says so."""
+    gated = [f for f in found.findings if f.threshold is not None or f.regression]
+    suite = ElementTree.Element("testsuite", name="attnbench")
+    failures = skipped = 0
+    for f in gated:
+        case = ElementTree.SubElement(suite, "testcase", classname=f.metric, name=_clean(f.name))
+        if f.regression:
+            failures += 1
+            ElementTree.SubElement(case, "failure", message=_clean(change(f))).text = _clean(f.reason)
+        elif f.verdict == "undecided":
+            skipped += 1
+            ElementTree.SubElement(case, "skipped", message=_clean(f.reason))
+    tests = len(gated)
+    for key in found.missing:
+        tests, skipped = tests + 1, skipped + 1
+        case = ElementTree.SubElement(suite, "testcase", classname="missing", name=_clean(key))
+        ElementTree.SubElement(case, "skipped", message="not measured")
+    if not found.measured:
+        tests, failures = tests + 1, failures + 1
+        case = ElementTree.SubElement(suite, "testcase", classname="attnbench", name="measured")
+        ElementTree.SubElement(case, "failure", message="nothing was measured")
+    suite.set("tests", str(tests))
+    suite.set("failures", str(failures))
+    suite.set("skipped", str(skipped))
+    output = ElementTree.SubElement(suite, "system-out")
+    output.text = _clean("\n".join([*found.notes, found.decision]))
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _clean(value: str) -> str:
+    """Without the characters that XML 1.0 does not allow."""
+    return "".join(
+        c for c in value if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"
+    )
