@@ -32,7 +32,7 @@ class Windows:
 
     @property
     def keys(self) -> int:
-        """Keys that each query is multiplied with: at most 1.25·(before + after) + 1 beyond the smallest block."""
+        """Keys that each query is multiplied with, where before + 1 + after are seen."""
         return self.before + self.block + self.after
 
     @property
