@@ -144,6 +144,10 @@ def _affine(
     misfit = plain.misfit
     result = Exponent(plain.slope, plain.slope - t * plain.error, plain.slope + t * plain.error)
     floor, bound = 0.0, None
+    if plain.misfit <= t**2:  # no floor could improve on that by what it must
+        if one_round:
+            result = Exponent(result.value, math.nan, math.nan)
+        return result, True, floor, bound
     r = y - y_mean
     mean = models @ w / w.sum()
     cost = squares @ w - w.sum() * mean**2 - 2 * (models @ (w * r)) + 2 * mean * float(w @ r)
@@ -257,12 +261,13 @@ def _class(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None] |
 def _relative_error(relative: Floats, shape: Floats, w: Floats) -> Floats:
     """1 − (a + b·shape)/T with a, b ≥ 0 of the least weighted square."""
     columns = np.stack([relative, relative * shape], axis=1)
-    both = np.linalg.lstsq(columns * np.sqrt(w)[:, None], np.sqrt(w), rcond=None)[0]
-    candidates = [both] if (both >= 0).all() else []
-    for i in (0, 1):
-        column = columns[:, i]
-        alone = np.zeros(2)
-        alone[i] = float(w @ column) / float(w @ column**2)
-        candidates.append(alone)
+    first, last = columns.T
+    s11, s12, s22 = float(w @ first**2), float(w @ (first * last)), float(w @ last**2)
+    r1, r2 = float(w @ first), float(w @ last)
+    candidates = [np.array([r1 / s11, 0.0]), np.array([0.0, r2 / s22])]
+    determinant = s11 * s22 - s12**2
+    if determinant > 1e-12 * s11 * s22:
+        both = np.array([r1 * s22 - r2 * s12, r2 * s11 - r1 * s12]) / determinant
+        candidates += [both] if (both >= 0).all() else []
     errors = [1 - columns @ c for c in candidates]
     return min(errors, key=lambda e: float(w @ e**2))

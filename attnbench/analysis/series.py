@@ -244,8 +244,3 @@ def quantity(run: Run, name: str) -> Quantity:
     else:
         levels = {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
     return Quantity(name, metric, values, levels)
-
-
-def present(run: Run, wanted: Iterable[str] = ()) -> list[Quantity]:
-    """The wanted metrics (none named: SHOWN) of which the run has any value."""
-    return [found for name in (tuple(wanted) or SHOWN) if (found := quantity(run, name)).values]

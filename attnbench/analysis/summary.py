@@ -11,7 +11,7 @@ from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
-from attnbench.analysis.series import Panel, Quantity, Series, panels, present, quantity
+from attnbench.analysis.series import SHOWN, Panel, Quantity, Series, panels, quantity
 
 if TYPE_CHECKING:
     from attnbench.record import Run
@@ -85,7 +85,9 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
 
     Raises BadInput where the run has no such metric, baseline or axis.
     """
-    shown = present(run, metrics)
+    metrics = tuple(metrics) or SHOWN
+    known = {name: quantity(run, name) for name in dict.fromkeys((*metrics, *SHOWN))}
+    shown = [known[name] for name in metrics if known[name].values]
     found = panels(run.results, axis)
     suite = _suite(run)
     if baseline is not None:
@@ -93,8 +95,8 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     base = baseline or suite.get("baseline") or "softmax"
     exact = frozenset(run.environment.get("exact", ()))
     stated = run.environment.get("stated", {})
-    time = next((q for q in (quantity(run, "wall_time"), quantity(run, "device_time")) if q.values), None)
-    memory, flops = quantity(run, "peak_memory"), quantity(run, "flops")
+    time = next((known[name] for name in ("wall_time", "device_time") if known[name].values), None)
+    memory, flops = known["peak_memory"], known["flops"]
     never = _never_ran(found)
     sections = []
     for panel in found:

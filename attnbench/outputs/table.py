@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.analysis.summary import Summary, summarise
-from attnbench.outputs.blocks import Block, legend, parts
+from attnbench.outputs.blocks import Block, Cell, legend, parts
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from attnbench.record import Run
 
@@ -32,7 +33,7 @@ def write(summary: Summary, console: Console) -> None:
         console.print(Text("Nothing was measured."))
         return
     for part in found:
-        console.print(Text(f"\n{part.heading}", style="bold"), soft_wrap=False)
+        console.print(Text(f"\n{part.heading}\n", style="bold"))
         for block in part.blocks:
             for piece in _pieces(block, console.width):
                 _print(piece, console)
@@ -64,27 +65,52 @@ def _pieces(block: Block, width: int) -> Iterator[Block]:
 
 
 def _print(block: Block, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    console.print(Text(block.title, style="italic"))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, _GAP, 0, 0), show_edge=False, pad_edge=False)
-    for i, name in enumerate(block.columns):
-        numbers = block.sizes and i > 0
-        words = [word for text in (name, *(row[i].text for row in block.rows)) for word in text.split()]
-        whole = max((len(text) for text in (name, *(row[i].text for row in block.rows))), default=0)
-        table.add_column(
-            Text(name),
-            justify="right" if numbers else "left",
-            no_wrap=numbers or i == 0,
-            min_width=whole if i == 0 else max(map(len, words), default=0),
-        )
-    for row in block.rows:
-        table.add_row(
-            *(Text(c.text, style="bold green" if c.best else "cyan" if c.win else "") for c in row),
-        )
-    console.print(table)
+    widths = _widths(block, console.width)
+    text = Text(block.title + "\n", style="")
+    text.stylize("italic")
+    for i, row in enumerate([tuple(map(Cell, block.columns)), *block.rows]):
+        _append(text, row, widths, block.sizes, "bold" if i == 0 else "")
+        if i == 0:
+            text.append("─" * (sum(widths) + _GAP * (len(widths) - 1)) + "\n")
     for note in block.notes:
-        console.print(Text(note, style="dim"))
-    console.print()
+        text.append(note + "\n", style="dim")
+    console.print(text, no_wrap=True, crop=False, overflow="ignore")
+
+
+def _widths(block: Block, width: int) -> list[int]:
+    """As wide as each column's texts; where that is too wide, the widest give way down to their longest word."""
+    rows = [block.columns, *(tuple(cell.text for cell in row) for row in block.rows)]
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [max((len(word) for text in column for word in text.split()), default=0) for column in columns]
+    least[0] = widths[0]
+    while sum(widths) + _GAP * (len(widths) - 1) > width:
+        slack = [w - low for w, low in zip(widths, least, strict=True)]
+        if not any(slack):
+            break
+        widest = max((i for i in range(len(widths)) if slack[i]), key=lambda i: widths[i])
+        widths[widest] -= 1
+    return widths
+
+
+def _append(text: Text, row: Sequence[Cell], widths: Sequence[int], numbers: bool, style: str) -> None:
+    """One row, over as many lines as its longest field needs."""
+    from textwrap import wrap
+
+    fields = [
+        [cell.text] if len(cell.text) <= width else wrap(cell.text, width, break_on_hyphens=False) or [""]
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    for i in range(max(map(len, fields))):
+        for j, (cell, field, width) in enumerate(zip(row, fields, widths, strict=True)):
+            part = field[i] if i < len(field) else ""
+            space = " " * (width - len(part))
+            colour = "bold green" if cell.best else "cyan" if cell.win else style
+            if numbers and j > 0:
+                text.append(space)
+            text.append(part, style=colour)
+            if j < len(widths) - 1:
+                text.append(" " * _GAP if numbers and j > 0 else space + " " * _GAP)
+        text.append("\n")
