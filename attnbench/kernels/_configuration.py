@@ -24,7 +24,8 @@ class Configuration:
 
     kernel: the `triton.jit` function. signature: the type of each run-time argument, in order ("*bf16", "i32", "i64",
     "fp32"). constexprs: by name. label: what it is for, for a table. sample: whether the tests build it (one or two for
-    each kernel; `make kernels` builds all).
+    each kernel; `make kernels` builds all). multiples: whole-number arguments that are multiples of 16 there, such as
+    strides, for which the launcher specialises too.
     """
 
     kernel: Any
@@ -34,6 +35,7 @@ class Configuration:
     num_stages: int
     label: str
     sample: bool = False
+    multiples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ def build(configuration: Configuration, capability: int) -> Build:
     if missing:
         raise ValueError(f"{configuration.label}: no type and no value for {', '.join(missing)}")
     # Tensors that torch allocates are aligned to 16 bytes, which the launcher sees and specialises for.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")}
+    special = [i for i, n in enumerate(names) if types[n].startswith("*") or n in configuration.multiples]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in special}
     source = ASTSource(configuration.kernel, types, dict(configuration.constexprs), aligned)
-    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages}
+    options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages, "enable_fp_fusion": True}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     cubin = compiled.asm["cubin"]
     registers, stack = resources(cubin)

@@ -87,3 +87,22 @@ def plain_slope(a, FEATURES: tl.constexpr):
     if FEATURES == "elu":
         return tl.where(a > 0, 1.0, tl.exp(tl.minimum(a, 0.0)))
     return tl.where(a > 0, 1.0, 0.0)
+
+
+@triton.jit
+def sine_and_cosine(a):
+    """Both, to float32's precision for |a| up to some thousands (an argument is at most ‖ω‖).
+
+    tl.sin and tl.cos are exact for any argument, at the price of a table in local memory in every thread. Here a is
+    reduced to ±π/4 by multiples of π/2 in three parts, then the polynomials of Cephes (sinf.c) are taken.
+    """
+    quarter = tl.floor(a * 0.6366197723675814 + 0.5)
+    r = ((a - quarter * 1.5703125) - quarter * 4.837512969970703e-4) - quarter * 7.549789954891882e-8
+    z = r * r
+    s = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * r + r
+    c = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z - 0.5 * z + 1.0
+    turn = quarter.to(tl.int32) & 3
+    swapped = (turn & 1) == 1
+    sine = tl.where(swapped, c, s)
+    cosine = tl.where(swapped, s, c)
+    return tl.where(turn >= 2, -sine, sine), tl.where((turn == 1) | (turn == 2), -cosine, cosine)

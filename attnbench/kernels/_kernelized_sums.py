@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, load_rows, plain, token_scalar
+from attnbench.kernels._features import arguments, load_rows, plain, sine_and_cosine, token_scalar
 
 
 @triton.jit
@@ -109,10 +109,11 @@ def accumulate_kernel(
                 a -= tl.load(stabilisers + head * seq_len + rows, mask=row_mask, other=0.0)[:, None]
         mask = row_mask[:, None] & column_mask[None, :]
         if FEATURES == "fourier":
-            cosine = tl.where(mask, tl.cos(a) * scale, 0.0)
+            sine, cosine = sine_and_cosine(a)
+            cosine = tl.where(mask, cosine * scale, 0.0)
             s_cos = tl.dot(tl.trans(cosine.to(COMPUTE)), value.to(COMPUTE), s_cos, input_precision=PRECISION)
             z_cos += tl.sum(cosine * share[:, None], axis=0)
-            phi = tl.sin(a) * scale
+            phi = sine * scale
         elif FEATURES == "exp":
             phi = tl.exp(a) + (0.0 if KEY else epsilon)
         elif FEATURES == "softmax":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, load_rows, plain, plain_slope, token_scalar
+from attnbench.kernels._features import arguments, load_rows, plain, plain_slope, sine_and_cosine, token_scalar
 
 
 @triton.jit
@@ -84,10 +84,11 @@ def answer_kernel(
         if FEATURES == "fourier":
             s_cos = load_rows(state, features + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
             share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
-            cosine = tl.cos(a) * scale
+            sine, cosine = sine_and_cosine(a)
+            cosine *= scale
             n = tl.dot(cosine.to(COMPUTE), s_cos.to(COMPUTE), n, input_precision=PRECISION)
             z += tl.sum(cosine * share_cos[None, :], axis=1)
-            phi = tl.sin(a) * scale
+            phi = sine * scale
         elif FEATURES == "exp" or FEATURES == "softmax":
             inside = tl.where(column_mask[None, :], a, float("-inf"))
             top, where = tl.max(inside, axis=1, return_indices=True)
@@ -221,7 +222,8 @@ def query_gradient_kernel(
                 share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
                 dcos = tl.dot(g.to(COMPUTE), tl.trans(s_cos.to(COMPUTE)), input_precision=PRECISION)
                 dcos = (dcos - along[:, None] * share_cos[None, :]) * weight[:, None]
-                da = (dphi * tl.cos(a) - dcos * tl.sin(a)) * scale
+                sine, cosine = sine_and_cosine(a)
+                da = (dphi * cosine - dcos * sine) * scale
             elif FEATURES == "exp":
                 da = dphi * tl.exp(tl.where(column_mask[None, :], a - stabiliser[:, None], float("-inf")))
                 lift += tl.sum(da, axis=1)
@@ -319,8 +321,9 @@ def key_gradient_kernel(
             ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
             dz_cos = tl.load(dnormaliser + features + columns, mask=column_mask, other=0.0)
             dcos = tl.dot(value.to(COMPUTE), tl.trans(ds_cos), input_precision=PRECISION) + dz_cos[None, :]
-            cosine = tl.cos(a) * scale
-            phi = tl.sin(a) * scale
+            sine, cosine = sine_and_cosine(a)
+            cosine *= scale
+            phi = sine * scale
             da = (dphi + dz[None, :]) * cosine - dcos * phi
             dvalue = tl.dot(cosine.to(COMPUTE), ds_cos, dvalue, input_precision=PRECISION)
         elif FEATURES == "exp":

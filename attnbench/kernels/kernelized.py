@@ -244,13 +244,13 @@ def precision(dtype: torch.dtype) -> dict[str, Any]:
 
 def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
     """Of `accumulate_kernel`."""
-    wide = dtype != torch.bfloat16
+    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
     block_d = padded(head_dim)
-    block_v = min(block_d, 64 if wide else 128)
-    block_m = min(padded(phi.count), 64)
-    block_n = 32 if wide or block_d > 128 else 64
+    block_v = min(block_d, 64 if wide or two else 128)
+    block_m = min(padded(phi.count), 32 if two else 64)
+    block_n = 32 if wide or two or block_d > 64 else 64
     constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_m * block_v > 4096 else 4, 2)
+    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_d > 32 else 4, 2)
 
 
 def combine_tiles(head_dim: int, phi: FeatureMap, key: bool) -> Tiles:
@@ -261,21 +261,22 @@ def combine_tiles(head_dim: int, phi: FeatureMap, key: bool) -> Tiles:
 
 def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
     """Of `answer_kernel`."""
-    wide = dtype != torch.bfloat16
+    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
     block_d = padded(head_dim)
-    block_m = min(padded(phi.count), 32 if wide or block_d > 128 else 64)
+    block_m = min(padded(phi.count), 32 if wide or two or block_d > 128 else 64)
+    block_v = min(block_d, 64 if two else 128)
     constexprs = {"FEATURES": phi.features, "BLOCK_N": 64, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**constexprs, "BLOCK_V": min(block_d, 128), **precision(dtype)}, 8 if block_d > 64 else 4, 2)
+    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_d > 32 else 4, 2)
 
 
 def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
     """Of `query_gradient_kernel` and `key_gradient_kernel`."""
-    wide = dtype != torch.bfloat16
+    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
     block_d = padded(head_dim)
-    block_n = 32 if block_d > 128 else 64
-    block_m = min(padded(phi.count), 32 if wide or block_d > 64 else 64)
+    block_n = 32 if two or block_d > 64 else 64
+    block_m = min(padded(phi.count), 16 if two and block_d > 64 else 32 if wide or two or block_d > 64 else 64)
     constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**constexprs, **precision(dtype)}, 8 if block_d > 64 else 4, 1)
+    return Tiles({**constexprs, **precision(dtype)}, 8 if block_d > 32 else 4, 1)
 
 
 def padded(size: int) -> int:

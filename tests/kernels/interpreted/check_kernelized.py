@@ -54,7 +54,7 @@ def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = 
 @each_map
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(features: str, dtype: str) -> None:
-    assert not found(features, Problem(149, 3 * 23, 3, 1, dtype))
+    assert not found(features, Problem(53, 3 * 23, 3, 1, dtype))
 
 
 @each_map
@@ -70,7 +70,7 @@ def test_takes_the_strides_of_a_layer(features: str) -> None:
         apart = {k: x.transpose(1, 2).contiguous().transpose(1, 2) if x.dim() == 4 else x for k, x in tensors.items()}
         return form.impls["cuda"].load()(problem, params, **apart)
 
-    assert not found(features, Problem(37, 3 * 16, 3, 2), strided)
+    assert not found(features, Problem(19, 2 * 16, 2, 3), strided)
 
 
 @each_map
@@ -81,10 +81,10 @@ def test_a_dropped_token_is_noticed(features: str) -> None:
         k = torch.cat((k[:, :, :-1], k[:, :, -2:-1]), dim=2)
         return form.impls["cuda"].load()(problem, params, k=k, **tensors)
 
-    assert set(found(features, Problem(65, 16, 1), short)) >= {"output", "k"}
+    assert set(found(features, Problem(37, 16, 1), short)) >= {"output", "k"}
 
 
 def test_the_stabilisers_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernelized, "take_from_largest", lambda *args: None)
     monkeypatch.setattr("attnbench.operators.kernelized.performer.EPSILON", {"softmax": 1e-2})
-    assert set(found("exp", Problem(65, 16, 1))) == {"k"}
+    assert set(found("exp", Problem(37, 16, 1))) == {"k"}
