@@ -180,10 +180,10 @@ def slope(small: float, large: float) -> float:
 def test_grows_as_stated_at_a_million_tokens(variant: Variant) -> None:
     """From N = 2²⁰ to 2²²: FLOPs from `cost`, peak memory from shapes alone; √N is whole at both."""
     stated = variant.operator.complexity(variant.params)
-    sizes = [variant.problem(side, channels=64, heads=2, batch=1) for side in ((1024, 1024), (2048, 2048))]
+    sizes = [variant.problem(side, channels=64, heads=4, batch=1) for side in ((1024, 1024), (2048, 2048))]
     longer = LONGER.get(str(variant), 1)
     sides = [(side * longer, side * longer) for side in (1024, 2048)]
-    costs = [variant.form.cost(variant.problem(s, channels=64, heads=2), variant.params, "fwd") for s in sides]
+    costs = [variant.form.cost(variant.problem(s, channels=64, heads=4), variant.params, "fwd") for s in sides]
     flops = [found.reference_flops for found in costs]
     exact = [found.flops for found in costs]
     peaks = [predict(variant.form, p, variant.params, "fwd").peak_bytes for p in sizes]

@@ -29,7 +29,7 @@ class Variant:
 
     def problem(self, side: tuple[int, int] = (5, 7), **changes: Any) -> Problem:
         """A small odd problem in the first domain the operator is defined on."""
-        given: dict[str, Any] = {"channels": 16, "heads": 2, "batch": 2, **changes}
+        given: dict[str, Any] = {"channels": 16, "heads": 4, "batch": 2, **changes}
         if "sequence" in self.operator.domains:
             return Problem(side[0] * side[1], **given)
         return Problem.image(*side, **given)
