@@ -1,0 +1,32 @@
+"""What the operators of a run say of themselves, stored with it so that reading a run needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attnbench.problem import Cell, canonical_params
+from attnbench.registry import operators
+
+
+def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> dict[str, Any]:
+    """For environment.json; imports the operators (torch with them).
+
+    stated: by "<operator> <canonical params>", how time and memory grow with N. exact: those of these names that
+    compute softmax attention itself. families: by operator, its family.
+    """
+    sources = operators(operators_from)
+    stated: dict[str, dict[str, str]] = {}
+    exact: list[str] = []
+    families: dict[str, str] = {}
+    for cell in cells:
+        name = f"{cell.operator} {canonical_params(cell.params)}"
+        if name in stated:
+            continue
+        operator = sources[cell.operator].load()
+        growth = operator.complexity(cell.params)
+        stated[name] = {"time": growth.time, "memory": growth.memory}
+        families[cell.operator] = sources[cell.operator].family
+        if operator.exact(cell.params):
+            exact.append(name)
+    return {"stated": stated, "exact": exact, "families": families}
