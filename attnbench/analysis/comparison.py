@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 
 from attnbench.analysis.baseline import named
 from attnbench.analysis.exact import exact_findings
-from attnbench.analysis.finding import Comparison, Crossing, Finding, Verdict, by_importance, readable
+from attnbench.analysis.finding import Comparison, Crossing, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
 from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
@@ -97,9 +97,10 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
     if told and not differ.alike:
         notes.append("peak memory and operations are not compared: they repeat only in the same circumstances")
     findings = exact_findings(before, after, gate, alike=differ.alike)
+    named_cells = names(before.results)
     for metric in TIMED:
         timed, said = (_across if told else _timed)(before, after, metric, gate)
-        findings += timed
+        findings += [replace(f, name=named_cells.get(f.subject, f.name)) for f in timed]
         notes += said
     keys = [set(run.results["key"]) for run in (before, after)]
     return Comparison(
@@ -284,13 +285,7 @@ def _across(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[li
         )
         findings.append(found)
     said = [f"{metric} is compared as a ratio to the baseline at the same size"] if findings else []
-    return [_renamed(f, f"{metric} / baseline") for f in findings], said
-
-
-def _renamed(found: Finding, metric: str) -> Finding:
-    from dataclasses import replace
-
-    return replace(found, metric=metric)
+    return [replace(f, metric=f"{metric} / baseline") for f in findings], said
 
 
 def _baseline_keys(run: Run) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from attnbench.analysis.finding import Finding, Verdict, readable
-from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Scaling, scaling
+from attnbench.analysis.finding import Finding, Verdict, names
+from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels, quantity
 from attnbench.settings import Gate
 
@@ -36,9 +38,10 @@ def exact_findings(before: Run, after: Run, gate: Gate | None, *, alike: bool) -
     """
     rows = {side: _rows(run) for side, run in (("before", before), ("after", after))}
     found: list[Finding] = []
+    named = names(before.results)
     for key in rows["before"]:
         if key in rows["after"]:
-            found += _cell(key, rows["before"][key], rows["after"][key], gate, alike)
+            found += _cell(key, named.get(key, key), rows["before"][key], rows["after"][key], gate, alike)
     return [*found, *_scaling(before, after, gate)]
 
 
@@ -54,9 +57,8 @@ def _rows(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _cell(
-    key: str, before: Mapping[str, Any], after: Mapping[str, Any], gate: Gate | None, alike: bool
+    key: str, name: str, before: Mapping[str, Any], after: Mapping[str, Any], gate: Gate | None, alike: bool
 ) -> Iterator[Finding]:
-    name = readable(key)
     a, b = str(before["status"]), str(after["status"])
     if a != b:
         lost = a == "ok" and gate is not None
@@ -140,7 +142,7 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
             if series not in grown[1]:
                 continue
             a, b = grown[0][series], grown[1][series]
-            rise = b.tail.value - a.tail.value
+            rise = max(b.tail.value - a.tail.value, b.last - a.last, key=abs)
             known = UNDECIDED not in (a.growth, b.growth)
             order = GROWTHS.index(b.growth) - GROWTHS.index(a.growth) if known else 0
             worse = rise >= EXPONENT_RISE or (order > 0 and rise > 0.1)
@@ -149,7 +151,7 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
                 " ".join(series), " ".join(series), f"scaling of {metric}", _told(a), _told(b),
                 "more" if worse else "less" if better else "same", worse and gate is not None,
                 threshold=0.0 if gate is not None else None,
-                reason=f"exponent {a.tail.value:.2f} → {b.tail.value:.2f} over {a.sizes[0]} … {a.sizes[-1]}",
+                reason=f"exponent {a.last:.2f} → {b.last:.2f} between the largest of {a.sizes[0]} … {a.sizes[-1]}",
             )  # fmt: skip
 
 
@@ -157,10 +159,20 @@ def _ok(run: Run) -> set[str]:
     return set(run.results.loc[run.results["status"] == "ok", "key"])
 
 
-def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], Scaling]:
+@dataclass(frozen=True)
+class _Grown:
+    """last: the slope between the two largest sizes, where a new term of higher order shows first."""
+
+    tail: Exponent
+    last: float
+    growth: str
+    sizes: tuple[int, ...]
+
+
+def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Grown]:
     levels = quantity(run, metric).levels
     results = run.results[run.results["key"].isin(keys)]
-    found: dict[tuple[str, str], Scaling] = {}
+    found: dict[tuple[str, str], _Grown] = {}
     if results.empty:
         return found
     for panel in panels(results):
@@ -168,9 +180,12 @@ def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], Sca
             points = [(p.size, levels[p.key]) for p in series.points if p.key in levels]
             grown = scaling(points) if len({size for size, _ in points}) >= 3 else None
             if grown is not None:
-                found[f"{series.operator}:{series.impl} {series.params}", panel.title] = grown
+                (n, a), (m, b) = points[-2:]
+                last = (b.level - a.level) / math.log(m / n)
+                identity = f"{series.operator}:{series.impl} {series.params}"
+                found[identity, panel.title] = _Grown(grown.tail, last, grown.growth, grown.sizes)
     return found
 
 
-def _told(grown: Scaling) -> str:
+def _told(grown: _Grown) -> str:
     return f"N^{grown.tail.value:.2f}" if grown.growth == UNDECIDED else f"{grown.growth} (N^{grown.tail.value:.2f})"

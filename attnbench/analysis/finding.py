@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Verdict = Literal["faster", "same", "slower", "undecided", "less", "more", "changed"]
 
@@ -120,10 +123,17 @@ def by_importance(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda f: (*f.weight, f.subject, f.metric)))
 
 
-def readable(key: str) -> str:
-    """A cell's key for people: `performer fwd n1024`, and what is not usual beside it."""
+def names(results: pd.DataFrame) -> dict[str, str]:
+    """Every cell's name for people, by key; params are named where a run has several of one operator."""
+    from attnbench.analysis.series import panels
+
+    return {p.key: readable(p.key, s.name) for panel in panels(results) for s in panel.series for p in s.points}
+
+
+def readable(key: str, series: str | None = None) -> str:
+    """A cell's key for people: `performer fwd n1024`, and what is not usual beside it. series: the series' name."""
     operator, impl, scope, mode, dtype, causality, batch, heads, channels, size = key.split(".")[:10]
     usual = {scope: "core", dtype: "float32", causality: "full", batch: "b1"}
     unusual = [word for word, common in usual.items() if word != common]
-    name = operator if impl == "reference" else f"{operator}:{impl}"
+    name = series or (operator if impl == "reference" else f"{operator}:{impl}")
     return " ".join([name, mode, size, *unusual, heads, channels])

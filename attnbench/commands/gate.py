@@ -111,7 +111,7 @@ def _revisions(
 ) -> Comparison:
     from dataclasses import replace
 
-    from attnbench.analysis.finding import by_importance
+    from attnbench.analysis.finding import by_importance, names
     from attnbench.checkout import checkouts
     from attnbench.gating import plan_like, side, tier0, tier1
     from attnbench.noise import default_path, floor_for
@@ -129,7 +129,8 @@ def _revisions(
             for runner in (before, after):
                 runner.scout()
             runs = (read_run(folder / "base"), read_run(folder / "head"))
-            found = tier0(*runs, gate, [f"base {base.revision[:12]}, head {head.revision[:12]}"])
+            tree = " (the working tree)" if revisions[1] is None else ""
+            found = tier0(*runs, gate, [f"base {base.revision[:12]}, head {head.revision[:12]}{tree}"])
             if tier == 0:
                 return found
             if found.regressions:
@@ -137,6 +138,8 @@ def _revisions(
             tell(said)
             timed, notes = tier1((before, after), gate, floor, pairs, plan.seed, tell)
         statuses = tier0(read_run(folder / "base"), read_run(folder / "head"), gate)
+        named = names(read_run(folder / "head").results)
+        timed = [replace(f, name=named.get(f.subject, f.name)) for f in timed]
         findings = by_importance([*statuses.findings, *timed])
         return replace(found, findings=findings, notes=(*found.notes, said, *notes))
 
