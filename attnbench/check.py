@@ -99,10 +99,10 @@ def affordable(subject: Subject, flops: float | None = None) -> bool:
         flops = subject.form.cost(cell.problem, cell.params, cell.mode).reference_flops
     if flops > AFFORDABLE_FLOPS[subject.device]:
         return False
-    footprint = subject.footprint
-    if footprint is None:  # judged by its FLOPs alone
+    needed = subject.foreseen.reference_bytes
+    if needed is None:  # judged by its FLOPs alone
         return True
-    return footprint.total_bytes * ITEM_BYTES["float64"] / cell.problem.item_bytes <= subject.memory_limit / 2
+    return needed * ITEM_BYTES["float64"] / cell.problem.item_bytes <= subject.memory_limit / 2
 
 
 def reduced_problem(subject: Subject) -> Problem | None:

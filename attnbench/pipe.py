@@ -17,6 +17,9 @@ from typing import IO, Any
 
 from attnbench.environment import out_of_memory_kills
 
+FATAL = ("oom", "crashed")
+"""After an answer with one of these a worker ends: its memory is in pieces, or its CUDA context lost."""
+
 START_TIMEOUT_S = 120.0
 """A worker that has not loaded torch by then never will."""
 
@@ -95,17 +98,17 @@ class Worker:
         """What became of a worker whose pipe closed by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
-        code = self.process.poll()
+        code, words = self.process.poll(), self._last_words()
         self.kill()
         if code is None:
             return WorkerLost("crashed", "the worker closed its pipe and went on")
         if code >= 0:
-            return WorkerLost("crashed", f"the worker exited with code {code}{self._last_words()}")
+            return WorkerLost("crashed", f"the worker exited with code {code}{words}")
         name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
         kills = (out_of_memory_kills() or 0) - (self.kills_before or 0)
         if -code == signal.SIGKILL and kills > 0:
             return WorkerLost("oom", "the worker was killed by SIGKILL while the kernel killed for memory")
-        return WorkerLost("crashed", f"the worker was killed by {name}{self._last_words()}")
+        return WorkerLost("crashed", f"the worker was killed by {name}{words}")
 
     def _last_words(self) -> str:
         self.printed.seek(0, os.SEEK_END)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from attnbench import budget, pipe, results
 from attnbench.journal import Journal, storing
-from attnbench.problem import Cell, canonical_params
-from attnbench.record import CONTRACT, Sample, Status, Visit, columns_of, frame
-from attnbench.settings import Limits, Measure
+from attnbench.plan import Plan, beyond, family
+from attnbench.problem import Cell
+from attnbench.record import Sample, Status, Visit, columns_of, frame
+from attnbench.settings import Measure
+from attnbench.workers import Stopped, Workers
+
+__all__ = ["Progress", "Runner", "Stopped"]
 
 COMPILE_LIMIT_S = 300.0
 """What a cell of impl `compiled` may take beside its cell_timeout."""
 
 RESULTS_EVERY_S = 10.0
 """results.csv is derived again this often, and after every round."""
-
-STARTS = 3
-"""Workers that fail to start one after another before the run ends."""
 
 UNSTEADY_VISITS = 5
 """Visits without one steady sample, one after another, before the run ends."""
@@ -35,29 +35,6 @@ RETRIED = ("ok", "crashed", "error")
 
 THROTTLED = "the GPU's clock was throttled"
 """How a worker's warning begins when it saw no steady clock."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits."""
-
-    cells: Sequence[Cell]
-    measure: Measure
-    limits: Limits
-    device: str
-    threads: int
-    memory_limit: int
-    operators_from: Sequence[str] = ()
-    seed: int = 0
-
-    @property
-    def contract(self) -> str:
-        """The timing contract stored with every visit: its version and the measure settings."""
-        m = self.measure
-        return (
-            f"{CONTRACT} rounds={m.rounds} precision={m.within_process_precision:g} "
-            f"samples={m.min_samples}-{m.max_samples} time={m.max_time_s:g}s"
-        )
 
 
 class Progress(Protocol):
@@ -76,10 +53,6 @@ class Progress(Protocol):
         """A sentence for the user."""
 
 
-class Stopped(Exception):
-    """The run cannot go on; the text says why. What is stored stays."""
-
-
 @dataclass
 class Runner:
     """A run in progress. `harness_s`: seconds of visits spent outside the operators' calls, one entry per visit."""
@@ -88,13 +61,11 @@ class Runner:
     journal: Journal
     progress: Progress
     start: Callable[[int, int], pipe.Worker] = pipe.start
-    worker: pipe.Worker | None = None
     harness_s: list[float] = field(default_factory=list)
-    start_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._begun = time.monotonic()
-        self._numbers = max((v.process for v in self.journal.visits), default=-1)
+        self.workers = Workers(self.plan, max((v.process for v in self.journal.visits), default=-1), self.start)
         self._done = {(v.key, v.round): v for v in self.journal.visits}
         self._written = time.monotonic()
         self._unsteady = 0
@@ -104,19 +75,38 @@ class Runner:
         """Makes every missing visit. However it ends (Stopped, BadInput, KeyboardInterrupt), results.csv is current."""
         try:
             self._scout()
-            self._end_worker()
+            self.workers.end()
             self._write()
             for number in range(1, self._rounds() + 1):
                 self._round(number)
-                self._end_worker()
+                self.workers.end()
                 self._write()
         finally:
             with _uninterrupted():
-                if self.worker is not None:
-                    self.worker.kill()
-                    self.worker = None
+                self.workers.kill()
                 if self.journal.visits:
                     self._write()
+
+    def scout(self) -> None:
+        """Makes the missing visits of the scout alone."""
+        try:
+            self._scout()
+        finally:
+            self.end_process()
+
+    def survivors(self) -> list[Cell]:
+        """The cells that a timed round may visit."""
+        return self._survivors(1)
+
+    def visit(self, cell: Cell, number: int, position: int) -> None:
+        """One timed visit in round `number`, in the current worker process or, where there is none, a fresh one."""
+        self._visit("time", cell, number, position, self.plan.measure)
+
+    def end_process(self) -> None:
+        """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""
+        self.workers.end()
+        if self.journal.visits:
+            self._write()
 
     # --- the scout
 
@@ -142,22 +132,25 @@ class Runner:
                 out_of_budget = budget.size(cell)
             if beyond is None and out_of_budget is not None and budget.size(cell) >= out_of_budget:
                 beyond = f"the budget of {limit:g} s does not reach this size"
+            foreseen = self.workers.foresee(cell) if beyond is None else {}
+            beyond = beyond or self._over(foreseen.get("total_bytes"))
             if beyond is not None:
                 self._store(self._unmeasured(cell, 0, position, "skipped", beyond))
                 continue
-            self._visit("scout", cell, 0, position, self.plan.measure)
+            self._visit("scout", cell, 0, position, self.plan.measure, foreseen)
+        self.workers.end_oracle()
 
     def _unable(self, order: Sequence[Cell]) -> dict[str, tuple[Status, str | None]]:
         """Cells that cannot run here, with the reason; None where an earlier cell of the series says it for all."""
         request = {"do": "why_not", "cells": [columns_of(cell) for cell in order]}
         try:
-            answer = self._ask(request, pipe.START_TIMEOUT_S)
+            answer = self.workers.ask(request, pipe.START_TIMEOUT_S)
         except pipe.WorkerLost as lost:
             raise Stopped(f"asking the operators what they support: {lost}") from None
         reasons = {cell.key: (status, told) for cell, (status, told) in zip(order, answer["reasons"], strict=True)}
         series: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in order:
-            series.setdefault(_family(cell), []).append(cell)
+            series.setdefault(family(cell), []).append(cell)
         unable: dict[str, tuple[Status, str | None]] = {}
         for members in series.values():
             said = {reasons[cell.key] for cell in members}
@@ -177,6 +170,15 @@ class Runner:
                     ended = "ran out of memory" if visit.status == "oom" else "ran out of time"
                     return f"beyond {smaller.problem.size} with {smaller.problem.channels} channels, which {ended}"
         return None
+
+    def _over(self, total: int | None) -> str | None:
+        limit = self.plan.memory_limit
+        if total is None or total <= limit:
+            return None
+        return (
+            f"predicted to need {total / 2**20:,.0f} MiB, {(total - limit) / 2**20:,.0f} MiB over "
+            f"the limit of {limit / 2**20:,.0f} MiB"
+        )
 
     # --- the timed rounds
 
@@ -232,25 +234,32 @@ class Runner:
 
     # --- one visit
 
-    def _visit(self, do: str, cell: Cell, number: int, position: int, measure: Measure) -> None:
+    def _visit(
+        self,
+        do: str,
+        cell: Cell,
+        number: int,
+        position: int,
+        measure: Measure,
+        foreseen: Mapping[str, Any] | None = None,
+    ) -> None:
         self.progress.begun(cell, number)
         request = {
             "do": do,
             "cell": columns_of(cell),
             "measure": asdict(measure),
+            "foreseen": dict(foreseen or {}),
             "tolerance": self._done[cell.key, 0].metrics.get("tolerance") if number else None,
         }
         timeout = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
         begun = time.perf_counter()
-        process = self._numbers if self.worker else self._numbers + 1
         try:
-            answer = self._ask(request, timeout)
+            answer = self.workers.ask(request, timeout)
         except pipe.WorkerLost as lost:
             reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
             answer = {"status": lost.status, "reason": reason}
         visit = replace(
             self._unmeasured(cell, number, position, answer["status"], answer.get("reason", "")),
-            process=process,
             kernel=answer.get("kernel", ""),
             metrics=answer.get("metrics", {}),
             samples=len(answer.get("samples", ())),
@@ -258,11 +267,13 @@ class Runner:
             operations=answer.get("operations", {}),
         )
         samples = [
-            Sample(cell.key, number, process, index, *sample) for index, sample in enumerate(answer.get("samples", ()))
+            Sample(cell.key, number, visit.process, index, *sample)
+            for index, sample in enumerate(answer.get("samples", ()))
         ]
         self._store(visit, samples)
         if visit.status == "ok":
-            self.harness_s.append(time.perf_counter() - begun - visit.metrics["operator_s"])
+            foreseeing = 0.0 if number else self.workers.foreseen_s
+            self.harness_s.append(time.perf_counter() - begun + foreseeing - visit.metrics["operator_s"])
         self._watch_clock(visit)
         if time.monotonic() - self._written > RESULTS_EVERY_S:
             self._write()
@@ -273,7 +284,7 @@ class Runner:
             cell=columns_of(cell),
             device=self.plan.device,
             round=number,
-            process=max(self._numbers, 0),
+            process=max(self.workers.number, 0),
             order=position,
             status=status,
             reason=reason,
@@ -287,43 +298,6 @@ class Runner:
         self.progress.ended(visit, self._left_s if visit.round else None)
 
     _left_s: float | None = None
-
-    def _ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        """The worker's answer; starts a worker where there is none. Raises WorkerLost, Stopped."""
-        worker = self._ready_worker()
-        whole = {
-            "device": self.plan.device,
-            "operators_from": list(self.plan.operators_from),
-            "memory_limit": self.plan.memory_limit,
-            "host_limit": self.plan.memory_limit if self.plan.device == "cpu" else None,
-            **request,
-        }
-        try:
-            answer = worker.ask(whole, timeout)
-        except pipe.WorkerLost:
-            self.worker = None
-            raise
-        if answer.get("status") in ("oom", "crashed"):
-            self._end_worker()
-        return answer
-
-    def _ready_worker(self) -> pipe.Worker:
-        failures: list[str] = []
-        while self.worker is None:
-            self._numbers += 1
-            try:
-                self.worker = self.start(self._numbers, self.plan.threads)
-                self.start_s.append(self.worker.start_s)
-            except pipe.WorkerLost as lost:
-                failures.append(str(lost))
-                if len(failures) == STARTS:
-                    raise Stopped(f"{STARTS} workers in a row did not start: {failures[-1]}") from None
-        return self.worker
-
-    def _end_worker(self) -> None:
-        if self.worker is not None:
-            self.worker.close()
-            self.worker = None
 
     def _watch_clock(self, visit: Visit) -> None:
         if any(text.startswith(THROTTLED) for text in visit.warnings):
@@ -356,30 +330,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _family(cell: Cell) -> tuple[Any, ...]:
-    """What all sizes of a series have in common."""
-    p = cell.problem
-    params = canonical_params(cell.params)
-    return (cell.operator, cell.impl, cell.scope, cell.mode, params, p.dtype, p.causal, p.domain)
-
-
-def beyond(cell: Cell, smaller: Cell) -> bool:
-    """Whether `cell` needs at least what `smaller` needs: the same but for sizes, none of them smaller."""
-    a, b = cell.problem, smaller.problem
-    at_least = a.batch >= b.batch and a.seq_len >= b.seq_len and a.channels >= b.channels
-    return cell.key != smaller.key and _family(cell) == _family(smaller) and at_least
-
-
-def exit_code(visits: Iterable[Visit]) -> int:
-    """0: only ok and skipped, with at least one time. 1: anything else happened. 3: nothing was measured."""
-    seen = list(visits)
-    if any(v.status not in ("ok", "skipped") for v in seen):
-        return 1
-    return 0 if any(v.status == "ok" and v.round > 0 for v in seen) else 3
-
-
-def order_seed(text: str) -> int:
-    """The seed of a run's order of visits, from its suite: the same suite is measured in the same order."""
-    return random.Random(json.dumps(text)).getrandbits(32)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import environment, gpu, journal, pipe
+from attnbench.definitions import definitions
 from attnbench.errors import BadInput
+from attnbench.plan import Plan, order_seed
 from attnbench.record import ENVIRONMENT, SUITE, VISITS
-from attnbench.runner import Plan, order_seed
 from attnbench.settings import Limits
 from attnbench.strict import read_text
 
@@ -38,9 +39,11 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
     from attnbench.suite import cells
 
     threads = min(torch.get_num_threads(), environment.usable_cores())
-    found = {**_environment(device, threads), "seed": order_seed(suite.text)}
+    made = cells(suite)
+    told = definitions(made, suite.operators_from)
+    found = {**_environment(device, threads), **told, "seed": order_seed(suite.text)}
     plan = Plan(
-        cells=cells(suite),
+        cells=made,
         measure=suite.measure,
         limits=suite.limits,
         device=device,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from attnbench.footprint import Footprint, predict
+from attnbench.foresight import Foreseen
 from attnbench.inputs import torch_dtype
 from attnbench.operator import Form, Inputs, Operator
 from attnbench.problem import Cell, Problem
@@ -62,6 +62,7 @@ class Subject:
     call: Callable[..., Tensor]
     device: str
     memory_limit: int
+    foreseen: Foreseen
     spent: Spent = field(default_factory=Spent)
 
     @property
@@ -131,14 +132,6 @@ class Subject:
         return (*made, *(self.inputs(self.cell.problem, seed) for seed in more))
 
     @cached_property
-    def footprint(self) -> Footprint | None:
-        """The reference's predicted memory at the timed size; None where fake tensors cannot run it."""
-        try:
-            return predict(self.form, self.cell.problem, self.cell.params, self.cell.mode)
-        except Exception:  # an operator may do on real tensors what fake ones do not support
-            return None
-
-    @cached_property
     def calls(self) -> tuple[Callable[[], Outputs], ...]:
         """The impl bound to each set."""
         return tuple(self.bind(self.call, self.cell.problem, inputs) for inputs in self.sets)
@@ -169,7 +162,7 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return replace(inputs, data=cast(inputs.data), parameters=cast(inputs.parameters), choices=cast(inputs.choices))
 
 
-def subject_of(cell: Cell, source: Source, device: str, memory_limit: int) -> Subject:
+def subject_of(cell: Cell, source: Source, device: str, memory_limit: int, foreseen: Foreseen) -> Subject:
     """Imports the operator and its impl."""
     operator = source.load()
     form = operator.forms[cell.scope]
@@ -180,7 +173,7 @@ def subject_of(cell: Cell, source: Source, device: str, memory_limit: int) -> Su
         call = torch.compile(form.reference, dynamic=False)
     else:
         call = form.impls[cell.impl].load()
-    return Subject(cell, operator, call, device, memory_limit)
+    return Subject(cell, operator, call, device, memory_limit, foreseen)
 
 
 @dataclass

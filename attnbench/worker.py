@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,7 @@ from attnbench.registry import operators, scan, why_not
 from attnbench.settings import Measure
 
 if TYPE_CHECKING:
-    from attnbench.footprint import Footprint
-    from attnbench.subject import Bench, Subject
+    from attnbench.subject import Bench
 
 FATAL = ("oom", "crashed")
 """After these nothing else is measured in this process: memory is in pieces, or the CUDA context is lost."""
@@ -52,6 +52,11 @@ def main() -> None:
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     with open(write, "w", encoding="utf-8") as answers, open(read, encoding="utf-8") as requests:
+        metrics()
+        importlib.import_module("attnbench.check")
+        importlib.import_module("attnbench.clock")
+        importlib.import_module("attnbench.dispatch")
+        gc.collect()
         gc.freeze()  # what torch leaves behind is not looked through again by every collection
         _say(answers, {"ready": os.getpid(), "threads": torch.get_num_threads()})
         for line in requests:
@@ -73,6 +78,11 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     """One request: `why_not` of many cells, or one visit (`scout`, `time`)."""
     if request["do"] == "why_not":
         return {"reasons": _reasons(request)}
+    if request["do"] == "foresee":
+        from attnbench.foresight import foresee
+
+        cell = cell_of(request["cell"])
+        return {"foreseen": asdict(foresee(cell, operators(request["operators_from"])[cell.operator]))}
     if request["do"] == "environment":
         from attnbench.environment import collect
 
@@ -111,11 +121,12 @@ def _visit(request: dict[str, Any]) -> dict[str, Any]:
     except Wrong as error:
         return {"status": "wrong", "reason": str(error)}
     except MemoryError as error:
-        return {"status": "oom", "reason": f"out of host memory: {_told(error)}"}
+        return {"status": "oom", "reason": f"out of memory: {_told(error)}"}
     except torch.OutOfMemoryError as error:
         return {"status": "oom", "reason": f"out of GPU memory: {_told(error)}"}
     except Exception as error:  # an operator's own failure, whatever it is, is that visit's reason
-        return {"status": _status_of(error), "reason": _told(error)}
+        status = _status_of(error)
+        return {"status": status, "reason": ("out of memory: " if status == "oom" else "") + _told(error)}
     finally:
         if bench is not None:
             bench.subject.release()
@@ -142,21 +153,19 @@ def _told(error: BaseException) -> str:
 
 
 def _bench(cell: Cell, request: dict[str, Any]) -> Bench:
+    from attnbench.foresight import Foreseen
     from attnbench.subject import Bench, subject_of
 
     source = operators(request["operators_from"])[cell.operator]
-    subject = subject_of(cell, source, request["device"], request["memory_limit"])
+    subject = subject_of(cell, source, request["device"], request["memory_limit"], Foreseen(**request["foreseen"]))
     return Bench(subject, Measure(**request["measure"]))
 
 
 def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
-    """Predicts memory, checks, counts, takes memory and operations, and calls once."""
+    """Checks, counts, takes memory and operations, and calls once."""
     from attnbench import check, dispatch
 
     subject = bench.subject
-    over = _predicted_over(subject)
-    if over is not None:
-        return {"status": "skipped", "reason": over}
     if subject.cell.impl == "compiled":
         subject.perform(subject.calls[0])
         bench.metrics["compile_s"] = subject.spent.seconds
@@ -208,31 +217,6 @@ def metrics() -> list[ModuleType]:
     """Every metric's module; times first, so that what the others leave behind does not disturb them."""
     modules = [importlib.import_module(f"attnbench.metrics.{name}") for name in scan("attnbench.metrics")]
     return sorted(modules, key=lambda m: m.METRIC.unit != "s")
-
-
-def _predicted_over(subject: Subject) -> str | None:
-    """By how much the predicted memory is over the limit, or None."""
-    footprint = subject.footprint if subject.cell.impl in ("reference", "compiled") else _footprint(subject)
-    if footprint is None:
-        return None
-    over = footprint.total_bytes - subject.memory_limit
-    if over <= 0:
-        return None
-    return (
-        f"predicted to need {footprint.total_bytes / 2**20:,.0f} MiB, {over / 2**20:,.0f} MiB over "
-        f"the limit of {subject.memory_limit / 2**20:,.0f} MiB"
-    )
-
-
-def _footprint(subject: Subject) -> Footprint | None:
-    """The impl's own predicted memory; None for a kernel that fake tensors cannot run: it is tried, and may run out."""
-    from attnbench.footprint import predict
-
-    cell = subject.cell
-    try:
-        return predict(subject.form, cell.problem, cell.params, cell.mode, subject.call)
-    except Exception:  # whatever a kernel does not support on fake tensors
-        return None
 
 
 def limit_host_memory(limit: int | None) -> None:

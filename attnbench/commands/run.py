@@ -82,8 +82,9 @@ def _list(suite: Suite, form: Format) -> None:
 
 def _measure(session: Session, form: Format) -> int:
     """Runs the session and shows its results. Returns the exit code."""
+    from attnbench.plan import exit_code
     from attnbench.progress import progress
-    from attnbench.runner import Runner, Stopped, exit_code
+    from attnbench.runner import Runner, Stopped
 
     folder = session.journal.folder
     code: int | None = None
@@ -105,6 +106,33 @@ def _measure(session: Session, form: Format) -> int:
 
 
 def _show(folder: Path, form: Format) -> None:
-    """The results so far; the folder is in the JSON, else the last line of stdout."""
+    """Prints the results so far; the folder is in the JSON, else the last line of stdout."""
+    from attnbench.analysis.summary import summarise
+    from attnbench.errors import BadInput
+    from attnbench.record import read_run
+
+    try:
+        summary = summarise(read_run(folder))
+    except BadInput as error:
+        print(f"attnbench: {error}", file=sys.stderr)
+    else:
+        if form == "table":
+            from rich.console import Console
+
+            from attnbench.outputs import table
+
+            table.write(summary, Console(highlight=False))
+        elif form == "json":
+            from attnbench.outputs import json
+
+            sys.stdout.write(json.text(summary, folder=str(folder)))
+        elif form == "csv":
+            from attnbench.outputs import csv
+
+            sys.stdout.write(csv.text(summary))
+        else:
+            from attnbench.outputs import markdown
+
+            sys.stdout.write(markdown.text(summary))
     if form != "json":
         print(folder)

@@ -38,7 +38,7 @@ def scout(bench: Bench) -> dict[str, float | int]:
         bench.notes.append(f"flops_counted leaves out {named}")
     if cost.reference_flops and sum(left_out.values()) == cost.reference_flops:
         return found
-    counted = _counted(bench)
+    counted = subject.foreseen.flops_counted
     if counted is None:
         bench.notes.append("flops_counted is empty: the reference does not run on fake tensors")
         return found
@@ -47,26 +47,3 @@ def scout(bench: Bench) -> dict[str, float | int]:
         stated = cost.reference_flops - sum(left_out.values())
         bench.warnings.append(f"torch counted {counted} FLOPs on the reference, its cost states {stated}")
     return found
-
-
-def _counted(bench: Bench) -> int | None:
-    from contextlib import nullcontext
-
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from attnbench.footprint import output_like, run
-
-    cell, form = bench.subject.cell, bench.subject.form
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            inputs = form.make_inputs(cell.problem, cell.params, torch.Generator().manual_seed(0))
-            cotangent = None
-            if cell.mode == "fwd_bwd":
-                cotangent = output_like(form.reference, cell.problem, cell.params, inputs)
-            with FlopCounterMode(display=False) as counter:
-                run(form.reference, cell.problem, cell.params, inputs, cotangent, within=nullcontext())
-    except Exception:  # the count is one of three figures; an operator that fake tensors cannot run keeps the others
-        return None
-    return int(counter.get_total_flops())

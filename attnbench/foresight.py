@@ -1,0 +1,77 @@
+"""What can be known of a cell from shapes alone: memory, and what torch counts. Nothing is computed.
+
+It runs operators on fake tensors, which an operator with a cache of its own would keep; so it is asked in a worker
+that measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnbench.footprint import output_like, predict, run
+from attnbench.operator import Form
+from attnbench.problem import Cell, Mode, Params, Problem, Scope, canonical_params
+from attnbench.registry import Source
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """Bytes alive at the peak, inputs included, of the impl and of the reference; FLOPs that torch counts on the
+    reference. None: an operator that does on real tensors what fake ones do not support.
+    """
+
+    total_bytes: int | None = None
+    reference_bytes: int | None = None
+    flops_counted: int | None = None
+
+
+def foresee(cell: Cell, source: Source) -> Foreseen:
+    """What shapes alone say of a cell."""
+    reference_bytes, flops = _reference(
+        source, cell.scope, cell.mode, cell.problem, canonical_params(cell.params), tuple(cell.params.items())
+    )
+    if cell.impl in ("reference", "compiled"):
+        return Foreseen(reference_bytes, reference_bytes, flops)
+    form = source.load().forms[cell.scope]
+    own = _attempt(lambda: _total(form, cell.problem, cell.params, cell.mode, form.impls[cell.impl].load()))
+    return Foreseen(own, reference_bytes, flops)
+
+
+@lru_cache(maxsize=8)
+def _reference(
+    source: Source, scope: Scope, mode: Mode, problem: Problem, canonical: str, params: tuple[tuple[str, Any], ...]
+) -> tuple[int | None, int | None]:
+    """Bytes and FLOPs of the reference, kept for the other impls of the same size. canonical: True and 1 are two."""
+    form, given = source.load().forms[scope], dict(params)
+    return (
+        _attempt(lambda: _total(form, problem, given, mode, None)),
+        _attempt(lambda: _counted(form, problem, given, mode)),
+    )
+
+
+def _attempt(figure: Callable[[], int]) -> int | None:
+    try:
+        return figure()
+    except Exception:  # whatever an operator does that fake tensors do not support
+        return None
+
+
+def _total(form: Form, problem: Problem, params: Params, mode: Mode, call: Callable[..., Any] | None) -> int:
+    return predict(form, problem, params, mode, call).total_bytes
+
+
+def _counted(form: Form, problem: Problem, params: Params, mode: Mode) -> int:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+        cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
+        with FlopCounterMode(display=False) as counter:
+            run(form.reference, problem, params, inputs, cotangent, within=nullcontext())
+    return int(counter.get_total_flops())

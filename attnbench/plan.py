@@ -1,0 +1,63 @@
+"""What a run is to do: cells, settings, limits; and what cells of a series say about each other."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attnbench.problem import Cell, canonical_params
+from attnbench.record import CONTRACT, Visit
+from attnbench.settings import Limits, Measure
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits."""
+
+    cells: Sequence[Cell]
+    measure: Measure
+    limits: Limits
+    device: str
+    threads: int
+    memory_limit: int
+    operators_from: Sequence[str] = ()
+    seed: int = 0
+
+    @property
+    def contract(self) -> str:
+        """The timing contract stored with every visit: its version and the measure settings."""
+        m = self.measure
+        return (
+            f"{CONTRACT} rounds={m.rounds} precision={m.within_process_precision:g} "
+            f"samples={m.min_samples}-{m.max_samples} time={m.max_time_s:g}s"
+        )
+
+
+def family(cell: Cell) -> tuple[Any, ...]:
+    """What all sizes of a series have in common."""
+    p = cell.problem
+    params = canonical_params(cell.params)
+    return (cell.operator, cell.impl, cell.scope, cell.mode, params, p.dtype, p.causal, p.domain)
+
+
+def beyond(cell: Cell, smaller: Cell) -> bool:
+    """Whether `cell` needs at least what `smaller` needs: the same but for sizes, none of them smaller."""
+    a, b = cell.problem, smaller.problem
+    at_least = a.batch >= b.batch and a.seq_len >= b.seq_len and a.channels >= b.channels
+    return cell.key != smaller.key and family(cell) == family(smaller) and at_least
+
+
+def exit_code(visits: Iterable[Visit]) -> int:
+    """0: only ok and skipped, with at least one time. 1: anything else happened. 3: nothing was measured."""
+    seen = list(visits)
+    if any(v.status not in ("ok", "skipped") for v in seen):
+        return 1
+    return 0 if any(v.status == "ok" and v.round > 0 for v in seen) else 3
+
+
+def order_seed(text: str) -> int:
+    """The seed of a run's order of visits, from its suite: the same suite is measured in the same order."""
+    return random.Random(json.dumps(text)).getrandbits(32)

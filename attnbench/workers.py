@@ -1,0 +1,102 @@
+"""The worker processes of a run: the one that measures now, and the one that foresees."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnbench import pipe
+from attnbench.plan import Plan
+from attnbench.problem import Cell
+from attnbench.record import columns_of
+
+STARTS = 3
+"""Workers that fail to start one after another before the run ends."""
+
+ORACLE = -1
+"""The number of the worker that foresees; it measures nothing, so no visit carries it."""
+
+
+class Stopped(Exception):
+    """The run cannot go on; the text says why. What is stored stays."""
+
+
+@dataclass
+class Workers:
+    """number: of the last worker started (`process` of its visits). start_s: seconds that each start took."""
+
+    plan: Plan
+    number: int
+    start: Callable[[int, int], pipe.Worker] = pipe.start
+    measuring: pipe.Worker | None = None
+    start_s: list[float] = field(default_factory=list)
+    foreseen_s: float = 0.0
+    _oracle: pipe.Worker | None = None
+
+    def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped."""
+        worker = self._ready()
+        whole = {
+            "device": self.plan.device,
+            "operators_from": list(self.plan.operators_from),
+            "memory_limit": self.plan.memory_limit,
+            "host_limit": self.plan.memory_limit if self.plan.device == "cpu" else None,
+            **request,
+        }
+        try:
+            answer = worker.ask(whole, timeout)
+        except pipe.WorkerLost:
+            self.measuring = None
+            raise
+        if answer.get("status") in pipe.FATAL:
+            self.end()
+        return answer
+
+    def foresee(self, cell: Cell) -> dict[str, Any]:
+        """What shapes alone say of a cell, from a worker that measures nothing; empty where that fails."""
+        operators_from = list(self.plan.operators_from)
+        request = {"do": "foresee", "cell": columns_of(cell), "operators_from": operators_from}
+        try:
+            if self._oracle is None:
+                self._oracle = self.start(ORACLE, 1)
+            begun = time.perf_counter()
+            found: dict[str, Any] = self._oracle.ask(request, self.plan.limits.cell_timeout_s).get("foreseen", {})
+        except pipe.WorkerLost:
+            self._oracle = None
+            return {}
+        self.foreseen_s = time.perf_counter() - begun
+        return found
+
+    def end(self) -> None:
+        """Ends the measuring worker, so that a fresh one makes the next visit."""
+        if self.measuring is not None:
+            self.measuring.close()
+            self.measuring = None
+
+    def end_oracle(self) -> None:
+        """Ends the worker that foresees."""
+        if self._oracle is not None:
+            self._oracle.close()
+            self._oracle = None
+
+    def kill(self) -> None:
+        """Ends all of them at once."""
+        for worker in (self.measuring, self._oracle):
+            if worker is not None:
+                worker.kill()
+        self.measuring = self._oracle = None
+
+    def _ready(self) -> pipe.Worker:
+        failures: list[str] = []
+        while self.measuring is None:
+            self.number += 1
+            try:
+                self.measuring = self.start(self.number, self.plan.threads)
+                self.start_s.append(self.measuring.start_s)
+            except pipe.WorkerLost as lost:
+                failures.append(str(lost))
+                if len(failures) == STARTS:
+                    raise Stopped(f"{STARTS} workers in a row did not start: {failures[-1]}") from None
+        return self.measuring

@@ -1,0 +1,207 @@
+"""y_i = 2 x_i + x_{i−1} (x_{−1} = x_{N−1}), and impls that fail to compute it, each in its own way.
+
+Nobody, "How benchmarks go wrong".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Generator, Tensor
+
+from attnbench.cost import product, traffic
+from attnbench.inputs import tokens
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.problem import Mode, Params, Problem
+
+
+def reference(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """x: [B, N, C]. Returns [B, N, C]."""
+    return 2 * x + x.roll(1, dims=1)
+
+
+def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+    """x ~ N(0, 1)."""
+    return Inputs(tokens(problem, generator, "x"))
+
+
+def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """No products."""
+    size = problem.batch * problem.seq_len * problem.channels
+    moved = traffic(problem, mode, read=size, written=size)
+    return Cost(flops=product(0, mode), reference_flops=0, elementwise=2 * size, bytes_required=moved, passes=1)
+
+
+def honest(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return x.roll(1, dims=1) + x + x
+
+
+def prints(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    print('{"id": 1, "status": "ok"}', flush=True)
+    os.write(2, b"noise\n")
+    return honest(problem, params, x)
+
+
+_by_shape: dict[Any, Tensor] = {}
+_by_place: dict[Any, Tensor] = {}
+_calls = 0
+
+
+def caches(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return _by_shape.setdefault((x.shape, x.dtype), honest(problem, params, x.detach()))
+
+
+def caches_by_place(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """Right for every tensor it has not seen: only a change in place shows it."""
+    place = (x.data_ptr(), x.shape, x.dtype)
+    if place not in _by_place:
+        _by_place[place] = honest(problem, params, x)
+    return _by_place[place].clone()
+
+
+def decays(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    global _calls
+    _calls += 1
+    return honest(problem, params, x) if _calls < 60 else x
+
+
+def off_by_one(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return 2 * x + x.roll(-1, dims=1)
+
+
+def nan(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return honest(problem, params, x) / torch.zeros((), dtype=x.dtype)
+
+
+def other_shape(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return honest(problem, params, x)[:, 1:]
+
+
+def raises(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    raise RuntimeError("it cannot")
+
+
+def takes_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """Passes on fake tensors, and then wants more than the worker may have."""
+    if type(x) is Tensor:
+        kept = [torch.ones(2**24) for _ in range(2**10)]  # 64 MiB each
+        return honest(problem, params, x) + kept[0][0] * 0
+    return honest(problem, params, x)
+
+
+def needs_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """Says by its shapes how much it wants: it is never tried."""
+    return honest(problem, params, x) + x.new_zeros(2**40)[0]
+
+
+def exits(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    sys.exit(3)
+
+
+def segfault(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    if type(x) is Tensor:
+        ctypes.string_at(0)
+    return honest(problem, params, x)
+
+
+def sigkill(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    if type(x) is Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return honest(problem, params, x)
+
+
+def hangs(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """In native code, with the interpreter's lock held."""
+    if type(x) is Tensor:
+        ctypes.PyDLL(None).pause()
+    return honest(problem, params, x)
+
+
+def rubbish(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """Writes to every pipe it can find, the runner's among them."""
+    if type(x) is Tensor:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
+                    os.write(int(name), b"\x00rubbish{\n")
+            except OSError:
+                continue
+    return honest(problem, params, x)
+
+
+def lost_context(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """What torch raises after an illegal access; the process is of no use any more."""
+    if type(x) is Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    return honest(problem, params, x)
+
+
+def slow(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    if type(x) is Tensor:
+        time.sleep(0.02)
+    return honest(problem, params, x)
+
+
+def fails_from(first: str) -> Callable[..., Tensor]:
+    """Fails only from params["from_n"] tokens on."""
+
+    def call(problem: Problem, params: Params, x: Tensor) -> Tensor:
+        if problem.seq_len >= params["from_n"] and type(x) is Tensor:
+            _fail(first)
+        return honest(problem, params, x)
+
+    return call
+
+
+def _fail(how: str) -> NoReturn:
+    raise MemoryError(f"no memory ({how})")
+
+
+def _impl(call: Callable[..., Tensor]) -> Impl:
+    return Impl(lambda: call, call.__name__, lambda problem, params, device: None)
+
+
+CALLS = (
+    honest,
+    prints,
+    caches,
+    caches_by_place,
+    decays,
+    off_by_one,
+    nan,
+    other_shape,
+    raises,
+    takes_memory,
+    needs_memory,
+    exits,
+    segfault,
+    sigkill,
+    hangs,
+    rubbish,
+    lost_context,
+    slow,
+)
+
+OPERATOR = Operator(
+    paper=Paper("Nobody", 2000, "How benchmarks go wrong", "https://example.org", "throughout"),
+    forms={
+        "core": Form(
+            reference,
+            make_inputs,
+            cost,
+            impls={
+                **{call.__name__: _impl(call) for call in CALLS},
+                "oom_from": Impl(lambda: fails_from("oom"), "oom_from", lambda problem, params, device: None),
+            },
+        )
+    },
+    complexity=lambda params: Complexity(time="n", memory="n"),
+    params={"from_n": Param(10**6, "where oom_from begins to fail", minimum=1)},
+)

@@ -1,0 +1,64 @@
+"""Runs made inside tests: a plan of faulty cells, a silent progress, and short settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnbench import journal
+from attnbench.plan import Plan
+from attnbench.problem import Cell, Mode, Problem
+from attnbench.record import Run, Visit, read_run
+from attnbench.runner import Runner
+from attnbench.settings import Limits, Measure
+
+QUICK = Measure(rounds=1, within_process_precision=0.5, min_samples=5, max_samples=16, max_time_s=0.02)
+
+
+def faulty(impl: str, seq_len: int = 32, mode: Mode = "fwd", from_n: int = 10**6) -> Cell:
+    return Cell("faulty", impl, "core", mode, Problem(seq_len, 8), {"from_n": from_n})
+
+
+def plan(cells: Sequence[Cell], **given: Any) -> Plan:
+    values: dict[str, Any] = {
+        "measure": QUICK,
+        "limits": Limits(cell_timeout_s=60.0),
+        "device": "cpu",
+        "threads": 1,
+        "memory_limit": 2**30,
+        "operators_from": ("tests.injected",),
+        **given,
+    }
+    return Plan(cells=cells, **values)
+
+
+@dataclass
+class Silent:
+    """Keeps what a runner says. begin: called as each visit begins, with the cell and the round."""
+
+    begin: Callable[[Cell, int], None] = lambda cell, round: None
+    told: list[str] = field(default_factory=list)
+
+    def planned(self, visits: int, seconds: float | None) -> None:
+        self.told.append(f"planned {visits}")
+
+    def begun(self, cell: Cell, round: int) -> None:
+        self.begin(cell, round)
+
+    def ended(self, visit: Visit, seconds: float | None) -> None:
+        self.told += visit.warnings
+
+    def said(self, text: str) -> None:
+        self.told.append(text)
+
+
+def measured(folder: Path, what: Plan, progress: Silent | None = None) -> Run:
+    """A new run of a plan, finished and read back."""
+    opened = journal.create(folder, "name: made\n", {"device": "cpu"})
+    try:
+        Runner(what, opened, progress or Silent()).run()
+    finally:
+        opened.close()
+    return read_run(folder)

@@ -1,0 +1,91 @@
+"""One injected failure of each kind: each is its own visit's status and reason, and the run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pandas import Series
+
+from attnbench.record import Run
+from attnbench.settings import Limits
+from tests.running import faulty, measured, plan
+
+EXPECTED = {
+    "honest": ("ok", ""),
+    "prints": ("ok", ""),
+    "caches": ("wrong", "differs from the float64 reference"),
+    "caches_by_place": ("wrong", "inputs' values change in place"),
+    "decays": ("wrong", "after timing it no longer gives its first answer"),
+    "off_by_one": ("wrong", "the output differs"),
+    "nan": ("wrong", "NaN or infinite"),
+    "other_shape": ("wrong", "the reference gives"),
+    "raises": ("error", "RuntimeError: it cannot (faulty.py, line"),
+    "takes_memory": ("oom", "out of memory"),
+    "needs_memory": ("skipped", "MiB over the limit"),
+    "exits": ("crashed", "exited with code 3"),
+    "segfault": ("crashed", "SIGSEGV"),
+    "sigkill": ("crashed", "SIGKILL"),
+    "rubbish": ("crashed", "no answer"),
+    "lost_context": ("crashed", "illegal memory access"),
+    "absent": ("skipped", "has no impl absent"),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return measured(tmp_path_factory.mktemp("failures") / "run", plan([faulty(impl) for impl in EXPECTED]))
+
+
+def row(run: Run, impl: str) -> Series:
+    return run.results[run.results["impl"] == impl].iloc[0]
+
+
+@pytest.mark.parametrize("impl", EXPECTED)
+def test_each_failure_is_its_own_status_and_reason(run: Run, impl: str) -> None:
+    status, reason = EXPECTED[impl]
+    found = row(run, impl)
+    assert (found["status"], reason in found["reason"]) == (status, True), found["reason"]
+
+
+@pytest.mark.parametrize("impl", EXPECTED)
+def test_only_what_is_right_has_a_time(run: Run, impl: str) -> None:
+    found = row(run, impl)
+    assert (found["wall_time_s"] > 0) == (EXPECTED[impl][0] == "ok")
+
+
+def test_a_crash_is_followed_by_a_fresh_worker_in_the_same_round(run: Run) -> None:
+    scouted = run.visits[run.visits["round"] == 0].set_index("impl")["process"]
+    assert scouted["sigkill"] != scouted["segfault"]
+    assert scouted["honest"] == scouted["off_by_one"]
+
+
+def test_what_a_library_prints_is_no_answer(run: Run) -> None:
+    assert row(run, "prints")["status"] == "ok"
+
+
+def test_a_hang_in_native_code_ends_at_the_limit(tmp_path: Path) -> None:
+    cells = [faulty("hangs", 32), faulty("hangs", 64), faulty("honest", 64)]
+    run = measured(tmp_path / "run", plan(cells, limits=Limits(cell_timeout_s=5.0)))
+    table = run.results.set_index(["impl", "seq_len"])
+    assert table.loc[("hangs", 32), "status"] == "timeout"
+    assert "no answer within 5 s" in table.loc[("hangs", 32), "reason"]
+    assert table.loc[("hangs", 64), "status"] == "skipped"
+    assert "ran out of time" in table.loc[("hangs", 64), "reason"]
+    assert table.loc[("honest", 64), "status"] == "ok"
+
+
+def test_after_an_out_of_memory_the_larger_sizes_of_the_series_alone_are_skipped(tmp_path: Path) -> None:
+    cells = [faulty(impl, n, from_n=64) for impl in ("oom_from", "reference") for n in (128, 32, 64)]
+    table = measured(tmp_path / "run", plan(cells)).results.set_index(["impl", "seq_len"])
+    assert [table.loc[("oom_from", n), "status"] for n in (32, 64, 128)] == ["ok", "oom", "skipped"]
+    assert "beyond n64" in table.loc[("oom_from", 128), "reason"]
+    assert all(table.loc[("reference", n), "status"] == "ok" for n in (32, 64, 128))
+    assert not table.loc[("reference", 128), "reason"]
+
+
+def test_what_cannot_run_at_any_size_is_one_row(tmp_path: Path) -> None:
+    cells = [faulty(impl, n) for impl in ("absent", "honest") for n in (64, 32)]
+    results = measured(tmp_path / "run", plan(cells)).results
+    assert list(results[results["impl"] == "absent"]["seq_len"]) == [32]
+    assert len(results[results["impl"] == "honest"]) == 2
