@@ -1,0 +1,41 @@
+"""attnbench plot: the pictures of a stored run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN/plots.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; may be repeated.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
+    ] = None,
+    axis: Annotated[str | None, typer.Option(help="Only this axis: seq_len, image_size or channels.")] = None,
+    form: Annotated[Literal["both", "png", "svg"], typer.Option("--format", help="What is written.")] = "both",
+) -> None:
+    """Draw a stored run: log-log time, memory and FLOPs, with intervals and crossovers. Prints the files it wrote.
+
+    Needs the extra: pip install 'attnbench[plot]'.
+
+    Example: attnbench plot results/reference/cpu-sequence --metric wall_time --format png
+    """
+    from attnbench.analysis.summary import summarise
+    from attnbench.errors import BadInput
+    from attnbench.outputs.plot import Form, draw
+    from attnbench.record import read_run
+
+    stored = read_run(run)
+    summary = summarise(stored, metric or ("wall_time", "device_time", "peak_memory", "flops"), baseline, axis)
+    forms: tuple[Form, ...] = ("png", "svg") if form == "both" else (form,)
+    folder = out or run / "plots"
+    try:
+        written = draw(summary, stored.environment.get("families", {}), folder, forms)
+    except OSError as error:
+        raise BadInput(f"--out {folder}: cannot be written: {error.strerror}. Give another folder.") from None
+    for path in written:
+        print(path)

@@ -1,0 +1,271 @@
+"""A run as log-log pictures: an overview of every panel, and one small multiple per family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from attnbench.analysis.interval import CONFIDENCE
+from attnbench.analysis.summary import Line, Section, Summary, Table
+from attnbench.errors import BadInput
+from attnbench.number import shown
+from attnbench.outputs.blocks import crossing, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Picture
+
+Form = Literal["png", "svg"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
+"""Okabe and Ito 2008, "Color Universal Design", https://jfly.uni-koeln.de/color/, less its yellow, which is lost on
+white, with two that stay apart from the rest; shapes repeat what colours say."""
+
+SHAPES = "os^Dv<>P"
+DASHES: tuple[Any, ...] = ("-", "--", (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)))
+TEXT_PT = 7.0
+
+
+@dataclass(frozen=True)
+class _Style:
+    colour: str
+    shape: str
+    dash: Any
+    wide: bool = False
+
+
+def draw(
+    summary: Summary, families: Mapping[str, str], folder: Path, forms: Iterable[Form] = ("png", "svg")
+) -> list[Path]:
+    """Writes the pictures of every panel and returns their paths.
+
+    families: by operator; what is not in it is drawn as "other". Raises BadInput where matplotlib is missing.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise BadInput(
+            "attnbench plot: matplotlib is not installed. Install the extra: pip install 'attnbench[plot]'."
+        ) from None
+    written = []
+    settings: dict[Any, Any] = {
+        "font.size": TEXT_PT,
+        "axes.linewidth": 0.6,
+        "svg.hashsalt": "attnbench",
+        "svg.fonttype": "none",
+    }
+    with matplotlib.rc_context(settings):
+        for name, section in _named(summary.sections).items():
+            pictures = {f"{name}-overview": _overview(section, families)}
+            for table in section.tables:
+                pictures[f"{name}-{table.quantity.name}-families"] = _families(section, table, families)
+            for stem, picture in pictures.items():
+                for form in forms:
+                    path = folder / f"{stem}.{form}"
+                    folder.mkdir(parents=True, exist_ok=True)
+                    picture.savefig(path, dpi=160, metadata={"Date": None} if form == "svg" else None)
+                    written.append(path)
+    return written
+
+
+def _named(sections: Sequence[Section]) -> dict[str, Section]:
+    """File names: the axis and the mode, and whatever else tells two panels apart."""
+    found: dict[str, Section] = {}
+    varied = {k for s in sections for k in s.panel.fixed if len({repr(t.panel.fixed.get(k)) for t in sections}) > 1}
+    for section in sections:
+        fixed = section.panel.fixed
+        parts = [section.panel.axis, str(fixed["mode"])]
+        parts += [f"{k}{v}" for k, v in fixed.items() if k in varied and k != "mode"]
+        stem = "-".join(parts).replace(" ", "")
+        found[stem if stem not in found else f"{stem}-{len(found)}"] = section
+    return found
+
+
+def _overview(section: Section, families: Mapping[str, str]) -> Picture:
+    """Every metric side by side, each operator by its cheapest impl at the largest size."""
+    from matplotlib.figure import Figure as Picture
+
+    count = max(1, len(section.tables))
+    chosen = [_cheapest(table, section.baseline) for table in section.tables]
+    height = max(3.2, 0.135 * max((len(lines) for lines in chosen), default=0) + 1.2)
+    picture = Picture(figsize=(4.9 * count, height))
+    picture.subplots_adjust(
+        left=0.24 / count, right=1 - 0.34 / count, wspace=0.72, bottom=0.42 / height, top=1 - 0.62 / height
+    )
+    picture.suptitle(_heading(section), x=0.01, ha="left", fontsize=TEXT_PT + 1)
+    groups = sorted({families.get(line.series.operator, "other") for lines in chosen for line in lines})
+    for i, (table, lines) in enumerate(zip(section.tables, chosen, strict=True)):
+        axes = picture.add_subplot(1, count, i + 1)
+        seen: dict[str, int] = {}
+        styles = {}
+        for line in lines:
+            group = groups.index(families.get(line.series.operator, "other"))
+            turn = seen[str(group)] = seen.get(str(group), -1) + 1
+            styles[line.series.name] = _Style(
+                COLOURS[group % len(COLOURS)], SHAPES[group % len(SHAPES)], DASHES[turn % len(DASHES)]
+            )
+        _panel(axes, table, lines, styles, section.baseline)
+        axes.set_title(title(table.quantity.name), loc="left", fontsize=TEXT_PT + 1)
+    return picture
+
+
+def _cheapest(table: Table, baseline: str) -> list[Line]:
+    """One line per operator and params, the baseline always among them; identity, which costs nothing, is left out."""
+    best: dict[str, Line] = {}
+    kept = []
+    for line in table.lines:
+        if line.series.operator == "identity" or not any(f.value for f in line.figures):
+            continue
+        if _is(line, baseline):
+            kept.append(line)
+            continue
+        known = best.get(line.series.identity)
+        if known is None or _last(line) < _last(known):
+            best[line.series.identity] = line
+    return [*kept, *best.values()]
+
+
+def _is(line: Line, baseline: str) -> bool:
+    operator, _, impl = baseline.partition(":")
+    return (line.series.operator, line.series.impl) == (operator, impl or "reference")
+
+
+def _last(line: Line) -> tuple[int, float]:
+    """Farther is better, then cheaper."""
+    size, value = max((f.size, f.value) for f in line.figures if f.value)
+    return -size, value
+
+
+def _families(section: Section, table: Table, families: Mapping[str, str]) -> Picture:
+    from matplotlib.figure import Figure as Picture
+
+    lines = [line for line in table.lines if any(f.value for f in line.figures)]
+    yardsticks = [line for line in lines if _is(line, section.baseline) or line.exact]
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(families.get(line.series.operator, "other"), []).append(line)
+    columns = min(3, max(1, len(groups)))
+    rows = -(-len(groups) // columns) or 1
+    height = 2.75 * rows + 0.6
+    picture = Picture(figsize=(4.3 * columns, height))
+    picture.subplots_adjust(
+        left=0.22 / columns,
+        right=1 - 0.36 / columns,
+        wspace=0.78,
+        hspace=0.42,
+        bottom=0.42 / height,
+        top=1 - 0.7 / height,
+    )
+    picture.suptitle(
+        f"{title(table.quantity.name)} by family. {_heading(section)}", x=0.01, ha="left", fontsize=TEXT_PT + 1
+    )
+    for i, (family, members) in enumerate(sorted(groups.items())):
+        axes = picture.add_subplot(rows, columns, i + 1)
+        styles = {
+            line.series.name: _Style(COLOURS[j % len(COLOURS)], SHAPES[j % len(SHAPES)], DASHES[0])
+            for j, line in enumerate(members)
+        }
+        for j, line in enumerate(yardsticks):
+            styles[line.series.name] = _Style("black", "", DASHES[j % len(DASHES)])
+        others = [line for line in yardsticks if line not in members]
+        _panel(axes, table, [*others, *members], styles, section.baseline)
+        axes.set_title(family, loc="left", fontsize=TEXT_PT + 1)
+    return picture
+
+
+def _heading(section: Section) -> str:
+    note = f"bands: {CONFIDENCE:.0%} intervals; rings: crossovers with {section.baseline}, >N: cheaper above N; "
+    note += "×: out of memory or time"
+    return f"{section.panel.title}\n{note}"
+
+
+def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str, _Style], baseline: str) -> None:
+    """One set of axes: curves, bands, crossings, end marks and labels."""
+    unit, axis = table.quantity.metric.unit, table.panel.axis
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2 if unit == "bytes" else 10)
+    ends: list[tuple[float, float, str, str]] = []
+    for line in lines:
+        style = styles[line.series.name]
+        points = [(f.size, f.value, f.low, f.high) for f in line.figures if f.value]
+        if not points:
+            continue
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        wide = _is(line, baseline)
+        axes.plot(
+            x, y, color="black" if wide else style.colour, marker="" if wide else style.shape, markersize=2.5,
+            linestyle=style.dash if not wide else "-", linewidth=1.6 if wide else 0.9, zorder=3 if wide else 2,
+        )  # fmt: skip
+        band = [(p[0], p[2], p[3]) for p in points if p[2] is not None and p[3] is not None]
+        if band:
+            at, low, high = (list(values) for values in zip(*band, strict=True))
+            axes.fill_between(at, low, high, color=style.colour, alpha=0.18, linewidth=0)
+        failed = (
+            None
+            if unit == "flop"
+            else next((f for f in line.figures if f.status in ("oom", "timeout") and f.size > x[-1]), None)
+        )
+        if failed is not None:
+            axes.plot(
+                [x[-1]], [y[-1]], marker="x", color="black" if wide else style.colour, markersize=6, mew=1.4, zorder=4
+            )
+        found = line.against_baseline.crossings if line.against_baseline else ()
+        for each in found:
+            if each.at is not None and len(x) > 1:
+                axes.plot(
+                    [each.at], [_on(x, y, each.at)], marker="o", markersize=5.5, mfc="none", mec=style.colour, zorder=4
+                )
+        told = ", ".join(crossing(each, axis).split(" ")[0] for each in found if each.at is not None)
+        label = line.series.name + (f" {failed.status}" if failed else "") + (f"  {told}" if told else "")
+        ends.append((x[-1], y[-1], label, "black" if wide else style.colour))
+    sizes = table.panel.sizes
+    step = -(-len(sizes) // 7)
+    ticks = list(sizes.items())[::-1][::step][::-1]
+    axes.set_xticks([size for _, size in ticks], [label for label, _ in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit).replace(".00", "").replace(".0", ""))
+    axes.set_xlabel(axis, labelpad=1)
+    axes.grid(True, linewidth=0.3, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    _label(axes, ends)
+
+
+def _on(x: Sequence[float], y: Sequence[float], at: float) -> float:
+    """The height of a curve at a size, straight in log-log."""
+    import numpy as np
+
+    return float(np.exp(np.interp(np.log(at), np.log(x), np.log(y))))
+
+
+def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """A label beside the end of each line, moved apart until none overlaps, tied to its line by a hair."""
+    if not ends:
+        return
+    height = axes.get_position().height * axes.figure.bbox.height / axes.figure.dpi * 72  # pt
+    to_share = axes.transAxes.inverted()
+    axes.autoscale_view()
+    order = sorted(ends, key=lambda end: end[1])
+    wanted = [float(to_share.transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in order]
+    placed = spread(wanted, TEXT_PT * 1.12 / height)
+    for (x, y, label, colour), at in zip(order, placed, strict=True):
+        axes.annotate(
+            label, xy=(x, y), xycoords="data", xytext=(1.07, at), textcoords="axes fraction", color=colour,
+            fontsize=TEXT_PT - 0.5, va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.35, "shrinkA": 1, "shrinkB": 2},
+        )  # fmt: skip
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Places nearest to the wanted ones (ascending) that are at least `gap` apart: neighbours too close move together,
+    around their common middle."""
+    groups: list[list[float]] = []  # [sum of the wanted places of the first member, count]
+    for i, place in enumerate(wanted):
+        groups.append([place - i * gap, 1.0])
+        while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
+            total, count = groups.pop()
+            groups[-1][0] += total
+            groups[-1][1] += count
+    bases = [total / count for total, count in groups for _ in range(int(count))]
+    return [base + i * gap for i, base in enumerate(bases)]
