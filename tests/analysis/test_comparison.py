@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from attnbench.analysis.comparison import compare, judge
+from attnbench.analysis.finding import Comparison, Finding
+from attnbench.errors import BadInput
+from attnbench.problem import Problem
+from attnbench.record import Run, Visit, frame
+from attnbench.settings import Gate
+from tests.analysis.runs import cell, laws, run_of, visits_of
+
+GATE = Gate({"wall_time": 0.05})
+SIZES = (256, 512, 1024, 2048)
+QUIET = {"process": 0.01, "own": 0.005, "rounds": 5}
+HERE = {"torch": "2.13.0", "threads": 2, "instruction_set": "AVX2", "device": "cpu", "cpu": "one"}
+LAWS = {
+    "softmax": lambda n: 1e-9 * n * n,
+    "local": lambda n: 4e-7 * n,
+    "linformer": lambda n: 5e-7 * n,
+    "performer": lambda n: 6e-7 * n,
+}
+
+
+def many(seed: int, *, slower: Mapping[int, float] | None = None, factor: float = 1.0, **model: Any) -> Run:
+    """200 cells: 40 operators at five sizes."""
+    cells = []
+    for i in range(200):
+        truth = 1e-3 * (1 + i % 7) * factor * (slower or {}).get(i, 1.0)
+        what = cell(f"op{i // 5}", Problem(64 * (1 + i % 5), 64, 4))
+        cells.append((what, truth, {"flops": 1000 + i, "peak_memory_bytes": 500 + i, "parameter_bytes": 0}))
+    return run_of(visits_of(cells, seed=seed, **{**QUIET, **model}), HERE)
+
+
+def timed(found: Comparison) -> list[Finding]:
+    return [f for f in found.findings if f.metric == "wall_time"]
+
+
+def test_identical_runs_are_the_same_and_pass() -> None:
+    run = many(1)
+    found = compare(run, run, GATE)
+    assert found.measured == 200
+    assert {f.verdict for f in found.findings} == {"same"}
+    assert found.exit_code == 0
+
+
+def test_two_runs_of_the_same_code_pass_or_are_undecided_but_never_fail() -> None:
+    codes = [compare(many(seed), many(seed + 100), GATE).exit_code for seed in range(12)]
+    assert 1 not in codes
+    noisy = [compare(many(seed, own=0.1), many(seed + 100, own=0.1), GATE).exit_code for seed in range(6)]
+    assert set(noisy) == {3}
+
+
+def test_one_slower_cell_among_200_is_found_alone() -> None:
+    found = compare(many(1), many(2, slower={77: 1.1}), GATE)
+    assert [f.subject for f in found.regressions] == [many(1).results["key"][77]]
+    assert found.findings[0].verdict == "slower"
+    assert found.findings[0].low < 1.1 < found.findings[0].high  # type: ignore[operator]
+    assert found.exit_code == 1
+
+
+def test_an_improvement_never_fails() -> None:
+    found = compare(many(1), many(2, slower={77: 0.8}), GATE)
+    assert [f.verdict for f in timed(found)].count("faster") == 1
+    assert found.exit_code != 1
+
+
+def test_a_shift_that_all_cells_share_is_said_and_not_blamed_on_cells() -> None:
+    found = compare(many(1), many(2, factor=1.3), GATE)
+    assert found.regressions == []
+    assert any("all cells are slower by about the same factor" in note and "1.3" in note for note in found.notes)
+    assert found.exit_code == 3
+    both = compare(many(1), many(2, factor=1.3, slower={77: 1.2}), GATE)
+    assert len(both.regressions) == 1
+
+
+def test_missing_new_and_status_changed_cells() -> None:
+    before = laws(SIZES, LAWS, **QUIET)
+    fewer = laws(SIZES[:3], LAWS, **QUIET)
+    found = compare(before, fewer, GATE)
+    assert len(found.missing) == 4
+    assert found.exit_code == 3
+    assert len(compare(fewer, before, GATE).new) == 4
+    lost = compare(before, laws(SIZES, LAWS, statuses={("local", 2048): "oom"}, **QUIET), GATE)
+    assert [(f.metric, f.before, f.after, f.reason) for f in lost.regressions] == [("status", "ok", "oom", "oom here")]
+    assert lost.exit_code == 1
+    gained = compare(laws(SIZES, LAWS, statuses={("local", 2048): "oom"}, **QUIET), before, GATE)
+    assert gained.regressions == []
+
+
+def test_one_round_is_undecided() -> None:
+    found = compare(many(1, rounds=1), many(2, rounds=1), GATE)
+    assert {f.verdict for f in timed(found)} == {"undecided"}
+    assert "one round" in timed(found)[0].reason
+    assert found.exit_code == 3
+
+
+def test_disturbed_runs_are_undecided_not_slower() -> None:
+    found = compare(many(1, own=0.3), many(2, own=0.3), GATE)
+    assert found.regressions == []
+    assert found.exit_code == 3
+
+
+def test_nothing_measured_never_passes() -> None:
+    empty = laws(SIZES, LAWS, statuses={(name, n): "skipped" for name in LAWS for n in SIZES})
+    assert compare(empty, empty, GATE).exit_code == 3
+    other = laws((64,), {"rfa": lambda n: 1e-3}, **QUIET)
+    assert compare(laws(SIZES, LAWS, **QUIET), other, GATE).exit_code == 3
+
+
+def test_without_thresholds_nothing_is_decided() -> None:
+    found = compare(many(1), many(2, slower={77: 1.5}))
+    assert found.findings[0].verdict == "slower"
+    assert (found.regressions, found.exit_code) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("torch", "2.14.0"), ("threads", 4), ("instruction_set", "AVX512"), ("cpu", "another")]
+)
+def test_other_circumstances_are_refused_unless_told(name: str, value: object) -> None:
+    before = laws(SIZES, LAWS, **QUIET)
+    before = replace(before, environment=HERE)
+    after = replace(laws(SIZES, LAWS, seed=3, **QUIET), environment={**HERE, name: value})
+    with pytest.raises(BadInput, match=f"{name.replace('_', ' ')}: .* → {value}"):
+        compare(before, after, GATE)
+    found = compare(before, after, GATE, across_machines=True)
+    assert any(str(value) in note for note in found.notes)
+    metrics = {f.metric for f in found.findings}
+    assert "wall_time" not in metrics
+    assert {"flops", "wall_time / baseline"} <= metrics
+    assert ("peak_memory" in metrics) == (name == "cpu")
+
+
+def test_across_machines_a_slower_operator_is_seen_in_its_ratio_to_the_baseline() -> None:
+    before = replace(laws(SIZES, LAWS, **QUIET), environment=HERE)
+    other = {**LAWS, "local": lambda n: 4e-7 * n * 1.5}
+    twice = {name: (lambda n, law=law: 2 * law(n)) for name, law in other.items()}
+    after = replace(laws(SIZES, twice, seed=5, **QUIET), environment={**HERE, "cpu": "slow"})
+    found = compare(before, after, GATE, across_machines=True)
+    slower = {f.name.split()[0] for f in found.findings if f.verdict == "slower"}
+    assert slower == {"local"}
+
+
+def test_other_contracts_are_refused() -> None:
+    def under(contract: str) -> Run:
+        visits = visits_of([(cell("softmax", Problem(64, 64, 4)), 1e-3, {})])
+        return replace(run_of(visits), visits=frame([replace(v, contract=contract) for v in visits]))
+
+    with pytest.raises(BadInput, match=r"contract 1, .* under 2"):
+        compare(under("1 rounds=3"), under("2 rounds=3"), across_machines=True)
+    with pytest.raises(BadInput, match="samples=5-9 → samples=7-9"):
+        compare(under("1 rounds=3 samples=5-9"), under("1 rounds=3 samples=7-9"))
+    assert compare(under("1 rounds=3"), under("1 rounds=5")).notes == ()
+
+
+def test_a_baseline_with_other_columns_is_compared_in_what_both_have() -> None:
+    before, after = many(1), many(2)
+    visits = before.visits.drop(columns=["peak_memory_bytes"]).assign(watts_of_old=3.0)
+    old = replace(before, visits=frame([]), environment=HERE)
+    object.__setattr__(old, "visits", visits)
+    metrics = {f.metric for f in compare(old, after, GATE).findings}
+    assert "wall_time" in metrics
+
+
+def test_exact_figures_decide_without_statistics() -> None:
+    def with_metrics(**changes: int) -> Run:
+        metrics = {"flops": 1000, "reference_flops": 1000, "peak_memory_bytes": 500, "parameter_bytes": 0, **changes}
+        return run_of(visits_of([(cell("local", Problem(64, 64, 4)), 1e-3, metrics)]))
+
+    assert compare(with_metrics(), with_metrics(), GATE).regressions == []
+    for name in ("flops", "reference_flops", "peak_memory_bytes", "parameter_bytes"):
+        worse = compare(with_metrics(), with_metrics(**{name: 1001}), GATE)
+        assert len(worse.regressions) == 1, name
+        assert compare(with_metrics(**{name: 1001}), with_metrics(), GATE).regressions == []
+    allowed = Gate({"flops": 0.01})
+    assert compare(with_metrics(), with_metrics(flops=1009), allowed).regressions == []
+    assert len(compare(with_metrics(), with_metrics(flops=1011), allowed).regressions) == 1
+
+
+def test_more_operations_and_a_left_kernel_are_regressions_another_mix_is_not() -> None:
+    def ran(operations: Mapping[str, int], kernel: str = "flash") -> Run:
+        visits: list[Visit] = visits_of([(cell("softmax", Problem(64, 64, 4), "sdpa"), 1e-3, {"flops": 1})])
+        return run_of([replace(v, operations=dict(operations), kernel=kernel) if v.round == 0 else v for v in visits])
+
+    base = ran({"mm": 2, "softmax": 1})
+    assert [f.metric for f in compare(base, ran({"mm": 3, "softmax": 1}), GATE).regressions] == ["operations"]
+    assert compare(base, ran({"bmm": 2, "softmax": 1}), GATE).regressions == []
+    assert compare(base, ran({"mm": 1, "softmax": 1}), GATE).regressions == []
+    assert [f.metric for f in compare(base, ran({"mm": 2, "softmax": 1}, "SDPA math"), GATE).regressions] == ["kernel"]
+    assert compare(base, ran({"mm": 2, "softmax": 1}, "cudnn"), GATE).regressions == []
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0, 4.0])
+def test_memory_that_turns_quadratic_fails_on_any_machine(share: float) -> None:
+    def memory(square: float, environment: Mapping[str, Any]) -> Run:
+        sizes = (256, 512, 1024)
+        cells = []
+        for n in sizes:
+            size = int(2000 * n + square * n * n)
+            metrics = {"peak_memory_bytes": size, "parameter_bytes": 0, "flops": 100 * n}
+            cells.append((cell("local", Problem(n, 64, 4)), 1e-3, metrics))
+        return run_of(visits_of(cells), environment)
+
+    before, after = memory(0, HERE), memory(4 * share, {**HERE, "threads": 8, "cpu": "another"})
+    found = compare(before, after, GATE, across_machines=True)
+    assert [f.metric for f in found.regressions] == ["scaling of peak_memory"]
+    assert compare(after, before, GATE, across_machines=True).regressions == []
+    assert compare(before, memory(0, HERE), GATE).regressions == []
+
+
+def test_crossovers_before_and_after_are_told_where_they_moved() -> None:
+    before = laws(SIZES, LAWS, **QUIET)
+    later = laws(SIZES, {**LAWS, "local": lambda n: 1.2e-6 * n}, seed=2, **QUIET)
+    moved = [c for c in compare(before, later).crossings if c.changed and c.metric == "wall_time"]
+    assert {c.series for c in moved} == {"local"}
+    assert moved[0].before.startswith("above 4") or moved[0].before.startswith("above 39")
+    assert not any(c.changed for c in compare(before, before).crossings)
+
+
+@pytest.mark.parametrize(
+    ("change", "half", "expected"),
+    [
+        (0.10, 0.03, "slower"),
+        (-0.10, 0.03, "faster"),
+        (0.03, 0.02, "slower"),
+        (0.02, 0.01, "same"),
+        (0.10, 0.12, "undecided"),
+        (0.00, 0.04, "same"),
+        (0.02, 0.04, "undecided"),
+        (0.00, math.nan, "undecided"),
+    ],
+)
+def test_verdicts_need_an_interval_clear_of_one_and_a_minimum_effect(change: float, half: float, expected: str) -> None:
+    assert judge(math.log1p(change), half, math.log1p(0.05))[0] == expected
