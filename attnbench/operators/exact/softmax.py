@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
+from attnbench.kernels.dense import BACKENDS, flash_attn, forced, why_not_flash_attn, why_not_forced
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
     VALUE_MAP,
@@ -71,11 +72,35 @@ def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return "the value map is a product of its own beside the SDPA call" if has_value_map(params) else None
 
 
+def _forced(backend: str) -> Impl:
+    """An impl that runs one library kernel, on mapped values where there is a value map."""
+
+    def load() -> Callable[..., Tensor]:
+        attend = flash_attn if backend == "flash_attn" else forced(backend)
+
+        def call(
+            problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+        ) -> Tensor:
+            return attend(problem, q, k, mapped(v, value_map))
+
+        return call
+
+    def why_not(problem: Problem, params: Params, device: str) -> str | None:
+        if backend == "flash_attn":
+            return why_not_flash_attn(problem, device)
+        return why_not_forced(backend, problem, device)
+
+    return Impl(load, "flash-attn package" if backend == "flash_attn" else f"torch SDPA, {backend} forced", why_not)
+
+
 CORE = Form(
     reference,
     make_inputs,
     cost,
-    impls={"sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not)},
+    impls={
+        "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not),
+        **{f"cuda:{backend}": _forced(backend) for backend in (*BACKENDS, "flash_attn")},
+    },
 )
 
 OPERATOR = Operator(

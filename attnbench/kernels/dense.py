@@ -1,0 +1,81 @@
+"""Exact softmax attention by one named library kernel: a backend of torch's SDPA, forced, or the package flash-attn.
+
+torch raises where a forced backend cannot run, so what was asked for is what ran.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from attnbench.inputs import torch_dtype
+from attnbench.problem import Problem
+
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+"""torch's own exact kernels on CUDA, by the suffix of the impl."""
+
+
+def forced(backend: str) -> Callable[[Problem, Tensor, Tensor, Tensor], Tensor]:
+    """SDPA with one backend of `BACKENDS` and no other. q, k, v: [B, H, N, D]. RuntimeError where it cannot run."""
+
+    def call(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(BACKENDS[backend]):
+            return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+
+    return call
+
+
+def why_not_forced(backend: str, problem: Problem, device: str) -> str | None:
+    """Why torch refuses a backend these dtype, head dimension and causality on this device, in its words; or None."""
+    return _refusal(backend, torch_dtype(problem), problem.head_dim, problem.causal, device)
+
+
+@lru_cache(maxsize=256)
+def _refusal(backend: str, dtype: torch.dtype, head_dim: int, causal: bool, device: str) -> str | None:
+    """Asks by a call on 16 tokens."""
+    x = torch.zeros(1, 1, 16, head_dim, dtype=dtype, device=device, requires_grad=True)
+    problem = Problem(16, head_dim, causal=causal)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            forced(backend)(problem, x, x, x)
+        except RuntimeError as error:
+            said = [str(warning.message) for warning in caught] or [str(error)]
+            reasons = [text.split("(Triggered")[0].strip() for text in said]
+            # torch lists all backends: what it says of the others is that they are off.
+            own = [text for text in reasons if "not used because" not in text and "disabled" not in text]
+            return f"torch's {backend} kernel does not run here: " + " ".join(own or reasons)
+    return None
+
+
+def flash_attn(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The package flash-attn (Dao 2023, https://arxiv.org/abs/2307.08691). q, k, v: [B, H, N, D]."""
+    from flash_attn import flash_attn_func
+
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, N, H, D]
+    y: Tensor = flash_attn_func(q, k, v, causal=problem.causal)
+    return y.transpose(1, 2)
+
+
+def why_not_flash_attn(problem: Problem, device: str) -> str | None:
+    """The reason that the package cannot run, or None."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return "the package flash-attn is not installed: pip install flash-attn --no-build-isolation"
+    if problem.dtype not in ("float16", "bfloat16"):
+        return f"flash-attn takes float16 and bfloat16, not {problem.dtype}"
+    if problem.head_dim > 256 or problem.head_dim % 8:
+        return f"flash-attn takes head dimensions up to 256 that are multiples of 8, not {problem.head_dim}"
+    if device == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+        return "flash-attn needs compute capability 8.0 (Ampere) or more"
+    return None
