@@ -266,10 +266,8 @@ class Runner:
             warnings=tuple(answer.get("warnings", ())),
             operations=answer.get("operations", {}),
         )
-        samples = [
-            Sample(cell.key, number, visit.process, index, *sample)
-            for index, sample in enumerate(answer.get("samples", ()))
-        ]
+        taken = answer.get("samples", ())
+        samples = [Sample(cell.key, number, visit.process, index, *sample) for index, sample in enumerate(taken)]
         self._store(visit, samples)
         if visit.status == "ok":
             foreseeing = 0.0 if number else self.workers.foreseen_s

@@ -82,6 +82,7 @@ def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
     """A new run folder. Raises BadInput."""
     plan, found = plan_of(suite, device)
+    found["rates"] = _rates(plan)
     return Session(plan, journal.create(out or _default_folder(suite.name), suite.text, found), found)
 
 
@@ -107,6 +108,13 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
         raise BadInput(
             f"--resume {folder}: its visits were measured by contract '{other[0]}' ({folder / VISITS}), "
             f"now it is '{plan.contract}'. Start anew with --out."
+        )
+    foreign = sorted({v.key for v in opened.visits} - {cell.key for cell in plan.cells})
+    if foreign:
+        opened.close()
+        raise BadInput(
+            f"--resume {folder}: it measured {foreign[0]}, which its suite gives no more: the parameters of an operator "
+            "have changed since. Start anew with --out."
         )
     return Session(plan, opened, stored)
 
@@ -145,6 +153,18 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
         found: dict[str, Any] = worker.ask({"do": "environment", "device": device}, pipe.START_TIMEOUT_S)["environment"]
     finally:
         worker.close()
+    return found
+
+
+def _rates(plan: Plan) -> dict[str, Any]:
+    """The rates of this hardware for the run's dtypes, measured by a worker; empty where that fails."""
+    request = {"do": "rates", "device": plan.device, "dtypes": sorted({cell.problem.dtype for cell in plan.cells})}
+    try:
+        worker = pipe.start(0, plan.threads)
+        found: dict[str, Any] = worker.ask(request, pipe.START_TIMEOUT_S)["rates"]
+    except pipe.WorkerLost:
+        return {}
+    worker.close()
     return found
 
 

@@ -1,0 +1,86 @@
+"""What is finished is on disk, and stays there whatever happens next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnbench import journal
+from attnbench.errors import BadInput
+from attnbench.record import SAMPLES, VISITS, Sample, read_run
+from tests.stored import CELL, cell, timed, visit
+
+SAMPLES_OF_ROUND_1 = [Sample(CELL.key, 1, 1, index, "wall", 0.25, "switched") for index in range(3)]
+
+
+def begun(folder: Path) -> journal.Journal:
+    opened = journal.create(folder, "name: made\n", {"torch": "2.13.0"})
+    opened.add(visit(CELL), [])
+    opened.add(timed(CELL, 1, 0.25), SAMPLES_OF_ROUND_1)
+    return opened
+
+
+def test_everything_added_is_read_back(tmp_path: Path) -> None:
+    begun(tmp_path / "run").close()
+    run = read_run(tmp_path / "run")
+    assert list(run.visits["round"]) == [0, 1]
+    assert list(run.samples["flags"]) == ["switched"] * 3
+
+
+@pytest.mark.parametrize("lost", range(1, 60, 7))
+def test_a_torn_tail_is_cut_and_its_samples_discarded(tmp_path: Path, lost: int) -> None:
+    folder = tmp_path / "run"
+    begun(folder).close()
+    whole = (folder / VISITS).read_bytes()
+    (folder / VISITS).write_bytes(whole[:-lost])
+    opened = journal.resume(folder)
+    assert [v.round for v in opened.visits] == [0]
+    opened.add(timed(CELL, 1, 0.5, process=2), [Sample(CELL.key, 1, 2, 0, "wall", 0.5)])
+    opened.close()
+    run = read_run(folder)
+    assert list(run.visits["round"]) == [0, 1]
+    assert list(run.samples["seconds"]) == [0.5]
+
+
+def test_torn_and_unfinished_samples_are_discarded(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begun(folder).close()
+    with (folder / SAMPLES).open("a") as file:
+        file.write(Sample(CELL.key, 2, 2, 0, "wall", 0.5).line() + "softmax.ref")
+    journal.resume(folder).close()
+    assert (folder / SAMPLES).read_text().count("\n") == 4
+    assert (folder / SAMPLES).read_text().endswith("switched\n")
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    opened = begun(tmp_path / "run")
+    with pytest.raises(BadInput, match="another attnbench"):
+        journal.resume(tmp_path / "run")
+    opened.close()
+    journal.resume(tmp_path / "run").close()
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(tmp_path: Path) -> None:
+    opened = begun(tmp_path / "run")
+    opened._lines.close()
+    opened._lines = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed with the journal
+    with pytest.raises(BadInput, match=r"No space left on device.*kept.*--resume"):
+        opened.add(visit(cell("linformer")), [])
+    opened.close()
+    assert len(read_run(tmp_path / "run").visits) == 2
+    assert [v.key for v in journal.resume(tmp_path / "run").visits] == [CELL.key, CELL.key]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be written"):
+        journal.create(Path("/proc/nowhere/run"), "", {})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(BadInput, match="something already"):
+        journal.create(tmp_path / "run", "", {})
+
+
+def test_what_is_no_run_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="not a run folder"):
+        journal.resume(tmp_path)

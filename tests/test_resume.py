@@ -1,0 +1,180 @@
+"""kill -9 of a worker and of a whole run: no finished visit is lost, none is measured twice, no orphan is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from attnbench import journal
+from attnbench.problem import Cell
+from attnbench.record import SAMPLES, VISITS, read_run
+from attnbench.runner import Runner
+from attnbench.settings import Measure
+from tests.running import Silent, faulty, measured, plan
+
+SUITE = """
+name: small
+operators_from: [tests.injected]
+operators: [faulty, softmax, linformer]
+baseline: softmax
+impls: [reference, sdpa]
+sweep: [{seq_len: [16, 32]}]
+problem: {heads: 2, channels: 16}
+measure: {rounds: 2, min_samples: 5, max_samples: 64, max_time: 150ms}
+limits: {memory: 1GiB, cell_timeout: 60s, budget: 10m}
+"""
+VISITS_OF_SUITE = 8 * 3
+ROUNDS = Measure(rounds=2, within_process_precision=0.5, min_samples=5, max_samples=8, max_time_s=0.02)
+
+
+def test_kill_9_of_a_worker_costs_its_visit_only(tmp_path: Path) -> None:
+    cells = [faulty(impl, n) for impl in ("reference", "honest") for n in (16, 32)]
+    victims: list[tuple[str, int]] = []
+
+    def begin(cell: Cell, round: int) -> None:
+        worker = runner.workers.measuring
+        if round == 1 and worker is not None and not victims:
+            victims.append((cell.key, round))
+            os.kill(worker.process.pid, signal.SIGKILL)
+            worker.process.wait()
+
+    opened = journal.create(tmp_path / "run", "name: made\n", {})
+    runner = Runner(plan(cells, measure=ROUNDS), opened, Silent(begin))
+    runner.run()
+    opened.close()
+    run = read_run(tmp_path / "run")
+    assert len(run.visits) == len(cells) * 3
+    bad = run.visits[run.visits["status"] != "ok"]
+    assert list(zip(bad["key"], bad["round"], strict=True)) == victims
+    assert "SIGKILL" in bad["reason"].iloc[0]
+    row = run.results.set_index("key").loc[victims[0][0]]
+    assert (row["status"], row["rounds"]) == ("ok", 1)
+    assert run.visits[run.visits["round"] == 1]["process"].nunique() == 2
+
+
+def lines(folder: Path) -> list[str]:
+    path = folder / VISITS
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "attnbench", "run", *map(str, arguments), "--device", "cpu"]
+
+
+def started(folder: Path, suite: Path, visits: int) -> subprocess.Popen[str]:
+    """A run that has stored at least so many visits and goes on."""
+    process = subprocess.Popen(
+        command(suite, "--out", folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(lines(folder)) < visits:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for orphans in /proc")
+def test_kill_9_of_the_whole_run_loses_nothing_and_leaves_no_orphan(tmp_path: Path, suite: Path) -> None:
+    folder = tmp_path / "run"
+    process = started(folder, suite, visits=11)
+    workers = children(process.pid)
+    assert workers
+    process.kill()
+    process.wait()
+    before = lines(folder)
+    deadline = time.monotonic() + 5
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "a worker outlived its run"
+        time.sleep(0.01)
+    (folder / VISITS).open("a").write('{"key": "softm')
+    done = subprocess.run(command(suite, "--resume", folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    after = lines(folder)
+    assert after[: len(before)] == before
+    pairs = Counter((visit["key"], visit["round"]) for visit in map(json.loads, after))
+    assert len(pairs) == VISITS_OF_SUITE
+    assert set(pairs.values()) == {1}
+    run = read_run(folder)
+    counted = run.samples.groupby(["key", "round"]).size()
+    timed = run.visits[run.visits["round"] > 0].set_index(["key", "round"])["samples"].astype(int)
+    assert counted.to_dict() == timed.to_dict()
+    assert (folder / SAMPLES).read_text().count("\n") == 1 + int(timed.sum())
+
+
+def test_ctrl_c_ends_soon_keeps_everything_and_says_how_to_resume(tmp_path: Path, suite: Path) -> None:
+    folder = tmp_path / "run"
+    process = started(folder, suite, visits=10)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 15, "bounds a loaded machine, not an idle one"
+    assert out.rstrip().splitlines()[-1] == str(folder)
+    assert f"--resume {folder}" in err
+    assert "Traceback" not in err
+    assert len(read_run(folder).visits) >= 10
+    assert (folder / "results.csv").is_file()
+
+
+def test_a_finished_run_has_nothing_to_resume(tmp_path: Path) -> None:
+    cells = [faulty("honest", 16)]
+    measured(tmp_path / "run", plan(cells))
+    before = (tmp_path / "run" / VISITS).read_text()
+    opened = journal.resume(tmp_path / "run")
+    runner = Runner(plan(cells), opened, Silent())
+    runner.run()
+    opened.close()
+    assert (tmp_path / "run" / VISITS).read_text() == before
+    assert not runner.workers.start_s
+
+
+def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path) -> None:
+    folder = tmp_path / "run"
+    process = started(folder, suite, visits=1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    other = tmp_path / "other.yaml"
+    other.write_text(SUITE.replace("[16, 32]", "[16, 64]"))
+
+    def refused(given: Path) -> str:
+        done = subprocess.run(command(given, "--resume", folder), capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "not the suite that this run measures" in refused(other)
+    stored = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps({**stored, "cpu": "Another CPU"}))
+    assert "Another CPU" in refused(suite)
+    (folder / "environment.json").write_text(json.dumps(stored))
+    text = (folder / VISITS).read_text()
+    (folder / VISITS).write_text(text.replace('"contract":"1 ', '"contract":"0 '))
+    assert "contract" in refused(suite)
