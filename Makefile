@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench bench-operators results kernels clean
+.PHONY: run test check format lint types bench bench-operators results kernels gpu-test clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -42,5 +42,14 @@ types: $(BIN)/.ready
 kernels: $(BIN)/.ready  ## compile every kernel for sm_80, sm_90, sm_100 (no GPU needed): registers, memory, spills
 	$(BIN)/python benchmarks/kernels.py
 
+# A GPU machine's own Python runs the tests as it is, with what it lacks unpacked from WHEELS=<folder of .whl files>.
+GPU_PYTHON := $(if $(filter 1,$(OWN_TORCH)),$(PYTHON),$(BIN)/python)
+
+gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA device against its reference (WHEELS=folder)
+	@if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .wheels $(WHEELS)/*.whl; fi
+	@if $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
+	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu tests/test_gpu.py; \
+	else echo "gpu-test: no CUDA device is available to torch here, so no GPU test was run."; fi
+
 clean:           ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .wheels .pytest_cache .mypy_cache .ruff_cache

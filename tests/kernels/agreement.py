@@ -25,9 +25,15 @@ def with_gradients(
 
 
 def disagreements(
-    call: Callable[..., Tensor], form: Form, problem: Problem, params: Params, inputs: Inputs, backward: bool = True
+    call: Callable[..., Tensor],
+    form: Form,
+    problem: Problem,
+    params: Params,
+    inputs: Inputs,
+    backward: bool = True,
+    factor: float = 1.0,
 ) -> dict[str, str]:
-    """What is further from float64 than twice the reference's own distance plus eps · max: name → how much.
+    """What is further from float64 than factor · (twice the reference's own distance + eps · max), and how much.
 
     Empty where the impl agrees. A tensor of the wrong shape or dtype, or one that is not finite, is named too.
     """
@@ -39,10 +45,12 @@ def disagreements(
     own = with_gradients(form.reference, problem, params, inputs, cotangent)
     got = with_gradients(call, problem, params, inputs, cotangent)
     exact = with_gradients(form.reference, problem.with_dtype("float64"), params, widened(inputs), cotangent)
-    return dict(_compare(got, own, exact))
+    return dict(_compare(got, own, exact, factor))
 
 
-def _compare(got: dict[str, Tensor], own: dict[str, Tensor], exact: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+def _compare(
+    got: dict[str, Tensor], own: dict[str, Tensor], exact: dict[str, Tensor], factor: float
+) -> Iterator[tuple[str, str]]:
     for name, true in exact.items():
         if got[name].shape != own[name].shape or got[name].dtype != own[name].dtype:
             yield name, f"is {got[name].dtype} {tuple(got[name].shape)}"
@@ -50,8 +58,8 @@ def _compare(got: dict[str, Tensor], own: dict[str, Tensor], exact: dict[str, Te
         error = (got[name].double() - true).abs().max().item()
         bound = 2 * (own[name].double() - true).abs().max().item()
         bound += torch.finfo(own[name].dtype).eps * true.abs().max().item()
-        if not error <= bound:  # also where it is NaN
-            yield name, f"error {error:.3g} > {bound:.3g}"
+        if not error <= factor * bound:  # also where it is NaN
+            yield name, f"error {error:.3g} > {factor * bound:.3g}"
 
 
 def widened(inputs: Inputs) -> Inputs:

@@ -117,18 +117,23 @@ CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Trito
 _UNGATED = projected(CORE)
 
 
-def layer_reference(
-    problem: Problem,
-    params: Params,
-    x: Tensor,
-    w_gate: Tensor | None = None,
-    b_gate: Tensor | None = None,
-    **rest: Tensor,
-) -> Tensor:
-    """x: [B, N, C]. w_gate: [C, H], b_gate: [H], given where gated. The rest as in any q, k, v layer."""
-    if w_gate is not None and b_gate is not None:
-        rest["gate"] = (x @ w_gate + b_gate).transpose(1, 2)  # [B, H, N]
-    return _UNGATED.reference(problem, params, x=x, **rest)
+def _with_gate(layer: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Projects the gate for a layer around q, k, v, which hands on what it does not know to the core."""
+
+    def call(
+        problem: Problem,
+        params: Params,
+        x: Tensor,
+        w_gate: Tensor | None = None,
+        b_gate: Tensor | None = None,
+        **rest: Tensor,
+    ) -> Tensor:
+        """x: [B, N, C]. w_gate: [C, H], b_gate: [H], given where gated. The rest as in any q, k, v layer."""
+        if w_gate is not None and b_gate is not None:
+            rest["gate"] = (x @ w_gate + b_gate).transpose(1, 2)  # [B, H, N]
+        return layer(problem, params, x=x, **rest)
+
+    return call
 
 
 def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -160,6 +165,16 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
+LAYER = Form(
+    _with_gate(_UNGATED.reference),
+    layer_inputs,
+    layer_cost,
+    {
+        name: replace(impl, load=lambda impl=impl: _with_gate(impl.load()))  # type: ignore[misc]
+        for name, impl in _UNGATED.impls.items()
+    },
+)
+
 OPERATOR = Operator(
     paper=Paper(
         "Peng et al.",
@@ -168,7 +183,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2103.02143",
         "sec. 2.2, 3.1, 3.2",
     ),
-    forms={"core": CORE, "layer": Form(layer_reference, layer_inputs, layer_cost)},
+    forms={"core": CORE, "layer": LAYER},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "m": Param(64, "random frequencies per head: twice as many features", minimum=1),

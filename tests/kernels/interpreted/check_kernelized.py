@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,26 @@ def test_takes_the_strides_of_a_layer(features: str) -> None:
         return form.impls["cuda"].load()(problem, params, **apart)
 
     assert not found(features, Problem(19, 2 * 16, 2, 3), strided)
+
+
+@each_map
+def test_offsets_beyond_32_bits(features: str, tmp_path: Path) -> None:
+    """Tokens 2³⁰ elements apart, so that the last lies beyond 2³¹ elements."""
+    form, params = form_of(features)
+    problem = Problem(4, 16, dtype="bfloat16")
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = form.impls["cuda"].load()
+    data = {name: far_apart(x, 2**30, tmp_path / name) for name, x in inputs.data.items()}
+    assert (problem.seq_len - 1) * 2**30 > 2**31
+    output = call(problem, params, **data, **inputs.choices)
+    assert torch.equal(output, call(problem, params, **inputs.tensors()))
+
+
+def far_apart(x: Tensor, stride: int, file: Path) -> Tensor:
+    """x of [1, 1, N, D] with its tokens `stride` elements apart, in a file that is mostly hole."""
+    n, d = x.shape[2:]
+    room = torch.from_file(str(file), shared=True, size=(n - 1) * stride + d, dtype=x.dtype)
+    return room.as_strided((1, 1, n, d), (0, 0, stride, 1)).copy_(x)
 
 
 @each_map

@@ -11,13 +11,13 @@ from torch import Tensor
 from attnbench.operators.kernelized import _decay
 from attnbench.operators.kernelized._decay import sums
 from attnbench.operators.kernelized.rfa import (
+    LAYER,
     OPERATOR,
     features,
     gated,
     kernel_attention,
     layer_cost,
     layer_inputs,
-    layer_reference,
     make_inputs,
     reference,
 )
@@ -174,6 +174,6 @@ def test_layer_projects_the_gate() -> None:
     gate = (x @ tensors["w_gate"] + tensors["b_gate"]).transpose(1, 2)
     core = recurrent(problem, q, k, v, tensors["omega"], gate)
     wanted = core.transpose(1, 2).reshape(2, 9, 12) @ tensors["w_o"]
-    assert same(layer_reference(problem, params_of("causal"), **tensors), wanted)
+    assert same(LAYER.reference(problem, params_of("causal"), **tensors), wanted)
     plain = layer_cost(problem, params_of("none"), "fwd").flops
     assert layer_cost(problem, params_of("causal"), "fwd").flops == plain + 2 * 2 * 9 * 12 * 2

@@ -1,0 +1,115 @@
+"""Every impl of every operator on a CUDA device: both modes, the working dtypes, against the reference in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from attnbench.operator import Impl, Inputs
+from attnbench.problem import Cell, Dtype, Problem
+from attnbench.registry import outside_definition, why_not
+from tests.kernels.agreement import disagreements
+from tests.variants import Variant, variants
+
+NO_DEVICE = None if torch.cuda.is_available() else "no CUDA device is available to torch"
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_DEVICE is not None, reason=str(NO_DEVICE))]
+
+WORKING: tuple[tuple[Dtype, bool], ...] = (
+    ("float32", False),
+    ("float32", True),
+    ("bfloat16", False),
+    ("float16", False),
+)
+
+
+def cases() -> list[tuple[Variant, str]]:
+    return [(variant, name) for variant in variants() for name in sorted(variant.form.impls)]
+
+
+each_impl = pytest.mark.parametrize(
+    ("variant", "impl"), cases(), ids=[f"{variant}-{name}" for variant, name in cases()]
+)
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether float32 products on CUDA may be TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def prepared(variant: Variant, impl: str, problem: Problem) -> tuple[Impl, Inputs]:
+    """The impl and inputs on the device; skips with the reason where the impl cannot run the problem."""
+    cell = Cell(variant.name, impl, variant.scope, "fwd_bwd", problem, variant.params)
+    reason = why_not(variant.operator, cell, "cuda")
+    if reason is not None:
+        pytest.skip(reason)
+    generator = torch.Generator("cuda").manual_seed(0)
+    return variant.form.impls[impl], variant.form.make_inputs(problem, variant.params, generator)
+
+
+def check(variant: Variant, impl: str, problem: Problem, allow_tf32: bool = False) -> None:
+    chosen, inputs = prepared(variant, impl, problem)
+    factor = 1.0 if variant.operator.tolerance is None else variant.operator.tolerance[0]
+    call = chosen.load()
+    with tf32(allow_tf32):
+        with torch.inference_mode():
+            forward = call(problem, variant.params, **inputs.tensors())
+        assert forward.isfinite().all()
+        assert not disagreements(call, variant.form, problem, variant.params, inputs, factor=factor)
+
+
+@each_impl
+@pytest.mark.parametrize(("dtype", "allow_tf32"), WORKING, ids=["float32", "tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+def test_agrees_with_the_reference(variant: Variant, impl: str, dtype: Dtype, allow_tf32: bool, causal: bool) -> None:
+    problem = variant.problem((19, 23), channels=96, heads=3, batch=2, dtype=dtype, causal=causal)
+    check(variant, impl, problem, allow_tf32)
+
+
+@each_impl
+@pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
+def test_agrees_at_every_head_dim(variant: Variant, impl: str, head_dim: int) -> None:
+    if variant.scope == "layer":
+        pytest.skip("the core is what head_dim changes")
+    check(variant, impl, variant.problem((13, 21), channels=head_dim, heads=1, batch=1, dtype="bfloat16"))
+
+
+@each_impl
+def test_agrees_across_many_blocks(variant: Variant, impl: str) -> None:
+    if variant.scope == "layer":
+        pytest.skip("the core is what the number of tokens changes")
+    for causal in (False, True):
+        problem = variant.problem((61, 67), channels=64, heads=2, batch=1, dtype="bfloat16", causal=causal)
+        if outside_definition(variant.operator, problem, variant.params, variant.scope) is None:
+            check(variant, impl, problem)
+
+
+OFFSETS = [case for case in cases() if case[0].scope == "core" and case[1].split(":")[0] == "cuda"]
+
+
+@pytest.mark.parametrize(("variant", "impl"), OFFSETS, ids=[f"{variant}-{name}" for variant, name in OFFSETS])
+def test_a_million_tokens_do_not_overflow_an_index(variant: Variant, impl: str) -> None:
+    """The last of 2²⁰ tokens lies beyond 2³¹ elements. Only for what stays linear in memory and time."""
+    complexity = variant.operator.complexity(variant.params)
+    if complexity.time not in ("n", "n log n") or complexity.memory not in ("0", "1", "n"):
+        pytest.skip(f"{complexity.time} in time, {complexity.memory} in memory")
+    if torch.cuda.get_device_properties(0).total_memory < 100e9:
+        pytest.skip("needs 100 GB of device memory")
+    given: dict[str, Any] = {"channels": 2304, "heads": 18, "batch": 1, "dtype": "bfloat16"}
+    large = variant.problem((1024, 1024), **given)
+    assert large.seq_len * large.channels > 2**31
+    chosen, inputs = prepared(variant, impl, large)
+    with torch.inference_mode():
+        output = chosen.load()(large, variant.params, **inputs.tensors())
+    assert output.isfinite().all()
+    assert output.flatten()[-64:].abs().max() > 0, "the last tokens were written"
