@@ -87,6 +87,10 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         from attnbench.environment import collect
 
         return {"environment": collect(request["device"])}
+    if request["do"] == "rates":
+        from attnbench.rates import rates
+
+        return {"rates": rates(request["device"], request["dtypes"])}
     begun = time.perf_counter()
     answer = _visit(request)
     gc.collect()

@@ -13,7 +13,7 @@ METRIC = Metric(
     column="flops",
     unit="flop",
     meaning="Analytic FLOPs of the definition, beside what the reference executes and what torch counted.",
-    columns=("flops", "reference_flops", "flops_counted"),
+    columns=("flops", "reference_flops", "flops_counted", "passes"),
     exact=True,
 )
 
@@ -31,6 +31,7 @@ def scout(bench: Bench) -> dict[str, float | int]:
         "flops": cost.flops,
         "reference_flops": cost.reference_flops,
         "bytes_required": cost.bytes_required,
+        "passes": cost.passes,
     }
     left_out = {name: amount for name, amount in cost.uncounted.items() if amount}
     if left_out:
