@@ -113,8 +113,8 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
     if foreign:
         opened.close()
         raise BadInput(
-            f"--resume {folder}: it measured {foreign[0]}, which its suite gives no more: the parameters of an operator "
-            "have changed since. Start anew with --out."
+            f"--resume {folder}: it measured {foreign[0]}, which its suite gives no more: an operator's "
+            "parameters have changed since. Start anew with --out."
         )
     return Session(plan, opened, stored)
 

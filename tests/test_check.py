@@ -1,0 +1,99 @@
+"""The check passes what is right and refuses what is wrong, by bounds that are derived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench import check
+from attnbench.problem import MODES, Dtype, Mode, Params, Problem
+from attnbench.subject import Subject
+from tests.measuring import subject
+
+DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "impl"), [("softmax", "reference"), ("softmax", "sdpa"), ("linformer", "reference")])
+def test_what_is_right_passes(name: str, impl: str, mode: Mode, dtype: Dtype) -> None:
+    found = check.before(subject(name, impl, mode, dtype))
+    assert found.relative_error <= found.tolerance <= check.CEILING[dtype]
+    assert found.checked_seq_len == 64
+
+
+def with_impl(of: Subject, change: float, gradient: float = 0.0) -> Subject:
+    """The reference with its output and its gradients off by these shares."""
+    reference = of.form.reference
+
+    class Off(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, y: Tensor) -> Tensor:
+            return y * (1 + change)
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]
+            return grad * (1 + gradient)
+
+    def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        output: Tensor = Off.apply(reference(problem, params, **tensors))
+        return output
+
+    return replace(of, call=call, cell=replace(of.cell, impl="off"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_error_of_four_bounds_is_wrong(dtype: Dtype) -> None:
+    bound = check.before(subject("softmax", dtype=dtype)).tolerance
+    with pytest.raises(check.Wrong, match="the output differs"):
+        check.before(with_impl(subject("softmax", dtype=dtype), 4 * bound))
+
+
+def test_a_wrong_gradient_alone_is_wrong() -> None:
+    check.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
+    with pytest.raises(check.Wrong, match="the gradient of"):
+        check.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
+
+
+def test_beyond_what_is_affordable_the_reduced_size_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(check.AFFORDABLE_FLOPS, "cpu", 10)
+    found = check.before(subject("softmax", "sdpa"))
+    assert found.checked_seq_len == 63
+    with pytest.raises(check.Wrong):
+        check.before(with_impl(subject("softmax"), 1e-3))
+
+
+def test_what_float64_cannot_hold_in_memory_is_not_tried() -> None:
+    of = subject("softmax")
+    assert check.affordable(of)
+    assert not check.affordable(replace(of, memory_limit=1000))
+
+
+def test_reduced_images_are_odd() -> None:
+    of = subject("softmax")
+    image = replace(of, cell=replace(of.cell, problem=Problem.image(16, 16, 32, 2)))
+    reduced = check.reduced_problem(image)
+    assert reduced is not None
+    assert (reduced.height, reduced.width) == (7, 9)
+
+
+def whole_visit(of: Subject) -> None:
+    """Both checks with many calls between them."""
+    check.before(of)
+    first = check.first_outputs(of)
+    for _ in range(100):
+        of.perform(of.calls[0])
+    check.after(of, first, None)
+
+
+@pytest.mark.parametrize("name", ["caches", "caches_by_place", "decays"])
+def test_cheating_impls_are_found_at_the_latest_after_timing(name: str) -> None:
+    with pytest.raises(check.Wrong):
+        whole_visit(subject("faulty", name, seq_len=48))
+
+
+def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
+    whole_visit(subject("faulty", "honest", mode="fwd_bwd"))

@@ -1,0 +1,126 @@
+"""What the metrics measure on a CPU, against counts by hand and against themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attnbench import clock, dispatch
+from attnbench.metrics import energy, flops, peak_memory, wall_time
+from attnbench.problem import MODES, Mode
+from attnbench.settings import Measure
+from tests.measuring import bench, subject
+
+N, C, H = 64, 32, 2
+
+
+def test_eager_softmax_holds_two_n_by_n_matrices() -> None:
+    found = peak_memory.scout(bench(subject("softmax")))
+    assert found["peak_memory_bytes"] == pytest.approx(4 * (N * C + 2 * H * N * N), abs=256)
+    assert found["input_bytes"] == 3 * 4 * N * C
+    assert found["parameter_bytes"] == 0
+    assert found["peak_memory_total_bytes"] == found["peak_memory_bytes"] + found["input_bytes"]
+    assert found["process_memory_bytes"] > 10**7
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["softmax", "linformer", "identity"])
+def test_peak_memory_repeats_to_the_byte_whatever_came_before(name: str, mode: Mode) -> None:
+    def peak() -> float:
+        of = subject(name, mode=mode)
+        of.perform(of.calls[0])
+        return peak_memory.scout(bench(of))["peak_memory_bytes"]
+
+    alone = peak()
+    large = subject("softmax", seq_len=1024)
+    large.perform(large.calls[0])
+    peak_memory.scout(bench(large))
+    assert peak() == alone
+
+
+def test_a_kept_temporary_shows_in_the_peak() -> None:
+    of = subject("softmax")
+    plain = peak_memory.scout(bench(of))["peak_memory_bytes"]
+    kept: list[torch.Tensor] = []
+    reference = of.call
+    object.__setattr__(of, "call", lambda *a, **k: kept.append(torch.zeros(2**16)) or reference(*a, **k))
+    assert peak_memory.scout(bench(of))["peak_memory_bytes"] >= plain + 4 * 2**16
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_flops_are_stated_and_counted_alike(mode: Mode) -> None:
+    of = bench(subject("softmax", mode=mode))
+    found = flops.scout(of)
+    assert found["flops"] == found["reference_flops"] == found["flops_counted"] > 0
+    assert not of.warnings
+
+
+def test_a_count_that_differs_from_the_stated_one_is_said() -> None:
+    of = subject("softmax")
+    foreseen = type(of.foreseen)(flops_counted=12)
+    object.__setattr__(of, "foreseen", foreseen)
+    made = bench(of)
+    flops.scout(made)
+    assert "torch counted 12" in made.warnings[0]
+
+
+def test_a_count_that_is_missing_is_empty_and_named() -> None:
+    of = subject("softmax")
+    object.__setattr__(of, "foreseen", type(of.foreseen)())
+    made = bench(of)
+    assert "flops_counted" not in flops.scout(made)
+    assert "flops_counted is empty" in made.notes[0]
+
+
+def test_short_calls_are_timed_in_blocks_of_whole_rotations() -> None:
+    of = subject("identity")
+    estimate = clock.warm_up(of, seconds=0.01)
+    assert estimate < clock.BLOCK_S
+    calls = 0
+    inner = of.calls
+
+    def counted(call):  # type: ignore[no-untyped-def]
+        def run() -> tuple[torch.Tensor, ...]:
+            nonlocal calls
+            calls += 1
+            return call()  # type: ignore[no-any-return]
+
+        return run
+
+    of.__dict__["calls"] = tuple(counted(call) for call in inner)
+    timing = clock.wall_time(of, Measure(min_samples=5, max_samples=5, max_time_s=1.0), estimate)
+    assert len(timing.samples) == 5
+    block = calls // 5
+    assert calls == 5 * block
+    assert block % len(inner) == 0
+    assert block * estimate > clock.BLOCK_S / 2
+
+
+def test_wall_time_of_a_known_sleep() -> None:
+    made = bench(subject("faulty", "slow"))
+    made.estimate = clock.warm_up(made.subject, seconds=0.0)
+    found = wall_time.timed(made)
+    assert 0.02 <= found["wall_time_s"] < 0.2
+    assert all(name == "wall" and seconds >= 0.02 for name, seconds, _ in made.samples)
+
+
+def test_a_limit_that_won_is_said() -> None:
+    made = bench(subject("faulty", "slow"))
+    made.estimate = 0.02
+    wall_time.timed(made)
+    assert "max_time came before ±2.0%" in made.notes[0]
+
+
+def test_no_energy_without_a_counter() -> None:
+    assert energy.timed(bench(subject("softmax"))) == {}
+
+
+def test_the_kernel_is_what_ran() -> None:
+    of = subject("softmax", "sdpa")
+    seen = dispatch.operations(of)
+    assert dispatch.kernel(of, seen) == "scaled_dot_product_flash_attention_for_cpu"
+    eager = subject("softmax")
+    operations = dispatch.operations(eager)
+    assert dispatch.kernel(eager, operations) == "eager"
+    assert operations["aten.bmm"] == 2
+    assert operations["aten._softmax"] == 1
