@@ -75,6 +75,7 @@ class Runner:
         """Makes every missing visit. However it ends (Stopped, BadInput, KeyboardInterrupt), results.csv is current."""
         try:
             self._scout()
+            self.workers.end_oracle()
             self.workers.end()
             self._write()
             for number in range(1, self._rounds() + 1):
@@ -87,12 +88,14 @@ class Runner:
                 if self.journal.visits:
                     self._write()
 
-    def scout(self) -> None:
-        """Makes the missing visits of the scout alone."""
+    def scout(self, *, keep: bool = False) -> None:
+        """Makes the missing visits of the scout alone. keep: its workers stay, for cells to come."""
         try:
             self._scout()
         finally:
-            self.end_process()
+            if not keep:
+                self.workers.end_oracle()
+                self.end_process()
 
     def survivors(self) -> list[Cell]:
         """The cells that a timed round may visit."""
@@ -138,7 +141,6 @@ class Runner:
                 self._store(self._unmeasured(cell, 0, position, "skipped", beyond))
                 continue
             self._visit("scout", cell, 0, position, self.plan.measure, foreseen)
-        self.workers.end_oracle()
 
     def _unable(self, order: Sequence[Cell]) -> dict[str, tuple[Status, str | None]]:
         """Cells that cannot run here, with the reason; None where an earlier cell of the series says it for all."""

@@ -91,6 +91,6 @@ def fate(points: Sequence[Point]) -> dict[str, str]:
         if status in BEYOND:
             frontier = status
         elif status == "skipped":
-            status = frontier or ("oom" if "memory" in point.reason else status)
+            status = frontier or ("oom" if "memory" in point.reason or "predicted to need" in point.reason else status)
         found[point.label] = status
     return found

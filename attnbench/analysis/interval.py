@@ -47,7 +47,8 @@ class Estimate:
     """The level of one cell and how well it is known, in natural logs.
 
     level: log of the value, process offsets taken out. own, own_freedom: variance of `level` from what concerns this
-    cell alone. shared, shared_freedom: the same from process offsets. A single round leaves variances nan.
+    cell alone. shared, shared_freedom: the same from process offsets. Both are nan where nothing tells: in a run of
+    one round, and for a cell of one round among cells too unlike to lend it theirs.
     """
 
     level: float
@@ -59,7 +60,7 @@ class Estimate:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval: more than one round."""
+        """Whether there is an interval."""
         return not math.isnan(self.own)
 
     @property
@@ -85,7 +86,7 @@ def intervals(visits: pd.DataFrame, column: str) -> pd.DataFrame:
     """The value of a column per key with its 95 % interval: value, low, high, rounds, indexed by key.
 
     visits: one row per visit with key, round, process, status and `column` (a positive quantity; base units). Round 0
-    and visits that are not ok are left out. A cell with one round has no low and no high (nan).
+    and visits that are not ok are left out. Where nothing tells a variance (one round), low and high are nan.
     """
     rows = {
         key: (math.exp(e.level), math.exp(e.level - e.half_width), math.exp(e.level + e.half_width), e.rounds)
@@ -117,9 +118,9 @@ def estimates(visits: pd.DataFrame, column: str) -> dict[str, Estimate]:
     return {
         str(key): Estimate(
             level=float(fit.level[i]),
-            own=float(own[i] / fit.rounds[i]) if fit.rounds[i] > 1 else math.nan,
+            own=float(own[i] / fit.rounds[i]) if own_freedom[i] > 0 else math.nan,
             own_freedom=float(own_freedom[i]),
-            shared=float(fit.shared / fit.rounds[i]) if fit.rounds[i] > 1 else math.nan,
+            shared=float(fit.shared / fit.rounds[i]) if own_freedom[i] > 0 else math.nan,
             shared_freedom=fit.shared_freedom,
             rounds=int(fit.rounds[i]),
         )

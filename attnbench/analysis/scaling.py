@@ -28,6 +28,9 @@ MODEL_TOLERANCE = 0.02
 EXACT_TOLERANCE = 0.001
 """The same for figures that repeat exactly: lower-order terms."""
 
+WORST_CLASS = 0.2
+"""A class that misses the times by more than this is not named, however the others do."""
+
 AGREEMENT = 0.1
 """A measured exponent this far outside its interval still agrees with the stated one: at the sizes one can measure,
 honest linear operators show exponents of 1.07 to 1.09."""
@@ -255,7 +258,7 @@ def _class(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None] |
         best, second = constant, (math.inf, "", 0.0)
     if best[0] > chi_square(max(1, len(x) - (1 if best[1] == "1" else 2)), 0.001):
         return None
-    return (best[1], best[2]) if second[0] - best[0] >= 4 else (UNDECIDED, None)
+    return (best[1], best[2]) if second[0] - best[0] >= 4 and best[2] <= WORST_CLASS else (UNDECIDED, None)
 
 
 def _relative_error(relative: Floats, shape: Floats, w: Floats) -> Floats:

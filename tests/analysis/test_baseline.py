@@ -57,5 +57,5 @@ def test_what_is_skipped_beyond_an_out_of_memory_shares_its_fate() -> None:
 
     found = fate([point(1, "ok"), point(2, "oom"), point(4, "skipped", "beyond")])
     assert list(found.values()) == ["ok", "oom", "oom"]
-    assert fate([point(1, "skipped", "would need 90 GiB of memory")]) == {"1": "oom"}
+    assert fate([point(1, "skipped", "predicted to need 90 MiB, 10 MiB over the limit of 80 MiB")]) == {"1": "oom"}
     assert fate([point(1, "skipped", "needs a CUDA device")]) == {"1": "skipped"}

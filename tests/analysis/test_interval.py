@@ -179,3 +179,11 @@ def test_ratio_of_two_estimates() -> None:
     assert value == pytest.approx(3)
     assert high / value == pytest.approx(math.exp(1.95996 * math.sqrt(2e-4)), rel=1e-5)
     assert low * high == pytest.approx(9)
+
+
+def test_a_cell_of_one_round_borrows_the_variance_of_like_cells() -> None:
+    _, _, visits = simulate(np.random.default_rng(0), 24, 3, own=0.02)
+    found = estimates(visits[~((visits["key"] == "c4") & (visits["round"] > 1))], "wall_time_s")
+    assert found["c4"].rounds == 1
+    assert found["c4"].own == pytest.approx(3 * found["c5"].own, rel=1.0)
+    assert found["c4"].half_width > found["c5"].half_width
