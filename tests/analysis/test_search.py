@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attnbench.analysis.crossover import Pair
+from attnbench.analysis.interval import Estimate, estimates
+from attnbench.analysis.search import MOST_SIZES, Search, half_width, search
+
+Law = Callable[[float], float]
+
+
+class Machine:
+    """A bench with known laws, process offsets and noise; it counts what it was asked to measure."""
+
+    def __init__(self, laws: dict[str, Law], *, seed: int = 0, own: float = 0.02, memory: dict[str, int] | None = None):
+        self.laws = laws
+        self.rng = np.random.default_rng(seed)
+        self.own = own
+        self.memory = memory or {}
+        self.rows: list[tuple[str, int, int, str, float]] = []
+        self.called: list[tuple[str, int]] = []
+        self.offset = 0.0
+        self.spent = 0.0
+
+    def next_round(self, number: int) -> None:
+        self.offset = self.rng.normal(0, 0.04)
+
+    def measure(self, series: str, size: int, round: int) -> None:
+        for name in ("baseline", series):
+            key = f"{name} {size}"
+            if any(row[0] == key and row[1] == round for row in self.rows) or size > self.memory.get(name, 10**9):
+                continue
+            time = self.laws[name](size) * math.exp(self.offset + self.rng.normal(0, self.own))
+            self.rows.append((key, round, round, "ok", time))
+            self.spent += self.laws[name](size)
+        self.called.append((series, size))
+
+    def pairs(self, series: str) -> list[Pair]:
+        table = pd.DataFrame(self.rows, columns=["key", "round", "process", "status", "wall_time_s"])
+        found = estimates(table, "wall_time_s")
+        sizes = sorted({size for name, size in self.called if name == series})
+        return [
+            Pair(n, str(n), found.get(f"{series} {n}"), found.get(f"baseline {n}"), *self._fates(series, n))
+            for n in sizes
+        ]
+
+    def once(self, series: str, size: int) -> Pair:
+        def level(name: str) -> Estimate | None:
+            if size > self.memory.get(name, 10**9):
+                return None
+            return Estimate(math.log(self.laws[name](size)), math.nan, 0.0, math.nan, 0.0, 1)
+
+        return Pair(size, str(size), level(series), level("baseline"), *self._fates(series, size))
+
+    def _fates(self, series: str, size: int) -> tuple[str, str]:
+        return tuple("oom" if size > self.memory.get(name, 10**9) else "ok" for name in (series, "baseline"))  # type: ignore[return-value]
+
+
+def quadratic(n: float) -> float:
+    return 1e-9 * n**2
+
+
+def find(law: Law, *, low: int = 64, high: int = 65536, precision: float = 0.1, **machine: object) -> Search:
+    bench = Machine({"baseline": quadratic, "series": law}, **machine)  # type: ignore[arg-type]
+    found = Search("series", bench, low, high, precision, round)
+    search([found], bench.next_round)
+    assert len(found.sizes) <= MOST_SIZES
+    return found
+
+
+@pytest.mark.parametrize("true", [150.0, 700.0, 3000.0, 15000.0])
+def test_the_crossing_is_found_within_its_interval(true: float) -> None:
+    slope = quadratic(true) / true
+    held, precise = [], []
+    for seed in range(60):
+        found = find(lambda n: slope * n, seed=seed)
+        near = found.crossing()
+        assert near is not None
+        assert near.direction == "above"
+        held.append((near.low or 0) <= true <= (near.high or math.inf))
+        precise.append(half_width(near) <= 0.1)
+        assert found.ended.startswith("precision reached")
+    assert np.mean(held) >= 0.93
+    assert all(precise)
+
+
+def test_below_is_found_too() -> None:
+    bench = Machine({"baseline": lambda n: 1e-6 * n, "series": lambda n: 1e-9 * n**2})
+    found = Search("series", bench, 64, 65536, 0.1, round)
+    search([found], bench.next_round)
+    near = found.crossing()
+    assert near is not None
+    assert near.direction == "below"
+    assert near.at == pytest.approx(1000, rel=0.1)
+
+
+def test_never_costs_one_call_at_the_top() -> None:
+    found = find(lambda n: 3 * quadratic(n))
+    assert found.found().kind == "never"
+    assert "no crossing up to 16384; at 65536 one call there agrees" in found.ended
+    assert 65536 not in found.sizes
+    assert found.rounds == 1
+
+
+def test_not_yet_is_told_from_never_and_followed_up() -> None:
+    true = 40000.0
+    found = find(lambda n: quadratic(true) / true * n)
+    near = found.crossing()
+    assert found.beyond is not None
+    assert near is not None
+    assert (near.low or 0) <= true <= (near.high or math.inf)
+
+
+def test_always_is_told() -> None:
+    found = find(lambda n: 0.5 * quadratic(n))
+    assert found.found().kind == "always"
+    assert found.crossing() is None
+
+
+def test_a_baseline_out_of_memory_is_a_win_to_search_under() -> None:
+    found = find(lambda n: 1.3e-5 * n, memory={"baseline": 9000})
+    assert found.found().kind == "crossing"
+    assert found.found().baseline_beyond is not None
+
+
+def test_too_shallow_says_why_it_stops() -> None:
+    found = find(lambda n: quadratic(n) * (n / 1000) ** -0.05, own=0.05, precision=0.02)
+    assert found.ended.startswith("not precise enough")
+    assert "per doubling" in found.ended or "edge" in found.ended
+
+
+def test_a_ratio_that_turns_round_is_reported() -> None:
+    found = find(lambda n: quadratic(n) * math.exp(0.5 * math.sin(math.log(n) * 1.6)))
+    assert found.warnings()
+    assert find(lambda n: 7e-7 * n).warnings() == []
+
+
+def test_several_searches_share_the_baseline() -> None:
+    laws: dict[str, Law] = {"baseline": quadratic, "a": lambda n: 5e-7 * n, "b": lambda n: 7e-7 * n}
+    bench = Machine(laws)
+    both = [Search(name, bench, 64, 65536, 0.1, round) for name in ("a", "b")]
+    search(both, bench.next_round)
+    keys = [row[:2] for row in bench.rows]
+    assert len(keys) == len(set(keys))
+    assert sum(key == "baseline 64" for key, _ in keys) == 1
+
+
+def test_a_quarter_of_a_grid_at_most() -> None:
+    """Counted in the laws' own time, against a grid of factor √2 with as many rounds."""
+    for true in (500.0, 4000.0, 16000.0):
+        slope = quadratic(true) / true
+        found = find(lambda n, slope=slope: slope * n)  # type: ignore[misc]
+        sizes = 64 * np.sqrt(2) ** np.arange(21)
+        grid = LEAST * sum(quadratic(n) + slope * n for n in sizes)
+        assert found.bench.spent <= grid / 4  # type: ignore[attr-defined]
+
+
+LEAST = 3
