@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.errors import BadInput
+from attnbench.record import Sample
+from tests import stored
+
+FORMATS = ("table", "json", "markdown", "csv", "junit")
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["compare", *words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def folder(path: Path, seconds: float, *, rounds: int = 4, memory: int = 1000) -> str:
+    visits, samples = [], []
+    for n in (64, 128):
+        for operator in ("softmax", "local", "linformer"):
+            cell = stored.cell(operator, seq_len=n)
+            visits.append(stored.visit(cell, metrics={"peak_memory_bytes": memory, "flops": 10}))
+            for number in range(1, rounds + 1):
+                own = seconds if operator == "local" else 1e-3
+                took = own * (1 + 0.001 * ((number * 7 + n) % 3))
+                visits.append(stored.timed(cell, number, took))
+                samples += [Sample(cell.key, number, number, i, "wall", took) for i in range(5)]
+    stored.folder(path, visits, samples)
+    return str(path)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[str, str, str]:
+    return folder(tmp_path / "a", 1e-3), folder(tmp_path / "b", 1.2e-3), folder(tmp_path / "c", 1e-3, memory=2000)
+
+
+def test_exit_codes(runs: tuple[str, str, str], tmp_path: Path) -> None:
+    a, b, c = runs
+    assert run(a, b)[0] == 0
+    assert run(a, a, "--fail-on", "wall_time:5%")[0] == 0
+    assert run(a, b, "--fail-on", "wall_time:5%")[0] == 1
+    assert run(b, a, "--fail-on", "wall_time:5%")[0] == 0
+    assert run(a, a, c, "--fail-on", "peak_memory:0%")[0] == 1
+    once = folder(tmp_path / "once", 1e-3, rounds=1)
+    assert run(once, folder(tmp_path / "again", 1.001e-3, rounds=1), "--fail-on", "wall_time:5%")[0] == 3
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_tells_the_slower_cell(runs: tuple[str, str, str], form: str) -> None:
+    a, b, _ = runs
+    code, text = run(a, b, "--fail-on", "wall_time:5%", "--format", form)
+    assert code == 1
+    assert "local" in text
+    if form == "json":
+        (found,) = json.loads(text)["comparisons"]
+        assert (found["exit_code"], found["measured"]) == (1, 6)
+        slower = [f for f in found["findings"] if f["regression"]]
+        assert [f["verdict"] for f in slower] == ["slower", "slower"]
+        assert slower[0]["ratio"] == pytest.approx(1.2, rel=0.01)
+    elif form == "junit":
+        assert ElementTree.fromstring(text.split("?>")[1]).attrib["failures"] == "2"
+    elif form == "table":
+        assert "not shown: " in text
+        assert "same" in text
+
+
+def test_explain_shows_rounds_samples_and_why(runs: tuple[str, str, str]) -> None:
+    a, b, _ = runs
+    _, text = run(a, b, "--explain", "local")
+    assert "slower, because 20.0% is outside" in text or "slower, because 19.9% is outside" in text
+    assert "round 4" in text
+    assert "5 samples" in text
+    with pytest.raises(BadInput, match="no cell's key contains it"):
+        run(a, b, "--explain", "nothing")
+
+
+def test_bad_usage(runs: tuple[str, str, str], tmp_path: Path) -> None:
+    a, b, _ = runs
+    with pytest.raises(BadInput, match="two run folders"):
+        run(a)
+    with pytest.raises(BadInput, match="no such folder"):
+        run(a, str(tmp_path / "none"))
+    with pytest.raises(BadInput, match="is no metric"):
+        run(a, b, "--fail-on", "speed:5%")
+    (Path(b) / "environment.json").write_text(json.dumps({"torch": "9.9"}))
+    with pytest.raises(BadInput, match=r"torch: 2.13.0 → 9.9"):
+        run(a, b)
+    assert run(a, b, "--across-machines")[0] == 0

@@ -1,0 +1,154 @@
+"""The gate end to end, in a repository of a user's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"
+SUITE = """name: own
+operators_from: [operators/decayed.py]
+operators: [{decayed: {half_life: [8]}}, identity]
+impls: [reference]
+sweep: [{seq_len: [64, 128, 256]}]
+problem: {heads: 2, channels: 16}
+measure: {rounds: 2, min_samples: 5, max_samples: 20, max_time: 10ms}
+gate: {wall_time: 5%, peak_memory: 0%}
+"""
+MASK = "\n    mask = torch.ones(n, n, device=q.device)  # noqa: F841\n    short = -n % width"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repository"
+    shutil.copytree(EXAMPLE, root)
+    (root / "own.yaml").write_text(SUITE)
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "one")
+    return root
+
+
+def git(root: Path, *words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    done = subprocess.run(["git", "-C", str(root), *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def attnbench(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "attnbench", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
+
+
+def only(text: str) -> dict[str, Any]:
+    (found,) = json.loads(text)["comparisons"]
+    return dict(found)
+
+
+def plant(root: Path) -> None:
+    file = root / "operators" / "decayed.py"
+    text = file.read_text()
+    assert "\n    short = -n % width" in text
+    file.write_text(text.replace("\n    short = -n % width", MASK))
+
+
+def test_a_lost_complexity_is_found_by_tier_0_and_an_unchanged_tree_passes(repository: Path) -> None:
+    same = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--format", "json", "--out", "r0")
+    assert same.returncode == 0, same.stderr
+    assert only(same.stdout)["measured"] == 6
+    stored = attnbench(repository, "gate", "own.yaml", "--against", "r0/head", "--format", "json", "--out", "r1")
+    assert stored.returncode == 0, stored.stderr
+
+    plant(repository)
+    worse = attnbench(
+        repository, "gate", "own.yaml", "--base", "HEAD", "--format", "json", "--out", "r2",
+        "--report", "summary.md", "--junit", "junit.xml",
+    )  # fmt: skip
+    assert worse.returncode == 1, worse.stderr
+    found = only(worse.stdout)
+    failing = {(f["name"].split()[0], f["metric"]) for f in found["findings"] if f["regression"]}
+    assert ("decayed", "peak_memory") in failing
+    assert not any(name == "identity" for name, _ in failing)
+    assert json.loads((repository / "r2" / "gate.json").read_text()) == json.loads(worse.stdout)
+    assert "MORE" in (repository / "summary.md").read_text()
+    suite = ElementTree.parse(repository / "junit.xml").getroot()
+    assert int(suite.attrib["failures"]) == sum(f["regression"] for f in found["findings"])
+    assert git(repository, "worktree", "list").count("\n") == 1
+
+
+@pytest.mark.slow
+def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(repository: Path) -> None:
+    file = repository / "operators" / "decayed.py"
+    text = file.read_text().replace(
+        "\n    short = -n % width",
+        "\n    torch.linalg.inv(torch.eye(160, dtype=torch.float64))\n    short = -n % width",
+    )
+    file.write_text(text)
+    words = ("gate", "own.yaml", "--base", "HEAD", "--pairs", "3", "--format", "json", "--out", "r")
+    slower = attnbench(repository, *words, "--fail-on", "wall_time:50%,peak_memory:9999%,operations:9999%,flops:0%")
+    found = only(slower.stdout) if slower.stdout else {}
+    timed = [f for f in found.get("findings", ()) if f["metric"] == "wall_time"]
+    assert {f["name"].split()[0] for f in timed} == {"decayed", "identity"}, slower.stderr
+    assert all(f["ratio"] > 2 for f in timed if f["name"].startswith("decayed fwd n64"))
+    assert slower.returncode == 1, (found["decision"], found["notes"])
+    assert {f["name"].split()[0] for f in timed if f["regression"]} == {"decayed"}
+    assert "confirmed" in next(f["reason"] for f in timed if f["regression"])
+    rounds = {
+        json.loads(line)["round"] for line in (repository / "r" / "head" / "visits.jsonl").read_text().splitlines()
+    }
+    assert rounds == set(range(7))
+    explained = attnbench(repository, "compare", "r/base", "r/head", "--explain", "decayed.reference")
+    assert "round 3" in explained.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("own.yaml",), "needs --base REV"),
+        (("own.yaml", "--base", "HEAD", "--against", "x"), "one of the two"),
+        (("own.yaml", "--base", "nowhere"), "--base nowhere: no such revision"),
+        (("own.yaml", "--base=--help"), "no such revision"),
+        (("none.yaml", "--base", "HEAD"), "none.yaml does not exist"),
+        (("own.yaml", "--against", "nothing"), "nothing: no such folder"),
+        (("own.yaml", "--base", "HEAD", "--fail-on", "wal_time:5%"), "did you mean 'wall_time'"),
+        (("own.yaml", "--base", "HEAD", "--fail-on", "wall_time:5"), "--fail-on wall_time: '5'; allowed: a percentage"),
+        (("own.yaml", "--base", "HEAD", "--noise", "none.json"), "none.json"),
+    ],
+)
+def test_bad_usage_is_a_sentence_and_exit_code_2(repository: Path, words: tuple[str, ...], message: str) -> None:
+    done = attnbench(repository, "gate", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_git_does_not_know_and_what_does_not_load_are_told(repository: Path) -> None:
+    (repository / "operators" / "new.py").write_text("OPERATOR = 3\n")
+    (repository / "own.yaml").write_text(
+        SUITE.replace("[operators/decayed.py]", "[operators/decayed.py, operators/new.py]")
+    )
+    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD")
+    assert done.returncode == 2
+    assert "git does not know operators/new.py" in done.stderr
+    (repository / "own.yaml").write_text(SUITE)
+    (repository / "operators" / "decayed.py").write_text("import math\nmath.nothing\n")
+    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0")
+    assert done.returncode == 2
+    assert "decayed.py, line 2 (math.nothing): AttributeError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_outside_a_repository_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("operators: [identity]\nsweep: [{seq_len: 8}]\n")
+    done = attnbench(tmp_path, "gate", "own.yaml", "--base", "HEAD")
+    assert done.returncode == 2
+    assert "git repository" in done.stderr
