@@ -20,6 +20,7 @@ Kitaev et al. 2020, "Reformer: The Efficient Transformer", eq. 2–6 and appendi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -28,7 +29,8 @@ from torch.nn.functional import normalize, pad
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
@@ -218,7 +220,34 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
-CORE = Form(reference, make_inputs, cost)
+def _chunked() -> Callable[..., Tensor]:
+    from attnbench.kernels.sorted_chunks import Seeing, attend
+
+    def call(
+        problem: Problem,
+        params: Params,
+        qk: Tensor,
+        v: Tensor,
+        buckets: Tensor | None = None,
+        rotations: Tensor | None = None,
+    ) -> Tensor:
+        m = chunk_length(problem, params)
+        order, _, label = sort(params, bucket_of(problem, params, qk, buckets, rotations), m)
+        return attend(qk, v, order.int(), label, Seeing(m, problem.causal, params["repeats"] == "corrected"))
+
+    return call
+
+
+def _chunked_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device)
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    {"cuda": Impl(_chunked, "torch sort, attnbench Triton: sorted_chunks", _chunked_why_not)},
+)
 LAYER = projected(CORE, names=("qk", "v"))
 
 

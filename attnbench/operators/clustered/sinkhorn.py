@@ -21,14 +21,16 @@ map and its sharing follow the author's code in Long Range Arena; one softmax ov
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
@@ -37,7 +39,7 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     """q, k, v: [B, H, N, D]. w: [D, N_B]. noise: [B, H, N_B, N_B]. Returns [B, H, N, D]."""
     n, b = problem.seq_len, block_length(problem, params)
     keys, values = blocked(k, b), blocked(v, b)  # [B, H, N_B, b, D]
-    sorted_keys, sorted_values = _sorted(problem, params, keys, values, w, noise)  # [B, H, rows, b, D]
+    sorted_keys, sorted_values = _mixed(sorting_matrix(problem, params, keys, w, noise), keys, values)
     q = q * problem.head_dim**-0.5
     if params["kind"] == "sortcut":
         return (q @ sorted_keys.flatten(2, 3).mT).softmax(dim=-1) @ sorted_values.flatten(2, 3)
@@ -51,11 +53,9 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     return y.flatten(2, 3)[:, :, :n]
 
 
-def _sorted(
-    problem: Problem, params: Params, keys: Tensor, values: Tensor, w: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Σ_j S_ij (block j) of the keys and of the values, by the same S. keys, values: [B, H, N_B, b, D]."""
-    sorting = sorting_matrix(problem, params, keys, w, noise).to(values.dtype)  # [B, H, rows, columns]
+def _mixed(sorting: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_j S_ij (block j) of the keys and of the values, [B, H, rows, b, D] each. sorting: [B, H, rows, columns]."""
+    sorting = sorting.to(values.dtype)
     keys, values = keys[:, :, : sorting.shape[-1]], values[:, :, : sorting.shape[-1]]
     sorted_keys, sorted_values = sorting @ keys.flatten(-2), sorting @ values.flatten(-2)
     return sorted_keys.unflatten(-1, keys.shape[-2:]), sorted_values.unflatten(-1, keys.shape[-2:])
@@ -196,7 +196,31 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
-CORE = Form(reference, make_inputs, cost)
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.sinkhorn import attend, balance
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+        b = block_length(problem, params)
+        keys, values = blocked(k, b), blocked(v, b)
+        if problem.causal:
+            sorting = sorting_matrix(problem, params, keys, w, noise)
+        else:
+            log = sorting_logits(problem, keys, w, noise) / params["tau"]
+            sorting = balance(log, params["iterations"], sorted_count(problem, params), v.dtype)
+        sorted_keys, sorted_values = _mixed(sorting, keys, values)
+        if params["kind"] == "sortcut":
+            return scaled_dot_product_attention(q, sorted_keys.flatten(2, 3), sorted_values.flatten(2, 3))
+        return attend(q, k, v, sorted_keys, sorted_values, b, problem.causal)
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device)
+
+
+FUSED = "attnbench Triton: sinkhorn (causal: balanced by torch; sortcut: torch SDPA over the sorted blocks)"
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, FUSED, _fused_why_not)})
 
 OPERATOR = Operator(
     paper=Paper("Tay et al.", 2020, "Sparse Sinkhorn Attention", "https://arxiv.org/abs/2002.11296", "sec. 3.1-3.4"),

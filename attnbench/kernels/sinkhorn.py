@@ -1,0 +1,211 @@
+"""Sinkhorn balancing of a matrix by its potentials, and blocks that attend to their own and to a sorted block.
+
+Balancing. log S_ij = X_ij − u_i − v_j, so each of the 2T half steps reads X once and writes a vector:
+u_i = log Σ_j exp(X_ij − v_j), v_j = log Σ_i exp(X_ij − u_i). Backward: the vectors of all steps are kept (2T of them,
+no matrix); each half step again reads X once for the gradient of the vector before it, and one last pass adds every
+step's share to dX.
+
+Attention. One program per tile of a block, no copies joined: first the own block, then the sorted one, in one softmax.
+Backward: a kernel for the queries, and one for the keys, run for the own blocks and for the sorted ones. No atomics:
+results repeat bit by bit.
+
+Precision: balancing in float32. Products in the working dtype, added up in float32; float32: TF32 where torch allows it
+for matrix products (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 products that make up a float32 one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from attnbench.kernels._block_pairs import attend_kernel, key_gradient_kernel, query_gradient_kernel
+from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._sinkhorn_balance import (
+    line_gradient_kernel,
+    line_total_kernel,
+    matrix_gradient_kernel,
+    matrix_kernel,
+)
+from attnbench.kernels.sorted_chunks import PRECISIONS, Tiles, padded, precision
+
+LINES = {"BLOCK_I": 16, "BLOCK_J": 64}
+MATRIX = {"BLOCK_I": 16, "BLOCK_J": 64}
+WARPS = 4
+
+
+def balance(x: Tensor, iterations: int, rows: int, dtype: torch.dtype) -> Tensor:
+    """The first `rows` rows of exp(x) balanced `iterations` times, rows then columns: [B, H, rows, M] in dtype.
+
+    x: float32 [B, H, M, M] on a CUDA device. Differentiable in x, once.
+    """
+    s: Tensor = _Balance.apply(x.contiguous(), iterations, rows, dtype)
+    return s
+
+
+class _Balance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, iterations: int, rows: int, dtype: torch.dtype) -> Tensor:
+        heads, size = x.shape[0] * x.shape[1], x.shape[-1]
+        u = torch.empty(iterations, heads, size, dtype=torch.float32, device=x.device)
+        v = torch.empty(iterations + 1, heads, size, dtype=torch.float32, device=x.device)
+        v[0].zero_()
+        grid = (triton.cdiv(size, LINES["BLOCK_I"]) * heads,)
+        for step in range(iterations):
+            line_total_kernel[grid](x, v[step], u[step], size, size, 1, **LINES, num_warps=WARPS)
+            line_total_kernel[grid](x, u[step], v[step + 1], size, 1, size, **LINES, num_warps=WARPS)
+        s = torch.empty(*x.shape[:2], rows, size, dtype=dtype, device=x.device)
+        matrix_kernel[_tiles_of(rows, size, heads)](x, u[-1], v[-1], s, size, rows, **MATRIX, num_warps=WARPS)
+        ctx.save_for_backward(x, u, v, s)
+        return s
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, ds: Tensor) -> tuple[Tensor | None, ...]:
+        x, u, v, s = ctx.saved_tensors
+        iterations, heads, size = u.shape
+        taken = ds.float() * s  # [B, H, rows, M]
+        du, dv = torch.zeros_like(u), torch.zeros_like(v)
+        du[-1].view(*s.shape[:2], size)[..., : s.shape[2]] = -taken.sum(dim=-1)
+        dv[-1] = -taken.sum(dim=-2).view(heads, size)
+        grid = (triton.cdiv(size, LINES["BLOCK_I"]) * heads,)
+        for step in reversed(range(iterations)):
+            line_gradient_kernel[grid](
+                x, u[step], v[step + 1], dv[step + 1], du[step], size, size, 1, **LINES, num_warps=WARPS
+            )
+            if step > 0:  # v₀ = 0 is no variable
+                line_gradient_kernel[grid](
+                    x, v[step], u[step], du[step], dv[step], size, 1, size, **LINES, num_warps=WARPS
+                )
+        dx = torch.empty_like(x)
+        matrix_gradient_kernel[_tiles_of(size, size, heads)](
+            x, taken, u, v, du, dv, dx, heads, size, s.shape[2], iterations, **MATRIX, num_warps=WARPS
+        )
+        return dx, None, None, None
+
+
+def _tiles_of(rows: int, columns: int, heads: int) -> tuple[int]:
+    return (triton.cdiv(rows, MATRIX["BLOCK_I"]) * triton.cdiv(columns, MATRIX["BLOCK_J"]) * heads,)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sorted_k: Tensor, sorted_v: Tensor, block: int, causal: bool) -> Tensor:
+    """q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256. sorted_k, sorted_v: [B, H, N_B, b, D]. Returns [B, H, N, D].
+
+    Queries of block i see their own block and sorted block i, by q kᵀ/√D. causal: of their own block the tokens so far,
+    and sorted block i − 1 (there are N_B − 1; block 0 sees none). Differentiable in all five, once.
+    """
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    y: Tensor = _Attention.apply(q, k, v, sorted_k.contiguous(), sorted_v.contiguous(), block, causal)
+    return y
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, sorted_k: Tensor, sorted_v: Tensor, block: int, causal: bool
+    ) -> Tensor:
+        b, h, n, d = q.shape
+        y = torch.empty(b, h, n, d, dtype=v.dtype, device=v.device)
+        total = torch.empty(b * h, n, dtype=torch.float32, device=v.device)
+        tiles = attend_tiles(d, block, q.dtype)
+        attend_kernel[(programs(n, block, tiles) * b * h,)](
+            q, k, v, sorted_k, sorted_v, y, total, h, n, block, d,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], d**-0.5,
+            CAUSAL=causal, PRECISION=precision(q.dtype), **tiles.options,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, sorted_k, sorted_v, y, total)
+        ctx.block, ctx.causal = block, causal
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, sorted_k, sorted_v, y, total = ctx.saved_tensors
+        b, h, n, d = q.shape
+        block, causal = ctx.block, ctx.causal
+        dy = dy if dy.stride(-1) == 1 else dy.contiguous()
+        agreement = torch.empty_like(total)
+        dq, dk, dv = (torch.empty(b, h, n, d, dtype=q.dtype, device=q.device) for _ in range(3))
+        tiles = gradient_tiles(d, block, q.dtype)
+        options = {"PRECISION": precision(q.dtype), **tiles.options}
+        query_gradient_kernel[(programs(n, block, tiles) * b * h,)](
+            q, k, v, sorted_k, sorted_v, y, dy, total, agreement, dq, h, n, block, d,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dy.stride()[:3], d**-0.5, CAUSAL=causal, **options,
+        )  # fmt: skip
+        key_gradient_kernel[(programs(n, block, tiles) * b * h,)](
+            q, k, v, dy, total, agreement, dk, dv, h, n, block, d,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dy.stride()[:3], d**-0.5,
+            CAUSAL=causal, SORTED=False, **options,
+        )  # fmt: skip
+        d_sorted_k, d_sorted_v = (torch.empty_like(x) for x in (sorted_k, sorted_v))
+        made = sorted_k.shape[2]
+        if made:
+            strides = (h * made * block * d, made * block * d, d)
+            key_gradient_kernel[(programs(made * block, block, tiles) * b * h,)](
+                q, sorted_k, sorted_v, dy, total, agreement, d_sorted_k, d_sorted_v, h, n, block, d,
+                *q.stride()[:3], *strides, *strides, *dy.stride()[:3], d**-0.5,
+                CAUSAL=causal, SORTED=True, **options,
+            )  # fmt: skip
+        return dq, dk, dv, d_sorted_k, d_sorted_v, None, None
+
+
+def programs(seq_len: int, block: int, tiles: Tiles) -> int:
+    """Tiles of one head: blocks times tiles of a block."""
+    return triton.cdiv(seq_len, block) * triton.cdiv(block, tiles.block)
+
+
+def attend_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
+    """Of `attend_kernel`."""
+    block_d = padded(head_dim)
+    most = 32 if block_d > 64 and dtype == torch.float32 else 64
+    return Tiles(min(most, padded(block)), block_d, 8 if block_d > 64 else 4)
+
+
+def gradient_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
+    """Of `query_gradient_kernel` and `key_gradient_kernel`."""
+    block_d = padded(head_dim)
+    wide = dtype == torch.float32
+    most = 16 if block_d > 128 and wide else 32 if block_d > 128 or wide else 64
+    return Tiles(min(most, padded(block)), block_d, 8 if block_d > 64 else 4)
+
+
+def configurations() -> Iterator[Configuration]:
+    """Every default configuration: blocks of 64, D = 16 … 256, each dtype (float32: TF32 or not), causal or not."""
+    for d in (16, 32, 64, 128, 256):
+        for dtype, compute in PRECISIONS:
+            for causal in (False, True):
+                yield from _attention(causal, d, dtype, compute)
+    for output in ("*bf16", "*fp32"):
+        yield from _balancing(output)
+
+
+def _balancing(output: str) -> Iterator[Configuration]:
+    for kernel in (line_total_kernel, line_gradient_kernel, matrix_kernel, matrix_gradient_kernel):
+        types = {p.name: "*fp32" for p in kernel.params if not p.is_constexpr}
+        whole = dict.fromkeys(("size", "rows", "heads", "iterations", "line_stride", "along_stride"), "i32")
+        types = {name: whole.get(name, output if name == "s" else kind) for name, kind in types.items()}
+        sizes = LINES if kernel in (line_total_kernel, line_gradient_kernel) else MATRIX
+        yield Configuration(kernel, types, dict(sizes), WARPS, 3, output[1:], sample=output == "*bf16")
+
+
+def _attention(causal: bool, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
+    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
+    names = ("q", "k", "v", "sorted_k", "sorted_v", "y", "dy", "dq", "dk", "dv")
+    types = {**dict.fromkeys(names, data), "total": "*fp32", "agreement": "*fp32", "scale": "fp32"}
+    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
+        (attend_kernel, {}, attend_tiles(d, 64, dtype)),
+        (query_gradient_kernel, {}, gradient_tiles(d, 64, dtype)),
+        (key_gradient_kernel, {"SORTED": False}, gradient_tiles(d, 64, dtype)),
+        (key_gradient_kernel, {"SORTED": True}, gradient_tiles(d, 64, dtype)),
+    ]
+    label = f"b=64{' causal' if causal else ''} D={d} {str(dtype).removeprefix('torch.')}"
+    label += f" {compute}" if data == "*fp32" else ""
+    sample = d == 64 and dtype == torch.bfloat16 and not causal
+    for kernel, more, tiles in launches:
+        constexprs = {**tiles.constexprs, **more, "CAUSAL": causal, "PRECISION": compute}
+        types_of = signature(kernel, types)
+        multiples = ("head_dim", *(n for n in types_of if n[1:2] == "_"))
+        yield Configuration(kernel, types_of, constexprs, tiles.warps, tiles.stages, label, sample, multiples=multiples)

@@ -1,0 +1,236 @@
+"""Shared queries and keys, sorted in several rounds: every chunk attends to itself and the one before, rounds merged.
+
+Forward: one program per tile of a chunk gathers its tokens by their order (nothing is copied into sorted order),
+normalises the keys on the way, and writes each token's answer and log-sum-exp for its round; a second kernel merges
+the rounds. With one round the first is all. Whether i sees j in a round is one comparison of labels
+(`operators.clustered.reformer.sort`), which makes N_ij one comparison per round and pair.
+
+Backward: the merged map is one softmax over all rounds' keys, so its log-sum-exp alone gives back every weight. Each
+program takes its tile first as queries, then as keys, and writes one round's share; a last kernel adds the rounds.
+No atomics: results repeat bit by bit.
+
+A token that sees nobody has a log-sum-exp of +inf, with which all its weights vanish.
+
+Precision: products in the working dtype, added up in float32. float32: TF32 where torch allows it for matrix products
+(`torch.backends.cuda.matmul.allow_tf32`), else three TF32 products that make up a float32 one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._sorted_chunks import (
+    add_rounds_kernel,
+    agreement_kernel,
+    attend_kernel,
+    gradient_kernel,
+    merge_kernel,
+)
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """Who sees whom. chunk: m. causal: only earlier tokens. corrected: a key met in N_ij rounds counts once."""
+
+    chunk: int
+    causal: bool
+    corrected: bool
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a launch. block: tokens of a tile."""
+
+    block: int
+    block_d: int
+    warps: int
+    stages: int = 1
+
+    @property
+    def constexprs(self) -> dict[str, int]:
+        """As the kernels name them."""
+        return {"BLOCK": self.block, "BLOCK_D": self.block_d}
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of a launch."""
+        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
+    """qk, v: [B, H, N, D] on one CUDA device, D ≤ 256. order, label: int32 [B, H, R, N]. Returns [B, H, N, D].
+
+    In round r token i sees j where label_i − label_j is 0 or 1 and they stand in the same chunk of `order` or in
+    neighbouring ones. Differentiable in qk and v, once.
+    """
+    qk, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (qk, v))
+    y: Tensor = _Attention.apply(qk, v, order.contiguous(), label.contiguous(), seeing)
+    return y
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
+        y, total = answer(qk, v, order, label, seeing)
+        ctx.save_for_backward(qk, v, order, label, y, total)
+        ctx.seeing = seeing
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        qk, v, order, label, y, total = ctx.saved_tensors
+        dy = dy if dy.stride(-1) == 1 else dy.contiguous()
+        dqk, dv = gradients(qk, v, dy, order, label, y, total, ctx.seeing)
+        return dqk, dv, None, None, None
+
+
+def answer(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> tuple[Tensor, Tensor]:
+    """y [B, H, N, D] and the log-sum-exp [B·H, N] of each token, +inf where it sees nobody."""
+    b, h, n, d = qk.shape
+    rounds = order.shape[2]
+    tiles = attend_tiles(d, seeing.chunk, qk.dtype)
+    parts = torch.empty(b, h, rounds, n, d, dtype=v.dtype, device=v.device)
+    totals = torch.empty(b * h, rounds, n, dtype=torch.float32, device=v.device)
+    attend_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
+        qk, v, order, label, parts, totals, h, rounds, n, seeing.chunk, d, *qk.stride()[:3], *v.stride()[:3],
+        **flags(seeing, rounds), PRECISION=precision(qk.dtype), **tiles.options,
+    )  # fmt: skip
+    if rounds == 1:
+        return parts.squeeze(2), totals.squeeze(1)
+    y = torch.empty(b, h, n, d, dtype=v.dtype, device=v.device)
+    total = torch.empty(b * h, n, dtype=torch.float32, device=v.device)
+    tiles = token_tiles(d)
+    merge_kernel[(triton.cdiv(n, tiles.block) * b * h,)](
+        v, parts, totals, y, total, h, rounds, n, d, *v.stride()[:3], **tiles.options
+    )
+    return y, total
+
+
+def gradients(
+    qk: Tensor, v: Tensor, dy: Tensor, order: Tensor, label: Tensor, y: Tensor, total: Tensor, seeing: Seeing
+) -> tuple[Tensor, Tensor]:
+    """dqk and dv: [B, H, N, D]."""
+    b, h, n, d = qk.shape
+    rounds = order.shape[2]
+    agreement = torch.empty(b * h, n, dtype=torch.float32, device=qk.device)
+    by_token = token_tiles(d)
+    grid = (triton.cdiv(n, by_token.block) * b * h,)
+    agreement_kernel[grid](y, dy, agreement, h, n, d, *dy.stride()[:3], **by_token.options)
+    dtype = qk.dtype if rounds == 1 else torch.float32
+    parts = [torch.empty(b, h, rounds, n, d, dtype=dtype, device=qk.device) for _ in range(2)]
+    tiles = gradient_tiles(d, seeing.chunk, qk.dtype)
+    gradient_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
+        qk, v, dy, order, label, total, agreement, *parts, h, rounds, n, seeing.chunk, d,
+        *qk.stride()[:3], *v.stride()[:3], *dy.stride()[:3],
+        **flags(seeing, rounds), PRECISION=precision(qk.dtype), **tiles.options,
+    )  # fmt: skip
+    if rounds == 1:
+        return parts[0].squeeze(2), parts[1].squeeze(2)
+    dqk, dv = (torch.empty(b, h, n, d, dtype=qk.dtype, device=qk.device) for _ in range(2))
+    add_rounds_kernel[grid](*parts, dy, total, dqk, dv, h, rounds, n, d, *dy.stride()[:3], **by_token.options)
+    return dqk, dv
+
+
+def flags(seeing: Seeing, rounds: int) -> dict[str, Any]:
+    """The constexprs that say who sees whom."""
+    return {"CAUSAL": seeing.causal, "SINGLE": rounds == 1, "CORRECT": seeing.corrected and rounds > 1}
+
+
+def programs(seq_len: int, chunk: int, tiles: Tiles) -> int:
+    """Tiles of one line: chunks times tiles of a chunk."""
+    return triton.cdiv(seq_len, chunk) * triton.cdiv(chunk, tiles.block)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """PRECISION of the products: see the top of this file."""
+    return "tf32x3" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
+
+
+def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
+    """Of `attend_kernel`: the largest that spill no register."""
+    most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
+    return Tiles(min(most, padded(chunk)), padded(head_dim), warps)
+
+
+def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
+    """Of `gradient_kernel`: the largest that spill no register, or, in float32 from D = 128 on, the fewest."""
+    most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
+    return Tiles(min(most, padded(chunk)), padded(head_dim), warps)
+
+
+ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 4)}
+ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (16, 4), 256: (16, 8)}
+GRADIENT = {16: (32, 4), 32: (64, 8), 64: (64, 8), 128: (32, 4), 256: (16, 4)}
+GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
+"""Tokens of a tile and warps by BLOCK_D, in half precision and in float32."""
+
+
+def token_tiles(head_dim: int) -> Tiles:
+    """Of the kernels that take tokens in their own order."""
+    block_d = padded(head_dim)
+    return Tiles(max(16, 2048 // block_d), block_d, 4)
+
+
+def padded(size: int) -> int:
+    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def configurations() -> Iterator[Configuration]:
+    """Every default configuration: chunk 64, 4 rounds and 1, D = 16 … 256, bfloat16, float16, float32 (TF32 or not)."""
+    for d in (16, 32, 64, 128, 256):
+        for dtype, compute in PRECISIONS:
+            for rounds in (4, 1):
+                yield from _configurations(Seeing(64, False, True), rounds, d, dtype, compute)
+    yield from _configurations(Seeing(64, True, True), 4, 64, torch.bfloat16, "tf32")
+    yield from _configurations(Seeing(256, False, False), 8, 64, torch.bfloat16, "tf32")
+
+
+PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
+    (torch.bfloat16, "tf32"),
+    (torch.float16, "tf32"),
+    (torch.float32, "tf32"),
+    (torch.float32, "tf32x3"),
+)
+
+
+def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
+    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
+    types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "dqk", "dv"), data)
+    types |= dict.fromkeys(("totals", "total", "agreement", "parts_qk", "parts_v"), "*fp32")
+    types |= dict.fromkeys(("order", "label"), "*i32")
+    seen = {**flags(seeing, rounds), "PRECISION": compute}
+    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
+        (attend_kernel, seen, attend_tiles(d, seeing.chunk, dtype)),
+        (gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype)),
+        (agreement_kernel, {}, token_tiles(d)),
+    ]
+    if rounds > 1:
+        launches += [(kernel, {}, token_tiles(d)) for kernel in (merge_kernel, add_rounds_kernel)]
+    who = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
+    label = f"{who} D={d} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+    sample = rounds == 4 and d == 64 and dtype == torch.bfloat16 and not seeing.causal
+    for kernel, more, tiles in launches:
+        given = dict(types)
+        if kernel is gradient_kernel and rounds > 1:
+            given |= dict.fromkeys(("dqk", "dv"), "*fp32")
+        constexprs = {**tiles.constexprs, **more}
+        types_of = signature(kernel, given)
+        yield Configuration(
+            kernel,
+            types_of,
+            constexprs,
+            tiles.warps,
+            tiles.stages,
+            label,
+            sample,
+            multiples=("head_dim", *(n for n in types_of if n[1:2] == "_")),
+        )

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import sinkhorn
+from attnbench.kernels.sorted_chunks import Tiles
+from attnbench.operators.clustered.sinkhorn import OPERATOR
+from attnbench.problem import Problem
+from attnbench.registry import resolve
+from tests.kernels.agreement import disagreements
+
+CORE = OPERATOR.forms["core"]
+FACTOR = 4
+"""Of the bound: what reaches w and k through the balancing are differences of nearly equal sums."""
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles in a block and in the matrix, so that every loop runs more than once."""
+    for name in ("attend_tiles", "gradient_tiles"):
+        plain = getattr(sinkhorn, name)
+
+        def smaller(*args: Any, plain: Any = plain) -> Tiles:
+            return Tiles(16, plain(*args).block_d, 4)
+
+        monkeypatch.setattr(sinkhorn, name, smaller)
+    monkeypatch.setattr(sinkhorn, "LINES", {"BLOCK_I": 4, "BLOCK_J": 4})
+    monkeypatch.setattr(sinkhorn, "MATRIX", {"BLOCK_I": 4, "BLOCK_J": 4})
+
+
+def found(
+    problem: Problem, given: dict[str, Any] | None = None, call: Callable[..., Tensor] | None = None
+) -> dict[str, str]:
+    params = resolve(OPERATOR, {"block": 19, "iterations": 3, **(given or {})})
+    inputs = CORE.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    return disagreements(call or CORE.impls["cuda"].load(), CORE, problem, params, inputs, factor=FACTOR)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_the_reference(dtype: Any, causal: bool) -> None:
+    assert not found(Problem(53, 2 * 19, 2, 1, dtype, causal=causal))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_agrees_on_a_sortcut(dtype: Any) -> None:
+    assert not found(Problem(53, 2 * 19, 2, 1, dtype), {"kind": "sortcut", "block": 8, "cut": 3})
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 13])
+def test_agrees_on_few_tokens(n: int, causal: bool) -> None:
+    """In bfloat16: where a query sees one key its gradient is 0, exactly in the reference, to rounding here."""
+    assert not found(Problem(n, 16, 1, 2, "bfloat16", causal=causal), {"block": 3})
+
+
+def test_takes_the_strides_of_a_layer() -> None:
+    def strided(problem: Problem, params: Any, w: Tensor, noise: Tensor, **data: Tensor) -> Tensor:
+        apart = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in data.items()}
+        return CORE.impls["cuda"].load()(problem, params, w=w, noise=noise, **apart)
+
+    assert not found(Problem(21, 3 * 16, 3, 2), {"block": 6}, strided)
+
+
+@pytest.mark.parametrize("rows", [2, 11])
+def test_balance_is_the_references_with_its_gradient(rows: int) -> None:
+    def plain(x: Tensor, iterations: int) -> Tensor:
+        for _ in range(iterations):
+            x = x - x.logsumexp(-1, keepdim=True)
+            x = x - x.logsumexp(-2, keepdim=True)
+        return x.exp()[:, :, :rows]
+
+    x = torch.randn(2, 3, 11, 11, generator=torch.Generator().manual_seed(0)) * 2
+    wide, narrow = x.double().requires_grad_(), x.clone().requires_grad_()
+    expected, got = plain(wide, 4), sinkhorn.balance(narrow, 4, rows, torch.float32)
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    (expected * weight).sum().backward()
+    (got * weight).sum().backward()
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=1e-4, atol=1e-6)
+    fewer = plain(wide, 3)
+    assert (got.double() - fewer).abs().max() > 1e-3
+
+
+def altered(**changes: Any) -> Callable[..., Tensor]:
+    """The kernel told another thing than the operator says."""
+
+    def call(problem: Problem, params: Any, **tensors: Tensor) -> Tensor:
+        return CORE.impls["cuda"].load()(problem, {**params, **changes}, **tensors)
+
+    return call
+
+
+@pytest.mark.parametrize("changes", [{"iterations": 2}, {"tau": 0.8}], ids=str)
+def test_another_matrix_is_noticed(changes: dict[str, Any]) -> None:
+    assert set(found(Problem(53, 16), {}, altered(**changes))) >= {"output", "k", "v", "w"}
+
+
+def test_values_taken_from_keys_are_noticed() -> None:
+    def mistaken(problem: Problem, params: Any, k: Tensor, v: Tensor, **tensors: Tensor) -> Tensor:
+        attend = sinkhorn.attend
+        sinkhorn.attend = lambda q, k, v, sk, sv, b, causal: attend(q, k, v, sk, sk, b, causal)
+        try:
+            return CORE.impls["cuda"].load()(problem, params, k=k, v=v, **tensors)
+        finally:
+            sinkhorn.attend = attend
+
+    assert "output" in found(Problem(53, 16), {}, mistaken)

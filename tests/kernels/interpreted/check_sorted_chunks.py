@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import _sorted_chunks, sorted_chunks
+from attnbench.operators.clustered.reformer import OPERATOR
+from attnbench.problem import Problem
+from attnbench.registry import resolve
+from tests.kernels.agreement import disagreements
+
+CORE = OPERATOR.forms["core"]
+EACH_WAY: list[dict[str, Any]] = [
+    {},
+    {"n_hashes": 1},
+    {"repeats": "counted"},
+    {"sees": "chunk"},
+    {"hashing": "inside"},
+]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles in a chunk, so that every loop runs more than once."""
+    for name in ("attend_tiles", "gradient_tiles"):
+        plain = getattr(sorted_chunks, name)
+
+        def smaller(*args: Any, plain: Any = plain) -> sorted_chunks.Tiles:
+            return sorted_chunks.Tiles(16, plain(*args).block_d, 4)
+
+        monkeypatch.setattr(sorted_chunks, name, smaller)
+
+
+def found(
+    problem: Problem, given: dict[str, Any] | None = None, call: Callable[..., Tensor] | None = None
+) -> dict[str, str]:
+    params = resolve(OPERATOR, {"chunk": 17, "n_hashes": 3, **(given or {})})
+    inputs = CORE.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    return disagreements(call or CORE.impls["cuda"].load(), CORE, problem, params, inputs)
+
+
+@pytest.mark.parametrize("given", EACH_WAY, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_agrees_with_the_reference(given: dict[str, Any], causal: bool) -> None:
+    if causal and given.get("hashing") == "inside":
+        return
+    assert not found(Problem(41, 19, causal=causal), given)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("n_hashes", [1, 3])
+def test_agrees_in_half_precision(dtype: Any, n_hashes: int) -> None:
+    assert not found(Problem(41, 19, 1, 1, dtype), {"n_hashes": n_hashes})
+
+
+@pytest.mark.parametrize("n_hashes", [1, 2])
+@pytest.mark.parametrize("n", [1, 2, 13])
+def test_agrees_on_few_and_lonely_tokens(n: int, n_hashes: int) -> None:
+    """In bfloat16: where a query sees one key its gradient is 0, exactly in the reference, to rounding here."""
+    assert not found(Problem(n, 16, 1, 2, "bfloat16", causal=True), {"n_hashes": n_hashes, "chunk": 3})
+
+
+def test_takes_the_strides_of_a_layer() -> None:
+    def strided(problem: Problem, params: Any, **tensors: Tensor) -> Tensor:
+        apart = {
+            k: x.transpose(1, 2).contiguous().transpose(1, 2) if x.is_floating_point() else x
+            for k, x in tensors.items()
+        }
+        return CORE.impls["cuda"].load()(problem, params, **apart)
+
+    assert not found(Problem(21, 3 * 16, 3, 2), {}, strided)
+
+
+def altered(**changes: Any) -> Callable[..., Tensor]:
+    """The kernel told another thing than the operator says."""
+
+    def call(problem: Problem, params: Any, qk: Tensor, v: Tensor, **choices: Tensor) -> Tensor:
+        return CORE.impls["cuda"].load()(problem, {**params, **changes}, qk, v, **choices)
+
+    return call
+
+
+@pytest.mark.parametrize("changes", [{"repeats": "counted"}, {"sees": "chunk"}, {"chunk": 16}], ids=str)
+def test_another_rule_is_noticed(changes: dict[str, Any]) -> None:
+    assert set(found(Problem(41, 16), {}, altered(**changes))) == {"output", "qk", "v"}
+
+
+def test_the_keys_length_is_noticed_in_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(*args: Any, plain: Any = sorted_chunks.gradients) -> Any:
+        dqk, dv = plain(*args)
+        return dqk * 1.01, dv
+
+    monkeypatch.setattr(sorted_chunks, "gradients", doubled)
+    assert set(found(Problem(50, 16))) == {"qk"}
+
+
+def test_kernels_are_interpreted() -> None:
+    assert "Interpreted" in type(_sorted_chunks.attend_kernel).__name__
