@@ -2,7 +2,7 @@
 
 Each program takes one range of the tokens (a split), one tile of features and one tile of value channels, and streams
 its range once. Where φ of a key is stabilised by a maximum over keys, a program keeps the maximum of each feature as it
-goes and rescales what it has; `combine_kernel` then brings the splits to the same maximum and adds them up.
+goes and rescales what it has (STABILISED); `combine_kernel` then brings the splits to one maximum and adds them up.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def accumulate_kernel(
     omega,  # [m, D]
     state,  # out [splits, B·H, M, D], M = m, or 2m for fourier
     normaliser,  # out [splits, B·H, M]
-    maxima,  # out [splits, B·H, M], key only: the largest argument (exp, softmax)
-    places,  # out [splits, B·H, M], key only: its token (exp)
-    totals,  # out [splits, B·H, D], key only: Σ values (exp)
+    maxima,  # out [splits, B·H, M], where STABILISED: the largest argument
+    places,  # out [splits, B·H, M], where STABILISED: its token (exp)
+    totals,  # out [splits, B·H, D], where STABILISED: Σ values (exp)
     heads,
     seq_len,
     features,
@@ -42,6 +42,7 @@ def accumulate_kernel(
     epsilon,
     FEATURES: tl.constexpr,
     KEY: tl.constexpr,
+    STABILISED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -89,7 +90,7 @@ def accumulate_kernel(
         value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V)
         share = tl.full([BLOCK_N], 1.0, tl.float32)
         if KEY:
-            if FEATURES == "exp" or FEATURES == "softmax":
+            if STABILISED:
                 inside = tl.where(row_mask[:, None], a, float("-inf"))
                 top, where = tl.max(inside, axis=0, return_indices=True)
                 place = tl.where(top > highest, (start + where).to(tl.int32), place)
@@ -115,7 +116,7 @@ def accumulate_kernel(
             z_cos += tl.sum(cosine * share[:, None], axis=0)
             phi = sine * scale
         elif FEATURES == "exp":
-            phi = tl.exp(a) + (0.0 if KEY else epsilon)
+            phi = tl.exp(a) + (0.0 if STABILISED else epsilon)
         elif FEATURES == "softmax":
             phi = tl.exp(a)
         else:
@@ -139,11 +140,11 @@ def accumulate_kernel(
         tl.store(normaliser + there, z, mask=column_mask)
         if FEATURES == "fourier":
             tl.store(normaliser + there + features, z_cos, mask=column_mask)
-        if KEY and (FEATURES == "exp" or FEATURES == "softmax"):
+        if STABILISED:
             tl.store(maxima + there, highest, mask=column_mask)
-        if KEY and FEATURES == "exp":
+        if STABILISED and FEATURES == "exp":
             tl.store(places + there, place, mask=column_mask)
-    if KEY and FEATURES == "exp":
+    if STABILISED and FEATURES == "exp":
         if first_m == 0:
             tl.store(totals + part * head_dim + channels, total, mask=channel_mask)
 
@@ -163,7 +164,7 @@ def combine_kernel(
     splits,
     epsilon,
     FEATURES: tl.constexpr,
-    KEY: tl.constexpr,
+    STABILISED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
@@ -181,7 +182,6 @@ def combine_kernel(
     channel_mask = channels < head_dim
     mask = column_mask[:, None] & channel_mask[None, :]
 
-    STABILISED: tl.constexpr = KEY and (FEATURES == "exp" or FEATURES == "softmax")
     if STABILISED:
         if FEATURES == "exp":
             highest = tl.load(top + head + columns * 0)

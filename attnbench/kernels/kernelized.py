@@ -128,39 +128,61 @@ def _sums(
     x: Tensor, values: Tensor, omega: Tensor, phi: FeatureMap, query: tuple[Tensor, Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
     b, h, n, d = x.shape
-    tiles = sum_tiles(d, phi, x.dtype)
-    programs = b * h * triton.cdiv(phi.count, tiles.constexprs["BLOCK_M"])
-    programs *= triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-    block = tiles.constexprs["BLOCK_N"]
-    splits = max(1, min(MAX_SPLITS, PROGRAMS // programs, triton.cdiv(n, 4 * block)))
-    split_len = triton.cdiv(triton.cdiv(n, splits), block) * block
-
-    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=x.device)
-
-    parts, part_normalisers = empty(splits, b * h, phi.rows, d), empty(splits, b * h, phi.rows)
+    sizes = sum_tiles(d, phi, x.dtype).constexprs
+    programs = b * h * triton.cdiv(phi.count, sizes["BLOCK_M"]) * triton.cdiv(d, sizes["BLOCK_V"])
+    splits = max(1, min(MAX_SPLITS, PROGRAMS // programs, triton.cdiv(n, 4 * sizes["BLOCK_N"])))
+    split_len = triton.cdiv(triton.cdiv(n, splits), sizes["BLOCK_N"]) * sizes["BLOCK_N"]
     stabilised = query is None and phi.features in ("exp", "softmax")
-    maxima, places, part_totals = part_normalisers, part_normalisers, part_normalisers
-    if stabilised:
-        maxima = empty(splits, b * h, phi.count)
-        places, part_totals = empty(splits, b * h, phi.count, dtype=torch.int32), empty(splits, b * h, d)
-    accumulate_kernel[(programs * splits,)](
-        x, values, *(query or (maxima, maxima, maxima)), omega, parts, part_normalisers, maxima, places, part_totals,
-        h, n, phi.count, d, splits, split_len, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
-        KEY=query is None, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
-    )  # fmt: skip
+    parts, part_normalisers, maxima, places, part_totals = accumulate(
+        x, values, omega, phi, query, splits, split_len, stabilised
+    )
     top, totals = part_normalisers, part_normalisers
     if stabilised:
         top = maxima.amax(dim=(0, 2)) if phi.features == "exp" else maxima.amax(dim=0)
         totals = part_totals.sum(dim=0) if phi.features == "exp" else part_totals
-    state, normaliser = empty(b * h, phi.rows, d), empty(b * h, phi.rows)
-    tiles = combine_tiles(d, phi, query is None)
+    state, normaliser = torch.empty_like(parts[0]), torch.empty_like(part_normalisers[0])
+    tiles = combine_tiles(d, phi, stabilised)
     programs = triton.cdiv(phi.rows, tiles.constexprs["BLOCK_M"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
     combine_kernel[(b * h * programs,)](
         parts, part_normalisers, maxima, part_totals, top, state, normaliser, n, phi.rows, d, splits, phi.epsilon,
         num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
     )  # fmt: skip
     return state, normaliser, (maxima, places, top, totals)
+
+
+def accumulate(
+    x: Tensor,
+    values: Tensor,
+    omega: Tensor,
+    phi: FeatureMap,
+    query: tuple[Tensor, Tensor, Tensor] | None,
+    splits: int,
+    split_len: int,
+    stabilised: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """By split of split_len tokens: the state [splits, B·H, M, D] and the normaliser [splits, B·H, M].
+
+    query: weights, shares and stabilisers of queries, [B·H, N] each; None: x are keys. Where stabilised also maxima and
+    their tokens [splits, B·H, m], and Σ values [splits, B·H, D].
+    """
+    b, h, n, d = x.shape
+    tiles = sum_tiles(d, phi, x.dtype)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=x.device)
+
+    parts, part_normalisers = empty(splits, b * h, phi.rows, d), empty(splits, b * h, phi.rows)
+    maxima, places, part_totals = part_normalisers, part_normalisers, part_normalisers
+    if stabilised:
+        maxima = empty(splits, b * h, phi.count)
+        places, part_totals = empty(splits, b * h, phi.count, dtype=torch.int32), empty(splits, b * h, d)
+    programs = triton.cdiv(phi.count, tiles.constexprs["BLOCK_M"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+    accumulate_kernel[(b * h * splits * programs,)](
+        x, values, *(query or (maxima, maxima, maxima)), omega, parts, part_normalisers, maxima, places, part_totals,
+        h, n, phi.count, d, splits, split_len, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
+        KEY=query is None, STABILISED=stabilised, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return parts, part_normalisers, maxima, places, part_totals
 
 
 def answer(
@@ -253,10 +275,10 @@ def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
     return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_d > 32 else 4, 2)
 
 
-def combine_tiles(head_dim: int, phi: FeatureMap, key: bool) -> Tiles:
+def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
     block_v = min(padded(head_dim), 64)
-    return Tiles({"FEATURES": phi.features, "KEY": key, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
+    return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
 
 
 def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
@@ -302,23 +324,46 @@ PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
 
 
 def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
-    tensors = dict.fromkeys(("x", "values", "omega", "q", "k", "v", "y", "dy", "dq", "dk", "dv"), data)
-    sums = ("state", "normaliser", "maxima", "totals", "parts", "part_normalisers", "part_maxima", "part_totals", "top")
-    tokens = ("weights", "shares", "stabilisers", "denominators", "dstate", "dnormaliser")
-    types = {**tensors, **dict.fromkeys(sums + tokens, "*fp32"), "places": "*i32"}
-    types |= dict.fromkeys(("scale", "epsilon", "denominator_epsilon"), "fp32")
+    types = argument_types(dtype)
     launches: list[tuple[Any, dict[str, Any], Tiles]] = []
     for key in (True, False):
-        launches.append((accumulate_kernel, {"KEY": key}, sum_tiles(d, phi, dtype)))
-        launches.append((combine_kernel, {}, combine_tiles(d, phi, key)))
+        stabilised = key and phi.features in ("exp", "softmax")
+        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sum_tiles(d, phi, dtype)))
+        launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
     launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype)))
     launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype)))
     launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype)))
+    sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
     for kernel, more, tiles in launches:
-        constexprs = {**tiles.constexprs, **more}
-        if "PRECISION" in constexprs:
-            constexprs["PRECISION"] = compute
-        label = f"{phi.features} D={d} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
-        sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
-        yield Configuration(kernel, signature(kernel, types), constexprs, tiles.warps, tiles.stages, label, sample)
+        yield configured(kernel, types, {**tiles.constexprs, **more}, tiles, phi, d, dtype, compute, sample)
+
+
+def argument_types(dtype: torch.dtype) -> dict[str, str]:
+    """Types of the kernels' arguments by name, for `signature`."""
+    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
+    tensors = dict.fromkeys(("x", "values", "omega", "q", "k", "v", "y", "dy", "dq", "dk", "dv"), data)
+    sums = ("state", "normaliser", "maxima", "totals", "parts", "part_normalisers", "part_maxima", "part_totals", "top")
+    scans = ("prefix", "prefix_normaliser", "suffix", "suffix_normaliser", "along")
+    tokens = ("weights", "shares", "stabilisers", "denominators", "dstate", "dnormaliser")
+    numbers = ("scale", "epsilon", "denominator_epsilon")
+    wide = dict.fromkeys(sums + scans + tokens, "*fp32")
+    return {**tensors, **wide, **dict.fromkeys(numbers, "fp32"), "places": "*i32"}
+
+
+def configured(
+    kernel: Any,
+    types: dict[str, str],
+    constexprs: dict[str, Any],
+    tiles: Tiles,
+    phi: FeatureMap,
+    d: int,
+    dtype: torch.dtype,
+    compute: str,
+    sample: bool,
+) -> Configuration:
+    """A launch as a configuration. compute: the PRECISION of its products."""
+    if "PRECISION" in constexprs:
+        constexprs["PRECISION"] = compute
+    label = f"{phi.features} m={phi.count} D={d} {str(dtype).removeprefix('torch.')}"
+    label += f" {compute}" if dtype == torch.float32 else ""
+    return Configuration(kernel, signature(kernel, types), constexprs, tiles.warps, tiles.stages, label, sample)

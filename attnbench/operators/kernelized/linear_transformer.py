@@ -56,15 +56,17 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 def _fused() -> Callable[..., Tensor]:
     from attnbench.kernels.kernelized import FeatureMap, attend
+    from attnbench.kernels.kernelized_causal import attend_causally
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend(q, k, v, FeatureMap("elu", problem.head_dim, denominator=EPSILON))
+        phi = FeatureMap("elu", problem.head_dim, denominator=EPSILON)
+        return attend_causally(q, k, v, phi) if problem.causal else attend(q, k, v, phi)
 
     return call
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return "the fused kernel has no causal form" if problem.causal else why_not(problem, device)
+    return why_not(problem, device)
 
 
 CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})

@@ -117,17 +117,20 @@ def softmax_attention(problem: Problem, params: Params, q: Tensor, k: Tensor, v:
 
 def _fused() -> Callable[..., Tensor]:
     from attnbench.kernels.kernelized import FeatureMap, attend
+    from attnbench.kernels.kernelized_causal import attend_causally
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
         features = {"softmax": "exp", "relu": "relu"}[params["kind"]]
         phi = FeatureMap(features, omega.shape[0], problem.head_dim**-0.25, EPSILON[params["kind"]])
-        return attend(q, k, v, phi, omega)
+        return attend_causally(q, k, v, phi, omega) if problem.causal else attend(q, k, v, phi, omega)
 
     return call
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return "the fused kernel has no causal form" if problem.causal else why_not(problem, device)
+    if problem.causal and features_count(problem, params) > 512:
+        return f"the fused scan carries at most 512 features, not {features_count(problem, params)}"
+    return why_not(problem, device)
 
 
 CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})

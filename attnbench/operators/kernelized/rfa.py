@@ -102,15 +102,21 @@ def kernel_attention(
 
 def _fused() -> Callable[..., Tensor]:
     from attnbench.kernels.kernelized import FeatureMap, attend
+    from attnbench.kernels.kernelized_causal import attend_causally
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
-        return attend(q, k, v, FeatureMap("fourier", omega.shape[0], omega.shape[0] ** -0.5), omega)
+        phi = FeatureMap("fourier", omega.shape[0], omega.shape[0] ** -0.5)
+        return attend_causally(q, k, v, phi, omega) if problem.causal else attend(q, k, v, phi, omega)
 
     return call
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return "the fused kernel has no causal form" if problem.causal else why_not(problem, device)
+    if gated(problem, params):
+        return "the fused scan does not forget: it has no gate"
+    if problem.causal and params["m"] > 256:
+        return f"the fused scan carries at most 256 frequencies, not {params['m']}"
+    return why_not(problem, device)
 
 
 CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})

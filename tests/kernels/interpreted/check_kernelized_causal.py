@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import kernelized, kernelized_causal
+from attnbench.operator import Form
+from attnbench.problem import Params, Problem
+from attnbench.registry import operators, resolve
+from tests.kernels.agreement import disagreements
+from tests.kernels.interpreted.check_kernelized import far_apart
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "elu": ("linear_transformer", {}),
+    "relu": ("performer", {"kind": "relu", "m": 21}),
+    "exp": ("performer", {"kind": "softmax", "m": 21}),
+    "fourier": ("rfa", {"m": 21, "gate": "none"}),
+}
+each_map = pytest.mark.parametrize("features", list(CASES))
+
+
+def form_of(features: str) -> tuple[Form, Params]:
+    name, given = CASES[features]
+    operator = operators()[name].load()
+    return operator.forms["core"], resolve(operator, given)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several segments, chunks, tiles of channels and slices of D at a small N."""
+
+    def small(tiles: Callable[..., kernelized.Tiles], names: tuple[str, ...]) -> Callable[..., kernelized.Tiles]:
+        def smaller(*args: Any, **kwargs: Any) -> kernelized.Tiles:
+            made = tiles(*args, **kwargs)
+            sizes = {name: 16 for name in names if name in made.constexprs}
+            return kernelized.Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
+
+        return smaller
+
+    scan = small(kernelized_causal.scan_tiles, ("BLOCK_N", "BLOCK_V", "BLOCK_K"))
+    monkeypatch.setattr(kernelized_causal, "scan_tiles", scan)
+    for module in (kernelized, kernelized_causal):
+        monkeypatch.setattr(module, "sum_tiles", small(kernelized.sum_tiles, ("BLOCK_N", "BLOCK_M", "BLOCK_V")))
+    monkeypatch.setattr(kernelized_causal, "cut", lambda heads, n, *rest: (-(-n // 32), 32))
+
+
+def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
+    form, params = form_of(features)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
+
+
+@each_map
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_the_reference(features: str, dtype: str) -> None:
+    assert not found(features, Problem(85, 23, 1, 1, dtype, causal=True))
+
+
+@each_map
+def test_takes_the_strides_of_a_layer(features: str) -> None:
+    form, _ = form_of(features)
+
+    def strided(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        apart = {k: x.transpose(1, 2).contiguous().transpose(1, 2) if x.dim() == 4 else x for k, x in tensors.items()}
+        return form.impls["cuda"].load()(problem, params, **apart)
+
+    assert not found(features, Problem(19, 2 * 16, 2, 3, causal=True), strided)
+
+
+@each_map
+def test_offsets_beyond_32_bits(features: str, tmp_path: Path) -> None:
+    form, params = form_of(features)
+    problem = Problem(4, 16, dtype="bfloat16", causal=True)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = form.impls["cuda"].load()
+    data = {name: far_apart(x, 2**30, tmp_path / name) for name, x in inputs.data.items()}
+    assert torch.equal(call(problem, params, **data, **inputs.choices), call(problem, params, **inputs.tensors()))
+
+
+@pytest.mark.parametrize("wrong", ["before", "after"])
+def test_segments_left_to_themselves_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernelized_causal, wrong, torch.zeros_like)
+    expected = {"before": {"output", "q"}, "after": {"k", "v"}}[wrong]
+    assert set(found("elu", Problem(70, 16, 1, causal=True))) >= expected
+    assert set(found("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"
+
+
+def test_a_later_token_is_noticed() -> None:
+    """The full kernel in place of the causal one."""
+
+    def full(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return kernelized.attend(q, k, v, kernelized.FeatureMap("elu", problem.head_dim, denominator=1e-6))
+
+    assert set(found("elu", Problem(30, 16, 1, causal=True), full)) == {"output", "q", "k", "v"}
