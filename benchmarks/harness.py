@@ -1,0 +1,55 @@
+"""What the harness itself costs, against what it may: time per visit outside the operators' calls, worker starts.
+
+    python benchmarks/harness.py [SUITE] [--operator NAME]
+
+Runs a suite (default: quick) on the CPU into a temporary folder. A visit's own cost is everything from asking for it to
+its being on disk, without the time inside operators' calls (checks and references included in these). Exits 1 where a
+limit is exceeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from attnbench import suite as suites
+from attnbench.progress import plain
+from attnbench.runner import Runner
+from attnbench.session import begin
+
+VISIT_LIMIT_S = 0.05
+START_LIMIT_S = 2.5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", nargs="?", default="quick")
+    parser.add_argument("--operator", action="append", default=[])
+    given = parser.parse_args()
+    chosen = suites.override(suites.load(given.suite), operators=given.operator)
+    with tempfile.TemporaryDirectory() as folder:
+        session = begin(chosen, "cpu", Path(folder) / "run")
+        runner = Runner(session.plan, session.journal, plain(sys.stderr))
+        begun = time.perf_counter()
+        runner.run()
+        whole = time.perf_counter() - begun
+        session.journal.close()
+    inside = sum(v.metrics.get("operator_s", 0.0) for v in session.journal.visits)
+    per_visit, starts = sorted(runner.harness_s), runner.workers.start_s
+    mean, start = statistics.mean(per_visit), statistics.median(starts)
+    print(f"visits                 {len(per_visit)} in {whole:.1f} s")
+    print(
+        f"own cost of a visit    mean {1e3 * mean:.1f} ms, median {1e3 * statistics.median(per_visit):.1f} ms, ", end=""
+    )
+    print(f"95 % below {1e3 * per_visit[int(0.95 * len(per_visit))]:.1f} ms (limit: mean {1e3 * VISIT_LIMIT_S:.0f} ms)")
+    print(f"start of a worker      median {start:.2f} s, longest {max(starts):.2f} s (limit: {START_LIMIT_S:g} s)")
+    print(f"inside operators' calls {inside / whole:.0%} of the run")
+    return int(mean > VISIT_LIMIT_S or start > START_LIMIT_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
