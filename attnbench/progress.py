@@ -51,7 +51,8 @@ class Told:
         """See `runner.Progress`."""
         left = "" if self._left_s is None else f", {duration(self._left_s)} left"
         where = "scout" if round == 0 else f"round {round}"
-        self._show(f"{where}: {self._count}/{self._total} visits done{left} · {title(cell)}")
+        done = f"{self._count}/{self._total}" if self._total else str(self._count)
+        self._show(f"{where}: {done} visits done{left} · {title(cell)}")
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
         """See `runner.Progress`."""

@@ -103,7 +103,7 @@ def agreement(found: Scaling, stated: str) -> str:
     """
     exponent = found.exponent
     half = (exponent.high - exponent.low) / 2
-    if math.isnan(half) or half > 0.5:
+    if math.isnan(half) or half > 0.3:
         return UNDECIDED
     expected = stated_exponent(found, stated)
     if exponent.low - AGREEMENT <= expected <= exponent.high + AGREEMENT:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from attnbench.analysis.crossover import Crossing, Crossover, Pair, crossover
+from attnbench.analysis.interval import ratio_half_width
 
 STEP = 4
 """Factor between the sizes on the way up."""
@@ -186,7 +187,11 @@ class Search:
         slope = (
             abs(_gap(pairs[-1]) - _gap(pairs[0])) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0
         )
-        return f"±{half:.1%}, because the ratio changes by {slope * math.log(2):.0%} per doubling only"
+        scatter = max((ratio_half_width(p.series, p.baseline) for p in pairs if p.series and p.baseline), default=0.0)
+        return (
+            f"±{half:.1%}; here the ratio grows or falls {2**slope:.2f}-fold per doubling, "
+            f"and is known to ±{math.expm1(scatter):.0%}"
+        )
 
 
 def side(pair: Pair) -> float | None:

@@ -127,17 +127,17 @@ def _crossovers(section: Section) -> Iterator[Block]:
         columns += ["of FLOPs"] if paper else []
         rows = []
         for line in lines:
-            cells = [line.series.name, _crossover(line.against_baseline, axis, section.baseline)]
-            cells += [_crossover(line.against_exact, axis, "exact softmax")] if exact else []
+            cells = [line.series.name, crossover_text(line.against_baseline, axis, section.baseline)]
+            cells += [crossover_text(line.against_exact, axis, "exact softmax")] if exact else []
             if paper:
                 found = flops.get(line.series)
-                cells.append(_crossover(found.against_baseline, axis, section.baseline) if found else "")
+                cells.append(crossover_text(found.against_baseline, axis, section.baseline) if found else "")
             rows.append(tuple(map(Cell, cells)))
         if rows:
             yield Block(f"Crossover of {title(name).lower()}", tuple(columns), tuple(rows))
 
 
-def _crossover(found: Crossover | None, axis: str, baseline: str) -> str:
+def crossover_text(found: Crossover | None, axis: str, baseline: str) -> str:
     """What became of a series against a baseline, in words."""
     if found is None:
         return ""

@@ -1,0 +1,191 @@
+"""Measures what a crossover search asks for, into a run folder: pairs of a series and its baseline at chosen sizes."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from attnbench import pipe
+from attnbench.analysis.crossover import BEYOND, Pair
+from attnbench.analysis.interval import Estimate, estimates
+from attnbench.journal import Journal
+from attnbench.plan import Plan
+from attnbench.problem import Axis, Cell, Problem
+from attnbench.record import Visit, frame
+from attnbench.runner import Progress, Runner
+from attnbench.workers import Workers
+
+
+@dataclass
+class Probes:
+    """`analysis.search.Bench` over worker processes. One process measures a round; another makes the scout's checks.
+
+    series, baseline: a cell each, of any size, that the others differ from in size alone. plan: with no cells yet.
+    column: the visits' column that is compared.
+    """
+
+    plan: Plan
+    journal: Journal
+    progress: Progress
+    axis: Axis
+    series: Mapping[str, Cell]
+    baseline: Cell
+    column: str = "wall_time_s"
+    start: Callable[[int, int], pipe.Worker] = pipe.start
+    cells: dict[str, Cell] = field(default_factory=dict)
+    sizes: dict[str, set[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._scouting = Workers(self.plan, -1, self.start)
+        self._timing = Workers(self.plan, -1, self.start)
+        self._random = random.Random(self.plan.seed)
+
+    def next_round(self, number: int) -> None:
+        """Fresh processes from here on."""
+        self._timing.end()
+
+    def measure(self, series: str, size: int, round: int) -> None:
+        """The visits of a series and the baseline at a size in a round, in random order, where they are missing."""
+        self.sizes.setdefault(series, set()).add(size)
+        pair = self._pair(series, size)
+        self._scout(pair)
+        runner = self._runner(self._timing)
+        made = {(visit.key, visit.round) for visit in self.journal.visits}
+        self._random.shuffle(pair)
+        for cell in pair:
+            if self._status(cell) == "ok" and (cell.key, round) not in made:
+                self._number(self._timing)
+                runner.visit(cell, round, sum(1 for _, r in made if r == round))
+
+    def pairs(self, series: str) -> list[Pair]:
+        """See `analysis.search.Bench`."""
+        levels = estimates(frame(self.journal.visits), self.column)
+        return [
+            self._paired(series, size, levels.get(own.key), levels.get(base.key))
+            for size in sorted(self.sizes.get(series, ()))
+            for own, base in [self._pair(series, size)]
+        ]
+
+    def once(self, series: str, size: int) -> Pair:
+        """See `analysis.search.Bench`; the call is the scout's."""
+        own, base = self._pair(series, size)
+        self._scout([own, base])
+        return self._paired(series, size, self._called(own), self._called(base))
+
+    def close(self) -> None:
+        """Ends every process; results.csv is made current."""
+        for workers in (self._timing, self._scouting):
+            workers.end_oracle()
+            workers.end()
+        if self.journal.visits:
+            self._runner(self._timing).end_process()
+
+    def kill(self) -> None:
+        """The same at once, and nothing is written."""
+        for workers in (self._timing, self._scouting):
+            workers.kill()
+
+    def _pair(self, series: str, size: int) -> list[Cell]:
+        found = [
+            replace(cell, problem=at(cell.problem, self.axis, size)) for cell in (self.series[series], self.baseline)
+        ]
+        for cell in found:
+            self.cells.setdefault(cell.key, cell)
+        return found
+
+    def _runner(self, workers: Workers) -> Runner:
+        runner = Runner(replace(self.plan, cells=tuple(self.cells.values())), self.journal, self.progress, self.start)
+        runner.workers = workers
+        return runner
+
+    def _scout(self, cells: Sequence[Cell]) -> None:
+        made = {visit.key for visit in self.journal.visits if visit.round == 0}
+        missing = [cell for cell in cells if cell.key not in made]
+        if missing:
+            self._number(self._scouting)
+            self._runner(self._scouting).scout(keep=True)
+
+    def _number(self, workers: Workers) -> None:
+        """A worker about to be started has a number of its own in the run."""
+        if workers.measuring is None:
+            workers.number = max(self._timing.number, self._scouting.number)
+
+    def _visit(self, cell: Cell) -> Visit | None:
+        """The last visit of a cell that did not end well, else its scout."""
+        own = [visit for visit in self.journal.visits if visit.key == cell.key]
+        return next((v for v in reversed(own) if v.status != "ok"), own[0] if own else None)
+
+    def _status(self, cell: Cell) -> str:
+        visit = self._visit(cell)
+        if visit is None:
+            return "skipped"
+        foreseen = visit.status == "skipped" and (
+            "predicted to need" in visit.reason or "out of memory" in visit.reason
+        )
+        return "oom" if foreseen else visit.status
+
+    def _called(self, cell: Cell) -> Estimate | None:
+        visit = self._visit(cell)
+        time = visit.metrics.get("scout_time_s") if visit is not None and visit.status == "ok" else None
+        return Estimate(math.log(time), math.nan, 0.0, math.nan, 0.0, 1) if time else None
+
+    def _paired(self, series: str, size: int, own: Estimate | None, base: Estimate | None) -> Pair:
+        cells = self._pair(series, size)
+        a, b = (self._status(cell) for cell in cells)
+        label = cells[0].problem.size.removeprefix("n") if self.axis != "channels" else str(size)
+        place = position(cells[0].problem, self.axis)
+        return Pair(place, label, None if a in BEYOND else own, None if b in BEYOND else base, a, b)
+
+
+@dataclass(frozen=True)
+class Unplanned:
+    """A progress without totals: how many visits a search takes shows only as it goes on."""
+
+    told: Progress
+
+    def planned(self, visits: int, seconds: float | None) -> None:
+        """Nothing: a probe is no plan."""
+
+    def begun(self, cell: Cell, round: int) -> None:
+        """See `runner.Progress`."""
+        self.told.begun(cell, round)
+
+    def ended(self, visit: Visit, seconds: float | None) -> None:
+        """See `runner.Progress`."""
+        self.told.ended(visit, None)
+
+    def said(self, text: str) -> None:
+        """See `runner.Progress`."""
+        self.told.said(text)
+
+
+def at(problem: Problem, axis: Axis, size: int) -> Problem:
+    """The problem at another size of an axis: a sequence length, the tokens of a square image, or channels."""
+    if axis == "seq_len":
+        return replace(problem, seq_len=size)
+    if axis == "channels":
+        return replace(problem, channels=size)
+    side = math.isqrt(size)
+    return replace(problem, seq_len=side * side, height=side, width=side)
+
+
+def position(problem: Problem, axis: Axis) -> int:
+    """Where a problem stands on an axis."""
+    return problem.channels if axis == "channels" else problem.seq_len
+
+
+def allowed(axis: Axis, heads: int) -> Callable[[float], int]:
+    """The nearest size that a problem can have, with few binary digits: odd sizes have costs of their own."""
+
+    def nearest(value: float) -> int:
+        if axis == "image_size":
+            side = max(1, round(math.sqrt(value)))
+            return side * side
+        unit = heads if axis == "channels" else 1
+        count = max(1.0, value / unit)
+        step = 1 << max(0, math.floor(math.log2(count)) - 4)
+        return unit * step * max(1, round(count / step))
+
+    return nearest

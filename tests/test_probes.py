@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnbench import journal
+from attnbench.analysis.search import Search, search
+from attnbench.analysis.summary import summarise
+from attnbench.probes import Probes, Unplanned, allowed, at
+from attnbench.problem import Axis, Cell, Problem
+from attnbench.record import read_run
+from tests.running import Silent, plan
+
+SUITE = "name: crossover\nbaseline: softmax\n"
+
+
+@dataclass
+class Machine:
+    """Stands for worker processes: times follow laws, and beyond `memory` nothing fits."""
+
+    laws: Mapping[str, Any]
+    memory: int = 10**9
+    asked: list[tuple[str, str, int, int]] = field(default_factory=list)
+
+    def start(self, number: int, threads: int) -> Any:
+        return Worker(self, number, math.exp(np.random.default_rng(number + 1).normal(0, 0.04)))
+
+
+@dataclass
+class Worker:
+    machine: Machine
+    number: int
+    speed: float
+    start_s: float = 0.0
+
+    def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        if request["do"] == "why_not":
+            return {"reasons": [["skipped", None] for _ in request["cells"]]}
+        cell = request["cell"]
+        if request["do"] == "foresee":
+            return {"foreseen": {"total_bytes": 2**40 if cell["seq_len"] > self.machine.memory else 1}}
+        self.machine.asked.append((request["do"], cell["operator"], cell["seq_len"], self.number))
+        time = self.machine.laws[cell["operator"]](cell["seq_len"] * cell["channels"] / 64) * self.speed
+        column = "scout_time_s" if request["do"] == "scout" else "wall_time_s"
+        return {"status": "ok", "metrics": {column: time, "operator_s": time}}
+
+    def close(self) -> None:
+        return
+
+    kill = close
+
+
+LAWS = {"softmax": lambda n: 1e-9 * n * n, "series": lambda n: 7e-7 * n}
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[journal.Journal]:
+    found = journal.create(tmp_path / "run", SUITE, {"device": "cpu"})
+    yield found
+    found.close()
+
+
+def probes(opened: journal.Journal, machine: Machine, axis: Axis = "seq_len") -> Probes:
+    problem = Problem.image(8, 8, 64, 4) if axis == "image_size" else Problem(64, 64, 4)
+    cells = {name: Cell(name, "reference", "core", "fwd", problem, {}) for name in machine.laws}
+    base = cells.pop("softmax")
+    what = plan((), operators_from=(), memory_limit=2**30)
+    return Probes(what, opened, Unplanned(Silent()), axis, cells, base, start=machine.start)
+
+
+def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal) -> None:
+    machine = Machine(LAWS)
+    bench = probes(opened, machine)
+    found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+    search([found], bench.next_round)
+    bench.close()
+    near = found.crossing()
+    assert near is not None
+    assert near.at == pytest.approx(700, rel=0.05)
+    run = read_run(opened.folder)
+    assert (opened.folder / "results.csv").is_file()
+    line = next(x for x in summarise(run).sections[0].tables[0].lines if x.series.operator == "series")
+    assert line.against_baseline == found.found()
+
+
+def test_pairs_are_measured_in_one_process_and_a_round_has_its_own(opened: journal.Journal) -> None:
+    machine = Machine(LAWS)
+    bench = probes(opened, machine)
+    search([Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))], bench.next_round)
+    timed = [visit for visit in opened.visits if visit.round > 0]
+    by_round = {r: {v.process for v in timed if v.round == r} for r in {v.round for v in timed}}
+    assert all(len(processes) == 1 for processes in by_round.values())
+    assert len({next(iter(p)) for p in by_round.values()}) == len(by_round) >= 3
+    scouts = {visit.process for visit in opened.visits if visit.round == 0}
+    assert scouts.isdisjoint({v.process for v in timed})
+    for visit in timed:
+        twin = [v for v in timed if v.round == visit.round and v.cell["seq_len"] == visit.cell["seq_len"]]
+        assert {v.cell["operator"] for v in twin} == {"softmax", "series"}
+
+
+def test_what_does_not_fit_is_out_of_memory_and_not_called(opened: journal.Journal) -> None:
+    machine = Machine({**LAWS, "series": lambda n: 3 * LAWS["softmax"](n)}, memory=2048)
+    bench = probes(opened, machine)
+    found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+    search([found], bench.next_round)
+    assert found.beyond is not None
+    assert (found.beyond.series_status, found.beyond.baseline_status) == ("oom", "oom")
+    assert "it cannot be called there" in found.ended
+    assert max(n for _, _, n, _ in machine.asked) <= 2048
+
+
+@pytest.mark.parametrize("axis", ["image_size", "channels"])
+def test_the_other_axes(opened: journal.Journal, axis: Axis) -> None:
+    bench = probes(opened, Machine(LAWS), axis)
+    low, high = (64, 16384) if axis == "image_size" else (16, 8192)
+    found = Search("series", bench, low, high, 0.1, allowed(axis, 4))
+    search([found], bench.next_round)
+    near = found.crossing()
+    assert near is not None
+    assert near.at == pytest.approx(700, rel=0.05)
+    problems = [visit.cell for visit in opened.visits]
+    if axis == "channels":
+        assert all(cell["channels"] % 4 == 0 and cell["seq_len"] == 64 for cell in problems)
+    else:
+        assert all(cell["height"] == cell["width"] and cell["height"] ** 2 == cell["seq_len"] for cell in problems)
+
+
+def test_sizes_have_few_binary_digits() -> None:
+    nearest = allowed("seq_len", 8)
+    assert [nearest(x) for x in (5.2, 31.4, 100, 1000, 12345)] == [5, 31, 100, 992, 12288]
+    assert allowed("channels", 8)(100) % 8 == 0
+    assert allowed("image_size", 8)(800) == 784
+    assert at(Problem(64, 64, 4), "channels", 128).channels == 128
