@@ -15,6 +15,7 @@ paper's eq. 4, z + BN(W_u M(W_l z)), with the batch's own statistics.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,11 +24,13 @@ from torch.nn.functional import batch_norm, normalize
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not as kernel_why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
 from attnbench.problem import Mode, Params, Problem, Scope
 
 EPSILON = 1e-6
+MAX_RANK = 64  # of the kernel
 
 
 def reference(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
@@ -73,7 +76,8 @@ def updated_codes(projected: Tensor, d: Tensor, c: Tensor) -> Tensor:
 def soft_codes(params: Params, x: Tensor, d: Tensor) -> Tensor:
     """softmax over the r columns of their cosine with each token, over the temperature: [B, N, r]."""
     length = x.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
-    cosine = x @ normalize(d, dim=-2, eps=EPSILON) / length  # [N, d] × [d, r]
+    directions = d if params["kind"] == "cd" else normalize(d, dim=-2, eps=EPSILON)
+    cosine = x @ directions / length  # [N, d] × [d, r]
     return (cosine / params["temperature"]).softmax(dim=-1)
 
 
@@ -88,19 +92,24 @@ def last_codes(params: Params, x: Tensor, d: Tensor, c: Tensor) -> Tensor:
     return x @ (d @ torch.linalg.inv(ridge))  # [N, d] × ([d, r] × [r, r])
 
 
-def layer(
-    problem: Problem,
-    params: Params,
-    x: Tensor,
-    w_l: Tensor,
-    w_u: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    bases: Tensor,
-) -> Tensor:
-    """x: [B, N, C]. w_l: [C, d]. w_u: [d, C]. gamma, beta: [C], of the batch norm. Returns [B, N, C]."""
-    bread = reference(problem, params, x @ w_l, bases) @ w_u
-    return x + batch_norm(bread.flatten(0, 1), None, None, gamma, beta, training=True).view_as(x)
+def layer(core: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Both breads, the norm and the residual around a core."""
+
+    def call(
+        problem: Problem,
+        params: Params,
+        x: Tensor,
+        w_l: Tensor,
+        w_u: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        bases: Tensor,
+    ) -> Tensor:
+        """x: [B, N, C]. w_l: [C, d]. w_u: [d, C]. gamma, beta: [C], of the batch norm. Returns [B, N, C]."""
+        bread = core(problem, params, x @ w_l, bases) @ w_u
+        return x + batch_norm(bread.flatten(0, 1), None, None, gamma, beta, training=True).view_as(x)
+
+    return call
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator, d: int | None = None) -> Inputs:
@@ -217,6 +226,26 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.factorisation import Updates, factorise
+
+    def call(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
+        updates = Updates(params["kind"], params["steps"], params["temperature"], params["beta"], EPSILON)
+        return factorise(x, bases, updates)
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    if params["gradient"] == "bptt":
+        return "the kernel has the one-step gradient: bptt would keep the codes of every step"
+    if params["rank"] > MAX_RANK:
+        return f"rank {params['rank']} is more than the {MAX_RANK} that one program holds"
+    return kernel_why_not(problem, device, max_head_dim=problem.head_dim)
+
+
+KERNEL = "attnbench Triton: factorisation"
+
 OPERATOR = Operator(
     paper=Paper(
         "Geng et al.",
@@ -225,7 +254,15 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2109.04553",
         "sec. 2.2 and 3, algorithms 1 to 3",
     ),
-    forms={"core": Form(reference, make_inputs, cost), "layer": Form(layer, layer_inputs, layer_cost)},
+    forms={
+        "core": Form(reference, make_inputs, cost, {"cuda": Impl(_fused, KERNEL, _fused_why_not)}),
+        "layer": Form(
+            layer(reference),
+            layer_inputs,
+            layer_cost,
+            {"cuda": Impl(lambda: layer(_fused()), KERNEL, _fused_why_not)},
+        ),
+    },
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("nmf", "how X is factorised", ("nmf", "vq", "cd")),
@@ -238,5 +275,6 @@ OPERATOR = Operator(
     },
     causal="D is found from all tokens",
     why_not=why_not,
+    tolerance=(4.0, "T updates, and a softmax at temperature 0.01, amplify rounding: two orders of summation part"),
     notes="the one-step gradient is not the gradient of the output, by design",
 )

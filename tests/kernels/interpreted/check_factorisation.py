@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import factorisation
+from attnbench.operator import Form
+from attnbench.problem import Params, Problem, Scope
+from attnbench.registry import operators, resolve
+from tests.kernels.agreement import disagreements
+
+each_kind = pytest.mark.parametrize("kind", ["nmf", "vq", "cd"])
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 16, so that every loop runs more than once and there are several splits."""
+
+    def smaller(tiles: Callable[..., factorisation.Tiles]) -> Callable[..., factorisation.Tiles]:
+        def made(*args: Any) -> factorisation.Tiles:
+            found = tiles(*args)
+            sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_D") if name in found.constexprs}
+            return factorisation.Tiles({**found.constexprs, **sizes}, found.warps)
+
+        return made
+
+    for name in ("code_tiles", "gradient_tiles", "sum_tiles", "base_tiles"):
+        monkeypatch.setattr(factorisation, name, smaller(getattr(factorisation, name)))
+
+
+def form_of(kind: str, scope: Scope = "core", **given: Any) -> tuple[Form, Params]:
+    operator = operators()["hamburger"].load()
+    return operator.forms[scope], resolve(operator, {"kind": kind, "rank": 11, "steps": 2, "temperature": 0.5, **given})
+
+
+def found(
+    kind: str, problem: Problem, call: Callable[..., Tensor] | None = None, scope: Scope = "core", **given: Any
+) -> dict[str, str]:
+    form, params = form_of(kind, scope, **given)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_the_reference(kind: str, dtype: str) -> None:
+    assert not found(kind, Problem(37, 21, 1, 2, dtype))
+
+
+@each_kind
+def test_agrees_in_a_layer(kind: str) -> None:
+    assert not found(kind, Problem(19, 20, 1, 2), scope="layer", d=18)
+
+
+@each_kind
+def test_agrees_on_fewer_tokens_than_a_tile_and_one_step(kind: str) -> None:
+    assert not found(kind, Problem(3, 5, 1, 3), steps=1, rank=2)
+
+
+@each_kind
+def test_agrees_where_tokens_are_zero(kind: str) -> None:
+    form, params = form_of(kind)
+    problem = Problem(21, 17, dtype="bfloat16")
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    inputs.data["x"][:, 3:6] = 0.0
+    assert not disagreements(form.impls["cuda"].load(), form, problem, params, inputs)
+
+
+@each_kind
+def test_a_dropped_token_or_step_is_noticed(kind: str) -> None:
+    form, params = form_of(kind)
+
+    def short(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
+        x = torch.cat((x[:, :-1], x[:, -2:-1]), dim=1)
+        return form.impls["cuda"].load()(problem, params, x, bases)
+
+    def hasty(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
+        return form.impls["cuda"].load()(problem, {**params, "steps": 1}, x, bases)
+
+    assert set(found(kind, Problem(35, 16), short)) == {"output", "x"}
+    assert set(found(kind, Problem(35, 16), hasty)) == {"output", "x"}
+    assert params["steps"] == 2
+
+
+def test_a_stale_gram_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D updated with the codes of the step before."""
+    plain, kept = factorisation.next_bases, []
+
+    def stale(x: Tensor, d: Tensor, codes: Tensor, updates: factorisation.Updates) -> tuple[Tensor, Tensor]:
+        kept.append(codes.clone())
+        return plain(x, d, kept[max(0, len(kept) - 2)], updates)
+
+    monkeypatch.setattr(factorisation, "next_bases", stale)
+    assert set(found("nmf", Problem(35, 16))) == {"output", "x"}
+
+
+def test_half_precision_bases_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cosines over a temperature of 0.01 need more bits than bfloat16 has."""
+    plain = factorisation.next_bases
+    monkeypatch.setattr(factorisation, "next_bases", lambda *args: [t.bfloat16().float() for t in plain(*args)])
+    assert found("vq", Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
+
+
+@each_kind
+def test_the_temperature_of_the_paper(kind: str) -> None:
+    assert not found(kind, Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
