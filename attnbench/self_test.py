@@ -1,0 +1,120 @@
+"""The A/A self-test: two fresh workers measure the same small cell in turns. What differs is noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from attnbench import pipe
+from attnbench.problem import Cell, Problem
+from attnbench.record import columns_of
+from attnbench.settings import Measure
+
+CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
+
+TURNS = 6
+"""Pairs of visits, one by each worker."""
+
+MEASURE = Measure(rounds=TURNS, within_process_precision=0.0, min_samples=5, max_samples=400, max_time_s=0.1)
+"""Every visit samples for its whole time: a precision of 0 is reached only by samples that are all equal."""
+
+TIMEOUT_S = 60.0
+MEMORY_BYTES = 2**30
+"""Far more than the cell needs."""
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What two workers measured. metrics: columns of everything they could measure. pairs: seconds of one call by the
+    first and by the second worker, turn by turn. samples: how many there were; flagged: how many by flag. facts:
+    environment.json as the workers would have it.
+    """
+
+    device: str
+    metrics: frozenset[str]
+    pairs: tuple[tuple[float, float], ...]
+    samples: int
+    flagged: Mapping[str, int]
+    facts: Mapping[str, Any]
+
+    @property
+    def call_s(self) -> float:
+        """Seconds of one call, the geometric mean of all visits."""
+        return math.exp(mean(math.log(s) for pair in self.pairs for s in pair))
+
+    @property
+    def floor(self) -> float:
+        """The noise floor: by how much identical code may seem to differ here, a fraction; infinite beyond 1000.
+
+        The farther end of the 95 % interval of the mean log ratio second / first, over the turns.
+        """
+        from attnbench.analysis.quantile import student
+
+        logs = [math.log(second / first) for first, second in self.pairs]
+        end = abs(mean(logs)) + student(len(logs) - 1, 0.95) * stdev(logs) / math.sqrt(len(logs))
+        return math.expm1(end) if end < math.log(1000) else math.inf
+
+    def share(self, flag: str) -> float:
+        """The share of samples with this flag."""
+        return self.flagged.get(flag, 0) / self.samples if self.samples else 0.0
+
+
+def self_test(device: str, threads: int, start: Callable[[int, int], pipe.Worker] = pipe.start) -> SelfTest:
+    """Measures on a device ("cpu" or "cuda"). Raises WorkerLost where a worker is lost or the cell gives no time."""
+    workers: list[pipe.Worker] = []
+    try:
+        workers.append(start(0, threads))
+        facts = workers[0].ask({"do": "environment", "device": device}, TIMEOUT_S)["environment"]
+        scouted = _visit(workers[0], "scout", device, None)
+        workers.append(start(1, threads))
+        turns = [_turn(workers, number, device, scouted["metrics"].get("tolerance")) for number in range(TURNS)]
+    finally:
+        for worker in workers:
+            worker.close()
+    answers = [answer for turn in turns for answer in turn]
+    samples = [flags.split("+") for answer in answers for _, flags in _wall(answer)]
+    return SelfTest(
+        device,
+        frozenset(name for answer in (scouted, *answers) for name in answer["metrics"]),
+        tuple((first["metrics"]["wall_time_s"], second["metrics"]["wall_time_s"]) for first, second in turns),
+        len(samples),
+        {
+            flag: sum(flag in flags for flags in samples)
+            for flag in sorted({f for flags in samples for f in flags if f})
+        },
+        facts,
+    )
+
+
+def _wall(answer: Mapping[str, Any]) -> list[tuple[float, str]]:
+    return [(seconds, flags) for clock, seconds, flags in answer["samples"] if clock == "wall"]
+
+
+def _turn(
+    workers: Sequence[pipe.Worker], number: int, device: str, tolerance: float | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One visit by each; who begins changes from turn to turn, so that a drift of the machine cancels."""
+    order = (0, 1) if number % 2 == 0 else (1, 0)
+    found = {index: _visit(workers[index], "time", device, tolerance) for index in order}
+    return found[0], found[1]
+
+
+def _visit(worker: pipe.Worker, do: str, device: str, tolerance: float | None) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "do": do,
+        "cell": columns_of(CELL),
+        "measure": asdict(MEASURE),
+        "foreseen": {},
+        "tolerance": tolerance,
+        "device": device,
+        "operators_from": [],
+        "memory_limit": MEMORY_BYTES,
+        "host_limit": None,
+    }
+    answer = worker.ask(request, TIMEOUT_S)
+    if answer["status"] != "ok":
+        raise pipe.WorkerLost(answer["status"], answer.get("reason") or answer["status"])
+    return answer
