@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench bench-operators results kernels gpu-test clean
+.PHONY: run test check format lint types bench soak bench-operators results kernels gpu-test clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -50,6 +50,12 @@ gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA
 	@if $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
 	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu tests/test_gpu.py; \
 	else echo "gpu-test: no CUDA device is available to torch here, so no GPU test was run."; fi
+
+bench: $(BIN)/.ready  ## what the harness itself costs, per visit and per worker
+	$(BIN)/python benchmarks/harness.py
+
+soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders
+	$(BIN)/python benchmarks/soak.py
 
 clean:           ## remove the environment and caches
 	rm -rf $(VENV) .wheels .pytest_cache .mypy_cache .ruff_cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import environment, gpu, journal, pipe
+from attnbench import conditions, environment, gpu, journal, pipe
 from attnbench.definitions import definitions
 from attnbench.errors import BadInput
 from attnbench.plan import Plan, order_seed
@@ -134,11 +134,16 @@ def stored_suite(folder: Path) -> Suite:
     return from_text(text, str(folder / SUITE), folder)
 
 
-def disturbances(device: str) -> list[str]:
+def others_on_gpu(device: str) -> list[str]:
     """Who else computes on the GPU, as sentences."""
     if device != "cuda":
         return []
     return [f"{who} is using the GPU: times and memory are disturbed" for who in gpu.other_processes(set())]
+
+
+def disturbances() -> list[str]:
+    """What on the host would make numbers worse, as sentences with what to do."""
+    return [f"{c.subject}: {c.found}. {c.todo}" for c in conditions.host() if c.level == "warning"]
 
 
 def _environment(device: str, threads: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def command(
     """
     from attnbench import suite as suites
     from attnbench.errors import BadInput
-    from attnbench.session import begin, choose_device, disturbances, go_on, stored_suite
+    from attnbench.session import begin, choose_device, disturbances, go_on, others_on_gpu, stored_suite
 
     if resume is not None and out is not None:
         raise BadInput("--resume and --out: a run is gone on with where it is. Give one of the two.")
@@ -49,9 +49,10 @@ def command(
     if dry_run:
         _list(chosen, form)
         return
-    for text in disturbances(choose_device(device)):
-        if strict:
-            raise BadInput(f"--strict: {text}. Stop it, or run without --strict.")
+    others = others_on_gpu(choose_device(device))
+    if strict and others:
+        raise BadInput(f"--strict: {others[0]}. Stop it, or run without --strict.")
+    for text in [*others, *disturbances()]:
         print(f"warning: {text}", file=sys.stderr)
     session = begin(chosen, choose_device(device), out) if resume is None else go_on(chosen, device, resume)
     raise typer.Exit(_measure(session, form))

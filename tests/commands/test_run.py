@@ -1,0 +1,98 @@
+"""attnbench run on the command line: usage, dry run, and a small run through to its tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.errors import BadInput
+from attnbench.progress import duration, plain
+from tests.running import faulty
+from tests.stored import CELL, visit
+
+SUITE = """
+name: tiny
+operators: [softmax, linformer]
+impls: [reference]
+sweep: [{seq_len: [16, 32]}]
+problem: {heads: 2, channels: 16}
+measure: {rounds: 2, max_samples: 8, max_time: 20ms}
+limits: {memory: 1GiB}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "no SUITE was given"),
+        (["quick", "--out", "a", "--resume", "b"], "--resume and --out"),
+        (["--resume", "nowhere"], "not a run folder"),
+        (["nosuch"], "nosuch"),
+    ],
+)
+def test_bad_usage_is_one_paragraph(arguments: list[str], told: str) -> None:
+    done = CliRunner().invoke(app, ["run", *arguments])
+    assert isinstance(done.exception, BadInput)
+    assert told in str(done.exception)
+
+
+def test_a_dry_run_lists_and_writes_nothing(tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--format", "json"])
+    assert done.exit_code == 0
+    assert len(json.loads(done.stdout)) == 4
+    assert list(tmp_path.iterdir()) == [suite]
+
+
+def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, suite: Path) -> None:
+    folder = tmp_path / "run"
+    done = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder), "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1] == str(folder)
+    assert "linformer" in done.stdout
+    assert "visits done" not in done.stdout
+    again = CliRunner().invoke(app, ["run", "--resume", str(folder), "--format", "json"])
+    assert again.exit_code == 0
+    assert json.loads(again.stdout)["folder"] == str(folder)
+    third = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder)])
+    assert "something already" in str(third.exception)
+
+
+def test_progress_tells_failures_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    told = plain(sys.stderr)
+    told.planned(4, 130.0)
+    told.ended(visit(CELL, round=1, status="crashed", reason="SIGKILL", warnings=("hot",)), 60.0)
+    told.ended(visit(CELL, round=2), 30.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "timed rounds: 4 visits, about 2 min 10 s"
+    assert lines[1].startswith("crashed: softmax.reference") and lines[1].endswith("SIGKILL")  # noqa: PT018
+    assert lines[2].endswith("hot")
+    assert len(lines) == 3
+
+
+def test_progress_shows_the_present(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    monkeypatch.setattr("attnbench.progress.EVERY_S", 0.0)
+    told = plain(sys.stderr)
+    told.planned(4, 3700.0)
+    told.begun(faulty("honest", 64), 2)
+    assert "round 2: 0/4 visits done, 1 h 01 min left · faulty honest fwd n64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,145 @@
+"""Each disturbance is seen, and comes with what to do about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench import conditions, environment, gpu, session
+from attnbench.__main__ import app
+from attnbench.conditions import Condition
+
+CALM: dict[str, Any] = {
+    "cpu": "A CPU",
+    "cores": 4,
+    "machine": "x86_64",
+    "affinity": [0, 1, 2, 3],
+    "cgroup_cpus": None,
+    "load": 0.1,
+    "governor": "performance",
+    "cgroup_memory_bytes": None,
+}
+
+
+def found(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> dict[str, Condition]:
+    monkeypatch.setattr(environment, "host", lambda: {**CALM, **facts})
+    monkeypatch.setattr(environment, "usable_cores", lambda: 4)
+    return {c.subject: c for c in conditions.host()}
+
+
+def test_a_calm_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = found(monkeypatch)
+    assert all(calm[name].level == "good" for name in ("cores to use", "load", "clock governor", "memory"))
+
+
+@pytest.mark.parametrize(
+    ("subject", "facts"),
+    [
+        ("load", {"load": 3.9}),
+        ("clock governor", {"governor": "powersave"}),
+        ("cores to use", {"cgroup_cpus": 1.5}),
+    ],
+)
+def test_disturbances_are_warned_of_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, subject: str, facts: dict[str, Any]
+) -> None:
+    condition = found(monkeypatch, **facts)[subject]
+    assert condition.level == "warning"
+    assert condition.todo
+    assert any(text.startswith(subject) for text in session.disturbances())
+
+
+def test_doctor_prints_json_and_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "SELF_TEST_S", 0.05)
+    done = CliRunner().invoke(app, ["doctor", "--format", "json"])
+    assert done.exit_code == 0
+    rows = json.loads(done.stdout)
+    assert {"processor", "load", "host clock", "torch", "A/A self-test"} <= {row["subject"] for row in rows}
+
+
+def test_doctor_fails_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = Condition("torch", "missing", "cannot be imported", "Install torch.")
+    monkeypatch.setattr(conditions, "device", lambda: [missing])
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "Install torch" in done.stdout
+
+
+def test_another_process_on_the_gpu_is_named_and_strict_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "other_processes", lambda mine: ["python (process 7, GPU 0)"])
+    assert session.others_on_gpu("cpu") == []
+    assert "python (process 7, GPU 0) is using the GPU" in session.others_on_gpu("cuda")[0]
+    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
+    done = CliRunner().invoke(app, ["run", "quick", "--strict"])
+    assert "python (process 7, GPU 0)" in str(done.exception)
+
+
+class Process:
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.usedGpuMemory = 2**20
+
+
+class FakeNvml:
+    """As much of NVML as is asked."""
+
+    class NVMLError(Exception):
+        pass
+
+    reasons = 0
+    millijoules = 1500
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802 - NVML's own names
+        assert uuid == "GPU-abc"
+        return uuid
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:  # noqa: N802
+        return self.reasons
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
+        return self.millijoules
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return "GPU-abc"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Process]:  # noqa: N802
+        return [Process(1), Process(2)]
+
+    def nvmlSystemGetProcessName(self, pid: int) -> str:  # noqa: N802
+        return f"/usr/bin/trainer{pid}"
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
+        raise self.NVMLError
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml()
+    monkeypatch.setattr(gpu, "nvml", lambda: fake)
+    return fake
+
+
+def test_throttling_and_power_capping_are_told_apart(nvml: FakeNvml) -> None:
+    one = gpu.Gpu("abc", 2**20, 2**30, "A GPU", "9.0")
+    assert one.flags() == []
+    nvml.reasons = 0x4
+    assert one.flags() == ["capped"]
+    nvml.reasons = 0x20 | 0x4
+    assert one.flags() == ["throttled", "capped"]
+
+
+def test_nvml_gives_joules_and_nothing_where_it_fails(nvml: FakeNvml) -> None:
+    one = gpu.Gpu("abc", 2**20, 2**30, "A GPU", "9.0")
+    assert one.energy_j() == 1.5
+    assert one.sm_clock_mhz() is None
+    assert one.process_memory_bytes() is None
+
+
+def test_only_others_count(nvml: FakeNvml) -> None:
+    assert gpu.other_processes({1}) == ["trainer2 (process 2, GPU 0)"]

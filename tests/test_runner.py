@@ -1,0 +1,195 @@
+"""What a runner decides: with workers that only pretend, so that every case is quick."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnbench import budget, journal, pipe
+from attnbench.plan import beyond, exit_code
+from attnbench.problem import Cell, Problem
+from attnbench.record import Run, Visit, read_run
+from attnbench.runner import THROTTLED, Runner, Stopped
+from attnbench.settings import Limits, Measure
+from attnbench.subject import THROTTLED as SAID_BY_WORKER
+from tests.running import Silent, faulty, plan
+from tests.stored import CELL, cell, visit
+
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Pretended:
+    """A worker that answers without a process."""
+
+    def __init__(self, number: int, answer: Answer) -> None:
+        self.number = number
+        self.start_s = 0.0
+        self.answer = answer
+        self.closed = False
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        assert not self.closed
+        if request["do"] == "why_not":
+            return {"reasons": [["skipped", None] for _ in request["cells"]]}
+        if request["do"] == "foresee":
+            return {"foreseen": {"total_bytes": 1000}}
+        return self.answer(request)
+
+    def close(self) -> None:
+        self.closed = True
+
+    kill = close
+
+
+def fine(request: dict[str, Any]) -> dict[str, Any]:
+    metrics = {"operator_s": 0.0, "scout_time_s": 1e-3, "tolerance": 1e-5}
+    if request["do"] == "scout":
+        return {"status": "ok", "metrics": metrics}
+    return {"status": "ok", "metrics": {"operator_s": 0.0, "wall_time_s": 1e-3}, "samples": [["wall", 1e-3, ""]]}
+
+
+def ran(folder: Path, cells: list[Cell], answer: Answer = fine, **given: Any) -> Run:
+    opened = journal.create(folder, "name: made\n", {})
+    start: Any = lambda number, threads: Pretended(number, answer)  # noqa: E731
+    try:
+        Runner(plan(cells, **given), opened, Silent(), start).run()
+    finally:
+        opened.close()
+    return read_run(folder)
+
+
+CELLS = [faulty(impl, n) for impl in ("reference", "honest") for n in (64, 32, 128)]
+ROUNDS = Measure(rounds=3)
+
+
+def test_the_scout_goes_up_in_size_and_rounds_are_shuffled_alike_for_a_seed(tmp_path: Path) -> None:
+    run = ran(tmp_path / "a", CELLS, measure=ROUNDS, seed=1)
+    scouted = run.visits[run.visits["round"] == 0]
+    assert list(scouted["seq_len"]) == [32, 32, 64, 64, 128, 128]
+    orders = [tuple(run.visits[run.visits["round"] == n]["key"]) for n in (1, 2, 3)]
+    assert len(set(orders)) == 3
+    assert all(list(run.visits[run.visits["round"] == n]["order"]) == list(range(6)) for n in (1, 2, 3))
+    again = ran(tmp_path / "b", CELLS, measure=ROUNDS, seed=1)
+    assert list(again.visits["key"]) == list(run.visits["key"])
+    other = ran(tmp_path / "c", CELLS, measure=ROUNDS, seed=2)
+    assert list(other.visits["key"]) != list(run.visits["key"])
+
+
+def test_every_round_has_a_fresh_process(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", CELLS, measure=ROUNDS)
+    assert run.visits.groupby("round")["process"].nunique().eq(1).all()
+    assert run.visits["process"].nunique() == 4
+
+
+def test_a_fatal_answer_ends_its_worker(tmp_path: Path) -> None:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        bad = request["do"] == "time" and request["cell"]["seq_len"] == 64
+        return {"status": "crashed", "reason": "lost"} if bad else fine(request)
+
+    run = ran(tmp_path / "run", CELLS, answer, measure=Measure(rounds=1))
+    timed = run.visits[run.visits["round"] == 1]
+    after = timed.sort_values("order")
+    for crashed in after[after["status"] == "crashed"]["order"]:
+        later = after[after["order"] > crashed]["process"]
+        assert (later > int(after[after["order"] == crashed]["process"].iloc[0])).all()
+
+
+@pytest.mark.parametrize(("status", "visits"), [("wrong", 1), ("timeout", 1), ("oom", 1), ("crashed", 3), ("error", 3)])
+def test_what_would_fail_the_same_way_is_not_visited_again(tmp_path: Path, status: str, visits: int) -> None:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        return fine(request) if request["do"] == "scout" else {"status": status, "reason": "so"}
+
+    run = ran(tmp_path / "run", CELLS[:1], answer, measure=ROUNDS)
+    assert len(run.visits[run.visits["round"] > 0]) == visits
+    assert run.results["status"].iloc[0] == status
+
+
+def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path) -> None:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        found = fine(request)
+        return found if request["do"] == "scout" else {**found, "warnings": [f"{SAID_BY_WORKER}: all 1 samples"]}
+
+    assert THROTTLED == SAID_BY_WORKER
+    with pytest.raises(Stopped, match="throttled throughout 5 visits"):
+        ran(tmp_path / "run", CELLS, answer, measure=ROUNDS)
+    run = read_run(tmp_path / "run")
+    assert len(run.visits) == 6 + 5
+    assert (tmp_path / "run" / "results.csv").is_file()
+
+
+def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
+    opened = journal.create(tmp_path / "run", "", {})
+
+    def start(number: int, threads: int) -> pipe.Worker:
+        raise pipe.WorkerLost("crashed", "no torch")
+
+    with pytest.raises(Stopped, match="no torch"):
+        Runner(plan(CELLS), opened, Silent(), start).run()
+
+
+def test_a_predicted_excess_says_by_how_much(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", CELLS[:1], memory_limit=400)
+    assert run.results["status"].iloc[0] == "skipped"
+    run = ran(tmp_path / "other", CELLS[:1], memory_limit=1000)
+    assert run.results["status"].iloc[0] == "ok"
+
+
+def test_a_budget_of_nothing_scouts_the_smallest_and_skips_the_rest_alike(tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", CELLS, limits=Limits(budget_s=1e-9))
+    assert (run.results["status"] == "skipped").all()
+    assert run.results["reason"].str.contains("budget").all()
+
+
+def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
+    measure = Measure(rounds=2, min_samples=5, max_time_s=1.0)
+    scouted = [(cell(seq_len=n), n * 1e-4) for n in (64, 128, 256, 512)]
+    free = budget.afford(scouted, measure, None, 2)
+    assert (free.max_time_s, free.out_of_reach) == (1.0, {})
+    roomy = budget.afford(scouted, measure, 100.0, 2)
+    assert (roomy.max_time_s, roomy.out_of_reach) == (1.0, {})
+    tight = budget.afford(scouted, measure, 10.0, 2)
+    assert tight.max_time_s < 1.0
+    assert not tight.out_of_reach
+    spent = sum(budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in scouted)
+    assert 2 * (spent + budget.START_S) == pytest.approx(10.0, rel=0.01)
+    scant = budget.afford(scouted, measure, 6.8, 2)
+    assert set(scant.out_of_reach) == {cell(seq_len=512).key}
+
+
+def test_beyond_means_no_size_smaller_and_one_larger() -> None:
+    small = faulty("honest", 64)
+    assert beyond(faulty("honest", 128), small)
+    assert not beyond(faulty("honest", 32), small)
+    assert not beyond(small, small)
+    assert not beyond(faulty("reference", 128), small)
+    assert not beyond(faulty("honest", 128, "fwd_bwd"), small)
+    assert beyond(replace(small, problem=Problem(64, 16)), small)
+    assert not beyond(replace(small, problem=Problem(128, 4)), small)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["ok", "ok"], 0),
+        (["ok", "skipped"], 0),
+        (["skipped", "skipped"], 3),
+        ([], 3),
+        *((["ok", bad], 1) for bad in ("wrong", "crashed", "error", "timeout", "oom")),
+    ],
+)
+def test_exit_codes(statuses: list[Any], code: int) -> None:
+    visits: list[Visit] = [visit(CELL, round=1, status=status) for status in statuses]
+    assert exit_code(visits) == code
+
+
+def test_a_scouted_but_never_timed_run_measured_nothing() -> None:
+    assert exit_code([visit(CELL, round=0)]) == 3
+
+
+def test_seeds_differ_between_suites() -> None:
+    assert random.Random("1 1").random() != random.Random("1 2").random()
