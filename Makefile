@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench soak bench-operators results kernels gpu-test clean
+.PHONY: run test check format lint types bench bench-operators results readme soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -51,8 +51,34 @@ gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA
 	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu tests/test_gpu.py; \
 	else echo "gpu-test: no CUDA device is available to torch here, so no GPU test was run."; fi
 
+gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## suites/gpu.yaml on a CUDA device into results/reference (WHEELS=folder, GPU=name)
+	@if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .wheels $(WHEELS)/*.whl; fi
+	@if ! $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
+	  echo "gpu-bench: no CUDA device is available to torch here, so nothing was measured."; exit 0; fi; \
+	folder=$(REFERENCE)/$(or $(GPU),gpu)-gpu; export PYTHONPATH=.wheels:$$PYTHONPATH; \
+	if [ -d $$folder ]; then $(GPU_PYTHON) -m attnbench run --resume $$folder --device cuda; \
+	else $(GPU_PYTHON) -m attnbench run suites/gpu.yaml --device cuda --out $$folder; fi; \
+	$(GPU_PYTHON) -m attnbench floor $$folder
+
 bench: $(BIN)/.ready  ## what the harness itself costs, per visit and per worker
 	$(BIN)/python benchmarks/harness.py
+
+bench-operators: $(BIN)/.ready  ## every reference on the CPU beside its cost, as a share of a matmul's rate
+	$(BIN)/python benchmarks/operators.py
+
+# One folder per machine and suite; a run that was interrupted goes on.
+REFERENCE := results/reference
+MACHINE ?= cpu
+results: $(BIN)/.ready  ## measure the CPU suites into results/reference (MACHINE=name), then the README's tables
+	@for suite in sequence image channels; do \
+	  folder=$(REFERENCE)/$(MACHINE)-$$suite; \
+	  if [ -d $$folder ]; then $(BIN)/attnbench run --resume $$folder --device cpu || exit 1; \
+	  else $(BIN)/attnbench run $$suite --device cpu --out $$folder || exit 1; fi; \
+	done
+	$(MAKE) readme
+
+readme: $(BIN)/.ready   ## put the tables and the picture of results/reference into README.md
+	$(BIN)/python benchmarks/readme.py
 
 soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders
 	$(BIN)/python benchmarks/soak.py
