@@ -1,0 +1,64 @@
+"""Peak memory from shapes alone, against what the allocator saw, for every operator in both modes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attnbench.footprint import predict
+from attnbench.foresight import foresee
+from attnbench.metrics import peak_memory
+from attnbench.problem import MODES, Cell, Mode, canonical_params
+from attnbench.registry import operators
+from attnbench.subject import subject_of
+from tests.measuring import bench
+from tests.variants import Variant, variants
+
+SCRATCH = {
+    ("softmax_pool", "fwd_bwd"): "_softmax_backward_data makes a strided gradient contiguous",
+    ("efficient", "fwd_bwd"): "_softmax_backward_data makes a strided gradient contiguous",
+    ("mlp_mixer", "fwd_bwd"): "native_layer_norm_backward keeps sums per thread",
+    ("sparse_transformer", "fwd"): "bmm packs its operands",
+}
+"""Where a library call takes scratch that shapes do not tell: the measured peak is above the prediction."""
+
+IN_PLACE = {
+    ("kao_kv", "fwd_bwd"): "autograd adds one gradient to another in place",
+    ("kao_qkv", "fwd_bwd"): "autograd adds one gradient to another in place",
+}
+"""Where autograd reuses a buffer that nobody else holds, which it does not do on fake tensors: one buffer less."""
+
+CORE = [v for v in variants() if v.scope == "core"]
+
+
+def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
+    """Predicted and measured peak above the inputs, bytes."""
+    problem = variant.problem((16, 16), channels=64, heads=2, batch=2)
+    if not variant.defined(problem):
+        problem = variant.problem((32, 32), channels=64, heads=2, batch=2)
+    cell = Cell(variant.name, "reference", "core", mode, problem, variant.params)
+    source = operators()[variant.name]
+    of = subject_of(cell, source, "cpu", 2**33, foresee(cell, source))
+    of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
+    predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
+    return predicted, int(peak_memory.scout(bench(of))["peak_memory_bytes"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variant", CORE, ids=lambda v: f"{v.name}-{canonical_params(v.params)[:60]}")
+def test_prediction_is_within_a_tenth_of_the_measured_peak(variant: Variant, mode: Mode) -> None:
+    torch.set_num_threads(1)
+    predicted, measured = shares(variant, mode)
+    if (variant.name, mode) in SCRATCH:
+        assert 0.9 * predicted <= measured <= 1.4 * predicted
+        return
+    if (variant.name, mode) in IN_PLACE:
+        assert 0.8 * predicted <= measured <= 1.1 * predicted
+        return
+    assert predicted == pytest.approx(measured, rel=0.1, abs=4096)
+
+
+def test_the_tenth_would_notice_a_doubled_matrix() -> None:
+    softmax = next(v for v in CORE if v.name == "softmax")
+    predicted, measured = shares(softmax, "fwd")
+    assert predicted / 2 != pytest.approx(measured, rel=0.1, abs=4096)
