@@ -201,7 +201,9 @@ def code_tiles(rank: int) -> Tiles:
 
 def gradient_tiles(rank: int, dtype: torch.dtype) -> Tiles:
     """Of `one_step_gradient_kernel`."""
-    return Tiles({"BLOCK_N": 64 if dtype == torch.bfloat16 else 32, "BLOCK_D": 32, "BLOCK_R": padded(rank)}, 8)
+    narrow = dtype == torch.bfloat16
+    sizes = {"BLOCK_N": 64 if narrow else 32, "BLOCK_D": 32, "BLOCK_R": padded(rank)}
+    return Tiles(sizes, 8, 2 if narrow else 1)
 
 
 def sum_tiles(rank: int) -> Tiles:

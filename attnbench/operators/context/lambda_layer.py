@@ -14,6 +14,7 @@ projections of Q, K and V and the batch norms of Q and V, with the batch's own s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -22,9 +23,12 @@ from torch.nn.functional import batch_norm, conv2d
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import maps, normal
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not as kernel_why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.window import window_pairs
+
+MAX_KEY_DEPTH = 64  # of the kernel
 
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor | None = None) -> Tensor:
@@ -86,26 +90,30 @@ def positions(problem: Problem, params: Params, generator: Generator) -> dict[st
     return {"e": normal(problem, generator, *shape, scale=terms**-0.5)}
 
 
-def layer(
-    problem: Problem,
-    params: Params,
-    x: Tensor,
-    w_q: Tensor,
-    w_k: Tensor,
-    w_v: Tensor,
-    gamma_q: Tensor,
-    beta_q: Tensor,
-    gamma_v: Tensor,
-    beta_v: Tensor,
-    e: Tensor | None = None,
-) -> Tensor:
-    """x: [B, C, height, width]. w_q: [h·|k|, C]. w_k: [|k|·u, C]. w_v: [|v|·u, C]. The rest is of the norms, and E."""
-    pixels, size = x.flatten(2), x.shape[2:]
-    q, k, v = (w @ pixels for w in (w_q, w_k, w_v))  # [c, C] × [B, C, N]
-    q = batch_norm(q, None, None, gamma_q, beta_q, training=True)
-    v = batch_norm(v, None, None, gamma_v, beta_v, training=True)
-    q, k, v = (t.unflatten(-1, size) for t in (q, k, v))
-    return reference(problem, params, q, k, v, e)
+def layer(core: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The projections and norms before a core."""
+
+    def call(
+        problem: Problem,
+        params: Params,
+        x: Tensor,
+        w_q: Tensor,
+        w_k: Tensor,
+        w_v: Tensor,
+        gamma_q: Tensor,
+        beta_q: Tensor,
+        gamma_v: Tensor,
+        beta_v: Tensor,
+        **e: Tensor,
+    ) -> Tensor:
+        """x: [B, C, height, width]. w_q: [h·|k|, C]. w_k: [|k|·u, C]. w_v: [|v|·u, C]. The rest: norms and E."""
+        pixels, size = x.flatten(2), x.shape[2:]
+        q, k, v = (w @ pixels for w in (w_q, w_k, w_v))  # [c, C] × [B, C, N]
+        q = batch_norm(q, None, None, gamma_q, beta_q, training=True)
+        v = batch_norm(v, None, None, gamma_v, beta_v, training=True)
+        return core(problem, params, **{n: t.unflatten(-1, size) for n, t in (("q", q), ("k", k), ("v", v))}, **e)
+
+    return call
 
 
 def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -197,6 +205,27 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
+def _fused() -> Callable[..., Tensor]:
+    from attnbench.kernels.lambda_convolution import apply
+
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor) -> Tensor:
+        queries = q.unflatten(1, (problem.heads, -1))  # [B, h, |k|, height, width]
+        values = v.unflatten(1, (problem.head_dim, -1))  # [B, |v|, u, height, width]
+        return apply(queries, values, e, content_lambda(problem, params, k, v)).flatten(1, 2)
+
+    return call
+
+
+def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    if params["kind"] != "conv":
+        return f"kind {params['kind']} is cuBLAS products of the reference; nothing of ours would beat them"
+    if params["key_depth"] > MAX_KEY_DEPTH:
+        return f"key_depth {params['key_depth']} is more than the {MAX_KEY_DEPTH} that one program holds"
+    return kernel_why_not(problem, device, max_head_dim=problem.head_dim)
+
+
+KERNEL = "attnbench Triton: lambda_convolution"
+
 OPERATOR = Operator(
     paper=Paper(
         "Bello",
@@ -205,7 +234,15 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2102.08602",
         "eqs. 1 and 2, sec. 3.2",
     ),
-    forms={"core": Form(reference, make_inputs, cost), "layer": Form(layer, layer_inputs, layer_cost)},
+    forms={
+        "core": Form(reference, make_inputs, cost, {"cuda": Impl(_fused, KERNEL, _fused_why_not)}),
+        "layer": Form(
+            layer(reference),
+            layer_inputs,
+            layer_cost,
+            {"cuda": Impl(lambda: layer(_fused()), KERNEL, _fused_why_not)},
+        ),
+    },
     complexity=lambda params: Complexity(time="n^2" if params["kind"] == "global" else "n", memory="n"),
     params={
         "kind": Param("conv", "what positions add to the content lambda", ("content", "global", "conv")),

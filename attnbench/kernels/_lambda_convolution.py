@@ -1,0 +1,244 @@
+"""Kernels of `lambda_convolution`: the position lambdas applied to the queries, and the four gradients.
+
+Shapes, contiguous: q [B, h, |k|, N], v [B, |v|, u, N], E [|k|, u, r, r], lambdas [B, |v|, |k|, N], y [B, h, |v|, N].
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def patches(v, lines, line_mask, pixels, offsets, height, width, depth, side):
+    """v at every pixel moved by every offset, 0 outside the map: [rows, offsets].
+
+    lines: the row's b·|v| + channel. offsets: (u·r + row)·r + column of E, and so which layer and where to.
+    """
+    area = side * side
+    layer = offsets // area
+    y = (pixels // width)[:, None] + (offsets % area // side - side // 2)[None, :]
+    x = (pixels % width)[:, None] + (offsets % side - side // 2)[None, :]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    mask = inside & line_mask[:, None] & (offsets < depth * area)[None, :]
+    there = (lines[:, None] * depth + layer[None, :]) * (height * width) + y * width + x
+    return tl.load(v + there, mask=mask, other=0.0)
+
+
+@triton.jit
+def apply_kernel(
+    q,
+    v,
+    e,
+    content,  # [B, |v|, |k|]: added to every position lambda
+    lambdas,  # out, SAVE: position and content together
+    y,  # out
+    heads,
+    keys,
+    values,
+    depth,
+    height,
+    width,
+    side,
+    SAVE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per tile of pixels, tile of value channels and sample, in that order."""
+    seq_len = height * width
+    tiles_n = tl.cdiv(seq_len, BLOCK_N)
+    tiles_v = tl.cdiv(values, BLOCK_V)
+    first_n = tl.program_id(0) % tiles_n * BLOCK_N
+    first_v = tl.program_id(0) // tiles_n % tiles_v * BLOCK_V
+    sample = (tl.program_id(0) // (tiles_n * tiles_v)).to(tl.int64)
+    rows = tl.arange(0, BLOCK_V * BLOCK_N)
+    channels = first_v + rows // BLOCK_N
+    pixels = first_n + rows % BLOCK_N
+    row_mask = (channels < values) & (pixels < seq_len)
+    columns = tl.arange(0, BLOCK_K)
+    terms = depth * side * side
+
+    found = tl.zeros([BLOCK_V * BLOCK_N, BLOCK_K], tl.float32)
+    for first in range(0, terms, BLOCK_J):
+        offsets = first + tl.arange(0, BLOCK_J)
+        near = patches(v, sample * values + channels, row_mask, pixels, offsets, height, width, depth, side)
+        mask = (offsets < terms)[:, None] & (columns < keys)[None, :]
+        weights = tl.load(e + columns[None, :] * terms + offsets[:, None], mask=mask, other=0.0)
+        found = tl.dot(near, weights, found, input_precision=PRECISION)
+
+    found = tl.reshape(found, [BLOCK_V, BLOCK_N, BLOCK_K])
+    v_index = first_v + tl.arange(0, BLOCK_V)
+    n_index = first_n + tl.arange(0, BLOCK_N)
+    v_mask = v_index < values
+    n_mask = n_index < seq_len
+    k_mask = columns < keys
+    shared = tl.load(
+        content + (sample * values + v_index)[:, None] * keys + columns[None, :],
+        mask=v_mask[:, None] & k_mask[None, :],
+        other=0.0,
+    )
+    found += shared.to(tl.float32)[:, None, :]
+    if SAVE:
+        line = ((sample * values + v_index)[:, None, None] * keys + columns[None, None, :]) * seq_len
+        whole = v_mask[:, None, None] & n_mask[None, :, None] & k_mask[None, None, :]
+        tl.store(lambdas + line + n_index[None, :, None], found.to(lambdas.dtype.element_ty), mask=whole)
+    for head in range(heads):
+        key_line = (sample * heads + head) * keys + columns
+        query = tl.load(
+            q + key_line[None, :] * seq_len + n_index[:, None], mask=n_mask[:, None] & k_mask[None, :], other=0.0
+        ).to(tl.float32)
+        answer = tl.sum(found * query[None, :, :], axis=2)  # [BLOCK_V, BLOCK_N]
+        value_line = (sample * heads + head) * values + v_index
+        there = value_line[:, None] * seq_len + n_index[None, :]
+        tl.store(y + there, answer.to(y.dtype.element_ty), mask=v_mask[:, None] & n_mask[None, :])
+
+
+@triton.jit
+def lambda_gradient_kernel(
+    q,
+    lambdas,
+    dy,  # [B, h, |v|, N]
+    dlambdas,  # out [B, |v|, |k|, N]
+    dq,  # out [tiles of values, B, h, |k|, N], in float32 where there are several
+    heads,
+    keys,
+    values,
+    seq_len,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """dλ_n = Σ_h dy_n q_nᵀ, and dq_n = λ_n dy_n over a tile of value channels. Programs as in `apply_kernel`."""
+    tiles_n = tl.cdiv(seq_len, BLOCK_N)
+    tiles_v = tl.cdiv(values, BLOCK_V)
+    n_index = tl.program_id(0) % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile_v = tl.program_id(0) // tiles_n % tiles_v
+    sample = (tl.program_id(0) // (tiles_n * tiles_v)).to(tl.int64)
+    samples = (tl.num_programs(0) // (tiles_n * tiles_v)).to(tl.int64)
+    v_index = tile_v * BLOCK_V + tl.arange(0, BLOCK_V)
+    columns = tl.arange(0, BLOCK_K)
+    v_mask = v_index < values
+    n_mask = n_index < seq_len
+    k_mask = columns < keys
+    mask = v_mask[:, None, None] & k_mask[None, :, None] & n_mask[None, None, :]
+    there = ((sample * values + v_index)[:, None, None] * keys + columns[None, :, None]) * seq_len
+    there += n_index[None, None, :]
+    found = tl.load(lambdas + there, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_V, BLOCK_K, BLOCK_N]
+    gradient = tl.zeros([BLOCK_V, BLOCK_K, BLOCK_N], tl.float32)
+    for head in range(heads):
+        line = (sample * heads + head) * keys + columns
+        query_mask = k_mask[:, None] & n_mask[None, :]
+        query = tl.load(q + line[:, None] * seq_len + n_index[None, :], mask=query_mask, other=0.0).to(tl.float32)
+        value_line = (sample * heads + head) * values + v_index
+        cotangent = tl.load(
+            dy + value_line[:, None] * seq_len + n_index[None, :], mask=v_mask[:, None] & n_mask[None, :], other=0.0
+        ).to(tl.float32)
+        gradient += cotangent[:, None, :] * query[None, :, :]
+        dquery = tl.sum(found * cotangent[:, None, :], axis=0)  # [BLOCK_K, BLOCK_N]
+        part = (tile_v * samples * heads * keys + line)[:, None] * seq_len + n_index[None, :]
+        tl.store(dq + part, dquery.to(dq.dtype.element_ty), mask=query_mask)
+    tl.store(dlambdas + there, gradient.to(dlambdas.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def value_gradient_kernel(
+    dlambdas,
+    e,
+    dv,  # out [B, |v|, u, N]
+    keys,
+    values,
+    depth,
+    height,
+    width,
+    side,
+    BLOCK_V: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """dv_m = Σ_n Σ_k E_k,(m − n) dλ_nk. One program per tile of columns, of rows, of value channels, layer and sample.
+
+    A row of E becomes a [BLOCK_S, BLOCK_X] band matrix, from the BLOCK_S ≥ BLOCK_X + r − 1 columns of the gradients
+    that reach a tile to the columns of the tile, so that a convolution to one channel is a product on tensor cores.
+    """
+    tiles_x = tl.cdiv(width, BLOCK_X)
+    tiles_y = tl.cdiv(height, BLOCK_Y)
+    tiles_v = tl.cdiv(values, BLOCK_V)
+    index = tl.program_id(0)
+    first_x = index % tiles_x * BLOCK_X
+    first_y = index // tiles_x % tiles_y * BLOCK_Y
+    first_v = index // (tiles_x * tiles_y) % tiles_v * BLOCK_V
+    layer = index // (tiles_x * tiles_y * tiles_v) % depth
+    sample = (index // (tiles_x * tiles_y * tiles_v * depth)).to(tl.int64)
+    half = side // 2
+    rows = tl.arange(0, BLOCK_V * BLOCK_Y)
+    channels = first_v + rows // BLOCK_Y
+    ys = first_y + rows % BLOCK_Y
+    sources = tl.arange(0, BLOCK_S)
+    targets = tl.arange(0, BLOCK_X)
+    xs = first_x - half + sources
+    column = targets[None, :] - sources[:, None] + 2 * half  # of E
+    banded = (column >= 0) & (column < side)
+    inside_x = (xs >= 0) & (xs < width)
+
+    found = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_X], tl.float32)
+    for step in range(keys * side):
+        key = step // side
+        row = step % side
+        from_y = ys + half - row
+        mask = ((channels < values) & (from_y >= 0) & (from_y < height))[:, None] & inside_x[None, :]
+        line = (sample * values + channels) * keys + key
+        there = (line * (height * width) + from_y * width)[:, None] + xs[None, :]
+        gradient = tl.load(dlambdas + there, mask=mask, other=0.0)
+        band = tl.load(e + ((key * depth + layer) * side + row) * side + column, mask=banded, other=0.0)
+        found = tl.dot(gradient, band, found, input_precision=PRECISION)
+    mask = ((channels < values) & (ys < height))[:, None] & (first_x + targets < width)[None, :]
+    line = (sample * values + channels) * depth + layer
+    there = (line * (height * width) + ys * width + first_x)[:, None] + targets[None, :]
+    tl.store(dv + there, found.to(dv.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def embedding_gradient_kernel(
+    v,
+    dlambdas,
+    parts,  # out [splits, u·r·r, |k|]
+    count,  # B·|v| lines, times the tiles of pixels in each
+    keys,
+    depth,
+    height,
+    width,
+    side,
+    split_len,
+    BLOCK_J: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """dE = Σ dλ_nk v_m over samples, value channels and pixels. One program per tile of offsets and split of the lines'
+    pixel tiles, all lines one after the other.
+    """
+    seq_len = height * width
+    terms = depth * side * side
+    tiles_j = tl.cdiv(terms, BLOCK_J)
+    tiles_n = tl.cdiv(seq_len, BLOCK_N)
+    offsets = tl.program_id(0) % tiles_j * BLOCK_J + tl.arange(0, BLOCK_J)
+    split = (tl.program_id(0) // tiles_j).to(tl.int64)
+    columns = tl.arange(0, BLOCK_K)
+    begin = split * split_len
+    found = tl.zeros([BLOCK_J, BLOCK_K], tl.float32)
+    for tile in range(begin, tl.minimum(begin + split_len, count)):
+        line = tile // tiles_n
+        pixels = (tile % tiles_n).to(tl.int32) * BLOCK_N + tl.arange(0, BLOCK_N)
+        mask = pixels < seq_len
+        every = tl.zeros([BLOCK_N], tl.int64) + line
+        near = patches(v, every, mask, pixels, offsets, height, width, depth, side)  # [BLOCK_N, BLOCK_J]
+        there = (line * keys + columns)[None, :] * seq_len + pixels[:, None]
+        gradient = tl.load(dlambdas + there, mask=mask[:, None] & (columns < keys)[None, :], other=0.0)
+        found = tl.dot(tl.trans(near), gradient, found, input_precision=PRECISION)
+    there = (split * terms + offsets)[:, None] * keys + columns[None, :]
+    tl.store(parts + there, found, mask=(offsets < terms)[:, None] & (columns < keys)[None, :])

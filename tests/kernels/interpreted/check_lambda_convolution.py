@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import lambda_convolution
+from attnbench.operator import Form
+from attnbench.problem import Params, Problem, Scope
+from attnbench.registry import operators, resolve
+from tests.kernels.agreement import disagreements
+
+SMALL = {
+    "apply_tiles": {"BLOCK_N": 16, "BLOCK_V": 2, "BLOCK_J": 16},
+    "lambda_gradient_tiles": {"BLOCK_N": 16, "BLOCK_V": 2},
+    "value_gradient_tiles": {"BLOCK_V": 2, "BLOCK_Y": 8, "BLOCK_X": 16},
+    "embedding_gradient_tiles": {"BLOCK_J": 16, "BLOCK_N": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tiles, so that every loop runs more than once, and few programs, so that splits have several tiles."""
+
+    def smaller(name: str, tiles: Callable[..., lambda_convolution.Tiles]) -> Callable[..., lambda_convolution.Tiles]:
+        return lambda *args: lambda_convolution.Tiles({**tiles(*args).constexprs, **SMALL[name]}, 4)
+
+    for name in SMALL:
+        monkeypatch.setattr(lambda_convolution, name, smaller(name, getattr(lambda_convolution, name)))
+    monkeypatch.setattr(lambda_convolution, "PROGRAMS", 12)
+
+
+def form_of(scope: Scope = "core", **given: Any) -> tuple[Form, Params]:
+    operator = operators()["lambda_layer"].load()
+    return operator.forms[scope], resolve(operator, {"key_depth": 5, "window": 3, **given})
+
+
+def found(
+    problem: Problem, call: Callable[..., Tensor] | None = None, scope: Scope = "core", **given: Any
+) -> dict[str, str]:
+    form, params = form_of(scope, **given)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_the_reference(dtype: Any) -> None:
+    assert not found(Problem.image(5, 19, 6, 2, 2, dtype))
+
+
+@pytest.mark.parametrize(("window", "intra"), [(1, 1), (3, 2), (7, 1)])
+def test_agrees_for_every_window_and_intra_depth(window: int, intra: int) -> None:
+    assert not found(Problem.image(4, 7, 6, 2), window=window, intra_depth=intra)
+
+
+def test_agrees_in_a_layer() -> None:
+    assert not found(Problem.image(5, 7, 6, 2, 2), scope="layer")
+
+
+def test_agrees_on_one_pixel_and_one_channel() -> None:
+    assert not found(Problem.image(1, 1, 1))
+
+
+def test_agrees_without_a_gradient() -> None:
+    form, params = form_of()
+    problem = Problem.image(5, 7, 6, 2)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = form.impls["cuda"].load()
+    assert not disagreements(call, form, problem, params, inputs, backward=False)
+
+
+def test_a_mirrored_window_is_noticed() -> None:
+    form, _ = form_of()
+
+    def mirrored(problem: Problem, params: Params, e: Tensor, **tensors: Tensor) -> Tensor:
+        return form.impls["cuda"].load()(problem, params, e=e.flip(-1), **tensors)
+
+    assert set(found(Problem.image(5, 7, 6, 2), mirrored)) == {"output", "q", "v", "e"}
+
+
+def test_another_content_lambda_is_noticed() -> None:
+    form, _ = form_of()
+
+    def uniform(problem: Problem, params: Params, k: Tensor, v: Tensor, **tensors: Tensor) -> Tensor:
+        y: Tensor = form.impls["cuda"].load()(problem, params, k=0 * k, v=v, **tensors)
+        return y
+
+    assert "output" in found(Problem.image(5, 7, 6, 2), uniform)
+
+
+@pytest.mark.parametrize("gradient", ["value_gradients", "embedding_gradients"])
+def test_a_wrong_gradient_is_noticed(gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = getattr(lambda_convolution, gradient)
+    monkeypatch.setattr(lambda_convolution, gradient, lambda *args: plain(*args).roll(1, -1))
+    assert set(found(Problem.image(5, 7, 6, 2))) == {gradient[0]}
