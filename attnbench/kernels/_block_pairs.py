@@ -5,13 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def load_rows(x, rows, mask, stride, head_dim, BLOCK_D: tl.constexpr):
-    """These rows of a head: [rows, BLOCK_D], zero outside."""
-    columns = tl.arange(0, BLOCK_D)
-    at = x + rows.to(tl.int64)[:, None] * stride + columns[None, :]
-    return tl.load(at, mask=mask[:, None] & (columns < head_dim)[None, :], other=0.0)
+from attnbench.kernels._sorted_chunks import load_tokens, products
 
 
 @triton.jit
@@ -23,9 +17,8 @@ def store_rows(x, rows, mask, head_dim, tile, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def logits(q, k, places_q, places_k, mask_k, scale, CAUSAL: tl.constexpr, PRECISION: tl.constexpr):
-    """scale · q kᵀ, −inf where the query does not see the key: [queries, keys]."""
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+def logits(s, places_q, places_k, mask_k, CAUSAL: tl.constexpr):
+    """s, −inf where the query does not see the key: [queries, keys]."""
     seen = tl.broadcast_to(mask_k[None, :], s.shape)
     if CAUSAL:
         seen &= places_k[None, :] <= places_q[:, None]
@@ -69,6 +62,7 @@ def attend_kernel(
     CAUSAL: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per tile of a block, block and head, in that order. Causal: block 0 has no sorted block."""
@@ -92,23 +86,31 @@ def attend_kernel(
 
     places = begin + index % tiles * BLOCK + tl.arange(0, BLOCK)
     mask = places < end
-    rows = load_rows(q, places, mask, q_n, head_dim, BLOCK_D)
+    rows = load_tokens(q, places, mask, q_n, head_dim, BLOCK_D)
     largest = tl.full([BLOCK], float("-inf"), tl.float32)
     weight = tl.zeros([BLOCK], tl.float32)
     answer = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for first in range(begin, end, BLOCK):
         places_k = first + tl.arange(0, BLOCK)
-        keys = load_rows(k, places_k, places_k < end, k_n, head_dim, BLOCK_D)
-        values = load_rows(v, places_k, places_k < end, v_n, head_dim, BLOCK_D)
-        s = logits(rows, keys, places, places_k, places_k < end, scale, CAUSAL, PRECISION)
+        keys = load_tokens(k, places_k, places_k < end, k_n, head_dim, BLOCK_D)
+        values = load_tokens(v, places_k, places_k < end, v_n, head_dim, BLOCK_D)
+        s = products(
+            rows, keys, q, places, mask, q_n, k, places_k, places_k < end, k_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        s = logits(s * scale, places, places_k, places_k < end, CAUSAL)
         largest, weight, answer = attended(s, values, largest, weight, answer, PRECISION)
     if from_sorted >= 0:
         for first in range(from_sorted, from_sorted + block, BLOCK):
             places_k = first + tl.arange(0, BLOCK)
             mask_k = places_k < from_sorted + block
-            keys = load_rows(sorted_k, places_k, mask_k, head_dim, head_dim, BLOCK_D)
-            values = load_rows(sorted_v, places_k, mask_k, head_dim, head_dim, BLOCK_D)
-            s = logits(rows, keys, places, places_k, mask_k, scale, False, PRECISION)
+            keys = load_tokens(sorted_k, places_k, mask_k, head_dim, head_dim, BLOCK_D)
+            values = load_tokens(sorted_v, places_k, mask_k, head_dim, head_dim, BLOCK_D)
+            s = products(
+                rows, keys, q, places, mask, q_n, sorted_k, places_k, mask_k, head_dim,
+                head_dim, BLOCK_D, WIDTH, PRECISION,
+            )  # fmt: skip
+            s = logits(s * scale, places, places_k, mask_k, False)
             largest, weight, answer = attended(s, values, largest, weight, answer, PRECISION)
     store_rows(y + head * seq_len * head_dim, places, mask, head_dim, answer / weight[:, None], BLOCK_D)
     tl.store(total + head * seq_len + places, largest + tl.log(weight), mask=mask)
@@ -146,6 +148,7 @@ def query_gradient_kernel(
     CAUSAL: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per tile of a block, block and head, in that order."""
@@ -170,28 +173,44 @@ def query_gradient_kernel(
 
     places = begin + index % tiles * BLOCK + tl.arange(0, BLOCK)
     mask = places < end
-    given = load_rows(dy, places, mask, g_n, head_dim, BLOCK_D)
-    own = load_rows(y + head * seq_len * head_dim, places, mask, head_dim, head_dim, BLOCK_D)
+    given = load_tokens(dy, places, mask, g_n, head_dim, BLOCK_D)
+    own = load_tokens(y + head * seq_len * head_dim, places, mask, head_dim, head_dim, BLOCK_D)
     agreed = tl.sum(given.to(tl.float32) * own.to(tl.float32), axis=1)
     tl.store(agreement + head * seq_len + places, agreed, mask=mask)
     z = tl.load(total + head * seq_len + places, mask=mask, other=float("inf"))
-    rows = load_rows(q, places, mask, q_n, head_dim, BLOCK_D)
+    rows = load_tokens(q, places, mask, q_n, head_dim, BLOCK_D)
     d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for first in range(begin, end, BLOCK):
         places_k = first + tl.arange(0, BLOCK)
-        keys = load_rows(k, places_k, places_k < end, k_n, head_dim, BLOCK_D)
-        values = load_rows(v, places_k, places_k < end, v_n, head_dim, BLOCK_D)
-        p = tl.exp(logits(rows, keys, places, places_k, places_k < end, scale, CAUSAL, PRECISION) - z[:, None])
-        ds = p * (tl.dot(given, tl.trans(values), input_precision=PRECISION) - agreed[:, None])
+        keys = load_tokens(k, places_k, places_k < end, k_n, head_dim, BLOCK_D)
+        values = load_tokens(v, places_k, places_k < end, v_n, head_dim, BLOCK_D)
+        s = products(
+            rows, keys, q, places, mask, q_n, k, places_k, places_k < end, k_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        p = tl.exp(logits(s * scale, places, places_k, places_k < end, CAUSAL) - z[:, None])
+        dp = products(
+            given, values, dy, places, mask, g_n, v, places_k, places_k < end, v_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        ds = p * (dp - agreed[:, None])
         d_rows = tl.dot(ds.to(keys.dtype), keys, d_rows, input_precision=PRECISION)
     if from_sorted >= 0:
         for first in range(from_sorted, from_sorted + block, BLOCK):
             places_k = first + tl.arange(0, BLOCK)
             mask_k = places_k < from_sorted + block
-            keys = load_rows(sorted_k, places_k, mask_k, head_dim, head_dim, BLOCK_D)
-            values = load_rows(sorted_v, places_k, mask_k, head_dim, head_dim, BLOCK_D)
-            p = tl.exp(logits(rows, keys, places, places_k, mask_k, scale, False, PRECISION) - z[:, None])
-            ds = p * (tl.dot(given, tl.trans(values), input_precision=PRECISION) - agreed[:, None])
+            keys = load_tokens(sorted_k, places_k, mask_k, head_dim, head_dim, BLOCK_D)
+            values = load_tokens(sorted_v, places_k, mask_k, head_dim, head_dim, BLOCK_D)
+            s = products(
+                rows, keys, q, places, mask, q_n, sorted_k, places_k, mask_k, head_dim,
+                head_dim, BLOCK_D, WIDTH, PRECISION,
+            )  # fmt: skip
+            p = tl.exp(logits(s * scale, places, places_k, mask_k, False) - z[:, None])
+            dp = products(
+                given, values, dy, places, mask, g_n, sorted_v, places_k, mask_k, head_dim,
+                head_dim, BLOCK_D, WIDTH, PRECISION,
+            )  # fmt: skip
+            ds = p * (dp - agreed[:, None])
             d_rows = tl.dot(ds.to(keys.dtype), keys, d_rows, input_precision=PRECISION)
     store_rows(dq + head * seq_len * head_dim, places, mask, head_dim, d_rows * scale, BLOCK_D)
 
@@ -227,6 +246,7 @@ def key_gradient_kernel(
     SORTED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per tile of a block of keys, block and head, in that order: the own blocks', or the sorted ones'."""
@@ -249,22 +269,30 @@ def key_gradient_kernel(
 
     places = begin + index % tiles * BLOCK + tl.arange(0, BLOCK)
     mask = places < tl.minimum(begin + block, length)
-    keys = load_rows(k, places, mask, k_n, head_dim, BLOCK_D)
-    values = load_rows(v, places, mask, v_n, head_dim, BLOCK_D)
+    keys = load_tokens(k, places, mask, k_n, head_dim, BLOCK_D)
+    values = load_tokens(v, places, mask, v_n, head_dim, BLOCK_D)
     d_keys = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     d_values = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     end = tl.minimum(begin + shift + block, seq_len)
     for first in range(begin + shift, end, BLOCK):
         places_q = first + tl.arange(0, BLOCK)
         mask_q = places_q < end
-        rows = load_rows(q, places_q, mask_q, q_n, head_dim, BLOCK_D)
-        given = load_rows(dy, places_q, mask_q, g_n, head_dim, BLOCK_D)
+        rows = load_tokens(q, places_q, mask_q, q_n, head_dim, BLOCK_D)
+        given = load_tokens(dy, places_q, mask_q, g_n, head_dim, BLOCK_D)
         z = tl.load(total + head * seq_len + places_q, mask=mask_q, other=float("inf"))
         agreed = tl.load(agreement + head * seq_len + places_q, mask=mask_q, other=0.0)
-        s = logits(rows, keys, places_q, places, mask, scale, CAUSAL and not SORTED, PRECISION)
+        s = products(
+            rows, keys, q, places_q, mask_q, q_n, k, places, mask, k_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        s = logits(s * scale, places_q, places, mask, CAUSAL and not SORTED)
         p = tl.exp(s - z[:, None])
         d_values = tl.dot(tl.trans(p.to(given.dtype)), given, d_values, input_precision=PRECISION)
-        ds = p * (tl.dot(given, tl.trans(values), input_precision=PRECISION) - agreed[:, None])
+        dp = products(
+            given, values, dy, places_q, mask_q, g_n, v, places, mask, v_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        ds = p * (dp - agreed[:, None])
         d_keys = tl.dot(tl.trans(ds.to(rows.dtype)), rows, d_keys, input_precision=PRECISION)
     store_rows(dk + head * length * head_dim, places, mask, head_dim, d_keys * scale, BLOCK_D)
     store_rows(dv + head * length * head_dim, places, mask, head_dim, d_values, BLOCK_D)

@@ -15,6 +15,34 @@ def load_tokens(x, tokens, mask, stride, head_dim, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def products(
+    a,
+    b,
+    x,  # a's rows are x's `rows_a`
+    rows_a,
+    mask_a,
+    stride_a,
+    y,  # b's rows are y's `rows_b`
+    rows_b,
+    mask_b,
+    stride_b,
+    head_dim,
+    BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """a bᵀ. Where WIDTH < BLOCK_D the rows are loaded again, so many columns at a time, to spare registers."""
+    if WIDTH == BLOCK_D:
+        return tl.dot(a, tl.trans(b), input_precision=PRECISION)
+    total = tl.zeros([a.shape[0], b.shape[0]], tl.float32)
+    for first in range(0, head_dim, WIDTH):
+        part_a = load_tokens(x + first, rows_a, mask_a, stride_a, head_dim - first, WIDTH)
+        part_b = load_tokens(y + first, rows_b, mask_b, stride_b, head_dim - first, WIDTH)
+        total = tl.dot(part_a, tl.trans(part_b), total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def inverse_length(rows):
     """1/‖row‖ in float32."""
     wide = rows.to(tl.float32)
@@ -23,9 +51,7 @@ def inverse_length(rows):
 
 @triton.jit
 def logits(
-    q,
-    k,
-    inverse,  # 1/‖k‖
+    s,  # qᵀk/‖k‖
     tokens_q,
     tokens_k,
     mask_q,
@@ -36,10 +62,8 @@ def logits(
     rounds,
     CAUSAL: tl.constexpr,
     CORRECT: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """qᵀk/‖k‖ (− log N_ij where CORRECT), −inf where the query does not see the key: [queries, keys]."""
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * inverse[None, :]
+    """s (− log N_ij where CORRECT), −inf where the query does not see the key: [queries, keys]."""
     own = label + chosen.to(tl.int64) * seq_len
     label_q = tl.load(own + tokens_q, mask=mask_q, other=-8)
     label_k = tl.load(own + tokens_k, mask=mask_k, other=-4)
@@ -82,6 +106,7 @@ def attend_kernel(
     CORRECT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per tile of queries, round and head, in that order. With one round the answer is final."""
@@ -110,10 +135,12 @@ def attend_kernel(
         mask_k = places_k < end
         tokens_k = tl.load(order + places_k, mask=mask_k, other=0)
         k = load_tokens(qk, tokens_k, mask_k, q_n, head_dim, BLOCK_D)
-        s = logits(
-            q, k, inverse_length(k), tokens_q, tokens_k, mask_q, mask_k, label, chosen, seq_len, rounds,
-            CAUSAL, CORRECT, PRECISION,
+        s = products(
+            q, k, qk, tokens_q, mask_q, q_n, qk, tokens_k, mask_k, q_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
+        s *= inverse_length(k)[None, :]
+        s = logits(s, tokens_q, tokens_k, mask_q, mask_k, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
         highest = tl.maximum(largest, tl.max(s, axis=1))
         base = tl.where(highest == float("-inf"), 0.0, highest)
         p = tl.exp(s - base[:, None])
@@ -242,6 +269,7 @@ def gradient_kernel(
     CORRECT: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per tile of tokens, round and head, in that order: first they are queries, then keys."""
@@ -276,12 +304,18 @@ def gradient_kernel(
         k = load_tokens(qk, tokens_k, mask_k, q_n, head_dim, BLOCK_D)
         values = load_tokens(v, tokens_k, mask_k, v_n, head_dim, BLOCK_D)
         inverse = inverse_length(k)
-        s = logits(
-            rows, k, inverse, tokens, tokens_k, mask, mask_k, label, chosen, seq_len, rounds,
-            CAUSAL, CORRECT, PRECISION,
+        s = products(
+            rows, k, qk, tokens, mask, q_n, qk, tokens_k, mask_k, q_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
+        s *= inverse[None, :]
+        s = logits(s, tokens, tokens_k, mask, mask_k, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
         p = tl.exp(s - z[:, None])
-        ds = p * (tl.dot(given, tl.trans(values), input_precision=PRECISION) - agreed[:, None]) * inverse[None, :]
+        dp = products(
+            given, values, dy, tokens, mask, g_n, v, tokens_k, mask_k, v_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        ds = p * (dp - agreed[:, None]) * inverse[None, :]
         d_rows = tl.dot(ds.to(k.dtype), k, d_rows, input_precision=PRECISION)
 
     values = load_tokens(v, tokens, mask, v_n, head_dim, BLOCK_D)
@@ -296,13 +330,19 @@ def gradient_kernel(
         given = load_tokens(dy, tokens_q, mask_q, g_n, head_dim, BLOCK_D)
         z = tl.load(total + tokens_q, mask=mask_q, other=float("inf"))
         agreed = tl.load(agreement + tokens_q, mask=mask_q, other=0.0)
-        s = logits(
-            q, rows, inverse, tokens_q, tokens, mask_q, mask, label, chosen, seq_len, rounds,
-            CAUSAL, CORRECT, PRECISION,
+        s = products(
+            q, rows, qk, tokens_q, mask_q, q_n, qk, tokens, mask, q_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
+        s *= inverse[None, :]
+        s = logits(s, tokens_q, tokens, mask_q, mask, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
         p = tl.exp(s - z[:, None])
         d_values = tl.dot(tl.trans(p.to(given.dtype)), given, d_values, input_precision=PRECISION)
-        ds = p * (tl.dot(given, tl.trans(values), input_precision=PRECISION) - agreed[:, None])
+        dp = products(
+            given, values, dy, tokens_q, mask_q, g_n, v, tokens, mask, v_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        ds = p * (dp - agreed[:, None])
         d_unit = tl.dot(tl.trans(ds.to(q.dtype)), q, d_unit, input_precision=PRECISION)
 
     unit = rows.to(tl.float32) * inverse[:, None]

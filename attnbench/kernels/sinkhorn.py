@@ -30,7 +30,7 @@ from attnbench.kernels._sinkhorn_balance import (
     matrix_gradient_kernel,
     matrix_kernel,
 )
-from attnbench.kernels.sorted_chunks import PRECISIONS, Tiles, padded, precision
+from attnbench.kernels.sorted_chunks import PRECISIONS, Tiles, padded, precision, product_tiles
 
 LINES = {"BLOCK_I": 16, "BLOCK_J": 64}
 MATRIX = {"BLOCK_I": 16, "BLOCK_J": 64}
@@ -159,17 +159,21 @@ def programs(seq_len: int, block: int, tiles: Tiles) -> int:
 
 def attend_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
     """Of `attend_kernel`."""
-    block_d = padded(head_dim)
-    most = 32 if block_d > 64 and dtype == torch.float32 else 64
-    return Tiles(min(most, padded(block)), block_d, 8 if block_d > 64 else 4)
+    most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
+    return product_tiles(most, block, head_dim, warps, dtype)
 
 
 def gradient_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
     """Of `query_gradient_kernel` and `key_gradient_kernel`."""
-    block_d = padded(head_dim)
-    wide = dtype == torch.float32
-    most = 16 if block_d > 128 and wide else 32 if block_d > 128 or wide else 64
-    return Tiles(min(most, padded(block)), block_d, 8 if block_d > 64 else 4)
+    most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
+    return product_tiles(most, block, head_dim, warps, dtype)
+
+
+ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (64, 8)}
+ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)}
+GRADIENT = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 8)}
+GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
+"""Tokens of a tile and warps by BLOCK_D, in half precision and in float32: the largest that spill no register."""
 
 
 def configurations() -> Iterator[Configuration]:

@@ -46,17 +46,19 @@ class Seeing:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Sizes of a launch. block: tokens of a tile."""
+    """Sizes of a launch. block: tokens of a tile. width: channels of a product q kᵀ at a time; 0: no such product."""
 
     block: int
     block_d: int
     warps: int
+    width: int = 0
     stages: int = 1
 
     @property
     def constexprs(self) -> dict[str, int]:
         """As the kernels name them."""
-        return {"BLOCK": self.block, "BLOCK_D": self.block_d}
+        sizes = {"BLOCK": self.block, "BLOCK_D": self.block_d}
+        return {**sizes, "WIDTH": self.width} if self.width else sizes
 
     @property
     def options(self) -> dict[str, int]:
@@ -157,13 +159,13 @@ def precision(dtype: torch.dtype) -> str:
 def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
     """Of `attend_kernel`: the largest that spill no register."""
     most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
-    return Tiles(min(most, padded(chunk)), padded(head_dim), warps)
+    return product_tiles(most, chunk, head_dim, warps, dtype)
 
 
 def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `gradient_kernel`: the largest that spill no register, or, in float32 from D = 128 on, the fewest."""
+    """Of `gradient_kernel`: the largest that spill no register (D = 32 with TF32 and several rounds: 16 bytes)."""
     most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
-    return Tiles(min(most, padded(chunk)), padded(head_dim), warps)
+    return product_tiles(most, chunk, head_dim, warps, dtype)
 
 
 ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 4)}
@@ -171,6 +173,13 @@ ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (16, 4), 256: (16, 8)
 GRADIENT = {16: (32, 4), 32: (64, 8), 64: (64, 8), 128: (32, 4), 256: (16, 4)}
 GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
 """Tokens of a tile and warps by BLOCK_D, in half precision and in float32."""
+
+
+def product_tiles(most: int, chunk: int, head_dim: int, warps: int, dtype: torch.dtype) -> Tiles:
+    """At most so many tokens, and what float32 can hold in registers of q and k at once."""
+    block_d = padded(head_dim)
+    width = min(block_d, 32) if dtype == torch.float32 else block_d
+    return Tiles(min(most, padded(chunk)), block_d, warps, width)
 
 
 def token_tiles(head_dim: int) -> Tiles:

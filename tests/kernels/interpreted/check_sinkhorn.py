@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from attnbench.operators.clustered.sinkhorn import OPERATOR
 from attnbench.problem import Problem
 from attnbench.registry import resolve
 from tests.kernels.agreement import disagreements
+from tests.kernels.interpreted.check_kernelized import far_apart
 
 CORE = OPERATOR.forms["core"]
 FACTOR = 4
@@ -26,7 +29,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         plain = getattr(sinkhorn, name)
 
         def smaller(*args: Any, plain: Any = plain) -> Tiles:
-            return Tiles(16, plain(*args).block_d, 4)
+            return replace(plain(*args), block=16, width=16)
 
         monkeypatch.setattr(sinkhorn, name, smaller)
     monkeypatch.setattr(sinkhorn, "LINES", {"BLOCK_I": 4, "BLOCK_J": 4})
@@ -111,3 +114,14 @@ def test_values_taken_from_keys_are_noticed() -> None:
             sinkhorn.attend = attend
 
     assert "output" in found(Problem(53, 16), {}, mistaken)
+
+
+def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
+    """Tokens 2³⁰ elements apart, so that the last lies beyond 2³¹ elements."""
+    problem = Problem(4, 16, dtype="bfloat16")
+    params = resolve(OPERATOR, {"block": 2})
+    inputs = CORE.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = CORE.impls["cuda"].load()
+    data = {name: far_apart(x, 2**30, tmp_path / name) for name, x in inputs.data.items()}
+    output = call(problem, params, **data, **inputs.parameters, **inputs.choices)
+    assert torch.equal(output, call(problem, params, **inputs.tensors()))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from attnbench.operators.clustered.reformer import OPERATOR
 from attnbench.problem import Problem
 from attnbench.registry import resolve
 from tests.kernels.agreement import disagreements
+from tests.kernels.interpreted.check_kernelized import far_apart
 
 CORE = OPERATOR.forms["core"]
 EACH_WAY: list[dict[str, Any]] = [
@@ -30,7 +33,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         plain = getattr(sorted_chunks, name)
 
         def smaller(*args: Any, plain: Any = plain) -> sorted_chunks.Tiles:
-            return sorted_chunks.Tiles(16, plain(*args).block_d, 4)
+            return replace(plain(*args), block=16, width=16)
 
         monkeypatch.setattr(sorted_chunks, name, smaller)
 
@@ -100,3 +103,14 @@ def test_the_keys_length_is_noticed_in_the_gradient(monkeypatch: pytest.MonkeyPa
 
 def test_kernels_are_interpreted() -> None:
     assert "Interpreted" in type(_sorted_chunks.attend_kernel).__name__
+
+
+def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
+    """Tokens 2³⁰ elements apart, so that the last lies beyond 2³¹ elements."""
+    problem = Problem(4, 16, dtype="bfloat16")
+    params = resolve(OPERATOR, {"chunk": 2, "n_hashes": 2})
+    inputs = CORE.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = CORE.impls["cuda"].load()
+    data = {name: far_apart(x, 2**30, tmp_path / name) for name, x in inputs.data.items()}
+    output = call(problem, params, **data, **inputs.parameters, **inputs.choices)
+    assert torch.equal(output, call(problem, params, **inputs.tensors()))
