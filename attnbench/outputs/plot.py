@@ -201,7 +201,7 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
         band = [(p[0], p[2], p[3]) for p in points if p[2] is not None and p[3] is not None]
         if band:
             at, low, high = (list(values) for values in zip(*band, strict=True))
-            axes.fill_between(at, low, high, color=style.colour, alpha=0.18, linewidth=0)
+            axes.fill_between(at, low, high, color="black" if wide else style.colour, alpha=0.18, linewidth=0)
         failed = (
             None
             if unit == "flop"
