@@ -9,7 +9,7 @@ every interval instead. `attnbench gate` interleaves the two sides and needs nei
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,15 @@ import pandas as pd
 
 from attnbench.analysis.baseline import named
 from attnbench.analysis.exact import exact_findings
-from attnbench.analysis.finding import Comparison, Crossing, Finding, Verdict, by_importance, names, readable
+from attnbench.analysis.finding import Comparison, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
+from attnbench.analysis.moved import crossings
 from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
 from attnbench.record import SUITE
 from attnbench.settings import Gate
 
 if TYPE_CHECKING:
-    from attnbench.analysis.crossover import Crossover
     from attnbench.record import Run
 
 TIMED = ("wall_time", "device_time")
@@ -110,7 +110,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         tuple(sorted(keys[0] - keys[1])),
         tuple(sorted(keys[1] - keys[0])),
         tuple(notes),
-        tuple(_crossings(before, after)),
+        tuple(crossings(before, after)),
         len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
         gate is not None,
     )
@@ -303,59 +303,3 @@ def _baseline_keys(run: Run) -> dict[str, str]:
                 if point.label in reference.points:
                     found[point.key] = reference.points[point.label].key
     return found
-
-
-def _crossings(before: Run, after: Run) -> Iterator[Crossing]:
-    """Crossovers against the baseline and against the fastest exact softmax, before and after."""
-    from attnbench.analysis.summary import FASTEST_EXACT, summarise
-
-    told: list[dict[tuple[str, str, str, str], tuple[str, Crossover]]] = []
-    for run in (before, after):
-        found = {}
-        summary = summarise(run, [m for m in ("wall_time", "peak_memory") if _has(run, m)])
-        for section in summary.sections:
-            for table in section.tables:
-                for line in table.lines:
-                    for against, crossover in (
-                        (section.baseline, line.against_baseline),
-                        (FASTEST_EXACT, line.against_exact),
-                    ):
-                        if crossover is not None:
-                            place = (section.panel.title, line.series.name, table.quantity.name, against)
-                            found[place] = (_told(crossover), crossover)
-        told.append(found)
-    for place, (a, crossover) in told[0].items():
-        if place in told[1]:
-            b, other = told[1][place]
-            panel, series, metric, against = place
-            yield Crossing(series, panel, metric, against, a, b, a != b and _differ(crossover, other))
-
-
-def _has(run: Run, metric: str) -> bool:
-    from attnbench.analysis.series import quantity
-
-    return bool(quantity(run, metric).values)
-
-
-def _told(crossover: Crossover) -> str:
-    if crossover.kind != "crossing":
-        return crossover.kind
-    return ", ".join(
-        f"{c.direction} {c.at:.0f}" if c.at is not None else f"{c.direction} {c.low:.0f} … {c.high:.0f}"
-        for c in crossover.crossings
-        if c.at is not None or (c.low is not None and c.high is not None)
-    )
-
-
-def _differ(a: Crossover, b: Crossover) -> bool:
-    """Whether two crossovers cannot be the same: another kind, or intervals that do not meet."""
-    if a.kind != b.kind:
-        return "undecided" not in (a.kind, b.kind)
-    if len(a.crossings) != len(b.crossings):
-        return True
-    for c, d in zip(a.crossings, b.crossings, strict=True):
-        if c.direction != d.direction:
-            return True
-        if None not in (c.low, c.high, d.low, d.high) and (c.low > d.high or d.low > c.high):  # type: ignore[operator]
-            return True
-    return False
