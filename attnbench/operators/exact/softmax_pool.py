@@ -6,11 +6,13 @@ Windows do not overlap; where a side is odd the last one holds the pixels that a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._map_attention import attend, scaled_maps, sides, tokens
 from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights
 from attnbench.problem import Mode, Params, Problem
@@ -60,7 +62,22 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    def call(
+        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+    ) -> Tensor:
+        queries, keys, values = (tokens(problem, x).contiguous() for x in (q, pooled(k), pooled(v)))
+        y = scaled_dot_product_attention(queries, keys, mapped(values, value_map), scale=1.0)  # [B, H, N, D]
+        return y.transpose(-2, -1).reshape(q.shape)
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return None
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "torch SDPA on pooled maps", _cuda_why_not)})
 
 OPERATOR = Operator(
     paper=Paper("Gao, Wang, Ji", 2020, "Kronecker Attention Networks", "https://arxiv.org/abs/2007.08442", "Attn+Pool"),

@@ -8,13 +8,16 @@ tokens all come before it, 3m + 3 ≤ i, and token 0 as it is, without which the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor, einsum
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 
@@ -85,7 +88,30 @@ def sum_of_floors(n: int, factor: int) -> int:
     return factor * (whole * (whole - 1) // 2) + rest * whole
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    def call(
+        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, conv_k: Tensor, conv_v: Tensor
+    ) -> Tensor:
+        keys, values = shortened(problem, params, k, conv_k), shortened(problem, params, v, conv_v)
+        if not problem.causal:
+            return scaled_dot_product_attention(q, keys, values)
+        from attnbench.kernels.few_keys import attend
+
+        return attend(q, keys, values, problem.head_dim**-0.5, params["factor"])
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device) if problem.causal else None
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    {"cuda": Impl(_cuda, "cuBLAS, torch SDPA; causal: attnbench Triton: few_keys", _cuda_why_not)},
+)
 
 OPERATOR = Operator(
     paper=Paper(

@@ -7,10 +7,13 @@ k = v here; scope `layer` projects each. No 1/√D.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import attend, scaled_maps, tokens
 from attnbench.operators._value_map import (
     VALUE_MAP,
@@ -60,7 +63,25 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels import few_keys
+    from attnbench.kernels.margins import margin_means
+
+    def call(
+        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+    ) -> Tensor:
+        keys, values = tokens(problem, margin_means(k)), tokens(problem, margin_means(v))
+        y = few_keys.attend(tokens(problem, q), keys, mapped(values, value_map), 1.0)  # [B, H, N, D]
+        return y.transpose(-2, -1).reshape(q.shape)
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device)
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "attnbench Triton: margins, few_keys", _cuda_why_not)})
 
 OPERATOR = Operator(
     paper=kronecker_paper("KAO_KV"),

@@ -7,10 +7,14 @@ w its O^L. The paper has Q = K = V = [H; L] of one map, which is q = k = v here;
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import scaled_maps, sides, tokens
 from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights
 from attnbench.operators.lowrank._margins import CAUSAL, kronecker_paper, margin_length, margins
@@ -59,7 +63,24 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels.margins import margin_means, outer_sum
+
+    def call(
+        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+    ) -> Tensor:
+        queries, keys, values = (tokens(problem, margin_means(x)).contiguous() for x in (q, k, v))
+        mixed = scaled_dot_product_attention(queries, keys, mapped(values, value_map), scale=1.0)  # [B, H, h + w, D]
+        return outer_sum(mixed.transpose(-2, -1).flatten(1, 2), *sides(problem))
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device)
+
+
+CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "attnbench Triton: margins; torch SDPA", _cuda_why_not)})
 
 OPERATOR = Operator(
     paper=kronecker_paper("KAO_QKV"),

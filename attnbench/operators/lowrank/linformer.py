@@ -7,11 +7,14 @@ one E for all layers, is `kv` in each of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Generator, Tensor, einsum
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels._availability import why_not
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 
@@ -64,7 +67,24 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost)
+def _few_keys() -> Callable[..., Tensor]:
+    from attnbench.kernels.few_keys import attend
+
+    def call(
+        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor, f: Tensor | None = None
+    ) -> Tensor:
+        return attend(q, shortened(e, k), shortened(e if f is None else f, v), problem.head_dim**-0.5)
+
+    return call
+
+
+def _few_keys_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not(problem, device)
+
+
+CORE = Form(
+    reference, make_inputs, cost, {"cuda": Impl(_few_keys, "cuBLAS, attnbench Triton: few_keys", _few_keys_why_not)}
+)
 
 OPERATOR = Operator(
     paper=Paper(

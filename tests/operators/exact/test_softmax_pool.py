@@ -65,6 +65,15 @@ def test_gradients_equal_the_loop(value_map: bool) -> None:
     assert not all_close(case.gradients(), case.gradients(lambda c: loop(c, "scaled")))
 
 
+@sizes
+@settings(max_examples=15, deadline=None)
+def test_the_cuda_path_is_the_same_map(h: int, w: int, heads: int, value_map: bool) -> None:
+    case = case_of(h, w, heads, value_map)
+    assert close(case.impl("cuda"), case.output())
+    assert all_close(case.gradients(lambda c: c.impl("cuda")), case.gradients())
+    assert not close(case.impl("cuda"), 2 * case.output())
+
+
 def test_maps_constant_in_every_window_give_softmax() -> None:
     """Four equal keys weigh what one does: softmax over all pixels, with the scale put back."""
     case = case_of(4, 6)

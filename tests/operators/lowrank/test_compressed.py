@@ -82,6 +82,15 @@ def test_gradients_equal_the_loop(causal: bool) -> None:
     assert not all_close(case.gradients(), case.gradients(lambda c: loop(c, "no scale")))
 
 
+@given(n=st.integers(1, 14), factor=st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_the_cuda_path_is_the_same_map(n: int, factor: int) -> None:
+    case = case_of(n, factor)
+    assert close(case.impl("cuda"), case.output())
+    assert all_close(case.gradients(lambda c: c.impl("cuda")), case.gradients())
+    assert n == 1 or not close(case.impl("cuda"), case_of(n, factor + 1).output())
+
+
 def test_one_token_at_a_time_and_unchanged_is_softmax() -> None:
     case = case_of(n=7, factor=1)
     ones = {name: torch.eye(4, dtype=torch.float64).expand(2, 4, 4) for name in case.inputs.parameters}

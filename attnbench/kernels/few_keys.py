@@ -1,0 +1,181 @@
+"""y_i = Σ_m softmax_m(scale · q_iᵀ k_m) v_m for many queries and few keys; causal: over the m with m · factor ≤ i.
+
+Serves linformer and kao_kv, and compressed where it is causal. A flash backward gives each tile of keys to one program,
+and with few keys most of a GPU stays idle: here the queries are split too, and the parts of dk and dv added up.
+
+Layout. q: [B, H, N, D] with any strides, so that a map [B, C, h, w] is read and written as it lies; k, v: [B, H, M, D].
+A forward program holds a tile of queries, and its weights for one tile of keys at a time: with M ≤ BLOCK_M that is the
+whole softmax. Saved for the backward pass: y and the log-sum-exp of each query.
+
+Backward, p the weights, δ_i = y_i·dy_i: ds = p ∘ (dy vᵀ − δ); dq = scale · ds k; dk = scale · dsᵀ q; dv = pᵀ dy.
+Queries come first (`few_keys_query_gradient_kernel`, which writes δ), then keys (`few_keys_key_gradient_kernel`).
+
+Precision. Half precisions: products of them, weights rounded to them, sums in float32. float32: TF32 where torch allows
+it for matrix products (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 products that make up a float32 one.
+Offsets of tiles are int64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._few_keys import (
+    few_keys_forward_kernel,
+    few_keys_key_gradient_kernel,
+    few_keys_query_gradient_kernel,
+)
+
+PROGRAMS = 512
+"""About how many programs the queries are split into: enough for 132 multiprocessors to be evenly loaded."""
+
+MAX_SPLITS = 64
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a launch: constexprs, warps and stages."""
+
+    constexprs: dict[str, Any]
+    warps: int
+    stages: int
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int = 0) -> Tensor:
+    """q: [B, H, N, D]; k, v: [B, H, M, D]; D ≤ 256. Returns [B, H, N, D], laid out as q is. Differentiable once.
+
+    factor: 0: every query sees every key; else query i sees the keys m with m · factor ≤ i.
+    """
+    save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return _FewKeys.apply(q, k.contiguous(), v.contiguous(), scale, factor, save)
+
+
+class _FewKeys(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int, save: bool) -> Tensor:
+        b, h, n, d = q.shape
+        y = torch.empty_like(q)
+        lse = torch.empty((b * h, n) if save else (1,), dtype=torch.float32, device=q.device)
+        tiles = forward_tiles(d, q.dtype)
+        few_keys_forward_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
+            q, k, v, y, lse, h, n, k.shape[2], d, factor, *q.stride(), *y.stride(), scale * math.log2(math.e),
+            CAUSAL=factor > 0, SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        )  # fmt: skip
+        if save:
+            ctx.save_for_backward(q, k, v, y, lse)
+            ctx.scale, ctx.factor = scale, factor
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, y, lse = ctx.saved_tensors
+        dq, delta = query_gradients(q, k, v, y, dy, lse, ctx.scale, ctx.factor)
+        dk, dv = key_gradients(q, k, v, dy, lse, delta, ctx.scale, ctx.factor)
+        return dq, dk, dv, None, None, None
+
+
+def query_gradients(
+    q: Tensor, k: Tensor, v: Tensor, y: Tensor, dy: Tensor, lse: Tensor, scale: float, factor: int
+) -> tuple[Tensor, Tensor]:
+    """dq like q, and δ [B·H, N]."""
+    b, h, n, d = q.shape
+    dq, delta = torch.empty_like(q), torch.empty_like(lse)
+    tiles = gradient_tiles(d, q.dtype)
+    few_keys_query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
+        q, k, v, y, dy, lse, dq, delta, h, n, k.shape[2], d, factor,
+        *q.stride(), *y.stride(), *dy.stride(), *dq.stride(), scale, scale * math.log2(math.e),
+        CAUSAL=factor > 0, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return dq, delta
+
+
+def key_gradients(
+    q: Tensor, k: Tensor, v: Tensor, dy: Tensor, lse: Tensor, delta: Tensor, scale: float, factor: int
+) -> tuple[Tensor, Tensor]:
+    """dk and dv like k."""
+    b, h, n, d = q.shape
+    m = k.shape[2]
+    tiles = gradient_tiles(d, q.dtype)
+    block = tiles.constexprs["BLOCK_N"]
+    programs = b * h * triton.cdiv(m, tiles.constexprs["BLOCK_M"])
+    splits = max(1, min(MAX_SPLITS, PROGRAMS // programs, triton.cdiv(n, 2 * block)))
+    split_len = triton.cdiv(triton.cdiv(n, splits), block) * block
+    dk, dv = (torch.empty(splits, *k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
+    few_keys_key_gradient_kernel[(programs * splits,)](
+        q, k, v, dy, lse, delta, dk, dv, h, n, m, d, factor, splits, split_len,
+        *q.stride(), *dy.stride(), scale, scale * math.log2(math.e),
+        CAUSAL=factor > 0, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+    )  # fmt: skip
+    return dk.sum(dim=0).to(k.dtype), dv.sum(dim=0).to(v.dtype)
+
+
+def forward_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
+    """Of `few_keys_forward_kernel`."""
+    block_d = padded(head_dim)
+    wide = dtype == torch.float32
+    block_n = 64 if wide or block_d > 128 else 128
+    block_m = 32 if wide or block_d > 128 else 64
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
+    return Tiles({**sizes, **precision(dtype)}, 8 if block_d > 32 else 4, 1 if wide and block_d > 128 else 2)
+
+
+def gradient_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
+    """Of the two gradient kernels."""
+    block_d = padded(head_dim)
+    wide = dtype == torch.float32
+    block = 32 if block_d > (64 if wide else 128) else 64
+    sizes = {"BLOCK_N": block, "BLOCK_M": block, "BLOCK_D": block_d}
+    return Tiles({**sizes, **precision(dtype)}, 8 if block_d > 32 else 4, 1)
+
+
+def precision(dtype: torch.dtype) -> dict[str, Any]:
+    """COMPUTE and PRECISION of the products: see the top of this file."""
+    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    return {"COMPUTE": COMPUTE[dtype], "PRECISION": "tf32x3" if exact else "tf32"}
+
+
+COMPUTE = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+def padded(size: int) -> int:
+    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def configurations() -> Iterator[Configuration]:
+    """D = 32, 64, 128, 256 in bfloat16, float16 and float32 (TF32 or not), by tokens, as a map and causal."""
+    for d in (32, 64, 128, 256):
+        for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
+            for compute in ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",):
+                for layout in ("tokens", "map", "causal"):
+                    yield from _configurations(d, dtype, name, compute, layout)
+
+
+def _configurations(d: int, dtype: torch.dtype, name: str, compute: str, layout: str) -> Iterator[Configuration]:
+    tensors = dict.fromkeys(("q", "k", "v", "y", "dy", "dq"), f"*{name}")
+    types = {**tensors, **dict.fromkeys(("lse", "delta", "dk", "dv"), "*fp32"), "scale": "fp32", "scale_log2": "fp32"}
+    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
+        (few_keys_forward_kernel, {"SAVE": True}, forward_tiles(d, dtype)),
+        (few_keys_query_gradient_kernel, {}, gradient_tiles(d, dtype)),
+        (few_keys_key_gradient_kernel, {}, gradient_tiles(d, dtype)),
+    ]
+    for kernel, more, tiles in launches:
+        found = signature(kernel, types)
+        # A launch sees that a stride is 1 and compiles for it.
+        unit = [stride for stride in found if stride.endswith("_n" if layout == "map" else "_d") and len(stride) == 3]
+        constexprs = {**tiles.constexprs, **more, "CAUSAL": layout == "causal", **dict.fromkeys(unit, 1)}
+        constexprs["PRECISION"] = compute
+        label = f"D={d} {name} {compute if name == 'fp32' else ''} {layout}".replace("  ", " ")
+        sample = d == 64 and name == "bf16" and layout != "tokens"
+        rest = {arg: kind for arg, kind in found.items() if arg not in unit}
+        multiples = ("head_dim", *(arg for arg in rest if arg[1:2] == "_")) if layout != "map" else ()
+        yield Configuration(kernel, rest, constexprs, tiles.warps, tiles.stages, label, sample, multiples)

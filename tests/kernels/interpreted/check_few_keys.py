@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels import few_keys, margins
+from attnbench.operator import Form
+from attnbench.problem import Dtype, Params, Problem
+from attnbench.registry import operators, resolve
+from tests.kernels.agreement import disagreements
+
+NAMES = ("linformer", "compressed", "kao_kv", "kao_qkv")
+GIVEN: dict[str, dict[str, Any]] = {"linformer": {"k": 37}}
+each_operator = pytest.mark.parametrize("name", NAMES)
+
+
+def form_of(name: str) -> tuple[Form, Params]:
+    operator = operators()[name].load()
+    return operator.forms["core"], resolve(operator, GIVEN.get(name, {}))
+
+
+def problem_of(name: str, dtype: Dtype = "float32") -> Problem:
+    if name.startswith("kao"):
+        return Problem.image(11, 9, 2 * 3, 2, 1, dtype)
+    return Problem(109, 2 * 23, 2, 1, dtype, causal=name == "compressed")
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that every loop runs more than once, and several splits."""
+
+    def small(tiles: Callable[..., few_keys.Tiles]) -> Callable[..., few_keys.Tiles]:
+        def smaller(*args: Any) -> few_keys.Tiles:
+            made = tiles(*args)
+            return few_keys.Tiles({**made.constexprs, "BLOCK_N": 32, "BLOCK_M": 16}, made.warps, made.stages)
+
+        return smaller
+
+    for tiles in ("forward_tiles", "gradient_tiles"):
+        monkeypatch.setattr(few_keys, tiles, small(getattr(few_keys, tiles)))
+    monkeypatch.setattr(margins, "TILE", 64)
+    monkeypatch.setattr(margins, "MAX_WIDTH", 8)
+
+
+def found(name: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
+    form, params = form_of(name)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
+
+
+@each_operator
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_the_reference(name: str, dtype: Dtype) -> None:
+    assert not found(name, problem_of(name, dtype))
+
+
+@each_operator
+def test_agrees_in_one_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default tiles, of which one holds all queries."""
+    monkeypatch.undo()
+    shape = Problem.image(5, 7, 6) if name.startswith("kao") else Problem(40, 16, causal=name == "compressed")
+    assert not found(name, shape)
+
+
+def test_takes_any_strides() -> None:
+    form, params = form_of("linformer")
+
+    def strided(problem: Problem, params: Params, q: Tensor, **tensors: Tensor) -> Tensor:
+        y = form.impls["cuda"].load()(
+            problem, params, q=q.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0), **tensors
+        )
+        assert not y.is_contiguous()
+        return y
+
+    assert not found("linformer", Problem(37, 48, 3, 2), strided)
+    assert params["k"] == 37
+
+
+@pytest.mark.parametrize("name", ["linformer", "compressed"])
+def test_a_dropped_token_is_noticed(name: str) -> None:
+    form, _ = form_of(name)
+
+    def short(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> Tensor:
+        v = torch.cat((v[:, :, :1], torch.zeros_like(v[:, :, :1]), v[:, :, 2:]), dim=2)
+        return form.impls["cuda"].load()(problem, params, v=v, **tensors)
+
+    assert set(found(name, problem_of(name), short)) >= {"output", "q", "v"}
+
+
+def test_a_block_seen_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = few_keys.attend
+    monkeypatch.setattr(few_keys, "attend", lambda q, k, v, scale, factor: exact(q, k, v, scale, factor - 1))
+    assert set(found("compressed", problem_of("compressed"))) >= {"output", "q", "k", "v"}
+
+
+@pytest.mark.parametrize("name", ["kao_kv", "kao_qkv"])
+def test_margins_that_are_off_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = margins.margin_means
+    monkeypatch.setattr(margins, "margin_means", lambda x: exact(x) * 1.01)
+    assert "output" in found(name, problem_of(name))
+
+
+def test_the_row_gradients_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = few_keys.query_gradients
+    monkeypatch.setattr(few_keys, "query_gradients", lambda *args: (exact(*args)[0] * 1.01, exact(*args)[1]))
+    assert set(found("linformer", problem_of("linformer"))) == {"q"}
