@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from attnbench.errors import BadInput
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
@@ -149,6 +149,10 @@ def read_run(path: str | Path) -> Run:
             "their numbers do not mean the same. Separate them, or measure again."
         )
     environment = parse_object(read_text(folder / ENVIRONMENT), str(folder / ENVIRONMENT))
+    for name, (allowed, good) in _DEFINITIONS.items():
+        if name in environment and not good(environment[name]):
+            told = f"{name} = {short(environment[name])}; allowed: {allowed}"
+            raise BadInput(f"{folder / ENVIRONMENT}: {told}. {REPAIR}")
     return Run(folder, frame(visits), environment, read_text(folder / SUITE))
 
 
@@ -273,6 +277,9 @@ def read_samples(folder: Path, visits: DataFrame) -> DataFrame:
         return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
     text = read_text(path)
     text = text[: text.rfind("\n") + 1]
+    head = text.partition("\n")[0].rstrip("\r")
+    if head != ",".join(SAMPLE_COLUMNS):
+        raise BadInput(f"{path}, line 1: {short(head)}; allowed: {','.join(SAMPLE_COLUMNS)}. {REPAIR}")
     types = dict.fromkeys(("key", "clock", "flags"), "str")
     try:
         table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")
@@ -301,24 +308,63 @@ def _is_cell(value: object) -> bool:
     return sizes and image and text and named and isinstance(value["causal"], bool)
 
 
+def _are_rates(value: Mapping[str, Any]) -> bool:
+    return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
+
+
 def _is_table(good: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(good(v) for v in value.values())
 
+
+def _up_to(most: int) -> tuple[str, Callable[[object], bool]]:
+    return f"a whole number from 0 to {most}", lambda value: is_whole(value) and cast(int, value) <= most
+
+
+def _are_metrics(value: object) -> bool:
+    if not isinstance(value, dict) or not all(_is_metric(name, number) for name, number in value.items()):
+        return False
+    for clock in ("wall_time", "device_time"):
+        ends = [value.get(name) for name in (f"{clock}_low_s", f"{clock}_s", f"{clock}_high_s")]
+        known = [end for end in ends if end is not None]
+        if known != sorted(known):
+            return False
+    return True
+
+
+def _is_metric(name: str, value: object) -> bool:
+    """Whether a number can be what its column says. Times beyond three years and beyond exabytes are damage."""
+    if not name or name in _NO_METRIC or not is_number(value):
+        return False
+    whole = _dtype(name) == "Int64"
+    most = 1e8 if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if whole else 1e12
+    return cast(float, value) < most and (is_whole(value) or not whole)
+
+
+_NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for c in COLUMNS if c in _TEXT)}
+"""Columns that are no metric's: one stored under such a name would take the column's place."""
+
+_DEFINITIONS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "exact": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
+    "families": ("an object of text", _is_table(is_text)),
+    "stated": ("an object of objects of text", _is_table(_is_table(is_text))),
+    "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
+}
+"""What the outputs read of environment.json."""
 
 _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "key": ("text", is_text),
     "cell": (f"an object with {', '.join(CELL_COLUMNS)}, each of its type", _is_cell),
     "device": ("cpu, cuda", lambda value: value in ("cpu", "cuda")),
-    "round": ("a whole number ≥ 0", is_whole),
-    "process": ("a whole number ≥ 0", is_whole),
-    "order": ("a whole number ≥ 0", is_whole),
+    "round": _up_to(10**4),
+    "process": _up_to(10**7),
+    "order": _up_to(10**7),
     "status": (", ".join(STATUSES), lambda value: isinstance(value, str) and value in STATUSES),
     "reason": ("text", is_text),
     "kernel": ("text", is_text),
-    "metrics": ("an object of finite numbers ≥ 0", _is_table(is_number)),
-    "samples": ("a whole number ≥ 0", is_whole),
+    "metrics": ("an object of numbers ≥ 0: counts and bytes whole, low ≤ value ≤ high, none absurd", _are_metrics),
+    "samples": _up_to(10**8),
     "warnings": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
     "operations": ("an object of whole numbers ≥ 0", _is_table(is_whole)),
-    "threads": ("a whole number ≥ 0, or null", lambda value: value is None or is_whole(value)),
+    "threads": ("a whole number up to 10000, or null", lambda value: value is None or _up_to(10**4)[1](value)),
     "contract": ("text", is_text),
 }

@@ -57,8 +57,8 @@ def is_whole(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """A finite number ≥ 0."""
-    return is_whole(value) or (isinstance(value, float) and 0 <= value < MOST)
+    """0, or a number from 10⁻³⁰ to 10³⁰."""
+    return is_whole(value) or (isinstance(value, float) and (value == 0 or 1 / MOST < value < MOST))
 
 
 def is_text(value: object) -> bool:
