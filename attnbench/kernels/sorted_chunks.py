@@ -157,13 +157,13 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `attend_kernel`: the largest that spill no register."""
+    """Of `attend_kernel`: the largest that spill no register (with TF32: 8 bytes at most)."""
     most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
     return product_tiles(most, chunk, head_dim, warps, dtype)
 
 
 def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `gradient_kernel`: the largest that spill no register (D = 32 with TF32 and several rounds: 16 bytes)."""
+    """Of `gradient_kernel`: the largest that spill no register (with TF32: 16 bytes at most)."""
     most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
     return product_tiles(most, chunk, head_dim, warps, dtype)
 
