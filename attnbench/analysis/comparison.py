@@ -60,9 +60,10 @@ def circumstances(before: Run, after: Run) -> Circumstances:
         return tuple(f"{name.replace('_', ' ')}: {_plain(a)} → {_plain(b)}" for name, a, b in pairs if a != b)
 
     contracts = [_contract(run) for run in (before, after)]
-    if None not in contracts and contracts[0][:1] != contracts[1][:1]:
+    if contracts[0][:1] != contracts[1][:1]:
+        versions = ["".join(c[:1]) or "unknown" for c in contracts]
         raise BadInput(
-            f"{before.folder} was measured under contract {contracts[0][0]}, {after.folder} under {contracts[1][0]}: "
+            f"{before.folder} was measured under contract {versions[0]}, {after.folder} under {versions[1]}: "
             "their numbers do not mean the same. Measure one of them again."
         )
     settings = [tuple(word for word in c[1:] if not word.startswith("rounds=")) for c in contracts]
