@@ -52,6 +52,17 @@ def test_an_error_of_four_bounds_is_wrong(dtype: Dtype) -> None:
         check.before(with_impl(subject("softmax", dtype=dtype), 4 * bound))
 
 
+def test_a_stated_exception_widens_the_bound_and_no_more() -> None:
+    plain = subject("softmax")
+    bound = check.before(plain).tolerance
+    stated = replace(plain, operator=replace(plain.operator, tolerance=(3.0, "a test")))
+    check.before(with_impl(stated, 2 * bound))
+    with pytest.raises(check.Wrong):
+        check.before(with_impl(plain, 2 * bound))
+    with pytest.raises(check.Wrong):
+        check.before(with_impl(stated, 5 * bound))
+
+
 def test_a_wrong_gradient_alone_is_wrong() -> None:
     check.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
     with pytest.raises(check.Wrong, match="the gradient of"):
