@@ -366,4 +366,7 @@ def configured(
         constexprs["PRECISION"] = compute
     label = f"{phi.features} m={phi.count} D={d} {str(dtype).removeprefix('torch.')}"
     label += f" {compute}" if dtype == torch.float32 else ""
-    return Configuration(kernel, signature(kernel, types), constexprs, tiles.warps, tiles.stages, label, sample)
+    names = signature(kernel, types)
+    strides = tuple(name for name in names if name[1:] in ("_b", "_h", "_n", "_t"))
+    multiples = (*strides, "head_dim", "features")
+    return Configuration(kernel, names, constexprs, tiles.warps, tiles.stages, label, sample, multiples)

@@ -3,7 +3,7 @@
 Serves linear_transformer, performer and (without the gate) rfa in the causal form. The tokens are cut into segments
 that run side by side, and a segment into chunks that run one after another. First the sums of each segment are taken
 (`accumulate_kernel`) and added up to the state before each; then a program carries that state through its segment
-(`scan_answer_kernel`), scoring the pairs within each chunk. Nothing is written per chunk, and no feature ever.
+(`scan_answer_kernel`), scoring the pairs within each chunk. There is one state per segment, and no feature is written.
 
 Layout and precision as in `kernelized`. No maximum over keys is taken (φ of a key is exp(a) + ε): nothing looks ahead.
 
@@ -11,8 +11,8 @@ Backward. With δ_i the denominator, c_i = y_i·dy_i, and P_ij = (v_j·dy_i − 
   dφ(q_i) = Σ_j P_ij φ(k_j)          the same scan: earlier segments and chunks through S and z, the chunk through P
   dφ(k_j) = Σ_i P_ij φ(q_i)          a scan from the end, with Σ_{i>j} φ(q_i) dy_iᵀ/δ_i and −Σ_{i>j} φ(q_i) c_i/δ_i
   dv_j = Σ_i (φ(q_i)ᵀφ(k_j)) dy_i / δ_i     in that scan too
-Where the state does not fit one program (D > 64 at m = 256), programs share the value channels, and the parts of dq and
-dk that each brings are added up in float32.
+Where D needs several tiles of value channels, programs share them, and the parts of dq and dk that each brings are
+added up in float32.
 """
 
 from __future__ import annotations
@@ -43,12 +43,6 @@ from attnbench.kernels.kernelized import (
     sum_tiles,
 )
 
-MAX_ROWS = 512
-"""Rows of the state that a program can carry."""
-
-STATE = 16384
-"""Numbers of the state that a program carries: 64 KiB of registers."""
-
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
     """q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256, phi not softmax. omega: [m, D]. Returns [B, H, N, D].
@@ -68,23 +62,28 @@ class _Attention(torch.autograd.Function):
         parts, part_normalisers, *_ = accumulate(k, v, omega, phi, None, segments, length, False)
         prefix, prefix_normaliser = before(parts), before(part_normalisers)
         y = torch.empty(q.shape, dtype=q.dtype, device=q.device) if q.stride(-1) != 1 else torch.empty_like(q)
-        denominators = torch.empty((b * h, n) if save else (1,), dtype=torch.float32, device=q.device)
+        rows = (b * h, n) if save else (1,)
+        denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
+        places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
         tiles = scan_tiles(d, phi, q.dtype)
-        programs = b * h * segments * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-        scan_answer_kernel[(programs,)](
-            q, k, v, omega, prefix, prefix_normaliser, y, denominators, h, n, phi.count, d, segments, length,
+        shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+        state = prefix.clone() if save else prefix
+        scan_answer_kernel[(b * h * segments * shares_of_v,)](
+            q, k, v, omega, state, prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, denominators, stabilisers, places,
+            h, n, phi.count, d, segments, length,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon,
             phi.denominator, SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
         )  # fmt: skip
         if save:
-            ctx.save_for_backward(q, k, v, omega, y, prefix, prefix_normaliser, denominators)
+            ctx.save_for_backward(q, k, v, omega, y, prefix, prefix_normaliser, denominators, stabilisers, places)
             ctx.phi, ctx.cut = phi, (segments, length)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, omega, y, prefix, prefix_normaliser, denominators = ctx.saved_tensors
+        q, k, v, omega, y, prefix, prefix_normaliser, *saved = ctx.saved_tensors
+        denominators, stabilisers, _ = saved
         phi: FeatureMap = ctx.phi
         segments, length = ctx.cut
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
@@ -94,12 +93,11 @@ class _Attention(torch.autograd.Function):
         launch = {"num_warps": tiles.warps, "num_stages": tiles.stages, **tiles.constexprs}
         grid = (b * h * segments * shares_of_v,)
         along = torch.empty(shares_of_v, b * h, n, dtype=torch.float32, device=q.device)
-        stabilisers = torch.empty(b * h, n, dtype=torch.float32, device=q.device)
         dq_parts, dk_parts = parts_of(q, shares_of_v), parts_of(k, shares_of_v)
         scan_query_gradient_kernel[grid](
-            q, k, v, omega, prefix, prefix_normaliser, y, dy, denominators, dq_parts, along, stabilisers,
-            h, n, phi.count, d, segments, length, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3],
-            *dy.stride()[:3], *dq_parts.stride()[:4], phi.scale, phi.epsilon, **launch,
+            q, k, v, omega, prefix.clone(), prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, dy, *saved,
+            dq_parts, along, h, n, phi.count, d, segments, length,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq_parts.stride()[:4], phi.scale, phi.epsilon, **launch,
         )  # fmt: skip
         weights = denominators.reciprocal()
         shares = -along.sum(dim=0) * weights
@@ -108,8 +106,8 @@ class _Attention(torch.autograd.Function):
         )
         dv = torch.empty_like(dk_parts[0], dtype=v.dtype)
         scan_key_gradient_kernel[grid](
-            q, k, v, omega, after(sums), after(sum_normalisers), dy, weights, shares, dk_parts, dv,
-            h, n, phi.count, d, segments, length, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+            q, k, v, omega, after(sums), after(sum_normalisers).repeat(shares_of_v, 1, 1, 1), dy, weights, shares,
+            stabilisers, dk_parts, dv, h, n, phi.count, d, segments, length, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
             *dy.stride()[:3], *dk_parts.stride()[:4], *dv.stride()[:3], phi.scale, phi.epsilon, **launch,
         )  # fmt: skip
         return added(dq_parts, q.dtype), added(dk_parts, k.dtype), dv, None, None, None
@@ -148,17 +146,11 @@ def added(parts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scan_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, backward: bool = False) -> Tiles:
-    """Of the scan kernels: all features of a chunk, and as many value channels as leave the state in registers."""
-    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
-    block_d, block_m = padded(head_dim), padded(phi.count)
-    held = STATE // 2 if wide or backward else STATE
-    block_v = min(block_d, max(16, held // (block_m * (2 if two else 1))))
-    block_n = 64 if block_m * (2 if two else 1) <= 64 and not (wide or backward) else 32
-    if block_m * (2 if two else 1) > 256 or (wide and block_m > 128):
-        block_n = 16
-    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_K": min(block_d, 32)}
-    warps = 4 if block_m * (2 if two else 1) <= 64 and block_v <= 32 else 8
-    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, warps, 1)
+    """Of the scan kernels: 64 tokens, 16 for each warp, since warps beyond the rows of a product would repeat them."""
+    block_d = padded(head_dim)
+    block_v = min(block_d, 16 if backward and phi.features == "fourier" else 32)
+    sizes = {"BLOCK_N": 64, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": block_v}
+    return Tiles({"FEATURES": phi.features, **sizes, **precision(dtype)}, 4 if block_d <= 64 else 8, 1)
 
 
 def configurations() -> Iterator[Configuration]:

@@ -128,8 +128,6 @@ def _fused() -> Callable[..., Tensor]:
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    if problem.causal and features_count(problem, params) > 512:
-        return f"the fused scan carries at most 512 features, not {features_count(problem, params)}"
     return why_not(problem, device)
 
 

@@ -114,8 +114,6 @@ def _fused() -> Callable[..., Tensor]:
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if gated(problem, params):
         return "the fused scan does not forget: it has no gate"
-    if problem.causal and params["m"] > 256:
-        return f"the fused scan carries at most 256 frequencies, not {params['m']}"
     return why_not(problem, device)
 
 

@@ -32,7 +32,7 @@ def form_of(features: str) -> tuple[Form, Params]:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several segments, chunks, tiles of channels and slices of D at a small N."""
+    """Several segments, chunks, tiles of features and of channels at a small N."""
 
     def small(tiles: Callable[..., kernelized.Tiles], names: tuple[str, ...]) -> Callable[..., kernelized.Tiles]:
         def smaller(*args: Any, **kwargs: Any) -> kernelized.Tiles:
@@ -42,7 +42,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return smaller
 
-    scan = small(kernelized_causal.scan_tiles, ("BLOCK_N", "BLOCK_V", "BLOCK_K"))
+    scan = small(kernelized_causal.scan_tiles, ("BLOCK_N", "BLOCK_V", "BLOCK_M"))
     monkeypatch.setattr(kernelized_causal, "scan_tiles", scan)
     for module in (kernelized, kernelized_causal):
         monkeypatch.setattr(module, "sum_tiles", small(kernelized.sum_tiles, ("BLOCK_N", "BLOCK_M", "BLOCK_V")))
