@@ -1,4 +1,4 @@
-"""Synthesizer's kinds as one SDPA call: no N×N logits of the input's own in memory."""
+"""Synthesizer's kinds as one SDPA call, or our kernel: no N×N logits of the input's own in memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from attnbench.kernels._availability import why_not as kernel_why_not
 from attnbench.operator import Impl
 from attnbench.problem import Params, Problem
 
@@ -24,8 +25,8 @@ def _sdpa() -> Call:
 
 def _cuda() -> Call:
     def call(problem: Problem, params: Params, v: Tensor, **given: Tensor) -> Tensor:
-        fused: Call = dense if params["kind"] == "dense" else random
-        return fused(problem, v, **given)
+        by_kind: dict[str, Call] = {"dense": dense, "random": random, "factorized_dense": factorized_dense}
+        return by_kind[params["kind"]](problem, v, **given)
 
     return call
 
@@ -50,6 +51,15 @@ def random(problem: Problem, v: Tensor, r: Tensor) -> Tensor:
     return scaled_dot_product_attention(nothing, nothing, v, attn_mask=r.expand(problem.batch, -1, -1, -1))
 
 
+def factorized_dense(problem: Problem, v: Tensor, **given: Tensor) -> Tensor:
+    """Two layers for α and for β, then a kernel that multiplies them as it attends."""
+    from attnbench.kernels.outer_scores import attend
+    from attnbench.operators.synthesized.synthesizer import two_layers
+
+    alpha, beta = (two_layers(given, suffix).transpose(0, 1) for suffix in ("_alpha", "_beta"))  # [B, H, N, a or t]
+    return attend(alpha, beta, v, problem.causal)
+
+
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if params["kind"] != "factorized_random":
         return f"kind {params['kind']} is no attention between given factors; with work around it one call is impl cuda"
@@ -60,11 +70,15 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if params["kind"] == "factorized_random":
         return "kind factorized_random is exactly one SDPA call: impl sdpa"
     if params["kind"] == "factorized_dense":
-        return "kind factorized_dense has logits of full rank, which no attention kernel takes"
+        return kernel_why_not(problem, device, max_head_dim=128)
     return None
 
 
 FUSED = {
     "sdpa": Impl(_sdpa, "torch SDPA of R₁ and R₂, its choice", _sdpa_why_not),
-    "cuda": Impl(_cuda, "torch SDPA with synthesized queries or bias", _cuda_why_not),
+    "cuda": Impl(
+        _cuda,
+        "torch SDPA with synthesized queries or bias; factorized_dense: attnbench Triton: outer_scores",
+        _cuda_why_not,
+    ),
 }

@@ -146,8 +146,8 @@ def test_layer_projects_values_and_output_only(kind: str, causal: bool) -> None:
 def test_the_one_call_forms_are_exact(kind: str, impl: str, causal: bool) -> None:
     problem = Problem(13, 2 * 16, 2, 2, causal=causal)
     case = small("synthesizer", problem, kind=kind)
-    reason = case.form.impls[impl].why_not(problem, case.params, "cuda")
-    expected = {"factorized_random": "sdpa", "dense": "cuda", "random": "cuda"}
+    reason = case.form.impls[impl].why_not(problem, case.params, "cpu")
+    expected = {"factorized_random": "sdpa", "dense": "cuda", "random": "cuda"}  # factorized_dense needs its kernel
     assert (reason is None) is (expected.get(kind) == impl), reason
     if reason is not None:
         return

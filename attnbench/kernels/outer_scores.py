@@ -1,0 +1,165 @@
+"""Attention whose scores are an outer product of a token's own factors: score_ij = α_i,(j mod a) · β_i,⌊j/a⌋.
+
+Synthesizer's factorised dense kind. N scores come from 2√N numbers of the query, so they are made in registers and no
+score is ever in memory. Forward keeps the softmax as it goes (`attend_outer_kernel`) and its log-sum-exp for backward,
+which makes the weights again: `outer_score_gradient_kernel` by queries for α and β, `outer_value_gradient_kernel` by
+keys for v. No atomics: results repeat bit by bit. Offsets in tokens are int64.
+
+Precision: scores in float32, products in the working dtype, added up in float32. float32: TF32 where torch allows it
+for matrix products (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 products that make up a float32 one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._outer_scores import (
+    attend_outer_kernel,
+    outer_score_gradient_kernel,
+    outer_value_gradient_kernel,
+)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a launch."""
+
+    constexprs: dict[str, int]
+    warps: int = 8
+    stages: int = 1  # more would hold addresses in registers that are needed
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of a launch."""
+        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def attend(alpha: Tensor, beta: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """alpha: [B, H, N, a]. beta: [B, H, N, t], a·t ≥ N. v: [B, H, N, D], D ≤ 128. All on one CUDA device.
+
+    Returns [B, H, N, D]. Differentiable in all three, once.
+    """
+    y: Tensor = _Attention.apply(*(x.contiguous() for x in (alpha, beta, v)), causal)
+    return y
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, beta: Tensor, v: Tensor, causal: bool) -> Tensor:
+        b, h, n, d = v.shape
+        y = torch.empty_like(v)
+        totals = torch.empty(b, h, n, dtype=torch.float32, device=v.device)
+        tiles = query_tiles(alpha.shape[-1], d)
+        attend_outer_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * b * h,)](
+            alpha, beta, v, y, totals, n, alpha.shape[-1], beta.shape[-1], d,
+            CAUSAL=causal, PRECISION=precision(v.dtype), **tiles.options,
+        )  # fmt: skip
+        ctx.save_for_backward(alpha, beta, v, y, totals)
+        ctx.causal = causal
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        alpha, beta, v, y, totals = ctx.saved_tensors
+        dy = dy.contiguous()
+        agreements = (y.float() * dy.float()).sum(dim=-1)
+        dalpha, dbeta = score_gradients(alpha, beta, v, dy, totals, agreements, ctx.causal)
+        return dalpha, dbeta, value_gradients(alpha, beta, dy, totals, ctx.causal), None
+
+
+def score_gradients(
+    alpha: Tensor, beta: Tensor, v: Tensor, dy: Tensor, totals: Tensor, agreements: Tensor, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """dα and dβ. totals, agreements: [B, H, N], the log-sum-exp and y·dy of each query."""
+    b, h, n, d = v.shape
+    width, columns = alpha.shape[-1], beta.shape[-1]
+    tiles = query_tiles(width, d)
+    dalpha = torch.empty_like(alpha)
+    parts = triton.cdiv(width, tiles.constexprs["BLOCK_S"])
+    dbeta = torch.empty(parts, *beta.shape, dtype=torch.float32, device=v.device)
+    outer_score_gradient_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * b * h,)](
+        alpha, beta, v, dy, totals, agreements, dalpha, dbeta, n, width, columns, d,
+        CAUSAL=causal, PRECISION=precision(v.dtype), **tiles.options,
+    )  # fmt: skip
+    return dalpha, dbeta.sum(dim=0).to(beta.dtype)
+
+
+def value_gradients(alpha: Tensor, beta: Tensor, dy: Tensor, totals: Tensor, causal: bool) -> Tensor:
+    """dv, of dy's shape."""
+    b, h, n, d = dy.shape
+    width, columns = alpha.shape[-1], beta.shape[-1]
+    tiles = key_tiles(width, d, dy.dtype)
+    dv = torch.empty_like(dy)
+    outer_value_gradient_kernel[(triton.cdiv(width, tiles.constexprs["BLOCK_S"]) * columns * b * h,)](
+        alpha, beta, dy, totals, dv, n, width, columns, d,
+        CAUSAL=causal, PRECISION=precision(dy.dtype), **tiles.options,
+    )  # fmt: skip
+    return dv
+
+
+def precision(dtype: torch.dtype) -> str:
+    """PRECISION of the products: see the top of this file."""
+    return "tf32x3" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
+
+
+def query_tiles(width: int, head_dim: int) -> Tiles:
+    """Of `attend_outer_kernel` and `outer_score_gradient_kernel`."""
+    return Tiles({"BLOCK_N": 64, "BLOCK_S": min(32, padded(width)), "BLOCK_D": padded(head_dim)})
+
+
+def key_tiles(width: int, head_dim: int, dtype: torch.dtype) -> Tiles:
+    """Of `outer_value_gradient_kernel`."""
+    block_n, most = (32, 64) if dtype == torch.float32 else (64, 32)
+    return Tiles({"BLOCK_N": block_n, "BLOCK_S": min(most, padded(width)), "BLOCK_D": padded(head_dim)})
+
+
+def padded(size: int) -> int:
+    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def configurations() -> Iterator[Configuration]:
+    """Every default configuration: a = 64, D = 32, 64, 128, full; bfloat16, float16, float32 (TF32 or not)."""
+    for d in (32, 64, 128):
+        for dtype, compute in PRECISIONS:
+            yield from _configurations(d, dtype, compute, causal=False)
+    yield from _configurations(64, torch.bfloat16, "tf32", causal=True)
+
+
+PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
+    (torch.bfloat16, "tf32"),
+    (torch.float16, "tf32"),
+    (torch.float32, "tf32"),
+    (torch.float32, "tf32x3"),
+)
+
+
+def _configurations(d: int, dtype: torch.dtype, compute: str, causal: bool) -> Iterator[Configuration]:
+    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
+    types = dict.fromkeys(("alpha", "beta", "v", "y", "dy", "dalpha", "dv"), data)
+    types |= dict.fromkeys(("totals", "agreements", "dbeta"), "*fp32")
+    label = f"D={d} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+    for kernel, tiles in (
+        (attend_outer_kernel, query_tiles(64, d)),
+        (outer_score_gradient_kernel, query_tiles(64, d)),
+        (outer_value_gradient_kernel, key_tiles(64, d, dtype)),
+    ):
+        constexprs = {**tiles.constexprs, "CAUSAL": causal, "PRECISION": compute}
+        sample = d == 64 and dtype == torch.bfloat16 and causal
+        yield Configuration(
+            kernel,
+            signature(kernel, types),
+            constexprs,
+            tiles.warps,
+            tiles.stages,
+            label + (" causal" if causal else ""),
+            sample,
+        )
