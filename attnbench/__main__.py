@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 
 import typer
 
 from attnbench.errors import BadInput
 from attnbench.registry import scan
 
-app = typer.Typer(
-    name="attnbench",
-    help="At which size does O(N²) attention stop paying on this hardware, and what should replace it?",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-for verb in scan("attnbench.commands"):
-    module = importlib.import_module(f"attnbench.commands.{verb}")
-    app.command(name=verb)(module.command)
+VERBS = tuple(scan("attnbench.commands"))
+
+
+def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
+    """The app with these verbs. Only what is asked for is imported and parsed: parsing all takes as long as a quick one."""
+    app = typer.Typer(
+        name="attnbench",
+        help="At which size does O(N²) attention stop paying on this hardware, and what should replace it?",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback()(lambda: None)  # with a callback a single verb is still named on the command line
+    for verb in verbs:
+        app.command(name=verb)(importlib.import_module(f"attnbench.commands.{verb}").command)
+    return app
 
 
 def main() -> None:
     """The entry point: a BadInput becomes one paragraph on stderr and exit code 2."""
+    asked = sys.argv[1:2]
     try:
-        app()
+        assemble(asked if asked and asked[0] in VERBS else VERBS)()
     except BadInput as error:
         print(f"attnbench: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """`app`, with every verb: for tests and tools that call the commands in this process."""
+    if name != "app":
+        raise AttributeError(name)
+    return assemble()
 
 
 if __name__ == "__main__":

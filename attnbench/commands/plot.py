@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Draw a stored run: log-log time, memory and FLOPs, with intervals and crossovers. Prints the files it wrote.
 
-    Needs the extra: pip install 'attnbench[plot]'.
+    Needs matplotlib: install attnbench with its extra 'plot'.
 
     Example: attnbench plot results/reference/cpu-sequence --metric wall_time --format png
     """
