@@ -14,6 +14,8 @@ from torch.nn.functional import elu
 from attnbench.cost import traffic
 from attnbench.inputs import heads
 from attnbench.kernels._availability import why_not
+from attnbench.kernels._fla import KERNEL as FLA_KERNEL
+from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Mode, Params, Problem
@@ -69,7 +71,26 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem, device)
 
 
-CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
+def _fla() -> Callable[..., Tensor]:
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend_with_fla(features(q), features(k), v, EPSILON)
+
+    return call
+
+
+def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not_fla(problem, device, problem.head_dim)
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    {
+        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
+    },
+)
 
 OPERATOR = Operator(
     paper=Paper(

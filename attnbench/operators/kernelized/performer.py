@@ -23,6 +23,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
 from attnbench.kernels._availability import why_not
+from attnbench.kernels._fla import KERNEL as FLA_KERNEL
+from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Mode, Params, Problem
@@ -36,13 +38,16 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     dtype = q.dtype
     if problem.dtype == "float16":
         q, k, v, omega = q.float(), k.float(), v.float(), omega.float()
+    contract = causal if problem.causal else full
+    return contract(*features(problem, params, q, k, omega), v).to(dtype)
+
+
+def features(problem: Problem, params: Params, q: Tensor, k: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
+    """φ(q) and φ(k): [B, H, N, m] each."""
     scaled = (omega * problem.head_dim**-0.25).t()  # [D, m]
     if params["kind"] == "relu":
-        fq, fk = (q @ scaled).relu() + EPSILON["relu"], (k @ scaled).relu() + EPSILON["relu"]
-    else:
-        fq, fk = query_features(q, scaled), key_features(k, scaled, ahead=not problem.causal)
-    contract = causal if problem.causal else full
-    return contract(fq, fk, v).to(dtype)
+        return (q @ scaled).relu() + EPSILON["relu"], (k @ scaled).relu() + EPSILON["relu"]
+    return query_features(q, scaled), key_features(k, scaled, ahead=not problem.causal)
 
 
 def query_features(q: Tensor, scaled: Tensor) -> Tensor:
@@ -87,11 +92,11 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """ω is not differentiated. What the causal reference executes beyond `flops`: see `executed`."""
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     m = features_count(problem, params)
-    features = 2 * product(b * h * n * d * m, mode, gradients=1)  # ω q and ω k: [N, D] × [D, m]
+    arguments = 2 * product(b * h * n * d * m, mode, gradients=1)  # ω q and ω k: [N, D] × [D, m]
     per_feature = 5 if params["kind"] == "softmax" else 3  # maximum, subtract, exp, + ε, sum; relu, + ε, sum
     return Cost(
-        flops=features + required(problem, m, mode),
-        reference_flops=features + executed(problem, m, mode),
+        flops=arguments + required(problem, m, mode),
+        reference_flops=arguments + executed(problem, m, mode),
         elementwise=2 * per_feature * b * h * n * m * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=3 * b * h * n * d, written=b * h * n * d, constant=m * d),
         passes=_passes(problem, params),
@@ -120,8 +125,8 @@ def _fused() -> Callable[..., Tensor]:
     from attnbench.kernels.kernelized_causal import attend_causally
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
-        features = {"softmax": "exp", "relu": "relu"}[params["kind"]]
-        phi = FeatureMap(features, omega.shape[0], problem.head_dim**-0.25, EPSILON[params["kind"]])
+        name = {"softmax": "exp", "relu": "relu"}[params["kind"]]
+        phi = FeatureMap(name, omega.shape[0], problem.head_dim**-0.25, EPSILON[params["kind"]])
         return attend_causally(q, k, v, phi, omega) if problem.causal else attend(q, k, v, phi, omega)
 
     return call
@@ -131,7 +136,26 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem, device)
 
 
-CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
+def _fla() -> Callable[..., Tensor]:
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
+        return attend_with_fla(*features(problem, params, q, k, omega), v)
+
+    return call
+
+
+def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not_fla(problem, device, features_count(problem, params))
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    {
+        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
+    },
+)
 
 OPERATOR = Operator(
     paper=Paper(

@@ -20,6 +20,8 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal
 from attnbench.kernels._availability import why_not
+from attnbench.kernels._fla import KERNEL as FLA_KERNEL
+from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.operators.kernelized._decay import decayed, executed_decayed
@@ -117,7 +119,32 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem, device)
 
 
-CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
+def _fla() -> Callable[..., Tensor]:
+    def call(
+        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, gate: Tensor | None = None
+    ) -> Tensor:
+        fq, fk = features(q, omega), features(k, omega)
+        if gate is None:
+            return attend_with_fla(fq, fk, v)
+        taken = fk * torch.sigmoid(-gate).unsqueeze(-1)
+        return attend_with_fla(fq, taken, v, log_keep=logsigmoid(gate.float()))
+
+    return call
+
+
+def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return why_not_fla(problem, device, 2 * params["m"])
+
+
+CORE = Form(
+    reference,
+    make_inputs,
+    cost,
+    {
+        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
+    },
+)
 _UNGATED = projected(CORE)
 
 
