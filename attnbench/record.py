@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from attnbench.errors import BadInput
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
-from attnbench.strict import MOST, REPAIR, is_number, is_text, is_whole, parse_object, read_text, short
+from attnbench.strict import REPAIR, is_number, is_text, is_whole, parse_object, read_text, short
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,6 +26,9 @@ VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
 
 Status = Literal["ok", "skipped", "wrong", "oom", "timeout", "crashed", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+LONGEST_S = 1e8
+"""Three years: a longer time is damage."""
 
 CONTRACT = 1
 """Version of the timing contract: raised by hand when the meaning of a stored number changes."""
@@ -290,10 +293,11 @@ def read_samples(folder: Path, visits: DataFrame) -> DataFrame:
     except (ValueError, KeyError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         said = str(error).strip().splitlines()[0][:200]
         raise BadInput(f"{path}: {said}. It has the columns {', '.join(SAMPLE_COLUMNS)}. {REPAIR}") from None
-    bad = ~((table["seconds"] >= 0) & (table["seconds"] < MOST))
+    bad = ~((table["seconds"] >= 0) & (table["seconds"] < LONGEST_S))
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        raise BadInput(f"{path}, line {row + 2}: seconds = {table['seconds'].iloc[row]}; allowed: a time ≥ 0. {REPAIR}")
+        found = table["seconds"].iloc[row]
+        raise BadInput(f"{path}, line {row + 2}: seconds = {found}; allowed: 0 to {LONGEST_S:g}. {REPAIR}")
     finished = pd.MultiIndex.from_frame(visits[["key", "round", "process"]].astype({"round": int, "process": int}))
     return table[pd.MultiIndex.from_frame(table[["key", "round", "process"]]).isin(finished)].reset_index(drop=True)
 
@@ -332,11 +336,11 @@ def _are_metrics(value: object) -> bool:
 
 
 def _is_metric(name: str, value: object) -> bool:
-    """Whether a number can be what its column says. Times beyond three years and beyond exabytes are damage."""
+    """Whether a number can be what its column says. Times beyond LONGEST_S and beyond exabytes are damage."""
     if not name or name in _NO_METRIC or not is_number(value):
         return False
     whole = _dtype(name) == "Int64"
-    most = 1e8 if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if whole else 1e12
+    most = LONGEST_S if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if whole else 1e12
     return cast(float, value) < most and (is_whole(value) or not whole)
 
 
