@@ -15,7 +15,7 @@ VERBS = tuple(scan("attnbench.commands"))
 
 
 def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
-    """The app with these verbs. Only what is asked for is imported and parsed: parsing all takes as long as a quick one."""
+    """The app with these verbs. Only those are imported and parsed: all of them take as long as a quick command."""
     app = typer.Typer(
         name="attnbench",
         help="At which size does O(N²) attention stop paying on this hardware, and what should replace it?",
