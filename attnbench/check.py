@@ -27,6 +27,9 @@ CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2
 AFFORDABLE_FLOPS = {"cpu": 1e10, "cuda": 2e13}
 """A reference that executes more than this is not run in float64 at the timed size: about a second on each device."""
 
+ANSWER_SLACK = 4.0
+"""Sums with random signs differ by about a root mean square of the errors; this many times the largest is never."""
+
 CPU_SDPA_EPS = 2.0**-18
 """Stands for eps in float32 SDPA on the CPU: torch's kernel there has an exponential of 20 bits (`exp_u20`), and the
 error of a weight is that of an exponential and of their sum."""
@@ -79,14 +82,45 @@ def first_outputs(subject: Subject) -> list[Outputs]:
     return outputs
 
 
+def answer(outputs: Outputs) -> float:
+    """One number that any wrong value changes: the outputs, each over its largest value, summed with random signs.
+
+    Divided by the root of the count, so that errors of some relative size move it by about as much.
+    """
+    total, count = 0.0, 0
+    for index, tensor in enumerate(outputs):
+        generator = torch.Generator(device=tensor.device).manual_seed(index)
+        signs = torch.randint(0, 2, tensor.shape, generator=generator, device=tensor.device, dtype=torch.int8)
+        total += float((tensor.double() * signs.mul_(2).sub_(1)).sum()) / (_largest(tensor) or 1.0)
+        count += tensor.numel()
+    return abs(total) / math.sqrt(max(count, 1))
+
+
+def same_answers(
+    subject: Subject, first: Sequence[Outputs], expected: Sequence[float], tolerance: float | None
+) -> None:
+    """Checks that the answers are those which the scout checked in another process. Raises Wrong."""
+    allowed = ANSWER_SLACK * _allowed(subject, tolerance)
+    for outputs, before in zip(first, expected, strict=False):
+        if not abs(answer(outputs) - before) <= allowed:
+            raise Wrong(
+                f"its answer is not the one that was checked: their sums with random signs are {answer(outputs):.6g} "
+                f"and {before:.6g}; allowed {allowed:.1e} apart"
+            )
+
+
+def _allowed(subject: Subject, tolerance: float | None) -> float:
+    """What an answer may differ from another of the same inputs, over its largest value."""
+    floor = 4 * torch.finfo(torch_dtype(subject.cell.problem)).eps
+    return CEILING[subject.cell.problem.dtype] if tolerance is None else max(tolerance, floor)
+
+
 def after(subject: Subject, first: Sequence[Outputs], tolerance: float | None) -> None:
     """Checks that calls still give `first`, and follow when the values of a set change in place. Raises Wrong.
 
     tolerance: the bound of the check before, over the largest value; None: CEILING.
     """
-    dtype = subject.cell.problem.dtype
-    floor = 4 * torch.finfo(torch_dtype(subject.cell.problem)).eps
-    allowed = CEILING[dtype] if tolerance is None else max(tolerance, floor)
+    allowed = _allowed(subject, tolerance)
     for call, expected in zip(subject.calls, first, strict=True):
         _same(subject, subject.perform(call), expected, allowed, "after timing it no longer gives its first answer")
     if _overwrite(subject.sets[0], subject.sets[1]):

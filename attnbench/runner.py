@@ -246,12 +246,14 @@ class Runner:
         foreseen: Mapping[str, Any] | None = None,
     ) -> None:
         self.progress.begun(cell, number)
+        scouted = self._done[cell.key, 0].metrics if number else {}
         request = {
             "do": do,
             "cell": columns_of(cell),
             "measure": asdict(measure),
             "foreseen": dict(foreseen or {}),
-            "tolerance": self._done[cell.key, 0].metrics.get("tolerance") if number else None,
+            "tolerance": scouted.get("tolerance"),
+            "answers": [scouted[name] for name in ("answer_0", "answer_1", "answer_2") if name in scouted],
         }
         timeout = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
         begun = time.perf_counter()

@@ -177,7 +177,8 @@ def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     checked = check.before(subject)
     bench.checked.update(vars(checked))
     bench.metrics.update(_measured(bench, "scout"))
-    check.first_outputs(subject)
+    for index, outputs in enumerate(check.first_outputs(subject)):
+        bench.metrics[f"answer_{index}"] = check.answer(outputs)
     operations = dispatch.operations(subject)
     begun = time.perf_counter()
     subject.perform(subject.calls[0])
@@ -191,6 +192,7 @@ def _time(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
 
     subject = bench.subject
     first = check.first_outputs(subject)
+    check.same_answers(subject, first, request["answers"], request["tolerance"])
     bench.estimate = clock.warm_up(subject)
     metrics = _measured(bench, "timed")
     check.after(subject, first, request["tolerance"])

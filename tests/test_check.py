@@ -53,7 +53,7 @@ def test_an_error_of_four_bounds_is_wrong(dtype: Dtype) -> None:
 
 
 def test_a_stated_exception_widens_the_bound_and_no_more() -> None:
-    plain = subject("softmax")
+    plain = subject("softmax", dtype="float64")
     bound = check.before(plain).tolerance
     stated = replace(plain, operator=replace(plain.operator, tolerance=(3.0, "a test")))
     check.before(with_impl(stated, 2 * bound))
@@ -108,3 +108,17 @@ def test_cheating_impls_are_found_at_the_latest_after_timing(name: str) -> None:
 
 def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
     whole_visit(subject("faulty", "honest", mode="fwd_bwd"))
+
+
+def test_an_answer_is_told_from_any_other() -> None:
+    of = subject("softmax", mode="fwd_bwd")
+    first = check.first_outputs(of)
+    expected = [check.answer(outputs) for outputs in first]
+    check.same_answers(of, check.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
+    changed = [tuple(t.clone() for t in outputs) for outputs in first]
+    changed[1][0].view(-1)[7] += 0.01 * changed[1][0].abs().max()
+    with pytest.raises(check.Wrong, match="not the one that was checked"):
+        check.same_answers(of, changed, expected, 1e-6)
+    rolled = [(outputs[0].roll(1, dims=-2), *outputs[1:]) for outputs in first]
+    with pytest.raises(check.Wrong):
+        check.same_answers(of, rolled, expected, 1e-6)

@@ -89,3 +89,10 @@ def test_what_cannot_run_at_any_size_is_one_row(tmp_path: Path) -> None:
     results = measured(tmp_path / "run", plan(cells)).results
     assert list(results[results["impl"] == "absent"]["seq_len"]) == [32]
     assert len(results[results["impl"] == "honest"]) == 2
+
+
+def test_what_decayed_before_its_visit_began_is_wrong_as_well(tmp_path: Path) -> None:
+    cells = [faulty("decays", n) for n in (32, 48)]
+    results = measured(tmp_path / "run", plan(cells)).results
+    assert list(results["status"]) == ["wrong", "wrong"]
+    assert results["wall_time_s"].isna().all()

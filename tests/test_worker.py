@@ -1,0 +1,68 @@
+"""The worker as a process: what it imports, how it ends, what it may allocate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from attnbench import pipe
+
+MEASURING = "worker, check, clock, dispatch, foresight, gpu, environment, sampling, subject, record, metric, settings"
+
+
+def test_measuring_imports_torch_and_the_standard_library_only() -> None:
+    code = (
+        f"import sys; from attnbench import {MEASURING}; worker.metrics(); "
+        "found = {'pandas', 'pydantic', 'yaml', 'typer', 'rich', 'scipy', 'pynvml'} & set(sys.modules); "
+        "sys.exit(', '.join(sorted(found)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_ends_when_its_pipe_closes() -> None:
+    worker = pipe.start(0, threads=1)
+    os.close(worker.write)
+    assert worker.process.wait(timeout=10) == 0
+    worker.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_worker_in_native_code_ends_with_its_parent() -> None:
+    code = (
+        "from attnbench import pipe; from attnbench.record import columns_of; from tests.running import faulty, plan\n"
+        "from attnbench.workers import Workers\n"
+        "import os, signal, threading\n"
+        "workers = Workers(plan([]), -1)\n"
+        "cell = faulty('hangs', 32)\n"
+        "workers._ready(); print(workers.measuring.process.pid, flush=True)\n"
+        "threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
+        "workers.ask({'do': 'scout', 'cell': columns_of(cell), 'measure': vars(plan([]).measure), 'foreseen': {}}, 60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.wait(timeout=60)
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "the worker outlived its parent"
+        time.sleep(0.05)
+
+
+def test_killing_takes_the_whole_process_group() -> None:
+    worker = pipe.start(0, threads=1)
+    assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
+    worker.kill()
+    assert worker.process.returncode == -9
+
+
+def test_a_worker_that_cannot_start_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(pipe.WorkerLost, match="exited with code 1"):
+        pipe.start(0, threads=1)
