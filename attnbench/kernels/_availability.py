@@ -10,9 +10,17 @@ from attnbench.problem import Problem
 
 MAX_HEAD_DIM = 256
 
+MAX_EXACT_DIM = 128
+"""Of few_keys in float32 without TF32: beyond, no tile fits into registers."""
 
-def why_not(problem: Problem, device: str, max_head_dim: int = MAX_HEAD_DIM) -> str | None:
-    """The reason, or None: Triton, an NVIDIA GPU of compute capability 8.0 or more, D ≤ max_head_dim, no float64."""
+
+def why_not(
+    problem: Problem, device: str, max_head_dim: int = MAX_HEAD_DIM, max_exact_dim: int = MAX_HEAD_DIM
+) -> str | None:
+    """The reason, or None: Triton, an NVIDIA GPU of compute capability 8.0 or more, D ≤ max_head_dim, no float64.
+
+    max_exact_dim: the bound on D where float32 is not TF32, whose products take more registers.
+    """
     if device != "cuda":
         return "needs a CUDA device"
     if importlib.util.find_spec("triton") is None:
@@ -25,4 +33,7 @@ def why_not(problem: Problem, device: str, max_head_dim: int = MAX_HEAD_DIM) -> 
         return "the kernels add up in float32; float64 is for the reference"
     if problem.head_dim > max_head_dim:
         return f"head_dim {problem.head_dim} is more than the {max_head_dim} that one program holds"
+    exact = problem.dtype == "float32" and not torch.backends.cuda.matmul.allow_tf32
+    if exact and problem.head_dim > max_exact_dim:
+        return f"head_dim {problem.head_dim} in float32 is more than the {max_exact_dim} that fit without TF32"
     return None

@@ -3,7 +3,7 @@
 Serves linformer and kao_kv, and compressed where it is causal. A flash backward gives each tile of keys to one program,
 and with few keys most of a GPU stays idle: here the queries are split too, and the parts of dk and dv added up.
 
-Layout. q: [B, H, N, D] with any strides, so that a map [B, C, h, w] is read and written as it lies; k, v: [B, H, M, D].
+Layout. q: [B, H, N, D], or a map [B, C, h, w] seen as that, which is read and written as it lies; k, v: [B, H, M, D].
 A forward program holds a tile of queries, and its weights for one tile of keys at a time: with M ≤ BLOCK_M that is the
 whole softmax. Saved for the backward pass: y and the log-sum-exp of each query.
 
@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels._availability import MAX_EXACT_DIM
 from attnbench.kernels._configuration import Configuration, signature
 from attnbench.kernels._few_keys import (
     few_keys_forward_kernel,
@@ -50,10 +51,12 @@ class Tiles:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int = 0) -> Tensor:
-    """q: [B, H, N, D]; k, v: [B, H, M, D]; D ≤ 256. Returns [B, H, N, D], laid out as q is. Differentiable once.
+    """q: [B, H, N, D]; k, v: [B, H, M, D]; D ≤ 256. Returns [B, H, N, D]. Differentiable once.
 
     factor: 0: every query sees every key; else query i sees the keys m with m · factor ≤ i.
     """
+    if q.stride(-1) != 1 and not (q.stride(-2) == 1 and q.shape[-1] <= MAX_MAP_DIM and q.dtype != torch.float32):
+        q = q.contiguous()
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return _FewKeys.apply(q, k.contiguous(), v.contiguous(), scale, factor, save)
 
@@ -64,7 +67,7 @@ class _FewKeys(torch.autograd.Function):
         b, h, n, d = q.shape
         y = torch.empty_like(q)
         lse = torch.empty((b * h, n) if save else (1,), dtype=torch.float32, device=q.device)
-        tiles = forward_tiles(d, q.dtype)
+        tiles = tiles_of("forward", q)
         few_keys_forward_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
             q, k, v, y, lse, h, n, k.shape[2], d, factor, *q.stride(), *y.stride(), scale * math.log2(math.e),
             CAUSAL=factor > 0, SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
@@ -89,7 +92,7 @@ def query_gradients(
     """dq like q, and δ [B·H, N]."""
     b, h, n, d = q.shape
     dq, delta = torch.empty_like(q), torch.empty_like(lse)
-    tiles = gradient_tiles(d, q.dtype)
+    tiles = tiles_of("query_gradient", q)
     few_keys_query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         q, k, v, y, dy, lse, dq, delta, h, n, k.shape[2], d, factor,
         *q.stride(), *y.stride(), *dy.stride(), *dq.stride(), scale, scale * math.log2(math.e),
@@ -104,7 +107,7 @@ def key_gradients(
     """dk and dv like k."""
     b, h, n, d = q.shape
     m = k.shape[2]
-    tiles = gradient_tiles(d, q.dtype)
+    tiles = tiles_of("key_gradient", q)
     block = tiles.constexprs["BLOCK_N"]
     programs = b * h * triton.cdiv(m, tiles.constexprs["BLOCK_M"])
     splits = max(1, min(MAX_SPLITS, PROGRAMS // programs, triton.cdiv(n, 2 * block)))
@@ -118,23 +121,43 @@ def key_gradients(
     return dk.sum(dim=0).to(k.dtype), dv.sum(dim=0).to(v.dtype)
 
 
-def forward_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
-    """Of `few_keys_forward_kernel`."""
-    block_d = padded(head_dim)
-    wide = dtype == torch.float32
-    block_n = 64 if wide or block_d > 128 else 128
-    block_m = 32 if wide or block_d > 128 else 64
-    sizes = {"BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**sizes, **precision(dtype)}, 8 if block_d > 32 else 4, 1 if wide and block_d > 128 else 2)
+def tiles_of(kernel: str, q: Tensor) -> Tiles:
+    """Of "forward", "query_gradient" or "key_gradient", for q as it lies."""
+    return _tiles(kernel, q.shape[-1], q.dtype, precision(q.dtype), q.stride(-1) != 1)
 
 
-def gradient_tiles(head_dim: int, dtype: torch.dtype) -> Tiles:
-    """Of the two gradient kernels."""
+def _tiles(kernel: str, head_dim: int, dtype: torch.dtype, products: dict[str, Any], as_map: bool) -> Tiles:
     block_d = padded(head_dim)
-    wide = dtype == torch.float32
-    block = 32 if block_d > (64 if wide else 128) else 64
-    sizes = {"BLOCK_N": block, "BLOCK_M": block, "BLOCK_D": block_d}
-    return Tiles({**sizes, **precision(dtype)}, 8 if block_d > 32 else 4, 1)
+    column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
+    half = "map" if as_map else "half"
+    kind = products["PRECISION"] if dtype == torch.float32 else half
+    block_n, block_m, warps = SIZES[kernel, kind][column]
+    return Tiles(
+        {"BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d, **products}, warps, 2 if kernel == "forward" else 1
+    )
+
+
+SIZES: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
+    ("forward", "half"): ((128, 64, 4), (128, 64, 8), (128, 64, 8), (64, 32, 8)),
+    ("forward", "map"): ((128, 64, 4), (128, 64, 8)),
+    ("forward", "tf32"): ((128, 64, 8), (128, 64, 8), (32, 32, 8), (32, 32, 8)),
+    ("forward", "tf32x3"): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
+    ("query_gradient", "half"): ((64, 64, 4), (64, 64, 8), (64, 32, 8), (32, 64, 8)),
+    ("query_gradient", "map"): ((64, 64, 4), (64, 32, 8)),
+    ("query_gradient", "tf32"): ((64, 32, 4), (32, 32, 8), (32, 32, 8), (32, 32, 8)),
+    ("query_gradient", "tf32x3"): ((32, 32, 4), (32, 32, 8), (16, 16, 8)),
+    ("key_gradient", "half"): ((64, 64, 4), (64, 64, 8), (64, 32, 8), (32, 64, 8)),
+    ("key_gradient", "map"): ((64, 64, 8), (64, 64, 8)),
+    ("key_gradient", "tf32"): ((64, 64, 4), (32, 32, 8), (32, 32, 8), (32, 32, 8)),
+    ("key_gradient", "tf32x3"): ((32, 32, 8), (16, 16, 8), (16, 16, 8)),
+}
+"""BLOCK_N, BLOCK_M and warps by kernel and products, for D up to 32, 64, 128 and 256; "map": half precision on a map.
+
+About the largest that spill nothing from sm_80 to sm_100 (`make kernels`). A tile of a map is read across its channels,
+which takes twice the registers: in float32, or with more than 64 channels per head, a map is copied to tokens first.
+"""
+
+MAX_MAP_DIM = 64
 
 
 def precision(dtype: torch.dtype) -> dict[str, Any]:
@@ -156,26 +179,36 @@ def configurations() -> Iterator[Configuration]:
     for d in (32, 64, 128, 256):
         for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
             for compute in ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",):
-                for layout in ("tokens", "map", "causal"):
-                    yield from _configurations(d, dtype, name, compute, layout)
+                if d > (MAX_EXACT_DIM if compute == "tf32x3" else 256):
+                    continue
+                yield from _configurations(d, dtype, name, compute, "tokens")
+                yield from _configurations(d, dtype, name, compute, "causal")
+                if dtype != torch.float32 and d <= MAX_MAP_DIM:
+                    yield from _configurations(d, dtype, name, compute, "map")
 
 
 def _configurations(d: int, dtype: torch.dtype, name: str, compute: str, layout: str) -> Iterator[Configuration]:
     tensors = dict.fromkeys(("q", "k", "v", "y", "dy", "dq"), f"*{name}")
-    types = {**tensors, **dict.fromkeys(("lse", "delta", "dk", "dv"), "*fp32"), "scale": "fp32", "scale_log2": "fp32"}
-    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (few_keys_forward_kernel, {"SAVE": True}, forward_tiles(d, dtype)),
-        (few_keys_query_gradient_kernel, {}, gradient_tiles(d, dtype)),
-        (few_keys_key_gradient_kernel, {}, gradient_tiles(d, dtype)),
-    ]
-    for kernel, more, tiles in launches:
+    floats = ("lse", "delta", "dk", "dv")
+    types = {**tensors, **dict.fromkeys(floats, "*fp32"), "scale": "fp32", "scale_log2": "fp32"}
+    products = {"COMPUTE": COMPUTE[dtype], "PRECISION": compute}
+    for which, kernel in KERNELS.items():
+        tiles = _tiles(which, d, dtype, products, layout == "map")
         found = signature(kernel, types)
-        # A launch sees that a stride is 1 and compiles for it.
-        unit = [stride for stride in found if stride.endswith("_n" if layout == "map" else "_d") and len(stride) == 3]
-        constexprs = {**tiles.constexprs, **more, "CAUSAL": layout == "causal", **dict.fromkeys(unit, 1)}
-        constexprs["PRECISION"] = compute
-        label = f"D={d} {name} {compute if name == 'fp32' else ''} {layout}".replace("  ", " ")
-        sample = d == 64 and name == "bf16" and layout != "tokens"
+        # A launch sees that a stride is 1, and compiles for it.
+        unit = [stride for stride in found if len(stride) == 3 and stride.endswith("_n" if layout == "map" else "_d")]
         rest = {arg: kind for arg, kind in found.items() if arg not in unit}
+        constexprs = {**tiles.constexprs, "CAUSAL": layout == "causal", **dict.fromkeys(unit, 1)}
+        if which == "forward":
+            constexprs["SAVE"] = True
+        label = " ".join(filter(None, (f"D={d}", name, compute if name == "fp32" else "", layout)))
+        sample = d == 64 and name == "bf16" and layout != "tokens"
         multiples = ("head_dim", *(arg for arg in rest if arg[1:2] == "_")) if layout != "map" else ()
         yield Configuration(kernel, rest, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
+
+
+KERNELS = {
+    "forward": few_keys_forward_kernel,
+    "query_gradient": few_keys_query_gradient_kernel,
+    "key_gradient": few_keys_key_gradient_kernel,
+}

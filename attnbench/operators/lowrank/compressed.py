@@ -16,7 +16,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
-from attnbench.kernels._availability import why_not
+from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -103,7 +103,7 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device) if problem.causal else None
+    return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM) if problem.causal else None
 
 
 CORE = Form(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
-from attnbench.kernels._availability import why_not
+from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import attend, scaled_maps, tokens
 from attnbench.operators._value_map import (
@@ -78,7 +78,7 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM)
 
 
 CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "attnbench Triton: margins, few_keys", _cuda_why_not)})

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, einsum
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
-from attnbench.kernels._availability import why_not
+from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -79,7 +79,7 @@ def _few_keys() -> Callable[..., Tensor]:
 
 
 def _few_keys_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM)
 
 
 CORE = Form(
