@@ -97,7 +97,8 @@ class _Attention(torch.autograd.Function):
         scan_query_gradient_kernel[grid](
             q, k, v, omega, prefix.clone(), prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, dy, *saved,
             dq_parts, along, h, n, phi.count, d, segments, length,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq_parts.stride()[:4], phi.scale, phi.epsilon, **launch,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3],
+            *dq_parts.stride()[:4], phi.scale, phi.epsilon, **launch,
         )  # fmt: skip
         weights = denominators.reciprocal()
         shares = -along.sum(dim=0) * weights
@@ -107,7 +108,8 @@ class _Attention(torch.autograd.Function):
         dv = torch.empty_like(dk_parts[0], dtype=v.dtype)
         scan_key_gradient_kernel[grid](
             q, k, v, omega, after(sums), after(sum_normalisers).repeat(shares_of_v, 1, 1, 1), dy, weights, shares,
-            stabilisers, dk_parts, dv, h, n, phi.count, d, segments, length, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+            stabilisers, dk_parts, dv, h, n, phi.count, d, segments, length,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
             *dy.stride()[:3], *dk_parts.stride()[:4], *dv.stride()[:3], phi.scale, phi.epsilon, **launch,
         )  # fmt: skip
         return added(dq_parts, q.dtype), added(dk_parts, k.dtype), dv, None, None, None
