@@ -102,7 +102,11 @@ def against_stored(suite: Suite, baseline: Run, gate: Gate, device: str, out: Pa
     plan, environment = plan_like(suite, device, baseline.environment)
     with side(replace(plan, measure=replace(plan.measure, rounds=0)), suite, environment, out, None, tell) as runner:
         runner.scout()
-    return tier0(baseline, read_run(out), gate)
+    return tier0(baseline, read_run(out), gate, [UNTIMED])
+
+
+UNTIMED = "time is not compared: tier 0 is what repeats exactly; --base REV --tier 1 measures time as well"
+"""What a decision of tier 0 says of thresholds for time."""
 
 
 def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Comparison:
@@ -133,9 +137,9 @@ def _ok(run: Run) -> set[str]:
 
 
 def measure_pairs(
-    sides: tuple[Runner, Runner], cells: Sequence[Cell], first: int, pairs: int, seed: int, tell: Tell
+    sides: Sequence[Runner], cells: Sequence[Cell], first: int, pairs: int, seed: int, tell: Tell
 ) -> None:
-    """Pairs of fresh processes, numbered from `first`: every cell by both, one after the other, in random order."""
+    """Pairs of fresh processes, numbered from `first`: every cell by all sides in turns, both in random order."""
     for number in range(first, first + pairs):
         draw = random.Random(f"{seed} {number}")
         for runner in sides:
@@ -143,7 +147,7 @@ def measure_pairs(
         order = sorted(cells, key=lambda cell: cell.key)
         draw.shuffle(order)
         for position, cell in enumerate(order):
-            for runner in draw.sample(sides, 2):
+            for runner in draw.sample(sides, len(sides)):
                 runner.visit(cell, number, position)
         tell(f"pair {number} of {first + pairs - 1}: {len(order)} cells")
     for runner in sides:
@@ -177,9 +181,8 @@ def tier1(
     from attnbench.analysis import paired
 
     cells = both_survive(sides)
-    metrics = [
-        m for m in ("wall_time", "device_time") if any(gate.threshold(m, cell.key) is not None for cell in cells)
-    ]
+    clocks = ("wall_time", "device_time") if sides[0].plan.device == "cuda" else ("wall_time",)
+    metrics = [m for m in clocks if any(gate.threshold(m, cell.key) is not None for cell in cells)]
     if not cells or not metrics:
         return [], ["no time was compared: no cell that both revisions can run has a threshold for wall_time"]
     asked = [t for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
@@ -211,7 +214,19 @@ def tier1(
         measure_pairs(sides, [cell for cell in cells if cell.key in keys], number + 1, number, seed, tell)
         seconds = {m: table_of_pairs(sides, f"{m}_s", number + 1, number) for m in metrics}
     found = [f for m in metrics for f in paired.decide(firsts[m], seconds.get(m), gate, m)]
-    return found, notes
+    return [*found, *(f for m in metrics for f in untimed(cells, firsts[m], gate, m))], notes
+
+
+def untimed(cells: Sequence[Cell], pairs: pd.DataFrame, gate: Gate, metric: str) -> Iterator[Finding]:
+    """Cells with a threshold of which no pair gave a time on both sides: nobody can tell."""
+    seen = set(pairs["key"])
+    for cell in cells:
+        threshold = gate.threshold(metric, cell.key)
+        if threshold is not None and cell.key not in seen:
+            yield Finding(
+                cell.key, cell.key, metric, None, None, "undecided", threshold=threshold,
+                reason="no pair of processes gave a time on both sides",
+            )  # fmt: skip
 
 
 def store(folder: Path, found: Comparison) -> None:

@@ -103,6 +103,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         timed, said = (_across if told else _timed)(before, after, metric, gate)
         findings += [replace(f, name=named_cells.get(f.subject, f.name)) for f in timed]
         notes += said
+    findings += _uncompared(findings, gate)
     keys = [set(run.results["key"]) for run in (before, after)]
     return Comparison(
         str(before.folder),
@@ -115,6 +116,24 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
         gate is not None,
     )
+
+
+def _uncompared(findings: Sequence[Finding], gate: Gate | None) -> list[Finding]:
+    """One finding per metric that has a threshold and was compared in no cell: it must not pass for that."""
+    if gate is None:
+        return []
+    asked = dict(gate.thresholds)
+    for override in gate.overrides:
+        asked = {**override.thresholds, **asked}
+    seen = {f.metric.split(" / ")[0] for f in findings}
+    return [
+        Finding(
+            "all cells", "all cells", metric, None, None, "undecided", threshold=threshold,
+            reason=f"no cell of both runs has a comparable {metric}",
+        )
+        for metric, threshold in asked.items()
+        if metric not in seen
+    ]  # fmt: skip
 
 
 def _ok(run: Run) -> set[str]:

@@ -113,7 +113,7 @@ def _revisions(
 
     from attnbench.analysis.finding import by_importance, names
     from attnbench.checkout import checkouts
-    from attnbench.gating import plan_like, side, tier0, tier1
+    from attnbench.gating import UNTIMED, plan_like, side, tier0, tier1
     from attnbench.noise import default_path, floor_for
     from attnbench.record import read_run
     from attnbench.session import choose_device
@@ -132,7 +132,7 @@ def _revisions(
             tree = " (the working tree)" if revisions[1] is None else ""
             found = tier0(*runs, gate, [f"base {base.revision[:12]}, head {head.revision[:12]}{tree}"])
             if tier == 0:
-                return found
+                return replace(found, notes=(*found.notes, UNTIMED))
             if found.regressions:
                 return replace(found, notes=(*found.notes, "time was not measured: tier 0 fails already"))
             tell(said)

@@ -1,0 +1,83 @@
+"""What the gate concludes from two runs, and from pairs that were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from attnbench.gating import tier0, untimed
+from attnbench.problem import Problem
+from attnbench.record import Run
+from attnbench.settings import Gate
+from tests.analysis.runs import cell, run_of, visits_of
+
+GATE = Gate({"wall_time": 0.05})
+HERE = {"torch": "2.13.0", "threads": 1, "instruction_set": "AVX2", "device": "cpu", "cpu": "one"}
+SIZES = (256, 512, 1024)
+
+
+def scouted(
+    statuses: Mapping[int, str] | None = None, environment: Mapping[str, Any] | None = None, more: float = 0.0
+) -> Run:
+    """A run without any timed round. more: bytes per pair of tokens."""
+    cells = []
+    for n in SIZES:
+        metrics = {"flops": 100 * n, "peak_memory_bytes": int(400 * n + more * n * n), "parameter_bytes": 0}
+        status: float | str = (statuses or {}).get(n, 1e-3)
+        cells.append((cell("local", Problem(n, 64, 4)), status, metrics))
+    visits = visits_of(cells, rounds=0)
+    visits = [replace(v, operations={"mm": 2}) for v in visits]
+    return run_of(visits, {**HERE, **(environment or {})})
+
+
+def test_identical_runs_pass_and_any_growth_fails() -> None:
+    same = tier0(scouted(), scouted(), GATE)
+    assert (same.exit_code, same.measured) == (0, 3)
+    worse = tier0(scouted(), scouted(more=0.01), GATE)
+    assert worse.exit_code == 1
+    assert {f.metric for f in worse.regressions} == {"peak_memory"}
+    assert tier0(scouted(more=0.01), scouted(), GATE).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("torch", "2.14.0"), ("threads", 4), ("instruction_set", "AVX512"), ("machine", "aarch64")]
+)
+def test_what_other_circumstances_leave_is_compared_and_what_not_is_told(name: str, value: object) -> None:
+    found = tier0(scouted(), scouted(environment={name: value}, more=0.01), GATE)
+    assert found.exit_code == 0
+    (note,) = found.notes
+    assert "peak memory and operations are not compared" in note
+    assert str(value) in note
+    assert {f.metric for f in found.findings} == {"flops", "scaling of flops", "scaling of peak_memory"}
+    grown = tier0(scouted(), scouted(environment={name: value}, more=4), GATE)
+    assert [f.metric for f in grown.regressions] == ["scaling of peak_memory"]
+
+
+def test_another_processor_of_the_same_kind_compares_all() -> None:
+    assert tier0(scouted(), scouted(environment={"cpu": "two"}, more=0.01), GATE).exit_code == 1
+
+
+def test_lost_cells_and_nothing_measured_never_pass() -> None:
+    fewer = scouted()
+    kept = fewer.visits[fewer.visits["seq_len"] < 1024]
+    gone = tier0(scouted(), replace(fewer, visits=kept), GATE)
+    assert (gone.exit_code, len(gone.missing)) == (3, 1)
+    for status in ("oom", "wrong", "skipped", "crashed"):
+        lost = tier0(scouted(), scouted({1024: status}), GATE)
+        assert lost.exit_code == 1, status
+        assert [(f.before, f.after) for f in lost.regressions] == [("ok", status)]
+        assert tier0(scouted({1024: status}), scouted(), GATE).exit_code == 0
+    nothing = scouted(dict.fromkeys(SIZES, "skipped"))
+    assert tier0(nothing, nothing, GATE).exit_code == 3
+
+
+def test_a_cell_that_lost_all_its_pairs_is_undecided_where_it_has_a_threshold() -> None:
+    one, two = cell("local", Problem(64, 64, 4)), cell("softmax", Problem(64, 64, 4))
+    pairs = pd.DataFrame({"key": [one.key], "pair": [1], "before": [1.0], "after": [1.0]})
+    (found,) = untimed([one, two], pairs, GATE, "wall_time")
+    assert (found.subject, found.verdict, found.threshold) == (two.key, "undecided", 0.05)
+    assert list(untimed([one, two], pairs, Gate({"flops": 0.0}), "wall_time")) == []
