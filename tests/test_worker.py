@@ -18,7 +18,7 @@ MEASURING = "worker, check, clock, dispatch, foresight, gpu, environment, sampli
 def test_measuring_imports_torch_and_the_standard_library_only() -> None:
     code = (
         f"import sys; from attnbench import {MEASURING}; worker.metrics(); "
-        "found = {'pandas', 'pydantic', 'yaml', 'typer', 'rich', 'scipy', 'pynvml'} & set(sys.modules); "
+        "found = {'pandas', 'pydantic', 'yaml', 'typer', 'rich', 'scipy'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(found)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -42,7 +42,8 @@ def test_a_worker_in_native_code_ends_with_its_parent() -> None:
         "cell = faulty('hangs', 32)\n"
         "workers._ready(); print(workers.measuring.process.pid, flush=True)\n"
         "threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
-        "workers.ask({'do': 'scout', 'cell': columns_of(cell), 'measure': vars(plan([]).measure), 'foreseen': {}}, 60)\n"
+        "request = {'do': 'scout', 'cell': columns_of(cell), 'measure': vars(plan([]).measure), 'foreseen': {}}\n"
+        "workers.ask(request, 60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
