@@ -1,180 +1,270 @@
-"""What a machine can measure, what would disturb it, and what to do about it: the lines of `attnbench doctor`."""
+"""What a machine can measure, what would disturb it, and what to do about it: the lines of `attnbench doctor`.
+
+Facts are gathered where they are (`environment`, `machine`, the workers of the self-test) and judged here. A fact that
+the system does not state is None, and never an error.
+"""
 
 from __future__ import annotations
 
-import statistics
-import time
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench import environment
+from attnbench.number import shown
+
+if TYPE_CHECKING:
+    from attnbench.machine import Clock, Load
+    from attnbench.self_test import SelfTest
 
 Level = Literal["good", "note", "warning", "missing"]
 
-NOISY = 0.05
-"""Two halves of the same samples that differ by more than this say that small changes will not be seen."""
+NOTHING = "Nothing to do."
 
-SELF_TEST_S = 2.0
+NOISY = 0.05
+"""A noise floor above this hides the changes that people look for."""
+
+BUSY_SHARE = 0.3
+"""Of the cores: more work than this disturbs."""
+
+SWITCHED_SHARE = 0.1
+"""Of the samples: more interruptions than this disturb."""
+
+COARSE_S = 1e-6
+"""A clock that steps further than this times short calls in long blocks."""
+
+METRICS = {
+    "wall_time": "wall_time_s",
+    "device_time": "device_time_s",
+    "flops": "flops",
+    "peak_memory": "peak_memory_bytes",
+    "energy": "energy_j",
+    "relative_error": "relative_error",
+}
+"""By metric, the column that shows that it was measured."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One line. level: `missing` takes a way of measuring away, `warning` makes numbers worse. todo: may be empty."""
+    """One line. level: `missing` takes a way of measuring away, `warning` makes numbers worse, `note` bounds them."""
 
     subject: str
     level: Level
     found: str
-    todo: str = ""
+    todo: str = NOTHING
 
 
-def host() -> list[Condition]:
-    """The processor: cores, load, governor, limits, the host clock."""
+def host(load: Load | None = None) -> list[Condition]:
+    """The processor and its memory. load: what the processor was seen to do; None: what the system states is told."""
     facts = environment.host()
+    cores = environment.usable_cores()
     return [
         Condition("processor", "good", f"{facts['cpu']}, {facts['cores']} cores, {facts['machine']}"),
-        _affinity(facts),
-        _load(facts),
-        _governor(facts),
-        _memory(facts),
-        _timer(),
+        _cores(facts),
+        _load(load, facts["load"], cores),
+        _governor(facts["governor"]),
+        _memory(facts, environment.memory_available_bytes()),
     ]
 
 
-def _affinity(facts: dict[str, Any]) -> Condition:
+def _cores(facts: Mapping[str, Any]) -> Condition:
     allowed, quota, cores = facts["affinity"], facts["cgroup_cpus"], facts["cores"]
     if quota is not None and quota < (cores or 1):
-        todo = "Ask for whole cores: a quota stops all threads for a part of every period."
+        todo = "Ask for whole cores (cpuset): a quota stops all threads for a part of every period."
         return Condition("cores to use", "warning", f"a control group allows {quota:g} cores' worth of time", todo)
     if allowed is not None and cores and len(allowed) < cores:
-        return Condition("cores to use", "note", f"this process may run on cores {', '.join(map(str, allowed))}")
+        found = f"this process may run on {len(allowed)} of {cores} cores: {', '.join(map(str, allowed))}"
+        return Condition("cores to use", "note", found, "taskset gives it others; the numbers hold for these.")
     return Condition("cores to use", "good", "all of them")
 
 
-def _load(facts: dict[str, Any]) -> Condition:
-    load, cores = facts["load"], environment.usable_cores()
-    if load is None:
-        return Condition("load", "note", "the system does not say")
-    if load > 0.3 * cores:
-        todo = "Stop other work, or wait; more rounds help against what remains."
-        return Condition("load", "warning", f"{load:.1f} tasks over the last minute on {cores} cores", todo)
-    return Condition("load", "good", f"{load:.1f} tasks over the last minute")
+def _load(seen: Load | None, average: float | None, cores: int) -> Condition:
+    stolen = seen.stolen if seen else None
+    if seen is not None and seen.others is not None:
+        busy, found = seen.others, f"{seen.others:.1f} of {cores} cores busy with other work"
+    elif average is not None:
+        busy, found = average, f"{average:.1f} tasks over the last minute on {cores} cores"
+    else:
+        return Condition("load", "note", "the system does not say", "Look at it with the system's own monitor.")
+    todo = []
+    if busy > BUSY_SHARE * cores:
+        todo.append("Stop other work, or wait; more rounds help against what remains.")
+    if stolen:
+        found += f", {stolen:.0%} of the time taken by the host of this virtual machine"
+        if stolen > 0.01:
+            todo.append(
+                "Neighbours disturb it: use `attnbench gate`, which measures in turns, or a machine of your own."
+            )
+    return Condition("load", "warning" if todo else "good", found, " ".join(todo) or NOTHING)
 
 
-def _governor(facts: dict[str, Any]) -> Condition:
-    governor = facts["governor"]
+def _governor(governor: str | None) -> Condition:
     if governor is None:
-        return Condition("clock governor", "note", "not visible (usual on a virtual machine)")
+        todo = "The clock may wander unseen; more rounds help."
+        return Condition("clock governor", "note", "not visible (usual on a virtual machine)", todo)
     if governor != "performance":
         todo = "As root: cpupower frequency-set --governor performance."
         return Condition("clock governor", "warning", f"'{governor}' lets the clock wander", todo)
     return Condition("clock governor", "good", governor)
 
 
-def _memory(facts: dict[str, Any]) -> Condition:
-    available, limit = environment.memory_available_bytes(), facts["cgroup_memory_bytes"]
+def _memory(facts: Mapping[str, Any], available: int | None) -> Condition:
+    total, limit = facts.get("memory_bytes"), facts["cgroup_memory_bytes"]
     if available is None:
         return Condition("memory", "note", "the system does not say", "Set limits.memory in the suite, such as 8GiB.")
-    grouped = f", a control group allows {limit / 2**30:.1f} GiB" if limit else ""
-    return Condition("memory", "good", f"{available / 2**30:.1f} GiB available{grouped}")
+    found = f"{_gib(available)} available" + (f" of {_gib(total)}" if total else "")
+    found += f", a control group allows {_gib(limit)}" if limit else ""
+    if total is not None and available < total / 4:
+        todo = "Free some: cells predicted to need more than is available are skipped."
+        return Condition("memory", "warning", found, todo)
+    return Condition("memory", "good", found, "Cells predicted to need more are skipped, and say so.")
 
 
-def _timer() -> Condition:
-    steps = []
-    for _ in range(2000):
-        first = time.perf_counter()
-        second = time.perf_counter()
-        while second == first:
-            second = time.perf_counter()
-        steps.append(second - first)
-    step = statistics.median(steps)
-    if step > 1e-6:
+def clock(found: Clock) -> Condition:
+    """The host clock's resolution."""
+    told = f"steps of {shown(found.step_s, 's')}" + (f", counted by {found.source}" if found.source else "")
+    if found.step_s > COARSE_S:
         todo = "Calls are timed in blocks, so only very short ones suffer; a steady clock source (tsc) is better."
-        return Condition("host clock", "warning", f"steps of {step * 1e6:.1f} µs", todo)
-    return Condition("host clock", "good", f"steps of {step * 1e9:.0f} ns")
+        return Condition("host clock", "warning", told, todo)
+    return Condition("host clock", "good", told)
 
 
-def device() -> list[Condition]:
-    """torch, and the GPU with its driver, NVML, clocks and company."""
-    try:
-        import torch
-    except ImportError as error:
-        return [
-            Condition("torch", "missing", f"cannot be imported: {error}", "Install torch; nothing runs without it.")
-        ]
+def software(facts: Mapping[str, Any], usable: int) -> list[Condition]:
+    """torch, its threads and its instruction set, Triton, attnbench. facts: environment.json; usable: cores."""
     found = [
-        Condition("torch", "good", f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
-                  f"{torch.get_num_threads()} threads")
-    ]  # fmt: skip
-    if not torch.cuda.is_available():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
-        todo = (
-            "" if torch.version.cuda is None else "See nvidia-smi: a driver too old for this torch is the usual reason."
-        )
-        return [*found, Condition("GPU", "note", f"{why}; only the CPU is measured", todo)]
-    return [*found, *_gpu()]
-
-
-def _gpu() -> list[Condition]:
-    from attnbench.gpu import CAPPED, THROTTLED, Gpu, nvml_missing, other_processes
-
-    gpu = Gpu.current()
-    facts = gpu.facts()
-    gib = gpu.total_bytes / 2**30
-    found = [Condition("GPU", "good", f"{gpu.name}, {gib:.0f} GiB, capability {gpu.capability}")]
-    missing = nvml_missing()
-    if missing is not None:
-        todo = "Install the driver's NVML; without it there is no energy, and throttling goes unseen."
-        return [*found, Condition("NVML", "warning", missing, todo)]
-    found.append(Condition("NVML", "good", f"driver {facts['driver']}"))
-    if not facts["persistence"]:
-        todo = "As root: nvidia-smi --persistence-mode 1."
-        found.append(Condition("persistence", "note", "off: the first use after a pause is slow", todo))
-    reasons = gpu.event_reasons()
-    clocks = f"SM clock {facts['sm_clock_mhz']} of {facts['max_sm_clock_mhz']} MHz"
-    if reasons & THROTTLED:
-        todo = "Cool the machine or raise the power limit; samples taken now are discarded."
-        found.append(Condition("clocks", "warning", f"{clocks}, throttled", todo))
-    elif reasons & CAPPED:
-        found.append(Condition("clocks", "note", f"{clocks}, at the power limit"))
+        Condition("torch", "good", f"{facts.get('torch')}, Python {facts.get('python')}"),
+        _threads(facts.get("threads"), usable),
+        _instructions(facts.get("instruction_set")),
+    ]
+    triton = (facts.get("packages") or {}).get("triton")
+    if triton:
+        found.append(Condition("triton", "good", str(triton)))
     else:
-        todo = "For the smallest noise, as root: nvidia-smi --lock-gpu-clocks to a clock it can hold."
-        found.append(Condition("clocks", "good", clocks, todo))
-    if gpu.energy_j() is None:
-        found.append(Condition("energy", "note", "this GPU has no energy counter; energy_j stays empty"))
-    others = other_processes(_own_processes())
-    if others:
-        todo = "Stop them; `attnbench run --strict` refuses to measure beside them."
-        found.append(Condition("other processes", "warning", "; ".join(others), todo))
+        todo = "pip install 'attnbench[kernels]'; until then impls on Triton are skipped, with the reason."
+        found.append(Condition("triton", "note", "not installed", todo))
+    if str(facts.get("commit") or "").endswith("+"):
+        todo = "Commit before a run that is to be kept."
+        found.append(Condition("attnbench", "note", "its checkout has uncommitted changes", todo))
     return found
 
 
-def _own_processes() -> set[int]:
-    import os
+def _threads(threads: int | None, usable: int) -> Condition:
+    found = f"{threads or 'unknown'} on {usable} cores"
+    if threads is not None and threads < usable:
+        name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(n)), None)
+        cause = f"{name}={os.environ[name]} asks for it" if name else "torch takes one per physical core"
+        return Condition("threads", "good", found, f"{cause}; OMP_NUM_THREADS={usable} uses all.")
+    if usable == 1:
+        todo = "attnbench shares this core with everything else: expect interruptions, measure more rounds."
+        return Condition("threads", "warning", found, todo)
+    return Condition("threads", "good", found, f"OMP_NUM_THREADS={usable - 1} leaves a core to the system.")
 
-    return {os.getpid(), os.getppid()}
+
+def _instructions(name: str | None) -> Condition:
+    if name is None:
+        return Condition("instruction set", "note", "torch does not say", "Compare runs of this machine only.")
+    if name.upper() in ("DEFAULT", "NO AVX"):
+        chosen = os.environ.get("ATEN_CPU_CAPABILITY")
+        todo = f"Unset ATEN_CPU_CAPABILITY={chosen}." if chosen else "Right for this processor only if it has no AVX2."
+        return Condition("instruction set", "warning", f"{name}: torch uses no vector instructions", todo)
+    return Condition("instruction set", "good", name)
 
 
-def self_test() -> Condition:
-    """A against A: one matmul, timed in turns under two names; how far apart the two come out."""
-    import torch
+def no_torch(error: Exception) -> Condition:
+    """torch is missing, or does not load."""
+    told = " ".join(str(error).split())[:300] or type(error).__name__
+    return Condition("torch", "missing", f"cannot be imported: {told}", "Install torch; nothing runs without it.")
 
-    x = torch.randn(256, 256)
-    first: list[float] = []
-    second: list[float] = []
-    begun = time.perf_counter()
-    with torch.inference_mode():
-        while time.perf_counter() - begun < SELF_TEST_S:
-            for times in (first, second):
-                start = time.perf_counter()
-                for _ in range(10):
-                    x @ x
-                times.append((time.perf_counter() - start) / 10)
-    a, b = statistics.median(first), statistics.median(second)
-    quarters = statistics.quantiles(first + second, n=4)
-    spread = (quarters[2] - quarters[0]) / quarters[1]
-    apart = abs(a / b - 1)
-    found = f"medians {apart:.1%} apart, samples spread {spread:.1%} (interquartile)"
-    if max(apart, spread / 2) > NOISY:
-        todo = "Expect wide intervals: stop other work, and measure more rounds. `attnbench calibrate` says more."
+
+def measuring(test: SelfTest | None, failures: Mapping[str, str]) -> list[Condition]:
+    """What could be measured, and with which noise. failures: by device, why its self-test gave nothing."""
+    todo = "The reason says what failed; `attnbench run quick` shows it with its operator."
+    found = [Condition(f"self-test, {name}", "missing", reason, todo) for name, reason in failures.items()]
+    if test is None:
+        return found
+    have = ", ".join(name for name, column in METRICS.items() if column in test.metrics)
+    lacking = ", ".join(name for name, column in METRICS.items() if column not in test.metrics)
+    why = "need a GPU" if test.device == "cpu" else "this GPU or NVML has no counter for it"
+    todo = f"{lacking}: {why}." if lacking else NOTHING
+    return [*found, Condition("metrics", "good", f"on {test.device}: {have}", todo), _noise(test), _samples(test)]
+
+
+def _noise(test: SelfTest) -> Condition:
+    floor = test.floor
+    size = f"±{floor:.1%}" if floor < 1 else f"a factor of {min(1 + floor, 1000):.3g} or more"
+    call = shown(test.call_s, "s")
+    found = f"{size}: so much may identical code differ between two processes ({len(test.pairs)} turns, call of {call})"
+    if floor > NOISY:
+        todo = "See the warnings, measure more rounds, and decide on changes with `attnbench gate`: it takes turns."
         return Condition("A/A self-test", "warning", found, todo)
-    return Condition("A/A self-test", "good", found)
+    return Condition("A/A self-test", "good", found, "`attnbench calibrate SUITE` measures it for the gate.")
+
+
+def _samples(test: SelfTest) -> Condition:
+    shares = {flag: test.share(flag) for flag in ("switched", "throttled", "capped", "gaps")}
+    found = ", ".join(f"{share:.0%} {flag}" for flag, share in shares.items() if share) or "none disturbed"
+    todo = []
+    if shares["switched"] > SWITCHED_SHARE:
+        todo.append("switched: others took the processor; stop them, or give attnbench fewer threads.")
+    if shares["throttled"]:
+        todo.append("throttled: cool the GPU, or lock a lower clock (nvidia-smi --lock-gpu-clocks).")
+    if shares["capped"] > SWITCHED_SHARE:
+        todo.append("capped: the power limit holds the clock down; lock a clock that it can hold.")
+    return Condition("samples", "warning" if todo else "good", found, " ".join(todo) or NOTHING)
+
+
+def gpu(facts: Mapping[str, Any], others: Sequence[str]) -> list[Condition]:
+    """The GPU in use. facts: environment.json of a run on it; others: who else computes on it."""
+    own: Mapping[str, Any] = facts.get("gpu") or {}
+    name = f"{own.get('name')}, {_gib(own.get('memory_bytes'))}, capability {own.get('capability')}"
+    driver = f"{own.get('driver') or 'unknown'}, torch's CUDA {facts.get('cuda')}, cuDNN {facts.get('cudnn')}"
+    found = [Condition("GPU", "good", name), Condition("driver", "good", driver)]
+    missing = facts.get("nvml_missing")
+    if missing:
+        todo = "Install nvidia-ml-py and the driver's NVML; without it no energy, and throttling goes unseen."
+        return [*found, Condition("NVML", "warning", missing, todo)]
+    found += [Condition("NVML", "good", "answers"), _persistence(own.get("persistence")), _clocks(own)]
+    if others:
+        todo = "Stop them; `attnbench run --strict` refuses to measure beside them."
+        return [*found, Condition("other processes", "warning", "; ".join(others), todo)]
+    return [*found, Condition("other processes", "good", "none on the GPU")]
+
+
+def _persistence(mode: int | None) -> Condition:
+    todo = "As root: nvidia-smi --persistence-mode 1."
+    if mode is None:
+        return Condition("persistence", "note", "not stated", todo)
+    if not mode:
+        return Condition("persistence", "note", "off: the first use after a pause is slow", todo)
+    return Condition("persistence", "good", "on")
+
+
+def _clocks(own: Mapping[str, Any]) -> Condition:
+    now, most, power = (own.get(n) for n in ("sm_clock_mhz", "max_sm_clock_mhz", "power_limit_w"))
+    if now is None and most is None:
+        return Condition("clocks", "warning", "not stated", "Throttling goes unseen: compare within one run only.")
+    found = f"SM {now or 'unknown'} of {most or 'unknown'} MHz" + (f", power limit {power:g} W" if power else "")
+    todo = "For the smallest noise, as root: nvidia-smi --lock-gpu-clocks to a clock it can hold."
+    return Condition("clocks", "good", found, todo)
+
+
+def no_gpu(built_for: str | None, listed: int | None, why: str | None, visible: str | None) -> Condition:
+    """Why torch finds no GPU. built_for: torch's CUDA version; listed: GPUs that NVML sees; why: NVML's own reason;
+    visible: CUDA_VISIBLE_DEVICES.
+    """
+    if listed and built_for is None:
+        todo = "Install a build of torch for CUDA (https://pytorch.org/get-started/locally)."
+        return Condition("GPU", "missing", f"NVML lists {listed}, but this torch is built without CUDA", todo)
+    if listed and visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
+        return Condition("GPU", "missing", f"hidden by CUDA_VISIBLE_DEVICES='{visible}'", "Unset CUDA_VISIBLE_DEVICES.")
+    if listed:
+        todo = f"A driver older than torch's CUDA {built_for} is the usual reason: see nvidia-smi, update the driver."
+        return Condition("GPU", "missing", f"NVML lists {listed}, but torch finds no usable one", todo)
+    found = "none" if built_for is None else f"none that torch's CUDA {built_for} can use"
+    todo = "device_time, energy and impl cuda need one; everything else is measured on the CPU."
+    return Condition("GPU", "missing", found + (f" ({why})" if why else ""), todo)
+
+
+def _gib(size: float | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.3g} GiB"

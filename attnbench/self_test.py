@@ -109,6 +109,7 @@ def _visit(worker: pipe.Worker, do: str, device: str, tolerance: float | None) -
         "measure": asdict(MEASURE),
         "foreseen": {},
         "tolerance": tolerance,
+        "answers": [],
         "device": device,
         "operators_from": [],
         "memory_limit": MEMORY_BYTES,

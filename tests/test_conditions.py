@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -50,22 +49,6 @@ def test_disturbances_are_warned_of_with_what_to_do(
     assert condition.level == "warning"
     assert condition.todo
     assert any(text.startswith(subject) for text in session.disturbances())
-
-
-def test_doctor_prints_json_and_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditions, "SELF_TEST_S", 0.05)
-    done = CliRunner().invoke(app, ["doctor", "--format", "json"])
-    assert done.exit_code == 0
-    rows = json.loads(done.stdout)
-    assert {"processor", "load", "host clock", "torch", "A/A self-test"} <= {row["subject"] for row in rows}
-
-
-def test_doctor_fails_where_nothing_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = Condition("torch", "missing", "cannot be imported", "Install torch.")
-    monkeypatch.setattr(conditions, "device", lambda: [missing])
-    done = CliRunner().invoke(app, ["doctor"])
-    assert done.exit_code == 1
-    assert "Install torch" in done.stdout
 
 
 def test_another_process_on_the_gpu_is_named_and_strict_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,29 +2,121 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attnbench.outputs.listing import Format, write
+if TYPE_CHECKING:
+    from attnbench.conditions import Condition
+    from attnbench.self_test import SelfTest
+
+VERSION = 1
+"""Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
 
 
 def command(
-    form: Annotated[Format, typer.Option("--format", help="json: one object per line of the table.")] = "table",
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How it is printed.")] = "table",
 ) -> None:
     """Look at the machine for about ten seconds: GPU, clocks, load, limits, timer, and a short self-test.
 
-    Exit code: 1 only where nothing can be measured.
+    Two fresh processes measure one small cell in turns; how far these may differ is the noise floor.
+    Exit code: 0, or 1 only where nothing can be measured.
 
     Example: attnbench doctor --format json
     """
-    from attnbench import conditions
+    found, test = _examine()
+    if form == "json":
+        sys.stdout.write(json.dumps(_document(found, test), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    else:
+        _print(found, test)
+    if test is None:
+        raise typer.Exit(1)
 
-    found = [*conditions.host(), *conditions.device()]
-    able = all(condition.level != "missing" for condition in found)
-    if able:
-        found.append(conditions.self_test())
-    shown = [{"": c.level, "what": c.subject, "found": c.found, "what to do": c.todo} for c in found]
-    write([asdict(condition) for condition in found], form, table=shown)
-    raise typer.Exit(0 if able else 1)
+
+def _examine() -> tuple[list[Condition], SelfTest | None]:
+    """Every condition, and the self-test of the first device on which it gave something."""
+    from attnbench import conditions, environment, machine
+
+    host = [*conditions.host(machine.watch()), conditions.clock(machine.clock())]  # before torch's own work
+    cores = environment.usable_cores()
+    try:
+        import torch
+
+        threads, there = min(torch.get_num_threads(), cores), torch.cuda.is_available()
+        facts = {**environment.collect("cpu"), "threads": threads}
+    except Exception as error:  # a torch that does not load is a finding, whatever it raises
+        return [conditions.no_torch(error), *host], None
+    others = _others() if there else []
+    test, failures = _tested(["cuda", "cpu"] if there else ["cpu"], threads)
+    facts |= test.facts if test else {}
+    found = [*conditions.measuring(test, failures), *host, *conditions.software(facts, cores)]
+    if test is not None and test.device == "cuda":
+        found += conditions.gpu(facts, others)
+    elif not there:
+        found.append(_no_gpu(torch.version.cuda))
+    return found, test
+
+
+def _tested(devices: Sequence[str], threads: int) -> tuple[SelfTest | None, dict[str, str]]:
+    """The self-test on the first device that gives one, and the reasons of those before it."""
+    from attnbench import self_test
+    from attnbench.pipe import WorkerLost
+
+    failures: dict[str, str] = {}
+    for device in devices:
+        try:
+            return self_test.self_test(device, threads), failures
+        except (WorkerLost, OSError) as lost:
+            failures[device] = str(lost)
+    return None, failures
+
+
+def _others() -> list[str]:
+    from attnbench.gpu import other_processes
+
+    return other_processes({os.getpid()})
+
+
+def _no_gpu(built_for: str | None) -> Condition:
+    from attnbench.conditions import no_gpu
+    from attnbench.gpu import nvml_missing
+    from attnbench.machine import gpus_listed
+
+    return no_gpu(built_for, gpus_listed(), nvml_missing(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _document(found: Sequence[Condition], test: SelfTest | None) -> dict[str, Any]:
+    """`version`, `measurable`, `self_test` (null where nothing can be measured) and `conditions`.
+
+    self_test: device, noise_floor (a fraction; null beyond 1000), pairs (seconds of one call by the first and the
+    second process), samples, flagged (samples by flag) and the columns that were measured.
+    """
+    tested = None
+    if test is not None:
+        tested = {
+            "device": test.device,
+            "noise_floor": test.floor if test.floor < 1000 else None,
+            "pairs": [list(pair) for pair in test.pairs],
+            "samples": test.samples,
+            "flagged": dict(test.flagged),
+            "columns": sorted(test.metrics),
+        }
+    rows = [asdict(condition) for condition in found]
+    return {"version": VERSION, "measurable": test is not None, "self_test": tested, "conditions": rows}
+
+
+def _print(found: Sequence[Condition], test: SelfTest | None) -> None:
+    from attnbench.outputs.listing import print_table
+
+    print_table([{"": c.level, "what": c.subject, "found": c.found, "what to do": c.todo} for c in found], ())
+    warnings = sum(c.level == "warning" for c in found)
+    told = {0: "nothing disturbs it", 1: "1 warning"}.get(warnings, f"{warnings} warnings")
+    if test is None:
+        print("Nothing can be measured here: see what is missing above.")
+    else:
+        print(f"This machine can measure on {test.device}; {told}.")

@@ -1,0 +1,86 @@
+"""What the machine does while attnbench waits, how finely its clock steps, and which GPUs its driver lists."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOK_S = 0.3
+"""How long the processor is watched for what others do."""
+
+STAT = Path("/proc/stat")
+CLOCK_SOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+
+
+@dataclass(frozen=True)
+class Load:
+    """others: cores busy with work that is not attnbench's; stolen: the share of time that the host of a virtual
+    machine gave to others. None where the system does not say.
+    """
+
+    others: float | None
+    stolen: float | None
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The host clock. step_s: the smallest step seen; source: what the kernel counts with, or None."""
+
+    step_s: float
+    source: str | None
+
+
+def watch(seconds: float = LOOK_S) -> Load:
+    """What others do with the processor while this process sleeps."""
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    if before is None or after is None:
+        return Load(None, None)
+    spent = [b - a for a, b in zip(before, after, strict=True)]
+    whole = sum(spent)
+    if whole <= 0 or min(spent) < 0:
+        return Load(None, None)
+    idle, stolen = spent[3] + spent[4], spent[7]
+    return Load((os.cpu_count() or 1) * (whole - idle - stolen) / whole, stolen / whole)
+
+
+def _ticks() -> list[int] | None:
+    """The first eight columns of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
+    words = next((line.split() for line in (_text(STAT) or "").splitlines() if line.startswith("cpu ")), [])
+    ticks = [int(word) for word in words[1:9] if word.isdigit()]
+    return ticks if len(ticks) == 8 else None
+
+
+def clock(steps: int = 200) -> Clock:
+    """The clock that calls are timed with, and the smallest of many steps."""
+    return Clock(min(_step() for _ in range(steps)), (_text(CLOCK_SOURCE) or "").strip() or None)
+
+
+def _step() -> float:
+    start = now = time.perf_counter()
+    while now == start:
+        now = time.perf_counter()
+    return now - start
+
+
+def gpus_listed() -> int | None:
+    """How many GPUs NVML lists; None where it cannot be asked."""
+    from attnbench.gpu import nvml
+
+    module = nvml()
+    if module is None:
+        return None
+    try:
+        return int(module.nvmlDeviceGetCount())
+    except module.NVMLError:
+        return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
