@@ -12,6 +12,8 @@ from attnbench.quantity import shown, suggestion
 T = TypeVar("T")
 D = TypeVar("D")
 
+MAX_VALUES = 1000
+
 
 class Mistakes(ValueError):
     """Several mistakes in one value: (key path below the value, sentence) each."""
@@ -101,6 +103,8 @@ def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
             return (read(value),)
         if not value:
             raise ValueError("empty; give at least one value")
+        if len(value) > MAX_VALUES:
+            raise ValueError(f"{len(value)} values; allowed: at most {MAX_VALUES}")
         result: list[T] = []
         mistakes: list[tuple[str, str]] = []
         for index, item in enumerate(value):

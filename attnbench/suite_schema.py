@@ -13,7 +13,7 @@ from attnbench.problem import MODES, SCOPES, ParamValue
 from attnbench.quantity import choice, fraction, memory, seconds, shown, suggestion, text, whole
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
-from attnbench.section import Mistakes, Notes, Section, several
+from attnbench.section import MAX_VALUES, Mistakes, Notes, Section, several
 from attnbench.settings import Gate, Limits, Measure, Threshold
 from attnbench.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
 
@@ -119,6 +119,8 @@ def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, 
             return tuple((operator, {}) for operator in known)
         if not value or not isinstance(value, (dict, list, str)):
             raise ValueError(f"{'empty' if value in ({}, []) else shown(value)}; allowed: all, or a list of names")
+        if isinstance(value, list) and len(value) > MAX_VALUES:
+            raise ValueError(f"{len(value)} entries; allowed: at most {MAX_VALUES}")
         found: list[tuple[str, str]] = []
         if not isinstance(value, list):
             result = entry(value, "", found)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from attnbench.problem import DTYPES, Dtype, Problem
 from attnbench.quantity import choice, flag, shown, whole
-from attnbench.section import Notes, Section, several
+from attnbench.section import MAX_VALUES, Notes, Section, several
 
 T = TypeVar("T")
 
@@ -18,7 +18,6 @@ MAX_TOKENS = 2**26
 MAX_SIDE = 2**13
 MAX_CHANNELS = 2**16
 MAX_BATCH = 2**16
-MAX_VALUES = 1000
 
 BATCH, HEADS, CHANNELS = 1, 8, 256
 """What a problem has where a suite says nothing."""
@@ -87,8 +86,6 @@ def read_axis(one: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
     def read(value: Any) -> tuple[T, ...]:
         if isinstance(value, dict):
             return tuple(one(n) for n in _range(value))
-        if isinstance(value, list) and len(value) > MAX_VALUES:
-            raise ValueError(f"{len(value)} values; allowed: at most {MAX_VALUES}")
         return listed(value)
 
     return read

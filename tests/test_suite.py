@@ -198,6 +198,26 @@ def test_too_many_cells_are_refused_before_they_are_made() -> None:
     assert "cells; allowed: at most 10000" in mistakes(text)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (f"operators: {{linformer: {{k: {list(range(1, 1002))}}}}}", "operators.linformer.k: 1001 values"),
+        (f"operators: [{', '.join(f'{{linformer: {{k: {k}}}}}' for k in range(1, 1002))}]", "operators: 1001 entries"),
+        (f"operators: [softmax]\nimpls: [{', '.join(f'cuda:a{i}' for i in range(1001))}]", "impls: 1001 values"),
+    ],
+    ids=["values of a parameter", "entries of operators", "impls"],
+)
+def test_a_long_list_is_refused_before_its_values_are_compared(change: str, message: str) -> None:
+    told = mistakes(change + "\nsweep: [{seq_len: 8}]")
+    assert f"{message}; allowed: at most 1000" in told
+    assert told.startswith("mine.yaml has one mistake"), told
+
+
+def test_a_parameter_may_have_a_thousand_values() -> None:
+    text = f"operators: {{linformer: {{k: {list(range(1, 1001))}}}}}\nsweep: [{{seq_len: 8}}]"
+    assert len(suite(text).operators[0][1]["k"]) == 1000
+
+
 def test_reading_a_suite_imports_no_torch() -> None:
     code = """import sys
 from attnbench.suite import load, shipped
