@@ -277,7 +277,7 @@ def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
 
 def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
-    block_v = min(padded(head_dim), 64)
+    block_v = min(padded(head_dim), 32)
     return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
 
 
