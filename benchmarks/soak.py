@@ -1,161 +1,297 @@
-"""A long night for the harness: injected failures in one run, then damaged suites and run folders.
+"""Hundreds of injected failures in one run, and ten thousand mutated suites and run folders. Not part of CI.
 
-    python benchmarks/soak.py [--failures 300] [--cases 10000]
+    python benchmarks/soak.py [--failures 300] [--cases 10000] [--processes 2] [--case NUMBER]
 
-1. One run in which at least `--failures` visits fail on purpose, of every kind that tests/injected knows. Every other
-   cell must come out with the FLOPs, peak memory, operations and status of a run without them; no visit may be lost.
-2. `--cases` damaged suites through load, and damaged run folders through show and compare: never a traceback, never a
-   wrong number shown as right.
-Prints both figures; exits 1 at the first thing that should not have happened.
+1. Failures: workers that segfault, are killed (by themselves and from outside), hang in native code, run out of memory,
+   exit, write into the pipe, raise, compute NaN or a wrong answer, between cells of real operators. Each must end with
+   its own status and reason; every other cell must have the FLOPs, bytes and operations of a run without failures; no
+   visit may be lost or be there twice, and no worker may be left.
+2. Cases: mutated suites through load, mutated run folders through load, show and compare, a share of them through the
+   command line. Each must be refused with a message or be shown as its file says. --case makes a single one again.
+
+Prints both figures; exits 1 where anything of this does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import multiprocessing
+import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pandas import DataFrame
-from typer.testing import CliRunner
-
 from attnbench import journal
-from attnbench import suite as suites
-from attnbench.__main__ import app
-from attnbench.errors import BadInput
 from attnbench.problem import MODES, Cell, Problem
-from attnbench.progress import plain
-from attnbench.record import Run, read_run
+from attnbench.record import Run, Visit, read_run
 from attnbench.registry import operators, resolve
 from attnbench.runner import Runner
-from attnbench.settings import Limits
-from tests.mutations import damaged_folder, read_or_refuse, suite_bytes, wrong_numbers
-from tests.running import faulty, plan
+from attnbench.settings import Limits, Measure
+from tests.mutated.judged import judge_folder, judge_suite
+from tests.mutated.runs import mutated_folder, original_folder
+from tests.mutated.suites import mutated_suite
+from tests.running import Silent, plan
 
-FAULTS = (
-    *("caches", "caches_by_place", "decays", "off_by_one", "nan", "other_shape", "raises", "takes_memory"),
-    *("exits", "segfault", "sigkill", "rubbish", "lost_context"),
+ROOT = Path(__file__).resolve().parents[1]
+MEASURE = Measure(rounds=2, within_process_precision=0.5, min_samples=5, max_samples=8, max_time_s=0.02)
+CELL_TIMEOUT_S = 20.0
+EXACT = (
+    *("flops", "reference_flops", "flops_counted", "bytes_required"),
+    *("peak_memory_bytes", "peak_memory_total_bytes", "input_bytes", "parameter_bytes"),
 )
-HANGS = 3
-"""Each costs its whole time limit."""
+HONEST = ("softmax", "linformer", "local", "performer", "fnet", "identity")
+HONEST_SIZES = (32, 64, 96)
+KILLED_FROM_OUTSIDE = 12
 
-EXACT = ("status", "flops", "reference_flops", "flops_counted", "peak_memory_bytes", "input_bytes", "parameter_bytes")
+FOLDER_SHARE = 0.3
+"""Of the cases; the others are suites."""
+
+COMMAND_LINE_EVERY = 250
+"""One case in so many goes through the real command line as well."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to fail: an impl of tests/injected/faulty.py, the status it must get, a part of its reason, its share."""
+
+    impl: str
+    status: str
+    reason: str
+    share: int
+
+
+KINDS = (
+    Kind("segfault", "crashed", "SIGSEGV", 6),
+    Kind("sigkill", "crashed", "SIGKILL", 6),
+    Kind("exits", "crashed", "exited with code 3", 3),
+    Kind("rubbish", "crashed", "no answer", 5),
+    Kind("lost_context", "crashed", "illegal memory access", 5),
+    Kind("takes_memory", "oom", "out of memory", 6),
+    Kind("needs_memory", "skipped", "over the limit", 4),
+    Kind("hangs", "timeout", "no answer within", 1),
+    Kind("raises", "error", "it cannot", 14),
+    Kind("nan", "wrong", "NaN or infinite", 14),
+    Kind("off_by_one", "wrong", "differs", 12),
+    Kind("other_shape", "wrong", "the reference gives", 10),
+    Kind("caches", "wrong", "", 8),
+    Kind("caches_by_place", "wrong", "", 3),
+    Kind("decays", "wrong", "", 3),
+)
+
+
+def faulty_cells(failures: int) -> dict[str, tuple[Cell, Kind]]:
+    """Cells that fail, by key, each a series of its own, so that none is skipped because of another."""
+    kinds = [kind for kind in KINDS for _ in range(kind.share)]
+    found = {}
+    for index in range(failures):
+        kind = kinds[index % len(kinds)]
+        params = {"from_n": 10**6 + index}
+        cell = Cell("faulty", kind.impl, "core", MODES[index % 2], Problem(16 + 8 * (index % 12), 8), params)
+        found[cell.key] = (cell, kind)
+    return found
 
 
 def honest_cells() -> list[Cell]:
     found = []
-    for name in ("softmax", "linformer", "identity", "local"):
-        params = resolve(operators()[name].load(), {})
-        found += [Cell(name, "reference", "core", m, Problem(n, 32, 2), params) for n in (64, 128, 256) for m in MODES]
-    return [*found, *(faulty("honest", n, mode) for n in (64, 128) for mode in MODES)]
+    for name in HONEST:
+        operator = operators()[name].load()
+        params = resolve(operator, {})
+        for impl in ("reference", *(i for i in operator.forms["core"].impls if i == "sdpa")):
+            found += [Cell(name, impl, "core", m, Problem(n, 32, 2), params) for n in HONEST_SIZES for m in MODES]
+    return found
 
 
-def faulty_cells(failures: int) -> list[Cell]:
-    """Cells that fail, each of a size of its own: series of one, so that none is skipped because of another."""
-    kinds = [*["hangs"] * HANGS, *(FAULTS[i % len(FAULTS)] for i in range(failures - HANGS))]
-    return [
-        replace(faulty(kind, 16 + index % 200, MODES[index % 2]), params={"from_n": 10**6 + index})
-        for index, kind in enumerate(kinds)
-    ]
+def victim_cells() -> list[Cell]:
+    """Honest cells whose workers are killed from outside."""
+    problems = [Problem(24 + 8 * index, 8) for index in range(KILLED_FROM_OUTSIDE)]
+    return [Cell("faulty", "honest", "core", "fwd", problem, {"from_n": 1}) for problem in problems]
 
 
-def measured(folder: Path, cells: Sequence[Cell]) -> tuple[Run, list[dict[str, int]]]:
+def measured(folder: Path, cells: Sequence[Cell], victims: set[str]) -> tuple[Run, list[Visit], dict[str, int]]:
+    """A run of cells: it, its visits, and by victim the round in which its worker was killed from outside."""
+    killed: dict[str, int] = {}
     opened = journal.create(folder, "name: soak\n", {"device": "cpu"})
-    what = plan(cells, limits=Limits(cell_timeout_s=20.0), seed=7)
+    limits = Limits(cell_timeout_s=CELL_TIMEOUT_S)
+    progress = Silent()
+    runner = Runner(plan(cells, measure=MEASURE, limits=limits, seed=7), opened, progress)
+
+    def begin(cell: Cell, round: int) -> None:
+        worker = runner.workers.measuring
+        if round and cell.key in victims and cell.key not in killed and worker is not None:
+            killed[cell.key] = round
+            os.kill(worker.process.pid, signal.SIGKILL)
+            worker.process.wait()
+
+    progress.begin = begin
     try:
-        Runner(what, opened, plain(io.StringIO())).run()
+        runner.run()
     finally:
         opened.close()
-    run = read_run(folder)
-    assert len(run.visits) == len(set(zip(run.visits["key"], run.visits["round"], strict=True)))
-    scouted = {v.key: v.operations for v in opened.visits if v.round == 0}
-    assert set(scouted) == {cell.key for cell in cells}, "a visit was lost"
-    return run, [scouted[cell.key] for cell in honest_cells()]
-
-
-def exact(run: Run) -> DataFrame:
-    keys = [cell.key for cell in honest_cells()]
-    return run.results.set_index("key").loc[keys, list(EXACT)]
+    return read_run(folder), opened.visits, killed
 
 
 def soak_failures(failures: int, place: Path) -> str:
-    calm, calm_operations = measured(place / "calm", honest_cells())
-    mixed, mixed_operations = measured(place / "mixed", [*honest_cells(), *faulty_cells(failures)])
-    assert exact(calm).equals(exact(mixed)), exact(calm).compare(exact(mixed))
-    assert calm_operations == mixed_operations
-    bad = mixed.visits[mixed.visits["status"] != "ok"]
-    honest = {cell.key for cell in honest_cells()}
-    assert not set(bad["key"]) & honest, "a failure blanked another cell"
-    told = Counter(bad["status"])
-    assert len(bad) >= failures, f"only {len(bad)} of {failures} failures happened: {told}"
-    timed = mixed.results.set_index("key").loc[list(honest), "wall_time_s"]
-    assert timed.notna().all(), "an honest cell has no time"
+    honest, faulty, victims = honest_cells(), faulty_cells(failures), victim_cells()
+    keys = [cell.key for cell in honest]
+    calm, calm_visits, _ = measured(place / "calm", honest, set())
+    cells = [*honest, *(cell for cell, _ in faulty.values()), *victims]
+    mixed, visits, killed = measured(place / "mixed", cells, {cell.key for cell in victims})
+    rows = mixed.results.set_index("key")
+
+    _same_figures(calm, mixed, keys)
+    counted = [{v.key: (v.operations, v.kernel) for v in found if v.round == 0} for found in (calm_visits, visits)]
+    assert all(counted[0][key] == counted[1][key] for key in keys), "other operations than without failures"
+    _nothing_lost(mixed, visits, cells, honest)
+    for key, (_, kind) in faulty.items():
+        status, reason = rows.loc[key, "status"], rows.loc[key, "reason"]
+        assert (status, kind.reason in reason) == (kind.status, True), f"{kind.impl}: {status}, {reason}"
+        assert rows.loc[key].isna()["wall_time_s"], f"{kind.impl} has a time"
+    for cell in victims:
+        (lost,) = [v for v in visits if v.key == cell.key and v.status != "ok"]
+        assert (lost.round, lost.status) == (killed[cell.key], "crashed"), lost
+        assert rows.loc[cell.key, "status"] == "ok"
+        assert "SIGKILL" in lost.reason, lost.reason
+    told = Counter(v.status for v in visits if v.status != "ok")
+    assert told.total() >= failures + len(victims), told
     counts = ", ".join(f"{count} {status}" for status, count in told.most_common())
-    return f"{len(bad)} injected failures ({counts}); {len(honest)} other cells identical, nothing lost"
+    workers = len({v.process for v in visits})
+    return (
+        f"{told.total()} injected failures ({counts}) in {len(visits)} visits by {workers} workers; "
+        f"{len(honest)} other cells identical to a run without them, nothing lost, nothing twice"
+    )
 
 
-def soak_suites(cases: int, place: Path) -> str:
-    refused, read, slowest = 0, 0, 0.0
-    path = place / "mutated.yaml"
-    for case in range(cases):
-        path.write_bytes(suite_bytes(random.Random(case)))
-        begun = time.monotonic()
+def _same_figures(calm: Run, mixed: Run, keys: Sequence[str]) -> None:
+    columns = ["status", *EXACT]
+    a, b = (run.results.set_index("key").loc[list(keys), columns] for run in (calm, mixed))
+    assert a.equals(b), f"other figures than without failures:\n{a.compare(b)}"
+    assert a["flops"].notna().all()
+    assert a["peak_memory_bytes"].notna().all()
+
+
+def _nothing_lost(run: Run, visits: Sequence[Visit], cells: Sequence[Cell], honest: Sequence[Cell]) -> None:
+    places = Counter((v.key, v.round) for v in visits)
+    assert set(places.values()) == {1}, "a visit is there twice"
+    assert list(places) == list(zip(run.visits["key"], run.visits["round"], strict=True)), "a stored visit is lost"
+    assert {key for key, round in places if round == 0} == {cell.key for cell in cells}, "a cell was not scouted"
+    wanted = {(cell.key, round) for cell in honest for round in range(MEASURE.rounds + 1)}
+    assert wanted <= set(places), f"visits are lost: {sorted(wanted - set(places))[:5]}"
+    samples = run.samples.groupby(["key", "round"]).size().to_dict()
+    assert samples == {(v.key, v.round): v.samples for v in visits if v.samples}, "samples are lost or there twice"
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    left = children.read_text().split() if children.is_file() else []
+    assert not left, f"processes are left: {left}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """One case. fault: None, or what was not right. refused: None where it was not asked."""
+
+    case: int
+    kind: str
+    refused: bool
+    seconds: float
+    fault: str | None
+
+
+def one_case(case: int) -> Done:
+    """A mutated suite or run folder, the same for its number."""
+    draw = random.Random(f"soak {case}")
+    is_folder = draw.random() < FOLDER_SHARE
+    begun = time.monotonic()
+    kind, refused, fault = "suite", False, None
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
         try:
-            suites.load(str(path))
-        except BadInput as error:
-            refused += "mutated.yaml" in str(error)
-        else:
-            read += 1
-        slowest = max(slowest, time.monotonic() - begun)
-    assert refused + read == cases, "a message does not name its file"
-    with path.open("wb") as file:
-        file.truncate(100 * 2**20)
-    with contextlib.suppress(BadInput):
-        suites.load(str(path))
-        raise AssertionError("100 MB of zeros were taken for a suite")
-    return f"{cases} damaged suites: {refused} refused in words, slowest {slowest:.2f} s"
+            outcome = (
+                judge_folder(place / "run", _original(), draw)
+                if is_folder
+                else judge_suite(place, draw, cells=case % 5 == 0)
+            )
+            kind, refused = outcome.mutation.expected, outcome.refused
+            seconds = time.monotonic() - begun
+            if case % COMMAND_LINE_EVERY == 0:
+                _through_the_command_line(case, is_folder, place)
+        except Exception as error:
+            seconds = time.monotonic() - begun
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__}: {str(error)[:400]} ({Path(frame.filename).name}, line {frame.lineno})"
+    return Done(case, f"{'run folder' if is_folder else 'suite'}, {kind}", refused, seconds, fault)
 
 
-def soak_folders(cases: int, place: Path, original: Run) -> str:
-    refused = 0
-    runner = CliRunner()
-    for case in range(cases):
-        target = place / "damaged"
-        damaged_folder(random.Random(case), original.folder, target)
-        run = read_or_refuse(target)
-        refused += run is None
-        assert run is None or not wrong_numbers(run, original), case
-        for arguments in (["show", str(target)], ["compare", str(original.folder), str(target)]):
-            done = runner.invoke(app, arguments)
-            assert done.exception is None or isinstance(done.exception, (SystemExit, BadInput)), (case, done.exception)
-    return f"{cases} damaged run folders: {refused} refused in words, the others read right"
+@cache
+def _original() -> Run:
+    return read_run(original_folder(Path(tempfile.mkdtemp(prefix="attnbench-soak-")) / "original"))
+
+
+def _through_the_command_line(case: int, is_folder: bool, place: Path) -> None:
+    path = place / "again"
+    draw = random.Random(f"command line {case}")
+    if is_folder:
+        mutation = mutated_folder(path, draw)
+        words = draw.choice((["show", path], ["compare", _original().folder, path], ["plot", path, "--out", place]))
+    else:
+        data, mutation = mutated_suite(draw, place / "bait")
+        path.with_suffix(".yaml").write_bytes(data)
+        words = ["run", path.with_suffix(".yaml"), "--dry-run"]
+    command = [sys.executable, "-m", "attnbench", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode in (0, 1, 2, 3), f"{words[0]}: {mutation.kind}: exit code {done.returncode}"
+    assert "Traceback" not in done.stderr, f"{words[0]}: {mutation.kind}: {done.stderr[-300:]}"
+    assert done.returncode != 2 or done.stderr.count("\n") < 100, "a message is a paragraph"
+
+
+def soak_cases(cases: int, processes: int) -> tuple[str, list[Done]]:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        done = list(pool.imap_unordered(one_case, range(cases), chunksize=20))
+    faults = [each for each in done if each.fault is not None]
+    folders = [each for each in done if each.kind.startswith("run folder")]
+    refused = [each.refused for each in done]
+    refused_folders = sum(each.refused for each in folders)
+    slowest = max(done, key=lambda each: each.seconds)
+    text = (
+        f"{len(done)} mutations: {len(done) - len(folders)} suites ({sum(refused) - refused_folders} refused) and "
+        f"{len(folders)} run folders ({refused_folders} refused), {-(-cases // COMMAND_LINE_EVERY)} of them through "
+        f"the command line; the others shown as their files say; {len(faults)} faults; "
+        f"slowest {slowest.seconds:.1f} s (case {slowest.case})"
+    )
+    return text, faults
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--failures", type=int, default=300)
     parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--case", type=int, help="only this mutation")
     given = parser.parse_args()
+    if given.case is not None:
+        done = one_case(given.case)
+        print(done)
+        return int(done.fault is not None)
+    faults: Sequence[Done] = ()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
         if given.failures:
-            print(soak_failures(given.failures, place), flush=True)
+            begun = time.monotonic()
+            print(soak_failures(given.failures, Path(folder)), f"({time.monotonic() - begun:.0f} s)", flush=True)
         if given.cases:
-            from tests.test_mutations import small_run
-
-            original = small_run(place / "original")
-            print(soak_suites(given.cases // 2, place), flush=True)
-            print(soak_folders(given.cases - given.cases // 2, place, original), flush=True)
-    return 0
+            begun = time.monotonic()
+            text, faults = soak_cases(given.cases, given.processes)
+            print(text, f"({time.monotonic() - begun:.0f} s)", flush=True)
+    for fault in faults:
+        print(f"case {fault.case} ({fault.kind}): {fault.fault}")
+    return int(bool(faults))
 
 
 if __name__ == "__main__":
