@@ -235,15 +235,17 @@ def few_keys_key_gradient_kernel(
     own_values = load_tile(v + own, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
     total_k = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     total_v = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    begin = split.to(tl.int64) * split_len  # makes `first`, and offsets from it, int64
+    begin = split.to(tl.int64) * split_len
     end = tl.minimum(begin + split_len, seq_len)
     if CAUSAL:
         begin = tl.maximum(begin, first_key * factor // BLOCK_N * BLOCK_N)
+    q += begin * q_n
+    dy += begin * g_n
     for first in range(begin, end, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         here = seq_len - first
-        queries = load_tile(q + first * q_n, here, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
-        g = load_tile(dy + first * g_n, here, g_n, g_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
+        queries = load_tile(q, here, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
+        g = load_tile(dy, here, g_n, g_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
         level = tl.load(lse + rows, mask=rows < seq_len, other=float("inf"))
         along = tl.load(delta + rows, mask=rows < seq_len, other=0.0)
         scores = tl.dot(queries, tl.trans(own_keys), input_precision=PRECISION) * scale_log2
@@ -253,5 +255,7 @@ def few_keys_key_gradient_kernel(
         dp = tl.dot(g, tl.trans(own_values), input_precision=PRECISION)
         ds = p * (dp - along[:, None])
         total_k = tl.dot(tl.trans(ds.to(COMPUTE)), queries, total_k, input_precision=PRECISION)
+        q += BLOCK_N * q_n
+        dy += BLOCK_N * g_n
     store_tile(dk, total_k * scale, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D)
     store_tile(dv, total_v, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D)

@@ -140,7 +140,7 @@ def _tiles(kernel: str, head_dim: int, dtype: torch.dtype, products: dict[str, A
 SIZES: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
     ("forward", "half"): ((128, 64, 4), (128, 64, 8), (128, 64, 8), (64, 32, 8)),
     ("forward", "map"): ((128, 64, 4), (128, 64, 8)),
-    ("forward", "tf32"): ((128, 64, 8), (128, 64, 8), (32, 32, 8), (32, 32, 8)),
+    ("forward", "tf32"): ((128, 64, 8), (128, 64, 8), (64, 32, 4), (32, 32, 8)),
     ("forward", "tf32x3"): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
     ("query_gradient", "half"): ((64, 64, 4), (64, 64, 8), (64, 32, 8), (32, 64, 8)),
     ("query_gradient", "map"): ((64, 64, 4), (64, 32, 8)),
@@ -148,8 +148,8 @@ SIZES: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
     ("query_gradient", "tf32x3"): ((32, 32, 4), (32, 32, 8), (16, 16, 8)),
     ("key_gradient", "half"): ((64, 64, 4), (64, 64, 8), (64, 32, 8), (32, 64, 8)),
     ("key_gradient", "map"): ((64, 64, 8), (64, 64, 8)),
-    ("key_gradient", "tf32"): ((64, 64, 4), (32, 32, 8), (32, 32, 8), (32, 32, 8)),
-    ("key_gradient", "tf32x3"): ((32, 32, 8), (16, 16, 8), (16, 16, 8)),
+    ("key_gradient", "tf32"): ((64, 64, 4), (32, 32, 8), (32, 32, 4), (32, 16, 8)),
+    ("key_gradient", "tf32x3"): ((32, 16, 4), (32, 16, 8), (16, 16, 8)),
 }
 """BLOCK_N, BLOCK_M and warps by kernel and products, for D up to 32, 64, 128 and 256; "map": half precision on a map.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,24 @@ def test_takes_any_strides(order: tuple[int, ...]) -> None:
 
     assert not found("linformer", Problem(37, 48, 3, 2), strided)
     assert params["k"] == 37
+
+
+@pytest.mark.parametrize(("heads", "apart"), [(1, (0, 2**24)), (3, (2**30, 8))], ids=["tokens", "heads"])
+def test_offsets_beyond_32_bits(heads: int, apart: tuple[int, int], tmp_path: Path) -> None:
+    """Heads and tokens so many elements apart that the last lie beyond 2³¹; the file is mostly hole."""
+    n, d = 140, 8
+    last = (heads - 1) * apart[0] + (n - 1) * apart[1]
+    assert last > 2**31
+    q, k, v, dy = (torch.randn(1, heads, m, d).bfloat16() for m in (n, 5, 5, n))
+    room = torch.from_file(str(tmp_path / "q"), shared=True, size=last + d, dtype=q.dtype)
+    far = room.as_strided(q.shape, (0, *apart, 1)).copy_(q)
+    results = []
+    for queries in (far, q):
+        wanted = [x.detach().requires_grad_() for x in (queries, k, v)]
+        y = few_keys.attend(*wanted, 1.0)
+        results.append((y, *torch.autograd.grad(y, wanted, dy)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert not torch.equal(results[0][0], results[1][0].roll(1, 2))
 
 
 @pytest.mark.parametrize("name", ["linformer", "compressed"])
