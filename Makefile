@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench bench-operators results readme soak kernels gpu-test gpu-bench clean
+.PHONY: run test check format lint types bench bench-operators results readme ci-baseline gate-study soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -79,6 +79,15 @@ results: $(BIN)/.ready  ## measure the CPU suites into results/reference (MACHIN
 
 readme: $(BIN)/.ready   ## put the tables and the picture of results/reference into README.md
 	$(BIN)/python benchmarks/readme.py
+	$(BIN)/attnbench plot $(REFERENCE)/cpu-sequence --axis seq_len --metric wall_time --format png --out docs/pictures
+
+ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci, what .ci/run compares with
+	rm -rf $(REFERENCE)/ci
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
+
+gate-study: $(BIN)/.ready  ## record how often the gate is wrong (about an hour; goes on where it was), into docs/gate-study.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 10
 
 soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders
 	$(BIN)/python benchmarks/soak.py

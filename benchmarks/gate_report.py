@@ -1,0 +1,198 @@
+"""The gate study's page, from what was recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gate_rules
+import numpy as np
+from gate_planted import OPERATOR, SLOW_DOWNS
+from gate_rules import GATE, NAIVE, Blocks, Rates, Rule, rates
+
+from attnbench.analysis import paired
+
+HEAD = """# How often the gate is wrong
+
+`make gate-study` records blocks of six fresh processes whose visits take turns as in `attnbench gate`: the base, the
+base again, and the base with one operator made slower by 2, 5, 10 and 25 % (by real work: log Γ of a calibrated count
+of numbers). Decisions are then made from groups of blocks drawn at random, by the gate and by three naive rules on the
+same samples. This page is its output.
+
+Groups that share blocks are not independent decisions. Beside each share stands a 95 % interval for as few decisions as
+there are *disjoint* groups of blocks ("independent"); where these are few it is wide, and that is what is known.
+"""
+
+ALIKE = (("base", "again"), ("slower_2%", "slower_5%"), ("slower_10%", "slower_25%"))
+"""Pairs of processes of a block of which no two share one; they differ in the planted operator only."""
+
+WORDS = {0: "pass", 1: "regression", 2: "cannot compare", 3: "undecided"}
+
+
+def write(folder: Path, path: Path, resamples: int) -> None:
+    """Writes the page."""
+    study = json.loads((folder / "study.json").read_text())
+    lines = [HEAD, *_machine(study)]
+    for condition in ("clean", "loaded"):
+        file = folder / f"{condition}.csv"
+        if file.is_file():
+            lines += _condition(condition, gate_rules.read(file, study["cells"]), study, resamples)
+    lines += _complexities(study.get("complexities"))
+    lines += _live(study.get("live", []))
+    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _machine(study: Mapping[str, Any]) -> Iterator[str]:
+    m = study["machine"]
+    yield (
+        f"Recorded on {m['cpu']} ({m['cores']} cores, {m['system']} {m['machine']}), torch {m['torch']}, "
+        f"{m['threads']} thread per process. The suite has {len(study['cells'])} cells: softmax, local (the planted "
+        "one), linformer and performer at two lengths, with a threshold of 5 %. Raw medians and samples: "
+        "`results/reference/gate-study/`."
+    )
+    yield ""
+
+
+def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], resamples: int) -> Iterator[str]:
+    count = len(blocks.numbers)
+    yield f"## {'Clean' if condition == 'clean' else 'Under a competing load'}: {count} blocks"
+    yield ""
+    span = " to ".join(dict.fromkeys(study[f"{condition}_{end}"] for end in ("from", "until")))
+    block_s = float(study[f"{condition}_block_s"])
+    load = "" if condition == "clean" else " Two other processes were busy and idle by turns, for 0.1 to 3 s each time."
+    yield f"Recorded {span}; a block took {block_s:.1f} s.{load}"
+    yield ""
+    if count < 4:
+        yield "Too few blocks for any decision: the gate needs two pairs in each of its two stages."
+        yield ""
+        return
+    pairs, told = _plan(blocks, block_s)
+    yield told
+    yield ""
+    yield f"What was planted, as measured (median over blocks of the ratio to the base): {_achieved(blocks)}."
+    yield ""
+    yield from _rules(blocks, pairs, resamples)
+    yield _more_alarms(blocks, 2 * pairs, resamples)
+    yield ""
+
+
+def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
+    """How many pairs per stage the decisions use, and why."""
+    floor = paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
+    wanted, once, twice = paired.pairs_for(GATE.thresholds["wall_time"], len(blocks.keys), floor)
+    used = min(wanted, len(blocks.numbers) // 2)
+    short = "" if used == wanted else f", all that {len(blocks.numbers)} blocks give,"
+    minutes = used * block_s / len(ALIKE) / 60
+    return used, (
+        f"Noise floor of a pair, the base against itself: {floor.typical:.1%} per cell (four cells in five stay "
+        f"below), {floor.shared:.1%} shared by all cells. From it the gate plans {wanted} pairs per stage and promises "
+        f"to find {once.effect:.0%} with {once.power:.0%}, {twice.effect:.0%} with {twice.power:.0%}. The decisions below use "
+        f"{used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all cells."
+    )
+
+
+def _rules(blocks: Blocks, pairs: int, resamples: int) -> Iterator[str]:
+    rules: dict[str, tuple[Rule, int]] = {f"**attnbench gate**, {pairs} + {pairs} pairs": (gate_rules.gate, 2 * pairs)}
+    rules |= {f"{name}, 1 pair": (rule, 1) for name, rule in NAIVE.items()}
+    rules |= {f"{name}, {2 * pairs} pairs pooled": (rule, 2 * pairs) for name, rule in NAIVE.items()}
+    planted = " | ".join(f"{share:.0%} found" for share in SLOW_DOWNS)
+    yield f"| tier 1 | false alarms per suite | {planted} | independent |"
+    yield f"| --- | ---: | {' | '.join('---:' for _ in SLOW_DOWNS)} | ---: |"
+    undecided: list[float] = []
+    others: list[float] = []
+    for name, (rule, each) in rules.items():
+        same = rates(rule, blocks, "base", "again", each, resamples, "")
+        slower = [rates(rule, blocks, "base", f"slower_{s:.0%}", each, resamples, OPERATOR) for s in SLOW_DOWNS]
+        shares = " | ".join([_share(same, same.alarms), *(_share(r, r.found) for r in slower)])
+        yield f"| {name} | {shares} | {same.independent} |"
+        if rule is gate_rules.gate:
+            undecided = [same.undecided, *(r.undecided for r in slower)]
+            others = [r.alarms for r in slower]
+    yield ""
+    steps = [f"{share:.0%}" for share in SLOW_DOWNS]
+    told = ", ".join(f"{x:.1%} at {step}" for x, step in zip(undecided, ["nothing", *steps], strict=True))
+    blamed = ", ".join(f"{x:.1%} at {step}" for x, step in zip(others, steps, strict=True))
+    yield (
+        f"The gate is undecided in {told} planted; the naive rules never say so. Where one operator is slower the gate "
+        f"blames another one too in {blamed}."
+    )
+    yield ""
+
+
+def _share(rate: Rates, share: float) -> str:
+    low, high = rate.interval(share)
+    return f"{share:.1%} ({low:.0%}–{high:.0%})"
+
+
+def _achieved(blocks: Blocks) -> str:
+    told = []
+    for share in SLOW_DOWNS:
+        after = blocks.medians[f"slower_{share:.0%}"]
+        ratios = [
+            np.median([after[block, cell] / blocks.medians["base"][block, cell] for block in blocks.numbers])
+            for cell in blocks.keys
+            if cell.split(".")[0] == OPERATOR
+        ]
+        told.append(f"{share:.0%}: {' and '.join(f'{ratio - 1:+.1%}' for ratio in ratios)}")
+    return "; ".join(told)
+
+
+def _more_alarms(blocks: Blocks, each: int, resamples: int) -> str:
+    """False alarms on the operators that nothing was planted in."""
+    cells = [cell for cell in blocks.keys if cell.split(".")[0] != OPERATOR]
+    rule = partial(gate_rules.gate, cells=cells)
+    found = [rates(rule, blocks, a, b, each, resamples, "", seed) for seed, (a, b) in enumerate(ALIKE)]
+    alarms = float(np.mean([r.alarms for r in found]))
+    together = Rates(0.0, alarms, 0.0, sum(r.independent for r in found))
+    return (
+        f"The {len(cells)} cells that nothing was planted in are the same in all six processes. Three pairs of "
+        f"processes per block that have none in common give {together.independent} independent decisions on them: "
+        f"false alarms {_share(together, alarms)}."
+    )
+
+
+def _complexities(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    planted: Mapping[str, str] = found["planted"]
+    yield "## Tier 0: lost complexity"
+    yield ""
+    yield "| planted | operators | found, same machine | found by growth alone, another machine |"
+    yield "| --- | --- | ---: | ---: |"
+    for kind in dict.fromkeys(planted.values()):
+        names = [name for name, its in planted.items() if its == kind]
+        told = ", ".join(name.rsplit("_", 1)[0] for name in names)
+        shares = " | ".join(f"{len({*names} & {*found[where]})} of {len(names)}" for where in ("here", "elsewhere"))
+        yield f"| {kind} | {told} | {shares} |"
+    yield f"| nothing | the same {len(planted)} | {len(found['unchanged'])} of {len(planted)} | |"
+    yield ""
+    missed = [name.rsplit("_", 1)[0] for name in planted if name not in found["elsewhere"]]
+    yield (
+        "Tier 0 has no chance in it: the figures repeat to the last digit. On another machine peak memory is not "
+        f"compared, only how it grows; {_listed(missed)} at these sizes (512, 1024, 2048)."
+    )
+    yield ""
+
+
+def _listed(missed: Sequence[str]) -> str:
+    if not missed:
+        return "that is enough"
+    return f"that does not show in {', '.join(missed)}, whose own memory is still larger than a mask of N² bytes,"
+
+
+def _live(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not decisions:
+        return
+    yield f"## {len(decisions)} whole decisions by `attnbench gate`"
+    yield ""
+    yield f"After one `attnbench calibrate`. The plan: {decisions[0]['plan']}."
+    yield ""
+    yield "| planted | decision | blamed | minutes | when |"
+    yield "| ---: | --- | --- | ---: | --- |"
+    for d in decisions:
+        share = f"{d['planted']:.0%}" if d["planted"] else "nothing"
+        yield f"| {share} | {WORDS[d['exit_code']]} | {', '.join(d['slower']) or '—'} | {d['minutes']} | {d['date']} |"
+    yield ""

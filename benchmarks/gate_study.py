@@ -1,0 +1,243 @@
+"""How often the gate is wrong: blocks of interleaved processes are recorded, and decisions made from them.
+
+    python benchmarks/gate_study.py [--blocks 60] [--loaded 30] [--live 10] [--out FOLDER] [--report FILE]
+
+A block is six fresh processes whose visits take turns as in `attnbench gate`: base, base again, and one operator made
+slower by 2, 5, 10 and 25 % with real extra work. What is there already is kept, so it can be interrupted and gone on
+with; --blocks 0 --loaded 0 --live 0 only writes the report again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gate_planted
+import pandas as pd
+from gate_planted import SLOW_DOWNS, SUITE
+
+from attnbench import suite as suites
+from attnbench.gating import both_survive, measure_pairs, plan_like, side, tier0
+from attnbench.noise import machine_of
+from attnbench.record import read_run
+
+VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}
+LIVE = (0.0, 0.10, 0.0, 0.05, 0.0, 0.10, 0.0, 0.25, 0.0, 0.10)
+"""The slow-downs of live decisions, in turns."""
+
+LOAD = """
+import random, time
+import numpy
+a = numpy.random.rand(300, 300)
+while True:
+    end = time.monotonic() + random.uniform(0.1, 3)
+    while time.monotonic() < end:
+        a @ a
+    time.sleep(random.uniform(0.1, 3))
+"""
+"""A competing process: busy for 0.1 to 3 s, idle for as long; two of them run."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=60, help="clean blocks there shall be")
+    parser.add_argument("--loaded", type=int, default=30, help="blocks under a competing load there shall be")
+    parser.add_argument("--live", type=int, default=0, help="whole decisions by attnbench gate there shall be")
+    parser.add_argument("--resamples", type=int, default=200, help="decisions drawn from the blocks")
+    parser.add_argument("--out", type=Path, default=Path("results/reference/gate-study"))
+    parser.add_argument("--report", type=Path, default=Path("docs/gate-study.md"))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    study = Study(given.out)
+    for condition, wanted in (("clean", given.blocks), ("loaded", given.loaded)):
+        record(study, condition, wanted)
+    complexities(study)
+    live(study, given.live)
+    import gate_report
+
+    gate_report.write(given.out, given.report, given.resamples)
+    print(given.report)
+    return 0
+
+
+class Study:
+    """study.json: the machine, what is planted, when it was recorded, and the decisions that are not resampled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "study.json"
+        self.data: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+
+    def save(self, **changes: Any) -> None:
+        self.data.update(changes)
+        beside = self.path.with_suffix(".part")
+        beside.write_text(json.dumps(self.data, indent=1) + "\n")
+        beside.replace(self.path)
+
+    def extra(self) -> dict[float, dict[int, int]]:
+        """Planted numbers by slow-down and size; calibrated once, so that all blocks are of the same programs."""
+        if "planted" not in self.data:
+            self.save(planted={str(share): by_size for share, by_size in gate_planted.calibrated().items()})
+        return {float(s): {int(n): c for n, c in sizes.items()} for s, sizes in self.data["planted"].items()}
+
+    def same_machine(self, environment: dict[str, Any]) -> None:
+        machine = machine_of(environment)
+        stored = self.data.setdefault("machine", machine)
+        if stored != machine:
+            raise SystemExit(f"{self.path} was recorded on {stored}, this is {machine}. Record into another --out.")
+
+
+def record(study: Study, condition: str, wanted: int) -> None:
+    """Blocks until there are `wanted`; each is on disk when it ends."""
+    path = study.folder / f"{condition}.csv"
+    done = pd.read_csv(path)["block"].max() if path.is_file() else 0
+    if done >= wanted:
+        return
+    extra = study.extra()
+    with contextlib.ExitStack() as stack:
+        if condition == "loaded":
+            stack.enter_context(competing_load())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gate-study-")))
+        most = max(count for sizes in extra.values() for count in sizes.values())
+        files = {name: gate_planted.write_timed(folder / name, extra[s], most) for name, s in VARIANTS.items()}
+        (folder / "base" / "suite.yaml").write_text(SUITE)
+        suite = suites.load(str(folder / "base" / "suite.yaml"))
+        plan, environment = plan_like(suite, "cpu", None)
+        study.same_machine(environment)
+        sides = {}
+        for name, file in files.items():
+            own = replace(plan, operators_from=(str(file),))
+            sides[name] = stack.enter_context(side(own, suite, environment, folder / f"run-{name}", None, tell))
+            sides[name].scout()
+        cells = both_survive((sides["base"], sides["again"]))
+        study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c in cells})
+        tell(f"{condition}: {wanted - done} blocks of {len(sides)} processes, {len(cells)} cells")
+        begun, first = time.time(), int(done) + 1
+        for block in range(first, wanted + 1):
+            measure_pairs(tuple(sides.values()), cells, block, 1, plan.seed, lambda text: None)
+            store(path, block, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
+            each = (time.time() - begun) / (block - first + 1)
+            study.save(**{f"{condition}_block_s": each, f"{condition}_until": time.strftime("%Y-%m-%d %H:%M")})
+            study.data.setdefault(f"{condition}_from", time.strftime("%Y-%m-%d %H:%M", time.localtime(begun)))
+            tell(
+                f"{condition} block {block} of {wanted}: {each:.1f} s each, {(wanted - block) * each / 60:.0f} min left"
+            )
+        study.save()
+
+
+def store(path: Path, block: int, folders: dict[str, Path], cells: dict[str, str]) -> None:
+    """One row per visit of a block: its median, and its samples, both in µs."""
+    short = {key: name for name, key in cells.items()}
+    rows = []
+    for variant, folder in folders.items():
+        run = read_run(folder)
+        visits = run.visits[(run.visits["round"] == block) & (run.visits["status"] == "ok")]
+        samples = run.samples[run.samples["round"] == block].groupby("key")["seconds"].apply(list)
+        for key, seconds in visits[["key", "wall_time_s"]].itertuples(index=False):
+            taken = " ".join(f"{1e6 * s:.5g}" for s in samples[key])
+            rows.append((block, short[key], variant, f"{1e6 * seconds:.6g}", taken))
+    table = pd.DataFrame(rows, columns=["block", "cell", "variant", "median_us", "samples_us"])
+    table.to_csv(path, mode="a", header=not path.is_file(), index=False)
+
+
+@contextlib.contextmanager
+def competing_load() -> Iterator[None]:
+    """Two processes that are busy by turns."""
+    started = [subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def complexities(study: Study) -> None:
+    """Tier 0 on operators that lost their complexity, each beside itself; measured once."""
+    if "complexities" in study.data:
+        return
+    planted = list(gate_planted.planted_complexities())
+    with tempfile.TemporaryDirectory(prefix="gate-study-") as name:
+        folder = Path(name)
+        for side_name, index in (("base", 2), ("again", 2), ("head", 3)):
+            (folder / side_name).mkdir()
+            for entry in planted:
+                (folder / side_name / f"{entry[0]}.py").write_text(entry[index])
+        text = gate_planted.complexity_suite([entry[0] for entry in planted])
+        (folder / "base" / "suite.yaml").write_text(text)
+        suite = suites.load(str(folder / "base" / "suite.yaml"))
+        plan, environment = plan_like(suite, "cpu", None)
+        for side_name in ("base", "again", "head"):
+            own = replace(plan, operators_from=tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted))
+            with side(own, suite, environment, folder / f"run-{side_name}", None, tell) as runner:
+                runner.scout()
+        runs = {n: read_run(folder / f"run-{n}") for n in ("base", "again", "head")}
+    other = {**runs["head"].environment, "threads": "another", "cpu": "another"}
+    elsewhere = replace(runs["head"], environment=other)
+    found = {}
+    for label, pair in {
+        "unchanged": (runs["base"], runs["again"]),
+        "here": (runs["base"], runs["head"]),
+        "elsewhere": (runs["base"], elsewhere),
+    }.items():
+        decision = tier0(*pair, suite.gate)
+        found[label] = sorted({f.name.split(":")[0].split()[0] for f in decision.regressions})
+    kinds = {entry[0]: entry[1] for entry in planted}
+    study.save(complexities={"planted": kinds, **found})
+
+
+def live(study: Study, wanted: int) -> None:
+    """Whole decisions: attnbench calibrate once, then attnbench gate on a repository of its own."""
+    decisions = study.data.setdefault("live", [])
+    if len(decisions) >= wanted:
+        return
+    extra = study.extra()
+    most = max(count for sizes in extra.values() for count in sizes.values())
+    with tempfile.TemporaryDirectory(prefix="gate-study-") as name:
+        root = Path(name)
+        gate_planted.write_timed(root, extra[0.0], most)
+        (root / "suite.yaml").write_text(SUITE)
+        identity = ("-c", "user.name=study", "-c", "user.email=study@example.org")
+        for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "base")):
+            subprocess.run(["git", "-C", str(root), *words], check=True)
+        attnbench = [sys.executable, "-m", "attnbench"]
+        subprocess.run([*attnbench, "calibrate", "suite.yaml", "--pairs", "12"], cwd=root, check=True)
+        for number in range(len(decisions), wanted):
+            share = LIVE[number % len(LIVE)]
+            gate_planted.write_timed(root, extra[share], most)
+            begun = time.monotonic()
+            words = ["gate", "suite.yaml", "--base", "HEAD", "--device", "cpu", "--out", f"run-{number}"]
+            done = subprocess.run([*attnbench, *words, "--format", "json"], cwd=root, stdout=subprocess.PIPE, text=True)
+            (found,) = json.loads(done.stdout)["comparisons"]
+            decisions.append(
+                {
+                    "planted": share,
+                    "exit_code": done.returncode,
+                    "slower": sorted(f["name"] for f in found["findings"] if f["regression"]),
+                    "minutes": round((time.monotonic() - begun) / 60, 1),
+                    "plan": next((note for note in found["notes"] if "pairs of processes" in note), ""),
+                    "date": time.strftime("%Y-%m-%d %H:%M"),
+                }
+            )
+            study.save()
+            tell(f"live decision {number + 1} of {wanted}: planted {share:.0%}, exit code {done.returncode}")
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
