@@ -89,8 +89,8 @@ def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
     return used, (
         f"Noise floor of a pair, the base against itself: {floor.typical:.1%} per cell (four cells in five stay "
         f"below), {floor.shared:.1%} shared by all cells. From it the gate plans {wanted} pairs per stage and promises "
-        f"to find {once.effect:.0%} with {once.power:.0%}, {twice.effect:.0%} with {twice.power:.0%}. The decisions below "
-        f"use {used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all cells."
+        f"to find {once.effect:.0%} with {once.power:.0%}, {twice.effect:.0%} with {twice.power:.0%}. The decisions "
+        f"below use {used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all cells."
     )
 
 
