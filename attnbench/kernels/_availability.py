@@ -37,3 +37,15 @@ def why_not(
     if exact and problem.head_dim > max_exact_dim:
         return f"head_dim {problem.head_dim} in float32 is more than the {max_exact_dim} that fit without TF32"
     return None
+
+
+def why_not_projected(problem: Problem, device: str) -> str | None:
+    """As `why_not`, for kernelized attention whose features are those of ω x: a tile of ω lies in shared memory.
+
+    In float32 it leaves room for D ≤ 128, and beside the causal scan's state for D ≤ 64, in the 163 KiB of sm_80.
+    """
+    held = 64 if problem.causal else 128
+    if problem.dtype == "float32" and problem.head_dim > held:
+        form = "causal" if problem.causal else "full"
+        return f"in float32, shared memory holds the {form} form's tiles up to head_dim {held}, not {problem.head_dim}"
+    return why_not(problem, device)
