@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
+from attnbench.errors import BadInput
+from attnbench.operator import Growth
 from attnbench.problem import Cell, canonical_params
 from attnbench.registry import operators
 
@@ -25,6 +27,12 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
             continue
         operator = sources[cell.operator].load()
         growth = operator.complexity(cell.params)
+        unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]
+        if unknown:
+            raise BadInput(
+                f"{sources[cell.operator].location}: complexity states {unknown[0]!r}; allowed: "
+                f"{', '.join(get_args(Growth))}. Correct it."
+            )
         stated[name] = {"time": growth.time, "memory": growth.memory}
         families[cell.operator] = sources[cell.operator].family
         if operator.exact(cell.params):

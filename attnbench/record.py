@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from attnbench.errors import BadInput
+from attnbench.operator import Growth
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
 from attnbench.strict import REPAIR, is_number, is_text, is_whole, parse_object, read_text, short
 
@@ -288,7 +289,10 @@ def read_samples(folder: Path, visits: DataFrame) -> DataFrame:
         table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")
         table = table[list(SAMPLE_COLUMNS)]
         for name in ("round", "process", "index"):
-            table[name] = pd.to_numeric(table[name]).astype("int64")
+            numbers = pd.to_numeric(table[name])
+            if len(numbers) and not (numbers % 1 == 0).all():
+                raise ValueError(f"{name} holds what is no whole number")
+            table[name] = numbers.astype("int64")
         table["seconds"] = pd.to_numeric(table["seconds"]).astype("float64")
     except (ValueError, KeyError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         said = str(error).strip().splitlines()[0][:200]
@@ -310,6 +314,10 @@ def _is_cell(value: object) -> bool:
     text = all(is_text(value[n]) for n in ("operator", "impl", "params"))
     named = value["scope"] in SCOPES and value["mode"] in MODES and value["dtype"] in DTYPES
     return sizes and image and text and named and isinstance(value["causal"], bool)
+
+
+def _is_growth(value: object) -> bool:
+    return isinstance(value, str) and value in get_args(Growth)
 
 
 def _are_rates(value: Mapping[str, Any]) -> bool:
@@ -350,7 +358,7 @@ _NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for
 _DEFINITIONS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "exact": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
     "families": ("an object of text", _is_table(is_text)),
-    "stated": ("an object of objects of text", _is_table(_is_table(is_text))),
+    "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
 }
 """What the outputs read of environment.json."""

@@ -110,7 +110,13 @@ def test_no_folder_and_foreign_folder(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-@pytest.mark.parametrize("row", ["a,1,1,0,wall,nan,", "a,1,1,0,wall,-1,", "a,one,1,0,wall,1,", "a,1,1,0,wall,1,,,,"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("a,1,1,0,wall,nan,", "a,1,1,0,wall,-1,", "a,1,1,0,wall,1e25,", "a,1,1,0,wall,1,,,,"),
+        *("a,one,1,0,wall,1,", "a,1.5,1,0,wall,1,", "a,1,,0,wall,1,"),
+    ],
+)
 def test_samples_that_cannot_be_trusted_are_refused(tmp_path: Path, row: str) -> None:
     folder(tmp_path, [SCOUT])
     with (tmp_path / "samples.csv").open("a") as file:
@@ -118,6 +124,30 @@ def test_samples_that_cannot_be_trusted_are_refused(tmp_path: Path, row: str) ->
     run = read_run(tmp_path)
     with pytest.raises(BadInput, match=r"samples\.csv"):
         _ = run.samples
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exact", "softmax {}"),
+        ("families", {"softmax": 1}),
+        ("stated", {"softmax {}": "n^2"}),
+        ("stated", {"softmax {}": {"time": "N^2"}}),
+        ("rates", {"copy_bytes_per_s": "fast"}),
+        ("rates", {"matmul_flops_per_s": [1]}),
+    ],
+)
+def test_definitions_that_cannot_be_trusted_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    folder(tmp_path, [SCOUT])
+    (tmp_path / "environment.json").write_text(json.dumps({name: value}))
+    with pytest.raises(BadInput, match=rf"environment\.json: {name} = "):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["round", "status", "params", "causal", ""])
+def test_a_metric_under_another_columns_name_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="metrics"):
+        parse_visit(visit(metrics={name: 1}).line(), "here")
 
 
 def test_a_wrong_round_leaves_no_time(tmp_path: Path) -> None:
