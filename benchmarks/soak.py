@@ -97,7 +97,9 @@ def faulty_cells(failures: int) -> dict[str, tuple[Cell, Kind]]:
     for index in range(failures):
         kind = kinds[index % len(kinds)]
         params = {"from_n": 10**6 + index}
-        cell = Cell("faulty", kind.impl, "core", MODES[index % 2], Problem(16 + 8 * (index % 12), 8), params)
+        # What remembers has no gradient to give: it would fail before it is found wrong.
+        mode = "fwd" if kind.impl.startswith("caches") else MODES[index % 2]
+        cell = Cell("faulty", kind.impl, "core", mode, Problem(16 + 8 * (index % 12), 8), params)
         found[cell.key] = (cell, kind)
     return found
 
@@ -153,10 +155,12 @@ def soak_failures(failures: int, place: Path) -> str:
     counted = [{v.key: (v.operations, v.kernel) for v in found if v.round == 0} for found in (calm_visits, visits)]
     assert all(counted[0][key] == counted[1][key] for key in keys), "other operations than without failures"
     _nothing_lost(mixed, visits, cells, honest)
+    other: Counter[str] = Counter()
     for key, (_, kind) in faulty.items():
         status, reason = rows.loc[key, "status"], rows.loc[key, "reason"]
-        assert (status, kind.reason in reason) == (kind.status, True), f"{kind.impl}: {status}, {reason}"
-        assert rows.loc[key].isna()["wall_time_s"], f"{kind.impl} has a time"
+        if status != kind.status or kind.reason not in reason or not rows.loc[key].isna()["wall_time_s"]:
+            other[f"{kind.impl}: {status}, {reason}"] += 1
+    assert not other, f"failures that ended otherwise: {dict(other)}"
     for cell in victims:
         (lost,) = [v for v in visits if v.key == cell.key and v.status != "ok"]
         assert (lost.round, lost.status) == (killed[cell.key], "crashed"), lost
