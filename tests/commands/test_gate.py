@@ -13,6 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from attnbench import noise
+from attnbench.errors import BadInput
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"
 SUITE = """name: own
 operators_from: [operators/decayed.py]
@@ -108,6 +111,24 @@ def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(repository: Pat
     assert rounds == set(range(7))
     explained = attnbench(repository, "compare", "r/base", "r/head", "--explain", "decayed.reference")
     assert "round 3" in explained.stdout
+
+
+def test_calibrate_stores_a_noise_floor_that_the_gate_of_this_machine_takes(repository: Path) -> None:
+    small = SUITE.replace("{decayed: {half_life: [8]}}, identity", "identity").replace("64, 128, 256", "64, 128")
+    (repository / "own.yaml").write_text(small)
+    done = attnbench(repository, "calibrate", "own.yaml", "--pairs", "3", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)
+    assert [cell["threshold"] for cell in cells] == [0.05, 0.05]
+    assert all(cell["noise"] > 0 and cell["visible"] > 0.025 for cell in cells)
+    assert [cell["seen"] for cell in cells] == [cell["visible"] <= 0.1 for cell in cells]
+    path = repository / "results" / "noise" / "own.json"
+    stored = json.loads(path.read_text())
+    assert stored["own"] == {cell["cell"]: cell["noise"] for cell in cells}
+    found = noise.read(path)
+    assert noise.floor_for(path, dict(found.machine), asked=True)[1].startswith("noise floor from 3 pairs")
+    with pytest.raises(BadInput, match="of another machine"):
+        noise.floor_for(path, {**found.machine, "cores": 999}, asked=True)
 
 
 @pytest.mark.parametrize(
