@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from attnbench.analysis.crossover import Crossing, Crossover
+from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Exponent, Scaling
 from attnbench.analysis.summary import FASTEST_EXACT, Figure, Line, Section, Summary, Table
@@ -251,10 +251,15 @@ def _notes(section: Section) -> Iterator[str]:
     for name, reason in section.skipped.items():
         yield f"{name}: skipped: {reason}"
     told = set()
+    groups: dict[str, list[str]] = {}
     lines: Iterable[Line] = (line for table in section.tables for line in table.lines)
     for line in lines:
         for figure in line.figures:
             if figure.status != "ok" and (line.series.name, figure.status) not in told:
                 told.add((line.series.name, figure.status))
-                win = ", counted as a win for those that run there" if line.against_baseline is None else ""
-                yield f"{line.series.name}: {figure.status} at {figure.label}{win}: {figure.reason}"
+                counted = figure.status in BEYOND and line.against_baseline is None
+                win = ", counted as a win for those that run there" if counted else ""
+                what = f"{figure.status} at {figure.label}{win}: {figure.reason}"
+                groups.setdefault(what, []).append(line.series.name)
+    for what, names in groups.items():
+        yield f"{', '.join(names)}: {what}"
