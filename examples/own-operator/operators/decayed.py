@@ -1,4 +1,4 @@
-"""y_i = Σ_j w_ij v_j / Σ_j w_ij over 0 ≤ i−j < c·H, with w_ij = exp(q_iᵀ k_j / √D) · 2^(−(i−j)/H), H the half-life, c 4.
+"""y_i = Σ_j w_ij v_j / Σ_j w_ij over 0 ≤ i−j < c·H, with w_ij = exp(q_iᵀ k_j / √D) · 2^(−(i−j)/H); H: half-life, c 4.
 
 A made-up operator that shows what an operator file needs. Queries are taken in blocks of c·H, each with the keys of its
 own and the previous block, so nothing is quadratic in N.
@@ -38,7 +38,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The reference executes 2w keys per query where w are required, and fills the last block: at most twice, and w rows."""
+    """The reference executes 2w keys per query where w are required, and fills the last block: at most twice."""
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     width = HALF_LIVES * params["half_life"]
     pairs = sum(min(i + 1, width) for i in range(min(n, width))) + max(0, n - width) * width
