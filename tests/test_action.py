@@ -1,0 +1,83 @@
+"""The composite action's gate step, run by bash as a runner would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.commands.test_gate import SUITE, git, plant
+
+ACTION = yaml.safe_load((Path(__file__).parents[1] / "action.yml").read_text())
+EXPRESSION = re.compile(r"\$\{\{ *inputs\.(\w+) *\}\}")
+
+
+def gate_step(root: Path, command: str, **inputs: str) -> tuple[int, str, str, str]:
+    """(exit status, code that later steps see, step summary, what it printed). command: what stands for `attnbench`."""
+    (step,) = (s for s in ACTION["runs"]["steps"] if s.get("id") == "gate")
+    aside = root.parent / "runner"
+    program = aside / "attnbench" / "bin" / "attnbench"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(f"#!/usr/bin/env bash\n{command}\n")
+    program.chmod(0o755)
+    given = {name: entry.get("default", "") for name, entry in ACTION["inputs"].items()} | inputs
+    output, summary = aside / "output", aside / "summary"
+    output.write_text("")
+    summary.write_text("")
+    environment = {
+        **os.environ,
+        **{name: EXPRESSION.sub(lambda found: given[found[1]], text) for name, text in step["env"].items()},
+        "RUNNER_TEMP": str(aside),
+        "GITHUB_OUTPUT": str(output),
+        "GITHUB_STEP_SUMMARY": str(summary),
+    }
+    shell = [step["shell"], "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(shell, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, output.read_text(), summary.read_text(), done.stdout + done.stderr
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repository"
+    shutil.copytree(Path(__file__).parents[1] / "examples" / "own-operator", root)
+    (root / "own.yaml").write_text(SUITE.replace("128, 256", "128"))
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "one")
+    return root
+
+
+def test_the_step_passes_an_unchanged_tree_and_fails_a_worse_one(repository: Path) -> None:
+    command = f'"{sys.executable}" -m attnbench "$@"'
+    status, code, summary, said = gate_step(repository, command, suite="own.yaml", base="HEAD")
+    assert (status, code) == (0, "code=0\n"), said
+    assert "pass" in summary
+    shutil.rmtree(repository / "attnbench-gate")
+    plant(repository)
+    status, code, summary, said = gate_step(repository, command, suite="own.yaml", base="HEAD")
+    assert (status, code) == (1, "code=1\n"), said
+    assert "decayed" in summary
+    assert {"gate.json", "junit.xml", "base", "head"} <= {p.name for p in (repository / "attnbench-gate").iterdir()}
+
+
+@pytest.mark.parametrize(("undecided", "expected"), [("warn", 0), ("fail", 3)])
+def test_undecided_warns_or_fails_as_asked(repository: Path, undecided: str, expected: int) -> None:
+    status, code, _, said = gate_step(repository, "exit 3", suite="own.yaml", base="HEAD", undecided=undecided)
+    assert (status, code) == (expected, "code=3\n")
+    assert ("::warning::" in said) == (undecided == "warn")
+
+
+def test_every_input_reaches_the_command(repository: Path) -> None:
+    command = 'echo "words: $*; threads: $OMP_NUM_THREADS"'
+    inputs = {"suite": "own.yaml", "against": "stored", "tier": "1", "noise": "floor.json", "threads": "2"}
+    status, _, _, said = gate_step(repository, command, **inputs)
+    assert status == 0, said
+    for words in ("gate own.yaml", "--against stored", "--tier 1", "--noise floor.json", "threads: 2"):
+        assert words in said
+    assert "--base" not in said
