@@ -15,8 +15,9 @@ from attnbench import journal, pipe
 from attnbench.analysis.comparison import circumstances
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
+from attnbench.frames import frame
 from attnbench.plan import Plan
-from attnbench.record import Run, frame, read_run
+from attnbench.record import Run, read_run
 from attnbench.runner import Runner
 from attnbench.settings import Gate
 

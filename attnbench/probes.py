@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from attnbench import pipe
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.interval import Estimate, estimates
+from attnbench.frames import frame
 from attnbench.journal import Journal
 from attnbench.plan import Plan
 from attnbench.problem import Axis, Cell, Problem
-from attnbench.record import Visit, frame
+from attnbench.record import Visit
 from attnbench.runner import Progress, Runner
 from attnbench.workers import Workers
 

@@ -6,7 +6,7 @@ A run folder holds visits.jsonl and samples.csv (append-only), results.csv (deri
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -131,6 +131,8 @@ class Run:
     @cached_property
     def samples(self) -> DataFrame:
         """samples.csv without the samples of unfinished visits; columns SAMPLE_COLUMNS."""
+        from attnbench.frames import read_samples
+
         return read_samples(self.folder, self.visits)
 
 
@@ -139,6 +141,8 @@ def read_run(path: str | Path) -> Run:
 
     A torn last line is a visit that never finished, and is left out.
     """
+    from attnbench.frames import frame
+
     folder = Path(path)
     if not folder.is_dir():
         raise BadInput(f"{path}: no such folder. Give a folder that `attnbench run` wrote.")
@@ -222,88 +226,24 @@ def columns_of(cell: Cell) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def frame(visits: Sequence[Visit]) -> DataFrame:
-    """Visits as a DataFrame: the layout of `Run.visits`."""
-    import pandas as pd
-
-    rows = [{**flat, **flat.pop("cell"), **flat.pop("metrics")} for flat in map(_flat, visits)]
-    plain = [f.name for f in fields(Visit) if f.name not in ("key", "cell", "metrics")]
-    metrics = [name for name in COLUMNS if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
-    further = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
-    table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *further])
-    for name in table.columns:
-        table[name] = table[name].astype(_dtype(name))
-    return table
-
-
-def _flat(visit: Visit) -> dict[str, Any]:
-    return {f.name: getattr(visit, f.name) for f in fields(visit)}
-
-
-def _dtype(column: str) -> Any:
+def dtype_of(column: str) -> Any:
+    """The pandas dtype of a column. "Int64": counts and bytes, of which no digit is lost and missing is NA."""
     if column in ("causal",):
         return "bool"
     if column in _WHOLE or column.endswith("_bytes") or column in ("flops", "reference_flops", "flops_counted"):
-        return "Int64"  # missing is NA, and no digit is lost
+        return "Int64"
     if column in ("warnings", "operations") or column in _TEXT:
         return "object"
     return "float64"
 
 
 _TEXT = (
-    "key",
-    "operator",
-    "impl",
-    "scope",
-    "params",
-    "dtype",
-    "mode",
-    "device",
-    "status",
-    "reason",
-    "kernel",
-    "contract",
-)
+    "key", "operator", "impl", "scope", "params", "dtype", "mode", "device", "status", "reason", "kernel", "contract",
+)  # fmt: skip
 _WHOLE = (
     "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
     "bytes_required", "checked_seq_len", "rounds",
 )  # fmt: skip
-
-
-def read_samples(folder: Path, visits: DataFrame) -> DataFrame:
-    """samples.csv of finished visits. Raises BadInput on wrong columns or types; a torn last row is left out."""
-    import io
-
-    import pandas as pd
-
-    path = folder / SAMPLES
-    if not path.is_file():
-        return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
-    text = read_text(path)
-    text = text[: text.rfind("\n") + 1]
-    head = text.partition("\n")[0].rstrip("\r")
-    if head != ",".join(SAMPLE_COLUMNS):
-        raise BadInput(f"{path}, line 1: {short(head)}; allowed: {','.join(SAMPLE_COLUMNS)}. {REPAIR}")
-    types = dict.fromkeys(("key", "clock", "flags"), "str")
-    try:
-        table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")
-        table = table[list(SAMPLE_COLUMNS)]
-        for name in ("round", "process", "index"):
-            numbers = pd.to_numeric(table[name])
-            if len(numbers) and not (numbers % 1 == 0).all():
-                raise ValueError(f"{name} holds what is no whole number")
-            table[name] = numbers.astype("int64")
-        table["seconds"] = pd.to_numeric(table["seconds"]).astype("float64")
-    except (ValueError, KeyError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        said = str(error).strip().splitlines()[0][:200]
-        raise BadInput(f"{path}: {said}. It has the columns {', '.join(SAMPLE_COLUMNS)}. {REPAIR}") from None
-    bad = ~((table["seconds"] >= 0) & (table["seconds"] < LONGEST_S))
-    if bad.any():
-        row = int(bad.to_numpy().argmax())
-        found = table["seconds"].iloc[row]
-        raise BadInput(f"{path}, line {row + 2}: seconds = {found}; allowed: 0 to {LONGEST_S:g}. {REPAIR}")
-    finished = pd.MultiIndex.from_frame(visits[["key", "round", "process"]].astype({"round": int, "process": int}))
-    return table[pd.MultiIndex.from_frame(table[["key", "round", "process"]]).isin(finished)].reset_index(drop=True)
 
 
 def _is_cell(value: object) -> bool:
@@ -347,7 +287,7 @@ def _is_metric(name: str, value: object) -> bool:
     """Whether a number can be what its column says. Times beyond LONGEST_S and beyond exabytes are damage."""
     if not name or name in _NO_METRIC or not is_number(value):
         return False
-    whole = _dtype(name) == "Int64"
+    whole = dtype_of(name) == "Int64"
     most = LONGEST_S if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if whole else 1e12
     return cast(float, value) < most and (is_whole(value) or not whole)
 

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from attnbench import budget, pipe, results
+from attnbench.frames import frame
 from attnbench.journal import Journal, storing
 from attnbench.plan import Plan, beyond, family
 from attnbench.problem import Cell
-from attnbench.record import Sample, Status, Visit, columns_of, frame
+from attnbench.record import Sample, Status, Visit, columns_of
 from attnbench.settings import Measure
 from attnbench.workers import Stopped, Workers
 

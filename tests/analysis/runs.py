@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from attnbench.frames import frame
 from attnbench.problem import Cell, Problem
-from attnbench.record import Run, Visit, columns_of, frame
+from attnbench.record import Run, Visit, columns_of
 
 Law = Callable[[float], float]
 

@@ -1,0 +1,58 @@
+"""Visits and samples as pandas DataFrames."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+
+from attnbench.errors import BadInput
+from attnbench.record import CELL_COLUMNS, COLUMNS, LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit, dtype_of
+from attnbench.strict import REPAIR, read_text, short
+
+
+def frame(visits: Sequence[Visit]) -> pd.DataFrame:
+    """Visits as a DataFrame: the layout of `record.Run.visits`."""
+    rows = [{**vars(visit), **visit.cell, **visit.metrics} for visit in visits]
+    plain = [f.name for f in fields(Visit) if f.name not in ("key", "cell", "metrics")]
+    metrics = [name for name in COLUMNS if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
+    further = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
+    table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *further])
+    for name in table.columns:
+        table[name] = table[name].astype(dtype_of(name))
+    return table
+
+
+def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
+    """samples.csv of finished visits. Raises BadInput on wrong columns or types; a torn last row is left out."""
+    path = folder / SAMPLES
+    if not path.is_file():
+        return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
+    text = read_text(path)
+    text = text[: text.rfind("\n") + 1]
+    head = text.partition("\n")[0].rstrip("\r")
+    if head != ",".join(SAMPLE_COLUMNS):
+        raise BadInput(f"{path}, line 1: {short(head)}; allowed: {','.join(SAMPLE_COLUMNS)}. {REPAIR}")
+    types = dict.fromkeys(("key", "clock", "flags"), "str")
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")
+        table = table[list(SAMPLE_COLUMNS)]
+        for name in ("round", "process", "index"):
+            numbers = pd.to_numeric(table[name])
+            if len(numbers) and not (numbers % 1 == 0).all():
+                raise ValueError(f"{name} holds what is no whole number")
+            table[name] = numbers.astype("int64")
+        table["seconds"] = pd.to_numeric(table["seconds"]).astype("float64")
+    except (ValueError, KeyError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        said = str(error).strip().splitlines()[0][:200]
+        raise BadInput(f"{path}: {said}. It has the columns {', '.join(SAMPLE_COLUMNS)}. {REPAIR}") from None
+    bad = ~((table["seconds"] >= 0) & (table["seconds"] < LONGEST_S))
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        found = table["seconds"].iloc[row]
+        raise BadInput(f"{path}, line {row + 2}: seconds = {found}; allowed: 0 to {LONGEST_S:g}. {REPAIR}")
+    finished = pd.MultiIndex.from_frame(visits[["key", "round", "process"]].astype({"round": int, "process": int}))
+    return table[pd.MultiIndex.from_frame(table[["key", "round", "process"]]).isin(finished)].reset_index(drop=True)
