@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable
+from typing import Annotated
 
 import typer
 
+from attnbench import __version__
 from attnbench.errors import BadInput
 from attnbench.registry import scan
 
@@ -18,15 +20,28 @@ def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
     """The app with these verbs. Only those are imported and parsed: all of them take as long as a quick command."""
     app = typer.Typer(
         name="attnbench",
-        help="At which size does O(N²) attention stop paying on this hardware, and what should replace it?",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    app.callback()(lambda: None)  # with a callback a single verb is still named on the command line
+    app.callback()(_whole)  # with a callback a single verb is still named on the command line
     for verb in verbs:
         app.command(name=verb)(importlib.import_module(f"attnbench.commands.{verb}").command)
     return app
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"attnbench {__version__}")
+        raise typer.Exit
+
+
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """At which size does O(N²) attention stop paying on this hardware, and what should replace it?"""
 
 
 def main() -> None:
