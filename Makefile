@@ -60,8 +60,9 @@ gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## suites/gpu.yaml on 
 	else $(GPU_PYTHON) -m attnbench run suites/gpu.yaml --device cuda --out $$folder; fi; \
 	$(GPU_PYTHON) -m attnbench floor $$folder
 
-bench: $(BIN)/.ready  ## what the harness itself costs, per visit and per worker
+bench: $(BIN)/.ready  ## what the harness itself costs; what a crossover search saves against a grid
 	$(BIN)/python benchmarks/harness.py
+	$(BIN)/python benchmarks/crossover_search.py
 
 bench-operators: $(BIN)/.ready  ## every reference on the CPU beside its cost, as a share of a matmul's rate
 	$(BIN)/python benchmarks/operators.py

@@ -41,13 +41,27 @@ def _three(value: float) -> str:
 
 
 def times(value: float | None) -> str:
-    """A ratio: `2.31×`."""
-    return "" if value is None or math.isnan(value) else f"{_three(value)}×"
+    """A ratio: `2.31×`, `0.0047×`."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.2g}×" if 1e-3 <= value < 0.1 else f"{_three(value)}×"
+
+
+def percent(value: float) -> str:
+    """A relative width: `2.1%`, `18%`; what is wider than tenfold says only that: `>999%`."""
+    return ">999%" if value > 9.99 else f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def plus_minus(value: float, half: float) -> str:
+    """A number of the order of 1 with half its interval: `0.92 ±0.05`; the half is left out where it rounds to 0."""
+    if math.isnan(half) or half < 0.005:
+        return f"{value:.2f}"
+    return f"{value:.2f} ±{half:.2f}" if half < 10 else f"{value:.2f} ±>9"
 
 
 def size(value: float, axis: str) -> str:
-    """A place on an axis, three significant digits; of an image the side of a square with as many pixels."""
-    return f"{digits(value):.0f}" if axis != "image_size" else f"{math.sqrt(value):.1f}".removesuffix(".0")
+    """A place on an axis, three significant digits; of an image the side in pixels of a square with as many."""
+    return f"{math.sqrt(value):.0f}" if axis == "image_size" else f"{digits(value):.0f}"
 
 
 def place(value: float, axis: str) -> str:

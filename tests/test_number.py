@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnbench.number import place, shown, size, times
+from attnbench.number import percent, place, plus_minus, shown, size, times
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,17 @@ def test_three_digits_and_a_prefix(value: float | None, unit: str, text: str) ->
 
 
 def test_ratios_and_places() -> None:
-    assert times(2.314) == "2.31×"
+    assert [times(x) for x in (2.314, 0.0993, 0.00469, 1.2e-5)] == ["2.31×", "0.099×", "0.0047×", "1.20e-05×"]
     assert times(math.nan) == ""
     assert size(1234.0, "seq_len") == "1230"
     assert (size(784.0, "image_size"), place(784.0, "image_size")) == ("28", "28x28")
-    assert place(390.0, "image_size") == "19.7x19.7"
+    assert place(390.0, "image_size") == "20x20"
+
+
+def test_widths_stay_readable() -> None:
+    assert [percent(x) for x in (0.0213, 0.0996, 0.18, 9.9, 669.65, math.inf)] == [
+        "2.1%", "10%", "18%", "990%", ">999%", ">999%",
+    ]  # fmt: skip
+    assert plus_minus(0.92, 0.051) == "0.92 ±0.05"
+    assert plus_minus(1.0, 0.0049) == plus_minus(1.0, math.nan) == "1.00"
+    assert plus_minus(0.92, 211.0) == "0.92 ±>9"

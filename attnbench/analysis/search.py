@@ -15,6 +15,7 @@ from typing import Protocol
 
 from attnbench.analysis.crossover import Crossing, Crossover, Pair, crossover
 from attnbench.analysis.interval import ratio_half_width
+from attnbench.number import percent
 
 STEP = 4
 """Factor between the sizes on the way up."""
@@ -87,7 +88,7 @@ class Search:
         near = self.crossing()
         half = half_width(near) if near else math.inf
         if half <= self.precision:
-            self.ended = f"precision reached after {self.rounds} rounds: ±{half:.1%}"
+            self.ended = f"precision reached after {self.rounds} rounds: ±{percent(half)}"
         elif self.rounds >= MOST_ROUNDS:
             self.ended = f"not precise enough after {MOST_ROUNDS} rounds: {self._why(half)}"
         return bool(self.ended)
@@ -189,8 +190,8 @@ class Search:
         )
         scatter = max((ratio_half_width(p.series, p.baseline) for p in pairs if p.series and p.baseline), default=0.0)
         return (
-            f"±{half:.1%}; here the ratio grows or falls {2**slope:.2f}-fold per doubling, "
-            f"and is known to ±{math.expm1(scatter):.0%}"
+            f"±{percent(half)}; here the ratio grows or falls {2**slope:.2f}-fold per doubling, "
+            f"and is known to ±{percent(math.expm1(scatter))}"
         )
 
 
