@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -51,9 +51,11 @@ class Scaling:
 
     tail: slope over the largest sizes (within a factor of 4, at least three). fit: exponent α of a + b·size^α, a ≥ 0,
     over all sizes; None with fewer than four. fits: whether that law holds within noise and MODEL_TOLERANCE.
-    floor: a, in the metric's unit. launch_bound: the size below which the floor is more than half of the total; None
-    where it never is. exponent: `fit` where it fits, else `tail`. growth, growth_error: the class of a + b·g(size) that
-    fits best and its rms relative error; "undecided" and None where two classes do or none does.
+    floor: a, in the metric's unit; 0 where the law does not hold. launch_bound: the size below which the floor is more
+    than half of the total; None where it never is. exponent: `fit` where it fits, else `tail`. growth, growth_error:
+    the class that fits best and its rms relative error; "undecided" and None where two classes do, or none, or where
+    it contradicts the exponent. The classes are b·g(size) over the sizes of the exponent, with a floor a where that
+    has one; of exact figures, which have lower-order terms and no noise, always a + b·g(size).
     """
 
     sizes: tuple[int, ...]
@@ -90,10 +92,17 @@ def scaling(points: Sequence[tuple[int, Estimate]]) -> Scaling | None:
         fit, fits, floor, bound = _affine(
             sizes, y, variance, max(2.0, float(t.max())), one_round=bool(np.isnan(noise).any())
         )
-    growth, error = _growth(x, y, variance)
-    if growth == "1" and not exact:
-        bound = float(sizes[-1])
-    return Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
+    if not fits:
+        floor, bound = 0.0, None
+    if exact:
+        growth, error = _growth(x, y, variance)
+        return Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
+    used = slice(None) if fits else tail
+    growth, error = _class(x[used], y[used], variance[used], floor=floor > 0) or (UNDECIDED, None)
+    found = Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
+    if growth != UNDECIDED and not _holds(found, growth):
+        return replace(found, growth=UNDECIDED, growth_error=None)
+    return replace(found, launch_bound=float(sizes[-1])) if growth == "1" else found
 
 
 def agreement(found: Scaling, stated: str) -> str:
@@ -105,10 +114,15 @@ def agreement(found: Scaling, stated: str) -> str:
     half = (exponent.high - exponent.low) / 2
     if math.isnan(half) or half > 0.3:
         return UNDECIDED
-    expected = stated_exponent(found, stated)
-    if exponent.low - AGREEMENT <= expected <= exponent.high + AGREEMENT:
+    if _holds(found, stated):
         return "agrees"
-    return "higher" if exponent.value > expected else "lower"
+    return "higher" if exponent.value > stated_exponent(found, stated) else "lower"
+
+
+def _holds(found: Scaling, growth: str) -> bool:
+    """Whether the exponent's interval, AGREEMENT wider, has the slope of a growth; from one round, the exponent."""
+    low, high = (found.exponent.value if math.isnan(e) else e for e in (found.exponent.low, found.exponent.high))
+    return low - AGREEMENT <= stated_exponent(found, growth) <= high + AGREEMENT
 
 
 def stated_exponent(found: Scaling, stated: str) -> float:
@@ -232,7 +246,7 @@ def _curve(growth: str, n: Floats) -> Floats:
 
 
 def _growth(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None]:
-    """The class over all sizes; where none fits those, over the tail of at least four; else undecided."""
+    """Of exact figures: over all sizes; where no class fits those, over the tail of at least four; else undecided."""
     found = _class(x, y, variance)
     tail = slice(-max(4, sum(x >= x[-1] - math.log(4) - 1e-9)), None)
     if found is None and len(x[tail]) < len(x):
@@ -240,7 +254,8 @@ def _growth(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None]:
     return found if found is not None else (UNDECIDED, None)
 
 
-def _class(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None] | None:
+def _class(x: Floats, y: Floats, variance: Floats, *, floor: bool = True) -> tuple[str, float | None] | None:
+    """The class of growth, with a floor or without, and its rms relative error; None where none fits."""
     if len(x) < 3:
         return UNDECIDED, None
     n = np.exp(x)
@@ -249,27 +264,28 @@ def _class(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None] |
     found = []
     for growth in GROWTHS:
         shape = np.ones_like(n) if growth == "1" else _curve(growth, n) / _curve(growth, n).max()
-        error = _relative_error(relative, shape, w)
+        error = _relative_error(relative, shape, w, floor=floor)
         found.append((float(w @ error**2), growth, math.sqrt(float((error**2).mean()))))
     constant = found[0]
     found.sort()
     best, second = found[0], found[1]
-    if constant[0] - best[0] < 4:  # every class contains the constant
+    if floor and constant[0] - best[0] < 4:  # with a floor every class contains the constant
         best, second = constant, (math.inf, "", 0.0)
-    if best[0] > chi_square(max(1, len(x) - (1 if best[1] == "1" else 2)), 0.001):
+    if best[0] > chi_square(max(1, len(x) - (2 if floor and best[1] != "1" else 1)), 0.001):
         return None
     return (best[1], best[2]) if second[0] - best[0] >= 4 and best[2] <= WORST_CLASS else (UNDECIDED, None)
 
 
-def _relative_error(relative: Floats, shape: Floats, w: Floats) -> Floats:
-    """1 − (a + b·shape)/T with a, b ≥ 0 of the least weighted square."""
+def _relative_error(relative: Floats, shape: Floats, w: Floats, *, floor: bool) -> Floats:
+    """1 − (a + b·shape)/T with a, b ≥ 0 of the least weighted square; a = 0 without a floor."""
     columns = np.stack([relative, relative * shape], axis=1)
     first, last = columns.T
     s11, s12, s22 = float(w @ first**2), float(w @ (first * last)), float(w @ last**2)
     r1, r2 = float(w @ first), float(w @ last)
-    candidates = [np.array([r1 / s11, 0.0]), np.array([0.0, r2 / s22])]
+    candidates = [np.array([0.0, r2 / s22])]
+    candidates += [np.array([r1 / s11, 0.0])] if floor else []
     determinant = s11 * s22 - s12**2
-    if determinant > 1e-12 * s11 * s22:
+    if floor and determinant > 1e-12 * s11 * s22:
         both = np.array([r1 * s22 - r2 * s12, r2 * s11 - r1 * s12]) / determinant
         candidates += [both] if (both >= 0).all() else []
     errors = [1 - columns @ c for c in candidates]

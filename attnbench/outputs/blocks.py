@@ -10,10 +10,20 @@ from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Exponent, Scaling
 from attnbench.analysis.summary import FASTEST_EXACT, Figure, Line, Section, Summary, Table
-from attnbench.number import place, shown, size, times
+from attnbench.number import percent, place, plus_minus, shown, size, times
 
 BEST, WIN = "*", "<"
 ANOTHER_FUNCTION = "a different function; quality not measured here"
+CROSSOVER_WORDS = (
+    ">N: cheaper than the baseline above N, <N: below N; [a, b]: the 95 % interval, [a, …] where that leaves the "
+    "sizes measured. always, never: cheaper at every size, at none; (0.50×): series over baseline at the smallest "
+    "size, of never at the largest. within noise: the interval of that ratio holds 1"
+)
+GROWTH_WORDS = (
+    "exponent: of a launch floor plus a power of the size where that law fits, else the log-log slope of the largest "
+    "sizes. nearest: the class of growth that fits these best, with its rms error; undecided where two do or none. "
+    "launch-bound: the floor is more than half of the total. agreement: of the exponent with what the definition states"
+)
 
 _TITLES = {
     "wall_time": "Wall time",
@@ -64,8 +74,12 @@ def legend(summary: Summary) -> list[str]:
     lines = [
         f"{BEST} least of its column (identity apart)   {WIN} first size at which the series is clearly below the "
         f"baseline {summary.baseline}",
-        "impl: reference where none is named. Intervals are 95 %, from rounds. An empty field was not measured.",
+        "impl: reference where none is named. Intervals are 95 %, from rounds; ±: half of one, relative, the row's "
+        "median. An empty field was not measured.",
     ]
+    every = [line for section in summary.sections for table in section.tables for line in table.lines]
+    lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
+    lines += [f"growth: {GROWTH_WORDS}"] if any(x.scaling for x in every) else []
     reasons: dict[str, list[str]] = {}
     for name, reason in summary.skipped.items():
         reasons.setdefault(reason or "skipped", []).append(name)
@@ -109,7 +123,7 @@ def _figure(figure: Figure | None, unit: str) -> Cell:
 def _spread(figures: Iterable[Figure]) -> str:
     """The median half width of a row's intervals, relative."""
     halves = sorted(math.sqrt(f.high / f.low) - 1 for f in figures if f.low and f.high)
-    return f"{halves[len(halves) // 2]:.0%}" if halves else ""
+    return percent(halves[len(halves) // 2]) if halves else ""
 
 
 def _crossovers(section: Section) -> Iterator[Block]:
@@ -138,26 +152,22 @@ def _crossovers(section: Section) -> Iterator[Block]:
 
 
 def crossover_text(found: Crossover | None, axis: str, baseline: str) -> str:
-    """What became of a series against a baseline, in words."""
+    """What became of a series against a baseline, in words: `CROSSOVER_WORDS` explains them."""
     if found is None:
         return ""
-    said = []
+    said: list[str] = []
     open_ended = [c for c in found.crossings if c.at is None and (c.low is None or c.high is None)]
     if found.kind == "crossing":
         said += [crossing(c, axis) for c in found.crossings if c not in open_ended and c.direction != "within noise"]
     elif found.kind in ("undecided", "same"):
         said.append("within noise everywhere" if found.kind == "undecided" else "the same")
     elif found.kind == "always":
-        said.append(
-            "always" + (f" ({times(found.smallest.ratio)} at {found.smallest.label})" if found.smallest else "")
-        )
+        said.append(f"always ({times(found.smallest.ratio)})" if found.smallest else "always")
     elif found.kind == "never":
-        said.append(
-            f"never up to {found.largest.label} ({times(found.largest.ratio)} there)" if found.largest else "never"
-        )
+        said.append(f"never up to {found.largest.label} ({times(found.largest.ratio)})" if found.largest else "never")
     if found.kind != "undecided":
-        said += [f"perhaps from {place(c.low, axis)}" for c in open_ended if c.low]
-        said += [f"perhaps not under {place(c.high, axis)}" for c in open_ended if c.high]
+        said += [f"within noise up to {place(c.high, axis)}" for c in open_ended if c.high]
+        said += [f"within noise from {place(c.low, axis)}" for c in open_ended if c.low]
     if found.baseline_beyond and (
         found.smallest is None or any(c.at is None and c.low and c.high for c in found.crossings)
     ):
@@ -215,14 +225,12 @@ def _growth(found: Scaling | None, axis: str) -> tuple[str, str, str]:
     if found is None:
         return "", "", ""
     bound = place(found.launch_bound, axis) if found.launch_bound else ""
-    nearest = found.growth if found.growth_error is None else f"{found.growth} (±{found.growth_error:.1%})"
+    nearest = found.growth if found.growth_error is None else f"{found.growth} (±{percent(found.growth_error)})"
     return _exponent(found.exponent), nearest, bound
 
 
 def _exponent(found: Exponent) -> str:
-    if math.isnan(found.low) or found.high - found.low < 5e-3:
-        return f"{found.value:.2f}"
-    return f"{found.value:.2f} ±{(found.high - found.low) / 2:.2f}"
+    return plus_minus(found.value, (found.high - found.low) / 2)
 
 
 def _choices(axis: str, found: Sequence[Recommendation]) -> Block:
@@ -261,5 +269,6 @@ def _notes(section: Section) -> Iterator[str]:
                 win = ", counted as a win for those that run there" if counted else ""
                 what = f"{figure.status} at {figure.label}{win}: {figure.reason}"
                 groups.setdefault(what, []).append(line.series.name)
+    every = {line.series.name for table in section.tables for line in table.lines}
     for what, names in groups.items():
-        yield f"{', '.join(names)}: {what}"
+        yield f"{'every series' if len(names) == len(every) > 1 else ', '.join(names)}: {what}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,12 +113,10 @@ def _overview(section: Section, families: Mapping[str, str]) -> Picture:
 
 
 def _cheapest(table: Table, baseline: str) -> list[Line]:
-    """One line per operator and params, the baseline always among them; identity, which costs nothing, is left out."""
+    """One line per operator and params, the baseline always among them."""
     best: dict[str, Line] = {}
     kept = []
-    for line in table.lines:
-        if line.series.operator == "identity" or not any(f.value for f in line.figures):
-            continue
+    for line in filter(_drawn, table.lines):
         if _is(line, baseline):
             kept.append(line)
             continue
@@ -125,6 +124,11 @@ def _cheapest(table: Table, baseline: str) -> list[Line]:
         if known is None or _last(line) < _last(known):
             best[line.series.identity] = line
     return [*kept, *best.values()]
+
+
+def _drawn(line: Line) -> bool:
+    """Whether there is a curve; identity, which costs nothing, would only press the others together."""
+    return line.series.operator != "identity" and any(f.value for f in line.figures)
 
 
 def _is(line: Line, baseline: str) -> bool:
@@ -141,7 +145,7 @@ def _last(line: Line) -> tuple[int, float]:
 def _families(section: Section, table: Table, families: Mapping[str, str]) -> Picture:
     from matplotlib.figure import Figure as Picture
 
-    lines = [line for line in table.lines if any(f.value for f in line.figures)]
+    lines = [line for line in table.lines if _drawn(line)]
     yardsticks = [line for line in lines if _is(line, section.baseline) or line.exact]
     groups: dict[str, list[Line]] = {}
     for line in lines:
@@ -159,7 +163,7 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
         top=1 - 0.7 / height,
     )
     picture.suptitle(
-        f"{title(table.quantity.name)} by family. {_heading(section)}", x=0.01, ha="left", fontsize=TEXT_PT + 1
+        f"{title(table.quantity.name)}, by family. {_heading(section)}", x=0.01, ha="left", fontsize=TEXT_PT + 1
     )
     for i, (family, members) in enumerate(sorted(groups.items())):
         axes = picture.add_subplot(rows, columns, i + 1)
@@ -176,8 +180,8 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
 
 
 def _heading(section: Section) -> str:
-    note = f"bands: {CONFIDENCE:.0%} intervals; rings: crossovers with {section.baseline}, >N: cheaper above N; "
-    note += "×: out of memory or time"
+    note = f"bands: {CONFIDENCE:.0%} intervals; rings: crossovers with {section.baseline}, >N: cheaper above N, "
+    note += "<N: below N; ×: out of memory or time beyond"
     return f"{section.panel.title}\n{note}"
 
 
@@ -248,18 +252,20 @@ def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     axes.autoscale_view()
     order = sorted(ends, key=lambda end: end[1])
     wanted = [float(to_share.transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in order]
-    placed = spread(wanted, TEXT_PT * 1.12 / height)
+    placed = spread(wanted, TEXT_PT * 1.12 / height, 0.0, 1.0)
     for (x, y, label, colour), at in zip(order, placed, strict=True):
         axes.annotate(
             label, xy=(x, y), xycoords="data", xytext=(1.07, at), textcoords="axes fraction", color=colour,
             fontsize=TEXT_PT - 0.5, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.35, "shrinkA": 1, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-", "color": colour, "linewidth": 0.35, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5),
+            },
         )  # fmt: skip
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Places nearest to the wanted ones (ascending) that are at least `gap` apart: neighbours too close move together,
-    around their common middle."""
+def spread(wanted: Sequence[float], gap: float, low: float = -inf, high: float = inf) -> list[float]:
+    """Places nearest to the wanted ones (ascending) that are at least `gap` apart and, where they have room there,
+    between low and high: neighbours too close move together, around their common middle."""
     groups: list[list[float]] = []  # [sum of the wanted places of the first member, count]
     for i, place in enumerate(wanted):
         groups.append([place - i * gap, 1.0])
@@ -268,4 +274,5 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
             groups[-1][0] += total
             groups[-1][1] += count
     bases = [total / count for total, count in groups for _ in range(int(count))]
-    return [base + i * gap for i, base in enumerate(bases)]
+    last = max(low, high - (len(wanted) - 1) * gap)
+    return [min(max(base, low), last) + i * gap for i, base in enumerate(bases)]

@@ -132,3 +132,26 @@ def test_one_size_has_no_scaling_and_two_have_a_slope() -> None:
     found = scaling([(64, level), (128, level)])
     assert found is not None
     assert found.exponent.value == 0
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [256, 512, 1024, 2048]])
+@pytest.mark.parametrize(
+    "law",
+    [launched, kinked, lambda n: 1e-4 + 4e-7 * n, lambda n: 2e-3 + 1e-9 * n**2, lambda n: 1e-6 * n * math.log(n)],
+)
+def test_the_class_never_contradicts_the_exponent_beside_it(law: Callable[[float], float], sizes: list[int]) -> None:
+    """The class is the stated growth of another operator: told that it were this one's, the exponent agrees."""
+    found = [measured(law, sizes, seed=seed, noise=noise) for seed in range(25) for noise in (0.01, 0.04, 0.1)]
+    named = [f for f in found if f.growth != "undecided"]
+    assert named
+    assert {agreement(f, f.growth) for f in named} <= {"agrees", "undecided"}
+
+
+def test_a_floor_is_shown_only_where_its_law_holds() -> None:
+    def floor_and_kink(n: float) -> float:
+        return 1e-4 + (1e-7 * n if n < 1500 else 3e-7 * n if n < 5000 else 3e-11 * n**2)
+
+    found = [measured(floor_and_kink, seed=seed) for seed in range(20)]
+    unfit = [f for f in found if not f.fits and f.growth != "1"]
+    assert unfit
+    assert all((f.floor, f.launch_bound) == (0.0, None) for f in unfit)

@@ -46,7 +46,8 @@ def test_an_overview_and_a_picture_per_metric_are_written(summary: Summary, tmp_
     overview = (tmp_path / "new" / "seq_len-fwd-overview.svg").read_text()
     assert "softmax oom" in overview
     assert "performer  &gt;" in overview
-    assert "identity" not in overview
+    families = (tmp_path / "new" / "seq_len-fwd-wall_time-families.svg").read_text()
+    assert "identity" not in overview + families
 
 
 def boxes(picture: Any) -> list[Any]:
@@ -64,7 +65,7 @@ def test_labels_do_not_overlap(summary: Summary, monkeypatch: pytest.MonkeyPatch
         assert len(found) > 10
         assert not any(a.overlaps(b) for a, b in combinations(found, 2))
         assert all(box.x1 <= picture.bbox.x1 and box.y0 >= 0 and box.y1 <= picture.bbox.y1 for box in found)
-    monkeypatch.setattr(plot, "spread", lambda wanted, gap: list(wanted))
+    monkeypatch.setattr(plot, "spread", lambda wanted, *_: list(wanted))
     crowded = boxes(plot._overview(section, FAMILIES))
     assert any(a.overlaps(b) for a, b in combinations(crowded, 2))
 
@@ -83,6 +84,9 @@ def test_spread_moves_no_more_than_it_must() -> None:
     assert min(b - a for a, b in pairwise(placed)) >= 0.1 - 1e-12
     assert placed[3] == pytest.approx(0.8)
     assert plot.spread([], 0.1) == []
+    assert plot.spread([0.9, 1.0, 1.0], 0.1, 0.0, 1.0) == pytest.approx([0.8, 0.9, 1.0])
+    assert plot.spread([0.0, 0.0, 0.5], 0.1, 0.0, 1.0) == pytest.approx([0.0, 0.1, 0.5])
+    assert plot.spread([0.5, 0.5], 2.0, 0.0, 1.0) == pytest.approx([0.0, 2.0])
 
 
 def test_panels_of_one_axis_have_different_files() -> None:
