@@ -39,9 +39,11 @@ class Probes:
     sizes: dict[str, set[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._scouting = Workers(self.plan, -1, self.start)
-        self._timing = Workers(self.plan, -1, self.start)
+        last = max((visit.process for visit in self.journal.visits), default=-1)
+        self._scouting = Workers(self.plan, last, self.start)
+        self._timing = Workers(self.plan, last, self.start)
         self._random = random.Random(self.plan.seed)
+        self._round = 0
 
     def next_round(self, number: int) -> None:
         """Fresh processes from here on."""
@@ -49,6 +51,7 @@ class Probes:
 
     def measure(self, series: str, size: int, round: int) -> None:
         """The visits of a series and the baseline at a size in a round, in random order, where they are missing."""
+        self._round = max(self._round, round)
         self.sizes.setdefault(series, set()).add(size)
         pair = self._pair(series, size)
         self._scout(pair)
@@ -61,8 +64,9 @@ class Probes:
                 runner.visit(cell, round, sum(1 for _, r in made if r == round))
 
     def pairs(self, series: str) -> list[Pair]:
-        """See `analysis.search.Bench`."""
-        levels = estimates(frame(self.journal.visits), self.column)
+        """See `analysis.search.Bench`. Visits of later rounds than were asked for, which a resumed run has, are left
+        out: so it takes the way that it took."""
+        levels = estimates(frame([v for v in self.journal.visits if v.round <= self._round]), self.column)
         return [
             self._paired(series, size, levels.get(own.key), levels.get(base.key))
             for size in sorted(self.sizes.get(series, ()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import conditions, environment, gpu, journal, pipe
+from attnbench import conditions, environment, gpu, journal, pipe, question
 from attnbench.definitions import definitions
 from attnbench.errors import BadInput
 from attnbench.plan import Plan, order_seed
@@ -125,6 +125,11 @@ def stored_suite(folder: Path) -> Suite:
 
     if not (folder / SUITE).is_file():
         raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start anew with --out.")
+    if (folder / question.FILE).is_file():
+        raise BadInput(
+            f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
+            f"Go on with: attnbench crossover --resume {folder}"
+        )
     text = read_text(folder / SUITE)
     if "operators_from" in text:
         raise BadInput(

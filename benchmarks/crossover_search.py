@@ -1,6 +1,6 @@
 """What a crossover search saves, against a grid of factor √2 over the same range, measured to the same precision.
 
-    python benchmarks/crossover_search.py [OPERATOR] [--low 64] [--high 2048] [--precision 10%]
+    python benchmarks/crossover_search.py [OPERATOR] [--low 64] [--high 2048] [--precision 15%]
 
 Both are measured on the CPU into temporary folders, with the same measure settings. The grid is given as many rounds as
 the search took, and is charged only for those after which its own interval was within the precision: all of them, where
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("operator", nargs="?", default="linear_transformer")
     parser.add_argument("--low", type=int, default=64)
     parser.add_argument("--high", type=int, default=2048)
-    parser.add_argument("--precision", default="10%")
+    parser.add_argument("--precision", default="15%")
     given = parser.parse_args()
     precision = fraction(0.005, 1.0)(given.precision)
     with tempfile.TemporaryDirectory() as folder:

@@ -89,6 +89,48 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     assert line.against_baseline == found.found()
 
 
+@pytest.mark.parametrize("after", [1, 9, 30])
+def test_a_search_that_was_interrupted_goes_on_with_what_is_missing(opened: journal.Journal, after: int) -> None:
+    class Interrupted(Machine):
+        def start(self, number: int, threads: int) -> Any:
+            if len(self.asked) >= after:
+                raise KeyboardInterrupt
+            return super().start(number, threads)
+
+    bench = probes(opened, Interrupted(LAWS))
+    with pytest.raises(KeyboardInterrupt):
+        search([Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))], bench.next_round)
+    bench.kill()
+    opened.close()
+    before = journal.resume(opened.folder)
+    known = list(before.visits)
+    machine = Machine(LAWS)
+    bench = probes(before, machine)
+    found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+    search([found], bench.next_round)
+    bench.close()
+    before.close()
+    assert found.ended.startswith("precision reached")
+    visits = before.visits
+    assert visits[: len(known)] == known
+    assert len({(v.key, v.round) for v in visits}) == len(visits) == len(known) + len(machine.asked)
+    assert {v.process for v in known}.isdisjoint(v.process for v in visits[len(known) :])
+
+
+def test_a_finished_search_asked_again_measures_nothing_and_says_the_same(opened: journal.Journal) -> None:
+    searches = []
+    for machine in (first := Machine(LAWS), again := Machine(LAWS)):
+        bench = probes(opened, machine)
+        found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+        search([found], bench.next_round)
+        bench.close()
+        searches.append(found)
+    assert first.asked
+    assert not again.asked
+    assert [(s.sizes, s.rounds, s.ended) for s in searches[:1]] == [(s.sizes, s.rounds, s.ended) for s in searches[1:]]
+    assert searches[0].found() == searches[1].found()
+
+
 def test_pairs_are_measured_in_one_process_and_a_round_has_its_own(opened: journal.Journal) -> None:
     machine = Machine(LAWS)
     bench = probes(opened, machine)

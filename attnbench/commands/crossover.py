@@ -14,12 +14,16 @@ from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.analysis.search import Search
-    from attnbench.probes import Probes
     from attnbench.problem import Cell
+    from attnbench.question import Question
+    from attnbench.session import Session
 
 
 def command(
-    operator: Annotated[list[str], typer.Argument(help="operator or operator:impl.", metavar="OP...")],
+    context: typer.Context,
+    operator: Annotated[
+        list[str] | None, typer.Argument(help="operator or operator:impl.", metavar="OP...", show_default=False)
+    ] = None,
     baseline: Annotated[str, typer.Option(help="operator or operator:impl to compare with.")] = "softmax",
     axis: Annotated[Literal["seq_len", "image_size", "channels"], typer.Option(help="What is varied.")] = "seq_len",
     low: Annotated[int, typer.Option(help="Smallest size; of an image its side.")] = 64,
@@ -40,138 +44,88 @@ def command(
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default results/crossover-<time>.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a search to go on with, given alone.")] = None,
     form: Annotated[Format, typer.Option("--format", help="json: one object per operator.")] = "table",
 ) -> None:
     """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
 
     The last line of stdout is the run folder, which `attnbench show` and `plot` read like any other. Exit code: 0; 2
-    bad usage; 3 where nothing could be compared; 130 interrupted.
+    bad usage; 3 where nothing could be compared; 130 interrupted, to be gone on with by --resume.
 
     Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
     """
-    from dataclasses import replace
-
     from attnbench import suite as suites
-    from attnbench.analysis.search import Search
-    from attnbench.errors import BadInput
-    from attnbench.probes import Probes, Unplanned, allowed
-    from attnbench.progress import progress
-    from attnbench.quantity import fraction
+    from attnbench.question import Question, keep, name_sizes, suite_text
     from attnbench.session import begin, choose_device
 
-    if not 0 < low < high:
-        raise BadInput(f"--low {low} --high {high}: allowed: 0 < low < high. Give a larger --high.")
-    try:
-        wanted = fraction(0.005, 1.0)(precision)
-    except ValueError as error:
-        raise BadInput(f"--precision: {error}. Give such a percentage.") from None
-    names = list(dict.fromkeys([*(_named(name) for name in operator), _named(baseline)]))
-    if len(names) == 1:
-        raise BadInput(f"OP: only the baseline {baseline} was given. Name an operator to compare with it.")
-    shape = {"batch": batch, "heads": heads, "channels": channels, "dtype": dtype, "causal": causal}
-    sizes = _sweep(axis, (low, high), seq_len)
-    data = _data(names, baseline, shape, sizes, mode, scope, param or [], operators_from or [], axis)
-    suite = suites.from_text(_yaml(data), "the command line", Path.cwd())
-    templates = _templates(suites.cells(suite), names)
-    session = begin(suite, choose_device(device), out)
-    with progress() as told:
-        base = templates.pop(":".join(_named(baseline)))
-        plan = replace(session.plan, cells=())
-        probes = Probes(plan, session.journal, Unplanned(told), axis, templates, base, f"{metric}_s")
-        nearest = allowed(axis, heads)
-        first, last = (end * end if axis == "image_size" else end for end in (low, high))
-        searches = [Search(name, probes, first, last, wanted, nearest) for name in templates]
-        code = _run(probes, searches)
-    _finish(session.journal.folder, data, searches, axis, seq_len)
-    session.journal.close()
-    rows = [_row(each, baseline, axis) for each in searches]
+    if resume is not None:
+        asked, session = _go_on(resume, device, context)
+        templates = _templates(session.plan.cells, asked.names())
+    else:
+        asked = Question(
+            tuple(operator or ()), baseline, axis, *_range(low, high), _precision(precision), f"{metric}_s"
+        )
+        shape = {"batch": batch, "heads": heads, "channels": channels, "dtype": dtype, "causal": causal}
+        text = suite_text(asked, shape, seq_len, mode, scope, param or [], operators_from or [])
+        suite = suites.from_text(text, "the command line", Path.cwd())
+        templates = _templates(suites.cells(suite), asked.names())
+        session = begin(suite, choose_device(device), out)
+        keep(asked, session.journal.folder)
+    searches, code = _run(asked, session, templates)
     folder = session.journal.folder
+    name_sizes(asked, folder, session.journal.visits)
+    session.journal.close()
+    rows = [_row(each, asked.baseline, asked.axis) for each in searches]
     if form == "json":
         write([{**row, "run": str(folder)} for row in rows], form)
     else:
         write(rows, form, [_glance(row) for row in rows])
         print(folder)
+    if code:
+        print(f"what was measured is kept; go on with: attnbench crossover --resume {folder}", file=sys.stderr)
     if code or not any(row["kind"] != "nothing" for row in rows):
         raise typer.Exit(code or 3)
 
 
-def _named(name: str) -> tuple[str, str]:
-    operator, _, impl = name.partition(":")
-    return operator, impl or "reference"
-
-
-def _sweep(axis: str, sizes: tuple[int, ...], seq_len: int) -> dict[str, Any]:
-    if axis == "channels":
-        return {"seq_len": [seq_len], "channels": list(sizes)}
-    return {axis: list(sizes)}
-
-
-def _data(
-    names: list[tuple[str, str]],
-    baseline: str,
-    shape: dict[str, Any],
-    sweep: dict[str, Any],
-    mode: str,
-    scope: str,
-    given: list[str],
-    operators_from: list[str],
-    axis: str,
-) -> dict[str, Any]:
-    """The suite that says the same."""
-    from attnbench.analysis.search import MOST_ROUNDS
-
-    if axis == "channels":
-        shape = {key: value for key, value in shape.items() if key != "channels"}
-    return {
-        "name": "crossover",
-        "description": f"a search for where {', '.join(':'.join(name) for name in names[:-1])} pass {baseline}",
-        "baseline": _named(baseline)[0],
-        **({"operators_from": operators_from} if operators_from else {}),
-        "operators": _with_params(list(dict.fromkeys(name for name, _ in names)), given, operators_from),
-        "impls": list(dict.fromkeys(impl for _, impl in names)),
-        "scope": [scope],
-        "sweep": [sweep],
-        "problem": shape,
-        "mode": [mode],
-        "measure": {
-            "rounds": MOST_ROUNDS, "within_process_precision": "3%", "min_samples": 5, "max_samples": 200,
-            "max_time": "500ms",
-        },
-        "limits": {"memory": "60%", "cell_timeout": "60s"},
-    }  # fmt: skip
-
-
-def _with_params(names: list[str], given: list[str], operators_from: list[str]) -> list[Any]:
-    """The operators, each with those of the given params that it has. Raises BadInput for one that none has."""
-    import yaml
-
+def _range(low: int, high: int) -> tuple[int, int]:
     from attnbench.errors import BadInput
-    from attnbench.registry import operators
 
-    values = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise BadInput(f"--param {text}: allowed: key=value, such as k=128. Correct it.")
-        values[key] = yaml.safe_load(value)
-    if not values:
-        return list(names)
-    sources = operators(operators_from)
-    has = {name: set(sources[name].load().params) if name in sources else set() for name in names}
-    for key in values:
-        if not any(key in params for params in has.values()):
-            known = sorted(set().union(*has.values()))
-            raise BadInput(
-                f"--param {key}: none of {', '.join(names)} has it; they have {', '.join(known) or 'none'}. Correct it."
-            )
-    chosen = {name: {key: [v] for key, v in values.items() if key in has[name]} for name in names}
-    return [{name: grid} if grid else name for name, grid in chosen.items()]
+    if not 0 < low < high:
+        raise BadInput(f"--low {low} --high {high}: allowed: 0 < low < high. Give a larger --high.")
+    return low, high
 
 
-def _yaml(data: dict[str, Any]) -> str:
-    import yaml
+def _precision(text: str) -> float:
+    from attnbench.errors import BadInput
+    from attnbench.quantity import fraction
 
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    try:
+        return fraction(0.005, 1.0)(text)
+    except ValueError as error:
+        raise BadInput(f"--precision: {error}. Give such a percentage.") from None
+
+
+def _go_on(folder: Path, device: str, context: typer.Context) -> tuple[Question, Session]:
+    """A stored search, with its journal open. Raises BadInput where anything else is asked of it."""
+    from attnbench import suite as suites
+    from attnbench.errors import BadInput
+    from attnbench.question import kept, name_sizes
+    from attnbench.record import SUITE, read_visits
+    from attnbench.session import go_on
+    from attnbench.strict import read_text
+
+    alone = ("resume", "device", "form")
+    more = [
+        "OP" if name == "operator" else f"--{name.replace('_', '-')}"
+        for name, value in context.params.items()
+        if value and name not in alone and str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    ]
+    if more:
+        raise BadInput(f"--resume {folder}: the search goes on with what it was asked. Leave out {', '.join(more)}.")
+    asked, path = kept(folder), folder / SUITE
+    suites.from_text(read_text(path), str(path), Path.cwd())
+    name_sizes(asked, folder, read_visits(folder))  # a killed search had no time to
+    return asked, go_on(suites.from_text(read_text(path), str(path), Path.cwd()), device, folder)
 
 
 def _templates(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[str, Cell]:
@@ -189,42 +143,39 @@ def _templates(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[
     return found
 
 
-def _run(probes: Probes, searches: list[Search]) -> int:
-    """Runs the searches. Returns the exit code of how they ended."""
-    from attnbench.analysis.search import search
+def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple[list[Search], int]:
+    """Runs a search per operator. Returns them with the exit code of how they ended."""
+    from dataclasses import replace
+
+    from attnbench.analysis.search import Search, search
+    from attnbench.probes import Probes, Unplanned, allowed
+    from attnbench.progress import progress
     from attnbench.workers import Stopped
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        search(searches, probes.next_round)
-        probes.close()
-    except KeyboardInterrupt:
-        code = 130
-    except Stopped as stopped:
-        print(f"the search ended: {stopped}", file=sys.stderr)
-        code = 1
-    else:
-        return 0
-    finally:
-        probes.kill()
+    base = templates[":".join(asked.names()[-1])]
+    series = {name: cell for name, cell in templates.items() if cell is not base}
+    first, last = (end * end if asked.axis == "image_size" else end for end in (asked.low, asked.high))
+    nearest = allowed(asked.axis, base.problem.heads)
+    with progress() as told:
+        plan = replace(session.plan, cells=())
+        probes = Probes(plan, session.journal, Unplanned(told), asked.axis, series, base, asked.column)
+        searches = [Search(name, probes, first, last, asked.precision, nearest) for name in series]
+        try:
+            search(searches, probes.next_round)
+            probes.close()
+        except KeyboardInterrupt:
+            code = 130
+        except Stopped as stopped:
+            print(f"the search ended: {stopped}", file=sys.stderr)
+            code = 1
+        else:
+            return searches, 0
+        finally:
+            probes.kill()
     for each in searches:
         each.ended = each.ended or "interrupted"
-    return code
-
-
-def _finish(folder: Path, data: dict[str, Any], searches: list[Search], axis: str, seq_len: int) -> None:
-    """suite.yaml names the sizes that were measured."""
-    import math
-
-    from attnbench.journal import replace, storing
-    from attnbench.record import SUITE
-
-    sizes = sorted({size for each in searches for size in each.sizes})
-    sizes = [math.isqrt(size) for size in sizes] if axis == "image_size" else sizes
-    if sizes:
-        data["sweep"] = [_sweep(axis, tuple(sizes), seq_len)]
-        with storing(folder):
-            replace(folder / SUITE, _yaml(data))
+    return searches, code
 
 
 def _row(each: Search, baseline: str, axis: str) -> Row:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.record import read_run
+from attnbench.question import Question, keep, suite_text
+from attnbench.record import SUITE, read_run
+from tests.stored import folder
 
 
 def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -17,17 +19,47 @@ def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_small_search_from_the_command_line(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+    path = tmp_path / "run"
     sizes = ("--low", 16, "--high", 1024, "--precision", "60%", "--channels", 64, "--heads", 4)
-    done = crossover("linear_transformer", *sizes, "--device", "cpu", "--out", folder, "--format", "json")
+    done = crossover("linear_transformer", *sizes, "--device", "cpu", "--out", path, "--format", "json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert row["series"] == "linear_transformer:reference"
     assert row["kind"] in ("crossing", "always")
-    assert row["run"] == str(folder)
-    run = read_run(folder)
+    assert row["run"] == str(path)
+    run = read_run(path)
     assert set(run.visits["seq_len"]) >= set(row["sizes"])
     assert all(str(size) in run.suite_text for size in row["sizes"])
+    again = crossover("--resume", path, "--format", "json")
+    assert json.loads(again.stdout) == [row]
+    assert len(read_run(path).visits) == len(run.visits)
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """The folder of a search that was killed before its first visit."""
+    asked = Question(("performer",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
+    path = folder(tmp_path / "searched", [])
+    shape = {"batch": 1, "heads": 4, "channels": 32, "dtype": "float32", "causal": False}
+    (path / SUITE).write_text(suite_text(asked, shape, 64, "fwd", "core", [], []))
+    keep(asked, path)
+    return path
+
+
+def test_a_search_goes_on_with_what_it_was_asked_and_no_run_takes_it_for_a_suite(searched: Path) -> None:
+    done = crossover("--resume", searched, "rfa", "--low", 32, "--format", "json")
+    assert done.returncode == 2
+    assert "Leave out --low, OP." in " ".join(done.stderr.split())
+    run = [sys.executable, "-m", "attnbench", "run", "--resume", str(searched)]
+    refused = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert "attnbench crossover --resume" in " ".join(refused.stderr.split())
+
+
+def test_a_run_of_a_suite_is_no_search(tmp_path: Path) -> None:
+    done = crossover("--resume", folder(tmp_path / "run", []))
+    assert done.returncode == 2
+    assert "it has no search.json" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

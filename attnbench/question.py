@@ -1,0 +1,150 @@
+"""What a crossover search is asked: as a suite, and as a file in its run folder, from which it can be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from attnbench.errors import BadInput
+from attnbench.journal import replace, storing
+from attnbench.problem import Axis
+from attnbench.record import SUITE, Visit
+from attnbench.strict import REPAIR, parse_object, read_text
+
+FILE = "search.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """operators, baseline: `operator` or `operator:impl`. low, high: the ends of the axis; of an image its side.
+    precision: half of the interval's width at which to stop, relative. column: of the visits, what is compared.
+    """
+
+    operators: tuple[str, ...]
+    baseline: str
+    axis: Axis
+    low: int
+    high: int
+    precision: float
+    column: str
+
+    def names(self) -> list[tuple[str, str]]:
+        """(operator, impl) of each, the baseline last. Raises BadInput where there is nothing but the baseline."""
+        found = [name for name in dict.fromkeys(map(named, self.operators)) if name != named(self.baseline)]
+        if not found:
+            raise BadInput(f"OP: only the baseline {self.baseline} was given. Name an operator to compare with it.")
+        return [*found, named(self.baseline)]
+
+
+def named(name: str) -> tuple[str, str]:
+    """(operator, impl) of `operator[:impl]`; without an impl the reference."""
+    operator, _, impl = name.partition(":")
+    return operator, impl or "reference"
+
+
+def suite_text(
+    asked: Question,
+    shape: dict[str, Any],
+    seq_len: int,
+    mode: str,
+    scope: str,
+    params: Sequence[str],
+    operators_from: Sequence[str],
+) -> str:
+    """The suite that says the same; its sizes are the ends of the axis. shape: its `problem`. seq_len: where channels
+    are varied. params: `key=value` each. Raises BadInput."""
+    from attnbench.analysis.search import MOST_ROUNDS
+
+    names = asked.names()
+    if asked.axis == "channels":
+        shape = {key: value for key, value in shape.items() if key != "channels"}
+    sizes = {asked.axis: [asked.low, asked.high]}
+    data = {
+        "name": "crossover",
+        "description": f"a search for where {', '.join(':'.join(name) for name in names[:-1])} pass {asked.baseline}",
+        "baseline": named(asked.baseline)[0],
+        **({"operators_from": list(operators_from)} if operators_from else {}),
+        "operators": _with_params(list(dict.fromkeys(name for name, _ in names)), params, operators_from),
+        "impls": list(dict.fromkeys(impl for _, impl in names)),
+        "scope": [scope],
+        "sweep": [{"seq_len": [seq_len], **sizes} if asked.axis == "channels" else sizes],
+        "problem": shape,
+        "mode": [mode],
+        "measure": {
+            "rounds": MOST_ROUNDS, "within_process_precision": "3%", "min_samples": 5, "max_samples": 200,
+            "max_time": "500ms",
+        },
+        "limits": {"memory": "60%", "cell_timeout": "60s"},
+    }  # fmt: skip
+    return _yaml(data)
+
+
+def _with_params(names: list[str], given: Sequence[str], operators_from: Sequence[str]) -> list[Any]:
+    """The operators, each with those of the given params that it has. Raises BadInput for one that none has."""
+    import yaml
+
+    from attnbench.registry import operators
+
+    values = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadInput(f"--param {text}: allowed: key=value, such as k=128. Correct it.")
+        values[key] = yaml.safe_load(value)
+    if not values:
+        return list(names)
+    sources = operators(operators_from)
+    has = {name: set(sources[name].load().params) if name in sources else set() for name in names}
+    for key in values:
+        if not any(key in params for params in has.values()):
+            known = sorted(set().union(*has.values()))
+            raise BadInput(
+                f"--param {key}: none of {', '.join(names)} has it; they have {', '.join(known) or 'none'}. Correct it."
+            )
+    chosen = {name: {key: [v] for key, v in values.items() if key in has[name]} for name in names}
+    return [{name: grid} if grid else name for name, grid in chosen.items()]
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def keep(asked: Question, folder: Path) -> None:
+    """Stores the question in a run folder. Raises BadInput where that cannot be written."""
+    with storing(folder):
+        replace(folder / FILE, json.dumps(asdict(asked), indent=2) + "\n")
+
+
+def kept(folder: Path) -> Question:
+    """The question of a stored search. Raises BadInput where the folder is none, or the file is damaged."""
+    path = folder / FILE
+    if not path.is_file():
+        raise BadInput(
+            f"--resume {folder}: not a folder that `attnbench crossover` wrote, it has no {FILE}. "
+            f"Go on with a suite's run by: attnbench run --resume {folder}"
+        )
+    data = parse_object(read_text(path), str(path))
+    types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float}
+    wrong = {f.name for f in fields(Question)} ^ set(data)
+    wrong |= {name for name, value in data.items() if type(value) is not types.get(name, str)}
+    if wrong or not all(isinstance(name, str) for name in data["operators"]):
+        raise BadInput(f"{path}: {', '.join(sorted(wrong)) or 'operators'}: missing, foreign or mistyped. {REPAIR}")
+    return Question(**{**data, "operators": tuple(data["operators"])})
+
+
+def name_sizes(asked: Question, folder: Path, visits: Iterable[Visit]) -> None:
+    """Makes suite.yaml name the sizes that were visited, so that it describes the run; unchanged where none was."""
+    import yaml
+
+    column = {"image_size": "height"}.get(asked.axis, asked.axis)
+    sizes = sorted({visit.cell[column] for visit in visits})
+    data = yaml.safe_load(read_text(folder / SUITE))
+    if sizes and data["sweep"][0][asked.axis] != sizes:
+        data["sweep"][0][asked.axis] = sizes
+        with storing(folder):
+            replace(folder / SUITE, _yaml(data))

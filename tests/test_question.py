@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from attnbench.errors import BadInput
+from attnbench.question import FILE, Question, keep, kept, name_sizes, suite_text
+from attnbench.record import SUITE
+from tests.stored import cell, visit
+
+ASKED = Question(("rfa", "softmax:sdpa"), "softmax", "seq_len", 64, 1024, 0.1, "wall_time_s")
+SHAPE = {"batch": 1, "heads": 4, "channels": 32, "dtype": "float32", "causal": False}
+
+
+def test_a_question_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+    keep(ASKED, tmp_path)
+    assert kept(tmp_path) == ASKED
+    assert ASKED.names() == [("rfa", "reference"), ("softmax", "sdpa"), ("softmax", "reference")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"low": "64"}, {"precision": None}, {"operators": "rfa"}, {"operators": [3]}, {"more": 1}, {"low": True}],
+)
+def test_a_damaged_question_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    (tmp_path / FILE).write_text(json.dumps({**asdict(ASKED), **change}))
+    with pytest.raises(BadInput, match="missing, foreign or mistyped"):
+        kept(tmp_path)
+
+
+def test_the_suite_names_the_sizes_that_were_visited(tmp_path: Path) -> None:
+    path = tmp_path / SUITE
+    path.write_text(suite_text(ASKED, SHAPE, 64, "fwd", "core", [], []))
+    name_sizes(ASKED, tmp_path, [])
+    assert yaml.safe_load(path.read_text())["sweep"] == [{"seq_len": [64, 1024]}]
+    name_sizes(ASKED, tmp_path, [visit(cell(seq_len=n)) for n in (256, 64, 256)])
+    assert yaml.safe_load(path.read_text())["sweep"] == [{"seq_len": [64, 256]}]
