@@ -139,7 +139,11 @@ class Worker:
 def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     """A worker that is ready. first: folders that it imports from before all others. Raises WorkerLost."""
     begun = time.perf_counter()
-    printed = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+    try:
+        printed = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+    except OSError as error:
+        told = f"no temporary file for what it prints: {error.strerror or error}; make room, or set TMPDIR"
+        raise WorkerLost("crashed", told) from None
     read_requests, write = os.pipe()
     read, write_answers = os.pipe()
     # What the runner can import, the worker can: operators_from may name a package found through sys.path alone.

@@ -9,12 +9,13 @@
 2. Cases: mutated suites through load, mutated run folders through load, show and compare, a share of them through the
    command line. Each must be refused with a message or be shown as its file says. --case makes a single one again.
 
-Prints both figures; exits 1 where anything of this does not hold.
+Both at once. Prints both figures; exits 1 where anything of this does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import random
@@ -25,10 +26,12 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -77,11 +80,13 @@ KINDS = (
     Kind("exits", "crashed", "exited with code 3", 3),
     Kind("rubbish", "crashed", "no answer", 5),
     Kind("lost_context", "crashed", "illegal memory access", 5),
-    Kind("takes_memory", "oom", "out of memory", 6),
+    Kind("takes_memory", "oom", "out of memory", 4),
+    Kind("takes_gpu_memory", "oom", "out of GPU memory", 2),
     Kind("needs_memory", "skipped", "over the limit", 4),
     Kind("hangs", "timeout", "no answer within", 1),
     Kind("raises", "error", "it cannot", 14),
-    Kind("nan", "wrong", "NaN or infinite", 14),
+    Kind("nan", "wrong", "NaN or infinite", 8),
+    Kind("infinite", "wrong", "NaN or infinite", 6),
     Kind("off_by_one", "wrong", "differs", 12),
     Kind("other_shape", "wrong", "the reference gives", 10),
     Kind("caches", "wrong", "", 8),
@@ -143,7 +148,14 @@ def measured(folder: Path, cells: Sequence[Cell], victims: set[str]) -> tuple[Ru
     return read_run(folder), opened.visits, killed
 
 
+def children() -> set[str]:
+    """The ids of this process's own children; empty where the system does not say."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(listed.read_text().split()) if listed.is_file() else set()
+
+
 def soak_failures(failures: int, place: Path) -> str:
+    before = children()
     honest, faulty, victims = honest_cells(), faulty_cells(failures), victim_cells()
     keys = [cell.key for cell in honest]
     calm, calm_visits, _ = measured(place / "calm", honest, set())
@@ -155,12 +167,8 @@ def soak_failures(failures: int, place: Path) -> str:
     counted = [{v.key: (v.operations, v.kernel) for v in found if v.round == 0} for found in (calm_visits, visits)]
     assert all(counted[0][key] == counted[1][key] for key in keys), "other operations than without failures"
     _nothing_lost(mixed, visits, cells, honest)
-    other: Counter[str] = Counter()
-    for key, (_, kind) in faulty.items():
-        status, reason = rows.loc[key, "status"], rows.loc[key, "reason"]
-        if status != kind.status or kind.reason not in reason or not rows.loc[key].isna()["wall_time_s"]:
-            other[f"{kind.impl}: {status}, {reason}"] += 1
-    assert not other, f"failures that ended otherwise: {dict(other)}"
+    assert children() == before, f"processes are left: {children() - before}"
+    _ended_as_injected(rows, {key: kind for key, (_, kind) in faulty.items()})
     for cell in victims:
         (lost,) = [v for v in visits if v.key == cell.key and v.status != "ok"]
         assert (lost.round, lost.status) == (killed[cell.key], "crashed"), lost
@@ -172,8 +180,18 @@ def soak_failures(failures: int, place: Path) -> str:
     workers = len({v.process for v in visits})
     return (
         f"{told.total()} injected failures ({counts}) in {len(visits)} visits by {workers} workers; "
-        f"{len(honest)} other cells identical to a run without them, nothing lost, nothing twice"
+        f"{len(honest)} other cells identical to a run without them, nothing lost, nothing twice, no worker left"
     )
+
+
+def _ended_as_injected(rows: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
+    """rows: results.csv by key. kinds: of every cell that fails."""
+    other: Counter[str] = Counter()
+    for key, kind in kinds.items():
+        status, reason, time = rows.loc[key, ["status", "reason", "wall_time_s"]]
+        if status != kind.status or kind.reason not in reason or not math.isnan(time):
+            other[f"{kind.impl}: {status}, {reason}"] += 1
+    assert not other, f"failures that ended otherwise: {dict(other)}"
 
 
 def _same_figures(calm: Run, mixed: Run, keys: Sequence[str]) -> None:
@@ -193,9 +211,6 @@ def _nothing_lost(run: Run, visits: Sequence[Visit], cells: Sequence[Cell], hone
     assert wanted <= set(places), f"visits are lost: {sorted(wanted - set(places))[:5]}"
     samples = run.samples.groupby(["key", "round"]).size().to_dict()
     assert samples == {(v.key, v.round): v.samples for v in visits if v.samples}, "samples are lost or there twice"
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    left = children.read_text().split() if children.is_file() else []
-    assert not left, f"processes are left: {left}"
 
 
 @dataclass(frozen=True)
@@ -209,42 +224,45 @@ class Done:
     fault: str | None
 
 
-def one_case(case: int) -> Done:
-    """A mutated suite or run folder, the same for its number."""
+def one_case(case: int, shared: Path) -> Done:
+    """A mutated suite or run folder, the same for its number. shared: where every process keeps its original run."""
+    original = _original(shared / f"original-{os.getpid()}")
     draw = random.Random(f"soak {case}")
     is_folder = draw.random() < FOLDER_SHARE
     begun = time.monotonic()
-    kind, refused, fault = "suite", False, None
+    what, kind, refused, fault = "run folder" if is_folder else "suite", "not judged", False, None
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         try:
             outcome = (
-                judge_folder(place / "run", _original(), draw)
+                judge_folder(place / "run", original, draw)
                 if is_folder
                 else judge_suite(place, draw, cells=case % 5 == 0)
             )
             kind, refused = outcome.mutation.expected, outcome.refused
             seconds = time.monotonic() - begun
             if case % COMMAND_LINE_EVERY == 0:
-                _through_the_command_line(case, is_folder, place)
+                _through_the_command_line(case, original if is_folder else None, place)
         except Exception as error:
             seconds = time.monotonic() - begun
             frame = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {str(error)[:400]} ({Path(frame.filename).name}, line {frame.lineno})"
-    return Done(case, f"{'run folder' if is_folder else 'suite'}, {kind}", refused, seconds, fault)
+            print(f"case {case} ({what}, {kind}): {fault}", flush=True)
+    return Done(case, f"{what}, {kind}", refused, seconds, fault)
 
 
 @cache
-def _original() -> Run:
-    return read_run(original_folder(Path(tempfile.mkdtemp(prefix="attnbench-soak-")) / "original"))
+def _original(folder: Path) -> Run:
+    return read_run(original_folder(folder))
 
 
-def _through_the_command_line(case: int, is_folder: bool, place: Path) -> None:
+def _through_the_command_line(case: int, original: Run | None, place: Path) -> None:
+    """original: what a mutated run folder comes from; None: it is a suite."""
     path = place / "again"
     draw = random.Random(f"command line {case}")
-    if is_folder:
+    if original is not None:
         mutation = mutated_folder(path, draw)
-        words = draw.choice((["show", path], ["compare", _original().folder, path], ["plot", path, "--out", place]))
+        words = draw.choice((["show", path], ["compare", original.folder, path], ["plot", path, "--out", place]))
     else:
         data, mutation = mutated_suite(draw, place / "bait")
         path.with_suffix(".yaml").write_bytes(data)
@@ -256,18 +274,18 @@ def _through_the_command_line(case: int, is_folder: bool, place: Path) -> None:
     assert done.returncode != 2 or done.stderr.count("\n") < 100, "a message is a paragraph"
 
 
-def soak_cases(cases: int, processes: int) -> tuple[str, list[Done]]:
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        done = list(pool.imap_unordered(one_case, range(cases), chunksize=20))
-    faults = [each for each in done if each.fault is not None]
+def summary_of(done: Sequence[Done]) -> tuple[str, int]:
+    """What became of all cases, and how many faults there were."""
+    faults = sum(each.fault is not None for each in done)
     folders = [each for each in done if each.kind.startswith("run folder")]
     refused = [each.refused for each in done]
     refused_folders = sum(each.refused for each in folders)
     slowest = max(done, key=lambda each: each.seconds)
+    on_command_line = -(-len(done) // COMMAND_LINE_EVERY)
     text = (
         f"{len(done)} mutations: {len(done) - len(folders)} suites ({sum(refused) - refused_folders} refused) and "
-        f"{len(folders)} run folders ({refused_folders} refused), {-(-cases // COMMAND_LINE_EVERY)} of them through "
-        f"the command line; the others shown as their files say; {len(faults)} faults; "
+        f"{len(folders)} run folders ({refused_folders} refused), {on_command_line} of them through "
+        f"the command line; the others shown as their files say; {faults} faults; "
         f"slowest {slowest.seconds:.1f} s (case {slowest.case})"
     )
     return text, faults
@@ -280,21 +298,26 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--case", type=int, help="only this mutation")
     given = parser.parse_args()
-    if given.case is not None:
-        done = one_case(given.case)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if given.case is None:
+            return soak(given.failures, given.cases, given.processes, folder)
+        done = one_case(given.case, folder)
         print(done)
         return int(done.fault is not None)
-    faults: Sequence[Done] = ()
-    with tempfile.TemporaryDirectory() as folder:
-        if given.failures:
-            begun = time.monotonic()
-            print(soak_failures(given.failures, Path(folder)), f"({time.monotonic() - begun:.0f} s)", flush=True)
-        if given.cases:
-            begun = time.monotonic()
-            text, faults = soak_cases(given.cases, given.processes)
+
+
+def soak(failures: int, cases: int, processes: int, folder: Path) -> int:
+    """Both parts at once. Returns the exit code."""
+    begun = time.monotonic()
+    faults = 0
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        done = pool.imap_unordered(partial(one_case, shared=folder), range(cases), chunksize=20)
+        if failures:
+            print(soak_failures(failures, folder), f"({time.monotonic() - begun:.0f} s)", flush=True)
+        if cases:
+            text, faults = summary_of(list(done))
             print(text, f"({time.monotonic() - begun:.0f} s)", flush=True)
-    for fault in faults:
-        print(f"case {fault.case} ({fault.kind}): {fault.fault}")
     return int(bool(faults))
 
 

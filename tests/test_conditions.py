@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from attnbench import conditions, environment, gpu, session
 from attnbench.__main__ import app
 from attnbench.conditions import Condition
+from attnbench.errors import BadInput
 
 CALM: dict[str, Any] = {
     "cpu": "A CPU",
@@ -51,15 +52,6 @@ def test_disturbances_are_warned_of_with_what_to_do(
     assert any(text.startswith(subject) for text in session.disturbances())
 
 
-def test_another_process_on_the_gpu_is_named_and_strict_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "other_processes", lambda mine: ["python (process 7, GPU 0)"])
-    assert session.others_on_gpu("cpu") == []
-    assert "python (process 7, GPU 0) is using the GPU" in session.others_on_gpu("cuda")[0]
-    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
-    done = CliRunner().invoke(app, ["run", "quick", "--strict"])
-    assert "python (process 7, GPU 0)" in str(done.exception)
-
-
 class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -74,6 +66,7 @@ class FakeNvml:
 
     reasons = 0
     millijoules = 1500
+    pids: tuple[int, ...] = (1, 2)
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802 - NVML's own names
         assert uuid == "GPU-abc"
@@ -92,7 +85,7 @@ class FakeNvml:
         return "GPU-abc"
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Process]:  # noqa: N802
-        return [Process(1), Process(2)]
+        return [Process(pid) for pid in self.pids]
 
     def nvmlSystemGetProcessName(self, pid: int) -> str:  # noqa: N802
         return f"/usr/bin/trainer{pid}"
@@ -126,3 +119,30 @@ def test_nvml_gives_joules_and_nothing_where_it_fails(nvml: FakeNvml) -> None:
 
 def test_only_others_count(nvml: FakeNvml) -> None:
     assert gpu.other_processes({1}) == ["trainer2 (process 2, GPU 0)"]
+
+
+class Begun(Exception):
+    """A run would have begun."""
+
+
+@pytest.mark.parametrize("words", [(), ("--strict",)], ids=["plain", "strict"])
+@pytest.mark.parametrize("others", [(), (7,)], ids=["alone", "beside another"])
+def test_another_process_on_the_gpu_is_named_and_strict_refuses(
+    words: tuple[str, ...], others: tuple[int, ...], nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*given: object) -> None:
+        raise Begun
+
+    nvml.pids = others
+    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(session, "begin", begin)
+    done = CliRunner().invoke(app, ["run", "quick", *words])
+    named = "trainer7 (process 7, GPU 0) is using the GPU"
+    if others and words:
+        assert isinstance(done.exception, BadInput)
+        assert str(done.exception).startswith(f"--strict: {named}")
+    else:
+        assert isinstance(done.exception, Begun)
+        assert (named in done.stderr) == bool(others)
+    monkeypatch.setattr(session, "choose_device", lambda wanted: "cpu")
+    assert named not in CliRunner().invoke(app, ["run", "quick", *words]).stderr, "on a CPU it does not matter"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from attnbench import clock, dispatch
+from attnbench import clock, dispatch, gpu
 from attnbench.metrics import energy, flops, peak_memory, wall_time
 from attnbench.problem import MODES, Mode
 from attnbench.settings import Measure
@@ -113,6 +115,38 @@ def test_a_limit_that_won_is_said() -> None:
 
 def test_no_energy_without_a_counter() -> None:
     assert energy.timed(bench(subject("softmax"))) == {}
+
+
+@pytest.mark.parametrize(
+    ("per_call", "found"), [(0.25, 0.25), (0.0, None), (None, None)], ids=["moves", "stands", "none"]
+)
+def test_energy_is_what_the_counter_moves_by_call(
+    per_call: float | None, found: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def call() -> tuple[torch.Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return ()
+
+    counter = SimpleNamespace(energy_j=lambda: None if per_call is None else 1e6 + per_call * calls)
+    monkeypatch.setattr(gpu.Gpu, "current", lambda: counter)
+    monkeypatch.setattr(energy, "SPAN_S", 0.01)
+    made = bench(subject("softmax"))
+    pretended = SimpleNamespace(
+        device="cuda", spent=made.subject.spent, cell=made.subject.cell, calls=(call, call), synchronise=lambda: None
+    )
+    object.__setattr__(made, "subject", pretended)
+    told = energy.timed(made)
+    if found is None:
+        assert told == {}
+    else:
+        assert told == {
+            "energy_j": pytest.approx(found),
+            "energy_resolution_j": pytest.approx(energy.COUNTER_STEP_J / calls),
+        }
+        assert made.subject.spent.seconds >= energy.SPAN_S
 
 
 def test_the_kernel_is_what_ran() -> None:

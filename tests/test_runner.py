@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from attnbench import budget, journal, pipe
+from attnbench import budget, journal, pipe, results
+from attnbench.errors import BadInput
 from attnbench.plan import beyond, exit_code
 from attnbench.problem import Cell, Problem
-from attnbench.record import Run, Visit, read_run
+from attnbench.record import VISITS, Run, Visit, read_run
 from attnbench.runner import THROTTLED, Runner, Stopped
 from attnbench.settings import Limits, Measure
 from attnbench.subject import THROTTLED as SAID_BY_WORKER
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 
+FORESEEN = 3 * 2**20
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -37,7 +42,7 @@ class Pretended:
         if request["do"] == "why_not":
             return {"reasons": [["skipped", None] for _ in request["cells"]]}
         if request["do"] == "foresee":
-            return {"foreseen": {"total_bytes": 1000}}
+            return {"foreseen": {"total_bytes": FORESEEN}}
         return self.answer(request)
 
     def close(self) -> None:
@@ -133,10 +138,58 @@ def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
 
 
 def test_a_predicted_excess_says_by_how_much(tmp_path: Path) -> None:
-    run = ran(tmp_path / "run", CELLS[:1], memory_limit=400)
-    assert run.results["status"].iloc[0] == "skipped"
-    run = ran(tmp_path / "other", CELLS[:1], memory_limit=1000)
+    run = ran(tmp_path / "run", CELLS[:1], memory_limit=FORESEEN - 2**20)
+    told = "predicted to need 3 MiB, 1 MiB over the limit of 2 MiB"
+    assert run.results[["status", "reason"]].to_numpy().tolist() == [["skipped", told]]
+    run = ran(tmp_path / "other", CELLS[:1], memory_limit=FORESEEN)
     assert run.results["status"].iloc[0] == "ok"
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=lambda code: errno.errorcode[code])
+@pytest.mark.parametrize("stored", [0, 3, 8])
+def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
+    tmp_path: Path, stored: int, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full, read-only or broken while the run goes on; afterwards it is gone on with, and nothing is there twice."""
+    whole = ran(tmp_path / "whole", CELLS)
+    folder, lines = tmp_path / "run", tmp_path / "run" / VISITS
+    opened = journal.create(folder, "name: made\n", {})
+    workers: list[Pretended] = []
+
+    def start(number: int, threads: int) -> Any:
+        workers.append(Pretended(number, fine))
+        return workers[-1]
+
+    def fsync(file: int) -> None:
+        if len(opened.visits) >= stored:
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(journal, "os", SimpleNamespace(fsync=fsync))
+    with pytest.raises(BadInput, match=f"{folder}: cannot be written: {os.strerror(error)}.*kept.*--resume"):
+        Runner(plan(CELLS), opened, Silent(), start).run()
+    opened.close()
+    monkeypatch.undo()
+    assert lines.read_text().count("\n") == stored
+    assert lines.read_bytes().endswith(b"\n" * bool(stored))
+    assert len(read_run(folder).samples) == sum(v.samples for v in opened.visits)
+    assert workers
+    assert all(worker.closed for worker in workers)
+    again = journal.resume(folder)
+    Runner(plan(CELLS), again, Silent(), start).run()
+    again.close()
+    run = read_run(folder)
+    assert list(run.visits["key"]) == list(whole.visits["key"])
+    assert len(run.samples) == len(whole.samples)
+
+
+def test_a_results_file_that_cannot_be_written_loses_no_visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(results, "write", full)
+    with pytest.raises(BadInput, match="No space left"):
+        ran(tmp_path / "run", CELLS)
+    assert len(read_run(tmp_path / "run").visits) == len(CELLS)
 
 
 def test_a_budget_of_nothing_scouts_the_smallest_and_skips_the_rest_alike(tmp_path: Path) -> None:

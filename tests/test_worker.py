@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,6 +63,28 @@ def test_killing_takes_the_whole_process_group() -> None:
     assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
     worker.kill()
     assert worker.process.returncode == -9
+
+
+@pytest.mark.parametrize(("kills", "status"), [((3, 3), "crashed"), ((3, 4), "oom"), ((None, None), "crashed")])
+def test_a_kill_while_the_kernel_kills_for_memory_is_out_of_memory(
+    kills: tuple[int | None, ...], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter(kills)
+    monkeypatch.setattr(pipe, "out_of_memory_kills", lambda: next(told))
+    worker = pipe.start(0, threads=1)
+    os.kill(worker.process.pid, signal.SIGKILL)
+    with pytest.raises(pipe.WorkerLost, match="SIGKILL") as lost:
+        worker.ask({"do": "rates", "device": "cpu", "dtypes": []}, 30.0)
+    assert lost.value.status == status
+
+
+def test_a_disk_without_room_for_what_a_worker_prints_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*given: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", none)
+    with pytest.raises(pipe.WorkerLost, match=r"No usable temporary directory found.*set TMPDIR"):
+        pipe.start(0, threads=1)
 
 
 def test_a_worker_that_cannot_start_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

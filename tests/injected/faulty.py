@@ -6,6 +6,7 @@ Nobody, "How benchmarks go wrong".
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -77,7 +78,18 @@ def off_by_one(problem: Problem, params: Params, x: Tensor) -> Tensor:
 
 
 def nan(problem: Problem, params: Params, x: Tensor) -> Tensor:
-    return honest(problem, params, x) / torch.zeros((), dtype=x.dtype)
+    return _with_one(honest(problem, params, x), math.nan)
+
+
+def infinite(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return _with_one(honest(problem, params, x), math.inf)
+
+
+def _with_one(y: Tensor, value: float) -> Tensor:
+    """y, with another value in its last place."""
+    last = torch.zeros_like(y)
+    last.view(-1)[-1] = value
+    return y + last
 
 
 def other_shape(problem: Problem, params: Params, x: Tensor) -> Tensor:
@@ -93,6 +105,13 @@ def takes_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
     if type(x) is Tensor:
         kept = [torch.ones(2**24) for _ in range(2**10)]  # 64 MiB each
         return honest(problem, params, x) + kept[0][0] * 0
+    return honest(problem, params, x)
+
+
+def takes_gpu_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """What torch raises where a GPU has no room."""
+    if type(x) is Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 GiB")
     return honest(problem, params, x)
 
 
@@ -176,9 +195,11 @@ CALLS = (
     decays,
     off_by_one,
     nan,
+    infinite,
     other_shape,
     raises,
     takes_memory,
+    takes_gpu_memory,
     needs_memory,
     exits,
     segfault,

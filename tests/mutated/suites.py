@@ -119,7 +119,7 @@ def _suite_deep(draw: random.Random, bait: Path) -> tuple[bytes, Mutation]:
 
 def _suite_large(draw: random.Random, bait: Path) -> tuple[bytes, Mutation]:
     filler = draw.choice((b"# padding\n", b"\n", b" ", b"a: 1\n", b"\0"))
-    size = draw.choice((300_000, 2_000_000))
+    size = draw.choice((*[300_000] * 5, *[2_000_000] * 4, 100 * 2**20))
     return FULL.encode() + filler * (size // len(filler)), Mutation("large file", "refused")
 
 
