@@ -13,6 +13,7 @@ from attnbench.analysis.interval import Estimate, estimates
 
 Law = Callable[[float], float]
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
+COARSE = (64, 256, 1024, 4096, 16384)
 OWN = 0.02
 OFFSET = 0.04
 DRIFT = 0.05
@@ -76,14 +77,15 @@ CASES: dict[str, tuple[Law, Law]] = {
     "kink": (lambda n: 5e-4 + 2e-7 * n, lambda n: max(4e-7 * n, 1e-9 * n**2)),
     "at the edge": (lambda n: 7.8e-6 * n, lambda n: 1e-9 * n**2),
     "beyond the edge": (lambda n: 9.5e-6 * n, lambda n: 1e-9 * n**2),
+    "beyond a coarse edge": (lambda n: 1.8e-5 * n, lambda n: 1e-9 * n**2),
 }
 
 
 @lru_cache
-def truths(case: str) -> list[tuple[float, float]]:
-    """(size, slope of the log ratio) at every true crossing within SIZES, found on a fine grid."""
+def truths(case: str, sizes: tuple[int, ...] = SIZES) -> list[tuple[float, float]]:
+    """(size, slope of the log ratio) at every true crossing within the sizes, found on a fine grid."""
     laws = CASES[case]
-    x = np.linspace(math.log(SIZES[0]), math.log(SIZES[-1]), 20001)
+    x = np.linspace(math.log(sizes[0]), math.log(sizes[-1]), 20001)
     gap = np.array([math.log(laws[0](math.exp(at)) / laws[1](math.exp(at))) for at in x])
     return [
         (math.exp(x[i]), (gap[i + 5] - gap[i - 5]) / (x[i + 5] - x[i - 5]))
@@ -91,13 +93,16 @@ def truths(case: str) -> list[tuple[float, float]]:
     ]
 
 
-def coverage(case: str, seed: int, rounds: int, repeats: int = 60) -> tuple[list[bool], list[float]]:
+def coverage(
+    case: str, seed: int, rounds: int, sizes: tuple[int, ...] = SIZES, repeats: int = 60
+) -> tuple[list[bool], list[float]]:
+    """Whether intervals held the true crossings, and their widths over those of one who knows the noise."""
     held, widths = [], []
     for repeat in range(repeats):
-        found = run(CASES[case], 1000 * seed + repeat, rounds)
-        if not truths(case):
+        found = run(CASES[case], 1000 * seed + repeat, rounds, sizes)
+        if not truths(case, sizes):
             held.append(found.kind == "never" or any(c.high is None for c in found.crossings))
-        for size, slope in truths(case):
+        for size, slope in truths(case, sizes):
             hits = [c for c in found.crossings if (c.low or 0) <= size <= (c.high or math.inf)]
             held.append(bool(hits))
             oracle = 2 * 1.96 * OWN * math.sqrt(2 / rounds) / abs(slope)
@@ -106,7 +111,7 @@ def coverage(case: str, seed: int, rounds: int, repeats: int = 60) -> tuple[list
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 5])
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", [case for case in CASES if "coarse" not in case])
 def test_intervals_hold_the_true_crossing(case: str, rounds: int) -> None:
     every = [coverage(case, seed, rounds) for seed in (1, 2, 3)]
     held = np.concatenate([h for h, _ in every])
@@ -114,6 +119,30 @@ def test_intervals_hold_the_true_crossing(case: str, rounds: int) -> None:
     widths = np.concatenate([w for _, w in every])
     if len(widths):
         assert np.median(widths) <= 1.5
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5])
+@pytest.mark.parametrize("case", list(CASES))
+def test_they_hold_it_where_sizes_are_a_factor_of_4_apart(case: str, rounds: int) -> None:
+    """A ratio that is straight in log-log is known as well as its noise allows; one that bends unseen between two
+    sizes is not, and its interval must be wider, yet far from the whole step."""
+    every = [coverage(case, seed, rounds, COARSE, repeats=25) for seed in (1, 2, 3)]
+    assert np.concatenate([h for h, _ in every]).mean() >= 0.93
+    widths = np.concatenate([w for _, w in every])
+    bends = case in ("steep", "kink")
+    if bends:
+        ((_, slope),) = truths(case, COARSE)
+        oracle = 2 * 1.96 * OWN * math.sqrt(2 / rounds) / abs(slope)
+        assert np.median(widths) * oracle <= math.log(4) / 2
+    elif len(widths):
+        assert np.median(widths) <= 1.5
+
+
+def test_between_coarse_sizes_the_noise_alone_would_miss_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: without an allowance for what the curve does unseen."""
+    monkeypatch.setattr("attnbench.analysis.crossover.CURVATURE_SHARE", 0.0)
+    held, _ = coverage("steep", 1, 3, COARSE)
+    assert np.mean(held) < 0.93
 
 
 def test_narrower_intervals_would_miss_it() -> None:
