@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ import pytest
 from attnbench import journal
 from attnbench.analysis.search import Search, search
 from attnbench.analysis.summary import summarise
+from attnbench.commands.crossover import _row
+from attnbench.outputs.blocks import parts
+from attnbench.outputs.json import text
 from attnbench.probes import Probes, Unplanned, allowed, at
 from attnbench.problem import Axis, Cell, Problem
 from attnbench.record import read_run
@@ -87,6 +91,12 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     assert (opened.folder / "results.csv").is_file()
     line = next(x for x in summarise(run).sections[0].tables[0].lines if x.series.operator == "series")
     assert line.against_baseline == found.found()
+    row = _row(found, "softmax", "seq_len")
+    block = next(b for b in parts(summarise(run))[0].blocks if b.title == "Crossover of wall time")
+    assert row["crossover"] in {cell.text for cell in block.rows[0]}
+    stored = json.loads(text(summarise(run)))["panels"][0]["metrics"][0]["series"]
+    (same,) = (s for s in stored if s["operator"] == "series")
+    assert row["crossings"] == same["against_baseline"]["crossings"]
 
 
 @pytest.mark.parametrize("after", [1, 9, 30])

@@ -1,0 +1,124 @@
+"""On the committed reference runs every view tells the same crossovers: table, Markdown, JSON, pictures."""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.text import Annotation
+
+from attnbench.analysis.crossover import Crossover
+from attnbench.analysis.summary import Summary, summarise
+from attnbench.number import place, size
+from attnbench.outputs import blocks, json, plot
+from attnbench.record import Run, read_run
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+RUNS = ["cpu-sequence", "cpu-image", "cpu-channels"]
+
+
+@lru_cache
+def stored(name: str) -> tuple[Run, Summary]:
+    run = read_run(REFERENCE / name)
+    return run, summarise(run)
+
+
+def crossings(summary: Summary) -> Iterator[tuple[int, str, str, str, dict[str, Any]]]:
+    """(panel, metric, series, side, crossing) of every crossing with a place, from the JSON."""
+    for i, panel in enumerate(json_module.loads(json.text(summary))["panels"]):
+        for metric in panel["metrics"]:
+            for series in metric["series"]:
+                for side in ("against_baseline", "against_exact"):
+                    for found in (series[side] or {"crossings": []})["crossings"]:
+                        if found["at"] is not None:
+                            yield i, metric["metric"], series["name"], side, found
+
+
+def told(found: dict[str, Any], axis: str) -> str:
+    """A crossing as the tables write it, from the JSON's numbers alone."""
+    sign = {"above": ">", "below": "<"}[found["direction"]]
+    low, high = ("…" if end is None else size(end, axis) for end in (found["low"], found["high"]))
+    return f"{sign}{place(found['at'], axis)}" + (f" [{low}, {high}]" if low != high else "")
+
+
+def cells(summary: Summary) -> dict[tuple[int, str, str, str], str]:
+    """(panel, title, series, column) → text of the crossover tables."""
+    return {
+        (i, block.title, row[0].text, name): cell.text
+        for i, part in enumerate(blocks.parts(summary))
+        for block in part.blocks
+        for row in block.rows
+        for name, cell in zip(block.columns, row, strict=True)
+    }
+
+
+def missing_from_tables(summary: Summary, shown: Summary) -> list[str]:
+    """Crossings of one summary that the tables of another do not tell."""
+    missing, texts = [], cells(shown)
+    for i, metric, series, side, found in crossings(summary):
+        axis = summary.sections[i].panel.axis
+        column = f"against {summary.baseline if side == 'against_baseline' else 'fastest exact softmax'}"
+        title = f"Crossover of {blocks.title(metric).lower()}"
+        if metric == "flops":  # beside the wall time's, against the baseline alone
+            title, column = "Crossover of wall time", "of FLOPs"
+        if (metric, side) != ("flops", "against_exact"):
+            text = texts.get((i, title, series, column), "")
+            missing += [] if told(found, axis) in text.split("; ") else [f"{series} {metric}: {found} in {text}"]
+    return missing
+
+
+def missing_from_pictures(summary: Summary, families: dict[str, str], shown: Summary) -> list[str]:
+    """The same for the rings and labels of the pictures by family."""
+    missing, every = [], list(crossings(summary))
+    for i, section in enumerate(shown.sections):
+        for table in section.tables:
+            axes = plot._families(section, table, families).axes
+            labels = {t.get_text() for a in axes for t in a.texts if isinstance(t, Annotation)}
+            rings = [float(x[0]) for a in axes for line in a.lines if len(x := line.get_xdata()) == 1]  # type: ignore[arg-type]
+            for panel, metric, series, side, found in every:
+                if (panel, metric, side) != (i, table.quantity.name, "against_baseline"):
+                    continue
+                head = told(found, section.panel.axis).split(" ")[0]
+                named = [t for t in labels if t.split("  ")[0].removesuffix(" oom") == series and head in t]
+                ringed = any(math.isclose(x, found["at"], rel_tol=1e-9) for x in rings)
+                missing += [] if named and ringed else [f"{series} {metric}: {found}"]
+    return missing
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_tables_and_pictures_tell_the_crossings_of_the_json(name: str) -> None:
+    run, summary = stored(name)
+    assert len(list(crossings(summary))) > 20
+    assert missing_from_tables(summary, summary) == []
+    assert missing_from_pictures(summary, run.environment["families"], summary) == []
+
+
+def test_a_view_that_moved_its_crossings_is_found() -> None:
+    """The negative control: 10 % further."""
+    run, summary = stored("cpu-sequence")
+
+    def moved(found: Crossover | None) -> Crossover | None:
+        if found is None:
+            return None
+        return replace(found, crossings=tuple(replace(c, at=c.at and 1.1 * c.at) for c in found.crossings))
+
+    sections = tuple(
+        replace(
+            s,
+            tables=tuple(
+                replace(t, lines=tuple(replace(x, against_baseline=moved(x.against_baseline)) for x in t.lines))
+                for t in s.tables
+            ),
+        )
+        for s in summary.sections
+    )
+    other = replace(summary, sections=sections)
+    baseline = [c for c in crossings(summary) if c[3] == "against_baseline"]
+    assert len(missing_from_tables(summary, other)) == len(baseline)
+    assert len(missing_from_pictures(summary, run.environment["families"], other)) == len(baseline)
