@@ -55,7 +55,7 @@ class Scaling:
     than half of the total; None where it never is. exponent: `fit` where it fits, else `tail`. growth, growth_error:
     the class that fits best and its rms relative error; "undecided" and None where two classes do, or none, or where
     it contradicts the exponent. The classes are b·g(size) over the sizes of the exponent, with a floor a where that
-    has one; of exact figures, which have lower-order terms and no noise, always a + b·g(size).
+    has one or no class fits without; of exact figures, which have lower-order terms and no noise, always a + b·g(size).
     """
 
     sizes: tuple[int, ...]
@@ -98,7 +98,8 @@ def scaling(points: Sequence[tuple[int, Estimate]]) -> Scaling | None:
         growth, error = _growth(x, y, variance)
         return Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
     used = slice(None) if fits else tail
-    growth, error = _class(x[used], y[used], variance[used], floor=floor > 0) or (UNDECIDED, None)
+    named = None if floor > 0 else _class(x[used], y[used], variance[used], floor=False)
+    growth, error = named or _class(x[used], y[used], variance[used]) or (UNDECIDED, None)
     found = Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
     if growth != UNDECIDED and not _holds(found, growth):
         return replace(found, growth=UNDECIDED, growth_error=None)

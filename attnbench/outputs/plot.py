@@ -153,11 +153,11 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
     columns = min(3, max(1, len(groups)))
     rows = -(-len(groups) // columns) or 1
     height = 2.75 * rows + 0.6
-    picture = Picture(figsize=(4.3 * columns, height))
+    picture = Picture(figsize=(4.6 * columns, height))
     picture.subplots_adjust(
         left=0.22 / columns,
         right=1 - 0.36 / columns,
-        wspace=0.78,
+        wspace=0.92,
         hspace=0.42,
         bottom=0.42 / height,
         top=1 - 0.7 / height,
@@ -187,6 +187,8 @@ def _heading(section: Section) -> str:
 
 def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str, _Style], baseline: str) -> None:
     """One set of axes: curves, bands, crossings, end marks and labels."""
+    from matplotlib.ticker import LogLocator
+
     unit, axis = table.quantity.metric.unit, table.panel.axis
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2 if unit == "bytes" else 10)
@@ -228,6 +230,9 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
     step = -(-len(sizes) // 7)
     ticks = list(sizes.items())[::-1][::step][::-1]
     axes.set_xticks([size for _, size in ticks], [label for label, _ in ticks])
+    low, high = axes.get_ylim()
+    if unit != "bytes" and high < 100 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit).replace(".00", "").replace(".0", ""))
     axes.set_xlabel(axis, labelpad=1)

@@ -7,10 +7,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 
 from attnbench.analysis.crossover import Crossover
@@ -97,6 +99,25 @@ def test_tables_and_pictures_tell_the_crossings_of_the_json(name: str) -> None:
     assert len(list(crossings(summary))) > 20
     assert missing_from_tables(summary, summary) == []
     assert missing_from_pictures(summary, run.environment["families"], summary) == []
+
+
+def test_labels_keep_clear_of_each_other_and_of_the_next_panel() -> None:
+    run, summary = stored("cpu-image")
+    section = summary.sections[1]
+    picture = plot._families(section, section.tables[0], run.environment["families"])
+    renderer = FigureCanvasAgg(picture).get_renderer()
+    picture.draw(renderer)
+    labels = [
+        super(Annotation, text).get_window_extent(renderer)
+        for axes in picture.axes
+        for text in axes.texts
+        if isinstance(text, Annotation)
+    ]
+    ticks = [t.get_window_extent(renderer) for axes in picture.axes for t in axes.get_yticklabels() if t.get_text()]
+    assert len(labels) > 30
+    assert len(ticks) > 15
+    assert not any(label.overlaps(tick) for label in labels for tick in ticks)
+    assert not any(a.overlaps(b) for a, b in combinations(labels, 2))
 
 
 def test_a_view_that_moved_its_crossings_is_found() -> None:
