@@ -105,12 +105,12 @@ def memory_bytes() -> int | None:
 
 
 def memory_available_bytes() -> int | None:
-    """What a new process could take without swapping; never above the control group's limit."""
+    """What a new process could take without swapping; never more than the control groups leave."""
     available = memory_bytes()
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
-    limits = [b for b in (available, cgroup_memory_bytes()) if b is not None]
+    limits = [b for b in (available, *_left_by_cgroups()) if b is not None]
     return min(limits) if limits else None
 
 
@@ -121,6 +121,19 @@ def cgroup_memory_bytes() -> int | None:
     total = memory_bytes()
     limits = [b for b in limits if total is None or b < total]
     return min(limits) if limits else None
+
+
+def _left_by_cgroups() -> list[int]:
+    """Of each control group with a limit, limit less use; the page cache that it would drop first is no use."""
+    found = []
+    for folder in _cgroups():
+        for limit, use in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            most, used = _first(folder / limit) or "", _first(folder / use) or "0"
+            if most.isdigit() and used.isdigit():
+                stated = dict(line.split(" ", 1) for line in _lines(str(folder / "memory.stat")) if " " in line)
+                droppable = int(stated.get("total_inactive_file") or stated.get("inactive_file") or 0)
+                found.append(max(0, int(most) - max(0, int(used) - droppable)))
+    return found
 
 
 def cgroup_cpus() -> float | None:

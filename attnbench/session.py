@@ -76,7 +76,8 @@ def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
         return int(limits.memory_fraction * found["gpu"]["memory_bytes"])
     sizes = [b for b in (found["memory_bytes"], found["cgroup_memory_bytes"]) if b]
     share = int(limits.memory_fraction * min(sizes)) if sizes else 2**33
-    return min(share, environment.memory_available_bytes() or share)
+    available = environment.memory_available_bytes()
+    return share if available is None else min(share, available)
 
 
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
@@ -158,11 +159,15 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
         torch.set_num_threads(threads)
         return environment.collect(device)
     # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
-    worker = pipe.start(0, threads)
     try:
+        worker = pipe.start(0, threads)
         found: dict[str, Any] = worker.ask({"do": "environment", "device": device}, pipe.START_TIMEOUT_S)["environment"]
-    finally:
-        worker.close()
+    except pipe.WorkerLost as lost:
+        raise BadInput(
+            f"--device {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this machine "
+            "can measure; use --device cpu meanwhile."
+        ) from None
+    worker.close()
     return found
 
 

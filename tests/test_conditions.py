@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import conditions, environment, gpu, session
+from attnbench import conditions, environment, gpu, pipe, session
 from attnbench.__main__ import app
 from attnbench.conditions import Condition
 from attnbench.errors import BadInput
+from attnbench.settings import Limits
 
 CALM: dict[str, Any] = {
     "cpu": "A CPU",
@@ -50,6 +51,27 @@ def test_disturbances_are_warned_of_with_what_to_do(
     assert condition.level == "warning"
     assert condition.todo
     assert any(text.startswith(subject) for text in session.disturbances())
+
+
+def test_a_gpu_whose_first_worker_is_lost_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(number: int, threads: int) -> None:
+        raise pipe.WorkerLost("crashed", "the worker was killed by SIGSEGV")
+
+    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(session, "others_on_gpu", lambda device: [])
+    monkeypatch.setattr(pipe, "start", lost)
+    done = CliRunner().invoke(app, ["run", "quick"])
+    assert isinstance(done.exception, BadInput)
+    assert "--device cuda: the first worker on it was lost: the worker was killed by SIGSEGV" in str(done.exception)
+
+
+@pytest.mark.parametrize(("available", "bytes_"), [(None, 800), (500, 500), (0, 0), (900, 800)])
+def test_no_cell_may_need_more_than_is_available(
+    available: int | None, bytes_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "memory_available_bytes", lambda: available)
+    found = {"device": "cpu", "memory_bytes": 1000, "cgroup_memory_bytes": None}
+    assert session.memory_limit(Limits(memory_fraction=0.8), found) == bytes_
 
 
 class Process:

@@ -57,3 +57,24 @@ def test_control_group_memory_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "memory.max").write_text(str(2**20))
     assert environment.cgroup_memory_bytes() == 2**20
     assert environment.memory_available_bytes() == 2**20
+
+
+@pytest.mark.parametrize(
+    ("limit", "use", "cache"),
+    [
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_what_others_in_the_control_group_hold_is_not_available(
+    limit: str, use: str, cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "_cgroups", lambda: [tmp_path / "absent", tmp_path])
+    (tmp_path / limit).write_text(str(2**24))
+    (tmp_path / use).write_text(str(2**23))
+    assert environment.memory_available_bytes() == 2**24 - 2**23
+    (tmp_path / "memory.stat").write_text(f"anon 5\n{cache} {2**22}\n")
+    assert environment.memory_available_bytes() == 2**24 - 2**23 + 2**22
+    assert environment.cgroup_memory_bytes() == 2**24
+    (tmp_path / use).write_text(str(2**25))
+    assert environment.memory_available_bytes() == 0
