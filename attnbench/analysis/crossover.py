@@ -121,6 +121,8 @@ def crossover(pairs: Sequence[Pair]) -> Crossover:
         if first > last:  # dearer as far as both ran, then the baseline fell out: it crosses in between
             crossings = [c for c in crossings if c.high is not None]
             crossings.append(Crossing(None, float(last), float(first), "above"))
+    if len(both) > 1 and all(_unclear(p) for p in both):  # then a place in the middle of it means nothing
+        crossings = [c for c in crossings if c.low is not None or c.high is not None]
     real = [c for c in crossings if c.direction != "within noise" and (c.at is not None or (c.low and c.high))]
     if real:
         kind = "crossing"

@@ -203,6 +203,17 @@ def test_within_noise_all_the_way_is_undecided() -> None:
     assert exactly({n: 1.01 * n for n in SIZES}, {n: float(n) for n in SIZES}, noise=0.05).kind == "undecided"
 
 
+def test_a_crossing_amid_noise_that_reaches_both_ends_is_undecided() -> None:
+    series = {n: n * (1.02 if n < 1000 else 0.98) for n in SIZES}
+    baseline = {n: float(n) for n in SIZES}
+    found = exactly(series, baseline, noise=0.05)
+    assert (found.kind, found.crossings) == ("undecided", ())
+    (clear,) = exactly(series, baseline, noise=0.002).crossings
+    assert clear.direction == "above"
+    (one_end,) = exactly({**series, 256: 512.0}, baseline, noise=0.05).crossings
+    assert (one_end.direction, one_end.high) == ("above", None)
+
+
 def test_several_crossings_are_all_listed() -> None:
     found = exactly({n: dip(n) for n in SIZES}, {n: 1e-6 * n for n in SIZES}, noise=0.01)
     assert [c.direction for c in found.crossings] == ["above", "below"]
