@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.operators._hide import hide
+
 SMALLEST_BLOCK = 32  # below this the products are too thin to be fast
 
 
@@ -85,7 +87,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
     scores = window_scores(q, k, cut, classes, hubs)  # [B·H, classes, blocks, block, hubs + keys]
     outside = outside_window(cut, q.shape[-2], before, after, classes, hubs, q.device)
     if outside is not None:
-        scores = scores.masked_fill_(outside, float("-inf"))
+        scores = hide(scores, outside)
     return window_values(scores.softmax(dim=-1), v, cut, classes, hubs)
 
 

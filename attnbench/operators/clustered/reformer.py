@@ -4,8 +4,8 @@ Round r sorts the tokens by (bucket, position) and cuts the sorted line into chu
 j is in i's own chunk or in the one before (none precedes the first), in i's bucket (`sees: bucket`), and j ≤ i where
 causal. Queries and keys are the same vectors; the keys are normalised, which leaves logits of variance 1 without 1/√D.
 A token that sees nobody in any round returns its own v_i. Rounds are merged by their log-sum-exp. A key seen in N_ij
-rounds counts once: log N_ij is subtracted in each of them (`repeats: corrected`, the paper's appendix A); with
-`repeats: counted`, as in later code, it counts N_ij times.
+rounds counts once (`repeats: corrected`; the paper's appendix A subtracts log N_ij in each of them, here it counts in
+the first alone, which is the same y); with `repeats: counted`, as in later code, it counts N_ij times.
 
 Buckets: h(x) = argmax [x R; −x R], about 2N/m of them, as a product of hashes of at most 64 buckets each, since one
 hash into 2N/m buckets would itself cost N²·D/m. With `hashing: given` they are computed once with the inputs, and the
@@ -55,27 +55,23 @@ def reference(
 
     order, place, label = sort(params, buckets, m)
     token = pad(order, (0, chunks * m - n), value=n).view(b, h, rounds, chunks, m)  # n: nobody
-    key_token = _with_previous(token, n)  # [B, H, R, chunks, 2m]
 
     row = (token.clamp(max=n - 1) + _offsets(token, 2, n)).flatten()
     q, k, value = (x.reshape(-1, d).index_select(0, row).view(*token.shape, d) for x in (qk, normalize(qk, dim=-1), v))
     k, value = (_with_previous(x.flatten(-2)).unflatten(-1, (2 * m, d)) for x in (k, value))
     scores = q @ k.transpose(-2, -1)  # [B, H, R, chunks, m, 2m]
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    hidden = key_token.unsqueeze(-2) > (token.unsqueeze(-1) if problem.causal else n - 1)
-    if params["sees"] == "bucket":
-        hidden = hidden | ~_sees(label, token)
-    if params["repeats"] == "corrected" and rounds > 1:
-        scores -= _rounds_met(label, token).to(scores.dtype).log_()
-    itself = torch.ones(m, 2 * m, dtype=torch.bool, device=qk.device).triu(m).tril(m)
-    scores = scores.masked_fill_(hidden, float("-inf")).masked_fill_(itself, ALONE)
+    with torch.no_grad():  # what is hidden has weight 0, a token alone has weight 1 whatever its logit
+        scores.masked_fill_(_hidden(problem, params, label, token), float("-inf"))
+        scores.diagonal(m, -2, -1).fill_(ALONE)
 
-    y = scores.softmax(dim=-1).to(v.dtype) @ value  # [B, H, R, chunks, m, D]
+    largest = scores.detach().amax(dim=-1, keepdim=True)  # [B, H, R, chunks, m, 1]
+    weights = scores.sub_(largest).exp_()
+    y = weights.to(v.dtype) @ value  # [B, H, R, chunks, m, D]
     row = (place + _offsets(place, 3, chunks * m)).flatten()
     y = y.reshape(-1, d).index_select(0, row).view(b, h, rounds, n, d)
-    if rounds == 1:
-        return y.squeeze(2)
-    share = scores.logsumexp(dim=-1).flatten(-2).gather(-1, place).softmax(dim=2)  # [B, H, R, N]
+    largest, total = (x.flatten(3).gather(-1, place) for x in (largest, weights.sum(dim=-1)))  # [B, H, R, N]
+    share = (largest + total.log()).softmax(dim=2) / total
     return (share.to(v.dtype).unsqueeze(-1) * y).sum(dim=2)
 
 
@@ -133,26 +129,29 @@ def _with_previous(x: Tensor, first: float = 0) -> Tensor:
     return torch.cat([pad(x[..., :-1, :], (0, 0, 1, 0), value=first), x], dim=-1)
 
 
-def _sees(label: Tensor, token: Tensor, ahead: Tensor | None = None) -> Tensor:
-    """Whether query sees key in the round of the labels [B, H, R, N], for each pair of every chunk of `token`.
+def _hidden(problem: Problem, params: Params, label: Tensor, token: Tensor) -> Tensor:
+    """True where a query does not count a key in its round: [B, H, R, chunks, m, 2m], or shaped to be broadcast.
 
-    ahead: int32, one per pair, memory to be used again.
+    `repeats: corrected` counts a key in the first of the rounds that bring it: as much as 1/N_ij in each of N_ij.
     """
     n = label.shape[-1]
-    label = label.gather(-1, token.flatten(-2).clamp(max=n - 1)).view_as(token)
-    keys = _with_previous(label, -2).unsqueeze(-2)
-    ahead = torch.sub(label.unsqueeze(-1), keys, out=ahead)  # [B, H, R, chunks, m, 2m]
-    return ahead.bitwise_or_(1) == 1
+    hidden = _with_previous(token, n).unsqueeze(-2) > (token.unsqueeze(-1) if problem.causal else n - 1)
+    if params["sees"] == "bucket":
+        hidden = _sees(label, token).logical_not_().logical_or_(hidden)
+    if params["repeats"] == "corrected" and label.shape[2] > 1:
+        hidden = hidden.expand(*token.shape, -1).contiguous()
+        for back in range(1, label.shape[2]):
+            hidden[:, :, back:].logical_or_(_sees(label[:, :, :-back], token[:, :, back:]))
+    return hidden
 
 
-def _rounds_met(label: Tensor, token: Tensor) -> Tensor:
-    """N_ij for each pair of every chunk that its own round lets meet: in how many rounds they do. One byte per pair."""
-    pairs = (*token.shape, 2 * token.shape[-1])
-    count = torch.ones(pairs, dtype=torch.uint8, device=token.device)
-    ahead = torch.empty(pairs, dtype=torch.int32, device=token.device)
-    for other in range(1, label.shape[2]):
-        count += _sees(label.roll(other, dims=2), token, ahead)
-    return count
+def _sees(label: Tensor, token: Tensor) -> Tensor:
+    """Whether query sees key in the round of the labels [B, H, R, N], for each pair of every chunk of `token`."""
+    n = label.shape[-1]
+    queries = label.gather(-1, token.flatten(-2).clamp(max=n - 1)).view_as(token)
+    keys = _with_previous(queries, -2).unsqueeze(-2)
+    queries = queries.unsqueeze(-1)
+    return (keys == queries).logical_or_(keys == queries - 1)  # [B, H, R, chunks, m, 2m]
 
 
 def _offsets(index: Tensor, lead: int, rows: int) -> Tensor:

@@ -31,6 +31,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
 from attnbench.kernels._availability import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
@@ -48,7 +49,7 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
         sorted_keys, sorted_values = (pad(x, (0, 0, 0, 0, 1, 0)) for x in (sorted_keys, sorted_values))
     scores = blocked(q, b) @ torch.cat([sorted_keys, keys], dim=-2).mT  # [B, H, N_B, b, 2b]
     if problem.causal or n % b:
-        scores = scores.masked_fill(_hidden(problem, b, q.device), float("-inf"))
+        scores = hide(scores, _hidden(problem, b, q.device))
     y = scores.softmax(dim=-1) @ torch.cat([sorted_values, values], dim=-2)
     return y.flatten(2, 3)[:, :, :n]
 

@@ -50,7 +50,7 @@ def reference(
     """
     if params["kind"] == "concatenation":
         of_query, of_key = summands(theta, phi, w)  # [B, H, N], each
-        return (of_query[..., :, None] + of_key[..., None, :]).relu() @ g / problem.seq_len
+        return (of_query[..., :, None] + of_key[..., None, :]).relu_() @ g / problem.seq_len
     scores = matched(x, theta) @ matched(x, phi).transpose(-2, -1)  # [B, H, N, N]
     return scores @ g / problem.seq_len if params["kind"] == "dot_product" else scores.softmax(dim=-1) @ g
 

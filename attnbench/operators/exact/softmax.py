@@ -15,6 +15,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads
 from attnbench.kernels.dense import BACKENDS, flash_attn, forced, why_not_flash_attn, why_not_forced
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
+from attnbench.operators._hide import hide
 from attnbench.operators._value_map import (
     VALUE_MAP,
     has_value_map,
@@ -35,7 +36,7 @@ def reference(
     if problem.causal:
         n = problem.seq_len
         ahead = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
-        scores = scores.masked_fill(ahead, float("-inf"))
+        scores = hide(scores, ahead)
     return scores.softmax(dim=-1) @ mapped(v, value_map)
 
 

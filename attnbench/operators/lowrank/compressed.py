@@ -18,6 +18,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
 from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 
@@ -29,7 +30,7 @@ def reference(
     keys, values = shortened(problem, params, k, conv_k), shortened(problem, params, v, conv_v)  # [B, H, M, D]
     scores = (q * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N, M]
     if problem.causal:
-        scores = scores.masked_fill(~visible(problem, params, q.device), float("-inf"))
+        scores = hide(scores, ~visible(problem, params, q.device))
     return scores.softmax(dim=-1) @ values
 
 

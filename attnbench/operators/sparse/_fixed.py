@@ -14,6 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
 from attnbench.operator import Cost, Form, Impl, Inputs
+from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem
 
 
@@ -75,7 +76,7 @@ def own_block(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor)
     scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l]
     outside = outside_block(problem, params, q.device)
     if outside is not None:
-        scores = scores.masked_fill_(outside, float("-inf"))
+        scores = hide(scores, outside)
     return (scores.softmax(dim=-1) @ values).flatten(2, 3)[:, :, : problem.seq_len]
 
 
@@ -87,7 +88,7 @@ def summaries(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor)
     scores = (q[:, :, empty:] * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N − empty, S]
     if problem.causal:
         token = torch.arange(empty, problem.seq_len, device=q.device)[:, None]
-        scores = scores.masked_fill_(positions > token, float("-inf"))
+        scores = hide(scores, positions > token)
     y = scores.softmax(dim=-1) @ values
     return pad(y, (0, 0, empty, 0)) if empty else y
 
@@ -107,7 +108,7 @@ def union(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> 
         for own, x in ((keys, k), (values, v))
     )
     scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l + S]
-    scores = scores.masked_fill_(_outside_union(problem, params, positions), float("-inf"))
+    scores = hide(scores, _outside_union(problem, params, positions))
     return (scores.softmax(dim=-1) @ values).flatten(2, 3)[:, :, : problem.seq_len]
 
 

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators._hide import hide
 from attnbench.operators.sparse import _mixed, _random_blocks, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
 from attnbench.operators.sparse._random_blocks import draw, gather
@@ -44,7 +45,7 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     queries = q[:, :, inner].unflatten(2, (m - 2, b))  # [B, H, M − 2, b, D]
     keys, values = (_seen(x, blocks, b, m) for x in (k, v))  # [B, H, M − 2, (5 + r)·b, D]
     scores = queries @ keys.transpose(-2, -1)
-    scores = scores.masked_fill_(_outside(problem.seq_len, b, m, keys.shape[-2], q.device), float("-inf"))
+    scores = hide(scores, _outside(problem.seq_len, b, m, keys.shape[-2], q.device))
     y = (scores.softmax(dim=-1) @ values).flatten(2, 3)
     return torch.cat((edges[:, :, :b], y, edges[:, :, b:]), dim=2)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench.operator import Complexity, Cost, Form, Impl, Operator, Paper, Param
+from attnbench.operators._hide import hide
 from attnbench.operators.sparse import _fixed, _mixed, local, strided
 from attnbench.operators.sparse._fixed import make_inputs, pair_cost
 from attnbench.operators.sparse._mixed import Part
@@ -73,9 +74,9 @@ def _window_and_stride(problem: Problem, width: int, q: Tensor, k: Tensor, v: Te
     near_scores = window_scores(q, k, near)  # [B·H, 1, blocks, block, keys]
     outside = outside_window(near, n, before, after, 1, 0, q.device)
     if outside is not None:
-        near_scores = near_scores.masked_fill_(outside, float("-inf"))
+        near_scores = hide(near_scores, outside)
     far_scores = window_scores(q, k, far, width)[:, :, 0]  # [B·H, l, N/l, N/l]
-    far_scores = far_scores.masked_fill_(_outside_far(problem, width, q.device), float("-inf"))
+    far_scores = hide(far_scores, _outside_far(problem, width, q.device))
     in_order = from_classes(far_scores, width, q)  # [B, H, N, N/l]
     in_order = pad(in_order, (0, 0, 0, near.blocks * near.block - n)).view(*near_scores.shape[:-1], -1)
     weights = torch.cat((near_scores, in_order), dim=-1).softmax(dim=-1)

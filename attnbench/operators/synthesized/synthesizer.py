@@ -65,8 +65,8 @@ def two_layers(given: Mapping[str, Tensor], suffix: str) -> Tensor:
 def _masked(problem: Problem, scores: Tensor) -> Tensor:
     if not problem.causal:
         return scores
-    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
-    return scores.masked_fill(ahead, float("-inf"))
+    ahead = torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
+    return scores + ahead  # R itself is among them: not in place
 
 
 def factors(seq_len: int) -> tuple[int, int]:
