@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
@@ -35,6 +36,18 @@ def bfloat16_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
     monkeypatch.setattr(InterpreterBuilder, "cast_impl", cast_impl)
+
+
+@pytest.fixture(autouse=True)
+def indices_of_one_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6's interpreter makes an index of an array of one element in a way that NumPy 2.4 refuses."""
+    plain = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, *scope: Any) -> None:
+        plain(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_lang_tensor)
 
 
 @pytest.fixture(autouse=True)
