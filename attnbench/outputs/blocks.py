@@ -12,7 +12,7 @@ from attnbench.analysis.scaling import Exponent, Scaling
 from attnbench.analysis.summary import FASTEST_EXACT, Figure, Line, Section, Summary, Table
 from attnbench.number import percent, place, plus_minus, shown, size, times
 
-BEST, WIN = "*", "<"
+BEST, WIN = "*", "↓"
 ANOTHER_FUNCTION = "a different function; quality not measured here"
 CROSSOVER_WORDS = (
     ">N: cheaper than the baseline above N, <N: below N; [a, b]: the 95 % interval, [a, …] where that leaves the "

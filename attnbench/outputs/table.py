@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from attnbench.record import Run
 
 _GAP = 2
+_GLUE = "\u00a0"
 
 
 def render(
@@ -84,7 +86,7 @@ def _widths(block: Block, width: int) -> list[int]:
     rows = [block.columns, *(tuple(cell.text for cell in row) for row in block.rows)]
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    least = [max((len(word) for text in column for word in text.split()), default=0) for column in columns]
+    least = [max((len(word) for text in column for word in _glued(text).split(" ")), default=0) for column in columns]
     least[0] = widths[0]
     while sum(widths) + _GAP * (len(widths) - 1) > width:
         slack = [w - low for w, low in zip(widths, least, strict=True)]
@@ -95,14 +97,20 @@ def _widths(block: Block, width: int) -> list[int]:
     return widths
 
 
+def _glued(text: str) -> str:
+    """A text whose intervals are not broken: `[480, 551]` is one word."""
+    return re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", _GLUE), text)
+
+
 def _append(text: Text, row: Sequence[Cell], widths: Sequence[int], numbers: bool, style: str) -> None:
     """One row, over as many lines as its longest field needs."""
     from textwrap import wrap
 
     fields = [
-        [cell.text] if len(cell.text) <= width else wrap(cell.text, width, break_on_hyphens=False) or [""]
+        [cell.text] if len(cell.text) <= width else wrap(_glued(cell.text), width, break_on_hyphens=False) or [""]
         for cell, width in zip(row, widths, strict=True)
     ]
+    fields = [[part.replace(_GLUE, " ") for part in field] for field in fields]
     for i in range(max(map(len, fields))):
         for j, (cell, field, width) in enumerate(zip(row, fields, widths, strict=True)):
             part = field[i] if i < len(field) else ""

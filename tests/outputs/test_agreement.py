@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as json_module
 import math
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
+from rich.console import Console
 
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.number import place, size
 from attnbench.outputs import blocks, json, plot
+from attnbench.outputs.table import write
 from attnbench.record import Run, read_run
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -99,6 +102,17 @@ def test_tables_and_pictures_tell_the_crossings_of_the_json(name: str) -> None:
     assert len(list(crossings(summary))) > 20
     assert missing_from_tables(summary, summary) == []
     assert missing_from_pictures(summary, run.environment["families"], summary) == []
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_interval_is_broken_over_lines_at_eighty_columns(name: str) -> None:
+    file = io.StringIO()
+    write(stored(name)[1], Console(file=file, width=80))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    intervals = [line for line in lines if "[" in line or "]" in line]
+    assert len(intervals) > 10
+    assert all(line.count("[") == line.count("]") for line in intervals)
 
 
 def test_labels_keep_clear_of_each_other_and_of_the_next_panel() -> None:

@@ -55,7 +55,7 @@ def test_eighty_columns_and_no_escapes(summary: Summary) -> None:
 def test_marks_do_not_need_colour(summary: Summary) -> None:
     rows = [line for line in printed(summary, width=200).splitlines() if line.startswith("performer ")]
     figures = rows[0].split()[1:]
-    assert [i for i, text in enumerate(figures) if text.startswith("<")] == [1]
+    assert [i for i, text in enumerate(figures) if text.startswith("↓")] == [1]
     assert any(text.endswith("*") for text in figures)
     coloured = printed(summary, width=200, force_terminal=True, color_system="standard")
     assert "\x1b[" in coloured
