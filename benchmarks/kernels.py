@@ -1,7 +1,8 @@
 """Compiles every shipped kernel configuration for sm_80, sm_90 and sm_100, with no GPU, and tables what each takes.
 
 Registers and stack per thread (stack above 0: registers spill), shared memory per program, its limit. Exit 1 where one
-spills, is over the limit or does not compile. Names after the command choose kernel files; default: all.
+spills, is over the limit or does not compile. Names after the command choose kernel files; default: all. What fails is
+said at once, the table at the end. Triton keeps what it has built, so a sweep that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=scan("attnbench.kernels"), help="files of attnbench/kernels/")
     parser.add_argument("--capability", type=int, action="append", choices=SHARED_MEMORY_LIMIT, help="default: all")
     parser.add_argument("--only", default="", help="configurations whose label or kernel contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="builds at a time; default: one for each core")
     given = parser.parse_args()
     wanted = [
         (name, index, capability)
@@ -36,9 +38,11 @@ def main() -> int:
     ]
     table = Table(*COLUMNS, title=f"{len(wanted)} builds")
     failed = 0
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(given.jobs) as pool:
         for row, fine in pool.map(attempt, wanted, chunksize=4):
             failed += not fine
+            if not fine:
+                print("  ".join(row), file=sys.stderr, flush=True)
             table.add_row(*row, style="" if fine else "red")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     print(f"{len(wanted) - failed} of {len(wanted)} builds are within the limits and spill nothing")

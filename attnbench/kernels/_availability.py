@@ -39,13 +39,13 @@ def why_not(
     return None
 
 
-def why_not_projected(problem: Problem, device: str) -> str | None:
-    """As `why_not`, for kernelized attention whose features are those of ω x: a tile of ω lies in shared memory.
+MAX_CAUSAL_DIM = 64
+"""Of the causal scan in float32, with features of ω x: beyond, its state and a tile of ω exceed 163 KiB (sm_80)."""
 
-    In float32 it leaves room for D ≤ 128, and beside the causal scan's state for D ≤ 64, in the 163 KiB of sm_80.
-    """
-    held = 64 if problem.causal else 128
-    if problem.dtype == "float32" and problem.head_dim > held:
-        form = "causal" if problem.causal else "full"
-        return f"in float32, shared memory holds the {form} form's tiles up to head_dim {held}, not {problem.head_dim}"
+
+def why_not_projected(problem: Problem, device: str) -> str | None:
+    """As `why_not`, for kernelized attention whose features are those of ω x: the causal form holds a tile of ω."""
+    if problem.causal and problem.dtype == "float32" and problem.head_dim > MAX_CAUSAL_DIM:
+        found = f"tiles up to head_dim {MAX_CAUSAL_DIM}, not {problem.head_dim}"
+        return f"in float32, shared memory holds the causal form's {found}"
     return why_not(problem, device)

@@ -28,6 +28,33 @@ def load_rows(pointer, rows, row_mask, row_stride, first, width, BLOCK: tl.const
 
 
 @triton.jit
+def row_products(
+    x,
+    rows,
+    row_mask,
+    row_stride,
+    y,
+    columns,
+    column_mask,
+    width,
+    BLOCK_M: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """x yᵀ of these rows of x and those of y (its stride is width), WIDTH channels at a time: [rows, BLOCK_M].
+
+    Operands of a product lie in registers: those of all channels at once would not fit beside the sums.
+    """
+    total = tl.zeros([rows.shape[0], BLOCK_M], tl.float32)
+    for first in range(0, width, WIDTH):
+        a = load_rows(x, rows, row_mask, row_stride, first, width, WIDTH).to(COMPUTE)
+        b = load_rows(y, columns, column_mask, width, first, width, WIDTH).to(COMPUTE)
+        total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def token_scalar(x, scale, FEATURES: tl.constexpr):
     """What a token brings to its arguments beside ω x: (scale ‖x‖)²/2 for exp, 1/‖x‖ for fourier. x: [N, D] → [N]."""
     wide = x.to(tl.float32)
@@ -55,14 +82,25 @@ def arguments(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDTH: tl.constexpr = 0,
 ):
-    """a for features first … first + BLOCK_M: [N, BLOCK_M] in float32. x: [N, BLOCK_D], unused by elu and softmax."""
+    """a for features first … first + BLOCK_M: [N, BLOCK_M] in float32. x: [N, BLOCK_D], unused by elu and softmax.
+
+    WIDTH: channels of x and ω that a product takes at a time, loaded again (x is not used then); 0: all of them.
+    """
     if FEATURES == "elu" or FEATURES == "softmax":
         a = load_rows(x_pointer, rows, row_mask, row_stride, first, features, BLOCK_M).to(tl.float32)
     else:
         columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
-        w = load_rows(omega, columns, columns < features, head_dim, 0, head_dim, BLOCK_D)
-        a = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+        column_mask = columns < features
+        if WIDTH == 0:
+            w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            a = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+        else:
+            a = row_products(
+                x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim,
+                BLOCK_M, WIDTH, x_pointer.dtype.element_ty, PRECISION,
+            )  # fmt: skip
         if FEATURES == "fourier":
             a = a * scalar[:, None]
         else:

@@ -47,6 +47,7 @@ def accumulate_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -85,7 +86,7 @@ def accumulate_kernel(
             scalar = token_scalar(tile, scale, FEATURES)
         a = arguments(
             tile, scalar, x, rows, row_mask, x_n, omega, first_m, features, head_dim, scale,
-            FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION,
+            FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
         value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V)
         share = tl.full([BLOCK_N], 1.0, tl.float32)

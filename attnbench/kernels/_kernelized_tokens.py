@@ -9,7 +9,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, load_rows, plain, plain_slope, sine_and_cosine, token_scalar
+from attnbench.kernels._features import (
+    arguments,
+    load_rows,
+    plain,
+    plain_slope,
+    row_products,
+    sine_and_cosine,
+    token_scalar,
+)
 
 
 @triton.jit
@@ -41,6 +49,7 @@ def answer_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -77,7 +86,7 @@ def answer_kernel(
         column_mask = columns < features
         a = arguments(
             tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
-            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
         s = load_rows(state, columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
         share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
@@ -164,6 +173,7 @@ def query_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -208,19 +218,30 @@ def query_gradient_kernel(
         column_mask = columns < features
         a = arguments(
             tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
-            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
-        s = load_rows(state, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
-        dphi = tl.dot(g.to(COMPUTE), tl.trans(s.to(COMPUTE)), input_precision=PRECISION)
+        if WIDTH == 0:
+            s = load_rows(state, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            dphi = tl.dot(g.to(COMPUTE), tl.trans(s.to(COMPUTE)), input_precision=PRECISION)
+        else:
+            dphi = row_products(
+                dy, rows, row_mask, g_n, state, columns, column_mask, head_dim, BLOCK_M, WIDTH, COMPUTE, PRECISION
+            )
         if FEATURES == "softmax":
             da = tl.exp(a - stabiliser[:, None]) * (dphi - along[:, None])
         else:
             share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
             dphi = (dphi - along[:, None] * share[None, :]) * weight[:, None]
             if FEATURES == "fourier":
-                s_cos = load_rows(state, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
                 share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
-                dcos = tl.dot(g.to(COMPUTE), tl.trans(s_cos.to(COMPUTE)), input_precision=PRECISION)
+                if WIDTH == 0:
+                    s_cos = load_rows(state, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+                    dcos = tl.dot(g.to(COMPUTE), tl.trans(s_cos.to(COMPUTE)), input_precision=PRECISION)
+                else:
+                    dcos = row_products(
+                        dy, rows, row_mask, g_n, state, features + columns, column_mask, head_dim,
+                        BLOCK_M, WIDTH, COMPUTE, PRECISION,
+                    )  # fmt: skip
                 dcos = (dcos - along[:, None] * share_cos[None, :]) * weight[:, None]
                 sine, cosine = sine_and_cosine(a)
                 da = (dphi * cosine - dcos * sine) * scale
@@ -239,6 +260,8 @@ def query_gradient_kernel(
         if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
             place = tl.load(places + there, mask=row_mask, other=0).to(tl.int64)
             dx -= lift[:, None] * load_rows(omega, place, row_mask, head_dim, 0, head_dim, BLOCK_D).to(tl.float32)
+        if WIDTH != 0:  # rather than kept
+            tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
         dx = to_token(dx, tile, scalar, scale, FEATURES)
         channels = tl.arange(0, BLOCK_D)
         mask = row_mask[:, None] & (channels < head_dim)[None, :]
@@ -274,6 +297,7 @@ def key_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -308,19 +332,32 @@ def key_gradient_kernel(
         column_mask = columns < features
         a = arguments(
             tile, scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
-            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION,
+            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
-        ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
         dz = tl.load(dnormaliser + columns, mask=column_mask, other=0.0)
-        dphi = tl.dot(value.to(COMPUTE), tl.trans(ds), input_precision=PRECISION)
+        if WIDTH == 0:
+            ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+            dphi = tl.dot(value.to(COMPUTE), tl.trans(ds), input_precision=PRECISION)
+        else:
+            dphi = row_products(
+                v, rows, row_mask, v_n, dstate, columns, column_mask, head_dim, BLOCK_M, WIDTH, COMPUTE, PRECISION
+            )
         if FEATURES == "softmax":
             top = tl.load(stabilisers + head * features + columns, mask=column_mask, other=0.0)
             phi = tl.exp(a - top[None, :])
             da = phi * (dphi - dz[None, :])
         elif FEATURES == "fourier":
-            ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
             dz_cos = tl.load(dnormaliser + features + columns, mask=column_mask, other=0.0)
-            dcos = tl.dot(value.to(COMPUTE), tl.trans(ds_cos), input_precision=PRECISION) + dz_cos[None, :]
+            if WIDTH == 0:
+                ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+                dcos = tl.dot(value.to(COMPUTE), tl.trans(ds_cos), input_precision=PRECISION)
+            else:
+                dcos = row_products(
+                    v, rows, row_mask, v_n, dstate, features + columns, column_mask, head_dim,
+                    BLOCK_M, WIDTH, COMPUTE, PRECISION,
+                )  # fmt: skip
+                ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+            dcos += dz_cos[None, :]
             sine, cosine = sine_and_cosine(a)
             cosine *= scale
             phi = sine * scale
@@ -335,6 +372,8 @@ def key_gradient_kernel(
         else:
             phi = plain(a, epsilon, FEATURES)
             da = (dphi + dz[None, :]) * plain_slope(a, FEATURES)
+        if WIDTH != 0:  # again, rather than kept
+            ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
         dvalue = tl.dot(phi.to(COMPUTE), ds, dvalue, input_precision=PRECISION)
         if FEATURES == "elu" or FEATURES == "softmax":
             mask = row_mask[:, None] & column_mask[None, :]
@@ -346,6 +385,8 @@ def key_gradient_kernel(
     mask = row_mask[:, None] & (channels < head_dim)[None, :]
     tl.store(dv + rows[:, None] * d_n + channels[None, :], dvalue.to(dv.dtype.element_ty), mask=mask)
     if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
+        if WIDTH != 0:
+            tile = load_rows(k, rows, row_mask, k_n, 0, head_dim, BLOCK_D)
         dx = to_token(dx, tile, scalar, scale, FEATURES)
         if FEATURES == "exp":
             dx -= length[:, None] * tile.to(tl.float32) * (scale * scale)

@@ -256,23 +256,29 @@ def take_from_largest(
     dk.scatter_(2, at, change.to(dk.dtype))
 
 
-def precision(dtype: torch.dtype) -> dict[str, Any]:
-    """COMPUTE and PRECISION of the products: see the top of this file."""
+def precision(dtype: torch.dtype, exact: bool | None = None) -> dict[str, Any]:
+    """COMPUTE and PRECISION of the products: see the top of this file. exact: of float32; None: as torch is set."""
     if dtype == torch.bfloat16:
         return {"COMPUTE": tl.bfloat16, "PRECISION": "tf32"}
-    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    return {"COMPUTE": tl.float32, "PRECISION": "tf32x3" if exact else "tf32"}
+    if exact is None:
+        exact = not torch.backends.cuda.matmul.allow_tf32
+    return {"COMPUTE": tl.float32, "PRECISION": "tf32x3" if exact and dtype == torch.float32 else "tf32"}
 
 
-def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
+def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None) -> Tiles:
     """Of `accumulate_kernel`."""
-    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
+    compute = precision(dtype, exact)
+    two = phi.features == "fourier"
     block_d = padded(head_dim)
-    block_v = min(block_d, 64 if wide or two else 128)
-    block_m = min(padded(phi.count), 32 if two else 64)
-    block_n = 32 if wide or two or block_d > 64 else 64
-    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_d > 32 else 4, 2)
+    sizes = {"BLOCK_N": 32, "BLOCK_M": min(padded(phi.count), 32 if two else 64), "BLOCK_D": block_d, "WIDTH": 0}
+    sizes["BLOCK_V"] = min(block_d, 64)
+    if dtype == torch.bfloat16 and not two:
+        sizes |= {"BLOCK_N": 32 if block_d > 64 else 64, "BLOCK_V": min(block_d, 128)}
+    elif compute["PRECISION"] == "tf32x3":
+        sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
+    elif block_d == 256:
+        sizes["WIDTH"] = 64
+    return Tiles({"FEATURES": phi.features, **sizes, **compute}, 8 if block_d > 32 else 4, 2)
 
 
 def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
@@ -281,24 +287,44 @@ def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
 
 
-def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
+def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None) -> Tiles:
     """Of `answer_kernel`."""
-    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
+    compute = precision(dtype, exact)
+    two = phi.features == "fourier"
     block_d = padded(head_dim)
-    block_m = min(padded(phi.count), 32 if wide or two or block_d > 128 else 64)
-    block_v = min(block_d, 64 if two else 128)
-    constexprs = {"FEATURES": phi.features, "BLOCK_N": 64, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**constexprs, "BLOCK_V": block_v, **precision(dtype)}, 8 if block_d > 32 else 4, 2)
+    sizes = {"BLOCK_N": 64, "BLOCK_M": min(padded(phi.count), 32), "BLOCK_D": block_d, "WIDTH": 0}
+    sizes["BLOCK_V"] = min(block_d, 64 if two else 128)
+    if compute["PRECISION"] == "tf32x3" and block_d > 32:
+        sizes |= {"BLOCK_N": 32, "BLOCK_V": min(block_d, 64), "WIDTH": 0 if block_d == 64 else 32}
+    elif dtype == torch.float32 and block_d == 256:
+        sizes["WIDTH"] = 64
+    return Tiles({"FEATURES": phi.features, **sizes, **compute}, 8 if block_d > 32 else 4, 2)
 
 
-def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype) -> Tiles:
+def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None) -> Tiles:
     """Of `query_gradient_kernel` and `key_gradient_kernel`."""
-    wide, two = dtype != torch.bfloat16, phi.features == "fourier"
     block_d = padded(head_dim)
-    block_n = 32 if two or block_d > 64 else 64
-    block_m = min(padded(phi.count), 16 if two and block_d > 64 else 32 if wide or two or block_d > 64 else 64)
-    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
-    return Tiles({**constexprs, **precision(dtype)}, 8 if block_d > 32 else 4, 1)
+    compute = precision(dtype, exact)
+    products = "bf16" if dtype == torch.bfloat16 else compute["PRECISION"]
+    column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
+    block_n, block_m, width, warps = GRADIENT["two" if phi.features == "fourier" else "one", products][column]
+    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
+    return Tiles({**constexprs, "BLOCK_D": block_d, "WIDTH": width, **compute}, warps, 1)
+
+
+GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
+    ("one", "bf16"): ((64, 32, 0, 4), (64, 32, 0, 4), (32, 32, 0, 4), (32, 32, 128, 8)),
+    ("one", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 4), (32, 16, 0, 8), (32, 32, 128, 8)),
+    ("one", "tf32x3"): ((32, 32, 16, 4), (32, 16, 0, 4), (32, 16, 32, 8), (16, 32, 64, 8)),
+    ("two", "bf16"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
+    ("two", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
+    ("two", "tf32x3"): ((32, 32, 16, 4), (32, 16, 32, 8), (32, 16, 32, 8), (16, 16, 64, 8)),
+}
+"""BLOCK_N, BLOCK_M, WIDTH and warps by features per argument (fourier: two) and products, for D up to 32, 64, 128, 256.
+
+About the largest that spill nothing from sm_80 to sm_100 (`make kernels`). tf32: float16 too. Three TF32 products hold
+each operand twice, so their tiles are smaller, and at D ≥ 128 the products over channels take WIDTH of them at a time.
+"""
 
 
 def padded(size: int) -> int:
@@ -307,12 +333,10 @@ def padded(size: int) -> int:
 
 
 def configurations() -> Iterator[Configuration]:
-    """Every default configuration: each map at D = 32, 64, 128, 256 in bfloat16, float16 and float32 (TF32 or not)."""
+    """Every default configuration: each map at D = 16 … 256 in bfloat16, float16 and float32 (TF32 or not)."""
     for features in FEATURES:
-        for d in (32, 64, 128, 256):
+        for d in (16, 32, 64, 128, 256):
             for dtype, compute in PRECISIONS:
-                if dtype == torch.float32 and d > 128 and features not in ("elu", "softmax"):
-                    continue  # more than shared memory holds: see `why_not_projected`
                 count = d if features in ("elu", "softmax") else 256
                 yield from _configurations(FeatureMap(features, count), d, dtype, compute)
 
@@ -327,14 +351,16 @@ PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
 
 def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
     types = argument_types(dtype)
+    exact = compute == "tf32x3"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = []
     for key in (True, False):
         stabilised = key and phi.features in ("exp", "softmax")
-        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sum_tiles(d, phi, dtype)))
-        launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
-    launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype)))
-    launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype)))
-    launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype)))
+        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sum_tiles(d, phi, dtype, exact)))
+        if dtype == torch.bfloat16:  # it is the same for all
+            launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
+    launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype, exact)))
+    launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype, exact)))
+    launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype, exact)))
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
     for kernel, more, tiles in launches:
         yield configured(kernel, types, {**tiles.constexprs, **more}, tiles, phi, d, dtype, compute, sample)

@@ -170,8 +170,8 @@ def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
 
 ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 4)}
 ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (16, 4), 256: (16, 8)}
-GRADIENT = {16: (32, 4), 32: (64, 8), 64: (64, 8), 128: (32, 4), 256: (16, 4)}
-GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
+GRADIENT = {16: (32, 4), 32: (32, 4), 64: (32, 4), 128: (32, 4), 256: (16, 4)}
+GRADIENT_WIDE = {16: (16, 2), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
 """Tokens of a tile and warps by BLOCK_D, in half precision and in float32."""
 
 

@@ -30,14 +30,22 @@ def form_of(features: str) -> tuple[Form, Params]:
     return operator.forms["core"], resolve(operator, given)
 
 
+@pytest.fixture
+def width() -> int:
+    """WIDTH, the channels that a product takes at a time; 0: all."""
+    return 0
+
+
 @pytest.fixture(autouse=True)
-def many_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+def many_splits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Several splits at a small N, and small tiles, so that every loop runs more than once."""
 
     def small(tiles: Callable[..., kernelized.Tiles]) -> Callable[..., kernelized.Tiles]:
         def smaller(*args: Any) -> kernelized.Tiles:
             made = tiles(*args)
             sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_M", "BLOCK_V") if name in made.constexprs}
+            if "WIDTH" in made.constexprs:
+                sizes["WIDTH"] = width
             return kernelized.Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
 
         return smaller
@@ -53,8 +61,8 @@ def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = 
 
 
 @each_map
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_agrees_with_the_reference(features: str, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 0), ("bfloat16", 0), ("float16", 16), ("bfloat16", 16)])
+def test_agrees_with_the_reference(features: str, dtype: str, width: int) -> None:
     assert not found(features, Problem(53, 3 * 23, 3, 1, dtype))
 
 

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from attnbench.kernels.margins import blocks, margin_means, outer_sum
+from attnbench.kernels.margins import blocks, margin_means, margins_kernel, outer_sum, outer_sum_kernel
 
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (3, 5), (14, 14), (65, 70), (2, 300)])
@@ -38,3 +44,42 @@ def test_a_tile_is_a_power_of_two_that_fits(sides: tuple[int, int]) -> None:
     tile = blocks(*sides)
     assert tile["BLOCK_H"] * tile["BLOCK_W"] <= 4096
     assert all(size & (size - 1) == 0 and size >= 1 for size in tile.values())
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_offsets_beyond_32_bits(side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last program of so many planes that its map begins at 2³¹ elements: one band, or the second of two."""
+    tile = blocks(side, side)
+    plane = 2**31 // side**2
+    bands = side // tile["BLOCK_H"]
+    monkeypatch.setattr(InterpreterBuilder, "create_get_program_id", always((plane + 1) * bands - 1))
+    last = torch.randn(side, side).bfloat16()
+    maps = mostly_hole(tmp_path / "maps", (plane + 1) * side**2).view(plane + 1, side, side)
+    margins = mostly_hole(tmp_path / "margins", (plane + 1) * 2 * side).view(plane + 1, 2 * side)
+    far = mostly_hole(tmp_path / "far", 2**31 + side)
+    band = slice(side - tile["BLOCK_H"], side)
+
+    maps[plane] = last
+    # Planes of the column sums so far apart that the last one's lie beyond 2³¹ elements too.
+    margins_kernel[(1,)](maps, margins, far, side, side, 2 * side, 2**31 // plane, 0, 1.0, 1.0, **tile)
+    assert torch.equal(margins[plane, :side][band], last[band].float().sum(1).bfloat16())
+    assert torch.equal(far[2**31 // plane * plane :][:side], last[band].float().sum(0).bfloat16())
+
+    maps[plane] = 0
+    margins[plane] = torch.randn(2 * side).bfloat16()
+    outer_sum_kernel[(1,)](margins, maps, side, side, 1.0, 1.0, **tile)
+    expected = margins[plane, :side, None].float() + margins[plane, None, side:].float()
+    assert torch.equal(maps[plane][band], expected[band].bfloat16())
+
+
+def always(number: int) -> Any:
+    """What the interpreter asks for a program's number."""
+
+    def program_id(self: InterpreterBuilder, axis: int) -> TensorHandle:
+        return TensorHandle(np.array([number], dtype=np.int32), tl.int32)
+
+    return program_id
+
+
+def mostly_hole(file: Path, size: int) -> torch.Tensor:
+    return torch.from_file(str(file), shared=True, size=size, dtype=torch.bfloat16)
