@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from torch import Generator, Tensor, einsum
+from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
@@ -67,7 +67,7 @@ def summands(theta: Tensor | None, phi: Tensor | None, w: Tensor | None) -> tupl
     """wᵀ [θ_i, φ_j] as what i and what j bring to it: [B, H, N], each."""
     if theta is None or phi is None or w is None:
         raise TypeError("non_local of kind concatenation takes theta, phi and w")
-    return einsum("bhnd,hd->bhn", theta, w[:, 0]), einsum("bhnd,hd->bhn", phi, w[:, 1])
+    return (theta @ w[:, 0, :, None]).squeeze(-1), (phi @ w[:, 1, :, None]).squeeze(-1)
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:

@@ -46,22 +46,23 @@ def features(problem: Problem, params: Params, q: Tensor, k: Tensor, omega: Tens
     """φ(q) and φ(k): [B, H, N, m] each."""
     scaled = (omega * problem.head_dim**-0.25).t()  # [D, m]
     if params["kind"] == "relu":
-        return (q @ scaled).relu() + EPSILON["relu"], (k @ scaled).relu() + EPSILON["relu"]
+        return (q @ scaled).relu_() + EPSILON["relu"], (k @ scaled).relu_() + EPSILON["relu"]
     return query_features(q, scaled), key_features(k, scaled, ahead=not problem.causal)
 
 
 def query_features(q: Tensor, scaled: Tensor) -> Tensor:
     """scaled: ωᵀ / D^¼, [D, m]. Returns [B, H, N, m]. ‖q̂‖²/2 is in the exponent and in its maximum: it cancels."""
     exponent = q @ scaled
-    return (exponent - exponent.amax(dim=-1, keepdim=True)).exp() + EPSILON["softmax"]
+    return (exponent + -exponent.amax(dim=-1, keepdim=True)).exp_() + EPSILON["softmax"]
 
 
 def key_features(k: Tensor, scaled: Tensor, ahead: bool) -> Tensor:
     """As `query_features`. ahead: whether a key's stabiliser may depend on the keys after it."""
-    exponent = k @ scaled - k.square().sum(dim=-1, keepdim=True) / (2 * k.shape[-1] ** 0.5)
+    exponent = k @ scaled
+    shift = -k.square().sum(dim=-1, keepdim=True) / (2 * k.shape[-1] ** 0.5)  # [B, H, N, 1]
     if ahead:
-        exponent = exponent - exponent.amax(dim=(-2, -1), keepdim=True)
-    return exponent.exp() + EPSILON["softmax"]
+        shift = shift - (exponent.amax(dim=-1, keepdim=True) + shift).amax(dim=-2, keepdim=True)
+    return (exponent + shift).exp_() + EPSILON["softmax"]
 
 
 def features_count(problem: Problem, params: Params) -> int:
