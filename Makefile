@@ -14,6 +14,8 @@ help:            ## this list
 $(BIN)/.ready: pyproject.toml constraints.txt
 ifeq ($(OWN_TORCH),1)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
+	# A virtual environment's own packages are not among its system's.
+	$(PYTHON) -c "import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])" > $$(echo $(VENV)/lib/python3*/site-packages)/own-torch.pth
 	grep -v -E '^(torch|triton|numpy)==' constraints.txt > $(VENV)/constraints.txt
 else
 	$(PYTHON) -m venv $(VENV)
