@@ -230,8 +230,8 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
     step = -(-len(sizes) // 7)
     ticks = list(sizes.items())[::-1][::step][::-1]
     axes.set_xticks([size for _, size in ticks], [label for label, _ in ticks])
-    low, high = axes.get_ylim()
-    if unit != "bytes" and high < 100 * low:
+    bottom, top = axes.get_ylim()
+    if unit != "bytes" and top < 100 * bottom:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: shown(value, unit).replace(".00", "").replace(".0", ""))
