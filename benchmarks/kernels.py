@@ -34,7 +34,7 @@ def main() -> int:
         for name in given.names
         for index, c in enumerate(configurations(name))
         for capability in given.capability or SHARED_MEMORY_LIMIT
-        if given.only in f"{c.kernel.__name__} {c.label}"
+        if capability in c.capabilities and given.only in f"{c.kernel.__name__} {c.label}"
     ]
     table = Table(*COLUMNS, title=f"{len(wanted)} builds")
     failed = 0

@@ -25,7 +25,7 @@ class Configuration:
     kernel: the `triton.jit` function. signature: the type of each run-time argument, in order ("*bf16", "i32", "i64",
     "fp32"). constexprs: by name. label: what it is for, for a table. sample: whether the tests build it (one or two for
     each kernel; `make kernels` builds all). multiples: whole-number arguments that are multiples of 16 there, such as
-    strides, for which the launcher specialises too.
+    strides, for which the launcher specialises too. capabilities: those that it is launched on.
     """
 
     kernel: Any
@@ -36,6 +36,7 @@ class Configuration:
     label: str
     sample: bool = False
     multiples: tuple[str, ...] = ()
+    capabilities: tuple[int, ...] = tuple(SHARED_MEMORY_LIMIT)
 
 
 @dataclass(frozen=True)

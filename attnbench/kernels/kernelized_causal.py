@@ -18,6 +18,7 @@ added up in float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,11 +26,8 @@ import triton
 from torch import Tensor
 
 from attnbench.kernels._configuration import Configuration
-from attnbench.kernels._kernelized_scan import (
-    scan_answer_kernel,
-    scan_key_gradient_kernel,
-    scan_query_gradient_kernel,
-)
+from attnbench.kernels._kernelized_scan import scan_answer_kernel
+from attnbench.kernels._kernelized_scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
 from attnbench.kernels.kernelized import (
     PRECISIONS,
     PROGRAMS,
@@ -65,7 +63,7 @@ class _Attention(torch.autograd.Function):
         rows = (b * h, n) if save else (1,)
         denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
         places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
-        tiles = scan_tiles(d, phi, q.dtype)
+        tiles = scan_tiles("answer", d, phi, q.dtype)
         shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
         state = prefix.clone() if save else prefix
         scan_answer_kernel[(b * h * segments * shares_of_v,)](
@@ -88,36 +86,39 @@ class _Attention(torch.autograd.Function):
         segments, length = ctx.cut
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
         b, h, n, d = q.shape
-        tiles = scan_tiles(d, phi, q.dtype, backward=True)
+        tiles = scan_tiles("query", d, phi, q.dtype)
         shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-        launch = {"num_warps": tiles.warps, "num_stages": tiles.stages, **tiles.constexprs}
-        grid = (b * h * segments * shares_of_v,)
         along = torch.empty(shares_of_v, b * h, n, dtype=torch.float32, device=q.device)
-        dq_parts, dk_parts = parts_of(q, shares_of_v), parts_of(k, shares_of_v)
-        scan_query_gradient_kernel[grid](
+        dq_parts = parts_of(q, shares_of_v)
+        scan_query_gradient_kernel[(b * h * segments * shares_of_v,)](
             q, k, v, omega, prefix.clone(), prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, dy, *saved,
             dq_parts, along, h, n, phi.count, d, segments, length,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3],
-            *dq_parts.stride()[:4], phi.scale, phi.epsilon, **launch,
+            *dq_parts.stride()[:4], phi.scale, phi.epsilon,
+            num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
         )  # fmt: skip
         weights = denominators.reciprocal()
         shares = -along.sum(dim=0) * weights
         sums, sum_normalisers, *_ = accumulate(
             q, dy, omega, phi, (weights, shares, stabilisers), segments, length, False
         )
+        tiles = scan_tiles("key", d, phi, q.dtype)
+        shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+        dk_parts = parts_of(k, shares_of_v)
         dv = torch.empty_like(dk_parts[0], dtype=v.dtype)
-        scan_key_gradient_kernel[grid](
+        scan_key_gradient_kernel[(b * h * segments * shares_of_v,)](
             q, k, v, omega, after(sums), after(sum_normalisers).repeat(shares_of_v, 1, 1, 1), dy, weights, shares,
             stabilisers, dk_parts, dv, h, n, phi.count, d, segments, length,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-            *dy.stride()[:3], *dk_parts.stride()[:4], *dv.stride()[:3], phi.scale, phi.epsilon, **launch,
+            *dy.stride()[:3], *dk_parts.stride()[:4], *dv.stride()[:3], phi.scale, phi.epsilon,
+            num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
         )  # fmt: skip
         return added(dq_parts, q.dtype), added(dk_parts, k.dtype), dv, None, None, None
 
 
 def cut(heads: int, n: int, d: int, phi: FeatureMap, dtype: torch.dtype) -> tuple[int, int]:
     """How many segments of how many tokens: about PROGRAMS programs, four blocks or more to each."""
-    sizes = [scan_tiles(d, phi, dtype, backward).constexprs for backward in (False, True)]
+    sizes = [scan_tiles(kernel, d, phi, dtype).constexprs for kernel in ("answer", "query", "key")]
     block = max(sum_tiles(d, phi, dtype).constexprs["BLOCK_N"], *(size["BLOCK_N"] for size in sizes))
     programs = heads * triton.cdiv(d, sizes[0]["BLOCK_V"])
     segments = max(1, min(PROGRAMS // programs, triton.cdiv(n, 4 * block)))
@@ -147,33 +148,68 @@ def added(parts: Tensor, dtype: torch.dtype) -> Tensor:
     return parts[0] if parts.shape[0] == 1 else parts.sum(dim=0).to(dtype)
 
 
-def scan_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, backward: bool = False) -> Tiles:
-    """Of the scan kernels: 64 tokens, 16 for each warp, since warps beyond the rows of a product would repeat them."""
-    block_d = padded(head_dim)
-    block_v = min(block_d, 16 if backward and phi.features == "fourier" else 32)
-    sizes = {"BLOCK_N": 64, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": block_v}
-    return Tiles({"FEATURES": phi.features, **sizes, **precision(dtype)}, 4 if block_d <= 64 else 8, 1)
+def scan_tiles(
+    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None,
+    capability: int | None = None,
+) -> Tiles:  # fmt: skip
+    """Of scan_answer_kernel ("answer"), scan_query_gradient_kernel ("query") and scan_key_gradient_kernel ("key").
+
+    exact: whether float32 is more than TF32; None: as torch is set. capability: 80, 90 …; None: of the current device.
+
+    The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since warps beyond the rows of a
+    product would repeat them; fewer where registers fill up: three TF32 products hold every operand twice; a gradient
+    through ω adds up [BLOCK_N, BLOCK_D]; and where operands cannot stay in shared memory (neither sm_90 nor sm_100),
+    they lie in registers too, in float32 for all but bfloat16. Two features per argument (fourier) double the rest.
+    """
+    compute = precision(dtype, exact)
+    wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)
+    in_registers = (_capability() if capability is None else capability) // 10 not in (9, 10)
+    block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
+    if compute["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
+        block_n, block_v, width, warps, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 4, 2
+    elif kernel == "answer":
+        block_n = 32 if in_registers and (wide or two) else 64
+    elif phi.features != "elu" or in_registers:
+        block_n = 32 if in_registers or block_d > 128 else 64
+        block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
+        width = 32 if wide and block_d == 64 else 64
+        warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
+        turns = 2 if in_registers or two or block_d > 128 else 1
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
+    constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **compute}
+    return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
+
+
+def _capability() -> int:
+    """Of the current CUDA device, 90 for compute capability 9.0; 90 where there is none (Triton's interpreter)."""
+    if not torch.cuda.is_available():
+        return 90
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 def configurations() -> Iterator[Configuration]:
     """Every default configuration, as in `kernelized`; fourier with 64 frequencies, rfa's default."""
     for features, count in (("elu", 0), ("relu", 256), ("exp", 256), ("fourier", 64)):
-        for d in (32, 64, 128, 256):
+        for d in (16, 32, 64, 128, 256):
             for dtype, compute in PRECISIONS:
-                if dtype == torch.float32 and d > 64 and features != "elu":
-                    continue  # more than shared memory holds: see `why_not_projected`
-                yield from _configurations(FeatureMap(features, count or d), d, dtype, compute)
+                for capabilities in ((80,), (90, 100)):
+                    yield from _configurations(FeatureMap(features, count or d), d, dtype, compute, capabilities)
 
 
-def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
-    for kernel, more, backward in (
-        (scan_answer_kernel, {"SAVE": True}, False),
-        (scan_query_gradient_kernel, {}, True),
-        (scan_key_gradient_kernel, {}, True),
+def _configurations(
+    phi: FeatureMap, d: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
+) -> Iterator[Configuration]:
+    sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and 90 in capabilities
+    for kernel, name in (
+        (scan_answer_kernel, "answer"),
+        (scan_query_gradient_kernel, "query"),
+        (scan_key_gradient_kernel, "key"),
     ):
-        tiles = scan_tiles(d, phi, dtype, backward)
+        tiles = scan_tiles(name, d, phi, dtype, compute == "tf32x3", capabilities[0])
         types = argument_types(dtype)
         if triton.cdiv(d, tiles.constexprs["BLOCK_V"]) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
-        yield configured(kernel, types, {**tiles.constexprs, **more}, tiles, phi, d, dtype, compute, sample)
+        constexprs = {**tiles.constexprs, "SAVE": True} if name == "answer" else tiles.constexprs
+        made = configured(kernel, types, constexprs, tiles, phi, d, dtype, compute, sample)
+        yield replace(made, capabilities=capabilities)

@@ -61,6 +61,20 @@ def test_agrees_with_the_reference(features: str, dtype: str) -> None:
     assert not found(features, Problem(85, 23, 1, 1, dtype, causal=True))
 
 
+@pytest.mark.parametrize("features", ["exp", "fourier"])
+def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the features run through once for all gradients, where float32 otherwise takes two turns."""
+    tiles = kernelized_causal.scan_tiles
+
+    def narrow(kernel: str, *args: Any) -> kernelized.Tiles:
+        made = tiles(kernel, *args)
+        changed = {"WIDTH": 16} | ({"TURNS": 1} if kernel == "key" else {})
+        return kernelized.Tiles({**made.constexprs, **changed}, made.warps, made.stages)
+
+    monkeypatch.setattr(kernelized_causal, "scan_tiles", narrow)
+    assert not found(features, Problem(35, 23, 1, 1, causal=True))
+
+
 @each_map
 def test_takes_the_strides_of_a_layer(features: str) -> None:
     form, _ = form_of(features)
