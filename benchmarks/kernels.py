@@ -1,8 +1,9 @@
 """Compiles every shipped kernel configuration for sm_80, sm_90 and sm_100, with no GPU, and tables what each takes.
 
 Registers and stack per thread (stack above 0: registers spill), shared memory per program, its limit. Exit 1 where one
-spills, is over the limit or does not compile. Names after the command choose kernel files; default: all. What fails is
-said at once, the table at the end. Triton keeps what it has built, so a sweep that was cut short goes on where it was.
+spills (beyond `SPILLS`), is over the limit or does not compile. Names after the command choose kernel files; default:
+all. What fails is said at once, the table at the end. Triton keeps what it has built, so a sweep that was cut short
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from rich.table import Table
 
 from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, Build, Configuration, build
 from attnbench.registry import scan
+
+SPILLS = {
+    ("sorted_chunks", "attend_kernel", "D=256 float32 tf32"): 24,
+    ("kernelized", "accumulate_kernel", "fourier m=256 D=256 float32 tf32"): 16,
+}
+"""Bytes of stack that are accepted, by file, kernel and end of the label.
+
+There ptxas holds a kernel to 168 or 128 registers, for the sake of more programs to a multiprocessor, and gives up a
+few bytes for it. The smaller tiles, other warps and other widths that were tried spill too.
+"""
 
 COLUMNS = ("kernel", "for", "sm", "warps", "registers", "shared KiB", "limit KiB", "stack B")
 
@@ -45,7 +56,7 @@ def main() -> int:
                 print("  ".join(row), file=sys.stderr, flush=True)
             table.add_row(*row, style="" if fine else "red")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
-    print(f"{len(wanted) - failed} of {len(wanted)} builds are within the limits and spill nothing")
+    print(f"{len(wanted) - failed} of {len(wanted)} builds are fine")
     return 1 if failed else 0
 
 
@@ -66,7 +77,12 @@ def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool]:
         return [*head, type(error).__name__, str(error).splitlines()[0][:40], "", ""], False
     shared = f"{built.shared_bytes / 1024:.1f}"
     row = [*head, str(built.registers), shared, f"{limit / 1024:.0f}", str(built.stack_bytes)]
-    return row, built.stack_bytes == 0 and built.shared_bytes <= limit
+    accepted = [
+        stack
+        for (file, kernel, label), stack in SPILLS.items()
+        if (file, kernel) == (name, head[0]) and head[1].endswith(label)
+    ]
+    return row, built.stack_bytes <= max(accepted, default=0) and built.shared_bytes <= limit
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def gradient_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
     return product_tiles(most, block, head_dim, warps, dtype)
 
 
-ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (64, 8)}
+ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (64, 8)}
 ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)}
 GRADIENT = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 8)}
 GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}

@@ -157,21 +157,21 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `attend_kernel`: the largest that spill no register (with TF32: 8 bytes at most)."""
+    """Of `attend_kernel`: about the largest that spill no register (D = 256 with TF32: see benchmarks/kernels.py)."""
     most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
     return product_tiles(most, chunk, head_dim, warps, dtype)
 
 
 def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `gradient_kernel`: the largest that spill no register (with TF32: 16 bytes at most)."""
+    """Of `gradient_kernel`: about the largest that spill no register."""
     most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
     return product_tiles(most, chunk, head_dim, warps, dtype)
 
 
-ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 4)}
-ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (16, 4), 256: (16, 8)}
+ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (32, 4)}
+ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 8), 128: (16, 4), 256: (16, 8)}
 GRADIENT = {16: (32, 4), 32: (32, 4), 64: (32, 4), 128: (32, 4), 256: (16, 4)}
-GRADIENT_WIDE = {16: (16, 2), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
+GRADIENT_WIDE = {16: (16, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
 """Tokens of a tile and warps by BLOCK_D, in half precision and in float32."""
 
 
