@@ -169,7 +169,9 @@ def scan_tiles(
         block_n, block_v, width, warps, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 4, 2
     elif kernel == "answer":
         block_n = 32 if in_registers and (wide or two) else 64
-    elif phi.features != "elu" or in_registers:
+    elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
+        block_n, turns = 32 if in_registers else 64, 2
+    else:
         block_n = 32 if in_registers or block_d > 128 else 64
         block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
         width = 32 if wide and block_d == 64 else 64
