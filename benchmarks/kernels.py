@@ -22,6 +22,7 @@ from attnbench.registry import scan
 
 SPILLS = {
     ("sorted_chunks", "attend_kernel", "D=256 float32 tf32"): 24,
+    ("kernelized", "accumulate_kernel", "exp m=256 D=256 float32 tf32"): 8,
     ("kernelized", "accumulate_kernel", "fourier m=256 D=256 float32 tf32"): 16,
 }
 """Bytes of stack that are accepted, by file, kernel and end of the label.

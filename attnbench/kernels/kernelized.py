@@ -277,7 +277,7 @@ def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | 
     elif compute["PRECISION"] == "tf32x3":
         sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
     elif block_d == 256 and phi.features not in ("elu", "softmax"):
-        sizes |= {"BLOCK_M": 32 if two else 16, "WIDTH": 32}
+        sizes |= {"BLOCK_M": 32, "WIDTH": 32}
     return Tiles({"FEATURES": phi.features, **sizes, **compute}, 8 if block_d > 32 else 4, 2)
 
 
