@@ -166,7 +166,8 @@ def scan_tiles(
     in_registers = (_capability() if capability is None else capability) // 10 not in (9, 10)
     block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
     if compute["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
-        block_n, block_v, width, warps, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 4, 2
+        block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
+        warps = 4 if block_d <= 128 else 8
     elif kernel == "answer":
         block_n = 32 if in_registers and (wide or two) else 64
     elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
@@ -176,7 +177,7 @@ def scan_tiles(
         block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
         width = 32 if wide and block_d == 64 else 64
         warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
-        turns = 2 if in_registers or two or block_d > 128 else 1
+        turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
     sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
     constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **compute}
     return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
