@@ -11,10 +11,10 @@ OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
+# With a torch of one's own that lies in a virtual environment --system-site-packages does not reach it: the .pth does.
 $(BIN)/.ready: pyproject.toml constraints.txt
 ifeq ($(OWN_TORCH),1)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
-	# A virtual environment's own packages are not among its system's.
 	$(PYTHON) -c "import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])" > $$(echo $(VENV)/lib/python3*/site-packages)/own-torch.pth
 	grep -v -E '^(torch|triton|numpy)==' constraints.txt > $(VENV)/constraints.txt
 else

@@ -88,8 +88,9 @@ def _side(name: str, commit: str, root: Path, top: Path, operators_from: Sequenc
 
 def _working_tree(top: Path) -> str:
     """A commit of HEAD with the uncommitted changes of tracked files; nothing in the repository moves."""
-    made = _git(top, "stash", "create")
-    return made or _git(top, "rev-parse", "HEAD")
+    # `git stash create` fails without a word where a file was written again as it was.
+    changed = _git(top, "status", "--porcelain", "--untracked-files=no")
+    return _git(top, "stash", "create") if changed else _git(top, "rev-parse", "HEAD")
 
 
 def _commit(top: Path, revision: str, option: str) -> str:

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from attnbench import noise
+from attnbench.checkout import checkouts
 from attnbench.errors import BadInput
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"
@@ -129,6 +130,17 @@ def test_calibrate_stores_a_noise_floor_that_the_gate_of_this_machine_takes(repo
     assert noise.floor_for(path, dict(found.machine), asked=True)[1].startswith("noise floor from 3 pairs")
     with pytest.raises(BadInput, match="of another machine"):
         noise.floor_for(path, {**found.machine, "cores": 999}, asked=True)
+
+
+def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
+    file = repository / "operators" / "decayed.py"
+    head = git(repository, "rev-parse", "HEAD").strip()
+    for changed in (False, True):
+        file.write_text(file.read_text() + "\n" * changed)
+        with checkouts(repository, [str(file)], "HEAD", None) as (base, candidate):
+            assert base.revision == head
+            assert (candidate.revision != head) == changed
+            assert (candidate.root / "operators" / "decayed.py").read_text() == file.read_text()
 
 
 @pytest.mark.parametrize(
