@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attnbench
+from attnbench import allocator
 
 PACKAGES = ("torch", "triton", "numpy", "pandas", "scipy", "nvidia-ml-py")
 
@@ -28,6 +29,7 @@ def collect(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "allocator": allocator.described(),
         "device": device,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **host(),

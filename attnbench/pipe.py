@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from attnbench import allocator
 from attnbench.environment import out_of_memory_kills
 
 FATAL = ("oom", "crashed")
@@ -150,6 +151,7 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     path = os.pathsep.join([*first, *(p or os.getcwd() for p in sys.path)])
     environment = {
         **os.environ,
+        **allocator.variables(os.environ),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONPATH": path,

@@ -26,6 +26,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from attnbench import allocator
 from attnbench.problem import Cell
 from attnbench.record import cell_of
 from attnbench.registry import operators, scan, why_not
@@ -95,6 +96,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     answer = _visit(request)
     gc.collect()
     gc.freeze()
+    allocator.give_back()
     answer.setdefault("metrics", {})["visit_s"] = time.perf_counter() - begun
     return answer
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.allocator import give_back
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _cpu(subject: Subject, call: Callable[[], Outputs]) -> dict[str, float | int
     """From the profiler's memory events; VmHWM, set back before, beside it."""
     from torch.autograd.profiler import profile
 
+    give_back()  # what the check left free is none of this call's
     _reset_resident_peak()
     with profile(use_kineto=True, profile_memory=True) as profiler:
         outputs = subject.perform(call)
