@@ -15,7 +15,7 @@ import pytest
 
 from attnbench import journal
 from attnbench.problem import Cell
-from attnbench.record import SAMPLES, VISITS, read_run
+from attnbench.record import CONTRACT, SAMPLES, VISITS, read_run
 from attnbench.runner import Runner
 from attnbench.settings import Measure
 from tests.running import Silent, faulty, measured, plan
@@ -176,5 +176,5 @@ def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path) -> Non
     assert "Another CPU" in refused(suite)
     (folder / "environment.json").write_text(json.dumps(stored))
     text = (folder / VISITS).read_text()
-    (folder / VISITS).write_text(text.replace('"contract":"1 ', '"contract":"0 '))
+    (folder / VISITS).write_text(text.replace(f'"contract":"{CONTRACT} ', '"contract":"0 '))
     assert "contract" in refused(suite)
