@@ -50,7 +50,7 @@ GPU_PYTHON := $(if $(filter 1,$(OWN_TORCH)),$(PYTHON),$(BIN)/python)
 gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA device against its reference (WHEELS=folder)
 	@if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .wheels $(WHEELS)/*.whl; fi
 	@if $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
-	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu tests/test_gpu.py; \
+	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu tests/test_gpu.py tests/test_gpu_measuring.py; \
 	else echo "gpu-test: no CUDA device is available to torch here, so no GPU test was run."; fi
 
 gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## suites/gpu.yaml on a CUDA device into results/reference (WHEELS=folder, GPU=name)

@@ -115,6 +115,21 @@ def takes_gpu_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
     return honest(problem, params, x)
 
 
+def fills_gpu_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """Takes all that a CUDA device has."""
+    kept = []
+    while x.is_cuda and type(x) is Tensor:
+        kept.append(x.new_zeros(2**26))
+    return honest(problem, params, x)
+
+
+def reads_outside(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """An index beyond the end, which a CUDA device notices after the call, and then its context is lost."""
+    if x.is_cuda and type(x) is Tensor:
+        x = x + x.flatten()[torch.full((1,), 2**30, device=x.device)]
+    return honest(problem, params, x)
+
+
 def needs_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
     """Says by its shapes how much it wants: it is never tried."""
     return honest(problem, params, x) + x.new_zeros(2**40)[0]
@@ -200,6 +215,8 @@ CALLS = (
     raises,
     takes_memory,
     takes_gpu_memory,
+    fills_gpu_memory,
+    reads_outside,
     needs_memory,
     exits,
     segfault,
