@@ -26,7 +26,6 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from attnbench import allocator
 from attnbench.problem import Cell
 from attnbench.record import cell_of
 from attnbench.registry import operators, scan, why_not
@@ -96,7 +95,6 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     answer = _visit(request)
     gc.collect()
     gc.freeze()
-    allocator.give_back()
     answer.setdefault("metrics", {})["visit_s"] = time.perf_counter() - begun
     return answer
 
