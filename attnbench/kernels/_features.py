@@ -28,7 +28,17 @@ def load_rows(pointer, rows, row_mask, row_stride, first, width, BLOCK: tl.const
 
 
 @triton.jit
+def feature_count(features, FEATURES: tl.constexpr):
+    """How many values φ has: two for each feature of fourier, its sine and its cosine."""
+    if FEATURES == "fourier":
+        return 2 * features
+    else:  # noqa: RET505  Triton compiles what follows a return too
+        return features
+
+
+@triton.jit
 def row_products(
+    tile,
     x,
     rows,
     row_mask,
@@ -38,19 +48,25 @@ def row_products(
     column_mask,
     width,
     BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x yᵀ of these rows of x and those of y (its stride is width), WIDTH channels at a time: [rows, BLOCK_M].
+    """x yᵀ of these rows of x and those of y (its stride is width): [rows, BLOCK_M].
 
-    Operands of a product lie in registers: those of all channels at once would not fit beside the sums.
+    WIDTH: 0: all channels at once, those of x being in `tile` [rows, BLOCK_D]. Else WIDTH at a time, loaded again (tile
+    is not used): operands of a product lie in registers, and those of all channels would not fit beside the sums.
     """
-    total = tl.zeros([rows.shape[0], BLOCK_M], tl.float32)
-    for first in range(0, width, WIDTH):
-        a = load_rows(x, rows, row_mask, row_stride, first, width, WIDTH).to(COMPUTE)
-        b = load_rows(y, columns, column_mask, width, first, width, WIDTH).to(COMPUTE)
-        total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
+    if WIDTH == 0:
+        b = load_rows(y, columns, column_mask, width, 0, width, BLOCK_D).to(COMPUTE)
+        total = tl.dot(tile.to(COMPUTE), tl.trans(b), input_precision=PRECISION)
+    else:
+        total = tl.zeros([rows.shape[0], BLOCK_M], tl.float32)
+        for first in range(0, width, WIDTH):
+            a = load_rows(x, rows, row_mask, row_stride, first, width, WIDTH).to(COMPUTE)
+            b = load_rows(y, columns, column_mask, width, first, width, WIDTH).to(COMPUTE)
+            total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
     return total
 
 
@@ -82,25 +98,21 @@ def arguments(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
-    WIDTH: tl.constexpr = 0,
+    WIDTH: tl.constexpr,
 ):
     """a for features first … first + BLOCK_M: [N, BLOCK_M] in float32. x: [N, BLOCK_D], unused by elu and softmax.
 
-    WIDTH: channels of x and ω that a product takes at a time, loaded again (x is not used then); 0: all of them.
+    WIDTH: as `row_products` has it.
     """
     if FEATURES == "elu" or FEATURES == "softmax":
         a = load_rows(x_pointer, rows, row_mask, row_stride, first, features, BLOCK_M).to(tl.float32)
     else:
         columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
         column_mask = columns < features
-        if WIDTH == 0:
-            w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
-            a = tl.dot(x, tl.trans(w), input_precision=PRECISION)
-        else:
-            a = row_products(
-                x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim,
-                BLOCK_M, WIDTH, x_pointer.dtype.element_ty, PRECISION,
-            )  # fmt: skip
+        a = row_products(
+            x, x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim,
+            BLOCK_M, BLOCK_D, WIDTH, x_pointer.dtype.element_ty, PRECISION,
+        )  # fmt: skip
         if FEATURES == "fourier":
             a = a * scalar[:, None]
         else:

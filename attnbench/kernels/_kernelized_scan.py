@@ -15,7 +15,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, load_rows, plain, plain_slope, sine_and_cosine, token_scalar
+from attnbench.kernels._features import (
+    arguments,
+    feature_count,
+    load_rows,
+    plain,
+    plain_slope,
+    sine_and_cosine,
+    token_scalar,
+)
 
 
 @triton.jit
@@ -119,9 +127,7 @@ def scan_answer_kernel(
     v += head // heads * v_b + head % heads * v_h
     y += head // heads * y_b + head % heads * y_h
     channels = first_v + tl.arange(0, BLOCK_V)
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     state += (segment * all_heads + head) * count * head_dim
     normaliser += ((tile_v * segments + segment) * all_heads + head) * count
     order = tl.arange(0, BLOCK_N)

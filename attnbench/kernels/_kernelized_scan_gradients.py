@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, load_rows
+from attnbench.kernels._features import arguments, feature_count, load_rows
 from attnbench.kernels._kernelized_scan import place_of, raise_state, slope, token, values_of
 from attnbench.kernels._kernelized_tokens import to_token
 
@@ -56,9 +56,7 @@ def scan_query_gradient_kernel(
     y += head // heads * y_b + head % heads * y_h
     dy += head // heads * g_b + head % heads * g_h
     dq += tile_v * d_t + head // heads * d_b + head % heads * d_h
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     state += (segment * all_heads + head) * count * head_dim
     normaliser += ((tile_v * segments + segment) * all_heads + head) * count
     order = tl.arange(0, BLOCK_N)
@@ -186,9 +184,7 @@ def scan_key_gradient_kernel(
     dy += head // heads * g_b + head % heads * g_h
     dk += tile_v * d_t + head // heads * d_b + head % heads * d_h
     dv += head // heads * w_b + head % heads * w_h
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     state += (segment * all_heads + head) * count * head_dim
     normaliser += ((tile_v * segments + segment) * all_heads + head) * count
     once = tl.where(first_v == 0, 1.0, 0.0)  # what does not depend on the channels is brought by one tile of them

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, load_rows, plain, sine_and_cosine, token_scalar
+from attnbench.kernels._features import arguments, feature_count, load_rows, plain, sine_and_cosine, token_scalar
 
 
 @triton.jit
@@ -130,9 +130,7 @@ def accumulate_kernel(
     channel_mask = channels < head_dim
     mask = column_mask[:, None] & channel_mask[None, :]
     part = split * all_heads + head
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     there = part * count + columns
     tl.store(state + there[:, None] * head_dim + channels[None, :], s, mask=mask)
     if FEATURES == "fourier":

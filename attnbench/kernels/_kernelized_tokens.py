@@ -11,6 +11,7 @@ import triton.language as tl
 
 from attnbench.kernels._features import (
     arguments,
+    feature_count,
     load_rows,
     plain,
     plain_slope,
@@ -63,9 +64,7 @@ def answer_kernel(
     row_mask = rows < seq_len
     q += head // heads * q_b + head % heads * q_h
     y += head // heads * y_b + head % heads * y_h
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     state += head * count * head_dim
     normaliser += head * count
 
@@ -187,9 +186,7 @@ def query_gradient_kernel(
     y += head // heads * y_b + head % heads * y_h
     dy += head // heads * g_b + head % heads * g_h
     dq += head // heads * d_b + head % heads * d_h
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     state += head * count * head_dim
     normaliser += head * count
     there = head * seq_len + rows
@@ -220,13 +217,10 @@ def query_gradient_kernel(
             tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
             FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
-        if WIDTH == 0:
-            s = load_rows(state, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
-            dphi = tl.dot(g.to(COMPUTE), tl.trans(s.to(COMPUTE)), input_precision=PRECISION)
-        else:
-            dphi = row_products(
-                dy, rows, row_mask, g_n, state, columns, column_mask, head_dim, BLOCK_M, WIDTH, COMPUTE, PRECISION
-            )
+        dphi = row_products(
+            g, dy, rows, row_mask, g_n, state, columns, column_mask, head_dim,
+            BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+        )  # fmt: skip
         if FEATURES == "softmax":
             da = tl.exp(a - stabiliser[:, None]) * (dphi - along[:, None])
         else:
@@ -234,14 +228,10 @@ def query_gradient_kernel(
             dphi = (dphi - along[:, None] * share[None, :]) * weight[:, None]
             if FEATURES == "fourier":
                 share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
-                if WIDTH == 0:
-                    s_cos = load_rows(state, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
-                    dcos = tl.dot(g.to(COMPUTE), tl.trans(s_cos.to(COMPUTE)), input_precision=PRECISION)
-                else:
-                    dcos = row_products(
-                        dy, rows, row_mask, g_n, state, features + columns, column_mask, head_dim,
-                        BLOCK_M, WIDTH, COMPUTE, PRECISION,
-                    )  # fmt: skip
+                dcos = row_products(
+                    g, dy, rows, row_mask, g_n, state, features + columns, column_mask, head_dim,
+                    BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+                )  # fmt: skip
                 dcos = (dcos - along[:, None] * share_cos[None, :]) * weight[:, None]
                 sine, cosine = sine_and_cosine(a)
                 da = (dphi * cosine - dcos * sine) * scale
@@ -311,9 +301,7 @@ def key_gradient_kernel(
     v += head // heads * v_b + head % heads * v_h
     dk += head // heads * d_b + head % heads * d_h
     dv += head // heads * d_b + head % heads * d_h
-    count = features
-    if FEATURES == "fourier":
-        count = 2 * features
+    count = feature_count(features, FEATURES)
     dstate += head * count * head_dim
     dnormaliser += head * count
 
@@ -335,28 +323,21 @@ def key_gradient_kernel(
             FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
         dz = tl.load(dnormaliser + columns, mask=column_mask, other=0.0)
-        if WIDTH == 0:
-            ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
-            dphi = tl.dot(value.to(COMPUTE), tl.trans(ds), input_precision=PRECISION)
-        else:
-            dphi = row_products(
-                v, rows, row_mask, v_n, dstate, columns, column_mask, head_dim, BLOCK_M, WIDTH, COMPUTE, PRECISION
-            )
+        dphi = row_products(
+            value, v, rows, row_mask, v_n, dstate, columns, column_mask, head_dim,
+            BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+        )  # fmt: skip
         if FEATURES == "softmax":
             top = tl.load(stabilisers + head * features + columns, mask=column_mask, other=0.0)
             phi = tl.exp(a - top[None, :])
             da = phi * (dphi - dz[None, :])
         elif FEATURES == "fourier":
             dz_cos = tl.load(dnormaliser + features + columns, mask=column_mask, other=0.0)
-            if WIDTH == 0:
-                ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
-                dcos = tl.dot(value.to(COMPUTE), tl.trans(ds_cos), input_precision=PRECISION)
-            else:
-                dcos = row_products(
-                    v, rows, row_mask, v_n, dstate, features + columns, column_mask, head_dim,
-                    BLOCK_M, WIDTH, COMPUTE, PRECISION,
-                )  # fmt: skip
-                ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+            dcos = row_products(
+                value, v, rows, row_mask, v_n, dstate, features + columns, column_mask, head_dim,
+                BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+            )  # fmt: skip
+            ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
             dcos += dz_cos[None, :]
             sine, cosine = sine_and_cosine(a)
             cosine *= scale
@@ -372,8 +353,7 @@ def key_gradient_kernel(
         else:
             phi = plain(a, epsilon, FEATURES)
             da = (dphi + dz[None, :]) * plain_slope(a, FEATURES)
-        if WIDTH != 0:  # again, rather than kept
-            ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+        ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
         dvalue = tl.dot(phi.to(COMPUTE), ds, dvalue, input_precision=PRECISION)
         if FEATURES == "elu" or FEATURES == "softmax":
             mask = row_mask[:, None] & column_mask[None, :]
