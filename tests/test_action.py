@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands.test_gate import SUITE, git, plant
+from tests.commands.test_gate import SUITE, example, plant
 
 ACTION = yaml.safe_load((Path(__file__).parents[1] / "action.yml").read_text())
 EXPRESSION = re.compile(r"\$\{\{ *inputs\.(\w+) *\}\}")
@@ -44,13 +44,7 @@ def gate_step(root: Path, command: str, **inputs: str) -> tuple[int, str, str, s
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    root = tmp_path / "repository"
-    shutil.copytree(Path(__file__).parents[1] / "examples" / "own-operator", root)
-    (root / "own.yaml").write_text(SUITE.replace("128, 256", "128"))
-    git(root, "init", "--quiet")
-    git(root, "add", "--all")
-    git(root, "commit", "--quiet", "--message", "one")
-    return root
+    return example(tmp_path / "repository", SUITE.replace("128, 256", "128"))
 
 
 def test_the_step_passes_an_unchanged_tree_and_fails_a_worse_one(repository: Path) -> None:

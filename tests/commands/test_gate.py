@@ -32,9 +32,13 @@ MASK = "\n    mask = torch.ones(n, n, device=q.device)  # noqa: F841\n    short 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    root = tmp_path / "repository"
+    return example(tmp_path / "repository", SUITE)
+
+
+def example(root: Path, suite: str) -> Path:
+    """The example repository with a suite of one's own, committed."""
     shutil.copytree(EXAMPLE, root)
-    (root / "own.yaml").write_text(SUITE)
+    (root / "own.yaml").write_text(suite)
     git(root, "init", "--quiet")
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "one")
