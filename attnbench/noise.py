@@ -36,8 +36,11 @@ def default_path(suite: str) -> Path:
 
 def write(path: Path, found: Calibration) -> None:
     """Stores a calibration. Raises BadInput where the disk does not take it."""
+    from attnbench.gating import TURNS
+
     data = {
         "suite": found.suite,
+        "turns": TURNS,
         "machine": dict(found.machine),
         "pairs": found.noise.pairs,
         "shared": found.noise.shared,
@@ -51,6 +54,7 @@ def write(path: Path, found: Calibration) -> None:
 def read(path: Path) -> Calibration:
     """A stored calibration. Raises BadInput where it is none."""
     from attnbench.analysis.paired import Noise
+    from attnbench.gating import TURNS
 
     data = parse_object(read_text(path), str(path))
     own, shared = data.get("own"), data.get("shared")
@@ -58,6 +62,8 @@ def read(path: Path) -> Calibration:
     numbers = [shared, *(own.values() if isinstance(own, dict) else ())]
     if not sound or shared is None or not all(_is_sd(value) for value in numbers):
         raise BadInput(f"{path}: not a noise floor that `attnbench calibrate` wrote. Remove it and calibrate again.")
+    if data.get("turns") != TURNS:
+        raise BadInput(f"{path}: its pairs were not of {TURNS} turns, as the gate's are now. Calibrate again.")
     assert isinstance(own, dict)
     return Calibration(Noise(own, float(shared), data["pairs"]), data["machine"], str(data.get("suite", "")))
 

@@ -29,7 +29,7 @@ import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
 from attnbench import suite as suites
-from attnbench.gating import both_survive, measure_pairs, plan_like, side, tier0
+from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, tier0
 from attnbench.noise import machine_of
 from attnbench.record import read_run
 
@@ -127,8 +127,9 @@ def record(study: Study, condition: str, wanted: int) -> None:
         tell(f"{condition}: {wanted - done} blocks of {len(sides)} processes, {len(cells)} cells")
         begun, first = time.time(), int(done) + 1
         for block in range(first, wanted + 1):
-            measure_pairs(tuple(sides.values()), cells, block, 1, plan.seed, lambda text: None)
-            store(path, block, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
+            stage = Stage.of(cells, 1, first=block * Stage.of(cells, 1).turns)
+            measure_pairs(tuple(sides.values()), cells, stage, plan.seed, lambda text: None)
+            store(path, block, stage, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
             each = (time.time() - begun) / (block - first + 1)
             study.save(**{f"{condition}_block_s": each, f"{condition}_until": time.strftime("%Y-%m-%d %H:%M")})
             study.data.setdefault(f"{condition}_from", time.strftime("%Y-%m-%d %H:%M", time.localtime(begun)))
@@ -138,15 +139,18 @@ def record(study: Study, condition: str, wanted: int) -> None:
         study.save()
 
 
-def store(path: Path, block: int, folders: dict[str, Path], cells: dict[str, str]) -> None:
-    """One row per visit of a block: its median, and its samples, both in µs."""
+def store(path: Path, block: int, stage: Stage, folders: dict[str, Path], cells: dict[str, str]) -> None:
+    """One row per cell and process of a block: the fastest median of its visits, and all their samples, both in µs."""
     short = {key: name for name, key in cells.items()}
     rows = []
     for variant, folder in folders.items():
         run = read_run(folder)
-        visits = run.visits[(run.visits["round"] == block) & (run.visits["status"] == "ok")]
-        samples = run.samples[run.samples["round"] == block].groupby("key")["seconds"].apply(list)
-        for key, seconds in visits[["key", "wall_time_s"]].itertuples(index=False):
+        visits, samples = (
+            table[table["round"].between(stage.first, stage.after - 1)] for table in (run.visits, run.samples)
+        )
+        samples = samples.groupby("key")["seconds"].apply(list)
+        fastest = visits[visits["status"] == "ok"].groupby("key")["wall_time_s"].min()
+        for key, seconds in fastest.items():
             taken = " ".join(f"{1e6 * s:.5g}" for s in samples[key])
             rows.append((block, short[key], variant, f"{1e6 * seconds:.6g}", taken))
     table = pd.DataFrame(rows, columns=["block", "cell", "variant", "median_us", "samples_us"])

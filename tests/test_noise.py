@@ -50,3 +50,11 @@ def test_damaged_files_are_refused(tmp_path: Path, change: dict[str, object]) ->
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(BadInput, match="not a noise floor"):
         read(path)
+
+
+def test_a_floor_of_pairs_measured_another_way_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ci.json"
+    write(path, FOUND)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "turns": 1}))
+    with pytest.raises(BadInput, match="Calibrate again"):
+        read(path)

@@ -31,7 +31,7 @@ def command(
     from attnbench.analysis.finding import readable
     from attnbench.commands.gate import effective, tell
     from attnbench.errors import BadInput
-    from attnbench.gating import both_survive, measure_pairs, plan_like, side, table_of_pairs
+    from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
     from attnbench.noise import Calibration, default_path, machine_of
     from attnbench.noise import write as store
     from attnbench.runner import Stopped
@@ -49,8 +49,9 @@ def command(
                 one.scout()
                 two.scout()
                 cells = both_survive((one, two))
-                measure_pairs((one, two), cells, 1, pairs, plan.seed, tell)
-                table = table_of_pairs((one, two), "wall_time_s", 1, pairs)
+                stage = Stage.of(cells, pairs)
+                measure_pairs((one, two), cells, stage, plan.seed, tell)
+                table = table_of_pairs((one, two), "wall_time_s", stage)
         except Stopped as stopped:
             raise BadInput(f"nothing could be calibrated: {stopped}.") from None
     if table.empty:
