@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,15 +161,15 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
         return environment.collect(device)
     # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
     try:
-        worker = pipe.start(0, threads)
-        found: dict[str, Any] = worker.ask({"do": "environment", "device": device}, pipe.START_TIMEOUT_S)["environment"]
+        with contextlib.closing(pipe.start(0, threads)) as worker:
+            asked = {"do": "environment", "device": device}
+            found: dict[str, Any] = worker.ask(asked, pipe.START_TIMEOUT_S)["environment"]
+            return found
     except pipe.WorkerLost as lost:
         raise BadInput(
             f"--device {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this machine "
             "can measure; use --device cpu meanwhile."
         ) from None
-    worker.close()
-    return found
 
 
 def _rates(plan: Plan) -> dict[str, Any]:

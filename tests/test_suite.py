@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from attnbench import suite as suites
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
 from attnbench.registry import why_not
@@ -335,63 +330,3 @@ def test_a_users_broken_operator_is_told_with_its_own_line(tmp_path: Path, conte
     told = mistakes("operators_from: broken.py\noperators: [broken]\nsweep: [{seq_len: 8}]", tmp_path)
     assert message in told
     assert "broken.py" in told
-
-
-EVIL: tuple[Any, ...] = (
-    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", "x" * 500, "32x64", "-5%", "1s", [], {}, [[]],
-    [None], {"a": 1}, {"from": 1, "to": 2}, {"from": "a", "to": [], "factor": {}}, ["cuda:" + "x" * 300], "\u2028",
-    "é", "\x00",
-)  # fmt: skip
-
-
-def _damage_text(text: str, draw: random.Random) -> bytes:
-    data = bytearray(text.encode())
-    for _ in range(draw.randint(1, 6)):
-        at = draw.randrange(len(data))
-        what = draw.randrange(4)
-        if what == 0:
-            del data[at : at + draw.randint(1, 20)]
-        elif what == 1:
-            data[at:at] = draw.choice(
-                [b"&a ", b"*a ", b"!!x ", b"[", b"}", b": ", b"\t", b"\xff", b"\0", b"- ", b"'", b"\r", b"%"]
-            )
-        elif what == 2:
-            data[at] = draw.randrange(256)
-        else:
-            data[at:at] = data[max(0, at - 40) : at]
-    return bytes(data)
-
-
-def _damage_data(text: str, draw: random.Random) -> bytes:
-    data = yaml.safe_load(text)
-    for _ in range(draw.randint(1, 3)):
-        node: Any = data
-        while True:
-            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
-            if not keys:
-                break
-            key = draw.choice(keys)
-            if isinstance(node[key], (dict, list)) and node[key] and draw.random() < 0.7:
-                node = node[key]
-                continue
-            if isinstance(node, dict) and draw.random() < 0.2:
-                node[str(key) + "x"] = node.pop(key)
-            else:
-                node[key] = draw.choice(EVIL)
-            break
-    return yaml.safe_dump(data, allow_unicode=True).encode()
-
-
-@pytest.mark.parametrize("damage", [_damage_text, _damage_data])
-def test_damaged_suites_give_a_message_and_never_a_traceback(
-    tmp_path: Path, damage: Callable[[str, random.Random], bytes]
-) -> None:
-    draw, path, messages = random.Random(7), tmp_path / "damaged.yaml", list[str]()
-    for _ in range(100):
-        path.write_bytes(damage(FULL, draw))
-        try:
-            cells(suites.read(path))
-        except BadInput as error:
-            messages.append(str(error))
-    assert len(messages) > 50
-    assert all(str(path) in message for message in messages)

@@ -1,8 +1,9 @@
 """The search for one crossover: which sizes to measure, and when to stop. What measures is given to it.
 
 Upward from the cheap end in steps of 4 until the ratio to the baseline changes side; then between the two, where the
-interpolated ratio is 1; then both sides of that place, so that the interval is interpolated over short distances. All
-that takes one round; further rounds repeat the sizes around the crossing alone.
+interpolated ratio is 1; then on both sides of that place, as far away as the precision, so that whatever the ratio does
+in between (a step, where a second thread or another kernel sets in) is within the interval. All that takes one round;
+further rounds repeat the sizes around the crossing alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ STEP = 4
 
 MOST_SIZES = 8
 """Sizes that one search measures."""
+
+LEAST_APART = 0.03
+"""Sizes are not placed closer together than this (relative): noise would be all that is seen between them."""
 
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 9
@@ -70,8 +74,11 @@ class Search:
         self._close_in(*bracket)
 
     def again(self) -> None:
-        """One more round of the sizes around the crossing."""
+        """One more round of the sizes around the crossing, and of its place where it lies too far from all of them."""
         self.rounds += 1
+        near = self.crossing()
+        if near is not None and near.at is not None and self.precision < half_width(near) < math.inf:
+            self._flank(near.at, nearest=self._apart**0.5)
         for size in self.around:
             self.bench.measure(self.series, size, self.rounds)
 
@@ -149,23 +156,33 @@ class Search:
         return None
 
     def _close_in(self, a: int, b: int) -> None:
-        """Measures where the ratio should be 1, then on both sides of it."""
-        middle = self._place(a, b)
+        """Measures where the ratio should be 1, twice, then on both sides of that."""
         for _ in range(2):
+            middle = self._place(a, b)
             gap = self._visit(middle) if len(self.sizes) < MOST_SIZES else None
             if gap is None:
                 break
             left = side(self._pair(a))
             a, b = (middle, b) if left is not None and (gap < 0) == (left < 0) else (a, middle)
-            if b / a < 2:
+            if b / a < self._apart**2:
                 break
-            middle = self._place(a, b)
-        centre = self._place(a, b)
-        wanted = [self.allowed(centre / math.sqrt(2)), centre, self.allowed(centre * math.sqrt(2))]
-        for size in dict.fromkeys(wanted):
-            close = [s for s in self.sizes if abs(math.log(s / size)) < 0.12]
-            if not close and self.low <= size <= self.high and len(self.sizes) < MOST_SIZES:
-                self._visit(size)
+        self._flank(self._place(a, b))
+
+    @property
+    def _apart(self) -> float:
+        return 1 + max(self.precision, LEAST_APART)
+
+    def _flank(self, centre: float, nearest: float = 1.0) -> None:
+        """Sees to it that there are sizes close to a place on either side, and repeats those around it from now on.
+
+        nearest: a size that is closer than by this factor is none to one side.
+        """
+        for step in (1 / self._apart, self._apart):
+            wanted = self.allowed(centre * step)
+            factors = [size / centre if step > 1 else centre / size for size in self.sizes]
+            there = any(nearest <= factor <= self._apart**1.5 for factor in factors)
+            if not there and self.low <= wanted <= self.high and len(self.sizes) < MOST_SIZES:
+                self._visit(wanted)
         ordered = sorted(self.sizes, key=lambda s: abs(math.log(s / centre)))
         self.around = sorted(s for s in ordered[:4] if abs(math.log(s / centre)) < math.log(STEP))
 

@@ -88,6 +88,19 @@ def test_the_crossing_is_found_within_its_interval() -> None:
     assert np.mean(held) >= 0.93
 
 
+def test_a_crossing_at_a_step_is_found_within_its_interval() -> None:
+    """As where a second thread sets in: from some size on everything takes a third less."""
+    held = []
+    for step in (150.0, 700.0, 3000.0):
+        slope = quadratic(step) / step
+        for seed in range(30):
+            found = find(lambda n, step=step, slope=slope: slope * n * (1.2 if n < step else 0.8), seed=seed)  # type: ignore[misc]
+            near = found.crossing()
+            assert near is not None
+            held.append((near.low or 0) <= step <= (near.high or math.inf))
+    assert np.mean(held) >= 0.93
+
+
 def test_below_is_found_too() -> None:
     bench = Machine({"baseline": lambda n: 1e-6 * n, "series": lambda n: 1e-9 * n**2})
     found = Search("series", bench, 64, 65536, 0.1, round)
