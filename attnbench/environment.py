@@ -36,12 +36,13 @@ def collect(device: str) -> dict[str, Any]:
     }
     if device == "cuda":
         from attnbench.gpu import Gpu, nvml_missing
+        from attnbench.kernels._availability import tf32_allowed
 
         found["gpu"] = Gpu.current().facts()
         found["gpu_name"] = Gpu.current().name
         found["cuda"] = torch.version.cuda
         found["cudnn"] = torch.backends.cudnn.version()
-        found["tf32"] = torch.backends.cuda.matmul.allow_tf32
+        found["tf32"] = tf32_allowed()
         found["nvml_missing"] = nvml_missing()
     return found
 

@@ -33,10 +33,15 @@ def why_not(
         return "the kernels add up in float32; float64 is for the reference"
     if problem.head_dim > max_head_dim:
         return f"head_dim {problem.head_dim} is more than the {max_head_dim} that one program holds"
-    exact = problem.dtype == "float32" and not torch.backends.cuda.matmul.allow_tf32
+    exact = problem.dtype == "float32" and not tf32_allowed()
     if exact and problem.head_dim > max_exact_dim:
         return f"head_dim {problem.head_dim} in float32 is more than the {max_exact_dim} that fit without TF32"
     return None
+
+
+def tf32_allowed() -> bool:
+    """Whether torch may take TF32 for float32 matrix products, by whichever setting it was told so."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")  # allow_tf32 cannot be read once this was set
 
 
 MAX_CAUSAL_DIM = 64

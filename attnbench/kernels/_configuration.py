@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ class Build:
 def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:
     """The run-time arguments of a kernel in order, with their type from `types`; what is not there is an "i32"."""
     return {p.name: types.get(p.name, "i32") for p in kernel.params if not p.is_constexpr}
+
+
+def strided(names: Iterable[str]) -> tuple[str, ...]:
+    """Of these arguments those that are multiples of 16 where D is one: it, and the strides (q_n and the like)."""
+    return tuple(name for name in names if name == "head_dim" or name[1:2] == "_")
 
 
 def build(configuration: Configuration, capability: int) -> Build:

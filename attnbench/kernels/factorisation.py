@@ -28,8 +28,10 @@ import torch
 import triton
 from torch import Tensor
 
+from attnbench.kernels._availability import tf32_allowed
 from attnbench.kernels._configuration import Configuration, signature
 from attnbench.kernels._factorisation import bases_kernel, codes_kernel, one_step_gradient_kernel, sums_kernel
+from attnbench.kernels._launch import POINTER, Tiles, named, padded
 
 PROGRAMS = 264
 """About how many programs the token range is split into: two for each of 132 multiprocessors."""
@@ -56,20 +58,6 @@ class Updates:
     def last(self) -> str:
         """KIND of the last update of C."""
         return {"nmf": "nmf", "vq": "soft", "cd": "ridge"}[self.kind]
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of a launch."""
-
-    constexprs: dict[str, int]
-    warps: int
-    stages: int = 2
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Of a launch."""
-        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
 
 
 def factorise(x: Tensor, bases: Tensor, updates: Updates) -> Tensor:
@@ -187,7 +175,7 @@ def next_bases(x: Tensor, d: Tensor, codes: Tensor, updates: Updates) -> tuple[T
 
 def precision(dtype: torch.dtype, out: bool = False) -> dict[str, str]:
     """PRECISION of float32 products, and (out) that of those that are rounded to the working dtype next."""
-    exact = dtype != torch.float32 or not torch.backends.cuda.matmul.allow_tf32
+    exact = dtype != torch.float32 or not tf32_allowed()
     found = {"PRECISION": "tf32x3" if exact else "tf32"}
     if out:
         found["OUT_PRECISION"] = "tf32" if dtype == torch.bfloat16 else found["PRECISION"]
@@ -216,11 +204,6 @@ def base_tiles(rank: int) -> Tiles:
     return Tiles({"BLOCK_D": 16, "BLOCK_R": padded(rank)}, 8)
 
 
-def padded(size: int) -> int:
-    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
-    return max(16, triton.next_power_of_2(size))
-
-
 def configurations() -> Iterator[Configuration]:
     """Every default configuration: each kind at r = 16, 32, 64 in bfloat16, float16, float32 (TF32 or not)."""
     for kind in ("nmf", "vq", "cd"):
@@ -238,9 +221,8 @@ PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
 
 
 def _configurations(updates: Updates, rank: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
     floats = ("bases", "answers", "codes", "sums", "grams", "totals", "out", "products")
-    types = {**dict.fromkeys(("x", "y", "dy", "dx"), data), **dict.fromkeys(floats, "*fp32")}
+    types = {**dict.fromkeys(("x", "y", "dy", "dx"), POINTER[dtype]), **dict.fromkeys(floats, "*fp32")}
     types |= dict.fromkeys(("inverse_temperature", "epsilon"), "fp32")
     whole = {"PRECISION": compute}
     out = {**whole, "OUT_PRECISION": "tf32" if dtype == torch.bfloat16 else compute}
@@ -253,7 +235,7 @@ def _configurations(updates: Updates, rank: int, dtype: torch.dtype, compute: st
     ]
     if updates.kind == "nmf":
         step.append((codes_kernel, {"KIND": "start", "LAST": False, **out}, code_tiles(rank)))
-    label = f"{updates.kind} r={rank} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+    label = f"{updates.kind} r={rank} {named(dtype, compute)}"
     for kernel, more, tiles in step:
         constexprs = {**tiles.constexprs, **more}
         last = " last" if more.get("LAST") else ""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,27 +26,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels._availability import MAX_EXACT_DIM
-from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._availability import MAX_EXACT_DIM, MAX_HEAD_DIM
+from attnbench.kernels._configuration import Configuration, signature, strided
 from attnbench.kernels._few_keys import (
     few_keys_forward_kernel,
     few_keys_key_gradient_kernel,
     few_keys_query_gradient_kernel,
 )
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
 
 PROGRAMS = 512
 """About how many programs the queries are split into: enough for 132 multiprocessors to be evenly loaded."""
 
 MAX_SPLITS = 64
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of a launch: constexprs, warps and stages."""
-
-    constexprs: dict[str, Any]
-    warps: int
-    stages: int
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int = 0) -> Tensor:
@@ -70,7 +61,7 @@ class _FewKeys(torch.autograd.Function):
         tiles = tiles_of("forward", q)
         few_keys_forward_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
             q, k, v, y, lse, h, n, k.shape[2], d, factor, *q.stride(), *y.stride(), scale * math.log2(math.e),
-            CAUSAL=factor > 0, SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+            CAUSAL=factor > 0, SAVE=save, **tiles.options,
         )  # fmt: skip
         if save:
             ctx.save_for_backward(q, k, v, y, lse)
@@ -96,7 +87,7 @@ def query_gradients(
     few_keys_query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         q, k, v, y, dy, lse, dq, delta, h, n, k.shape[2], d, factor,
         *q.stride(), *y.stride(), *dy.stride(), *dq.stride(), scale, scale * math.log2(math.e),
-        CAUSAL=factor > 0, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        CAUSAL=factor > 0, **tiles.options,
     )  # fmt: skip
     return dq, delta
 
@@ -116,7 +107,7 @@ def key_gradients(
     few_keys_key_gradient_kernel[(programs * splits,)](
         q, k, v, dy, lse, delta, dk, dv, h, n, m, d, factor, splits, split_len,
         *q.stride(), *dy.stride(), scale, scale * math.log2(math.e),
-        CAUSAL=factor > 0, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        CAUSAL=factor > 0, **tiles.options,
     )  # fmt: skip
     return dk.sum(dim=0).to(k.dtype), dv.sum(dim=0).to(v.dtype)
 
@@ -126,15 +117,15 @@ def tiles_of(kernel: str, q: Tensor) -> Tiles:
     return _tiles(kernel, q.shape[-1], q.dtype, precision(q.dtype), q.stride(-1) != 1)
 
 
-def _tiles(kernel: str, head_dim: int, dtype: torch.dtype, products: dict[str, Any], as_map: bool) -> Tiles:
+def _tiles(kernel: str, head_dim: int, dtype: torch.dtype, compute: str, as_map: bool) -> Tiles:
     block_d = padded(head_dim)
     column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
     half = "map" if as_map else "half"
-    kind = products["PRECISION"] if dtype == torch.float32 else half
+    kind = compute if dtype == torch.float32 else half
     block_n, block_m, warps = SIZES[kernel, kind][column]
-    return Tiles(
-        {"BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d, **products}, warps, 2 if kernel == "forward" else 1
-    )
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
+    products = {"COMPUTE": COMPUTE[dtype], "PRECISION": compute}
+    return Tiles({**sizes, **products}, warps, 2 if kernel == "forward" else 1)
 
 
 SIZES: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
@@ -160,40 +151,27 @@ which takes twice the registers: in float32, or with more than 64 channels per h
 MAX_MAP_DIM = 64
 
 
-def precision(dtype: torch.dtype) -> dict[str, Any]:
-    """COMPUTE and PRECISION of the products: see the top of this file."""
-    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    return {"COMPUTE": COMPUTE[dtype], "PRECISION": "tf32x3" if exact else "tf32"}
-
-
 COMPUTE = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
-def padded(size: int) -> int:
-    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
-    return max(16, triton.next_power_of_2(size))
-
-
 def configurations() -> Iterator[Configuration]:
-    """D = 32, 64, 128, 256 in bfloat16, float16 and float32 (TF32 or not), by tokens, as a map and causal."""
-    for d in (32, 64, 128, 256):
-        for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
-            for compute in ("tf32", "tf32x3") if dtype == torch.float32 else ("tf32",):
-                if d > (MAX_EXACT_DIM if compute == "tf32x3" else 256):
-                    continue
-                yield from _configurations(d, dtype, name, compute, "tokens")
-                yield from _configurations(d, dtype, name, compute, "causal")
-                if dtype != torch.float32 and d <= MAX_MAP_DIM:
-                    yield from _configurations(d, dtype, name, compute, "map")
+    """D = 16 … 256 in bfloat16, float16 and float32 (TF32 or not), by tokens, as a map and causal."""
+    for d in (16, 32, 64, 128, 256):
+        for dtype, compute in PRECISIONS:
+            if d > (MAX_EXACT_DIM if compute == "tf32x3" else MAX_HEAD_DIM):
+                continue
+            yield from _configurations(d, dtype, compute, "tokens")
+            yield from _configurations(d, dtype, compute, "causal")
+            if dtype != torch.float32 and d <= MAX_MAP_DIM:
+                yield from _configurations(d, dtype, compute, "map")
 
 
-def _configurations(d: int, dtype: torch.dtype, name: str, compute: str, layout: str) -> Iterator[Configuration]:
-    tensors = dict.fromkeys(("q", "k", "v", "y", "dy", "dq"), f"*{name}")
+def _configurations(d: int, dtype: torch.dtype, compute: str, layout: str) -> Iterator[Configuration]:
+    tensors = dict.fromkeys(("q", "k", "v", "y", "dy", "dq"), POINTER[dtype])
     floats = ("lse", "delta", "dk", "dv")
     types = {**tensors, **dict.fromkeys(floats, "*fp32"), "scale": "fp32", "scale_log2": "fp32"}
-    products = {"COMPUTE": COMPUTE[dtype], "PRECISION": compute}
     for which, kernel in KERNELS.items():
-        tiles = _tiles(which, d, dtype, products, layout == "map")
+        tiles = _tiles(which, d, dtype, compute, layout == "map")
         found = signature(kernel, types)
         # A launch sees that a stride is 1, and compiles for it.
         unit = [stride for stride in found if len(stride) == 3 and stride.endswith("_n" if layout == "map" else "_d")]
@@ -201,9 +179,9 @@ def _configurations(d: int, dtype: torch.dtype, name: str, compute: str, layout:
         constexprs = {**tiles.constexprs, "CAUSAL": layout == "causal", **dict.fromkeys(unit, 1)}
         if which == "forward":
             constexprs["SAVE"] = True
-        label = " ".join(filter(None, (f"D={d}", name, compute if name == "fp32" else "", layout)))
-        sample = d == 64 and name == "bf16" and layout != "tokens"
-        multiples = ("head_dim", *(arg for arg in rest if arg[1:2] == "_")) if layout != "map" else ()
+        label = f"D={d} {named(dtype, compute)} {layout}"
+        sample = d == 64 and dtype == torch.bfloat16 and layout != "tokens"
+        multiples = strided(rest) if layout != "map" else ()
         yield Configuration(kernel, rest, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
 
 

@@ -33,10 +33,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._availability import tf32_allowed
+from attnbench.kernels._configuration import Configuration, signature, strided
 from attnbench.kernels._features import FEATURES
+from attnbench.kernels._kernelized_answers import answer_kernel
+from attnbench.kernels._kernelized_gradients import key_gradient_kernel, query_gradient_kernel
 from attnbench.kernels._kernelized_sums import accumulate_kernel, combine_kernel
-from attnbench.kernels._kernelized_tokens import answer_kernel, key_gradient_kernel, query_gradient_kernel
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded
 
 PROGRAMS = 512
 """About how many programs the token range is split into: enough for 132 multiprocessors to be evenly loaded."""
@@ -58,15 +61,6 @@ class FeatureMap:
     def rows(self) -> int:
         """M, the rows of the state."""
         return 2 * self.count if self.features == "fourier" else self.count
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of a launch: constexprs, warps and stages."""
-
-    constexprs: dict[str, Any]
-    warps: int
-    stages: int
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
@@ -145,7 +139,7 @@ def _sums(
     programs = triton.cdiv(phi.rows, tiles.constexprs["BLOCK_M"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
     combine_kernel[(b * h * programs,)](
         parts, part_normalisers, maxima, part_totals, top, state, normaliser, n, phi.rows, d, splits, phi.epsilon,
-        num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        **tiles.options,
     )  # fmt: skip
     return state, normaliser, (maxima, places, top, totals)
 
@@ -180,7 +174,7 @@ def accumulate(
     accumulate_kernel[(b * h * splits * programs,)](
         x, values, *(query or (maxima, maxima, maxima)), omega, parts, part_normalisers, maxima, places, part_totals,
         h, n, phi.count, d, splits, split_len, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
-        KEY=query is None, STABILISED=stabilised, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        KEY=query is None, STABILISED=stabilised, **tiles.options,
     )  # fmt: skip
     return parts, part_normalisers, maxima, places, part_totals
 
@@ -201,7 +195,7 @@ def answer(
     answer_kernel[(b * h * programs,)](
         q, omega, state, normaliser, y, denominators, stabilisers, places, h, n, phi.count, d,
         *q.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon, phi.denominator,
-        SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        SAVE=save, **tiles.options,
     )  # fmt: skip
     return y, (denominators, stabilisers, places)
 
@@ -218,7 +212,7 @@ def query_gradients(
     query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         q, omega, state, normaliser, y, dy, *saved, dq, weights, shares, h, n, phi.count, d,
         *q.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq.stride()[:3], phi.scale, phi.epsilon,
-        num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        **tiles.options,
     )  # fmt: skip
     return dq, weights, shares
 
@@ -236,7 +230,7 @@ def key_gradients(
     key_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         k, v, omega, dstate, dnormaliser, stabiliser, dk, dv, h, n, phi.count, d,
         *k.stride()[:3], *v.stride()[:3], *dk.stride()[:3], phi.scale, phi.epsilon,
-        num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+        **tiles.options,
     )  # fmt: skip
     return dk, dv
 
@@ -261,7 +255,7 @@ def precision(dtype: torch.dtype, exact: bool | None = None) -> dict[str, Any]:
     if dtype == torch.bfloat16:
         return {"COMPUTE": tl.bfloat16, "PRECISION": "tf32"}
     if exact is None:
-        exact = not torch.backends.cuda.matmul.allow_tf32
+        exact = not tf32_allowed()
     return {"COMPUTE": tl.float32, "PRECISION": "tf32x3" if exact and dtype == torch.float32 else "tf32"}
 
 
@@ -327,11 +321,6 @@ each operand twice, so their tiles are smaller, and at D ≥ 128 the products ov
 """
 
 
-def padded(size: int) -> int:
-    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
-    return max(16, triton.next_power_of_2(size))
-
-
 def configurations() -> Iterator[Configuration]:
     """Every default configuration: each map at D = 16 … 256 in bfloat16, float16 and float32 (TF32 or not)."""
     for features in FEATURES:
@@ -339,14 +328,6 @@ def configurations() -> Iterator[Configuration]:
             for dtype, compute in PRECISIONS:
                 count = d if features in ("elu", "softmax") else 256
                 yield from _configurations(FeatureMap(features, count), d, dtype, compute)
-
-
-PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
-    (torch.bfloat16, "tf32"),
-    (torch.float16, "tf32"),
-    (torch.float32, "tf32"),
-    (torch.float32, "tf32x3"),
-)
 
 
 def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
@@ -368,7 +349,7 @@ def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -
 
 def argument_types(dtype: torch.dtype) -> dict[str, str]:
     """Types of the kernels' arguments by name, for `signature`."""
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
+    data = POINTER[dtype]
     tensors = dict.fromkeys(("x", "values", "omega", "q", "k", "v", "y", "dy", "dq", "dk", "dv"), data)
     sums = ("state", "normaliser", "maxima", "totals", "parts", "part_normalisers", "part_maxima", "part_totals", "top")
     scans = ("prefix", "prefix_normaliser", "suffix", "suffix_normaliser", "along")
@@ -392,9 +373,7 @@ def configured(
     """A launch as a configuration. compute: the PRECISION of its products."""
     if "PRECISION" in constexprs:
         constexprs["PRECISION"] = compute
-    label = f"{phi.features} m={phi.count} D={d} {str(dtype).removeprefix('torch.')}"
-    label += f" {compute}" if dtype == torch.float32 else ""
+    label = f"{phi.features} m={phi.count} D={d} {named(dtype, compute)}"
     names = signature(kernel, types)
-    strides = tuple(name for name in names if name[1:] in ("_b", "_h", "_n", "_t"))
-    multiples = (*strides, "head_dim", "features")
+    multiples = (*strided(names), "features")
     return Configuration(kernel, names, constexprs, tiles.warps, tiles.stages, label, sample, multiples)

@@ -28,15 +28,13 @@ from torch import Tensor
 from attnbench.kernels._configuration import Configuration
 from attnbench.kernels._kernelized_scan import scan_answer_kernel
 from attnbench.kernels._kernelized_scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
+from attnbench.kernels._launch import PRECISIONS, Tiles, padded
 from attnbench.kernels.kernelized import (
-    PRECISIONS,
     PROGRAMS,
     FeatureMap,
-    Tiles,
     accumulate,
     argument_types,
     configured,
-    padded,
     precision,
     sum_tiles,
 )
@@ -70,7 +68,7 @@ class _Attention(torch.autograd.Function):
             q, k, v, omega, state, prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, denominators, stabilisers, places,
             h, n, phi.count, d, segments, length,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon,
-            phi.denominator, SAVE=save, num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+            phi.denominator, SAVE=save, **tiles.options,
         )  # fmt: skip
         if save:
             ctx.save_for_backward(q, k, v, omega, y, prefix, prefix_normaliser, denominators, stabilisers, places)
@@ -95,7 +93,7 @@ class _Attention(torch.autograd.Function):
             dq_parts, along, h, n, phi.count, d, segments, length,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3],
             *dq_parts.stride()[:4], phi.scale, phi.epsilon,
-            num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+            **tiles.options,
         )  # fmt: skip
         weights = denominators.reciprocal()
         shares = -along.sum(dim=0) * weights
@@ -111,7 +109,7 @@ class _Attention(torch.autograd.Function):
             stabilisers, dk_parts, dv, h, n, phi.count, d, segments, length,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
             *dy.stride()[:3], *dk_parts.stride()[:4], *dv.stride()[:3], phi.scale, phi.epsilon,
-            num_warps=tiles.warps, num_stages=tiles.stages, **tiles.constexprs,
+            **tiles.options,
         )  # fmt: skip
         return added(dq_parts, q.dtype), added(dk_parts, k.dtype), dv, None, None, None
 

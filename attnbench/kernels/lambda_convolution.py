@@ -16,7 +16,6 @@ Precision: products in the working dtype, added up in float32. float32: TF32 whe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,23 +29,10 @@ from attnbench.kernels._lambda_convolution import (
     lambda_gradient_kernel,
     value_gradient_kernel,
 )
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
 
 PROGRAMS = 528
 """About how many programs the pixels are split into for dE: four for each of 132 multiprocessors."""
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of a launch."""
-
-    constexprs: dict[str, int]
-    warps: int
-    stages: int = 2
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Of a launch."""
-        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
 
 
 def apply(q: Tensor, v: Tensor, e: Tensor, content: Tensor) -> Tensor:
@@ -131,11 +117,6 @@ def embedding_gradients(dlambdas: Tensor, v: Tensor, e: Tensor) -> Tensor:
     return parts.sum(dim=0).t().reshape(e.shape).to(e.dtype)
 
 
-def precision(dtype: torch.dtype) -> str:
-    """PRECISION of the products: see the top of this file."""
-    return "tf32x3" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
-
-
 def apply_tiles(keys: int, values: int, dtype: torch.dtype) -> Tiles:
     """Of `apply_kernel`: at most 4096 lambdas' elements, 2048 where products are wide."""
     block_k = padded(keys)
@@ -162,11 +143,6 @@ def embedding_gradient_tiles(keys: int, dtype: torch.dtype) -> Tiles:
     return Tiles({"BLOCK_J": 64, "BLOCK_N": 32 if dtype == torch.float32 else 64, "BLOCK_K": padded(keys)}, 4)
 
 
-def padded(size: int) -> int:
-    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
-    return max(16, triton.next_power_of_2(size))
-
-
 def configurations() -> Iterator[Configuration]:
     """Every default configuration: |k| = 16, r = 7, 23, |v| = 32, 64, 128; bfloat16, float16, float32 (TF32 or not)."""
     for values in (32, 64, 128):
@@ -175,18 +151,9 @@ def configurations() -> Iterator[Configuration]:
                 yield from _configurations(values, side, dtype, compute)
 
 
-PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
-    (torch.bfloat16, "tf32"),
-    (torch.float16, "tf32"),
-    (torch.float32, "tf32"),
-    (torch.float32, "tf32x3"),
-)
-
-
 def _configurations(values: int, side: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
     keys = 16
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
-    types = dict.fromkeys(("q", "v", "e", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv"), data)
+    types = dict.fromkeys(("q", "v", "e", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv"), POINTER[dtype])
     types["parts"] = "*fp32"
     whole = {"PRECISION": compute}
     tiles = lambda_gradient_tiles(keys, values)
@@ -198,7 +165,7 @@ def _configurations(values: int, side: int, dtype: torch.dtype, compute: str) ->
         (value_gradient_kernel, whole, value_gradient_tiles(side, dtype), {}),
         (embedding_gradient_kernel, whole, embedding_gradient_tiles(keys, dtype), {}),
     ]
-    name = f"v={values} r={side} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+    name = f"v={values} r={side} {named(dtype, compute)}"
     for kernel, more, found, other in launches:
         label = name + (" saving" if more.get("SAVE") else "")
         sample = values == 32 and side == 23 and dtype == torch.bfloat16 and more.get("SAVE") is not False

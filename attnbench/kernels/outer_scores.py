@@ -12,7 +12,6 @@ for matrix products (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,25 +19,15 @@ import triton
 from torch import Tensor
 
 from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
 from attnbench.kernels._outer_scores import (
     attend_outer_kernel,
     outer_score_gradient_kernel,
     outer_value_gradient_kernel,
 )
 
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of a launch."""
-
-    constexprs: dict[str, int]
-    warps: int = 8
-    stages: int = 1  # more would hold addresses in registers that are needed
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Of a launch."""
-        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
+STAGES = 1
+"""More would hold addresses in registers that are needed."""
 
 
 def attend(alpha: Tensor, beta: Tensor, v: Tensor, causal: bool) -> Tensor:
@@ -105,48 +94,29 @@ def value_gradients(alpha: Tensor, beta: Tensor, dy: Tensor, totals: Tensor, cau
     return dv
 
 
-def precision(dtype: torch.dtype) -> str:
-    """PRECISION of the products: see the top of this file."""
-    return "tf32x3" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
-
-
 def query_tiles(width: int, head_dim: int) -> Tiles:
     """Of `attend_outer_kernel` and `outer_score_gradient_kernel`."""
-    return Tiles({"BLOCK_N": 64, "BLOCK_S": min(32, padded(width)), "BLOCK_D": padded(head_dim)})
+    return Tiles({"BLOCK_N": 64, "BLOCK_S": min(32, padded(width)), "BLOCK_D": padded(head_dim)}, 8, STAGES)
 
 
 def key_tiles(width: int, head_dim: int, dtype: torch.dtype) -> Tiles:
     """Of `outer_value_gradient_kernel`."""
     block_n, most = (32, 64) if dtype == torch.float32 else (64, 32)
-    return Tiles({"BLOCK_N": block_n, "BLOCK_S": min(most, padded(width)), "BLOCK_D": padded(head_dim)})
-
-
-def padded(size: int) -> int:
-    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
-    return max(16, triton.next_power_of_2(size))
+    return Tiles({"BLOCK_N": block_n, "BLOCK_S": min(most, padded(width)), "BLOCK_D": padded(head_dim)}, 8, STAGES)
 
 
 def configurations() -> Iterator[Configuration]:
-    """Every default configuration: a = 64, D = 32, 64, 128, full; bfloat16, float16, float32 (TF32 or not)."""
-    for d in (32, 64, 128):
+    """Every default configuration: a = 64, D = 16 … 128, full; bfloat16, float16, float32 (TF32 or not)."""
+    for d in (16, 32, 64, 128):
         for dtype, compute in PRECISIONS:
             yield from _configurations(d, dtype, compute, causal=False)
     yield from _configurations(64, torch.bfloat16, "tf32", causal=True)
 
 
-PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
-    (torch.bfloat16, "tf32"),
-    (torch.float16, "tf32"),
-    (torch.float32, "tf32"),
-    (torch.float32, "tf32x3"),
-)
-
-
 def _configurations(d: int, dtype: torch.dtype, compute: str, causal: bool) -> Iterator[Configuration]:
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
-    types = dict.fromkeys(("alpha", "beta", "v", "y", "dy", "dalpha", "dv"), data)
+    types = dict.fromkeys(("alpha", "beta", "v", "y", "dy", "dalpha", "dv"), POINTER[dtype])
     types |= dict.fromkeys(("totals", "agreements", "dbeta"), "*fp32")
-    label = f"D={d} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+    label = f"D={d} {named(dtype, compute)}"
     for kernel, tiles in (
         (attend_outer_kernel, query_tiles(64, d)),
         (outer_score_gradient_kernel, query_tiles(64, d)),

@@ -23,14 +23,15 @@ import triton
 from torch import Tensor
 
 from attnbench.kernels._block_pairs import attend_kernel, key_gradient_kernel, query_gradient_kernel
-from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels._configuration import Configuration, signature, strided
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
 from attnbench.kernels._sinkhorn_balance import (
     line_gradient_kernel,
     line_total_kernel,
     matrix_gradient_kernel,
     matrix_kernel,
 )
-from attnbench.kernels.sorted_chunks import PRECISIONS, Tiles, padded, precision, product_tiles
+from attnbench.kernels.sorted_chunks import product_tiles
 
 LINES = {"BLOCK_I": 16, "BLOCK_J": 64}
 MATRIX = {"BLOCK_I": 16, "BLOCK_J": 64}
@@ -154,7 +155,7 @@ class _Attention(torch.autograd.Function):
 
 def programs(seq_len: int, block: int, tiles: Tiles) -> int:
     """Tiles of one head: blocks times tiles of a block."""
-    return triton.cdiv(seq_len, block) * triton.cdiv(block, tiles.block)
+    return triton.cdiv(seq_len, block) * triton.cdiv(block, tiles.constexprs["BLOCK"])
 
 
 def attend_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
@@ -196,20 +197,18 @@ def _balancing(output: str) -> Iterator[Configuration]:
 
 
 def _attention(causal: bool, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
     names = ("q", "k", "v", "sorted_k", "sorted_v", "y", "dy", "dq", "dk", "dv")
-    types = {**dict.fromkeys(names, data), "total": "*fp32", "agreement": "*fp32", "scale": "fp32"}
+    types = {**dict.fromkeys(names, POINTER[dtype]), "total": "*fp32", "agreement": "*fp32", "scale": "fp32"}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
         (attend_kernel, {}, attend_tiles(d, 64, dtype)),
         (query_gradient_kernel, {}, gradient_tiles(d, 64, dtype)),
         (key_gradient_kernel, {"SORTED": False}, gradient_tiles(d, 64, dtype)),
         (key_gradient_kernel, {"SORTED": True}, gradient_tiles(d, 64, dtype)),
     ]
-    label = f"b=64{' causal' if causal else ''} D={d} {str(dtype).removeprefix('torch.')}"
-    label += f" {compute}" if data == "*fp32" else ""
+    label = f"b=64{' causal' if causal else ''} D={d} {named(dtype, compute)}"
     sample = d == 64 and dtype == torch.bfloat16 and not causal
     for kernel, more, tiles in launches:
         constexprs = {**tiles.constexprs, **more, "CAUSAL": causal, "PRECISION": compute}
         types_of = signature(kernel, types)
-        multiples = ("head_dim", *(n for n in types_of if n[1:2] == "_"))
+        multiples = strided(types_of)
         yield Configuration(kernel, types_of, constexprs, tiles.warps, tiles.stages, label, sample, multiples=multiples)

@@ -25,14 +25,10 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature
-from attnbench.kernels._sorted_chunks import (
-    add_rounds_kernel,
-    agreement_kernel,
-    attend_kernel,
-    gradient_kernel,
-    merge_kernel,
-)
+from attnbench.kernels._configuration import Configuration, signature, strided
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels._sorted_chunks import attend_kernel, merge_kernel
+from attnbench.kernels._sorted_chunks_gradients import add_rounds_kernel, agreement_kernel, gradient_kernel
 
 
 @dataclass(frozen=True)
@@ -42,28 +38,6 @@ class Seeing:
     chunk: int
     causal: bool
     corrected: bool
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Sizes of a launch. block: tokens of a tile. width: channels of a product q kᵀ at a time; 0: no such product."""
-
-    block: int
-    block_d: int
-    warps: int
-    width: int = 0
-    stages: int = 1
-
-    @property
-    def constexprs(self) -> dict[str, int]:
-        """As the kernels name them."""
-        sizes = {"BLOCK": self.block, "BLOCK_D": self.block_d}
-        return {**sizes, "WIDTH": self.width} if self.width else sizes
-
-    @property
-    def options(self) -> dict[str, int]:
-        """Of a launch."""
-        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
 
 
 def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
@@ -110,7 +84,7 @@ def answer(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) 
     y = torch.empty(b, h, n, d, dtype=v.dtype, device=v.device)
     total = torch.empty(b * h, n, dtype=torch.float32, device=v.device)
     tiles = token_tiles(d)
-    merge_kernel[(triton.cdiv(n, tiles.block) * b * h,)](
+    merge_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK"]) * b * h,)](
         v, parts, totals, y, total, h, rounds, n, d, *v.stride()[:3], **tiles.options
     )
     return y, total
@@ -124,7 +98,7 @@ def gradients(
     rounds = order.shape[2]
     agreement = torch.empty(b * h, n, dtype=torch.float32, device=qk.device)
     by_token = token_tiles(d)
-    grid = (triton.cdiv(n, by_token.block) * b * h,)
+    grid = (triton.cdiv(n, by_token.constexprs["BLOCK"]) * b * h,)
     agreement_kernel[grid](y, dy, agreement, h, n, d, *dy.stride()[:3], **by_token.options)
     dtype = qk.dtype if rounds == 1 else torch.float32
     parts = [torch.empty(b, h, rounds, n, d, dtype=dtype, device=qk.device) for _ in range(2)]
@@ -148,12 +122,7 @@ def flags(seeing: Seeing, rounds: int) -> dict[str, Any]:
 
 def programs(seq_len: int, chunk: int, tiles: Tiles) -> int:
     """Tiles of one line: chunks times tiles of a chunk."""
-    return triton.cdiv(seq_len, chunk) * triton.cdiv(chunk, tiles.block)
-
-
-def precision(dtype: torch.dtype) -> str:
-    """PRECISION of the products: see the top of this file."""
-    return "tf32x3" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
+    return triton.cdiv(seq_len, chunk) * triton.cdiv(chunk, tiles.constexprs["BLOCK"])
 
 
 def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
@@ -179,18 +148,13 @@ def product_tiles(most: int, chunk: int, head_dim: int, warps: int, dtype: torch
     """At most so many tokens, and what float32 can hold in registers of q and k at once."""
     block_d = padded(head_dim)
     width = min(block_d, 32) if dtype == torch.float32 else block_d
-    return Tiles(min(most, padded(chunk)), block_d, warps, width)
+    return Tiles({"BLOCK": min(most, padded(chunk)), "BLOCK_D": block_d, "WIDTH": width}, warps, 1)
 
 
 def token_tiles(head_dim: int) -> Tiles:
     """Of the kernels that take tokens in their own order."""
     block_d = padded(head_dim)
-    return Tiles(max(16, 2048 // block_d), block_d, 4)
-
-
-def padded(size: int) -> int:
-    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
-    return max(16, triton.next_power_of_2(size))
+    return Tiles({"BLOCK": max(16, 2048 // block_d), "BLOCK_D": block_d}, 4, 1)
 
 
 def configurations() -> Iterator[Configuration]:
@@ -203,17 +167,8 @@ def configurations() -> Iterator[Configuration]:
     yield from _configurations(Seeing(256, False, False), 8, 64, torch.bfloat16, "tf32")
 
 
-PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
-    (torch.bfloat16, "tf32"),
-    (torch.float16, "tf32"),
-    (torch.float32, "tf32"),
-    (torch.float32, "tf32x3"),
-)
-
-
 def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    data = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}[dtype]
-    types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "dqk", "dv"), data)
+    types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "dqk", "dv"), POINTER[dtype])
     types |= dict.fromkeys(("totals", "total", "agreement", "parts_qk", "parts_v"), "*fp32")
     types |= dict.fromkeys(("order", "label"), "*i32")
     seen = {**flags(seeing, rounds), "PRECISION": compute}
@@ -225,7 +180,7 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
     if rounds > 1:
         launches += [(kernel, {}, token_tiles(d)) for kernel in (merge_kernel, add_rounds_kernel)]
     who = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
-    label = f"{who} D={d} {str(dtype).removeprefix('torch.')} {compute if data == '*fp32' else ''}".strip()
+    label = f"{who} D={d} {named(dtype, compute)}"
     sample = rounds == 4 and d == 64 and dtype == torch.bfloat16 and not seeing.causal
     for kernel, more, tiles in launches:
         given = dict(types)
@@ -241,5 +196,5 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
             tiles.stages,
             label,
             sample,
-            multiples=("head_dim", *(n for n in types_of if n[1:2] == "_")),
+            multiples=strided(types_of),
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import factorisation
+from attnbench.kernels._launch import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem, Scope
 from attnbench.registry import operators, resolve
@@ -20,11 +21,11 @@ each_kind = pytest.mark.parametrize("kind", ["nmf", "vq", "cd"])
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 16, so that every loop runs more than once and there are several splits."""
 
-    def smaller(tiles: Callable[..., factorisation.Tiles]) -> Callable[..., factorisation.Tiles]:
-        def made(*args: Any) -> factorisation.Tiles:
+    def smaller(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
+        def made(*args: Any) -> Tiles:
             found = tiles(*args)
             sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_D") if name in found.constexprs}
-            return factorisation.Tiles({**found.constexprs, **sizes}, found.warps)
+            return Tiles({**found.constexprs, **sizes}, found.warps)
 
         return made
 

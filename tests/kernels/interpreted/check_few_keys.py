@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import few_keys, margins
+from attnbench.kernels._launch import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Dtype, Params, Problem
 from attnbench.registry import operators, resolve
@@ -34,10 +35,10 @@ def problem_of(name: str, dtype: Dtype = "float32") -> Problem:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that every loop runs more than once, and several splits."""
 
-    def small(tiles: Callable[..., few_keys.Tiles]) -> Callable[..., few_keys.Tiles]:
-        def smaller(*args: Any) -> few_keys.Tiles:
+    def small(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
+        def smaller(*args: Any) -> Tiles:
             made = tiles(*args)
-            return few_keys.Tiles({**made.constexprs, "BLOCK_N": 32, "BLOCK_M": 16}, made.warps, made.stages)
+            return Tiles({**made.constexprs, "BLOCK_N": 32, "BLOCK_M": 16}, made.warps, made.stages)
 
         return smaller
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import kernelized
+from attnbench.kernels._launch import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem
 from attnbench.registry import operators, resolve
@@ -40,13 +41,13 @@ def width() -> int:
 def many_splits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Several splits at a small N, and small tiles, so that every loop runs more than once."""
 
-    def small(tiles: Callable[..., kernelized.Tiles]) -> Callable[..., kernelized.Tiles]:
-        def smaller(*args: Any) -> kernelized.Tiles:
+    def small(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
+        def smaller(*args: Any) -> Tiles:
             made = tiles(*args)
             sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_M", "BLOCK_V") if name in made.constexprs}
             if "WIDTH" in made.constexprs:
                 sizes["WIDTH"] = width
-            return kernelized.Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
+            return Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
 
         return smaller
 

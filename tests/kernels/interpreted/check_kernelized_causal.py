@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import kernelized, kernelized_causal
+from attnbench.kernels._launch import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem
 from attnbench.registry import operators, resolve
@@ -34,11 +35,11 @@ def form_of(features: str) -> tuple[Form, Params]:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several segments, chunks, tiles of features and of channels at a small N."""
 
-    def small(tiles: Callable[..., kernelized.Tiles], names: tuple[str, ...]) -> Callable[..., kernelized.Tiles]:
-        def smaller(*args: Any, **kwargs: Any) -> kernelized.Tiles:
+    def small(tiles: Callable[..., Tiles], names: tuple[str, ...]) -> Callable[..., Tiles]:
+        def smaller(*args: Any, **kwargs: Any) -> Tiles:
             made = tiles(*args, **kwargs)
             sizes = {name: 16 for name in names if name in made.constexprs}
-            return kernelized.Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
+            return Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
 
         return smaller
 
@@ -66,10 +67,10 @@ def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPat
     """And the features run through once for all gradients, where float32 otherwise takes two turns."""
     tiles = kernelized_causal.scan_tiles
 
-    def narrow(kernel: str, *args: Any) -> kernelized.Tiles:
+    def narrow(kernel: str, *args: Any) -> Tiles:
         made = tiles(kernel, *args)
         changed = {"WIDTH": 16} | ({"TURNS": 1} if kernel == "key" else {})
-        return kernelized.Tiles({**made.constexprs, **changed}, made.warps, made.stages)
+        return Tiles({**made.constexprs, **changed}, made.warps, made.stages)
 
     monkeypatch.setattr(kernelized_causal, "scan_tiles", narrow)
     assert not found(features, Problem(35, 23, 1, 1, causal=True))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import lambda_convolution
+from attnbench.kernels._launch import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem, Scope
 from attnbench.registry import operators, resolve
@@ -25,8 +26,8 @@ SMALL = {
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tiles, so that every loop runs more than once, and few programs, so that splits have several tiles."""
 
-    def smaller(name: str, tiles: Callable[..., lambda_convolution.Tiles]) -> Callable[..., lambda_convolution.Tiles]:
-        return lambda *args: lambda_convolution.Tiles({**tiles(*args).constexprs, **SMALL[name]}, 4)
+    def smaller(name: str, tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
+        return lambda *args: Tiles({**tiles(*args).constexprs, **SMALL[name]}, 4)
 
     for name in SMALL:
         monkeypatch.setattr(lambda_convolution, name, smaller(name, getattr(lambda_convolution, name)))

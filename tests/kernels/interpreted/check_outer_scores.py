@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import outer_scores
+from attnbench.kernels._launch import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem, Scope
 from attnbench.registry import operators, resolve
@@ -20,8 +21,8 @@ each_causal = pytest.mark.parametrize("causal", [False, True])
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 16, so that every loop runs more than once."""
 
-    def smaller(tiles: Callable[..., outer_scores.Tiles]) -> Callable[..., outer_scores.Tiles]:
-        return lambda *args: outer_scores.Tiles({**tiles(*args).constexprs, "BLOCK_N": 16, "BLOCK_S": 16}, 4)
+    def smaller(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
+        return lambda *args: Tiles({**tiles(*args).constexprs, "BLOCK_N": 16, "BLOCK_S": 16}, 4)
 
     for name in ("query_tiles", "key_tiles"):
         monkeypatch.setattr(outer_scores, name, smaller(getattr(outer_scores, name)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import sinkhorn
-from attnbench.kernels.sorted_chunks import Tiles
+from attnbench.kernels._launch import Tiles
 from attnbench.operators.clustered.sinkhorn import OPERATOR
 from attnbench.problem import Problem
 from attnbench.registry import resolve
@@ -29,7 +29,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         plain = getattr(sinkhorn, name)
 
         def smaller(*args: Any, plain: Any = plain) -> Tiles:
-            return replace(plain(*args), block=16, width=16)
+            tiles = plain(*args)
+            return replace(tiles, constexprs={**tiles.constexprs, "BLOCK": 16, "WIDTH": 16})
 
         monkeypatch.setattr(sinkhorn, name, smaller)
     monkeypatch.setattr(sinkhorn, "LINES", {"BLOCK_I": 4, "BLOCK_J": 4})

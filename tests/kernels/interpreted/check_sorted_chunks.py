@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels import _sorted_chunks, sorted_chunks
+from attnbench.kernels._launch import Tiles
 from attnbench.operators.clustered.reformer import OPERATOR
 from attnbench.problem import Problem
 from attnbench.registry import resolve
@@ -32,8 +33,9 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("attend_tiles", "gradient_tiles"):
         plain = getattr(sorted_chunks, name)
 
-        def smaller(*args: Any, plain: Any = plain) -> sorted_chunks.Tiles:
-            return replace(plain(*args), block=16, width=16)
+        def smaller(*args: Any, plain: Any = plain) -> Tiles:
+            tiles = plain(*args)
+            return replace(tiles, constexprs={**tiles.constexprs, "BLOCK": 16, "WIDTH": 16})
 
         monkeypatch.setattr(sorted_chunks, name, smaller)
 

@@ -1,0 +1,54 @@
+"""What the launches of all kernels have in common: sizes of tiles, precision of products, names of types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+
+from attnbench.kernels._availability import tf32_allowed
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Sizes of a launch. constexprs: BLOCK_N and the like, by the kernel's own names."""
+
+    constexprs: dict[str, Any]
+    warps: int
+    stages: int = 2
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of a launch."""
+        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def padded(size: int) -> int:
+    """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
+    return max(16, int(triton.next_power_of_2(size)))
+
+
+def precision(dtype: torch.dtype) -> str:
+    """PRECISION of products: TF32 where torch allows it for float32, else three TF32 products that make up a float32
+    one. Of half precisions it is ignored."""
+    return "tf32x3" if dtype == torch.float32 and not tf32_allowed() else "tf32"
+
+
+PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
+    (torch.bfloat16, "tf32"),
+    (torch.float16, "tf32"),
+    (torch.float32, "tf32"),
+    (torch.float32, "tf32x3"),
+)
+"""Every working dtype with every PRECISION that it is launched with."""
+
+POINTER = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+"""Triton's names for pointers to a working dtype."""
+
+
+def named(dtype: torch.dtype, compute: str) -> str:
+    """ "bfloat16", "float32 tf32x3": for a label."""
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} {compute}" if dtype == torch.float32 else name

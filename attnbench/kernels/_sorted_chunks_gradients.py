@@ -1,0 +1,191 @@
+"""Gradients of `sorted_chunks`: a program takes its tile first as queries, then as keys; one share for each round."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from attnbench.kernels._sorted_chunks import inverse_length, load_tokens, logits, products
+
+
+@triton.jit
+def agreement_kernel(
+    y,  # [B·H, N, D]
+    dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
+    agreement,  # out [B·H, N]: y·dy
+    heads,
+    seq_len,
+    head_dim,
+    g_b,
+    g_h,
+    g_n,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One program per tile of tokens and head, in that order."""
+    blocks = tl.cdiv(seq_len, BLOCK)
+    index = tl.program_id(0)
+    head = (index // blocks).to(tl.int64)
+    tokens = index % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = tokens < seq_len
+    dy += head // heads * g_b + head % heads * g_h
+    a = load_tokens(y + head * seq_len * head_dim, tokens, inside, head_dim, head_dim, BLOCK_D).to(tl.float32)
+    b = load_tokens(dy, tokens, inside, g_n, head_dim, BLOCK_D).to(tl.float32)
+    tl.store(agreement + head * seq_len + tokens, tl.sum(a * b, axis=1), mask=inside)
+
+
+@triton.jit
+def gradient_kernel(
+    qk,  # [B, H, N, D], strides q_b, q_h, q_n, 1
+    v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
+    dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
+    order,  # [B·H, R, N]
+    label,  # [B·H, R, N]
+    total,  # [B·H, N]
+    agreement,  # [B·H, N]
+    dqk,  # out [B·H, R, N, D]: what each round adds
+    dv,  # out [B·H, R, N, D]
+    heads,
+    rounds,
+    seq_len,
+    chunk,
+    head_dim,
+    q_b,
+    q_h,
+    q_n,
+    v_b,
+    v_h,
+    v_n,
+    g_b,
+    g_h,
+    g_n,
+    CAUSAL: tl.constexpr,
+    SINGLE: tl.constexpr,
+    CORRECT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program per tile of tokens, round and head, in that order: first they are queries, then keys."""
+    tiles = tl.cdiv(chunk, BLOCK)
+    index = tl.program_id(0)
+    tile = index % (tiles * tl.cdiv(seq_len, chunk))
+    line = (index // (tiles * tl.cdiv(seq_len, chunk))).to(tl.int64)  # head and round
+    head = line // rounds
+    chosen = line % rounds
+    begin = tile // tiles * chunk
+    qk += head // heads * q_b + head % heads * q_h
+    v += head // heads * v_b + head % heads * v_h
+    dy += head // heads * g_b + head % heads * g_h
+    order += line * seq_len
+    label += head * rounds * seq_len
+    total += head * seq_len
+    agreement += head * seq_len
+
+    places = begin + tile % tiles * BLOCK + tl.arange(0, BLOCK)
+    end = tl.minimum(begin + chunk, seq_len)
+    mask = places < end
+    tokens = tl.load(order + places, mask=mask, other=0)
+    rows = load_tokens(qk, tokens, mask, q_n, head_dim, BLOCK_D)
+    given = load_tokens(dy, tokens, mask, g_n, head_dim, BLOCK_D)
+    z = tl.load(total + tokens, mask=mask, other=float("inf"))
+    agreed = tl.load(agreement + tokens, mask=mask, other=0.0)
+    d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for first in range(tl.maximum(begin - chunk, 0), end, BLOCK):
+        places_k = first + tl.arange(0, BLOCK)
+        mask_k = places_k < end
+        tokens_k = tl.load(order + places_k, mask=mask_k, other=0)
+        k = load_tokens(qk, tokens_k, mask_k, q_n, head_dim, BLOCK_D)
+        values = load_tokens(v, tokens_k, mask_k, v_n, head_dim, BLOCK_D)
+        inverse = inverse_length(k)
+        s = products(
+            rows, k, qk, tokens, mask, q_n, qk, tokens_k, mask_k, q_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        s *= inverse[None, :]
+        s = logits(s, tokens, tokens_k, mask, mask_k, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
+        p = tl.exp(s - z[:, None])
+        dp = products(
+            given, values, dy, tokens, mask, g_n, v, tokens_k, mask_k, v_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        ds = p * (dp - agreed[:, None]) * inverse[None, :]
+        d_rows = tl.dot(ds.to(k.dtype), k, d_rows, input_precision=PRECISION)
+
+    values = load_tokens(v, tokens, mask, v_n, head_dim, BLOCK_D)
+    inverse = inverse_length(rows)
+    d_unit = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    d_values = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for first in range(begin, tl.minimum(begin + 2 * chunk, seq_len), BLOCK):
+        places_q = first + tl.arange(0, BLOCK)
+        mask_q = places_q < tl.minimum(begin + 2 * chunk, seq_len)
+        tokens_q = tl.load(order + places_q, mask=mask_q, other=0)
+        q = load_tokens(qk, tokens_q, mask_q, q_n, head_dim, BLOCK_D)
+        given = load_tokens(dy, tokens_q, mask_q, g_n, head_dim, BLOCK_D)
+        z = tl.load(total + tokens_q, mask=mask_q, other=float("inf"))
+        agreed = tl.load(agreement + tokens_q, mask=mask_q, other=0.0)
+        s = products(
+            q, rows, qk, tokens_q, mask_q, q_n, qk, tokens, mask, q_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        s *= inverse[None, :]
+        s = logits(s, tokens_q, tokens, mask_q, mask, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
+        p = tl.exp(s - z[:, None])
+        d_values = tl.dot(tl.trans(p.to(given.dtype)), given, d_values, input_precision=PRECISION)
+        dp = products(
+            given, values, dy, tokens_q, mask_q, g_n, v, tokens, mask, v_n,
+            head_dim, BLOCK_D, WIDTH, PRECISION,
+        )  # fmt: skip
+        ds = p * (dp - agreed[:, None])
+        d_unit = tl.dot(tl.trans(ds.to(q.dtype)), q, d_unit, input_precision=PRECISION)
+
+    unit = rows.to(tl.float32) * inverse[:, None]
+    d_rows += (d_unit - unit * tl.sum(unit * d_unit, axis=1)[:, None]) * inverse[:, None]
+    if SINGLE:  # the gradients are final: a token that sees nobody returned its own value
+        alone = tl.load(total + tokens, mask=mask, other=0.0) == float("inf")
+        own = load_tokens(dy, tokens, mask & alone, g_n, head_dim, BLOCK_D)
+        d_values += own.to(tl.float32)
+    at = (line * seq_len + tokens)[:, None] * head_dim + tl.arange(0, BLOCK_D)[None, :]
+    mask_d = mask[:, None] & (tl.arange(0, BLOCK_D) < head_dim)[None, :]
+    tl.store(dqk + at, d_rows.to(dqk.dtype.element_ty), mask=mask_d)
+    tl.store(dv + at, d_values.to(dv.dtype.element_ty), mask=mask_d)
+
+
+@triton.jit
+def add_rounds_kernel(
+    parts_qk,  # [B·H, R, N, D]
+    parts_v,  # [B·H, R, N, D]
+    dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
+    total,  # [B·H, N]
+    dqk,  # out [B·H, N, D]
+    dv,  # out [B·H, N, D]
+    heads,
+    rounds,
+    seq_len,
+    head_dim,
+    g_b,
+    g_h,
+    g_n,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One program per tile of tokens and head, in that order. A token that sees nobody gives dy to its own value."""
+    blocks = tl.cdiv(seq_len, BLOCK)
+    index = tl.program_id(0)
+    head = (index // blocks).to(tl.int64)
+    tokens = index % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = tokens < seq_len
+    columns = tl.arange(0, BLOCK_D)
+    mask = inside[:, None] & (columns < head_dim)[None, :]
+    alone = tl.load(total + head * seq_len + tokens, mask=inside, other=0.0) == float("inf")
+    dy += head // heads * g_b + head % heads * g_h
+    d_values = load_tokens(dy, tokens, inside & alone, g_n, head_dim, BLOCK_D).to(tl.float32)
+    d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for chosen in range(rounds):
+        at = ((head * rounds + chosen) * seq_len + tokens)[:, None] * head_dim + columns[None, :]
+        d_rows += tl.load(parts_qk + at, mask=mask, other=0.0)
+        d_values += tl.load(parts_v + at, mask=mask, other=0.0)
+    at = (head * seq_len + tokens)[:, None] * head_dim + columns[None, :]
+    tl.store(dqk + at, d_rows.to(dqk.dtype.element_ty), mask=mask)
+    tl.store(dv + at, d_values.to(dv.dtype.element_ty), mask=mask)
