@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import journal, pipe
+from attnbench import budget, journal, pipe
 from attnbench.analysis.comparison import circumstances
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
@@ -168,6 +168,11 @@ class Stage:
         """The first round of what comes next."""
         return self.first + self.pairs * self.turns
 
+    def expected_s(self, sides: Sequence[Runner], cells: Sequence[Cell]) -> float:
+        """The most that it is expected to take."""
+        turn = sum(runner.expected_s(cell) for runner in sides for cell in cells)
+        return self.pairs * (self.turns * turn + len(sides) * budget.START_S)
+
 
 def measure_pairs(sides: Sequence[Runner], cells: Sequence[Cell], stage: Stage, seed: int, tell: Tell) -> None:
     """In every turn every cell is visited by all sides, one right after the other; both in random order."""
@@ -230,9 +235,11 @@ def tier1(
         )
         for p in (once, twice)
     )
+    stage = Stage.of(cells, number)
+    minutes = max(1, math.ceil(stage.expected_s(sides, cells) / 60))
     promise = (
-        f"{number} pairs of processes per stage, {len(cells)} cells: a slow-down of {once.effect:.1%} is found with "
-        f"{once.power:.0%}, one of {twice.effect:.1%} with {twice.power:.0%}; at most "
+        f"{number} pairs of processes per stage (at most about {minutes} min), {len(cells)} cells: a slow-down of "
+        f"{once.effect:.1%} is found with {once.power:.0%}, one of {twice.effect:.1%} with {twice.power:.0%}; at most "
         f"{paired.FIRST * paired.CONFIRM:.1%} false alarms per suite"
     )
     tell(promise)
@@ -240,7 +247,6 @@ def tier1(
     if once.power < paired.POWER:
         seen = paired.smallest_change(number, len(cells), threshold, floor.typical, floor.shared, paired.POWER)
         notes.append(f"the threshold {threshold:.1%} is below what this machine can see in {number} pairs: {seen:.1%}")
-    stage = Stage.of(cells, number)
     measure_pairs(sides, cells, stage, seed, tell)
     firsts = {m: table_of_pairs(sides, f"{m}_s", stage) for m in metrics}
     keys = {key for m, table in firsts.items() for key in paired.marked(table, gate, m)}

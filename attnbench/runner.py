@@ -66,6 +66,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._begun = time.monotonic()
+        self._measure = self.plan.measure
         self.workers = Workers(self.plan, max((v.process for v in self.journal.visits), default=-1), self.start)
         self._done = {(v.key, v.round): v for v in self.journal.visits}
         self._written = time.monotonic()
@@ -105,6 +106,11 @@ class Runner:
     def visit(self, cell: Cell, number: int, position: int) -> None:
         """One timed visit in round `number`, in the current worker process or, where there is none, a fresh one."""
         self._visit("time", cell, number, position, self.plan.measure)
+
+    def expected_s(self, cell: Cell) -> float:
+        """The most that a timed visit of a cell is expected to take, after its scout."""
+        clocks = 2 if self.plan.device == "cuda" else 1
+        return budget.visit_s(self._call_s(cell), self._measure, clocks)
 
     def end_process(self) -> None:
         """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""
@@ -202,7 +208,7 @@ class Runner:
             self.progress.said(f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit")
         kept = [cell for cell, _ in scouted if cell.key not in afforded.out_of_reach]
         missing = [cell for n in range(1, rounds + 1) for cell in kept if (cell.key, n) not in self._done]
-        self._left_s = sum(self._expected(cell) for cell in missing)
+        self._left_s = sum(self.expected_s(cell) for cell in missing)
         self.progress.planned(len(missing), self._left_s)
         return rounds
 
@@ -213,7 +219,7 @@ class Runner:
         for position, cell in enumerate(order):
             if cell.key in alive and (cell.key, number) not in self._done:
                 self._visit("time", cell, number, position, self._measure)
-                self._left_s = (self._left_s or 0.0) - self._expected(cell)
+                self._left_s = (self._left_s or 0.0) - self.expected_s(cell)
 
     def _survivors(self, number: int) -> list[Cell]:
         """Cells to visit in a timed round: the scout found them ok, and no timed round before ended them."""
@@ -230,10 +236,6 @@ class Runner:
 
     def _call_s(self, cell: Cell) -> float:
         return float(self._done[cell.key, 0].metrics.get("scout_time_s", 0.0))
-
-    def _expected(self, cell: Cell) -> float:
-        clocks = 2 if self.plan.device == "cuda" else 1
-        return budget.visit_s(self._call_s(cell), self._measure, clocks)
 
     # --- one visit
 
