@@ -225,9 +225,10 @@ def tier1(
     metrics = [m for m in clocks if any(gate.threshold(m, cell.key) is not None for cell in cells)]
     if not cells or not metrics:
         return [], ["no time was compared: no cell that both revisions can run has a threshold for wall_time"]
-    asked = [t for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
-    threshold = max(min(asked), 0.001)
-    wanted, once, twice = paired.pairs_for(threshold, len(cells), floor)
+    asked = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
+    thresholds = {key: max(t, 0.001) for key, t in sorted(asked, reverse=True)}  # of two metrics the smaller one
+    threshold = min(thresholds.values())
+    wanted, once, twice = paired.pairs_for(thresholds, len(cells), floor)
     number = pairs or wanted
     once, twice = (
         replace(

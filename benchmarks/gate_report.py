@@ -82,7 +82,9 @@ def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], resampl
 def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
     """How many pairs per stage the decisions use, and why."""
     floor = paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
-    wanted, once, twice = paired.pairs_for(GATE.thresholds["wall_time"], len(blocks.keys), floor)
+    wanted, once, twice = paired.pairs_for(
+        dict.fromkeys(floor.own, GATE.thresholds["wall_time"]), len(blocks.keys), floor
+    )
     used = min(wanted, len(blocks.numbers) // 2)
     short = "" if used == wanted else f", all that {len(blocks.numbers)} blocks give,"
     minutes = used * block_s / len(ALIKE) / 60

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import chdtri, ndtr, ndtri, stdtrit
 
 from attnbench.analysis.finding import Finding, Verdict, readable
 from attnbench.analysis.interval import Estimate, estimates
@@ -38,6 +38,9 @@ POWER = 0.8
 
 POWER_TWICE = 0.95
 """How surely one of twice the threshold is found."""
+
+DECIDED = 0.99
+"""How surely a cell that is as slow as before is called the same, and not undecided."""
 
 FEWEST_PAIRS, MOST_PAIRS = 4, 60
 
@@ -207,23 +210,37 @@ def power(pairs: int, cells: int, effect: float, threshold: float, own: float, s
     return both
 
 
-def pairs_for(threshold: float, cells: int, floor: Noise) -> tuple[int, Power, Power]:
-    """How many pairs each stage takes: the fewest that find the threshold with POWER and twice it with POWER_TWICE.
+def pairs_for(thresholds: Mapping[str, float], cells: int, floor: Noise) -> tuple[int, Power, Power]:
+    """How many pairs each stage takes: the fewest that find the smallest threshold in a typical cell with POWER and
+    twice it with POWER_TWICE, and that leave no cell undecided.
 
-    Returns them with what they promise for both; at most MOST_PAIRS, and then the promise is less.
+    thresholds: by key, of the gated ones among `cells`. A cell that MOST_PAIRS would not decide is none to wait for.
+    Returns the pairs with what they promise for both; at most MOST_PAIRS, and then the promise is less.
     """
-    own, shared = floor.typical, floor.shared
+    own, shared, threshold = floor.typical, floor.shared, min(thresholds.values())
     pairs = FEWEST_PAIRS
     while pairs < MOST_PAIRS and not (
         power(pairs, cells, threshold, threshold, own, shared) >= POWER
         and power(pairs, cells, 2 * threshold, threshold, own, shared) >= POWER_TWICE
     ):
         pairs += 1
+    for key, its in thresholds.items():
+        noisy = floor.own.get(key, own)
+        if decided(MOST_PAIRS, cells, its, noisy, shared):
+            pairs = next(n for n in range(pairs, MOST_PAIRS + 1) if decided(n, cells, its, noisy, shared))
     once, twice = (
         Power(pairs, cells, effect, power(pairs, cells, effect, threshold, own, shared))
         for effect in (threshold, 2 * threshold)
     )
     return pairs, once, twice
+
+
+def decided(pairs: int, cells: int, threshold: float, own: float, shared: float) -> bool:
+    """Whether stage 1 would see a slow-down of the threshold even if the noise looked as large as it does in one of
+    hundred plans: then a cell that is not marked is the same. own, shared: standard deviations of one pair."""
+    looks = float(chdtri(pairs, 1 - DECIDED)) / pairs
+    e = Estimate(0.0, looks * own**2 / pairs, pairs, shared**2 / pairs, pairs - 1, pairs)
+    return smallest_seen(e, threshold, FIRST, cells) <= threshold
 
 
 def smallest_change(pairs: int, cells: int, threshold: float, own: float, shared: float, wanted: float) -> float:

@@ -61,8 +61,9 @@ def command(
     path = out or default_path(chosen.name)
     store(path, Calibration(floor, machine_of(environment), chosen.name))
     keys = [key for key in floor.own if gate.threshold("wall_time", key) is not None]
-    asked = min((gate.threshold("wall_time", key) or 0.05 for key in keys), default=0.05)
-    planned, once, twice = paired.pairs_for(asked, len(floor.own), floor)
+    thresholds = {key: gate.threshold("wall_time", key) or 0.05 for key in keys or floor.own}
+    asked = min(thresholds.values())
+    planned, once, twice = paired.pairs_for(thresholds, len(floor.own), floor)
     rows: list[Row] = []
     for key, own in sorted(floor.own.items(), key=lambda item: -item[1]):
         threshold = gate.threshold("wall_time", key)

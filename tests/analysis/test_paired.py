@@ -68,13 +68,36 @@ def test_false_alarms_stay_below_one_in_a_hundred_suites() -> None:
 
 @pytest.mark.parametrize(("own", "shared"), [(0.02, 0.03), (0.04, 0.01)])
 def test_slow_downs_are_found_as_often_as_promised(own: float, shared: float) -> None:
-    number, once, twice = pairs_for(0.05, CELLS, Noise(dict.fromkeys(KEYS, own), shared, 8))
+    number, once, twice = pairs_for(dict.fromkeys(KEYS, 0.05), CELLS, Noise(dict.fromkeys(KEYS, own), shared, 8))
     assert once.power >= POWER
     assert twice.power >= POWER_TWICE
     rng = np.random.default_rng(2)
     for effect, wanted in ((1.05, POWER), (1.10, POWER_TWICE)):
         found = [KEYS[3] in decision(rng, number, {KEYS[3]: effect}, own=own, shared=shared) for _ in range(60)]
         assert np.mean(found) >= wanted - 2.5 * math.sqrt(wanted * (1 - wanted) / 60)
+
+
+def undecided(number: int, noisy: float) -> float:
+    """The share of suites without a change, one of their cells noisier, in which a cell is left undecided."""
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(100):
+        first = pairs(rng, number, own=0.01, shared=0.01)
+        loud = first["key"] == KEYS[0]
+        first.loc[loud, "after"] *= np.exp(rng.normal(0, noisy, loud.sum()))
+        found.append(any(f.verdict == "undecided" for f in decide(first, None, GATE) if f.threshold is not None))
+    return float(np.mean(found))
+
+
+def test_one_noisy_cell_does_not_leave_a_suite_undecided() -> None:
+    noisy = 0.05
+    thresholds = dict.fromkeys(KEYS, 0.05)
+    typical, _, _ = pairs_for(thresholds, CELLS, Noise(dict.fromkeys(KEYS, 0.01), 0.01, 8))
+    enough, _, _ = pairs_for(thresholds, CELLS, Noise({**dict.fromkeys(KEYS, 0.01), KEYS[0]: noisy}, 0.01, 8))
+    assert undecided(enough, noisy) <= 0.05
+    assert undecided(typical, noisy) > 0.5
+    hopeless, _, _ = pairs_for(thresholds, CELLS, Noise({**dict.fromkeys(KEYS, 0.01), KEYS[0]: 1.0}, 0.01, 8))
+    assert hopeless == typical
 
 
 def test_all_cells_slower_is_found_too() -> None:
