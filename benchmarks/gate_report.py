@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -186,15 +187,16 @@ def _listed(missed: Sequence[str]) -> str:
 
 
 def _live(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if not decisions:
-        return
-    yield f"## {len(decisions)} whole decisions by `attnbench gate`"
-    yield ""
-    yield f"After one `attnbench calibrate`. The plan: {decisions[0]['plan']}."
-    yield ""
-    yield "| planted | decision | blamed | minutes | when |"
-    yield "| ---: | --- | --- | ---: | --- |"
-    for d in decisions:
-        share = f"{d['planted']:.0%}" if d["planted"] else "nothing"
-        yield f"| {share} | {WORDS[d['exit_code']]} | {', '.join(d['slower']) or '—'} | {d['minutes']} | {d['date']} |"
-    yield ""
+    for plan, made in groupby(decisions, key=lambda d: str(d["plan"])):
+        same = list(made)
+        yield f"## {len(same)} whole decisions by `attnbench gate`"
+        yield ""
+        yield f"After one `attnbench calibrate`. The plan: {plan}."
+        yield ""
+        yield "| planted | decision | blamed | minutes | when |"
+        yield "| ---: | --- | --- | ---: | --- |"
+        for d in same:
+            share = f"{d['planted']:.0%}" if d["planted"] else "nothing"
+            blamed = ", ".join(d["slower"]) or "—"
+            yield f"| {share} | {WORDS[d['exit_code']]} | {blamed} | {d['minutes']} | {d['date']} |"
+        yield ""
