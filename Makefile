@@ -90,7 +90,7 @@ ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci,
 	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
 
 gate-study: $(BIN)/.ready  ## record how often the gate is wrong (about an hour; goes on where it was), into docs/gate-study.md
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 10
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 20
 
 soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders
 	$(BIN)/python benchmarks/soak.py
