@@ -195,14 +195,15 @@ def measure_pairs(sides: Sequence[Runner], cells: Sequence[Cell], stage: Stage, 
 
 def table_of_pairs(sides: tuple[Runner, Runner], column: str, stage: Stage) -> pd.DataFrame:
     """key, pair, before, after: the fastest of a pair's visits on each side, where both have a time."""
-    parts = []
-    for name, runner in zip(("before", "after"), sides, strict=True):
-        visits = frame(runner.journal.visits)
-        chosen = visits[visits["round"].between(stage.first, stage.after - 1) & (visits["status"] == "ok")]
-        pair = (chosen["round"].astype(int) - stage.first) // stage.turns
-        fastest = chosen.groupby(["key", pair.rename("pair")])[column].min()
-        parts.append(fastest.dropna().rename(name).reset_index())
-    return parts[0].merge(parts[1], on=["key", "pair"])
+    before, after = (fastest(frame(runner.journal.visits), column, stage) for runner in sides)
+    return before.rename("before").reset_index().merge(after.rename("after").reset_index(), on=["key", "pair"])
+
+
+def fastest(visits: pd.DataFrame, column: str, stage: Stage) -> pd.Series[float]:
+    """By key and pair, the fastest of a stage's visits that are ok."""
+    chosen = visits[visits["round"].between(stage.first, stage.after - 1) & (visits["status"] == "ok")]
+    pair = (chosen["round"].astype(int) - stage.first) // stage.turns
+    return chosen.groupby(["key", pair.rename("pair")])[column].min().dropna()
 
 
 def both_survive(sides: tuple[Runner, Runner]) -> list[Cell]:

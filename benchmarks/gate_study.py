@@ -29,7 +29,7 @@ import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
 from attnbench import suite as suites
-from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, tier0
+from attnbench.gating import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
 from attnbench.noise import machine_of
 from attnbench.record import read_run
 
@@ -125,9 +125,9 @@ def record(study: Study, condition: str, wanted: int) -> None:
         cells = both_survive((sides["base"], sides["again"]))
         study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c in cells})
         tell(f"{condition}: {wanted - done} blocks of {len(sides)} processes, {len(cells)} cells")
-        begun, first = time.time(), int(done) + 1
+        begun, first, turns = time.time(), int(done) + 1, Stage.of(cells, 1).turns
         for block in range(first, wanted + 1):
-            stage = Stage.of(cells, 1, first=block * Stage.of(cells, 1).turns)
+            stage = Stage(block * turns, 1, turns)
             measure_pairs(tuple(sides.values()), cells, stage, plan.seed, lambda text: None)
             store(path, block, stage, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
             each = (time.time() - begun) / (block - first + 1)
@@ -145,12 +145,9 @@ def store(path: Path, block: int, stage: Stage, folders: dict[str, Path], cells:
     rows = []
     for variant, folder in folders.items():
         run = read_run(folder)
-        visits, samples = (
-            table[table["round"].between(stage.first, stage.after - 1)] for table in (run.visits, run.samples)
-        )
-        samples = samples.groupby("key")["seconds"].apply(list)
-        fastest = visits[visits["status"] == "ok"].groupby("key")["wall_time_s"].min()
-        for key, seconds in fastest.items():
+        own = run.samples[run.samples["round"].between(stage.first, stage.after - 1)]
+        samples = own.groupby("key")["seconds"].apply(list)
+        for (key, _), seconds in fastest(run.visits, "wall_time_s", stage).items():
             taken = " ".join(f"{1e6 * s:.5g}" for s in samples[key])
             rows.append((block, short[key], variant, f"{1e6 * seconds:.6g}", taken))
     table = pd.DataFrame(rows, columns=["block", "cell", "variant", "median_us", "samples_us"])

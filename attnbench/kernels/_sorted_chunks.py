@@ -7,6 +7,25 @@ import triton.language as tl
 
 
 @triton.jit
+def tile_of(seq_len, chunk, BLOCK: tl.constexpr):
+    """What a program works on: its line (a round of a head), where its chunk begins, and the places of its tile."""
+    tiles = tl.cdiv(chunk, BLOCK)
+    index = tl.program_id(0)
+    tile = index % (tiles * tl.cdiv(seq_len, chunk))
+    line = (index // (tiles * tl.cdiv(seq_len, chunk))).to(tl.int64)
+    begin = tile // tiles * chunk
+    return line, begin, begin + tile % tiles * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def tokens_of(seq_len, BLOCK: tl.constexpr):
+    """The same of a program that takes tokens in their own order: its head, and they."""
+    blocks = tl.cdiv(seq_len, BLOCK)
+    index = tl.program_id(0)
+    return (index // blocks).to(tl.int64), index % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
 def load_tokens(x, tokens, mask, stride, head_dim, BLOCK_D: tl.constexpr):
     """The rows of these tokens: [tokens, BLOCK_D], zero outside."""
     columns = tl.arange(0, BLOCK_D)
@@ -110,19 +129,14 @@ def attend_kernel(
     PRECISION: tl.constexpr,
 ):
     """One program per tile of queries, round and head, in that order. With one round the answer is final."""
-    tiles = tl.cdiv(chunk, BLOCK)
-    index = tl.program_id(0)
-    tile = index % (tiles * tl.cdiv(seq_len, chunk))
-    line = (index // (tiles * tl.cdiv(seq_len, chunk))).to(tl.int64)  # head and round
+    line, begin, places = tile_of(seq_len, chunk, BLOCK)
     head = line // rounds
     chosen = line % rounds
-    begin = tile // tiles * chunk
     qk += head // heads * q_b + head % heads * q_h
     v += head // heads * v_b + head % heads * v_h
     order += line * seq_len
     label += head * rounds * seq_len
 
-    places = begin + tile % tiles * BLOCK + tl.arange(0, BLOCK)
     end = tl.minimum(begin + chunk, seq_len)
     mask_q = places < end
     tokens_q = tl.load(order + places, mask=mask_q, other=0)
@@ -182,10 +196,7 @@ def merge_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """One program per tile of tokens and head, in that order."""
-    blocks = tl.cdiv(seq_len, BLOCK)
-    index = tl.program_id(0)
-    head = (index // blocks).to(tl.int64)
-    tokens = index % blocks * BLOCK + tl.arange(0, BLOCK)
+    head, tokens = tokens_of(seq_len, BLOCK)
     inside = tokens < seq_len
     columns = tl.arange(0, BLOCK_D)
     mask = inside[:, None] & (columns < head_dim)[None, :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._sorted_chunks import inverse_length, load_tokens, logits, products
+from attnbench.kernels._sorted_chunks import inverse_length, load_tokens, logits, products, tile_of, tokens_of
 
 
 @triton.jit
@@ -23,10 +23,7 @@ def agreement_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """One program per tile of tokens and head, in that order."""
-    blocks = tl.cdiv(seq_len, BLOCK)
-    index = tl.program_id(0)
-    head = (index // blocks).to(tl.int64)
-    tokens = index % blocks * BLOCK + tl.arange(0, BLOCK)
+    head, tokens = tokens_of(seq_len, BLOCK)
     inside = tokens < seq_len
     dy += head // heads * g_b + head % heads * g_h
     a = load_tokens(y + head * seq_len * head_dim, tokens, inside, head_dim, head_dim, BLOCK_D).to(tl.float32)
@@ -68,13 +65,9 @@ def gradient_kernel(
     PRECISION: tl.constexpr,
 ):
     """One program per tile of tokens, round and head, in that order: first they are queries, then keys."""
-    tiles = tl.cdiv(chunk, BLOCK)
-    index = tl.program_id(0)
-    tile = index % (tiles * tl.cdiv(seq_len, chunk))
-    line = (index // (tiles * tl.cdiv(seq_len, chunk))).to(tl.int64)  # head and round
+    line, begin, places = tile_of(seq_len, chunk, BLOCK)
     head = line // rounds
     chosen = line % rounds
-    begin = tile // tiles * chunk
     qk += head // heads * q_b + head % heads * q_h
     v += head // heads * v_b + head % heads * v_h
     dy += head // heads * g_b + head % heads * g_h
@@ -83,7 +76,6 @@ def gradient_kernel(
     total += head * seq_len
     agreement += head * seq_len
 
-    places = begin + tile % tiles * BLOCK + tl.arange(0, BLOCK)
     end = tl.minimum(begin + chunk, seq_len)
     mask = places < end
     tokens = tl.load(order + places, mask=mask, other=0)
@@ -171,10 +163,7 @@ def add_rounds_kernel(
     BLOCK_D: tl.constexpr,
 ):
     """One program per tile of tokens and head, in that order. A token that sees nobody gives dy to its own value."""
-    blocks = tl.cdiv(seq_len, BLOCK)
-    index = tl.program_id(0)
-    head = (index // blocks).to(tl.int64)
-    tokens = index % blocks * BLOCK + tl.arange(0, BLOCK)
+    head, tokens = tokens_of(seq_len, BLOCK)
     inside = tokens < seq_len
     columns = tl.arange(0, BLOCK_D)
     mask = inside[:, None] & (columns < head_dim)[None, :]

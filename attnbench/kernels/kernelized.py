@@ -33,13 +33,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels._availability import tf32_allowed
 from attnbench.kernels._configuration import Configuration, signature, strided
 from attnbench.kernels._features import FEATURES
 from attnbench.kernels._kernelized_answers import answer_kernel
 from attnbench.kernels._kernelized_gradients import key_gradient_kernel, query_gradient_kernel
 from attnbench.kernels._kernelized_sums import accumulate_kernel, combine_kernel
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
 
 PROGRAMS = 512
 """About how many programs the token range is split into: enough for 132 multiprocessors to be evenly loaded."""
@@ -250,29 +249,25 @@ def take_from_largest(
     dk.scatter_(2, at, change.to(dk.dtype))
 
 
-def precision(dtype: torch.dtype, exact: bool | None = None) -> dict[str, Any]:
-    """COMPUTE and PRECISION of the products: see the top of this file. exact: of float32; None: as torch is set."""
-    if dtype == torch.bfloat16:
-        return {"COMPUTE": tl.bfloat16, "PRECISION": "tf32"}
-    if exact is None:
-        exact = not tf32_allowed()
-    return {"COMPUTE": tl.float32, "PRECISION": "tf32x3" if exact and dtype == torch.float32 else "tf32"}
+def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
+    """COMPUTE and PRECISION of the products: see the top of this file. compute: the latter; None: as torch is set."""
+    return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
 
 
-def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None) -> Tiles:
+def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
     """Of `accumulate_kernel`."""
-    compute = precision(dtype, exact)
+    chosen = products(dtype, compute)
     two = phi.features == "fourier"
     block_d = padded(head_dim)
     sizes = {"BLOCK_N": 32, "BLOCK_M": min(padded(phi.count), 32 if two else 64), "BLOCK_D": block_d, "WIDTH": 0}
     sizes["BLOCK_V"] = min(block_d, 64)
     if dtype == torch.bfloat16 and not two:
         sizes |= {"BLOCK_N": 32 if block_d > 64 else 64, "BLOCK_V": min(block_d, 128)}
-    elif compute["PRECISION"] == "tf32x3":
+    elif chosen["PRECISION"] == "tf32x3":
         sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
     elif block_d == 256 and phi.features not in ("elu", "softmax"):
         sizes |= {"BLOCK_M": 32, "WIDTH": 32}
-    return Tiles({"FEATURES": phi.features, **sizes, **compute}, 8 if block_d > 32 else 4, 2)
+    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
 
 
 def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
@@ -281,29 +276,29 @@ def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
 
 
-def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None) -> Tiles:
+def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
     """Of `answer_kernel`."""
-    compute = precision(dtype, exact)
+    chosen = products(dtype, compute)
     two = phi.features == "fourier"
     block_d = padded(head_dim)
     sizes = {"BLOCK_N": 64, "BLOCK_M": min(padded(phi.count), 32), "BLOCK_D": block_d, "WIDTH": 0}
     sizes["BLOCK_V"] = min(block_d, 64 if two else 128)
-    if compute["PRECISION"] == "tf32x3" and block_d > 32:
+    if chosen["PRECISION"] == "tf32x3" and block_d > 32:
         sizes |= {"BLOCK_N": 32, "BLOCK_V": min(block_d, 64), "WIDTH": 0 if block_d == 64 else 32}
     elif dtype == torch.float32 and block_d == 256:
         sizes["WIDTH"] = 64
-    return Tiles({"FEATURES": phi.features, **sizes, **compute}, 8 if block_d > 32 else 4, 2)
+    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
 
 
-def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None) -> Tiles:
+def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
     """Of `query_gradient_kernel` and `key_gradient_kernel`."""
     block_d = padded(head_dim)
-    compute = precision(dtype, exact)
-    products = "bf16" if dtype == torch.bfloat16 else compute["PRECISION"]
+    chosen = products(dtype, compute)
+    kind = "bf16" if dtype == torch.bfloat16 else chosen["PRECISION"]
     column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
-    block_n, block_m, width, warps = GRADIENT["two" if phi.features == "fourier" else "one", products][column]
+    block_n, block_m, width, warps = GRADIENT["two" if phi.features == "fourier" else "one", kind][column]
     constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
-    return Tiles({**constexprs, "BLOCK_D": block_d, "WIDTH": width, **compute}, warps, 1)
+    return Tiles({**constexprs, "BLOCK_D": block_d, "WIDTH": width, **chosen}, warps, 1)
 
 
 GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
@@ -332,16 +327,15 @@ def configurations() -> Iterator[Configuration]:
 
 def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
     types = argument_types(dtype)
-    exact = compute == "tf32x3"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = []
     for key in (True, False):
         stabilised = key and phi.features in ("exp", "softmax")
-        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sum_tiles(d, phi, dtype, exact)))
+        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sum_tiles(d, phi, dtype, compute)))
         if dtype == torch.bfloat16:  # it is the same for all
             launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
-    launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype, exact)))
-    launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype, exact)))
-    launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype, exact)))
+    launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype, compute)))
+    launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype, compute)))
+    launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype, compute)))
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
     for kernel, more, tiles in launches:
         yield configured(kernel, types, {**tiles.constexprs, **more}, tiles, phi, d, dtype, compute, sample)
@@ -370,9 +364,7 @@ def configured(
     compute: str,
     sample: bool,
 ) -> Configuration:
-    """A launch as a configuration. compute: the PRECISION of its products."""
-    if "PRECISION" in constexprs:
-        constexprs["PRECISION"] = compute
+    """A launch as a configuration. compute: the PRECISION of its products, for the label."""
     label = f"{phi.features} m={phi.count} D={d} {named(dtype, compute)}"
     names = signature(kernel, types)
     multiples = (*strided(names), "features")

@@ -35,7 +35,7 @@ from attnbench.kernels.kernelized import (
     accumulate,
     argument_types,
     configured,
-    precision,
+    products,
     sum_tiles,
 )
 
@@ -147,23 +147,23 @@ def added(parts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def scan_tiles(
-    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, exact: bool | None = None,
+    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None,
     capability: int | None = None,
 ) -> Tiles:  # fmt: skip
     """Of scan_answer_kernel ("answer"), scan_query_gradient_kernel ("query") and scan_key_gradient_kernel ("key").
 
-    exact: whether float32 is more than TF32; None: as torch is set. capability: 80, 90 …; None: of the current device.
+    compute: PRECISION of its products; None: as torch is set. capability: 80, 90 …; None: of the current device.
 
     The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since warps beyond the rows of a
     product would repeat them; fewer where registers fill up: three TF32 products hold every operand twice; a gradient
     through ω adds up [BLOCK_N, BLOCK_D]; and where operands cannot stay in shared memory (neither sm_90 nor sm_100),
     they lie in registers too, in float32 for all but bfloat16. Two features per argument (fourier) double the rest.
     """
-    compute = precision(dtype, exact)
+    chosen = products(dtype, compute)
     wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)
     in_registers = (_capability() if capability is None else capability) // 10 not in (9, 10)
     block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
-    if compute["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
+    if chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
         block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
         warps = 4 if block_d <= 128 else 8
     elif kernel == "answer":
@@ -177,7 +177,7 @@ def scan_tiles(
         warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
         turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
     sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
-    constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **compute}
+    constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **chosen}
     return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
 
 
@@ -207,7 +207,7 @@ def _configurations(
         (scan_query_gradient_kernel, "query"),
         (scan_key_gradient_kernel, "key"),
     ):
-        tiles = scan_tiles(name, d, phi, dtype, compute == "tf32x3", capabilities[0])
+        tiles = scan_tiles(name, d, phi, dtype, compute, capabilities[0])
         types = argument_types(dtype)
         if triton.cdiv(d, tiles.constexprs["BLOCK_V"]) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
