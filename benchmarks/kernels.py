@@ -1,9 +1,9 @@
 """Compiles every shipped kernel configuration for sm_80, sm_90 and sm_100, with no GPU, and tables what each takes.
 
-Registers and stack per thread (stack above 0: registers spill), shared memory per program, its limit. Exit 1 where one
-spills (beyond `SPILLS`), is over the limit or does not compile. Names after the command choose kernel files; default:
-all. What fails is said at once, the table at the end. Triton keeps what it has built, so a sweep that was cut short
-goes on where it was.
+Registers and stack per thread, shared memory per program, its limit. Exit 1 where registers have run out (`spills`, a
+few bytes of stack below the limit of registers are ptxas's choice), shared memory is over the limit, or one does not
+compile. Names after the command choose kernel files; default: all. What fails is said at once, the table at the end.
+Triton keeps what it has built, so a sweep that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,17 +19,6 @@ from rich.table import Table
 
 from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, Build, Configuration, build
 from attnbench.registry import scan
-
-SPILLS = {
-    ("sorted_chunks", "attend_kernel", "D=256 float32 tf32"): 24,
-    ("kernelized", "accumulate_kernel", "exp m=256 D=256 float32 tf32"): 8,
-    ("kernelized", "accumulate_kernel", "fourier m=256 D=256 float32 tf32"): 16,
-}
-"""Bytes of stack that are accepted, by file, kernel and end of the label.
-
-There ptxas holds a kernel to 168 or 128 registers, for the sake of more programs to a multiprocessor, and gives up a
-few bytes for it. The smaller tiles, other warps and other widths that were tried spill too.
-"""
 
 COLUMNS = ("kernel", "for", "sm", "warps", "registers", "shared KiB", "limit KiB", "stack B")
 
@@ -49,15 +38,19 @@ def main() -> int:
         if capability in c.capabilities and given.only in f"{c.kernel.__name__} {c.label}"
     ]
     table = Table(*COLUMNS, title=f"{len(wanted)} builds")
-    failed = 0
+    failed, traded = 0, []
     with ProcessPoolExecutor(given.jobs) as pool:
-        for row, fine in pool.map(attempt, wanted, chunksize=4):
+        for row, fine, stack in pool.map(attempt, wanted, chunksize=4):
             failed += not fine
             if not fine:
                 print("  ".join(row), file=sys.stderr, flush=True)
-            table.add_row(*row, style="" if fine else "red")
+            elif stack:
+                traded.append(stack)
+            table.add_row(*row, style="red" if not fine else "yellow" if stack else "")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
-    print(f"{len(wanted) - failed} of {len(wanted)} builds are fine")
+    print(f"{len(wanted) - failed} of {len(wanted)} builds are fine: {len(wanted) - failed - len(traded)} use no stack")
+    if traded:
+        print(f"{len(traded)} give up {min(traded)} to {max(traded)} bytes of it, with registers to spare")
     return 1 if failed else 0
 
 
@@ -66,8 +59,8 @@ def configurations(name: str) -> list[Configuration]:
     return list(getattr(import_module(f"attnbench.kernels.{name}"), "configurations", list)())
 
 
-def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool]:
-    """A row of the table, and whether the build is within the limits."""
+def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool, int]:
+    """A row of the table, whether the build is within the limits, and its bytes of stack."""
     name, index, capability = wanted
     configuration = configurations(name)[index]
     head = [configuration.kernel.__name__, configuration.label, str(capability), str(configuration.num_warps)]
@@ -75,15 +68,10 @@ def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool]:
     try:
         built: Build = build(configuration, capability)
     except Exception as error:
-        return [*head, type(error).__name__, str(error).splitlines()[0][:40], "", ""], False
+        return [*head, type(error).__name__, str(error).splitlines()[0][:40], "", ""], False, 0
     shared = f"{built.shared_bytes / 1024:.1f}"
     row = [*head, str(built.registers), shared, f"{limit / 1024:.0f}", str(built.stack_bytes)]
-    accepted = [
-        stack
-        for (file, kernel, label), stack in SPILLS.items()
-        if (file, kernel) == (name, head[0]) and head[1].endswith(label)
-    ]
-    return row, built.stack_bytes <= max(accepted, default=0) and built.shared_bytes <= limit
+    return row, built.fits, built.stack_bytes
 
 
 if __name__ == "__main__":

@@ -42,15 +42,3 @@ def why_not(
 def tf32_allowed() -> bool:
     """Whether torch may take TF32 for float32 matrix products, by whichever setting it was told so."""
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")  # allow_tf32 cannot be read once this was set
-
-
-MAX_CAUSAL_DIM = 64
-"""Of the causal scan in float32, with features of ω x: beyond, its state and a tile of ω exceed 163 KiB (sm_80)."""
-
-
-def why_not_projected(problem: Problem, device: str) -> str | None:
-    """As `why_not`, for kernelized attention whose features are those of ω x: the causal form holds a tile of ω."""
-    if problem.causal and problem.dtype == "float32" and problem.head_dim > MAX_CAUSAL_DIM:
-        found = f"tiles up to head_dim {MAX_CAUSAL_DIM}, not {problem.head_dim}"
-        return f"in float32, shared memory holds the causal form's {found}"
-    return why_not(problem, device)

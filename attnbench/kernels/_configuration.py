@@ -17,6 +17,17 @@ from triton.compiler import ASTSource
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may use, by compute capability."""
 
+MOST_REGISTERS = 248
+"""Beyond, a thread has all 255 there are: they are given out by eights."""
+
+TRADED = 64
+"""Bytes of stack per thread that ptxas may give up where it has registers to spare.
+
+Left to itself it aims at as many programs on a multiprocessor as come close to fitting, so it may stop at 80, 128 or
+168 registers and put a few values on the stack that are seldom needed. Told that one may have them all (`maxnreg`),
+it fits fewer programs, and not always with less stack. Tiles are too large only where registers have run out.
+"""
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -41,7 +52,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Build:
-    """A compiled configuration. stack_bytes: local memory per thread; above 0 where registers spill."""
+    """A compiled configuration. stack_bytes: local memory per thread, for what is not kept in registers."""
 
     configuration: Configuration
     capability: int
@@ -49,6 +60,16 @@ class Build:
     registers: int
     shared_bytes: int
     stack_bytes: int
+
+    @property
+    def spills(self) -> bool:
+        """Whether registers ran out, or more is on the stack than is gained by it (`TRADED`)."""
+        return self.stack_bytes > (TRADED if self.registers <= MOST_REGISTERS else 0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether it spills nothing and takes no more shared memory than there is."""
+        return not self.spills and self.shared_bytes <= SHARED_MEMORY_LIMIT[self.capability]
 
 
 def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:

@@ -174,7 +174,7 @@ def sums_kernel(
         if KIND == "soft":
             if first == 0:
                 tl.store(totals + part * rank + columns, share, mask=column_mask)
-    else:
+    elif KIND == "nmf":
         gram = tl.zeros([BLOCK_R, BLOCK_R], tl.float32)
         for start in range(begin, end, BLOCK_N):
             rows = start + tl.arange(0, BLOCK_N).to(tl.int64)

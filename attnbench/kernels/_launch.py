@@ -25,6 +25,22 @@ class Tiles:
         return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
 
 
+CAPABILITIES = ((80,), (90, 100))
+"""What tiles are chosen for, by where a product takes its operands from: registers, or shared memory."""
+
+
+def operands_in_registers(capability: int | None = None) -> bool:
+    """Whether products take them from there: on all but sm_90 and sm_100, which leaves less room for tiles.
+
+    capability: 80, 90 …; None: of the current CUDA device, or False where there is none (Triton's interpreter).
+    """
+    if capability is None:
+        if not torch.cuda.is_available():
+            return False
+        capability = 10 * torch.cuda.get_device_capability()[0]
+    return capability // 10 not in (9, 10)
+
+
 def padded(size: int) -> int:
     """The tile that holds `size`: a power of two, at least 16, as a product on tensor cores needs."""
     return max(16, int(triton.next_power_of_2(size)))

@@ -31,7 +31,7 @@ from torch import Tensor
 from attnbench.kernels._availability import tf32_allowed
 from attnbench.kernels._configuration import Configuration, signature
 from attnbench.kernels._factorisation import bases_kernel, codes_kernel, one_step_gradient_kernel, sums_kernel
-from attnbench.kernels._launch import POINTER, Tiles, named, padded
+from attnbench.kernels._launch import CAPABILITIES, POINTER, Tiles, named, operands_in_registers, padded
 
 PROGRAMS = 264
 """About how many programs the token range is split into: two for each of 132 multiprocessors."""
@@ -182,21 +182,26 @@ def precision(dtype: torch.dtype, out: bool = False) -> dict[str, str]:
     return found
 
 
-def code_tiles(rank: int) -> Tiles:
-    """Of `codes_kernel`."""
-    return Tiles({"BLOCK_N": 64, "BLOCK_D": 32, "BLOCK_R": padded(rank)}, 8)
+def tokens(rank: int, capability: int | None) -> int:
+    """BLOCK_N: 64, or 32 where so many codes and the operands of a product do not fit the registers."""
+    return 32 if rank > 32 and operands_in_registers(capability) else 64
 
 
-def gradient_tiles(rank: int, dtype: torch.dtype) -> Tiles:
+def code_tiles(rank: int, capability: int | None = None) -> Tiles:
+    """Of `codes_kernel`. capability, here and below: as in `operands_in_registers`."""
+    return Tiles({"BLOCK_N": tokens(rank, capability), "BLOCK_D": 32, "BLOCK_R": padded(rank)}, 8)
+
+
+def gradient_tiles(rank: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
     """Of `one_step_gradient_kernel`."""
     narrow = dtype == torch.bfloat16
-    sizes = {"BLOCK_N": 64 if narrow else 32, "BLOCK_D": 32, "BLOCK_R": padded(rank)}
+    sizes = {"BLOCK_N": tokens(rank, capability) if narrow else 32, "BLOCK_D": 32, "BLOCK_R": padded(rank)}
     return Tiles(sizes, 8, 2 if narrow else 1)
 
 
-def sum_tiles(rank: int) -> Tiles:
+def sum_tiles(rank: int, capability: int | None = None) -> Tiles:
     """Of `sums_kernel`."""
-    return Tiles({"BLOCK_N": 64, "BLOCK_D": 64, "BLOCK_R": padded(rank)}, 8)
+    return Tiles({"BLOCK_N": tokens(rank, capability), "BLOCK_D": 64, "BLOCK_R": padded(rank)}, 8)
 
 
 def base_tiles(rank: int) -> Tiles:
@@ -209,7 +214,8 @@ def configurations() -> Iterator[Configuration]:
     for kind in ("nmf", "vq", "cd"):
         for rank in (16, 32, 64):
             for dtype, compute in PRECISIONS:
-                yield from _configurations(Updates(kind, 6, 0.01, 0.1), rank, dtype, compute)
+                for capabilities in CAPABILITIES:
+                    yield from _configurations(Updates(kind, 6, 0.01, 0.1), rank, dtype, compute, capabilities)
 
 
 PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
@@ -220,21 +226,24 @@ PRECISIONS: tuple[tuple[torch.dtype, str], ...] = (
 )
 
 
-def _configurations(updates: Updates, rank: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
+def _configurations(
+    updates: Updates, rank: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
+) -> Iterator[Configuration]:
     floats = ("bases", "answers", "codes", "sums", "grams", "totals", "out", "products")
     types = {**dict.fromkeys(("x", "y", "dy", "dx"), POINTER[dtype]), **dict.fromkeys(floats, "*fp32")}
     types |= dict.fromkeys(("inverse_temperature", "epsilon"), "fp32")
     whole = {"PRECISION": compute}
     out = {**whole, "OUT_PRECISION": "tf32" if dtype == torch.bfloat16 else compute}
+    by_code = code_tiles(rank, capabilities[0])
     step: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (codes_kernel, {"KIND": updates.step, "LAST": False, **out}, code_tiles(rank)),
-        (codes_kernel, {"KIND": updates.last, "LAST": True, **out}, code_tiles(rank)),
-        (one_step_gradient_kernel, {"KIND": updates.last, **out}, gradient_tiles(rank, dtype)),
-        (sums_kernel, {"KIND": updates.step, **whole}, sum_tiles(rank)),
+        (codes_kernel, {"KIND": updates.step, "LAST": False, **out}, by_code),
+        (codes_kernel, {"KIND": updates.last, "LAST": True, **out}, by_code),
+        (one_step_gradient_kernel, {"KIND": updates.last, **out}, gradient_tiles(rank, dtype, capabilities[0])),
+        (sums_kernel, {"KIND": updates.step, **whole}, sum_tiles(rank, capabilities[0])),
         (bases_kernel, {"KIND": updates.step, **whole}, base_tiles(rank)),
     ]
     if updates.kind == "nmf":
-        step.append((codes_kernel, {"KIND": "start", "LAST": False, **out}, code_tiles(rank)))
+        step.append((codes_kernel, {"KIND": "start", "LAST": False, **out}, by_code))
     label = f"{updates.kind} r={rank} {named(dtype, compute)}"
     for kernel, more, tiles in step:
         constexprs = {**tiles.constexprs, **more}
@@ -242,5 +251,6 @@ def _configurations(updates: Updates, rank: int, dtype: torch.dtype, compute: st
         given = {**types, "y": "*fp32"} if more.get("LAST") is False else types  # the codes stand in for y there
         sample = updates.kind == "nmf" and rank == 64 and dtype == torch.bfloat16 and more["KIND"] != "start"
         yield Configuration(
-            kernel, signature(kernel, given), constexprs, tiles.warps, tiles.stages, label + last, sample
-        )
+            kernel, signature(kernel, given), constexprs, tiles.warps, tiles.stages, label + last,
+            sample and 90 in capabilities, capabilities=capabilities,
+        )  # fmt: skip

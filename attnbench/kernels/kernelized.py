@@ -262,11 +262,13 @@ def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str |
     sizes = {"BLOCK_N": 32, "BLOCK_M": min(padded(phi.count), 32 if two else 64), "BLOCK_D": block_d, "WIDTH": 0}
     sizes["BLOCK_V"] = min(block_d, 64)
     if dtype == torch.bfloat16 and not two:
-        sizes |= {"BLOCK_N": 32 if block_d > 64 else 64, "BLOCK_V": min(block_d, 128)}
+        sizes |= {"BLOCK_N": 32 if block_d > 64 or phi.features == "exp" else 64, "BLOCK_V": min(block_d, 128)}
     elif chosen["PRECISION"] == "tf32x3":
         sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
     elif block_d == 256 and phi.features not in ("elu", "softmax"):
         sizes |= {"BLOCK_M": 32, "WIDTH": 32}
+    elif block_d == 128 and phi.features == "exp":
+        sizes["BLOCK_M"] = 32
     return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
 
 
@@ -306,7 +308,7 @@ GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
     ("one", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 4), (32, 16, 0, 8), (32, 32, 128, 8)),
     ("one", "tf32x3"): ((32, 32, 16, 4), (32, 16, 0, 4), (32, 16, 32, 8), (16, 32, 64, 8)),
     ("two", "bf16"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
-    ("two", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
+    ("two", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 64, 8), (32, 16, 128, 8)),
     ("two", "tf32x3"): ((32, 32, 16, 4), (32, 16, 32, 8), (32, 16, 32, 8), (16, 16, 64, 8)),
 }
 """BLOCK_N, BLOCK_M, WIDTH and warps by features per argument (fourier: two) and products, for D up to 32, 64, 128, 256.

@@ -28,7 +28,7 @@ from torch import Tensor
 from attnbench.kernels._configuration import Configuration
 from attnbench.kernels._kernelized_scan import scan_answer_kernel
 from attnbench.kernels._kernelized_scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
-from attnbench.kernels._launch import PRECISIONS, Tiles, padded
+from attnbench.kernels._launch import CAPABILITIES, PRECISIONS, Tiles, operands_in_registers, padded
 from attnbench.kernels.kernelized import (
     PROGRAMS,
     FeatureMap,
@@ -156,24 +156,26 @@ def scan_tiles(
 
     The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since warps beyond the rows of a
     product would repeat them; fewer where registers fill up: three TF32 products hold every operand twice; a gradient
-    through ω adds up [BLOCK_N, BLOCK_D]; and where operands cannot stay in shared memory (neither sm_90 nor sm_100),
-    they lie in registers too, in float32 for all but bfloat16. Two features per argument (fourier) double the rest.
+    through ω adds up [BLOCK_N, BLOCK_D]; and where operands lie in registers too, in float32 for all but bfloat16. Two
+    features per argument (fourier) double the rest.
     """
     chosen = products(dtype, compute)
     wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)
-    in_registers = (_capability() if capability is None else capability) // 10 not in (9, 10)
+    in_registers = operands_in_registers(capability)
     block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
     if chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
         block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
         warps = 4 if block_d <= 128 else 8
     elif kernel == "answer":
-        block_n = 32 if in_registers and (wide or two) else 64
+        block_n = 64 >> (wide + two if in_registers else wide and two and block_d > 64)
     elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
         block_n, turns = 32 if in_registers else 64, 2
     else:
         block_n = 32 if in_registers or block_d > 128 else 64
+        if kernel == "key" and wide and in_registers and block_d > 128:
+            block_n = 16
         block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
-        width = 32 if wide and block_d == 64 else 64
+        width = 32 if (wide or two) and block_d == 64 else 64
         warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
         turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
     sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
@@ -181,20 +183,12 @@ def scan_tiles(
     return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
 
 
-def _capability() -> int:
-    """Of the current CUDA device, 90 for compute capability 9.0; 90 where there is none (Triton's interpreter)."""
-    if not torch.cuda.is_available():
-        return 90
-    major, minor = torch.cuda.get_device_capability()
-    return 10 * major + minor
-
-
 def configurations() -> Iterator[Configuration]:
     """Every default configuration, as in `kernelized`; fourier with 64 frequencies, rfa's default."""
     for features, count in (("elu", 0), ("relu", 256), ("exp", 256), ("fourier", 64)):
         for d in (16, 32, 64, 128, 256):
             for dtype, compute in PRECISIONS:
-                for capabilities in ((80,), (90, 100)):
+                for capabilities in CAPABILITIES:
                     yield from _configurations(FeatureMap(features, count or d), d, dtype, compute, capabilities)
 
 

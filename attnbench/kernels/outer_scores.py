@@ -45,7 +45,7 @@ class _Attention(torch.autograd.Function):
         b, h, n, d = v.shape
         y = torch.empty_like(v)
         totals = torch.empty(b, h, n, dtype=torch.float32, device=v.device)
-        tiles = query_tiles(alpha.shape[-1], d)
+        tiles = query_tiles(alpha.shape[-1], d, v.dtype)
         attend_outer_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * b * h,)](
             alpha, beta, v, y, totals, n, alpha.shape[-1], beta.shape[-1], d,
             CAUSAL=causal, PRECISION=precision(v.dtype), **tiles.options,
@@ -70,7 +70,7 @@ def score_gradients(
     """dα and dβ. totals, agreements: [B, H, N], the log-sum-exp and y·dy of each query."""
     b, h, n, d = v.shape
     width, columns = alpha.shape[-1], beta.shape[-1]
-    tiles = query_tiles(width, d)
+    tiles = score_tiles(width, d, v.dtype)
     dalpha = torch.empty_like(alpha)
     parts = triton.cdiv(width, tiles.constexprs["BLOCK_S"])
     dbeta = torch.empty(parts, *beta.shape, dtype=torch.float32, device=v.device)
@@ -94,9 +94,19 @@ def value_gradients(alpha: Tensor, beta: Tensor, dy: Tensor, totals: Tensor, cau
     return dv
 
 
-def query_tiles(width: int, head_dim: int) -> Tiles:
-    """Of `attend_outer_kernel` and `outer_score_gradient_kernel`."""
-    return Tiles({"BLOCK_N": 64, "BLOCK_S": min(32, padded(width)), "BLOCK_D": padded(head_dim)}, 8, STAGES)
+def query_tiles(width: int, head_dim: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `attend_outer_kernel`. compute: PRECISION of its products; None: as torch is set. Three TF32 products hold
+    every operand twice, which leaves room for half as many keys."""
+    most = 16 if (compute or precision(dtype)) == "tf32x3" else 32
+    return Tiles({"BLOCK_N": 64, "BLOCK_S": min(most, padded(width)), "BLOCK_D": padded(head_dim)}, 8, STAGES)
+
+
+def score_tiles(width: int, head_dim: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `outer_score_gradient_kernel`, which holds its queries' cotangents too. compute: as above."""
+    tiles = query_tiles(width, head_dim, dtype, compute)
+    if padded(head_dim) > 64 and (compute or precision(dtype)) == "tf32x3":
+        tiles.constexprs.update(BLOCK_N=16, BLOCK_S=min(32, padded(width)))
+    return tiles
 
 
 def key_tiles(width: int, head_dim: int, dtype: torch.dtype) -> Tiles:
@@ -118,8 +128,8 @@ def _configurations(d: int, dtype: torch.dtype, compute: str, causal: bool) -> I
     types |= dict.fromkeys(("totals", "agreements", "dbeta"), "*fp32")
     label = f"D={d} {named(dtype, compute)}"
     for kernel, tiles in (
-        (attend_outer_kernel, query_tiles(64, d)),
-        (outer_score_gradient_kernel, query_tiles(64, d)),
+        (attend_outer_kernel, query_tiles(64, d, dtype, compute)),
+        (outer_score_gradient_kernel, score_tiles(64, d, dtype, compute)),
         (outer_value_gradient_kernel, key_tiles(64, d, dtype)),
     ):
         constexprs = {**tiles.constexprs, "CAUSAL": causal, "PRECISION": compute}

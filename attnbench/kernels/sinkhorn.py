@@ -16,6 +16,7 @@ for matrix products (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,14 +25,22 @@ from torch import Tensor
 
 from attnbench.kernels._block_pairs import attend_kernel, key_gradient_kernel, query_gradient_kernel
 from attnbench.kernels._configuration import Configuration, signature, strided
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels._launch import (
+    CAPABILITIES,
+    POINTER,
+    PRECISIONS,
+    Tiles,
+    named,
+    operands_in_registers,
+    precision,
+)
 from attnbench.kernels._sinkhorn_balance import (
     line_gradient_kernel,
     line_total_kernel,
     matrix_gradient_kernel,
     matrix_kernel,
 )
-from attnbench.kernels.sorted_chunks import product_tiles
+from attnbench.kernels.sorted_chunks import Sizes, product_tiles
 
 LINES = {"BLOCK_I": 16, "BLOCK_J": 64}
 MATRIX = {"BLOCK_I": 16, "BLOCK_J": 64}
@@ -158,31 +167,38 @@ def programs(seq_len: int, block: int, tiles: Tiles) -> int:
     return triton.cdiv(seq_len, block) * triton.cdiv(block, tiles.constexprs["BLOCK"])
 
 
-def attend_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
-    """Of `attend_kernel`."""
-    most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
-    return product_tiles(most, block, head_dim, warps, dtype)
+def attend_tiles(head_dim: int, block: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `attend_kernel`. compute: PRECISION of its products; None: as torch is set."""
+    return product_tiles(ATTEND, block, head_dim, dtype, compute)
 
 
-def gradient_tiles(head_dim: int, block: int, dtype: torch.dtype) -> Tiles:
-    """Of `query_gradient_kernel` and `key_gradient_kernel`."""
-    most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
-    return product_tiles(most, block, head_dim, warps, dtype)
+def gradient_tiles(
+    head_dim: int, block: int, dtype: torch.dtype, compute: str | None = None, capability: int | None = None
+) -> Tiles:
+    """Of `query_gradient_kernel` and `key_gradient_kernel`. capability: as in `operands_in_registers`."""
+    sizes = GRADIENT_IN_REGISTERS if operands_in_registers(capability) else GRADIENT
+    return product_tiles(sizes, block, head_dim, dtype, compute)
 
 
-ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (64, 8)}
-ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)}
-GRADIENT = {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 8)}
-GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
-"""Tokens of a tile and warps by BLOCK_D, in half precision and in float32: the largest that spill no register."""
+ATTEND: Sizes = {
+    "half": {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (64, 8)},
+    "tf32": {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)},
+    "tf32x3": {16: (64, 4), 32: (32, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)},
+}
+GRADIENT: Sizes = {
+    "half": {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 8)},
+    "tf32": {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)},
+    "tf32x3": {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)},
+}
+GRADIENT_IN_REGISTERS: Sizes = {**GRADIENT, "half": {**GRADIENT["half"], 64: (32, 4)}}
 
 
 def configurations() -> Iterator[Configuration]:
     """Every default configuration: blocks of 64, D = 16 … 256, each dtype (float32: TF32 or not), causal or not."""
     for d in (16, 32, 64, 128, 256):
         for dtype, compute in PRECISIONS:
-            for causal in (False, True):
-                yield from _attention(causal, d, dtype, compute)
+            for causal, capabilities in product((False, True), CAPABILITIES):
+                yield from _attention(causal, d, dtype, compute, capabilities)
     for output in ("*bf16", "*fp32"):
         yield from _balancing(output)
 
@@ -196,19 +212,23 @@ def _balancing(output: str) -> Iterator[Configuration]:
         yield Configuration(kernel, types, dict(sizes), WARPS, 3, output[1:], sample=output == "*bf16")
 
 
-def _attention(causal: bool, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
+def _attention(
+    causal: bool, d: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
+) -> Iterator[Configuration]:
     names = ("q", "k", "v", "sorted_k", "sorted_v", "y", "dy", "dq", "dk", "dv")
     types = {**dict.fromkeys(names, POINTER[dtype]), "total": "*fp32", "agreement": "*fp32", "scale": "fp32"}
+    gradient = gradient_tiles(d, 64, dtype, compute, capabilities[0])
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (attend_kernel, {}, attend_tiles(d, 64, dtype)),
-        (query_gradient_kernel, {}, gradient_tiles(d, 64, dtype)),
-        (key_gradient_kernel, {"SORTED": False}, gradient_tiles(d, 64, dtype)),
-        (key_gradient_kernel, {"SORTED": True}, gradient_tiles(d, 64, dtype)),
+        (attend_kernel, {}, attend_tiles(d, 64, dtype, compute)),
+        (query_gradient_kernel, {}, gradient),
+        (key_gradient_kernel, {"SORTED": False}, gradient),
+        (key_gradient_kernel, {"SORTED": True}, gradient),
     ]
     label = f"b=64{' causal' if causal else ''} D={d} {named(dtype, compute)}"
-    sample = d == 64 and dtype == torch.bfloat16 and not causal
+    sample = d == 64 and dtype == torch.bfloat16 and not causal and 90 in capabilities
     for kernel, more, tiles in launches:
         constexprs = {**tiles.constexprs, **more, "CAUSAL": causal, "PRECISION": compute}
         types_of = signature(kernel, types)
-        multiples = strided(types_of)
-        yield Configuration(kernel, types_of, constexprs, tiles.warps, tiles.stages, label, sample, multiples=multiples)
+        yield Configuration(
+            kernel, types_of, constexprs, tiles.warps, tiles.stages, label, sample, strided(types_of), capabilities
+        )

@@ -17,7 +17,7 @@ Precision: products in the working dtype, added up in float32. float32: TF32 whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,28 +125,36 @@ def programs(seq_len: int, chunk: int, tiles: Tiles) -> int:
     return triton.cdiv(seq_len, chunk) * triton.cdiv(chunk, tiles.constexprs["BLOCK"])
 
 
-def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `attend_kernel`: about the largest that spill no register (D = 256 with TF32: see benchmarks/kernels.py)."""
-    most, warps = ATTEND_WIDE[padded(head_dim)] if dtype == torch.float32 else ATTEND[padded(head_dim)]
-    return product_tiles(most, chunk, head_dim, warps, dtype)
+def attend_tiles(head_dim: int, chunk: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `attend_kernel`. compute: PRECISION of its products; None: as torch is set."""
+    return product_tiles(ATTEND, chunk, head_dim, dtype, compute)
 
 
-def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype) -> Tiles:
-    """Of `gradient_kernel`: about the largest that spill no register."""
-    most, warps = GRADIENT_WIDE[padded(head_dim)] if dtype == torch.float32 else GRADIENT[padded(head_dim)]
-    return product_tiles(most, chunk, head_dim, warps, dtype)
+def gradient_tiles(head_dim: int, chunk: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `gradient_kernel`. compute: as above."""
+    return product_tiles(GRADIENT, chunk, head_dim, dtype, compute)
 
 
-ATTEND = {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (32, 4)}
-ATTEND_WIDE = {16: (64, 4), 32: (64, 4), 64: (32, 8), 128: (16, 4), 256: (16, 8)}
-GRADIENT = {16: (32, 4), 32: (32, 4), 64: (32, 4), 128: (32, 4), 256: (16, 4)}
-GRADIENT_WIDE = {16: (16, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
-"""Tokens of a tile and warps by BLOCK_D, in half precision and in float32."""
+Sizes = Mapping[str, Mapping[int, tuple[int, int]]]
+"""Tokens of a tile and warps, by what products are made of (half precision, TF32, three TF32 products) and BLOCK_D:
+about the largest that fit the registers (`make kernels`)."""
+
+ATTEND: Sizes = {
+    "half": {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (32, 8)},
+    "tf32": {16: (64, 4), 32: (64, 4), 64: (32, 8), 128: (16, 4), 256: (16, 8)},
+    "tf32x3": {16: (64, 8), 32: (32, 4), 64: (32, 8), 128: (16, 4), 256: (16, 8)},
+}
+GRADIENT: Sizes = {
+    "half": {16: (32, 4), 32: (32, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)},
+    "tf32": {16: (16, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)},
+    "tf32x3": {16: (16, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)},
+}
 
 
-def product_tiles(most: int, chunk: int, head_dim: int, warps: int, dtype: torch.dtype) -> Tiles:
+def product_tiles(sizes: Sizes, chunk: int, head_dim: int, dtype: torch.dtype, compute: str | None) -> Tiles:
     """At most so many tokens, and what float32 can hold in registers of q and k at once."""
     block_d = padded(head_dim)
+    most, warps = sizes[(compute or precision(dtype)) if dtype == torch.float32 else "half"][block_d]
     width = min(block_d, 32) if dtype == torch.float32 else block_d
     return Tiles({"BLOCK": min(most, padded(chunk)), "BLOCK_D": block_d, "WIDTH": width}, warps, 1)
 
@@ -173,8 +181,8 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
     types |= dict.fromkeys(("order", "label"), "*i32")
     seen = {**flags(seeing, rounds), "PRECISION": compute}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (attend_kernel, seen, attend_tiles(d, seeing.chunk, dtype)),
-        (gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype)),
+        (attend_kernel, seen, attend_tiles(d, seeing.chunk, dtype, compute)),
+        (gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype, compute)),
         (agreement_kernel, {}, token_tiles(d)),
     ]
     if rounds > 1:

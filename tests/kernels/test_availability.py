@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attnbench.kernels._availability import why_not, why_not_projected
+from attnbench.kernels._availability import why_not
 from attnbench.problem import Dtype, Problem
 
 
@@ -12,20 +12,18 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
 
 
-def problem(head_dim: int, dtype: Dtype, causal: bool = False) -> Problem:
-    return Problem(64, head_dim, dtype=dtype, causal=causal)
+def problem(head_dim: int, dtype: Dtype) -> Problem:
+    return Problem(64, head_dim, dtype=dtype)
 
 
 def test_what_runs_has_no_reason() -> None:
     assert why_not(problem(256, "float32"), "cuda") is None
-    assert why_not_projected(problem(256, "bfloat16", causal=True), "cuda") is None
-    assert why_not_projected(problem(256, "float32"), "cuda") is None
-    assert why_not_projected(problem(64, "float32", causal=True), "cuda") is None
+    assert why_not(problem(256, "bfloat16"), "cuda") is None
 
 
-def test_more_than_shared_memory_holds_is_refused() -> None:
-    assert "not 65" in str(why_not_projected(problem(65, "float32", causal=True), "cuda"))
-    assert why_not_projected(problem(65, "float16", causal=True), "cuda") is None
+def test_what_registers_do_not_hold_is_refused() -> None:
+    assert "128" in str(why_not(problem(129, "float32"), "cuda", max_exact_dim=128))
+    assert why_not(problem(129, "float16"), "cuda", max_exact_dim=128) is None
 
 
 def test_other_reasons(monkeypatch: pytest.MonkeyPatch) -> None:

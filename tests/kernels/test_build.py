@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pkgutil
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -39,13 +41,33 @@ def title(configuration: Configuration) -> str:
 
 @pytest.mark.parametrize("configuration", list(samples()), ids=title)
 def test_compiles_for_hopper_without_spills(configuration: Configuration) -> None:
-    from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, build
+    from attnbench.kernels._configuration import build
 
     built = build(configuration, 90)
     assert built.cubin.startswith(b"\x7fELF")
-    assert built.stack_bytes == 0
-    assert built.shared_bytes <= SHARED_MEMORY_LIMIT[90]
+    assert built.fits
     assert 0 < built.registers <= 255
+
+
+def test_what_does_not_fit() -> None:
+    from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, Build
+
+    (configuration, *_) = samples()
+    build = partial(Build, configuration, 80, b"")
+    limit = SHARED_MEMORY_LIMIT[80]
+    assert build(255, limit, 0).fits
+    assert build(128, limit, 64).fits  # ptxas had registers to spare
+    assert not build(128, limit, 72).fits
+    assert not build(255, limit, 8).fits
+    assert not build(255, limit + 1, 0).fits
+
+
+def test_a_tile_too_large_spills() -> None:
+    from attnbench.kernels._configuration import build
+
+    answer = next(c for c in samples() if c.kernel.__name__ == "answer_kernel")
+    larger = replace(answer, constexprs={**answer.constexprs, "BLOCK_N": 512})
+    assert build(larger, 90).spills
 
 
 @pytest.mark.parametrize("module", with_kernels(), ids=lambda module: module.__name__)

@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
-from attnbench.kernels._availability import why_not_projected
+from attnbench.kernels._availability import why_not
 from attnbench.kernels._fla import KERNEL as FLA_KERNEL
 from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -134,7 +134,7 @@ def _fused() -> Callable[..., Tensor]:
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not_projected(problem, device)
+    return why_not(problem, device)
 
 
 def _fla() -> Callable[..., Tensor]:

@@ -24,7 +24,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     def smaller(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
         return lambda *args: Tiles({**tiles(*args).constexprs, "BLOCK_N": 16, "BLOCK_S": 16}, 4)
 
-    for name in ("query_tiles", "key_tiles"):
+    for name in ("query_tiles", "score_tiles", "key_tiles"):
         monkeypatch.setattr(outer_scores, name, smaller(getattr(outer_scores, name)))
 
 
