@@ -25,12 +25,10 @@ float16's fraction and float32's range, for S grows as N. float32: TF32 where to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from attnbench.kernels._configuration import Configuration, signature, strided
@@ -38,28 +36,14 @@ from attnbench.kernels._features import FEATURES
 from attnbench.kernels._kernelized_answers import answer_kernel
 from attnbench.kernels._kernelized_gradients import key_gradient_kernel, query_gradient_kernel
 from attnbench.kernels._kernelized_sums import accumulate_kernel, combine_kernel
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels._kernelized_tiles import FeatureMap as FeatureMap
+from attnbench.kernels._kernelized_tiles import answer_tiles, combine_tiles, gradient_tiles, sum_tiles
+from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named
 
 PROGRAMS = 512
 """About how many programs the token range is split into: enough for 132 multiprocessors to be evenly loaded."""
 
 MAX_SPLITS = 32
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """A map of `_features`. count: m, the arguments per token. scale: see there. denominator: ε beside φᵀz."""
-
-    features: str
-    count: int
-    scale: float = 1.0
-    epsilon: float = 0.0
-    denominator: float = 0.0
-
-    @property
-    def rows(self) -> int:
-        """M, the rows of the state."""
-        return 2 * self.count if self.features == "fourier" else self.count
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
@@ -247,75 +231,6 @@ def take_from_largest(
     slope = phi.scale * omega[best % m].float().view(b, h, 1, d) - phi.scale**2 * key
     change = dk.gather(2, at).float() - lift.view(b, h, 1, 1) * slope
     dk.scatter_(2, at, change.to(dk.dtype))
-
-
-def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
-    """COMPUTE and PRECISION of the products: see the top of this file. compute: the latter; None: as torch is set."""
-    return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
-
-
-def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
-    """Of `accumulate_kernel`."""
-    chosen = products(dtype, compute)
-    two = phi.features == "fourier"
-    block_d = padded(head_dim)
-    sizes = {"BLOCK_N": 32, "BLOCK_M": min(padded(phi.count), 32 if two else 64), "BLOCK_D": block_d, "WIDTH": 0}
-    sizes["BLOCK_V"] = min(block_d, 64)
-    if dtype == torch.bfloat16 and not two:
-        sizes |= {"BLOCK_N": 32 if block_d > 64 or phi.features == "exp" else 64, "BLOCK_V": min(block_d, 128)}
-    elif chosen["PRECISION"] == "tf32x3":
-        sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
-    elif block_d == 256 and phi.features not in ("elu", "softmax"):
-        sizes |= {"BLOCK_M": 32, "WIDTH": 32}
-    elif block_d == 128 and phi.features == "exp":
-        sizes["BLOCK_M"] = 32
-    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
-
-
-def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
-    """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
-    block_v = min(padded(head_dim), 32)
-    return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
-
-
-def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
-    """Of `answer_kernel`."""
-    chosen = products(dtype, compute)
-    two = phi.features == "fourier"
-    block_d = padded(head_dim)
-    sizes = {"BLOCK_N": 64, "BLOCK_M": min(padded(phi.count), 32), "BLOCK_D": block_d, "WIDTH": 0}
-    sizes["BLOCK_V"] = min(block_d, 64 if two else 128)
-    if chosen["PRECISION"] == "tf32x3" and block_d > 32:
-        sizes |= {"BLOCK_N": 32, "BLOCK_V": min(block_d, 64), "WIDTH": 0 if block_d == 64 else 32}
-    elif dtype == torch.float32 and block_d == 256:
-        sizes["WIDTH"] = 64
-    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
-
-
-def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
-    """Of `query_gradient_kernel` and `key_gradient_kernel`."""
-    block_d = padded(head_dim)
-    chosen = products(dtype, compute)
-    kind = "bf16" if dtype == torch.bfloat16 else chosen["PRECISION"]
-    column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
-    block_n, block_m, width, warps = GRADIENT["two" if phi.features == "fourier" else "one", kind][column]
-    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
-    return Tiles({**constexprs, "BLOCK_D": block_d, "WIDTH": width, **chosen}, warps, 1)
-
-
-GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
-    ("one", "bf16"): ((64, 32, 0, 4), (64, 32, 0, 4), (32, 32, 0, 4), (32, 32, 128, 8)),
-    ("one", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 4), (32, 16, 0, 8), (32, 32, 128, 8)),
-    ("one", "tf32x3"): ((32, 32, 16, 4), (32, 16, 0, 4), (32, 16, 32, 8), (16, 32, 64, 8)),
-    ("two", "bf16"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
-    ("two", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 64, 8), (32, 16, 128, 8)),
-    ("two", "tf32x3"): ((32, 32, 16, 4), (32, 16, 32, 8), (32, 16, 32, 8), (16, 16, 64, 8)),
-}
-"""BLOCK_N, BLOCK_M, WIDTH and warps by features per argument (fourier: two) and products, for D up to 32, 64, 128, 256.
-
-About the largest that spill nothing from sm_80 to sm_100 (`make kernels`). tf32: float16 too. Three TF32 products hold
-each operand twice, so their tiles are smaller, and at D ≥ 128 the products over channels take WIDTH of them at a time.
-"""
 
 
 def configurations() -> Iterator[Configuration]:

@@ -28,16 +28,9 @@ from torch import Tensor
 from attnbench.kernels._configuration import Configuration
 from attnbench.kernels._kernelized_scan import scan_answer_kernel
 from attnbench.kernels._kernelized_scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
-from attnbench.kernels._launch import CAPABILITIES, PRECISIONS, Tiles, operands_in_registers, padded
-from attnbench.kernels.kernelized import (
-    PROGRAMS,
-    FeatureMap,
-    accumulate,
-    argument_types,
-    configured,
-    products,
-    sum_tiles,
-)
+from attnbench.kernels._kernelized_tiles import FeatureMap, scan_tiles, sum_tiles
+from attnbench.kernels._launch import CAPABILITIES, PRECISIONS
+from attnbench.kernels.kernelized import PROGRAMS, accumulate, argument_types, configured
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
@@ -144,43 +137,6 @@ def parts_of(x: Tensor, count: int) -> Tensor:
 def added(parts: Tensor, dtype: torch.dtype) -> Tensor:
     """The sum of the parts."""
     return parts[0] if parts.shape[0] == 1 else parts.sum(dim=0).to(dtype)
-
-
-def scan_tiles(
-    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None,
-    capability: int | None = None,
-) -> Tiles:  # fmt: skip
-    """Of scan_answer_kernel ("answer"), scan_query_gradient_kernel ("query") and scan_key_gradient_kernel ("key").
-
-    compute: PRECISION of its products; None: as torch is set. capability: 80, 90 …; None: of the current device.
-
-    The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since warps beyond the rows of a
-    product would repeat them; fewer where registers fill up: three TF32 products hold every operand twice; a gradient
-    through ω adds up [BLOCK_N, BLOCK_D]; and where operands lie in registers too, in float32 for all but bfloat16. Two
-    features per argument (fourier) double the rest.
-    """
-    chosen = products(dtype, compute)
-    wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)
-    in_registers = operands_in_registers(capability)
-    block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
-    if chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
-        block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
-        warps = 4 if block_d <= 128 else 8
-    elif kernel == "answer":
-        block_n = 64 >> (wide + two if in_registers else wide and two and block_d > 64)
-    elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
-        block_n, turns = 32 if in_registers else 64, 2
-    else:
-        block_n = 32 if in_registers or block_d > 128 else 64
-        if kernel == "key" and wide and in_registers and block_d > 128:
-            block_n = 16
-        block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
-        width = 32 if (wide or two) and block_d == 64 else 64
-        warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
-        turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
-    sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
-    constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **chosen}
-    return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
 
 
 def configurations() -> Iterator[Configuration]:

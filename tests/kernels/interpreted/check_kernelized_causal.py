@@ -76,6 +76,13 @@ def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPat
     assert not found(features, Problem(35, 23, 1, 1, causal=True))
 
 
+@pytest.mark.parametrize("features", ["exp", "fourier"])
+def test_the_tiles_that_are_shipped(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 with more channels than a product takes at a time."""
+    monkeypatch.undo()
+    assert not found(features, Problem(35, 72, 1, 1, causal=True))
+
+
 @each_map
 def test_takes_the_strides_of_a_layer(features: str) -> None:
     form, _ = form_of(features)

@@ -1,0 +1,137 @@
+"""The feature map of a launch, and the tiles of every kernel of `kernelized` and `kernelized_causal`.
+
+By head dim, map, dtype and how products are made; the scan's by GPU generation too. compute: PRECISION of the products;
+None: as torch is set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from attnbench.kernels._launch import Tiles, operands_in_registers, padded, precision
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A map of `_features`. count: m, the arguments per token. scale: see there. denominator: ε beside φᵀz."""
+
+    features: str
+    count: int
+    scale: float = 1.0
+    epsilon: float = 0.0
+    denominator: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """M, the rows of the state."""
+        return 2 * self.count if self.features == "fourier" else self.count
+
+
+def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
+    """COMPUTE and PRECISION of the products: see the top of this file. compute: the latter; None: as torch is set."""
+    return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
+
+
+def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `accumulate_kernel`."""
+    chosen = products(dtype, compute)
+    two = phi.features == "fourier"
+    block_d = padded(head_dim)
+    sizes = {"BLOCK_N": 32, "BLOCK_M": min(padded(phi.count), 32 if two else 64), "BLOCK_D": block_d, "WIDTH": 0}
+    sizes["BLOCK_V"] = min(block_d, 64)
+    if dtype == torch.bfloat16 and not two:
+        sizes |= {"BLOCK_N": 32 if block_d > 64 or phi.features == "exp" else 64, "BLOCK_V": min(block_d, 128)}
+    elif chosen["PRECISION"] == "tf32x3":
+        sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
+    elif block_d == 256 and phi.features not in ("elu", "softmax"):
+        sizes |= {"BLOCK_M": 32, "WIDTH": 32}
+    elif block_d == 128 and phi.features == "exp":
+        sizes["BLOCK_M"] = 32
+    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
+
+
+def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
+    """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
+    block_v = min(padded(head_dim), 32)
+    return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
+
+
+def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `answer_kernel`."""
+    chosen = products(dtype, compute)
+    two = phi.features == "fourier"
+    block_d = padded(head_dim)
+    sizes = {"BLOCK_N": 64, "BLOCK_M": min(padded(phi.count), 32), "BLOCK_D": block_d, "WIDTH": 0}
+    sizes["BLOCK_V"] = min(block_d, 64 if two else 128)
+    if chosen["PRECISION"] == "tf32x3" and block_d > 32:
+        sizes |= {"BLOCK_N": 32, "BLOCK_V": min(block_d, 64), "WIDTH": 0 if block_d == 64 else 32}
+    elif dtype == torch.float32 and block_d == 256:
+        sizes["WIDTH"] = 64
+    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
+
+
+def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+    """Of `query_gradient_kernel` and `key_gradient_kernel`."""
+    block_d = padded(head_dim)
+    chosen = products(dtype, compute)
+    kind = "bf16" if dtype == torch.bfloat16 else chosen["PRECISION"]
+    column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
+    block_n, block_m, width, warps = GRADIENT["two" if phi.features == "fourier" else "one", kind][column]
+    constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
+    return Tiles({**constexprs, "BLOCK_D": block_d, "WIDTH": width, **chosen}, warps, 1)
+
+
+GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
+    ("one", "bf16"): ((64, 32, 0, 4), (64, 32, 0, 4), (32, 32, 0, 4), (32, 32, 128, 8)),
+    ("one", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 4), (32, 16, 0, 8), (32, 32, 128, 8)),
+    ("one", "tf32x3"): ((32, 32, 16, 4), (32, 16, 0, 4), (32, 16, 32, 8), (16, 32, 64, 8)),
+    ("two", "bf16"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
+    ("two", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 64, 8), (32, 16, 128, 8)),
+    ("two", "tf32x3"): ((32, 32, 16, 4), (32, 16, 32, 8), (32, 16, 32, 8), (16, 16, 64, 8)),
+}
+"""BLOCK_N, BLOCK_M, WIDTH and warps by features per argument (fourier: two) and products, for D up to 32, 64, 128, 256.
+
+About the largest that spill nothing from sm_80 to sm_100 (`make kernels`). tf32: float16 too. Three TF32 products hold
+each operand twice, so their tiles are smaller, and at D ≥ 128 the products over channels take WIDTH of them at a time.
+"""
+
+
+def scan_tiles(
+    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None,
+    capability: int | None = None,
+) -> Tiles:  # fmt: skip
+    """Of scan_answer_kernel ("answer"), scan_query_gradient_kernel ("query") and scan_key_gradient_kernel ("key").
+
+    compute: PRECISION of its products; None: as torch is set. capability: 80, 90 …; None: of the current device.
+
+    The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since warps beyond the rows of a
+    product would repeat them; fewer where registers fill up: three TF32 products hold every operand twice; a gradient
+    through ω adds up [BLOCK_N, BLOCK_D]; and where operands lie in registers too, in float32 for all but bfloat16. Two
+    features per argument (fourier) double the rest.
+    """
+    chosen = products(dtype, compute)
+    wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)
+    in_registers = operands_in_registers(capability)
+    block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
+    if chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
+        block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
+        warps = 4 if block_d <= 128 else 8
+    elif kernel == "answer":
+        block_n = 64 >> (wide + two if in_registers else wide and two and block_d > 64)
+    elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
+        block_n, turns = 32 if in_registers else 64, 2
+    else:
+        block_n = 32 if in_registers or block_d > 128 else 64
+        if kernel == "key" and wide and in_registers and block_d > 128:
+            block_n = 16
+        block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
+        width = 32 if (wide or two) and block_d == 64 else 64
+        warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
+        turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
+    constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **chosen}
+    return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
