@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -186,12 +187,24 @@ def _listed(missed: Sequence[str]) -> str:
     return f"that does not show in {', '.join(missed)}, whose own memory is still larger than a mask of N² bytes,"
 
 
+def _plan_of(decision: Mapping[str, Any]) -> str:
+    """The plan that was printed, without how long it may take: that is estimated anew each time."""
+    return re.sub(r" \(at most [^)]*\)", "", str(decision["plan"]))
+
+
+def _outcomes(decisions: Sequence[Mapping[str, Any]]) -> str:
+    slower = [d["exit_code"] for d in decisions if d["planted"]]
+    same = [d["exit_code"] for d in decisions if not d["planted"]]
+    words = ", ".join(f"{same.count(code)} {word}" for code, word in WORDS.items() if code in same)
+    return f"Found: {slower.count(1)} of {len(slower)} slow-downs. With nothing planted: {words}."
+
+
 def _live(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for plan, made in groupby(decisions, key=lambda d: str(d["plan"])):
+    for plan, made in groupby(decisions, key=_plan_of):
         same = list(made)
         yield f"## {len(same)} whole decisions by `attnbench gate`"
         yield ""
-        yield f"After one `attnbench calibrate`. The plan: {plan}."
+        yield f"After one `attnbench calibrate`. The plan: {plan}. {_outcomes(same)}"
         yield ""
         yield "| planted | decision | blamed | minutes | when |"
         yield "| ---: | --- | --- | ---: | --- |"
