@@ -140,7 +140,8 @@ def value_gradient_tiles(side: int, dtype: torch.dtype) -> Tiles:
 
 def embedding_gradient_tiles(keys: int, dtype: torch.dtype) -> Tiles:
     """Of `embedding_gradient_kernel`."""
-    return Tiles({"BLOCK_J": 64, "BLOCK_N": 32 if dtype == torch.float32 else 64, "BLOCK_K": padded(keys)}, 4)
+    block_n, warps = (32, 4) if dtype == torch.float32 else (64, 8)
+    return Tiles({"BLOCK_J": 64, "BLOCK_N": block_n, "BLOCK_K": padded(keys)}, warps)
 
 
 def configurations() -> Iterator[Configuration]:
