@@ -89,7 +89,7 @@ ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci,
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
 
-gate-study: $(BIN)/.ready  ## record how often the gate is wrong (about an hour; goes on where it was), into docs/gate-study.md
+gate-study: $(BIN)/.ready  ## record how often the gate is wrong (two to three hours; goes on where it was), into docs/gate-study.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 20
 
 soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders

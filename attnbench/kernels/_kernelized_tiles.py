@@ -129,7 +129,7 @@ def scan_tiles(
         if kernel == "key" and wide and in_registers and block_d > 128:
             block_n = 16
         block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
-        width = 32 if (wide or two) and block_d == 64 else 64
+        width = 32 if block_d == 64 else 64
         warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
         turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
     sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
