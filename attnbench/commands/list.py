@@ -194,3 +194,6 @@ def _print_reasons(rows: list[Row]) -> None:
     console.print("Scopes, parameters, papers and dtypes: --format json. compiled: any operator.", highlight=False)
     for (impl, reason), names in places.items():
         console.print(f"({impl}) cannot run here: {reason} [{', '.join(names)}]", highlight=False, markup=False)
+    for row in rows:
+        if row["notes"] and not any(impl.startswith("cuda") for reasons in row["impls"].values() for impl in reasons):
+            console.print(f"{row['name']} has no impl cuda: {row['notes']}", highlight=False, markup=False)

@@ -83,3 +83,10 @@ def test_it_answers_about_as_fast_as_its_libraries_import(words: str) -> None:
     pairs = [(seconds("-m", "attnbench", *words.split()), seconds("-c", "import torch, typer, rich")) for _ in range(4)]
     ratio = statistics.median(ours / bare for ours, bare in pairs)
     assert min(ours for ours, _ in pairs) <= 1.5 * min(bare for _, bare in pairs) or ratio <= 1.5
+
+
+def test_an_operator_without_a_kernel_says_why() -> None:
+    table = " ".join(run("operators", "fnet", "efficient").split())
+    assert "fnet has no impl cuda" in table
+    assert "cuFFT" in table
+    assert "efficient has no impl cuda" not in table
