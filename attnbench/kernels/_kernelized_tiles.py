@@ -32,7 +32,7 @@ class FeatureMap:
 
 
 def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
-    """COMPUTE and PRECISION of the products: see the top of this file. compute: the latter; None: as torch is set."""
+    """COMPUTE and PRECISION of the products, as `kernelized` states. compute: the latter; None: as torch is set."""
     return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
 
 
@@ -121,7 +121,8 @@ def scan_tiles(
         block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
         warps = 4 if block_d <= 128 else 8
     elif kernel == "answer":
-        block_n = 64 >> (wide + two if in_registers else wide and two and block_d > 64)
+        halvings = wide + two if in_registers else int(wide and two and block_d > 64)
+        block_n = 64 >> halvings
     elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
         block_n, turns = 32 if in_registers else 64, 2
     else:

@@ -35,7 +35,7 @@ def operands_in_registers(capability: int | None = None) -> bool:
     capability: 80, 90 …; None: of the current CUDA device, or False where there is none (Triton's interpreter).
     """
     if capability is None:
-        if not torch.cuda.is_available():
+        if not torch.cuda.is_initialized():  # asked at every launch, so that it has to be quick
             return False
         capability = 10 * torch.cuda.get_device_capability()[0]
     return capability // 10 not in (9, 10)

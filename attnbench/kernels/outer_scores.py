@@ -103,10 +103,9 @@ def query_tiles(width: int, head_dim: int, dtype: torch.dtype, compute: str | No
 
 def score_tiles(width: int, head_dim: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
     """Of `outer_score_gradient_kernel`, which holds its queries' cotangents too. compute: as above."""
-    tiles = query_tiles(width, head_dim, dtype, compute)
-    if padded(head_dim) > 64 and (compute or precision(dtype)) == "tf32x3":
-        tiles.constexprs.update(BLOCK_N=16, BLOCK_S=min(32, padded(width)))
-    return tiles
+    if padded(head_dim) <= 64 or (compute or precision(dtype)) != "tf32x3":
+        return query_tiles(width, head_dim, dtype, compute)
+    return Tiles({"BLOCK_N": 16, "BLOCK_S": min(32, padded(width)), "BLOCK_D": padded(head_dim)}, 8, STAGES)
 
 
 def key_tiles(width: int, head_dim: int, dtype: torch.dtype) -> Tiles:
