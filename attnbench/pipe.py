@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from attnbench import allocator
 from attnbench.environment import out_of_memory_kills
+from attnbench.record import CAUSE_OF, Cause, Status
 
 FATAL = ("oom", "crashed")
 """After an answer with one of these a worker ends: its memory is in pieces, or its CUDA context lost."""
@@ -29,11 +30,13 @@ MOST_ANSWER_BYTES = 2**28
 
 
 class WorkerLost(Exception):
-    """The worker is gone. status: "timeout", "oom" or "crashed"; the text is the reason."""
+    """The worker is gone. status: "timeout", "oom" or "crashed"; cause: one of `record.CAUSES`, by default the
+    status's own; the text is the reason."""
 
-    def __init__(self, status: str, reason: str) -> None:
+    def __init__(self, status: Status, reason: str, cause: Cause | None = None) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status: Status = status
+        self.cause: Cause = cause or CAUSE_OF[status]
 
 
 @dataclass
@@ -108,7 +111,7 @@ class Worker:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
         kills = (out_of_memory_kills() or 0) - (self.kills_before or 0)
         if -code == signal.SIGKILL and kills > 0:
-            return WorkerLost("oom", "the worker was killed by SIGKILL while the kernel killed for memory")
+            return WorkerLost("oom", "the worker was killed by SIGKILL while the kernel killed for memory", "killed")
         return WorkerLost("crashed", f"the worker was killed by {name}{words}")
 
     def _last_words(self) -> str:

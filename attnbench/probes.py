@@ -14,7 +14,7 @@ from attnbench.frames import frame
 from attnbench.journal import Journal
 from attnbench.plan import Plan
 from attnbench.problem import Axis, Cell, Problem
-from attnbench.record import Visit
+from attnbench.record import ENDED_AS, Visit
 from attnbench.runner import Progress, Runner
 from attnbench.workers import Workers
 
@@ -126,10 +126,7 @@ class Probes:
         visit = self._visit(cell)
         if visit is None:
             return "skipped"
-        foreseen = visit.status == "skipped" and (
-            "predicted to need" in visit.reason or "out of memory" in visit.reason
-        )
-        return "oom" if foreseen else visit.status
+        return ENDED_AS.get(visit.cause, visit.status)
 
     def _called(self, cell: Cell) -> Estimate | None:
         visit = self._visit(cell)

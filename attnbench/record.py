@@ -28,6 +28,37 @@ VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
 Status = Literal["ok", "skipped", "wrong", "oom", "timeout", "crashed", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+Cause = Literal[
+    "",
+    "unsupported",
+    "predicted_memory",
+    "beyond_oom",
+    "beyond_timeout",
+    "budget",
+    "oom",
+    "killed",
+    "timeout",
+    "crashed",
+    "raised",
+    "wrong",
+]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
+"""Why a visit has its status, for code to decide on; `reason` says the same to a person.
+
+unsupported: outside the operator's definition, or its impl cannot run here. predicted_memory: more than the limit,
+known from shapes. beyond_oom, beyond_timeout: a smaller size of the series ran out of memory or time. budget: not
+reached. oom: an allocation failed. killed: by the kernel, for memory. timeout: cell_timeout. crashed: the worker died.
+raised: an exception of the operator's. wrong: the check found another output. Empty: nothing to say, or not stored.
+"""
+
+CAUSE_OF: dict[Status, Cause] = {
+    "oom": "oom", "timeout": "timeout", "crashed": "crashed", "error": "raised", "wrong": "wrong",
+}  # fmt: skip
+"""The cause of a status where nothing more special is known."""
+
+ENDED_AS: dict[Cause, Status] = {"predicted_memory": "oom", "beyond_oom": "oom", "beyond_timeout": "timeout"}
+"""What would have become of a cell that was skipped for this cause."""
+
 LONGEST_S = 1e8
 """Three years: a longer time is damage."""
 
@@ -48,7 +79,7 @@ COLUMNS = (
     "flops", "reference_flops", "flops_counted", "bytes_required",
     "peak_memory_bytes", "peak_memory_total_bytes", "input_bytes", "parameter_bytes",
     "reserved_memory_bytes", "process_memory_bytes", "energy_j",
-    "relative_error", "tolerance", "checked_seq_len", "threads", "contract",
+    "relative_error", "tolerance", "checked_seq_len", "threads", "contract", "cause",
 )  # fmt: skip
 """results.csv, in this order, one row per key; columns of further metrics follow."""
 
@@ -78,6 +109,7 @@ class Visit:
     operations: dict[str, int] = field(default_factory=dict)
     threads: int | None = None
     contract: str = ""
+    cause: Cause = ""
 
     def line(self) -> str:
         """The visit as its line of visits.jsonl, line end included."""
@@ -112,7 +144,7 @@ class Run:
     """A stored run, checked.
 
     visits: one row per visit in the order stored: key, CELL_COLUMNS, device, round, process, order, status, reason,
-    kernel, samples, threads, contract, warnings, operations, then every metric column (missing: NaN or NA).
+    kernel, samples, threads, contract, cause, warnings, operations, then every metric column (missing: NaN or NA).
     environment: environment.json. suite_text: suite.yaml as run.
     """
 
@@ -239,6 +271,7 @@ def dtype_of(column: str) -> Any:
 
 _TEXT = (
     "key", "operator", "impl", "scope", "params", "dtype", "mode", "device", "status", "reason", "kernel", "contract",
+    "cause",
 )  # fmt: skip
 _WHOLE = (
     "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
@@ -319,4 +352,5 @@ _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "operations": ("an object of whole numbers ≥ 0", _is_table(is_whole)),
     "threads": ("a whole number up to 10000, or null", lambda value: value is None or _up_to(10**4)[1](value)),
     "contract": ("text", is_text),
+    "cause": (f"empty, {', '.join(CAUSES[1:])}", lambda value: isinstance(value, str) and value in CAUSES),
 }

@@ -74,8 +74,8 @@ def _row(key: str, group: list[dict[str, Any]], intervals: dict[str, dict[Hashab
     scout = [visit for visit in group if visit["round"] == 0]
     first = (scout or timed)[0]
     good = [visit for visit in timed if visit["status"] == "ok"]
-    status, reason = _status(first, timed, good)
-    row = {**first, "status": status, "reason": reason, "rounds": len(good)}
+    row = {**first, **_status(first, timed, good), "rounds": len(good)}
+    status = row["status"]
     row["samples"] = sum(int(visit["samples"]) for visit in good)
     for column in ("wall_time_s", "device_time_s"):
         stem = column.removesuffix("_s")
@@ -87,13 +87,14 @@ def _row(key: str, group: list[dict[str, Any]], intervals: dict[str, dict[Hashab
     return row
 
 
-def _status(first: dict[str, Any], timed: list[dict[str, Any]], good: list[dict[str, Any]]) -> tuple[str, str]:
-    if first["status"] != "ok":
-        return first["status"], first["reason"]
+def _status(first: dict[str, Any], timed: list[dict[str, Any]], good: list[dict[str, Any]]) -> dict[str, Any]:
+    """status, reason and cause of a row."""
+    own = {name: first[name] for name in ("status", "reason", "cause")}
+    if own["status"] != "ok":
+        return own
     lost = [visit for visit in timed if visit["status"] != "ok"]
     told = "; ".join(f"round {v['round']}: {v['status']}, {v['reason']}" for v in lost)
-    if any(visit["status"] == "wrong" for visit in lost):
-        return "wrong", told
-    if lost and not good:
-        return str(lost[0]["status"]), told
-    return "ok", told or first["reason"]
+    decisive = next((visit for visit in lost if visit["status"] == "wrong"), lost[0] if lost and not good else None)
+    if decisive is not None:
+        return {"status": decisive["status"], "reason": told, "cause": decisive["cause"]}
+    return {**own, "reason": told or own["reason"]}

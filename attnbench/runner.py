@@ -16,7 +16,7 @@ from attnbench.frames import frame
 from attnbench.journal import Journal, storing
 from attnbench.plan import Plan, beyond, family
 from attnbench.problem import Cell
-from attnbench.record import Sample, Status, Visit, columns_of
+from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of
 from attnbench.settings import Measure
 from attnbench.workers import Stopped, Workers
 
@@ -33,9 +33,6 @@ UNSTEADY_VISITS = 5
 
 RETRIED = ("ok", "crashed", "error")
 """A cell whose last visit ended otherwise is not visited again: the outcome would be the same, or worthless."""
-
-THROTTLED = "the GPU's clock was throttled"
-"""How a worker's warning begins when it saw no steady clock."""
 
 
 class Progress(Protocol):
@@ -134,18 +131,19 @@ class Runner:
             if cell.key in unable:
                 status, reason = unable[cell.key]
                 if reason is not None:
-                    self._store(self._unmeasured(cell, 0, position, status, reason))
+                    cause: Cause = "unsupported" if status == "skipped" else "raised"
+                    self._store(self._unmeasured(cell, 0, position, status, reason, cause))
                 continue
-            beyond = self._beyond(cell)
+            skipped = self._beyond(cell)
             limit = self.plan.limits.budget_s
             if out_of_budget is None and limit is not None and self._elapsed() > budget.SCOUT_SHARE * limit:
                 out_of_budget = budget.size(cell)
-            if beyond is None and out_of_budget is not None and budget.size(cell) >= out_of_budget:
-                beyond = f"the budget of {limit:g} s does not reach this size"
-            foreseen = self.workers.foresee(cell) if beyond is None else {}
-            beyond = beyond or self._over(foreseen.get("total_bytes"))
-            if beyond is not None:
-                self._store(self._unmeasured(cell, 0, position, "skipped", beyond))
+            if skipped is None and out_of_budget is not None and budget.size(cell) >= out_of_budget:
+                skipped = f"the budget of {limit:g} s does not reach this size", "budget"
+            foreseen = self.workers.foresee(cell) if skipped is None else {}
+            skipped = skipped or self._over(foreseen.get("total_bytes"))
+            if skipped is not None:
+                self._store(self._unmeasured(cell, 0, position, "skipped", *skipped))
                 continue
             self._visit("scout", cell, 0, position, self.plan.measure, foreseen)
 
@@ -170,24 +168,27 @@ class Runner:
                     unable[cell.key] = (status, None if everywhere and index else told)
         return unable
 
-    def _beyond(self, cell: Cell) -> str | None:
-        """Why a cell is not tried: a smaller one of its series ran out of memory or time."""
+    def _beyond(self, cell: Cell) -> tuple[str, Cause] | None:
+        """Why a cell is not tried, with the cause: a smaller one of its series ran out of memory or time."""
         for visit in self.journal.visits:
             if visit.round == 0 and visit.status in ("oom", "timeout"):
                 smaller = self._cells.get(visit.key)
                 if smaller is not None and beyond(cell, smaller):
-                    ended = "ran out of memory" if visit.status == "oom" else "ran out of time"
-                    return f"beyond {smaller.problem.size} with {smaller.problem.channels} channels, which {ended}"
+                    size = f"beyond {smaller.problem.size} with {smaller.problem.channels} channels"
+                    if visit.status == "oom":
+                        return f"{size}, which ran out of memory", "beyond_oom"
+                    return f"{size}, which ran out of time", "beyond_timeout"
         return None
 
-    def _over(self, total: int | None) -> str | None:
+    def _over(self, total: int | None) -> tuple[str, Cause] | None:
         limit = self.plan.memory_limit
         if total is None or total <= limit:
             return None
-        return (
+        reason = (
             f"predicted to need {total / 2**20:,.0f} MiB, {(total - limit) / 2**20:,.0f} MiB over "
             f"the limit of {limit / 2**20:,.0f} MiB"
         )
+        return reason, "predicted_memory"
 
     # --- the timed rounds
 
@@ -202,7 +203,8 @@ class Runner:
         afforded = budget.afford(scouted, self.plan.measure, left, rounds, clocks)
         for position, (cell, _) in enumerate(scouted):
             if cell.key in afforded.out_of_reach and (cell.key, 1) not in self._done:
-                self._store(self._unmeasured(cell, 1, position, "skipped", afforded.out_of_reach[cell.key]))
+                reason = afforded.out_of_reach[cell.key]
+                self._store(self._unmeasured(cell, 1, position, "skipped", reason, "budget"))
         self._measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
         if afforded.max_time_s < self.plan.measure.max_time_s:
             self.progress.said(f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit")
@@ -264,9 +266,11 @@ class Runner:
             answer = self.workers.ask(request, timeout)
         except pipe.WorkerLost as lost:
             reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
-            answer = {"status": lost.status, "reason": reason}
+            answer = {"status": lost.status, "reason": reason, "cause": lost.cause}
+        status: Status = answer["status"]
+        cause = answer.get("cause", CAUSE_OF.get(status, ""))
         visit = replace(
-            self._unmeasured(cell, number, position, answer["status"], answer.get("reason", "")),
+            self._unmeasured(cell, number, position, status, answer.get("reason", ""), cause),
             kernel=answer.get("kernel", ""),
             metrics=answer.get("metrics", {}),
             samples=len(answer.get("samples", ())),
@@ -279,11 +283,11 @@ class Runner:
         if visit.status == "ok":
             foreseeing = 0.0 if number else self.workers.foreseen_s
             self.harness_s.append(time.perf_counter() - begun + foreseeing - visit.metrics["operator_s"])
-        self._watch_clock(visit)
+        self._watch_clock(visit, throttled=answer.get("throttled", False))
         if time.monotonic() - self._written > RESULTS_EVERY_S:
             self._write()
 
-    def _unmeasured(self, cell: Cell, number: int, position: int, status: Status, reason: str) -> Visit:
+    def _unmeasured(self, cell: Cell, number: int, position: int, status: Status, reason: str, cause: Cause) -> Visit:
         return Visit(
             key=cell.key,
             cell=columns_of(cell),
@@ -293,6 +297,7 @@ class Runner:
             order=position,
             status=status,
             reason=reason,
+            cause=cause,
             threads=self.plan.threads,
             contract=self.plan.contract,
         )
@@ -304,14 +309,15 @@ class Runner:
 
     _left_s: float | None = None
 
-    def _watch_clock(self, visit: Visit) -> None:
-        if any(text.startswith(THROTTLED) for text in visit.warnings):
+    def _watch_clock(self, visit: Visit, *, throttled: bool) -> None:
+        if throttled:
             self._unsteady += 1
         elif visit.samples:
             self._unsteady = 0
         if self._unsteady >= UNSTEADY_VISITS:
             raise Stopped(
-                f"{THROTTLED} throughout {UNSTEADY_VISITS} visits in a row. Cool the machine, raise the power limit or "
+                f"the GPU's clock was throttled throughout {UNSTEADY_VISITS} visits in a row. "
+                "Cool the machine, raise the power limit or "
                 "lock a lower clock (nvidia-smi --lock-gpu-clocks), then go on with --resume."
             )
 

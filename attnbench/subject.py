@@ -182,7 +182,7 @@ class Bench:
 
     checked: relative_error, tolerance, checked_seq_len. estimate: seconds of one call, from the warm-up.
     metrics: what the visit stores. samples: (clock, seconds, flags) in the order taken. warnings: sentences for the
-    user. notes: for `reason`.
+    user. notes: for `reason`. throttled: whether a clock had no sample without throttling.
     """
 
     subject: Subject
@@ -193,6 +193,7 @@ class Bench:
     samples: list[tuple[str, float, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    throttled: bool = False
 
     def keep(self, name: str, timing: Timing) -> dict[str, float]:
         """Keeps the samples of a clock ("wall" or "device"); returns its columns, and says where a limit won."""
@@ -204,12 +205,9 @@ class Bench:
                 f"{name} time: {timing.stopped} came before ±{self.measure.within_process_precision:.1%}: {reached}"
             )
         if timing.throttled:
-            self.warnings.append(f"{THROTTLED}: all {len(timing.samples)} samples of {name} time")
+            self.throttled = True
+            self.warnings.append(f"the GPU's clock was throttled: all {len(timing.samples)} samples of {name} time")
         found = {f"{name}_time_s": centre.median}
         if centre.low is not None and centre.high is not None:
             found |= {f"{name}_time_low_s": centre.low, f"{name}_time_high_s": centre.high}
         return found
-
-
-THROTTLED = "the GPU's clock was throttled"
-"""How the warning begins by which a runner knows that a visit saw no steady clock."""

@@ -130,7 +130,7 @@ def _visit(request: dict[str, Any]) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         return {"status": "oom", "reason": f"out of GPU memory: {_told(error)}"}
     except Exception as error:  # an operator's own failure, whatever it is, is that visit's reason
-        status = _status_of(error)
+        status = _status_of(error, request["device"])
         return {"status": status, "reason": ("out of memory: " if status == "oom" else "") + _told(error)}
     finally:
         if bench is not None:
@@ -140,12 +140,27 @@ def _visit(request: dict[str, Any]) -> dict[str, Any]:
                 torch.cuda.empty_cache()
 
 
-def _status_of(error: Exception) -> str:
-    text = str(error)
-    if "can't allocate memory" in text or "std::bad_alloc" in text or "out of memory" in text.lower():
+CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:"
+"""How the RuntimeError of torch's CPU allocator begins; torch has no type of its own for it."""
+
+CUDA_OUT_OF_MEMORY = 2
+"""cudaErrorMemoryAllocation, the `error_code` of a torch.AcceleratorError."""
+
+
+def _status_of(error: Exception, device: str) -> str:
+    """ "oom" where an allocation failed, "crashed" where the CUDA context does not answer any more, else "error"."""
+    import torch
+
+    if type(error) is RuntimeError and str(error).startswith(CPU_ALLOCATOR):
         return "oom"
-    lost = ("illegal memory access", "device-side assert", "unspecified launch failure", "misaligned address")
-    return "crashed" if any(word in text for word in lost) else "error"
+    if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY:
+        return "oom"
+    if device == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except Exception:  # an error that stays: every later call in this process would give it
+            return "crashed"
+    return "error"
 
 
 def _told(error: BaseException) -> str:
@@ -208,6 +223,7 @@ def _done(bench: Bench) -> dict[str, Any]:
         "metrics": bench.metrics,
         "samples": bench.samples,
         "warnings": bench.warnings,
+        "throttled": bench.throttled,
     }
 
 

@@ -79,7 +79,7 @@ KINDS = (
     Kind("sigkill", "crashed", "SIGKILL", 6),
     Kind("exits", "crashed", "exited with code 3", 3),
     Kind("rubbish", "crashed", "no answer", 5),
-    Kind("lost_context", "crashed", "illegal memory access", 5),
+    Kind("speaks_of_memory", "error", "out of memory", 5),
     Kind("takes_memory", "oom", "out of memory", 4),
     Kind("takes_gpu_memory", "oom", "out of GPU memory", 2),
     Kind("needs_memory", "skipped", "over the limit", 4),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pandas import Series
 
+from attnbench.analysis.baseline import fate
+from attnbench.analysis.series import panels
 from attnbench.record import Run
 from attnbench.settings import Limits
 from tests.running import faulty, measured, plan
@@ -30,7 +32,8 @@ EXPECTED = {
     "segfault": ("crashed", "SIGSEGV"),
     "sigkill": ("crashed", "SIGKILL"),
     "rubbish": ("crashed", "no answer"),
-    "lost_context": ("crashed", "illegal memory access"),
+    "speaks_of_memory": ("error", "out of memory"),
+    "lacks_shared_memory": ("skipped", "needs more shared memory"),
     "absent": ("skipped", "has no impl absent"),
 }
 
@@ -49,6 +52,34 @@ def test_each_failure_is_its_own_status_and_reason(run: Run, impl: str) -> None:
     status, reason = EXPECTED[impl]
     found = row(run, impl)
     assert (found["status"], reason in found["reason"]) == (status, True), found["reason"]
+
+
+CAUSES = {
+    "nan": "wrong",
+    "raises": "raised",
+    "takes_memory": "oom",
+    "takes_gpu_memory": "oom",
+    "needs_memory": "predicted_memory",
+    "exits": "crashed",
+    "rubbish": "crashed",
+    "absent": "unsupported",
+    "speaks_of_memory": "raised",
+    "lacks_shared_memory": "unsupported",
+}
+
+
+@pytest.mark.parametrize("impl", EXPECTED)
+def test_the_cause_is_stored_beside_the_reason(run: Run, impl: str) -> None:
+    cause = row(run, impl)["cause"]
+    assert (cause == "") == (EXPECTED[impl][0] == "ok")
+    assert cause == CAUSES.get(impl, cause)
+
+
+def test_words_in_a_reason_are_no_cause(run: Run) -> None:
+    """A sentence that speaks of memory is no sign that memory ran out: nobody wins against it."""
+    found = panels(run.results[run.results["impl"].isin(["lacks_shared_memory", "needs_memory"])])
+    ends = {series.impl: list(fate(series.points).values()) for panel in found for series in panel.series}
+    assert ends == {"lacks_shared_memory": ["skipped"], "needs_memory": ["oom"]}
 
 
 @pytest.mark.parametrize("impl", EXPECTED)
@@ -75,6 +106,7 @@ def test_a_hang_in_native_code_ends_at_the_limit(tmp_path: Path) -> None:
     assert "no answer within 5 s" in table.loc[("hangs", 32), "reason"]
     assert table.loc[("hangs", 64), "status"] == "skipped"
     assert "ran out of time" in table.loc[("hangs", 64), "reason"]
+    assert [table.loc[("hangs", n), "cause"] for n in (32, 64)] == ["timeout", "beyond_timeout"]
     assert table.loc[("honest", 64), "status"] == "ok"
 
 
@@ -83,6 +115,7 @@ def test_after_an_out_of_memory_the_larger_sizes_of_the_series_alone_are_skipped
     table = measured(tmp_path / "run", plan(cells)).results.set_index(["impl", "seq_len"])
     assert [table.loc[("oom_from", n), "status"] for n in (32, 64, 128)] == ["ok", "oom", "skipped"]
     assert "beyond n64" in table.loc[("oom_from", 128), "reason"]
+    assert [table.loc[("oom_from", n), "cause"] for n in (32, 64, 128)] == ["", "oom", "beyond_oom"]
     assert all(table.loc[("reference", n), "status"] == "ok" for n in (32, 64, 128))
     assert not table.loc[("reference", 128), "reason"]
 

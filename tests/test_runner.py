@@ -18,9 +18,8 @@ from attnbench.errors import BadInput
 from attnbench.plan import beyond, exit_code
 from attnbench.problem import Cell, Problem
 from attnbench.record import VISITS, Run, Visit, read_run
-from attnbench.runner import THROTTLED, Runner, Stopped
+from attnbench.runner import Runner, Stopped
 from attnbench.settings import Limits, Measure
-from attnbench.subject import THROTTLED as SAID_BY_WORKER
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 
@@ -117,9 +116,8 @@ def test_what_would_fail_the_same_way_is_not_visited_again(tmp_path: Path, statu
 def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path) -> None:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         found = fine(request)
-        return found if request["do"] == "scout" else {**found, "warnings": [f"{SAID_BY_WORKER}: all 1 samples"]}
+        return found if request["do"] == "scout" else {**found, "throttled": True}
 
-    assert THROTTLED == SAID_BY_WORKER
     with pytest.raises(Stopped, match="throttled throughout 5 visits"):
         ran(tmp_path / "run", CELLS, answer, measure=ROUNDS)
     run = read_run(tmp_path / "run")

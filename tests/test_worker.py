@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from attnbench import pipe
+from attnbench import pipe, worker
 
 MEASURING = "worker, check, clock, dispatch, foresight, gpu, environment, sampling, subject, record, metric, settings"
 
@@ -91,3 +92,33 @@ def test_a_worker_that_cannot_start_is_lost(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(pipe.WorkerLost, match="exited with code 1"):
         pipe.start(0, threads=1)
+
+
+class Accelerator(torch.AcceleratorError):
+    error_code = 2
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "lost", "status"),
+    [
+        (RuntimeError("illegal memory access, out of memory"), "cpu", False, "error"),
+        (RuntimeError("illegal memory access, out of memory"), "cuda", False, "error"),
+        (RuntimeError("anything"), "cuda", True, "crashed"),
+        (Accelerator("anything"), "cuda", True, "oom"),
+    ],
+)
+def test_what_an_exception_means_is_asked_of_torch_and_not_read(
+    error: Exception, device: str, lost: bool, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def synchronize() -> None:
+        if lost:
+            raise RuntimeError("the context is lost")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    assert worker._status_of(error, device) == status
+
+
+def test_a_failed_allocation_on_the_cpu_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**62, dtype=torch.uint8)
+    assert worker._status_of(raised.value, "cpu") == "oom"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.series import Panel, Point, Quantity, Series
 from attnbench.errors import BadInput
+from attnbench.record import ENDED_AS
 
 FASTEST_EXACT = "fastest exact softmax"
 
@@ -82,15 +83,14 @@ def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) 
 
 
 def fate(points: Sequence[Point]) -> dict[str, str]:
-    """Status by label, where what is skipped because a smaller size ran out of memory or time, or because it was
-    predicted to, has that status."""
+    """Status by label, where what was skipped because it would run out of memory or time has that status."""
     found = {}
     frontier = ""
     for point in points:
         status = point.status
         if status in BEYOND:
             frontier = status
-        elif status == "skipped":
-            status = frontier or ("oom" if "memory" in point.reason or "predicted to need" in point.reason else status)
+        elif status == "skipped":  # runs that stored no cause: beyond a failure nothing is tried
+            status = ENDED_AS.get(point.cause, frontier if not point.cause and frontier else status)
         found[point.label] = status
     return found

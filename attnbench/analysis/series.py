@@ -18,7 +18,7 @@ from attnbench.analysis.interval import Estimate, estimates
 from attnbench.errors import BadInput
 from attnbench.metric import Metric
 from attnbench.problem import AXES, Axis
-from attnbench.record import CELL_COLUMNS
+from attnbench.record import CELL_COLUMNS, Cause
 from attnbench.registry import scan
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Point:
     key: str
     status: str
     reason: str
+    cause: Cause = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
     return chosen
 
 
-_USED = ["key", "status", "reason", "device", *CELL_COLUMNS]
+_USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
 _COMMON = ("scope", "mode", "dtype", "causal", "batch", "device")
 _BY_HEADS = (*_COMMON, "heads", "size")
 _BY_HEAD_DIM = (*_COMMON, "head_dim", "size")
@@ -166,7 +167,7 @@ def _panel(axis: Axis, fixed: dict[str, Any], rows: list[dict[str, Any]], names:
     lines: dict[tuple[str, str, str], list[Point]] = {}
     for row in rows:
         size, label = _size(axis, row)
-        point = Point(size, label, row["key"], row["status"], row["reason"] or "")
+        point = Point(size, label, row["key"], row["status"], row["reason"] or "", row["cause"] or "")
         lines.setdefault((row["operator"], row["impl"], row["params"]), []).append(point)
     series = tuple(
         Series(names[line], *line[:2], line[2], tuple(sorted(points, key=lambda p: p.size)))

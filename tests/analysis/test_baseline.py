@@ -5,6 +5,7 @@ import pytest
 from attnbench.analysis.baseline import check, fastest_exact, fate, named, pairs
 from attnbench.analysis.series import Point, panels, quantity
 from attnbench.errors import BadInput
+from attnbench.record import Cause
 from tests.analysis.runs import laws
 
 SIZES = (64, 128, 256, 512)
@@ -52,10 +53,13 @@ def test_pairs_carry_what_became_of_either_side() -> None:
 
 
 def test_what_is_skipped_beyond_an_out_of_memory_shares_its_fate() -> None:
-    def point(size: int, status: str, reason: str = "") -> Point:
-        return Point(size, str(size), "", status, reason)
+    def point(size: int, status: str, cause: Cause = "") -> Point:
+        return Point(size, str(size), "", status, "out of memory, or out of time", cause)
 
-    found = fate([point(1, "ok"), point(2, "oom"), point(4, "skipped", "beyond")])
-    assert list(found.values()) == ["ok", "oom", "oom"]
-    assert fate([point(1, "skipped", "predicted to need 90 MiB, 10 MiB over the limit of 80 MiB")]) == {"1": "oom"}
-    assert fate([point(1, "skipped", "needs a CUDA device")]) == {"1": "skipped"}
+    expected: dict[Cause, str] = {"beyond_oom": "oom", "": "oom", "unsupported": "skipped", "budget": "skipped"}
+    for cause, status in expected.items():
+        found = fate([point(1, "ok"), point(2, "oom"), point(4, "skipped", cause)])
+        assert list(found.values()) == ["ok", "oom", status]
+    assert fate([point(1, "skipped", "predicted_memory")]) == {"1": "oom"}
+    assert fate([point(1, "skipped", "beyond_timeout")]) == {"1": "timeout"}
+    assert fate([point(1, "skipped", "unsupported")]) == {"1": "skipped"}

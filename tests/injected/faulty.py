@@ -170,10 +170,10 @@ def rubbish(problem: Problem, params: Params, x: Tensor) -> Tensor:
     return honest(problem, params, x)
 
 
-def lost_context(problem: Problem, params: Params, x: Tensor) -> Tensor:
-    """What torch raises after an illegal access; the process is of no use any more."""
+def speaks_of_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """An exception with the words of an allocator that has nothing to do with one."""
     if type(x) is Tensor:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        raise RuntimeError("out of memory: can't allocate memory (std::bad_alloc); an illegal memory access")
     return honest(problem, params, x)
 
 
@@ -223,7 +223,7 @@ CALLS = (
     sigkill,
     hangs,
     rubbish,
-    lost_context,
+    speaks_of_memory,
     slow,
 )
 
@@ -236,6 +236,11 @@ OPERATOR = Operator(
             cost,
             impls={
                 **{call.__name__: _impl(call) for call in CALLS},
+                "lacks_shared_memory": Impl(
+                    lambda: honest,
+                    "lacks_shared_memory",
+                    lambda problem, params, device: "needs more shared memory than this GPU has",
+                ),
                 "oom_from": Impl(lambda: fails_from("oom"), "oom_from", lambda problem, params, device: None),
             },
         )

@@ -264,6 +264,7 @@ _FIELD_EVIL: dict[str, tuple[Any, ...]] = {
     "operations": (None, [], {"a": -1}, {"a": 0.5}, {"a": "1"}),
     "threads": (-1, 1.5, "2", True, []),
     "contract": (None, 1, [], "2 other"),
+    "cause": (None, 1, "memory", ["oom"]),
 }
 
 
