@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["s", "bytes", "flop", "j", ""]
+Source = Literal["scout", "median", "interval"]
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,12 @@ class Metric:
 
     column: the results.csv column that holds the figure. columns: all columns the metric fills, that one included.
     unit: of the column. meaning: one line for `attnbench list metrics`. exact: True where the figure repeats to the
-    last digit on the same machine set-up (no interval); a metric that is not exact has `<stem>_low_<unit>` and
-    `<stem>_high_<unit>` columns. less_is_better: False where only equality is of interest.
+    last digit on the same machine set-up.
+    source: where results.csv has the columns from. "scout": the scout's visit. "median": of each column, the median
+    over the timed rounds. "interval": the same, but `column` is the centre over the rounds and `ends` are its 95 %
+    interval (`analysis.interval`).
+    comparable: False where to be least, to pass the baseline or to grow means nothing (a rounding error): then no best,
+    no crossover and no exponent is shown. least: what the series with the least of it is called.
     """
 
     column: str
@@ -23,4 +28,24 @@ class Metric:
     meaning: str
     columns: tuple[str, ...]
     exact: bool
-    less_is_better: bool = True
+    source: Source = "scout"
+    comparable: bool = True
+    least: str = "least"
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is taken in the timed rounds, so that rounds tell how well it is known."""
+        return self.source != "scout"
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The columns of the interval's ends: `<stem>_low_<unit>` and `<stem>_high_<unit>`."""
+        stem, unit = self.column, ""
+        if self.unit and stem.endswith(f"_{self.unit}"):
+            stem, unit = stem.removesuffix(f"_{self.unit}"), f"_{self.unit}"
+        return f"{stem}_low{unit}", f"{stem}_high{unit}"
+
+    @property
+    def best_exact(self) -> str:
+        """What the exact softmax that is compared with is called: at each size the one with the least of this."""
+        return f"{self.least} exact softmax"

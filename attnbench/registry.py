@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from attnbench.errors import BadInput, own_errors
+from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
 from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
 
@@ -22,6 +23,11 @@ def scan(package: str) -> list[str]:
     """The module names in a package, sorted, without importing any of them."""
     path = importlib.import_module(package).__path__
     return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+
+
+def metrics() -> dict[str, Metric]:
+    """What every file of `attnbench/metrics/` declares, by the metric's name. Imports no torch."""
+    return {name: importlib.import_module(f"attnbench.metrics.{name}").METRIC for name in scan("attnbench.metrics")}
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
 
+from attnbench.metric import Metric
 from attnbench.record import CELL_COLUMNS, COLUMNS, RESULTS
+from attnbench.registry import metrics
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-TIMED = ("wall_time", "device_time", "energy")
-"""Metrics taken in timed rounds; everything else is the scout's."""
 
 
 def derive(visits: DataFrame) -> DataFrame:
@@ -22,18 +21,17 @@ def derive(visits: DataFrame) -> DataFrame:
 
     status: the scout's where it is not ok; `wrong` where any round found the output wrong, and then no time;
     ok as long as one timed round gave a time (reason names the rounds that were lost), else the timed rounds' own.
-    Times are the centre and interval over timed rounds, `analysis.interval.intervals`.
+    What a metric takes in timed rounds is derived from them as its `Metric.source` says; the rest is the scout's.
     """
     import pandas as pd
 
-    intervals: dict[str, dict[Hashable, Any]] = {
-        name: dict(found.to_dict("index")) for name, found in _intervals(visits).items()
-    }
+    declared = list(metrics().values())
+    timed = [(metric, _intervals(visits, metric)) for metric in declared if metric.timed]
     groups: dict[str, list[dict[str, Any]]] = {}
     for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
         groups.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
-    rows = [_row(key, group, intervals) for key, group in groups.items()]
-    columns = [*COLUMNS, *_further()]
+    rows = [_row(key, group, timed) for key, group in groups.items()]
+    columns = list(dict.fromkeys([*COLUMNS, *(name for metric in declared for name in metric.columns)]))
     table = pd.DataFrame(rows, columns=columns)
     for name in columns:
         if name in visits and name not in CELL_COLUMNS:
@@ -53,38 +51,50 @@ def write(folder: Path, visits: DataFrame) -> DataFrame:
     return table
 
 
-def _further() -> list[str]:
-    """Columns of metrics that COLUMNS does not know."""
-    from importlib import import_module
-
-    from attnbench.registry import scan
-
-    names = [n for m in scan("attnbench.metrics") for n in import_module(f"attnbench.metrics.{m}").METRIC.columns]
-    return [name for name in dict.fromkeys(names) if name not in COLUMNS]
+_Intervals = dict[Hashable, tuple[float, float, float]]
+"""The centre over timed rounds and the ends of its interval, by key."""
 
 
-def _intervals(visits: DataFrame) -> dict[str, DataFrame]:
+def _intervals(visits: DataFrame, metric: Metric) -> _Intervals:
     from attnbench.analysis.interval import intervals
 
-    return {column: intervals(visits, column) for column in ("wall_time_s", "device_time_s")}
+    if metric.source != "interval":
+        return {}
+    found = intervals(visits, metric.column).to_dict("index")
+    return {key: (each["value"], each["low"], each["high"]) for key, each in found.items()}
 
 
-def _row(key: str, group: list[dict[str, Any]], intervals: dict[str, dict[Hashable, Any]]) -> dict[str, Any]:
-    timed = [visit for visit in group if visit["round"] > 0]
+def _row(key: str, group: list[dict[str, Any]], timed: list[tuple[Metric, _Intervals]]) -> dict[str, Any]:
+    rounds = [visit for visit in group if visit["round"] > 0]
     scout = [visit for visit in group if visit["round"] == 0]
-    first = (scout or timed)[0]
-    good = [visit for visit in timed if visit["status"] == "ok"]
-    row = {**first, **_status(first, timed, good), "rounds": len(good)}
-    status = row["status"]
+    first = (scout or rounds)[0]
+    good = [visit for visit in rounds if visit["status"] == "ok"]
+    row = {**first, **_status(first, rounds, good), "rounds": len(good)}
     row["samples"] = sum(int(visit["samples"]) for visit in good)
-    for column in ("wall_time_s", "device_time_s"):
-        stem = column.removesuffix("_s")
-        found = intervals[column].get(key) if status == "ok" else None
-        for name, source in ((column, "value"), (f"{stem}_low_s", "low"), (f"{stem}_high_s", "high")):
-            row[name] = found[source] if found else None
-    energy = [visit["energy_j"] for visit in good if visit["energy_j"] == visit["energy_j"]]
-    row["energy_j"] = median(energy) if status == "ok" and energy else None
+    for metric, intervals in timed:
+        row.update(_over_rounds(metric, good if row["status"] == "ok" else [], intervals.get(key)))
     return row
+
+
+def _over_rounds(
+    metric: Metric, good: list[dict[str, Any]], interval: tuple[float, float, float] | None
+) -> dict[str, Any]:
+    """The columns of a timed metric from the rounds that are ok; missing: None."""
+    found = {name: _middle([visit[name] for visit in good if name in visit]) for name in metric.columns}
+    if metric.source == "interval":
+        ends = interval if interval is not None and good else (None, None, None)
+        found.update(zip((metric.column, *metric.ends), ends, strict=True))
+    return found
+
+
+def _middle(values: list[Any]) -> Any:
+    """The median of what is not missing; of counts a count."""
+    import pandas as pd
+
+    known = [value for value in values if not pd.isna(value)]
+    if not known:
+        return None
+    return float(median(known)) if any(isinstance(value, float) for value in known) else median_low(known)
 
 
 def _status(first: dict[str, Any], timed: list[dict[str, Any]], good: list[dict[str, Any]]) -> dict[str, Any]:

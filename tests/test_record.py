@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import attnbench.metrics
+from attnbench.analysis.series import quantity
 from attnbench.errors import BadInput
 from attnbench.record import COLUMNS, VISITS, Sample, cell_of, columns_of, parse_visit, read_run
 from attnbench.results import derive, write
@@ -169,3 +174,67 @@ def test_reordered_visits_give_the_same_rows(tmp_path: Path) -> None:
     first = read_run(folder(tmp_path / "a", visits)).results
     second = read_run(folder(tmp_path / "b", visits[::-1])).results
     assert first.to_csv() == second.to_csv()
+
+
+ENERGY = {"energy_j": 2.0, "energy_resolution_j": 1e-5}
+
+
+def test_every_column_of_a_timed_metric_reaches_the_results(tmp_path: Path) -> None:
+    visits = [SCOUT, *(visit(CELL, r, metrics={**ENERGY, "energy_j": e}) for r, e in ((1, 2.0), (2, 5.0), (3, 3.0)))]
+    made = folder(tmp_path, visits)
+    write(made, read_run(made).visits)
+    with (made / "results.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (float(row["energy_j"]), float(row["energy_resolution_j"])) == (3.0, 1e-5)
+    assert list(row)[: len(COLUMNS)] == list(COLUMNS)
+
+
+def test_rounds_that_are_not_ok_tell_nothing_of_a_timed_metric(tmp_path: Path) -> None:
+    bad = visit(CELL, 2, status="crashed", reason="SIGKILL", metrics={"energy_j": 9.0, "energy_resolution_j": 9.0})
+    row = read_run(folder(tmp_path / "a", [SCOUT, visit(CELL, 1, metrics=ENERGY), bad])).results.iloc[0]
+    assert (row["energy_j"], row["energy_resolution_j"]) == (2.0, 1e-5)
+    wrong = visit(CELL, 2, status="wrong", reason="decays")
+    row = read_run(folder(tmp_path / "b", [SCOUT, visit(CELL, 1, metrics=ENERGY), wrong])).results.iloc[0]
+    assert row[list(ENERGY)].isna().all()
+
+
+PLANTED = """
+from attnbench.metric import Metric
+
+METRIC = Metric(
+    column="planted_s", unit="s", meaning="Planted.", exact=False, source={source!r},
+    columns=("planted_s", "planted_low_s", "planted_high_s", "planted_bytes"),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "values"),
+    [("interval", [2.0]), ("median", [2.0, 0.5, 8.0]), ("scout", [7.0, math.nan, math.nan])],
+)
+def test_a_metric_of_ones_own_is_derived_as_it_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, values: list[float]
+) -> None:
+    package = tmp_path / "metrics"
+    package.mkdir()
+    (package / "planted.py").write_text(PLANTED.format(source=source))
+    monkeypatch.setattr("attnbench.metrics.__path__", [*attnbench.metrics.__path__, str(package)])
+    names = ["planted_s", "planted_low_s", "planted_high_s"]
+    scout = visit(CELL, metrics={"planted_s": 7.0, "planted_bytes": 1})
+    each = [dict(zip(names, (t, 0.5, 8.0), strict=True), planted_bytes=10 * t) for t in (1, 4, 2)]
+    visits = [scout, *(visit(CELL, r, metrics=m) for r, m in enumerate(each, 1))]
+    run = read_run(folder(tmp_path / "run", visits))
+    try:
+        row = run.results.iloc[0]
+        assert row["planted_bytes"] == (1 if source == "scout" else 20)
+        found = quantity(run, "planted")
+        assert (found.interval(CELL.key) is not None) == (source != "scout")
+    finally:
+        sys.modules.pop("attnbench.metrics.planted")
+    told = [float(row[name]) for name in names]
+    if source == "interval":
+        assert told[0] == pytest.approx(values[0]), "the geometric mean"
+        assert told[1] < told[0] < told[2]
+        assert told[1:] == pytest.approx(found.interval(CELL.key))
+    else:
+        assert told == pytest.approx(values, nan_ok=True)

@@ -1,4 +1,4 @@
-"""What a series is compared with: one series of its panel, or the fastest exact softmax at each size."""
+"""What a series is compared with: one series of its panel, or the best exact softmax at each size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.series import Panel, Point, Quantity, Series
 from attnbench.errors import BadInput
 from attnbench.record import ENDED_AS
-
-FASTEST_EXACT = "fastest exact softmax"
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ def is_exact(series: Series, exact: Collection[str]) -> bool:
     return series.operator == "softmax" or series.identity in exact
 
 
-def fastest_exact(panel: Panel, time: Quantity, exact: Collection[str]) -> Baseline | None:
-    """At each size the exact softmax, of any impl, that takes the least `time`; where none ran, one that could not.
+def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Baseline | None:
+    """At each size the exact softmax, of any impl, with the least of a quantity; where none ran, one that could not.
 
     None where the panel has no exact softmax.
     """
@@ -58,14 +56,13 @@ def fastest_exact(panel: Panel, time: Quantity, exact: Collection[str]) -> Basel
     points: dict[str, Point] = {}
     for label in panel.sizes:
         found = [p for series in candidates if (p := series.at(label)) is not None]
-        ran = [p for p in found if p.status == "ok"]
-        timed = [p for p in ran if p.key in time.levels]
-        if timed:
-            points[label] = min(timed, key=lambda p: time.levels[p.key].level)
-        elif ran or found:
-            points[label] = (ran or found)[0]
+        known = [p for p in found if p.key in quantity.levels]
+        if known:
+            points[label] = min(known, key=lambda p: quantity.levels[p.key].level)
+        elif found:
+            points[label] = next((p for p in found if p.status == "ok"), found[0])
     members = frozenset(series.name for series in candidates)
-    return Baseline(FASTEST_EXACT, points, members) if points else None
+    return Baseline(quantity.metric.best_exact, points, members) if points else None
 
 
 def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Pair]:

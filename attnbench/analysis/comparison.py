@@ -21,15 +21,15 @@ from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
 from attnbench.analysis.moved import crossings
-from attnbench.analysis.series import panels
+from attnbench.analysis.series import metric_names, panels
 from attnbench.errors import BadInput
 from attnbench.record import SUITE
+from attnbench.registry import metrics
 from attnbench.settings import Gate
 
 if TYPE_CHECKING:
     from attnbench.record import Run
 
-TIMED = ("wall_time", "device_time")
 DEFAULT_EFFECT = 0.05
 """The change that a comparison without thresholds looks for."""
 
@@ -99,7 +99,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         notes.append("peak memory and operations are not compared: they repeat only in the same circumstances")
     findings = exact_findings(before, after, gate, alike=differ.alike)
     named_cells = names(before.results)
-    for metric in TIMED:
+    for metric in clocks():
         timed, said = (_across if told else _timed)(before, after, metric, gate)
         findings += [replace(f, name=named_cells.get(f.subject, f.name)) for f in timed]
         notes += said
@@ -116,6 +116,12 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
         gate is not None,
     )
+
+
+def clocks() -> list[str]:
+    """The metrics that are times, and so are compared by statistics."""
+    declared = metrics()
+    return [name for name in metric_names() if declared[name].timed and declared[name].unit == "s"]
 
 
 def _uncompared(findings: Sequence[Finding], gate: Gate | None) -> list[Finding]:
@@ -162,7 +168,7 @@ def _both(before: Run, after: Run, column: str) -> tuple[Sides, set[str]]:
 
 
 def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[list[Finding], list[str]]:
-    sides, copies = _both(before, after, f"{metric}_s")
+    sides, copies = _both(before, after, metrics()[metric].column)
     if not sides:
         return [], []
     level = {key: b.level - a.level for key, (a, b) in sides.items()}
@@ -289,7 +295,7 @@ def judge(level: float, half: float, effect: float) -> tuple[Verdict, str]:
 
 def _across(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[list[Finding], list[str]]:
     """Times over the baseline's time at the same size, in which much of the machine cancels."""
-    sides, _ = _both(before, after, f"{metric}_s")
+    sides, _ = _both(before, after, metrics()[metric].column)
     bases = _baseline_keys(before)
     findings = []
     for key, (a, b) in sides.items():

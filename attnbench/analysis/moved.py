@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def crossings(before: Run, after: Run) -> Iterator[Crossing]:
-    """Crossovers against the baseline and against the fastest exact softmax, before and after."""
-    from attnbench.analysis.summary import FASTEST_EXACT, summarise
+    """Crossovers against the baseline and against the metric's best exact softmax, before and after."""
+    from attnbench.analysis.summary import summarise
 
     told: list[dict[tuple[str, str, str, str], tuple[str, Crossover]]] = []
     for run in (before, after):
@@ -25,7 +25,7 @@ def crossings(before: Run, after: Run) -> Iterator[Crossing]:
                 for line in table.lines:
                     for against, crossover in (
                         (section.baseline, line.against_baseline),
-                        (FASTEST_EXACT, line.against_exact),
+                        (table.quantity.metric.best_exact, line.against_exact),
                     ):
                         if crossover is not None:
                             place = (section.panel.title, line.series.name, table.quantity.name, against)

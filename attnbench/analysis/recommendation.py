@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from attnbench.analysis.baseline import fastest_exact, is_exact
+from attnbench.analysis.baseline import best_exact, is_exact
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.series import Panel, Point, Quantity, Series
 
@@ -47,7 +47,7 @@ def recommendations(
     panel: Panel, time: Quantity, memory: Quantity | None, flops: Quantity | None, exact: Collection[str]
 ) -> list[Recommendation]:
     """One per size at which anything ran. What needs no FLOPs (identity) is a bound, not a choice."""
-    best = fastest_exact(panel, time, exact)
+    best = best_exact(panel, time, exact)
     owner = {p.key: s for s in panel.series for p in s.points}
 
     def choice(point: Point) -> Choice:

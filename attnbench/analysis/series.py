@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,15 +18,13 @@ from attnbench.errors import BadInput
 from attnbench.metric import Metric
 from attnbench.problem import AXES, Axis
 from attnbench.record import CELL_COLUMNS, Cause
-from attnbench.registry import scan
+from attnbench.registry import metrics
 
 if TYPE_CHECKING:
     from attnbench.record import Run
 
 SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
 """The metrics that tables, crossovers and pictures are about, in this order."""
-
-_TIMED = ("wall_time", "device_time", "energy")
 
 
 @dataclass(frozen=True)
@@ -209,16 +206,16 @@ class Quantity:
     levels: Mapping[str, Estimate]
 
     def interval(self, key: str) -> tuple[float, float] | None:
-        """The 95 % interval of a value; None from one round, or where the figure is exact."""
+        """The 95 % interval of a value; None from one round, and where no rounds measured it."""
         level = self.levels.get(key)
-        if level is None or not level.known or self.metric.exact:
+        if level is None or not level.known or not self.metric.timed:
             return None
         return math.exp(level.level - level.half_width), math.exp(level.level + level.half_width)
 
 
 def metric_names() -> list[str]:
     """The metrics there are: SHOWN first."""
-    found = scan("attnbench.metrics")
+    found = metrics()
     return [name for name in SHOWN if name in found] + [name for name in found if name not in SHOWN]
 
 
@@ -229,7 +226,7 @@ def quantity(run: Run, name: str) -> Quantity:
     """
     if name not in metric_names():
         raise BadInput(f"--metric {name}: no such metric. Allowed: {', '.join(metric_names())}.")
-    metric: Metric = import_module(f"attnbench.metrics.{name}").METRIC
+    metric = metrics()[name]
     if metric.column not in run.results:
         return Quantity(name, metric, {}, {})
     # FLOPs are analytic: they stand where the call itself found no memory or no time.
@@ -239,7 +236,7 @@ def quantity(run: Run, name: str) -> Quantity:
     if name == "peak_memory" and "parameter_bytes" in results:
         column = column + results["parameter_bytes"].fillna(0)
     values = {str(key): float(value) for key, value in column.dropna().items()}
-    if name in _TIMED:
+    if metric.timed:
         found = estimates(run.visits, metric.column)
         levels = {key: found[key] for key in values if key in found}
     else:

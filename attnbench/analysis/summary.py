@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attnbench.analysis.baseline import FASTEST_EXACT, Baseline, check, fastest_exact, fate, is_exact, named, pairs
+from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.recommendation import Recommendation, recommendations
@@ -37,7 +37,8 @@ class Figure:
 @dataclass(frozen=True)
 class Line:
     """A series in one metric. stated: the growth that the operator's definition gives; None where it says nothing of
-    this axis, metric or impl. against_baseline, against_exact: None for the baseline's own series, or without one."""
+    this axis, metric or impl. against_baseline, against_exact (`Metric.best_exact`): None for the baseline's own
+    series, without one, and where the metric is not comparable; then `scaling` is None too."""
 
     series: Series
     exact: bool
@@ -101,10 +102,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     sections = []
     for panel in found:
         reference = named(panel, base)
-        fastest = fastest_exact(panel, time or memory, exact)
-        if fastest is not None and reference is not None and fastest.members <= reference.members:
-            fastest = None  # the same cells: nothing more to learn
-        tables = tuple(_table(panel, q, reference, fastest, exact, stated) for q in shown)
+        tables = tuple(_table(panel, q, reference, exact, stated) for q in shown)
         choices = recommendations(panel, time, memory, flops, exact) if time else []
         here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
         sections.append(Section(panel, base, tables, tuple(choices), here))
@@ -131,10 +129,12 @@ def _table(
     panel: Panel,
     quantity: Quantity,
     reference: Baseline | None,
-    fastest: Baseline | None,
     exact: Collection[str],
     stated: dict[str, dict[str, str]],
 ) -> Table:
+    cheapest = best_exact(panel, quantity, exact)
+    if cheapest is not None and reference is not None and cheapest.members <= reference.members:
+        cheapest = None  # the same cells: nothing more to learn
     shown = [s for s in panel.series if any(p.status != "skipped" for p in s.points)]
     contenders = [s for s in shown if s.operator != "identity"]
     best = {}
@@ -142,7 +142,7 @@ def _table(
         keys = [p.key for s in contenders if (p := s.at(label)) and p.key in quantity.levels]
         if len(keys) > 1:
             best[label] = min(quantity.levels[key].level for key in keys)
-    lines = tuple(_line(panel, s, quantity, reference, fastest, exact, stated, best) for s in shown)
+    lines = tuple(_line(panel, s, quantity, reference, cheapest, exact, stated, best) for s in shown)
     return Table(panel, quantity, lines)
 
 
@@ -151,12 +151,13 @@ def _line(
     series: Series,
     quantity: Quantity,
     reference: Baseline | None,
-    fastest: Baseline | None,
+    cheapest: Baseline | None,
     exact: Collection[str],
     stated: dict[str, dict[str, str]],
     best: dict[str, float],
 ) -> Line:
     free = series.operator == "identity"
+    compared = quantity.metric.comparable and not free
     levels = quantity.levels
     own_baseline = reference is not None and series.name in reference.members
     figures, won = [], False
@@ -177,13 +178,13 @@ def _line(
                 high,
                 statuses[point.label] if point.status == "skipped" else point.status,
                 point.reason,
-                not free and level is not None and level.level <= best.get(point.label, float("-inf")) + 1e-12,
-                wins and not won and not free,
+                compared and level is not None and level.level <= best.get(point.label, float("-inf")) + 1e-12,
+                wins and not won and compared,
                 against[0] if against else None,
             )
         )
         won = won or wins
-    grown = None if free else scaling([(p.size, levels[p.key]) for p in series.points if p.key in levels])
+    grown = scaling([(p.size, levels[p.key]) for p in series.points if p.key in levels]) if compared else None
     growth = _stated(panel, series, quantity, stated)
     return Line(
         series,
@@ -192,10 +193,10 @@ def _line(
         grown,
         growth,
         agreement(grown, growth) if grown and growth else None,
-        None if free or own_baseline or reference is None else crossover(pairs(panel, series, reference, quantity)),
-        None
-        if free or fastest is None or series.name in fastest.members
-        else crossover(pairs(panel, series, fastest, quantity)),
+        crossover(pairs(panel, series, reference, quantity)) if compared and reference and not own_baseline else None,
+        crossover(pairs(panel, series, cheapest, quantity))
+        if compared and cheapest and series.name not in cheapest.members
+        else None,
     )
 
 
@@ -205,7 +206,4 @@ def _stated(panel: Panel, series: Series, quantity: Quantity, stated: dict[str, 
         return None
     if quantity.name == "peak_memory":
         return stated.get(series.identity, {}).get("memory") if series.impl == "reference" else None
-    return stated.get(series.identity, {}).get("time") if quantity.name != "relative_error" else None
-
-
-__all__ = ["FASTEST_EXACT", "Figure", "Line", "Section", "Summary", "Table", "summarise"]
+    return stated.get(series.identity, {}).get("time") if quantity.metric.comparable else None

@@ -68,24 +68,18 @@ def _suites() -> list[Row]:
 
 
 def _metrics() -> list[Row]:
-    from importlib import import_module
+    from attnbench.registry import metrics
 
-    from attnbench.metric import Metric
-    from attnbench.registry import scan
-
-    rows: list[Row] = []
-    for name in scan("attnbench.metrics"):
-        metric: Metric = import_module(f"attnbench.metrics.{name}").METRIC
-        rows.append(
-            {
-                "name": name,
-                "unit": metric.unit,
-                "column": metric.column,
-                "exact": metric.exact,
-                "meaning": metric.meaning,
-            }
-        )
-    return rows
+    return [
+        {
+            "name": name,
+            "unit": metric.unit,
+            "column": metric.column,
+            "exact": metric.exact,
+            "meaning": metric.meaning,
+        }
+        for name, metric in metrics().items()
+    ]
 
 
 def _operators() -> list[Row]:

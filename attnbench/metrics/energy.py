@@ -21,6 +21,8 @@ METRIC = Metric(
     meaning="Energy of one call from NVML's counter; empty where there is none.",
     columns=("energy_j", "energy_resolution_j"),
     exact=False,
+    source="median",
+    least="most frugal",
 )
 
 

@@ -15,6 +15,7 @@ METRIC = Metric(
     meaning="Analytic FLOPs of the definition, beside what the reference executes and what torch counted.",
     columns=("flops", "reference_flops", "flops_counted", "passes"),
     exact=True,
+    least="cheapest",
 )
 
 

@@ -26,6 +26,7 @@ METRIC = Metric(
         "process_memory_bytes",
     ),
     exact=True,
+    least="leanest",
 )
 
 

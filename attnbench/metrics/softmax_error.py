@@ -15,6 +15,7 @@ METRIC = Metric(
     meaning="Relative root mean square difference from the exact map it estimates; empty where it estimates none.",
     columns=("softmax_error",),
     exact=False,
+    comparable=False,
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Exponent, Scaling
-from attnbench.analysis.summary import FASTEST_EXACT, Figure, Line, Section, Summary, Table
+from attnbench.analysis.summary import Figure, Line, Section, Summary, Table
 from attnbench.number import percent, place, plus_minus, shown, size, times
 
 BEST, WIN = "*", "↓"
@@ -101,7 +101,7 @@ def _part(section: Section) -> Part:
 def _figures(table: Table) -> Block:
     unit = table.quantity.metric.unit
     labels = tuple(table.panel.sizes)
-    timed = not table.quantity.metric.exact
+    timed = table.quantity.metric.timed
     rows = []
     for line in table.lines:
         by_label = {figure.label: figure for figure in line.figures}
@@ -137,7 +137,7 @@ def _crossovers(section: Section) -> Iterator[Block]:
         exact = any(line.against_exact for line in lines)
         paper = name not in ("flops", "peak_memory") and any(line.series in flops for line in lines)
         columns = [axis, f"against {section.baseline}"]
-        columns += [f"against {FASTEST_EXACT}"] if exact else []
+        columns += [f"against {table.quantity.metric.best_exact}"] if exact else []
         columns += ["of FLOPs"] if paper else []
         rows = []
         for line in lines:

@@ -26,8 +26,9 @@ def document(summary: Summary) -> dict[str, Any]:
     """`version`, `suite`, `baseline`, `skipped` (series: reason) and `panels`.
 
     A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and
-    `recommendations`. A metric: `metric`,
-    `column`, `unit`, `series`. A series: `name`, `operator`, `impl`, `params`, `exact`, `figures` (per size),
+    `recommendations`. A metric: `metric`, `column`, `unit`, `comparable` (whether crossovers and exponents of it mean
+    anything), `best_exact` (what `against_exact` is called in the tables), `series`. A series: `name`, `operator`,
+    `impl`, `params`, `exact`, `figures` (per size),
     `scaling`, `stated`, `agreement`, `against_baseline` and `against_exact` (crossovers, with the fields of
     `analysis.crossover.Crossover`).
     """
@@ -53,7 +54,14 @@ def _section(section: Section) -> dict[str, Any]:
 def _table(table: Table) -> dict[str, Any]:
     metric = table.quantity.metric
     lines = [_line(line) for line in table.lines]
-    return {"metric": table.quantity.name, "column": metric.column, "unit": metric.unit, "series": lines}
+    return {
+        "metric": table.quantity.name,
+        "column": metric.column,
+        "unit": metric.unit,
+        "comparable": metric.comparable,
+        "best_exact": metric.best_exact,
+        "series": lines,
+    }
 
 
 def _line(line: Line) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def _overview(section: Section, families: Mapping[str, str]) -> Picture:
     picture.subplots_adjust(
         left=0.24 / count, right=1 - 0.34 / count, wspace=0.72, bottom=0.42 / height, top=1 - 0.62 / height
     )
-    picture.suptitle(_heading(section), x=0.01, ha="left", fontsize=TEXT_PT + 1)
+    picture.suptitle(_heading(section, section.tables), x=0.01, ha="left", fontsize=TEXT_PT + 1)
     groups = sorted({families.get(line.series.operator, "other") for lines in chosen for line in lines})
     for i, (table, lines) in enumerate(zip(section.tables, chosen, strict=True)):
         axes = picture.add_subplot(1, count, i + 1)
@@ -163,7 +163,10 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
         top=1 - 0.7 / height,
     )
     picture.suptitle(
-        f"{title(table.quantity.name)}, by family. {_heading(section)}", x=0.01, ha="left", fontsize=TEXT_PT + 1
+        f"{title(table.quantity.name)}, by family. {_heading(section, [table])}",
+        x=0.01,
+        ha="left",
+        fontsize=TEXT_PT + 1,
     )
     for i, (family, members) in enumerate(sorted(groups.items())):
         axes = picture.add_subplot(rows, columns, i + 1)
@@ -179,10 +182,11 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
     return picture
 
 
-def _heading(section: Section) -> str:
-    note = f"bands: {CONFIDENCE:.0%} intervals; rings: crossovers with {section.baseline}, >N: cheaper above N, "
-    note += "<N: below N; ×: out of memory or time beyond"
-    return f"{section.panel.title}\n{note}"
+def _heading(section: Section, tables: Sequence[Table]) -> str:
+    notes = [f"bands: {CONFIDENCE:.0%} intervals"] if any(t.quantity.metric.timed for t in tables) else []
+    if any(t.quantity.metric.comparable for t in tables):
+        notes.append(f"rings: crossovers with {section.baseline}, >N: cheaper above N, <N: below N")
+    return f"{section.panel.title}\n{'; '.join([*notes, '×: out of memory or time beyond'])}"
 
 
 def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str, _Style], baseline: str) -> None:

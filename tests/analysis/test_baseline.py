@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.analysis.baseline import check, fastest_exact, fate, named, pairs
+from attnbench.analysis.baseline import best_exact, check, fate, named, pairs
 from attnbench.analysis.series import Point, panels, quantity
 from attnbench.errors import BadInput
 from attnbench.record import Cause
@@ -29,7 +29,7 @@ def test_a_baseline_is_the_reference_unless_an_impl_is_named() -> None:
 
 
 def test_the_fastest_exact_softmax_may_be_another_at_each_size() -> None:
-    found = fastest_exact(PANEL, TIME, ())
+    found = best_exact(PANEL, TIME, ())
     assert found is not None
     series = {p.key: s.name for s in PANEL.series for p in s.points}
     chosen = {label: series[point.key] for label, point in found.points.items()}
@@ -37,7 +37,7 @@ def test_the_fastest_exact_softmax_may_be_another_at_each_size() -> None:
 
 
 def test_an_operator_named_exact_counts_as_exact() -> None:
-    found = fastest_exact(PANEL, TIME, {"performer {}"})
+    found = best_exact(PANEL, TIME, {"performer {}"})
     assert found is not None
     assert "performer" in found.members
 

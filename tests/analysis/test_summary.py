@@ -4,8 +4,9 @@ import pytest
 
 from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
+from attnbench.outputs.blocks import parts
 from attnbench.record import Run
-from tests.analysis.runs import Law, laws
+from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024)
 LAWS: dict[str, Law] = {
@@ -36,7 +37,7 @@ def test_best_in_column_and_first_win() -> None:
     assert not any(f.best or f.first_win for f in line(summary, "identity").figures)
 
 
-def test_crossovers_against_reference_and_fastest_exact_differ() -> None:
+def test_crossovers_against_reference_and_best_exact_differ() -> None:
     performer = line(summarise(run()), "performer")
     assert performer.against_baseline is not None
     assert performer.against_exact is not None
@@ -79,3 +80,50 @@ def test_series_that_never_ran_are_named_with_their_reason() -> None:
     summary = summarise(run(statuses=statuses))
     assert summary.skipped == {"performer": "skipped here"}
     assert all(found.series.name != "performer" for found in summary.sections[0].tables[0].lines)
+
+
+def made(times: dict[str, tuple[float, ...]], metrics: dict[str, tuple[int, ...]], column: str) -> Run:
+    """Series with a time and a further figure at each of SIZES."""
+    cells = []
+    for name in times:
+        operator, _, impl = name.partition(":")
+        for i, n in enumerate(SIZES):
+            figures = {column: metrics[name][i], "relative_error": 1e-7 * (1 + (i * len(name)) % 3)}
+            cells.append((cell(operator, sequence(n), impl or "reference"), times[name][i], figures))
+    return run_of(visits_of(cells, own=0.001))
+
+
+def test_each_metric_has_its_own_best_exact_softmax() -> None:
+    """Eager is the fastest at 256 alone, and sdpa the leanest everywhere: what is fast says nothing of memory."""
+    times = {"softmax": (3.0, 3.0, 1.0, 3.0, 3.0), "softmax:sdpa": (2.0,) * 5, "performer": (2.5,) * 5}
+    bytes_ = {"softmax": (900,) * 5, "softmax:sdpa": (100,) * 5, "performer": (400,) * 5}
+    summary = summarise(made(times, bytes_, "peak_memory_bytes"))
+    memory = line(summary, "performer", "peak_memory").against_exact
+    assert memory is not None
+    assert (memory.kind, memory.crossings) == ("never", ())
+    against = line(summary, "performer").against_exact
+    assert against is not None
+    assert against.largest is not None
+    assert against.largest.ratio == pytest.approx(1.25, rel=0.02), "of time, sdpa's"
+    assert line(summary, "softmax", "peak_memory").against_exact is None
+    assert {t.quantity.name: t.quantity.metric.best_exact for t in summary.sections[0].tables} == {
+        "wall_time": "fastest exact softmax",
+        "peak_memory": "leanest exact softmax",
+    }
+
+
+def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
+    """Errors of 1, 2 and 3e-7 in turn cross and grow; the same figures as FLOPs, the control, do."""
+    names = ("softmax", "softmax:sdpa", "performer")
+    figures = {name: tuple(10 * (1 + (i * len(name)) % 3) for i in range(5)) for name in names}
+    run = made(dict.fromkeys(names, (1.0,) * 5), figures, "flops")
+    summary = summarise(run, ["relative_error", "flops"])
+    error, flops = (line(summary, "performer", name) for name in ("relative_error", "flops"))
+    assert (flops.against_baseline is None, flops.against_exact is None, flops.scaling is None) == (False, False, False)
+    assert (error.against_baseline, error.against_exact, error.scaling, error.agreement) == (None, None, None, None)
+    every = [f for found in summary.sections[0].tables[0].lines for f in found.figures]
+    assert not any(f.best or f.first_win for f in every)
+    assert all(f.low is None for f in every), "one scout tells no interval"
+    assert any(f.best for found in summary.sections[0].tables[1].lines for f in found.figures)
+    titles = [block.title for part in parts(summarise(run, ["relative_error"])) for block in part.blocks]
+    assert titles == ["relative_error", "What to use"]

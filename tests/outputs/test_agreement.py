@@ -23,6 +23,7 @@ from attnbench.number import place, size
 from attnbench.outputs import blocks, json, plot
 from attnbench.outputs.table import write
 from attnbench.record import Run, read_run
+from attnbench.registry import metrics
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 RUNS = ["cpu-sequence", "cpu-image", "cpu-channels"]
@@ -68,7 +69,7 @@ def missing_from_tables(summary: Summary, shown: Summary) -> list[str]:
     missing, texts = [], cells(shown)
     for i, metric, series, side, found in crossings(summary):
         axis = summary.sections[i].panel.axis
-        column = f"against {summary.baseline if side == 'against_baseline' else 'fastest exact softmax'}"
+        column = f"against {summary.baseline if side == 'against_baseline' else metrics()[metric].best_exact}"
         title = f"Crossover of {blocks.title(metric).lower()}"
         if metric == "flops":  # beside the wall time's, against the baseline alone
             title, column = "Crossover of wall time", "of FLOPs"
