@@ -214,8 +214,10 @@ def _samples(test: SelfTest) -> Condition:
     return Condition("samples", "warning" if todo else "good", found, " ".join(todo) or NOTHING)
 
 
-def gpu(facts: Mapping[str, Any], others: Sequence[str]) -> list[Condition]:
-    """The GPU in use. facts: environment.json of a run on it; others: who else computes on it."""
+def gpu(facts: Mapping[str, Any], others: Sequence[str], unknown: str | None = None) -> list[Condition]:
+    """The GPU in use. facts: environment.json of a run on it; others: who else computes on it; unknown: why that
+    cannot be known, or None.
+    """
     own: Mapping[str, Any] = facts.get("gpu") or {}
     name = f"{own.get('name')}, {_gib(own.get('memory_bytes'))}, capability {own.get('capability')}"
     driver = f"{own.get('driver') or 'unknown'}, torch's CUDA {facts.get('cuda')}, cuDNN {facts.get('cudnn')}"
@@ -228,7 +230,10 @@ def gpu(facts: Mapping[str, Any], others: Sequence[str]) -> list[Condition]:
     if others:
         todo = "Stop them; `attnbench run --strict` refuses to measure beside them."
         return [*found, Condition("other processes", "warning", "; ".join(others), todo)]
-    return [*found, Condition("other processes", "good", "none on the GPU")]
+    if unknown is not None:
+        todo = "nvidia-smi may list them; `attnbench run --strict` refuses to measure unless there are none."
+        return [*found, Condition("other processes", "note", f"unknown: {unknown}", todo)]
+    return [*found, Condition("other processes", "good", "none on the GPU in use")]
 
 
 def _persistence(mode: int | None) -> Condition:
@@ -250,18 +255,21 @@ def _clocks(own: Mapping[str, Any]) -> Condition:
 
 
 def no_gpu(built_for: str | None, listed: int | None, why: str | None, visible: str | None) -> Condition:
-    """Why torch finds no GPU. built_for: torch's CUDA version; listed: GPUs that NVML sees; why: NVML's own reason;
-    visible: CUDA_VISIBLE_DEVICES.
+    """Why torch finds no GPU. built_for: torch's CUDA version; listed: how many NVML lists, None: unknown, and why;
+    visible: CUDA_VISIBLE_DEVICES where that names none of them.
     """
     if listed and built_for is None:
         todo = "Install a build of torch for CUDA (https://pytorch.org/get-started/locally)."
         return Condition("GPU", "missing", f"NVML lists {listed}, but this torch is built without CUDA", todo)
-    if listed and visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
-        return Condition("GPU", "missing", f"hidden by CUDA_VISIBLE_DEVICES='{visible}'", "Unset CUDA_VISIBLE_DEVICES.")
+    if listed and visible is not None:
+        found = f"hidden by CUDA_VISIBLE_DEVICES='{visible}', which names none of the {listed} that NVML lists"
+        return Condition("GPU", "missing", found, "Unset CUDA_VISIBLE_DEVICES, or name one that is there.")
     if listed:
         todo = f"A driver older than torch's CUDA {built_for} is the usual reason: see nvidia-smi, update the driver."
         return Condition("GPU", "missing", f"NVML lists {listed}, but torch finds no usable one", todo)
-    found = "none" if built_for is None else f"none that torch's CUDA {built_for} can use"
+    found = f"none that torch's CUDA {built_for} can use"
+    if built_for is None:
+        found = "none" if listed == 0 else "this torch is built without CUDA; whether there is one is unknown"
     todo = "device_time, energy and impl cuda need one; everything else is measured on the CPU."
     return Condition("GPU", "missing", found + (f" ({why})" if why else ""), todo)
 

@@ -6,6 +6,7 @@ Every figure is None (or empty) where NVML or the GPU has none; nothing here fai
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -64,7 +65,11 @@ class Gpu:
         module = nvml()
         if module is None:
             return None
-        return self._ask("nvmlDeviceGetHandleByUUID", "GPU-" + self.uuid, of_handle=False)
+        for kind in ("GPU-", "MIG-"):  # torch gives the number alone
+            handle = self._ask("nvmlDeviceGetHandleByUUID", kind + self.uuid, of_handle=False)
+            if handle is not None:
+                return handle
+        return None
 
     def _ask(self, name: str, *arguments: Any, of_handle: bool = True) -> Any | None:
         module = nvml()
@@ -88,17 +93,17 @@ class Gpu:
         """The highest SM clock; 1.5 GHz where unknown."""
         return (self._ask("nvmlDeviceGetMaxClockInfo", 1) or 1500) * 1e6
 
-    def event_reasons(self) -> int:
-        """NVML's bit field of what holds the clock down now."""
+    def event_reasons(self) -> int | None:
+        """NVML's bit field of what holds the clock down now; None where it does not say."""
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
             found = self._ask(name)
             if found is not None:
                 return int(found)
-        return 0
+        return None
 
     def flags(self) -> list[str]:
         """The flags of a sample taken now."""
-        reasons = self.event_reasons()
+        reasons = self.event_reasons() or 0
         return ["throttled"] * bool(reasons & THROTTLED) + ["capped"] * bool(reasons & CAPPED)
 
     def energy_j(self) -> float | None:
@@ -137,21 +142,109 @@ def _current() -> Gpu:
     return Gpu(str(p.uuid), p.L2_cache_size, p.total_memory, p.name, f"{p.major}.{p.minor}")
 
 
-def other_processes(mine: set[int]) -> list[str]:
-    """Who else computes on any GPU, as "name (pid, GPU)"; `mine`: process ids that do not count."""
+class Unknown(Exception):
+    """NVML does not answer; the text says why."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A GPU, or a MIG instance of one, as NVML lists it. name: its place, for people; handle: NVML's own."""
+
+    name: str
+    model: str
+    uuid: str
+    handle: Any
+
+
+def listed() -> list[Listed]:
+    """Every GPU, in the order of the PCI bus: what CUDA_VISIBLE_DEVICES counts with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+
+    Raises Unknown where NVML does not answer.
+    """
     module = nvml()
     if module is None:
-        return []
-    found = []
+        raise Unknown(nvml_missing() or "NVML does not start")
     try:
-        for index in range(module.nvmlDeviceGetCount()):
-            handle = module.nvmlDeviceGetHandleByIndex(index)
-            for process in module.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid not in mine:
-                    name = _process_name(module, process.pid)
-                    found.append(f"{name} (process {process.pid}, GPU {index})")
-    except module.NVMLError:
-        return found
+        handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(module.nvmlDeviceGetCount())]
+        handles.sort(key=lambda handle: _text(module.nvmlDeviceGetPciInfo(handle).busId).upper())
+        return [
+            Listed(f"GPU {index}", _text(module.nvmlDeviceGetName(h)), _text(module.nvmlDeviceGetUUID(h)), h)
+            for index, h in enumerate(handles)
+        ]
+    except module.NVMLError as error:
+        raise Unknown(f"NVML: {error}") from None
+
+
+def in_use(environment: Mapping[str, str]) -> list[Listed]:
+    """What a run computes on: the first device that CUDA_VISIBLE_DEVICES leaves. Empty where it leaves none.
+
+    CUDA itself is not asked: a context of this process would be one more user of the GPU. Where GPUs of several models
+    are counted by CUDA's own order (fastest first), an index may be any of them: then all are returned. Of a GPU in
+    MIG mode CUDA uses one instance, the first unless it is named. Raises Unknown where NVML does not answer.
+    """
+    gpus = listed()
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    first = "0" if named is None else named.split(",")[0].strip()
+    if first.startswith("MIG-"):
+        return [instance for gpu in gpus for instance in _instances(gpu) if instance.uuid.startswith(first)][:1]
+    if first.startswith("GPU-"):
+        chosen = [gpu for gpu in gpus if gpu.uuid.startswith(first)]
+    elif not first.isdecimal() or int(first) >= len(gpus):
+        return []
+    elif environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({gpu.model for gpu in gpus}) == 1:
+        chosen = [gpus[int(first)]]
+    else:
+        chosen = gpus
+    return [(_instances(gpu) or [gpu])[0] for gpu in chosen]
+
+
+def _instances(gpu: Listed) -> list[Listed]:
+    """The MIG instances of a GPU, in NVML's order; none where it is not divided. Raises Unknown."""
+    module: Any = nvml()
+    found: list[Listed] = []
+    try:
+        if module.nvmlDeviceGetMigMode(gpu.handle)[0] != module.NVML_DEVICE_MIG_ENABLE:
+            return []
+        places = module.nvmlDeviceGetMaxMigDeviceCount(gpu.handle)
+    except module.NVMLError:  # a GPU that knows no MIG
+        return []
+    for place in range(places):
+        try:
+            handle = module.nvmlDeviceGetMigDeviceHandleByIndex(gpu.handle, place)
+            uuid = _text(module.nvmlDeviceGetUUID(handle))
+        except module.NVMLError:  # an empty place
+            continue
+        found.append(Listed(f"MIG instance {place} of {gpu.name}", gpu.model, uuid, handle))
+    return found
+
+
+def others_in_use(environment: Mapping[str, str]) -> list[str]:
+    """Who but this process computes on what a run would use. To be asked before any worker has started CUDA: in a
+    container NVML gives process ids that are not those seen inside. Raises Unknown where NVML does not say.
+    """
+    gpus = in_use(environment)
+    if not gpus:
+        raise Unknown("NVML lists no GPU that CUDA_VISIBLE_DEVICES names")
+    return other_processes(gpus, {os.getpid()})
+
+
+def other_processes(gpus: Sequence[Listed], mine: set[int]) -> list[str]:
+    """Who else computes on these, as "name (process, GPU)"; `mine`: process ids that do not count.
+
+    Raises Unknown where NVML does not say.
+    """
+    module: Any = nvml()
+    found = []
+    for gpu in gpus:
+        try:
+            running = module.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
+        except module.NVMLError as error:
+            raise Unknown(f"NVML: {error}") from None
+        found += [
+            f"{_process_name(module, process.pid)} (process {process.pid}, {gpu.name})"
+            for process in running
+            if process.pid not in mine
+        ]
     return found
 
 
@@ -160,4 +253,9 @@ def _process_name(module: Any, pid: int) -> str:
         name = module.nvmlSystemGetProcessName(pid)
     except module.NVMLError:
         return "unknown"
-    return os.path.basename(name.decode() if isinstance(name, bytes) else name) or "unknown"
+    return os.path.basename(_text(name)) or "unknown"
+
+
+def _text(value: str | bytes) -> str:
+    """What NVML gives as text: older bindings give bytes."""
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""What the machine does while attnbench waits, how finely its clock steps, and which GPUs its driver lists."""
+"""What the machine does while attnbench waits, and how finely its clock steps."""
 
 from __future__ import annotations
 
@@ -64,19 +64,6 @@ def _step() -> float:
     while now == start:
         now = time.perf_counter()
     return now - start
-
-
-def gpus_listed() -> int | None:
-    """How many GPUs NVML lists; None where it cannot be asked."""
-    from attnbench.gpu import nvml
-
-    module = nvml()
-    if module is None:
-        return None
-    try:
-        return int(module.nvmlDeviceGetCount())
-    except module.NVMLError:
-        return None
 
 
 def _text(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,10 +143,14 @@ def stored_suite(folder: Path) -> Suite:
 
 
 def others_on_gpu(device: str) -> list[str]:
-    """Who else computes on the GPU, as sentences."""
+    """Who else computes on the GPU that a run would use, or that this is unknown, as sentences."""
     if device != "cuda":
         return []
-    return [f"{who} is using the GPU: times and memory are disturbed" for who in gpu.other_processes(set())]
+    try:
+        others = gpu.others_in_use(os.environ)
+    except gpu.Unknown as unknown:
+        return [f"whether others use the GPU is unknown ({unknown}): times and memory may be disturbed"]
+    return [f"{who} is using the GPU: times and memory are disturbed" for who in others]
 
 
 def disturbances() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from typer.testing import CliRunner
 
 from attnbench import conditions, environment, gpu, pipe, session
 from attnbench.__main__ import app
+from attnbench.commands import doctor
 from attnbench.conditions import Condition
 from attnbench.errors import BadInput
 from attnbench.settings import Limits
@@ -81,33 +84,70 @@ class Process:
 
 
 class FakeNvml:
-    """As much of NVML as is asked."""
+    """As much of NVML as is asked. boards: by UUID, model and PCI bus, in NVML's order; instances: MIG's, by GPU."""
 
     class NVMLError(Exception):
         pass
 
-    reasons = 0
-    millijoules = 1500
-    pids: tuple[int, ...] = (1, 2)
+    NVML_DEVICE_MIG_ENABLE = 1
+
+    def __init__(self) -> None:
+        self.reasons: int | None = 0
+        self.millijoules = 1500
+        self.boards = {"GPU-abc": ("A GPU", "00000000:3B:00.0")}
+        self.instances: dict[str, list[str]] = {}
+        self.running: dict[str, tuple[int, ...]] = {"GPU-abc": (1, 2)}
+        self.failing: set[str] = set()
+
+    def _answer(self, name: str) -> None:
+        if name in self.failing:
+            raise self.NVMLError("Unknown Error")
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802 - NVML's own names
-        assert uuid == "GPU-abc"
+        if uuid not in [*self.boards, *(i for own in self.instances.values() for i in own)]:
+            raise self.NVMLError("Not Found")
         return uuid
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:  # noqa: N802
+        if self.reasons is None:
+            raise self.NVMLError("Not Supported")
         return self.reasons
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:  # noqa: N802
         return self.millijoules
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 1
+        self._answer("count")
+        return len(self.boards)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return "GPU-abc"
+        return list(self.boards)[index]
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
+        return self.boards[handle][0]
+
+    def nvmlDeviceGetPciInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(busId=self.boards[handle][1].encode())
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:  # noqa: N802
+        if not self.instances:
+            raise self.NVMLError("Not Supported")
+        return [int(handle in self.instances), 0]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, index: int) -> str:  # noqa: N802
+        if index >= len(self.instances[handle]):
+            raise self.NVMLError("Not Found")
+        return self.instances[handle][index]
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Process]:  # noqa: N802
-        return [Process(pid) for pid in self.pids]
+        self._answer("processes")
+        return [Process(pid) for pid in self.running.get(handle, ())]
 
     def nvmlSystemGetProcessName(self, pid: int) -> str:  # noqa: N802
         return f"/usr/bin/trainer{pid}"
@@ -130,6 +170,9 @@ def test_throttling_and_power_capping_are_told_apart(nvml: FakeNvml) -> None:
     assert one.flags() == ["capped"]
     nvml.reasons = 0x20 | 0x4
     assert one.flags() == ["throttled", "capped"]
+    nvml.reasons = None
+    assert one.event_reasons() is None
+    assert one.flags() == []
 
 
 def test_nvml_gives_joules_and_nothing_where_it_fails(nvml: FakeNvml) -> None:
@@ -140,7 +183,89 @@ def test_nvml_gives_joules_and_nothing_where_it_fails(nvml: FakeNvml) -> None:
 
 
 def test_only_others_count(nvml: FakeNvml) -> None:
-    assert gpu.other_processes({1}) == ["trainer2 (process 2, GPU 0)"]
+    assert gpu.other_processes(gpu.listed(), {1}) == ["trainer2 (process 2, GPU 0)"]
+    nvml.running = {"GPU-abc": (os.getpid(),)}
+    assert gpu.others_in_use({}) == []
+
+
+EQUAL = {"GPU-cc": ("H100", "00000000:C1:00.0"), "GPU-aa": ("H100", "00000000:1A:00.0")}
+UNLIKE = {"GPU-cc": ("H100", "00000000:C1:00.0"), "GPU-aa": ("L4", "00000000:1A:00.0")}
+BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@pytest.mark.parametrize(
+    ("boards", "environment", "used"),
+    [
+        (EQUAL, {}, ["GPU-aa"]),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": "1"}, ["GPU-cc"]),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": " 1,0"}, ["GPU-cc"]),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": "GPU-c"}, ["GPU-cc"]),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": "2"}, []),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": "-1,0"}, []),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": ""}, []),
+        (EQUAL, {"CUDA_VISIBLE_DEVICES": "GPU-dd"}, []),
+        (UNLIKE, {"CUDA_VISIBLE_DEVICES": "0"}, ["GPU-aa", "GPU-cc"]),
+        (UNLIKE, {"CUDA_VISIBLE_DEVICES": "0", **BY_BUS}, ["GPU-aa"]),
+        (UNLIKE, {"CUDA_VISIBLE_DEVICES": "GPU-cc"}, ["GPU-cc"]),
+    ],
+)
+def test_the_gpu_in_use_is_the_first_that_cuda_sees(
+    nvml: FakeNvml, boards: dict[str, tuple[str, str]], environment: dict[str, str], used: list[str]
+) -> None:
+    nvml.boards = boards
+    assert [one.uuid for one in gpu.in_use(environment)] == used
+
+
+@pytest.mark.parametrize(
+    ("visible", "used", "name"),
+    [
+        (None, "MIG-1", "MIG instance 0 of GPU 0"),
+        ("0", "MIG-1", "MIG instance 0 of GPU 0"),
+        ("GPU-aa", "MIG-1", "MIG instance 0 of GPU 0"),
+        ("MIG-2", "MIG-2", "MIG instance 1 of GPU 0"),
+        ("1", "GPU-cc", "GPU 1"),
+    ],
+)
+def test_of_a_divided_gpu_one_instance_is_in_use(nvml: FakeNvml, visible: str | None, used: str, name: str) -> None:
+    nvml.boards = EQUAL
+    nvml.instances = {"GPU-aa": ["MIG-1", "MIG-2"]}
+    nvml.running = {"MIG-1": (11,), "MIG-2": (12,), "GPU-aa": (11, 12), "GPU-cc": (13,)}
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert [(one.uuid, one.name) for one in gpu.in_use(environment)] == [(used, name)]
+    pid = nvml.running[used][0]
+    assert gpu.others_in_use(environment) == [f"trainer{pid} (process {pid}, {name})"]
+    one = gpu.Gpu(used.partition("-")[2], 2**20, 2**30, "A GPU", "9.0")
+    assert one.energy_j() == 1.5, "found by NVML whether torch gives the number of a GPU or of an instance"
+
+
+def test_work_on_another_gpu_does_not_count(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.boards, nvml.running = EQUAL, {"GPU-cc": (7,)}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert session.others_on_gpu("cuda") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert session.others_on_gpu("cuda") == [
+        "trainer7 (process 7, GPU 1) is using the GPU: times and memory are disturbed"
+    ]
+
+
+@pytest.mark.parametrize("failing", ["count", "processes"])
+def test_an_nvml_that_fails_makes_it_unknown_not_none(
+    nvml: FakeNvml, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.failing = {failing}
+    told = "whether others use the GPU is unknown (NVML: Unknown Error)"
+    assert session.others_on_gpu("cuda")[0].startswith(told)
+    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
+    refused = CliRunner().invoke(app, ["run", "quick", "--strict"])
+    assert isinstance(refused.exception, BadInput)
+    assert str(refused.exception).startswith(f"--strict: {told}")
+    assert doctor._others() == ([], "NVML: Unknown Error")
+
+
+def test_without_nvml_it_is_unknown_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "nvml", lambda: None)
+    monkeypatch.setattr(gpu, "nvml_missing", lambda: "the package nvidia-ml-py is not installed")
+    assert "unknown (the package nvidia-ml-py is not installed)" in session.others_on_gpu("cuda")[0]
 
 
 class Begun(Exception):
@@ -155,7 +280,8 @@ def test_another_process_on_the_gpu_is_named_and_strict_refuses(
     def begin(*given: object) -> None:
         raise Begun
 
-    nvml.pids = others
+    nvml.running = {"GPU-abc": others}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
     monkeypatch.setattr(session, "begin", begin)
     done = CliRunner().invoke(app, ["run", "quick", *words])

@@ -51,12 +51,12 @@ def _examine() -> tuple[list[Condition], SelfTest | None]:
         facts = {**environment.collect("cpu"), "threads": threads}
     except Exception as error:  # a torch that does not load is a finding, whatever it raises
         return [conditions.no_torch(error), *host], None
-    others = _others() if there else []
+    others, unknown = _others() if there else ([], None)
     test, failures = _tested(["cuda", "cpu"] if there else ["cpu"], threads)
     facts |= test.facts if test else {}
     found = [*conditions.measuring(test, failures), *host, *conditions.software(facts, cores)]
     if test is not None and test.device == "cuda":
-        found += conditions.gpu(facts, others)
+        found += conditions.gpu(facts, others, unknown)
     elif not there:
         found.append(_no_gpu(torch.version.cuda))
     return found, test
@@ -76,18 +76,25 @@ def _tested(devices: Sequence[str], threads: int) -> tuple[SelfTest | None, dict
     return None, failures
 
 
-def _others() -> list[str]:
-    from attnbench.gpu import other_processes
+def _others() -> tuple[list[str], str | None]:
+    """Who else computes on the GPU in use; with why that is unknown, or None."""
+    from attnbench.gpu import Unknown, others_in_use
 
-    return other_processes({os.getpid()})
+    try:
+        return others_in_use(os.environ), None
+    except Unknown as unknown:
+        return [], str(unknown)
 
 
 def _no_gpu(built_for: str | None) -> Condition:
     from attnbench.conditions import no_gpu
-    from attnbench.gpu import nvml_missing
-    from attnbench.machine import gpus_listed
+    from attnbench.gpu import Unknown, in_use, listed
 
-    return no_gpu(built_for, gpus_listed(), nvml_missing(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    try:
+        count, used = len(listed()), in_use(os.environ)
+    except Unknown as unknown:
+        return no_gpu(built_for, None, str(unknown), None)
+    return no_gpu(built_for, count, None, None if used else os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _document(found: Sequence[Condition], test: SelfTest | None) -> dict[str, Any]:

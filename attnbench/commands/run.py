@@ -51,7 +51,7 @@ def command(
         return
     others = others_on_gpu(choose_device(device))
     if strict and others:
-        raise BadInput(f"--strict: {others[0]}. Stop it, or run without --strict.")
+        raise BadInput(f"--strict: {others[0]}. See to that, or run without --strict.")
     for text in [*others, *disturbances()]:
         print(f"warning: {text}", file=sys.stderr)
     session = begin(chosen, choose_device(device), out) if resume is None else go_on(chosen, device, resume)

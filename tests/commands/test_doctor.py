@@ -235,6 +235,11 @@ def test_a_gpu_that_disturbs_is_told(own: dict[str, Any], more: dict[str, Any], 
     assert [c.subject for c in found.values() if c.level != "good"] == [name]
 
 
+def test_who_else_is_there_may_be_unknown_and_is_then_not_none() -> None:
+    told = named(conditions.gpu(GPU_FACTS, [], "NVML: Insufficient Permissions"))["other processes"]
+    assert (told.level, told.found) == ("note", "unknown: NVML: Insufficient Permissions")
+
+
 def test_a_gpu_of_which_nothing_is_known_is_no_error() -> None:
     assert conditions.gpu({}, [])
     assert conditions.gpu({"gpu": dict.fromkeys(GPU_FACTS["gpu"])}, [])
@@ -244,10 +249,11 @@ def test_a_gpu_of_which_nothing_is_known_is_no_error() -> None:
     ("built_for", "listed", "why", "visible", "word"),
     [
         (None, 2, None, None, "built without CUDA"),
-        ("12.8", 2, None, "", "hidden by CUDA_VISIBLE_DEVICES"),
+        ("12.8", 2, None, "", "hidden by CUDA_VISIBLE_DEVICES=''"),
+        ("12.8", 2, None, "7", "names none of the 2"),
         ("12.8", 2, None, None, "no usable one"),
         ("12.8", None, "Driver Not Loaded", None, "Driver Not Loaded"),
-        (None, None, "the package nvidia-ml-py is not installed", None, "none"),
+        (None, None, "the package nvidia-ml-py is not installed", None, "unknown (the package"),
         (None, 0, None, None, "none"),
     ],
 )
