@@ -262,7 +262,7 @@ def dtype_of(column: str) -> Any:
     """The pandas dtype of a column. "Int64": counts and bytes, of which no digit is lost and missing is NA."""
     if column in ("causal",):
         return "bool"
-    if column in _WHOLE or column.endswith("_bytes") or column in ("flops", "reference_flops", "flops_counted"):
+    if column in _WHOLE or column.endswith("_bytes"):
         return "Int64"
     if column in ("warnings", "operations") or column in _TEXT:
         return "object"
@@ -275,7 +275,7 @@ _TEXT = (
 )  # fmt: skip
 _WHOLE = (
     "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
-    "bytes_required", "checked_seq_len", "rounds",
+    "bytes_required", "checked_seq_len", "rounds", "flops", "reference_flops", "flops_counted", "flops_uncounted",
 )  # fmt: skip
 
 

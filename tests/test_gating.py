@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +21,17 @@ SIZES = (256, 512, 1024)
 
 
 def scouted(
-    statuses: Mapping[int, str] | None = None, environment: Mapping[str, Any] | None = None, more: float = 0.0
+    statuses: Mapping[int, str] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    more: float = 0.0,
+    counted: Callable[[int], int] | None = None,
 ) -> Run:
-    """A run without any timed round. more: bytes per pair of tokens."""
+    """A run without any timed round. more: bytes per pair of tokens. counted: by tokens."""
     cells = []
     for n in SIZES:
         metrics = {"flops": 100 * n, "peak_memory_bytes": int(400 * n + more * n * n), "parameter_bytes": 0}
+        if counted is not None:
+            metrics |= {"reference_flops": 100 * n, "flops_counted": counted(n), "flops_uncounted": 0}
         status: float | str = (statuses or {}).get(n, 1e-3)
         cells.append((cell("local", Problem(n, 64, 4)), status, metrics))
     visits = visits_of(cells, rounds=0)
@@ -41,6 +46,15 @@ def test_identical_runs_pass_and_any_growth_fails() -> None:
     assert worse.exit_code == 1
     assert {f.metric for f in worse.regressions} == {"peak_memory"}
     assert tier0(scouted(more=0.01), scouted(), GATE).exit_code == 0
+
+
+def test_flops_that_are_counted_and_not_stated_grow_too() -> None:
+    """With thresholds that let each cell pass, so that the growth alone decides."""
+    gate = Gate({"flops": 100.0})
+    linear, square = scouted(counted=lambda n: 100 * n), scouted(counted=lambda n: n * n)
+    assert [f.metric for f in tier0(linear, square, gate).regressions] == ["scaling of flops"]
+    assert tier0(linear, linear, gate).regressions == []
+    assert tier0(scouted(), linear, gate).regressions == [], "a run that stored no count"
 
 
 @pytest.mark.parametrize(

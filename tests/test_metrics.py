@@ -74,6 +74,21 @@ def test_a_count_that_is_missing_is_empty_and_named() -> None:
     assert "flops_counted is empty" in made.notes[0]
 
 
+def test_what_torch_cannot_count_is_stored_beside_the_count() -> None:
+    found = flops.scout(bench(subject("fnet")))
+    assert found["flops_uncounted"] == found["reference_flops"] > 0
+    assert "flops_counted" not in found
+    assert flops.scout(bench(subject("softmax")))["flops_uncounted"] == 0
+
+
+def test_a_count_where_nothing_should_be_countable_is_kept() -> None:
+    of = subject("fnet")
+    object.__setattr__(of, "foreseen", type(of.foreseen)(flops_counted=12))
+    made = bench(of)
+    assert flops.scout(made)["flops_counted"] == 12
+    assert "torch counted 12" in made.warnings[0]
+
+
 def test_short_calls_are_timed_in_blocks_of_whole_rotations() -> None:
     of = subject("identity")
     estimate = clock.warm_up(of, seconds=0.01)

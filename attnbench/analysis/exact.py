@@ -170,14 +170,14 @@ class _Grown:
 
 
 def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Grown]:
-    levels = quantity(run, metric).levels
+    measured = quantity(run, metric)
     results = run.results[run.results["key"].isin(keys)]
     found: dict[tuple[str, str], _Grown] = {}
     if results.empty:
         return found
     for panel in panels(results):
         for series in panel.series:
-            points = [(p.size, levels[p.key]) for p in series.points if p.key in levels]
+            points, _ = measured.growing(series)
             grown = scaling(points) if len({size for size, _ in points}) >= 3 else None
             if grown is not None:
                 (n, a), (m, b) = points[-2:]

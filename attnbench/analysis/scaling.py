@@ -115,7 +115,7 @@ def agreement(found: Scaling, stated: str) -> str:
     half = (exponent.high - exponent.low) / 2
     if math.isnan(half) or half > 0.3:
         return UNDECIDED
-    if _holds(found, stated):
+    if stated == found.growth or _holds(found, stated):
         return "agrees"
     return "higher" if exponent.value > stated_exponent(found, stated) else "lower"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
 """The metrics that tables, crossovers and pictures are about, in this order."""
+
+UNCOUNTED_SHARE = 0.05
+"""Of the FLOPs that a reference executes: where torch cannot count more than this, they are stated, not counted."""
+
+Origin = Literal["counted", "stated"]
 
 
 @dataclass(frozen=True)
@@ -198,12 +203,27 @@ def _text(value: Any) -> str:
 @dataclass(frozen=True)
 class Quantity:
     """One metric over a run. values: by key, what a table shows (0 is a value). levels: by key, the same in logs with
-    how well it is known; a value of 0 has no level and stands outside every fit and ratio."""
+    how well it is known; a value of 0 has no level and stands outside every fit and ratio.
+
+    executed: of FLOPs alone, the level of what the reference executes, on which growth is judged. counted: the keys at
+    which that is a count, not a statement.
+    """
 
     name: str
     metric: Metric
     values: Mapping[str, float]
     levels: Mapping[str, Estimate]
+    executed: Mapping[str, Estimate] = field(default_factory=dict)
+    counted: frozenset[str] = frozenset()
+
+    def growing(self, series: Series) -> tuple[list[tuple[int, Estimate]], Origin | None]:
+        """The sizes of a series with the levels on which growth is judged; of FLOPs, whether they are counts."""
+        levels = self.executed or self.levels
+        points = [point for point in series.points if point.key in levels]
+        found = [(point.size, levels[point.key]) for point in points]
+        if not self.executed:
+            return found, None
+        return found, "counted" if all(point.key in self.counted for point in points) else "stated"
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """The 95 % interval of a value; None from one round, and where no rounds measured it."""
@@ -235,10 +255,37 @@ def quantity(run: Run, name: str) -> Quantity:
     column = results[metric.column]
     if name == "peak_memory" and "parameter_bytes" in results:
         column = column + results["parameter_bytes"].fillna(0)
-    values = {str(key): float(value) for key, value in column.dropna().items()}
+    values = _known(column)
     if metric.timed:
         found = estimates(run.visits, metric.column)
-        levels = {key: found[key] for key in values if key in found}
-    else:
-        levels = {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
-    return Quantity(name, metric, values, levels)
+        return Quantity(name, metric, values, {key: found[key] for key in values if key in found})
+    if name == "flops":
+        executed, counted = _executed(results)
+        return Quantity(name, metric, values, _exact(values), _exact(executed), counted)
+    return Quantity(name, metric, values, _exact(values))
+
+
+def _known(column: pd.Series[Any]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in column.dropna().items()}
+
+
+def _exact(values: Mapping[str, float]) -> dict[str, Estimate]:
+    return {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
+
+
+def _executed(results: pd.DataFrame) -> tuple[dict[str, float], frozenset[str]]:
+    """By key, the FLOPs that the reference executes: what torch counted and what it cannot count; and the keys at which
+    all but UNCOUNTED_SHARE of it was counted.
+
+    What cannot be counted is as stored. Where a run has not stored it, or nothing was counted, it is what `cost` states
+    beyond the count.
+    """
+    flops, reference, counted, uncounted = (
+        results[name].astype("Float64") if name in results else pd.Series(pd.NA, results.index, dtype="Float64")
+        for name in ("flops", "reference_flops", "flops_counted", "flops_uncounted")
+    )
+    counted = counted.where(counted > 0)
+    beyond = (reference.fillna(flops) - counted.fillna(0)).clip(lower=0)
+    uncounted = uncounted.where(counted.notna()).fillna(beyond)
+    total = counted.fillna(0) + uncounted
+    return _known(total), frozenset(_known(total[(uncounted <= UNCOUNTED_SHARE * total).fillna(False)]))

@@ -11,7 +11,7 @@ from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
-from attnbench.analysis.series import SHOWN, Panel, Quantity, Series, panels, quantity
+from attnbench.analysis.series import SHOWN, Origin, Panel, Quantity, Series, panels, quantity
 
 if TYPE_CHECKING:
     from attnbench.record import Run
@@ -36,14 +36,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A series in one metric. stated: the growth that the operator's definition gives; None where it says nothing of
-    this axis, metric or impl. against_baseline, against_exact (`Metric.best_exact`): None for the baseline's own
-    series, without one, and where the metric is not comparable; then `scaling` is None too."""
+    """A series in one metric. origin: of FLOPs, whether `scaling` is of what was counted or of what is stated. stated:
+    the growth that the operator's definition gives; None where it says nothing of this axis, metric or impl.
+    against_baseline, against_exact (`Metric.best_exact`): None for the baseline's own series, without one, and where
+    the metric is not comparable; then `scaling` is None too."""
 
     series: Series
     exact: bool
     figures: tuple[Figure, ...]
     scaling: Scaling | None
+    origin: Origin | None
     stated: str | None
     agreement: str | None
     against_baseline: Crossover | None
@@ -184,13 +186,15 @@ def _line(
             )
         )
         won = won or wins
-    grown = scaling([(p.size, levels[p.key]) for p in series.points if p.key in levels]) if compared else None
+    points, origin = quantity.growing(series)
+    grown = scaling(points) if compared else None
     growth = _stated(panel, series, quantity, stated)
     return Line(
         series,
         is_exact(series, exact),
         tuple(figures),
         grown,
+        origin if grown else None,
         growth,
         agreement(grown, growth) if grown and growth else None,
         crossover(pairs(panel, series, reference, quantity)) if compared and reference and not own_baseline else None,

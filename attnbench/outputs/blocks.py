@@ -22,7 +22,8 @@ CROSSOVER_WORDS = (
 GROWTH_WORDS = (
     "exponent: of a launch floor plus a power of the size where that law fits, else the log-log slope of the largest "
     "sizes. nearest: the class of growth that fits these best, with its rms error; undecided where two do or none. "
-    "launch-bound: the floor is more than half of the total. agreement: of the exponent with what the definition states"
+    "launch-bound: the floor is more than half of the total. agreement: of the exponent with what the definition "
+    "states. FLOPs grow as counted on the reference; (stated): torch cannot count more than 5 % of them"
 )
 
 _TITLES = {
@@ -208,17 +209,29 @@ def _growths(section: Section) -> Iterator[Block]:
     exact = [t for t in shown_tables if t.quantity.metric.exact]
     if exact:
         names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.scaling))
-        heads = (axis, *(c for t in exact for c in (f"{t.quantity.name} stated", "exponent")))
+        heads: list[str] = [axis]
+        for table in exact:
+            heads += [f"{table.quantity.name} stated", "exponent", *(["agreement"] if _has_origin(table) else [])]
         rows = []
         for series in names:
             cells = [Cell(series.name)]
             for table in exact:
                 line = next((x for x in table.lines if x.series == series), None)
-                cells += map(
-                    Cell, (line.stated or "", _exponent(line.scaling.exponent)) if line and line.scaling else ("", "")
-                )
+                cells += map(Cell, _exact_growth(line, _has_origin(table)))
             rows.append(tuple(cells))
-        yield Block("Growth of exact figures", heads, tuple(rows))
+        yield Block("Growth of exact figures", tuple(heads), tuple(rows))
+
+
+def _has_origin(table: Table) -> bool:
+    return any(line.origin for line in table.lines)
+
+
+def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
+    """What is stated, the exponent, and where the metric has an origin the agreement."""
+    if line is None or line.scaling is None:
+        return ("",) * (3 if origin else 2)
+    exponent = _exponent(line.scaling.exponent) + (" (stated)" if line.origin == "stated" else "")
+    return (line.stated or "", exponent, *([line.agreement or ""] if origin else []))
 
 
 def _growth(found: Scaling | None, axis: str) -> tuple[str, str, str]:

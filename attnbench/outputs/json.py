@@ -28,9 +28,9 @@ def document(summary: Summary) -> dict[str, Any]:
     A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and
     `recommendations`. A metric: `metric`, `column`, `unit`, `comparable` (whether crossovers and exponents of it mean
     anything), `best_exact` (what `against_exact` is called in the tables), `series`. A series: `name`, `operator`,
-    `impl`, `params`, `exact`, `figures` (per size),
-    `scaling`, `stated`, `agreement`, `against_baseline` and `against_exact` (crossovers, with the fields of
-    `analysis.crossover.Crossover`).
+    `impl`, `params`, `exact`, `figures` (per size), `scaling`, `scaling_of` (of FLOPs: whether what was "counted" or
+    what is "stated" grows so), `stated`, `agreement`, `against_baseline` and `against_exact` (crossovers, with the
+    fields of `analysis.crossover.Crossover`).
     """
     return {
         "version": VERSION,
@@ -70,6 +70,7 @@ def _line(line: Line) -> dict[str, Any]:
         "exact": line.exact,
         "figures": [asdict(figure) for figure in line.figures],
         "scaling": _scaling(line.scaling),
+        "scaling_of": line.origin,
         "stated": line.stated,
         "agreement": line.agreement,
         "against_baseline": _crossover(line.against_baseline),

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from attnbench.analysis.summary import Line, Summary, summarise
+from attnbench.definitions import definitions
 from attnbench.errors import BadInput
+from attnbench.foresight import foresee
+from attnbench.metrics import flops
 from attnbench.outputs.blocks import parts
+from attnbench.problem import Cell, Problem
 from attnbench.record import Run
+from attnbench.registry import operators
+from attnbench.settings import Measure
+from attnbench.subject import Bench, subject_of
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -118,8 +127,10 @@ def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
     figures = {name: tuple(10 * (1 + (i * len(name)) % 3) for i in range(5)) for name in names}
     run = made(dict.fromkeys(names, (1.0,) * 5), figures, "flops")
     summary = summarise(run, ["relative_error", "flops"])
-    error, flops = (line(summary, "performer", name) for name in ("relative_error", "flops"))
-    assert (flops.against_baseline is None, flops.against_exact is None, flops.scaling is None) == (False, False, False)
+    error, counts = (line(summary, "performer", name) for name in ("relative_error", "flops"))
+    assert counts.against_baseline is not None
+    assert counts.against_exact is not None
+    assert counts.scaling is not None
     assert (error.against_baseline, error.against_exact, error.scaling, error.agreement) == (None, None, None, None)
     every = [f for found in summary.sections[0].tables[0].lines for f in found.figures]
     assert not any(f.best or f.first_win for f in every)
@@ -127,3 +138,104 @@ def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
     assert any(f.best for found in summary.sections[0].tables[1].lines for f in found.figures)
     titles = [block.title for part in parts(summarise(run, ["relative_error"])) for block in part.blocks]
     assert titles == ["relative_error", "What to use"]
+
+
+def flops_grow(counts: tuple[dict[str, int], ...]) -> Line:
+    cells = [(cell("performer", sequence(n)), 1.0, each) for n, each in zip(SIZES, counts, strict=True)]
+    run = run_of(visits_of(cells), {"stated": {"performer {}": {"time": "n", "memory": "n"}}})
+    return line(summarise(run, ["flops"]), "performer", "flops")
+
+
+def stated(n: int, **others: int) -> dict[str, int]:
+    return {"flops": 100 * n, "reference_flops": 100 * n, **others}
+
+
+def test_growth_of_flops_is_of_what_was_counted_and_what_cannot_be() -> None:
+    """What `cost` states, n, decides nothing where torch counted n²; an honest count is the control."""
+    planted = flops_grow(tuple(stated(n, flops_counted=n * n, flops_uncounted=0) for n in SIZES))
+    assert planted.scaling is not None
+    assert (planted.origin, planted.scaling.growth, planted.agreement) == ("counted", "n^2", "higher")
+    honest = flops_grow(tuple(stated(n, flops_counted=100 * n, flops_uncounted=0) for n in SIZES))
+    assert honest.scaling is not None
+    assert (honest.origin, honest.scaling.growth, honest.agreement) == ("counted", "n", "agrees")
+    hidden = flops_grow(tuple(stated(n, flops_counted=n, flops_uncounted=n * n) for n in SIZES))
+    assert hidden.scaling is not None
+    assert (hidden.origin, hidden.agreement) == ("stated", "higher"), "what cannot be counted grows too"
+
+
+@pytest.mark.parametrize(
+    ("figures", "origin"),
+    [
+        ({"flops_counted": 96, "flops_uncounted": 4}, "counted"),
+        ({"flops_counted": 90, "flops_uncounted": 10}, "stated"),
+        ({"flops_uncounted": 100}, "stated"),
+        ({"flops_uncounted": 0}, "stated"),
+        ({"flops_counted": 0, "flops_uncounted": 0}, "stated"),
+        ({"flops_counted": 100}, "counted"),
+        ({"flops_counted": 90}, "stated"),
+        ({}, "stated"),
+    ],
+    ids=["4 %", "10 %", "all", "not counted", "nothing", "old, all counted", "old, not all", "old, none"],
+)
+def test_flops_are_called_counted_where_torch_cannot_count_five_percent_at_most(
+    figures: dict[str, int], origin: str
+) -> None:
+    found = flops_grow(tuple(stated(n, **{name: n * value for name, value in figures.items()}) for n in SIZES))
+    assert (found.origin, found.agreement) == (origin, "agrees")
+    assert found.scaling is not None
+    assert found.scaling.growth == "n"
+
+
+PLANTED = '''
+"""q kᵀ v: N × N, and says that it takes N."""
+import torch
+from attnbench.inputs import heads
+from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+
+def reference(problem, params, q, k, v):
+    return {reference}
+
+OPERATOR = Operator(
+    Paper("Nobody", 2000, "None", "https://example.org", "nowhere"),
+    {{"core": Form(
+        reference,
+        lambda problem, params, generator: Inputs(heads(problem, generator, "q", "k", "v")),
+        lambda problem, params, mode: Cost(
+            *[4 * problem.seq_len * problem.channels * problem.head_dim] * 2, 0, 1, 1, {uncounted}
+        ),
+    )}},
+    lambda params: Complexity("n", "n"),
+)
+'''
+
+
+@pytest.mark.parametrize(
+    ("reference", "uncounted", "told"),
+    [
+        ("(q @ k.mT) @ v", "{}", ("counted", "n^2", "higher")),
+        ("q @ (k.mT @ v)", "{}", ("counted", "n", "agrees")),
+        (
+            "(q @ k.mT) @ v",
+            '{"fft": 4 * problem.seq_len * problem.channels * problem.head_dim}',
+            ("stated", "undecided", "higher"),
+        ),
+    ],
+    ids=["planted", "honest", "planted behind what cannot be counted"],
+)
+def test_an_own_operator_that_hides_its_square_is_shown(
+    tmp_path: Path, reference: str, uncounted: str, told: tuple[str, str, str]
+) -> None:
+    own = tmp_path / f"planted_{abs(hash((reference, uncounted)))}.py"
+    own.write_text(PLANTED.format(reference=reference, uncounted=uncounted))
+    source = operators((str(own),))[own.stem]
+    cells = []
+    for n in SIZES:
+        what = Cell(own.stem, "reference", "core", "fwd", Problem(n, 32, 2), {})
+        made = Bench(subject_of(what, source, "cpu", 2**32, foresee(what, source)), Measure())
+        cells.append((what, 1.0, flops.scout(made)))
+    found = summarise(run_of(visits_of(cells), definitions([c for c, _, _ in cells], [str(own)])), ["flops"])
+    grown = line(found, own.stem, "flops")
+    assert grown.scaling is not None
+    assert (grown.origin, grown.scaling.growth, grown.agreement) == told
+    (block,) = [b for part in parts(found) for b in part.blocks if b.title == "Growth of exact figures"]
+    assert block.rows[0][-1].text == told[2]
