@@ -1,64 +1,104 @@
-"""Assembles the Typer app: every file of `attnbench/commands/` is a verb."""
+"""The door: whatever happens behind it, a command ends with one of its exit codes and no traceback.
+
+0 done · 1 regression (gate), failed cell (run) · 2 bad usage, or cannot compare · 3 undecided, or nothing measured ·
+70 a fault of attnbench itself · 130 interrupted. Nothing is imported before signals are heeded.
+"""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
-from attnbench import __version__
-from attnbench.errors import BadInput
-from attnbench.registry import scan
-
-VERBS = tuple(scan("attnbench.commands"))
+OWN_FAULT = 70
+INTERRUPTED = 130
 
 
-def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
-    """The app with these verbs. Only those are imported and parsed: all of them take as long as a quick command."""
-    app = typer.Typer(
-        name="attnbench",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-    )
-    app.callback()(_whole)  # with a callback a single verb is still named on the command line
-    for verb in verbs:
-        app.command(name=verb)(importlib.import_module(f"attnbench.commands.{verb}").command)
-    return app
-
-
-def _tell_version(asked: bool) -> None:
-    if asked:
-        print(f"attnbench {__version__}")
-        raise typer.Exit
-
-
-def _whole(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """At which size does O(N²) attention stop paying on this hardware, and what should replace it?"""
-
-
-def main() -> None:
-    """The entry point: a BadInput becomes one paragraph on stderr and exit code 2."""
-    asked = sys.argv[1:2]
+def main() -> NoReturn:
+    """The entry point. Leaves the interpreter with the command's exit code."""
+    code = INTERRUPTED
     try:
-        assemble(asked if asked and asked[0] in VERBS else VERBS)()
-    except BadInput as error:
+        from attnbench import interrupts
+
+        interrupts.heed()
+        code = _run()
+    except KeyboardInterrupt:
+        pass
+    _leave(code)
+
+
+def _run() -> int:
+    from attnbench import descendants, standard_streams
+
+    standard_streams.prepare()
+    descendants.adopt()
+    try:
+        from attnbench import app
+
+        return app.run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BaseException as error:
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    """Tells of what ended a command, in one paragraph on stderr. Returns the exit code."""
+    import os
+    import sys
+
+    from click import Abort
+
+    from attnbench.errors import BadInput, said
+
+    if isinstance(error, BadInput):
         print(f"attnbench: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    if isinstance(error, (SystemExit, Abort)) and error.__context__ is not None:
+        error = (
+            error.__context__
+        )  # the command line's parser makes an exit or an Abort of a broken pipe and of EOFError
+    if os.environ.get("ATTNBENCH_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    from attnbench import __version__
+
+    print(
+        f"attnbench: this should not have happened: {said(error)}. It is a fault of attnbench {__version__}, not of "
+        "what you gave; what was measured is stored. Please open an issue in attnbench's repository, with the command "
+        "and what it prints when ATTNBENCH_DEBUG=1 is set.",
+        file=sys.stderr,
+    )
+    return OWN_FAULT
 
 
-def __getattr__(name: str) -> typer.Typer:
-    """`app`, with every verb: for tests and tools that call the commands in this process."""
+def _leave(code: int) -> NoReturn:
+    import os
+    import sys
+    import threading
+
+    from attnbench import descendants, interrupts, standard_streams
+
+    descendants.end_all()
+    code = standard_streams.finish(code)
+    interrupts.end_at_once(code)
+    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+        os._exit(code)  # a thread that an operator's file has left running is not waited for
+    sys.exit(code)
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, with every verb, and `VERBS`: for tests and tools that call the commands in this process."""
+    from attnbench import app
+
+    if name == "VERBS":
+        return app.VERBS
     if name != "app":
         raise AttributeError(name)
-    return assemble()
+    whole: typer.Typer = app.assemble()
+    return whole
 
 
 if __name__ == "__main__":

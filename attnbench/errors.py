@@ -1,9 +1,13 @@
-"""The one exception a user may see as a message: everything else is a defect of attnbench."""
+"""The one exception a user may see as a message (everything else is a defect of attnbench), and what operators raise
+as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+MOST_CHARACTERS = 300
+"""Of what an operator says, in one reason."""
 
 
 class BadInput(Exception):
@@ -19,14 +23,35 @@ def own_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
 
     place: how the code is called in the message. passed: exceptions that are left as they are.
     """
+    from attnbench import interrupts
+
     try:
         yield
-    except (Exception, SystemExit) as error:
-        if isinstance(error, (BadInput, *passed)):
+    except BaseException as error:
+        if interrupts.meant(error) or isinstance(error, (BadInput, *passed)):
             raise
-        raise BadInput(
-            f"{place}: {own_line(error)}{type(error).__name__}: {error}. Correct it and try again."
-        ) from None
+        raise BadInput(f"{place}: {own_line(error)}{said(error)}. Correct it and try again.") from None
+
+
+def said(error: BaseException) -> str:
+    """`Type: its text`, or the type alone: one printable line."""
+    text, name = printable(error), printable(type(error).__name__)
+    return f"{name}: {text}" if text else name
+
+
+def printable(value: object, most: int = MOST_CHARACTERS) -> str:
+    """What somebody else's code gives, as one line of at most `most` characters that every terminal can show and every
+    file can hold: escaped are control characters, lone surrogates, and what changes the direction of text.
+
+    Never raises, whatever the value does when it is asked for its text.
+    """
+    try:
+        text = str(value)
+        words = " ".join(text[: 4 * most].split())
+    except Exception as error:
+        words = f"a {type(value).__name__} whose text cannot be had ({type(error).__name__})"
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words[: most + 1])
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def own_line(error: BaseException) -> str:
@@ -35,7 +60,7 @@ def own_line(error: BaseException) -> str:
     from pathlib import Path
 
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}: "
+        return f"{printable(error.filename)}, line {error.lineno}: "
     ours = str(Path(__file__).parent)
     frames = [
         frame
@@ -45,5 +70,5 @@ def own_line(error: BaseException) -> str:
     frames = [f for f in frames if "/importlib/" not in f.filename and "/contextlib" not in f.filename]
     if not frames:
         return ""
-    source = f" ({frames[-1].line})" if frames[-1].line else ""
-    return f"{frames[-1].filename}, line {frames[-1].lineno}{source}: "
+    source = f" ({printable(frames[-1].line)})" if frames[-1].line else ""
+    return f"{printable(frames[-1].filename)}, line {frames[-1].lineno}{source}: "

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from attnbench import allocator
+from attnbench import allocator, descendants, interrupts
 from attnbench.environment import out_of_memory_kills
 from attnbench.record import CAUSE_OF, Cause, Status
 
@@ -55,6 +55,7 @@ class Worker:
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         """The answer to a request. Raises WorkerLost; the process is then gone and its group killed."""
+        interrupts.check()
         self._asked += 1
         text = json.dumps({**request, "id": self._asked}) + "\n"
         try:
@@ -133,6 +134,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        descendants.ended(self.process.pid)
         for end in (self.read, self.write):
             with contextlib.suppress(OSError):
                 os.close(end)
@@ -173,6 +175,7 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     finally:
         os.close(read_requests)
         os.close(write_answers)
+    descendants.started(process.pid)
     worker = Worker(number, process, read, write, printed, out_of_memory_kills())
     try:
         if "ready" not in worker._receive(START_TIMEOUT_S):

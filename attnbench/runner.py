@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -82,10 +79,9 @@ class Runner:
                 self.workers.end()
                 self._write()
         finally:
-            with _uninterrupted():
-                self.workers.kill()
-                if self.journal.visits:
-                    self._write()
+            self.workers.kill()
+            if self.journal.visits:
+                self._write()
 
     def scout(self, *, keep: bool = False) -> None:
         """Makes the missing visits of the scout alone. keep: its workers stay, for cells to come."""
@@ -328,16 +324,3 @@ class Runner:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._begun
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C does not undo what the first one started."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +56,7 @@ def command(
     from attnbench import suite as suites
     from attnbench.question import Question, keep, name_sizes, suite_text
     from attnbench.session import begin, choose_device
+    from attnbench.standard_streams import lost
 
     if resume is not None:
         asked, session = _go_on(resume, device, context)
@@ -81,6 +81,8 @@ def command(
     else:
         write(rows, form, [_glance(row) for row in rows])
         print(folder)
+    if lost():
+        print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code:
         print(f"what was measured is kept; go on with: attnbench crossover --resume {folder}", file=sys.stderr)
     if code or not any(row["kind"] != "nothing" for row in rows):
@@ -152,7 +154,6 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
     from attnbench.progress import progress
     from attnbench.workers import Stopped
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     base = templates[":".join(asked.names()[-1])]
     series = {name: cell for name, cell in templates.items() if cell is not base}
     first, last = (end * end if asked.axis == "image_size" else end for end in (asked.low, asked.high))
@@ -168,7 +169,7 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
             code = 130
         except Stopped as stopped:
             print(f"the search ended: {stopped}", file=sys.stderr)
-            code = 1
+            code = 3
         else:
             return searches, 0
         finally:

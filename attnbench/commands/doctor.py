@@ -25,7 +25,7 @@ def command(
     """Look at the machine for about ten seconds: GPU, clocks, load, limits, timer, and a short self-test.
 
     Two fresh processes measure one small cell in turns; how far these may differ is the noise floor.
-    Exit code: 0, or 1 only where nothing can be measured.
+    Exit code: 0; 3 only where nothing can be measured.
 
     Example: attnbench doctor --format json
     """
@@ -35,7 +35,7 @@ def command(
     else:
         _print(found, test)
     if test is None:
-        raise typer.Exit(1)
+        raise typer.Exit(3)
 
 
 def _examine() -> tuple[list[Condition], SelfTest | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -86,10 +85,10 @@ def _measure(session: Session, form: Format) -> int:
     from attnbench.plan import exit_code
     from attnbench.progress import progress
     from attnbench.runner import Runner, Stopped
+    from attnbench.standard_streams import lost
 
     folder = session.journal.folder
     code: int | None = None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with progress() as told:
             Runner(session.plan, session.journal, told).run()
@@ -97,10 +96,12 @@ def _measure(session: Session, form: Format) -> int:
         code = 130
     except Stopped as stopped:
         print(f"the run ended: {stopped}", file=sys.stderr)
-        code = 1
+        code = exit_code(session.journal.visits) or 1
     finally:
         session.journal.close()
     _show(folder, form)
+    if lost():
+        print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code is not None:
         print(f"what was measured is kept; go on with: attnbench run --resume {folder}", file=sys.stderr)
     return exit_code(session.journal.visits) if code is None else code

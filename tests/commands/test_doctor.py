@@ -72,7 +72,7 @@ def test_nothing_measured_is_exit_code_1_with_the_reason(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(self_test, "self_test", lost)
     result = doctor()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "SIGSEGV" in " ".join(result.stdout.split())
     assert "Nothing can be measured" in result.stdout
     assert json.loads(doctor("--format", "json").stdout)["self_test"] is None
@@ -81,7 +81,7 @@ def test_nothing_measured_is_exit_code_1_with_the_reason(monkeypatch: pytest.Mon
 def test_a_torch_that_does_not_load_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     result = doctor()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "cannot be imported" in " ".join(result.stdout.split())
 
 

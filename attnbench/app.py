@@ -1,0 +1,55 @@
+"""Assembles the Typer app: every file of `attnbench/commands/` is a verb."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import click
+import typer
+
+from attnbench import __version__
+from attnbench.registry import scan
+
+VERBS = tuple(scan("attnbench.commands"))
+
+
+def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
+    """The app with these verbs. Only those are imported and parsed: all of them take as long as a quick command."""
+    app = typer.Typer(
+        name="attnbench",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback()(_whole)  # with a callback a single verb is still named on the command line
+    for verb in verbs:
+        app.command(name=verb)(importlib.import_module(f"attnbench.commands.{verb}").command)
+    return app
+
+
+def run() -> int:
+    """Runs the verb that the command line names. Returns its exit code; 2, with the usage, where there is none."""
+    verb = sys.argv[1:2]
+    try:
+        code: int | None = assemble(verb if verb and verb[0] in VERBS else VERBS)(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return code or 0
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"attnbench {__version__}")
+        raise typer.Exit
+
+
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """At which size does O(N²) attention stop paying on this hardware, and what should replace it?"""

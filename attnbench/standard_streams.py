@@ -1,0 +1,94 @@
+"""The standard streams of a command: open, writable in every encoding, and never the reason that a result is lost."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import select
+import sys
+from typing import Any, TextIO, cast
+
+READABLE = "attnbench.readable"
+"""The error handler: what an encoding lacks is written as the nearest character of ASCII, so that columns stay."""
+
+_NEAREST = str.maketrans("×·−–—…²³≤≥→←µ±‖’‘“”│┃─━", "x.---.23<>><u~|''\"\"||--")
+
+
+def prepare() -> None:
+    """Opens those of 0, 1 and 2 that are closed, and makes stdout and stderr write whatever they are given."""
+    _open_closed()
+    codecs.register_error(READABLE, _nearest)
+    sys.stdout = _writer(sys.stdout, 1)
+    sys.stderr = _writer(sys.stderr, 2)
+
+
+def lost() -> str:
+    """Why stdout did not take all that was written so far, or an empty text. A reader that has gone is no reason."""
+    sys.stdout.flush()
+    error = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    error = error.error if isinstance(error, _Raw) else None
+    return "" if error is None or error.errno == errno.EPIPE else str(error.strerror or error)
+
+
+def finish(code: int) -> int:
+    """Writes out what is left. Returns the exit code: `code`, but 2 where that is 0 and stdout did not take it all."""
+    reason = lost()
+    if reason:
+        print(
+            f"attnbench: stdout could not be written: {reason}. Nothing that was measured is lost: it is in the run "
+            "folder. Make room or write elsewhere, and show it again.",
+            file=sys.stderr,
+        )
+        code = code or 2
+    sys.stderr.flush()
+    return code
+
+
+def _open_closed() -> None:
+    """Else the next file that is opened would have the number of a standard stream."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_NEAREST)
+    return "".join(c if c.isascii() else "?" for c in text), error.end
+
+
+class _Raw(io.FileIO):
+    """Writes until something fails, and then swallows the rest. error: what failed."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        while self.error is None:
+            try:
+                written = cast("int | None", super().write(view))
+                if written is not None:
+                    return written
+                select.select([], [self], [])  # whoever shares this stream has made it non-blocking
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+
+def _writer(stream: Any, number: int) -> TextIO:
+    if sys.platform == "win32" and stream is not None:  # its console takes no bytes
+        stream.reconfigure(errors=READABLE)
+        return cast(TextIO, stream)
+    raw = _Raw(number, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=getattr(stream, "encoding", None) or "utf-8",
+        errors=READABLE,
+        line_buffering=number == 2 or raw.isatty(),
+        write_through=getattr(stream, "write_through", False),
+    )
