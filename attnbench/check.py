@@ -17,9 +17,10 @@ from torch import Tensor
 
 from attnbench.inputs import torch_dtype
 from attnbench.operator import Inputs
-from attnbench.problem import ITEM_BYTES, Dtype, Problem
+from attnbench.problem import ITEM_BYTES, Dtype, Params, Problem
 from attnbench.registry import outside_definition
-from attnbench.subject import Outputs, Subject, as_dtype
+from attnbench.returned import described, misfit_of_output, not_finite
+from attnbench.subject import Misfit, Outputs, Subject, as_dtype
 
 CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
 """Largest error over the largest value that is ever accepted."""
@@ -53,8 +54,12 @@ class Checked:
 
 def before(subject: Subject) -> Checked:
     """Checks at a reduced odd size, in float64 where the impl takes it and in the working dtype, then at the timed size
-    where the float64 reference is affordable; elsewhere that outputs are finite. Raises Wrong.
+    where the float64 reference is affordable; elsewhere that outputs are finite. Raises Wrong, Misfit.
     """
+    for inputs in subject.sets[:2]:
+        misfit = not_finite(inputs)
+        if misfit is not None:
+            raise Misfit(misfit)
     own = subject.cell.impl == "reference"
     whole = affordable(subject)
     found: Checked | None = None
@@ -168,7 +173,7 @@ def _takes(subject: Subject, problem: Problem) -> bool:
 
 def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
     """Holds the impl against the reference on these inputs."""
-    outputs = subject.once(subject.call, problem, inputs)
+    outputs = subject.once(_looked_at(subject), problem, inputs)
     _finite(subject, outputs)
     reference = subject.form.reference
     double = as_dtype(inputs, torch.float64)
@@ -180,9 +185,7 @@ def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
     worst = Checked(0.0, 0.0, problem.seq_len)
     for name, ours, theirs, exact in zip(_names(subject), outputs, low, truth, strict=True):
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            raise Wrong(
-                f"{name} is {ours.dtype} {list(ours.shape)}; the reference gives {theirs.dtype} {list(theirs.shape)}"
-            )
+            raise Wrong(f"{name} is {described(ours)}; the reference gives {described(theirs)}")
         scale = _largest(exact)
         error, bound = _largest(ours - exact), _bound(subject, problem, _largest(theirs - exact), scale)
         checked = Checked(error / (scale or 1.0), bound / (scale or 1.0), problem.seq_len)
@@ -194,6 +197,20 @@ def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
         if not worst.tolerance or error * worst.tolerance >= worst.relative_error * bound / (scale or 1.0):
             worst = checked
     return worst
+
+
+def _looked_at(subject: Subject) -> Callable[..., Tensor]:
+    """The impl, which raises Wrong where it returns what no output can be."""
+
+    def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        output = subject.call(problem, params, **tensors)
+        differentiable = subject.cell.mode == "fwd_bwd"
+        misfit = misfit_of_output(output, problem, subject.device, differentiable=differentiable)
+        if misfit is not None:
+            raise Wrong(misfit)
+        return output
+
+    return call
 
 
 def _bound(subject: Subject, problem: Problem, own: float, scale: float) -> float:

@@ -40,6 +40,7 @@ Cause = Literal[
     "timeout",
     "crashed",
     "raised",
+    "bad_inputs",
     "wrong",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
@@ -48,7 +49,8 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 unsupported: outside the operator's definition, or its impl cannot run here. predicted_memory: more than the limit,
 known from shapes. beyond_oom, beyond_timeout: a smaller size of the series ran out of memory or time. budget: not
 reached. oom: an allocation failed. killed: by the kernel, for memory. timeout: cell_timeout. crashed: the worker died.
-raised: an exception of the operator's. wrong: the check found another output. Empty: nothing to say, or not stored.
+raised: an exception of the operator's. bad_inputs: what its make_inputs returns does not fit the cell. wrong: the check
+found another output. Empty: nothing to say, or not stored.
 """
 
 CAUSE_OF: dict[Status, Cause] = {

@@ -17,6 +17,7 @@ from attnbench.inputs import torch_dtype
 from attnbench.operator import Form, Inputs, Operator
 from attnbench.problem import Cell, Problem
 from attnbench.registry import Source
+from attnbench.returned import misfit_of_inputs
 from attnbench.settings import Measure
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ SETS = 3
 
 SETS_BYTES = 2**30
 """Sets beyond the second are made only while all of them together stay below this."""
+
+
+class Misfit(Exception):
+    """What make_inputs returns is not for its cell. The text names the tensor and what was expected."""
 
 
 class Spent:
@@ -77,9 +82,13 @@ class Subject:
         return impl is not None and impl.synchronises
 
     def inputs(self, problem: Problem, seed: int) -> Inputs:
-        """Inputs of a problem, the same for a seed in every process on this device."""
+        """Inputs of a problem, the same for a seed in every process on this device. Raises Misfit."""
         generator = Generator(device=self.device).manual_seed(seed)
-        return self.form.make_inputs(problem, self.cell.params, generator)
+        made = self.form.make_inputs(problem, self.cell.params, generator)
+        misfit = misfit_of_inputs(made, problem, self.device)
+        if misfit is not None:
+            raise Misfit(misfit)
+        return made
 
     def bind(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Callable[[], Outputs]:
         """One call of `call` on these inputs in the cell's mode, without arguments.

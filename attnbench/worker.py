@@ -116,6 +116,7 @@ def _visit(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from attnbench.check import Wrong
+    from attnbench.subject import Misfit
 
     bench: Bench | None = None
     try:
@@ -125,6 +126,8 @@ def _visit(request: dict[str, Any]) -> dict[str, Any]:
         return (_scout if request["do"] == "scout" else _time)(bench, request)
     except Wrong as error:
         return {"status": "wrong", "reason": str(error)}
+    except Misfit as error:
+        return {"status": "error", "cause": "bad_inputs", "reason": str(error)}
     except MemoryError as error:
         return {"status": "oom", "reason": f"out of memory: {_told(error)}"}
     except torch.OutOfMemoryError as error:
