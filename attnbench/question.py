@@ -13,6 +13,7 @@ from attnbench.journal import replace, storing
 from attnbench.problem import Axis
 from attnbench.record import SUITE, Visit
 from attnbench.strict import REPAIR, parse_object, read_text
+from attnbench.suite_file import parse
 
 FILE = "search.json"
 
@@ -84,28 +85,18 @@ def suite_text(
 
 def _with_params(names: list[str], given: Sequence[str], operators_from: Sequence[str]) -> list[Any]:
     """The operators, each with those of the given params that it has. Raises BadInput for one that none has."""
-    import yaml
-
-    from attnbench.registry import operators
-
-    values = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise BadInput(f"--param {text}: allowed: key=value, such as k=128. Correct it.")
-        values[key] = yaml.safe_load(value)
-    if not values:
+    if not given:
         return list(names)
+    from attnbench.registry import operators
+    from attnbench.section import Notes
+    from attnbench.suite_schema import read_given
+
     sources = operators(operators_from)
-    has = {name: set(sources[name].load().params) if name in sources else set() for name in names}
-    for key in values:
-        if not any(key in params for params in has.values()):
-            known = sorted(set().union(*has.values()))
-            raise BadInput(
-                f"--param {key}: none of {', '.join(names)} has it; they have {', '.join(known) or 'none'}. Correct it."
-            )
-    chosen = {name: {key: [v] for key, v in values.items() if key in has[name]} for name in names}
-    return [{name: grid} if grid else name for name, grid in chosen.items()]
+    notes = Notes("the command line")
+    has = {name: list(sources[name].load().params) if name in sources else [] for name in names}
+    chosen = read_given(given, has, notes)
+    notes.close()
+    return [{name: {key: [v] for key, v in grid.items()}} if grid else name for name, grid in chosen.items()]
 
 
 def _yaml(data: dict[str, Any]) -> str:
@@ -139,11 +130,9 @@ def kept(folder: Path) -> Question:
 
 def name_sizes(asked: Question, folder: Path, visits: Iterable[Visit]) -> None:
     """Makes suite.yaml name the sizes that were visited, so that it describes the run; unchanged where none was."""
-    import yaml
-
     column = {"image_size": "height"}.get(asked.axis, asked.axis)
     sizes = sorted({visit.cell[column] for visit in visits})
-    data = yaml.safe_load(read_text(folder / SUITE))
+    data = parse(read_text(folder / SUITE), str(folder / SUITE))
     if sizes and data["sweep"][0][asked.axis] != sizes:
         data["sweep"][0][asked.axis] = sizes
         with storing(folder):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from attnbench.errors import BadInput
 from attnbench.operator import Growth
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
+from attnbench.settings import BASELINE
 from attnbench.strict import REPAIR, is_number, is_text, is_whole, parse_object, read_text, short
 
 if TYPE_CHECKING:
@@ -161,6 +162,29 @@ class Run:
         from attnbench.results import derive
 
         return derive(self.visits)
+
+    @cached_property
+    def suite(self) -> dict[str, Any]:
+        """suite.yaml as plain data; nothing that it names is imported. Raises BadInput."""
+        from attnbench.suite_file import parse
+
+        return parse(self.suite_text, str(self.folder / SUITE))
+
+    @property
+    def baseline(self) -> str:
+        """The operator that the suite compares the others with. Raises BadInput."""
+        return self._named("baseline") or BASELINE
+
+    @property
+    def name(self) -> str:
+        """The suite's name, or the folder's. Raises BadInput."""
+        return self._named("name") or self.folder.name
+
+    def _named(self, key: str) -> str:
+        value = self.suite.get(key, "")
+        if not isinstance(value, str):
+            raise BadInput(f"{self.folder / SUITE}: {key} = {short(value)}; allowed: a name. {REPAIR}")
+        return value
 
     @cached_property
     def samples(self) -> DataFrame:

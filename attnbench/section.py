@@ -32,6 +32,7 @@ class Notes:
 
     def add(self, path: str, sentence: str) -> None:
         """Notes one mistake: `sweep[0].seq_len: -5; allowed: …`."""
+        path = path if len(path) <= 200 else path[:199] + "…"
         self.found.append(f"{path}: {sentence}" if path else sentence)
 
     def close(self) -> None:
@@ -105,14 +106,14 @@ def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
             raise ValueError("empty; give at least one value")
         if len(value) > MAX_VALUES:
             raise ValueError(f"{len(value)} values; allowed: at most {MAX_VALUES}")
-        result: list[T] = []
+        result: dict[T, None] = {}
         mistakes: list[tuple[str, str]] = []
         for index, item in enumerate(value):
             try:
                 one = read(item)
                 if one in result:
                     raise ValueError(f"{shown(item)} is given twice; remove one")
-                result.append(one)
+                result[one] = None
             except Mistakes as error:
                 mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.found]
             except ValueError as error:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+BASELINE = "softmax"
+"""The operator that the others are compared with where a suite names none."""
+
 
 @dataclass(frozen=True)
 class Measure:

@@ -1,7 +1,8 @@
 """Reads a YAML file that nobody vouches for into plain data: dict, list, str, int, float, bool, None.
 
-Only YAML 1.2's plain scalars are numbers (`1:30`, `010` and `0x20` stay text), keys are text, tags and merge keys are
-refused, and size, depth and expanded aliases are bounded, so that no file can execute code or exhaust memory.
+Only YAML 1.2's plain scalars are numbers (`1:30`, `010` and `0x20` stay text) and explicit tags change none of that,
+keys are text, other tags and merge keys are refused, and size, depth, values and expanded aliases are bounded, so that
+no file can execute code, exhaust memory or take longer than a second. `scalar` reads one value of a command line alike.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 import yaml
 
 from attnbench.errors import BadInput
+from attnbench.quantity import shown
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
-MAX_NODES = 50_000
+MAX_NODES = 10_000
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = (
@@ -35,19 +37,24 @@ _SCALARS = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes within MAX_DEPTH and resolves plain scalars as _SCALARS say."""
+    """Composes nodes within MAX_DEPTH and MAX_NODES and resolves plain scalars as _SCALARS say. where: the file."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, where: str) -> None:
         super().__init__(stream)
+        self.where = where
         self.depth = 0
+        self.nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.depth >= MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, f"nested more than {MAX_DEPTH} deep", mark)
         self.depth += 1
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            deep = self.depth > MAX_DEPTH
+            reason = f"nested more than {MAX_DEPTH} deep" if deep else f"more than {MAX_NODES} values"
+            raise _refused(self.where, mark, reason)
         try:
             return super().compose_node(parent, index)
         finally:
@@ -56,6 +63,12 @@ class _Loader(yaml.SafeLoader):
 
 for _name, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
+
+_PATTERNS = {name: pattern for name, pattern, _ in _SCALARS}
+
+
+def _refused(where: str, mark: yaml.Mark, reason: str) -> BadInput:
+    return BadInput(f"{where}, line {mark.line + 1}, column {mark.column + 1}: {reason}. Correct it there.")
 
 
 def read_text(path: Path) -> str:
@@ -92,7 +105,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
     """The mapping that the YAML text holds. `where`: the file's name, for messages. Raises BadInput."""
     loader = None
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, where)
         node = loader.get_single_node()
         data = _Plain(where).value(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
@@ -115,6 +128,28 @@ def parse(text: str, where: str) -> dict[str, Any]:
     return data
 
 
+def scalar(text: str) -> str | int | float | bool | None:
+    """One scalar as a suite reads it, plain or quoted. Raises ValueError for anything else that YAML knows: a list, a
+    mapping, a tag, an anchor, an alias, a comment alone."""
+    loader = None
+    try:
+        loader = _Loader(text, "")
+        events = [loader.get_event() for _ in range(4) if loader.check_event()]  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, RecursionError):
+        events = []
+    finally:
+        if loader is not None:
+            loader.dispose()
+    kinds = (yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.ScalarEvent, yaml.DocumentEndEvent)
+    alone = len(events) == 4 and all(map(isinstance, events, kinds)) and not events[1].explicit
+    event = events[2] if alone else None
+    if event is None or event.tag or event.anchor:
+        raise ValueError(f"{shown(text)} is not one plain value; allowed: a text, a number, true or false")
+    kind = next((k for k, pattern in _PATTERNS.items() if event.implicit[0] and pattern.fullmatch(event.value)), "str")
+    value: str | int | float | bool | None = _READ[kind](event.value)
+    return value
+
+
 class _Plain:
     """Turns composed nodes into plain data, counting every node as often as aliases repeat it."""
 
@@ -133,20 +168,25 @@ class _Plain:
             return self.mapping(node, below)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             return [self.value(child, below) for child in node.value]
-        if isinstance(node, yaml.ScalarNode) and node.tag.startswith(_TAG):
-            kind = node.tag[len(_TAG) :]
-            if kind in _READ:
-                try:
-                    return _READ[kind](node.value)
-                except ValueError:
-                    raise self.refused(node, f"'{node.value[:60]}' is no {kind}") from None
+        if isinstance(node, yaml.ScalarNode):
+            return _READ[self.kind(node)](node.value)
         raise self.refused(node, f"the tag {node.tag[:60]} is not allowed")
+
+    def kind(self, node: yaml.ScalarNode) -> str:
+        """null, bool, int, float or str: of a plain scalar its own, of a tagged one the tag's where its text fits."""
+        kind = node.tag.removeprefix(_TAG)
+        if kind not in _READ:
+            raise self.refused(node, f"the tag {node.tag[:60]} is not allowed")
+        if kind != "str" and not _PATTERNS[kind].fullmatch(node.value):
+            raise self.refused(node, f"'{node.value[:60]}' is no {kind}")
+        return kind
 
     def mapping(self, node: yaml.MappingNode, below: tuple[int, ...]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key, child in node.value:
-            if not isinstance(key, yaml.ScalarNode) or not key.tag.startswith(_TAG):
+            if not isinstance(key, yaml.ScalarNode):
                 raise self.refused(key, "a key must be plain text")
+            self.kind(key)
             if key.value == "<<":
                 raise self.refused(key, "merge keys (<<) are not supported; write the keys out")
             if key.value in result:
@@ -155,8 +195,7 @@ class _Plain:
         return result
 
     def refused(self, node: yaml.Node, reason: str) -> BadInput:
-        mark = node.start_mark
-        return BadInput(f"{self.where}, line {mark.line + 1}, column {mark.column + 1}: {reason}. Correct it there.")
+        return _refused(self.where, node.start_mark, reason)
 
 
 _READ: dict[str, Any] = {

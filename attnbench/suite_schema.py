@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from attnbench.quantity import choice, fraction, memory, seconds, shown, suggest
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
 from attnbench.section import MAX_VALUES, Mistakes, Notes, Section, several
-from attnbench.settings import Gate, Limits, Measure, Threshold
+from attnbench.settings import BASELINE, Gate, Limits, Measure, Threshold
+from attnbench.suite_file import scalar
 from attnbench.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
 
 MAX_CELLS = 10_000
@@ -41,7 +42,7 @@ def read_fields(data: dict[str, Any], where: str, directory: Path, name: str) ->
         notes.add("operators_from", str(error).removeprefix("operators_from: "))
         known = known_operators()
     operator_name = read_operator_name(known)
-    fields["baseline"] = top.take("baseline", operator_name, "softmax")
+    fields["baseline"] = top.take("baseline", operator_name, BASELINE)
     top.require("operators", "[softmax, linformer]")
     fields["operators"] = top.take("operators", _read_operators(known), ())
     fields["impls"] = top.take("impls", several(read_impl), ("reference", "sdpa"))
@@ -126,9 +127,12 @@ def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, 
             result = entry(value, "", found)
         else:
             result = [one for i, item in enumerate(value) for one in entry(item, f"[{i}]", found)]
-        for i, one in enumerate(result):
-            if one in result[:i]:
-                found.append(("", f"'{one[0]}' is given twice with the same parameters; remove one"))
+        seen: set[Any] = set()
+        for operator, grid in result:
+            one = (operator, frozenset(grid.items()))
+            if one in seen:
+                found.append(("", f"'{operator}' is given twice with the same parameters; remove one"))
+            seen.add(one)
         if found:
             raise Mistakes(found)
         return tuple(result)
@@ -153,6 +157,32 @@ def _read_grid(value: Any) -> dict[str, tuple[ParamValue, ...]]:
     if found:
         raise Mistakes(found)
     return grid
+
+
+def read_given(
+    given: Sequence[str], operators: Mapping[str, Collection[str]], notes: Notes
+) -> dict[str, dict[str, ParamValue]]:
+    """`--param key=value`, each value as a suite reads it: by operator, those whose key it has.
+
+    operators: their names, with the parameters each has. Mistakes are noted.
+    """
+    known = sorted({key for keys in operators.values() for key in keys})
+    values: dict[str, ParamValue] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            notes.add("--param", f"{shown(pair)}; allowed: key=value, such as k=128")
+            continue
+        try:
+            if key in values:
+                raise ValueError("given twice; remove one")
+            if operators and key not in known:
+                near, have = suggestion(key, known), ", ".join(known) or "none"
+                raise ValueError(f"none of {', '.join(operators)} has it{near}; allowed: {have}")
+            values[key] = _read_param(scalar(value))
+        except ValueError as error:
+            notes.add(f"--param {key[:60]}", str(error))
+    return {name: {key: value for key, value in values.items() if key in keys} for name, keys in operators.items()}
 
 
 def _read_param(value: Any) -> ParamValue:

@@ -110,7 +110,7 @@ def main() -> int:
         attnbench("crossover", given.operator, *ends, "--out", searched)
         run = read_run(searched)
         rounds = int(run.visits["round"].max())
-        text = yaml.safe_dump(grid(yaml.safe_load(run.suite_text), given.low, given.high, rounds))
+        text = yaml.safe_dump(grid(run.suite, given.low, given.high, rounds))
         (Path(folder) / "grid.yaml").write_text(text)
         attnbench("run", Path(folder) / "grid.yaml", "--out", gridded)
         search, whole = upto(run, rounds, given.operator), needed(read_run(gridded), given.operator, precision)

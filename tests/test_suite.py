@@ -208,6 +208,12 @@ def test_a_long_list_is_refused_before_its_values_are_compared(change: str, mess
     assert told.startswith("mine.yaml has one mistake"), told
 
 
+def test_a_key_of_any_length_is_named_in_short() -> None:
+    told = mistakes(f"operators:\n  linformer:\n    ? {'k' * 100_000}\n    : [{{}}]\nsweep: [{{seq_len: 8}}]")
+    assert "operators.linformer.kkkk" in told
+    assert len(told) < 1000
+
+
 def test_a_parameter_may_have_a_thousand_values() -> None:
     text = f"operators: {{linformer: {{k: {list(range(1, 1001))}}}}}\nsweep: [{{seq_len: 8}}]"
     assert len(suite(text).operators[0][1]["k"]) == 1000

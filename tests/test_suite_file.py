@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.errors import BadInput
-from attnbench.suite_file import MAX_BYTES, parse, read_text
+from attnbench.suite_file import MAX_BYTES, parse, read_text, scalar
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -34,7 +34,7 @@ def test_anchors_work_and_keys_are_text() -> None:
         ("a: !!set {b}", "the tag tag:yaml.org,2002:set"),
         ("a: &x [*x]", "an alias that contains itself"),
         ("a: &x {b: 1}\nc: {<<: *x}", "merge keys"),
-        (BOMB, "more than 50000 values"),
+        (BOMB, "more than 10000 values"),
         ("[" * 5000, "nested more than 16 deep"),
         ("{a: " * 5000, "nested more than 16 deep"),
         ("- " * 5000 + "a", "nested more than 16 deep"),
@@ -47,12 +47,63 @@ def test_anchors_work_and_keys_are_text() -> None:
         ("- a", "holds a list"),
         ("softmax", "holds a single value"),
         ("a: !!int x", "'x' is no int"),
+        ("a: !!int '1_000'", "'1_000' is no int"),
+        ("a: !!int 0o17", "'0o17' is no int"),
+        ("a: !!int 010", "'010' is no int"),
+        ("a: !!float 1_0.5", "'1_0.5' is no float"),
+        ("a: !!float nan", "'nan' is no float"),
+        ("a: !!bool banana", "'banana' is no bool"),
+        ("a: !!bool yes", "'yes' is no bool"),
+        ("a: !!null x", "'x' is no null"),
+        ("!!bool banana: 1", "'banana' is no bool"),
+        ("!!python/name:os.system x: 1", "the tag tag:yaml.org,2002:python/name:os.system"),
     ],
 )  # fmt: skip
 def test_what_a_suite_may_not_be_is_refused_with_its_place(text: str, message: str) -> None:
     with pytest.raises(BadInput, match=r"^f") as caught:
         parse(text, "f")
     assert message in str(caught.value)
+
+
+def test_tags_that_say_what_is_there_are_allowed() -> None:
+    text = "a: [!!int '12', !!float '1.5', !!bool 'true', !!null '', !!str 12]"
+    assert parse(text, "f") == {"a": [12, 1.5, True, None, "12"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["8", "010", "1e3", "2.5", "true", "no", "~", ".inf", "0x10", "'010'", '"8"', "sqrt(n)", "1:30", "-3", "12 # x"],
+)
+def test_a_value_of_a_command_line_is_read_as_a_suite_reads_it(text: str) -> None:
+    assert repr(scalar(text)) == repr(parse(f"a: {text}", "f")["a"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[", "[1]", "{", "a: b", "- a", "!!int 3", "!mine 3", "&a 3", "*a", "# x", "--- 3", "@", "\x07", "[" * 10**5],
+)
+def test_what_is_not_one_value_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not one plain value; allowed: a text, a number, true or false"):
+        scalar(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [" + "1, " * 80_000 + "]", "more than 10000 values"),
+        ("a:\n" + "- 1\n" * 60_000, "more than 10000 values"),
+        ("".join(f"k{i}: 1\n" for i in range(20_000)), "more than 10000 values"),
+        ("a: " + "[" * 250_000, "nested more than 16 deep"),
+        ("a: " + "!!int " + "1" * 250_000, "is no int"),
+    ],
+    ids=["flow", "block", "keys", "deep", "digits"],
+)
+def test_what_is_too_large_is_refused_long_before_it_is_read_whole(text: str, message: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(BadInput, match=message) as caught:
+        parse(text, "f")
+    assert time.process_time() - begun < 2  # reading all of the lists took 3 to 4 s
+    assert len(str(caught.value)) < 300
 
 
 def test_an_alias_bomb_costs_no_time() -> None:

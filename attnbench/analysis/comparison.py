@@ -23,7 +23,6 @@ from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantil
 from attnbench.analysis.moved import crossings
 from attnbench.analysis.series import metric_names, panels
 from attnbench.errors import BadInput
-from attnbench.record import SUITE
 from attnbench.registry import metrics
 from attnbench.settings import Gate
 
@@ -316,12 +315,9 @@ def _across(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[li
 
 def _baseline_keys(run: Run) -> dict[str, str]:
     """By key, the baseline's key at the same size."""
-    from attnbench.suite_file import parse
-
-    baseline = str(parse(run.suite_text, str(run.folder / SUITE)).get("baseline", "softmax"))
     found: dict[str, str] = {}
     for panel in panels(run.results):
-        reference = named(panel, baseline)
+        reference = named(panel, run.baseline)
         if reference is None:
             continue
         for series in panel.series:

@@ -92,10 +92,9 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     known = {name: quantity(run, name) for name in dict.fromkeys((*metrics, *SHOWN))}
     shown = [known[name] for name in metrics if known[name].values]
     found = panels(run.results, axis)
-    suite = _suite(run)
     if baseline is not None:
         check(found, baseline)
-    base = baseline or suite.get("baseline") or "softmax"
+    base = baseline or run.baseline
     exact = frozenset(run.environment.get("exact", ()))
     stated = run.environment.get("stated", {})
     time = next((known[name] for name in ("wall_time", "device_time") if known[name].values), None)
@@ -108,17 +107,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
         choices = recommendations(panel, time, memory, flops, exact) if time else []
         here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
         sections.append(Section(panel, base, tables, tuple(choices), here))
-    return Summary(suite.get("name") or run.folder.name, base, tuple(sections), never)
-
-
-def _suite(run: Run) -> dict[str, str]:
-    """`name` and `baseline` of the suite as run; plain scalars at the top level, so no YAML parser is loaded."""
-    found = {}
-    for line in run.suite_text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key in ("name", "baseline"):
-            found[key] = value.split(" #")[0].strip().strip("\"'")
-    return found
+    return Summary(run.name, base, tuple(sections), never)
 
 
 def _never_ran(found: Iterable[Panel]) -> dict[str, str]:

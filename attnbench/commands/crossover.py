@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from attnbench.session import Session
 
 
+def _size(given: str | int) -> int:
+    """A size as a suite reads it; ValueError where it is none."""
+    from attnbench.quantity import whole
+    from attnbench.suite_file import scalar
+    from attnbench.sweep import MAX_TOKENS
+
+    return whole(1, MAX_TOKENS)(scalar(str(given)))
+
+
+_SIZE: dict[str, Any] = {"parser": _size, "metavar": "INTEGER"}
+
+
 def command(
     context: typer.Context,
     operator: Annotated[
@@ -25,14 +37,14 @@ def command(
     ] = None,
     baseline: Annotated[str, typer.Option(help="operator or operator:impl to compare with.")] = "softmax",
     axis: Annotated[Literal["seq_len", "image_size", "channels"], typer.Option(help="What is varied.")] = "seq_len",
-    low: Annotated[int, typer.Option(help="Smallest size; of an image its side.")] = 64,
-    high: Annotated[int, typer.Option(help="Largest size; of an image its side.")] = 65536,
+    low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64,
+    high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536,
     precision: Annotated[str, typer.Option(help="Half the interval's width at which to stop.")] = "10%",
     metric: Annotated[Literal["wall_time", "device_time"], typer.Option(help="What is compared.")] = "wall_time",
-    seq_len: Annotated[int, typer.Option(help="Tokens, where channels are varied.")] = 1024,
-    channels: Annotated[int, typer.Option(help="Channels of all heads together.")] = 256,
-    heads: Annotated[int, typer.Option(help="Number of heads; divides the channels.")] = 8,
-    batch: Annotated[int, typer.Option(help="Number of samples.")] = 1,
+    seq_len: Annotated[int, typer.Option(help="Tokens, where channels are varied.", **_SIZE)] = 1024,
+    channels: Annotated[int, typer.Option(help="Channels of all heads together.", **_SIZE)] = 256,
+    heads: Annotated[int, typer.Option(help="Number of heads; divides the channels.", **_SIZE)] = 8,
+    batch: Annotated[int, typer.Option(help="Number of samples.", **_SIZE)] = 1,
     dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")] = "float32",
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False,
     mode: Annotated[str, typer.Option(help="fwd, or fwd_bwd.")] = "fwd",

@@ -84,8 +84,17 @@ def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[A
 
 
 def _split(values: Sequence[str] | None) -> list[Any]:
+    """The parts of an option that takes several values, each as a suite reads it; as text where it is no value."""
+    from attnbench.suite_file import scalar
+
     parts = [part.strip() for value in values or () for part in value.split(",")]
-    return [int(part) if part.isascii() and part.isdigit() and len(part) < 19 else part for part in parts]
+    found: list[Any] = []
+    for part in parts:
+        try:
+            found.append(scalar(part))
+        except ValueError:
+            found.append(part)
+    return found
 
 
 def _problems(
@@ -130,40 +139,17 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
 
 def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By operator, its params: defaults, and what was given for keys it has."""
-    from attnbench.quantity import suggestion
     from attnbench.registry import resolve
+    from attnbench.suite_schema import read_given
 
-    pairs = [pair.partition("=") for pair in given]
-    known = {key for operator in loaded.values() for key in operator.params}
-    for key, equals, _ in pairs:
-        if not equals:
-            notes.add("--param", f"'{key}'; write key=value, such as k=128")
-        elif loaded and key not in known:
-            allowed = ", ".join(sorted(known)) or "none: these take no parameters"
-            notes.add("--param", f"'{key}' is a parameter of none of them{suggestion(key, known)}; allowed: {allowed}")
     result = {}
+    chosen = read_given(given, {name: list(operator.params) for name, operator in loaded.items()}, notes)
     for name, operator in loaded.items():
-        own = {key: _value(text) for key, equals, text in pairs if equals and key in operator.params}
         try:
-            result[name] = resolve(operator, own)
+            result[name] = resolve(operator, chosen[name])
         except ValueError as error:
             notes.add(f"--param, for {name}", str(error))
     return result
-
-
-def _value(text: str) -> bool | int | float | str:
-    """A parameter's value as YAML would read it."""
-    import math
-
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for number in (int, float):
-        try:
-            value = number(text)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) and abs(value) <= 2**53 else text
-    return text
 
 
 def _row(operator: Operator, cell: Any, outside: str | None) -> Row:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -8,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.analysis.comparison import _baseline_keys
+from attnbench.analysis.summary import summarise
+from attnbench.errors import BadInput
+from attnbench.record import read_run
 from tests.analysis.runs import cell, sequence, visits_of
 
 
@@ -49,6 +54,34 @@ def test_show_formats(stored: Path, form: str) -> None:
     done = show(stored, "--format", form)
     assert (done.returncode, done.stderr) == (0, "")
     assert "local" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [
+        '"baseline": local\n"name": quoted\n',
+        "{name: quoted, baseline: local}\n",
+        "baseline:\n  local\nname: >-\n  quoted\n",
+        '"base\\u006cine": local # not softmax\nname: quoted\ndescription: |\n  baseline: softmax\n',
+    ],
+)
+def test_the_baseline_is_the_suites_however_it_is_written(stored: Path, tmp_path: Path, suite: str) -> None:
+    shutil.copytree(stored, tmp_path / "run")
+    (tmp_path / "run" / "suite.yaml").write_text(suite)
+    run = read_run(tmp_path / "run")
+    found = summarise(run)
+    assert (found.baseline, found.name) == ("local", "quoted")
+    assert _baseline_keys(run)[cell("softmax", sequence(64)).key] == cell("local", sequence(64)).key
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"), [("baseline: [local]", "baseline = \\['local'\\]"), ("a: [", "not valid YAML")]
+)
+def test_a_damaged_suite_is_told(stored: Path, tmp_path: Path, suite: str, message: str) -> None:
+    shutil.copytree(stored, tmp_path / "run")
+    (tmp_path / "run" / "suite.yaml").write_text(suite)
+    with pytest.raises(BadInput, match=rf"suite\.yaml.*{message}"):
+        summarise(read_run(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
