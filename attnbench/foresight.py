@@ -10,16 +10,18 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.footprint import output_like, predict, run
+from attnbench.footprint import Footprint, output_like, predict, run
 from attnbench.operator import Form
 from attnbench.problem import Cell, Mode, Params, Problem, Scope, canonical_params
 from attnbench.registry import Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ def foresee(cell: Cell, source: Source) -> Foreseen:
     return Foreseen(own, reference_bytes, flops)
 
 
+def footprint(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint | None:
+    """The reference's memory; None where it does on real tensors what fake ones do not support."""
+    return _attempt(lambda: predict(form, problem, params, mode))
+
+
 @lru_cache(maxsize=8)
 def _reference(
     source: Source, scope: Scope, mode: Mode, problem: Problem, canonical: str, params: tuple[tuple[str, Any], ...]
@@ -57,7 +64,7 @@ def _reference(
     )
 
 
-def _attempt(figure: Callable[[], int]) -> int | None:
+def _attempt(figure: Callable[[], T]) -> T | None:
     try:
         return figure()
     except Exception:  # whatever an operator does that fake tensors do not support

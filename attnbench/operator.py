@@ -139,7 +139,8 @@ class Operator:
     outside the definition, or None; what domains, causal and dtypes already say is not repeated there.
     tolerance: a stated exception to the check's bound: (factor on the derived bound, reason).
     estimates: (params) -> the exact map this operator is an estimate of, called like its reference; None where it
-    is a function of its own. notes: one line for `attnbench list operators`.
+    is a function of its own. notes: one line for `attnbench list operators`. no_kernel: the reason it has no impl
+    `cuda`; empty where it has one, or nobody has looked.
     """
 
     paper: Paper
@@ -153,4 +154,5 @@ class Operator:
     why_not: Callable[[Problem, Params, Scope], str | None] = lambda problem, params, scope: None
     tolerance: tuple[float, str] | None = None
     notes: str = ""
+    no_kernel: str = ""
     estimates: Callable[[Params], Callable[..., Tensor] | None] = lambda params: None

@@ -62,7 +62,7 @@ def projected(
             inner,
             flops=inner.flops + projections,
             reference_flops=inner.reference_flops + projections,
-            bytes_required=inner.bytes_required + outside - replaced,
+            bytes_required=outside + max(0, inner.bytes_required - replaced),  # a core that moves nothing saves nothing
         )
 
     impls: Mapping[str, Impl] = {

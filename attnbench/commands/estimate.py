@@ -1,4 +1,4 @@
-"""attnbench estimate: the analytic cost of operators at any size; nothing is executed."""
+"""attnbench estimate: the analytic cost of operators at any size, and memory from shapes; nothing is computed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
-    from attnbench.problem import Problem
+    from attnbench.problem import Cell, Problem
     from attnbench.section import Notes
+
+FIGURES = {
+    "FLOPs": ("flops", "flop"),
+    "reference": ("reference_flops", "flop"),
+    "mult-adds": ("multiply_adds", "flop"),
+    "traffic": ("bytes_required", "bytes"),
+    "memory": ("peak_memory_bytes", "bytes"),
+}
+"""What the table shows, by heading: the field of a row, and its unit."""
+
+INTENSITY = "FLOP/byte"
 
 Several = Annotated[list[str] | None, typer.Option(help="One or several: repeat it, or separate by commas.")]
 
@@ -37,9 +48,10 @@ def command(
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
     form: Annotated[Format, typer.Option("--format", help="json: one object per operator and size.")] = "table",
 ) -> None:
-    """Show FLOPs, multiply-adds, required bytes and arithmetic intensity from the operators' formulas.
+    """Show FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory; nothing is computed.
 
-    Sizes: --seq-len 1024,4096 or --image-size 28,32x64. A multiply-add counts as 2 FLOPs.
+    Sizes: --seq-len 1024,4096 or --image-size 28,32x64. A multiply-add counts as 2 FLOPs. traffic: bytes that any
+    impl must read and write. memory: the most that the reference holds at once beside its inputs, parameters included.
 
     Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
     """
@@ -66,9 +78,11 @@ def command(
     glances = [_glance(row) for row in rows]
     if form == "table" and len({row["channels"] for row in rows}) == 1:
         glances = [{name: value for name, value in glance.items() if name != "C"} for glance in glances]
-    write(rows, form, glances, numbers=("N", "C", "FLOPs", "reference", "mult-adds", "bytes", "FLOP/byte"))
+    write(rows, form, glances, numbers=("N", "C", *FIGURES, INTENSITY))
     if form in ("table", "markdown"):
-        print("analytic: from the formulas of the operators' files; nothing was executed.")
+        print("analytic: from the formulas of the operators' files; nothing was computed.")
+        print("traffic: bytes that any impl must read and write. memory: predicted from shapes,")
+        print("the most that the reference holds beside its inputs, parameters included.")
         for line in dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"]):
             print(line)
 
@@ -152,9 +166,13 @@ def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) 
     return result
 
 
-def _row(operator: Operator, cell: Any, outside: str | None) -> Row:
+def _row(operator: Operator, cell: Cell, outside: str | None) -> Row:
+    from attnbench.foresight import footprint
+
     p = cell.problem
-    cost = operator.forms[cell.scope].cost(p, cell.params, cell.mode) if outside is None else None
+    form = operator.forms[cell.scope] if outside is None else None
+    cost = form and form.cost(p, cell.params, cell.mode)
+    memory = form and footprint(form, p, cell.params, cell.mode)
     return {
         "operator": cell.operator,
         "params": dict(cell.params),
@@ -174,9 +192,12 @@ def _row(operator: Operator, cell: Any, outside: str | None) -> Row:
         "multiply_adds": cost and _halved(cost.flops),
         "elementwise": cost and cost.elementwise,
         "bytes_required": cost and cost.bytes_required,
-        "arithmetic_intensity": cost and cost.flops / cost.bytes_required,
+        "arithmetic_intensity": cost.flops / cost.bytes_required if cost and cost.bytes_required else None,
         "passes": cost and cost.passes,
         "reason": outside,
+        "peak_memory_bytes": memory and memory.peak_bytes,
+        "input_bytes": memory and memory.input_bytes,
+        "parameter_bytes": memory and memory.parameter_bytes,
     }
 
 
@@ -185,16 +206,16 @@ def _halved(flops: int) -> int | float:
 
 
 def _glance(row: Row) -> Row:
+    """What the table shows. A dash: outside the definition, not known, or (intensity) nothing to divide by."""
     size = f"{row['height']}x{row['width']}" if row["height"] else str(row["seq_len"])
-    figures = {
-        "FLOPs": "flops",
-        "reference": "reference_flops",
-        "mult-adds": "multiply_adds",
-        "bytes": "bytes_required",
+    amounts = {name: row[key] for name, (key, _) in FIGURES.items()}
+    if row["peak_memory_bytes"] is not None:  # with the parameters, as the tables of a run show it
+        amounts["memory"] += row["parameter_bytes"]
+    intensity = row["arithmetic_intensity"]
+    return {
+        "operator": row["operator"],
+        "N": size,
+        "C": row["channels"],
+        **{name: "—" if amount is None else shown(amount, FIGURES[name][1]) for name, amount in amounts.items()},
+        INTENSITY: "—" if intensity is None else f"{intensity:.3g}",
     }
-    glance = {"operator": row["operator"], "N": size, "C": row["channels"]}
-    if row["reason"] is not None:
-        return {**glance, **dict.fromkeys(figures, "—"), "FLOP/byte": "—"}
-    intensity = f"{row['arithmetic_intensity']:.3g}"
-    told = {name: shown(row[key], "bytes" if name == "bytes" else "flop") for name, key in figures.items()}
-    return {**glance, **told, "FLOP/byte": intensity}

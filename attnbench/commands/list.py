@@ -122,6 +122,7 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
         },
         "impls": _impls(name, operator, params, device),
         "notes": operator.notes,
+        "no_kernel": operator.no_kernel,
     }
 
 
@@ -189,5 +190,5 @@ def _print_reasons(rows: list[Row]) -> None:
     for (impl, reason), names in places.items():
         console.print(f"({impl}) cannot run here: {reason} [{', '.join(names)}]", highlight=False, markup=False)
     for row in rows:
-        if row["notes"] and not any(impl.startswith("cuda") for reasons in row["impls"].values() for impl in reasons):
-            console.print(f"{row['name']} has no impl cuda: {row['notes']}", highlight=False, markup=False)
+        if row["no_kernel"]:
+            console.print(f"{row['name']} has no impl cuda: {row['no_kernel']}", highlight=False, markup=False)

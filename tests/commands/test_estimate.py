@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,9 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
+from attnbench.operators.exact import identity
+from attnbench.problem import MODES, SCOPES
+from attnbench.registry import operators
 
 
 def run(*words: str) -> str:
@@ -51,6 +56,44 @@ def test_rows_carry_the_whole_cell_and_are_labelled() -> None:
     assert softmax["arithmetic_intensity"] == softmax["flops"] / softmax["bytes_required"]
     assert found[4]["flops"] is None
     assert "shortening mixes all positions" in found[4]["reason"]
+
+
+def test_what_costs_nothing_is_told_and_divides_nothing() -> None:
+    for scope, mode in itertools.product(SCOPES, MODES):
+        (identity,) = rows("identity", "--seq-len", "64", "--scope", scope, "--mode", mode)
+        if scope == "core":
+            assert (identity["flops"], identity["bytes_required"]) == (0, 0)
+            assert identity["arithmetic_intensity"] is None
+        else:
+            moved = (2 * 64 * 256 + 2 * 256**2) * (1 if mode == "fwd" else 3) * 4 - (mode == "fwd_bwd") * 4 * 64 * 256
+            assert identity["bytes_required"] == moved  # x, y and two weights; then with gradients and the cotangent
+    assert "—" in run("identity", "--seq-len", "64")
+    assert len(rows("all", "--image-size", "16")) == len(operators())
+
+
+def test_traffic_is_called_so_and_peak_memory_stands_beside_it() -> None:
+    """At 64 K tokens eager softmax holds two N×N matrices of float32 at once, 16 GiB each for a head; linformer does
+    not, and its E and F are part of its memory. Nothing is computed: neither would fit here.
+    """
+    softmax, linformer = rows("softmax", "linformer", "--seq-len", "65536", "--heads", "1", "--channels", "64")
+    assert softmax["peak_memory_bytes"] == pytest.approx(2 * 4 * 65536**2, rel=0.01)
+    assert softmax["input_bytes"] == 3 * 4 * 65536 * 64
+    assert softmax["parameter_bytes"] == 0
+    assert linformer["parameter_bytes"] == 2 * 4 * 256 * 65536
+    assert linformer["peak_memory_bytes"] < softmax["peak_memory_bytes"] / 100
+    head = run("softmax", "--seq-len", "65536").splitlines()[1].split()
+    assert "bytes" not in head
+    assert {"traffic", "memory"} <= set(head)
+
+
+def test_memory_that_shapes_do_not_tell_is_a_dash(tmp_path: Path) -> None:
+    """An operator that reads a value of its input has no memory known from shapes; its cost stays."""
+    own = tmp_path / "reads_values.py"
+    source = Path(identity.__file__).read_text(encoding="utf-8")
+    own.write_text(source.replace("return v.view_as(v)", "return v.view_as(v) if float(v.sum()) else v"))
+    (row,) = rows("reads_values", "--seq-len", "64", "--operators-from", str(own))
+    assert row["peak_memory_bytes"] is None
+    assert row["flops"] == 0
 
 
 def test_modes_scopes_and_dtypes_change_the_cost() -> None:

@@ -84,5 +84,6 @@ OPERATOR = Operator(
     forms={"core": CORE, "layer": CORE},
     complexity=lambda params: Complexity(time="n log n", memory="n"),
     causal="every output of a Fourier transform depends on every token",
-    notes="no projections: scope layer is the core; on a GPU the reference is cuFFT, which nothing of ours would beat",
+    notes="no projections: scope layer is the core",
+    no_kernel="the reference is cuFFT, which nothing of ours would beat",
 )

@@ -113,5 +113,6 @@ OPERATOR = Operator(
     },
     causal="W mixes all tokens; a triangular W is another operator",
     why_not=why_not,
-    notes="parameters grow with N²; on a GPU the reference is one cuBLAS product, which nothing of ours would beat",
+    notes="parameters grow with N²",
+    no_kernel="the reference is one cuBLAS product, which nothing of ours would beat",
 )

@@ -116,5 +116,6 @@ OPERATOR = Operator(
         "channel_hidden": Param("4c", "width of the channel MLP (scope layer)", ("4c",), minimum=1),
     },
     causal="W₁ mixes all tokens; triangular weights are another operator",
-    notes="parameters grow with N; on a GPU the reference is two cuBLAS products, which nothing of ours would beat",
+    notes="parameters grow with N",
+    no_kernel="the reference is two cuBLAS products, which nothing of ours would beat",
 )
