@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, own_errors
 from attnbench.operator import Growth
 from attnbench.problem import Cell, canonical_params
 from attnbench.registry import operators
@@ -26,7 +26,8 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
         if name in stated:
             continue
         operator = sources[cell.operator].load()
-        growth = operator.complexity(cell.params)
+        with own_errors(f"{sources[cell.operator].location}: complexity, exact"):
+            growth, is_exact = operator.complexity(cell.params), operator.exact(cell.params)
         unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]
         if unknown:
             raise BadInput(
@@ -35,6 +36,6 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
             )
         stated[name] = {"time": growth.time, "memory": growth.memory}
         families[cell.operator] = sources[cell.operator].family
-        if operator.exact(cell.params):
+        if is_exact:
             exact.append(name)
     return {"stated": stated, "exact": exact, "families": families}

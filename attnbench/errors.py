@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_CHARACTERS = 300
-"""Of what an operator says, in one reason."""
+"""Of a name, or of an exception's text."""
+
+MOST_OF_A_REASON = 2000
+"""Characters: several sentences, each of which may quote an operator."""
 
 
 class BadInput(Exception):

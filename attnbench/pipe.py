@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from attnbench import allocator, descendants, interrupts
 from attnbench.environment import out_of_memory_kills
+from attnbench.errors import printable
 from attnbench.record import CAUSE_OF, Cause, Status
 
 FATAL = ("oom", "crashed")
@@ -24,6 +25,9 @@ FATAL = ("oom", "crashed")
 
 START_TIMEOUT_S = 120.0
 """A worker that has not loaded torch by then never will."""
+
+MOST_PRINTED_BYTES = 2**20
+"""What a worker has printed is thrown away between two requests once it is more than this."""
 
 MOST_ANSWER_BYTES = 2**28
 """An answer longer than this is none."""
@@ -56,6 +60,9 @@ class Worker:
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         """The answer to a request. Raises WorkerLost; the process is then gone and its group killed."""
         interrupts.check()
+        if os.fstat(self.printed.fileno()).st_size > MOST_PRINTED_BYTES:
+            self.printed.seek(0)  # the worker's stdout is at the same place
+            self.printed.truncate()
         self._asked += 1
         text = json.dumps({**request, "id": self._asked}) + "\n"
         try:
@@ -119,7 +126,7 @@ class Worker:
         self.printed.seek(0, os.SEEK_END)
         self.printed.seek(max(0, self.printed.tell() - 4000))
         lines = self.printed.read().decode("utf-8", "replace").strip().splitlines()
-        return f"; it last printed: {' '.join(lines[-1].split())[:200]}" if lines else ""
+        return f"; it last printed: {printable(lines[-1], 200)}" if lines else ""
 
     def close(self) -> None:
         """Lets the worker end by closing its pipe, and kills it where it does not."""

@@ -139,6 +139,15 @@ class Sample:
         return ",".join(str(value) for value in asdict(self).values()) + "\n"
 
 
+def is_sample(taken: object) -> bool:
+    """Whether (clock, seconds, flags) can be stored as a sample."""
+    if not isinstance(taken, (list, tuple)) or len(taken) != 3:
+        return False
+    clock, seconds, flags = taken
+    named = clock in ("wall", "device") and isinstance(flags, str) and flags.replace("+", "").isalpha() is bool(flags)
+    return named and is_number(seconds) and seconds < LONGEST_S
+
+
 SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
 
 
@@ -332,7 +341,7 @@ def _up_to(most: int) -> tuple[str, Callable[[object], bool]]:
 
 
 def _are_metrics(value: object) -> bool:
-    if not isinstance(value, dict) or not all(_is_metric(name, number) for name, number in value.items()):
+    if not isinstance(value, dict) or not all(is_metric(name, number) for name, number in value.items()):
         return False
     for clock in ("wall_time", "device_time"):
         ends = [value.get(name) for name in (f"{clock}_low_s", f"{clock}_s", f"{clock}_high_s")]
@@ -342,7 +351,7 @@ def _are_metrics(value: object) -> bool:
     return True
 
 
-def _is_metric(name: str, value: object) -> bool:
+def is_metric(name: str, value: object) -> bool:
     """Whether a number can be what its column says. Times beyond LONGEST_S and beyond exabytes are damage."""
     if not name or name in _NO_METRIC or not is_number(value):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from attnbench.errors import BadInput, own_errors
+from attnbench.errors import MOST_OF_A_REASON, BadInput, own_errors, printable
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
 from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
@@ -88,6 +89,11 @@ def operators(operators_from: Iterable[str] = ()) -> dict[str, Source]:
     }
     for place in operators_from:
         for name, source in _user_sources(place).items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise BadInput(
+                    f"operators_from: {printable(place)}: an operator is named as its file is, and {printable(name)!r} "
+                    "is no name; allowed: letters, digits, _ and -. Rename the file."
+                )
             if name in found:
                 raise BadInput(
                     f"operators_from: {place} defines '{name}', which is already "
@@ -162,9 +168,8 @@ def allowed_values(param: Param) -> str:
 def why_not(operator: Operator, cell: Cell, device: str) -> str | None:
     """The reason a cell cannot run on a device ("cpu" or "cuda"), or None."""
     problem, scope = cell.problem, cell.scope
-    return outside_definition(operator, problem, cell.params, scope) or _impl_why_not(
-        operator.forms[scope], cell, device
-    )
+    outside = outside_definition(operator, problem, cell.params, scope)
+    return _impl_why_not(operator.forms[scope], cell, device) if outside is None else outside
 
 
 def outside_definition(operator: Operator, problem: Problem, params: Params, scope: Scope) -> str | None:
@@ -174,10 +179,10 @@ def outside_definition(operator: Operator, problem: Problem, params: Params, sco
     if problem.domain not in operator.domains:
         return f"defined on {' and '.join(operator.domains)} only, not on a {problem.domain}"
     if problem.causal and operator.causal is not True:
-        return operator.causal
+        return _sentence(operator.causal, "causal")
     if problem.dtype not in operator.dtypes:
         return f"{problem.dtype} is not supported: {', '.join(operator.dtypes)}"
-    return operator.why_not(problem, params, scope)
+    return _sentence(operator.why_not(problem, params, scope), "why_not")
 
 
 def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
@@ -188,4 +193,11 @@ def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
         return f"has no impl {cell.impl}"
     if cell.impl.split(":")[0] == "cuda" and device != "cuda":
         return "needs a CUDA device"
-    return impl.why_not(cell.problem, cell.params, device)
+    return _sentence(impl.why_not(cell.problem, cell.params, device), f"why_not of {cell.impl}")
+
+
+def _sentence(reason: object, name: str) -> str | None:
+    """A reason as it can be stored. Raises TypeError for what is neither a sentence nor None."""
+    if reason is None or (isinstance(reason, str) and reason):
+        return None if reason is None else printable(reason, MOST_OF_A_REASON)
+    raise TypeError(f"{name} gives {printable(repr(reason), 60)}; allowed: a sentence, or None where it can run")

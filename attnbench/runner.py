@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from attnbench import budget, pipe, results
+from attnbench.errors import BadInput, printable
 from attnbench.frames import frame
 from attnbench.journal import Journal, storing
 from attnbench.plan import Plan, beyond, family
 from attnbench.problem import Cell
-from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of
+from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
 from attnbench.settings import Measure
 from attnbench.workers import Stopped, Workers
 
@@ -263,25 +264,38 @@ class Runner:
         except pipe.WorkerLost as lost:
             reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
             answer = {"status": lost.status, "reason": reason, "cause": lost.cause}
+        try:
+            visit, samples = self._stored_as(cell, number, position, answer)
+        except (BadInput, LookupError, TypeError, ValueError) as error:  # an operator has written to the pipe
+            reason = f"the worker sent what is no answer: {printable(error)}"
+            visit, samples = self._unmeasured(cell, number, position, "crashed", reason, "crashed"), []
+        self._store(visit, samples)
+        if visit.status == "ok":
+            foreseeing = 0.0 if number else self.workers.foreseen_s
+            self.harness_s.append(time.perf_counter() - begun + foreseeing - visit.metrics.get("operator_s", 0.0))
+        self._watch_clock(visit, throttled=answer.get("throttled", False))
+        if time.monotonic() - self._written > RESULTS_EVERY_S:
+            self._write()
+
+    def _stored_as(
+        self, cell: Cell, number: int, position: int, answer: Mapping[str, Any]
+    ) -> tuple[Visit, list[Sample]]:
+        """The visit and the samples of an answer. Raises where what is stored of it could not be read again."""
         status: Status = answer["status"]
+        taken = answer.get("samples", ())
         cause = answer.get("cause", CAUSE_OF.get(status, ""))
         visit = replace(
             self._unmeasured(cell, number, position, status, answer.get("reason", ""), cause),
             kernel=answer.get("kernel", ""),
             metrics=answer.get("metrics", {}),
-            samples=len(answer.get("samples", ())),
+            samples=len(taken),
             warnings=tuple(answer.get("warnings", ())),
             operations=answer.get("operations", {}),
         )
-        taken = answer.get("samples", ())
-        samples = [Sample(cell.key, number, visit.process, index, *sample) for index, sample in enumerate(taken)]
-        self._store(visit, samples)
-        if visit.status == "ok":
-            foreseeing = 0.0 if number else self.workers.foreseen_s
-            self.harness_s.append(time.perf_counter() - begun + foreseeing - visit.metrics["operator_s"])
-        self._watch_clock(visit, throttled=answer.get("throttled", False))
-        if time.monotonic() - self._written > RESULTS_EVERY_S:
-            self._write()
+        parse_visit(visit.line().encode().decode(), "its visit")
+        if not all(map(is_sample, taken)):
+            raise ValueError("a sample is no number of seconds")
+        return visit, [Sample(cell.key, number, visit.process, index, *sample) for index, sample in enumerate(taken)]
 
     def _unmeasured(self, cell: Cell, number: int, position: int, status: Status, reason: str, cause: Cause) -> Visit:
         return Visit(

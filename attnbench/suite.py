@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,6 +242,12 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
     for scope, form in operator.forms.items():
         if scope not in ("core", "layer") or not isinstance(form, Form):
             raise BadInput(f"{place}: forms has {shown(scope)}; allowed: 'core' and 'layer', each a Form. Correct it.")
+        for impl in form.impls:
+            if not isinstance(impl, str) or not re.fullmatch(r"[a-z0-9_]+(:[a-z0-9_]+)?", impl):
+                raise BadInput(
+                    f"{place}: an impl is named {shown(impl)}; allowed: small letters, digits and _, with a variant "
+                    "after a colon, such as cuda:flash. Rename it."
+                )
     for cell in cells:
         with own_errors(f"{place}: why_not"):
             outside = outside_definition(operator, cell.problem, cell.params, cell.scope)

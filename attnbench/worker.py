@@ -26,8 +26,9 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from attnbench.errors import MOST_OF_A_REASON, printable, said
 from attnbench.problem import Cell
-from attnbench.record import cell_of
+from attnbench.record import cell_of, is_metric
 from attnbench.registry import operators, scan, why_not
 from attnbench.settings import Measure
 
@@ -92,7 +93,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
 
         return {"rates": rates(request["device"], request["dtypes"])}
     begun = time.perf_counter()
-    answer = _visit(request)
+    answer = _fit(_visit(request))
     gc.collect()
     gc.freeze()
     answer.setdefault("metrics", {})["visit_s"] = time.perf_counter() - begun
@@ -107,7 +108,7 @@ def _reasons(request: dict[str, Any]) -> list[list[Any]]:
         cell = cell_of(columns)
         try:
             found.append(["skipped", why_not(sources[cell.operator].load(), cell, request["device"])])
-        except Exception as error:
+        except BaseException as error:
             found.append(["error", _told(error)])
     return found
 
@@ -132,7 +133,7 @@ def _visit(request: dict[str, Any]) -> dict[str, Any]:
         return {"status": "oom", "reason": f"out of memory: {_told(error)}"}
     except torch.OutOfMemoryError as error:
         return {"status": "oom", "reason": f"out of GPU memory: {_told(error)}"}
-    except Exception as error:  # an operator's own failure, whatever it is, is that visit's reason
+    except BaseException as error:  # an operator's own failure, whatever it is, is that visit's reason
         status = _status_of(error, request["device"])
         return {"status": status, "reason": ("out of memory: " if status == "oom" else "") + _told(error)}
     finally:
@@ -150,7 +151,7 @@ CUDA_OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation, the `error_code` of a torch.AcceleratorError."""
 
 
-def _status_of(error: Exception, device: str) -> str:
+def _status_of(error: BaseException, device: str) -> str:
     """ "oom" where an allocation failed, "crashed" where the CUDA context does not answer any more, else "error"."""
     import torch
 
@@ -168,11 +169,38 @@ def _status_of(error: Exception, device: str) -> str:
 
 def _told(error: BaseException) -> str:
     """One line of an exception, and the operator's line it came from."""
-    said = " ".join(str(error).split())[:300] or type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
-    where = f" ({os.path.basename(place.filename)}, line {place.lineno})" if place else ""
-    return f"{type(error).__name__}: {said}{where}" if said != type(error).__name__ else said + where
+    where = f" ({printable(os.path.basename(place.filename))}, line {place.lineno})" if place else ""
+    return said(error) + where
+
+
+def _fit(answer: dict[str, Any]) -> dict[str, Any]:
+    """A visit's answer, of which all can be stored, read again and shown, whatever an operator has put into it."""
+    metrics = {name: _number(value) for name, value in answer.get("metrics", {}).items()}
+    left_out = [name for name, value in metrics.items() if not is_metric(name, value)]
+    warnings = [
+        f"{name} = {printable(metrics.pop(name), 60)} is no value that it can have, and left out" for name in left_out
+    ]
+    operations: dict[str, int] = {}
+    for name, count in answer.get("operations", {}).items():
+        operations[printable(name)] = operations.get(printable(name), 0) + count
+    return {
+        **answer,
+        "reason": printable(answer["reason"], MOST_OF_A_REASON),
+        "kernel": printable(answer.get("kernel", "")),
+        "metrics": metrics,
+        "operations": operations,
+        "warnings": [printable(text, MOST_OF_A_REASON) for text in (*answer.get("warnings", ()), *warnings)],
+    }
+
+
+def _number(value: Any) -> Any:
+    """NumPy's and torch's numbers as Python's; anything else as it is."""
+    try:
+        return value if type(value) in (int, float) else value.item()
+    except Exception:
+        return value
 
 
 def _bench(cell: Cell, request: dict[str, Any]) -> Bench:

@@ -25,6 +25,19 @@ EXPECTED = {
     "infinite": ("wrong", "NaN or infinite"),
     "other_shape": ("wrong", "the reference gives"),
     "raises": ("error", "RuntimeError: it cannot (faulty.py, line"),
+    "raises_surrogate": ("error", r"RuntimeError: a lone \ud800, an escape \x1b[31m, a turn \u202e (faulty.py"),
+    "raises_unspeakable": ("error", "Unspeakable: a Unspeakable whose text cannot be had (ValueError) (faulty.py"),
+    "raises_textless": ("error", "Textless: a Textless whose text cannot be had (TypeError) (faulty.py"),
+    "raises_enormous": ("error", "RuntimeError: long long "),
+    "raises_own_base": ("error", "OwnBase: own (faulty.py"),
+    "raises_system_exit": ("error", "SystemExit: 3 (faulty.py"),
+    "raises_generator_exit": ("error", "GeneratorExit (faulty.py"),
+    "raises_keyboard_interrupt": ("error", "KeyboardInterrupt (faulty.py"),
+    "recurses": ("error", "RecursionError: maximum recursion depth"),
+    "names_badly": ("ok", ""),
+    "names_a_number": ("ok", ""),
+    "denies_badly": ("skipped", r"not \ud800 here"),
+    "denies_with_a_number": ("error", "TypeError: why_not of denies_with_a_number gives 3; allowed: a sentence"),
     "takes_memory": ("oom", "out of memory"),
     "takes_gpu_memory": ("oom", "out of GPU memory"),
     "needs_memory": ("skipped", "MiB over the limit"),
@@ -86,6 +99,13 @@ def test_words_in_a_reason_are_no_cause(run: Run) -> None:
 def test_only_what_is_right_has_a_time(run: Run, impl: str) -> None:
     found = row(run, impl)
     assert (found["wall_time_s"] > 0) == (EXPECTED[impl][0] == "ok")
+
+
+def test_what_operators_say_is_bounded_and_printable_where_it_is_stored(run: Run) -> None:
+    texts = [*run.visits["reason"], *run.visits["kernel"], *(w for ws in run.visits["warnings"] for w in ws)]
+    assert all(text.isprintable() and len(text) < 2500 for text in texts)
+    assert row(run, "names_badly")["kernel"].startswith(r"\ud800\x1b[2J")
+    assert row(run, "names_a_number")["kernel"] == "3"
 
 
 def test_a_crash_is_followed_by_a_fresh_worker_in_the_same_round(run: Run) -> None:

@@ -125,6 +125,34 @@ def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path)
     assert (tmp_path / "run" / "results.csv").is_file()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"status": "fine"},
+        {"reason": "\ud800"},
+        {"kernel": 3},
+        {"metrics": {"flops": -1}},
+        {"metrics": {"wall_time_s": "soon"}},
+        {"metrics": []},
+        {"operations": {"aten.add": 0.5}},
+        {"warnings": 3},
+        {"samples": [["wall", "1", ""]]},
+        {"samples": [["wall", 1e-3, "a,b"]]},
+        {"samples": [[1e-3]]},
+    ],
+    ids=str,
+)
+def test_an_answer_that_could_not_be_read_again_is_a_crash_of_its_visit(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        return {**fine(request), **(wrong if request["cell"]["impl"] == "honest" else {})}
+
+    run = ran(tmp_path / "run", CELLS, answer, measure=Measure(rounds=1))
+    honest = run.results["impl"] == "honest"
+    assert (run.results["status"] == "crashed").tolist() == honest.tolist()
+    assert run.results[honest]["reason"].str.startswith("the worker sent what is no answer: ").all()
+    assert (run.results[~honest]["wall_time_s"] > 0).all()
+
+
 def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
     opened = journal.create(tmp_path / "run", "", {})
 

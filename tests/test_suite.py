@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.definitions import definitions
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
-from attnbench.registry import why_not
+from attnbench.registry import operators, why_not
 from attnbench.settings import Gate, Limits, Measure
 from attnbench.suite import Suite, cells, from_text, load, override, shipped
 
@@ -329,6 +330,9 @@ def test_a_users_own_operator_is_loaded_from_beside_the_suite(tmp_path: Path) ->
         (OWN % "lambda problem, params, mode: 3", "cost returns int, not Cost"),
         (OWN % "lambda problem, params, mode: 1 / 0", "cost: "),
         (OWN.replace('"core":', '"cor":') % "core.cost", "forms has 'cor'"),
+        (OWN.replace("core.make_inputs, %s", "core.make_inputs, core.cost, {'a,b': None}"), "an impl is named 'a,b'"),
+        ("class Own(BaseException): pass\nraise Own\n", "line 2 (raise Own): Own"),
+        ("raise ValueError('\\ud800 \\x1b[2J')\n", r"ValueError: \ud800 \x1b[2J. Correct"),
     ],
 )
 def test_a_users_broken_operator_is_told_with_its_own_line(tmp_path: Path, content: str, message: str) -> None:
@@ -336,3 +340,17 @@ def test_a_users_broken_operator_is_told_with_its_own_line(tmp_path: Path, conte
     told = mistakes("operators_from: broken.py\noperators: [broken]\nsweep: [{seq_len: 8}]", tmp_path)
     assert message in told
     assert "broken.py" in told
+
+
+@pytest.mark.parametrize("name", ["a,b", "a.b", "a b", "a\n"])
+def test_an_own_operators_file_is_named_as_a_key_can_hold_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text(OWN % "core.cost")
+    with pytest.raises(BadInput, match="is no name; allowed: letters"):
+        operators([str(tmp_path / f"{name}.py")])
+
+
+def test_what_an_own_operator_says_of_its_growth_is_asked_like_all_else_of_it(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(OWN.replace('Complexity("1", "n")', "1 / 0") % "core.cost")
+    own = suite("operators_from: [twice.py]\noperators: [twice]\nsweep: [{seq_len: 8}]", tmp_path)
+    with pytest.raises(BadInput, match=r"twice\.py: complexity, exact: .*ZeroDivisionError"):
+        definitions(cells(own), own.operators_from)

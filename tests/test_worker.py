@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -10,10 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from attnbench import pipe, worker
+from attnbench.record import columns_of
+from tests.running import faulty
 
 MEASURING = "worker, check, clock, dispatch, foresight, gpu, environment, sampling, subject, record, metric, settings"
 
@@ -122,3 +127,41 @@ def test_a_failed_allocation_on_the_cpu_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**62, dtype=torch.uint8)
     assert worker._status_of(raised.value, "cpu") == "oom"
+
+
+def test_what_an_operator_gives_is_made_fit_to_be_stored() -> None:
+    numbers = {"flops": np.int64(3), "bytes_required": torch.tensor(4), "softmax_error": np.float32(0.5), "passes": 2}
+    bad = {"reference_flops": math.nan, "peak_memory_bytes": 10**30, "energy_j": -1.0, "relative_error": "\ud800"}
+    answer = worker._fit(
+        {
+            "status": "ok",
+            "reason": "so \x9b31m " * 10**6,
+            "kernel": None,
+            "metrics": {**numbers, **bad},
+            "operations": {"a\x1b": 1, "a\\x1b": 2},
+            "warnings": ["\ud800"],
+        }
+    )
+    assert answer["metrics"] == {"flops": 3, "bytes_required": 4, "softmax_error": 0.5, "passes": 2}
+    assert [type(value) for value in answer["metrics"].values()] == [int, int, float, int]
+    assert answer["operations"] == {r"a\x1b": 3}
+    assert answer["warnings"][0] == r"\ud800"
+    assert [text.split(" = ")[0] for text in answer["warnings"][1:]] == list(bad)
+    assert answer["reason"].startswith(r"so \x9b31m so")
+    assert len(answer["reason"]) < 10**4
+    json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_what_a_worker_prints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "MOST_PRINTED_BYTES", 100)
+    started = pipe.start(0, threads=1)
+    try:
+        cell = faulty("prints", 16)
+        request = {"do": "scout", "cell": columns_of(cell), "measure": {}, "foreseen": {}, "device": "cpu"}
+        request |= {"operators_from": ["tests.injected"], "memory_limit": 2**30, "host_limit": None}
+        started.ask(request, 60.0)
+        assert os.fstat(started.printed.fileno()).st_size > 100
+        started.ask({"do": "environment", "device": "cpu"}, 60.0)
+        assert os.fstat(started.printed.fileno()).st_size < 100
+    finally:
+        started.kill()

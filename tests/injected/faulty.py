@@ -9,7 +9,6 @@ import ctypes
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -96,10 +95,6 @@ def other_shape(problem: Problem, params: Params, x: Tensor) -> Tensor:
     return honest(problem, params, x)[:, 1:]
 
 
-def raises(problem: Problem, params: Params, x: Tensor) -> Tensor:
-    raise RuntimeError("it cannot")
-
-
 def takes_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
     """Passes on fake tensors, and then wants more than the worker may have."""
     if type(x) is Tensor:
@@ -136,7 +131,58 @@ def needs_memory(problem: Problem, params: Params, x: Tensor) -> Tensor:
 
 
 def exits(problem: Problem, params: Params, x: Tensor) -> Tensor:
-    sys.exit(3)
+    os._exit(3)
+
+
+class Unspeakable(Exception):
+    """Raises where it is asked for its text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+    __repr__ = __str__
+
+
+class Textless(Exception):
+    """Gives a text that is none."""
+
+    def __str__(self) -> str:
+        return 3  # type: ignore[return-value]
+
+
+class OwnBase(BaseException):
+    """No Exception."""
+
+
+def deep(n: int = 0) -> int:
+    return deep(n + 1) + 1
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "raises": lambda: RuntimeError("it cannot"),
+    "raises_surrogate": lambda: RuntimeError("a lone \ud800, an escape \x1b[31m, a turn \u202e"),
+    "raises_unspeakable": Unspeakable,
+    "raises_textless": Textless,
+    "raises_enormous": lambda: RuntimeError("long " * 2**24),
+    "raises_own_base": lambda: OwnBase("own"),
+    "raises_system_exit": lambda: SystemExit(3),
+    "raises_generator_exit": GeneratorExit,
+    "raises_keyboard_interrupt": KeyboardInterrupt,
+}
+"""What an operator can raise, by impl."""
+
+
+def raising(make: Callable[[], BaseException]) -> Callable[..., Tensor]:
+    """An impl that raises."""
+
+    def call(problem: Problem, params: Params, x: Tensor) -> Tensor:
+        raise make()
+
+    return call
+
+
+def recurses(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return x * deep()
 
 
 def segfault(problem: Problem, params: Params, x: Tensor) -> Tensor:
@@ -212,7 +258,7 @@ CALLS = (
     nan,
     infinite,
     other_shape,
-    raises,
+    recurses,
     takes_memory,
     takes_gpu_memory,
     fills_gpu_memory,
@@ -236,6 +282,11 @@ OPERATOR = Operator(
             cost,
             impls={
                 **{call.__name__: _impl(call) for call in CALLS},
+                **{name: _impl(raising(make)) for name, make in RAISED.items()},
+                "names_badly": Impl(lambda: honest, "\ud800\x1b[2J" * 1000, lambda problem, params, device: None),
+                "names_a_number": Impl(lambda: honest, 3, lambda problem, params, device: None),  # type: ignore[arg-type]
+                "denies_badly": Impl(lambda: honest, "denies", lambda problem, params, device: "not \ud800 here"),
+                "denies_with_a_number": Impl(lambda: honest, "denies", lambda problem, params, device: 3),  # type: ignore[arg-type,return-value]
                 "lacks_shared_memory": Impl(
                     lambda: honest,
                     "lacks_shared_memory",
