@@ -13,6 +13,7 @@ from attnbench.journal import replace, storing
 from attnbench.problem import Axis
 from attnbench.record import SUITE, Visit
 from attnbench.strict import REPAIR, parse_object, read_text
+from attnbench.suite import written
 from attnbench.suite_file import parse
 
 FILE = "search.json"
@@ -80,7 +81,7 @@ def suite_text(
         },
         "limits": {"memory": "60%", "cell_timeout": "60s"},
     }  # fmt: skip
-    return _yaml(data)
+    return written(data)
 
 
 def _with_params(names: list[str], given: Sequence[str], operators_from: Sequence[str]) -> list[Any]:
@@ -97,12 +98,6 @@ def _with_params(names: list[str], given: Sequence[str], operators_from: Sequenc
     chosen = read_given(given, has, notes)
     notes.close()
     return [{name: {key: [v] for key, v in grid.items()}} if grid else name for name, grid in chosen.items()]
-
-
-def _yaml(data: dict[str, Any]) -> str:
-    import yaml
-
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
 def keep(asked: Question, folder: Path) -> None:
@@ -136,4 +131,4 @@ def name_sizes(asked: Question, folder: Path, visits: Iterable[Visit]) -> None:
     if sizes and data["sweep"][0][asked.axis] != sizes:
         data["sweep"][0][asked.axis] = sizes
         with storing(folder):
-            replace(folder / SUITE, _yaml(data))
+            replace(folder / SUITE, written(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
@@ -105,7 +106,7 @@ def operators(operators_from: Iterable[str] = ()) -> dict[str, Source]:
 
 def _user_sources(place: str) -> dict[str, Source]:
     if place.endswith(".py"):
-        if not Path(place).is_file():
+        if not os.path.isfile(place):
             raise BadInput(
                 f"operators_from: {place} does not exist. Give the path of a .py file, relative to the suite."
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from attnbench.plan import Plan, order_seed
 from attnbench.record import ENVIRONMENT, SUITE, VISITS
 from attnbench.settings import Limits
 from attnbench.strict import read_text
+from attnbench.suite_file import parse
 
 if TYPE_CHECKING:
     from attnbench.suite import Suite
@@ -91,7 +92,10 @@ def begin(suite: Suite, device: str, out: Path | None) -> Session:
 
 def go_on(suite: Suite, device: str, folder: Path) -> Session:
     """A stored run to be gone on with. Raises BadInput where its suite, contract or machine is another."""
-    if read_text(folder / SUITE) != suite.text:
+    from attnbench.suite import without_places
+
+    stored_text = read_text(folder / SUITE)
+    if without_places(stored_text, parse(stored_text, str(folder / SUITE)), suite.directory) != suite.text:
         raise BadInput(
             f"--resume {folder}: {suite.where} with these options is not the suite that this run measures "
             f"({folder / SUITE}). Give --resume alone, or start anew with --out."
@@ -134,12 +138,39 @@ def stored_suite(folder: Path) -> Suite:
             f"Go on with: attnbench crossover --resume {folder}"
         )
     text = read_text(folder / SUITE)
-    if "operators_from" in text:
+    if "operators_from" in parse(text, str(folder / SUITE)):
         raise BadInput(
-            f"--resume {folder}: its suite has operators of your own (operators_from), whose place is not stored. "
-            f"Name the suite again: attnbench run SUITE --resume {folder}."
+            f"--resume {folder}: its suite has operators of your own (operators_from), and code runs only from files "
+            f"that you name. Name the suite again: attnbench run SUITE --resume {folder}."
         )
-    return from_text(text, str(folder / SUITE), folder)
+    return from_text(text, str(folder / SUITE), folder, operators_from=())
+
+
+def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
+    """The suite of a stored search, whose own operators must be named again. operators_from: .py files, relative to
+    the current directory, and packages. Raises BadInput where these are not those that the search was asked with."""
+    from attnbench.suite import from_text, own_places
+
+    path = folder / SUITE
+    text = read_text(path)
+    stored = [_own_name(str(place)) for place in own_places(parse(text, str(path)))]
+    missing = [name for name in stored if name not in map(_own_name, operators_from)]
+    more = [place for place in operators_from if _own_name(place) not in stored]
+    if missing:
+        raise BadInput(
+            f"--resume {folder}: the search has operators of your own ({', '.join(missing)}), and code runs only from "
+            "files that you name. Give each again: --operators-from PATH (a .py file) or PACKAGE."
+        )
+    if more:
+        raise BadInput(
+            f"--resume {folder}: the search was asked without {more[0]}. Leave out --operators-from {more[0]}."
+        )
+    return from_text(text, str(path), Path.cwd(), operators_from=operators_from)
+
+
+def _own_name(place: str) -> str:
+    """What is stored of where an operator of one's own is, without its folder: a file's name, or a package's."""
+    return os.path.basename(place) if place.endswith(".py") else place
 
 
 def others_on_gpu(device: str) -> list[str]:

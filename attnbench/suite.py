@@ -34,7 +34,8 @@ class Suite:
     baseline: the operator the others are compared with. operators: (name, values of its parameters) each; the values
     multiply. operators_from: a user's own .py files (absolute) and packages. impls: names as DESIGN's glossary has
     them; a name without a variant stands for all its variants. problem: the fixed part of every problem.
-    where: how messages name the file. directory: what its relative paths are relative to. text: the YAML as read.
+    where: how messages name the file. directory: what its relative paths are relative to. text: the YAML as read, but
+    without absolute paths.
     """
 
     name: str
@@ -90,15 +91,48 @@ def read(path: Path) -> Suite:
     return from_text(read_text(path), str(path), path.parent, path.stem)
 
 
-def from_text(text: str, where: str, directory: Path, name: str = "suite") -> Suite:
+def from_text(
+    text: str, where: str, directory: Path, name: str = "suite", operators_from: Sequence[str] | None = None
+) -> Suite:
     """The suite that a YAML text describes.
 
     where: how messages name the text. directory: what `operators_from` is relative to. name: where the text has none.
+    operators_from: in place of the text's own, of which then nothing is looked at: a run folder may be anybody's.
     """
     from attnbench.suite_schema import read_fields
 
-    fields = read_fields(parse(text, where), where, directory, name)
-    return Suite(**fields, where=where, directory=directory, text=text)
+    data = parse(text, where)
+    fields = read_fields(data, where, directory, name, operators_from)
+    return Suite(**fields, where=where, directory=directory, text=without_places(text, data, directory))
+
+
+def without_places(text: str, data: Mapping[str, Any], directory: Path) -> str:
+    """A suite's text as it is stored: an absolute path of `operators_from` becomes relative to the suite's directory
+    where it is below that, else the file's name. data: the text, parsed."""
+    places = own_places(data)
+    stored = [_without_place(place, directory) for place in places]
+    return text if stored == places else written({**data, "operators_from": stored})
+
+
+def own_places(data: Mapping[str, Any]) -> list[Any]:
+    """`operators_from` of a suite's data, unchecked; [] where there is none."""
+    places = data.get("operators_from", [])
+    return places if isinstance(places, list) else [places]
+
+
+def _without_place(place: Any, directory: Path) -> Any:
+    if not isinstance(place, str) or not os.path.isabs(place):
+        return place
+    top = os.path.abspath(directory)
+    inside = os.path.commonpath([top, os.path.abspath(place)]) == top
+    return os.path.relpath(place, top) if inside else os.path.basename(place)
+
+
+def written(data: Mapping[str, Any]) -> str:
+    """YAML that says what the data say."""
+    import yaml
+
+    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
 def override(
@@ -114,8 +148,6 @@ def override(
     An operator that the suite has keeps its parameters there; another one has its defaults. A list may be given as
     several values or separated by commas. `text` becomes the YAML that says the same. Raises BadInput.
     """
-    import yaml
-
     from attnbench.suite_schema import read_impl, read_operator_name
 
     notes = Notes("the command line")
@@ -137,8 +169,7 @@ def override(
     notes.close()
     if not (operators or impls or rounds is not None or budget is not None):
         return suite
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    return from_text(text, suite.where, suite.directory, suite.name)
+    return from_text(written(data), suite.where, suite.directory, suite.name, suite.operators_from)
 
 
 def _checked(option: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +27,17 @@ _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and
 _LINE = text(r"[^\n\r]{0,200}", "one line of up to 200 characters")
 
 
-def read_fields(data: dict[str, Any], where: str, directory: Path, name: str) -> dict[str, Any]:
-    """The fields of Suite that the YAML sets, with their defaults. Raises BadInput with all mistakes."""
+def read_fields(
+    data: dict[str, Any], where: str, directory: Path, name: str, operators_from: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The fields of Suite that the YAML sets, with their defaults. operators_from: in place of the YAML's own.
+
+    Raises BadInput with all mistakes.
+    """
     notes = Notes(where)
+    if operators_from is not None:
+        data = {**data, "operators_from": list(operators_from)}
+        data = data if operators_from else {key: value for key, value in data.items() if key != "operators_from"}
     top = Section(data, "", notes)
     fields: dict[str, Any] = {
         "name": top.take("name", _NAME, re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64].lstrip("-_") or "suite"),
@@ -91,7 +100,7 @@ def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:
         if not isinstance(value, str) or not value or "\0" in value:
             raise ValueError(f"{shown(value)}; allowed: the path of a .py file, relative to the suite, or a package")
         if value.endswith(".py"):
-            return str((directory / value).resolve())
+            return os.path.realpath(directory / value)
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
             raise ValueError(f"{shown(value)}; allowed: the path of a .py file, relative to the suite, or a package")
         return value

@@ -55,7 +55,7 @@ def command(
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default results/crossover-<time>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a search to go on with, given alone.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="A search to go on with; name --operators-from again.")] = None,
     form: Annotated[Format, typer.Option("--format", help="json: one object per operator.")] = "table",
 ) -> None:
     """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
@@ -71,7 +71,7 @@ def command(
     from attnbench.standard_streams import lost
 
     if resume is not None:
-        asked, session = _go_on(resume, device, context)
+        asked, session = _go_on(resume, device, operators_from or [], context)
         templates = _templates(session.plan.cells, asked.names())
     else:
         asked = Question(
@@ -119,16 +119,16 @@ def _precision(text: str) -> float:
         raise BadInput(f"--precision: {error}. Give such a percentage.") from None
 
 
-def _go_on(folder: Path, device: str, context: typer.Context) -> tuple[Question, Session]:
+def _go_on(
+    folder: Path, device: str, operators_from: Sequence[str], context: typer.Context
+) -> tuple[Question, Session]:
     """A stored search, with its journal open. Raises BadInput where anything else is asked of it."""
-    from attnbench import suite as suites
     from attnbench.errors import BadInput
     from attnbench.question import kept, name_sizes
-    from attnbench.record import SUITE, read_visits
-    from attnbench.session import go_on
-    from attnbench.strict import read_text
+    from attnbench.record import read_visits
+    from attnbench.session import go_on, stored_search
 
-    alone = ("resume", "device", "form")
+    alone = ("resume", "device", "form", "operators_from")
     more = [
         "OP" if name == "operator" else f"--{name.replace('_', '-')}"
         for name, value in context.params.items()
@@ -136,10 +136,10 @@ def _go_on(folder: Path, device: str, context: typer.Context) -> tuple[Question,
     ]
     if more:
         raise BadInput(f"--resume {folder}: the search goes on with what it was asked. Leave out {', '.join(more)}.")
-    asked, path = kept(folder), folder / SUITE
-    suites.from_text(read_text(path), str(path), Path.cwd())
+    asked = kept(folder)
+    stored_search(folder, operators_from)
     name_sizes(asked, folder, read_visits(folder))  # a killed search had no time to
-    return asked, go_on(suites.from_text(read_text(path), str(path), Path.cwd()), device, folder)
+    return asked, go_on(stored_search(folder, operators_from), device, folder)
 
 
 def _templates(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[str, Cell]:
