@@ -32,11 +32,10 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def described() -> str:
-    """This process's allocator, for environment.json."""
+    """The allocator of a worker that this process starts, or of this one where it is a worker: for environment.json."""
     if own := chosen(os.environ):
         return f"as {', '.join(own)} asks for"
-    settled = platform.libc_ver()[0] == "glibc" and all(os.environ.get(n) == value for n, value in SETTLED.items())
-    return "glibc, settled" if settled else "the system's"
+    return "glibc, settled" if platform.libc_ver()[0] == "glibc" else "the system's"
 
 
 def give_back() -> None:

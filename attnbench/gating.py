@@ -62,10 +62,11 @@ def side(
 ) -> Iterator[Runner]:
     """A run in its own folder, of a checkout or (None) of what is installed."""
     commit = checkout.revision if checkout else environment.get("commit")
-    opened = journal.create(folder, suite.text, {**environment, "commit": commit})
+    told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
+    opened = journal.create(folder, suite.text, told)
     start = pipe.start
     if checkout is not None:
-        plan = replace(plan, operators_from=checkout.operators_from)
+        plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is
         start = partial(pipe.start, first=checkout.imports)
     runner = Runner(plan, opened, Quiet(tell), start)
     try:

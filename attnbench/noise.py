@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.circumstances import MACHINE, differing
 from attnbench.errors import BadInput
 from attnbench.journal import replace, storing
 from attnbench.strict import parse_object, read_text
 
 if TYPE_CHECKING:
     from attnbench.analysis.paired import Noise
-
-MACHINE = ("device", "system", "machine", "cpu", "cores", "gpu_name", "threads", "instruction_set", "torch")
-"""What a noise floor belongs to."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,8 @@ def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
     if not path.is_file() and not asked:
         return ASSUMED, assumed
     found = read(path)
-    machine = machine_of(environment)
-    differing = [name for name in MACHINE if found.machine.get(name) != machine[name]]
-    if differing:
-        name = differing[0]
-        told = f"{path} is of another machine ({name} {found.machine.get(name)}, here {machine[name]})"
+    for name, there, here in differing(MACHINE, found.machine, environment)[:1]:
+        told = f"{path} is of another machine ({name} {there}, here {here})"
         if asked:
             raise BadInput(f"{told}. Calibrate here, or leave --noise out.")
         return ASSUMED, f"{told}; {assumed}"

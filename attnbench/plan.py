@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.measured_code import MeasuredCode
 from attnbench.problem import Cell, canonical_params
 from attnbench.record import CONTRACT, Visit
 from attnbench.settings import Limits, Measure
@@ -15,7 +16,9 @@ from attnbench.settings import Limits, Measure
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits."""
+    """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits. code: what every
+    worker must still find to measure; None: that is not looked at.
+    """
 
     cells: Sequence[Cell]
     measure: Measure
@@ -25,6 +28,7 @@ class Plan:
     memory_limit: int
     operators_from: Sequence[str] = ()
     seed: int = 0
+    code: MeasuredCode | None = None
 
     @property
     def contract(self) -> str:

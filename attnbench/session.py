@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import conditions, environment, gpu, journal, pipe, question
+from attnbench.circumstances import ONE_RUN, differing
 from attnbench.definitions import definitions
 from attnbench.errors import BadInput
+from attnbench.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan import Plan, order_seed
 from attnbench.record import ENVIRONMENT, SUITE, VISITS
 from attnbench.settings import Limits
@@ -21,9 +23,6 @@ from attnbench.suite_file import parse
 
 if TYPE_CHECKING:
     from attnbench.suite import Suite
-
-SAME_MACHINE = ("cpu", "instruction_set", "threads", "torch", "device", "gpu_name")
-"""What must not change within one run: numbers before and after would not belong together."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,10 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
     from attnbench.suite import cells
 
     threads = min(torch.get_num_threads(), environment.usable_cores())
+    code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
     made = cells(suite)
     told = definitions(made, suite.operators_from)
-    found = {**_environment(device, threads), **told, "seed": order_seed(suite.text)}
+    found = {**_environment(device, threads), **told, "seed": order_seed(suite.text), "code": code.stored()}
     plan = Plan(
         cells=made,
         measure=suite.measure,
@@ -54,6 +54,7 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
         memory_limit=memory_limit(suite.limits, found),
         operators_from=suite.operators_from,
         seed=found["seed"],
+        code=code,
     )
     return plan, found
 
@@ -102,12 +103,12 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
         )
     stored = journal.stored_environment(folder)
     plan, found = plan_of(suite, str(stored.get("device")) if device == "auto" else choose_device(device))
-    for name in SAME_MACHINE:
-        if stored.get(name) != found.get(name):
-            raise BadInput(
-                f"--resume {folder}: {name} was {stored.get(name)} ({folder / ENVIRONMENT}) and is {found.get(name)} "
-                "now; one run cannot hold both. Go on where it was begun, or start anew with --out."
-            )
+    for name, before, now in differing(ONE_RUN, stored, found):
+        raise BadInput(
+            f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
+            "both. Go on where it was begun, or start anew with --out."
+        )
+    _refuse_other_code(folder, stored, found)
     opened = journal.resume(folder)
     other = sorted({v.contract for v in opened.visits} - {plan.contract})
     if other:
@@ -124,6 +125,26 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
             "parameters have changed since. Start anew with --out."
         )
     return Session(plan, opened, stored)
+
+
+def _refuse_other_code(folder: Path, stored: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises BadInput where a stored run was begun with other measured code than there is now, or does not say."""
+    before, now = MeasuredCode.of(stored), MeasuredCode.of(found)
+    if before is None or now is None:
+        raise BadInput(
+            f"--resume {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, so nobody can "
+            "say that it is this code: it is of an older attnbench, or one side of a gate. Start anew with --out."
+        )
+    for what, changed in (
+        ("library", changes(before.libraries, now.libraries)),
+        ("code", changes(before.files, now.files)),
+    ):
+        if changed:
+            todo = "Install what it was begun with" if what == "library" else "Put it back as it was"
+            raise BadInput(
+                f"--resume {folder}: since the run was begun {changed}; one run cannot hold times of both. "
+                f"{todo}, or start anew with --out."
+            )
 
 
 def stored_suite(folder: Path) -> Suite:

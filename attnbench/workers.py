@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench import pipe
+from attnbench.measured_code import changes, measured_code
 from attnbench.plan import Plan
 from attnbench.problem import Cell
 from attnbench.record import columns_of
@@ -60,7 +61,7 @@ class Workers:
         request = {"do": "foresee", "cell": columns_of(cell), "operators_from": operators_from}
         try:
             if self._oracle is None:
-                self._oracle = self.start(ORACLE, 1)
+                self._oracle = self._start(ORACLE, 1)
             begun = time.perf_counter()
             found: dict[str, Any] = self._oracle.ask(request, self.plan.limits.cell_timeout_s).get("foreseen", {})
         except pipe.WorkerLost:
@@ -88,12 +89,23 @@ class Workers:
                 worker.kill()
         self.measuring = self._oracle = None
 
+    def _start(self, number: int, threads: int) -> pipe.Worker:
+        """A fresh process, which imports all anew. Raises WorkerLost; Stopped where it would import other code."""
+        if self.plan.code is not None:
+            changed = changes(self.plan.code.files, measured_code(self.plan.operators_from).files)
+            if changed:
+                raise Stopped(
+                    f"since it was begun {changed}, and one run cannot hold times of both. "
+                    "Put it back as it was before going on, or start anew"
+                )
+        return self.start(number, threads)
+
     def _ready(self) -> pipe.Worker:
         failures: list[str] = []
         while self.measuring is None:
             self.number += 1
             try:
-                self.measuring = self.start(self.number, self.plan.threads)
+                self.measuring = self._start(self.number, self.plan.threads)
                 self.start_s.append(self.measuring.start_s)
             except pipe.WorkerLost as lost:
                 failures.append(str(lost))

@@ -15,6 +15,7 @@ import pytest
 
 from attnbench import budget, journal, pipe, results
 from attnbench.errors import BadInput
+from attnbench.measured_code import measured_code
 from attnbench.plan import beyond, exit_code
 from attnbench.problem import Cell, Problem
 from attnbench.record import VISITS, Run, Visit, read_run
@@ -151,6 +152,31 @@ def test_an_answer_that_could_not_be_read_again_is_a_crash_of_its_visit(tmp_path
     assert (run.results["status"] == "crashed").tolist() == honest.tolist()
     assert run.results[honest]["reason"].str.startswith("the worker sent what is no answer: ").all()
     assert (run.results[~honest]["wall_time_s"] > 0).all()
+
+
+def test_code_that_changes_between_two_rounds_ends_the_run(tmp_path: Path) -> None:
+    """Every round's process imports anew: the next one would measure other code under the same key."""
+    own = tmp_path / "mine.py"
+    own.write_text("first = 1")
+    code = measured_code([str(own)])
+
+    def begin(cell: Cell, round: int) -> None:
+        if round == 1 and runner.workers.measuring is not None:
+            own.write_text("second = 2")
+
+    opened = journal.create(tmp_path / "run", "name: made\n", {})
+    start: Any = lambda number, threads: Pretended(number, fine)  # noqa: E731
+    made = plan(CELLS, measure=ROUNDS, operators_from=(str(own),), code=code)
+    runner = Runner(made, opened, Silent(begin), start)
+    with pytest.raises(Stopped, match=r"since it was begun mine\.py has changed .* \S+\)"):
+        runner.run()
+    opened.close()
+    assert set(read_run(tmp_path / "run").visits["round"]) == {0, 1}
+    own.write_text("first = 1")
+    again = journal.resume(tmp_path / "run")
+    Runner(made, again, Silent(), start).run()
+    again.close()
+    assert set(read_run(tmp_path / "run").visits["round"]) == {0, 1, 2, 3}
 
 
 def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:

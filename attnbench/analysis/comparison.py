@@ -22,6 +22,8 @@ from attnbench.analysis.finding import Comparison, Finding, Verdict, by_importan
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
 from attnbench.analysis.moved import crossings
 from attnbench.analysis.series import metric_names, panels
+from attnbench.circumstances import HARDWARE, SOFTWARE
+from attnbench.circumstances import differing as other
 from attnbench.errors import BadInput
 from attnbench.registry import metrics
 from attnbench.settings import Gate
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 DEFAULT_EFFECT = 0.05
 """The change that a comparison without thresholds looks for."""
 
-HARDWARE = ("device", "system", "machine", "cpu", "cores", "gpu_name")
-SOFTWARE = ("threads", "instruction_set", "torch")
 FEWEST_OPERATORS = 3
 
 
@@ -55,8 +55,8 @@ def circumstances(before: Run, after: Run) -> Circumstances:
     """Compares environments and contracts. Raises BadInput where the stored numbers do not mean the same."""
 
     def differing(names: Sequence[str]) -> tuple[str, ...]:
-        pairs = [(name, before.environment.get(name), after.environment.get(name)) for name in names]
-        return tuple(f"{name.replace('_', ' ')}: {_plain(a)} → {_plain(b)}" for name, a, b in pairs if a != b)
+        found = other(names, before.environment, after.environment)
+        return tuple(f"{name.replace('_', ' ')}: {_plain(a)} → {_plain(b)}" for name, a, b in found)
 
     contracts = [_contract(run) for run in (before, after)]
     if contracts[0][:1] != contracts[1][:1]:

@@ -6,7 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from attnbench import session
+from attnbench import suite as suites
+from attnbench.__main__ import app
+from attnbench.errors import BadInput
 from attnbench.question import Question, keep, suite_text
 from attnbench.record import SUITE, read_run
 from tests.stored import folder
@@ -88,3 +93,13 @@ def test_bad_usage_is_told_before_anything_is_measured(tmp_path: Path, arguments
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_goes_on_with_the_same_code_only(searched: Path) -> None:
+    suite = suites.from_text((searched / SUITE).read_text(), "a test", searched)
+    found = session.plan_of(suite, "cpu")[1]
+    found["code"]["files"]["attnbench/check.py"] = "0" * 12
+    (searched / "environment.json").write_text(json.dumps(found))
+    done = CliRunner().invoke(app, ["crossover", "--resume", str(searched)])
+    assert isinstance(done.exception, BadInput)
+    assert "since the run was begun attnbench/check.py has changed (000000000000 → " in str(done.exception)

@@ -69,6 +69,49 @@ def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, 
     assert "something already" in str(third.exception)
 
 
+OWN = """
+import helper_of_the_test
+from attnbench.operators.exact.identity import OPERATOR
+"""
+
+
+def refused(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["run", *arguments])
+    assert isinstance(done.exception, BadInput), done.stderr
+    return str(done.exception)
+
+
+def test_a_run_goes_on_with_the_same_code_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own, helper, suite, folder = (tmp_path / n for n in ("own.py", "helper_of_the_test.py", "own.yaml", "run"))
+    own.write_text(OWN)
+    helper.write_text("")
+    suite.write_text(SUITE.replace("[softmax, linformer]", "[softmax, own]\noperators_from: [own.py]"))
+    words = (str(suite), "--resume", str(folder), "--device", "cpu")
+    done = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder), "--device", "cpu", "--rounds", "1"])
+    assert done.exit_code == 0, done.stderr
+    words = (*words, "--rounds", "1")
+    assert CliRunner().invoke(app, ["run", *words]).exit_code == 0
+    helper.write_text("other = 1")
+    told = refused(*words)
+    assert "since the run was begun helper_of_the_test.py has changed (" in told
+    assert "Put it back as it was, or start anew with --out." in told
+    helper.write_text("")
+    stored = json.loads((folder / "environment.json").read_text())
+    code = stored["code"]
+    libraries = {**code["libraries"], "triton": "1.0"}
+    for changed, word in (
+        ({"code": {**code, "libraries": libraries}}, "triton has changed (1.0 → "),
+        ({"allocator": "jemalloc"}, "allocator was jemalloc"),
+        ({"python": "3.9.1"}, "python was 3.9.1"),
+        ({"code": None}, "has no digests of the code"),
+    ):
+        (folder / "environment.json").write_text(json.dumps({**stored, **changed}))
+        assert word in refused(*words)
+    (folder / "environment.json").write_text(json.dumps(stored))
+    assert CliRunner().invoke(app, ["run", *words]).exit_code == 0
+
+
 def test_progress_tells_failures_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     import sys
 

@@ -1,0 +1,244 @@
+"""Digests of the code that a run measures: what shows that a resumed run is still the same code.
+
+Measured code is what a worker may import: attnbench's worker with all that its import statements lead to, every
+operator, kernel and metric (they are found by scanning), and a user's operators with the modules that these import,
+each with the whole package it is in. Tables, plots and verbs are not among it, so a change there refuses no resume.
+Import statements are read, not executed, so one inside a function counts too. A module's name that is put together at
+run time is seen only where the module lies in such a package. Installed libraries count by their versions.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+STARTS = ("attnbench.worker", "attnbench.pipe")
+"""The measured process, and what starts it: threads and allocator are decided there."""
+
+SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.metrics")
+
+READERS = ("attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.frames", "attnbench.results")
+"""They only read what was measured, although `attnbench.record` imports some of them."""
+
+LIBRARIES = ("torch", "triton", "numpy")
+"""Told even where no operator imports them."""
+
+SOURCES = frozenset((".py", ".so", ".pyd", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".ptx", ".cubin"))
+"""Files of a package that hold code."""
+
+
+@dataclass(frozen=True)
+class MeasuredCode:
+    """files: digest by name, as it is imported (`package/module.py`). libraries: version by name of the package."""
+
+    files: Mapping[str, str]
+    libraries: Mapping[str, str]
+
+    def stored(self) -> dict[str, dict[str, str]]:
+        """For environment.json, under `code`."""
+        return {"files": dict(self.files), "libraries": dict(self.libraries)}
+
+    @classmethod
+    def of(cls, environment: Mapping[str, Any]) -> MeasuredCode | None:
+        """What an environment.json stores; None where it has nothing of the kind."""
+        code = environment.get("code")
+        tables = [code.get(name) if isinstance(code, dict) else None for name in ("files", "libraries")]
+        if not all(isinstance(t, dict) and all(isinstance(v, str) for v in t.values()) for t in tables):
+            return None
+        return cls(*({str(name): str(value) for name, value in (table or {}).items()} for table in tables))
+
+
+def measured_code(operators_from: Iterable[str]) -> MeasuredCode:
+    """What a worker would import now. operators_from: a user's .py files and packages, as a suite has them."""
+    places = list(operators_from)
+    found = _Found(frozenset(("attnbench", *(p.partition(".")[0] for p in places if not p.endswith(".py")))))
+    for name in STARTS:
+        found.add_module(name)
+    for name in (*SCANNED, *(place for place in places if not place.endswith(".py"))):
+        found.add_package(_specs(name))
+    for place in places:
+        if place.endswith(".py"):
+            found.add_file(Path(place), Path(place).name, "")
+    return MeasuredCode(dict(sorted(found.digests.items())), _versions(found.installed))
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str], most: int = 3) -> str:
+    """What differs between two tables of digests or versions, in words; empty where nothing does."""
+    told = [
+        f"{name} is gone" if name not in now
+        else f"{name} is new" if name not in before
+        else f"{name} has changed ({before[name]} → {now[name]})"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]  # fmt: skip
+    more = [f"{len(told) - most} more"] if len(told) > most else []
+    return ", ".join([*told[:most], *more])
+
+
+@dataclass
+class _Found:
+    """What was found so far. own: top-level packages that count by their files even where they are installed."""
+
+    own: frozenset[str]
+    digests: dict[str, str] = field(default_factory=dict)
+    installed: set[str] = field(default_factory=set)
+    seen: set[str | Path] = field(default_factory=set)
+
+    def add_module(self, name: str) -> None:
+        """A module by its full name, with what it imports; a name that is none is passed over."""
+        top = name.partition(".")[0]
+        reads = any(name == reader or name.startswith(f"{reader}.") for reader in READERS)
+        specs = [] if name in self.seen or reads or top in sys.stdlib_module_names else _specs(name)
+        self.seen.add(name)
+        if not specs:
+            return
+        if top not in self.own and _is_installed(specs[0]):
+            self.installed.add(top)
+        elif top == "attnbench":
+            for spec in specs:
+                self._add_spec(spec)
+        elif len(specs) == 1 and not specs[0].submodule_search_locations:
+            self._add_spec(specs[0])
+        else:
+            self.add_package(specs if specs[-1].submodule_search_locations else specs[:-1])
+
+    def add_package(self, specs: Sequence[ModuleSpec]) -> None:
+        """The last of these whole, with what its files import, and the `__init__` of those that it is in."""
+        for spec in specs[:-1]:
+            self._add_spec(spec)
+        for spec in specs[-1:]:
+            for folder in map(Path, spec.submodule_search_locations or ()):
+                for path in sorted(_code_in(folder)):
+                    inside = path.relative_to(folder)
+                    package = ".".join((spec.name, *inside.parent.parts))
+                    self.add_file(path, f"{spec.name.replace('.', '/')}/{inside.as_posix()}", package)
+
+    def add_file(self, path: Path, name: str, package: str) -> None:
+        """One file. name: how messages call it; package: what its relative imports start from."""
+        path = path.resolve()
+        if path in self.seen:
+            return
+        self.seen.add(path)
+        try:
+            content = path.read_bytes()
+        except OSError:  # a file that is not there any more, or that nobody can import either
+            return
+        if name in self.digests:  # two files of the user's, from different folders
+            name = f"{path.parent.name}/{name}"
+        self.digests[name] = hashlib.sha256(content).hexdigest()[:12]
+        if path.suffix == ".py":
+            for imported in _imports(content, package):
+                self.add_module(imported)
+
+    def _add_spec(self, spec: ModuleSpec) -> None:
+        if spec.origin is not None and spec.has_location:
+            path, parts = Path(spec.origin), spec.name.split(".")
+            is_package = spec.submodule_search_locations is not None
+            name = "/".join([*parts, path.name] if is_package else [*parts[:-1], path.name])
+            self.add_file(path, name, spec.name if is_package else spec.name.rpartition(".")[0])
+
+
+def _specs(name: str) -> list[ModuleSpec]:
+    """Of `a.b.c` those of a, a.b and a.b.c, as far as they are modules; nothing is imported."""
+    top, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    found = []
+    while spec is not None:
+        found.append(spec)
+        if not rest or spec.submodule_search_locations is None:
+            break
+        spec = PathFinder.find_spec(f"{spec.name}.{rest.pop(0)}", list(spec.submodule_search_locations))
+    return found
+
+
+def _is_installed(spec: ModuleSpec) -> bool:
+    place = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
+    return place is None or any(Path(place).is_relative_to(folder) for folder in _library_folders())
+
+
+@lru_cache(maxsize=1)
+def _library_folders() -> tuple[Path, ...]:
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")} | {site.getusersitepackages()}
+    folders |= {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")}
+    return tuple(Path(folder) for folder in folders)
+
+
+def _code_in(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+        if path.suffix in SOURCES and not hidden and path.is_file():
+            yield path
+
+
+@lru_cache(maxsize=4096)
+def _imports(content: bytes, package: str) -> tuple[str, ...]:
+    """Full names of all that a file's statements import; `from a import b` may mean a module a.b as well as a."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError):  # it is told where the file is imported
+        return ()
+    names: list[str] = []
+    for node in _executed(tree, expressions=b"import_module" in content or b"__import__" in content):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)] if base else []
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            names += [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return tuple(dict.fromkeys(name for name in names if name and not name.startswith(".")))
+
+
+def _executed(tree: ast.AST, *, expressions: bool) -> Iterator[ast.AST]:
+    """The statements of a file, but not those that only a type checker sees. expressions: with what is within them."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        if not (isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING"):
+            yield node
+            inner = ast.iter_child_nodes(node)
+            left += inner if expressions else (n for n in inner if not isinstance(n, ast.expr))
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level and package else []
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
+def _name(node: ast.AST) -> str | None:
+    """`c` of the expressions `c` and `a.b.c`."""
+    return getattr(node, "attr", None) or getattr(node, "id", None)
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {name: _version(name) for name in sorted({*LIBRARIES, *packages})}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@lru_cache(maxsize=256)
+def _version(package: str) -> str | None:
+    """Of the distribution that a top-level package is from; None where none says so."""
+    for distribution in (package, *_distributions(package)):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _distributions(package: str) -> Iterator[str]:
+    yield from metadata.packages_distributions().get(package, ())
