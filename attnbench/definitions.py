@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from attnbench.errors import BadInput, own_errors
-from attnbench.operator import Growth
+from attnbench.operator import Estimated, Growth
 from attnbench.problem import Cell, canonical_params
 from attnbench.registry import operators
 
@@ -15,19 +15,22 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
     """For environment.json; imports the operators (torch with them).
 
     stated: by "<operator> <canonical params>", how time and memory grow with N. exact: those of these names that
-    compute softmax attention itself. families: by operator, its family.
+    compute softmax attention itself. families: by operator, its family. estimates: by these names, the exact map that
+    it is an estimate of.
     """
     sources = operators(operators_from)
     stated: dict[str, dict[str, str]] = {}
     exact: list[str] = []
     families: dict[str, str] = {}
+    estimates: dict[str, str] = {}
     for cell in cells:
         name = f"{cell.operator} {canonical_params(cell.params)}"
         if name in stated:
             continue
         operator = sources[cell.operator].load()
-        with own_errors(f"{sources[cell.operator].location}: complexity, exact"):
+        with own_errors(f"{sources[cell.operator].location}: complexity, exact, estimates"):
             growth, is_exact = operator.complexity(cell.params), operator.exact(cell.params)
+            estimated = operator.estimates(cell.params)
         unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]
         if unknown:
             raise BadInput(
@@ -38,4 +41,11 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
         families[cell.operator] = sources[cell.operator].family
         if is_exact:
             exact.append(name)
-    return {"stated": stated, "exact": exact, "families": families}
+        if estimated is not None:
+            if not isinstance(estimated, Estimated):
+                raise BadInput(
+                    f"{sources[cell.operator].location}: estimates gives {type(estimated).__name__}; allowed: None, "
+                    "SOFTMAX or Estimated(name, map) of attnbench.operator. Correct it."
+                )
+            estimates[name] = estimated.name
+    return {"stated": stated, "exact": exact, "families": families, "estimates": estimates}

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["s", "bytes", "flop", "j", ""]
 Source = Literal["scout", "median", "interval"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric's figure at several values of something that is no axis of the sweep.
+
+    over: of what. columns: of the figure, by the value as shown. main: the value at which it is the metric's figure.
+    beside: the columns of what it is judged by, named `beside_name`.
+    """
+
+    over: str
+    columns: Mapping[str, str]
+    main: str
+    beside_name: str
+    beside: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,8 @@ class Metric:
     interval (`analysis.interval`).
     comparable: False where to be least, to pass the baseline or to grow means nothing (a rounding error): then no best,
     no crossover and no exponent is shown. least: what the series with the least of it is called.
+    of_estimates: whether only operators have it that estimate another map (`Operator.estimates`), which is then named
+    beside it. curve: None where `column` says all.
     """
 
     column: str
@@ -31,6 +49,8 @@ class Metric:
     source: Source = "scout"
     comparable: bool = True
     least: str = "least"
+    of_estimates: bool = False
+    curve: Curve | None = None
 
     @property
     def timed(self) -> bool:

@@ -127,6 +127,21 @@ class Complexity:
 
 
 @dataclass(frozen=True)
+class Estimated:
+    """The exact map that an operator is an estimate of.
+
+    name: as tables and environment.json name it. map: called like the operator's reference, which tends to it; None:
+    softmax attention of q, k and v.
+    """
+
+    name: str
+    map: Callable[..., Tensor] | None = None
+
+
+SOFTMAX = Estimated("softmax attention")
+
+
+@dataclass(frozen=True)
 class Operator:
     """A mathematical map, as one file of `attnbench/operators/<family>/` defines it under the name OPERATOR.
 
@@ -138,9 +153,9 @@ class Operator:
     dtypes: the working dtypes that make sense. why_not: (problem, params, scope) -> the reason this problem is
     outside the definition, or None; what domains, causal and dtypes already say is not repeated there.
     tolerance: a stated exception to the check's bound: (factor on the derived bound, reason).
-    estimates: (params) -> the exact map this operator is an estimate of, called like its reference; None where it
-    is a function of its own. notes: one line for `attnbench list operators`. no_kernel: the reason it has no impl
-    `cuda`; empty where it has one, or nobody has looked.
+    estimates: (params) -> the exact map this operator is an estimate of; None where it is a function of its own.
+    notes: one line for `attnbench list operators`. no_kernel: the reason it has no impl `cuda`; empty where it has one,
+    or nobody has looked.
     """
 
     paper: Paper
@@ -155,4 +170,4 @@ class Operator:
     tolerance: tuple[float, str] | None = None
     notes: str = ""
     no_kernel: str = ""
-    estimates: Callable[[Params], Callable[..., Tensor] | None] = lambda params: None
+    estimates: Callable[[Params], Estimated | None] = lambda params: None

@@ -366,6 +366,7 @@ _NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for
 _DEFINITIONS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "exact": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
     "families": ("an object of text", _is_table(is_text)),
+    "estimates": ("an object of text", _is_table(is_text)),
     "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
 }

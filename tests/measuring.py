@@ -6,21 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 from attnbench.foresight import foresee
-from attnbench.problem import Cell, Dtype, Mode, Problem
+from attnbench.problem import Cell, Dtype, Mode, Problem, Scope
 from attnbench.registry import operators, resolve
 from attnbench.settings import Measure
 from attnbench.subject import Bench, Subject, subject_of
 
 
 def subject(
-    name: str, impl: str = "reference", mode: Mode = "fwd", dtype: Dtype = "float32", seq_len: int = 64, **params: Any
+    name: str,
+    impl: str = "reference",
+    mode: Mode = "fwd",
+    dtype: Dtype = "float32",
+    seq_len: int = 64,
+    causal: bool = False,
+    scope: Scope = "core",
+    **params: Any,
 ) -> Subject:
     """A small cell on the CPU. Its reference alone is foreseen: a faulty impl would keep the fake tensors."""
     source = operators(("tests.injected",))[name]
-    problem = Problem(seq_len, 32, 2, dtype=dtype)
+    problem = Problem(seq_len, 32, 2, dtype=dtype, causal=causal)
     if "sequence" not in source.load().domains:
         problem = Problem.image(8, seq_len // 8, 32, 2, dtype=dtype)
-    cell = Cell(name, impl, "core", mode, problem, resolve(source.load(), params))
+    cell = Cell(name, impl, scope, mode, problem, resolve(source.load(), params))
     return subject_of(cell, source, "cpu", 2**32, foresee(replace(cell, impl="reference"), source))
 
 

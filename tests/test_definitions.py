@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,16 +25,33 @@ def test_growth_exactness_and_family_are_told_once_per_variant() -> None:
     assert found["stated"]["softmax {}"] == {"time": "n^2", "memory": "n^2"}
     assert found["stated"]['linformer {"k":8,"sharing":"kv"}'] == {"time": "n", "memory": "n"}
     assert len(found["stated"]) == 3
+    assert found["estimates"] == {}
 
 
-def test_a_growth_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_map_that_is_estimated_is_named() -> None:
+    given = [("performer", {"kind": k, "m": 8}) for k in ("softmax", "relu")] + [("rfa", {"m": 8, "gate": "none"})]
+    found = definitions(Cell(name, "reference", "core", "fwd", Problem(64, 64), params) for name, params in given)
+    assert found["estimates"] == {
+        'performer {"kind":"softmax","m":8}': "softmax attention",
+        'rfa {"gate":"none","m":8}': "attention with the Gaussian kernel of normalised q and k",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"complexity": lambda params: Complexity("N^2", "n")}, r"complexity states 'N\^2'"),  # type: ignore[arg-type]
+        ({"estimates": lambda params: print}, "estimates gives builtin_function_or_method; allowed: None, SOFTMAX"),
+    ],
+)
+def test_what_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str) -> None:
     class Source:
         location = "own/softmax.py"
+        family = "own"
 
         def load(self) -> object:
-            own = operators()["softmax"].load()
-            return replace(own, complexity=lambda params: Complexity("N^2", "n"))  # type: ignore[arg-type]
+            return replace(operators()["softmax"].load(), **given)
 
     monkeypatch.setattr(module, "operators", lambda operators_from: {"softmax": Source()})
-    with pytest.raises(BadInput, match=r"own/softmax\.py: complexity states 'N\^2'"):
+    with pytest.raises(BadInput, match=rf"own/softmax\.py: {message}"):
         definitions([Cell("softmax", "reference", "core", "fwd", Problem(64, 64), {})])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from attnbench import clock, dispatch, gpu
-from attnbench.metrics import energy, flops, peak_memory, wall_time
-from attnbench.problem import MODES, Mode
+from attnbench.metrics import energy, estimate_error, flops, peak_memory, softmax_error, wall_time
+from attnbench.problem import MODES, Mode, Params, Problem
 from attnbench.settings import Measure
+from attnbench.subject import Subject
 from tests.measuring import bench, subject
 
 N, C, H = 64, 32, 2
@@ -173,3 +175,86 @@ def test_the_kernel_is_what_ran() -> None:
     assert dispatch.kernel(eager, operations) == "eager"
     assert operations["aten.bmm"] == 2
     assert operations["aten._softmax"] == 1
+
+
+CURVE = softmax_error.METRIC.curve
+assert CURVE is not None
+ERRORS, MEANS = list(CURVE.columns.values()), list(CURVE.beside.values())
+
+
+def errors(of: Subject) -> dict[str, float]:
+    return softmax_error.scout(bench(of))
+
+
+def answering(of: Subject, call: object) -> Subject:
+    object.__setattr__(of, "call", call)
+    return of
+
+
+def exact(
+    problem: Problem, params: Params, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **rest: object
+) -> object:
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+
+
+def mean_so_far(problem: Problem, params: Params, v: torch.Tensor, **rest: object) -> object:
+    if not problem.causal:
+        return v.mean(dim=-2, keepdim=True).expand_as(v)
+    return v.cumsum(dim=-2) / torch.arange(1, v.shape[-2] + 1).unsqueeze(-1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("seq_len", [64, 200])
+def test_softmax_error_is_zero_of_softmax_and_the_means_of_the_mean(causal: bool, seq_len: int) -> None:
+    given = {"seq_len": seq_len, "causal": causal}
+    right = errors(answering(subject("performer", **given), exact))  # type: ignore[arg-type]
+    assert set(right) == {*ERRORS, *MEANS}
+    assert all(right[name] < 1e-6 for name in ERRORS)
+    idle = errors(answering(subject("performer", **given), mean_so_far))  # type: ignore[arg-type]
+    assert [idle[name] for name in ERRORS] == pytest.approx([idle[name] for name in MEANS], rel=1e-4)
+    assert [idle[name] for name in MEANS] == [right[name] for name in MEANS], "the same q, k, v"
+    assert [idle[name] for name in MEANS] == sorted(idle[name] for name in MEANS), "as the attention concentrates"
+    other = errors(answering(subject("performer", **given), lambda *a, **t: exact(*a, **{**t, "q": 0.9 * t["q"]})))  # type: ignore[arg-type]
+    assert other["softmax_error_at_4"] > 0.01, "other logits are another answer"
+
+
+def test_softmax_error_means_the_same_for_every_operator() -> None:
+    """The same q, k, v and the same truth: an rfa that answers softmax attention has no error either."""
+    performer, rfa = (errors(subject(name)) for name in ("performer", "rfa"))
+    assert [performer[name] for name in MEANS] == [rfa[name] for name in MEANS]
+    assert all(value < 1e-6 for name, value in errors(answering(subject("rfa"), exact)).items() if name in ERRORS)
+    own = estimate_error.scout(bench(subject("rfa", m=256)))["estimate_error"]
+    assert own < 0.1, "near its own kernel"
+    assert errors(subject("rfa", m=256))["softmax_error_at_4"] > 0.5, "and far from softmax where that concentrates"
+    assert errors(subject("performer", m=2048))["softmax_error_at_0.25"] < 0.2
+
+
+def test_what_estimates_nothing_has_no_softmax_error() -> None:
+    assert errors(subject("softmax")) == {}
+    assert errors(subject("performer", kind="relu")) == {}
+    assert errors(subject("performer", scope="layer")) == {}
+    gated = subject("rfa", causal=True)
+    assert errors(gated) == {}, "the gate makes it another function"
+    assert estimate_error.scout(bench(gated)).keys() == {"estimate_error"}
+    assert errors(subject("rfa", causal=True, gate="none")).keys() == {*ERRORS, *MEANS}
+    assert estimate_error.scout(bench(subject("performer"))) == {}, "its map is softmax attention"
+
+
+def test_an_error_that_is_not_finite_is_empty_and_named() -> None:
+    made = bench(answering(subject("performer"), lambda *a, v, **t: v * float("inf")))
+    assert softmax_error.scout(made).keys() == set(MEANS)
+    assert "no finite" in made.notes[0]
+    assert "softmax_error_at_4" in made.notes[0]
+
+
+def test_softmax_error_is_taken_where_it_is_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(subject("performer", seq_len=256))
+    monkeypatch.setattr("attnbench.check.AFFORDABLE_FLOPS", {"cpu": 1e6})
+    assert errors(subject("performer", seq_len=256)) == {}
+
+
+def test_the_logit_scale_is_the_standard_deviation_of_the_logits() -> None:
+    """Of N normal logits with deviation s, Σp² tends to exp(s²) / N, so that the mean of v errs by √(1 − exp(−s²))."""
+    found = errors(subject("rfa", seq_len=2048))
+    for scale in (0.25, 0.5, 1.0):
+        assert found[f"mean_error_at_{scale:g}"] == pytest.approx(math.sqrt(1 - math.exp(-(scale**2))), rel=0.1)

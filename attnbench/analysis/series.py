@@ -15,7 +15,7 @@ import pandas as pd
 
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.errors import BadInput
-from attnbench.metric import Metric
+from attnbench.metric import Curve, Metric
 from attnbench.problem import AXES, Axis
 from attnbench.record import CELL_COLUMNS, Cause
 from attnbench.registry import metrics
@@ -201,12 +201,21 @@ def _text(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """A figure at one value of what a metric's curve is over, beside what it is judged by; None: not measured."""
+
+    at: str
+    value: float | None
+    beside: float | None
+
+
+@dataclass(frozen=True)
 class Quantity:
     """One metric over a run. values: by key, what a table shows (0 is a value). levels: by key, the same in logs with
     how well it is known; a value of 0 has no level and stands outside every fit and ratio.
 
     executed: of FLOPs alone, the level of what the reference executes, on which growth is judged. counted: the keys at
-    which that is a count, not a statement.
+    which that is a count, not a statement. curves: by key, of a metric that has one.
     """
 
     name: str
@@ -215,6 +224,7 @@ class Quantity:
     levels: Mapping[str, Estimate]
     executed: Mapping[str, Estimate] = field(default_factory=dict)
     counted: frozenset[str] = frozenset()
+    curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
 
     def growing(self, series: Series) -> tuple[list[tuple[int, Estimate]], Origin | None]:
         """The sizes of a series with the levels on which growth is judged; of FLOPs, whether they are counts."""
@@ -262,7 +272,20 @@ def quantity(run: Run, name: str) -> Quantity:
     if name == "flops":
         executed, counted = _executed(results)
         return Quantity(name, metric, values, _exact(values), _exact(executed), counted)
-    return Quantity(name, metric, values, _exact(values))
+    return Quantity(name, metric, values, _exact(values), curves=_curves(results, metric.curve) if metric.curve else {})
+
+
+def _curves(results: pd.DataFrame, curve: Curve) -> dict[str, tuple[CurvePoint, ...]]:
+    def at(row: Mapping[Any, Any], column: str) -> float | None:
+        return None if pd.isna(row.get(column)) else float(row[column])
+
+    return {
+        str(key): tuple(
+            CurvePoint(name, at(row, curve.columns[name]), at(row, curve.beside[name])) for name in curve.columns
+        )
+        for key, row in results.to_dict("index").items()
+        if not all(pd.isna(row.get(column)) for column in curve.columns.values())
+    }
 
 
 def _known(column: pd.Series[Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
-from attnbench.analysis.series import SHOWN, Origin, Panel, Quantity, Series, panels, quantity
+from attnbench.analysis.series import SHOWN, CurvePoint, Origin, Panel, Quantity, Series, panels, quantity
 
 if TYPE_CHECKING:
     from attnbench.record import Run
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Figure:
     """One cell of a table. value None: `status` and `reason` say why. best: of its column, identity apart.
-    first_win: the smallest size at which the series is clearly cheaper than the baseline. vs_baseline: their ratio."""
+    first_win: the smallest size at which the series is clearly cheaper than the baseline. vs_baseline: their ratio.
+    curve: the figure and what it is judged by along the metric's curve, where it has one."""
 
     label: str
     size: int
@@ -32,17 +33,20 @@ class Figure:
     best: bool
     first_win: bool
     vs_baseline: float | None
+    curve: tuple[CurvePoint, ...] = ()
 
 
 @dataclass(frozen=True)
 class Line:
-    """A series in one metric. origin: of FLOPs, whether `scaling` is of what was counted or of what is stated. stated:
-    the growth that the operator's definition gives; None where it says nothing of this axis, metric or impl.
-    against_baseline, against_exact (`Metric.best_exact`): None for the baseline's own series, without one, and where
-    the metric is not comparable; then `scaling` is None too."""
+    """A series in one metric. exact: whether it computes softmax attention. estimates: the exact map that it is an
+    estimate of. origin: of FLOPs, whether `scaling` is of what was counted or of what is stated. stated: the growth
+    that the operator's definition gives; None where it says nothing of this axis, metric or impl. against_baseline,
+    against_exact (`Metric.best_exact`): None for the baseline's own series, without one, and where the metric is not
+    comparable; then `scaling` is None too."""
 
     series: Series
     exact: bool
+    estimates: str | None
     figures: tuple[Figure, ...]
     scaling: Scaling | None
     origin: Origin | None
@@ -83,6 +87,15 @@ class Summary:
     skipped: dict[str, str]
 
 
+@dataclass(frozen=True)
+class _Definitions:
+    """What the run's operators say of themselves: environment.json's fields of these names."""
+
+    exact: Collection[str]
+    stated: Mapping[str, Mapping[str, str]]
+    estimates: Mapping[str, str]
+
+
 def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None, axis: str | None = None) -> Summary:
     """metrics: those to show (none: all that the run has); baseline: None takes the suite's; axis: None is all.
 
@@ -95,16 +108,19 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     if baseline is not None:
         check(found, baseline)
     base = baseline or run.baseline
-    exact = frozenset(run.environment.get("exact", ()))
-    stated = run.environment.get("stated", {})
+    own = _Definitions(
+        frozenset(run.environment.get("exact", ())),
+        run.environment.get("stated", {}),
+        run.environment.get("estimates", {}),
+    )
     time = next((known[name] for name in ("wall_time", "device_time") if known[name].values), None)
     memory, flops = known["peak_memory"], known["flops"]
     never = _never_ran(found)
     sections = []
     for panel in found:
         reference = named(panel, base)
-        tables = tuple(_table(panel, q, reference, exact, stated) for q in shown)
-        choices = recommendations(panel, time, memory, flops, exact) if time else []
+        tables = tuple(_table(panel, q, reference, own) for q in shown)
+        choices = recommendations(panel, time, memory, flops, own.exact) if time else []
         here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
         sections.append(Section(panel, base, tables, tuple(choices), here))
     return Summary(run.name, base, tuple(sections), never)
@@ -120,20 +136,21 @@ def _table(
     panel: Panel,
     quantity: Quantity,
     reference: Baseline | None,
-    exact: Collection[str],
-    stated: dict[str, dict[str, str]],
+    own: _Definitions,
 ) -> Table:
-    cheapest = best_exact(panel, quantity, exact)
+    cheapest = best_exact(panel, quantity, own.exact)
     if cheapest is not None and reference is not None and cheapest.members <= reference.members:
         cheapest = None  # the same cells: nothing more to learn
     shown = [s for s in panel.series if any(p.status != "skipped" for p in s.points)]
+    if quantity.metric.of_estimates:
+        shown = [s for s in shown if any(p.key in quantity.values for p in s.points)]
     contenders = [s for s in shown if s.operator != "identity"]
     best = {}
     for label in panel.sizes:
         keys = [p.key for s in contenders if (p := s.at(label)) and p.key in quantity.levels]
         if len(keys) > 1:
             best[label] = min(quantity.levels[key].level for key in keys)
-    lines = tuple(_line(panel, s, quantity, reference, cheapest, exact, stated, best) for s in shown)
+    lines = tuple(_line(panel, s, quantity, reference, cheapest, own, best) for s in shown)
     return Table(panel, quantity, lines)
 
 
@@ -143,8 +160,7 @@ def _line(
     quantity: Quantity,
     reference: Baseline | None,
     cheapest: Baseline | None,
-    exact: Collection[str],
-    stated: dict[str, dict[str, str]],
+    own: _Definitions,
     best: dict[str, float],
 ) -> Line:
     free = series.operator == "identity"
@@ -172,15 +188,17 @@ def _line(
                 compared and level is not None and level.level <= best.get(point.label, float("-inf")) + 1e-12,
                 wins and not won and compared,
                 against[0] if against else None,
+                quantity.curves.get(point.key, ()),
             )
         )
         won = won or wins
     points, origin = quantity.growing(series)
     grown = scaling(points) if compared else None
-    growth = _stated(panel, series, quantity, stated)
+    growth = _stated(panel, series, quantity, own.stated)
     return Line(
         series,
-        is_exact(series, exact),
+        is_exact(series, own.exact),
+        own.estimates.get(series.identity),
         tuple(figures),
         grown,
         origin if grown else None,
@@ -193,7 +211,7 @@ def _line(
     )
 
 
-def _stated(panel: Panel, series: Series, quantity: Quantity, stated: dict[str, dict[str, str]]) -> str | None:
+def _stated(panel: Panel, series: Series, quantity: Quantity, stated: Mapping[str, Mapping[str, str]]) -> str | None:
     """A definition says how time grows with N for every impl, and how memory grows for its reference."""
     if panel.axis == "channels":
         return None

@@ -1,38 +1,96 @@
-"""How far the operator is from the exact map it estimates: relative root mean square of the difference."""
+"""How far an estimate of softmax attention is from it, as the attention concentrates.
+
+Every operator is given the same q, k, v ~ N(0, 1), q and k each times the root of the logit scale, so that the logits
+qᵀk / √D have the scale as their standard deviation. Beside it stands the error of answering the mean of v (causal: of
+the v so far), which is softmax attention at scale 0: an estimate that does no better has learnt nothing of q and k.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
-from attnbench.metric import Metric
+from attnbench.metric import Curve, Metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from attnbench.subject import Bench
 
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+ROWS = 64
+"""Queries, evenly spaced, at which outputs are compared: the truth of all of them would cost N²."""
+
+SEED = 7
+"""Of q, k and v, whatever the operator."""
+
+LARGEST = 1e9
+"""A larger error is that of a denominator of about 0, and is left empty."""
+
 METRIC = Metric(
-    column="softmax_error",
+    column="softmax_error_at_1",
     unit="",
-    meaning="Relative root mean square difference from the exact map it estimates; empty where it estimates none.",
-    columns=("softmax_error",),
+    meaning="Relative RMS error against softmax attention of the same q, k, v, by the logits' standard deviation.",
+    columns=(*(f"softmax_error_at_{s:g}" for s in SCALES), *(f"mean_error_at_{s:g}" for s in SCALES)),
     exact=False,
     comparable=False,
+    of_estimates=True,
+    curve=Curve(
+        "logit scale",
+        {f"{s:g}": f"softmax_error_at_{s:g}" for s in SCALES},
+        "1",
+        "the mean of v",
+        {f"{s:g}": f"mean_error_at_{s:g}" for s in SCALES},
+    ),
 )
 
 
 def scout(bench: Bench) -> dict[str, float | int]:
-    """The forward output in the working dtype against the exact map in float64, on the first set, where affordable."""
+    """The forward output in the working dtype against float64, where affordable and where q, k and v are all there is
+    (a gate, for instance, makes it another function)."""
     import torch
 
     from attnbench.check import affordable
-    from attnbench.subject import as_dtype
+    from attnbench.inputs import heads
 
     subject = bench.subject
-    cell, problem = subject.cell, subject.cell.problem
-    exact = subject.operator.estimates(cell.params) if cell.scope == "core" else None
-    if exact is None or not affordable(subject, 4.0 * problem.batch * problem.seq_len**2 * problem.channels):
+    cell, problem, own = subject.cell, subject.cell.problem, subject.sets[0]
+    if cell.scope != "core" or subject.operator.estimates(cell.params) is None or set(own.data) != {"q", "k", "v"}:
         return {}
-    inputs = subject.sets[0]
+    rows = torch.linspace(0, problem.seq_len - 1, min(ROWS, problem.seq_len), device=own.data["q"].device).long()
+    truth_flops = 4 * problem.batch * len(rows) * problem.seq_len * problem.channels
+    own_flops = subject.form.cost(problem, cell.params, "fwd").reference_flops
+    if not affordable(subject, float(len(SCALES) * (own_flops + truth_flops))):
+        return {}
+    drawn = heads(problem, torch.Generator(device=subject.device).manual_seed(SEED), "q", "k", "v")
+    found: dict[str, float | int] = {}
     with subject.spent.inside(), torch.inference_mode():
-        ours = subject.call(problem, cell.params, **inputs.tensors()).double()
-        truth = exact(problem.with_dtype("float64"), cell.params, **as_dtype(inputs, torch.float64).tensors())
-        return {"softmax_error": float((ours - truth).norm() / truth.norm())}
+        for scale in SCALES:
+            q, k, v = drawn["q"] * scale**0.5, drawn["k"] * scale**0.5, drawn["v"]
+            inputs = replace(own, data={"q": q, "k": k, "v": v})
+            ours = subject.call(problem, cell.params, **inputs.tensors())[:, :, rows]
+            truth = attention(q, k, v, rows, causal=problem.causal)
+            mean = attention(0 * q, k, v, rows, causal=problem.causal)
+            found[f"softmax_error_at_{scale:g}"] = error(ours, truth)
+            found[f"mean_error_at_{scale:g}"] = error(mean, truth)
+    kept = {name: value for name, value in found.items() if isfinite(value) and value < LARGEST}
+    if len(kept) < len(found):
+        bench.notes.append(f"no finite {', '.join(sorted(found.keys() - kept.keys()))}")
+    return kept
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, causal: bool) -> Tensor:
+    """Softmax attention in float64 at some queries: [B, H, R, D]."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    q, k, v = q[:, :, rows].double(), k.double(), v.double()
+    mask = torch.arange(k.shape[-2], device=rows.device) <= rows.unsqueeze(-1) if causal else None
+    return scaled_dot_product_attention(q, k, v, mask)
+
+
+def error(ours: Tensor, truth: Tensor) -> float:
+    """Relative root mean square of the difference."""
+    return float((ours.double() - truth).norm() / truth.norm())

@@ -32,6 +32,8 @@ _TITLES = {
     "peak_memory": "Peak memory, parameters included",
     "flops": "FLOPs (analytic)",
     "energy": "Energy",
+    "softmax_error": "Error against softmax attention",
+    "estimate_error": "Error against what is estimated",
 }
 
 
@@ -93,7 +95,8 @@ def title(name: str) -> str:
 
 
 def _part(section: Section) -> Part:
-    blocks = [*map(_figures, section.tables), *_crossovers(section), *_growths(section)]
+    blocks = [*map(_figures, section.tables), *map(_curve, filter(_has_curve, section.tables))]
+    blocks += [*_crossovers(section), *_growths(section)]
     if section.recommendations:
         blocks.append(_choices(section.panel.axis, section.recommendations))
     return Part(section.panel.title, tuple(blocks), tuple(_notes(section)))
@@ -109,7 +112,47 @@ def _figures(table: Table) -> Block:
         cells = [_figure(by_label.get(label), unit) for label in labels]
         spread = (Cell(_spread(line.figures)),) if timed else ()
         rows.append((Cell(line.series.name), *cells, *spread))
-    return Block(title(table.quantity.name), (table.panel.axis, *labels, *(("±",) if timed else ())), tuple(rows), True)
+    if _has_curve(table):
+        rows.append(_beside(table, labels))
+    columns = (table.panel.axis, *labels, *(("±",) if timed else ()))
+    notes: tuple[str, ...] = ()
+    if table.quantity.metric.of_estimates:
+        notes = tuple(f"{line.series.name} estimates {line.estimates}" for line in table.lines if line.estimates)
+    curve = table.quantity.metric.curve
+    at = f", {curve.over} {curve.main}" if curve else ""
+    return Block(title(table.quantity.name) + at, columns, tuple(rows), True, notes)
+
+
+def _has_curve(table: Table) -> bool:
+    return any(figure.curve for line in table.lines for figure in line.figures)
+
+
+def _beside(table: Table, labels: Sequence[str]) -> tuple[Cell, ...]:
+    """What the figures are judged by, which is the same for every series."""
+    metric = table.quantity.metric
+    assert metric.curve is not None
+    values = {
+        figure.label: point.beside
+        for line in table.lines
+        for figure in line.figures
+        for point in figure.curve
+        if point.at == metric.curve.main
+    }
+    return Cell(metric.curve.beside_name), *(Cell(shown(values.get(label), metric.unit)) for label in labels)
+
+
+def _curve(table: Table) -> Block:
+    """Each series at the largest size where it was measured, with what it is judged by in the row below."""
+    curve = table.quantity.metric.curve
+    assert curve is not None
+    rows = []
+    for line in table.lines:
+        figure = max((f for f in line.figures if f.curve), key=lambda f: f.size, default=None)
+        if figure is not None:
+            name = f"{line.series.name} at {figure.label}"
+            rows.append((Cell(name), *(Cell(shown(point.value, "")) for point in figure.curve)))
+            rows.append((Cell(f"  {curve.beside_name}"), *(Cell(shown(p.beside, "")) for p in figure.curve)))
+    return Block(f"{title(table.quantity.name)} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
 
 
 def _figure(figure: Figure | None, unit: str) -> Cell:

@@ -1,11 +1,14 @@
-"""The figures of a run as CSV: one row per panel, metric, series and size, in base units; missing is empty."""
+"""The figures of a run as CSV: one row per panel, metric, series and size, in base units; missing is empty.
+
+The points of a metric's curve have rows of their own, under the names of their columns in results.csv.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 
-from attnbench.analysis.summary import Summary
+from attnbench.analysis.summary import Figure, Summary, Table
 
 COLUMNS = (
     "axis", "scope", "mode", "dtype", "causal", "batch", "heads", "head_dim", "channels", "problem", "device",
@@ -36,4 +39,16 @@ def text(summary: Summary) -> str:
                             "first_win": f.first_win, "status": f.status, "reason": f.reason,
                         }
                     )  # fmt: skip
+                    for column, value in _points(table, f).items():
+                        row = {**fixed, **series, "metric": column, "size": f.size, "label": f.label, "value": value}
+                        writer.writerow({**row, "status": f.status})
     return file.getvalue()
+
+
+def _points(table: Table, figure: Figure) -> dict[str, float | None]:
+    """The curve of a figure by column, without what its own row says."""
+    curve = table.quantity.metric.curve
+    if curve is None:
+        return {}
+    points = {curve.columns[p.at]: p.value for p in figure.curve if p.at != curve.main}
+    return points | {curve.beside[p.at]: p.beside for p in figure.curve}

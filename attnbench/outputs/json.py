@@ -25,12 +25,13 @@ def text(summary: Summary, **more: Any) -> str:
 def document(summary: Summary) -> dict[str, Any]:
     """`version`, `suite`, `baseline`, `skipped` (series: reason) and `panels`.
 
-    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and
-    `recommendations`. A metric: `metric`, `column`, `unit`, `comparable` (whether crossovers and exponents of it mean
-    anything), `best_exact` (what `against_exact` is called in the tables), `series`. A series: `name`, `operator`,
-    `impl`, `params`, `exact`, `figures` (per size), `scaling`, `scaling_of` (of FLOPs: whether what was "counted" or
-    what is "stated" grows so), `stated`, `agreement`, `against_baseline` and `against_exact` (crossovers, with the
-    fields of `analysis.crossover.Crossover`).
+    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and `recommendations`.
+    A metric: `metric`, `column`, `unit`, `comparable` (whether crossovers and exponents of it mean anything),
+    `best_exact` (what `against_exact` is called in the tables), `curve` (of a metric that has one: what it is over, and
+    what its points are judged by) and `series`.
+    A series: `name`, `operator`, `impl`, `params`, `exact`, `estimates` (the exact map it is an estimate of), `figures`
+    (per size), `scaling`, `scaling_of` (of FLOPs: whether what was "counted" or what is "stated" grows so), `stated`,
+    `agreement`, `against_baseline` and `against_exact` (crossovers, as `analysis.crossover.Crossover`).
     """
     return {
         "version": VERSION,
@@ -60,6 +61,7 @@ def _table(table: Table) -> dict[str, Any]:
         "unit": metric.unit,
         "comparable": metric.comparable,
         "best_exact": metric.best_exact,
+        "curve": {"over": metric.curve.over, "beside": metric.curve.beside_name} if metric.curve else None,
         "series": lines,
     }
 
@@ -68,6 +70,7 @@ def _line(line: Line) -> dict[str, Any]:
     return {
         **_series(line.series),
         "exact": line.exact,
+        "estimates": line.estimates,
         "figures": [asdict(figure) for figure in line.figures],
         "scaling": _scaling(line.scaling),
         "scaling_of": line.origin,

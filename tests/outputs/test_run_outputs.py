@@ -11,7 +11,7 @@ from rich.console import Console
 
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.outputs import csv, json, markdown, table
-from tests.analysis.runs import Law, laws
+from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 LAWS: dict[str, Law] = {
@@ -129,3 +129,54 @@ def test_markdown_tables_are_rectangular_and_escaped(summary: Summary) -> None:
             width = None
     assert "**" in text
     assert "\\<" in text
+
+
+SCALES = ("0.25", "0.5", "1", "2", "4")
+
+
+def of_estimates() -> Summary:
+    """Errors of rfa and performer at two sizes, with performer not measured at scale 4."""
+    cells = []
+    for n in (64, 128):
+        for name, base in (("softmax", None), ("rfa", 0.1), ("performer", 0.2)):
+            metrics = {}
+            if base is not None:
+                metrics = {f"softmax_error_at_{s}": base * float(s) + n / 1e4 for s in SCALES}
+                metrics |= {f"mean_error_at_{s}": 0.5 * float(s) for s in SCALES} | {"estimate_error": base}
+            if name == "performer":
+                del metrics["softmax_error_at_4"]
+            cells.append((cell(name, sequence(n)), 1.0, metrics))
+    estimates = {"rfa {}": "a kernel of its own", "performer {}": "softmax attention"}
+    return summarise(run_of(visits_of(cells), {"estimates": estimates}), ["softmax_error"])
+
+
+def test_an_error_is_shown_along_its_curve_beside_that_of_the_mean() -> None:
+    rows = [line.split() for line in printed(of_estimates()).splitlines()]
+    assert ["Error", "against", "softmax", "attention,", "logit", "scale", "1"] in rows
+    assert ["rfa", "0.11", "0.11"] in rows
+    assert ["the", "mean", "of", "v", "0.50", "0.50"] in rows
+    start = rows.index(["Error", "against", "softmax", "attention", "by", "logit", "scale"])
+    assert rows[start + 1] == ["logit", "scale", *SCALES]
+    assert ["rfa", "at", "128", "0.04", "0.06", "0.11", "0.21", "0.41"] in rows
+    assert rows[rows.index(["performer", "at", "128", "0.06", "0.11", "0.21", "0.41"]) + 1][-5:] == [
+        *("0.12", "0.25", "0.50", "1.00", "2.00")
+    ]
+    assert ["rfa", "estimates", "a", "kernel", "of", "its", "own"] in rows
+    assert not any(row[:1] == ["softmax"] and len(row) > 1 for row in rows[:start]), "it estimates nothing"
+
+
+def test_csv_and_json_hold_the_curve() -> None:
+    summary = of_estimates()
+    (metric,) = json_module.loads(json.text(summary))["panels"][0]["metrics"]
+    assert metric["curve"] == {"over": "logit scale", "beside": "the mean of v"}
+    rfa, performer = metric["series"]
+    assert (rfa["name"], rfa["estimates"]) == ("rfa", "a kernel of its own")
+    assert performer["figures"][1]["curve"][4] == {"at": "4", "value": None, "beside": 2.0}
+    assert [p["at"] for p in rfa["figures"][0]["curve"]] == list(SCALES)
+    rows = list(csv_module.DictReader(io.StringIO(csv.text(summary))))
+    told = {(row["metric"], row["series"], row["label"]): row["value"] for row in rows}
+    assert float(told["softmax_error", "rfa", "64"]) == rfa["figures"][0]["value"]
+    assert float(told["softmax_error_at_4", "rfa", "128"]) == rfa["figures"][1]["curve"][4]["value"]
+    assert float(told["mean_error_at_1", "rfa", "64"]) == 0.5
+    assert told["softmax_error_at_4", "performer", "128"] == ""
+    assert len(told) == len(rows)

@@ -18,14 +18,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
 from attnbench.kernels._availability import why_not
 from attnbench.kernels._fla import KERNEL as FLA_KERNEL
 from attnbench.kernels._fla import attend_with_fla, why_not_fla
-from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -111,14 +110,9 @@ def _passes(problem: Problem, params: Params) -> int:
     return 3 if params["kind"] == "softmax" else 2
 
 
-def estimated(params: Params) -> Callable[..., Tensor] | None:
-    """Softmax attention, for the kind that estimates it."""
-    return softmax_attention if params["kind"] == "softmax" else None
-
-
-def softmax_attention(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
-    """What φ(q)ᵀφ(k) tends to as m grows (and ε to 0): exp(qᵀk / √D), normalised."""
-    return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+def estimated(params: Params) -> Estimated | None:
+    """What φ(q)ᵀφ(k) tends to as m grows (and ε to 0): for the kind softmax exp(qᵀk / √D), normalised."""
+    return SOFTMAX if params["kind"] == "softmax" else None
 
 
 def _fused() -> Callable[..., Tensor]:

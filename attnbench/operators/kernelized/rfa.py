@@ -22,7 +22,7 @@ from attnbench.inputs import normal
 from attnbench.kernels._availability import why_not
 from attnbench.kernels._fla import KERNEL as FLA_KERNEL
 from attnbench.kernels._fla import attend_with_fla, why_not_fla
-from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operator import Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.operators.kernelized._decay import decayed, executed_decayed
 from attnbench.problem import Mode, Params, Problem
@@ -83,9 +83,9 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-def estimated(params: Params) -> Callable[..., Tensor] | None:
-    """Its own normalised kernel."""
-    return kernel_attention
+def estimated(params: Params) -> Estimated:
+    """Its own normalised kernel, which is not softmax attention: q and k have lost their lengths."""
+    return Estimated("attention with the Gaussian kernel of normalised q and k", kernel_attention)
 
 
 def kernel_attention(

@@ -1,0 +1,42 @@
+"""How far an operator is from the exact map that it estimates, where that is not softmax attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnbench.metric import Metric
+
+if TYPE_CHECKING:
+    from attnbench.subject import Bench
+
+METRIC = Metric(
+    column="estimate_error",
+    unit="",
+    meaning="Relative RMS error against an exact map of its own that it estimates; environment.json names the map.",
+    columns=("estimate_error",),
+    exact=False,
+    comparable=False,
+    of_estimates=True,
+)
+
+
+def scout(bench: Bench) -> dict[str, float | int]:
+    """The forward output in the working dtype against the exact map in float64, on the first set, where affordable."""
+    import torch
+
+    from attnbench.check import affordable
+    from attnbench.metrics.softmax_error import error
+    from attnbench.subject import as_dtype
+
+    subject = bench.subject
+    cell, problem = subject.cell, subject.cell.problem
+    estimated = subject.operator.estimates(cell.params) if cell.scope == "core" else None
+    if estimated is None or estimated.map is None:
+        return {}
+    if not affordable(subject, 4.0 * problem.batch * problem.seq_len**2 * problem.channels):
+        return {}
+    inputs = subject.sets[0]
+    with subject.spent.inside(), torch.inference_mode():
+        ours = subject.call(problem, cell.params, **inputs.tensors())
+        doubled = as_dtype(inputs, torch.float64).tensors()
+        return {"estimate_error": error(ours, estimated.map(problem.with_dtype("float64"), cell.params, **doubled))}
