@@ -352,5 +352,5 @@ def test_an_own_operators_file_is_named_as_a_key_can_hold_it(tmp_path: Path, nam
 def test_what_an_own_operator_says_of_its_growth_is_asked_like_all_else_of_it(tmp_path: Path) -> None:
     (tmp_path / "twice.py").write_text(OWN.replace('Complexity("1", "n")', "1 / 0") % "core.cost")
     own = suite("operators_from: [twice.py]\noperators: [twice]\nsweep: [{seq_len: 8}]", tmp_path)
-    with pytest.raises(BadInput, match=r"twice\.py: complexity, exact: .*ZeroDivisionError"):
+    with pytest.raises(BadInput, match=r"twice\.py: complexity, exact, estimates: .*ZeroDivisionError"):
         definitions(cells(own), own.operators_from)
