@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +30,7 @@ def frame(visits: Sequence[Visit]) -> pd.DataFrame:
 def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
     """samples.csv of finished visits. Raises BadInput on wrong columns or types; a torn last row is left out."""
     path = folder / SAMPLES
-    if not path.is_file():
+    if not os.path.isfile(path):
         return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
     text = read_text(path)
     text = text[: text.rfind("\n") + 1]

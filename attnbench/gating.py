@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import budget, journal, pipe
+from attnbench import budget, files, journal, pipe
 from attnbench.analysis.comparison import circumstances
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
@@ -280,5 +280,5 @@ def store(folder: Path, found: Comparison) -> None:
     """gate.json: the comparison as `compare --format json` gives it."""
     from attnbench.outputs import comparison
 
-    with journal.storing(folder):
-        journal.replace(folder / "gate.json", comparison.json_text(found))
+    with files.storing(folder):
+        files.replace(folder / "gate.json", comparison.json_text(found))

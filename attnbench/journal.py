@@ -9,14 +9,15 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
-from attnbench.record import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit, read_visits
-from attnbench.strict import parse_object, read_text
+from attnbench.files import replace, storing, to_be_continued, write
+from attnbench.record import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit, parse_visits
+from attnbench.strict import REPAIR, decoded, parse_object, read_text, short
 
 HEADER = ",".join(SAMPLE_COLUMNS) + "\n"
 
@@ -44,15 +45,17 @@ class Journal:
 
 
 def create(folder: Path, suite_text: str, environment: dict[str, Any]) -> Journal:
-    """A new run folder. Raises BadInput where it exists with something in it, or cannot be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"--out {folder}: there is something already. Name a new folder, or use --resume {folder}.")
-    with storing(folder):
+    """A new run folder. Raises BadInput where it exists with something in it, is a link, or cannot be written."""
+    with storing(folder, "Choose a writable place: --out."):
+        if os.path.islink(folder):
+            raise BadInput(f"--out {folder}: a link. Name a new folder, or the one that it leads to.")
+        if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+            raise BadInput(f"--out {folder}: there is something already. Name a new folder, or use --resume {folder}.")
         folder.mkdir(parents=True, exist_ok=True)
         replace(folder / SUITE, suite_text)
         replace(folder / ENVIRONMENT, json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
         replace(folder / SAMPLES, HEADER)
-        (folder / VISITS).touch()
+        replace(folder / VISITS, "")
     return _open(folder)
 
 
@@ -62,7 +65,7 @@ def resume(folder: Path) -> Journal:
     Raises BadInput where it is none, cannot be trusted, or another process is writing it.
     """
     for name in (VISITS, SAMPLES, ENVIRONMENT, SUITE):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise BadInput(f"--resume {folder}: not a run folder, it has no {name}. Start anew with --out.")
     return _open(folder)
 
@@ -73,72 +76,50 @@ def stored_environment(folder: Path) -> dict[str, Any]:
 
 
 def _open(folder: Path) -> Journal:
-    with storing(folder):
-        lines = (folder / VISITS).open("r+b", buffering=0)
+    with contextlib.ExitStack() as opened, storing(folder):
+        lines = opened.enter_context(to_be_continued(folder / VISITS))
         try:
             fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lines.close()
             raise BadInput(f"{folder}: another attnbench is writing this run. Wait for it, or stop it.") from None
-        _cut_torn_tail(lines)
-        visits = read_visits(folder)
-        _discard_orphans(folder / SAMPLES, visits)
-        rows = (folder / SAMPLES).open("r+b", buffering=0)
+        data = lines.readall()
+        visits = parse_visits(data, folder / VISITS)
+        rows = opened.enter_context(to_be_continued(folder / SAMPLES))
+        kept = _without_orphans(rows.readall(), folder / SAMPLES, visits)
+        # Nothing is changed before all of it was found to be a run's.
+        lines.truncate(data.rfind(b"\n") + 1)
+        lines.seek(0, os.SEEK_END)
+        if kept is not None:
+            replace(folder / SAMPLES, kept)
+            rows = opened.enter_context(to_be_continued(folder / SAMPLES))
         rows.seek(0, os.SEEK_END)
+        opened.pop_all()
     return Journal(folder, visits, lines, rows)
 
 
-def _cut_torn_tail(file: FileIO) -> None:
-    """Leaves the file open at its end, after its last whole line."""
-    whole = file.read().rfind(b"\n") + 1
-    file.truncate(whole)
-    file.seek(whole)
+def _without_orphans(data: bytes, path: Path, visits: Sequence[Visit]) -> str | None:
+    """samples.csv without rows of unfinished visits; a visit's rows are told by key, round, process. None: it has none.
 
-
-def _discard_orphans(path: Path, visits: Sequence[Visit]) -> None:
-    """Rewrites samples.csv where it holds rows of unfinished visits; a visit's rows are told by key, round, process."""
+    Raises BadInput where it is no samples.csv."""
+    text = decoded(data, path, torn=True)
+    head, *rows = text[: text.rfind("\n") + 1].splitlines(keepends=True) or [""]
+    if head != HEADER:
+        raise BadInput(f"{path}, line 1: {short(head)}; allowed: {HEADER.strip()}. {REPAIR}")
     finished = {(v.key, str(v.round), str(v.process)) for v in visits}
-    text = read_text(path)
-    rows = text[: text.rfind("\n") + 1].splitlines(keepends=True)[1:]
-    kept = [row for row in rows if tuple(row.split(",", 3)[:3]) in finished]
-    whole = HEADER + "".join(kept)
-    if whole != text:
-        replace(path, whole)
-
-
-def replace(path: Path, text: str) -> None:
-    """Gives a file this text, all of it or none. Raises OSError."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    whole = HEADER + "".join(row for row in rows if tuple(row.split(",", 3)[:3]) in finished)
+    return None if whole.encode() == data else whole
 
 
 def _append(file: FileIO, text: str) -> None:
     """Appends and flushes to disk; a part that did not fit is taken back. Raises OSError."""
     if not text:
         return
-    begun, left = file.tell(), text.encode()
+    begun = file.tell()
     try:
-        while left:
-            left = left[file.write(left) :]
+        write(file, text.encode())
         os.fsync(file.fileno())
     except OSError:
         with contextlib.suppress(OSError):
             file.truncate(begun)
             file.seek(begun)
         raise
-
-
-@contextlib.contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Around writing into a folder: a full or read-only disk becomes one clear error."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(
-            f"{folder}: cannot be written: {error.strerror or error}. What was measured so far is kept. "
-            f"Make room or choose a writable place, then go on with --resume {folder}."
-        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.circumstances import MACHINE, differing
 from attnbench.errors import BadInput
-from attnbench.journal import replace, storing
+from attnbench.files import replace, storing
 from attnbench.strict import parse_object, read_text
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def write(path: Path, found: Calibration) -> None:
         "shared": found.noise.shared,
         "own": dict(found.noise.own),
     }
-    with storing(path.parent):
+    with storing(path, "Make room, or name another file: --out."):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
@@ -85,7 +86,7 @@ def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
     assumed = (
         f"not calibrated here: {ASSUMED_SD:.0%} from process to process is assumed; `attnbench calibrate` measures it"
     )
-    if not path.is_file() and not asked:
+    if not os.path.isfile(path) and not asked:
         return ASSUMED, assumed
     found = read(path)
     for name, there, here in differing(MACHINE, found.machine, environment)[:1]:

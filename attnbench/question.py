@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
-from attnbench.journal import replace, storing
+from attnbench.files import replace, storing
 from attnbench.problem import Axis
 from attnbench.record import SUITE, Visit
 from attnbench.strict import REPAIR, parse_object, read_text
@@ -109,7 +110,7 @@ def keep(asked: Question, folder: Path) -> None:
 def kept(folder: Path) -> Question:
     """The question of a stored search. Raises BadInput where the folder is none, or the file is damaged."""
     path = folder / FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadInput(
             f"--resume {folder}: not a folder that `attnbench crossover` wrote, it has no {FILE}. "
             f"Go on with a suite's run by: attnbench run --resume {folder}"

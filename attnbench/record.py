@@ -6,6 +6,7 @@ A run folder holds visits.jsonl and samples.csv (append-only), results.csv (deri
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -16,7 +17,7 @@ from attnbench.errors import BadInput
 from attnbench.operator import Growth
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
 from attnbench.settings import BASELINE
-from attnbench.strict import REPAIR, is_number, is_text, is_whole, parse_object, read_text, short
+from attnbench.strict import REPAIR, decoded, is_number, is_text, is_whole, parse_object, read_bytes, read_text, short
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -211,10 +212,10 @@ def read_run(path: str | Path) -> Run:
     from attnbench.frames import frame
 
     folder = Path(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BadInput(f"{path}: no such folder. Give a folder that `attnbench run` wrote.")
     for name in (VISITS, ENVIRONMENT, SUITE):
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             raise BadInput(f"{folder}: not a run folder, it has no {name}. Give a folder that `attnbench run` wrote.")
     visits = read_visits(folder)
     contracts = sorted({visit.contract for visit in visits})
@@ -233,8 +234,12 @@ def read_run(path: str | Path) -> Run:
 
 def read_visits(folder: Path) -> list[Visit]:
     """Every finished visit, in the order stored. Raises BadInput: wrong types, foreign lines, a visit twice."""
-    path = folder / VISITS
-    lines = read_text(path).split("\n")[:-1]
+    return parse_visits(read_bytes(folder / VISITS), folder / VISITS)
+
+
+def parse_visits(data: bytes, path: Path) -> list[Visit]:
+    """The whole lines of a visits.jsonl; what follows them is a visit that never finished. Raises BadInput."""
+    lines = decoded(data, path, torn=True).split("\n")[:-1]
     visits: list[Visit] = []
     seen: dict[tuple[str, int], int] = {}
     for number, text in enumerate(lines, 1):

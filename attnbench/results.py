@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable
 from pathlib import Path
 from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
 
+from attnbench.files import replace
 from attnbench.metric import Metric
 from attnbench.record import CELL_COLUMNS, COLUMNS, RESULTS
 from attnbench.registry import metrics
@@ -42,12 +42,7 @@ def derive(visits: DataFrame) -> DataFrame:
 def write(folder: Path, visits: DataFrame) -> DataFrame:
     """Derives results.csv and replaces it atomically. Returns what was written. Raises OSError."""
     table = derive(visits)
-    beside = folder / f".{RESULTS}.new"
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        table.to_csv(file, index=False)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(folder / RESULTS)
+    replace(folder / RESULTS, table.to_csv(index=False))
     return table
 
 

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from attnbench import budget, pipe, results
 from attnbench.errors import BadInput, printable
+from attnbench.files import storing
 from attnbench.frames import frame
-from attnbench.journal import Journal, storing
+from attnbench.journal import Journal
 from attnbench.plan import Plan, beyond, family
 from attnbench.problem import Cell
 from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit

@@ -151,9 +151,9 @@ def stored_suite(folder: Path) -> Suite:
     """The suite of a stored run. Raises BadInput where that alone does not suffice."""
     from attnbench.suite import from_text
 
-    if not (folder / SUITE).is_file():
+    if not os.path.isfile(folder / SUITE):
         raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start anew with --out.")
-    if (folder / question.FILE).is_file():
+    if os.path.isfile(folder / question.FILE):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
             f"Go on with: attnbench crossover --resume {folder}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
 
+from attnbench import files
 from attnbench.errors import BadInput
 
 REPAIR = "Restore the file from where it was measured, or measure again."
@@ -14,13 +16,25 @@ MOST = 1e30
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a file. Raises BadInput where it has none."""
+    """The UTF-8 text of a regular file. Raises BadInput where it has none."""
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a regular file holds. Raises BadInput where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read(path)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be read: {said}. Check that the file is there and yours.") from None
+
+
+def decoded(data: bytes, path: Path, *, torn: bool = False) -> str:
+    """A file's bytes as text; torn: they may end within a character. Raises BadInput where they are not UTF-8."""
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(data, final=not torn)
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start}). {REPAIR}") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}. Check that the file is there and yours.") from None
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from attnbench import files
 from attnbench.errors import BadInput
 from attnbench.quantity import shown
 
@@ -80,8 +81,7 @@ def read_text(path: Path) -> str:
             )
         if not path.is_file():
             raise BadInput(f"{path} is not a file. Give the path of a suite (YAML).")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = files.read(path, MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"{path} cannot be read: {reason}. Give the path of a suite (YAML).") from None

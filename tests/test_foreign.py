@@ -1,7 +1,9 @@
-"""Run folders that somebody else made: nothing that they name is executed."""
+"""Run folders that somebody else made: nothing that they name is executed, nothing is written outside them."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from attnbench import journal, results
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from attnbench.question import Question, keep, suite_text
-from attnbench.record import SUITE
+from attnbench.frames import frame
+from attnbench.question import FILE, Question, keep, kept, suite_text
+from attnbench.record import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS, Sample
 from attnbench.session import stored_search
+from attnbench.strict import read_text
 from attnbench.suite import from_text, override
 from tests.stored import cell, folder, timed, visit
 
@@ -128,3 +133,111 @@ def test_a_stored_suite_has_no_absolute_path(tmp_path: Path, place: str, stored:
     for each in (suite, fewer):
         assert each.operators_from == (str((tmp_path / "suites" / given).resolve()),)
         assert f"- {stored}\n" in each.text or (each.text == text and stored == given)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A file outside the run folder, which no link may lead to."""
+    found = tmp_path / "outside" / "profile"
+    found.parent.mkdir()
+    found.write_bytes(b"export A=1\nand a last line without its end")
+    return found
+
+
+def stored_run(path: Path) -> Path:
+    """A run folder with a torn tail and samples of an unfinished visit, so that going on with it writes both."""
+    one = cell("softmax")
+    path = folder(path, [visit(one), timed(one, 1, 1e-3)], [Sample(one.key, 2, 2, 0, "wall", 0.5)])
+    with (path / VISITS).open("a") as file:
+        file.write("{torn")
+    return path
+
+
+def linked(how: str, path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    if how == "symlink":
+        path.symlink_to(target)
+    elif how == "hard link":
+        os.link(target, path)
+    elif how == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", [VISITS, SAMPLES])
+@pytest.mark.parametrize("how", ["symlink", "hard link", "pipe", "device"])
+def test_going_on_writes_into_no_link_pipe_or_device(tmp_path: Path, outside: Path, how: str, name: str) -> None:
+    path = stored_run(tmp_path / "run")
+    before, content = outside.read_bytes(), (path / name).read_bytes()
+    linked(how, path / name, outside)
+    if how in ("symlink", "hard link"):
+        outside.write_bytes(content)  # even where it looks like a run's
+        before = content
+    with pytest.raises(BadInput, match=r"a link|hard link|not a run folder"):
+        journal.resume(path)
+    assert outside.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [VISITS, SAMPLES])
+def test_what_is_no_runs_file_is_left_as_it_is(tmp_path: Path, outside: Path, name: str) -> None:
+    path = stored_run(tmp_path / "run")
+    shutil.copy(outside, path / name)
+    before = {each.name: each.read_bytes() for each in path.iterdir()}
+    with pytest.raises(BadInput, match=name):
+        journal.resume(path)
+    assert {each.name: each.read_bytes() for each in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [RESULTS, SUITE, FILE, SAMPLES, VISITS, ENVIRONMENT])
+def test_names_that_were_once_temporary_lead_nowhere(tmp_path: Path, outside: Path, name: str) -> None:
+    path = stored_run(tmp_path / "run")
+    before = outside.read_bytes()
+    (path / f".{name}.new").symlink_to(outside)
+    if name in (RESULTS, FILE):
+        (path / name).symlink_to(outside)
+    opened = journal.resume(path)
+    results.write(path, frame(opened.visits))
+    keep(ASKED, path)
+    opened.close()
+    assert outside.read_bytes() == before
+    assert (path / RESULTS).read_text().startswith("key,")
+    assert not (path / RESULTS).is_symlink()
+    assert [each.name for each in path.glob(".*.new")] == [f".{name}.new"]
+    assert (path / SAMPLES).read_text().count("\n") == 1
+    assert not (path / VISITS).read_text().endswith("{torn")
+
+
+def test_pictures_are_drawn_beside_a_link_not_through_it(tmp_path: Path, outside: Path) -> None:
+    path = stored_run(tmp_path / "run")
+    assert attnbench("plot", path, "--format", "svg", "--out", tmp_path / "plots")[0] == 0
+    before = outside.read_bytes()
+    for picture in (tmp_path / "plots").iterdir():
+        picture.unlink()
+        picture.symlink_to(outside)
+    assert attnbench("plot", path, "--format", "svg", "--out", tmp_path / "plots")[0] == 0
+    assert outside.read_bytes() == before
+    assert all(p.read_bytes().startswith(b"<?xml") and not p.is_symlink() for p in (tmp_path / "plots").iterdir())
+    (path / "plots").symlink_to(outside.parent)
+    code, told = attnbench("plot", path, "--format", "svg")
+    assert (code, "a link" in told) == (2, True)
+    assert list(outside.parent.iterdir()) == [outside]
+
+
+def test_a_new_run_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="a link"):
+        journal.create(tmp_path / "run", "", {})
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", [VISITS, SAMPLES, ENVIRONMENT, SUITE, FILE])
+@pytest.mark.parametrize("how", ["pipe", "device"])
+def test_reading_waits_for_no_pipe_and_no_device(tmp_path: Path, name: str, how: str) -> None:
+    path = stored_run(tmp_path / "run")
+    linked(how, path / name, path)
+    with pytest.raises(BadInput, match=rf"{name}.*not a regular file"):
+        read_text(path / name)
+    with pytest.raises(BadInput, match=name):
+        (kept if name == FILE else journal.resume)(path)

@@ -43,6 +43,16 @@ def test_a_torn_tail_is_cut_and_its_samples_discarded(tmp_path: Path, lost: int)
     assert list(run.samples["seconds"]) == [0.5]
 
 
+def test_a_tail_torn_within_a_character_is_cut(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begun(folder).close()
+    with (folder / VISITS).open("ab") as file:
+        file.write('{"reason":"é'.encode()[:-1])
+    assert len(read_run(folder).visits) == 2
+    journal.resume(folder).close()
+    assert (folder / VISITS).read_bytes().endswith(b"}\n")
+
+
 def test_torn_and_unfinished_samples_are_discarded(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     begun(folder).close()

@@ -145,14 +145,14 @@ def _revisions(
 
 
 def _write(path: Path, text: str) -> None:
-    from attnbench.journal import storing
+    from attnbench.files import storing
 
     with storing(path.parent):
         path.write_text(text, encoding="utf-8")
 
 
 def _append(path: Path, text: str) -> None:
-    from attnbench.journal import storing
+    from attnbench.files import storing
 
     with storing(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(text)

@@ -33,6 +33,8 @@ def command(
     summary = summarise(stored, metric or ("wall_time", "device_time", "peak_memory", "flops"), baseline, axis)
     forms: tuple[Form, ...] = ("png", "svg") if form == "both" else (form,)
     folder = out or run / "plots"
+    if out is None and folder.is_symlink():
+        raise BadInput(f"{folder}: a link, by which a foreign run could write anywhere. Name a folder: --out.")
     try:
         written = draw(summary, stored.environment.get("families", {}), folder, forms)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from attnbench.analysis.interval import CONFIDENCE
 from attnbench.analysis.summary import Line, Section, Summary, Table
 from attnbench.errors import BadInput
+from attnbench.files import replace
 from attnbench.number import shown
 from attnbench.outputs.blocks import crossing, title
 
@@ -66,7 +68,9 @@ def draw(
                 for form in forms:
                     path = folder / f"{stem}.{form}"
                     folder.mkdir(parents=True, exist_ok=True)
-                    picture.savefig(path, dpi=160, metadata={"Date": None} if form == "svg" else None)
+                    drawn = io.BytesIO()
+                    picture.savefig(drawn, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
+                    replace(path, drawn.getvalue())
                     written.append(path)
     return written
 
