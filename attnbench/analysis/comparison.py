@@ -98,9 +98,15 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         notes.append("peak memory and operations are not compared: they repeat only in the same circumstances")
     findings = exact_findings(before, after, gate, alike=differ.alike)
     named_cells = names(before.results)
-    for metric in clocks():
-        timed, said = (_across if told else _timed)(before, after, metric, gate)
-        findings += [replace(f, name=named_cells.get(f.subject, f.name)) for f in timed]
+    for name in metric_names():
+        metric = metrics()[name]
+        if not metric.timed:
+            continue
+        timed, said = (_across if told else _timed)(before, after, name, gate)
+        words: dict[Verdict, Verdict] = {} if metric.unit == "s" else {"slower": "more", "faster": "less"}
+        findings += [
+            replace(f, name=named_cells.get(f.subject, f.name), verdict=words.get(f.verdict, f.verdict)) for f in timed
+        ]
         notes += said
     findings += _uncompared(findings, gate)
     keys = [set(run.results["key"]) for run in (before, after)]
@@ -115,12 +121,6 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
         gate is not None,
     )
-
-
-def clocks() -> list[str]:
-    """The metrics that are times, and so are compared by statistics."""
-    declared = metrics()
-    return [name for name in metric_names() if declared[name].timed and declared[name].unit == "s"]
 
 
 def _uncompared(findings: Sequence[Finding], gate: Gate | None) -> list[Finding]:
@@ -196,9 +196,9 @@ def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[lis
         and abs(common) >= least
         and (math.isnan(shared) or abs(common) > shared or abs(common) > math.log(1.1))
     ):
-        word = "slower" if common > 0 else "faster"
+        word = "more" if common > 0 else "less"
         text = (
-            f"all cells are {word} by about the same factor in {metric} ({math.exp(abs(common)):.3g} times): another "
+            f"all cells take {word} {metric} by about the same factor ({math.exp(abs(common)):.3g} times): another "
             "machine, or another state of this one, rather than one operator. It is taken out of the verdicts; "
             "`attnbench gate` measures both sides in turns"
         )

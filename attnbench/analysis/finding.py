@@ -20,7 +20,7 @@ class Finding:
     """subject: a cell's key, a series, or "all cells". name: the same for people.
 
     metric: its name, or "status", "kernel", "operations", "scaling of …". before, after: the values; None where there
-    is none. verdict: faster, same, slower or undecided for what is timed; less, same or more for what is exact;
+    is none. verdict: faster, same, slower or undecided for times; less, same, more or undecided for the rest;
     changed for what has no order. ratio, low, high: after / before with its interval. threshold: the gate's, a
     fraction; None: not gated. detectable: the smallest growth that would have been found, a fraction. regression:
     whether the gate fails for it. reason: why the verdict is what it is.

@@ -18,7 +18,7 @@ def command(
     axis: Annotated[str | None, typer.Option(help="Only this axis: seq_len, image_size or channels.")] = None,
     form: Annotated[Literal["both", "png", "svg"], typer.Option("--format", help="What is written.")] = "both",
 ) -> None:
-    """Draw a stored run: log-log time, memory and FLOPs, with intervals and crossovers. Prints the files it wrote.
+    """Draw a stored run: log-log time, memory, FLOPs and energy, with intervals and crossovers. Prints what it wrote.
 
     Needs matplotlib: install attnbench with its extra 'plot'.
 
@@ -30,7 +30,7 @@ def command(
     from attnbench.record import read_run
 
     stored = read_run(run)
-    summary = summarise(stored, metric or ("wall_time", "device_time", "peak_memory", "flops"), baseline, axis)
+    summary = summarise(stored, metric or (), baseline, axis)
     forms: tuple[Form, ...] = ("png", "svg") if form == "both" else (form,)
     folder = out or run / "plots"
     if out is None and folder.is_symlink():

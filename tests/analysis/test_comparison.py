@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,10 +75,29 @@ def test_an_improvement_never_fails() -> None:
 def test_a_shift_that_all_cells_share_is_said_and_not_blamed_on_cells() -> None:
     found = compare(many(1), many(2, factor=1.3), GATE)
     assert found.regressions == []
-    assert any("all cells are slower by about the same factor" in note and "1.3" in note for note in found.notes)
+    assert any(
+        "all cells take more wall_time by about the same factor" in note and "1.3" in note for note in found.notes
+    )
     assert found.exit_code == 3
     both = compare(many(1), many(2, factor=1.3, slower={77: 1.2}), GATE)
     assert len(both.regressions) == 1
+
+
+def energetic(seed: int, dearer: str = "") -> Run:
+    """As `laws`, each call with 100 J a second, half as much again of one operator."""
+    made = laws(SIZES, LAWS, seed=seed, **QUIET).visits
+    share = made["operator"].eq(dearer) * 0.5 + 1
+    return Run(Path("nowhere"), made.assign(energy_j=100 * share * made["wall_time_s"]), HERE, "name: synthetic\n")
+
+
+def test_energy_is_compared_as_times_are() -> None:
+    gate = Gate({"energy": 0.05})
+    found = compare(energetic(1), energetic(2, "local"), gate)
+    assert {f.subject.split(".")[0] for f in found.regressions} == {"local"}
+    assert {(f.metric, f.verdict) for f in found.regressions} == {("energy", "more")}
+    assert compare(energetic(1), energetic(2), gate).regressions == []
+    less = compare(energetic(1, "local"), energetic(2), gate)
+    assert {f.verdict for f in less.findings if f.metric == "energy" and f.subject.startswith("local")} == {"less"}
 
 
 def test_missing_new_and_status_changed_cells() -> None:
