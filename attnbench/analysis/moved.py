@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 
 def crossings(before: Run, after: Run) -> Iterator[Crossing]:
-    """Crossovers against the baseline and against the metric's best exact softmax, before and after."""
+    """Crossovers of every metric, against the baseline and against its best exact softmax, before and after."""
     from attnbench.analysis.summary import summarise
 
     told: list[dict[tuple[str, str, str, str], tuple[str, Crossover]]] = []
     for run in (before, after):
         found = {}
-        summary = summarise(run, [m for m in ("wall_time", "peak_memory") if _has(run, m)])
-        for section in summary.sections:
+        for section in summarise(run).sections:
             for table in section.tables:
                 for line in table.lines:
                     for against, crossover in (
@@ -36,12 +35,6 @@ def crossings(before: Run, after: Run) -> Iterator[Crossing]:
             b, other = told[1][place]
             panel, series, metric, against = place
             yield Crossing(series, panel, metric, against, a, b, a != b and _differ(crossover, other))
-
-
-def _has(run: Run, metric: str) -> bool:
-    from attnbench.analysis.series import quantity
-
-    return bool(quantity(run, metric).values)
 
 
 def _told(crossover: Crossover) -> str:

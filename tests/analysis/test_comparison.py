@@ -244,6 +244,14 @@ def test_memory_that_turns_quadratic_fails_on_any_machine(share: float) -> None:
     assert compare(before, memory(0, HERE), GATE).regressions == []
 
 
+def test_crossovers_of_every_metric_are_told() -> None:
+    run = energetic(1)
+    timed = run.visits["wall_time_s"]
+    both = replace(run, visits=run.visits.assign(device_time_s=timed))
+    told = {c.metric for c in compare(both, both).crossings}
+    assert told == {"wall_time", "device_time", "peak_memory", "flops", "energy"}
+
+
 def test_crossovers_before_and_after_are_told_where_they_moved() -> None:
     before = laws(SIZES, LAWS, **QUIET)
     later = laws(SIZES, {**LAWS, "local": lambda n: 1.2e-6 * n}, seed=2, **QUIET)
