@@ -44,6 +44,7 @@ Cause = Literal[
     "raised",
     "bad_inputs",
     "wrong",
+    "tampered",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Why a visit has its status, for code to decide on; `reason` says the same to a person.
@@ -52,7 +53,8 @@ unsupported: outside the operator's definition, or its impl cannot run here. pre
 known from shapes. beyond_oom, beyond_timeout: a smaller size of the series ran out of memory or time. budget: not
 reached. oom: an allocation failed. killed: by the kernel, for memory. timeout: cell_timeout. crashed: the worker died.
 raised: an exception of the operator's. bad_inputs: what its make_inputs returns does not fit the cell. wrong: the check
-found another output. Empty: nothing to say, or not stored.
+found another output. tampered: the operator replaces what attnbench measures with. Empty: nothing to say, or not
+stored.
 """
 
 CAUSE_OF: dict[Status, Cause] = {

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FATAL = ("oom", "crashed")
 """After these nothing else is measured in this process: memory is in pieces, or the CUDA context is lost."""
 
+RUNS_OPERATORS = ("why_not", "foresee", "scout", "time")
+"""Requests during which an operator's file is imported or called."""
+
 CLEAN_EXIT = 0
 
 
@@ -50,6 +53,8 @@ def main() -> None:
     threading.Thread(target=_watch, args=(write,), daemon=True).start()
     import torch
 
+    from attnbench import state
+
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     with open(write, "w", encoding="utf-8") as answers, open(read, encoding="utf-8") as requests:
@@ -60,9 +65,14 @@ def main() -> None:
         gc.collect()
         gc.freeze()  # what torch leaves behind is not looked through again by every collection
         _say(answers, {"ready": os.getpid(), "threads": torch.get_num_threads()})
+        before = state.now()
         for line in requests:
             request = json.loads(line)
             answer = _serve(request)
+            after = state.now()
+            if request["do"] in RUNS_OPERATORS:
+                answer = _with_changes(request, answer, state.changes(before, after), state.replaced(before, after))
+            before = after
             _say(answers, {"id": request["id"], **answer})
             if answer.get("status") in FATAL:
                 break
@@ -92,12 +102,37 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         from attnbench.rates import rates
 
         return {"rates": rates(request["device"], request["dtypes"])}
+    from attnbench.state import same_random_numbers
+
     begun = time.perf_counter()
+    same_random_numbers()
     answer = _fit(_visit(request))
     gc.collect()
     gc.freeze()
     answer.setdefault("metrics", {})["visit_s"] = time.perf_counter() - begun
     return answer
+
+
+def _with_changes(
+    request: dict[str, Any], answer: dict[str, Any], changes: list[str], replaced: list[str]
+) -> dict[str, Any]:
+    """The answer, with `restart` where an operator left this process otherwise than it found it, and its name.
+
+    A visit keeps its own number and warns; one that replaced what measures it has none.
+    """
+    if not changes and not replaced:
+        return answer
+    if request["do"] not in ("scout", "time"):
+        return {**answer, "restart": True}
+    cell = cell_of(request["cell"])
+    if replaced:
+        tampered = f"it replaces {', '.join(replaced)}, which attnbench measures with"
+        return {"status": "wrong", "cause": "tampered", "reason": tampered, "restart": True}
+    told = (
+        f"{cell.operator} ({cell.impl}) changes what the next operator would find, which is therefore measured in a "
+        f"fresh process: {', '.join(changes)}"
+    )
+    return {**answer, "restart": True, "warnings": [*answer.get("warnings", ()), told]}
 
 
 def _reasons(request: dict[str, Any]) -> list[list[Any]]:

@@ -51,7 +51,7 @@ class Workers:
         except pipe.WorkerLost:
             self.measuring = None
             raise
-        if answer.get("status") in pipe.FATAL:
+        if answer.get("status") in pipe.FATAL or answer.get("restart"):
             self.end()
         return answer
 
@@ -63,11 +63,14 @@ class Workers:
             if self._oracle is None:
                 self._oracle = self._start(ORACLE, 1)
             begun = time.perf_counter()
-            found: dict[str, Any] = self._oracle.ask(request, self.plan.limits.cell_timeout_s).get("foreseen", {})
+            answer = self._oracle.ask(request, self.plan.limits.cell_timeout_s)
         except pipe.WorkerLost:
             self._oracle = None
             return {}
         self.foreseen_s = time.perf_counter() - begun
+        if answer.get("restart"):
+            self.end_oracle()
+        found: dict[str, Any] = answer.get("foreseen", {})
         return found
 
     def end(self) -> None:

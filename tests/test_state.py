@@ -1,0 +1,160 @@
+"""What one operator changes for the next is seen, named, and ends the process."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attnbench import pipe, state
+from attnbench.problem import Cell, Problem
+from attnbench.record import columns_of
+from tests.meddling.meddlers import CHANGES, GOOD
+from tests.running import QUICK, Silent, measured, plan
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processors and resource limits are read as on Linux")
+
+TOLD = {
+    "working_directory": "the working directory (from ",
+    "default_dtype": "torch's default dtype (from torch.float32 to torch.float64)",
+    "default_device": "torch's default device (from cpu to meta)",
+    "threads": "torch's number of threads (from 1 to 2)",
+    "deterministic": "torch's deterministic algorithms (from False to True)",
+    "precision": "torch's float32 matmul precision (from highest to high)",
+    "mkldnn": "torch.backends.mkldnn (from [True, False] to [False, False])",
+    "sdpa": "torch's SDPA kernels (from [True, True, True, True] to [False, True, True, True])",
+    "autocast": "torch's autocast dtype (from ",
+    "anomaly": "torch's anomaly mode (from False to True)",
+    "denormals": "denormal numbers (from kept to flushed)",
+    "variable": "the environment variable MEDDLED (set)",
+    "handler": "the handler of SIGUSR1 (from 0 to handler)",
+    "blocked": "blocked signals (from ",
+    "timer": "a pending timer (from False to True)",
+    "path": "sys.path",
+    "output": "sys.stdout or sys.stderr",
+    "profile": "a trace or profile function",
+    "switching": "the switch interval (from 0.005 to 0.5)",
+    "collection": "garbage collection",
+    "thread": "running Python threads (from ",
+    "processors": "the processors it may use (from ",
+}
+REPLACED = {"clock": "time.perf_counter", "median": "statistics.median"}
+
+
+def meddler(impl: str, seq_len: int = 16) -> Cell:
+    return Cell("meddlers", impl, "core", "fwd", Problem(seq_len, 4), {})
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[pipe.Worker]:
+    started = pipe.start(0, threads=1)
+    yield started
+    started.kill()
+
+
+def scouted(worker: pipe.Worker, impl: str) -> dict[str, Any]:
+    """The answer of a worker that goes on, whatever it answers."""
+    cell = columns_of(meddler(impl))
+    request = {"do": "scout", "cell": cell, "measure": asdict(QUICK), "foreseen": {}, "tolerance": None, "answers": []}
+    return worker.ask(
+        {
+            **request,
+            "device": "cpu",
+            "operators_from": ["tests.meddling"],
+            "memory_limit": 2**30,
+            "host_limit": None,
+        },
+        60.0,
+    )
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: pipe.Worker, change: str) -> None:
+    if change == "processors" and len(state.now().settings["the processors it may use"]) < 2:  # type: ignore[arg-type]
+        pytest.skip("one processor only")
+    answer = scouted(worker, f"does_{change}")
+    back = scouted(worker, f"undoes_{change}")
+    after = scouted(worker, "honest")
+    assert answer["restart"] is back["restart"] is True
+    assert "restart" not in after
+    assert not after["warnings"]
+    if change in REPLACED:
+        assert (answer["status"], answer["cause"]) == ("wrong", "tampered")
+        assert answer["reason"] == f"it replaces {REPLACED[change]}, which attnbench measures with"
+        assert "samples" not in answer
+        return
+    assert answer["status"] == "ok", answer["reason"]
+    (warning,) = answer["warnings"]
+    assert warning.startswith(f"meddlers (does_{change}) changes what the next operator would find")
+    assert TOLD[change] in warning
+    assert "secret" not in warning
+
+
+@pytest.mark.parametrize("impl", GOOD)
+def test_what_leaves_everything_as_it_was_keeps_its_worker(worker: pipe.Worker, impl: str) -> None:
+    scouted(worker, "honest")
+    answer = scouted(worker, impl)
+    assert answer["status"] == "ok", answer["reason"]
+    assert "restart" not in answer
+    assert not answer["warnings"]
+
+
+def test_the_next_operator_finds_a_fresh_process(tmp_path: Path) -> None:
+    order = ["honest", "witness", "does_default_dtype", "witness", "does_variable", "witness"]
+    cells = [meddler(impl, 16 + index) for index, impl in enumerate(order)]
+    progress = Silent()
+    run = measured(tmp_path / "run", plan(cells, operators_from=("tests.meddling",)), progress)
+    assert list(run.visits["status"]) == ["ok"] * 12
+    scout = run.visits[run.visits["round"] == 0].sort_values("seq_len")
+    first = scout["process"].iloc[0]
+    assert list(scout["process"] - first) == [0, 0, 0, 1, 1, 2]
+    timed = run.visits[run.visits["round"] == 1].sort_values("order")
+    ends = timed["impl"].str.startswith("does_").to_numpy()
+    assert list(timed["process"].diff().iloc[1:]) == [float(ended) for ended in ends[:-1]]
+    assert [bool(warnings) for warnings in timed["warnings"]] == list(ends)
+    assert timed["wall_time_s"].gt(0).all()
+    assert sum("changes what the next operator would find" in told for told in progress.told) == 4
+
+
+AT_IMPORT = '''"""Changes what it can while it is imported."""
+import torch
+from tests.meddling.meddlers import OPERATOR
+
+torch.set_grad_enabled(False)
+'''
+
+
+def test_a_file_that_changes_something_when_imported_is_told_at_its_own_visits(tmp_path: Path) -> None:
+    file = tmp_path / "importer.py"
+    file.write_text(AT_IMPORT)
+    cells = [
+        Cell(name, "honest", "core", "fwd_bwd", Problem(n, 4), {}) for n, name in ((16, "importer"), (17, "meddlers"))
+    ]
+    run = measured(tmp_path / "run", plan(cells, operators_from=(str(file), "tests.meddling")))
+    assert list(run.visits["status"]) == ["ok"] * 4
+    scout = run.visits[run.visits["round"] == 0].set_index("operator")
+    assert scout["process"]["importer"] > 0, "what asked the operators for their reasons had imported it"
+    assert scout["process"]["meddlers"] > scout["process"]["importer"]
+    (warning,) = scout["warnings"]["importer"]
+    assert "torch's grad mode (from True to False)" in warning
+    assert not scout["warnings"]["meddlers"]
+
+
+def test_global_random_numbers_begin_alike_for_every_visit() -> None:
+    before = torch.get_rng_state(), random.getstate()
+    try:
+        drawn = []
+        for _ in range(2):
+            state.same_random_numbers()
+            drawn.append((float(torch.rand(1)), random.random()))
+            torch.rand(7)
+        assert drawn[0] == drawn[1]
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
