@@ -48,6 +48,15 @@ def test_identical_runs_pass_and_any_growth_fails() -> None:
     assert tier0(scouted(more=0.01), scouted(), GATE).exit_code == 0
 
 
+def test_two_images_of_the_same_size_have_one_growth() -> None:
+    sides = ((8, 8), (16, 16), (14, 28), (28, 14))
+    problems = [Problem.image(h, w, 64, 4) for h, w in sides]
+    cells = [(cell("local", p), 1e-3, {"flops": 100 * p.seq_len, "peak_memory_bytes": 9}) for p in problems]
+    run = run_of(visits_of(cells, rounds=0), HERE)
+    (found,) = [f for f in tier0(run, run, GATE).findings if f.metric == "scaling of flops"]
+    assert (found.verdict, found.before) == ("same", "n (N^1.00)")
+
+
 def test_flops_that_are_counted_and_not_stated_grow_too() -> None:
     """With thresholds that let each cell pass, so that the growth alone decides."""
     gate = Gate({"flops": 100.0})

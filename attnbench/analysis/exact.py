@@ -180,7 +180,7 @@ def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Gr
             points, _ = measured.growing(series)
             grown = scaling(points) if len({size for size, _ in points}) >= 3 else None
             if grown is not None:
-                (n, a), (m, b) = points[-2:]
+                *_, (n, a), (m, b) = dict(points).items()  # 14×28 and 28×14 are one size
                 last = (b.level - a.level) / math.log(m / n)
                 identity = f"{series.operator}:{series.impl} {series.params}"
                 found[identity, panel.title] = _Grown(grown.tail, last, grown.growth, grown.sizes)

@@ -11,7 +11,8 @@ from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
-from attnbench.analysis.series import SHOWN, CurvePoint, Origin, Panel, Quantity, Series, panels, quantity
+from attnbench.analysis.series import SHOWN, CurvePoint, Origin, Panel, Quantity, Series, metric_names, panels, quantity
+from attnbench.errors import BadInput
 
 if TYPE_CHECKING:
     from attnbench.record import Run
@@ -101,9 +102,12 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
 
     Raises BadInput where the run has no such metric, baseline or axis.
     """
-    metrics = tuple(metrics) or SHOWN
-    known = {name: quantity(run, name) for name in dict.fromkeys((*metrics, *SHOWN))}
-    shown = [known[name] for name in metrics if known[name].values]
+    wanted = tuple(metrics)
+    known = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *SHOWN))}
+    for name in wanted:
+        if not known[name].values:
+            raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
+    shown = [known[name] for name in wanted or SHOWN if known[name].values]
     found = panels(run.results, axis)
     if baseline is not None:
         check(found, baseline)
@@ -124,6 +128,10 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
         here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
         sections.append(Section(panel, base, tables, tuple(choices), here))
     return Summary(run.name, base, tuple(sections), never)
+
+
+def _measured(run: Run) -> list[str]:
+    return [name for name in metric_names() if quantity(run, name).values] or ["none at all"]
 
 
 def _never_ran(found: Iterable[Panel]) -> dict[str, str]:

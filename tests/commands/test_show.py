@@ -88,6 +88,7 @@ def test_a_damaged_suite_is_told(stored: Path, tmp_path: Path, suite: str, messa
     ("arguments", "message"),
     [
         (["--metric", "speed"], "no such metric"),
+        (["--metric", "wall_time", "--metric", "energy"], "energy: this run has no figure of it. It has wall_time, "),
         (["--baseline", "performer"], "no such series"),
         (["--axis", "channels"], "does not vary it"),
     ],
