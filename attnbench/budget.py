@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from attnbench.number import count
 from attnbench.problem import Cell
 from attnbench.settings import Measure
 
@@ -63,7 +64,8 @@ def afford(
         dropped = [(cell, t) for cell, t in kept if size(cell) == largest]
         kept = kept[: len(kept) - len(dropped)]
         cost = sum(least_s(t, measure, clocks) for _, t in dropped) * rounds
-        reason = f"the budget does not reach this size: {len(dropped)} cells of it would take about {cost:.0f} s more"
+        told = f"{count(len(dropped), 'cell')} of it would take about {cost:.0f} s more"
+        reason = f"the budget does not reach this size: {told}"
         out.update({cell.key: reason for cell, _ in dropped})
     low, high = 0.0, measure.max_time_s
     for _ in range(30):

@@ -17,6 +17,7 @@ from attnbench.analysis.comparison import circumstances
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
 from attnbench.frames import frame
+from attnbench.number import count
 from attnbench.plan import Plan
 from attnbench.record import Run, read_run
 from attnbench.runner import Runner
@@ -189,7 +190,7 @@ def measure_pairs(sides: Sequence[Runner], cells: Sequence[Cell], stage: Stage, 
             for runner in draw.sample(sides, len(sides)):
                 runner.visit(cell, number, position)
         if turn == stage.turns - 1:
-            tell(f"pair {pair + 1} of {stage.pairs}: {len(order)} cells, {stage.turns} visits each")
+            tell(f"pair {pair + 1} of {stage.pairs}: {count(len(order), 'cell')}, {count(stage.turns, 'visit')} each")
     for runner in sides:
         runner.end_process()
 
@@ -240,22 +241,25 @@ def tier1(
     )
     stage = Stage.of(cells, number)
     minutes = max(1, math.ceil(stage.expected_s(sides, cells) / 60))
+    rate = paired.FIRST * paired.CONFIRM
     promise = (
-        f"{number} pairs of processes per stage (at most about {minutes} min), {len(cells)} cells: a slow-down of "
-        f"{once.effect:.1%} is found with {once.power:.0%}, one of {twice.effect:.1%} with {twice.power:.0%}; at most "
-        f"{paired.FIRST * paired.CONFIRM:.1%} false alarms per suite"
+        f"{count(number, 'pair')} of processes per stage (at most about {minutes} min), {count(len(cells), 'cell')}: "
+        f"a slow-down of {once.effect:.1%} is found with {once.power:.0%}, one of {twice.effect:.1%} with "
+        f"{twice.power:.0%}; at most {rate:.1%} false alarms per suite"
     )
     tell(promise)
     notes = [promise]
     if once.power < paired.POWER:
         seen = paired.smallest_change(number, len(cells), threshold, floor.typical, floor.shared, paired.POWER)
-        notes.append(f"the threshold {threshold:.1%} is below what this machine can see in {number} pairs: {seen:.1%}")
+        notes.append(
+            f"the threshold {threshold:.1%} is below what this machine can see in {count(number, 'pair')}: {seen:.1%}"
+        )
     measure_pairs(sides, cells, stage, seed, tell)
     firsts = {m: table_of_pairs(sides, f"{m}_s", stage) for m in metrics}
     keys = {key for m, table in firsts.items() for key in paired.marked(table, gate, m)}
     seconds: dict[str, pd.DataFrame] = {}
     if keys:
-        tell(f"{len(keys)} cells look slower; confirming in fresh processes")
+        tell(f"{count(len(keys), 'cell')} looked slower; confirming in fresh processes")
         looked_at = [cell for cell in cells if cell.key in keys]
         again = Stage.of(looked_at, number, stage.after)
         measure_pairs(sides, looked_at, again, seed, tell)

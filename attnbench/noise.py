@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.circumstances import MACHINE, differing
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
+from attnbench.number import count
 from attnbench.strict import parse_object, read_text
 
 if TYPE_CHECKING:
@@ -95,4 +96,7 @@ def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
             raise BadInput(f"{told}. Calibrate here, or leave --noise out.")
         return ASSUMED, f"{told}; {assumed}"
     noise = found.noise
-    return noise, f"noise floor from {noise.pairs} pairs: {noise.typical:.1%} per cell, {noise.shared:.1%} shared"
+    return (
+        noise,
+        f"noise floor from {count(noise.pairs, 'pair')}: {noise.typical:.1%} per cell, {noise.shared:.1%} shared",
+    )

@@ -59,6 +59,11 @@ def plus_minus(value: float, half: float) -> str:
     return f"{value:.2f} ±{half:.2f}" if half < 10 else f"{value:.2f} ±>9"
 
 
+def count(number: int, what: str) -> str:
+    """So many of a countable thing: `1 cell`, `2 cells`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def size(value: float, axis: str) -> str:
     """A place on an axis, three significant digits; of an image the side in pixels of a square with as many."""
     return f"{math.sqrt(value):.0f}" if axis == "image_size" else f"{digits(value):.0f}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from attnbench.number import count
 from attnbench.problem import Cell
 from attnbench.record import Visit
 
@@ -45,14 +46,14 @@ class Told:
         self._total, self._count, self._left_s = visits, 0, seconds
         self._phase = "scout" if seconds is None else "timed rounds"
         about = "" if seconds is None else f", about {duration(seconds)}"
-        self._say(f"{self._phase}: {visits} visits{about}")
+        self._say(f"{self._phase}: {count(visits, 'visit')}{about}")
 
     def begun(self, cell: Cell, round: int) -> None:
         """See `runner.Progress`."""
         left = "" if self._left_s is None else f", {duration(self._left_s)} left"
         where = "scout" if round == 0 else f"round {round}"
-        done = f"{self._count}/{self._total}" if self._total else str(self._count)
-        self._show(f"{where}: {done} visits done{left} · {title(cell)}")
+        done = f"{self._count}/{count(self._total, 'visit')}" if self._total else count(self._count, "visit")
+        self._show(f"{where}: {done} done{left} · {title(cell)}")
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
         """See `runner.Progress`."""

@@ -32,9 +32,9 @@ EXPONENT_RISE = 0.25
 def exact_findings(before: Run, after: Run, gate: Gate | None, *, alike: bool) -> list[Finding]:
     """Findings of every cell and series that both runs have.
 
-    gate: thresholds; what it does not name may not grow at all; None: nothing is gated. alike: same device, threads,
-    instruction set and torch, without which bytes and operations do not repeat and only FLOPs, status and growth are
-    compared.
+    gate: thresholds; where it does not name FLOPs or peak memory they may not grow at all, while operations are
+    gated only where it names them; None: nothing is gated. alike: same device, threads, instruction set and torch,
+    without which bytes and operations do not repeat and only FLOPs, status and growth are compared.
     """
     rows = {side: _rows(run) for side, run in (("before", before), ("after", after))}
     found: list[Finding] = []
@@ -113,7 +113,7 @@ def _operations(
     if not a or not b:
         return
     changes = [f"{op} {a.get(op, 0)} → {b.get(op, 0)}" for op in sorted({*a, *b}) if a.get(op, 0) != b.get(op, 0)]
-    threshold = _threshold(gate, OPERATIONS, key)
+    threshold = gate.threshold(OPERATIONS, key) if gate is not None else None
     before_total, after_total = sum(a.values()), sum(b.values())
     more = after_total > before_total
     worse = threshold is not None and after_total > before_total * (1 + threshold)
@@ -121,7 +121,7 @@ def _operations(
         "same" if not changes else "more" if more else "less" if after_total < before_total else "changed"
     )
     ratio = after_total / before_total
-    reason = ", ".join(changes[:4]) + (f" and {len(changes) - 4} more" if len(changes) > 4 else "") or "exact"
+    reason = ", ".join(changes) or "exact"
     yield Finding(
         key, name, OPERATIONS, before_total, after_total, verdict, worse, ratio, ratio, ratio, threshold, 0.0, reason
     )

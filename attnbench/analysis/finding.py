@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from attnbench.number import count
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -102,20 +104,16 @@ class Comparison:
     def decision(self) -> str:
         """The exit code in a sentence."""
         if not self.gated:
-            return f"compared {_count(self.measured, 'cell')}"
+            return f"compared {count(self.measured, 'cell')}"
         if self.regressions:
-            return f"regression: {_count(len(self.regressions), 'finding')}"
+            return f"regression: {count(len(self.regressions), 'finding')}"
         if not self.measured:
             return "undecided: nothing was measured"
         if self.missing:
-            return f"undecided: {_count(len(self.missing), 'cell')} of {self.before} not measured"
+            return f"undecided: {count(len(self.missing), 'cell')} of {self.before} not measured"
         if self.undecided:
-            return f"undecided: {_count(len(self.undecided), 'finding')}"
-        return f"pass: {_count(self.measured, 'cell')} compared, none worse"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+            return f"undecided: {count(len(self.undecided), 'finding')}"
+        return f"pass: {count(self.measured, 'cell')} compared, none worse"
 
 
 def by_importance(findings: Sequence[Finding]) -> tuple[Finding, ...]:

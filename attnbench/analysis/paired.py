@@ -25,6 +25,7 @@ from scipy.special import chdtri, ndtr, ndtri, stdtrit
 
 from attnbench.analysis.finding import Finding, Verdict, readable
 from attnbench.analysis.interval import Estimate, estimates
+from attnbench.number import count
 from attnbench.settings import Gate
 
 FIRST = 0.05
@@ -118,6 +119,11 @@ def smallest_seen(e: Estimate, threshold: float, false_alarms: float, cells: int
     return math.expm1(least + float(ndtri(power)) * math.sqrt(e.own + e.shared))
 
 
+def is_seen(smallest: float, threshold: float) -> bool:
+    """Whether a slow-down of the threshold is at least the smallest that is seen, but for rounding."""
+    return smallest <= threshold * 1.0001
+
+
 def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> tuple[Verdict, str]:
     """The verdict of one stage on one cell, and why. threshold: the slow-down that is to be found, a fraction."""
     limit = critical(e, false_alarms, cells)
@@ -127,10 +133,13 @@ def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> t
     change, bound = math.expm1(e.level), f"±{math.expm1(limit):.1%}"
     if abs(e.level) > limit and abs(e.level) >= least:
         word: Verdict = "slower" if e.level > 0 else "faster"
-        return word, f"{change:+.1%} is outside {bound} for {cells} cells, and at least {math.expm1(least):.1%}"
+        return (
+            word,
+            f"{change:+.1%} is outside {bound} for {count(cells, 'cell')}, and at least {math.expm1(least):.1%}",
+        )
     seen = smallest_seen(e, threshold, false_alarms, cells)
     # A slow-down of the threshold would have been found, or is excluded by the interval itself.
-    if seen <= threshold * 1.0001 or e.level + limit < math.log1p(threshold):
+    if is_seen(seen, threshold) or e.level + limit < math.log1p(threshold):
         return "same", f"{change:+.1%} is within {bound}; {seen:.1%} would have been found"
     return "undecided", f"{change:+.1%} within {bound}; only {seen:.1%} would have been found, not {threshold:.1%}"
 
@@ -240,7 +249,7 @@ def decided(pairs: int, cells: int, threshold: float, own: float, shared: float)
     hundred plans: then a cell that is not marked is the same. own, shared: standard deviations of one pair."""
     looks = float(chdtri(pairs, 1 - DECIDED)) / pairs
     e = Estimate(0.0, looks * own**2 / pairs, pairs, shared**2 / pairs, pairs - 1, pairs)
-    return smallest_seen(e, threshold, FIRST, cells) <= threshold
+    return is_seen(smallest_seen(e, threshold, FIRST, cells), threshold)
 
 
 def smallest_change(pairs: int, cells: int, threshold: float, own: float, shared: float, wanted: float) -> float:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from attnbench.analysis.crossover import Crossing, Crossover, Pair, crossover
 from attnbench.analysis.interval import ratio_half_width
-from attnbench.number import percent
+from attnbench.number import count, percent
 
 STEP = 4
 """Factor between the sizes on the way up."""
@@ -95,7 +95,7 @@ class Search:
         near = self.crossing()
         half = half_width(near) if near else math.inf
         if half <= self.precision:
-            self.ended = f"precision reached after {self.rounds} rounds: ±{percent(half)}"
+            self.ended = f"precision reached after {count(self.rounds, 'round')}: ±{percent(half)}"
         elif self.rounds >= MOST_ROUNDS:
             self.ended = f"not precise enough after {MOST_ROUNDS} rounds: {self._why(half)}"
         return bool(self.ended)

@@ -21,8 +21,9 @@ def command(
 ) -> None:
     """Measure the noise floor of this machine, and the smallest change that `attnbench gate` can see on it.
 
-    noise: standard deviation of one pair's ratio. visible: the smallest slow-down found with 95 % power in the pairs
-    that the gate would plan. Thresholds below that are reported.
+    noise: standard deviation of one pair's ratio. visible: the smallest slow-down found with 80 % power in the pairs
+    that the gate would plan. threshold: the suite's. seen: whether a slow-down of the threshold is visible; empty
+    where there is no threshold.
 
     Example: attnbench calibrate suites/ci.yaml
     """
@@ -34,6 +35,7 @@ def command(
     from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
     from attnbench.noise import Calibration, default_path, machine_of
     from attnbench.noise import write as store
+    from attnbench.number import count
     from attnbench.runner import Stopped
     from attnbench.session import choose_device
 
@@ -68,7 +70,7 @@ def command(
     for key, own in sorted(floor.own.items(), key=lambda item: -item[1]):
         threshold = gate.threshold("wall_time", key)
         visible = paired.smallest_change(
-            planned, len(floor.own), threshold or asked, own, floor.shared, paired.POWER_TWICE
+            planned, len(floor.own), asked if threshold is None else threshold, own, floor.shared, paired.POWER
         )
         rows.append(
             {
@@ -76,15 +78,15 @@ def command(
                 "noise": own if form in ("json", "csv") else f"{own:.1%}",
                 "visible": visible if form in ("json", "csv") else f"{visible:.1%}",
                 "threshold": threshold if form in ("json", "csv") or threshold is None else f"{threshold:.1%}",
-                "seen": threshold is None or visible <= 2 * threshold,
+                "seen": None if threshold is None else paired.is_seen(visible, threshold),
             }
         )
     write(rows, form, numbers=("noise", "visible", "threshold"))
-    blind = sum(not row["seen"] for row in rows)
+    blind = sum(row["seen"] is False for row in rows)
     for line in (
-        f"shared by all cells of a pair: {floor.shared:.1%}; {planned} pairs per stage find {once.effect:.1%} with "
-        f"{once.power:.0%} and {twice.effect:.1%} with {twice.power:.0%}",
-        *([f"{blind} cells cannot show twice their threshold with 95 %: raise it"] if blind else []),
+        f"shared by all cells of a pair: {floor.shared:.1%}; {count(planned, 'pair')} per stage find "
+        f"{once.effect:.1%} with {once.power:.0%} and {twice.effect:.1%} with {twice.power:.0%}",
+        *([f"{count(blind, 'cell')} with a threshold below what is visible: raise it"] if blind else []),
         f"stored in {path}",
     ):  # fmt: skip
         print(line, file=sys.stderr)

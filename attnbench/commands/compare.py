@@ -118,7 +118,7 @@ def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
 
 def _rounds(side: str, run: Run, key: str) -> list[Row]:
     """Every visit of a cell with its samples."""
-    from attnbench.number import shown
+    from attnbench.number import count, shown
 
     samples = run.samples[(run.samples["key"] == key) & (run.samples["clock"] == "wall")]
     rows: list[Row] = []
@@ -132,7 +132,7 @@ def _rounds(side: str, run: Run, key: str) -> list[Row]:
         if len(own):
             row |= {
                 "median": shown(float(own.median()), "s"),
-                "of": f"{len(own)} samples",
+                "of": count(len(own), "sample"),
                 "from": f"{shown(float(own.min()), 's')} to {shown(float(own.max()), 's')}",
             }
         rows.append(row)

@@ -91,7 +91,7 @@ def command(
     if form == "json":
         write([{**row, "run": str(folder)} for row in rows], form)
     else:
-        write(rows, form, [_glance(row) for row in rows])
+        write(rows, form, [_glance(row) for row in rows], numbers=("sizes",), sentences=("ended",))
         print(folder)
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)

@@ -118,11 +118,13 @@ def _document(found: Sequence[Condition], test: SelfTest | None) -> dict[str, An
 
 
 def _print(found: Sequence[Condition], test: SelfTest | None) -> None:
+    from attnbench.number import count
     from attnbench.outputs.listing import print_table
 
-    print_table([{"": c.level, "what": c.subject, "found": c.found, "what to do": c.todo} for c in found], ())
+    rows = [{"": c.level, "what": c.subject, "found": c.found, "what to do": c.todo} for c in found]
+    print_table(rows, (), ("what to do",))
     warnings = sum(c.level == "warning" for c in found)
-    told = {0: "nothing disturbs it", 1: "1 warning"}.get(warnings, f"{warnings} warnings")
+    told = count(warnings, "warning") if warnings else "nothing disturbs it"
     if test is None:
         print("Nothing can be measured here: see what is missing above.")
     else:

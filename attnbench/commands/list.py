@@ -28,7 +28,7 @@ def command(
     if names:
         rows = _chosen(rows, names, what)
     if what != "operators":
-        write(rows, form)
+        write(rows, form, sentences=("meaning",))
         return
     write(rows, form, [_glance(row) for row in rows])
     if form == "table":

@@ -58,6 +58,7 @@ def command(
 
 
 def _list(suite: Suite, form: Format) -> None:
+    from attnbench.number import count
     from attnbench.outputs.listing import write
     from attnbench.problem import canonical_params
     from attnbench.suite import cells
@@ -77,7 +78,8 @@ def _list(suite: Suite, form: Format) -> None:
     ]
     write(rows, form, table=[{k: v for k, v in row.items() if k not in ("key", "params")} for row in rows])
     visits = len(found) * (1 + suite.measure.rounds)
-    print(f"{len(found)} cells, {visits} visits at most; nothing was measured or written", file=sys.stderr)
+    told = f"{count(len(found), 'cell')}, {count(visits, 'visit')} at most"
+    print(f"{told}; nothing was measured or written", file=sys.stderr)
 
 
 def _measure(session: Session, form: Format) -> int:

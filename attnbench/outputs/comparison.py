@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from attnbench.analysis.exact import OPERATIONS
 from attnbench.analysis.finding import Comparison, Finding
-from attnbench.number import shown, times
+from attnbench.number import count, shown, times
 from attnbench.outputs.listing import Row, markdown, print_table
 
 VERSION = 1
 """Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
 
 _UNITS = {"wall_time": "s", "device_time": "s", "peak_memory": "bytes", "flops": "flop", "energy": "j"}
+_NUMBERS = ("before", "after", "change")
 _MOST = 40
 
 
@@ -28,7 +30,7 @@ def write(found: Comparison) -> None:
     for note in found.notes:
         print(f"note: {note}")
     chosen = _chosen(found)
-    print_table(_rows(chosen), ("before", "after", "change"))
+    print_table(_rows(chosen), _NUMBERS, ("reason",))
     for line in _around(found, chosen):
         print(line)
 
@@ -40,7 +42,7 @@ def markdown_text(found: Comparison) -> str:
     lines += [f"- {note}" for note in found.notes] + ([""] if found.notes else [])
     chosen = _chosen(found)
     if chosen:
-        lines += [markdown(_rows(chosen), ("before", "after", "change"))]
+        lines += [markdown(_rows(chosen), _NUMBERS)]
     return "\n".join([*lines, *_around(found, chosen)]) + "\n"
 
 
@@ -95,9 +97,15 @@ def _rows(findings: Sequence[Finding]) -> list[Row]:
             "before": _value(f.before, f.metric),
             "after": _value(f.after, f.metric),
             "change": change(f),
+            "reason": f.reason if _explained(f) else "",
         }
         for f in findings
     ]
+
+
+def _explained(f: Finding) -> bool:
+    """Whether a finding's line needs its reason: it decides the build, or no figure of it says what changed."""
+    return f.regression or f.verdict == "undecided" or not change(f) or f.metric == OPERATIONS
 
 
 def _value(value: float | str | None, metric: str) -> str:
@@ -109,9 +117,9 @@ def _value(value: float | str | None, metric: str) -> str:
 
 
 def change(f: Finding) -> str:
-    """`+12.3% [+8.1%, +16.7%]`, or the reason where there is no ratio."""
+    """`+12.3% [+8.1%, +16.7%]`; empty where there is no ratio."""
     if f.ratio is None or not math.isfinite(f.ratio):
-        return f.reason
+        return ""
     text = f"{f.ratio - 1:+.1%}"
     if f.low is not None and f.high is not None and f.low != f.high:
         text += f" [{f.low - 1:+.1%}, {f.high - 1:+.1%}]"
@@ -127,7 +135,7 @@ def _around(found: Comparison, chosen: Sequence[Finding]) -> list[str]:
         lines.append("not shown: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())))
     for what, keys in (("missing", found.missing), ("new", found.new)):
         if keys:
-            lines.append(f"{what}: {len(keys)} cells ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})")
+            lines.append(f"{what}: {count(len(keys), 'cell')} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})")
     lines += [
         f"crossover of {c.series} in {c.metric} against {c.baseline}: {c.before} → {c.after}"
         for c in found.crossings
@@ -145,6 +153,7 @@ def explanation(found: Comparison, key: str, samples: Sequence[Row]) -> str:
     for f in found.findings:
         if f.subject == key:
             before, after = _value(f.before, f.metric), _value(f.after, f.metric)
-            lines.append(f"{f.metric}: {before} → {after} {change(f)}: {f.verdict}, because {f.reason}")
+            figures = " ".join(filter(None, (before, "→", after, change(f))))
+            lines.append(f"{f.metric}: {figures}: {f.verdict}, because {f.reason}")
     lines += [" ".join(f"{name} {value}" for name, value in row.items()) for row in samples]
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ def text(found: Comparison) -> str:
         case = ElementTree.SubElement(suite, "testcase", classname=f.metric, name=_clean(f.name))
         if f.regression:
             failures += 1
-            ElementTree.SubElement(case, "failure", message=_clean(change(f))).text = _clean(f.reason)
+            ElementTree.SubElement(case, "failure", message=_clean(change(f) or f.reason)).text = _clean(f.reason)
         elif f.verdict == "undecided":
             skipped += 1
             ElementTree.SubElement(case, "skipped", message=_clean(f.reason))

@@ -13,11 +13,18 @@ Format = Literal["table", "json", "csv", "markdown"]
 Row = Mapping[str, Any]
 
 
-def write(rows: Sequence[Row], form: Format, table: Sequence[Row] | None = None, numbers: Sequence[str] = ()) -> None:
+def write(
+    rows: Sequence[Row],
+    form: Format,
+    table: Sequence[Row] | None = None,
+    numbers: Sequence[str] = (),
+    sentences: Sequence[str] = (),
+) -> None:
     """Prints rows that share their keys to stdout.
 
     table: what the table and Markdown show instead, where the rows hold more than a person reads at a glance.
-    numbers: columns set to the right. Nested values are JSON in CSV; None is an empty field.
+    numbers: columns set to the right. sentences: columns that the table shows below their row, on lines of their own.
+    Nested values are JSON in CSV; None is an empty field.
     """
     shown = rows if table is None else table
     if form == "json":
@@ -27,7 +34,7 @@ def write(rows: Sequence[Row], form: Format, table: Sequence[Row] | None = None,
     elif form == "markdown":
         sys.stdout.write(markdown(shown, numbers))
     else:
-        print_table(shown, numbers)
+        print_table(shown, numbers, sentences)
 
 
 def _text(value: Any) -> str:
@@ -57,22 +64,26 @@ def markdown(rows: Sequence[Row], numbers: Sequence[str]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def print_table(rows: Sequence[Row], numbers: Sequence[str]) -> None:
-    """Prints rows as a table that fits the terminal, or 80 columns; numbers: columns set to the right."""
-    from rich import box
+def print_table(rows: Sequence[Row], numbers: Sequence[str], sentences: Sequence[str] = ()) -> None:
+    """Prints rows as a table that fits the terminal, or 80 columns.
+
+    numbers: columns set to the right. sentences: columns that stand below their row, on lines of their own.
+    """
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
+
+    from attnbench.outputs._columns import HEADING, lines
 
     if not rows:
         return
-    console = Console(soft_wrap=False)
-    widest = {name: max(len(_text(row[name])) for row in [{name: name}, *rows]) for name in rows[0]}
-    gap = 1 if sum(widest.values()) + 3 * len(widest) <= console.width else 0
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, gap), pad_edge=False)
-    for index, name in enumerate(rows[0]):
-        justify: Literal["right", "left"] = "right" if name in numbers else "left"
-        grid.add_column(name, justify=justify, overflow="fold", no_wrap=index == 0 or name in numbers)
-    for row in rows:
-        grid.add_row(*(Text(_text(value)) for value in row.values()))
-    console.print(grid)
+    console = Console()
+    head = list(rows[0])
+    texts = [[_text(value).replace("\n", " ") for value in row.values()] for row in rows]
+    places = [[head.index(name) for name in names if name in head] for names in (numbers, sentences)]
+    printed = Text()
+    for line in lines(head, texts, console.width, *places):
+        for piece in line:
+            style = "bold" if piece.row == HEADING else "dim" if piece.column in places[1] else ""
+            printed.append(piece.text, style=style)
+        printed.append("\n")
+    console.print(printed, no_wrap=True, crop=False, overflow="ignore")

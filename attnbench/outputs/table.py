@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from attnbench.analysis.summary import Summary, summarise
-from attnbench.outputs.blocks import Block, Cell, legend, parts
+from attnbench.outputs._columns import HEADING, Piece, lines
+from attnbench.outputs.blocks import Block, legend, parts
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from attnbench.record import Run
 
 _GAP = 2
-_GLUE = "\u00a0"
 
 
 def render(
@@ -69,56 +67,22 @@ def _pieces(block: Block, width: int) -> Iterator[Block]:
 def _print(block: Block, console: Console) -> None:
     from rich.text import Text
 
-    widths = _widths(block, console.width)
     text = Text(block.title + "\n", style="")
     text.stylize("italic")
-    for i, row in enumerate([tuple(map(Cell, block.columns)), *block.rows]):
-        _append(text, row, widths, block.sizes, "bold" if i == 0 else "")
-        if i == 0:
-            text.append("─" * (sum(widths) + _GAP * (len(widths) - 1)) + "\n")
-    for note in block.notes:
-        text.append(note + "\n", style="dim")
-    console.print(text, no_wrap=True, crop=False, overflow="ignore")
-
-
-def _widths(block: Block, width: int) -> list[int]:
-    """As wide as each column's texts; where that is too wide, the widest give way down to their longest word."""
-    rows = [block.columns, *(tuple(cell.text for cell in row) for row in block.rows)]
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    least = [max((len(word) for text in column for word in _glued(text).split(" ")), default=0) for column in columns]
-    least[0] = widths[0]
-    while sum(widths) + _GAP * (len(widths) - 1) > width:
-        slack = [w - low for w, low in zip(widths, least, strict=True)]
-        if not any(slack):
-            break
-        widest = max((i for i in range(len(widths)) if slack[i]), key=lambda i: widths[i])
-        widths[widest] -= 1
-    return widths
-
-
-def _glued(text: str) -> str:
-    """A text whose intervals are not broken: `[480, 551]` is one word."""
-    return re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", _GLUE), text)
-
-
-def _append(text: Text, row: Sequence[Cell], widths: Sequence[int], numbers: bool, style: str) -> None:
-    """One row, over as many lines as its longest field needs."""
-    from textwrap import wrap
-
-    fields = [
-        [cell.text] if len(cell.text) <= width else wrap(_glued(cell.text), width, break_on_hyphens=False) or [""]
-        for cell, width in zip(row, widths, strict=True)
-    ]
-    fields = [[part.replace(_GLUE, " ") for part in field] for field in fields]
-    for i in range(max(map(len, fields))):
-        for j, (cell, field, width) in enumerate(zip(row, fields, widths, strict=True)):
-            part = field[i] if i < len(field) else ""
-            space = " " * (width - len(part))
-            colour = "bold green" if cell.best else "cyan" if cell.win else style
-            if numbers and j > 0:
-                text.append(space)
-            text.append(part, style=colour)
-            if j < len(widths) - 1:
-                text.append(" " * _GAP if numbers and j > 0 else space + " " * _GAP)
+    numbers = range(1, len(block.columns)) if block.sizes else ()
+    rows = [[cell.text for cell in row] for row in block.rows]
+    for line in lines(block.columns, rows, console.width, numbers):
+        for piece in line:
+            text.append(piece.text, style=_style(block, piece))
         text.append("\n")
+    console.print(text, no_wrap=True, crop=False, overflow="ignore", end="")
+    for note in block.notes:
+        console.print(Text(note, style="dim"))
+    console.print()
+
+
+def _style(block: Block, piece: Piece) -> str:
+    if piece.row == HEADING:
+        return "bold"
+    cell = block.rows[piece.row][piece.column] if piece.column is not None else None
+    return "" if cell is None else "bold green" if cell.best else "cyan" if cell.win else ""

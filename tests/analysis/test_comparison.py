@@ -213,15 +213,20 @@ def test_exact_figures_decide_without_statistics() -> None:
     assert len(compare(with_metrics(), with_metrics(flops=1011), allowed).regressions) == 1
 
 
-def test_more_operations_and_a_left_kernel_are_regressions_another_mix_is_not() -> None:
+def test_a_left_kernel_is_a_regression_and_more_operations_only_where_they_are_asked_for() -> None:
     def ran(operations: Mapping[str, int], kernel: str = "flash") -> Run:
         visits: list[Visit] = visits_of([(cell("softmax", Problem(64, 64, 4), "sdpa"), 1e-3, {"flops": 1})])
         return run_of([replace(v, operations=dict(operations), kernel=kernel) if v.round == 0 else v for v in visits])
 
     base = ran({"mm": 2, "softmax": 1})
-    assert [f.metric for f in compare(base, ran({"mm": 3, "softmax": 1}), GATE).regressions] == ["operations"]
-    assert compare(base, ran({"bmm": 2, "softmax": 1}), GATE).regressions == []
-    assert compare(base, ran({"mm": 1, "softmax": 1}), GATE).regressions == []
+    more = compare(base, ran({"mm": 2, "softmax": 1, "clone": 1}), GATE)
+    assert (more.regressions, more.exit_code) == ([], compare(base, base, GATE).exit_code)
+    (noted,) = [f for f in more.findings if f.metric == "operations"]
+    assert (noted.verdict, noted.before, noted.after, noted.reason) == ("more", 3, 4, "clone 0 → 1")
+    asked = Gate({"wall_time": 0.05, "operations": 0.0})
+    assert [f.metric for f in compare(base, ran({"mm": 3, "softmax": 1}), asked).regressions] == ["operations"]
+    assert compare(base, ran({"bmm": 2, "softmax": 1}), asked).regressions == []
+    assert compare(base, ran({"mm": 1, "softmax": 1}), asked).regressions == []
     assert [f.metric for f in compare(base, ran({"mm": 2, "softmax": 1}, "SDPA math"), GATE).regressions] == ["kernel"]
     assert compare(base, ran({"mm": 2, "softmax": 1}, "cudnn"), GATE).regressions == []
 
