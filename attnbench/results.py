@@ -21,7 +21,7 @@ def derive(visits: DataFrame) -> DataFrame:
 
     status: the scout's where it is not ok; `wrong` where any round found the output wrong, and then no time;
     ok as long as one timed round gave a time (reason names the rounds that were lost), else the timed rounds' own.
-    What a metric takes in timed rounds is derived from them as its `Metric.source` says; the rest is the scout's.
+    What a metric takes in timed rounds is derived from them as its `Metric.derived` says; the rest is the scout's.
     """
     import pandas as pd
 
@@ -53,7 +53,7 @@ _Intervals = dict[Hashable, tuple[float, float, float]]
 def _intervals(visits: DataFrame, metric: Metric) -> _Intervals:
     from attnbench.analysis.interval import intervals
 
-    if metric.source != "interval":
+    if metric.derived != "interval":
         return {}
     found = intervals(visits, metric.column).to_dict("index")
     return {key: (each["value"], each["low"], each["high"]) for key, each in found.items()}
@@ -76,7 +76,7 @@ def _over_rounds(
 ) -> dict[str, Any]:
     """The columns of a timed metric from the rounds that are ok; missing: None."""
     found = {name: _middle([visit[name] for visit in good if name in visit]) for name in metric.columns}
-    if metric.source == "interval":
+    if metric.derived == "interval":
         ends = interval if interval is not None and good else (None, None, None)
         found.update(zip((metric.column, *metric.ends), ends, strict=True))
     return found

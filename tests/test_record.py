@@ -203,22 +203,22 @@ PLANTED = """
 from attnbench.metric import Metric
 
 METRIC = Metric(
-    column="planted_s", unit="s", meaning="Planted.", exact=False, source={source!r},
+    column="planted_s", unit="s", meaning="Planted.", exact=False, derived={derived!r},
     columns=("planted_s", "planted_low_s", "planted_high_s", "planted_bytes"),
 )
 """
 
 
 @pytest.mark.parametrize(
-    ("source", "values"),
+    ("derived", "values"),
     [("interval", [2.0]), ("median", [2.0, 0.5, 8.0]), ("scout", [7.0, math.nan, math.nan])],
 )
 def test_a_metric_of_ones_own_is_derived_as_it_declares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, values: list[float]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, derived: str, values: list[float]
 ) -> None:
     package = tmp_path / "metrics"
     package.mkdir()
-    (package / "planted.py").write_text(PLANTED.format(source=source))
+    (package / "planted.py").write_text(PLANTED.format(derived=derived))
     monkeypatch.setattr("attnbench.metrics.__path__", [*attnbench.metrics.__path__, str(package)])
     names = ["planted_s", "planted_low_s", "planted_high_s"]
     scout = visit(CELL, metrics={"planted_s": 7.0, "planted_bytes": 1})
@@ -227,13 +227,13 @@ def test_a_metric_of_ones_own_is_derived_as_it_declares(
     run = read_run(folder(tmp_path / "run", visits))
     try:
         row = run.results.iloc[0]
-        assert row["planted_bytes"] == (1 if source == "scout" else 20)
+        assert row["planted_bytes"] == (1 if derived == "scout" else 20)
         found = quantity(run, "planted")
-        assert (found.interval(CELL.key) is not None) == (source != "scout")
+        assert (found.interval(CELL.key) is not None) == (derived != "scout")
     finally:
         sys.modules.pop("attnbench.metrics.planted")
     told = [float(row[name]) for name in names]
-    if source == "interval":
+    if derived == "interval":
         assert told[0] == pytest.approx(values[0]), "the geometric mean"
         assert told[1] < told[0] < told[2]
         assert told[1:] == pytest.approx(found.interval(CELL.key))

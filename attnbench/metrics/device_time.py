@@ -15,7 +15,7 @@ METRIC = Metric(
     meaning="Device time of one call between CUDA events; empty on a CPU.",
     columns=("device_time_s", "device_time_low_s", "device_time_high_s"),
     exact=False,
-    source="interval",
+    derived="interval",
     least="fastest",
 )
 

@@ -21,7 +21,7 @@ METRIC = Metric(
     meaning="Energy of one call from NVML's counter; empty where there is none.",
     columns=("energy_j", "energy_resolution_j"),
     exact=False,
-    source="median",
+    derived="median",
     least="most frugal",
 )
 

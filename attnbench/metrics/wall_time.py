@@ -15,7 +15,7 @@ METRIC = Metric(
     meaning="Wall time of one call, host clock, device synchronised on both sides.",
     columns=("wall_time_s", "wall_time_low_s", "wall_time_high_s"),
     exact=False,
-    source="interval",
+    derived="interval",
     least="fastest",
 )
 
