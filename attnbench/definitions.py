@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from attnbench.errors import BadInput, own_errors
 from attnbench.operator import Estimated, Growth
-from attnbench.problem import Cell, canonical_params
+from attnbench.problem import Cell, ParamValue, canonical_params
 from attnbench.registry import operators
 
 
@@ -15,13 +15,14 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
     """For environment.json; imports the operators (torch with them).
 
     stated: by "<operator> <canonical params>", how time and memory grow with N. exact: those of these names that
-    compute softmax attention itself. families: by operator, its family. estimates: by these names, the exact map that
-    it is an estimate of.
+    compute softmax attention itself. families: by operator, its family. defaults: by operator, those of its
+    parameters. estimates: by these names, the exact map that it is an estimate of.
     """
     sources = operators(operators_from)
     stated: dict[str, dict[str, str]] = {}
     exact: list[str] = []
     families: dict[str, str] = {}
+    defaults: dict[str, dict[str, ParamValue]] = {}
     estimates: dict[str, str] = {}
     for cell in cells:
         name = f"{cell.operator} {canonical_params(cell.params)}"
@@ -39,6 +40,11 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
             )
         stated[name] = {"time": growth.time, "memory": growth.memory}
         families[cell.operator] = sources[cell.operator].family
+        defaults[cell.operator] = {
+            name: param.default
+            for name, param in operator.params.items()
+            if isinstance(param.default, get_args(ParamValue))
+        }
         if is_exact:
             exact.append(name)
         if estimated is not None:
@@ -48,4 +54,4 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
                     "SOFTMAX or Estimated(name, map) of attnbench.operator. Correct it."
                 )
             estimates[name] = estimated.name
-    return {"stated": stated, "exact": exact, "families": families, "estimates": estimates}
+    return {"stated": stated, "exact": exact, "families": families, "defaults": defaults, "estimates": estimates}

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import budget, files, journal, pipe
-from attnbench.analysis.comparison import circumstances
+from attnbench.analysis.comparison import circumstances, unmatched
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
+from attnbench.analysis.matching import aligned
 from attnbench.frames import frame
 from attnbench.number import count
 from attnbench.plan import Plan
@@ -123,17 +124,14 @@ def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Com
             f"peak memory and operations are not compared: they repeat only in the same circumstances ({what}). "
             "FLOPs, status and growth are"
         )
+    before, after = aligned(before, after)
     findings = exact_findings(before, after, gate, alike=differ.alike)
-    keys = [_attempted(run) for run in (before, after)]
+    gone, new = unmatched(before, after)
     both = _ok(before) & _ok(after)
     return Comparison(
         str(before.folder), str(after.folder), by_importance(findings),
-        tuple(sorted(keys[0] - keys[1])), tuple(sorted(keys[1] - keys[0])), tuple(told), (), len(both), True,
+        gone, new, tuple(told), (), len(both), True,
     )  # fmt: skip
-
-
-def _attempted(run: Run) -> set[str]:
-    return set(run.results.loc[run.results["status"] != "skipped", "key"])
 
 
 def _ok(run: Run) -> set[str]:

@@ -6,6 +6,7 @@ A run folder holds visits.jsonl and samples.csv (append-only), results.csv (deri
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -160,13 +161,15 @@ class Run:
 
     visits: one row per visit in the order stored: key, CELL_COLUMNS, device, round, process, order, status, reason,
     kernel, samples, threads, contract, cause, warnings, operations, then every metric column (missing: NaN or NA).
-    environment: environment.json. suite_text: suite.yaml as run.
+    environment: environment.json. suite_text: suite.yaml as run. stored_keys: by key, the one in the run's files,
+    where `analysis.matching` has completed cells.
     """
 
     folder: Path
     visits: DataFrame
     environment: dict[str, Any]
     suite_text: str
+    stored_keys: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def results(self) -> DataFrame:
@@ -203,7 +206,11 @@ class Run:
         """samples.csv without the samples of unfinished visits; columns SAMPLE_COLUMNS."""
         from attnbench.frames import read_samples
 
-        return read_samples(self.folder, self.visits)
+        if not self.stored_keys:
+            return read_samples(self.folder, self.visits)
+        today = {stored: key for key, stored in self.stored_keys.items()}
+        table = read_samples(self.folder, self.visits.assign(key=self.visits["key"].map(self.stored_keys)))
+        return table.assign(key=table["key"].map(today))
 
 
 def read_run(path: str | Path) -> Run:
@@ -335,6 +342,10 @@ def _is_growth(value: object) -> bool:
     return isinstance(value, str) and value in get_args(Growth)
 
 
+def _is_param(value: object) -> bool:
+    return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
+
+
 def _are_rates(value: Mapping[str, Any]) -> bool:
     return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
 
@@ -373,6 +384,7 @@ _NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for
 _DEFINITIONS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "exact": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
     "families": ("an object of text", _is_table(is_text)),
+    "defaults": ("an object of objects of parameters", _is_table(_is_table(_is_param))),
     "estimates": ("an object of text", _is_table(is_text)),
     "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),

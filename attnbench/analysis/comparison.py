@@ -20,6 +20,7 @@ from attnbench.analysis.baseline import named
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
+from attnbench.analysis.matching import aligned
 from attnbench.analysis.moved import crossings
 from attnbench.analysis.series import metric_names, panels
 from attnbench.circumstances import HARDWARE, SOFTWARE
@@ -93,6 +94,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
             "Times and bytes of the two say nothing of the code. Measure both in the same, or give --across-machines "
             "to compare what is exact, and ratios to the baseline."
         )
+    before, after = aligned(before, after)
     notes = [f"different {text}" for text in told]
     if told and not differ.alike:
         notes.append("peak memory and operations are not compared: they repeat only in the same circumstances")
@@ -109,13 +111,14 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         ]
         notes += said
     findings += _uncompared(findings, gate)
+    gone, new = unmatched(before, after)
     keys = [set(run.results["key"]) for run in (before, after)]
     return Comparison(
         str(before.folder),
         str(after.folder),
         by_importance(findings),
-        tuple(sorted(keys[0] - keys[1])),
-        tuple(sorted(keys[1] - keys[0])),
+        gone,
+        new,
         tuple(notes),
         tuple(crossings(before, after)),
         len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
@@ -139,6 +142,13 @@ def _uncompared(findings: Sequence[Finding], gate: Gate | None) -> list[Finding]
         for metric, threshold in asked.items()
         if metric not in seen
     ]  # fmt: skip
+
+
+def unmatched(before: Run, after: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keys that only one of two aligned runs has, and tried to measure there: what is gone, and what is new."""
+    keys = [set(run.results["key"]) for run in (before, after)]
+    tried = [set(run.results.loc[run.results["status"] != "skipped", "key"]) for run in (before, after)]
+    return tuple(sorted(tried[0] - keys[1])), tuple(sorted(tried[1] - keys[0]))
 
 
 def _ok(run: Run) -> set[str]:

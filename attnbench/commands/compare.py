@@ -101,6 +101,7 @@ def write(found: Sequence[Comparison], form: Format) -> None:
 
 
 def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
+    from attnbench.analysis.matching import aligned
     from attnbench.errors import BadInput
     from attnbench.outputs.comparison import explanation
     from attnbench.quantity import suggestion
@@ -111,6 +112,7 @@ def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
         raise BadInput(
             f"--explain {cell}: no cell's key contains it{suggestion(cell, keys)}. --format json has all keys."
         )
+    before, after = aligned(before, after)
     for key in chosen[:10]:
         rows = [*_rounds("before", before, key), *_rounds("after", after, key)]
         sys.stdout.write(explanation(found, key, rows))

@@ -1,0 +1,71 @@
+"""Cells of two runs that are the same, by their columns: a parameter that one of them lacks has its default there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from attnbench.problem import Cell, ParamValue, canonical_params
+from attnbench.record import CELL_COLUMNS, cell_of
+
+if TYPE_CHECKING:
+    from attnbench.record import Run
+
+Defaults = Mapping[str, Mapping[str, ParamValue]]
+"""By operator, every parameter's default."""
+
+
+def defaults_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> Defaults:
+    """The defaults that two environments store; where both know one, the later run's."""
+    older, later = (environment.get("defaults") or {} for environment in (before, after))
+    return {name: {**older.get(name, {}), **later.get(name, {})} for name in {**older, **later}}
+
+
+def completed(cell: Cell, defaults: Defaults) -> Cell:
+    """The cell with the default of every parameter that it lacks: an operator has gained or lost one since."""
+    return replace(cell, params={**defaults.get(cell.operator, {}), **cell.params})
+
+
+def same_cells(before: Iterable[Cell], after: Iterable[Cell], defaults: Defaults) -> dict[str, str]:
+    """By the key of a cell of `before`, the key of the same cell of `after`."""
+    later = {completed(cell, defaults).key: cell.key for cell in after}
+    matched = ((cell.key, later.get(completed(cell, defaults).key)) for cell in before)
+    return {key: its for key, its in matched if its is not None}
+
+
+def aligned(before: Run, after: Run) -> tuple[Run, Run]:
+    """Both runs with completed cells, so that the same cell has the same key in both."""
+    defaults = defaults_of(before.environment, after.environment)
+    return _completed(before, defaults), _completed(after, defaults)
+
+
+def _completed(run: Run, defaults: Defaults) -> Run:
+    cells = run.visits.drop_duplicates("key")
+    stored = {cell.key: cell for cell in map(_cell, cells[list(CELL_COLUMNS)].to_dict("records"))}
+    whole = {key: completed(cell, defaults) for key, cell in stored.items()}
+    if all(cell.key == key for key, cell in whole.items()):
+        return run
+    keys = {key: cell.key for key, cell in whole.items()}
+    params = {key: canonical_params(cell.params) for key, cell in whole.items()}
+    visits = run.visits.assign(key=run.visits["key"].map(keys), params=run.visits["key"].map(params))
+    named = {f"{c.operator} {canonical_params(c.params)}": f"{c.operator} {params[key]}" for key, c in stored.items()}
+    stored_keys = {new: key for key, new in keys.items()}
+    return replace(run, visits=visits, environment=_renamed(run.environment, named), stored_keys=stored_keys)
+
+
+def _cell(columns: Mapping[Any, Any]) -> Cell:
+    return cell_of({name: None if pd.isna(value) else value for name, value in columns.items()})
+
+
+def _renamed(environment: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
+    """An environment whose definitions go by the completed params. named: `<operator> <params>`, by the stored one."""
+    tables = {
+        name: {named.get(key, key): value for key, value in environment[name].items()}
+        for name in ("stated", "estimates")
+        if name in environment
+    }
+    exact = {"exact": [named.get(key, key) for key in environment["exact"]]} if "exact" in environment else {}
+    return {**environment, **tables, **exact}
