@@ -23,7 +23,7 @@ def test_growth_exactness_and_family_are_told_once_per_variant() -> None:
     assert found["exact"] == ["softmax {}"]
     assert found["families"] == {"softmax": "exact", "linformer": "lowrank"}
     assert found["defaults"].keys() == {"softmax", "linformer"}
-    assert found["defaults"]["linformer"].items() >= {("k", 256), ("sharing", "kv")}
+    assert found["defaults"]["linformer"].items() >= {("k", 256), ("sharing", "headwise")}
     assert found["stated"]["softmax {}"] == {"time": "n^2", "memory": "n^2"}
     assert found["stated"]['linformer {"k":8,"sharing":"kv"}'] == {"time": "n", "memory": "n"}
     assert len(found["stated"]) == 3
