@@ -1,13 +1,18 @@
-"""What a run can afford: decided once, after the scout, and for all operators alike."""
+"""What a run takes and what it can afford: sizes go before operators, small ones first, and the baseline at each."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from attnbench.number import count
 from attnbench.problem import Cell
 from attnbench.settings import Measure
+
+if TYPE_CHECKING:
+    from attnbench.operator import Cost
 
 CALLS_AROUND = 9
 """Calls of a timed visit that are not samples: outputs before and after, on each set, and the least of the warm-up."""
@@ -21,11 +26,36 @@ SCOUT_SHARE = 0.5
 START_S = 2.5
 """What a fresh worker costs, once per round."""
 
+END_S = 2.5
+"""Kept for what comes after the last visit: results.csv and the tables."""
+
+ROOM = 1.2
+"""The scout leaves so much more than the least that a timed round is expected to take."""
+
+RATES_SHARE = 0.1
+RATES_S = 6.0
+"""The rates of the hardware are measured only where so many seconds are at most this share of the budget."""
+
+CALL_BY_ROOFLINE = 4.0
+"""A call's time over what its FLOPs and bytes take at the hardware's rates: the median of 800 cells, most of them
+eager, in results/reference; nine in ten lie between 1.4 and 20."""
+
+SHORTEST_S = 1e-4
+"""No call is expected to take less: launching it takes so long."""
+
+SCOUT_CALLS = 12
+SCOUT_S = 0.03
+"""A scout visit takes this and so many calls: its checks, in float64 too, and its memory passes (the same runs)."""
+
+COMPILE_S = 20.0
+"""What compiling takes, in every process anew."""
+
 
 @dataclass(frozen=True)
 class Afforded:
-    """max_time_s: of every visit alike. out_of_reach: cells of the sizes that are not timed, with the reason."""
+    """rounds: as many are begun. max_time_s: of every visit alike. out_of_reach: cells that are not timed, and why."""
 
+    rounds: int
     max_time_s: float
     out_of_reach: Mapping[str, str]
 
@@ -34,6 +64,34 @@ def size(cell: Cell) -> tuple[int, int, int]:
     """What cells are ordered by: tokens, channels, batch."""
     p = cell.problem
     return (p.seq_len, p.channels, p.batch)
+
+
+def precedence(cell: Cell, baseline: str) -> tuple[Any, ...]:
+    """What comes first where not everything can: the smaller size; at the same size, the baseline's operator."""
+    return (size(cell), cell.operator != baseline)
+
+
+def rates_fit(budget_s: float | None) -> bool:
+    """Whether a run has time to measure the rates of its hardware."""
+    return budget_s is None or budget_s * RATES_SHARE >= RATES_S
+
+
+def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
+    """The seconds that a call is expected to take: an estimate, right within a factor of about four.
+
+    rates: as environment.json stores them; where one is missing, that part counts nothing.
+    """
+    flops = cost.reference_flops if cell.impl in ("reference", "compiled") else cost.flops
+    rate = rates.get("matmul_flops_per_s", {}).get(cell.problem.dtype) or math.inf
+    roofline = max(flops / rate, cost.bytes_required / (rates.get("copy_bytes_per_s") or math.inf))
+    return max(SHORTEST_S, CALL_BY_ROOFLINE * roofline)
+
+
+def cell_s(cell: Cell, call: float, measure: Measure, clocks: int = 1) -> float:
+    """What the scout and all rounds of a cell are expected to take, of which a call takes `call` seconds."""
+    compiling = COMPILE_S if cell.impl == "compiled" else 0.0
+    scout = SCOUT_S + SCOUT_CALLS * call + compiling
+    return scout + measure.rounds * (visit_s(call, measure, clocks) + compiling)
 
 
 def visit_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
@@ -48,30 +106,55 @@ def least_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
 
 
 def afford(
-    scouted: Sequence[tuple[Cell, float]], measure: Measure, left_s: float | None, rounds: int, clocks: int = 1
+    scouted: Sequence[tuple[Cell, float]],
+    measure: Measure,
+    left_s: float | None,
+    rounds: int,
+    clocks: int = 1,
+    start_s: float = START_S,
+    before_all: int = 0,
 ) -> Afforded:
-    """Shortens every visit alike; where even the fewest samples are too much, leaves out the largest sizes of all.
+    """Shortens every visit alike; where even the fewest samples are too much, leaves out the largest sizes of all;
+    where even the smallest size is, makes fewer rounds; and of a single round that is too long, what comes last.
 
-    scouted: each cell that is to be timed with the seconds of its call. left_s: of the budget; None: no budget.
+    scouted: each cell that is to be timed with the seconds of its call, in order of precedence. left_s: of the budget;
+    None: no budget. start_s: what a fresh worker costs. before_all: so many of the first cells are kept in any case.
     """
     if left_s is None:
-        return Afforded(measure.max_time_s, {})
-    per_round = max(left_s, 0.0) / max(rounds, 1) - START_S
-    kept = sorted(scouted, key=lambda pair: size(pair[0]))
+        return Afforded(rounds, measure.max_time_s, {})
+    fewest = [(cell, least_s(t, measure, clocks)) for cell, t in scouted]
+    number, kept = max(rounds, 1), 0
+    while not kept and number:
+        per_round = max(left_s, 0.0) / number - start_s
+        kept = _reached(fewest, per_round, whole_sizes=True)
+        number -= not kept
+    if not kept:
+        number, per_round = 1, max(left_s, 0.0) - start_s
+        kept = max(before_all, _reached(fewest, per_round, whole_sizes=False))
     out: dict[str, str] = {}
-    while kept and sum(least_s(t, measure, clocks) for _, t in kept) > per_round:
-        largest = size(kept[-1][0])
-        dropped = [(cell, t) for cell, t in kept if size(cell) == largest]
-        kept = kept[: len(kept) - len(dropped)]
-        cost = sum(least_s(t, measure, clocks) for _, t in dropped) * rounds
-        told = f"{count(len(dropped), 'cell')} of it would take about {cost:.0f} s more"
-        reason = f"the budget does not reach this size: {told}"
-        out.update({cell.key: reason for cell, _ in dropped})
+    for cell, _ in fewest[kept:]:
+        same = [s for other, s in fewest[kept:] if size(other) == size(cell)]
+        told = f"{count(len(same), 'cell')} of it would take about {sum(same) * rounds:.0f} s more"
+        out[cell.key] = f"the budget does not reach this size: {told}"
+    timed = scouted[:kept]
     low, high = 0.0, measure.max_time_s
     for _ in range(30):
         middle = (low + high) / 2
         shorter = replace(measure, max_time_s=middle)
-        fits = sum(visit_s(t, shorter, clocks) for _, t in kept) <= per_round
+        fits = sum(visit_s(t, shorter, clocks) for _, t in timed) <= per_round
         low, high = (middle, high) if fits else (low, middle)
-    whole = sum(visit_s(t, measure, clocks) for _, t in kept) <= per_round
-    return Afforded(measure.max_time_s if whole else max(low, 0.01), out)
+    whole = sum(visit_s(t, measure, clocks) for _, t in timed) <= per_round
+    return Afforded(min(number, rounds), measure.max_time_s if whole else max(low, 0.01), out)
+
+
+def _reached(costs: Sequence[tuple[Cell, float]], most_s: float, *, whole_sizes: bool) -> int:
+    """How many of the first cells fit into so many seconds. whole_sizes: all cells of a size, or none."""
+    reached, spent = 0, 0.0
+    for index, (cell, seconds) in enumerate(costs):
+        spent += seconds
+        if spent > most_s:
+            break
+        last_of_size = index + 1 == len(costs) or size(costs[index + 1][0]) != size(cell)
+        if last_of_size or not whole_sizes:
+            reached = index + 1
+    return reached

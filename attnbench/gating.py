@@ -65,6 +65,7 @@ def side(
     """A run in its own folder, of a checkout or (None) of what is installed."""
     commit = checkout.revision if checkout else environment.get("commit")
     told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
+    plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's scout before the other's
     opened = journal.create(folder, suite.text, told)
     start = pipe.start
     if checkout is not None:

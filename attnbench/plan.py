@@ -17,7 +17,7 @@ from attnbench.settings import Limits, Measure
 @dataclass(frozen=True)
 class Plan:
     """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits. code: what every
-    worker must still find to measure; None: that is not looked at.
+    worker must still find to measure; None: that is not looked at. baseline: the operator that comes first at a size.
     """
 
     cells: Sequence[Cell]
@@ -29,6 +29,7 @@ class Plan:
     operators_from: Sequence[str] = ()
     seed: int = 0
     code: MeasuredCode | None = None
+    baseline: str = ""
 
     @property
     def contract(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import mean
 from typing import Any, Protocol
 
 from attnbench import budget, pipe, results
@@ -26,6 +28,9 @@ COMPILE_LIMIT_S = 300.0
 
 RESULTS_EVERY_S = 10.0
 """results.csv is derived again this often, and after every round."""
+
+LEAST_TIMEOUT_S = 1.0
+"""A request is given at least so much, however little the budget leaves."""
 
 UNSTEADY_VISITS = 5
 """Visits without one steady sample, one after another, before the run ends."""
@@ -52,22 +57,36 @@ class Progress(Protocol):
 
 @dataclass
 class Runner:
-    """A run in progress. `harness_s`: seconds of visits spent outside the operators' calls, one entry per visit."""
+    """A run in progress. harness_s: seconds of visits spent outside the operators' calls, one entry per visit.
+
+    begun: when the budget's time began, on the clock `now`; None: with this object.
+    """
 
     plan: Plan
     journal: Journal
     progress: Progress
     start: Callable[[int, int], pipe.Worker] = pipe.start
     harness_s: list[float] = field(default_factory=list)
+    begun: float | None = None
+    now: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._begun = time.monotonic()
+        self._begun = self.now() if self.begun is None else self.begun
         self._measure = self.plan.measure
         self.workers = Workers(self.plan, max((v.process for v in self.journal.visits), default=-1), self.start)
         self._done = {(v.key, v.round): v for v in self.journal.visits}
         self._written = time.monotonic()
         self._unsteady = 0
         self._cells = {cell.key: cell for cell in self.plan.cells}
+        self._clocks = 2 if self.plan.device == "cuda" else 1
+        self._smallest = min(map(budget.size, self.plan.cells), default=(0, 0, 0))
+        self._beyond_budget: tuple[int, ...] | None = None
+        self._scout_s: dict[tuple[Any, ...], tuple[Cell, float]] = {}
+        self._fewest_s: dict[str, float] = {}
+        self._unmade = 0
+        self._taken_s = self._foreseen_s = 0.0
+        for visit in self.journal.visits:
+            self._note_scout(visit)
 
     def run(self) -> None:
         """Makes every missing visit. However it ends (Stopped, BadInput, KeyboardInterrupt), results.csv is current."""
@@ -80,6 +99,7 @@ class Runner:
                 self._round(number)
                 self.workers.end()
                 self._write()
+            self._skip_unreached()
         finally:
             self.workers.kill()
             if self.journal.visits:
@@ -104,8 +124,7 @@ class Runner:
 
     def expected_s(self, cell: Cell) -> float:
         """The most that a timed visit of a cell is expected to take, after its scout."""
-        clocks = 2 if self.plan.device == "cuda" else 1
-        return budget.visit_s(self._call_s(cell), self._measure, clocks)
+        return budget.visit_s(self._call_s(cell), self._measure, self._clocks)
 
     def end_process(self) -> None:
         """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""
@@ -116,13 +135,12 @@ class Runner:
     # --- the scout
 
     def _scout(self) -> None:
-        order = sorted(self.plan.cells, key=budget.size)
+        order = sorted(self.plan.cells, key=self._precedence)
         missing = [cell for cell in order if (cell.key, 0) not in self._done]
         if not missing:
             return
         unable = self._unable(order)
         self.progress.planned(len(missing), None)
-        out_of_budget: tuple[int, ...] | None = None
         for position, cell in enumerate(order):
             if (cell.key, 0) in self._done:
                 continue
@@ -132,13 +150,9 @@ class Runner:
                     cause: Cause = "unsupported" if status == "skipped" else "raised"
                     self._store(self._unmeasured(cell, 0, position, status, reason, cause))
                 continue
-            skipped = self._beyond(cell)
-            limit = self.plan.limits.budget_s
-            if out_of_budget is None and limit is not None and self._elapsed() > budget.SCOUT_SHARE * limit:
-                out_of_budget = budget.size(cell)
-            if skipped is None and out_of_budget is not None and budget.size(cell) >= out_of_budget:
-                skipped = f"the budget of {limit:g} s does not reach this size", "budget"
-            foreseen = self.workers.foresee(cell) if skipped is None else {}
+            skipped = self._beyond(cell) or self._unaffordable(cell)
+            timeout = self._bounded(self.plan.limits.cell_timeout_s, cell, 0)
+            foreseen = self.workers.foresee(cell, timeout) if skipped is None else {}
             skipped = skipped or self._over(foreseen.get("total_bytes"))
             if skipped is not None:
                 self._store(self._unmeasured(cell, 0, position, "skipped", *skipped))
@@ -148,9 +162,12 @@ class Runner:
     def _unable(self, order: Sequence[Cell]) -> dict[str, tuple[Status, str | None]]:
         """Cells that cannot run here, with the reason; None where an earlier cell of the series says it for all."""
         request = {"do": "why_not", "cells": [columns_of(cell) for cell in order]}
+        timeout = self._bounded(pipe.START_TIMEOUT_S, order[0], 0)
         try:
-            answer = self.workers.ask(request, pipe.START_TIMEOUT_S)
+            answer = self.workers.ask(request, timeout)
         except pipe.WorkerLost as lost:
+            if lost.status == "timeout" and timeout < pipe.START_TIMEOUT_S:
+                return {}  # the budget has ended, which skips them all
             raise Stopped(f"asking the operators what they support: {lost}") from None
         reasons = {cell.key: (status, told) for cell, (status, told) in zip(order, answer["reasons"], strict=True)}
         series: dict[tuple[Any, ...], list[Cell]] = {}
@@ -178,6 +195,45 @@ class Runner:
                     return f"{size}, which ran out of time", "beyond_timeout"
         return None
 
+    def _is_smallest(self, cell: Cell) -> bool:
+        return budget.size(cell) == self._smallest
+
+    def _precedence(self, cell: Cell) -> tuple[Any, ...]:
+        return budget.precedence(cell, self.plan.baseline)
+
+    def _unaffordable(self, cell: Cell) -> tuple[str, Cause] | None:
+        """Why the budget leaves a cell out: what is scouted must be timed as well, and sizes are left out alike."""
+        limit, left = self.plan.limits.budget_s, self._left(0, cell)
+        if limit is None or left is None:
+            return None
+        late = self._elapsed() > budget.SCOUT_SHARE * limit
+        smallest = self._is_smallest(cell)
+        fits = self._foreseen_scout_s(cell) <= left and (smallest or not late)
+        if not fits and not smallest and self._beyond_budget is None:
+            self._beyond_budget = budget.size(cell)
+        if fits and (self._beyond_budget is None or budget.size(cell) < self._beyond_budget):
+            return None
+        return f"the budget of {limit:g} s does not reach this {'cell' if smallest else 'size'}", "budget"
+
+    def _foreseen_scout_s(self, cell: Cell) -> float:
+        """The most that a scout visit is expected to take, from the last of its series: it may grow with N²."""
+        starting = self._start_s() * ((not self.workers.measuring) + (not self.workers.foreseeing))
+        before = self._scout_s.get(family(cell))
+        if before is None:
+            return starting + budget.SCOUT_S
+        smaller, seconds = before
+        grown = math.prod(budget.size(cell)) / math.prod(budget.size(smaller))
+        return starting + seconds * max(grown, 1.0) ** 2
+
+    def _note_scout(self, visit: Visit) -> None:
+        """Keeps of a scout what the budget is planned with."""
+        cell = self._cells.get(visit.key)
+        if visit.round or visit.status != "ok" or cell is None:
+            return
+        self._scout_s[family(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
+        call_s = float(visit.metrics.get("scout_time_s", 0.0))
+        self._fewest_s[cell.key] = budget.least_s(call_s, self._measure, self._clocks)
+
     def _over(self, total: int | None) -> tuple[str, Cause] | None:
         limit = self.plan.memory_limit
         if total is None or total <= limit:
@@ -192,18 +248,20 @@ class Runner:
 
     def _rounds(self) -> int:
         """Fixes what the budget affords. Returns the number of rounds."""
-        rounds = self.plan.measure.rounds
-        survivors = self._survivors(1)
-        clocks = 2 if self.plan.device == "cuda" else 1
-        limit = self.plan.limits.budget_s
-        left = None if limit is None else limit - self._elapsed()
+        survivors = sorted(self._survivors(1), key=self._precedence)
         scouted = [(cell, self._call_s(cell)) for cell in survivors if not self._complete(cell)]
-        afforded = budget.afford(scouted, self.plan.measure, left, rounds, clocks)
+        afforded = budget.afford(
+            scouted, self.plan.measure, self._left(1), self.plan.measure.rounds, self._clocks, self._start_s(),
+            sum(map(self._goes_before_all, survivors)),
+        )  # fmt: skip
+        rounds = afforded.rounds
         for position, (cell, _) in enumerate(scouted):
             if cell.key in afforded.out_of_reach and (cell.key, 1) not in self._done:
                 reason = afforded.out_of_reach[cell.key]
                 self._store(self._unmeasured(cell, 1, position, "skipped", reason, "budget"))
         self._measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
+        if rounds < self.plan.measure.rounds:
+            self.progress.said(f"the budget leaves {rounds} of {self.plan.measure.rounds} rounds")
         if afforded.max_time_s < self.plan.measure.max_time_s:
             self.progress.said(f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit")
         kept = [cell for cell, _ in scouted if cell.key not in afforded.out_of_reach]
@@ -216,10 +274,41 @@ class Runner:
         order = sorted(self._survivors(1), key=lambda cell: cell.key)
         random.Random(f"{self.plan.seed} {number}").shuffle(order)
         alive = {cell.key for cell in self._survivors(number)}
+        missing = {cell.key: cell for cell in order if cell.key in alive and (cell.key, number) not in self._done}
         for position, cell in enumerate(order):
-            if cell.key in alive and (cell.key, number) not in self._done:
+            if missing.pop(cell.key, None) is None:
+                continue
+            if self._fits(cell, missing.values()):
+                self.workers.ready()
+                begun = self.now()
                 self._visit("time", cell, number, position, self._measure)
-                self._left_s = (self._left_s or 0.0) - self.expected_s(cell)
+                self._taken_s += self.now() - begun
+                self._foreseen_s += self.expected_s(cell)
+            else:
+                self._unmade += 1
+            self._left_s = (self._left_s or 0.0) - self.expected_s(cell)
+
+    def _fits(self, cell: Cell, still: Iterable[Cell]) -> bool:
+        """Whether the budget leaves time for a visit, beside those still to come in the round that go before it."""
+        left = self._left(1, cell)
+        if left is None:
+            return True
+        own = self._precedence(cell)
+        before = sum(self._fewest_s[other.key] for other in still if self._precedence(other) < own)
+        starting = 0.0 if self.workers.measuring else self._start_s()
+        late = max(1.0, self._taken_s / self._foreseen_s) if self._foreseen_s else 1.0
+        return starting + late * (before + self._fewest_s[cell.key]) <= left
+
+    def _skip_unreached(self) -> None:
+        """What the budget left without any time is skipped; a visit of a later round is left to a resumed run."""
+        if not self._unmade:
+            return
+        limit = f"the budget of {self.plan.limits.budget_s:g} s"
+        self.progress.said(f"{limit} ended before {self._unmade} of the planned visits")
+        timed = {key for key, number in self._done if number}
+        for position, cell in enumerate(self._survivors(1)):
+            if cell.key not in timed:
+                self._store(self._unmeasured(cell, 1, position, "skipped", f"{limit} does not reach it", "budget"))
 
     def _survivors(self, number: int) -> list[Cell]:
         """Cells to visit in a timed round: the scout found them ok, and no timed round before ended them."""
@@ -258,11 +347,16 @@ class Runner:
             "tolerance": scouted.get("tolerance"),
             "answers": [scouted[name] for name in ("answer_0", "answer_1", "answer_2") if name in scouted],
         }
-        timeout = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
+        whole = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
+        self.workers.ready()
+        timeout = self._bounded(whole, cell, number)
         begun = time.perf_counter()
         try:
             answer = self.workers.ask(request, timeout)
         except pipe.WorkerLost as lost:
+            if lost.status == "timeout" and timeout < whole:
+                self._cut(cell, number, position)
+                return
             reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
             answer = {"status": lost.status, "reason": reason, "cause": lost.cause}
         try:
@@ -277,6 +371,14 @@ class Runner:
         self._watch_clock(visit, throttled=answer.get("throttled", False))
         if time.monotonic() - self._written > RESULTS_EVERY_S:
             self._write()
+
+    def _cut(self, cell: Cell, number: int, position: int) -> None:
+        """A visit that the budget ended: of the scout it is stored as skipped, of a round it was not made."""
+        if number:
+            self._unmade += 1
+            return
+        reason = f"the budget of {self.plan.limits.budget_s:g} s ended while it was checked"
+        self._store(self._unmeasured(cell, number, position, "skipped", reason, "budget"))
 
     def _stored_as(
         self, cell: Cell, number: int, position: int, answer: Mapping[str, Any]
@@ -316,6 +418,7 @@ class Runner:
     def _store(self, visit: Visit, samples: Sequence[Sample] = ()) -> None:
         self.journal.add(visit, samples)
         self._done[visit.key, visit.round] = visit
+        self._note_scout(visit)
         self.progress.ended(visit, self._left_s if visit.round else None)
 
     _left_s: float | None = None
@@ -338,4 +441,28 @@ class Runner:
         self._written = time.monotonic()
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self._begun
+        return self.now() - self._begun
+
+    def _left(self, number: int, cell: Cell | None = None) -> float | None:
+        """Seconds that the budget leaves for visits of a round; those of the scout must leave time for a round of what
+        is scouted. cell: of which, where it may be one that goes before all. None: there is no budget.
+        """
+        limit = self.plan.limits.budget_s
+        if limit is None:
+            return None
+        timing = 0.0 if number else budget.ROOM * (self._start_s() + sum(self._fewest_s.values()))
+        kept = 0.0 if cell is not None and self._goes_before_all(cell) else budget.END_S
+        return limit - kept - self._elapsed() - timing
+
+    def _goes_before_all(self, cell: Cell) -> bool:
+        """The baseline at the smallest size: it may use even what is kept for the end."""
+        return cell.operator == self.plan.baseline and self._is_smallest(cell)
+
+    def _bounded(self, timeout: float, cell: Cell, number: int) -> float:
+        """A limit in seconds, cut to what the budget leaves for a cell."""
+        left = self._left(number, cell)
+        return timeout if left is None else min(timeout, max(left, LEAST_TIMEOUT_S))
+
+    def _start_s(self) -> float:
+        """What a fresh worker costs: as those of this run did."""
+        return mean(self.workers.start_s) if self.workers.start_s else budget.START_S

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import conditions, environment, gpu, journal, pipe, question
+from attnbench import budget, conditions, environment, gpu, journal, pipe, question
 from attnbench.circumstances import ONE_RUN, differing
 from attnbench.definitions import definitions
 from attnbench.errors import BadInput
@@ -55,6 +55,7 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
         operators_from=suite.operators_from,
         seed=found["seed"],
         code=code,
+        baseline=suite.baseline,
     )
     return plan, found
 
@@ -72,6 +73,20 @@ def choose_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and there else "cpu"
 
 
+def device_for(suite: Suite, wanted: str) -> str:
+    """The device of a new run. Raises BadInput where a suite for CUDA would go to a CPU that nobody named."""
+    import torch
+
+    device = choose_device(wanted)
+    cuda = [impl for impl in suite.impls if impl.split(":")[0] == "cuda"]
+    if wanted == "auto" and device == "cpu" and cuda:
+        raise BadInput(
+            f"{suite.where}: impls: {', '.join(cuda)}: these need a GPU, and torch {torch.__version__} finds no usable "
+            "one. `attnbench doctor` says what is missing; --device cpu skips them and measures all else on the CPU."
+        )
+    return device
+
+
 def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
     """Bytes that a cell may need: of the device's memory, on the CPU never more than is available now."""
     if limits.memory_bytes is not None:
@@ -87,7 +102,7 @@ def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
     """A new run folder. Raises BadInput."""
     plan, found = plan_of(suite, device)
-    found["rates"] = _rates(plan)
+    found["rates"] = _rates(plan) if budget.rates_fit(plan.limits.budget_s) else {}
     return Session(plan, journal.create(out or _default_folder(suite.name), suite.text, found), found)
 
 
@@ -232,9 +247,11 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
 def _rates(plan: Plan) -> dict[str, Any]:
     """The rates of this hardware for the run's dtypes, measured by a worker; empty where that fails."""
     request = {"do": "rates", "device": plan.device, "dtypes": sorted({cell.problem.dtype for cell in plan.cells})}
+    limit = plan.limits.budget_s
+    timeout = pipe.START_TIMEOUT_S if limit is None else limit * budget.RATES_SHARE
     try:
         worker = pipe.start(0, plan.threads)
-        found: dict[str, Any] = worker.ask(request, pipe.START_TIMEOUT_S)["rates"]
+        found: dict[str, Any] = worker.ask(request, timeout)["rates"]
     except pipe.WorkerLost:
         return {}
     worker.close()

@@ -34,11 +34,11 @@ class Workers:
     measuring: pipe.Worker | None = None
     start_s: list[float] = field(default_factory=list)
     foreseen_s: float = 0.0
-    _oracle: pipe.Worker | None = None
+    foreseeing: pipe.Worker | None = None
 
     def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped."""
-        worker = self._ready()
+        worker = self.ready()
         whole = {
             "device": self.plan.device,
             "operators_from": list(self.plan.operators_from),
@@ -55,17 +55,17 @@ class Workers:
             self.end()
         return answer
 
-    def foresee(self, cell: Cell) -> dict[str, Any]:
+    def foresee(self, cell: Cell, timeout: float) -> dict[str, Any]:
         """What shapes alone say of a cell, from a worker that measures nothing; empty where that fails."""
         operators_from = list(self.plan.operators_from)
         request = {"do": "foresee", "cell": columns_of(cell), "operators_from": operators_from}
         try:
-            if self._oracle is None:
-                self._oracle = self._start(ORACLE, 1)
+            if self.foreseeing is None:
+                self.foreseeing = self._start(ORACLE, 1)
             begun = time.perf_counter()
-            answer = self._oracle.ask(request, self.plan.limits.cell_timeout_s)
+            answer = self.foreseeing.ask(request, timeout)
         except pipe.WorkerLost:
-            self._oracle = None
+            self.foreseeing = None
             return {}
         self.foreseen_s = time.perf_counter() - begun
         if answer.get("restart"):
@@ -81,16 +81,16 @@ class Workers:
 
     def end_oracle(self) -> None:
         """Ends the worker that foresees."""
-        if self._oracle is not None:
-            self._oracle.close()
-            self._oracle = None
+        if self.foreseeing is not None:
+            self.foreseeing.close()
+            self.foreseeing = None
 
     def kill(self) -> None:
         """Ends all of them at once."""
-        for worker in (self.measuring, self._oracle):
+        for worker in (self.measuring, self.foreseeing):
             if worker is not None:
                 worker.kill()
-        self.measuring = self._oracle = None
+        self.measuring = self.foreseeing = None
 
     def _start(self, number: int, threads: int) -> pipe.Worker:
         """A fresh process, which imports all anew. Raises WorkerLost; Stopped where it would import other code."""
@@ -103,7 +103,8 @@ class Workers:
                 )
         return self.start(number, threads)
 
-    def _ready(self) -> pipe.Worker:
+    def ready(self) -> pipe.Worker:
+        """The measuring worker; starts one where there is none. Raises Stopped."""
         failures: list[str] = []
         while self.measuring is None:
             self.number += 1

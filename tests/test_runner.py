@@ -19,7 +19,7 @@ from attnbench.measured_code import measured_code
 from attnbench.plan import beyond, exit_code
 from attnbench.problem import Cell, Problem
 from attnbench.record import VISITS, Run, Visit, read_run
-from attnbench.runner import Runner, Stopped
+from attnbench.runner import LEAST_TIMEOUT_S, Runner, Stopped
 from attnbench.settings import Limits, Measure
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
@@ -244,6 +244,128 @@ def test_a_results_file_that_cannot_be_written_loses_no_visit(tmp_path: Path, mo
     assert len(read_run(tmp_path / "run").visits) == len(CELLS)
 
 
+class Clock:
+    """A clock that only work moves. call_s: what a call of a cell takes; late: timed visits take so much longer."""
+
+    def __init__(self, call_s: Callable[[dict[str, Any]], float], late: float = 1.0) -> None:
+        self.now_s = 100.0
+        self.call_s = call_s
+        self.late = late
+
+    def now(self) -> float:
+        return self.now_s
+
+    def start(self, number: int, threads: int) -> Any:
+        self.now_s += 2.0
+        worker = Pretended(number, fine)
+        worker.start_s = 2.0
+        worker.ask = self.ask  # type: ignore[method-assign]
+        return worker
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if request["do"] in ("why_not", "foresee"):
+            self.now_s += 0.01
+            return Pretended(0, fine).ask(request, timeout)
+        call = self.call_s(request["cell"])
+        measure = Measure(**request["measure"])
+        takes = budget.SCOUT_S + 12 * call if request["do"] == "scout" else self.late * budget.visit_s(call, measure)
+        self.now_s += min(takes, timeout)
+        if takes > timeout:
+            raise pipe.WorkerLost("timeout", f"no answer within {timeout:g} s")
+        answer = fine(request)
+        metrics = {**answer["metrics"], "scout_time_s": call, "visit_s": takes} if request["do"] == "scout" else {}
+        return {**answer, "metrics": metrics or answer["metrics"]}
+
+
+SIZES = (64, 128, 256, 512, 1024)
+SWEPT = [faulty(impl, n) for n in SIZES for impl in ("reference", "honest")]
+SWEPT += [replace(faulty("reference", n), operator="softmax") for n in SIZES]
+SQUARE: Callable[[dict[str, Any]], float] = lambda columns: 1e-6 * columns["seq_len"] ** 2  # noqa: E731
+
+
+def budgeted(folder: Path, clock: Clock, budget_s: float | None, **given: Any) -> Run:
+    opened = journal.create(folder, "name: made\n", {})
+    limits = Limits(budget_s=budget_s, cell_timeout_s=given.pop("cell_timeout_s", 60.0))
+    made = plan(given.pop("cells", SWEPT), measure=ROUNDS, limits=limits, baseline="softmax")
+    begun = clock.now_s
+    Runner(made, opened, Silent(), clock.start, now=clock.now, **given).run()
+    opened.close()
+    clock.now_s -= begun
+    return read_run(folder)
+
+
+@pytest.mark.parametrize("late", [1.0, 4.0])
+@pytest.mark.parametrize("budget_s", [12, 15, 20, 30, 45, 90])
+def test_a_budget_is_kept_and_reaches_the_baseline_and_small_sizes_first(
+    tmp_path: Path, budget_s: float, late: float
+) -> None:
+    clock = Clock(SQUARE, late)
+    run = budgeted(tmp_path / "run", clock, budget_s)
+    assert clock.now_s <= budget_s + LEAST_TIMEOUT_S
+    rows = run.results
+    assert len(rows) == len(SWEPT)
+    assert set(rows.loc[rows["status"] != "ok", "cause"]) <= {"budget"}
+    assert (rows["cause"] == "budget").any() == (rows["status"] != "ok").any()
+    timed = rows[rows["wall_time_s"] > 0]
+    assert "softmax" in set(timed.loc[timed["seq_len"] == min(SIZES), "operator"])
+    assert set(timed["seq_len"]) == set(SIZES[: timed["seq_len"].nunique()]), "no size without the smaller ones"
+    assert run.visits["round"].max() >= 1
+
+
+def test_without_a_budget_everything_is_measured_and_takes_longer(tmp_path: Path) -> None:
+    clock = Clock(SQUARE)
+    run = budgeted(tmp_path / "run", clock, None)
+    assert (run.results["rounds"] == 3).all()
+    assert clock.now_s > 90
+    roomy = Clock(SQUARE)
+    assert (budgeted(tmp_path / "roomy", roomy, 600).results["rounds"] == 3).all()
+
+
+def test_a_budget_counts_from_where_the_command_began(tmp_path: Path) -> None:
+    clock = Clock(SQUARE)
+    run = budgeted(tmp_path / "run", clock, 60, begun=clock.now_s - 48)
+    assert clock.now_s <= 12
+    assert 0 < (run.results["status"] == "ok").sum() < len(SWEPT)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "status", "cause"),
+    [(20, "skipped", "budget"), (None, "timeout", "timeout"), (400, "timeout", "timeout")],
+)
+def test_a_visit_under_way_is_bounded_by_what_the_budget_leaves(
+    tmp_path: Path, budget_s: float | None, status: str, cause: str
+) -> None:
+    """A hang costs the budget's rest, but what was scouted before it still gets its time."""
+    clock = Clock(lambda columns: 1e9 if columns["impl"] == "honest" else 1e-4)
+    run = budgeted(tmp_path / "run", clock, budget_s, cells=SWEPT[:2] + SWEPT[10:11])
+    assert clock.now_s <= (budget_s or 100)
+    rows = run.results.set_index("impl")
+    assert tuple(rows.loc["honest", ["status", "cause"]]) == (status, cause)
+    assert (run.results.loc[run.results["impl"] != "honest", "rounds"] > 0).all()
+
+
+def test_a_budget_too_short_for_anything_ends_at_once_with_the_reason(tmp_path: Path) -> None:
+    clock = Clock(SQUARE)
+    run = budgeted(tmp_path / "run", clock, 1)
+    assert clock.now_s < 1 + 2 * 2.0
+    assert set(run.results["cause"]) == {"budget"}
+    assert exit_code([]) == 3
+
+
+def test_what_the_budget_left_of_later_rounds_is_made_by_a_resumed_run(tmp_path: Path) -> None:
+    clock = Clock(SQUARE, late=4.0)
+    before = budgeted(tmp_path / "run", clock, 45)
+    short = before.results[(before.results["status"] == "ok") & (before.results["rounds"] < 3)]
+    assert len(short), "the negative control: something is left"
+    again = journal.resume(tmp_path / "run")
+    limits = Limits(budget_s=600)
+    made = plan(SWEPT, measure=ROUNDS, limits=limits, baseline="softmax")
+    Runner(made, again, Silent(), clock.start, now=clock.now).run()
+    again.close()
+    after = read_run(tmp_path / "run").results.set_index("key")
+    assert (after.loc[short["key"], "rounds"] == 3).all()
+
+
 def test_a_budget_of_nothing_scouts_the_smallest_and_skips_the_rest_alike(tmp_path: Path) -> None:
     run = ran(tmp_path / "run", CELLS, limits=Limits(budget_s=1e-9))
     assert (run.results["status"] == "skipped").all()
@@ -254,7 +376,7 @@ def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
     measure = Measure(rounds=2, min_samples=5, max_time_s=1.0)
     scouted = [(cell(seq_len=n), n * 1e-4) for n in (64, 128, 256, 512)]
     free = budget.afford(scouted, measure, None, 2)
-    assert (free.max_time_s, free.out_of_reach) == (1.0, {})
+    assert (free.rounds, free.max_time_s, free.out_of_reach) == (2, 1.0, {})
     roomy = budget.afford(scouted, measure, 100.0, 2)
     assert (roomy.max_time_s, roomy.out_of_reach) == (1.0, {})
     tight = budget.afford(scouted, measure, 10.0, 2)
@@ -264,6 +386,14 @@ def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
     assert 2 * (spent + budget.START_S) == pytest.approx(10.0, rel=0.01)
     scant = budget.afford(scouted, measure, 6.8, 2)
     assert set(scant.out_of_reach) == {cell(seq_len=512).key}
+    assert scant.rounds == 2
+    once = budget.afford(scouted, measure, 4.2, 2)
+    assert (once.rounds, len(once.out_of_reach)) == (1, 0), "fewer rounds where not even the smallest size has two"
+    same = [(replace(c, impl=impl), 0.05) for c, _ in scouted[:1] for impl in ("reference", "sdpa", "compiled")]
+    part = budget.afford(same, measure, 4.5, 2)
+    assert (part.rounds, len(part.out_of_reach)) == (1, 1), "of a size that does not fit, what comes first"
+    none = budget.afford(same, measure, 1.0, 2, before_all=1)
+    assert (none.rounds, set(none.out_of_reach)) == (1, {c.key for c, _ in same[1:]})
 
 
 def test_beyond_means_no_size_smaller_and_one_larger() -> None:

@@ -37,11 +37,11 @@ def command(
     from attnbench.noise import write as store
     from attnbench.number import count
     from attnbench.runner import Stopped
-    from attnbench.session import choose_device
+    from attnbench.session import device_for
 
     chosen = suites.load(suite)
     gate = effective(chosen)
-    plan, environment = plan_like(chosen, choose_device(device), None)
+    plan, environment = plan_like(chosen, device_for(chosen, device), None)
     with tempfile.TemporaryDirectory(prefix="attnbench-calibrate-") as folder:
         try:
             with (

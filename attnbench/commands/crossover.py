@@ -67,7 +67,7 @@ def command(
     """
     from attnbench import suite as suites
     from attnbench.question import Question, keep, name_sizes, suite_text
-    from attnbench.session import begin, choose_device
+    from attnbench.session import begin, device_for
     from attnbench.standard_streams import lost
 
     if resume is not None:
@@ -81,7 +81,7 @@ def command(
         text = suite_text(asked, shape, seq_len, mode, scope, param or [], operators_from or [])
         suite = suites.from_text(text, "the command line", Path.cwd())
         templates = _templates(suites.cells(suite), asked.names())
-        session = begin(suite, choose_device(device), out)
+        session = begin(suite, device_for(suite, device), out)
         keep(asked, session.journal.folder)
     searches, code = _run(asked, session, templates)
     folder = session.journal.folder

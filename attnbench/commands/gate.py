@@ -117,11 +117,11 @@ def _revisions(
     from attnbench.gating import UNTIMED, plan_like, side, tier0, tier1
     from attnbench.noise import default_path, floor_for
     from attnbench.record import read_run
-    from attnbench.session import choose_device
+    from attnbench.session import device_for
 
     place = Path(suite.where).resolve()
     with checkouts(place, suite.operators_from, *revisions) as (base, head):
-        plan, environment = plan_like(suite, choose_device(device), None)
+        plan, environment = plan_like(suite, device_for(suite, device), None)
         floor, said = floor_for(noise or default_path(suite.name), environment, asked=noise is not None)
         with (
             side(plan, suite, environment, folder / "base", base, tell) as before,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,8 +13,9 @@ import typer
 from attnbench.outputs.listing import Format
 
 if TYPE_CHECKING:
+    from attnbench.outlook import Outlook
+    from attnbench.plan import Plan
     from attnbench.session import Session
-    from attnbench.suite import Suite
 
 
 def command(
@@ -23,8 +26,10 @@ def command(
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, in place of the suite's.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for the whole run, such as 5m.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells; measure and write nothing.")] = False,
+    budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m; small sizes first.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells, what is skipped, and the time expected; run none.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
     form: Annotated[Format, typer.Option("--format", help="How results are printed.")] = "table",
 ) -> None:
@@ -35,35 +40,38 @@ def command(
 
     Example: attnbench run quick --device cpu
     """
+    from attnbench import session as sessions
     from attnbench import suite as suites
     from attnbench.errors import BadInput
-    from attnbench.session import begin, choose_device, disturbances, go_on, others_on_gpu, stored_suite
 
+    begun = time.monotonic()
     if resume is not None and out is not None:
         raise BadInput("--resume and --out: a run is gone on with where it is. Give one of the two.")
     if suite is None and resume is None:
         raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
-    chosen = suites.load(suite) if suite is not None else stored_suite(resume or Path())
+    chosen = suites.load(suite) if suite is not None else sessions.stored_suite(resume or Path())
     chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=budget)
+    on = sessions.choose_device(device) if resume is not None else sessions.device_for(chosen, device)
     if dry_run:
-        _list(chosen, form)
+        _list(sessions.plan_of(chosen, on)[0], form)
         return
-    others = others_on_gpu(choose_device(device))
+    others = sessions.others_on_gpu(on)
     if strict and others:
         raise BadInput(f"--strict: {others[0]}. See to that, or run without --strict.")
-    for text in [*others, *disturbances()]:
+    for text in [*others, *sessions.disturbances()]:
         print(f"warning: {text}", file=sys.stderr)
-    session = begin(chosen, choose_device(device), out) if resume is None else go_on(chosen, device, resume)
-    raise typer.Exit(_measure(session, form))
+    session = sessions.begin(chosen, on, out) if resume is None else sessions.go_on(chosen, device, resume)
+    if not session.environment.get("rates"):
+        print("note: this machine's rates are not measured: the budget is too short, or it failed", file=sys.stderr)
+    raise typer.Exit(_measure(session, form, begun))
 
 
-def _list(suite: Suite, form: Format) -> None:
-    from attnbench.number import count
+def _list(plan: Plan, form: Format) -> None:
+    from attnbench.outlook import outlook
     from attnbench.outputs.listing import write
     from attnbench.problem import canonical_params
-    from attnbench.suite import cells
 
-    found = cells(suite)
+    expected = outlook(plan)
     rows = [
         {
             "operator": c.operator,
@@ -73,16 +81,39 @@ def _list(suite: Suite, form: Format) -> None:
             "size": c.problem.size,
             "params": canonical_params(c.params),
             "key": c.key,
+            "skipped": expected.skipped.get(c.key, ""),
+            "expected_s": expected.seconds.get(c.key),
         }
-        for c in found
+        for c in plan.cells
     ]
-    write(rows, form, table=[{k: v for k, v in row.items() if k not in ("key", "params")} for row in rows])
-    visits = len(found) * (1 + suite.measure.rounds)
-    told = f"{count(len(found), 'cell')}, {count(visits, 'visit')} at most"
-    print(f"{told}; nothing was measured or written", file=sys.stderr)
+    shown = ("operator", "impl", "scope", "mode", "size")
+    write(rows, form, table=[{name: row[name] for name in shown} for row in rows])
+    for line in _expectation(plan, expected):
+        print(line, file=sys.stderr)
 
 
-def _measure(session: Session, form: Format) -> int:
+def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
+    from collections import Counter
+
+    from attnbench.budget import CALL_BY_ROOFLINE
+    from attnbench.number import count
+    from attnbench.progress import duration
+
+    visits = count(len(plan.cells) * (1 + plan.measure.rounds), "visit")
+    yield f"{count(len(plan.cells), 'cell')}, {visits} at most; no cell was measured, nothing written"
+    for reason, cells in Counter(expected.skipped.values()).most_common():
+        yield f"skipped on {plan.device}: {count(cells, 'cell')}: {reason}"
+    limit = plan.limits.budget_s
+    ended = "" if limit is None else f", the budget is {duration(limit)}"
+    if limit is not None and limit < expected.total_s:
+        ended += " and ends it sooner: small sizes come first"
+    yield (
+        f"expected: about {duration(expected.total_s)}{ended} (an estimate: a call is taken to last "
+        f"{CALL_BY_ROOFLINE:g} times what its FLOPs and bytes take at this machine's rates)"
+    )
+
+
+def _measure(session: Session, form: Format, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
     from attnbench.plan import exit_code
     from attnbench.progress import progress
@@ -93,7 +124,7 @@ def _measure(session: Session, form: Format) -> int:
     code: int | None = None
     try:
         with progress() as told:
-            Runner(session.plan, session.journal, told).run()
+            Runner(session.plan, session.journal, told, begun=begun).run()
     except KeyboardInterrupt:
         code = 130
     except Stopped as stopped:

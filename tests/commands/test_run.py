@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from attnbench import budget, checkout, session
+from attnbench import suite as suites
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
+from attnbench.operator import Cost
 from attnbench.progress import duration, plain
-from tests.running import faulty
+from attnbench.settings import Limits, Measure
+from attnbench.suite import Suite
+from tests.running import faulty, plan
 from tests.stored import CELL, visit
 
 SUITE = """
@@ -49,10 +57,81 @@ def test_bad_usage_is_one_paragraph(arguments: list[str], told: str) -> None:
 
 def test_a_dry_run_lists_and_writes_nothing(tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--format", "json"])
-    assert done.exit_code == 0
-    assert len(json.loads(done.stdout)) == 4
+    suite.write_text(SUITE.replace("[{seq_len: [16, 32]}]", "[{seq_len: [16, 32]}, {image_size: [4]}]"))
+    words = ("--operator", "softmax,kao_kv,linformer", "--impl", "reference,cuda", "--budget", "5s", "--device", "cpu")
+    done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--format", "json", *words])
+    assert done.exit_code == 0, done.stderr
+    rows = json.loads(done.stdout)
+    skipped = [row for row in rows if row["skipped"]]
+    assert {row["impl"].split(":")[0] for row in skipped if row["skipped"] == "needs a CUDA device"} == {"cuda"}
+    assert any("image" in row["skipped"] for row in skipped)
+    assert all((row["expected_s"] is None) == bool(row["skipped"]) for row in rows)
+    assert all(row["expected_s"] > 0 for row in rows if not row["skipped"])
+    told = done.stderr.splitlines()
+    assert f"{len(rows)} cells, {3 * len(rows)} visits at most; no cell was measured, nothing written" in told
+    count = sum(row["skipped"] == "needs a CUDA device" for row in rows)
+    assert f"skipped on cpu: {count} cells: needs a CUDA device" in told
+    assert told[-1].startswith("expected: about ")
+    assert "the budget is 5 s and ends it sooner: small sizes come first (an estimate" in told[-1]
     assert list(tmp_path.iterdir()) == [suite]
+
+
+class Begun(Exception):
+    """A run would have begun on this device."""
+
+
+@pytest.mark.parametrize("verb", ["run", "gate", "calibrate"])
+def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
+    verb: str, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def begin(suite: Suite, device: str, *more: object) -> None:
+        raise Begun(device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(session, "begin", begin)
+    monkeypatch.setattr(session, "plan_of", begin)
+    suite.write_text(SUITE.replace("impls: [reference]", "impls: [reference, cuda, 'cuda:flash']"))
+    words = [verb, str(suite), *(("--base", "HEAD") if verb == "gate" else ())]
+    monkeypatch.setattr(checkout, "checkouts", lambda *given: contextlib.nullcontext((None, None)))
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, BadInput), done.exception
+    assert str(done.exception).startswith(f"{suite}: impls: cuda, cuda:flash: these need a GPU, and torch ")
+    assert "--device cpu skips them and measures all else on the CPU" in str(done.exception)
+    if verb == "run":
+        assert isinstance(CliRunner().invoke(app, [*words, "--dry-run"]).exception, BadInput)
+        assert str(CliRunner().invoke(app, [*words, "--impl", "reference"]).exception) == "cpu"
+    assert str(CliRunner().invoke(app, [*words, "--device", "cpu"]).exception) == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(session, "others_on_gpu", lambda device: [])
+    assert str(CliRunner().invoke(app, words).exception) == "cuda"
+
+
+@pytest.mark.parametrize(("seconds", "measured"), [(None, True), (600.0, True), (15.0, False)])
+def test_a_short_budget_is_not_spent_on_the_rates(
+    seconds: float | None, measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan([faulty("honest", 16)], limits=Limits(budget_s=seconds))
+    monkeypatch.setattr(session, "plan_of", lambda suite, device: (made, {}))
+    monkeypatch.setattr(session, "_rates", lambda plan: {"copy_bytes_per_s": 1e9})
+    text = SUITE if seconds is None else SUITE.replace("1GiB", f"1GiB, budget: {seconds:g}s")
+    begun = session.begin(suites.from_text(text, "a test", tmp_path), "cpu", tmp_path / "run")
+    begun.journal.close()
+    assert bool(begun.environment["rates"]) == measured
+
+
+def test_a_call_is_expected_from_its_operations_and_bytes() -> None:
+    rates = {"copy_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e11}}
+    few, many, moved = Cost(10**9, 10**9, 0, 1, 1), Cost(10**9, 4 * 10**9, 0, 1, 1), Cost(1, 1, 0, 10**9, 1)
+    of = partial(budget.call_s, rates=rates)
+    assert of(few, CELL) == pytest.approx(budget.CALL_BY_ROOFLINE * 1e-2)
+    assert of(many, CELL) == pytest.approx(budget.CALL_BY_ROOFLINE * 4e-2)
+    assert of(many, replace(CELL, impl="sdpa")) == of(few, CELL), "only the reference executes what it executes"
+    assert of(moved, CELL) == pytest.approx(budget.CALL_BY_ROOFLINE * 1e-1)
+    assert budget.call_s(many, CELL, {}) == budget.SHORTEST_S
+    measure = Measure(rounds=3, max_time_s=0.5)
+    assert budget.cell_s(CELL, 0.1, measure) == pytest.approx(0.03 + 12 * 0.1 + 3 * budget.visit_s(0.1, measure))
 
 
 def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, suite: Path) -> None:

@@ -1,0 +1,69 @@
+"""What a run would do, without doing it: the cells that would be skipped here, and the time that is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attnbench import budget, pipe
+from attnbench.errors import BadInput, own_errors
+from attnbench.plan import Plan
+from attnbench.record import columns_of
+from attnbench.registry import operators
+from attnbench.workers import Stopped, Workers
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """skipped: by key, why a cell cannot run here. seconds: by key of the others, what scout and rounds are expected to
+    take. starts_s: what the worker processes cost besides.
+    """
+
+    skipped: Mapping[str, str]
+    seconds: Mapping[str, float]
+    starts_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The whole run: an estimate, see `budget.call_s`."""
+        return self.starts_s + sum(self.seconds.values())
+
+
+def outlook(plan: Plan) -> Outlook:
+    """Asks a worker what the operators support here and for the rates of the hardware; measures no cell.
+
+    Raises BadInput where an operator does not answer.
+    """
+    reasons, rates = _asked(plan)
+    skipped = {cell.key: reason for cell, reason in zip(plan.cells, reasons, strict=True) if reason is not None}
+    sources = operators(plan.operators_from)
+    clocks = 2 if plan.device == "cuda" else 1
+    seconds = {}
+    for cell in plan.cells:
+        if cell.key not in skipped:
+            source = sources[cell.operator]
+            with own_errors(f"{source.location}: cost"):
+                cost = source.load().forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
+            seconds[cell.key] = budget.cell_s(cell, budget.call_s(cost, cell, rates), plan.measure, clocks)
+    return Outlook(skipped, seconds, budget.START_S * (2 + plan.measure.rounds))
+
+
+def _asked(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:
+    """By cell, why it cannot run; and the rates, empty where they cannot be measured."""
+    workers = Workers(plan, -1)
+    try:
+        request = {"do": "why_not", "cells": [columns_of(cell) for cell in plan.cells]}
+        reasons = [reason for _, reason in workers.ask(request, pipe.START_TIMEOUT_S)["reasons"]]
+        dtypes = sorted({cell.problem.dtype for cell in plan.cells})
+        try:
+            rates = workers.ask({"do": "rates", "dtypes": dtypes}, pipe.START_TIMEOUT_S).get("rates", {})
+        except pipe.WorkerLost:
+            rates = {}
+        return reasons, rates
+    except (pipe.WorkerLost, Stopped) as lost:
+        raise BadInput(
+            f"asking the operators what they support: {lost}. Correct the operator, or leave it out."
+        ) from None
+    finally:
+        workers.kill()
