@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import click
 import typer
 
 from attnbench import __version__
+from attnbench.errors import BadInput, printable
 from attnbench.registry import scan
+from attnbench.terminal import escaped
 
 VERBS = tuple(scan("attnbench.commands"))
 
@@ -32,6 +34,7 @@ def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
 
 def run() -> int:
     """Runs the verb that the command line names. Returns its exit code; 2, with the usage, where there is none."""
+    _check_words(sys.argv[1:])
     verb = sys.argv[1:2]
     try:
         code: int | None = assemble(verb if verb and verb[0] in VERBS else VERBS)(standalone_mode=False)
@@ -39,6 +42,17 @@ def run() -> int:
         error.show()
         return error.exit_code
     return code or 0
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raises BadInput for what nobody means: an empty word (a variable that is not set), control characters."""
+    for position, word in enumerate(words, 1):
+        place = f"word {position} of the command line (after {printable(['attnbench', *words][position - 1])})"
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise BadInput(f"{place} is empty ({word!r}). Is a variable not set? Give a value, or leave it out.")
+        text = word.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if escaped(text) != text:
+            raise BadInput(f"{place} holds control characters: {printable(word)}. Rename the file, or correct it.")
 
 
 def _tell_version(asked: bool) -> None:

@@ -20,6 +20,7 @@ from attnbench.analysis.matching import aligned
 from attnbench.frames import frame
 from attnbench.number import count
 from attnbench.plan import Plan
+from attnbench.privacy import without_paths
 from attnbench.record import Run, read_run
 from attnbench.runner import Runner
 from attnbench.settings import Gate
@@ -284,4 +285,4 @@ def store(folder: Path, found: Comparison) -> None:
     from attnbench.outputs import comparison
 
     with files.storing(folder):
-        files.replace(folder / "gate.json", comparison.json_text(found))
+        files.replace(folder / "gate.json", without_paths(comparison.json_text(found)))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from attnbench import terminal
 from attnbench.number import count
 from attnbench.problem import Cell
 from attnbench.record import Visit
@@ -89,13 +90,13 @@ class Live:
     """A live line on a terminal while its block runs; `told` is the progress to give to a runner."""
 
     def __init__(self) -> None:
-        from rich.console import Console
+        from rich.text import Text
 
-        self._console = Console(stderr=True)
+        self._console = terminal.console(stderr=True)
         self._status = self._console.status("starting", spinner="line")
         self.told = Told(
-            lambda line: self._status.update(line),
-            lambda line: self._console.print(line, markup=False, highlight=False, soft_wrap=True),
+            lambda line: self._status.update(Text(terminal.escaped(line))),
+            lambda line: self._console.print(line, soft_wrap=True),
         )
 
     def __enter__(self) -> Told:

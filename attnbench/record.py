@@ -19,6 +19,7 @@ from attnbench.operator import Growth
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
 from attnbench.settings import BASELINE
 from attnbench.strict import REPAIR, decoded, is_number, is_text, is_whole, parse_object, read_bytes, read_text, short
+from attnbench.terminal import escaped
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -196,10 +197,10 @@ class Run:
         return self._named("name") or self.folder.name
 
     def _named(self, key: str) -> str:
-        value = self.suite.get(key, "")
+        value = self.suite.get(key) or ""
         if not isinstance(value, str):
             raise BadInput(f"{self.folder / SUITE}: {key} = {short(value)}; allowed: a name. {REPAIR}")
-        return value
+        return escaped(value)
 
     @cached_property
     def samples(self) -> DataFrame:
@@ -294,6 +295,9 @@ def cell_of(columns: Mapping[str, Any]) -> Cell:
     cell = Cell(columns["operator"], columns["impl"], columns["scope"], columns["mode"], problem, params)
     if canonical_params(params) != columns["params"]:
         raise ValueError(f"params = {short(columns['params'])} is not in canonical form")
+    texts = [text for pair in params.items() for text in pair if isinstance(text, str)]
+    if texts != list(map(escaped, texts)):
+        raise ValueError(f"params = {short(columns['params'])} holds control characters")
     return cell
 
 

@@ -16,6 +16,7 @@ from attnbench.files import storing
 from attnbench.frames import frame
 from attnbench.journal import Journal
 from attnbench.plan import Plan, beyond, family
+from attnbench.privacy import without_paths
 from attnbench.problem import Cell
 from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
 from attnbench.settings import Measure
@@ -416,6 +417,10 @@ class Runner:
         )
 
     def _store(self, visit: Visit, samples: Sequence[Sample] = ()) -> None:
+        warnings = tuple(map(without_paths, visit.warnings))
+        visit = replace(
+            visit, reason=without_paths(visit.reason), kernel=without_paths(visit.kernel), warnings=warnings
+        )
         self.journal.add(visit, samples)
         self._done[visit.key, visit.round] = visit
         self._note_scout(visit)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, printable
 from attnbench.quantity import shown, suggestion
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Notes:
 
     def add(self, path: str, sentence: str) -> None:
         """Notes one mistake: `sweep[0].seq_len: -5; allowed: …`."""
-        path = path if len(path) <= 200 else path[:199] + "…"
+        path = printable(path, 200)
         self.found.append(f"{path}: {sentence}" if path else sentence)
 
     def close(self) -> None:

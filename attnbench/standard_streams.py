@@ -10,6 +10,8 @@ import select
 import sys
 from typing import Any, TextIO, cast
 
+from attnbench.terminal import escaped
+
 READABLE = "attnbench.readable"
 """The error handler: what an encoding lacks is written as the nearest character of ASCII, so that columns stay."""
 
@@ -80,12 +82,37 @@ class _Raw(io.FileIO):
         return len(view)
 
 
+class _Lines(io.TextIOWrapper):
+    """Plain text of any origin: control characters in it are written out. rich, which styles, goes past that and must
+    see to it itself: `terminal.console` does."""
+
+    def write(self, text: str, /) -> int:
+        super().write(escaped(text, lines=True))
+        return len(text)
+
+    @property
+    def rich_proxied_file(self) -> _Styled:
+        """Where rich writes in place of this stream."""
+        return _Styled(self)
+
+
+class _Styled:
+    def __init__(self, stream: _Lines) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return io.TextIOWrapper.write(self._stream, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _writer(stream: Any, number: int) -> TextIO:
     if sys.platform == "win32" and stream is not None:  # its console takes no bytes
         stream.reconfigure(errors=READABLE)
         return cast(TextIO, stream)
     raw = _Raw(number, "w", closefd=False)
-    return io.TextIOWrapper(
+    return _Lines(
         io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", None) or "utf-8",
         errors=READABLE,

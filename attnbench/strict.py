@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attnbench import files
 from attnbench.errors import BadInput
+from attnbench.terminal import escaped
 
 REPAIR = "Restore the file from where it was measured, or measure again."
 MOST = 1e30
@@ -38,13 +40,29 @@ def decoded(data: bytes, path: Path, *, torn: bool = False) -> str:
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """The JSON object in a text. Raises BadInput naming `where`: NaN, a name twice, any other type."""
+    """The JSON object in a text, its texts fit for a terminal. Raises BadInput naming `where`: NaN, a name twice, any
+    other type."""
     try:
         value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not a JSON object: {error}. {REPAIR}") from None
     if not isinstance(value, dict):
         raise BadInput(f"{where}: a JSON {type(value).__name__}, not an object. {REPAIR}")
+    return cast(dict[str, Any], _escaped(value)) if _SUSPECT.search(text) else value
+
+
+_SUSPECT = re.compile(r"\\[bfnrtu]|[^ -~\n]")
+"""Without these a JSON text holds no control characters."""
+
+
+def _escaped(value: Any) -> Any:
+    """What JSON gives, with the control characters in its texts written out: somebody else may have put them there."""
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {escaped(name): _escaped(item) for name, item in value.items()}
     return value
 
 

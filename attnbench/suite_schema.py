@@ -18,13 +18,14 @@ from attnbench.section import MAX_VALUES, Mistakes, Notes, Section, several
 from attnbench.settings import BASELINE, Gate, Limits, Measure, Threshold
 from attnbench.suite_file import scalar
 from attnbench.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
+from attnbench.terminal import escaped
 
 MAX_CELLS = 10_000
 IMPLS = ("reference", "sdpa", "compiled", "cuda")
 MATCHED = ("operator", "impl", "scope", "mode", "cell")
 
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and _")
-_LINE = text(r"[^\n\r]{0,200}", "one line of up to 200 characters")
+_LINE = text(r"[^\x00-\x1f\x7f-\x9f]{0,200}", "one line of up to 200 characters")
 
 
 def read_fields(
@@ -195,11 +196,11 @@ def read_given(
 
 
 def _read_param(value: Any) -> ParamValue:
-    if isinstance(value, str) and len(value) <= 200:
+    if isinstance(value, str) and len(value) <= 200 and escaped(value) == value:
         return value
     if isinstance(value, (bool, int, float)) and math.isfinite(value) and abs(value) <= 2**53:
         return value
-    raise ValueError(f"{shown(value)}; allowed: a text, a finite number, true or false, or a list of them")
+    raise ValueError(f"{shown(value)}; allowed: a line of text, a finite number, true or false, or a list of them")
 
 
 def _read_sweeps(top: Section, notes: Notes) -> dict[str, Sweep]:

@@ -116,7 +116,7 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
         ("operators: {performer: {kind: gaussian}}", "kind = 'gaussian'; allowed: softmax, relu"),
         ("operators: {performer: {kin: relu}}", "operators.performer.kin: unknown parameter (did you mean 'kind'?)"),
         ("operators: {linformer: {k: -4}}", "k = -4; allowed: a whole number ≥ 1"),
-        ("operators: {linformer: {k: .nan}}", "operators.linformer.k: nan; allowed: a text, a finite number"),
+        ("operators: {linformer: {k: .nan}}", "operators.linformer.k: nan; allowed: a line of text, a finite number"),
         ("operators: {linformer: {k: [1, .inf]}}", "operators.linformer.k[1]: inf"),
         ("operators: {linformer: {k: []}}", "operators.linformer.k: empty"),
         ("operators: {linformer: 4}", "operators.linformer: 4; allowed: parameters and their values"),

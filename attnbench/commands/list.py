@@ -177,7 +177,7 @@ def _glance(row: Row) -> Row:
 
 
 def _print_reasons(rows: list[Row]) -> None:
-    from rich.console import Console
+    from attnbench import terminal
 
     places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -185,10 +185,10 @@ def _print_reasons(rows: list[Row]) -> None:
             for impl, reason in reasons.items():
                 if reason is not None and scope == next(iter(row["impls"])):
                     places.setdefault((impl, reason), []).append(row["name"])
-    console = Console()
-    console.print("Scopes, parameters, papers and dtypes: --format json. compiled: any operator.", highlight=False)
+    console = terminal.console()
+    console.print("Scopes, parameters, papers and dtypes: --format json. compiled: any operator.")
     for (impl, reason), names in places.items():
-        console.print(f"({impl}) cannot run here: {reason} [{', '.join(names)}]", highlight=False, markup=False)
+        console.print(f"({impl}) cannot run here: {reason} [{', '.join(names)}]")
     for row in rows:
         if row["no_kernel"]:
-            console.print(f"{row['name']} has no impl cuda: {row['no_kernel']}", highlight=False, markup=False)
+            console.print(f"{row['name']} has no impl cuda: {row['no_kernel']}")

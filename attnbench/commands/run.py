@@ -152,11 +152,10 @@ def _show(folder: Path, form: Format) -> None:
         print(f"attnbench: {error}", file=sys.stderr)
     else:
         if form == "table":
-            from rich.console import Console
-
+            from attnbench import terminal
             from attnbench.outputs import table
 
-            table.write(summary, Console(highlight=False))
+            table.write(summary, terminal.console())
         elif form == "json":
             from attnbench.outputs import json
 

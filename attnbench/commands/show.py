@@ -29,11 +29,10 @@ def command(
 
     summary = summarise(read_run(run), metric or (), baseline, axis)
     if form == "table":
-        from rich.console import Console
-
+        from attnbench import terminal
         from attnbench.outputs import table
 
-        table.write(summary, Console(highlight=False))
+        table.write(summary, terminal.console())
     elif form == "json":
         from attnbench.outputs import json
 

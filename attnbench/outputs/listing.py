@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from attnbench import terminal
+
 Format = Literal["table", "json", "csv", "markdown"]
 Row = Mapping[str, Any]
 
@@ -69,14 +71,13 @@ def print_table(rows: Sequence[Row], numbers: Sequence[str], sentences: Sequence
 
     numbers: columns set to the right. sentences: columns that stand below their row, on lines of their own.
     """
-    from rich.console import Console
     from rich.text import Text
 
     from attnbench.outputs._columns import HEADING, lines
 
     if not rows:
         return
-    console = Console()
+    console = terminal.console()
     head = list(rows[0])
     texts = [[_text(value).replace("\n", " ") for value in row.values()] for row in rows]
     places = [[head.index(name) for name in names if name in head] for names in (numbers, sentences)]

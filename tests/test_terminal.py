@@ -1,0 +1,144 @@
+"""Whatever a run folder, a path or an operator's text holds: no control character of it reaches a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attnbench import terminal
+from attnbench.errors import BadInput
+from attnbench.record import ENVIRONMENT, SUITE, read_run
+from attnbench.strict import parse_object
+from attnbench.suite import from_text
+from tests.stored import cell, folder, timed, visit
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\x7f\u202egnp\r\nattnbench: pass\x08 [red]not red[/red] :warning:"
+COMMANDS = """
+import json, sys
+from attnbench import app, standard_streams
+standard_streams.prepare()
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["attnbench", *words]
+    try:
+        app.run()
+    except BaseException as error:
+        print(f"attnbench: {error}", file=sys.stderr)
+    sys.stdout.flush()
+"""
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printed(*commands: list[str]) -> str:
+    """What commands print, on both streams."""
+    words = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, timeout=120, cwd=Path(__file__).parents[1])
+    return (done.stdout + done.stderr).decode()
+
+
+def shown_on_a_terminal(words: list[str]) -> str:
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
+    with subprocess.Popen([sys.executable, "-m", "attnbench", *words], stdout=theirs, stderr=theirs, env=env):
+        os.close(theirs)
+        found = b""
+        try:
+            while more := os.read(ours, 65536):
+                found += more
+        except OSError:  # how a terminal without a program ends
+            pass
+    os.close(ours)
+    return found.decode()
+
+
+def hostile(path: Path, at: float = 1e-3) -> Path:
+    cells = [cell(name, seq_len=n) for name in ("softmax", "local") for n in (64, 128)]
+    visits = [v for c in cells for v in (visit(c), timed(c, 1, at, kernel=EVIL, warnings=(EVIL,)))]
+    visits += [visit(cell("rfa", seq_len=n), status="skipped", reason=EVIL) for n in (64, 128)]
+    visits += [visit(cell("efficient", seq_len=n), status="error", reason=EVIL) for n in (64, 128)]
+    path = folder(path, visits)
+    (path / ENVIRONMENT).write_text(json.dumps({"cpu": EVIL + path.name, "torch": EVIL, "families": {EVIL: EVIL}}))
+    (path / SUITE).write_text(f"name: {json.dumps(EVIL)}\nbaseline: softmax\n")
+    return path
+
+
+def test_the_commands_print_no_control_characters_of_a_run(tmp_path: Path) -> None:
+    one, two = hostile(tmp_path / "one"), hostile(tmp_path / "two", 2e-3)
+    text = printed(
+        *(["show", str(one), "--format", form] for form in ("table", "csv", "markdown", "json")),
+        *(["compare", str(one), str(two), "--format", form] for form in ("table", "csv", "markdown", "json", "junit")),
+        ["compare", str(one), str(two), "--explain", "efficient"],
+        ["floor", str(one)],
+        ["run", "--resume", str(one)],
+    )
+    assert CONTROL.findall(text) == []
+    assert text.count("\\u001b[2J") > 10  # it was all there to be printed
+    assert "\nattnbench: pass" not in text
+    assert "[red]not red[/red] :warning:" in text
+
+
+def test_styles_of_our_own_reach_a_terminal_and_those_of_a_run_do_not(tmp_path: Path) -> None:
+    text = shown_on_a_terminal(["show", str(hostile(tmp_path / "run"))])
+    assert "\x1b[1m" in text
+    assert "\x1b[31m" not in text
+    assert set(re.findall("\x1b[^m]*m", text)) == set(re.findall("\x1b\\[[0-9;]*m", text))
+    assert CONTROL.findall(re.sub("\x1b\\[[0-9;]*m|\r\n", "", text)) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "evil\x1b[2J"], "holds control characters: evil\\x1b[2J"),
+        (["show", "evil\nattnbench: pass"], "holds control characters"),
+        (["show", ""], "is empty ('')"),
+        (["run", "quick", "--out="], "is empty ('--out=')"),
+    ],
+)
+def test_words_of_the_command_line_that_nobody_means_are_refused(words: list[str], message: str) -> None:
+    text = printed(words)
+    assert message in text
+    assert text.count("\n") == 1
+    assert CONTROL.findall(text) == []
+
+
+def test_a_key_of_a_suite_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        from_text(f"operators: [softmax]\nsweep: [{{seq_len: 8}}]\n{json.dumps(EVIL)}: 1\n", "s.yaml", tmp_path)
+    assert CONTROL.findall(str(caught.value)) == []
+    assert "\nattnbench: pass" not in str(caught.value)
+
+
+def test_params_with_control_characters_are_refused(tmp_path: Path) -> None:
+    evil = terminal.escaped  # what is refused is the character, not how it is written
+    bad = visit(cell())
+    params = json.dumps({"kind": EVIL}, sort_keys=True, separators=(",", ":"))
+    path = folder(tmp_path / "run", [visit(cell())])
+    (path / "visits.jsonl").write_text(bad.line().replace('"params":"{}"', f'"params":{json.dumps(params)}'))
+    with pytest.raises(BadInput, match="control characters"):
+        read_run(path)
+    assert evil("ordinary") == "ordinary"
+    with pytest.raises(BadInput, match="allowed: a line of text"):
+        from_text(f"operators: {{performer: {{kind: {params[8:-1]}}}}}\nsweep: [{{seq_len: 8}}]", "s.yaml", tmp_path)
+
+
+@pytest.mark.parametrize("text", [EVIL, "\ud800", "\u2028", "\t", "\x00"])
+def test_what_is_read_of_json_is_escaped(text: str) -> None:
+    for ascii_only in (True, False):
+        stored = json.dumps({text: [text, {"a": text}], "n": 1}, ensure_ascii=ascii_only)
+        clean = terminal.escaped(text)
+        assert parse_object(stored, "f") == {clean: [clean, {"a": clean}], "n": 1}
+        assert not CONTROL.search(clean)
+    assert json.loads(f'"{terminal.escaped("a" + chr(0x9B))}"') == "a\x9b"
+
+
+def test_there_is_one_way_to_rich() -> None:
+    code = {p.name: p.read_text() for p in (Path(__file__).parents[1] / "attnbench").rglob("*.py")}
+    ways = {name for name, text in code.items() if re.search(r"^ .*import Console|\bConsole\(", text, re.MULTILINE)}
+    assert ways - {"table.py"} == {"terminal.py"}  # table.py names the type
+    assert "Console(" not in code["table.py"]
