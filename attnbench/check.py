@@ -4,6 +4,17 @@ The bound on an error is twice the error that the working-dtype reference itself
 the same values, plus eps · max|truth|, and never more than CEILING · max|truth|; all of it times the factor of an
 operator that states an exception. Outputs and gradients each have their own bound. In float64 there is nothing finer
 to compare with, and CEILING is the bound.
+
+At degenerate sizes (one token, one channel of a head) gradients are differences of equal terms: the truth is 0, or as
+small as an operator's ε, and what is computed is the terms' rounding, which no share of the truth bounds. So a
+gradient's bound has an absolute part. With cotangent c and output y, gradients are those of ℓ = Σ c_i y_i. The part of
+one token and head is an inner product, computed in any order to within γ_n Σ |c_i y_i|, γ_n = nu / (1 − nu), n the
+multiply-adds behind an element of y (Higham 2002, "Accuracy and Stability of Numerical Algorithms", sec. 3.1, and 3.5
+for products of matrices); and each of the products stored on the way (STORED) is rounded, by eps times its size,
+√Σ (c_i y_i)² for terms of either sign. A gradient of t says how much ℓ changes where t changes by as much as its root
+mean square: below that error over that root nothing can be told of it. Tokens' errors in a parameter's gradient have
+either sign too, and add up as the root of their number. The absolute part is at most CEILING times the terms; it is the
+bound of a truth below it, and CEILING · max|truth| is never less.
 """
 
 from __future__ import annotations
@@ -20,13 +31,16 @@ from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Dtype, Params, Problem
 from attnbench.registry import outside_definition
 from attnbench.returned import described, misfit_of_output, not_finite
-from attnbench.subject import Misfit, Outputs, Subject, as_dtype
+from attnbench.subject import Misfit, Outputs, Subject, as_dtype, cotangent
 
 CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
 """Largest error over the largest value that is ever accepted."""
 
 AFFORDABLE_FLOPS = {"cpu": 1e10, "cuda": 2e13}
 """A reference that executes more than this is not run in float64 at the timed size: about a second on each device."""
+
+STORED = 8
+"""Products stored in the working dtype between ℓ and a gradient: an attention's six, and the norm or map before it."""
 
 ANSWER_SLACK = 4.0
 """Sums with random signs differ by about a root mean square of the errors; this many times the largest is never."""
@@ -50,6 +64,17 @@ class Checked:
     relative_error: float
     tolerance: float
     checked_seq_len: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a gradient is the sum of: the size of its terms, and what rounding makes of them."""
+
+    size: float
+    rounding: float
+
+
+NO_TERMS = Terms(0.0, 0.0)
 
 
 def before(subject: Subject) -> Checked:
@@ -183,18 +208,22 @@ def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
     else:
         low = outputs if subject.call is reference else subject.once(reference, problem, inputs)
     worst = Checked(0.0, 0.0, problem.seq_len)
-    for name, ours, theirs, exact in zip(_names(subject), outputs, low, truth, strict=True):
+    every_terms = [NO_TERMS, *_terms(subject, problem, inputs, truth[0])]
+    for name, ours, theirs, exact, terms in zip(_names(subject), outputs, low, truth, every_terms, strict=True):
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             raise Wrong(f"{name} is {described(ours)}; the reference gives {described(theirs)}")
         scale = _largest(exact)
-        error, bound = _largest(ours - exact), _bound(subject, problem, _largest(theirs - exact), scale)
-        checked = Checked(error / (scale or 1.0), bound / (scale or 1.0), problem.seq_len)
+        error, bound = _largest(ours - exact), _bound(subject, problem, _largest(theirs - exact), scale, terms)
+        cancels = terms.rounding > CEILING[problem.dtype] * scale
+        size = (max(scale, terms.size) if cancels else scale) or 1.0
+        checked = Checked(error / size, bound / size, problem.seq_len)
         if not error <= bound:
             raise Wrong(
-                f"{name} differs from the float64 reference by {checked.relative_error:.2e} of its largest value; "
+                f"{name} differs from the float64 reference by {checked.relative_error:.2e} of "
+                f"{'the terms that cancel in it' if cancels else 'its largest value'}; "
                 f"allowed {checked.tolerance:.2e} ({problem.dtype}, {problem.size})"
             )
-        if not worst.tolerance or error * worst.tolerance >= worst.relative_error * bound / (scale or 1.0):
+        if not worst.tolerance or error * worst.tolerance >= worst.relative_error * bound / size:
             worst = checked
     return worst
 
@@ -213,19 +242,48 @@ def _looked_at(subject: Subject) -> Callable[..., Tensor]:
     return call
 
 
-def _bound(subject: Subject, problem: Problem, own: float, scale: float) -> float:
-    """Twice the reference's own error plus eps · scale, at most CEILING · scale; times the operator's stated factor."""
+def _bound(subject: Subject, problem: Problem, own: float, scale: float, terms: Terms) -> float:
+    """Twice the reference's own error plus eps · scale; at most CEILING · scale, or the terms' rounding where that is
+    more; times the operator's stated factor. An own error that is small by luck, where a tensor has few numbers, stands
+    for √STORED roundings of its terms.
+    """
     factor = subject.operator.tolerance[0] if subject.operator.tolerance else 1.0
-    ceiling = CEILING[problem.dtype] * scale
-    if problem.dtype == "float64":
-        return factor * ceiling
-    eps = torch.finfo(torch_dtype(problem)).eps
-    if subject.cell.impl == "sdpa" and subject.device == "cpu":
-        eps = max(eps, CPU_SDPA_EPS)
-    derived = 2 * own + eps * scale
-    if scale == 0:  # a truth of zeros has no scale of its own
+    ceiling = max(CEILING[problem.dtype] * scale, terms.rounding)
+    eps = _eps(subject, problem)
+    derived = max(2 * own, math.sqrt(STORED) * eps * terms.size) + eps * scale
+    if scale == 0 and terms.rounding == 0:  # a truth of zeros has no scale of its own
         return factor * derived
-    return factor * (min(derived, ceiling) if math.isfinite(derived) else ceiling)
+    if problem.dtype == "float64" or scale <= terms.rounding or not math.isfinite(derived):
+        return factor * ceiling
+    return factor * min(derived, ceiling)
+
+
+def _eps(subject: Subject, problem: Problem) -> float:
+    eps = torch.finfo(torch_dtype(problem)).eps
+    return max(eps, CPU_SDPA_EPS) if subject.cell.impl == "sdpa" and subject.device == "cpu" else eps
+
+
+def _terms(subject: Subject, problem: Problem, inputs: Inputs, output: Tensor) -> Iterator[Terms]:
+    """Of each gradient; nothing in fwd. output: the truth."""
+    if subject.cell.mode == "fwd":
+        return
+    products = (cotangent(output, torch_dtype(subject.cell.problem)) * output).abs()
+    tokens = problem.batch * problem.seq_len
+    size = math.sqrt(float(products.square().sum()) / (tokens * problem.heads))
+    added = _gamma(subject, problem) * float(products.sum()) / (tokens * problem.heads)
+    rounding = min(added + STORED * _eps(subject, problem) * size, CEILING[problem.dtype] * size)
+    for name, tensor in inputs.differentiated().items():
+        typical = float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
+        factor = (math.sqrt(tokens) if name in inputs.parameters else 1.0) / typical if typical else 0.0
+        yield Terms(size * factor, rounding * factor)
+
+
+def _gamma(subject: Subject, problem: Problem) -> float:
+    """γ_n. Half precisions are added up in float32."""
+    flops = subject.form.cost(problem, subject.cell.params, "fwd").reference_flops
+    n = flops / (2 * problem.batch * problem.seq_len * problem.channels)
+    u = torch.finfo(torch.float64 if problem.dtype == "float64" else torch.float32).eps / 2
+    return n * u / (1 - n * u) if n * u < 1 else math.inf
 
 
 def _same(subject: Subject, outputs: Outputs, expected: Outputs, allowed: float, complaint: str) -> None:

@@ -129,10 +129,14 @@ def counted(variant: Variant, problem: Problem, mode: Mode) -> int:
 
 @each_variant
 @each_mode
-@pytest.mark.parametrize("side", [(5, 7), (9, 15)], ids=["5x7", "9x15"])
-def test_reference_flops_are_what_torch_counts(variant: Variant, mode: Mode, side: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("side", "heads"),
+    [((5, 7), 4), ((9, 15), 4), ((1, 1), 4), ((1, 1), 16), ((1, 2), 16)],
+    ids=["5x7", "9x15", "one-token", "one-number", "one-channel"],
+)
+def test_reference_flops_are_what_torch_counts(variant: Variant, mode: Mode, side: tuple[int, int], heads: int) -> None:
     for causal in (False, True):
-        problem = variant.problem(side, causal=causal)
+        problem = variant.problem(side, causal=causal, heads=heads)
         if variant.defined(problem):
             cost = variant.form.cost(problem, variant.params, mode)
             assert cost.reference_flops - sum(cost.uncounted.values()) == counted(variant, problem, mode)

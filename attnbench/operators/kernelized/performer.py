@@ -26,7 +26,7 @@ from attnbench.kernels._fla import KERNEL as FLA_KERNEL
 from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
-from attnbench.problem import Mode, Params, Problem
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
 EPSILON = {"softmax": 1e-6, "relu": 1e-3}
@@ -110,6 +110,13 @@ def _passes(problem: Problem, params: Params) -> int:
     return 3 if params["kind"] == "softmax" else 2
 
 
+def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Relu features need two channels."""
+    if params["kind"] == "relu" and problem.head_dim == 1:
+        return "kind relu with head_dim 1: every feature is a multiple of the query, which the normaliser cancels"
+    return None
+
+
 def estimated(params: Params) -> Estimated | None:
     """What φ(q)ᵀφ(k) tends to as m grows (and ε to 0): for the kind softmax exp(qᵀk / √D), normalised."""
     return SOFTMAX if params["kind"] == "softmax" else None
@@ -166,5 +173,6 @@ OPERATOR = Operator(
         "kind": Param("softmax", "what φ is: positive features of the softmax kernel, or relu", ("softmax", "relu")),
         "m": Param(256, "random features per head", ("d*ln(d)",), minimum=1),
     },
+    why_not=outside,
     estimates=estimated,
 )

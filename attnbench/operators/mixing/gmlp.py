@@ -16,6 +16,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
+from attnbench.operators.mixing._layer_norm import too_narrow
 from attnbench.problem import Mode, Params, Problem, Scope
 
 
@@ -98,10 +99,13 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """The gate splits its channels in halves."""
+    """The gate splits its channels in halves; a layer norm has three channels or more."""
     if scope == "core" and problem.channels % 2:
         return f"channels {problem.channels} cannot be split into halves"
-    return None
+    narrowest = problem.channels // 2
+    if scope == "layer":
+        narrowest = min(problem.channels, width(params["hidden"], problem.channels))
+    return too_narrow(narrowest)
 
 
 OPERATOR = Operator(

@@ -15,7 +15,8 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
-from attnbench.problem import Mode, Params, Problem
+from attnbench.operators.mixing._layer_norm import too_narrow
+from attnbench.problem import Mode, Params, Problem, Scope
 
 
 def reference(
@@ -101,6 +102,11 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
+def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """A layer norm has three channels or more."""
+    return too_narrow(problem.channels)
+
+
 OPERATOR = Operator(
     paper=Paper(
         "Tolstikhin et al.",
@@ -116,6 +122,7 @@ OPERATOR = Operator(
         "channel_hidden": Param("4c", "width of the channel MLP (scope layer)", ("4c",), minimum=1),
     },
     causal="W₁ mixes all tokens; triangular weights are another operator",
+    why_not=why_not,
     notes="parameters grow with N",
     no_kernel="the reference is two cuBLAS products, which nothing of ours would beat",
 )
