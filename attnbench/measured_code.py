@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ READERS = ("attnbench.analysis", "attnbench.outputs", "attnbench.commands", "att
 """They only read what was measured, although `attnbench.record` imports some of them."""
 
 LIBRARIES = ("torch", "triton", "numpy")
-"""Told even where no operator imports them."""
+"""Told even where no operator imports them, and by their versions even where they are built in a checkout."""
+
+MOST_FILES = 2000
+"""A package of more is a library, too: not looked through, but told by its version where it has one."""
 
 SOURCES = frozenset((".py", ".so", ".pyd", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".ptx", ".cubin"))
 """Files of a package that hold code."""
@@ -103,7 +107,7 @@ class _Found:
         self.seen.add(name)
         if not specs:
             return
-        if top not in self.own and _is_installed(specs[0]):
+        if top not in self.own and (top in LIBRARIES or _is_installed(specs[0])):
             self.installed.add(top)
         elif top == "attnbench":
             for spec in specs:
@@ -118,8 +122,14 @@ class _Found:
         for spec in specs[:-1]:
             self._add_spec(spec)
         for spec in specs[-1:]:
+            top = spec.name.partition(".")[0]
+            most = None if top in self.own else MOST_FILES + 1
             for folder in map(Path, spec.submodule_search_locations or ()):
-                for path in sorted(_code_in(folder)):
+                paths = list(islice(_code_in(folder), most))
+                if len(paths) == most:
+                    self.installed.add(top)
+                    continue
+                for path in sorted(paths):
                     inside = path.relative_to(folder)
                     package = ".".join((spec.name, *inside.parent.parts))
                     self.add_file(path, f"{spec.name.replace('.', '/')}/{inside.as_posix()}", package)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from attnbench.gating import tier0, untimed
+from attnbench import suite as suites
+from attnbench.checkout import Checkout
+from attnbench.gating import side, tier0, untimed
+from attnbench.journal import stored_environment
+from attnbench.measured_code import MeasuredCode
 from attnbench.problem import Problem
 from attnbench.record import Run
-from attnbench.settings import Gate
+from attnbench.settings import Gate, Limits
 from tests.analysis.runs import cell, run_of, visits_of
+from tests.running import plan
 
 GATE = Gate({"wall_time": 0.05})
 HERE = {"torch": "2.13.0", "threads": 1, "instruction_set": "AVX2", "device": "cpu", "cpu": "one"}
@@ -37,6 +43,21 @@ def scouted(
     visits = visits_of(cells, rounds=0)
     visits = [replace(v, operations={"mm": 2}) for v in visits]
     return run_of(visits, {**HERE, **(environment or {})})
+
+
+def test_a_side_has_no_budget_and_a_checkout_no_digests_of_what_is_installed(tmp_path: Path) -> None:
+    """A budget would end one side's scout before the other's; the code of a worktree is not that of its gate."""
+    text = "operators: [softmax]\nsweep: [{seq_len: [16]}]\nproblem: {heads: 2, channels: 16}\n"
+    suite = suites.from_text(text, "a test", tmp_path)
+    code = MeasuredCode({"attnbench/check.py": "0"}, {})
+    made = plan([], limits=Limits(budget_s=1.0), code=code)
+    head = Checkout("head", "f00", tmp_path, (), ())
+    for checkout, own in ((head, None), (None, code)):
+        folder = tmp_path / str(own is None)
+        with side(made, suite, {"code": code.stored()}, folder, checkout, print) as runner:
+            assert runner.plan.limits.budget_s is None
+            assert runner.plan.code == own
+        assert MeasuredCode.of(stored_environment(folder)) == own
 
 
 def test_identical_runs_pass_and_any_growth_fails() -> None:

@@ -93,6 +93,17 @@ def test_a_module_that_is_added_or_taken_away_is_told(place: Path) -> None:
     assert changes({str(n): "1" for n in range(5)}, {}) == "0 is gone, 1 is gone, 2 is gone, 2 more"
 
 
+def test_a_library_in_a_checkout_is_not_looked_through(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "torch").mkdir()
+    (place / "torch/__init__.py").write_text("")
+    monkeypatch.setattr("attnbench.measured_code.MOST_FILES", 2)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    found = measured_code([str(place / "mine.py")])
+    assert not any(name.startswith(("torch/", "packed_of_mine/deep/i")) for name in found.files)
+    assert "helper_of_mine.py" in found.files
+    assert any(name.startswith("packed_of_mine/deep/") for name in measured_code(["packed_of_mine"]).files)
+
+
 def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
     found = set(measured_code([]).files)
     measuring = ("worker", "check", "clock", "sampling", "subject", "metrics/wall_time", "operators/exact/softmax",
