@@ -74,17 +74,17 @@ def projected(
 
 def _project(problem: Problem, x: Tensor, w: Tensor, layout: Layout) -> Tensor:
     if layout == "map":
-        return _channels_first(x, w)
+        return channels_first(x, w)
     b, n, h, d = problem.batch, problem.seq_len, problem.heads, problem.head_dim
     return (x @ w).view(b, n, h, d).transpose(1, 2)  # [B, H, N, D]
 
 
 def _output(problem: Problem, y: Tensor, w: Tensor, layout: Layout) -> Tensor:
     if layout == "map":
-        return _channels_first(y, w)
+        return channels_first(y, w)
     return y.transpose(1, 2).reshape(problem.batch, problem.seq_len, problem.channels) @ w
 
 
-def _channels_first(x: Tensor, w: Tensor) -> Tensor:
-    """A 1×1 convolution: w applied to the channels of [B, C, h, w]."""
-    return (w.t() @ x.flatten(2)).view_as(x)  # [C, C] × [B, C, h·w]
+def channels_first(x: Tensor, w: Tensor) -> Tensor:
+    """A 1×1 convolution: w, [C, C], applied to the channels of [B, C, …]."""
+    return (w.t() @ x.flatten(2)).view_as(x)  # [C, C] × [B, C, pixels]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from attnbench.operator import Paper
+from attnbench.cost import product
+from attnbench.operator import Cost, Form, Paper
 from attnbench.operators._map_attention import sides
-from attnbench.problem import Problem
+from attnbench.problem import Mode, Params, Problem
 
 CAUSAL = "the mean of a row or a column mixes pixels before and after any of its pixels"
 
@@ -26,3 +30,27 @@ def margins(x: Tensor) -> Tensor:
 def margin_length(problem: Problem) -> int:
     """h + w."""
     return sum(sides(problem))
+
+
+def layer_cost(projected: Form, pixels: int, means: int, spared: int) -> Callable[[Problem, Params, Mode], Cost]:
+    """The cost of a layer that projects pixels only where it must, and means elsewhere: a mean commutes with a map.
+
+    projected: the layer that projects every pixel; its traffic is the same. pixels, means: how many of the C×C maps
+    are applied to all pixels, and to the h + w means. spared: means of a map that it takes and this layer does not,
+    since one pair of them serves all.
+    """
+
+    def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+        around = projected.cost(problem, params, mode)
+        b, n, c, m = problem.batch, problem.seq_len, problem.channels, margin_length(problem)
+        every_pixel = product((pixels + means) * b * n * c * c, mode)
+        flops = (
+            around.flops
+            - every_pixel
+            + product(pixels * b * n * c * c, mode)  # [C, C] × [C, N], each
+            + product(means * b * m * c * c, mode)  # [C, C] × [C, h + w], each
+        )
+        fewer = spared * b * n * c * (1 if mode == "fwd" else 2)
+        return replace(around, flops=flops, reference_flops=flops, elementwise=around.elementwise - fewer)
+
+    return cost

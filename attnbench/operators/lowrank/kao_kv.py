@@ -2,12 +2,14 @@
 
 Gao, Wang, Ji 2020, "Kronecker Attention Networks", KAO_KV, https://arxiv.org/abs/2007.08442. x̄ = [H; L]: H_i is the
 mean of row i over the width, L_j that of column j over the height. The paper has K = V = [H; L] of one map, which is
-k = v here; scope `layer` projects each. No 1/√D.
+k = v here. Scope `layer` takes the means of x and projects those to K and V, since a mean commutes with a 1×1 map;
+queries and output are projected at every pixel. No 1/√D.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Generator, Tensor
 
@@ -21,17 +23,43 @@ from attnbench.operators._value_map import (
     value_map_multiply_adds,
     value_map_weights,
 )
-from attnbench.operators.lowrank._margins import CAUSAL, kronecker_paper, margin_length, margins
+from attnbench.operators.lowrank._margins import CAUSAL, kronecker_paper, layer_cost, margin_length, margins
 from attnbench.problem import Mode, Params, Problem
-from attnbench.projection import projected
+from attnbench.projection import channels_first, projected
 
 
 def reference(
     problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
 ) -> Tensor:
     """q, k, v: [B, C, h, w]; value_map: [C, C]. Returns [B, C, h, w]."""
-    keys, values = tokens(problem, margins(k)), tokens(problem, margins(v))  # [B, H, h + w, D]
+    return mixed(problem, q, margins(k), margins(v), value_map)
+
+
+def mixed(problem: Problem, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None) -> Tensor:
+    """q: [B, C, h, w]; k, v: means, [B, C, h + w]. Returns [B, C, h, w]."""
+    keys, values = tokens(problem, k), tokens(problem, v)  # [B, H, h + w, D]
     return attend(problem, q, keys, mapped(values, value_map))
+
+
+def layer(means_of: Callable[[Tensor], Tensor], mix: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The projections around `mix`, on the means that `means_of` takes of a map."""
+
+    def call(
+        problem: Problem,
+        params: Params,
+        x: Tensor,
+        w_q: Tensor,
+        w_k: Tensor,
+        w_v: Tensor,
+        w_o: Tensor,
+        value_map: Tensor | None = None,
+    ) -> Tensor:
+        """x: [B, C, h, w]; the rest: [C, C]. Returns [B, C, h, w]."""
+        means = means_of(x)  # [B, C, h + w]
+        k, v = channels_first(means, w_k), channels_first(means, w_v)
+        return channels_first(mix(problem, channels_first(x, w_q), k, v, value_map), w_o)
+
+    return call
 
 
 def gains(problem: Problem) -> dict[str, float]:
@@ -63,29 +91,49 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-def _cuda() -> Callable[..., Tensor]:
+def _fused(problem: Problem, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None) -> Tensor:
+    """As `mixed`."""
     from attnbench.kernels import few_keys
+
+    keys, values = tokens(problem, k), tokens(problem, v)
+    y = few_keys.attend(tokens(problem, q), keys, mapped(values, value_map), 1.0)  # [B, H, N, D]
+    return y.transpose(-2, -1).reshape(q.shape)
+
+
+def _cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.margins import margin_means
 
     def call(
         problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
     ) -> Tensor:
-        keys, values = tokens(problem, margin_means(k)), tokens(problem, margin_means(v))
-        y = few_keys.attend(tokens(problem, q), keys, mapped(values, value_map), 1.0)  # [B, H, N, D]
-        return y.transpose(-2, -1).reshape(q.shape)
+        return _fused(problem, q, margin_means(k), margin_means(v), value_map)
 
     return call
+
+
+def _cuda_layer() -> Callable[..., Tensor]:
+    from attnbench.kernels.margins import margin_means
+
+    return layer(margin_means, _fused)
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM)
 
 
-CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "attnbench Triton: margins, few_keys", _cuda_why_not)})
+CUDA = Impl(_cuda, "attnbench Triton: margins, few_keys", _cuda_why_not)
+CORE = Form(reference, make_inputs, cost, {"cuda": CUDA})
+EVERY_PIXEL = projected(CORE, layout="map", gains=gains)
+LAYER = Form(
+    layer(margins, mixed),
+    EVERY_PIXEL.make_inputs,
+    layer_cost(EVERY_PIXEL, pixels=2, means=2, spared=2),
+    {"cuda": replace(CUDA, load=_cuda_layer)},
+)
 
 OPERATOR = Operator(
     paper=kronecker_paper("KAO_KV"),
-    forms={"core": CORE, "layer": projected(CORE, layout="map", gains=gains)},
+    forms={"core": CORE, "layer": LAYER},
     complexity=lambda params: Complexity(time="n^1.5", memory="n^1.5"),
     params={"value_map": VALUE_MAP},
     domains=("image",),

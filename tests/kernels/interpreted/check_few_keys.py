@@ -67,6 +67,20 @@ def test_agrees_in_one_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not found(name, shape)
 
 
+@pytest.mark.parametrize("name", ["kao_kv", "kao_qkv"])
+def test_the_layer_on_projected_means_agrees(name: str) -> None:
+    form, params = operators()[name].load().forms["layer"], {"value_map": False}
+    problem = Problem.image(5, 7, 6, 2)
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = form.impls["cuda"].load()
+    assert not disagreements(call, form, problem, params, inputs)
+
+    def swapped(problem: Problem, params: Params, w_k: Tensor, w_v: Tensor, **rest: Tensor) -> Tensor:
+        return call(problem, params, w_k=w_v, w_v=w_k, **rest)
+
+    assert disagreements(swapped, form, problem, params, inputs)
+
+
 @pytest.mark.parametrize("order", [(0, 2, 1, 3), (3, 1, 0, 2), (1, 0, 3, 2)])
 def test_takes_any_strides(order: tuple[int, ...]) -> None:
     form, params = form_of("linformer")
