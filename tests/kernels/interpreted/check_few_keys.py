@@ -73,12 +73,14 @@ def test_the_layer_on_projected_means_agrees(name: str) -> None:
     problem = Problem.image(5, 7, 6, 2)
     inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
     call = form.impls["cuda"].load()
-    assert not disagreements(call, form, problem, params, inputs)
+    assert not disagreements(
+        call, form, problem, params, inputs, factor=2.0
+    )  # a map of 36 numbers: own errors are luck
 
     def swapped(problem: Problem, params: Params, w_k: Tensor, w_v: Tensor, **rest: Tensor) -> Tensor:
         return call(problem, params, w_k=w_v, w_v=w_k, **rest)
 
-    assert disagreements(swapped, form, problem, params, inputs)
+    assert disagreements(swapped, form, problem, params, inputs, factor=2.0)
 
 
 @pytest.mark.parametrize("order", [(0, 2, 1, 3), (3, 1, 0, 2), (1, 0, 3, 2)])
