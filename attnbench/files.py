@@ -47,6 +47,17 @@ def replace(path: Path, content: str | bytes) -> None:
             raise
 
 
+def check_place(path: Path, option: str) -> None:
+    """Makes sure, before anything takes long, that a file can be written at its end; makes its folder. option: what
+    names it. Raises BadInput."""
+    with storing(path, f"Name another file: {option}."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = os.path.lexists(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _AT_ONCE | _CLOSED, 0o666))
+        if not there:
+            os.unlink(path)
+
+
 def write(file: FileIO, data: bytes) -> None:
     """Writes all of the data. Raises OSError."""
     while data:

@@ -25,7 +25,7 @@ def raising(what: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """`attnbench list metrics`, in which something raises."""
     code = (
         "import sys, attnbench.commands.list as verb, attnbench.__main__ as door\n"
-        f"def write(*given):\n    {what}\n"
+        f"def write(*given, **named):\n    {what}\n"
         "verb.write = write\nsys.argv = ['attnbench', 'list', 'metrics']\ndoor.main()"
     )
     return ran(sys.executable, "-c", code, **variables)

@@ -32,6 +32,7 @@ def command(
     from attnbench.analysis.finding import readable
     from attnbench.commands.gate import effective, tell
     from attnbench.errors import BadInput
+    from attnbench.files import check_place
     from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
     from attnbench.noise import Calibration, default_path, machine_of
     from attnbench.noise import write as store
@@ -40,6 +41,8 @@ def command(
     from attnbench.session import device_for
 
     chosen = suites.load(suite)
+    path = out or default_path(chosen.name)
+    check_place(path, "--out")
     gate = effective(chosen)
     plan, environment = plan_like(chosen, device_for(chosen, device), None)
     with tempfile.TemporaryDirectory(prefix="attnbench-calibrate-") as folder:
@@ -60,7 +63,6 @@ def command(
         tell("nothing was measured")
         raise typer.Exit(3)
     floor = paired.noise(table)
-    path = out or default_path(chosen.name)
     store(path, Calibration(floor, machine_of(environment), chosen.name))
     keys = [key for key in floor.own if gate.threshold("wall_time", key) is not None]
     thresholds = {key: gate.threshold("wall_time", key) or 0.05 for key in keys or floor.own}

@@ -51,6 +51,7 @@ def command(
     from attnbench import suite as suites
     from attnbench.commands.compare import thresholds, write
     from attnbench.errors import BadInput
+    from attnbench.files import check_place
     from attnbench.gating import store
     from attnbench.outputs import comparison
     from attnbench.outputs import junit as xml
@@ -58,6 +59,9 @@ def command(
 
     if (base is None) == (against is None):
         raise BadInput("the gate needs --base REV (a git revision) or --against RUN (a stored run), one of the two.")
+    for option, path in (("--report", report), ("--junit", junit)):
+        if path is not None:
+            check_place(path, option)
     chosen = suites.override(suites.load(suite), operators=operator or (), impls=impl or ())
     gate = thresholds(fail_on) if fail_on else effective(chosen)
     folder = out or Path("results") / f"gate-{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}"
