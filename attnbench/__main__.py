@@ -17,14 +17,15 @@ INTERRUPTED = 130
 
 def main() -> NoReturn:
     """The entry point. Leaves the interpreter with the command's exit code."""
-    code = INTERRUPTED
     try:
         from attnbench import interrupts
 
         interrupts.heed()
         code = _run()
-    except KeyboardInterrupt:
-        pass
+        interrupts.end_at_once()
+    except KeyboardInterrupt:  # the first interrupt, and those that follow soon are none of their own
+        interrupts.end_at_once()
+        code = INTERRUPTED
     _leave(code)
 
 
@@ -75,18 +76,16 @@ def _failed(error: BaseException) -> int:
 
 
 def _leave(code: int) -> NoReturn:
+    """Not by way of the interpreter's own end: it puts signals back to killing, and waits for threads that an
+    operator's file has left running."""
+    import atexit
     import os
-    import sys
-    import threading
 
-    from attnbench import descendants, interrupts, standard_streams
+    from attnbench import descendants, standard_streams
 
     descendants.end_all()
-    code = standard_streams.finish(code)
-    interrupts.end_at_once(code)
-    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
-        os._exit(code)  # a thread that an operator's file has left running is not waited for
-    sys.exit(code)
+    atexit._run_exitfuncs()
+    os._exit(standard_streams.finish(code))
 
 
 def __getattr__(name: str) -> Any:

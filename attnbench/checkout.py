@@ -6,13 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import attnbench
 from attnbench.errors import BadInput
+from attnbench.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,13 @@ def checkouts(
         "head": _working_tree(top) if head is None else _commit(top, head, "--head"),
     }
     _refuse_untracked(top, operators_from)
-    with tempfile.TemporaryDirectory(prefix="attnbench-gate-") as folder:
-        made = []
-        try:
-            for name, commit in commits.items():
-                root = Path(folder).resolve() / name
-                _git(top, "worktree", "add", "--detach", "--quiet", str(root), commit)
-                made.append(root)
-            sides = [
-                _side(name, commits[name], root, top, operators_from) for name, root in zip(commits, made, strict=True)
-            ]
-            for side in sides:
-                _check_imports(side, operators_from, top)
-            yield sides[0], sides[1]
-        finally:
-            for root in made:
-                with contextlib.suppress(BadInput):
-                    _git(top, "worktree", "remove", "--force", str(root))
-            with contextlib.suppress(BadInput):
-                _git(top, "worktree", "prune")
+    with scratch_folder("gate", top) as folder:
+        for name, commit in commits.items():
+            _git(top, "worktree", "add", "--detach", "--quiet", str(folder / name), commit)
+        sides = [_side(name, commits[name], folder / name, top, operators_from) for name in commits]
+        for side in sides:
+            _check_imports(side, operators_from, top)
+        yield sides[0], sides[1]
 
 
 def _side(name: str, commit: str, root: Path, top: Path, operators_from: Sequence[str]) -> Checkout:
@@ -143,7 +131,10 @@ def _check_imports(side: Checkout, operators_from: Sequence[str], top: Path) -> 
 def _git(place: Path, *words: str) -> str:
     folder = place if place.is_dir() else place.parent
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True, text=True, check=False, encoding="utf-8", errors="surrogateescape",
+        )  # fmt: skip
     except OSError as error:
         raise BadInput(f"git cannot be run: {error.strerror}. Install it: the gate compares two revisions.") from None
     if done.returncode:

@@ -22,14 +22,19 @@ class BadInput(Exception):
 
 @contextmanager
 def own_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
-    """Around a user's own code: what it raises becomes a BadInput that names the user's own line.
+    """Around a user's own code: what it raises becomes a BadInput that names the user's own line, and so does what it
+    does not end within a limit.
 
     place: how the code is called in the message. passed: exceptions that are left as they are.
     """
     from attnbench import interrupts
+    from attnbench.time_limit import Overdue, limit_s, limited, overdue
 
     try:
-        yield
+        with limited(place):
+            yield
+    except Overdue as error:
+        raise BadInput(overdue(place, limit_s(), own_line(error).removesuffix(": "))) from None
     except BaseException as error:
         if interrupts.meant(error) or isinstance(error, (BadInput, *passed)):
             raise

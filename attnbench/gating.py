@@ -76,6 +76,7 @@ def side(
     try:
         yield runner
     finally:
+        runner.workers.kill()  # none is left but where something has ended the measuring
         runner.end_process()
         opened.close()
 

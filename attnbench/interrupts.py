@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from attnbench import descendants
@@ -17,6 +19,7 @@ SAME_S = 1.0
 """Signals within so many seconds of the first are one interrupt: a key pressed five times, Ctrl-C and then SIGHUP."""
 
 _first: float | None = None
+_holding = False
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,9 +37,22 @@ def meant(error: BaseException) -> bool:
     return isinstance(error, Interrupted if heeded else KeyboardInterrupt)
 
 
-def end_at_once(code: int) -> None:
-    """From now on each of the signals ends the process with this code: all is done, but libraries may hang."""
-    _handle(lambda number, frame: os._exit(code))
+def end_at_once() -> None:
+    """From now on each of the signals ends the process: all that is left to do is to leave."""
+    _handle(_end)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A first interrupt that comes in this block is heeded at its end: what is short and must be done whole."""
+    global _holding
+    before, _holding = _first, True
+    try:
+        yield
+    finally:
+        _holding = False
+        if _first is not before:
+            raise Interrupted
 
 
 def check() -> None:
@@ -57,7 +73,12 @@ def _heed(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _first is None:
         _first = now
-        raise Interrupted
-    if now - _first > SAME_S:
-        descendants.end_all()
-        os._exit(130)
+        if not _holding:
+            raise Interrupted
+    elif now - _first > SAME_S:
+        _end(number, frame)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    descendants.end_all()
+    os._exit(130)

@@ -16,6 +16,7 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing, to_be_continued, write
+from attnbench.interrupts import held
 from attnbench.record import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit, parse_visits
 from attnbench.strict import REPAIR, decoded, parse_object, read_text, short
 
@@ -33,10 +34,11 @@ class Journal:
 
     def add(self, visit: Visit, samples: Sequence[Sample]) -> None:
         """Stores a visit with its samples. Raises BadInput where the disk does not take it; what was there stays."""
-        with storing(self.folder):
-            _append(self._rows, "".join(sample.line() for sample in samples))
-            _append(self._lines, visit.line())
-        self.visits.append(visit)
+        with held():
+            with storing(self.folder):
+                _append(self._rows, "".join(sample.line() for sample in samples))
+                _append(self._lines, visit.line())
+            self.visits.append(visit)
 
     def close(self) -> None:
         """Gives the folder free for another process."""

@@ -26,6 +26,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from attnbench import descendants
 from attnbench.errors import MOST_OF_A_REASON, printable, said
 from attnbench.problem import Cell
 from attnbench.record import cell_of, is_metric
@@ -331,6 +332,7 @@ def _die_with(parent: int) -> None:
         return
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    descendants.become_subreaper()  # what operators leave stays below their own worker, as long as it lives
     if os.getppid() != parent:  # it was gone before the call
         os._exit(CLEAN_EXIT)
 

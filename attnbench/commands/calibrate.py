@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +37,7 @@ def command(
     from attnbench.noise import write as store
     from attnbench.number import count
     from attnbench.runner import Stopped
+    from attnbench.scratch import scratch_folder
     from attnbench.session import device_for
 
     chosen = suites.load(suite)
@@ -45,11 +45,11 @@ def command(
     check_place(path, "--out")
     gate = effective(chosen)
     plan, environment = plan_like(chosen, device_for(chosen, device), None)
-    with tempfile.TemporaryDirectory(prefix="attnbench-calibrate-") as folder:
+    with scratch_folder("calibrate") as folder:
         try:
             with (
-                side(plan, chosen, environment, Path(folder) / "one", None, tell) as one,
-                side(plan, chosen, environment, Path(folder) / "two", None, tell) as two,
+                side(plan, chosen, environment, folder / "one", None, tell) as one,
+                side(plan, chosen, environment, folder / "two", None, tell) as two,
             ):
                 one.scout()
                 two.scout()
