@@ -17,12 +17,14 @@ from attnbench.workers import Stopped, Workers
 @dataclass(frozen=True)
 class Outlook:
     """skipped: by key, why a cell cannot run here. seconds: by key of the others, what scout and rounds are expected to
-    take. starts_s: what the worker processes cost besides.
+    take. starts_s: what the worker processes cost besides. rated: whether this machine's rates could be measured; where
+    not, every call is taken for the shortest.
     """
 
     skipped: Mapping[str, str]
     seconds: Mapping[str, float]
     starts_s: float
+    rated: bool
 
     @property
     def total_s(self) -> float:
@@ -46,7 +48,7 @@ def outlook(plan: Plan) -> Outlook:
             with own_errors(f"{source.location}: cost"):
                 cost = source.load().forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
             seconds[cell.key] = budget.cell_s(cell, budget.call_s(cost, cell, rates), plan.measure, clocks)
-    return Outlook(skipped, seconds, budget.START_S * (2 + plan.measure.rounds))
+    return Outlook(skipped, seconds, budget.START_S * (2 + plan.measure.rounds), bool(rates))
 
 
 def _asked(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:

@@ -232,8 +232,8 @@ class Runner:
         if visit.round or visit.status != "ok" or cell is None:
             return
         self._scout_s[family(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
-        call_s = float(visit.metrics.get("scout_time_s", 0.0))
-        self._fewest_s[cell.key] = budget.least_s(call_s, self._measure, self._clocks)
+        call_s, compiling = (float(visit.metrics.get(name, 0.0)) for name in ("scout_time_s", "compile_s"))
+        self._fewest_s[cell.key] = budget.least_s(call_s, self._measure, self._clocks) + compiling
 
     def _over(self, total: int | None) -> tuple[str, Cause] | None:
         limit = self.plan.memory_limit

@@ -107,10 +107,11 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
     ended = "" if limit is None else f", the budget is {duration(limit)}"
     if limit is not None and limit < expected.total_s:
         ended += " and ends it sooner: small sizes come first"
-    yield (
-        f"expected: about {duration(expected.total_s)}{ended} (an estimate: a call is taken to last "
-        f"{CALL_BY_ROOFLINE:g} times what its FLOPs and bytes take at this machine's rates)"
-    )
+    known = f"a call is taken to last {CALL_BY_ROOFLINE:g} times what its FLOPs and bytes take at this machine's rates"
+    if expected.rated:
+        yield f"expected: about {duration(expected.total_s)}{ended} (an estimate: {known})"
+    else:
+        yield f"expected: at least {duration(expected.total_s)}{ended}: this machine's rates could not be measured"
 
 
 def _measure(session: Session, form: Format, begun: float) -> int:

@@ -7,11 +7,12 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import budget, checkout, session
+from attnbench import budget, checkout, pipe, session
 from attnbench import suite as suites
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
@@ -19,6 +20,7 @@ from attnbench.operator import Cost
 from attnbench.progress import duration, plain
 from attnbench.settings import Limits, Measure
 from attnbench.suite import Suite
+from attnbench.workers import Workers
 from tests.running import faulty, plan
 from tests.stored import CELL, visit
 
@@ -74,6 +76,25 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path: Path, suite: Path, monkeyp
     assert told[-1].startswith("expected: about ")
     assert "the budget is 5 s and ends it sooner: small sizes come first (an estimate" in told[-1]
     assert list(tmp_path.iterdir()) == [suite]
+
+
+def test_without_rates_a_dry_run_says_at_least(monkeypatch: pytest.MonkeyPatch, suite: Path) -> None:
+    def ask(workers: Workers, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if request["do"] == "rates":
+            raise pipe.WorkerLost("crashed", "no memory for it")
+        return {"reasons": [["skipped", None] for _ in request["cells"]]}
+
+    monkeypatch.setattr(Workers, "ask", ask)
+    told = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"]).stderr.splitlines()
+    assert told[-1] == "expected: at least 11 s: this machine's rates could not be measured"
+
+    def lost(workers: Workers, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        raise pipe.WorkerLost("timeout", "no answer within 120 s")
+
+    monkeypatch.setattr(Workers, "ask", lost)
+    done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"])
+    assert isinstance(done.exception, BadInput)
+    assert "asking the operators what they support: no answer within 120 s" in str(done.exception)
 
 
 class Begun(Exception):
