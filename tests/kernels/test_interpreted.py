@@ -1,4 +1,4 @@
-"""Every kernel under Triton's CPU interpreter: one process per file, for the switch is read at import."""
+"""Every kernel under Triton's CPU interpreter: in a process of its own, for the switch is read at import."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 HERE = Path(__file__).parent / "interpreted"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("check_*.py")))
-def test_under_the_interpreter(name: str) -> None:
+@pytest.mark.timeout(3600)  # all files in one process: about two minutes alone
+def test_every_kernel_under_the_interpreter() -> None:
     pytest.importorskip("triton")
+    files = sorted(map(str, HERE.glob("check_*.py")))
+    assert files
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / name)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -39,7 +39,7 @@ def width() -> int:
 
 @pytest.fixture(autouse=True)
 def many_splits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    """Several splits at a small N, and small tiles, so that every loop runs more than once."""
+    """Small tiles, so that every loop runs more than once, and beyond N = 64 several splits."""
 
     def small(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
         def smaller(*args: Any) -> Tiles:
@@ -64,7 +64,8 @@ def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = 
 @each_map
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 0), ("bfloat16", 0), ("float16", 16), ("bfloat16", 16)])
 def test_agrees_with_the_reference(features: str, dtype: str, width: int) -> None:
-    assert not found(features, Problem(53, 3 * 23, 3, 1, dtype))
+    """In one head; a layer has several."""
+    assert not found(features, Problem(70, 23, 1, 1, dtype))
 
 
 @each_map
@@ -112,6 +113,20 @@ def test_a_dropped_token_is_noticed(features: str) -> None:
         return form.impls["cuda"].load()(problem, params, k=k, **tensors)
 
     assert set(found(features, Problem(37, 16, 1), short)) >= {"output", "k"}
+
+
+def test_a_split_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 64 tokens there is a second one, and so there is in what agrees above."""
+    plain = kernelized.accumulate
+
+    def first_alone(*args: Any) -> tuple[Tensor, ...]:
+        parts, *others = plain(*args)
+        parts[1:] = 0
+        return parts, *others
+
+    monkeypatch.setattr(kernelized, "accumulate", first_alone)
+    assert set(found("elu", Problem(70, 16, 1))) == {"output", "q", "k", "v"}
+    assert not found("elu", Problem(64, 16, 1))
 
 
 def test_the_stabilisers_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = 
 @each_map
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(features: str, dtype: str) -> None:
-    assert not found(features, Problem(85, 23, 1, 1, dtype, causal=True))
+    assert not found(features, Problem(67, 23, 1, 1, dtype, causal=True))
 
 
 @pytest.mark.parametrize("features", ["exp", "fourier"])

@@ -48,12 +48,14 @@ def found(
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(dtype: Any, causal: bool) -> None:
-    assert not found(Problem(53, 2 * 19, 2, 1, dtype, causal=causal))
+    """Two heads in float32; where they lie is the same in any dtype."""
+    heads = 2 if dtype == "float32" else 1
+    assert not found(Problem(53, heads * 19, heads, 1, dtype, causal=causal))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_agrees_on_a_sortcut(dtype: Any) -> None:
-    assert not found(Problem(53, 2 * 19, 2, 1, dtype), {"kind": "sortcut", "block": 8, "cut": 3})
+    assert not found(Problem(53, 19, 1, 1, dtype), {"kind": "sortcut", "block": 8, "cut": 3})
 
 
 @pytest.mark.parametrize("causal", [False, True])

