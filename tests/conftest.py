@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in what is started from here
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays, and no garbage collection need look at it again; several tests make many."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Or libraries that look at exit would say that all of it leaks."""
+    gc.unfreeze()

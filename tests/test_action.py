@@ -49,12 +49,13 @@ def repository(tmp_path: Path) -> Path:
 
 def test_the_step_passes_an_unchanged_tree_and_fails_a_worse_one(repository: Path) -> None:
     command = f'"{sys.executable}" -m attnbench "$@"'
-    status, code, summary, said = gate_step(repository, command, suite="own.yaml", base="HEAD")
+    inputs = {"suite": "own.yaml", "base": "HEAD", "tier": "0"}
+    status, code, summary, said = gate_step(repository, command, **inputs)
     assert (status, code) == (0, "code=0\n"), said
     assert "pass" in summary
     shutil.rmtree(repository / "attnbench-gate")
     plant(repository)
-    status, code, summary, said = gate_step(repository, command, suite="own.yaml", base="HEAD")
+    status, code, summary, said = gate_step(repository, command, **inputs)
     assert (status, code) == (1, "code=1\n"), said
     assert "decayed" in summary
     assert {"gate.json", "junit.xml", "base", "head"} <= {p.name for p in (repository / "attnbench-gate").iterdir()}

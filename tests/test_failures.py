@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pandas import Series
+from pandas import DataFrame, Series
 
 from attnbench.analysis.baseline import fate
 from attnbench.analysis.series import panels
@@ -130,9 +130,17 @@ def test_a_hang_in_native_code_ends_at_the_limit(tmp_path: Path) -> None:
     assert table.loc[("honest", 64), "status"] == "ok"
 
 
-def test_after_an_out_of_memory_the_larger_sizes_of_the_series_alone_are_skipped(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> DataFrame:
+    """The results of what is measured at several sizes."""
     cells = [faulty(impl, n, from_n=64) for impl in ("oom_from", "reference") for n in (128, 32, 64)]
-    table = measured(tmp_path / "run", plan(cells)).results.set_index(["impl", "seq_len"])
+    cells += [faulty(impl, n) for impl in ("absent", "honest") for n in (64, 32)]
+    cells += [faulty("decays", n) for n in (32, 48)]
+    return measured(tmp_path_factory.mktemp("sizes") / "run", plan(cells)).results
+
+
+def test_after_an_out_of_memory_the_larger_sizes_of_the_series_alone_are_skipped(sizes: DataFrame) -> None:
+    table = sizes.set_index(["impl", "seq_len"])
     assert [table.loc[("oom_from", n), "status"] for n in (32, 64, 128)] == ["ok", "oom", "skipped"]
     assert "beyond n64" in table.loc[("oom_from", 128), "reason"]
     assert [table.loc[("oom_from", n), "cause"] for n in (32, 64, 128)] == ["", "oom", "beyond_oom"]
@@ -140,15 +148,12 @@ def test_after_an_out_of_memory_the_larger_sizes_of_the_series_alone_are_skipped
     assert not table.loc[("reference", 128), "reason"]
 
 
-def test_what_cannot_run_at_any_size_is_one_row(tmp_path: Path) -> None:
-    cells = [faulty(impl, n) for impl in ("absent", "honest") for n in (64, 32)]
-    results = measured(tmp_path / "run", plan(cells)).results
-    assert list(results[results["impl"] == "absent"]["seq_len"]) == [32]
-    assert len(results[results["impl"] == "honest"]) == 2
+def test_what_cannot_run_at_any_size_is_one_row(sizes: DataFrame) -> None:
+    assert list(sizes[sizes["impl"] == "absent"]["seq_len"]) == [32]
+    assert len(sizes[sizes["impl"] == "honest"]) == 2
 
 
-def test_what_decayed_before_its_visit_began_is_wrong_as_well(tmp_path: Path) -> None:
-    cells = [faulty("decays", n) for n in (32, 48)]
-    results = measured(tmp_path / "run", plan(cells)).results
-    assert list(results["status"]) == ["wrong", "wrong"]
-    assert results["wall_time_s"].isna().all()
+def test_what_decayed_before_its_visit_began_is_wrong_as_well(sizes: DataFrame) -> None:
+    decayed = sizes[sizes["impl"] == "decays"]
+    assert list(decayed["status"]) == ["wrong", "wrong"]
+    assert decayed["wall_time_s"].isna().all()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from attnbench.footprint import predict
-from attnbench.foresight import foresee
+from attnbench.foresight import Foreseen
 from attnbench.metrics import peak_memory
 from attnbench.problem import MODES, Cell, Mode, canonical_params
 from attnbench.registry import operators
@@ -41,7 +40,7 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
         problem = variant.problem((32, 32), channels=64, heads=2, batch=2)
     cell = Cell(variant.name, "reference", variant.scope, mode, problem, variant.params)
     source = operators()[variant.name]
-    of = subject_of(cell, source, "cpu", 2**33, foresee(cell, source))
+    of = subject_of(cell, source, "cpu", 2**33, Foreseen())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
     predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
     return predicted, int(peak_memory.scout(bench(of))["peak_memory_bytes"])
@@ -52,7 +51,6 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
     "variant", [*CORE, *LAYERS.values()], ids=lambda v: f"{v.scope}-{v.name}-{canonical_params(v.params)[:60]}"
 )
 def test_prediction_is_within_a_tenth_of_the_measured_peak(variant: Variant, mode: Mode) -> None:
-    torch.set_num_threads(1)
     predicted, measured = shares(variant, mode)
     if (variant.name, mode) in SCRATCH:
         assert 0.9 * predicted <= measured <= 1.4 * predicted

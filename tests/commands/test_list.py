@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -79,16 +78,20 @@ def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_it_answers_about_as_fast_as_its_libraries_import(words: str, libraries: str) -> None:
-    """A ratio, so that the machine's speed cancels; the least of several, because load only adds."""
+    """A ratio, so that the machine's speed cancels; the least of up to several, because load only adds."""
 
     def seconds(*command: str) -> float:
         start = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
         return time.perf_counter() - start
 
-    pairs = [(seconds("-m", "attnbench", *words.split()), seconds("-c", f"import {libraries}")) for _ in range(4)]
-    ratio = statistics.median(ours / bare for ours, bare in pairs)
-    assert min(ours for ours, _ in pairs) <= 1.5 * min(bare for _, bare in pairs) or ratio <= 1.5
+    ours, bare = [], []
+    for _ in range(6):
+        ours.append(seconds("-m", "attnbench", *words.split()))
+        bare.append(seconds("-c", f"import {libraries}"))
+        if min(ours) <= 1.5 * min(bare):
+            return
+    pytest.fail(f"{min(ours):.2f} s at best, {min(bare):.2f} s of them its libraries")
 
 
 def test_an_operator_without_a_kernel_says_why() -> None:
