@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from attnbench.problem import Domain, Dtype, Params, ParamValue, Problem, Scope
+from attnbench.problem import Domain, Dtype, Mode, Params, ParamValue, Problem, Scope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,14 +68,18 @@ class Inputs:
 class Cost:
     """The analytic cost of one call (mode included). A multiply-add is 2 FLOPs.
 
-    flops: the products the definition requires, exact (causal: the allowed pairs only).
-    reference_flops: the products the reference executes.
+    flops: the products of the paper's formula as it is written, exact (causal: the allowed pairs only). Terms that the
+    formula has are counted even where an exact rewriting, as another order of sums, would spare them: what pairs are
+    compared by is counted for every pair, a product that stands twice is counted twice. Where the formula leaves the
+    order of a chain of products open, it is the order of the authors' code.
+    reference_flops: the products the reference executes: more where it fills up or masks, fewer where it is rewritten.
+    An impl that computes a cheaper exact form has its own count, `Impl.flops`.
     elementwise: exponentials, divisions, comparisons … of the definition, apart; an estimate to the leading term.
     bytes_required: every input and parameter read once and every output written once (fwd_bwd: those, the
     cotangent read and the gradients written), in the working dtype.
     passes: sequential sweeps over the tokens that no fusion can remove.
     uncounted: what torch's FlopCounterMode cannot count in the reference, with its FLOPs ({"fft": …});
-    these are part of flops and reference_flops.
+    these are part of reference_flops.
     """
 
     flops: int
@@ -94,12 +98,15 @@ class Impl:
     kernel: what runs, as stored in the `kernel` column where the worker cannot observe it.
     why_not: (problem, params, device "cpu" | "cuda") -> the reason it cannot run here, or None.
     synchronises: True where it waits for the device inside (then launches are not queued ahead).
+    flops: (problem, params, mode) -> the products it executes, where it computes a cheaper exact form than the formula
+    as written; None: it computes that.
     """
 
     load: Callable[[], Callable[..., Tensor]]
     kernel: str
     why_not: Callable[[Problem, Params, str], str | None]
     synchronises: bool = False
+    flops: Callable[[Problem, Params, Mode], int] | None = None
 
 
 @dataclass(frozen=True)

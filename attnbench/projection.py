@@ -33,8 +33,8 @@ def projected(
 
     def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **rest: Tensor) -> Tensor:
-            projections = {name: rest.pop(f"w_{name}") for name in names}
-            data = {name: _project(problem, x, w, layout) for name, w in projections.items()}
+            weights = {name: rest.pop(f"w_{name}") for name in names}
+            data = {name: _project(problem, x, w, layout) for name, w in weights.items()}
             return _output(problem, call(problem, params, **data, **rest), w_o, layout)
 
         return layer
@@ -50,25 +50,30 @@ def projected(
         data = (tokens if layout == "heads" else maps)(problem, generator, "x")
         return Inputs(data, {**weights, **inner.parameters}, inner.choices)
 
+    def projections(problem: Problem, mode: Mode) -> int:
+        b, n, c = problem.batch, problem.seq_len, problem.channels
+        return product((len(names) + 1) * b * n * c * c, mode)  # [B·N, C] × [C, C], each
+
     def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         inner = core.cost(problem, params, mode)
         b, n, c = problem.batch, problem.seq_len, problem.channels
         count = len(names) + 1
-        projections = product(count * b * n * c * c, mode)  # [B·N, C] × [C, C], each
         # Around the core, x takes the place of the core's inputs; the weights come on top.
         outside = traffic(problem, mode, read=b * n * c + count * c * c, written=b * n * c)
         replaced = traffic(problem, mode, read=len(names) * b * n * c, written=b * n * c)
         return replace(
             inner,
-            flops=inner.flops + projections,
-            reference_flops=inner.reference_flops + projections,
+            flops=inner.flops + projections(problem, mode),
+            reference_flops=inner.reference_flops + projections(problem, mode),
             bytes_required=outside + max(0, inner.bytes_required - replaced),  # a core that moves nothing saves nothing
         )
 
-    impls: Mapping[str, Impl] = {
-        name: replace(impl, load=lambda impl=impl: around(impl.load()))  # type: ignore[misc]
-        for name, impl in core.impls.items()
-    }
+    def layer_impl(impl: Impl) -> Impl:
+        own = impl.flops
+        flops = own and (lambda p, params, mode: own(p, params, mode) + projections(p, mode))
+        return replace(impl, load=lambda: around(impl.load()), flops=flops)
+
+    impls: Mapping[str, Impl] = {name: layer_impl(impl) for name, impl in core.impls.items()}
     return Form(around(core.reference), make_inputs, cost, impls)
 
 

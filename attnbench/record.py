@@ -329,6 +329,7 @@ _TEXT = (
 _WHOLE = (
     "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
     "bytes_required", "checked_seq_len", "rounds", "flops", "reference_flops", "flops_counted", "flops_uncounted",
+    "impl_flops",
 )  # fmt: skip
 
 

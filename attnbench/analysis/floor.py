@@ -1,8 +1,8 @@
 """How far a measured time is from the least this hardware could take.
 
-floor = max(FLOPs / matmul rate, bytes_required · passes / copy rate), Williams et al. 2009, "Roofline: An Insightful
-Visual Performance Model", https://doi.org/10.1145/1498765.1498785, with the rates measured in the same run and with
-the sequential passes over the tokens that no fusion can remove.
+floor = max(FLOPs / matmul rate, bytes_required · passes / copy rate), the FLOPs of the cheapest exact form known,
+Williams et al. 2009, "Roofline: An Insightful Visual Performance Model", https://doi.org/10.1145/1498765.1498785, with
+the rates measured in the same run and with the sequential passes over the tokens that no fusion can remove.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+
+COUNTS = ("flops", "reference_flops", "impl_flops")
+"""Of the formula as written, of the reference, and of an impl that is a cheaper exact form."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def floors(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Floor]:
         matmul = rates.get("matmul_flops_per_s", {}).get(row["dtype"])
         if pd.isna(seconds) or matmul is None or pd.isna(row["passes"]):
             continue
-        products = float(row["flops"]) / matmul
+        products = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name))) / matmul
         traffic = float(row["bytes_required"]) * float(row["passes"]) / rates["copy_bytes_per_s"]
         bound = "products" if products > traffic else "traffic"
         found.append(Floor(row["key"], float(seconds), max(products, traffic), bound))

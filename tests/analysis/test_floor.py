@@ -44,3 +44,10 @@ def test_what_has_no_time_or_no_rate_has_no_floor() -> None:
 def test_nothing_required_is_infinitely_far() -> None:
     (found,) = floors(results(flops=0, bytes_required=0), RATES)
     assert math.isinf(found.ratio)
+
+
+def test_a_cheaper_exact_form_lowers_the_floor_and_a_dearer_reference_does_not() -> None:
+    (rewritten,) = floors(results(impl_flops=10**9, bytes_required=0), RATES)
+    assert rewritten.floor_s == pytest.approx(0.001)
+    (masked,) = floors(results(reference_flops=2 * 10**10, impl_flops=math.nan), RATES)
+    assert masked.floor_s == pytest.approx(0.01)

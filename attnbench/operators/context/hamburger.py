@@ -179,9 +179,8 @@ class _Sizes:
 
 
 def cost(problem: Problem, params: Params, mode: Mode, d: int | None = None) -> Cost:
-    """The reference executes what the definition requires: DᵀX for the start is that of the first update (nmf).
-
-    cd inverts an r×r matrix: 2·r³ FLOPs.
+    """As written, nmf multiplies DᵀX for the first C and again in the first update of it; D is the same, so that the
+    reference multiplies once. cd inverts an r×r matrix: 2·r³ FLOPs.
     """
     b, n = problem.batch, problem.seq_len
     d, r, steps, kind = d or problem.channels, params["rank"], params["steps"], params["kind"]
@@ -190,8 +189,9 @@ def cost(problem: Problem, params: Params, mode: Mode, d: int | None = None) -> 
     per_step = 8 * (n + d) * r if kind == "nmf" else 7 * n * r + 3 * d * r  # update, divide; softmax, its sums
     backward = mode == "fwd_bwd"
     again = steps + 1 if backward and sizes.bptt else int(backward)
+    again_first = b * product(n * d * r, mode, int(sizes.bptt)) if kind == "nmf" else 0  # DᵀX: [r, d] × [d, N]
     return Cost(
-        flops=flops,
+        flops=flops + again_first,
         reference_flops=flops,
         elementwise=b * per_step * (steps + 1 + again),
         bytes_required=traffic(problem, mode, read=b * n * d, constant=b * d * r, written=b * n * d),

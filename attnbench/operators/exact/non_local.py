@@ -106,28 +106,38 @@ def weights(problem: Problem, params: Params, generator: Generator) -> dict[str,
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The reference executes what the definition requires, which sums over all pairs."""
+    """The reference executes what the formula has, but that of concatenation it multiplies each token once."""
     b, h, n = problem.batch, problem.heads, problem.seq_len
     inner, d = problem.head_dim // 2, problem.head_dim
     kind = params["kind"]
     matching = {
         "gaussian": product(b * h * n * n * d, mode),  # x xᵀ: [N, D] × [D, N]
-        "concatenation": 2 * product(b * h * n * inner, mode),  # θ w₁ and φ w₂: [N, D/2] × [D/2]
-    }
-    flops = (
-        matching.get(kind, product(b * h * n * n * inner, mode))  # θ φᵀ: [N, D/2] × [D/2, N]
-        + product(b * h * n * n * inner, mode)  # f g: [N, N] × [N, D/2]
-    )
+        "concatenation": product(b * h * n * n * 2 * inner, mode),  # wᵀ [θ_i, φ_j]: [1, D] × [D, 1] for each pair
+    }.get(kind, product(b * h * n * n * inner, mode))  # θ φᵀ: [N, D/2] × [D/2, N]
+    summed = product(b * h * n * n * inner, mode)  # f g: [N, N] × [N, D/2]
     each_pair = {"dot_product": 0, "concatenation": 2}.get(kind, 4)  # add, relu; max, subtract, exp, divide
     widths = sum(d if name == "x" else inner for name in data_names(params))
     read = b * h * n * widths + (2 * h * inner if kind == "concatenation" else 0)
     return Cost(
-        flops=flops,
-        reference_flops=flops,
+        flops=matching + summed,
+        reference_flops=summed + (of_each_token(problem, mode) if kind == "concatenation" else matching),
         elementwise=each_pair * b * h * n * n * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=read, written=b * h * n * inner),
         passes=2 if kind == "dot_product" else 1,  # φᵀ g is complete before the first query is answered
     )
+
+
+def of_each_token(problem: Problem, mode: Mode) -> int:
+    """FLOPs of `summands`: wᵀ [θ_i, φ_j] as two products of each token, which every pair adds."""
+    return 2 * product(problem.batch * problem.heads * problem.seq_len * (problem.head_dim // 2), mode)
+
+
+def rewritten_flops(problem: Problem, params: Params, mode: Mode) -> int:
+    """What the impl `cuda` multiplies: no pair at all."""
+    if params["kind"] == "concatenation":
+        return of_each_token(problem, mode)  # then sums along the sorted keys
+    b, h, n, inner = problem.batch, problem.heads, problem.seq_len, problem.head_dim // 2
+    return 2 * product(b * h * n * inner * inner, mode)  # φᵀ g: [D/2, N] × [N, D/2]; θ (φᵀ g): [N, D/2] × [D/2, D/2]
 
 
 def _sdpa() -> Callable[..., Tensor]:
@@ -173,7 +183,9 @@ CORE = Form(
     cost,
     impls={
         "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not),
-        "cuda": Impl(_rewritten, "exact rewrite on cuBLAS, sort and prefix sums", _rewritten_why_not),
+        "cuda": Impl(
+            _rewritten, "exact rewrite on cuBLAS, sort and prefix sums", _rewritten_why_not, flops=rewritten_flops
+        ),
     },
 )
 
@@ -207,11 +219,17 @@ def _layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inp
     return Inputs(data, {**projections, "w_z": w_z, **weights(problem, params, generator)})
 
 
+def _projection_flops(problem: Problem, params: Params, mode: Mode) -> int:
+    c, projections = problem.channels, len(PROJECTED[params["kind"]]) + 1
+    # [B·N, C] × [C, C/2] and [B·N, C/2] × [C/2, C]
+    return product(projections * problem.batch * problem.seq_len * c * (c // 2), mode)
+
+
 def _layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     core = cost(problem, params, mode)
     b, n, c = problem.batch, problem.seq_len, problem.channels
     projections = len(PROJECTED[params["kind"]]) + 1
-    flops = product(projections * b * n * c * (c // 2), mode)  # [B·N, C] × [C, C/2] and [B·N, C/2] × [C/2, C]
+    flops = _projection_flops(problem, params, mode)
     w = c if params["kind"] == "concatenation" else 0
     read = b * n * c + projections * c * (c // 2) + w
     return replace(
@@ -229,7 +247,9 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 def _layer_impls() -> Mapping[str, Impl]:
     def around(impl: Impl) -> Impl:
-        return replace(impl, load=lambda: _around(impl.load()))
+        own = impl.flops
+        flops = own and (lambda p, params, mode: own(p, params, mode) + _projection_flops(p, params, mode))
+        return replace(impl, load=lambda: _around(impl.load()), flops=flops)
 
     return {name: around(impl) for name, impl in CORE.impls.items()}
 

@@ -232,14 +232,20 @@ def test_flops_are_what_torch_counts(kind: str, gradient: str, scope: Any, mode:
         given = {"kind": kind, "gradient": gradient, "rank": 3, "steps": steps}
         case = small("hamburger", Problem(11, 6, batch=2), scope, **given)
         cost = case.cost(mode)
-        assert cost.flops - sum(cost.uncounted.values()) == counted(case, mode)
+        assert cost.reference_flops - sum(cost.uncounted.values()) == counted(case, mode)
 
 
 def test_flops_count_the_products_of_the_definition() -> None:
     n, d, r, steps = 11, 6, 3, 5
     sizes = {"n": n, "c": d, "batch": 1, "rank": r, "steps": steps}
     full_step, end = 2 * (2 * n * d * r) + 2 * (2 * r * r * (n + d)), 2 * (2 * n * d * r) + 2 * r * r * (n + d)
-    assert ham("nmf", **sizes).cost().flops == steps * full_step + end
+    start = 2 * n * d * r
+    nmf = ham("nmf", **sizes)
+    assert nmf.cost().flops == start + steps * full_step + end
+    assert nmf.cost().reference_flops == nmf.cost().flops - start
+    assert nmf.cost("fwd_bwd").flops - nmf.cost("fwd_bwd").reference_flops == start  # without gradient
+    bptt = ham("nmf", gradient="bptt", **sizes).cost("fwd_bwd")
+    assert bptt.flops - bptt.reference_flops == 2 * start  # D is constant
     assert ham("vq", **sizes).cost().flops == (steps + 1) * 2 * (2 * n * d * r)
     inverse = 2 * r**3
     assert ham("cd", **sizes).cost().flops == (steps + 1) * 2 * (2 * n * d * r) + 2 * (2 * d * r * r) + inverse

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.footprint import predict
 from attnbench.kernels.relu_sums import CHUNK, prefix_sums, relu_sums
-from attnbench.problem import MODES, Mode, Problem, Scope
+from attnbench.problem import MODES, SCOPES, Mode, Problem, Scope
 from attnbench.registry import outside_definition
 from tests.operators.small import Small, all_close, close, operators, small
 
@@ -137,13 +138,33 @@ def test_the_layer_embeds_adds_and_keeps_the_input(kind: str) -> None:
 def test_flops_count_the_required_products(n: int, inner: int, heads: int, kind: str) -> None:
     case = case_of(kind, n, inner, heads)
     pairs = sum(1 for _ in range(n) for _ in range(n))
-    matching = {"gaussian": 2 * inner * pairs, "concatenation": 2 * inner * n}.get(kind, inner * pairs)
+    matching = {"gaussian": 2 * inner * pairs, "concatenation": 2 * inner * pairs}.get(kind, inner * pairs)
     expected = 2 * 2 * heads * (matching + pairs * inner)
     assert case.cost().flops == expected
     assert case.cost("fwd_bwd").flops == 3 * expected
     c = 2 * inner * heads
     layer = case_of(kind, n, inner, heads, "layer").cost()
     assert layer.flops - expected == 2 * 2 * (2 if kind == "gaussian" else 4) * n * c * (c // 2)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["dot_product", "concatenation"])
+def test_a_rewriting_has_its_own_count(kind: str, mode: Mode, scope: Scope) -> None:
+    """Both kinds are counted as written; fewer products are an impl's own, as torch counts them on that impl."""
+    case = case_of(kind, 9, 4, scope=scope)
+    impl = case.form.impls["cuda"]
+    assert impl.flops is not None
+    with FlopCounterMode(display=False) as counter:
+        if mode == "fwd":
+            case.impl("cuda")
+        else:
+            case.gradients(lambda c: c.impl("cuda"))
+    own = impl.flops(case.problem, case.params, mode)
+    assert own == counter.get_total_flops()
+    assert own < case.cost(mode).flops
+    assert case.cost(mode).reference_flops <= case.cost(mode).flops
+    assert case.form.impls["sdpa"].flops is None
 
 
 @pytest.mark.parametrize("mode", MODES)
