@@ -6,6 +6,7 @@ Streams take plain text through `escaped` (`standard_streams`); everything that 
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def console(*, stderr: bool = False) -> Console:
         def process_renderables(self, renderables: list[Any]) -> list[Any]:
             return [Escaped(drawn) for drawn in renderables]
 
-    made = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    # Named here: while rich draws a live line, it puts streams of its own in their place, which lead back to ours.
+    made = Console(file=getattr(stream, "rich_proxied_file", stream), markup=False, emoji=False, highlight=False)
     made.push_render_hook(Hook())
     return made

@@ -43,9 +43,10 @@ def printed(*commands: list[str]) -> str:
 
 
 def shown_on_a_terminal(words: list[str]) -> str:
+    """What a Python with these words shows on a terminal."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
-    with subprocess.Popen([sys.executable, "-m", "attnbench", *words], stdout=theirs, stderr=theirs, env=env):
+    with subprocess.Popen([sys.executable, *words], stdout=theirs, stderr=theirs, env=env):
         os.close(theirs)
         found = b""
         try:
@@ -84,11 +85,36 @@ def test_the_commands_print_no_control_characters_of_a_run(tmp_path: Path) -> No
 
 
 def test_styles_of_our_own_reach_a_terminal_and_those_of_a_run_do_not(tmp_path: Path) -> None:
-    text = shown_on_a_terminal(["show", str(hostile(tmp_path / "run"))])
+    text = shown_on_a_terminal(["-m", "attnbench", "show", str(hostile(tmp_path / "run"))])
     assert "\x1b[1m" in text
     assert "\x1b[31m" not in text
     assert set(re.findall("\x1b[^m]*m", text)) == set(re.findall("\x1b\\[[0-9;]*m", text))
     assert CONTROL.findall(re.sub("\x1b\\[[0-9;]*m|\r\n", "", text)) == []
+
+
+LIVE = """
+import sys
+from attnbench import standard_streams
+standard_streams.prepare()
+from attnbench.progress import Live
+with Live() as told:
+    told.planned(2, None)
+    told._show("doing " + sys.argv[1])
+    told.said("said " + sys.argv[1])
+    print("printed " + sys.argv[1], file=sys.stderr)
+"""
+
+
+def test_the_live_line_moves_the_cursor_and_what_it_says_does_not() -> None:
+    text = shown_on_a_terminal(["-c", LIVE, EVIL])
+    assert "\x1b[?25l" in text
+    assert "\x1b[2K" in text  # rich's own, to draw its line again
+    assert "\\u000d\\u001b" not in text
+    for word in ("doing", "said"):
+        assert f"{word} \\u001b[2J" in text
+    for evil in ("\x1b[2J", "\x1b]0;", "\x07", "\x08", "\x9b", "\u202e", "\x1b[31m"):
+        assert evil not in text
+    assert text.count("[red]not red[/red] :warning:") >= 2
 
 
 @pytest.mark.parametrize(
