@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,6 +261,34 @@ def test_an_nvml_that_fails_makes_it_unknown_not_none(
     assert isinstance(refused.exception, BadInput)
     assert str(refused.exception).startswith(f"--strict: {told}")
     assert doctor._others() == ([], "NVML: Unknown Error")
+
+
+def test_a_pynvml_that_does_not_start_makes_it_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DriverNotLoaded(Exception):
+        pass
+
+    def init() -> None:
+        raise DriverNotLoaded("Driver Not Loaded")
+
+    fake = ModuleType("pynvml")
+    vars(fake).update(NVMLError=DriverNotLoaded, nvmlInit=init)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    gpu.nvml.cache_clear()
+    try:
+        assert doctor._others() == ([], "Driver Not Loaded")
+        with pytest.raises(gpu.Unknown, match="Driver Not Loaded"):
+            gpu.listed()
+        found = doctor._no_gpu("12.8")
+    finally:
+        gpu.nvml.cache_clear()
+    assert found.found == "none that torch's CUDA 12.8 can use (Driver Not Loaded)"
+
+
+def test_doctor_tells_a_gpu_that_is_hidden(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert doctor._no_gpu("12.8").found.startswith("hidden by CUDA_VISIBLE_DEVICES='3', which names none of the 1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert doctor._no_gpu("12.8").found == "NVML lists 1, but torch finds no usable one"
 
 
 def test_without_nvml_it_is_unknown_why(monkeypatch: pytest.MonkeyPatch) -> None:
