@@ -57,9 +57,7 @@ def _failed(error: BaseException) -> int:
         print(f"attnbench: {error}", file=sys.stderr)
         return 2
     if isinstance(error, (SystemExit, Abort)) and error.__context__ is not None:
-        error = (
-            error.__context__
-        )  # the command line's parser makes an exit or an Abort of a broken pipe and of EOFError
+        error = error.__context__  # click makes an exit of a broken pipe, and an Abort of EOFError
     if os.environ.get("ATTNBENCH_DEBUG") == "1":
         import traceback
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from attnbench.terminal import escaped
+
 MOST_CHARACTERS = 300
 """Of a name, or of an exception's text."""
 
@@ -58,7 +60,7 @@ def printable(value: object, most: int = MOST_CHARACTERS) -> str:
         words = " ".join(text[: 4 * most].split())
     except Exception as error:
         words = f"a {type(value).__name__} whose text cannot be had ({type(error).__name__})"
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words[: most + 1])
+    line = escaped(words[: most + 1])
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -25,7 +25,7 @@ EXPECTED = {
     "infinite": ("wrong", "NaN or infinite"),
     "other_shape": ("wrong", "the reference gives"),
     "raises": ("error", "RuntimeError: it cannot (faulty.py, line"),
-    "raises_surrogate": ("error", r"RuntimeError: a lone \ud800, an escape \x1b[31m, a turn \u202e (faulty.py"),
+    "raises_surrogate": ("error", r"RuntimeError: a lone \ud800, an escape \u001b[31m, a turn \u202e (faulty.py"),
     "raises_unspeakable": ("error", "Unspeakable: a Unspeakable whose text cannot be had (ValueError) (faulty.py"),
     "raises_textless": ("error", "Textless: a Textless whose text cannot be had (TypeError) (faulty.py"),
     "raises_enormous": ("error", "RuntimeError: long long "),
@@ -104,7 +104,7 @@ def test_only_what_is_right_has_a_time(run: Run, impl: str) -> None:
 def test_what_operators_say_is_bounded_and_printable_where_it_is_stored(run: Run) -> None:
     texts = [*run.visits["reason"], *run.visits["kernel"], *(w for ws in run.visits["warnings"] for w in ws)]
     assert all(text.isprintable() and len(text) < 2500 for text in texts)
-    assert row(run, "names_badly")["kernel"].startswith(r"\ud800\x1b[2J")
+    assert row(run, "names_badly")["kernel"].startswith(r"\ud800\u001b[2J")
     assert row(run, "names_a_number")["kernel"] == "3"
 
 

@@ -332,7 +332,7 @@ def test_a_users_own_operator_is_loaded_from_beside_the_suite(tmp_path: Path) ->
         (OWN.replace('"core":', '"cor":') % "core.cost", "forms has 'cor'"),
         (OWN.replace("core.make_inputs, %s", "core.make_inputs, core.cost, {'a,b': None}"), "an impl is named 'a,b'"),
         ("class Own(BaseException): pass\nraise Own\n", "line 2 (raise Own): Own"),
-        ("raise ValueError('\\ud800 \\x1b[2J')\n", r"ValueError: \ud800 \x1b[2J. Correct"),
+        ("raise ValueError('\\ud800 \\x1b[2J')\n", r"ValueError: \ud800 \u001b[2J. Correct"),
     ],
 )
 def test_a_users_broken_operator_is_told_with_its_own_line(tmp_path: Path, content: str, message: str) -> None:

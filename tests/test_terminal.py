@@ -120,7 +120,7 @@ def test_the_live_line_moves_the_cursor_and_what_it_says_does_not() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show", "evil\x1b[2J"], "holds control characters: evil\\x1b[2J"),
+        (["show", "evil\x1b[2J"], "holds control characters: evil\\u001b[2J"),
         (["show", "evil\nattnbench: pass"], "holds control characters"),
         (["show", ""], "is empty ('')"),
         (["run", "quick", "--out="], "is empty ('--out=')"),

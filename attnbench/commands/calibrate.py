@@ -26,6 +26,9 @@ def command(
 
     Example: attnbench calibrate suites/ci.yaml
     """
+    from attnbench.platforms import check_can_measure
+
+    check_can_measure("calibrate")
     from attnbench import suite as suites
     from attnbench.analysis import paired
     from attnbench.analysis.finding import readable

@@ -65,6 +65,9 @@ def command(
 
     Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
     """
+    from attnbench.platforms import check_can_measure
+
+    check_can_measure("crossover")
     from attnbench import suite as suites
     from attnbench.question import Question, keep, name_sizes, suite_text
     from attnbench.session import begin, device_for

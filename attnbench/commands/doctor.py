@@ -29,6 +29,9 @@ def command(
 
     Example: attnbench doctor --format json
     """
+    from attnbench.platforms import check_can_measure
+
+    check_can_measure("doctor")
     found, test = _examine()
     if form == "json":
         sys.stdout.write(json.dumps(_document(found, test), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

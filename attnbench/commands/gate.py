@@ -48,6 +48,9 @@ def command(
 
     Example: attnbench gate suites/ci.yaml --base origin/main
     """
+    from attnbench.platforms import check_can_measure
+
+    check_can_measure("gate")
     from attnbench import suite as suites
     from attnbench.commands.compare import thresholds, write
     from attnbench.errors import BadInput

@@ -40,6 +40,9 @@ def command(
 
     Example: attnbench run quick --device cpu
     """
+    from attnbench.platforms import check_can_measure
+
+    check_can_measure("run")
     from attnbench import session as sessions
     from attnbench import suite as suites
     from attnbench.errors import BadInput
