@@ -48,7 +48,7 @@ def test_a_worker_in_native_code_ends_with_its_parent() -> None:
         "import os, signal, threading\n"
         "workers = Workers(plan([]), -1)\n"
         "cell = faulty('hangs', 32)\n"
-        "workers._ready(); print(workers.measuring.process.pid, flush=True)\n"
+        "workers.ready(); print(workers.measuring.process.pid, flush=True)\n"
         "threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
         "request = {'do': 'scout', 'cell': columns_of(cell), 'measure': vars(plan([]).measure), 'foreseen': {}}\n"
         "workers.ask(request, 60)\n"
