@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attnbench.errors import BadInput
 
-_CLOSED = getattr(os, "O_CLOEXEC", 0)
+_CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 

@@ -96,6 +96,12 @@ def canonical_params(params: Params) -> str:
     return json.dumps(dict(params), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def operator_and_impl(name: str) -> tuple[str, str]:
+    """Of `operator[:impl]`, as baselines and searches are named; without an impl the reference."""
+    operator, _, impl = name.partition(":")
+    return operator, impl or "reference"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One thing to measure. `params` has every default resolved (see `operator.resolve`)."""

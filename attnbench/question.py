@@ -11,7 +11,7 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
-from attnbench.problem import Axis
+from attnbench.problem import Axis, operator_and_impl
 from attnbench.record import SUITE, Visit
 from attnbench.strict import REPAIR, parse_object, read_text
 from attnbench.suite import written
@@ -36,16 +36,11 @@ class Question:
 
     def names(self) -> list[tuple[str, str]]:
         """(operator, impl) of each, the baseline last. Raises BadInput where there is nothing but the baseline."""
-        found = [name for name in dict.fromkeys(map(named, self.operators)) if name != named(self.baseline)]
+        baseline = operator_and_impl(self.baseline)
+        found = [name for name in dict.fromkeys(map(operator_and_impl, self.operators)) if name != baseline]
         if not found:
             raise BadInput(f"OP: only the baseline {self.baseline} was given. Name an operator to compare with it.")
-        return [*found, named(self.baseline)]
-
-
-def named(name: str) -> tuple[str, str]:
-    """(operator, impl) of `operator[:impl]`; without an impl the reference."""
-    operator, _, impl = name.partition(":")
-    return operator, impl or "reference"
+        return [*found, baseline]
 
 
 def suite_text(
@@ -68,7 +63,7 @@ def suite_text(
     data = {
         "name": "crossover",
         "description": f"a search for where {', '.join(':'.join(name) for name in names[:-1])} pass {asked.baseline}",
-        "baseline": named(asked.baseline)[0],
+        "baseline": operator_and_impl(asked.baseline)[0],
         **({"operators_from": list(operators_from)} if operators_from else {}),
         "operators": _with_params(list(dict.fromkeys(name for name, _ in names)), params, operators_from),
         "impls": list(dict.fromkeys(impl for _, impl in names)),

@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from attnbench import files
 from attnbench.errors import BadInput
@@ -44,11 +44,12 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     other type."""
     try:
         value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        value = _escaped(value) if _SUSPECT.search(text) else value
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not a JSON object: {error}. {REPAIR}") from None
     if not isinstance(value, dict):
         raise BadInput(f"{where}: a JSON {type(value).__name__}, not an object. {REPAIR}")
-    return cast(dict[str, Any], _escaped(value)) if _SUSPECT.search(text) else value
+    return value
 
 
 _SUSPECT = re.compile(r"\\[bfnrtu]|[^ -~\n]")

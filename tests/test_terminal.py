@@ -163,6 +163,17 @@ def test_what_is_read_of_json_is_escaped(text: str) -> None:
     assert json.loads(f'"{terminal.escaped("a" + chr(0x9B))}"') == "a\x9b"
 
 
+@pytest.mark.parametrize("depth", [100, 300, 900, 5000, 100_000])
+def test_json_of_any_depth_is_read_or_refused(depth: int) -> None:
+    text = '{"a":' + "[" * depth + '"\\u001b"' + "]" * depth + "}"
+    try:
+        found = parse_object(text, "f")
+    except BadInput:
+        assert depth > 100
+    else:
+        assert "\x1b" not in repr(found)
+
+
 def test_there_is_one_way_to_rich() -> None:
     code = {p.name: p.read_text() for p in (Path(__file__).parents[1] / "attnbench").rglob("*.py")}
     ways = {name for name, text in code.items() if re.search(r"^ .*import Console|\bConsole\(", text, re.MULTILINE)}

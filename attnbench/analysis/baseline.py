@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.series import Panel, Point, Quantity, Series
 from attnbench.errors import BadInput
+from attnbench.problem import operator_and_impl
 from attnbench.record import ENDED_AS
 
 
@@ -25,9 +26,8 @@ def named(panel: Panel, baseline: str) -> Baseline | None:
 
     With several params, the first of the suite's order.
     """
-    operator, _, impl = baseline.partition(":")
     for series in panel.series:
-        if (series.operator, series.impl) == (operator, impl or "reference"):
+        if (series.operator, series.impl) == operator_and_impl(baseline):
             return Baseline(baseline, {p.label: p for p in series.points}, frozenset({series.name}))
     return None
 

@@ -15,6 +15,7 @@ from attnbench.errors import BadInput
 from attnbench.files import replace
 from attnbench.number import shown
 from attnbench.outputs.blocks import crossing, title
+from attnbench.problem import operator_and_impl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,8 +137,7 @@ def _drawn(line: Line) -> bool:
 
 
 def _is(line: Line, baseline: str) -> bool:
-    operator, _, impl = baseline.partition(":")
-    return (line.series.operator, line.series.impl) == (operator, impl or "reference")
+    return (line.series.operator, line.series.impl) == operator_and_impl(baseline)
 
 
 def _last(line: Line) -> tuple[int, float]:
