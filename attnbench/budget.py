@@ -29,6 +29,9 @@ START_S = 2.5
 END_S = 2.5
 """Kept for what comes after the last visit: results.csv and the tables."""
 
+GRACE_S = 2.5
+"""By so much the baseline at the smallest size may pass the budget: without a time of it nothing else says anything."""
+
 ROOM = 1.2
 """The scout leaves so much more than the least that a timed round is expected to take."""
 

@@ -224,7 +224,10 @@ def gpu(facts: Mapping[str, Any], others: Sequence[str], unknown: str | None = N
     found = [Condition("GPU", "good", name), Condition("driver", "good", driver)]
     missing = facts.get("nvml_missing")
     if missing:
-        todo = "Install nvidia-ml-py and the driver's NVML; without it no energy; throttling, others on it go unseen."
+        todo = (
+            "Install nvidia-ml-py and the driver's NVML; without it there is no energy, and throttling and other "
+            "processes go unseen."
+        )
         return [*found, Condition("NVML", "warning", missing, todo)]
     found += [Condition("NVML", "good", "answers"), _persistence(own.get("persistence")), _clocks(own)]
     if others:

@@ -29,11 +29,17 @@ STARTS = ("attnbench.worker", "attnbench.pipe")
 
 SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.metrics")
 
-READERS = ("attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.frames", "attnbench.results")
-"""They only read what was measured, although `attnbench.record` imports some of them."""
+READERS = (
+    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.frames", "attnbench.results",
+    "attnbench.suite_file", "attnbench.terminal",
+)  # fmt: skip
+"""They read a suite, or read and show what was measured; `attnbench.record` imports some of them for its readers."""
 
 LIBRARIES = ("torch", "triton", "numpy")
 """Told even where no operator imports them, and by their versions even where they are built in a checkout."""
+
+DISTRIBUTIONS = {"pynvml": "nvidia-ml-py", "fla": "flash-linear-attention"}
+"""Distributions that attnbench's own imports are from, where they have another name: looking one up takes a second."""
 
 MOST_FILES = 2000
 """A package of more is a library, too: not looked through, but told by its version where it has one."""
@@ -242,7 +248,7 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
 @lru_cache(maxsize=256)
 def _version(package: str) -> str | None:
     """Of the distribution that a top-level package is from; None where none says so."""
-    for distribution in (package, *_distributions(package)):
+    for distribution in _distributions(package):
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
@@ -251,4 +257,6 @@ def _version(package: str) -> str | None:
 
 
 def _distributions(package: str) -> Iterator[str]:
-    yield from metadata.packages_distributions().get(package, ())
+    """Names that it may have, the likeliest first."""
+    yield DISTRIBUTIONS.get(package, package)
+    yield from metadata.packages_distributions().get(package, ())  # reads what every distribution has installed

@@ -456,11 +456,13 @@ class Runner:
         if limit is None:
             return None
         timing = 0.0 if number else budget.ROOM * (self._start_s() + sum(self._fewest_s.values()))
-        kept = 0.0 if cell is not None and self._goes_before_all(cell) else budget.END_S
+        kept = budget.END_S
+        if number <= 1 and cell is not None and self._goes_before_all(cell):
+            kept = -budget.GRACE_S
         return limit - kept - self._elapsed() - timing
 
     def _goes_before_all(self, cell: Cell) -> bool:
-        """The baseline at the smallest size: it may use even what is kept for the end."""
+        """The baseline at the smallest size: for its first time it may use what is kept for the end, and some more."""
         return cell.operator == self.plan.baseline and self._is_smallest(cell)
 
     def _bounded(self, timeout: float, cell: Cell, number: int) -> float:

@@ -109,8 +109,19 @@ def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
     measuring = ("worker", "check", "clock", "sampling", "subject", "metrics/wall_time", "operators/exact/softmax",
                  "kernels/few_keys", "kernels/_few_keys", "pipe", "allocator", "environment", "cost")  # fmt: skip
     assert {f"attnbench/{name}.py" for name in measuring} <= found
-    for part in ("outputs/", "analysis/", "commands/", "results.py", "frames.py", "suite.py", "runner.py"):
+    showing = (
+        "outputs/",
+        "analysis/",
+        "commands/",
+        "results.py",
+        "frames.py",
+        "suite.py",
+        "suite_file.py",
+        "runner.py",
+    )
+    for part in showing:
         assert not any(name.startswith(f"attnbench/{part}") for name in found)
+    assert set(measured_code([]).libraries) <= {"torch", "triton", "numpy", "pynvml", "fla", "flash_attn"}
 
 
 @pytest.mark.parametrize("code", [None, [], {}, {"files": {}}, {"files": {"a": 1}, "libraries": {}}])
