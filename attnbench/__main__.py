@@ -26,6 +26,8 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # the first interrupt, and those that follow soon are none of their own
         interrupts.end_at_once()
         code = INTERRUPTED
+    except BaseException:  # it could not even be told: an operator's file has closed stderr
+        code = OWN_FAULT
     _leave(code)
 
 
@@ -81,9 +83,12 @@ def _leave(code: int) -> NoReturn:
 
     from attnbench import descendants, standard_streams
 
-    descendants.end_all()
-    atexit._run_exitfuncs()
-    os._exit(standard_streams.finish(code))
+    try:
+        descendants.end_all()
+        atexit._run_exitfuncs()
+        code = standard_streams.finish(code)
+    finally:
+        os._exit(code)
 
 
 def __getattr__(name: str) -> Any:

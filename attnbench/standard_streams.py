@@ -28,10 +28,13 @@ def prepare() -> None:
 
 def lost() -> str:
     """Why stdout did not take all that was written so far, or an empty text. A reader that has gone is no reason."""
-    sys.stdout.flush()
-    error = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = error.error if isinstance(error, _Raw) else None
-    return "" if error is None or error.errno == errno.EPIPE else str(error.strerror or error)
+    try:
+        sys.stdout.flush()
+    except (AttributeError, OSError, ValueError) as error:
+        return f"it was closed or exchanged meanwhile ({error})"
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    failed = raw.error if isinstance(raw, _Raw) else None
+    return "" if failed is None or failed.errno == errno.EPIPE else str(failed.strerror or failed)
 
 
 def finish(code: int) -> int:

@@ -133,17 +133,34 @@ def test_a_reader_that_goes_is_nobodys_fault(words: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_a_run_measures_with_closed_streams(closed: str, tmp_path: Path) -> None:
-    suite = tmp_path / "tiny.yaml"
+@pytest.mark.skipif(sys.platform != "linux", reason="a shell's redirections, and /dev/full")
+@pytest.mark.parametrize(("where", "code"), [("2>&-", 0), ("<&- >/dev/full", 2)])
+def test_a_run_measures_and_stores_whatever_its_streams_are(where: str, code: int, tmp_path: Path) -> None:
+    suite, folder = tmp_path / "tiny.yaml", tmp_path / "run"
     suite.write_text(
         "operators: [softmax]\nimpls: [reference]\nsweep: [{seq_len: [16]}]\nproblem: {heads: 1, channels: 8}\n"
         "measure: {rounds: 1, max_samples: 8, max_time: 20ms}\n"
     )
-    run = f"{sys.executable} -m attnbench run {suite} --device cpu --out {tmp_path / 'run'} {closed}"
-    assert subprocess.run(["sh", "-c", run], capture_output=True, check=False).returncode == 0
-    assert len((tmp_path / "run" / "visits.jsonl").read_text().splitlines()) == 2
+    command = f"{sys.executable} -m attnbench run {suite} --device cpu --out {folder} {where}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert len((folder / "visits.jsonl").read_text().splitlines()) == 2
+    assert (folder / "results.csv").is_file()
+    assert (f"attnbench show {folder}" in done.stderr) == bool(code)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
+@pytest.mark.parametrize("closed", [">&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(closed: str) -> None:
+    command = f"{' '.join(LIST)} {closed}"
+    assert subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_an_operator_closes_changes_no_exit_code_to_1(stream: str) -> None:
+    done = raising(f"sys.{stream}.close()")
+    assert (done.returncode, b"Traceback" in done.stderr) == (2 if stream == "stdout" else 0, False)
+    assert raising(f"sys.{stream}.close(); raise KeyError").returncode == 70
 
 
 def test_an_operators_keyboard_interrupt_is_its_own_and_the_users_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
