@@ -339,6 +339,8 @@ def _is_cell(value: object) -> bool:
     sizes = all(is_whole(value[n]) and value[n] > 0 for n in ("batch", "heads", "seq_len", "channels"))
     image = all(value[n] is None or (is_whole(value[n]) and value[n] > 0) for n in ("height", "width"))
     text = all(is_text(value[n]) for n in ("operator", "impl", "params"))
+    # A backslash: a control character that `parse_object` has written out. Nothing is named so.
+    text = text and not any("\\" in value[n] for n in ("operator", "impl"))
     named = value["scope"] in SCOPES and value["mode"] in MODES and value["dtype"] in DTYPES
     return sizes and image and text and named and isinstance(value["causal"], bool)
 

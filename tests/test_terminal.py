@@ -140,6 +140,12 @@ def test_a_key_of_a_suite_is_told_in_one_line(tmp_path: Path) -> None:
     assert "\nattnbench: pass" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a\x1bb", "a\u2028b", "a\nb"])
+def test_names_with_control_characters_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=r"cell = .*each of its type"):
+        read_run(folder(tmp_path / "run", [visit(cell(name))]))
+
+
 def test_params_with_control_characters_are_refused(tmp_path: Path) -> None:
     evil = terminal.escaped  # what is refused is the character, not how it is written
     bad = visit(cell())
