@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any, Protocol
@@ -261,15 +261,28 @@ class Runner:
                 reason = afforded.out_of_reach[cell.key]
                 self._store(self._unmeasured(cell, 1, position, "skipped", reason, "budget"))
         self._measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
-        if rounds < self.plan.measure.rounds:
-            self.progress.said(f"the budget leaves {rounds} of {self.plan.measure.rounds} rounds")
-        if afforded.max_time_s < self.plan.measure.max_time_s:
-            self.progress.said(f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit")
         kept = [cell for cell, _ in scouted if cell.key not in afforded.out_of_reach]
+        for text in self._shortened(afforded, bool(kept)):
+            self.progress.said(text)
         missing = [cell for n in range(1, rounds + 1) for cell in kept if (cell.key, n) not in self._done]
         self._left_s = sum(self.expected_s(cell) for cell in missing)
         self.progress.planned(len(missing), self._left_s)
         return rounds
+
+    def _shortened(self, afforded: budget.Afforded, timing: bool) -> Iterator[str]:
+        """What the budget takes away from the rounds, as sentences. timing: whether any cell is to be timed."""
+        rounds, limit = self.plan.measure.rounds, self.plan.limits.budget_s
+        visits = self.journal.visits
+        timed = timing or any(visit.round and visit.status == "ok" for visit in visits)
+        if not timed and any(visit.cause == "budget" for visit in visits):
+            yield (
+                f"the budget of {limit:g} s is too short for any time here: three processes are needed, and one takes "
+                f"{self._start_s():.1f} s to start. Give a longer --budget"
+            )
+        elif timing and afforded.rounds < rounds:
+            yield f"the budget leaves {afforded.rounds} of {rounds} rounds"
+        if timing and afforded.max_time_s < self.plan.measure.max_time_s:
+            yield f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit"
 
     def _round(self, number: int) -> None:
         order = sorted(self._survivors(1), key=lambda cell: cell.key)

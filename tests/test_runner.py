@@ -288,7 +288,7 @@ def budgeted(folder: Path, clock: Clock, budget_s: float | None, **given: Any) -
     limits = Limits(budget_s=budget_s, cell_timeout_s=given.pop("cell_timeout_s", 60.0))
     made = plan(given.pop("cells", SWEPT), measure=ROUNDS, limits=limits, baseline="softmax")
     begun = clock.now_s
-    Runner(made, opened, Silent(), clock.start, now=clock.now, **given).run()
+    Runner(made, opened, given.pop("progress", Silent()), clock.start, now=clock.now, **given).run()
     opened.close()
     clock.now_s -= begun
     return read_run(folder)
@@ -345,9 +345,11 @@ def test_a_visit_under_way_is_bounded_by_what_the_budget_leaves(
 
 
 def test_a_budget_too_short_for_anything_ends_at_once_with_the_reason(tmp_path: Path) -> None:
-    clock = Clock(SQUARE)
-    run = budgeted(tmp_path / "run", clock, 1)
+    clock, told = Clock(SQUARE), Silent()
+    run = budgeted(tmp_path / "run", clock, 1, progress=told)
     assert clock.now_s < 1 + budget.GRACE_S
+    short = "the budget of 1 s is too short for any time here: three processes are needed, and one takes 2.0 s to start"
+    assert [text.startswith(short) for text in told.told if text.startswith("the budget")] == [True]
     assert set(run.results["cause"]) == {"budget"}
     assert exit_code([]) == 3
 
