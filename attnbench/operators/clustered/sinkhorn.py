@@ -35,6 +35,9 @@ from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
+COLDEST_CAUSAL = 0.25
+"""The least tau that running sums balance without making rounding errors of logits large."""
+
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor) -> Tensor:
     """q, k, v: [B, H, N, D]. w: [D, N_B]. noise: [B, H, N_B, N_B]. Returns [B, H, N, D]."""
@@ -194,6 +197,11 @@ def _complexity(params: Params) -> Complexity:
 def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     if params["kind"] == "sortcut" and problem.causal:
         return "kind: sortcut is not causal: every query sees the same sorted blocks, later tokens among them"
+    if problem.causal and params["tau"] < COLDEST_CAUSAL:
+        return (
+            f"tau {params['tau']}: balancing by running sums multiplies the rounding of logits over tau at every "
+            f"iteration; a causal sinkhorn takes {COLDEST_CAUSAL} or more"
+        )
     return None
 
 
@@ -231,7 +239,7 @@ OPERATOR = Operator(
         "kind": Param("sinkhorn", "own and sorted block, or the first sorted blocks only", ("sinkhorn", "sortcut")),
         "block": Param(64, "b, tokens of a block", ("sqrt(n)",), minimum=1),
         "cut": Param(2, "how many sorted blocks a sortcut keeps", minimum=1),
-        "tau": Param(0.75, "temperature of the sorting logits", minimum=1e-3),
+        "tau": Param(0.75, "temperature of the sorting logits (causal: 0.25 or more)", minimum=0.01),
         "iterations": Param(8, "T, rounds of balancing rows and columns", minimum=1),
     },
     why_not=_why_not,

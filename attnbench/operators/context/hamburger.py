@@ -31,6 +31,7 @@ from attnbench.problem import Mode, Params, Problem, Scope
 
 EPSILON = 1e-6
 MAX_RANK = 64  # of the kernel
+FEWEST_CHANNELS = 32  # of a layer in half precision
 
 
 def reference(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
@@ -220,9 +221,18 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Batch statistics need more than one token."""
-    if scope == "layer" and problem.batch * problem.seq_len == 1:
+    """Batch statistics need more than one token; cosines of rounded vectors need channels to average over."""
+    if scope == "core":
+        return None
+    if problem.batch * problem.seq_len == 1:
         return "the batch norm of one token is not defined"
+    channels = min(problem.channels, width(params["d"], problem.channels))
+    half = problem.dtype in ("bfloat16", "float16")
+    if half and params["kind"] != "nmf" and channels < FEWEST_CHANNELS and params["temperature"] < 0.1:
+        return (
+            f"x W_l in {problem.dtype} moves cosines of {channels} channels by more than the temperature "
+            f"{params['temperature']}; give {FEWEST_CHANNELS} channels, or a temperature of 0.1"
+        )
     return None
 
 
@@ -269,8 +279,10 @@ OPERATOR = Operator(
         "rank": Param(64, "r: columns of D", minimum=1),
         "steps": Param(6, "T: full steps before the last update of C", minimum=1),
         "gradient": Param("one_step", "what the gradient passes through", ("one_step", "bptt")),
-        "temperature": Param(0.01, "of the softmax over cosines (vq, cd)", minimum=1e-4),
-        "beta": Param(0.1, "weight of the ridge (cd)", minimum=0.0),
+        "temperature": Param(0.01, "of the softmax over cosines (vq, cd)", minimum=0.01),
+        "beta": Param(
+            0.1, "weight of the ridge (cd), without which DᵀD of a rank above d has no inverse", minimum=1e-3
+        ),
         "d": Param("c", "channels between the breads (scope layer; the core factorises C)", ("c",), minimum=1),
     },
     causal="D is found from all tokens",

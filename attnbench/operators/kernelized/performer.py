@@ -26,9 +26,10 @@ from attnbench.kernels._fla import KERNEL as FLA_KERNEL
 from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
-from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.problem import Dtype, Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
+FEWEST_RELU: dict[Dtype, int] = {"float64": 16, "float32": 16, "float16": 256, "bfloat16": 256}
 EPSILON = {"softmax": 1e-6, "relu": 1e-3}
 
 
@@ -111,9 +112,17 @@ def _passes(problem: Problem, params: Params) -> int:
 
 
 def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Relu features need two channels."""
-    if params["kind"] == "relu" and problem.head_dim == 1:
+    """Relu features need two channels, and enough of them that no query has none above 0."""
+    if params["kind"] != "relu":
+        return None
+    if problem.head_dim == 1:
         return "kind relu with head_dim 1: every feature is a multiple of the query, which the normaliser cancels"
+    m, fewest = features_count(problem, params), FEWEST_RELU[problem.dtype]
+    if m < fewest:
+        return (
+            f"kind relu with {m} features in {problem.dtype}: those of a query that are above 0 are too few for "
+            f"numerator and normaliser to be told apart; it takes {fewest} or more"
+        )
     return None
 
 

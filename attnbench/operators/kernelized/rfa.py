@@ -25,8 +25,10 @@ from attnbench.kernels._fla import attend_with_fla, why_not_fla
 from attnbench.operator import Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.operators.kernelized._decay import decayed, executed_decayed
-from attnbench.problem import Mode, Params, Problem
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
+
+FEWEST_CHANNELS, FEWEST_FREQUENCIES = 4, 16
 
 SHARED = 2.0
 """Length of the part that all q and k of a head share, in units of the expected length √D of the part drawn apart."""
@@ -81,6 +83,21 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         bytes_required=traffic(problem, mode, read=b * h * n * (3 * d + gate), written=b * h * n * d, constant=m * d),
         passes=1 if problem.causal else 2,  # all keys are summed before the first query is answered
     )
+
+
+def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """The denominator estimates a positive number; where few terms estimate it, it is often 0."""
+    if problem.head_dim < FEWEST_CHANNELS:
+        return (
+            f"head_dim {problem.head_dim}: normalised to length 1, so few channels point any way, the denominator "
+            f"comes near 0 and gradients are infinite; it takes {FEWEST_CHANNELS} or more"
+        )
+    if params["m"] < FEWEST_FREQUENCIES:
+        return (
+            f"m {params['m']}: so few frequencies estimate a denominator that is often near 0; it takes "
+            f"{FEWEST_FREQUENCIES} or more"
+        )
+    return None
 
 
 def estimated(params: Params) -> Estimated:
@@ -220,5 +237,6 @@ OPERATOR = Operator(
         "m": Param(64, "random frequencies per head: twice as many features", minimum=1),
         "gate": Param("causal", "whether the causal form is gated", ("causal", "none")),
     },
+    why_not=outside,
     estimates=estimated,
 )

@@ -1,0 +1,116 @@
+"""Every parameter at the ends of what it takes: an operator is right there, or says why it is not defined."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from attnbench import check
+from attnbench.foresight import Foreseen
+from attnbench.operator import Operator, Param
+from attnbench.problem import DTYPES, Cell, Params, Problem, canonical_params
+from attnbench.registry import operators, resolve, why_not
+from attnbench.subject import Subject, subject_of
+
+LARGE = 71
+"""Stands for a maximum where there is none: more than there are tokens, channels or blocks."""
+
+KINDS = ("kind", "gradient", "sharing", "heads")
+"""Choices that make another map of an operator: every other parameter is taken to its ends within each."""
+
+
+def ends(param: Param) -> list[Any]:
+    """The choices, and the ends of the numbers it takes."""
+    if isinstance(param.default, bool):
+        return [False, True]
+    bounds = () if isinstance(param.default, str) and param.minimum is None else (param.minimum, param.maximum)
+    numbers = [other if bound is None else bound for bound, other in zip(bounds, (0, LARGE), strict=False)]
+    return [
+        *param.choices,
+        *(type(param.default)(n) if not isinstance(param.default, str) else int(n) for n in numbers),
+    ]
+
+
+def extremes(operator: Operator) -> Iterator[Params]:
+    """Params with one of them at an end, in every combination of kinds; each once."""
+    kinds = [name for name in operator.params if name in KINDS]
+    given: list[dict[str, Any]] = []
+    for combination in itertools.product(*(operator.params[name].choices for name in kinds)):
+        base = dict(zip(kinds, combination, strict=True))
+        given.append(base)
+        given += [{**base, name: end} for name, p in operator.params.items() if name not in kinds for end in ends(p)]
+    yield from {canonical_params(params): params for params in (resolve(operator, each) for each in given)}.values()
+
+
+def subjects(name: str) -> Iterator[Subject]:
+    """The gradient of every impl that runs here and says no reason why not, in every dtype."""
+    source = operators()[name]
+    operator = source.load()
+    image = Problem.image(5, 7, 64, 4)
+    plain = Problem(35, 64, 4)
+    problems = [plain, replace(plain, causal=True)] if "sequence" in operator.domains else [image]
+    for params, (scope, form) in itertools.product(extremes(operator), operator.forms.items()):
+        for problem, dtype, impl in itertools.product(problems, DTYPES, ("reference", *form.impls)):
+            if scope == "layer" and dtype != "bfloat16":
+                continue  # for time: the core has them, and a layer's roundings are largest here
+            cell = Cell(name, impl, scope, "fwd_bwd", problem.with_dtype(dtype), params)
+            if why_not(operator, cell, "cpu") is None:
+                yield subject_of(cell, source, "cpu", 2**32, Foreseen())
+
+
+@pytest.mark.parametrize("name", sorted(operators()))
+def test_every_end_is_right_or_has_its_reason(name: str) -> None:
+    torch.set_num_threads(1)
+    tried = 0
+    for subject in subjects(name):
+        try:
+            check.before(subject)
+        except Exception as error:
+            pytest.fail(f"{subject.cell.key} {dict(subject.cell.params)}: {type(error).__name__}: {error}")
+        tried += 1
+    assert tried
+
+
+def test_the_ends_are_those_that_are_allowed() -> None:
+    """What lies beyond them is refused, so that a bound set wider than it is right is among what is tried."""
+    for source in operators().values():
+        operator = source.load()
+        for name, param in operator.params.items():
+            if param.minimum is not None and param.minimum > 0:
+                assert any(params[name] == param.minimum for params in extremes(operator))
+                with pytest.raises(ValueError, match=name):
+                    resolve(operator, {name: type(param.minimum)(0)})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "problem", "by_bound"),
+    [
+        ("hamburger", {"kind": "cd", "rank": 100, "beta": 0.0}, Problem(35, 16, 4), True),
+        ("sinkhorn", {"tau": 0.001}, Problem(63, 16, 4), True),
+        ("sinkhorn", {"tau": 0.01, "block": 8}, Problem(63, 16, 4, causal=True), False),
+        ("rfa", {}, Problem(63, 8, 4, dtype="float16"), False),
+        ("rfa", {"m": 1}, Problem(63, 64, 4, dtype="float16"), False),
+        ("performer", {"kind": "relu", "m": 1}, Problem(63, 64, 4), False),
+    ],
+)
+def test_what_was_wider_than_the_sound_range_is_refused(
+    name: str, given: dict[str, Any], problem: Problem, by_bound: bool
+) -> None:
+    """By a bound of the parameter, or by a sentence: and the check would not have passed it."""
+    source = operators()[name]
+    operator = source.load()
+    if by_bound:
+        with pytest.raises(ValueError, match="allowed"):
+            resolve(operator, given)
+    params: Params = {**resolve(operator, {}), **given}
+    cell = Cell(name, "reference", "core", "fwd_bwd", problem, params)
+    assert by_bound or why_not(operator, cell, "cpu")
+    unsound = subject_of(cell, source, "cpu", 2**32, Foreseen())
+    if name in ("hamburger", "performer") or problem.causal:
+        with pytest.raises((check.Wrong, torch.linalg.LinAlgError)):
+            check.before(unsound)
