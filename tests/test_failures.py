@@ -120,10 +120,10 @@ def test_what_a_library_prints_is_no_answer(run: Run) -> None:
 
 def test_a_hang_in_native_code_ends_at_the_limit(tmp_path: Path) -> None:
     cells = [faulty("hangs", 32), faulty("hangs", 64), faulty("honest", 64)]
-    run = measured(tmp_path / "run", plan(cells, limits=Limits(cell_timeout_s=5.0)))
+    run = measured(tmp_path / "run", plan(cells, limits=Limits(cell_timeout_s=20.0)))
     table = run.results.set_index(["impl", "seq_len"])
     assert table.loc[("hangs", 32), "status"] == "timeout"
-    assert "no answer within 5 s" in table.loc[("hangs", 32), "reason"]
+    assert "no answer within 20 s" in table.loc[("hangs", 32), "reason"]
     assert table.loc[("hangs", 64), "status"] == "skipped"
     assert "ran out of time" in table.loc[("hangs", 64), "reason"]
     assert [table.loc[("hangs", n), "cause"] for n in (32, 64)] == ["timeout", "beyond_timeout"]

@@ -74,10 +74,8 @@ def started(folder: Path, suite: Path, visits: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command(suite, "--out", folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
     while len(lines(folder)) < visits:
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
         time.sleep(0.01)
     return process
 
@@ -110,7 +108,7 @@ def test_kill_9_of_the_whole_run_loses_nothing_and_leaves_no_orphan(tmp_path: Pa
     process.kill()
     process.wait()
     before = lines(folder)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, "a worker outlived its run"
         time.sleep(0.01)
@@ -130,17 +128,18 @@ def test_kill_9_of_the_whole_run_loses_nothing_and_leaves_no_orphan(tmp_path: Pa
 
 
 def test_ctrl_c_ends_soon_keeps_everything_and_says_how_to_resume(tmp_path: Path, suite: Path) -> None:
+    """Soon: before the tenth part of the run, which would take minutes."""
+    rounds = 100
+    suite.write_text(SUITE.replace("rounds: 2", f"rounds: {rounds}"))
     folder = tmp_path / "run"
     process = started(folder, suite, visits=10)
-    begun = time.monotonic()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate()
     assert process.returncode == 130
-    assert time.monotonic() - begun < 15, "bounds a loaded machine, not an idle one"
     assert out.rstrip().splitlines()[-1] == str(folder)
     assert f"--resume {folder}" in err
     assert "Traceback" not in err
-    assert len(read_run(folder).visits) >= 10
+    assert 10 <= len(read_run(folder).visits) < VISITS_OF_SUITE / 3 * rounds / 10
     assert (folder / "results.csv").is_file()
 
 
@@ -160,7 +159,7 @@ def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path) -> Non
     folder = tmp_path / "run"
     process = started(folder, suite, visits=1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate()
     other = tmp_path / "other.yaml"
     other.write_text(SUITE.replace("[16, 32]", "[16, 64]"))
 

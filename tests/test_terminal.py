@@ -38,7 +38,7 @@ CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def printed(*commands: list[str]) -> str:
     """What commands print, on both streams."""
     words = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
-    done = subprocess.run(words, capture_output=True, timeout=120, cwd=Path(__file__).parents[1])
+    done = subprocess.run(words, capture_output=True, timeout=600, cwd=Path(__file__).parents[1])
     return (done.stdout + done.stderr).decode()
 
 

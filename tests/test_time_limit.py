@@ -67,7 +67,7 @@ def ran(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     variables = {VARIABLE: "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(
         [sys.executable, "-m", "attnbench", *words], cwd=folder, env={**os.environ, **variables},
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 

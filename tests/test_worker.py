@@ -36,7 +36,7 @@ def test_measuring_imports_torch_and_the_standard_library_only() -> None:
 def test_a_worker_ends_when_its_pipe_closes() -> None:
     worker = pipe.start(0, threads=1)
     os.close(worker.write)
-    assert worker.process.wait(timeout=10) == 0
+    assert worker.process.wait(timeout=120) == 0
     worker.kill()
 
 
@@ -56,9 +56,9 @@ def test_a_worker_in_native_code_ends_with_its_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    parent.wait(timeout=60)
+    parent.wait(timeout=300)
     parent.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.05)

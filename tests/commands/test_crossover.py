@@ -19,7 +19,7 @@ from tests.stored import folder
 
 def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "attnbench", "crossover", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_search_goes_on_with_what_it_was_asked_and_no_run_takes_it_for_a_suite
     assert done.returncode == 2
     assert "Leave out --low, OP." in " ".join(done.stderr.split())
     run = [sys.executable, "-m", "attnbench", "run", "--resume", str(searched)]
-    refused = subprocess.run(run, capture_output=True, text=True, timeout=120)
+    refused = subprocess.run(run, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 2
     assert "attnbench crossover --resume" in " ".join(refused.stderr.split())
 

@@ -34,7 +34,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def show(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "attnbench", "show", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def test_show_prints_tables_without_torch(stored: Path) -> None:
@@ -44,7 +44,7 @@ def test_show_prints_tables_without_torch(stored: Path) -> None:
         "try: main()\n"
         "finally: print('torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(stored)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, str(stored)], capture_output=True, text=True, timeout=600)
     assert "Crossover of wall time" in done.stdout
     assert done.stderr == "False False\n"
 
