@@ -1,4 +1,4 @@
-"""Two revisions of the repository that a suite is in, checked out side by side as git worktrees."""
+"""Two revisions of a repository, checked out side by side as git worktrees, each with its own suite."""
 
 from __future__ import annotations
 
@@ -6,60 +6,125 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import attnbench
 from attnbench.errors import BadInput
 from attnbench.scratch import scratch_folder
+from attnbench.suite import own_places, shipped
+from attnbench.suite_file import parse, read_text
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """One side. revision: its commit. root: its worktree. operators_from: as the suite has them, but from here.
+    """One side. revision: its commit. root: its worktree. text: its suite. operators_from: as that suite has them, but
+    from here.
 
-    imports: folders that its processes import from before all others.
+    imports: folders that its processes import from before all others. notes: sentences on where its suite comes from.
     """
 
     name: str
     revision: str
     root: Path
+    text: str
     operators_from: tuple[str, ...]
     imports: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.revision[:12]}"
 
 
 @contextlib.contextmanager
-def checkouts(
-    place: Path, operators_from: Sequence[str], base: str, head: str | None
-) -> Iterator[tuple[Checkout, Checkout]]:
+def checkouts(file: Path, base: str, head: str | None) -> Iterator[tuple[Checkout, Checkout]]:
     """Base and head, removed again at the end.
 
-    place: any path in the repository. operators_from: absolute .py files and packages. base, head: revisions; head
-    None: the working tree with its changes to tracked files. Raises BadInput.
+    file: of the suite, whose repository is taken; where it is in none, that of the current directory. base, head:
+    revisions; head None: the working tree with its changes to tracked files. Raises BadInput.
     """
-    top = Path(_git(place, "rev-parse", "--show-toplevel"))
+    file = file.resolve()
+    top, inside = _repository(file)
     commits = {
         "base": _commit(top, base, "--base"),
         "head": _working_tree(top) if head is None else _commit(top, head, "--head"),
     }
-    _refuse_untracked(top, operators_from)
     with scratch_folder("gate", top) as folder:
         for name, commit in commits.items():
             _git(top, "worktree", "add", "--detach", "--quiet", str(folder / name), commit)
-        sides = [_side(name, commits[name], folder / name, top, operators_from) for name in commits]
-        for side in sides:
-            _check_imports(side, operators_from, top)
-        yield sides[0], sides[1]
+        yield _sides(file, top, inside, commits, head is None, [folder / name for name in commits])
 
 
-def _side(name: str, commit: str, root: Path, top: Path, operators_from: Sequence[str]) -> Checkout:
+def _repository(file: Path) -> tuple[Path, Path | None]:
+    """The top of the repository that is measured, and the suite's path in it; None: the suite is not in it."""
+    with contextlib.suppress(BadInput):
+        folder = next(parent for parent in file.parents if parent.is_dir())
+        top = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
+        inside = file.relative_to(top)
+        ignored = _git(top, "ls-files", "--others", "--ignored", "--exclude-standard", "--", str(inside))
+        if not ignored:  # as what is installed into a virtual environment is
+            return top, inside
+    try:
+        return Path(_git(Path.cwd(), "rev-parse", "--show-toplevel")).resolve(), None
+    except BadInput as error:
+        raise BadInput(
+            f"{file} is in no git repository, nor is the current directory ({error}) Run the gate in the repository "
+            "whose revisions are to be compared."
+        ) from None
+
+
+def _sides(
+    file: Path, top: Path, inside: Path | None, commits: Mapping[str, str], working_tree: bool, roots: Sequence[Path]
+) -> tuple[Checkout, Checkout]:
+    """Both sides with their suites; a base that has none measures head's, and says so."""
+    before, after = (_suite_of(file, inside, root) for root in roots)
+    if after is None and working_tree and file.is_file():  # not known to git yet
+        after = file
+    if after is None:
+        where = f"base {commits['base'][:12]} has it, head {commits['head'][:12]} has not"
+        if before is None:
+            read_text(file)
+            where = "neither revision has it"
+        raise BadInput(f"{inside or file}: {where}, so nothing can be compared. Name a suite that both have.")
+    head = _side("head", commits["head"], roots[1], read_text(after), file, top)
+    text, notes = head.text, [f"{inside or file} is not in base {commits['base'][:12]}, which measures head's"]
+    if before is not None:
+        text, notes = read_text(before), []
+    if before == after:
+        notes = [f"{file} is not in the repository {top}: both revisions measure it as it is"]
+    base = _side("base", commits["base"], roots[0], text, file, top, lenient=before is None)
+    sides = (replace(base, notes=tuple(notes)), head)
+    measured = [_check_imports(side, top) for side in sides]
+    if not any(measured):
+        said = f"nothing that {file.name} measures is in the repository {top}: both revisions measure what is installed"
+        if inside is None:
+            raise BadInput(f"{said}. Run the gate in the repository of what you change, with a suite of its own.")
+        sides = (replace(sides[0], notes=(*sides[0].notes, said)), head)
+    return sides
+
+
+def _suite_of(file: Path, inside: Path | None, root: Path) -> Path | None:
+    """The suite in a worktree: at the same place, or shipped with the attnbench there; else, of no revision, itself."""
+    if inside is None and shipped().get(file.stem, Path()).resolve() == file and _has_attnbench(root):
+        places = [root / "suites" / file.name, root / "attnbench" / "suites" / file.name]
+    else:
+        places = [file if inside is None else root / inside]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _has_attnbench(root: Path) -> bool:
+    return (root / "attnbench" / "__init__.py").is_file()
+
+
+def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, *, lenient: bool = False) -> Checkout:
+    """lenient: files of the suite that this revision does not have are left out."""
     own = []
-    for place in operators_from:
-        if not place.endswith(".py"):
+    for place in own_places(parse(text, f"{file} ({name} {commit[:12]})")):
+        if not isinstance(place, str) or not place.endswith(".py"):
             own.append(place)
             continue
-        path = Path(place)
+        path = (file.parent / place).resolve()
         if not path.is_relative_to(top):
             raise BadInput(
                 f"operators_from: {place} is outside the repository {top}, so both revisions would measure the same "
@@ -68,10 +133,19 @@ def _side(name: str, commit: str, root: Path, top: Path, operators_from: Sequenc
         there = root / path.relative_to(top)
         if there.is_file():
             own.append(str(there))
-        elif name == "head":
-            raise BadInput(f"operators_from: {path.relative_to(top)} is not in the revision {commit[:12]}. Commit it.")
-    folders = [root, root / "src", *(Path(place).parent for place in own if place.endswith(".py"))]
-    return Checkout(name, commit, root, tuple(own), tuple(str(f) for f in dict.fromkeys(folders) if f.is_dir()))
+        elif path.is_file() and name == "head":
+            raise BadInput(
+                f"operators_from: git does not know {path.relative_to(top)} in {name} {commit[:12]}. `git add` it, so "
+                "that it is checked out."
+            )
+        elif not lenient:
+            raise BadInput(
+                f"operators_from: {path.relative_to(top)} is not in {name} {commit[:12]}, whose suite names it. "
+                "Correct the suite, or commit the file."
+            )
+    files = (Path(place).parent for place in own if isinstance(place, str) and place.endswith(".py"))
+    folders = tuple(str(f) for f in dict.fromkeys([root, root / "src", *files]) if f.is_dir())
+    return Checkout(name, commit, root, text, tuple(own), folders)
 
 
 def _working_tree(top: Path) -> str:
@@ -93,20 +167,11 @@ def _commit(top: Path, revision: str, option: str) -> str:
         ) from None
 
 
-def _refuse_untracked(top: Path, operators_from: Sequence[str]) -> None:
-    for place in operators_from:
-        path = Path(place)
-        inside = place.endswith(".py") and path.is_relative_to(top)
-        if inside and not _git(top, "ls-files", "--", str(path.relative_to(top))):
-            raise BadInput(
-                f"operators_from: git does not know {path.relative_to(top)}. `git add` it, so that it is checked out."
-            )
-
-
-def _check_imports(side: Checkout, operators_from: Sequence[str], top: Path) -> None:
-    """A package that comes from elsewhere than the worktree would make both sides measure the same code."""
-    packages = [place for place in operators_from if not place.endswith(".py")]
-    if Path(attnbench.__file__).resolve().is_relative_to(top.resolve()):
+def _check_imports(side: Checkout, top: Path) -> bool:
+    """Whether anything that is measured comes from the worktree. Raises BadInput where a package of it does not: then
+    both sides would measure the same code."""
+    packages = [place for place in side.operators_from if isinstance(place, str) and not place.endswith(".py")]
+    if Path(attnbench.__file__).resolve().is_relative_to(top) or _has_attnbench(side.root):
         packages.append("attnbench")
     code = (
         "import importlib.util, sys\n"
@@ -120,12 +185,15 @@ def _check_imports(side: Checkout, operators_from: Sequence[str], top: Path) -> 
         env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
         cwd=side.root, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    for name, origin in zip(packages, done.stdout.splitlines(), strict=False):
+    origins = list(zip(packages, done.stdout.splitlines(), strict=False))
+    for name, origin in origins:
         if origin != "None" and not Path(origin).resolve().is_relative_to(side.root):
             raise BadInput(
                 f"operators_from: {name} is imported from {origin}, not from the checkout of {side.name}, so both "
                 "revisions would measure the same code. Keep the package in the repository, at its top or under src/."
             )
+    files = any(isinstance(place, str) and place.endswith(".py") for place in side.operators_from)
+    return files or any(origin != "None" for _, origin in origins)
 
 
 def _git(place: Path, *words: str) -> str:

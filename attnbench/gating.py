@@ -16,25 +16,28 @@ from attnbench import budget, files, journal, pipe
 from attnbench.analysis.comparison import circumstances, unmatched
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
-from attnbench.analysis.matching import aligned
+from attnbench.analysis.matching import Defaults, aligned, defaults_of, same_cells
+from attnbench.errors import BadInput
 from attnbench.frames import frame
 from attnbench.number import count
 from attnbench.plan import Plan
 from attnbench.privacy import without_paths
-from attnbench.record import Run, read_run
+from attnbench.problem import Cell
+from attnbench.record import Run, cell_of, read_run
 from attnbench.runner import Runner
-from attnbench.settings import Gate
+from attnbench.settings import Gate, Limits, Measure, Threshold
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attnbench.analysis.paired import Noise
     from attnbench.checkout import Checkout
-    from attnbench.problem import Cell
     from attnbench.record import Visit
     from attnbench.suite import Suite
 
 Tell = Callable[[str], None]
+Only = tuple[Sequence[str], Sequence[str]]
+"""Operators and impls of the command line: only these; empty: all."""
 
 
 @dataclass
@@ -59,15 +62,89 @@ class Quiet:
         self.tell(text)
 
 
+@dataclass(frozen=True)
+class Expanded:
+    """A side's suite as its own revision reads it. definitions: what environment.json stores of its operators."""
+
+    name: str
+    text: str
+    impls: tuple[str, ...]
+    measure: Measure
+    limits: Limits
+    gate: Gate
+    cells: tuple[Cell, ...]
+    definitions: Mapping[str, Any]
+
+
+def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> Expanded | None:
+    """The suite of a checkout, expanded by a worker of it; None where its attnbench is too old to say.
+
+    where: the suite's path, for messages. lenient: operators of `only` that the checkout does not have are passed over.
+    Raises BadInput.
+    """
+    request = {
+        "do": "expand", "device": "cpu", "text": checkout.text, "where": f"{where} ({checkout})",
+        "directory": str(where.parent), "name": where.stem, "operators_from": list(checkout.operators_from),
+        "operators": list(only[0]), "impls": list(only[1]), "lenient": lenient, "host_limit": None,
+    }  # fmt: skip
+    try:
+        with contextlib.closing(pipe.start(0, 1, first=checkout.imports)) as worker:
+            found = worker.ask(request, pipe.START_TIMEOUT_S).get("expansion")
+    except pipe.WorkerLost as lost:
+        raise BadInput(f"{where} ({checkout}): its operators cannot be asked what they are: {lost}.") from None
+    if found is None:
+        return None
+    if "refused" in found:
+        raise BadInput(str(found["refused"]))
+    gate = Gate(found["gate"]["thresholds"], tuple(Threshold(**each) for each in found["gate"]["overrides"]))
+    return Expanded(
+        found["name"], found["text"], tuple(found["impls"]), Measure(**found["measure"]), Limits(**found["limits"]), gate,
+        tuple(map(cell_of, found["cells"])), found["definitions"],
+    )  # fmt: skip
+
+
+def expand_both(
+    sides: tuple[Checkout, Checkout], where: Path, only: Only
+) -> tuple[tuple[Expanded, Expanded], list[str]]:
+    """Both sides' own suites, and what a reader must know of them. Raises BadInput."""
+    before, after = (expanded(side, where, only, lenient=side is sides[0]) for side in sides)
+    if after is None:
+        raise BadInput(
+            f"{sides[1]} has an attnbench that cannot say what it measures. Give a later revision as --head."
+        )
+    notes = [note for side in sides for note in side.notes]
+    if before is None:
+        notes.append(f"{sides[0]} has an attnbench that cannot say what it measures: its side measures head's cells")
+    return (before or after, after), notes
+
+
+def timed_twins(sides: tuple[Runner, Runner], environments: Sequence[Mapping[str, Any]]) -> list[Twins]:
+    """The cells of both sides that time is measured of."""
+    return both_survive(sides, defaults_of(*environments))
+
+
+def loosened(before: Gate, after: Gate) -> list[str]:
+    """What a change does to the suite's own thresholds, as sentences."""
+    names = sorted({*before.thresholds, *after.thresholds})
+    pairs = [(name, before.thresholds.get(name), after.thresholds.get(name)) for name in names]
+    told = ["none" if t is None else f"{t:.1%}" for _, *both in pairs for t in both]
+    said = [
+        f"the suite's threshold of {name}: {a} → {b}"
+        for (name, *_), a, b in zip(pairs, told[::2], told[1::2], strict=True)
+        if a != b
+    ]
+    return said + (["the suite's overrides of thresholds differ"] if before.overrides != after.overrides else [])
+
+
 @contextlib.contextmanager
 def side(
-    plan: Plan, suite: Suite, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, tell: Tell
+    plan: Plan, text: str, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, tell: Tell
 ) -> Iterator[Runner]:
-    """A run in its own folder, of a checkout or (None) of what is installed."""
+    """A run in its own folder, of a checkout or (None) of what is installed. text: its suite."""
     commit = checkout.revision if checkout else environment.get("commit")
     told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
     plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's scout before the other's
-    opened = journal.create(folder, suite.text, told)
+    opened = journal.create(folder, text, told)
     start = pipe.start
     if checkout is not None:
         plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is
@@ -105,12 +182,26 @@ def _has_avx2() -> bool:
         return False
 
 
-def against_stored(suite: Suite, baseline: Run, gate: Gate, device: str, out: Path, tell: Tell) -> Comparison:
-    """Tier 0 of what is installed now, against a stored run. Raises BadInput."""
+def against_stored(
+    suite: Suite, baseline: Run, gate: Gate, device: str, out: Path, tell: Tell, only: Only = ((), ())
+) -> Comparison:
+    """Tier 0 of what is installed now, against a stored run. only: what the suite was cut down to, and the stored run
+    is too. Raises BadInput."""
     plan, environment = plan_like(suite, device, baseline.environment)
-    with side(replace(plan, measure=replace(plan.measure, rounds=0)), suite, environment, out, None, tell) as runner:
+    scout = replace(plan, measure=replace(plan.measure, rounds=0))
+    with side(scout, suite.text, environment, out, None, tell) as runner:
         runner.scout()
-    return tier0(baseline, read_run(out), gate, [UNTIMED])
+    return tier0(_part(baseline, only), read_run(out), gate, [UNTIMED])
+
+
+def _part(run: Run, only: Only) -> Run:
+    """The visits of some operators and impls; an impl without a variant stands for all of its variants."""
+    operators, impls = ({name.strip() for several in names for name in several.split(",")} for names in only)
+    kept = [
+        (not operators or operator in operators) and (not impls or bool({impl, impl.split(":")[0]} & impls))
+        for operator, impl in zip(run.visits["operator"], run.visits["impl"], strict=True)
+    ]
+    return replace(run, visits=run.visits[kept])
 
 
 UNTIMED = "time is not compared: tier 0 is what repeats exactly; --base REV --tier 1 measures time as well"
@@ -152,6 +243,10 @@ FEWEST_VISITS = 24
 """Visits that each side makes in a pair at least; few cells, which are soon gone through, take more turns."""
 
 
+Twins = tuple[Cell, ...]
+"""One cell as every side has it, base first: its params differ where a change adds a parameter to the operator."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """Pairs of fresh processes that measure some cells, each in so many turns; a turn is a round, numbered from
@@ -162,7 +257,7 @@ class Stage:
     turns: int
 
     @classmethod
-    def of(cls, cells: Sequence[Cell], pairs: int, first: int = 1) -> Stage:
+    def of(cls, cells: Sequence[Twins], pairs: int, first: int = 1) -> Stage:
         """With the turns that so many cells take."""
         return cls(first, pairs, max(TURNS, math.ceil(FEWEST_VISITS / max(len(cells), 1))))
 
@@ -171,13 +266,13 @@ class Stage:
         """The first round of what comes next."""
         return self.first + self.pairs * self.turns
 
-    def expected_s(self, sides: Sequence[Runner], cells: Sequence[Cell]) -> float:
+    def expected_s(self, sides: Sequence[Runner], cells: Sequence[Twins]) -> float:
         """The most that it is expected to take."""
-        turn = sum(runner.expected_s(cell) for runner in sides for cell in cells)
+        turn = sum(runner.expected_s(cell) for twins in cells for runner, cell in zip(sides, twins, strict=True))
         return self.pairs * (self.turns * turn + len(sides) * budget.START_S)
 
 
-def measure_pairs(sides: Sequence[Runner], cells: Sequence[Cell], stage: Stage, seed: int, tell: Tell) -> None:
+def measure_pairs(sides: Sequence[Runner], cells: Sequence[Twins], stage: Stage, seed: int, tell: Tell) -> None:
     """In every turn every cell is visited by all sides, one right after the other; both in random order."""
     for number in range(stage.first, stage.after):
         pair, turn = divmod(number - stage.first, stage.turns)
@@ -185,20 +280,22 @@ def measure_pairs(sides: Sequence[Runner], cells: Sequence[Cell], stage: Stage, 
         if turn == 0:
             for runner in sides:
                 runner.end_process()
-        order = sorted(cells, key=lambda cell: cell.key)
+        order = sorted(cells, key=lambda twins: twins[-1].key)
         draw.shuffle(order)
-        for position, cell in enumerate(order):
-            for runner in draw.sample(sides, len(sides)):
-                runner.visit(cell, number, position)
+        for position, twins in enumerate(order):
+            for index in draw.sample(range(len(sides)), len(sides)):
+                sides[index].visit(twins[index], number, position)
         if turn == stage.turns - 1:
             tell(f"pair {pair + 1} of {stage.pairs}: {count(len(order), 'cell')}, {count(stage.turns, 'visit')} each")
     for runner in sides:
         runner.end_process()
 
 
-def table_of_pairs(sides: tuple[Runner, Runner], column: str, stage: Stage) -> pd.DataFrame:
-    """key, pair, before, after: the fastest of a pair's visits on each side, where both have a time."""
+def table_of_pairs(sides: tuple[Runner, Runner], column: str, stage: Stage, cells: Sequence[Twins]) -> pd.DataFrame:
+    """key (the candidate's), pair, before, after: the fastest of a pair's visits on each side, where both have a
+    time."""
     before, after = (fastest(frame(runner.journal.visits), column, stage) for runner in sides)
+    before = before.rename({a.key: b.key for a, b in cells}, level="key")
     return before.rename("before").reset_index().merge(after.rename("after").reset_index(), on=["key", "pair"])
 
 
@@ -209,22 +306,23 @@ def fastest(visits: pd.DataFrame, column: str, stage: Stage) -> pd.Series[float]
     return chosen.groupby(["key", pair.rename("pair")])[column].min().dropna()
 
 
-def both_survive(sides: tuple[Runner, Runner]) -> list[Cell]:
-    """Cells that both sides' scouts found ok."""
-    other = {cell.key for cell in sides[1].survivors()}
-    return [cell for cell in sides[0].survivors() if cell.key in other]
+def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins]:
+    """Cells that both sides' scouts found ok. defaults: of the operators' parameters."""
+    before, after = ({cell.key: cell for cell in runner.survivors()} for runner in sides)
+    return [(before[a], after[b]) for a, b in same_cells(before.values(), after.values(), defaults).items()]
 
 
 def tier1(
-    sides: tuple[Runner, Runner], gate: Gate, floor: Noise, pairs: int | None, seed: int, tell: Tell
+    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, floor: Noise, pairs: int | None, tell: Tell
 ) -> tuple[list[Finding], list[str]]:
     """Both stages of the paired decision on wall_time, and on device_time where there is any and it is gated.
 
-    pairs: of each stage; None: as many as the power calculation wants. Returns the findings and notes.
+    twins: the cells. pairs: of each stage; None: as many as the power calculation wants. Returns the findings and
+    notes.
     """
     from attnbench.analysis import paired
 
-    cells = both_survive(sides)
+    cells, seed = [after for _, after in twins], sides[1].plan.seed
     clocks = ("wall_time", "device_time") if sides[0].plan.device == "cuda" else ("wall_time",)
     metrics = [m for m in clocks if any(gate.threshold(m, cell.key) is not None for cell in cells)]
     if not cells or not metrics:
@@ -240,8 +338,8 @@ def tier1(
         )
         for p in (once, twice)
     )
-    stage = Stage.of(cells, number)
-    minutes = max(1, math.ceil(stage.expected_s(sides, cells) / 60))
+    stage = Stage.of(twins, number)
+    minutes = max(1, math.ceil(stage.expected_s(sides, twins) / 60))
     rate = paired.FIRST * paired.CONFIRM
     promise = (
         f"{count(number, 'pair')} of processes per stage (at most about {minutes} min), {count(len(cells), 'cell')}: "
@@ -255,16 +353,16 @@ def tier1(
         notes.append(
             f"the threshold {threshold:.1%} is below what this machine can see in {count(number, 'pair')}: {seen:.1%}"
         )
-    measure_pairs(sides, cells, stage, seed, tell)
-    firsts = {m: table_of_pairs(sides, f"{m}_s", stage) for m in metrics}
+    measure_pairs(sides, twins, stage, seed, tell)
+    firsts = {m: table_of_pairs(sides, f"{m}_s", stage, twins) for m in metrics}
     keys = {key for m, table in firsts.items() for key in paired.marked(table, gate, m)}
     seconds: dict[str, pd.DataFrame] = {}
     if keys:
         tell(f"{count(len(keys), 'cell')} looked slower; confirming in fresh processes")
-        looked_at = [cell for cell in cells if cell.key in keys]
+        looked_at = [each for each in twins if each[-1].key in keys]
         again = Stage.of(looked_at, number, stage.after)
         measure_pairs(sides, looked_at, again, seed, tell)
-        seconds = {m: table_of_pairs(sides, f"{m}_s", again) for m in metrics}
+        seconds = {m: table_of_pairs(sides, f"{m}_s", again, looked_at) for m in metrics}
     found = [f for m in metrics for f in paired.decide(firsts[m], seconds.get(m), gate, m)]
     return [*found, *(f for m in metrics for f in untimed(cells, firsts[m], gate, m))], notes
 

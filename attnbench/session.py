@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ from attnbench.errors import BadInput
 from attnbench.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan import Plan, order_seed
 from attnbench.record import ENVIRONMENT, SUITE, VISITS
-from attnbench.settings import Limits
+from attnbench.settings import Limits, Measure
 from attnbench.strict import read_text
 from attnbench.suite_file import parse
 
 if TYPE_CHECKING:
+    from attnbench.problem import Cell
     from attnbench.suite import Suite
 
 
@@ -36,28 +37,34 @@ class Session:
 
 def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
     """The plan of a suite on a device, with the environment. Imports the operators."""
-    import torch
-
     from attnbench.suite import cells
 
-    threads = min(torch.get_num_threads(), environment.usable_cores())
     code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
     made = cells(suite)
-    told = definitions(made, suite.operators_from)
-    found = {**_environment(device, threads), **told, "seed": order_seed(suite.text), "code": code.stored()}
-    plan = Plan(
-        cells=made,
-        measure=suite.measure,
-        limits=suite.limits,
-        device=device,
-        threads=threads,
-        memory_limit=memory_limit(suite.limits, found),
-        operators_from=suite.operators_from,
+    told = {**definitions(made, suite.operators_from), "code": code.stored(), "seed": order_seed(suite.text)}
+    found = {**machine(device), **told}
+    plan = assembled(made, suite.measure, suite.limits, found)
+    return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The environment of what is measured on a device from here."""
+    import torch
+
+    return _environment(device, min(torch.get_num_threads(), environment.usable_cores()))
+
+
+def assembled(cells: Sequence[Cell], measure: Measure, limits: Limits, found: Mapping[str, Any]) -> Plan:
+    """A plan in an environment that has a seed."""
+    return Plan(
+        cells=cells,
+        measure=measure,
+        limits=limits,
+        device=found["device"],
+        threads=found["threads"],
+        memory_limit=memory_limit(limits, found),
         seed=found["seed"],
-        code=code,
-        baseline=suite.baseline,
     )
-    return plan, found
 
 
 def choose_device(wanted: str) -> str:
@@ -73,15 +80,15 @@ def choose_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and there else "cpu"
 
 
-def device_for(suite: Suite, wanted: str) -> str:
-    """The device of a new run. Raises BadInput where a suite for CUDA would go to a CPU that nobody named."""
+def device_for(where: str, impls: Sequence[str], wanted: str) -> str:
+    """The device of a new run. where: the suite's name for messages; impls: its own. Raises BadInput where a suite for CUDA would go to a CPU that nobody named."""
     import torch
 
     device = choose_device(wanted)
-    cuda = [impl for impl in suite.impls if impl.split(":")[0] == "cuda"]
+    cuda = [impl for impl in impls if impl.split(":")[0] == "cuda"]
     if wanted == "auto" and device == "cpu" and cuda:
         raise BadInput(
-            f"{suite.where}: impls: {', '.join(cuda)}: these need a GPU, and torch {torch.__version__} finds no usable "
+            f"{where}: impls: {', '.join(cuda)}: these need a GPU, and torch {torch.__version__} finds no usable "
             "one. `attnbench doctor` says what is missing; --device cpu skips them and measures all else on the CPU."
         )
     return device

@@ -87,9 +87,13 @@ def _say(answers: Any, message: dict[str, Any]) -> None:
 
 
 def _serve(request: dict[str, Any]) -> dict[str, Any]:
-    """One request: `why_not` of many cells, or one visit (`scout`, `time`)."""
+    """One request: `expand` a suite, `why_not` of many cells, or one visit (`scout`, `time`)."""
     if request["do"] == "why_not":
         return {"reasons": _reasons(request)}
+    if request["do"] == "expand":
+        from attnbench.expansion import expansion
+
+        return {"expansion": expansion(request)}
     if request["do"] == "foresee":
         from attnbench.foresight import foresee
 

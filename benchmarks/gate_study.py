@@ -119,11 +119,11 @@ def record(study: Study, condition: str, wanted: int) -> None:
         study.same_machine(environment)
         sides = {}
         for name, file in files.items():
-            own = replace(plan, operators_from=(str(file),))
-            sides[name] = stack.enter_context(side(own, suite, environment, folder / f"run-{name}", None, tell))
+            own = replace(plan, operators_from=(str(file),), code=None)
+            sides[name] = stack.enter_context(side(own, suite.text, environment, folder / f"run-{name}", None, tell))
             sides[name].scout()
-        cells = both_survive((sides["base"], sides["again"]))
-        study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c in cells})
+        cells = [(before,) * len(sides) for before, _ in both_survive((sides["base"], sides["again"]), {})]
+        study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c, *_ in cells})
         tell(f"{condition}: {wanted - done} blocks of {len(sides)} processes, {len(cells)} cells")
         begun, first, turns = time.time(), int(done) + 1, Stage.of(cells, 1).turns
         for block in range(first, wanted + 1):
@@ -182,8 +182,9 @@ def complexities(study: Study) -> None:
         suite = suites.load(str(folder / "base" / "suite.yaml"))
         plan, environment = plan_like(suite, "cpu", None)
         for side_name in ("base", "again", "head"):
-            own = replace(plan, operators_from=tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted))
-            with side(own, suite, environment, folder / f"run-{side_name}", None, tell) as runner:
+            places = tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted)
+            own = replace(plan, operators_from=places, code=None)
+            with side(own, suite.text, environment, folder / f"run-{side_name}", None, tell) as runner:
                 runner.scout()
         runs = {n: read_run(folder / f"run-{n}") for n in ("base", "again", "head")}
     other = {**runs["head"].environment, "threads": "another", "cpu": "another"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -12,12 +13,12 @@ import pytest
 
 from attnbench import suite as suites
 from attnbench.checkout import Checkout
-from attnbench.gating import side, tier0, untimed
+from attnbench.gating import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
 from attnbench.journal import stored_environment
 from attnbench.measured_code import MeasuredCode
 from attnbench.problem import Problem
 from attnbench.record import Run
-from attnbench.settings import Gate, Limits
+from attnbench.settings import Gate, Limits, Threshold
 from tests.analysis.runs import cell, run_of, visits_of
 from tests.running import plan
 
@@ -51,10 +52,10 @@ def test_a_side_has_no_budget_and_a_checkout_no_digests_of_what_is_installed(tmp
     suite = suites.from_text(text, "a test", tmp_path)
     code = MeasuredCode({"attnbench/check.py": "0"}, {})
     made = plan([], limits=Limits(budget_s=1.0), code=code)
-    head = Checkout("head", "f00", tmp_path, (), ())
+    head = Checkout("head", "f00", tmp_path, suite.text, (), ())
     for checkout, own in ((head, None), (None, code)):
         folder = tmp_path / str(own is None)
-        with side(made, suite, {"code": code.stored()}, folder, checkout, print) as runner:
+        with side(made, suite.text, {"code": code.stored()}, folder, checkout, print) as runner:
             assert runner.plan.limits.budget_s is None
             assert runner.plan.code == own
         assert MeasuredCode.of(stored_environment(folder)) == own
@@ -117,6 +118,53 @@ def test_lost_cells_and_nothing_measured_never_pass() -> None:
         assert tier0(scouted({1024: status}), scouted(), GATE).exit_code == 0
     nothing = scouted(dict.fromkeys(SIZES, "skipped"))
     assert tier0(nothing, nothing, GATE).exit_code == 3
+
+
+def test_a_regression_outranks_what_is_gone_and_what_is_new_never_fails() -> None:
+    fewer = scouted(more=0.01)
+    worse = tier0(scouted(), replace(fewer, visits=fewer.visits[fewer.visits["seq_len"] < 1024]), GATE)
+    assert (worse.exit_code, len(worse.missing)) == (1, 1)
+    base = scouted()
+    more = tier0(replace(base, visits=base.visits[base.visits["seq_len"] < 1024]), scouted(), GATE)
+    assert (more.exit_code, len(more.new), more.missing) == (0, 1, ())
+    skipped = scouted({1024: "skipped"})
+    dropped = replace(skipped, visits=skipped.visits[skipped.visits["seq_len"] < 1024])
+    assert tier0(skipped, dropped, GATE).exit_code == 0  # it was measured by neither
+
+
+def test_only_what_was_asked_for_is_looked_for_in_a_stored_run() -> None:
+    run = scouted()
+    assert len(_part(run, ((), ())).results) == len(SIZES)
+    assert len(_part(run, (("softmax, local",), ("reference",))).results) == len(SIZES)
+    assert len(_part(run, (("softmax",), ())).results) == 0
+    assert len(_part(run, ((), ("cuda",))).results) == 0
+
+
+def test_thresholds_that_a_change_loosens_are_told() -> None:
+    strict = Gate({"wall_time": 0.05, "flops": 0.0})
+    assert loosened(strict, strict) == []
+    own = (Threshold({"operator": "local"}, {"wall_time": 0.5}),)
+    assert loosened(strict, Gate({"wall_time": 0.5}, own)) == [
+        "the suite's threshold of flops: 0.0% → none",
+        "the suite's threshold of wall_time: 5.0% → 50.0%",
+        "the suite's overrides of thresholds differ",
+    ]
+
+
+def test_twins_are_timed_under_the_candidates_key() -> None:
+    old, new = (cell("local", Problem(64, 64, 4), params=params) for params in ({"w": 4}, {"w": 4, "d": 1}))
+    other = cell("softmax", Problem(64, 64, 4))
+    sides = []
+    for own, seconds in ((old, 1.0), (new, 2.0)):
+        visits = visits_of([(own, seconds, {})], rounds=4, process=0.0, own=0.0)
+        journal = SimpleNamespace(visits=visits)
+        sides.append(SimpleNamespace(journal=journal, survivors=lambda own=own: [own, other]))
+    twins = both_survive((sides[0], sides[1]), {"local": {"w": 8, "d": 1}})  # type: ignore[arg-type]
+    assert twins == [(old, new), (other, other)]
+    assert both_survive((sides[0], sides[1]), {}) == [(other, other)]  # type: ignore[arg-type]
+    table = table_of_pairs((sides[0], sides[1]), "wall_time_s", Stage(1, 2, 2), twins)  # type: ignore[arg-type]
+    assert table["key"].tolist() == [new.key] * 2
+    assert (table["after"] / table["before"]).round(6).tolist() == [2.0, 2.0]
 
 
 def test_a_cell_that_lost_all_its_pairs_is_undecided_where_it_has_a_threshold() -> None:

@@ -110,7 +110,7 @@ class Comparison:
         if not self.measured:
             return "undecided: nothing was measured"
         if self.missing:
-            return f"undecided: {count(len(self.missing), 'cell')} of {self.before} not measured"
+            return f"undecided: {count(len(self.missing), 'cell')} of {self.before} gone, and not compared"
         if self.undecided:
             return f"undecided: {count(len(self.undecided), 'finding')}"
         return f"pass: {count(self.measured, 'cell')} compared, none worse"

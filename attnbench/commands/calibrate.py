@@ -46,20 +46,20 @@ def command(
     chosen = suites.load(suite)
     path = out or default_path(chosen.name)
     check_place(path, "--out")
-    gate = effective(chosen)
-    plan, environment = plan_like(chosen, device_for(chosen, device), None)
+    gate = effective(chosen.gate)
+    plan, environment = plan_like(chosen, device_for(chosen.where, chosen.impls, device), None)
     with scratch_folder("calibrate") as folder:
         try:
             with (
-                side(plan, chosen, environment, folder / "one", None, tell) as one,
-                side(plan, chosen, environment, folder / "two", None, tell) as two,
+                side(plan, chosen.text, environment, folder / "one", None, tell) as one,
+                side(plan, chosen.text, environment, folder / "two", None, tell) as two,
             ):
                 one.scout()
                 two.scout()
-                cells = both_survive((one, two))
+                cells = both_survive((one, two), {})
                 stage = Stage.of(cells, pairs)
                 measure_pairs((one, two), cells, stage, plan.seed, tell)
-                table = table_of_pairs((one, two), "wall_time_s", stage)
+                table = table_of_pairs((one, two), "wall_time_s", stage, cells)
         except Stopped as stopped:
             raise BadInput(f"nothing could be calibrated: {stopped}.") from None
     if table.empty:

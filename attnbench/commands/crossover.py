@@ -84,7 +84,7 @@ def command(
         text = suite_text(asked, shape, seq_len, mode, scope, param or [], operators_from or [])
         suite = suites.from_text(text, "the command line", Path.cwd())
         templates = _templates(suites.cells(suite), asked.names())
-        session = begin(suite, device_for(suite, device), out)
+        session = begin(suite, device_for(suite.where, suite.impls, device), out)
         keep(asked, session.journal.folder)
     searches, code = _run(asked, session, templates)
     folder = session.journal.folder

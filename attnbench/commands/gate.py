@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from attnbench.analysis.finding import Comparison
+    from attnbench.gating import Only
     from attnbench.settings import Gate
     from attnbench.suite import Suite
 
@@ -44,7 +45,9 @@ def command(
     where the suite or --fail-on names them. Tier 1 measures both revisions in turns in several pairs of fresh
     processes, whatever tier 0 found, and confirms what looks slower once more.
 
-    Exit code: 0 pass; 1 regression; 2 cannot compare or bad usage; 3 undecided or nothing measured.
+    Each side measures its own suite: what only the base has is gone, what only the candidate has is new.
+
+    Exit code: 0 pass; 1 regression; 2 cannot compare or bad usage; 3 undecided, gone or nothing measured.
 
     Example: attnbench gate suites/ci.yaml --base origin/main
     """
@@ -65,15 +68,17 @@ def command(
     for option, path in (("--report", report), ("--junit", junit)):
         if path is not None:
             check_place(path, option)
-    chosen = suites.override(suites.load(suite), operators=operator or (), impls=impl or ())
-    gate = thresholds(fail_on) if fail_on else effective(chosen)
-    folder = out or Path("results") / f"gate-{chosen.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    asked = thresholds(fail_on) if fail_on else None
+    only = (operator or (), impl or ())
     try:
         if against is not None:
-            found = _against(chosen, gate, device, against, folder)
+            chosen = suites.override(suites.load(suite), operators=only[0], impls=only[1])
+            folder = out or _default_folder(chosen.name)
+            found = _against(chosen, asked or effective(chosen.gate), device, against, folder, only)
         else:
             assert base is not None
-            found = _revisions(chosen, gate, device, (base, head), int(tier), pairs, noise, folder)
+            file = suites.find(suite)
+            found, folder = _revisions(file, only, asked, device, (base, head), int(tier), pairs, noise, out)
     except Stopped as stopped:
         raise BadInput(f"the gate cannot compare: {stopped}.") from None
     store(folder, found)
@@ -86,11 +91,15 @@ def command(
     raise typer.Exit(found.exit_code)
 
 
-def effective(suite: Suite) -> Gate:
-    """The suite's thresholds; where it has none, 5 % of wall_time."""
+def effective(gate: Gate) -> Gate:
+    """A suite's thresholds; where it has none, 5 % of wall_time."""
     from attnbench.settings import Gate
 
-    return suite.gate if suite.gate.thresholds or suite.gate.overrides else Gate({"wall_time": 0.05})
+    return gate if gate.thresholds or gate.overrides else Gate({"wall_time": 0.05})
+
+
+def _default_folder(suite: str) -> Path:
+    return Path("results") / f"gate-{suite}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def tell(text: str) -> None:
@@ -98,56 +107,69 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _against(suite: Suite, gate: Gate, device: str, baseline: Path, folder: Path) -> Comparison:
+def _against(suite: Suite, gate: Gate, device: str, baseline: Path, folder: Path, only: Only) -> Comparison:
     from attnbench.gating import against_stored
     from attnbench.record import read_run
 
     stored = read_run(baseline)
     wanted = str(stored.environment.get("device", "cpu")) if device == "auto" else device
-    return against_stored(suite, stored, gate, wanted, folder, tell)
+    return against_stored(suite, stored, gate, wanted, folder, tell, only)
 
 
 def _revisions(
-    suite: Suite,
-    gate: Gate,
+    file: Path,
+    only: Only,
+    asked: Gate | None,
     device: str,
     revisions: tuple[str, str | None],
     tier: int,
     pairs: int | None,
     noise: Path | None,
-    folder: Path,
-) -> Comparison:
+    out: Path | None,
+) -> tuple[Comparison, Path]:
+    """file: the suite. only: the command line's operators and impls. asked: its thresholds. Returns the decision and
+    the folder with both runs."""
     from dataclasses import replace
 
     from attnbench.analysis.finding import by_importance, names
     from attnbench.checkout import checkouts
-    from attnbench.gating import UNTIMED, plan_like, side, tier0, tier1
+    from attnbench.gating import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
     from attnbench.noise import default_path, floor_for
+    from attnbench.plan import order_seed
     from attnbench.record import read_run
-    from attnbench.session import device_for
+    from attnbench.session import assembled, device_for, machine
 
-    place = Path(suite.where).resolve()
-    with checkouts(place, suite.operators_from, *revisions) as (base, head):
-        plan, environment = plan_like(suite, device_for(suite, device), None)
-        floor, said = floor_for(noise or default_path(suite.name), environment, asked=noise is not None)
+    with checkouts(file, *revisions) as sides:
+        suites, notes = expand_both(sides, file, only)
+        gate = effective(suites[1].gate) if asked is None else asked
+        if asked is None:
+            notes += loosened(effective(suites[0].gate), gate)
+        folder = out or _default_folder(suites[1].name)
+        here = machine(device_for(str(file), suites[1].impls, device))
+        floor, said = floor_for(noise or default_path(suites[1].name), here, asked=noise is not None)
+        told = [{**here, **suite.definitions, "seed": order_seed(suites[1].text)} for suite in suites]
+        plans = [
+            assembled(suite.cells, suites[1].measure, suites[1].limits, environment)
+            for suite, environment in zip(suites, told, strict=True)
+        ]
         with (
-            side(plan, suite, environment, folder / "base", base, tell) as before,
-            side(plan, suite, environment, folder / "head", head, tell) as after,
+            side(plans[0], suites[0].text, told[0], folder / "base", sides[0], tell) as before,
+            side(plans[1], suites[1].text, told[1], folder / "head", sides[1], tell) as after,
         ):
             for runner in (before, after):
                 runner.scout()
-            runs = (read_run(folder / "base"), read_run(folder / "head"))
             tree = " (the working tree)" if revisions[1] is None else ""
-            found = tier0(*runs, gate, [f"base {base.revision[:12]}, head {head.revision[:12]}{tree}"])
+            notes = [f"{sides[0]}, {sides[1]}{tree}", *notes]
+            found = tier0(read_run(folder / "base"), read_run(folder / "head"), gate, notes)
             if tier == 0:
-                return replace(found, notes=(*found.notes, UNTIMED))
+                return replace(found, notes=(*found.notes, UNTIMED)), folder
             tell(said)
-            timed, notes = tier1((before, after), gate, floor, pairs, plan.seed, tell)
-        statuses = tier0(read_run(folder / "base"), read_run(folder / "head"), gate)
-        named = names(read_run(folder / "head").results)
+            timed, more = tier1((before, after), timed_twins((before, after), told), gate, floor, pairs, tell)
+        runs = read_run(folder / "base"), read_run(folder / "head")
+        named = names(runs[1].results)
         timed = [replace(f, name=named.get(f.subject, f.name)) for f in timed]
-        findings = by_importance([*statuses.findings, *timed])
-        return replace(found, findings=findings, notes=(*found.notes, said, *notes))
+        findings = by_importance([*tier0(*runs, gate).findings, *timed])
+        return replace(found, findings=findings, notes=(*found.notes, said, *more)), folder
 
 
 def _write(path: Path, text: str) -> None:

@@ -133,9 +133,9 @@ def _around(found: Comparison, chosen: Sequence[Finding]) -> list[str]:
     if left:
         counts = Counter(f.verdict for f in left)
         lines.append("not shown: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())))
-    for what, keys in (("missing", found.missing), ("new", found.new)):
+    for what, keys in (("gone", found.missing), ("new", found.new)):
         if keys:
-            lines.append(f"{what}: {count(len(keys), 'cell')} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})")
+            lines.append(f"{what}: {count(len(keys), 'cell')}: {_by_operator(keys)}")
     lines += [
         f"crossover of {c.series} in {c.metric} against {c.baseline}: {c.before} → {c.after}"
         for c in found.crossings
@@ -145,6 +145,13 @@ def _around(found: Comparison, chosen: Sequence[Finding]) -> list[str]:
     if seen:
         lines.append(f"smallest slow-down seen: {min(seen):.1%} at best, {max(seen):.1%} at worst")
     return [*lines, found.decision]
+
+
+def _by_operator(keys: Sequence[str], most: int = 8) -> str:
+    """How many of the keys each operator's impl has: `performer (4), softmax:sdpa (2)`."""
+    series = Counter(":".join(key.split(".")[:2]).removesuffix(":reference") for key in keys)
+    told = [f"{name} ({number})" for name, number in series.items()]
+    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
 def explanation(found: Comparison, key: str, samples: Sequence[Row]) -> str:

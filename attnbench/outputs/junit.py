@@ -25,7 +25,7 @@ def text(found: Comparison) -> str:
     for key in found.missing:
         tests, skipped = tests + 1, skipped + 1
         case = ElementTree.SubElement(suite, "testcase", classname="missing", name=_clean(key))
-        ElementTree.SubElement(case, "skipped", message="not measured")
+        ElementTree.SubElement(case, "skipped", message="gone: not measured any more")
     if not found.measured:
         tests, failures = tests + 1, failures + 1
         case = ElementTree.SubElement(suite, "testcase", classname="attnbench", name="measured")

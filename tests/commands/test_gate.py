@@ -115,6 +115,44 @@ def test_time_is_measured_though_tier_0_fails_and_an_added_operation_is_named(re
     assert "aten.clone 0 → 1" in (repository / "summary.md").read_text()
 
 
+def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(repository: Path) -> None:
+    (repository / "operators" / "fresh.py").write_text((repository / "operators" / "decayed.py").read_text())
+    suite = SUITE.replace("[operators/decayed.py]", "[operators/fresh.py]").replace(
+        "{decayed: {half_life: [8]}}", "fresh"
+    )
+    (repository / "own.yaml").write_text(suite.replace("wall_time: 5%", "wall_time: 50%"))
+    plant(repository)  # what is dropped may have become dearer
+    git(repository, "add", "--all")
+    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--out", "r", "--junit", "j.xml")
+    assert done.returncode == 3, done.stderr
+    assert "gone: 3 cells: decayed (3)" in done.stdout
+    assert "new: 3 cells: fresh (3)" in done.stdout
+    assert "3 cells of r/base gone" in done.stdout
+    assert "note: the suite's threshold of wall_time: 5.0% → 50.0%" in done.stdout
+    found = only((repository / "r" / "gate.json").read_text())
+    assert found["measured"] == 3
+    assert {f["metric"] for f in found["findings"]} & {"status"} == set()
+    assert "KeyError" not in done.stdout + done.stderr
+    skipped = ElementTree.parse(repository / "j.xml").getroot().findall(".//testcase[@classname='missing']/skipped")
+    assert len(skipped) == 3
+    part = attnbench(
+        repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--operator", "identity", "--out", "p"
+    )
+    assert part.returncode == 0, part.stdout
+
+
+def test_a_parameter_that_a_change_adds_makes_no_other_cell(repository: Path) -> None:
+    file = repository / "operators" / "decayed.py"
+    text = file.read_text()
+    added = text.replace("params={", 'params={"offset": Param(0, "no tokens between", minimum=0), ')
+    file.write_text(added)
+    assert added != text
+    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--format", "json", "--out", "r")
+    assert done.returncode == 0, done.stderr
+    found = only(done.stdout)
+    assert (found["measured"], found["missing"], found["new"]) == (6, [], [])
+
+
 @pytest.mark.slow
 def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(repository: Path) -> None:
     file = repository / "operators" / "decayed.py"
@@ -164,7 +202,7 @@ def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
     head = git(repository, "rev-parse", "HEAD").strip()
     for changed in (False, True):
         file.write_text(file.read_text() + "\n" * changed)
-        with checkouts(repository, [str(file)], "HEAD", None) as (base, candidate):
+        with checkouts(repository / "own.yaml", "HEAD", None) as (base, candidate):
             assert base.revision == head
             assert (candidate.revision != head) == changed
             assert (candidate.root / "operators" / "decayed.py").read_text() == file.read_text()
