@@ -18,7 +18,7 @@ from attnbench.registry import operators
 
 
 def expansion(request: Mapping[str, Any]) -> dict[str, Any]:
-    """`name`, `text`, `impls`, `measure`, `limits`, `gate`, `cells` (CELL_COLUMNS) and `definitions`; or `refused`: why not.
+    """`name`, `text`, `impls`, `measure`, `limits`, `gate`, `cells`, `definitions`; or `refused`: why not.
 
     request: text, where, directory, name and operators_from as `suite.from_text` takes them; operators and impls: the
     command line's; lenient: names of operators that this revision does not have are passed over.

@@ -98,8 +98,8 @@ def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> E
         raise BadInput(str(found["refused"]))
     gate = Gate(found["gate"]["thresholds"], tuple(Threshold(**each) for each in found["gate"]["overrides"]))
     return Expanded(
-        found["name"], found["text"], tuple(found["impls"]), Measure(**found["measure"]), Limits(**found["limits"]), gate,
-        tuple(map(cell_of, found["cells"])), found["definitions"],
+        found["name"], found["text"], tuple(found["impls"]), Measure(**found["measure"]),
+        Limits(**found["limits"]), gate, tuple(map(cell_of, found["cells"])), found["definitions"],
     )  # fmt: skip
 
 

@@ -81,7 +81,10 @@ def choose_device(wanted: str) -> str:
 
 
 def device_for(where: str, impls: Sequence[str], wanted: str) -> str:
-    """The device of a new run. where: the suite's name for messages; impls: its own. Raises BadInput where a suite for CUDA would go to a CPU that nobody named."""
+    """The device of a new run. where: the suite's name for messages; impls: its own.
+
+    Raises BadInput where a suite for CUDA would go to a CPU that nobody named.
+    """
     import torch
 
     device = choose_device(wanted)

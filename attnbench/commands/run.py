@@ -54,7 +54,11 @@ def command(
         raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
     chosen = suites.load(suite) if suite is not None else sessions.stored_suite(resume or Path())
     chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=budget)
-    on = sessions.choose_device(device) if resume is not None else sessions.device_for(chosen.where, chosen.impls, device)
+    on = (
+        sessions.choose_device(device)
+        if resume is not None
+        else sessions.device_for(chosen.where, chosen.impls, device)
+    )
     if dry_run:
         _list(sessions.plan_of(chosen, on)[0], form)
         return
