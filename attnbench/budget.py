@@ -14,8 +14,9 @@ from attnbench.settings import Measure
 if TYPE_CHECKING:
     from attnbench.operator import Cost
 
-CALLS_AROUND = 9
-"""Calls of a timed visit that are not samples: outputs before and after, on each set, and the least of the warm-up."""
+CALLS_AROUND = 13
+"""Calls of a timed visit that are not samples: outputs before and after, on each set and with changes of two of them,
+and the least of the warm-up."""
 
 VISIT_S = 0.05
 """What a visit costs beside its calls."""

@@ -26,12 +26,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attnbench.changes import Change, Observer, change_of, changed
 from attnbench.inputs import torch_dtype
 from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Dtype, Params, Problem
 from attnbench.registry import outside_definition
 from attnbench.returned import described, misfit_of_output, not_finite
-from attnbench.subject import Misfit, Outputs, Subject, as_dtype, cotangent
+from attnbench.subject import Misfit, Outputs, Subject, Wrong, as_dtype, cotangent
 
 CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
 """Largest error over the largest value that is ever accepted."""
@@ -53,8 +54,14 @@ ODD_SIDES = ((7, 9), (11, 13), (17, 19), (31, 33))
 """Height × width of the reduced image, tried in this order; a reduced sequence has as many tokens."""
 
 
-class Wrong(Exception):
-    """The impl does not compute its operator. The text says what differs, by how much, and what was allowed."""
+SHORT_CALL_S = 0.01
+"""Calls shorter than this are made with two changes of each set; longer ones with one of the first two sets."""
+
+NOISE_EPS = 16
+"""Sums in another order differ by less than so many eps of the largest value."""
+
+REPEATED = 3
+"""Calls made again where an answer stayed the same although an input had changed."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,27 @@ class Terms:
 NO_TERMS = Terms(0.0, 0.0)
 
 
+@dataclass(frozen=True)
+class Followed:
+    """How far the outputs of set `index` were from its first ones while a change was in place: largest differences."""
+
+    index: int
+    change: Change
+    distances: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class First:
+    """What the calls gave before timing: the outputs on each set, and how these follow changes of its values."""
+
+    outputs: list[Outputs]
+    followed: list[Followed]
+
+
 def before(subject: Subject) -> Checked:
     """Checks at a reduced odd size, in float64 where the impl takes it and in the working dtype, then at the timed size
-    where the float64 reference is affordable; elsewhere that outputs are finite. Raises Wrong, Misfit.
+    where the float64 reference is affordable; elsewhere that outputs are finite. Each time also after values of the
+    same tensors have changed in place. Raises Wrong, Misfit.
     """
     for inputs in subject.sets[:2]:
         misfit = not_finite(inputs)
@@ -93,37 +118,84 @@ def before(subject: Subject) -> Checked:
         double = reduced.with_dtype("float64")
         if not own and double != reduced and _takes(subject, double):
             _hold(subject, double, subject.inputs(double, seed=11))
+        _leaves_inputs_alone(subject, reduced)
         found = _hold(subject, reduced, subject.inputs(reduced, seed=12))
+        for seed in (13, 14):
+            inputs = subject.inputs(reduced, seed)
+            _hold(subject, reduced, inputs, change_of(inputs, seed))
     if whole:
-        each = [_hold(subject, subject.cell.problem, inputs) for inputs in subject.sets[: 1 if own else 2]]
+        sets = subject.sets[: 1 if own else 2]
+        each = [_hold(subject, subject.cell.problem, inputs, *_changes(inputs, i)) for i, inputs in enumerate(sets)]
         found = max(each, key=lambda c: c.relative_error / c.tolerance if c.tolerance else 0.0)
     elif found is None:
         raise Wrong("it cannot be checked: no reduced size is defined, and the timed one is too large for float64")
     return found
 
 
+def _changes(inputs: Inputs, index: int) -> list[Change]:
+    """Every set but the first is held to the reference only after a change."""
+    return [change_of(inputs, index)] if index else []
+
+
 def first_outputs(subject: Subject) -> list[Outputs]:
     """The outputs on each set. Raises Wrong where they are not finite, or the same for different inputs."""
-    outputs = [subject.perform(call) for call in subject.calls]
+    observer = Observer(subject, subject.cell.problem)
+    outputs = [observer.outputs(call) for call in subject.calls]
+    observer.settle()
     for output in outputs:
         _finite(subject, output)
-    if all(torch.equal(a, b) for a, b in zip(outputs[0], outputs[1], strict=True)) and outputs[0][0].numel():
+    if _equal(outputs[0], outputs[1]) and outputs[0][0].numel():
         raise Wrong("it gives the same answer for different inputs")
     return outputs
 
 
-def answer(outputs: Outputs) -> float:
-    """One number that any wrong value changes: the outputs, each over its largest value, summed with random signs.
-
-    Divided by the root of the count, so that errors of some relative size move it by about as much.
+def first(subject: Subject) -> First:
+    """What the calls give before they are timed. Raises Wrong: see `first_outputs`, and where answers do not follow
+    when values change in place.
     """
-    total, count = 0.0, 0
-    for index, tensor in enumerate(outputs):
+    begun = subject.spent.seconds
+    outputs = first_outputs(subject)
+    short = subject.spent.seconds - begun < SHORT_CALL_S * len(outputs)
+    observer = Observer(subject, subject.cell.problem)
+    followed: list[Followed] = []
+    for trial in range(2 if short else 1):
+        for index in range(len(outputs) if short else 2):
+            change = change_of(subject.sets[index], seed=100 * trial + index)
+            followed.append(_follow(subject, observer, outputs[index], index, change))
+    observer.settle()
+    if not any(any(each.distances) for each in followed) and outputs[0][0].numel():
+        raise Wrong("its answer stays the same when values of its inputs change in place")
+    return First(outputs, followed)
+
+
+def _follow(subject: Subject, observer: Observer, first: Outputs, index: int, change: Change) -> Followed:
+    """Calls a set with a change in place; where its answer stays the same, again: it must go on staying the same."""
+    call = subject.calls[index]
+    noise = NOISE_EPS * torch.finfo(torch_dtype(subject.cell.problem)).eps
+    with changed(subject.sets[index], change):
+        distances = _distances(observer.outputs(call), first)
+        for _ in range(0 if any(distances) else REPEATED):
+            again = _distances(observer.outputs(call), first)
+            if any(distance > noise * _largest(tensor) for distance, tensor in zip(again, first, strict=True)):
+                raise Wrong("calls with the same inputs give different answers: only some of them compute")
+        observer.settle()  # before the change is undone: an output may be a view of its input
+    return Followed(index, change, distances)
+
+
+def answers(each: Sequence[Outputs]) -> list[float]:
+    """One number for each set's outputs that any wrong value changes: each over its largest value, summed with random
+    signs. Divided by the root of the count, so that errors of some relative size move it by about as much.
+    """
+    totals, count = [0.0] * len(each), 0
+    for index, tensor in enumerate(each[0]):
         generator = torch.Generator(device=tensor.device).manual_seed(index)
         signs = torch.randint(0, 2, tensor.shape, generator=generator, device=tensor.device, dtype=torch.int8)
-        total += float((tensor.double() * signs.mul_(2).sub_(1)).sum()) / (_largest(tensor) or 1.0)
+        signs.mul_(2).sub_(1)
+        for number, outputs in enumerate(each):
+            largest = _largest(outputs[index]) or 1.0
+            totals[number] += float((outputs[index].double() * signs).sum()) / largest
         count += tensor.numel()
-    return abs(total) / math.sqrt(max(count, 1))
+    return [abs(total) / math.sqrt(max(count, 1)) for total in totals]
 
 
 def same_answers(
@@ -131,10 +203,10 @@ def same_answers(
 ) -> None:
     """Checks that the answers are those which the scout checked in another process. Raises Wrong."""
     allowed = ANSWER_SLACK * _allowed(subject, tolerance)
-    for outputs, before in zip(first, expected, strict=False):
-        if not abs(answer(outputs) - before) <= allowed:
+    for now, before in zip(answers(first), expected, strict=False):
+        if not abs(now - before) <= allowed:
             raise Wrong(
-                f"its answer is not the one that was checked: their sums with random signs are {answer(outputs):.6g} "
+                f"its answer is not the one that was checked: their sums with random signs are {now:.6g} "
                 f"and {before:.6g}; allowed {allowed:.1e} apart"
             )
 
@@ -145,17 +217,26 @@ def _allowed(subject: Subject, tolerance: float | None) -> float:
     return CEILING[subject.cell.problem.dtype] if tolerance is None else max(tolerance, floor)
 
 
-def after(subject: Subject, first: Sequence[Outputs], tolerance: float | None) -> None:
-    """Checks that calls still give `first`, and follow when the values of a set change in place. Raises Wrong.
+def after(subject: Subject, first: First, tolerance: float | None) -> None:
+    """Checks that calls still give what they gave first, also while values of a set are changed in place. Raises Wrong.
 
     tolerance: the bound of the check before, over the largest value; None: CEILING.
     """
     allowed = _allowed(subject, tolerance)
-    for call, expected in zip(subject.calls, first, strict=True):
-        _same(subject, subject.perform(call), expected, allowed, "after timing it no longer gives its first answer")
-    if _overwrite(subject.sets[0], subject.sets[1]):
-        changed = subject.perform(subject.calls[0])
-        _same(subject, changed, first[1], allowed, "its answer does not follow when the inputs' values change in place")
+    observer = Observer(subject, subject.cell.problem)
+    for call, expected in zip(subject.calls, first.outputs, strict=True):
+        _same(subject, observer.outputs(call), expected, allowed, "after timing it no longer gives its first answer")
+    for before in first.followed:
+        outputs = first.outputs[before.index]
+        now = _follow(subject, observer, outputs, before.index, before.change)
+        for name, tensor, then, distance in zip(_names(subject), outputs, before.distances, now.distances, strict=True):
+            scale = max(_largest(tensor), then)
+            if not abs(distance - then) <= allowed * scale or (any(before.distances) and not any(now.distances)):
+                raise Wrong(
+                    f"after timing its answer does not follow when values change in place: {name} then differs from "
+                    f"the first by {distance / (scale or 1.0):.2e}; before timing by {then / (scale or 1.0):.2e}"
+                )
+    observer.settle()
 
 
 def affordable(subject: Subject, flops: float | None = None) -> bool:
@@ -196,9 +277,22 @@ def _takes(subject: Subject, problem: Problem) -> bool:
     return impl is None or impl.why_not(problem, cell.params, subject.device) is None
 
 
-def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
-    """Holds the impl against the reference on these inputs."""
-    outputs = subject.once(_looked_at(subject), problem, inputs)
+def _hold(subject: Subject, problem: Problem, inputs: Inputs, *changes: Change) -> Checked:
+    """Holds the impl against the reference on these inputs; after changes in place, where there are any."""
+    call = subject.bind(_looked_at(subject), problem, inputs)
+    observer = Observer(subject, problem)
+    worst = None if changes else _compare(subject, problem, inputs, observer.outputs(call))
+    for change in changes:
+        observer.outputs(call)
+        with changed(inputs, change):
+            worst = _compare(subject, problem, inputs, observer.outputs(call), "after a change in place, ")
+            observer.settle()  # before the change is undone: an output may be a view of its input
+    assert worst is not None
+    return worst
+
+
+def _compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str = "") -> Checked:
+    """The outputs of an impl on these inputs against the float64 reference's. when: for the text of Wrong."""
     _finite(subject, outputs)
     reference = subject.form.reference
     double = as_dtype(inputs, torch.float64)
@@ -219,7 +313,7 @@ def _hold(subject: Subject, problem: Problem, inputs: Inputs) -> Checked:
         checked = Checked(error / size, bound / size, problem.seq_len)
         if not error <= bound:
             raise Wrong(
-                f"{name} differs from the float64 reference by {checked.relative_error:.2e} of "
+                f"{when}{name} differs from the float64 reference by {checked.relative_error:.2e} of "
                 f"{'the terms that cancel in it' if cancels else 'its largest value'}; "
                 f"allowed {checked.tolerance:.2e} ({problem.dtype}, {problem.size})"
             )
@@ -315,15 +409,32 @@ def _largest(tensor: Tensor) -> float:
     return float(tensor.abs().max()) if tensor.numel() else 0.0
 
 
-def _overwrite(target: Inputs, source: Inputs) -> bool:
-    """Gives every tensor of `target` the values of `source`, in place; False where that cannot be done."""
-    pairs = [(tensor, source.tensors().get(name)) for name, tensor in target.tensors().items()]
-    ready: list[Callable[[], Tensor]] = []
-    for into, values in pairs:
-        if values is None or values.shape != into.shape or not into.is_contiguous():
-            return False
-        ready.append(lambda into=into, values=values: into.copy_(values))  # type: ignore[misc]
-    with torch.no_grad():
-        for copy in ready:
-            copy()
-    return True
+def _equal(a: Outputs, b: Outputs) -> bool:
+    return all(torch.equal(ours, theirs) for ours, theirs in zip(a, b, strict=True))
+
+
+def _distances(outputs: Outputs, others: Outputs) -> tuple[float, ...]:
+    """The largest difference of each tensor."""
+    return tuple(_largest(_wide(a) - _wide(b)) for a, b in zip(outputs, others, strict=True))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.element_size() < 4 else tensor
+
+
+def _leaves_inputs_alone(subject: Subject, problem: Problem) -> None:
+    """Raises Wrong where a call writes to its inputs, or returns the memory of one that the reference does not."""
+    inputs = subject.inputs(problem, seed=15)
+    before = {name: tensor.clone() for name, tensor in inputs.tensors().items()}
+    output = subject.once(_looked_at(subject), problem, inputs)[0]
+    written = [name for name, tensor in inputs.tensors().items() if not torch.equal(tensor, before[name])]
+    if written:
+        raise Wrong(f"it writes to its input '{written[0]}'")
+    shared = _sharing(inputs, output) - _sharing(inputs, subject.once(subject.form.reference, problem, inputs)[0])
+    if shared:
+        raise Wrong(f"the output shares the memory of its input '{min(shared)}'; the reference's does not")
+
+
+def _sharing(inputs: Inputs, output: Tensor) -> set[str]:
+    place = output.untyped_storage().data_ptr()
+    return {name for name, tensor in inputs.tensors().items() if tensor.untyped_storage().data_ptr() == place}

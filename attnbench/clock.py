@@ -1,15 +1,16 @@
 """How one call is timed: host clock with the device synchronised on both sides, or CUDA events.
 
-Nothing here looks at what a call returns; see `check` for that, and `sampling` for when to stop.
+Nothing here looks at what a call returns; see `check` for that, and `sampling` for when to stop. The clock is bound
+before any operator is imported; see `state` for those that replace it.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 
@@ -52,13 +53,13 @@ def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
     """Calls each set once and then for a while. Returns the seconds of the fastest call, synchronised."""
     gpu = Gpu.current() if subject.device == "cuda" else None
     fastest, index = float("inf"), 0
-    begun = time.perf_counter()
+    begun = perf_counter()
     clock = 0
     with grad_mode(subject.cell.mode), subject.spent.inside():
         while True:
             fastest = min(fastest, _once(subject, subject.calls[index % len(subject.calls)]))
             index += 1
-            elapsed = time.perf_counter() - begun
+            elapsed = perf_counter() - begun
             if elapsed >= seconds and index >= len(subject.calls):
                 now = gpu.sm_clock_mhz() if gpu else None
                 if now is None or now <= clock * 1.01 or elapsed >= CLOCK_UP_S:
@@ -68,10 +69,10 @@ def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
 
 def _once(subject: Subject, call: Callable[[], Outputs]) -> float:
     subject.synchronise()
-    start = time.perf_counter()
+    start = perf_counter()
     outputs = call()
     subject.synchronise()
-    seconds = time.perf_counter() - start
+    seconds = perf_counter() - start
     del outputs
     return seconds
 
@@ -91,11 +92,11 @@ def wall_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
         current = [calls[index % len(calls)]] if block == 1 else order
         switches = _involuntary_switches()
         synchronise()
-        start = time.perf_counter()
+        start = perf_counter()
         for call in current:
             outputs = call()
         synchronise()
-        seconds = (time.perf_counter() - start) / block
+        seconds = (perf_counter() - start) / block
         del outputs
         flags = ["switched"] if _involuntary_switches() != switches else []
         return seconds, "+".join(flags + (gpu.flags() if gpu else []))
@@ -120,13 +121,13 @@ def device_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
         call = subject.calls[index % len(subject.calls)]
         torch.cuda.synchronize()
         flush.zero_()
-        begun = time.perf_counter()
+        begun = perf_counter()
         if cycles:
             torch.cuda._sleep(cycles)
         start.record()
         outputs = call()
         end.record()
-        queued = time.perf_counter() - begun
+        queued = perf_counter() - begun
         torch.cuda.synchronize()
         del outputs
         flags = ["gaps"] if queued > hold and not subject.synchronises else []
@@ -140,14 +141,14 @@ def _collect(subject: Subject, measure: Measure, sample: Callable[[int], tuple[f
     samples: list[tuple[float, str]] = []
     counted: list[float] = []
     stopped: str | None = None
-    begun = time.perf_counter()
+    begun = perf_counter()
     with grad_mode(subject.cell.mode), subject.spent.inside():
         while stopped is None:
             seconds, flags = sample(len(samples))
             samples.append((seconds, flags))
             if DISCARDED not in flags.split("+"):
                 counted.append(seconds)
-            elapsed = time.perf_counter() - begun
+            elapsed = perf_counter() - begun
             stopped = sampling.enough(counted, elapsed, measure)
             if stopped is None and _hopeless(len(samples), len(counted), elapsed, measure):
                 stopped = "throttled"

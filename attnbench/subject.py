@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +33,10 @@ SETS_BYTES = 2**30
 """Sets beyond the second are made only while all of them together stay below this."""
 
 
+class Wrong(Exception):
+    """The impl does not compute its operator. The text says what differs, by how much, and what was allowed."""
+
+
 class Misfit(Exception):
     """What make_inputs returns is not for its cell. The text names the tensor and what was expected."""
 
@@ -50,12 +54,12 @@ class Spent:
         if self._inside:
             yield
             return
-        self._inside, start = True, time.perf_counter()
+        self._inside, start = True, perf_counter()
         try:
             yield
         finally:
             self._inside = False
-            self.seconds += time.perf_counter() - start
+            self.seconds += perf_counter() - start
 
 
 @dataclass(frozen=True)

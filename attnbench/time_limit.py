@@ -46,6 +46,8 @@ def limited(place: str) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
         last.cancel()
+        if last.is_alive():
+            last.join()  # at once: what ends after this block would be taken for a thread that the code left
         _inside = False
 
 

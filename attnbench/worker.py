@@ -20,9 +20,9 @@ import select
 import signal
 import sys
 import threading
-import time
 import traceback
 from dataclasses import asdict
+from time import perf_counter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -109,12 +109,12 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         return {"rates": rates(request["device"], request["dtypes"])}
     from attnbench.state import same_random_numbers
 
-    begun = time.perf_counter()
+    begun = perf_counter()
     same_random_numbers()
     answer = _fit(_visit(request))
     gc.collect()
     gc.freeze()
-    answer.setdefault("metrics", {})["visit_s"] = time.perf_counter() - begun
+    answer.setdefault("metrics", {})["visit_s"] = perf_counter() - begun
     return answer
 
 
@@ -156,8 +156,7 @@ def _reasons(request: dict[str, Any]) -> list[list[Any]]:
 def _visit(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from attnbench.check import Wrong
-    from attnbench.subject import Misfit
+    from attnbench.subject import Misfit, Wrong
 
     bench: Bench | None = None
     try:
@@ -263,12 +262,12 @@ def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     checked = check.before(subject)
     bench.checked.update(vars(checked))
     bench.metrics.update(_measured(bench, "scout"))
-    for index, outputs in enumerate(check.first_outputs(subject)):
-        bench.metrics[f"answer_{index}"] = check.answer(outputs)
+    for index, answer in enumerate(check.answers(check.first_outputs(subject))):
+        bench.metrics[f"answer_{index}"] = answer
     operations = dispatch.operations(subject)
-    begun = time.perf_counter()
+    begun = perf_counter()
     subject.perform(subject.calls[0])
-    bench.metrics["scout_time_s"] = time.perf_counter() - begun
+    bench.metrics["scout_time_s"] = perf_counter() - begun
     return _done(bench) | {"operations": operations, "kernel": dispatch.kernel(subject, operations)}
 
 
@@ -277,8 +276,8 @@ def _time(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     from attnbench import check, clock
 
     subject = bench.subject
-    first = check.first_outputs(subject)
-    check.same_answers(subject, first, request["answers"], request["tolerance"])
+    first = check.first(subject)
+    check.same_answers(subject, first.outputs, request["answers"], request["tolerance"])
     bench.estimate = clock.warm_up(subject)
     metrics = _measured(bench, "timed")
     check.after(subject, first, request["tolerance"])

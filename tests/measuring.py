@@ -23,7 +23,7 @@ def subject(
     **params: Any,
 ) -> Subject:
     """A small cell on the CPU. Its reference alone is foreseen: a faulty impl would keep the fake tensors."""
-    source = operators(("tests.injected",))[name]
+    source = operators(("tests.injected", "tests.cheats"))[name]
     problem = Problem(seq_len, 32, 2, dtype=dtype, causal=causal)
     if "sequence" not in source.load().domains:
         problem = Problem.image(8, seq_len // 8, 32, 2, dtype=dtype)

@@ -94,7 +94,7 @@ def test_reduced_images_are_odd() -> None:
 def whole_visit(of: Subject) -> None:
     """Both checks with many calls between them."""
     check.before(of)
-    first = check.first_outputs(of)
+    first = check.first(of)
     for _ in range(100):
         of.perform(of.calls[0])
     check.after(of, first, None)
@@ -113,7 +113,7 @@ def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
 def test_an_answer_is_told_from_any_other() -> None:
     of = subject("softmax", mode="fwd_bwd")
     first = check.first_outputs(of)
-    expected = [check.answer(outputs) for outputs in first]
+    expected = check.answers(first)
     check.same_answers(of, check.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
     changed = [tuple(t.clone() for t in outputs) for outputs in first]
     changed[1][0].view(-1)[7] += 0.01 * changed[1][0].abs().max()

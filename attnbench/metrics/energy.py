@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from attnbench.metric import Metric
@@ -28,8 +29,6 @@ METRIC = Metric(
 
 def timed(bench: Bench) -> dict[str, float]:
     """Joules per call of the whole board while calls follow one another, and the counter's step per call."""
-    import time
-
     from attnbench.gpu import Gpu
     from attnbench.subject import grad_mode
 
@@ -40,8 +39,8 @@ def timed(bench: Bench) -> dict[str, float]:
     count = 0
     with subject.spent.inside(), grad_mode(subject.cell.mode):
         subject.synchronise()
-        start, before = time.perf_counter(), gpu.energy_j()
-        while time.perf_counter() - start < SPAN_S:
+        start, before = perf_counter(), gpu.energy_j()
+        while perf_counter() - start < SPAN_S:
             for call in subject.calls:
                 call()
             count += len(subject.calls)

@@ -1,0 +1,101 @@
+"""Calls that are looked at so that an answer kept from before, or not there yet, shows.
+
+A set's values are changed where no cache looks: one random element of each data tensor, written behind the version
+counter, at the same address, in the same object. Parameters stay as they are: packing them once is legitimate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.operator import Inputs
+from attnbench.problem import Problem
+from attnbench.returned import misfit_of_output
+from attnbench.subject import Outputs, Subject, Wrong, grad_mode
+
+CANDIDATES = 64
+"""Elements that are looked at for the value that is farthest from the one to be changed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """By data tensor: the number of an element in its storage, the element's value, and the other one."""
+
+    elements: Mapping[str, tuple[int, float, float]]
+
+
+def change_of(inputs: Inputs, seed: int) -> Change:
+    """A change of one random element (never the first) of each data tensor to a value that the tensor has elsewhere."""
+    drawn = random.Random(seed)
+    elements: dict[str, tuple[int, float, float]] = {}
+    for name, tensor in inputs.data.items():
+        places = [drawn.randrange(1, tensor.numel()) if tensor.numel() > 1 else 0 for _ in range(CANDIDATES)]
+        values = tensor.detach().view(-1)[torch.tensor(places, device=tensor.device)].tolist()
+        other = max(values, key=lambda value: abs(value - values[0]))
+        elements[name] = (places[0], values[0], other if other != values[0] else 2 * other + 1)
+    return Change(elements)
+
+
+@contextlib.contextmanager
+def changed(inputs: Inputs, change: Change) -> Iterator[None]:
+    """The inputs with the change in place, and as they were afterwards; no version counter moves."""
+    _write(inputs, {name: (place, other) for name, (place, _, other) in change.elements.items()})
+    try:
+        yield
+    finally:
+        _write(inputs, {name: (place, value) for name, (place, value, _) in change.elements.items()})
+
+
+def _write(inputs: Inputs, elements: Mapping[str, tuple[int, float]]) -> None:
+    for name, (place, value) in elements.items():
+        inputs.data[name].data.view(-1)[place] = value  # .data has a version counter of its own
+
+
+class Observer:
+    """Makes calls of a subject on inputs of a problem, and looks at what each returns: at once, and again when the
+    next one has been made.
+    """
+
+    def __init__(self, subject: Subject, problem: Problem) -> None:
+        self.subject = subject
+        self.problem = problem
+        self._last: tuple[Outputs, Outputs] | None = None
+
+    def outputs(self, call: Callable[[], Outputs]) -> Outputs:
+        """Copies of what a call returns, taken before anything else happens. Raises Wrong where it is no plain tensor,
+        or where what the call before returned has changed meanwhile.
+        """
+        subject = self.subject
+        with subject.spent.inside(), grad_mode(subject.cell.mode):
+            returned = call()
+            if subject.device == "cuda":
+                torch.cuda.current_stream().synchronize()  # not the device: other streams may be at work
+        differentiable = subject.cell.mode == "fwd_bwd"
+        misfit = misfit_of_output(returned[0], self.problem, subject.device, differentiable=differentiable)
+        if misfit is not None:
+            raise Wrong(misfit)
+        returned = tuple(tensor.detach() for tensor in returned)
+        copies = tuple(tensor.clone() for tensor in returned)
+        subject.synchronise()
+        self.settle()
+        self._last = (returned, copies)
+        return copies
+
+    def settle(self) -> None:
+        """Looks at what the last call returned again, and lets go of it. Raises Wrong."""
+        last, self._last = self._last, None
+        if last is not None and not all(_same_values(now, then) for now, then in zip(*last, strict=True)):
+            raise Wrong(
+                "its output changes after the call has returned: work is left to a thread or a stream, or another call "
+                "writes to the same memory"
+            )
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
