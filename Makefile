@@ -27,8 +27,9 @@ endif
 run: $(BIN)/.ready    ## create the environment and run the quick suite on the CPU
 	$(BIN)/attnbench run suites/quick.yaml --device cpu
 
+# worksteal keeps the tests of a file together, so that what they share is made once.
 test: $(BIN)/.ready   ## create the environment and pass the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: format lint types test   ## format, lint, types, tests
 
