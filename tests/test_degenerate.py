@@ -45,10 +45,14 @@ def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
 
 @pytest.mark.parametrize("variant", variants(), ids=str)
 def test_what_is_right_passes(variant: Variant) -> None:
-    """Every impl that runs here; and what is allowed is never more than the ceiling, whatever it is a share of."""
+    """Every impl that runs here, before timing and after; and what is allowed is never more than the ceiling, whatever
+    it is a share of.
+    """
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
-        found = check.before(of(variant, problem, mode, impl))
+        subject = of(variant, problem, mode, impl)
+        found = check.before(subject)
+        check.after(subject, check.first_outputs(subject), found.tolerance)
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
         assert found.relative_error <= found.tolerance <= factor * check.CEILING[problem.dtype] * (1 + 1e-12)
 

@@ -221,12 +221,14 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Batch statistics need more than one token; cosines of rounded vectors need channels to average over."""
+    """A matrix has two rows, batch statistics more than one token; cosines of rounded vectors average over channels."""
+    channels = problem.channels if scope == "core" else min(problem.channels, width(params["d"], problem.channels))
+    if channels == 1:
+        return "one channel leaves nothing to factorise: every column of D is 1 or −1"
     if scope == "core":
         return None
     if problem.batch * problem.seq_len == 1:
         return "the batch norm of one token is not defined"
-    channels = min(problem.channels, width(params["d"], problem.channels))
     half = problem.dtype in ("bfloat16", "float16")
     if half and params["kind"] != "nmf" and channels < FEWEST_CHANNELS and params["temperature"] < 0.1:
         return (

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.operators.lowrank.kao_qkv import EVERY_PIXEL, OPERATOR, gains
-from attnbench.problem import MODES, Mode, Problem
-from attnbench.projection import projected
+from attnbench.problem import Problem
 from tests.operators.pixels import (
     KANETS_MULTIPLY_ADDS,
     attention,
@@ -22,13 +18,6 @@ from tests.operators.pixels import (
     with_value_map,
 )
 from tests.operators.small import Small, all_close, close, small
-
-NAME = "kao_qkv"
-PIXELS = 0
-"""Maps of the layer that are applied to every pixel; the others to the means."""
-
-AT_56 = 6_881_280
-"""FLOPs of the layer at 56×56, C = 64, one head."""
 
 sizes = given(h=st.integers(1, 5), w=st.integers(1, 6), heads=st.integers(1, 3), value_map=st.booleans())
 
@@ -109,33 +98,3 @@ def test_logits_have_variance_about_one() -> None:
         torch.stack(row_means(x) + column_means(x), dim=2)[0, :32] for x in (case.tensors["q"], case.tensors["k"])
     )
     assert 0.5 < (queries.t() @ keys).var() < 2
-
-
-@sizes
-@settings(max_examples=20, deadline=None)
-def test_the_layer_is_the_one_that_projects_every_pixel(h: int, w: int, heads: int, value_map: bool) -> None:
-    case = small(NAME, Problem.image(h, w, 4 * heads, heads, batch=2), "layer", value_map=value_map)
-    every_pixel = replace(case, form=projected(OPERATOR.forms["core"], layout="map", gains=gains))
-    assert case.inputs.parameters.keys() == every_pixel.inputs.parameters.keys()
-    assert close(case.output(), every_pixel.output())
-    assert all_close(case.gradients(), every_pixel.gradients())
-    transposed = case.output(w_k=case.tensors["w_k"].t())
-    assert h * w == 1 or not close(transposed, every_pixel.output())
-
-
-@pytest.mark.parametrize("value_map", [False, True])
-@pytest.mark.parametrize("mode", MODES)
-def test_the_layer_projects_the_means(mode: Mode, value_map: bool) -> None:
-    case = small(NAME, Problem.image(5, 7, 8, 2, batch=3), "layer", value_map=value_map)
-    core = small(NAME, case.problem, value_map=value_map)
-    times = 1 if mode == "fwd" else 3
-    maps = PIXELS * 5 * 7 + (4 - PIXELS) * (5 + 7)
-    assert case.cost(mode).flops == case.cost(mode).reference_flops
-    assert case.cost(mode).flops - core.cost(mode).flops == times * 2 * 3 * maps * 8 * 8
-
-
-def test_the_layer_at_56x56_takes_what_the_operator_saves() -> None:
-    problem = Problem.image(56, 56, 64, 1)
-    layer, every_pixel = (form.cost(problem, {}, "fwd").flops for form in (OPERATOR.forms["layer"], EVERY_PIXEL))
-    assert layer == AT_56
-    assert every_pixel - layer == 2 * (4 - PIXELS) * (56 * 56 - 112) * 64 * 64
