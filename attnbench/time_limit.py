@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -36,15 +37,19 @@ def limited(place: str) -> Iterator[None]:
     seconds = limit_s()
     last = threading.Timer(seconds + GRACE_S, _give_up, [place, seconds])
     last.daemon = True
-    before = signal.signal(signal.SIGALRM, _interrupt)
+    begun, before = time.monotonic(), signal.signal(signal.SIGALRM, _interrupt)
     _inside = True
+    left, interval = 0.0, 0.0
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again every second, for code that catches everything
+        # again every second, for code that catches everything
+        left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
         last.start()
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # somebody else's timer
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-3), interval)
         last.cancel()
         if last.is_alive():
             last.join()  # at once: what ends after this block would be taken for a thread that the code left

@@ -71,17 +71,19 @@ def ran(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_what_ends_in_time_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ends_in_time_is_left_alone_and_so_is_a_timer_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
     import time
 
     monkeypatch.setenv(VARIABLE, "0.2")
-    before = signal.getsignal(signal.SIGALRM)
+    before, (theirs, _) = signal.getsignal(signal.SIGALRM), signal.setitimer(signal.ITIMER_REAL, 100.0)
     with own_errors("mine.py"), own_errors("inner"):
-        pass
+        time.sleep(0.1)
     time.sleep(0.3)
     assert signal.getsignal(signal.SIGALRM) is before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, theirs)
+    assert 90 < left < 99.8
+    assert interval == 0
 
 
 @pytest.mark.parametrize("given", ["", "soon", "0", "-1", "nan", "inf", "1e9"])
