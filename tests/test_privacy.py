@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from attnbench import suite as suites
+from attnbench.analysis.comparison import compare
+from attnbench.gating import store
 from attnbench.privacy import without_paths
 from attnbench.record import read_run
 from attnbench.runner import Runner
 from attnbench.session import begin
 from tests.running import Silent
+from tests.stored import CELL, folder, timed, visit
 
 OWN = '''"""y = v, until it is called."""
 from attnbench.operators.exact.identity import OPERATOR as identity
@@ -81,3 +86,15 @@ def test_paths_are_cut(home: Path, text: str, stored: str | None) -> None:
 def test_a_directory_that_was_removed_is_no_reason_to_fail(home: Path) -> None:
     os.rmdir(home / "work")
     assert without_paths(f"{home}/x.pt") == "~/x.pt"
+
+
+def test_a_gates_decision_is_stored_without_its_places(home: Path) -> None:
+    one, two = (folder(home / "runs" / name, [visit(), timed(CELL, 1, 1e-3)]) for name in ("one", "two"))
+    found = replace(compare(read_run(one), read_run(two)), notes=(f"a noise floor from '{home}/floor.json'",))
+    (home / "work" / "gate").mkdir()
+    store(home / "work" / "gate", found)
+    text = (home / "work" / "gate" / "gate.json").read_text()
+    assert str(home.parent) not in text
+    (stored,) = json.loads(text)["comparisons"]
+    assert (stored["before"], stored["after"]) == ("~/runs/one", "~/runs/two")
+    assert stored["notes"] == ["a noise floor from '~/floor.json'"]
