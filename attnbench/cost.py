@@ -14,6 +14,13 @@ def product(multiply_adds: int, mode: Mode, gradients: int = 2) -> int:
     return 2 * multiply_adds * (1 + (gradients if mode == "fwd_bwd" else 0))
 
 
+def uncounted_sums(flops: int, terms: int) -> dict[str, int]:
+    """`Cost.uncounted` of einsums whose sums have so many terms: of one term they are products element by element,
+    which torch does not count.
+    """
+    return {"mul": flops} if terms == 1 else {}
+
+
 def traffic(problem: Problem, mode: Mode, *, read: int, written: int, constant: int = 0) -> int:
     """Bytes that any implementation must move.
 

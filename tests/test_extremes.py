@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import check
+from attnbench.footprint import output_like, run
 from attnbench.foresight import Foreseen
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, Cell, Params, Problem, canonical_params
-from attnbench.registry import operators, resolve, why_not
+from attnbench.registry import operators, outside_definition, resolve, why_not
 from attnbench.subject import Subject, subject_of
 
 LARGE = 71
@@ -74,6 +77,24 @@ def test_every_end_is_right_or_has_its_reason(name: str) -> None:
             pytest.fail(f"{subject.cell.key} {dict(subject.cell.params)}: {type(error).__name__}: {error}")
         tried += 1
     assert tried
+
+
+@pytest.mark.parametrize("name", sorted(operators()))
+def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
+    operator = operators()[name].load()
+    shapes = [(5, 7, 16, 4), (1, 5, 4, 4)]
+    problems = [Problem.image(*shape) for shape in shapes]
+    if "sequence" in operator.domains:
+        problems = [Problem(h * w, c, heads) for h, w, c, heads in shapes]
+    for params, (scope, form), problem in itertools.product(extremes(operator), operator.forms.items(), problems):
+        if outside_definition(operator, problem, params, scope) is None:
+            inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+            for cotangent in (None, output_like(form.reference, problem, params, inputs)):
+                with FlopCounterMode(display=False) as counter:
+                    run(form.reference, problem, params, inputs, cotangent, within=nullcontext())
+                cost = form.cost(problem, params, "fwd" if cotangent is None else "fwd_bwd")
+                stated = cost.reference_flops - sum(cost.uncounted.values())
+                assert counter.get_total_flops() == stated, (params, scope, problem)
 
 
 def test_the_ends_are_those_that_are_allowed() -> None:

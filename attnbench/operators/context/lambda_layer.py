@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import batch_norm, conv2d
 
-from attnbench.cost import product, traffic
+from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import maps, normal
 from attnbench.kernels._availability import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -155,10 +155,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     b, n, h, v = problem.batch, problem.seq_len, problem.heads, problem.head_dim
     depth, u = params["key_depth"], params["intra_depth"]
     per_pair = b * u * depth * v
-    shared = (
-        product(b * depth * u * n * v, mode)  # content lambda: [|k|, u·N] × [u·N, |v|]
-        + product(b * n * h * depth * v, mode)  # λ_nᵀ q_n: [h, |k|] × [|k|, |v|], for each n
-    )
+    applied = product(b * n * h * depth * v, mode)  # λ_nᵀ q_n: [h, |k|] × [|k|, |v|], for each n
+    shared = product(b * depth * u * n * v, mode) + applied  # content lambda: [|k|, u·N] × [u·N, |v|]
     required = pairs(problem, params)
     executed = n * params["window"] ** 2 if params["kind"] == "conv" else required
     data = b * n * sum(_widths(problem, params))
@@ -169,6 +167,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         elementwise=(4 * b * n * depth * u + lambdas) * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide of k
         bytes_required=traffic(problem, mode, read=data + _embeddings(problem, params), written=b * n * h * v),
         passes=2,  # the content lambda sums over all pixels before the first output
+        uncounted=uncounted_sums(applied, depth) if required else {},
     )
 
 

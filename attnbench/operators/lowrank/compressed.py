@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, einsum
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import heads, normal
 from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -72,14 +72,16 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     keys = m + 1 if problem.causal else m
     pairs = sum_of_floors(n, factor) + n if problem.causal else n * m
     size = b * h * n * d
+    convolutions = 2 * product(b * h * m * factor * d * d, mode)
     return Cost(
         flops=2 * product(b * h * convolved * d * d, mode)  # of keys and of values: [M, 3·D] × [3·D, D]
         + product(b * h * pairs * d, mode)  # q k̄ᵀ: [N, D] × [D, M]
         + product(b * h * pairs * d, mode),  # p v̄: [N, M] × [M, D]
-        reference_flops=2 * product(b * h * m * factor * d * d, mode) + 2 * product(b * h * n * keys * d, mode),
+        reference_flops=convolutions + 2 * product(b * h * n * keys * d, mode),
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
         bytes_required=traffic(problem, mode, read=3 * size + 2 * h * factor * d * d, written=size),
         passes=1,
+        uncounted=uncounted_sums(convolutions, factor * d),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor, einsum
 
-from attnbench.cost import product, traffic
+from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import heads, normal
 from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -47,10 +47,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The reference executes what the definition requires. The weights' own gradients are among the products.
-
-    Of one token E k and F v have one term each: einsum multiplies them element by element.
-    """
+    """The reference executes what the definition requires. The weights' own gradients are among the products."""
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     k = params["k"]
     shortening = 2 * product(b * h * k * n * d, mode)  # E k and F v: [k, N] × [N, D]
@@ -68,7 +65,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         elementwise=4 * b * h * n * k * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
         bytes_required=traffic(problem, mode, read=3 * size + weights, written=size),
         passes=2,  # the shortened keys are complete before the first query is answered
-        uncounted={"mul": shortening} if n == 1 else {},
+        uncounted=uncounted_sums(shortening, n),
     )
 
 
