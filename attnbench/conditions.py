@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench import environment
-from attnbench.number import shown
+from attnbench.number import count, shown
 
 if TYPE_CHECKING:
     from attnbench.machine import Clock, Load
@@ -60,7 +60,7 @@ def host(load: Load | None = None) -> list[Condition]:
     facts = environment.host()
     cores = environment.usable_cores()
     return [
-        Condition("processor", "good", f"{facts['cpu']}, {facts['cores']} cores, {facts['machine']}"),
+        Condition("processor", "good", f"{facts['cpu']}, {count(facts['cores'], 'core')}, {facts['machine']}"),
         _cores(facts),
         _load(load, facts["load"], cores),
         _governor(facts["governor"]),
@@ -74,7 +74,7 @@ def _cores(facts: Mapping[str, Any]) -> Condition:
         todo = "Ask for whole cores (cpuset): a quota stops all threads for a part of every period."
         return Condition("cores to use", "warning", f"a control group allows {quota:g} cores' worth of time", todo)
     if allowed is not None and cores and len(allowed) < cores:
-        found = f"this process may run on {len(allowed)} of {cores} cores: {', '.join(map(str, allowed))}"
+        found = f"this process may run on {len(allowed)} of {count(cores, 'core')}: {', '.join(map(str, allowed))}"
         return Condition("cores to use", "note", found, "taskset gives it others; the numbers hold for these.")
     return Condition("cores to use", "good", "all of them")
 
@@ -82,9 +82,9 @@ def _cores(facts: Mapping[str, Any]) -> Condition:
 def _load(seen: Load | None, average: float | None, cores: int) -> Condition:
     stolen = seen.stolen if seen else None
     if seen is not None and seen.others is not None:
-        busy, found = seen.others, f"{seen.others:.1f} of {cores} cores busy with other work"
+        busy, found = seen.others, f"{seen.others:.1f} of {count(cores, 'core')} busy with other work"
     elif average is not None:
-        busy, found = average, f"{average:.1f} tasks over the last minute on {cores} cores"
+        busy, found = average, f"{average:.1f} tasks over the last minute on {count(cores, 'core')}"
     else:
         return Condition("load", "note", "the system does not say", "Look at it with the system's own monitor.")
     todo = []
@@ -150,7 +150,7 @@ def software(facts: Mapping[str, Any], usable: int) -> list[Condition]:
 
 
 def _threads(threads: int | None, usable: int) -> Condition:
-    found = f"{threads or 'unknown'} on {usable} cores"
+    found = f"{threads or 'unknown'} on {count(usable, 'core')}"
     if threads is not None and threads < usable:
         name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(n)), None)
         cause = f"{name}={os.environ[name]} asks for it" if name else "torch takes one per physical core"

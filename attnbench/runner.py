@@ -15,6 +15,7 @@ from attnbench.errors import BadInput, printable
 from attnbench.files import storing
 from attnbench.frames import frame
 from attnbench.journal import Journal
+from attnbench.number import count
 from attnbench.plan import Plan, beyond, family
 from attnbench.privacy import without_paths
 from attnbench.problem import Cell
@@ -280,7 +281,7 @@ class Runner:
                 f"{self._start_s():.1f} s to start. Give a longer --budget"
             )
         elif timing and afforded.rounds < rounds:
-            yield f"the budget leaves {afforded.rounds} of {rounds} rounds"
+            yield f"the budget leaves {afforded.rounds} of {count(rounds, 'round')}"
         if timing and afforded.max_time_s < self.plan.measure.max_time_s:
             yield f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit"
 
