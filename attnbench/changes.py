@@ -19,7 +19,7 @@ from attnbench.problem import Problem
 from attnbench.returned import misfit_of_output
 from attnbench.subject import Outputs, Subject, Wrong, grad_mode
 
-CANDIDATES = 64
+CANDIDATES = 16
 """Elements that are looked at for the value that is farthest from the one to be changed."""
 
 
@@ -67,22 +67,26 @@ class Observer:
         self.problem = problem
         self._last: tuple[Outputs, Outputs] | None = None
 
+    def returned(self, call: Callable[[], Outputs]) -> Outputs:
+        """What a call returns, detached and uncopied. Raises Wrong where it is no plain tensor of the problem's."""
+        subject = self.subject
+        with subject.spent.inside(), grad_mode(subject.cell.mode):
+            outputs = call()
+            if subject.device == "cuda":
+                torch.cuda.current_stream().synchronize()  # not the device: other streams may be at work
+        differentiable = subject.cell.mode == "fwd_bwd"
+        misfit = misfit_of_output(outputs[0], self.problem, subject.device, differentiable=differentiable)
+        if misfit is not None:
+            raise Wrong(misfit)
+        return tuple(tensor.detach() for tensor in outputs)
+
     def outputs(self, call: Callable[[], Outputs]) -> Outputs:
         """Copies of what a call returns, taken before anything else happens. Raises Wrong where it is no plain tensor,
         or where what the call before returned has changed meanwhile.
         """
-        subject = self.subject
-        with subject.spent.inside(), grad_mode(subject.cell.mode):
-            returned = call()
-            if subject.device == "cuda":
-                torch.cuda.current_stream().synchronize()  # not the device: other streams may be at work
-        differentiable = subject.cell.mode == "fwd_bwd"
-        misfit = misfit_of_output(returned[0], self.problem, subject.device, differentiable=differentiable)
-        if misfit is not None:
-            raise Wrong(misfit)
-        returned = tuple(tensor.detach() for tensor in returned)
+        returned = self.returned(call)
         copies = tuple(tensor.clone() for tensor in returned)
-        subject.synchronise()
+        self.subject.synchronise()
         self.settle()
         self._last = (returned, copies)
         return copies
