@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import budget, checkout, pipe, session
+from attnbench import budget, checkout, gating, pipe, session
 from attnbench import suite as suites
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
@@ -113,9 +113,12 @@ def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(session, "begin", begin)
     monkeypatch.setattr(session, "plan_of", begin)
+    if verb == "gate":
+        monkeypatch.setattr(session, "machine", lambda device: begin(suites.load(str(suite)), device))
     suite.write_text(SUITE.replace("impls: [reference]", "impls: [reference, cuda, 'cuda:flash']"))
     words = [verb, str(suite), *(("--base", "HEAD") if verb == "gate" else ())]
     monkeypatch.setattr(checkout, "checkouts", lambda *given: contextlib.nullcontext((None, None)))
+    monkeypatch.setattr(gating, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, BadInput), done.exception
     assert str(done.exception).startswith(f"{suite}: impls: cuda, cuda:flash: these need a GPU, and torch ")
