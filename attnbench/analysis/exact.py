@@ -102,7 +102,7 @@ def _amount(key: str, name: str, metric: str, picked: tuple[str, float, float], 
     ratio = after / before if before else None
     return Finding(
         key, name, metric, before, after, verdict, worse, ratio, ratio, ratio, threshold, 0.0,
-        f"{column}, exact" if verdict != "same" else "exact",
+        f"{column} {before:.0f} → {after:.0f}, exact" if verdict != "same" else "exact",
     )  # fmt: skip
 
 
