@@ -386,10 +386,10 @@ def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
     assert not tight.out_of_reach
     spent = sum(budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in scouted)
     assert 2 * (spent + budget.START_S) == pytest.approx(10.0, rel=0.01)
-    scant = budget.afford(scouted, measure, 6.8, 2)
+    scant = budget.afford(scouted, measure, 7.2, 2)
     assert set(scant.out_of_reach) == {cell(seq_len=512).key}
     assert scant.rounds == 2
-    once = budget.afford(scouted, measure, 4.2, 2)
+    once = budget.afford(scouted, measure, 4.6, 2)
     assert (once.rounds, len(once.out_of_reach)) == (1, 0), "fewer rounds where not even the smallest size has two"
     same = [(replace(c, impl=impl), 0.05) for c, _ in scouted[:1] for impl in ("reference", "sdpa", "compiled")]
     part = budget.afford(same, measure, 4.5, 2)
