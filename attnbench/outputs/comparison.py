@@ -14,6 +14,7 @@ from typing import Any
 from attnbench.analysis.exact import OPERATIONS
 from attnbench.analysis.finding import Comparison, Finding
 from attnbench.number import count, shown, times
+from attnbench.outputs._markdown import escaped
 from attnbench.outputs.listing import Row, markdown, print_table
 
 VERSION = 1
@@ -38,12 +39,12 @@ def write(found: Comparison) -> None:
 def markdown_text(found: Comparison) -> str:
     """The step summary of a build."""
     mark = {0: "pass", 1: "regression", 3: "undecided"}[found.exit_code] if found.gated else "comparison"
-    lines = [f"### attnbench: {mark}", "", f"{found.before} → {found.after}", ""]
-    lines += [f"- {note}" for note in found.notes] + ([""] if found.notes else [])
+    lines = [f"### attnbench: {mark}", "", escaped(f"{found.before} → {found.after}"), ""]
+    lines += [f"- {escaped(note)}" for note in found.notes] + ([""] if found.notes else [])
     chosen = _chosen(found)
     if chosen:
         lines += [markdown(_rows(chosen), _NUMBERS)]
-    return "\n".join([*lines, *_around(found, chosen)]) + "\n"
+    return "\n".join([*lines, *map(escaped, _around(found, chosen))]) + "\n"
 
 
 def json_text(*found: Comparison) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from attnbench import terminal
+from attnbench.outputs._markdown import escaped
 
 Format = Literal["table", "json", "csv", "markdown"]
 Row = Mapping[str, Any]
@@ -62,7 +63,7 @@ def markdown(rows: Sequence[Row], numbers: Sequence[str]) -> str:
         return ""
     head = list(rows[0])
     lines = [head, ["---:" if name in numbers else "---" for name in head]]
-    lines += [[_text(value).replace("|", "\\|").replace("\n", "<br>") for value in row.values()] for row in rows]
+    lines += [[escaped(_text(value)) for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attnbench.analysis.summary import Summary
+from attnbench.outputs._markdown import escaped
 from attnbench.outputs.blocks import Block, legend, parts
 
 
@@ -13,23 +14,17 @@ def text(summary: Summary) -> str:
         lines += [f"## {part.heading}", ""]
         for block in part.blocks:
             lines += [f"### {block.title}", "", *_table(block), ""]
-            lines += [f"{_escaped(note)}\n" for note in block.notes]
-        lines += [f"- {_escaped(note)}" for note in part.notes]
+            lines += [f"{escaped(note)}\n" for note in block.notes]
+        lines += [f"- {escaped(note)}" for note in part.notes]
         lines += [""] if part.notes else []
-    lines += [_escaped(line) + "  " for line in legend(summary)]
+    lines += [escaped(line) + "  " for line in legend(summary)]
     return "\n".join(lines) + "\n"
 
 
 def _table(block: Block) -> list[str]:
-    lines = ["| " + " | ".join(map(_escaped, block.columns)) + " |"]
+    lines = ["| " + " | ".join(map(escaped, block.columns)) + " |"]
     lines.append("| --- |" + (" ---: |" if block.sizes else " --- |") * (len(block.columns) - 1))
     for row in block.rows:
-        cells = [f"**{_escaped(cell.text)}**" if cell.best else _escaped(cell.text) for cell in row]
+        cells = [f"**{escaped(cell.text)}**" if cell.best else escaped(cell.text) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
-
-
-def _escaped(text: str) -> str:
-    for mark in ("\\", "|", "*", "<", ">", "_"):
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("\n", " ")
