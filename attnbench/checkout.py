@@ -59,7 +59,7 @@ def checkouts(file: Path, base: str, head: str | None) -> Iterator[tuple[Checkou
 def _repository(file: Path) -> tuple[Path, Path | None]:
     """The top of the repository that is measured, and the suite's path in it; None: the suite is not in it."""
     with contextlib.suppress(BadInput):
-        folder = next(parent for parent in file.parents if parent.is_dir())
+        folder = next(parent for parent in file.parents if os.path.isdir(parent))
         top = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
         inside = file.relative_to(top)
         ignored = _git(top, "ls-files", "--others", "--ignored", "--exclude-standard", "--", str(inside))

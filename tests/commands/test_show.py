@@ -39,10 +39,11 @@ def show(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_show_prints_tables_without_torch(stored: Path) -> None:
     code = (
-        "import sys; sys.argv = ['attnbench', 'show', sys.argv[1]]\n"
+        "import atexit, sys; sys.argv = ['attnbench', 'show', sys.argv[1]]\n"
+        "loaded = lambda: print('torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)\n"
+        "atexit.register(loaded)\n"
         "from attnbench.__main__ import main\n"
-        "try: main()\n"
-        "finally: print('torch' in sys.modules, 'matplotlib' in sys.modules, file=sys.stderr)\n"
+        "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(stored)], capture_output=True, text=True, timeout=600)
     assert "Crossover of wall time" in done.stdout
