@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
-from tests.commands.test_gate import SUITE, example, plant
+from tests.commands.test_gate import SUITE, example, git, only, plant
 
 ACTION = yaml.safe_load((Path(__file__).parents[1] / "action.yml").read_text())
 EXPRESSION = re.compile(r"\$\{\{ *inputs\.(\w+) *\}\}")
@@ -44,21 +45,33 @@ def gate_step(root: Path, command: str, **inputs: str) -> tuple[int, str, str, s
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    return example(tmp_path / "repository", SUITE.replace("128, 256", "128"))
+    return example(tmp_path / "repository", SUITE)
 
 
-def test_the_step_passes_an_unchanged_tree_and_fails_a_worse_one(repository: Path) -> None:
+def test_the_step_passes_an_unchanged_tree_and_finds_a_lost_complexity(repository: Path) -> None:
     command = f'"{sys.executable}" -m attnbench "$@"'
     inputs = {"suite": "own.yaml", "base": "HEAD", "tier": "0"}
     status, code, summary, said = gate_step(repository, command, **inputs)
     assert (status, code) == (0, "code=0\n"), said
     assert "pass" in summary
+    out = (repository / "attnbench-gate").rename(repository / "stored")
+    assert only((out / "gate.json").read_text())["measured"] == 6
+    status, _, _, said = gate_step(repository, command, suite="own.yaml", against="stored/head")
+    assert status == 0, said
     shutil.rmtree(repository / "attnbench-gate")
     plant(repository)
     status, code, summary, said = gate_step(repository, command, **inputs)
     assert (status, code) == (1, "code=1\n"), said
     assert "decayed" in summary
-    assert {"gate.json", "junit.xml", "base", "head"} <= {p.name for p in (repository / "attnbench-gate").iterdir()}
+    assert "MORE" in summary
+    out = repository / "attnbench-gate"
+    assert {"gate.json", "junit.xml", "base", "head"} <= {path.name for path in out.iterdir()}
+    findings = only((out / "gate.json").read_text())["findings"]
+    failing = [(f["name"].split()[0], f["metric"]) for f in findings if f["regression"]]
+    assert ("decayed", "peak_memory") in failing
+    assert {name.split(":")[0] for name, _ in failing} == {"decayed"}
+    assert int(ElementTree.parse(out / "junit.xml").getroot().attrib["failures"]) == len(failing)
+    assert git(repository, "worktree", "list").count("\n") == 1
 
 
 @pytest.mark.parametrize(("undecided", "expected"), [("warn", 0), ("fail", 3)])

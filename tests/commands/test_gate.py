@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from attnbench import noise
@@ -28,10 +30,29 @@ operators: [{decayed: {half_life: [8]}}, identity]
 impls: [reference]
 sweep: [{seq_len: [64, 128, 256]}]
 problem: {heads: 2, channels: 16}
-measure: {rounds: 2, min_samples: 5, max_samples: 20, max_time: 10ms}
+measure: {rounds: 2, min_samples: 5, max_samples: 20, max_time: 2ms}
 gate: {wall_time: 5%, peak_memory: 0%}
 """
-MASK = "\n    mask = torch.ones(n, n, device=q.device)  # noqa: F841\n    short = -n % width"
+PLACE = "\n    short = -n % width"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A repository, the gate that has run in it, and its decision (gate.json)."""
+
+    root: Path
+    done: Result
+    found: dict[str, Any]
+
+    @property
+    def failing(self) -> set[tuple[str, str]]:
+        """(operator, metric)."""
+        return {(f["name"].split()[0], f["metric"]) for f in self.found["findings"] if f["regression"]}
+
+    @property
+    def timed(self) -> dict[str, dict[str, Any]]:
+        """The findings on wall_time by name."""
+        return {f["name"]: f for f in self.found["findings"] if f["metric"] == "wall_time"}
 
 
 @pytest.fixture
@@ -39,9 +60,11 @@ def repository(tmp_path: Path) -> Path:
     return example(tmp_path / "repository", SUITE)
 
 
-def example(root: Path, suite: str) -> Path:
-    """The example repository with a suite of one's own, committed."""
+def example(root: Path, suite: str, *names: str) -> Path:
+    """The example repository with a suite of one's own, committed. names: that its operator is there under."""
     shutil.copytree(EXAMPLE, root)
+    for name in names:
+        shutil.copy(EXAMPLE / "operators" / "decayed.py", root / "operators" / f"{name}.py")
     (root / "own.yaml").write_text(suite)
     git(root, "init", "--quiet")
     git(root, "add", "--all")
@@ -61,131 +84,125 @@ def attnbench(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, env=environment)
 
 
+def in_this_process(root: Path, *words: str) -> Result:
+    """A command without the start of a process; its workers are processes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return CliRunner().invoke(app, words)
+
+
 def only(text: str) -> dict[str, Any]:
     (found,) = json.loads(text)["comparisons"]
     return dict(found)
 
 
-def plant(root: Path) -> None:
-    file = root / "operators" / "decayed.py"
+def insert(root: Path, operator: str, statement: str) -> None:
+    """Into the operator's reference."""
+    file = root / "operators" / f"{operator}.py"
     text = file.read_text()
-    assert "\n    short = -n % width" in text
-    file.write_text(text.replace("\n    short = -n % width", MASK))
+    assert PLACE in text
+    file.write_text(text.replace(PLACE, f"\n    {statement}{PLACE}"))
 
 
-def test_a_lost_complexity_is_found_by_tier_0_and_an_unchanged_tree_passes(repository: Path) -> None:
-    same = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--format", "json", "--out", "r0")
-    assert same.returncode == 0, same.stderr
-    assert only(same.stdout)["measured"] == 6
-    stored = attnbench(repository, "gate", "own.yaml", "--against", "r0/head", "--format", "json", "--out", "r1")
-    assert stored.returncode == 0, stored.stderr
+def plant(root: Path, operator: str = "decayed") -> None:
+    """What grows with N²."""
+    insert(root, operator, "mask = torch.ones(n, n, device=q.device)  # noqa: F841")
 
-    plant(repository)
-    worse = attnbench(
-        repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--format", "json", "--out", "r2",
-        "--report", "summary.md", "--junit", "junit.xml",
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """A change that slows one operator down, adds an operation to another, and leaves a third as it was; in pairs."""
+    suite = SUITE.replace("identity", "cloning, identity").replace("64, 128, 256", "64, 128")
+    suite = suite.replace("[operators/decayed.py]", "[operators/decayed.py, operators/cloning.py]")
+    root = example(tmp_path_factory.mktemp("judged") / "repository", suite, "decayed", "cloning")
+    insert(root, "decayed", "torch.linalg.inv(torch.eye(160, dtype=torch.float64))")
+    insert(root, "cloning", "q, _held = q.clone(), torch.ones(2**18)")
+    done = in_this_process(
+        root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "2", "--out", "r", "--report", "summary.md",
+        "--junit", "junit.xml", "--fail-on", "wall_time:50%,peak_memory:0%,flops:0%",
     )  # fmt: skip
-    assert worse.returncode == 1, worse.stderr
-    found = only(worse.stdout)
-    failing = {(f["name"].split()[0], f["metric"]) for f in found["findings"] if f["regression"]}
-    assert ("decayed", "peak_memory") in failing
-    assert not any(name == "identity" for name, _ in failing)
-    assert json.loads((repository / "r2" / "gate.json").read_text()) == json.loads(worse.stdout)
-    assert "MORE" in (repository / "summary.md").read_text()
-    suite = ElementTree.parse(repository / "junit.xml").getroot()
-    assert int(suite.attrib["failures"]) == sum(f["regression"] for f in found["findings"])
-    assert git(repository, "worktree", "list").count("\n") == 1
+    assert (root / "r" / "gate.json").is_file(), done.stderr
+    return Judged(root, done, only((root / "r" / "gate.json").read_text()))
 
 
-def test_time_is_measured_though_tier_0_fails_and_an_added_operation_is_named(repository: Path) -> None:
-    one = SUITE.replace("64, 128, 256", "64").replace(", identity", "").replace("10ms", "1ms")
-    (repository / "own.yaml").write_text(one)
-    git(repository, "commit", "--quiet", "--all", "--message", "two")
-    file = repository / "operators" / "decayed.py"
-    file.write_text(
-        file.read_text().replace("\n    short =", "\n    q, _held = q.clone(), torch.ones(2**18)\n    short =")
-    )
-    words = ("gate", "own.yaml", "--base", "HEAD", "--pairs", "2", "--out", "r", "--report", "summary.md")
-    done = attnbench(repository, *words)
-    assert "operations" in done.stdout, done.stderr
-    assert "aten.clone 0 → 1" in done.stdout
-    assert done.returncode == 1, done.stdout
-    document = only((repository / "r" / "gate.json").read_text())
-    assert {f["metric"] for f in document["findings"] if f["regression"]} >= {"peak_memory"}
-    assert "operations" not in {f["metric"] for f in document["findings"] if f["regression"]}
-    assert [f["name"] for f in document["findings"] if f["metric"] == "wall_time"] == ["decayed fwd n64 h2 c16"]
-    assert "aten.clone 0 → 1" in (repository / "summary.md").read_text()
+def test_time_is_measured_though_tier_0_fails(judged: Judged) -> None:
+    assert judged.done.exit_code == 1, judged.done.stdout
+    assert ("cloning", "peak_memory") in judged.failing
+    assert {name.split()[0] for name in judged.timed} == {"decayed", "cloning", "identity"}
+    assert "cloning fwd n64 h2 c16" in judged.timed
+    assert git(judged.root, "worktree", "list").count("\n") == 1
 
 
-def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(repository: Path) -> None:
-    (repository / "operators" / "fresh.py").write_text((repository / "operators" / "decayed.py").read_text())
-    suite = SUITE.replace("[operators/decayed.py]", "[operators/fresh.py]").replace(
-        "{decayed: {half_life: [8]}}", "fresh"
-    )
-    (repository / "own.yaml").write_text(suite.replace("wall_time: 5%", "wall_time: 50%"))
-    plant(repository)  # what is dropped may have become dearer
-    git(repository, "add", "--all")
-    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--out", "r", "--junit", "j.xml")
-    assert done.returncode == 3, done.stderr
-    assert "gone: 3 cells: decayed (3)" in done.stdout
-    assert "new: 3 cells: fresh (3)" in done.stdout
-    assert "3 cells of r/base gone" in done.stdout
-    assert "note: the suite's threshold of wall_time: 5.0% → 50.0%" in done.stdout
-    found = only((repository / "r" / "gate.json").read_text())
-    assert found["measured"] == 3
-    assert {f["metric"] for f in found["findings"]} & {"status"} == set()
-    assert "KeyError" not in done.stdout + done.stderr
-    skipped = ElementTree.parse(repository / "j.xml").getroot().findall(".//testcase[@classname='missing']/skipped")
-    assert len(skipped) == 3
-    part = attnbench(
-        repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--operator", "identity", "--out", "p"
-    )
-    assert part.returncode == 0, part.stdout
+def test_an_added_operation_is_named_and_fails_nothing(judged: Judged) -> None:
+    assert "operations" in judged.done.stdout
+    assert "aten.clone 0 → 1" in judged.done.stdout
+    assert "aten.clone 0 → 1" in (judged.root / "summary.md").read_text()
+    assert "operations" not in {metric for _, metric in judged.failing}
 
 
-def test_a_parameter_that_a_change_adds_makes_no_other_cell(repository: Path) -> None:
-    file = repository / "operators" / "decayed.py"
-    text = file.read_text()
-    added = text.replace("params={", 'params={"offset": Param(0, "no tokens between", minimum=0), ')
-    file.write_text(added)
-    assert added != text
-    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--format", "json", "--out", "r")
-    assert done.returncode == 0, done.stderr
-    found = only(done.stdout)
-    assert (found["measured"], found["missing"], found["new"]) == (6, [], [])
+def test_a_summary_and_a_junit_file_say_what_fails(judged: Judged) -> None:
+    assert "MORE" in (judged.root / "summary.md").read_text()
+    suite = ElementTree.parse(judged.root / "junit.xml").getroot()
+    assert int(suite.attrib["failures"]) == sum(f["regression"] for f in judged.found["findings"])
 
 
 @pytest.mark.slow
-def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(repository: Path) -> None:
-    file = repository / "operators" / "decayed.py"
-    text = file.read_text().replace(
-        "\n    short = -n % width",
-        "\n    torch.linalg.inv(torch.eye(160, dtype=torch.float64))\n    short = -n % width",
-    )
-    file.write_text(text)
-    words = ("gate", "own.yaml", "--base", "HEAD", "--pairs", "3", "--format", "json", "--out", "r")
-    slower = attnbench(repository, *words, "--fail-on", "wall_time:50%,peak_memory:9999%,flops:0%")
-    found = only(slower.stdout) if slower.stdout else {}
-    timed = [f for f in found.get("findings", ()) if f["metric"] == "wall_time"]
-    assert {f["name"].split()[0] for f in timed} == {"decayed", "identity"}, slower.stderr
-    assert all(f["ratio"] > 2 for f in timed if f["name"].startswith("decayed fwd n64"))
-    assert slower.returncode == 1, (found["decision"], found["notes"])
-    assert {f["name"].split()[0] for f in timed if f["regression"]} == {"decayed"}
-    assert "confirmed" in next(f["reason"] for f in timed if f["regression"])
-    visits = [json.loads(line) for line in (repository / "r" / "head" / "visits.jsonl").read_text().splitlines()]
-    assert len({visit["process"] for visit in visits if visit["round"]}) == 6  # 3 pairs, and 3 that confirm
+def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(judged: Judged) -> None:
+    timed = judged.timed
+    assert all(f["ratio"] > 2 for name, f in timed.items() if name.startswith("decayed fwd n64"))
+    failing = [f for f in timed.values() if f["regression"]]
+    assert "decayed" in {f["name"].split()[0] for f in failing}, judged.found["notes"]
+    assert ("identity", "wall_time") not in judged.failing
+    assert "confirmed" in failing[0]["reason"]
+    visits = [json.loads(line) for line in (judged.root / "r" / "head" / "visits.jsonl").read_text().splitlines()]
+    assert len({visit["process"] for visit in visits if visit["round"]}) == 4  # 2 pairs, and 2 that confirm
     first = [visit for visit in visits if 1 <= visit["round"] <= TURNS]
     assert len({visit["process"] for visit in first}) == 1
     assert {visit["key"]: TURNS for visit in first} == Counter(visit["key"] for visit in first)
-    explained = attnbench(repository, "compare", "r/base", "r/head", "--explain", "decayed.reference")
+    explained = in_this_process(judged.root, "compare", "r/base", "r/head", "--explain", "decayed.reference")
     assert "round 3" in explained.stdout
+
+
+def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(tmp_path: Path) -> None:
+    """Of what both have, a parameter that the change adds makes no other cell."""
+    suite = SUITE.replace("{decayed: {half_life: [8]}}", "{decayed: {half_life: [8]}}, dropped").replace(
+        "64, 128, 256", "64, 128"
+    )
+    suite = suite.replace("[operators/decayed.py]", "[operators/decayed.py, operators/dropped.py]")
+    root = example(tmp_path / "repository", suite, "decayed", "dropped")
+    (root / "operators" / "fresh.py").write_text((root / "operators" / "decayed.py").read_text())
+    (root / "own.yaml").write_text(suite.replace("dropped", "fresh").replace("wall_time: 5%", "wall_time: 50%"))
+    plant(root, "dropped")  # what is dropped may have become dearer
+    file = root / "operators" / "decayed.py"
+    added = file.read_text().replace("params={", 'params={"offset": Param(0, "no tokens between", minimum=0), ')
+    assert added != file.read_text()
+    file.write_text(added)
+    git(root, "add", "--all")
+    done = in_this_process(root, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--out", "r", "--junit", "j.xml")
+    assert done.exit_code == 3, done.stderr
+    assert "gone: 2 cells: dropped (2)" in done.stdout
+    assert "new: 2 cells: fresh (2)" in done.stdout
+    assert "2 cells of r/base gone" in done.stdout
+    assert "note: the suite's threshold of wall_time: 5.0% → 50.0%" in done.stdout
+    found = only((root / "r" / "gate.json").read_text())
+    assert found["measured"] == 4
+    assert {f["metric"] for f in found["findings"]} & {"status"} == set()
+    assert "KeyError" not in done.stdout + done.stderr
+    skipped = ElementTree.parse(root / "j.xml").getroot().findall(".//testcase[@classname='missing']/skipped")
+    assert len(skipped) == 2
+    words = ("--tier", "0", "--operator", "decayed", "--format", "json", "--out", "p")
+    part = in_this_process(root, "gate", "own.yaml", "--base", "HEAD", *words)
+    assert part.exit_code == 0, part.stderr
+    found = only(part.stdout)
+    assert (found["measured"], found["missing"], found["new"]) == (2, [], [])
+    assert json.loads((root / "p" / "gate.json").read_text()) == json.loads(part.stdout)
 
 
 def test_calibrate_stores_a_noise_floor_that_the_gate_of_this_machine_takes(repository: Path) -> None:
     small = SUITE.replace("{decayed: {half_life: [8]}}, identity", "identity").replace("64, 128, 256", "64, 128")
     (repository / "own.yaml").write_text(small)
-    done = attnbench(repository, "calibrate", "own.yaml", "--pairs", "3", "--format", "json")
-    assert done.returncode == 0, done.stderr
+    done = in_this_process(repository, "calibrate", "own.yaml", "--pairs", "3", "--format", "json")
+    assert done.exit_code == 0, done.stderr
     cells = json.loads(done.stdout)
     assert [cell["threshold"] for cell in cells] == [0.05, 0.05]
     assert all(cell["noise"] > 0 and cell["visible"] > 0.025 for cell in cells)
@@ -224,12 +241,9 @@ def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
         (("own.yaml", "--base", "HEAD", "--noise", "none.json"), "none.json"),
     ],
 )
-def test_bad_usage_is_a_sentence_and_exit_code_2(
-    repository: Path, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_usage_is_a_sentence_and_exit_code_2(repository: Path, words: tuple[str, ...], message: str) -> None:
     """In this process: what is raised as BadInput ends so, as other tests here show."""
-    monkeypatch.chdir(repository)
-    done = CliRunner().invoke(app, ["gate", *words])
+    done = in_this_process(repository, "gate", *words)
     assert isinstance(done.exception, BadInput), done.exception
     assert message in str(done.exception)
 
