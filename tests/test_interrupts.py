@@ -195,7 +195,9 @@ def test_worktrees_and_temporary_folders_go_with_their_command(
     process.send_signal(number)
     _, err = process.communicate(timeout=600)
     if number == signal.SIGKILL:
-        within(60, lambda: not left(repository))  # a worker that was just starting sees a little later that it is alone
+        within(
+            600, lambda: not left(repository)
+        )  # a worker that was just starting sees a little later that it is alone
         assert git(repository, "worktree", "list").count("\n") == 3
         (repository / "attnbench-other").mkdir()  # nobody's lock is in it
         monkeypatch.setattr(tempfile, "tempdir", str(repository))
