@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.footprint import Footprint, output_like, predict, run
 from attnbench.operator import Form
@@ -76,6 +75,8 @@ def _total(form: Form, problem: Problem, params: Params, mode: Mode, call: Calla
 
 
 def _counted(form: Form, problem: Problem, params: Params, mode: Mode) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which a worker that measures need not import
+
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
         cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
