@@ -36,7 +36,7 @@ def collect(device: str) -> dict[str, Any]:
     }
     if device == "cuda":
         from attnbench.gpu import Gpu, nvml_missing
-        from attnbench.kernels._availability import tf32_allowed
+        from attnbench.kernels.support import tf32_allowed
 
         found["gpu"] = Gpu.current().facts()
         found["gpu_name"] = Gpu.current().name

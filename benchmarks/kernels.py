@@ -17,7 +17,7 @@ from importlib import import_module
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, Build, Configuration, build
+from attnbench.kernels.building import SHARED_MEMORY_LIMIT, Build, Configuration, build
 from attnbench.registry import scan
 
 COLUMNS = ("kernel", "for", "sm", "warps", "registers", "shared KiB", "limit KiB", "stack B")

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature
+from attnbench.kernels.building import Configuration, signature
 
 TILE = 4096
 """Elements of the map that a program has in registers at once."""

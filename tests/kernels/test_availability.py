@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attnbench.kernels._availability import why_not
+from attnbench.kernels.support import why_not
 from attnbench.problem import Dtype, Problem
 
 

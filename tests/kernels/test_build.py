@@ -21,7 +21,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("an interpreted kernel cannot be compiled", allow_module_level=True)
 
 if TYPE_CHECKING:
-    from attnbench.kernels._configuration import Configuration
+    from attnbench.kernels.building import Configuration
 
 
 def with_kernels() -> list[ModuleType]:
@@ -41,7 +41,7 @@ def title(configuration: Configuration) -> str:
 
 @pytest.mark.parametrize("configuration", list(samples()), ids=title)
 def test_compiles_for_hopper_without_spills(configuration: Configuration) -> None:
-    from attnbench.kernels._configuration import build
+    from attnbench.kernels.building import build
 
     built = build(configuration, 90)
     assert built.cubin.startswith(b"\x7fELF")
@@ -50,7 +50,7 @@ def test_compiles_for_hopper_without_spills(configuration: Configuration) -> Non
 
 
 def test_what_does_not_fit() -> None:
-    from attnbench.kernels._configuration import SHARED_MEMORY_LIMIT, Build
+    from attnbench.kernels.building import SHARED_MEMORY_LIMIT, Build
 
     (configuration, *_) = samples()
     build = partial(Build, configuration, 80, b"")
@@ -63,7 +63,7 @@ def test_what_does_not_fit() -> None:
 
 
 def test_a_tile_too_large_spills() -> None:
-    from attnbench.kernels._configuration import build
+    from attnbench.kernels.building import build
 
     answer = next(c for c in samples() if c.kernel.__name__ == "answer_kernel")
     larger = replace(answer, constexprs={**answer.constexprs, "BLOCK_N": 512})

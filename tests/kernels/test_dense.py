@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbench.dispatch import Dispatched
-from attnbench.kernels import dense
+from attnbench.kernels.library import sdpa_backends
 from attnbench.problem import DTYPES, Dtype, Problem
 from attnbench.registry import operators
 from tests.operators.small import close, small
@@ -43,9 +43,9 @@ def test_a_forced_backend_is_what_runs() -> None:
 
 
 def test_a_backend_that_cannot_run_raises_and_says_why() -> None:
-    assert dense.why_not_forced("flash", PROBLEM, "cpu") is None
+    assert sdpa_backends.why_not_forced("flash", PROBLEM, "cpu") is None
     for backend in ("cudnn", "efficient"):
-        assert f"torch's {backend} kernel" in str(dense.why_not_forced(backend, PROBLEM, "cpu"))
+        assert f"torch's {backend} kernel" in str(sdpa_backends.why_not_forced(backend, PROBLEM, "cpu"))
         with pytest.raises(RuntimeError):
             small("softmax", PROBLEM).impl(f"cuda:{backend}")
 
@@ -57,10 +57,10 @@ def test_the_reason_is_what_torch_says_of_that_backend(monkeypatch: pytest.Monke
         warnings.warn("CuDNN attention has been runtime disabled. (Triggered internally at a.cpp:3.)", stacklevel=1)
         raise RuntimeError("No available kernel. Aborting execution.")
 
-    monkeypatch.setattr(dense, "scaled_dot_product_attention", refuse)
-    dense._refusal.cache_clear()
-    reason = dense.why_not_forced("flash", PROBLEM, "cpu")
-    dense._refusal.cache_clear()
+    monkeypatch.setattr(sdpa_backends, "scaled_dot_product_attention", refuse)
+    sdpa_backends._refusal.cache_clear()
+    reason = sdpa_backends.why_not_forced("flash", PROBLEM, "cpu")
+    sdpa_backends._refusal.cache_clear()
     assert reason == "torch's flash kernel does not run here: Expected dtype Half or BFloat16. Got Float."
 
 
@@ -90,9 +90,9 @@ def test_the_package_is_called_with_tokens_before_heads(monkeypatch: pytest.Monk
 def test_the_package_is_asked_for_and_its_limits_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.setattr("importlib.util.find_spec", lambda name: None)
-        assert "not installed" in str(dense.why_not_flash_attn(PROBLEM.with_dtype("bfloat16"), "cpu"))
+        assert "not installed" in str(sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype("bfloat16"), "cpu"))
     monkeypatch.setitem(sys.modules, "flash_attn", stand_in([]))
-    said: dict[Dtype, str | None] = {d: dense.why_not_flash_attn(PROBLEM.with_dtype(d), "cpu") for d in DTYPES}
+    said: dict[Dtype, str | None] = {d: sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype(d), "cpu") for d in DTYPES}
     assert [d for d, reason in said.items() if reason is None] == ["bfloat16", "float16"]
-    assert "256" in str(dense.why_not_flash_attn(Problem(8, 512, dtype="float16"), "cpu"))
-    assert "multiples of 8" in str(dense.why_not_flash_attn(Problem(8, 20, dtype="float16"), "cpu"))
+    assert "256" in str(sdpa_backends.why_not_flash_attn(Problem(8, 512, dtype="float16"), "cpu"))
+    assert "multiples of 8" in str(sdpa_backends.why_not_flash_attn(Problem(8, 20, dtype="float16"), "cpu"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels._fla import why_not_fla
+from attnbench.kernels.library.fla import why_not_fla
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
 from tests.kernels.agreement import disagreements

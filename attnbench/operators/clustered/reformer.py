@@ -29,7 +29,7 @@ from torch.nn.functional import normalize, pad
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.kernels._availability import why_not
+from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
@@ -220,7 +220,7 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _chunked() -> Callable[..., Tensor]:
-    from attnbench.kernels.sorted_chunks import Seeing, attend
+    from attnbench.kernels.sorted_chunks.launch import Seeing, attend
 
     def call(
         problem: Problem,

@@ -29,7 +29,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
-from attnbench.kernels._availability import why_not
+from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -206,7 +206,7 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.sinkhorn import attend, balance
+    from attnbench.kernels.sinkhorn.launch import attend, balance
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         b = block_length(problem, params)

@@ -24,7 +24,7 @@ from torch.nn.functional import batch_norm, normalize
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
-from attnbench.kernels._availability import why_not as kernel_why_not
+from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -239,7 +239,7 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.factorisation import Updates, factorise
+    from attnbench.kernels.factorisation.launch import Updates, factorise
 
     def call(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
         updates = Updates(params["kind"], params["steps"], params["temperature"], params["beta"], EPSILON)

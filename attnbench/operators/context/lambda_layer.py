@@ -23,7 +23,7 @@ from torch.nn.functional import batch_norm, conv2d
 
 from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import maps, normal
-from attnbench.kernels._availability import why_not as kernel_why_not
+from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.window import window_pairs
@@ -205,7 +205,7 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.lambda_convolution import apply
+    from attnbench.kernels.lambda_convolution.launch import apply
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor) -> Tensor:
         queries = q.unflatten(1, (problem.heads, -1))  # [B, h, |k|, height, width]

@@ -160,7 +160,7 @@ def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
 
 
 def _rewritten() -> Callable[..., Tensor]:
-    from attnbench.kernels.relu_sums import relu_sums
+    from attnbench.kernels.library.relu_sums import relu_sums
 
     def call(
         problem: Problem, params: Params, g: Tensor, theta: Tensor, phi: Tensor, w: Tensor | None = None

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
-from attnbench.kernels._availability import why_not
+from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -50,7 +50,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.kernelized import FeatureMap, attend
+    from attnbench.kernels.kernelized.full import FeatureMap, attend
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return attend(q, k, v, FeatureMap("softmax", problem.head_dim))

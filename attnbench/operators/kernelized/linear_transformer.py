@@ -13,9 +13,9 @@ from torch.nn.functional import elu
 
 from attnbench.cost import traffic
 from attnbench.inputs import heads
-from attnbench.kernels._availability import why_not
-from attnbench.kernels._fla import KERNEL as FLA_KERNEL
-from attnbench.kernels._fla import attend_with_fla, why_not_fla
+from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
+from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
+from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Mode, Params, Problem
@@ -57,8 +57,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.kernelized import FeatureMap, attend
-    from attnbench.kernels.kernelized_causal import attend_causally
+    from attnbench.kernels.kernelized.causal import attend_causally
+    from attnbench.kernels.kernelized.full import FeatureMap, attend
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         phi = FeatureMap("elu", problem.head_dim, denominator=EPSILON)

@@ -21,9 +21,9 @@ from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
-from attnbench.kernels._availability import why_not
-from attnbench.kernels._fla import KERNEL as FLA_KERNEL
-from attnbench.kernels._fla import attend_with_fla, why_not_fla
+from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
+from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
+from attnbench.kernels.support import why_not
 from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.problem import Dtype, Mode, Params, Problem, Scope
@@ -132,8 +132,8 @@ def estimated(params: Params) -> Estimated | None:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.kernelized import FeatureMap, attend
-    from attnbench.kernels.kernelized_causal import attend_causally
+    from attnbench.kernels.kernelized.causal import attend_causally
+    from attnbench.kernels.kernelized.full import FeatureMap, attend
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
         name = {"softmax": "exp", "relu": "relu"}[params["kind"]]

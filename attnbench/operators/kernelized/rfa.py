@@ -19,9 +19,9 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal
-from attnbench.kernels._availability import why_not
-from attnbench.kernels._fla import KERNEL as FLA_KERNEL
-from attnbench.kernels._fla import attend_with_fla, why_not_fla
+from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
+from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
+from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import causal, executed, full, required
 from attnbench.operators.kernelized._decay import decayed, executed_decayed
@@ -120,8 +120,8 @@ def kernel_attention(
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.kernelized import FeatureMap, attend
-    from attnbench.kernels.kernelized_causal import attend_causally
+    from attnbench.kernels.kernelized.causal import attend_causally
+    from attnbench.kernels.kernelized.full import FeatureMap, attend
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
         phi = FeatureMap("fourier", omega.shape[0], omega.shape[0] ** -0.5)

@@ -16,7 +16,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import heads, normal
-from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
+from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem
@@ -98,7 +98,7 @@ def _cuda() -> Callable[..., Tensor]:
         keys, values = shortened(problem, params, k, conv_k), shortened(problem, params, v, conv_v)
         if not problem.causal:
             return scaled_dot_product_attention(q, keys, values)
-        from attnbench.kernels.few_keys import attend
+        from attnbench.kernels.few_keys.launch import attend
 
         return attend(q, keys, values, problem.head_dim**-0.5, params["factor"])
 

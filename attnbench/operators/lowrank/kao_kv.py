@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
-from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
+from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import attend, scaled_maps, tokens
 from attnbench.operators._value_map import (
@@ -93,10 +93,10 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 def _fused(problem: Problem, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None) -> Tensor:
     """As `mixed`."""
-    from attnbench.kernels import few_keys
+    from attnbench.kernels.few_keys import launch
 
     keys, values = tokens(problem, k), tokens(problem, v)
-    y = few_keys.attend(tokens(problem, q), keys, mapped(values, value_map), 1.0)  # [B, H, N, D]
+    y = launch.attend(tokens(problem, q), keys, mapped(values, value_map), 1.0)  # [B, H, N, D]
     return y.transpose(-2, -1).reshape(q.shape)
 
 

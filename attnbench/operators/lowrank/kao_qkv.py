@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
-from attnbench.kernels._availability import why_not
+from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import scaled_maps, sides, tokens
 from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights

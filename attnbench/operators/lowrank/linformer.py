@@ -13,7 +13,7 @@ from torch import Generator, Tensor, einsum
 
 from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import heads, normal
-from attnbench.kernels._availability import MAX_EXACT_DIM, why_not
+from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -70,7 +70,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _few_keys() -> Callable[..., Tensor]:
-    from attnbench.kernels.few_keys import attend
+    from attnbench.kernels.few_keys.launch import attend
 
     def call(
         problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor, f: Tensor | None = None

@@ -202,28 +202,28 @@ def _own_cuda() -> Callable[..., Tensor]:
 
 
 def _summaries_cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels import flex, flex_patterns
+    from attnbench.kernels.flex import patterns, windows
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         positions = summary_positions(problem, params, q.device)
         keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
         if not problem.causal:
             return scaled_dot_product_attention(q, keys, values)
-        return flex.attend(q, keys, values, flex_patterns.summaries(*_mask(problem, params, False), q.device))
+        return windows.attend(q, keys, values, patterns.summaries(*_mask(problem, params, False), q.device))
 
     return call
 
 
 def _union_cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels import flex, flex_patterns
+    from attnbench.kernels.flex import patterns, windows
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         positions = summary_positions(problem, params, q.device)
-        missing = flex_patterns.own_start(len(positions)) - len(positions)
+        missing = patterns.own_start(len(positions)) - len(positions)
         keys, values = (  # summaries, up to a whole tile, then all tokens
             torch.cat((pad(x.index_select(2, positions), (0, 0, 0, missing)), x), dim=2) for x in (k, v)
         )
-        return flex.attend(q, keys, values, flex_patterns.summaries(*_mask(problem, params, True), q.device))
+        return windows.attend(q, keys, values, patterns.summaries(*_mask(problem, params, True), q.device))
 
     return call
 
@@ -234,9 +234,9 @@ def _mask(problem: Problem, params: Params, own: bool) -> tuple[int, int, int, i
 
 
 def _flex_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    from attnbench.kernels import flex
+    from attnbench.kernels.flex import windows
 
-    return flex.why_not(problem, problem.seq_len, 2 * problem.seq_len)
+    return windows.why_not(problem, problem.seq_len, 2 * problem.seq_len)
 
 
 OWN_CUDA = Impl(_own_cuda, "torch SDPA, its choice", lambda problem, params, device: None)

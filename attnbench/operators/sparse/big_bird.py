@@ -142,27 +142,27 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels import flex
-    from attnbench.kernels.flex_patterns import block_rows
+    from attnbench.kernels.flex import windows
+    from attnbench.kernels.flex.patterns import block_rows
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
             return _mixed.accelerated(problem, parts(params), q, k, v, blocks=blocks)
-        return flex.attend(q, k, v, block_rows(blocks, problem.seq_len, cut(problem, params)[0]))
+        return windows.attend(q, k, v, block_rows(blocks, problem.seq_len, cut(problem, params)[0]))
 
     return call
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    from attnbench.kernels import flex
+    from attnbench.kernels.flex import windows
 
     if params["kind"] == "mixed_heads":
         return _mixed.why_not(problem, parts(params))
     b, m = cut(problem, params)
-    if m > 1 and flex.TILE % b and b % flex.TILE:
-        return f"its block mask has tiles of {flex.TILE} tokens: a block of {b} neither divides nor fills them"
+    if m > 1 and windows.TILE % b and b % windows.TILE:
+        return f"its block mask has tiles of {windows.TILE} tokens: a block of {b} neither divides nor fills them"
     # The mask is found from all pairs of blocks of every head.
-    return flex.why_not(problem, m * flex.TILE, m * flex.TILE, problem.heads)
+    return windows.why_not(problem, m * windows.TILE, m * windows.TILE, problem.heads)
 
 
 CORE = Form(reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not)})

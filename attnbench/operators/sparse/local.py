@@ -55,7 +55,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex import window
+    from attnbench.kernels.flex.windows import window
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return window(q, k, v, *sides(problem, params))
@@ -64,9 +64,9 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    from attnbench.kernels import flex
+    from attnbench.kernels.flex import windows
 
-    return flex.why_not(problem, problem.seq_len, problem.seq_len)
+    return windows.why_not(problem, problem.seq_len, problem.seq_len)
 
 
 CORE = Form(reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not)})

@@ -102,7 +102,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex import window
+    from attnbench.kernels.flex.windows import window
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **own: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
@@ -118,12 +118,12 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    from attnbench.kernels import flex
+    from attnbench.kernels.flex import windows
 
     if params["kind"] == "mixed_heads":
         return _mixed.why_not(problem, parts(params))
     length = class_length(problem.seq_len, dilation(problem, params))
-    return flex.why_not(problem, length, length + global_count(problem, params))
+    return windows.why_not(problem, length, length + global_count(problem, params))
 
 
 CUDA = Impl(_cuda, "FlexAttention, block mask; torch SDPA for global rows", _cuda_why_not)

@@ -120,7 +120,8 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels import flex, flex_patterns
+    from attnbench.kernels.flex import patterns
+    from attnbench.kernels.flex import windows as flex
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if params["heads"] == "split":
@@ -131,7 +132,7 @@ def _cuda() -> Callable[..., Tensor]:
         before, after = local.sides(problem, {"window": width})
         near = flex.attend_with_lse(q, k, v, flex.window_mask(n, before, after, 1, 0, q.device))
         queries, keys, values = (to_classes(x, width) for x in (q, k, v))  # [B·H, l, N/l, D]
-        apart = flex_patterns.distant(n, width, problem.causal, q.device)
+        apart = patterns.distant(n, width, problem.causal, q.device)
         far, lse = flex.attend_with_lse(queries, keys, values, apart)
         lse = from_classes(lse.unsqueeze(-1), width, q).squeeze(-1)  # [B, H, N]
         return flex.merge(*near, from_classes(far, width, q), lse)
@@ -140,7 +141,7 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    from attnbench.kernels import flex
+    from attnbench.kernels.flex import windows as flex
 
     if params["heads"] == "split":
         return _mixed.why_not(problem, parts(problem, params))

@@ -96,7 +96,7 @@ def _covers(problem: Problem, params: Params) -> bool:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex import window
+    from attnbench.kernels.flex.windows import window
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return window(q, k, v, *sides(problem, params), classes=stride(problem, params))
@@ -105,12 +105,12 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    from attnbench.kernels import flex
+    from attnbench.kernels.flex import windows
 
     if _covers(problem, params):
         return "whole classes are attended to: one SDPA call, listed as sdpa"
     length = class_length(problem.seq_len, stride(problem, params))
-    return flex.why_not(problem, length, length)
+    return windows.why_not(problem, length, length)
 
 
 CORE = Form(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attnbench.kernels._availability import why_not as kernel_why_not
+from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Impl
 from attnbench.problem import Params, Problem
 
@@ -53,7 +53,7 @@ def random(problem: Problem, v: Tensor, r: Tensor) -> Tensor:
 
 def factorized_dense(problem: Problem, v: Tensor, **given: Tensor) -> Tensor:
     """Two layers for α and for β, then a kernel that multiplies them as it attends."""
-    from attnbench.kernels.outer_scores import attend
+    from attnbench.kernels.outer_scores.launch import attend
     from attnbench.operators.synthesized.synthesizer import two_layers
 
     alpha, beta = (two_layers(given, suffix).transpose(0, 1) for suffix in ("_alpha", "_beta"))  # [B, H, N, a or t]

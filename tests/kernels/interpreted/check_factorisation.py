@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import factorisation
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.factorisation import launch
+from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem, Scope
 from attnbench.registry import operators, resolve
@@ -30,7 +30,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     for name in ("code_tiles", "gradient_tiles", "sum_tiles", "base_tiles"):
-        monkeypatch.setattr(factorisation, name, smaller(getattr(factorisation, name)))
+        monkeypatch.setattr(launch, name, smaller(getattr(launch, name)))
 
 
 def form_of(kind: str, scope: Scope = "core", **given: Any) -> tuple[Form, Params]:
@@ -89,20 +89,20 @@ def test_a_dropped_token_or_step_is_noticed(kind: str) -> None:
 
 def test_a_stale_gram_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """D updated with the codes of the step before."""
-    plain, kept = factorisation.next_bases, []
+    plain, kept = launch.next_bases, []
 
-    def stale(x: Tensor, d: Tensor, codes: Tensor, updates: factorisation.Updates) -> tuple[Tensor, Tensor]:
+    def stale(x: Tensor, d: Tensor, codes: Tensor, updates: launch.Updates) -> tuple[Tensor, Tensor]:
         kept.append(codes.clone())
         return plain(x, d, kept[max(0, len(kept) - 2)], updates)
 
-    monkeypatch.setattr(factorisation, "next_bases", stale)
+    monkeypatch.setattr(launch, "next_bases", stale)
     assert set(found("nmf", Problem(35, 16))) == {"output", "x"}
 
 
 def test_half_precision_bases_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cosines over a temperature of 0.01 need more bits than bfloat16 has."""
-    plain = factorisation.next_bases
-    monkeypatch.setattr(factorisation, "next_bases", lambda *args: [t.bfloat16().float() for t in plain(*args)])
+    plain = launch.next_bases
+    monkeypatch.setattr(launch, "next_bases", lambda *args: [t.bfloat16().float() for t in plain(*args)])
     assert found("vq", Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import few_keys, margins
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels import margins
+from attnbench.kernels.few_keys import launch
+from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Dtype, Params, Problem
 from attnbench.registry import operators, resolve
@@ -43,7 +44,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return smaller
 
-    monkeypatch.setattr(few_keys, "tiles_of", small(few_keys.tiles_of))
+    monkeypatch.setattr(launch, "tiles_of", small(launch.tiles_of))
     monkeypatch.setattr(margins, "TILE", 64)
     monkeypatch.setattr(margins, "MAX_WIDTH", 8)
 
@@ -110,7 +111,7 @@ def test_offsets_beyond_32_bits(heads: int, apart: tuple[int, int], tmp_path: Pa
     results = []
     for queries in (far, q):
         wanted = [x.detach().requires_grad_() for x in (queries, k, v)]
-        y = few_keys.attend(*wanted, 1.0)
+        y = launch.attend(*wanted, 1.0)
         results.append((y, *torch.autograd.grad(y, wanted, dy)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert not torch.equal(results[0][0], results[1][0].roll(1, 2))
@@ -128,8 +129,8 @@ def test_a_dropped_token_is_noticed(name: str) -> None:
 
 
 def test_a_block_seen_too_early_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = few_keys.attend
-    monkeypatch.setattr(few_keys, "attend", lambda q, k, v, scale, factor: exact(q, k, v, scale, factor - 1))
+    exact = launch.attend
+    monkeypatch.setattr(launch, "attend", lambda q, k, v, scale, factor: exact(q, k, v, scale, factor - 1))
     assert set(found("compressed", problem_of("compressed"))) >= {"output", "q", "k", "v"}
 
 
@@ -141,6 +142,6 @@ def test_margins_that_are_off_are_noticed(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_the_row_gradients_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = few_keys.query_gradients
-    monkeypatch.setattr(few_keys, "query_gradients", lambda *args: (exact(*args)[0] * 1.01, exact(*args)[1]))
+    exact = launch.query_gradients
+    monkeypatch.setattr(launch, "query_gradients", lambda *args: (exact(*args)[0] * 1.01, exact(*args)[1]))
     assert set(found("linformer", problem_of("linformer"))) == {"q"}

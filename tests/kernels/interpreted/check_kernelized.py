@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import kernelized
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.kernelized import full
+from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem
 from attnbench.registry import operators, resolve
@@ -52,7 +52,7 @@ def many_splits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
         return smaller
 
     for name in ("sum_tiles", "combine_tiles", "answer_tiles", "gradient_tiles"):
-        monkeypatch.setattr(kernelized, name, small(getattr(kernelized, name)))
+        monkeypatch.setattr(full, name, small(getattr(full, name)))
 
 
 def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = None, seed: int = 0) -> dict[str, str]:
@@ -117,19 +117,19 @@ def test_a_dropped_token_is_noticed(features: str) -> None:
 
 def test_a_split_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond 64 tokens there is a second one, and so there is in what agrees above."""
-    plain = kernelized.accumulate
+    plain = full.accumulate
 
     def first_alone(*args: Any) -> tuple[Tensor, ...]:
         parts, *others = plain(*args)
         parts[1:] = 0
         return parts, *others
 
-    monkeypatch.setattr(kernelized, "accumulate", first_alone)
+    monkeypatch.setattr(full, "accumulate", first_alone)
     assert set(found("elu", Problem(70, 16, 1))) == {"output", "q", "k", "v"}
     assert not found("elu", Problem(64, 16, 1))
 
 
 def test_the_stabilisers_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernelized, "take_from_largest", lambda *args: None)
+    monkeypatch.setattr(full, "take_from_largest", lambda *args: None)
     monkeypatch.setattr("attnbench.operators.kernelized.performer.EPSILON", {"softmax": 1e-2})
     assert set(found("exp", Problem(37, 16, 1))) == {"k"}

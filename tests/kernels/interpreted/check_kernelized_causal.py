@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import kernelized, kernelized_causal
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.kernelized import causal
+from attnbench.kernels.kernelized import full as kernelized
+from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem
 from attnbench.registry import operators, resolve
@@ -43,11 +44,11 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return smaller
 
-    scan = small(kernelized_causal.scan_tiles, ("BLOCK_N", "BLOCK_V", "BLOCK_M"))
-    monkeypatch.setattr(kernelized_causal, "scan_tiles", scan)
-    for module in (kernelized, kernelized_causal):
+    scan = small(causal.scan_tiles, ("BLOCK_N", "BLOCK_V", "BLOCK_M"))
+    monkeypatch.setattr(causal, "scan_tiles", scan)
+    for module in (kernelized, causal):
         monkeypatch.setattr(module, "sum_tiles", small(kernelized.sum_tiles, ("BLOCK_N", "BLOCK_M", "BLOCK_V")))
-    monkeypatch.setattr(kernelized_causal, "cut", lambda heads, n, *rest: (-(-n // 32), 32))
+    monkeypatch.setattr(causal, "cut", lambda heads, n, *rest: (-(-n // 32), 32))
 
 
 def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
@@ -65,14 +66,14 @@ def test_agrees_with_the_reference(features: str, dtype: str) -> None:
 @pytest.mark.parametrize("features", ["exp", "fourier"])
 def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the features run through once for all gradients, where float32 otherwise takes two turns."""
-    tiles = kernelized_causal.scan_tiles
+    tiles = causal.scan_tiles
 
     def narrow(kernel: str, *args: Any) -> Tiles:
         made = tiles(kernel, *args)
         changed = {"WIDTH": 16} | ({"TURNS": 1} if kernel == "key" else {})
         return Tiles({**made.constexprs, **changed}, made.warps, made.stages)
 
-    monkeypatch.setattr(kernelized_causal, "scan_tiles", narrow)
+    monkeypatch.setattr(causal, "scan_tiles", narrow)
     assert not found(features, Problem(35, 23, 1, 1, causal=True))
 
 
@@ -106,7 +107,7 @@ def test_offsets_beyond_32_bits(features: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", ["before", "after"])
 def test_segments_left_to_themselves_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernelized_causal, wrong, torch.zeros_like)
+    monkeypatch.setattr(causal, wrong, torch.zeros_like)
     expected = {"before": {"output", "q"}, "after": {"k", "v"}}[wrong]
     assert set(found("elu", Problem(70, 16, 1, causal=True))) >= expected
     assert set(found("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import lambda_convolution
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.lambda_convolution import launch
+from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem, Scope
 from attnbench.registry import operators, resolve
@@ -30,8 +30,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda *args: Tiles({**tiles(*args).constexprs, **SMALL[name]}, 4)
 
     for name in SMALL:
-        monkeypatch.setattr(lambda_convolution, name, smaller(name, getattr(lambda_convolution, name)))
-    monkeypatch.setattr(lambda_convolution, "PROGRAMS", 12)
+        monkeypatch.setattr(launch, name, smaller(name, getattr(launch, name)))
+    monkeypatch.setattr(launch, "PROGRAMS", 12)
 
 
 def form_of(scope: Scope = "core", **given: Any) -> tuple[Form, Params]:
@@ -94,6 +94,6 @@ def test_another_content_lambda_is_noticed() -> None:
 
 @pytest.mark.parametrize("gradient", ["value_gradients", "embedding_gradients"])
 def test_a_wrong_gradient_is_noticed(gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = getattr(lambda_convolution, gradient)
-    monkeypatch.setattr(lambda_convolution, gradient, lambda *args: plain(*args).roll(1, -1))
+    plain = getattr(launch, gradient)
+    monkeypatch.setattr(launch, gradient, lambda *args: plain(*args).roll(1, -1))
     assert set(found(Problem.image(5, 7, 6, 2))) == {gradient[0]}

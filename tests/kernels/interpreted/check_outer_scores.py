@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import outer_scores
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.launching import Tiles
+from attnbench.kernels.outer_scores import launch
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem, Scope
 from attnbench.registry import operators, resolve
@@ -25,7 +25,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda *args: Tiles({**tiles(*args).constexprs, "BLOCK_N": 16, "BLOCK_S": 16}, 4)
 
     for name in ("query_tiles", "score_tiles", "key_tiles"):
-        monkeypatch.setattr(outer_scores, name, smaller(getattr(outer_scores, name)))
+        monkeypatch.setattr(launch, name, smaller(getattr(launch, name)))
 
 
 def form_of(scope: Scope = "core") -> tuple[Form, Params]:
@@ -51,9 +51,9 @@ def test_agrees_with_the_reference(dtype: Any, causal: bool) -> None:
 def test_agrees_where_a_is_more_than_a_tile(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """17 columns of scores in tiles of 16; of queries larger tiles, to be quick."""
     for name in ("query_tiles", "score_tiles", "key_tiles"):
-        made = getattr(outer_scores, name)(17, 5, torch.float32).constexprs
+        made = getattr(launch, name)(17, 5, torch.float32).constexprs
         assert made["BLOCK_S"] == 16
-        monkeypatch.setattr(outer_scores, name, lambda *_, made=made: Tiles({**made, "BLOCK_N": 64}, 4))
+        monkeypatch.setattr(launch, name, lambda *_, made=made: Tiles({**made, "BLOCK_N": 64}, 4))
     assert not found(Problem(257, 5, 1, 1, causal=causal))
 
 
@@ -91,6 +91,6 @@ def full_instead(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
 
 
 def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = outer_scores.score_gradients
-    monkeypatch.setattr(outer_scores, "score_gradients", lambda *args: plain(*args[:-2], 0 * args[-2], args[-1]))
+    plain = launch.score_gradients
+    monkeypatch.setattr(launch, "score_gradients", lambda *args: plain(*args[:-2], 0 * args[-2], args[-1]))
     assert {"w2_alpha", "w2_beta", "x"} <= set(found(Problem(37, 8)))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import sinkhorn
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.launching import Tiles
+from attnbench.kernels.sinkhorn import launch
 from attnbench.operators.clustered.sinkhorn import OPERATOR
 from attnbench.problem import Problem
 from attnbench.registry import resolve
@@ -26,15 +26,15 @@ FACTOR = 4
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles in a block and in the matrix, so that every loop runs more than once."""
     for name in ("attend_tiles", "gradient_tiles"):
-        plain = getattr(sinkhorn, name)
+        plain = getattr(launch, name)
 
         def smaller(*args: Any, plain: Any = plain) -> Tiles:
             tiles = plain(*args)
             return replace(tiles, constexprs={**tiles.constexprs, "BLOCK": 16, "WIDTH": 16})
 
-        monkeypatch.setattr(sinkhorn, name, smaller)
-    monkeypatch.setattr(sinkhorn, "LINES", {"BLOCK_I": 4, "BLOCK_J": 4})
-    monkeypatch.setattr(sinkhorn, "MATRIX", {"BLOCK_I": 4, "BLOCK_J": 4})
+        monkeypatch.setattr(launch, name, smaller)
+    monkeypatch.setattr(launch, "LINES", {"BLOCK_I": 4, "BLOCK_J": 4})
+    monkeypatch.setattr(launch, "MATRIX", {"BLOCK_I": 4, "BLOCK_J": 4})
 
 
 def found(
@@ -83,7 +83,7 @@ def test_balance_is_the_references_with_its_gradient(rows: int) -> None:
 
     x = torch.randn(2, 3, 11, 11, generator=torch.Generator().manual_seed(0)) * 2
     wide, narrow = x.double().requires_grad_(), x.clone().requires_grad_()
-    expected, got = plain(wide, 4), sinkhorn.balance(narrow, 4, rows, torch.float32)
+    expected, got = plain(wide, 4), launch.balance(narrow, 4, rows, torch.float32)
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (expected * weight).sum().backward()
     (got * weight).sum().backward()
@@ -109,12 +109,12 @@ def test_another_matrix_is_noticed(changes: dict[str, Any]) -> None:
 
 def test_values_taken_from_keys_are_noticed() -> None:
     def mistaken(problem: Problem, params: Any, k: Tensor, v: Tensor, **tensors: Tensor) -> Tensor:
-        attend = sinkhorn.attend
-        sinkhorn.attend = lambda q, k, v, sk, sv, b, causal: attend(q, k, v, sk, sk, b, causal)
+        attend = launch.attend
+        launch.attend = lambda q, k, v, sk, sv, b, causal: attend(q, k, v, sk, sk, b, causal)
         try:
             return CORE.impls["cuda"].load()(problem, params, k=k, v=v, **tensors)
         finally:
-            sinkhorn.attend = attend
+            launch.attend = attend
 
     assert "output" in found(Problem(53, 16), {}, mistaken)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import _sorted_chunks, sorted_chunks
-from attnbench.kernels._launch import Tiles
+from attnbench.kernels.launching import Tiles
+from attnbench.kernels.sorted_chunks import device, launch
 from attnbench.operators.clustered.reformer import OPERATOR
 from attnbench.problem import Problem
 from attnbench.registry import resolve
@@ -31,13 +31,13 @@ EACH_WAY: list[dict[str, Any]] = [
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles in a chunk, so that every loop runs more than once."""
     for name in ("attend_tiles", "gradient_tiles"):
-        plain = getattr(sorted_chunks, name)
+        plain = getattr(launch, name)
 
         def smaller(*args: Any, plain: Any = plain) -> Tiles:
             tiles = plain(*args)
             return replace(tiles, constexprs={**tiles.constexprs, "BLOCK": 16, "WIDTH": 16})
 
-        monkeypatch.setattr(sorted_chunks, name, smaller)
+        monkeypatch.setattr(launch, name, smaller)
 
 
 def found(
@@ -95,16 +95,16 @@ def test_another_rule_is_noticed(changes: dict[str, Any]) -> None:
 
 
 def test_the_keys_length_is_noticed_in_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    def doubled(*args: Any, plain: Any = sorted_chunks.gradients) -> Any:
+    def doubled(*args: Any, plain: Any = launch.gradients) -> Any:
         dqk, dv = plain(*args)
         return dqk * 1.01, dv
 
-    monkeypatch.setattr(sorted_chunks, "gradients", doubled)
+    monkeypatch.setattr(launch, "gradients", doubled)
     assert set(found(Problem(41, 16), {"n_hashes": 2})) == {"qk"}
 
 
 def test_kernels_are_interpreted() -> None:
-    assert "Interpreted" in type(_sorted_chunks.attend_kernel).__name__
+    assert "Interpreted" in type(device.attend_kernel).__name__
 
 
 def test_offsets_beyond_32_bits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import flex, flex_patterns
+from attnbench.kernels.flex import patterns, windows
 from attnbench.operator import Impl
 from attnbench.operators.sparse import _fixed
 from attnbench.problem import Problem
@@ -130,18 +130,22 @@ def masks() -> Iterator[tuple[str, Any, int]]:
         (1025, 400, 400, 2, 0),
         (129, 300, 300, 2, 4),
     ):
-        yield f"window-{n}-{before}-{classes}-{hubs}", flex.window_mask(n, before, after, classes, hubs, CPU), classes
+        yield (
+            f"window-{n}-{before}-{classes}-{hubs}",
+            windows.window_mask(n, before, after, classes, hubs, CPU),
+            classes,
+        )
     for n, size in ((700, 64), (1300, 64), (1100, 128), (301, 16), (50, 64), (1500, 256)):
         case = Case("big_bird", n, block=size)
-        yield f"rows-{n}-{size}", flex_patterns.block_rows(case.inputs.choices["blocks"], n, size), 2
+        yield f"rows-{n}-{size}", patterns.block_rows(case.inputs.choices["blocks"], n, size), 2
     for causal in (False, True):
         for n, size, width in ((1000, 31, 4), (1024, 32, 32), (700, 150, 140), (2500, 7, 3)):
             count = _fixed.summary_count(Problem(n, 4), {"block": size, "summary": width})
             for own in (True, False) if causal else (True,):
-                mask = flex_patterns.summaries(n, size, width, count, own, causal, CPU)
+                mask = patterns.summaries(n, size, width, count, own, causal, CPU)
                 yield f"summaries-{n}-{size}-{own}-{causal}", mask, 1
         for n, classes in ((1000, 3), (999, 4), (700, 2), (100, 60)):
-            yield f"distant-{n}-{classes}-{causal}", flex_patterns.distant(n, classes, causal, CPU), classes
+            yield f"distant-{n}-{classes}-{causal}", patterns.distant(n, classes, causal, CPU), classes
 
 
 @pytest.mark.parametrize(("mask", "heads"), [pytest.param(m, heads, id=name) for name, m, heads in masks()])
@@ -171,10 +175,10 @@ def tiles_of_pairs(mask: Any, heads: int) -> tuple[Tensor, Tensor]:
     i, j = torch.arange(queries)[:, None], torch.arange(keys)
     zero = torch.tensor(0)
     each = [mask.mask_mod(zero, torch.tensor(h), i, j).expand(queries, keys) for h in range(heads)]
-    tall, wide = flex.tiles(queries), flex.tiles(keys)
-    grid = torch.zeros(heads, tall * flex.TILE, wide * flex.TILE, dtype=torch.bool)
+    tall, wide = windows.tiles(queries), windows.tiles(keys)
+    grid = torch.zeros(heads, tall * windows.TILE, wide * windows.TILE, dtype=torch.bool)
     grid[:, :queries, :keys] = torch.stack(each)
-    grid = grid.view(heads, tall, flex.TILE, wide, flex.TILE)
+    grid = grid.view(heads, tall, windows.TILE, wide, windows.TILE)
     some, every = grid.any(dim=4).any(dim=2), grid.all(dim=4).all(dim=2)
     if mask.kv_num_blocks.shape[1] == 1:  # one mask for all classes
         return some.any(dim=0, keepdim=True), every.all(dim=0, keepdim=True)
@@ -182,10 +186,10 @@ def tiles_of_pairs(mask: Any, heads: int) -> tuple[Tensor, Tensor]:
 
 
 def test_a_mask_that_skips_a_tile_is_noticed() -> None:
-    mask = flex.window_mask(900, 260, 0, 1, 0, CPU)
+    mask = windows.window_mask(900, 260, 0, 1, 0, CPU)
     some, full = tile_sets(mask)
     any_pair, all_pairs = tiles_of_pairs(mask, 1)
-    narrow, narrow_full = tile_sets(flex.window_mask(900, 100, 0, 1, 0, CPU))
+    narrow, narrow_full = tile_sets(windows.window_mask(900, 100, 0, 1, 0, CPU))
     assert (any_pair & ~(narrow | narrow_full)).any()
     assert full.any()
     assert ((some | full) & ~all_pairs).any()
@@ -193,12 +197,12 @@ def test_a_mask_that_skips_a_tile_is_noticed() -> None:
 
 def test_masks_are_built_once_and_serve_autograd() -> None:
     with torch.inference_mode():
-        mask = flex.window_mask(555, 10, 10, 1, 0, CPU)
-    assert flex.window_mask(555, 10, 10, 1, 0, CPU) is mask
+        mask = windows.window_mask(555, 10, 10, 1, 0, CPU)
+    assert windows.window_mask(555, 10, 10, 1, 0, CPU) is mask
     assert not mask.kv_indices.is_inference()
     blocks = Case("big_bird", 700, block=64).inputs.choices["blocks"]
-    assert flex_patterns.block_rows(blocks, 700, 64) is flex_patterns.block_rows(blocks, 700, 64)
-    assert flex_patterns.block_rows(blocks.clone(), 700, 64) is not flex_patterns.block_rows(blocks, 700, 64)
+    assert patterns.block_rows(blocks, 700, 64) is patterns.block_rows(blocks, 700, 64)
+    assert patterns.block_rows(blocks.clone(), 700, 64) is not patterns.block_rows(blocks, 700, 64)
 
 
 def test_merging_two_sets_of_keys_is_one_softmax() -> None:
@@ -209,11 +213,11 @@ def test_merging_two_sets_of_keys_is_one_softmax() -> None:
     def part(keys: slice) -> tuple[Tensor, Tensor]:
         return scores[..., keys].softmax(-1) @ v[..., keys, :], scores[..., keys].logsumexp(-1)
 
-    merged = flex.merge(*part(slice(0, 4)), *part(slice(4, None)))
+    merged = windows.merge(*part(slice(0, 4)), *part(slice(4, None)))
     assert close(merged, scores.softmax(-1) @ v)
     assert not close((part(slice(0, 4))[0] + part(slice(4, None))[0]) / 2, merged)
     nothing = (torch.zeros_like(merged), torch.full_like(merged[..., 0], float("-inf")))
-    alone = flex.merge(*part(slice(None)), *nothing)
+    alone = windows.merge(*part(slice(None)), *nothing)
     assert close(alone, merged)
     for gradient in torch.autograd.grad(alone.sum(), (q, k, v)):
         assert gradient.isfinite().all()

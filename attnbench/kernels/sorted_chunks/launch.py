@@ -25,10 +25,10 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature, strided
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
-from attnbench.kernels._sorted_chunks import attend_kernel, merge_kernel
-from attnbench.kernels._sorted_chunks_gradients import add_rounds_kernel, agreement_kernel, gradient_kernel
+from attnbench.kernels.building import Configuration, signature, strided
+from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.sorted_chunks.device import attend_kernel, merge_kernel
+from attnbench.kernels.sorted_chunks.gradients import add_rounds_kernel, agreement_kernel, gradient_kernel
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
-from attnbench.kernels._outer_scores import (
+from attnbench.kernels.building import Configuration, signature
+from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.outer_scores.device import (
     attend_outer_kernel,
     outer_score_gradient_kernel,
     outer_value_gradient_kernel,

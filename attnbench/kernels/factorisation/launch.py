@@ -28,10 +28,10 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._availability import tf32_allowed
-from attnbench.kernels._configuration import Configuration, signature
-from attnbench.kernels._factorisation import bases_kernel, codes_kernel, one_step_gradient_kernel, sums_kernel
-from attnbench.kernels._launch import CAPABILITIES, POINTER, Tiles, named, operands_in_registers, padded
+from attnbench.kernels.building import Configuration, signature
+from attnbench.kernels.factorisation.device import bases_kernel, codes_kernel, one_step_gradient_kernel, sums_kernel
+from attnbench.kernels.launching import CAPABILITIES, POINTER, Tiles, named, operands_in_registers, padded
+from attnbench.kernels.support import tf32_allowed
 
 PROGRAMS = 264
 """About how many programs the token range is split into: two for each of 132 multiprocessors."""

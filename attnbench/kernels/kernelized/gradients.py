@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import (
+from attnbench.kernels.kernelized.features import (
     arguments,
     feature_count,
     load_rows,

@@ -31,14 +31,14 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature, strided
-from attnbench.kernels._features import FEATURES
-from attnbench.kernels._kernelized_answers import answer_kernel
-from attnbench.kernels._kernelized_gradients import key_gradient_kernel, query_gradient_kernel
-from attnbench.kernels._kernelized_sums import accumulate_kernel, combine_kernel
-from attnbench.kernels._kernelized_tiles import FeatureMap as FeatureMap
-from attnbench.kernels._kernelized_tiles import answer_tiles, combine_tiles, gradient_tiles, sum_tiles
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named
+from attnbench.kernels.building import Configuration, signature, strided
+from attnbench.kernels.kernelized.answers import answer_kernel
+from attnbench.kernels.kernelized.features import FEATURES
+from attnbench.kernels.kernelized.gradients import key_gradient_kernel, query_gradient_kernel
+from attnbench.kernels.kernelized.sums import accumulate_kernel, combine_kernel
+from attnbench.kernels.kernelized.tiles import FeatureMap as FeatureMap
+from attnbench.kernels.kernelized.tiles import answer_tiles, combine_tiles, gradient_tiles, sum_tiles
+from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named
 
 PROGRAMS = 512
 """About how many programs the token range is split into: enough for 132 multiprocessors to be evenly loaded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._sorted_chunks import load_tokens, products
+from attnbench.kernels.sorted_chunks.device import load_tokens, products
 
 
 @triton.jit

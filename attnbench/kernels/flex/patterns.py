@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.flex import TILE, band, block_mask, spans, tiles
+from attnbench.kernels.flex.windows import TILE, band, block_mask, spans, tiles
 
 
 @lru_cache(maxsize=16)

@@ -26,14 +26,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels._availability import MAX_EXACT_DIM, MAX_HEAD_DIM
-from attnbench.kernels._configuration import Configuration, signature, strided
-from attnbench.kernels._few_keys import (
+from attnbench.kernels.building import Configuration, signature, strided
+from attnbench.kernels.few_keys.device import (
     few_keys_forward_kernel,
     few_keys_key_gradient_kernel,
     few_keys_query_gradient_kernel,
 )
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.support import MAX_EXACT_DIM, MAX_HEAD_DIM
 
 PROGRAMS = 512
 """About how many programs the queries are split into: enough for 132 multiprocessors to be evenly loaded."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, feature_count, load_rows
-from attnbench.kernels._kernelized_gradients import to_token
-from attnbench.kernels._kernelized_scan import place_of, raise_state, slope, token, values_of
+from attnbench.kernels.kernelized.features import arguments, feature_count, load_rows
+from attnbench.kernels.kernelized.gradients import to_token
+from attnbench.kernels.kernelized.scan import place_of, raise_state, slope, token, values_of
 
 
 @triton.jit

@@ -23,9 +23,8 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._block_pairs import attend_kernel, key_gradient_kernel, query_gradient_kernel
-from attnbench.kernels._configuration import Configuration, signature, strided
-from attnbench.kernels._launch import (
+from attnbench.kernels.building import Configuration, signature, strided
+from attnbench.kernels.launching import (
     CAPABILITIES,
     POINTER,
     PRECISIONS,
@@ -34,13 +33,14 @@ from attnbench.kernels._launch import (
     operands_in_registers,
     precision,
 )
-from attnbench.kernels._sinkhorn_balance import (
+from attnbench.kernels.sinkhorn.balance import (
     line_gradient_kernel,
     line_total_kernel,
     matrix_gradient_kernel,
     matrix_kernel,
 )
-from attnbench.kernels.sorted_chunks import Sizes, product_tiles
+from attnbench.kernels.sinkhorn.block_pairs import attend_kernel, key_gradient_kernel, query_gradient_kernel
+from attnbench.kernels.sorted_chunks.launch import Sizes, product_tiles
 
 LINES = {"BLOCK_I": 16, "BLOCK_J": 64}
 MATRIX = {"BLOCK_I": 16, "BLOCK_J": 64}

@@ -10,7 +10,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._features import arguments, feature_count, load_rows, plain, sine_and_cosine, token_scalar
+from attnbench.kernels.kernelized.features import (
+    arguments,
+    feature_count,
+    load_rows,
+    plain,
+    sine_and_cosine,
+    token_scalar,
+)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from attnbench.kernels._launch import Tiles, operands_in_registers, padded, precision
+from attnbench.kernels.launching import Tiles, operands_in_registers, padded, precision
 
 
 @dataclass(frozen=True)

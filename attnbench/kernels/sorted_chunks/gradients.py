@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels._sorted_chunks import inverse_length, load_tokens, logits, products, tile_of, tokens_of
+from attnbench.kernels.sorted_chunks.device import inverse_length, load_tokens, logits, products, tile_of, tokens_of
 
 
 @triton.jit

@@ -25,12 +25,12 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration
-from attnbench.kernels._kernelized_scan import scan_answer_kernel
-from attnbench.kernels._kernelized_scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
-from attnbench.kernels._kernelized_tiles import FeatureMap, scan_tiles, sum_tiles
-from attnbench.kernels._launch import CAPABILITIES, PRECISIONS
-from attnbench.kernels.kernelized import PROGRAMS, accumulate, argument_types, configured
+from attnbench.kernels.building import Configuration
+from attnbench.kernels.kernelized.full import PROGRAMS, accumulate, argument_types, configured
+from attnbench.kernels.kernelized.scan import scan_answer_kernel
+from attnbench.kernels.kernelized.scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
+from attnbench.kernels.kernelized.tiles import FeatureMap, scan_tiles, sum_tiles
+from attnbench.kernels.launching import CAPABILITIES, PRECISIONS
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:

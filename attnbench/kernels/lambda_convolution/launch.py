@@ -22,14 +22,14 @@ import torch
 import triton
 from torch import Tensor
 
-from attnbench.kernels._configuration import Configuration, signature
-from attnbench.kernels._lambda_convolution import (
+from attnbench.kernels.building import Configuration, signature
+from attnbench.kernels.lambda_convolution.device import (
     apply_kernel,
     embedding_gradient_kernel,
     lambda_gradient_kernel,
     value_gradient_kernel,
 )
-from attnbench.kernels._launch import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
 
 PROGRAMS = 528
 """About how many programs the pixels are split into for dE: four for each of 132 multiprocessors."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels._availability import why_not
+from attnbench.kernels.support import why_not
 from attnbench.problem import Problem
 
 MAX_FEATURES = 256

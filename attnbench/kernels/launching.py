@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import triton
 
-from attnbench.kernels._availability import tf32_allowed
+from attnbench.kernels.support import tf32_allowed
 
 
 @dataclass(frozen=True)
