@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.operators._hide import hide
+from attnbench.masking import hide
 
 SMALLEST_BLOCK = 32  # below this the products are too thin to be fast
 

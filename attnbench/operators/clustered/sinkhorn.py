@@ -30,8 +30,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
 from attnbench.kernels.support import why_not
+from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
-from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 

@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
 from attnbench.kernels.library.sdpa_backends import BACKENDS, flash_attn, forced, why_not_flash_attn, why_not_forced
+from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
-from attnbench.operators._hide import hide
 from attnbench.operators._value_map import (
     VALUE_MAP,
     has_value_map,

@@ -17,8 +17,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.inputs import heads, normal
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
+from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
-from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 

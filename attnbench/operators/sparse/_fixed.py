@@ -13,8 +13,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
+from attnbench.masking import hide
 from attnbench.operator import Cost, Form, Impl, Inputs
-from attnbench.operators._hide import hide
 from attnbench.problem import Mode, Params, Problem
 
 

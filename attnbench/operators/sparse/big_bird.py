@@ -20,8 +20,8 @@ from torch.nn.functional import pad
 
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads
+from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
-from attnbench.operators._hide import hide
 from attnbench.operators.sparse import _mixed, _random_blocks, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
 from attnbench.operators.sparse._random_blocks import draw, gather

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Operator, Paper, Param
-from attnbench.operators._hide import hide
 from attnbench.operators.sparse import _fixed, _mixed, local, strided
 from attnbench.operators.sparse._fixed import make_inputs, pair_cost
 from attnbench.operators.sparse._mixed import Part
