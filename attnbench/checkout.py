@@ -12,9 +12,9 @@ from pathlib import Path
 
 import attnbench
 from attnbench.errors import BadInput
+from attnbench.plan.suite import own_places, shipped
+from attnbench.plan.yaml_file import parse, read_text
 from attnbench.scratch import scratch_folder
-from attnbench.suite import own_places, shipped
-from attnbench.suite_file import parse, read_text
 
 
 @dataclass(frozen=True)

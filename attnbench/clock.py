@@ -16,7 +16,7 @@ import torch
 
 from attnbench import sampling
 from attnbench.gpu import Gpu
-from attnbench.settings import Measure
+from attnbench.plan.settings import Measure
 from attnbench.subject import Outputs, Subject, grad_mode
 
 BLOCK_S = 1e-4

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attnbench import suite as suites
-from attnbench.definitions import definitions
 from attnbench.errors import BadInput
+from attnbench.plan import suite as suites
+from attnbench.plan.operator_facts import definitions
 from attnbench.record import columns_of
 from attnbench.registry import operators
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import budget, files, journal, pipe
+from attnbench import files, journal, pipe
 from attnbench.analysis.comparison import circumstances, unmatched
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
@@ -20,20 +20,21 @@ from attnbench.analysis.matching import Defaults, aligned, defaults_of, same_cel
 from attnbench.errors import BadInput
 from attnbench.frames import frame
 from attnbench.number import count
-from attnbench.plan import Plan
+from attnbench.plan import time_budget
+from attnbench.plan.plan import Plan
+from attnbench.plan.settings import Gate, Limits, Measure, Threshold
 from attnbench.privacy import without_paths
 from attnbench.problem import Cell
 from attnbench.record import Run, cell_of, read_run
 from attnbench.runner import Runner
-from attnbench.settings import Gate, Limits, Measure, Threshold
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from attnbench.analysis.paired import Noise
     from attnbench.checkout import Checkout
+    from attnbench.plan.suite import Suite
     from attnbench.record import Visit
-    from attnbench.suite import Suite
 
 Tell = Callable[[str], None]
 Only = tuple[Sequence[str], Sequence[str]]
@@ -269,7 +270,7 @@ class Stage:
     def expected_s(self, sides: Sequence[Runner], cells: Sequence[Twins]) -> float:
         """The most that it is expected to take."""
         turn = sum(runner.expected_s(cell) for twins in cells for runner, cell in zip(sides, twins, strict=True))
-        return self.pairs * (self.turns * turn + len(sides) * budget.START_S)
+        return self.pairs * (self.turns * turn + len(sides) * time_budget.START_S)
 
 
 def measure_pairs(sides: Sequence[Runner], cells: Sequence[Twins], stage: Stage, seed: int, tell: Tell) -> None:

@@ -31,7 +31,7 @@ SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.metrics")
 
 READERS = (
     "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.frames", "attnbench.results",
-    "attnbench.suite_file", "attnbench.terminal", "attnbench.expansion",
+    "attnbench.plan.yaml_file", "attnbench.terminal", "attnbench.expansion",
 )  # fmt: skip
 """They read a suite, or read and show what was measured; `attnbench.record` imports some of them for its readers."""
 

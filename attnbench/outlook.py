@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench import budget, pipe
+from attnbench import pipe
 from attnbench.errors import BadInput, own_errors
-from attnbench.plan import Plan
+from attnbench.plan import time_budget
+from attnbench.plan.plan import Plan
 from attnbench.record import columns_of
 from attnbench.registry import operators
 from attnbench.workers import Stopped, Workers
@@ -47,8 +48,8 @@ def outlook(plan: Plan) -> Outlook:
             source = sources[cell.operator]
             with own_errors(f"{source.location}: cost"):
                 cost = source.load().forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
-            seconds[cell.key] = budget.cell_s(cell, budget.call_s(cost, cell, rates), plan.measure, clocks)
-    return Outlook(skipped, seconds, budget.START_S * (2 + plan.measure.rounds), bool(rates))
+            seconds[cell.key] = time_budget.cell_s(cell, time_budget.call_s(cost, cell, rates), plan.measure, clocks)
+    return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))
 
 
 def _asked(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:

@@ -12,7 +12,7 @@ from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.frames import frame
 from attnbench.journal import Journal
-from attnbench.plan import Plan
+from attnbench.plan.plan import Plan
 from attnbench.problem import Axis, Cell, Problem
 from attnbench.record import ENDED_AS, Visit
 from attnbench.runner import Progress, Runner

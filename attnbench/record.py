@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from attnbench.errors import BadInput
 from attnbench.operator import Growth
+from attnbench.plan.settings import BASELINE
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
-from attnbench.settings import BASELINE
 from attnbench.strict import REPAIR, decoded, is_number, is_text, is_whole, parse_object, read_bytes, read_text, short
 from attnbench.terminal import escaped
 
@@ -182,7 +182,7 @@ class Run:
     @cached_property
     def suite(self) -> dict[str, Any]:
         """suite.yaml as plain data; nothing that it names is imported. Raises BadInput."""
-        from attnbench.suite_file import parse
+        from attnbench.plan.yaml_file import parse
 
         return parse(self.suite_text, str(self.folder / SUITE))
 

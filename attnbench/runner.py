@@ -10,17 +10,18 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any, Protocol
 
-from attnbench import budget, pipe, results
+from attnbench import pipe, results
 from attnbench.errors import BadInput, printable
 from attnbench.files import storing
 from attnbench.frames import frame
 from attnbench.journal import Journal
 from attnbench.number import count
-from attnbench.plan import Plan, beyond, family
+from attnbench.plan import time_budget
+from attnbench.plan.plan import Plan, beyond, family
+from attnbench.plan.settings import Measure
 from attnbench.privacy import without_paths
 from attnbench.problem import Cell
 from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
-from attnbench.settings import Measure
 from attnbench.workers import Stopped, Workers
 
 __all__ = ["Progress", "Runner", "Stopped"]
@@ -81,7 +82,7 @@ class Runner:
         self._unsteady = 0
         self._cells = {cell.key: cell for cell in self.plan.cells}
         self._clocks = 2 if self.plan.device == "cuda" else 1
-        self._smallest = min(map(budget.size, self.plan.cells), default=(0, 0, 0))
+        self._smallest = min(map(time_budget.size, self.plan.cells), default=(0, 0, 0))
         self._beyond_budget: tuple[int, ...] | None = None
         self._scout_s: dict[tuple[Any, ...], tuple[Cell, float]] = {}
         self._fewest_s: dict[str, float] = {}
@@ -126,7 +127,7 @@ class Runner:
 
     def expected_s(self, cell: Cell) -> float:
         """The most that a timed visit of a cell is expected to take, after its scout."""
-        return budget.visit_s(self._call_s(cell), self._measure, self._clocks)
+        return time_budget.visit_s(self._call_s(cell), self._measure, self._clocks)
 
     def end_process(self) -> None:
         """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""
@@ -198,22 +199,22 @@ class Runner:
         return None
 
     def _is_smallest(self, cell: Cell) -> bool:
-        return budget.size(cell) == self._smallest
+        return time_budget.size(cell) == self._smallest
 
     def _precedence(self, cell: Cell) -> tuple[Any, ...]:
-        return budget.precedence(cell, self.plan.baseline)
+        return time_budget.precedence(cell, self.plan.baseline)
 
     def _unaffordable(self, cell: Cell) -> tuple[str, Cause] | None:
         """Why the budget leaves a cell out: what is scouted must be timed as well, and sizes are left out alike."""
         limit, left = self.plan.limits.budget_s, self._left(0, cell)
         if limit is None or left is None:
             return None
-        late = self._elapsed() > budget.SCOUT_SHARE * limit
+        late = self._elapsed() > time_budget.SCOUT_SHARE * limit
         smallest = self._is_smallest(cell)
         fits = self._foreseen_scout_s(cell) <= left and (smallest or not late)
         if not fits and not smallest and self._beyond_budget is None:
-            self._beyond_budget = budget.size(cell)
-        if fits and (self._beyond_budget is None or budget.size(cell) < self._beyond_budget):
+            self._beyond_budget = time_budget.size(cell)
+        if fits and (self._beyond_budget is None or time_budget.size(cell) < self._beyond_budget):
             return None
         return f"the budget of {limit:g} s does not reach this {'cell' if smallest else 'size'}", "budget"
 
@@ -222,9 +223,9 @@ class Runner:
         starting = self._start_s() * ((not self.workers.measuring) + (not self.workers.foreseeing))
         before = self._scout_s.get(family(cell))
         if before is None:
-            return starting + budget.SCOUT_S
+            return starting + time_budget.SCOUT_S
         smaller, seconds = before
-        grown = math.prod(budget.size(cell)) / math.prod(budget.size(smaller))
+        grown = math.prod(time_budget.size(cell)) / math.prod(time_budget.size(smaller))
         return starting + seconds * max(grown, 1.0) ** 2
 
     def _note_scout(self, visit: Visit) -> None:
@@ -234,7 +235,7 @@ class Runner:
             return
         self._scout_s[family(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
         call_s, compiling = (float(visit.metrics.get(name, 0.0)) for name in ("scout_time_s", "compile_s"))
-        self._fewest_s[cell.key] = budget.least_s(call_s, self._measure, self._clocks) + compiling
+        self._fewest_s[cell.key] = time_budget.least_s(call_s, self._measure, self._clocks) + compiling
 
     def _over(self, total: int | None) -> tuple[str, Cause] | None:
         limit = self.plan.memory_limit
@@ -252,7 +253,7 @@ class Runner:
         """Fixes what the budget affords. Returns the number of rounds."""
         survivors = sorted(self._survivors(1), key=self._precedence)
         scouted = [(cell, self._call_s(cell)) for cell in survivors if not self._complete(cell)]
-        afforded = budget.afford(
+        afforded = time_budget.afford(
             scouted, self.plan.measure, self._left(1), self.plan.measure.rounds, self._clocks, self._start_s(),
             sum(map(self._goes_before_all, survivors)),
         )  # fmt: skip
@@ -270,7 +271,7 @@ class Runner:
         self.progress.planned(len(missing), self._left_s)
         return rounds
 
-    def _shortened(self, afforded: budget.Afforded, timing: bool) -> Iterator[str]:
+    def _shortened(self, afforded: time_budget.Afforded, timing: bool) -> Iterator[str]:
         """What the budget takes away from the rounds, as sentences. timing: whether any cell is to be timed."""
         rounds, limit = self.plan.measure.rounds, self.plan.limits.budget_s
         visits = self.journal.visits
@@ -469,10 +470,10 @@ class Runner:
         limit = self.plan.limits.budget_s
         if limit is None:
             return None
-        timing = 0.0 if number else budget.ROOM * (self._start_s() + sum(self._fewest_s.values()))
-        kept = budget.END_S
+        timing = 0.0 if number else time_budget.ROOM * (self._start_s() + sum(self._fewest_s.values()))
+        kept = time_budget.END_S
         if number <= 1 and cell is not None and self._goes_before_all(cell):
-            kept = -budget.GRACE_S
+            kept = -time_budget.GRACE_S
         return limit - kept - self._elapsed() - timing
 
     def _goes_before_all(self, cell: Cell) -> bool:
@@ -486,4 +487,4 @@ class Runner:
 
     def _start_s(self) -> float:
         """What a fresh worker costs: as those of this run did."""
-        return mean(self.workers.start_s) if self.workers.start_s else budget.START_S
+        return mean(self.workers.start_s) if self.workers.start_s else time_budget.START_S

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
 
-from attnbench.settings import Measure
+from attnbench.plan.settings import Measure
 
 CONFIDENCE = 0.95
 FIRST_LOOK = 8

@@ -9,9 +9,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from attnbench import pipe
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.record import columns_of
-from attnbench.settings import Measure
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
 

@@ -10,20 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import budget, conditions, environment, gpu, journal, pipe, question
+from attnbench import conditions, environment, gpu, journal, pipe
 from attnbench.circumstances import ONE_RUN, differing
-from attnbench.definitions import definitions
 from attnbench.errors import BadInput
 from attnbench.measured_code import MeasuredCode, changes, measured_code
-from attnbench.plan import Plan, order_seed
+from attnbench.plan import search_request, time_budget
+from attnbench.plan.operator_facts import definitions
+from attnbench.plan.plan import Plan, order_seed
+from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.yaml_file import parse
 from attnbench.record import ENVIRONMENT, SUITE, VISITS
-from attnbench.settings import Limits, Measure
 from attnbench.strict import read_text
-from attnbench.suite_file import parse
 
 if TYPE_CHECKING:
+    from attnbench.plan.suite import Suite
     from attnbench.problem import Cell
-    from attnbench.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Session:
 
 def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
     """The plan of a suite on a device, with the environment. Imports the operators."""
-    from attnbench.suite import cells
+    from attnbench.plan.suite import cells
 
     code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
     made = cells(suite)
@@ -112,13 +113,13 @@ def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
     """A new run folder. Raises BadInput."""
     plan, found = plan_of(suite, device)
-    found["rates"] = _rates(plan) if budget.rates_fit(plan.limits.budget_s) else {}
+    found["rates"] = _rates(plan) if time_budget.rates_fit(plan.limits.budget_s) else {}
     return Session(plan, journal.create(out or _default_folder(suite.name), suite.text, found), found)
 
 
 def go_on(suite: Suite, device: str, folder: Path) -> Session:
     """A stored run to be gone on with. Raises BadInput where its suite, contract or machine is another."""
-    from attnbench.suite import without_places
+    from attnbench.plan.suite import without_places
 
     stored_text = read_text(folder / SUITE)
     if without_places(stored_text, parse(stored_text, str(folder / SUITE)), suite.directory) != suite.text:
@@ -174,11 +175,11 @@ def _refuse_other_code(folder: Path, stored: Mapping[str, Any], found: Mapping[s
 
 def stored_suite(folder: Path) -> Suite:
     """The suite of a stored run. Raises BadInput where that alone does not suffice."""
-    from attnbench.suite import from_text
+    from attnbench.plan.suite import from_text
 
     if not os.path.isfile(folder / SUITE):
         raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start anew with --out.")
-    if os.path.isfile(folder / question.FILE):
+    if os.path.isfile(folder / search_request.FILE):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
             f"Go on with: attnbench crossover --resume {folder}"
@@ -195,7 +196,7 @@ def stored_suite(folder: Path) -> Suite:
 def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
     """The suite of a stored search, whose own operators must be named again. operators_from: .py files, relative to
     the current directory, and packages. Raises BadInput where these are not those that the search was asked with."""
-    from attnbench.suite import from_text, own_places
+    from attnbench.plan.suite import from_text, own_places
 
     path = folder / SUITE
     text = read_text(path)
@@ -258,7 +259,7 @@ def _rates(plan: Plan) -> dict[str, Any]:
     """The rates of this hardware for the run's dtypes, measured by a worker; empty where that fails."""
     request = {"do": "rates", "device": plan.device, "dtypes": sorted({cell.problem.dtype for cell in plan.cells})}
     limit = plan.limits.budget_s
-    timeout = pipe.START_TIMEOUT_S if limit is None else limit * budget.RATES_SHARE
+    timeout = pipe.START_TIMEOUT_S if limit is None else limit * time_budget.RATES_SHARE
     try:
         worker = pipe.start(0, plan.threads)
         found: dict[str, Any] = worker.ask(request, timeout)["rates"]

@@ -15,10 +15,10 @@ from torch import Generator, Tensor
 from attnbench.foresight import Foreseen
 from attnbench.inputs import torch_dtype
 from attnbench.operator import Form, Inputs, Operator
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.registry import Source
 from attnbench.returned import misfit_of_inputs
-from attnbench.settings import Measure
 
 if TYPE_CHECKING:
     from attnbench.clock import Timing

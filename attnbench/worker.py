@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench import descendants
 from attnbench.errors import MOST_OF_A_REASON, printable, said
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.record import cell_of, is_metric
 from attnbench.registry import operators, scan, why_not
-from attnbench.settings import Measure
 
 if TYPE_CHECKING:
     from attnbench.subject import Bench

@@ -9,7 +9,7 @@ from typing import Any
 
 from attnbench import pipe
 from attnbench.measured_code import changes, measured_code
-from attnbench.plan import Plan
+from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
 from attnbench.record import columns_of
 

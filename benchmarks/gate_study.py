@@ -28,9 +28,9 @@ import gate_planted
 import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
-from attnbench import suite as suites
 from attnbench.gating import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
 from attnbench.noise import machine_of
+from attnbench.plan import suite as suites
 from attnbench.record import read_run
 
 VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from attnbench import suite as suites
+from attnbench.plan import suite as suites
 from attnbench.progress import plain
 from attnbench.runner import Runner
 from attnbench.session import begin

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from attnbench.foresight import foresee
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Dtype, Mode, Problem, Scope
 from attnbench.registry import operators, resolve
-from attnbench.settings import Measure
 from attnbench.subject import Bench, Subject, subject_of
 
 

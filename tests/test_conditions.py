@@ -15,7 +15,7 @@ from attnbench.__main__ import app
 from attnbench.commands import doctor
 from attnbench.conditions import Condition
 from attnbench.errors import BadInput
-from attnbench.settings import Limits
+from attnbench.plan.settings import Limits
 
 CALM: dict[str, Any] = {
     "cpu": "A CPU",

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from attnbench import definitions as module
-from attnbench.definitions import definitions
 from attnbench.errors import BadInput
 from attnbench.operator import Complexity
+from attnbench.plan import operator_facts as module
+from attnbench.plan.operator_facts import definitions
 from attnbench.problem import Cell, Problem
 from attnbench.registry import operators
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from attnbench.plan.suite import cells, read
 from attnbench.problem import Problem
 from attnbench.registry import operators
-from attnbench.suite import cells, read
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own-operator"
 

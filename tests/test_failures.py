@@ -9,8 +9,8 @@ from pandas import DataFrame, Series
 
 from attnbench.analysis.baseline import fate
 from attnbench.analysis.series import panels
+from attnbench.plan.settings import Limits
 from attnbench.record import Run
-from attnbench.settings import Limits
 from tests.running import faulty, measured, plan
 
 EXPECTED = {

@@ -15,11 +15,11 @@ from attnbench import journal, results
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
 from attnbench.frames import frame
-from attnbench.question import FILE, Question, keep, kept, suite_text
+from attnbench.plan.search_request import FILE, Question, keep, kept, suite_text
+from attnbench.plan.suite import from_text, override
 from attnbench.record import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS, Sample
 from attnbench.session import stored_search
 from attnbench.strict import read_text
-from attnbench.suite import from_text, override
 from tests.stored import cell, folder, timed, visit
 
 ASKED = Question(("evil",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")

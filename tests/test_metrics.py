@@ -10,8 +10,8 @@ import torch
 
 from attnbench import clock, dispatch, gpu
 from attnbench.metrics import energy, estimate_error, flops, peak_memory, softmax_error, wall_time
+from attnbench.plan.settings import Measure
 from attnbench.problem import MODES, Mode, Params, Problem
-from attnbench.settings import Measure
 from attnbench.subject import Subject
 from tests.measuring import bench, subject
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import suite as suites
 from attnbench.errors import BadInput
+from attnbench.plan import suite as suites
 from tests.mutated import judged
 from tests.mutated.judged import judge_suite
 from tests.mutated.mutation import Mutation

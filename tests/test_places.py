@@ -13,7 +13,7 @@ from attnbench import files, journal, noise
 from attnbench.__main__ import app
 from attnbench.analysis.paired import ASSUMED
 from attnbench.errors import BadInput
-from attnbench.suite import from_text
+from attnbench.plan.suite import from_text
 
 NAMES = {
     "too long": "x" * 300,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import suite as suites
 from attnbench.analysis.comparison import compare
 from attnbench.gating import store
+from attnbench.plan import suite as suites
 from attnbench.privacy import without_paths
 from attnbench.record import read_run
 from attnbench.runner import Runner

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from attnbench.errors import BadInput
-from attnbench.question import FILE, Question, keep, kept, name_sizes, suite_text
+from attnbench.plan.search_request import FILE, Question, keep, kept, name_sizes, suite_text
 from attnbench.record import SUITE
 from tests.stored import cell, visit
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from attnbench import budget, journal, pipe, results
+from attnbench import journal, pipe, results
 from attnbench.errors import BadInput
 from attnbench.measured_code import measured_code
-from attnbench.plan import beyond, exit_code
+from attnbench.plan import time_budget
+from attnbench.plan.plan import beyond, exit_code
+from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
 from attnbench.record import VISITS, Run, Visit, read_run
 from attnbench.runner import Runner, Stopped
-from attnbench.settings import Limits, Measure
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 
@@ -268,7 +269,11 @@ class Clock:
             return Pretended(0, fine).ask(request, timeout)
         call = self.call_s(request["cell"])
         measure = Measure(**request["measure"])
-        takes = budget.SCOUT_S + 12 * call if request["do"] == "scout" else self.late * budget.visit_s(call, measure)
+        takes = (
+            time_budget.SCOUT_S + 12 * call
+            if request["do"] == "scout"
+            else self.late * time_budget.visit_s(call, measure)
+        )
         self.now_s += min(takes, timeout)
         if takes > timeout:
             raise pipe.WorkerLost("timeout", f"no answer within {timeout:g} s")
@@ -301,7 +306,7 @@ def test_a_budget_is_kept_and_reaches_the_baseline_and_small_sizes_first(
 ) -> None:
     clock = Clock(SQUARE, late)
     run = budgeted(tmp_path / "run", clock, budget_s)
-    assert clock.now_s <= budget_s + budget.GRACE_S
+    assert clock.now_s <= budget_s + time_budget.GRACE_S
     rows = run.results
     assert len(rows) == len(SWEPT)
     assert set(rows.loc[rows["status"] != "ok", "cause"]) <= {"budget"}
@@ -347,7 +352,7 @@ def test_a_visit_under_way_is_bounded_by_what_the_budget_leaves(
 def test_a_budget_too_short_for_anything_ends_at_once_with_the_reason(tmp_path: Path) -> None:
     clock, told = Clock(SQUARE), Silent()
     run = budgeted(tmp_path / "run", clock, 1, progress=told)
-    assert clock.now_s < 1 + budget.GRACE_S
+    assert clock.now_s < 1 + time_budget.GRACE_S
     short = "the budget of 1 s is too short for any time here: three processes are needed, and one takes 2.0 s to start"
     assert [text.startswith(short) for text in told.told if text.startswith("the budget")] == [True]
     assert set(run.results["cause"]) == {"budget"}
@@ -377,24 +382,24 @@ def test_a_budget_of_nothing_scouts_the_smallest_and_skips_the_rest_alike(tmp_pa
 def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
     measure = Measure(rounds=2, min_samples=5, max_time_s=1.0)
     scouted = [(cell(seq_len=n), n * 1e-4) for n in (64, 128, 256, 512)]
-    free = budget.afford(scouted, measure, None, 2)
+    free = time_budget.afford(scouted, measure, None, 2)
     assert (free.rounds, free.max_time_s, free.out_of_reach) == (2, 1.0, {})
-    roomy = budget.afford(scouted, measure, 100.0, 2)
+    roomy = time_budget.afford(scouted, measure, 100.0, 2)
     assert (roomy.max_time_s, roomy.out_of_reach) == (1.0, {})
-    tight = budget.afford(scouted, measure, 10.0, 2)
+    tight = time_budget.afford(scouted, measure, 10.0, 2)
     assert tight.max_time_s < 1.0
     assert not tight.out_of_reach
-    spent = sum(budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in scouted)
-    assert 2 * (spent + budget.START_S) == pytest.approx(10.0, rel=0.01)
-    scant = budget.afford(scouted, measure, 7.2, 2)
+    spent = sum(time_budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in scouted)
+    assert 2 * (spent + time_budget.START_S) == pytest.approx(10.0, rel=0.01)
+    scant = time_budget.afford(scouted, measure, 7.2, 2)
     assert set(scant.out_of_reach) == {cell(seq_len=512).key}
     assert scant.rounds == 2
-    once = budget.afford(scouted, measure, 4.6, 2)
+    once = time_budget.afford(scouted, measure, 4.6, 2)
     assert (once.rounds, len(once.out_of_reach)) == (1, 0), "fewer rounds where not even the smallest size has two"
     same = [(replace(c, impl=impl), 0.05) for c, _ in scouted[:1] for impl in ("reference", "sdpa", "compiled")]
-    part = budget.afford(same, measure, 4.5, 2)
+    part = time_budget.afford(same, measure, 4.5, 2)
     assert (part.rounds, len(part.out_of_reach)) == (1, 1), "of a size that does not fit, what comes first"
-    none = budget.afford(same, measure, 1.0, 2, before_all=1)
+    none = time_budget.afford(same, measure, 1.0, 2, before_all=1)
     assert (none.rounds, set(none.out_of_reach)) == (1, {c.key for c, _ in same[1:]})
 
 

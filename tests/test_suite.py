@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.definitions import definitions
 from attnbench.errors import BadInput
+from attnbench.plan.operator_facts import definitions
+from attnbench.plan.settings import Gate, Limits, Measure
+from attnbench.plan.suite import Suite, cells, from_text, load, override, shipped
 from attnbench.problem import Problem
 from attnbench.registry import operators, why_not
-from attnbench.settings import Gate, Limits, Measure
-from attnbench.suite import Suite, cells, from_text, load, override, shipped
 
 FULL = """
 name: full
@@ -222,7 +222,7 @@ def test_a_parameter_may_have_a_thousand_values() -> None:
 
 def test_reading_a_suite_imports_no_torch() -> None:
     code = """import sys
-from attnbench.suite import load, shipped
+from attnbench.plan.suite import load, shipped
 for name in shipped(): load(name)
 sys.exit('torch' in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -26,8 +26,8 @@ from attnbench.analysis.series import metric_names, panels
 from attnbench.circumstances import HARDWARE, SOFTWARE
 from attnbench.circumstances import differing as other
 from attnbench.errors import BadInput
+from attnbench.plan.settings import Gate
 from attnbench.registry import metrics
-from attnbench.settings import Gate
 
 if TYPE_CHECKING:
     from attnbench.record import Run

@@ -12,7 +12,7 @@ import pandas as pd
 from attnbench.analysis.finding import Finding, Verdict, names
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels, quantity
-from attnbench.settings import Gate
+from attnbench.plan.settings import Gate
 
 if TYPE_CHECKING:
     from attnbench.record import Run

@@ -29,7 +29,6 @@ def command(
     from attnbench.platforms import check_can_measure
 
     check_can_measure("calibrate")
-    from attnbench import suite as suites
     from attnbench.analysis import paired
     from attnbench.analysis.finding import readable
     from attnbench.commands.gate import effective, tell
@@ -39,6 +38,7 @@ def command(
     from attnbench.noise import Calibration, default_path, machine_of
     from attnbench.noise import write as store
     from attnbench.number import count
+    from attnbench.plan import suite as suites
     from attnbench.runner import Stopped
     from attnbench.scratch import scratch_folder
     from attnbench.session import device_for

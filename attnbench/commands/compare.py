@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from attnbench.analysis.finding import Comparison
     from attnbench.outputs.listing import Row
+    from attnbench.plan.settings import Gate
     from attnbench.record import Run
-    from attnbench.settings import Gate
 
 Format = Literal["table", "json", "markdown", "csv", "junit"]
 
@@ -60,10 +60,10 @@ def command(
 
 def thresholds(given: Sequence[str]) -> Gate:
     """--fail-on as a gate. Raises BadInput."""
+    from attnbench.plan.mistakes import Notes
+    from attnbench.plan.schema import gated_names
+    from attnbench.plan.settings import Gate
     from attnbench.quantity import fraction, shown, suggestion
-    from attnbench.section import Notes
-    from attnbench.settings import Gate
-    from attnbench.suite_schema import gated_names
 
     known = gated_names()
     notes = Notes("the command line")

@@ -13,16 +13,16 @@ from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.analysis.search import Search
+    from attnbench.plan.search_request import Question
     from attnbench.problem import Cell
-    from attnbench.question import Question
     from attnbench.session import Session
 
 
 def _size(given: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
+    from attnbench.plan.sweep import MAX_TOKENS
+    from attnbench.plan.yaml_file import scalar
     from attnbench.quantity import whole
-    from attnbench.suite_file import scalar
-    from attnbench.sweep import MAX_TOKENS
 
     return whole(1, MAX_TOKENS)(scalar(str(given)))
 
@@ -68,8 +68,8 @@ def command(
     from attnbench.platforms import check_can_measure
 
     check_can_measure("crossover")
-    from attnbench import suite as suites
-    from attnbench.question import Question, keep, name_sizes, suite_text
+    from attnbench.plan import suite as suites
+    from attnbench.plan.search_request import Question, keep, name_sizes, suite_text
     from attnbench.session import begin, device_for
     from attnbench.standard_streams import lost
 
@@ -127,7 +127,7 @@ def _go_on(
 ) -> tuple[Question, Session]:
     """A stored search, with its journal open. Raises BadInput where anything else is asked of it."""
     from attnbench.errors import BadInput
-    from attnbench.question import kept, name_sizes
+    from attnbench.plan.search_request import kept, name_sizes
     from attnbench.record import read_visits
     from attnbench.session import go_on, stored_search
 

@@ -12,8 +12,8 @@ from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
+    from attnbench.plan.mistakes import Notes
     from attnbench.problem import Cell, Problem
-    from attnbench.section import Notes
 
 FIGURES = {
     "FLOPs": ("flops", "flop"),
@@ -56,10 +56,10 @@ def command(
     Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
     """
     from attnbench.errors import BadInput
+    from attnbench.plan.mistakes import Notes
     from attnbench.problem import MODES, SCOPES, Cell
     from attnbench.quantity import choice
     from attnbench.registry import outside_definition
-    from attnbench.section import Notes
 
     notes = Notes("the command line")
     modes = _read(notes, "--mode", [mode], choice(MODES))
@@ -99,7 +99,7 @@ def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[A
 
 def _split(values: Sequence[str] | None) -> list[Any]:
     """The parts of an option that takes several values, each as a suite reads it; as text where it is no value."""
-    from attnbench.suite_file import scalar
+    from attnbench.plan.yaml_file import scalar
 
     parts = [part.strip() for value in values or () for part in value.split(",")]
     found: list[Any] = []
@@ -121,9 +121,9 @@ def _problems(
     dtype: str,
     causal: bool,
 ) -> list[Problem]:
+    from attnbench.plan.sweep import CHANNELS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Shape, Sweep, problems, read_side
     from attnbench.problem import DTYPES
     from attnbench.quantity import choice, whole
-    from attnbench.sweep import CHANNELS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Shape, Sweep, problems, read_side
 
     found = len(notes.found)
     lengths = _read(notes, "--seq-len", _split(seq_len), whole(1, MAX_TOKENS))
@@ -143,8 +143,8 @@ def _problems(
 
 
 def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str, Operator]:
+    from attnbench.plan.schema import read_operator_name
     from attnbench.registry import operators
-    from attnbench.suite_schema import read_operator_name
 
     sources = operators(places)
     chosen = sources if "all" in names else dict.fromkeys(_read(notes, "OP", names, read_operator_name(sources)))
@@ -153,8 +153,8 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
 
 def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By operator, its params: defaults, and what was given for keys it has."""
+    from attnbench.plan.schema import read_given
     from attnbench.registry import resolve
-    from attnbench.suite_schema import read_given
 
     result = {}
     chosen = read_given(given, {name: list(operator.params) for name, operator in loaded.items()}, notes)

@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from attnbench.analysis.finding import Comparison
     from attnbench.gating import Only
-    from attnbench.settings import Gate
-    from attnbench.suite import Suite
+    from attnbench.plan.settings import Gate
+    from attnbench.plan.suite import Suite
 
 Format = Literal["table", "json", "markdown", "csv", "junit"]
 
@@ -54,13 +54,13 @@ def command(
     from attnbench.platforms import check_can_measure
 
     check_can_measure("gate")
-    from attnbench import suite as suites
     from attnbench.commands.compare import thresholds, write
     from attnbench.errors import BadInput
     from attnbench.files import check_place
     from attnbench.gating import store
     from attnbench.outputs import comparison
     from attnbench.outputs import junit as xml
+    from attnbench.plan import suite as suites
     from attnbench.runner import Stopped
 
     if (base is None) == (against is None):
@@ -93,7 +93,7 @@ def command(
 
 def effective(gate: Gate) -> Gate:
     """A suite's thresholds; where it has none, 5 % of wall_time."""
-    from attnbench.settings import Gate
+    from attnbench.plan.settings import Gate
 
     return gate if gate.thresholds or gate.overrides else Gate({"wall_time": 0.05})
 
@@ -135,7 +135,7 @@ def _revisions(
     from attnbench.checkout import checkouts
     from attnbench.gating import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
     from attnbench.noise import default_path, floor_for
-    from attnbench.plan import order_seed
+    from attnbench.plan.plan import order_seed
     from attnbench.record import read_run
     from attnbench.session import assembled, device_for, machine
 

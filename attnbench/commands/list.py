@@ -50,7 +50,7 @@ def _chosen(rows: list[Row], names: list[str], what: str) -> list[Row]:
 
 def _suites() -> list[Row]:
     from attnbench.errors import BadInput
-    from attnbench.suite import read, shipped
+    from attnbench.plan.suite import read, shipped
 
     rows: list[Row] = []
     for name, path in shipped().items():

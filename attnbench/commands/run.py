@@ -14,7 +14,7 @@ from attnbench.outputs.listing import Format
 
 if TYPE_CHECKING:
     from attnbench.outlook import Outlook
-    from attnbench.plan import Plan
+    from attnbench.plan.plan import Plan
     from attnbench.session import Session
 
 
@@ -44,8 +44,8 @@ def command(
 
     check_can_measure("run")
     from attnbench import session as sessions
-    from attnbench import suite as suites
     from attnbench.errors import BadInput
+    from attnbench.plan import suite as suites
 
     begun = time.monotonic()
     if resume is not None and out is not None:
@@ -102,8 +102,8 @@ def _list(plan: Plan, form: Format) -> None:
 def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
     from collections import Counter
 
-    from attnbench.budget import CALL_BY_ROOFLINE
     from attnbench.number import count
+    from attnbench.plan.time_budget import CALL_BY_ROOFLINE
     from attnbench.progress import duration
 
     visits = count(len(plan.cells) * (1 + plan.measure.rounds), "visit")
@@ -123,7 +123,7 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
 
 def _measure(session: Session, form: Format, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
-    from attnbench.plan import exit_code
+    from attnbench.plan.plan import exit_code
     from attnbench.progress import progress
     from attnbench.runner import Runner, Stopped
     from attnbench.standard_streams import lost

@@ -10,9 +10,9 @@ import pytest
 from attnbench.analysis.comparison import compare
 from attnbench.analysis.matching import aligned
 from attnbench.gating import tier0
+from attnbench.plan.settings import Gate
 from attnbench.problem import Problem, canonical_params
 from attnbench.record import Run, Sample, read_run
-from attnbench.settings import Gate
 from tests import stored
 from tests.analysis.runs import cell, run_of, visits_of
 

@@ -22,7 +22,7 @@ from attnbench.analysis.paired import (
     power,
     smallest_change,
 )
-from attnbench.settings import Gate
+from attnbench.plan.settings import Gate
 
 GATE = Gate({"wall_time": 0.05})
 CELLS = 12

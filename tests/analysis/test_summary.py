@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from attnbench.analysis.summary import Line, Summary, summarise
-from attnbench.definitions import definitions
 from attnbench.errors import BadInput
 from attnbench.foresight import foresee
 from attnbench.metrics import flops
 from attnbench.outputs.blocks import parts
+from attnbench.plan.operator_facts import definitions
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.record import Run
 from attnbench.registry import operators
-from attnbench.settings import Measure
 from attnbench.subject import Bench, subject_of
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 

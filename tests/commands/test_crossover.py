@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench import session
-from attnbench import suite as suites
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from attnbench.question import Question, keep, suite_text
+from attnbench.plan import suite as suites
+from attnbench.plan.search_request import Question, keep, suite_text
 from attnbench.record import SUITE, read_run
 from tests.stored import folder
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
+from attnbench.plan.suite import shipped
 from attnbench.registry import operators, scan
-from attnbench.suite import shipped
 
 
 def run(*words: str) -> str:

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import budget, checkout, gating, pipe, session
-from attnbench import suite as suites
+from attnbench import checkout, gating, pipe, session
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
 from attnbench.operator import Cost
+from attnbench.plan import suite as suites
+from attnbench.plan import time_budget
+from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.suite import Suite
 from attnbench.progress import duration, plain
-from attnbench.settings import Limits, Measure
-from attnbench.suite import Suite
 from attnbench.workers import Workers
 from tests.running import faulty, plan
 from tests.stored import CELL, visit
@@ -148,14 +149,16 @@ def test_a_short_budget_is_not_spent_on_the_rates(
 def test_a_call_is_expected_from_its_operations_and_bytes() -> None:
     rates = {"copy_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e11}}
     few, many, moved = Cost(10**9, 10**9, 0, 1, 1), Cost(10**9, 4 * 10**9, 0, 1, 1), Cost(1, 1, 0, 10**9, 1)
-    of = partial(budget.call_s, rates=rates)
-    assert of(few, CELL) == pytest.approx(budget.CALL_BY_ROOFLINE * 1e-2)
-    assert of(many, CELL) == pytest.approx(budget.CALL_BY_ROOFLINE * 4e-2)
+    of = partial(time_budget.call_s, rates=rates)
+    assert of(few, CELL) == pytest.approx(time_budget.CALL_BY_ROOFLINE * 1e-2)
+    assert of(many, CELL) == pytest.approx(time_budget.CALL_BY_ROOFLINE * 4e-2)
     assert of(many, replace(CELL, impl="sdpa")) == of(few, CELL), "only the reference executes what it executes"
-    assert of(moved, CELL) == pytest.approx(budget.CALL_BY_ROOFLINE * 1e-1)
-    assert budget.call_s(many, CELL, {}) == budget.SHORTEST_S
+    assert of(moved, CELL) == pytest.approx(time_budget.CALL_BY_ROOFLINE * 1e-1)
+    assert time_budget.call_s(many, CELL, {}) == time_budget.SHORTEST_S
     measure = Measure(rounds=3, max_time_s=0.5)
-    assert budget.cell_s(CELL, 0.1, measure) == pytest.approx(0.03 + 12 * 0.1 + 3 * budget.visit_s(0.1, measure))
+    assert time_budget.cell_s(CELL, 0.1, measure) == pytest.approx(
+        0.03 + 12 * 0.1 + 3 * time_budget.visit_s(0.1, measure)
+    )
 
 
 def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, suite: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from attnbench import suite as suites
 from attnbench.analysis.comparison import compare
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.commands.compare import Format
@@ -20,8 +19,9 @@ from attnbench.commands.compare import write as write_comparison
 from attnbench.errors import BadInput
 from attnbench.outputs import csv, markdown, table
 from attnbench.outputs import json as json_output
+from attnbench.plan import suite as suites
+from attnbench.plan.settings import Gate
 from attnbench.record import Run, read_run
-from attnbench.settings import Gate
 from tests.mutated.mutation import Mutation
 from tests.mutated.runs import mutated_folder
 from tests.mutated.suites import FULL, mutated_suite

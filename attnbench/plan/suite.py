@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.errors import BadInput, own_errors
+from attnbench.plan.mistakes import Notes
+from attnbench.plan.settings import Gate, Limits, Measure
+from attnbench.plan.sweep import Shape, Sweep, problems
+from attnbench.plan.yaml_file import parse, read_text
 from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
 from attnbench.quantity import seconds, shown, suggestion, whole
 from attnbench.registry import Source, operators, outside_definition, resolve
-from attnbench.section import Notes
-from attnbench.settings import Gate, Limits, Measure
-from attnbench.suite_file import parse, read_text
-from attnbench.sweep import Shape, Sweep, problems
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -99,7 +99,7 @@ def from_text(
     where: how messages name the text. directory: what `operators_from` is relative to. name: where the text has none.
     operators_from: in place of the text's own, of which then nothing is looked at: a run folder may be anybody's.
     """
-    from attnbench.suite_schema import read_fields
+    from attnbench.plan.schema import read_fields
 
     data = parse(text, where)
     fields = read_fields(data, where, directory, name, operators_from)
@@ -148,7 +148,7 @@ def override(
     An operator that the suite has keeps its parameters there; another one has its defaults. A list may be given as
     several values or separated by commas. `text` becomes the YAML that says the same. Raises BadInput.
     """
-    from attnbench.suite_schema import read_impl, read_operator_name
+    from attnbench.plan.schema import read_impl, read_operator_name
 
     notes = Notes("the command line")
     data = parse(suite.text, suite.where)

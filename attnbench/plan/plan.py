@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.measured_code import MeasuredCode
+from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, canonical_params
 from attnbench.record import CONTRACT, Visit
-from attnbench.settings import Limits, Measure
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
+from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, several
+from attnbench.plan.settings import BASELINE, Gate, Limits, Measure, Threshold
+from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
+from attnbench.plan.yaml_file import scalar
 from attnbench.problem import MODES, SCOPES, ParamValue
 from attnbench.quantity import choice, fraction, memory, seconds, shown, suggestion, text, whole
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
-from attnbench.section import MAX_VALUES, Mistakes, Notes, Section, several
-from attnbench.settings import BASELINE, Gate, Limits, Measure, Threshold
-from attnbench.suite_file import scalar
-from attnbench.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
 from attnbench.terminal import escaped
 
 MAX_CELLS = 10_000

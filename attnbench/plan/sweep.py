@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from attnbench.plan.mistakes import MAX_VALUES, Notes, Section, several
 from attnbench.problem import DTYPES, Dtype, Problem
 from attnbench.quantity import choice, flag, shown, whole
-from attnbench.section import MAX_VALUES, Notes, Section, several
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
+from attnbench.plan.suite import written
+from attnbench.plan.yaml_file import parse
 from attnbench.problem import Axis, operator_and_impl
 from attnbench.record import SUITE, Visit
 from attnbench.strict import REPAIR, parse_object, read_text
-from attnbench.suite import written
-from attnbench.suite_file import parse
 
 FILE = "search.json"
 
@@ -84,9 +84,9 @@ def _with_params(names: list[str], given: Sequence[str], operators_from: Sequenc
     """The operators, each with those of the given params that it has. Raises BadInput for one that none has."""
     if not given:
         return list(names)
+    from attnbench.plan.mistakes import Notes
+    from attnbench.plan.schema import read_given
     from attnbench.registry import operators
-    from attnbench.section import Notes
-    from attnbench.suite_schema import read_given
 
     sources = operators(operators_from)
     notes = Notes("the command line")

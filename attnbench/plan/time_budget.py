@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attnbench.number import count
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
-from attnbench.settings import Measure
 
 if TYPE_CHECKING:
     from attnbench.operator import Cost
