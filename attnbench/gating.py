@@ -12,21 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import files, journal, pipe
+from attnbench import files, pipe
 from attnbench.analysis.comparison import circumstances, unmatched
 from attnbench.analysis.exact import exact_findings
 from attnbench.analysis.finding import Comparison, Finding, by_importance
 from attnbench.analysis.matching import Defaults, aligned, defaults_of, same_cells
 from attnbench.errors import BadInput
-from attnbench.frames import frame
 from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Gate, Limits, Measure, Threshold
 from attnbench.privacy import without_paths
 from attnbench.problem import Cell
-from attnbench.record import Run, cell_of, read_run
 from attnbench.runner import Runner
+from attnbench.store import journal
+from attnbench.store.frames import frame
+from attnbench.store.records import Run, cell_of, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.paired import Noise
     from attnbench.checkout import Checkout
     from attnbench.plan.suite import Suite
-    from attnbench.record import Visit
+    from attnbench.store.records import Visit
 
 Tell = Callable[[str], None]
 Only = tuple[Sequence[str], Sequence[str]]

@@ -30,10 +30,10 @@ STARTS = ("attnbench.worker", "attnbench.pipe")
 SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.metrics")
 
 READERS = (
-    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.frames", "attnbench.results",
+    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames", "attnbench.results",
     "attnbench.plan.yaml_file", "attnbench.terminal", "attnbench.expansion",
 )  # fmt: skip
-"""They read a suite, or read and show what was measured; `attnbench.record` imports some of them for its readers."""
+"""They read a suite, or read and show what was measured; `attnbench.store.records` imports some of them for its readers."""
 
 LIBRARIES = ("torch", "triton", "numpy")
 """Told even where no operator imports them, and by their versions even where they are built in a checkout."""

@@ -14,7 +14,7 @@ from attnbench.circumstances import MACHINE, differing
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.number import count
-from attnbench.strict import parse_object, read_text
+from attnbench.store.trusted_json import parse_object, read_text
 
 if TYPE_CHECKING:
     from attnbench.analysis.paired import Noise

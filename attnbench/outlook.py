@@ -10,8 +10,8 @@ from attnbench import pipe
 from attnbench.errors import BadInput, own_errors
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
-from attnbench.record import columns_of
 from attnbench.registry import operators
+from attnbench.store.records import columns_of
 from attnbench.workers import Stopped, Workers
 
 

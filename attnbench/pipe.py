@@ -18,7 +18,7 @@ from typing import IO, Any
 from attnbench import allocator, descendants, interrupts
 from attnbench.environment import out_of_memory_kills
 from attnbench.errors import printable
-from attnbench.record import CAUSE_OF, Cause, Status
+from attnbench.store.records import CAUSE_OF, Cause, Status
 
 FATAL = ("oom", "crashed")
 """After an answer with one of these a worker ends: its memory is in pieces, or its CUDA context lost."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from attnbench import pipe
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.interval import Estimate, estimates
-from attnbench.frames import frame
-from attnbench.journal import Journal
 from attnbench.plan.plan import Plan
 from attnbench.problem import Axis, Cell, Problem
-from attnbench.record import ENDED_AS, Visit
 from attnbench.runner import Progress, Runner
+from attnbench.store.frames import frame
+from attnbench.store.journal import Journal
+from attnbench.store.records import ENDED_AS, Visit
 from attnbench.workers import Workers
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 from attnbench import terminal
 from attnbench.number import count
 from attnbench.problem import Cell
-from attnbench.record import Visit
+from attnbench.store.records import Visit
 
 EVERY_S = 10.0
 """Plain lines about an undisturbed run come this far apart."""

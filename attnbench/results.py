@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.files import replace
 from attnbench.metric import Metric
-from attnbench.record import CELL_COLUMNS, COLUMNS, RESULTS
 from attnbench.registry import metrics
+from attnbench.store.records import CELL_COLUMNS, COLUMNS, RESULTS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -13,15 +13,15 @@ from typing import Any, Protocol
 from attnbench import pipe, results
 from attnbench.errors import BadInput, printable
 from attnbench.files import storing
-from attnbench.frames import frame
-from attnbench.journal import Journal
 from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, beyond, family
 from attnbench.plan.settings import Measure
 from attnbench.privacy import without_paths
 from attnbench.problem import Cell
-from attnbench.record import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
+from attnbench.store.frames import frame
+from attnbench.store.journal import Journal
+from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
 from attnbench.workers import Stopped, Workers
 
 __all__ = ["Progress", "Runner", "Stopped"]

@@ -11,7 +11,7 @@ from typing import Any
 from attnbench import pipe
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
-from attnbench.record import columns_of
+from attnbench.store.records import columns_of
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
 

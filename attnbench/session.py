@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import conditions, environment, gpu, journal, pipe
+from attnbench import conditions, environment, gpu, pipe
 from attnbench.circumstances import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measured_code import MeasuredCode, changes, measured_code
@@ -19,8 +19,9 @@ from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.yaml_file import parse
-from attnbench.record import ENVIRONMENT, SUITE, VISITS
-from attnbench.strict import read_text
+from attnbench.store import journal
+from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
+from attnbench.store.trusted_json import read_text
 
 if TYPE_CHECKING:
     from attnbench.plan.suite import Suite

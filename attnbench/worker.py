@@ -30,8 +30,8 @@ from attnbench import descendants
 from attnbench.errors import MOST_OF_A_REASON, printable, said
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
-from attnbench.record import cell_of, is_metric
 from attnbench.registry import operators, scan, why_not
+from attnbench.store.records import cell_of, is_metric
 
 if TYPE_CHECKING:
     from attnbench.subject import Bench

@@ -11,7 +11,7 @@ from attnbench import pipe
 from attnbench.measured_code import changes, measured_code
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
-from attnbench.record import columns_of
+from attnbench.store.records import columns_of
 
 STARTS = 3
 """Workers that fail to start one after another before the run ends."""

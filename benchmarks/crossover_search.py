@@ -26,7 +26,7 @@ from attnbench.analysis.crossover import Crossing
 from attnbench.analysis.search import LEAST_ROUNDS, half_width
 from attnbench.analysis.summary import summarise
 from attnbench.quantity import fraction
-from attnbench.record import Run, read_run
+from attnbench.store.records import Run, read_run
 
 SHARE = 0.25
 

@@ -31,7 +31,7 @@ from gate_planted import SLOW_DOWNS, SUITE
 from attnbench.gating import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
 from attnbench.noise import machine_of
 from attnbench.plan import suite as suites
-from attnbench.record import read_run
+from attnbench.store.records import read_run
 
 VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}
 LIVE = (0.0, 0.10, 0.0, 0.05, 0.0, 0.10, 0.0, 0.25, 0.0, 0.10)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attnbench import journal
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Mode, Problem
-from attnbench.record import Run, Visit, read_run
 from attnbench.runner import Runner
+from attnbench.store import journal
+from attnbench.store.records import Run, Visit, read_run
 
 QUICK = Measure(rounds=1, within_process_precision=0.5, min_samples=5, max_samples=16, max_time_s=0.02)
 

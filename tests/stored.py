@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.problem import Cell, Problem
-from attnbench.record import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Status, Visit, columns_of
+from attnbench.store.records import (
+    ENVIRONMENT,
+    SAMPLE_COLUMNS,
+    SAMPLES,
+    SUITE,
+    VISITS,
+    Sample,
+    Status,
+    Visit,
+    columns_of,
+)
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(64, 32, 4), {})
 

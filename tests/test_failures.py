@@ -10,7 +10,7 @@ from pandas import DataFrame, Series
 from attnbench.analysis.baseline import fate
 from attnbench.analysis.series import panels
 from attnbench.plan.settings import Limits
-from attnbench.record import Run
+from attnbench.store.records import Run
 from tests.running import faulty, measured, plan
 
 EXPECTED = {

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import journal, results
+from attnbench import results
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from attnbench.frames import frame
 from attnbench.plan.search_request import FILE, Question, keep, kept, suite_text
 from attnbench.plan.suite import from_text, override
-from attnbench.record import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS, Sample
 from attnbench.session import stored_search
-from attnbench.strict import read_text
+from attnbench.store import journal
+from attnbench.store.frames import frame
+from attnbench.store.records import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS, Sample
+from attnbench.store.trusted_json import read_text
 from tests.stored import cell, folder, timed, visit
 
 ASKED = Question(("evil",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")

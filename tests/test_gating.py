@@ -13,12 +13,12 @@ import pytest
 
 from attnbench.checkout import Checkout
 from attnbench.gating import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
-from attnbench.journal import stored_environment
 from attnbench.measured_code import MeasuredCode
 from attnbench.plan import suite as suites
 from attnbench.plan.settings import Gate, Limits, Threshold
 from attnbench.problem import Problem
-from attnbench.record import Run
+from attnbench.store.journal import stored_environment
+from attnbench.store.records import Run
 from tests.analysis.runs import cell, run_of, visits_of
 from tests.running import plan
 

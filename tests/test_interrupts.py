@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.record import VISITS, read_run
 from attnbench.scratch import scratch_folder
+from attnbench.store.records import VISITS, read_run
 from tests.commands.test_gate import SUITE as GATED
 from tests.commands.test_gate import example, git
 

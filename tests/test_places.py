@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import files, journal, noise
+from attnbench import files, noise
 from attnbench.__main__ import app
 from attnbench.analysis.paired import ASSUMED
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
+from attnbench.store import journal
 
 NAMES = {
     "too long": "x" * 300,

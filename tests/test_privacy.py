@@ -13,9 +13,9 @@ from attnbench.analysis.comparison import compare
 from attnbench.gating import store
 from attnbench.plan import suite as suites
 from attnbench.privacy import without_paths
-from attnbench.record import read_run
 from attnbench.runner import Runner
 from attnbench.session import begin
+from attnbench.store.records import read_run
 from tests.running import Silent
 from tests.stored import CELL, folder, timed, visit
 

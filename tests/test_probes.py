@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnbench import journal
 from attnbench.analysis.search import Search, search
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
@@ -18,7 +17,8 @@ from attnbench.outputs.blocks import parts
 from attnbench.outputs.json import text
 from attnbench.probes import Probes, Unplanned, allowed, at
 from attnbench.problem import Axis, Cell, Problem
-from attnbench.record import read_run
+from attnbench.store import journal
+from attnbench.store.records import read_run
 from tests.running import Silent, plan
 
 SUITE = "name: crossover\nbaseline: softmax\n"

@@ -9,7 +9,7 @@ import yaml
 
 from attnbench.errors import BadInput
 from attnbench.plan.search_request import FILE, Question, keep, kept, name_sizes, suite_text
-from attnbench.record import SUITE
+from attnbench.store.records import SUITE
 from tests.stored import cell, visit
 
 ASKED = Question(("rfa", "softmax:sdpa"), "softmax", "seq_len", 64, 1024, 0.1, "wall_time_s")

@@ -14,8 +14,8 @@ import pytest
 import attnbench.metrics
 from attnbench.analysis.series import quantity
 from attnbench.errors import BadInput
-from attnbench.record import COLUMNS, VISITS, Sample, cell_of, columns_of, parse_visit, read_run
 from attnbench.results import derive, write
+from attnbench.store.records import COLUMNS, VISITS, Sample, cell_of, columns_of, parse_visit, read_run
 from tests.stored import CELL, cell, folder, timed, visit
 
 SCOUT = visit(metrics={"flops": 2**60 + 1, "peak_memory_bytes": 12}, warnings=("noisy",), operations={"aten.mm": 2})

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import journal
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
-from attnbench.record import CONTRACT, SAMPLES, VISITS, read_run
 from attnbench.runner import Runner
+from attnbench.store import journal
+from attnbench.store.records import CONTRACT, SAMPLES, VISITS, read_run
 from tests.running import Silent, faulty, measured, plan
 
 SUITE = """

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from attnbench import journal, pipe, results
+from attnbench import pipe, results
 from attnbench.errors import BadInput
 from attnbench.measured_code import measured_code
 from attnbench.plan import time_budget
 from attnbench.plan.plan import beyond, exit_code
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
-from attnbench.record import VISITS, Run, Visit, read_run
 from attnbench.runner import Runner, Stopped
+from attnbench.store import journal
+from attnbench.store.records import VISITS, Run, Visit, read_run
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 

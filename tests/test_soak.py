@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from attnbench.record import Run, Visit, cell_of, read_run, read_visits
+from attnbench.store.records import Run, Visit, cell_of, read_run, read_visits
 from benchmarks import soak
 from tests.mutated.runs import original_folder
 

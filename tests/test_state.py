@@ -14,7 +14,7 @@ import torch
 
 from attnbench import pipe, state
 from attnbench.problem import Cell, Problem
-from attnbench.record import columns_of
+from attnbench.store.records import columns_of
 from tests.meddling.meddlers import CHANGES, GOOD
 from tests.running import QUICK, Silent, measured, plan
 

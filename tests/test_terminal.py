@@ -15,8 +15,8 @@ import pytest
 from attnbench import terminal
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
-from attnbench.record import ENVIRONMENT, SUITE, read_run
-from attnbench.strict import parse_object
+from attnbench.store.records import ENVIRONMENT, SUITE, read_run
+from attnbench.store.trusted_json import parse_object
 from tests.stored import cell, folder, timed, visit
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\x7f\u202egnp\r\nattnbench: pass\x08 [red]not red[/red] :warning:"

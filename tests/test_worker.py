@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from attnbench import pipe, worker
-from attnbench.record import columns_of
+from attnbench.store.records import columns_of
 from tests.running import faulty
 
 MEASURING = "worker, check, clock, dispatch, foresight, gpu, environment, sampling, subject, record, metric, settings"
@@ -43,7 +43,7 @@ def test_a_worker_ends_when_its_pipe_closes() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_worker_in_native_code_ends_with_its_parent() -> None:
     code = (
-        "from attnbench import pipe; from attnbench.record import columns_of; from tests.running import faulty, plan\n"
+        "from attnbench import pipe; from attnbench.store.records import columns_of; from tests.running import faulty, plan\n"
         "from attnbench.workers import Workers\n"
         "import os, signal, threading\n"
         "workers = Workers(plan([]), -1)\n"

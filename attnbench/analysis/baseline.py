@@ -9,7 +9,7 @@ from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.series import Panel, Point, Quantity, Series
 from attnbench.errors import BadInput
 from attnbench.problem import operator_and_impl
-from attnbench.record import ENDED_AS
+from attnbench.store.records import ENDED_AS
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from attnbench.plan.settings import Gate
 from attnbench.registry import metrics
 
 if TYPE_CHECKING:
-    from attnbench.record import Run
+    from attnbench.store.records import Run
 
 DEFAULT_EFFECT = 0.05
 """The change that a comparison without thresholds looks for."""

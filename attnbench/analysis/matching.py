@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from attnbench.problem import Cell, ParamValue, canonical_params
-from attnbench.record import CELL_COLUMNS, cell_of
+from attnbench.store.records import CELL_COLUMNS, cell_of
 
 if TYPE_CHECKING:
-    from attnbench.record import Run
+    from attnbench.store.records import Run
 
 Defaults = Mapping[str, Mapping[str, ParamValue]]
 """By operator, every parameter's default."""

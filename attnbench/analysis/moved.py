@@ -9,7 +9,7 @@ from attnbench.analysis.finding import Crossing
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover import Crossover
-    from attnbench.record import Run
+    from attnbench.store.records import Run
 
 
 def crossings(before: Run, after: Run) -> Iterator[Crossing]:

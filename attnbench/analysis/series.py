@@ -17,11 +17,11 @@ from attnbench.analysis.interval import Estimate, estimates
 from attnbench.errors import BadInput
 from attnbench.metric import Curve, Metric
 from attnbench.problem import AXES, Axis
-from attnbench.record import CELL_COLUMNS, Cause
 from attnbench.registry import metrics
+from attnbench.store.records import CELL_COLUMNS, Cause
 
 if TYPE_CHECKING:
-    from attnbench.record import Run
+    from attnbench.store.records import Run
 
 SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
 """The metrics that tables, crossovers and pictures are about, in this order."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.finding import Comparison
     from attnbench.outputs.listing import Row
     from attnbench.plan.settings import Gate
-    from attnbench.record import Run
+    from attnbench.store.records import Run
 
 Format = Literal["table", "json", "markdown", "csv", "junit"]
 
@@ -42,7 +42,7 @@ def command(
     """
     from attnbench.analysis.comparison import compare
     from attnbench.errors import BadInput
-    from attnbench.record import read_run
+    from attnbench.store.records import read_run
 
     if len(runs) < 2:
         raise BadInput("compare needs two run folders: attnbench compare BEFORE AFTER.")

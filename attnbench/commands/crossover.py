@@ -128,8 +128,8 @@ def _go_on(
     """A stored search, with its journal open. Raises BadInput where anything else is asked of it."""
     from attnbench.errors import BadInput
     from attnbench.plan.search_request import kept, name_sizes
-    from attnbench.record import read_visits
     from attnbench.session import go_on, stored_search
+    from attnbench.store.records import read_visits
 
     alone = ("resume", "device", "form", "operators_from")
     more = [

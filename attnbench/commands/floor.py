@@ -24,7 +24,7 @@ def command(
     """
     from attnbench.analysis.floor import floors
     from attnbench.errors import BadInput
-    from attnbench.record import ENVIRONMENT, read_run
+    from attnbench.store.records import ENVIRONMENT, read_run
 
     stored = read_run(run)
     rates = stored.environment.get("rates")

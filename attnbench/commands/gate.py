@@ -109,7 +109,7 @@ def tell(text: str) -> None:
 
 def _against(suite: Suite, gate: Gate, device: str, baseline: Path, folder: Path, only: Only) -> Comparison:
     from attnbench.gating import against_stored
-    from attnbench.record import read_run
+    from attnbench.store.records import read_run
 
     stored = read_run(baseline)
     wanted = str(stored.environment.get("device", "cpu")) if device == "auto" else device
@@ -136,8 +136,8 @@ def _revisions(
     from attnbench.gating import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
     from attnbench.noise import default_path, floor_for
     from attnbench.plan.plan import order_seed
-    from attnbench.record import read_run
     from attnbench.session import assembled, device_for, machine
+    from attnbench.store.records import read_run
 
     with checkouts(file, *revisions) as sides:
         suites, notes = expand_both(sides, file, only)

@@ -27,7 +27,7 @@ def command(
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
     from attnbench.outputs.plot import Form, draw
-    from attnbench.record import read_run
+    from attnbench.store.records import read_run
 
     stored = read_run(run)
     summary = summarise(stored, metric or (), baseline, axis)

@@ -152,7 +152,7 @@ def _show(folder: Path, form: Format) -> None:
     """Prints the results so far; the folder is in the JSON, else the last line of stdout."""
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
-    from attnbench.record import read_run
+    from attnbench.store.records import read_run
 
     try:
         summary = summarise(read_run(folder))

@@ -25,7 +25,7 @@ def command(
     Example: attnbench show results/reference/cpu-sequence --metric wall_time --baseline softmax:sdpa
     """
     from attnbench.analysis.summary import summarise
-    from attnbench.record import read_run
+    from attnbench.store.records import read_run
 
     summary = summarise(read_run(run), metric or (), baseline, axis)
     if form == "table":

@@ -12,7 +12,7 @@ from attnbench.outputs.blocks import Block, legend, parts
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnbench.record import Run
+    from attnbench.store.records import Run
 
 _GAP = 2
 

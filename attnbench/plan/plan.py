@@ -11,7 +11,7 @@ from typing import Any
 from attnbench.measured_code import MeasuredCode
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, canonical_params
-from attnbench.record import CONTRACT, Visit
+from attnbench.store.records import CONTRACT, Visit
 
 
 @dataclass(frozen=True)

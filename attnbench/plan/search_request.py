@@ -14,8 +14,8 @@ from attnbench.files import replace, storing
 from attnbench.plan.suite import written
 from attnbench.plan.yaml_file import parse
 from attnbench.problem import Axis, operator_and_impl
-from attnbench.record import SUITE, Visit
-from attnbench.strict import REPAIR, parse_object, read_text
+from attnbench.store.records import SUITE, Visit
+from attnbench.store.trusted_json import REPAIR, parse_object, read_text
 
 FILE = "search.json"
 

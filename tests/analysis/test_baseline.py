@@ -5,7 +5,7 @@ import pytest
 from attnbench.analysis.baseline import best_exact, check, fate, named, pairs
 from attnbench.analysis.series import Point, panels, quantity
 from attnbench.errors import BadInput
-from attnbench.record import Cause
+from attnbench.store.records import Cause
 from tests.analysis.runs import laws
 
 SIZES = (64, 128, 256, 512)

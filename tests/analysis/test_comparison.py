@@ -11,10 +11,10 @@ import pytest
 from attnbench.analysis.comparison import compare, judge
 from attnbench.analysis.finding import Comparison, Finding
 from attnbench.errors import BadInput
-from attnbench.frames import frame
 from attnbench.plan.settings import Gate, Threshold
 from attnbench.problem import Problem
-from attnbench.record import Run, Visit
+from attnbench.store.frames import frame
+from attnbench.store.records import Run, Visit
 from tests.analysis.runs import cell, laws, run_of, visits_of
 
 GATE = Gate({"wall_time": 0.05})

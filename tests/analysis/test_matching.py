@@ -12,7 +12,7 @@ from attnbench.analysis.matching import aligned
 from attnbench.gating import tier0
 from attnbench.plan.settings import Gate
 from attnbench.problem import Problem, canonical_params
-from attnbench.record import Run, Sample, read_run
+from attnbench.store.records import Run, Sample, read_run
 from tests import stored
 from tests.analysis.runs import cell, run_of, visits_of
 

@@ -12,8 +12,8 @@ from attnbench.outputs.blocks import parts
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
-from attnbench.record import Run
 from attnbench.registry import operators
+from attnbench.store.records import Run
 from attnbench.subject import Bench, subject_of
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from attnbench.record import Sample
+from attnbench.store.records import Sample
 from tests import stored
 
 FORMATS = ("table", "json", "markdown", "csv", "junit")

@@ -13,7 +13,7 @@ from attnbench.__main__ import app
 from attnbench.errors import BadInput
 from attnbench.plan import suite as suites
 from attnbench.plan.search_request import Question, keep, suite_text
-from attnbench.record import SUITE, read_run
+from attnbench.store.records import SUITE, read_run
 from tests.stored import folder
 
 

@@ -12,7 +12,7 @@ import pytest
 from attnbench.analysis.comparison import _baseline_keys
 from attnbench.analysis.summary import summarise
 from attnbench.errors import BadInput
-from attnbench.record import read_run
+from attnbench.store.records import read_run
 from tests.analysis.runs import cell, sequence, visits_of
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.problem import Cell, Problem
-from attnbench.record import ENVIRONMENT, RESULTS, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit, columns_of
+from attnbench.store.records import (
+    ENVIRONMENT,
+    RESULTS,
+    SAMPLE_COLUMNS,
+    SAMPLES,
+    SUITE,
+    VISITS,
+    Sample,
+    Visit,
+    columns_of,
+)
 from tests.mutated.mutation import Mutation, scratched, spoil
 from tests.mutated.suites import encoded
 

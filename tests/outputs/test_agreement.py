@@ -22,8 +22,8 @@ from attnbench.analysis.summary import Summary, summarise
 from attnbench.number import place, size
 from attnbench.outputs import blocks, json, plot
 from attnbench.outputs.table import write
-from attnbench.record import Run, read_run
 from attnbench.registry import metrics
+from attnbench.store.records import Run, read_run
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 RUNS = ["cpu-sequence", "cpu-image", "cpu-channels"]

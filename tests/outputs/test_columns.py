@@ -18,7 +18,7 @@ from attnbench.conditions import Condition
 from attnbench.outputs import comparison, table
 from attnbench.outputs._columns import lines
 from attnbench.outputs.listing import print_table
-from attnbench.record import SUITE
+from attnbench.store.records import SUITE
 from tests import stored
 from tests.analysis.runs import laws
 

@@ -18,7 +18,17 @@ from attnbench.errors import BadInput
 from attnbench.operator import Growth
 from attnbench.plan.settings import BASELINE
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
-from attnbench.strict import REPAIR, decoded, is_number, is_text, is_whole, parse_object, read_bytes, read_text, short
+from attnbench.store.trusted_json import (
+    REPAIR,
+    decoded,
+    is_number,
+    is_text,
+    is_whole,
+    parse_object,
+    read_bytes,
+    read_text,
+    short,
+)
 from attnbench.terminal import escaped
 
 if TYPE_CHECKING:
@@ -205,7 +215,7 @@ class Run:
     @cached_property
     def samples(self) -> DataFrame:
         """samples.csv without the samples of unfinished visits; columns SAMPLE_COLUMNS."""
-        from attnbench.frames import read_samples
+        from attnbench.store.frames import read_samples
 
         if not self.stored_keys:
             return read_samples(self.folder, self.visits)
@@ -219,7 +229,7 @@ def read_run(path: str | Path) -> Run:
 
     A torn last line is a visit that never finished, and is left out.
     """
-    from attnbench.frames import frame
+    from attnbench.store.frames import frame
 
     folder = Path(path)
     if not os.path.isdir(folder):

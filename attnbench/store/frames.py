@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from attnbench.errors import BadInput
-from attnbench.record import CELL_COLUMNS, COLUMNS, LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit, dtype_of
-from attnbench.strict import REPAIR, read_text, short
+from attnbench.store.records import CELL_COLUMNS, COLUMNS, LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit, dtype_of
+from attnbench.store.trusted_json import REPAIR, read_text, short
 
 
 def frame(visits: Sequence[Visit]) -> pd.DataFrame:
