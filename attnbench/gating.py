@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import files, pipe
-from attnbench.analysis.comparison import circumstances, unmatched
-from attnbench.analysis.exact import exact_findings
-from attnbench.analysis.finding import Comparison, Finding, by_importance
-from attnbench.analysis.matching import Defaults, aligned, defaults_of, same_cells
+from attnbench.analysis.compare.findings import Comparison, Finding, by_importance
+from attnbench.analysis.compare.matching import Defaults, aligned, defaults_of, same_cells
+from attnbench.analysis.compare.stored_runs import circumstances, unmatched
+from attnbench.analysis.compare.tier0_exact import exact_findings
 from attnbench.errors import BadInput
 from attnbench.number import count
 from attnbench.plan import time_budget
@@ -32,7 +32,7 @@ from attnbench.store.records import Run, cell_of, read_run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attnbench.analysis.paired import Noise
+    from attnbench.analysis.compare.tier1_paired import Noise
     from attnbench.checkout import Checkout
     from attnbench.plan.suite import Suite
     from attnbench.store.records import Visit
@@ -322,7 +322,7 @@ def tier1(
     twins: the cells. pairs: of each stage; None: as many as the power calculation wants. Returns the findings and
     notes.
     """
-    from attnbench.analysis import paired
+    from attnbench.analysis.compare import tier1_paired
 
     cells, seed = [after for _, after in twins], sides[1].plan.seed
     clocks = ("wall_time", "device_time") if sides[0].plan.device == "cuda" else ("wall_time",)
@@ -332,17 +332,19 @@ def tier1(
     asked = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
     thresholds = {key: max(t, 0.001) for key, t in sorted(asked, reverse=True)}  # of two metrics the smaller one
     threshold = min(thresholds.values())
-    wanted, once, twice = paired.pairs_for(thresholds, len(cells), floor)
+    wanted, once, twice = tier1_paired.pairs_for(thresholds, len(cells), floor)
     number = pairs or wanted
     once, twice = (
         replace(
-            p, pairs=number, power=paired.power(number, len(cells), p.effect, threshold, floor.typical, floor.shared)
+            p,
+            pairs=number,
+            power=tier1_paired.power(number, len(cells), p.effect, threshold, floor.typical, floor.shared),
         )
         for p in (once, twice)
     )
     stage = Stage.of(twins, number)
     minutes = max(1, math.ceil(stage.expected_s(sides, twins) / 60))
-    rate = paired.FIRST * paired.CONFIRM
+    rate = tier1_paired.FIRST * tier1_paired.CONFIRM
     promise = (
         f"{count(number, 'pair')} of processes per stage (at most about {minutes} min), {count(len(cells), 'cell')}: "
         f"a slow-down of {once.effect:.1%} is found with {once.power:.0%}, one of {twice.effect:.1%} with "
@@ -350,14 +352,16 @@ def tier1(
     )
     tell(promise)
     notes = [promise]
-    if once.power < paired.POWER:
-        seen = paired.smallest_change(number, len(cells), threshold, floor.typical, floor.shared, paired.POWER)
+    if once.power < tier1_paired.POWER:
+        seen = tier1_paired.smallest_change(
+            number, len(cells), threshold, floor.typical, floor.shared, tier1_paired.POWER
+        )
         notes.append(
             f"the threshold {threshold:.1%} is below what this machine can see in {count(number, 'pair')}: {seen:.1%}"
         )
     measure_pairs(sides, twins, stage, seed, tell)
     firsts = {m: table_of_pairs(sides, f"{m}_s", stage, twins) for m in metrics}
-    keys = {key for m, table in firsts.items() for key in paired.marked(table, gate, m)}
+    keys = {key for m, table in firsts.items() for key in tier1_paired.marked(table, gate, m)}
     seconds: dict[str, pd.DataFrame] = {}
     if keys:
         tell(f"{count(len(keys), 'cell')} looked slower; confirming in fresh processes")
@@ -365,7 +369,7 @@ def tier1(
         again = Stage.of(looked_at, number, stage.after)
         measure_pairs(sides, looked_at, again, seed, tell)
         seconds = {m: table_of_pairs(sides, f"{m}_s", again, looked_at) for m in metrics}
-    found = [f for m in metrics for f in paired.decide(firsts[m], seconds.get(m), gate, m)]
+    found = [f for m in metrics for f in tier1_paired.decide(firsts[m], seconds.get(m), gate, m)]
     return [*found, *(f for m in metrics for f in untimed(cells, firsts[m], gate, m))], notes
 
 

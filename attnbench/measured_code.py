@@ -30,7 +30,7 @@ STARTS = ("attnbench.worker", "attnbench.pipe")
 SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.metrics")
 
 READERS = (
-    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames", "attnbench.results",
+    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames", "attnbench.analysis.results",
     "attnbench.plan.yaml_file", "attnbench.terminal", "attnbench.expansion",
 )  # fmt: skip
 """They read a suite, or read and show what was measured; `attnbench.store.records` imports some of them for its readers."""

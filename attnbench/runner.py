@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any, Protocol
 
-from attnbench import pipe, results
+from attnbench import pipe
+from attnbench.analysis import results
 from attnbench.errors import BadInput, printable
 from attnbench.files import storing
 from attnbench.number import count

@@ -51,7 +51,7 @@ class SelfTest:
 
         The farther end of the 95 % interval of the mean log ratio second / first, over the turns.
         """
-        from attnbench.analysis.quantile import student
+        from attnbench.analysis.distributions import student
 
         logs = [math.log(second / first) for first, second in self.pairs]
         end = abs(mean(logs)) + student(len(logs) - 1, 0.95) * stdev(logs) / math.sqrt(len(logs))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import conditions, environment, gpu, pipe
-from attnbench.circumstances import ONE_RUN, differing
+from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan import search_request, time_budget

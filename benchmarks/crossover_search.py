@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from attnbench.analysis.crossover import Crossing
-from attnbench.analysis.search import LEAST_ROUNDS, half_width
+from attnbench.analysis.crossover_search import LEAST_ROUNDS, half_width
 from attnbench.analysis.summary import summarise
 from attnbench.quantity import fraction
 from attnbench.store.records import Run, read_run

@@ -15,7 +15,7 @@ import numpy as np
 from gate_planted import OPERATOR, SLOW_DOWNS
 from gate_rules import GATE, NAIVE, Blocks, Rates, Rule, rates
 
-from attnbench.analysis import paired
+from attnbench.analysis.compare import tier1_paired
 
 HEAD = """# How often the gate is wrong
 
@@ -83,8 +83,8 @@ def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], resampl
 
 def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
     """How many pairs per stage the decisions use, and why."""
-    floor = paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
-    wanted, once, twice = paired.pairs_for(
+    floor = tier1_paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
+    wanted, once, twice = tier1_paired.pairs_for(
         dict.fromkeys(floor.own, GATE.thresholds["wall_time"]), len(blocks.keys), floor
     )
     used = min(wanted, len(blocks.numbers) // 2)

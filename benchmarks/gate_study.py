@@ -28,8 +28,8 @@ import gate_planted
 import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
+from attnbench.analysis.compare.noise_floor import machine_of
 from attnbench.gating import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
-from attnbench.noise import machine_of
 from attnbench.plan import suite as suites
 from attnbench.store.records import read_run
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import results
 from attnbench.__main__ import app
+from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.plan.search_request import FILE, Question, keep, kept, suite_text
 from attnbench.plan.suite import from_text, override

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.analysis.paired import ASSUMED, Noise
+from attnbench.analysis.compare.noise_floor import Calibration, floor_for, machine_of, read, write
+from attnbench.analysis.compare.tier1_paired import ASSUMED, Noise
 from attnbench.errors import BadInput
-from attnbench.noise import Calibration, floor_for, machine_of, read, write
 
 HERE = {"device": "cpu", "cpu": "one", "threads": 1, "torch": "2.13.0", "load": 3.0}
 FOUND = Calibration(Noise({"a.b": 0.02}, 0.03, 8), machine_of(HERE), "ci")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import files, noise
+from attnbench import files
 from attnbench.__main__ import app
-from attnbench.analysis.paired import ASSUMED
+from attnbench.analysis.compare import noise_floor
+from attnbench.analysis.compare.tier1_paired import ASSUMED
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
 from attnbench.store import journal
@@ -77,7 +78,10 @@ def test_operators_from_of_a_suite_names_files(here: Path, name: str) -> None:
 
 STORES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "run": (lambda path: journal.create(path, "", {}).close(), {"folder", "folder.yaml", "folder.py"}),
-    "noise": (lambda path: noise.write(path, noise.Calibration(ASSUMED, {}, "s")), {"file", "loop", "pipe"}),
+    "noise": (
+        lambda path: noise_floor.write(path, noise_floor.Calibration(ASSUMED, {}, "s")),
+        {"file", "loop", "pipe"},
+    ),
     "report": (lambda path: files.check_place(path, "--report"), {"file"}),
 }
 """What writes there, and the names that it may take: an empty folder, a file, or what makes way for one."""

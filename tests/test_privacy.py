@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.analysis.comparison import compare
+from attnbench.analysis.compare.stored_runs import compare
 from attnbench.gating import store
 from attnbench.plan import suite as suites
 from attnbench.privacy import without_paths

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnbench.analysis.search import Search, search
+from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
 from attnbench.outputs.blocks import parts

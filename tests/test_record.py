@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import attnbench.metrics
+from attnbench.analysis.results import derive, write
 from attnbench.analysis.series import quantity
 from attnbench.errors import BadInput
-from attnbench.results import derive, write
 from attnbench.store.records import COLUMNS, VISITS, Sample, cell_of, columns_of, parse_visit, read_run
 from tests.stored import CELL, cell, folder, timed, visit
 

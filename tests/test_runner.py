@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from attnbench import pipe, results
+from attnbench import pipe
+from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.measured_code import measured_code
 from attnbench.plan import time_budget

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.quantile import digamma, student, tetragamma, trigamma
+from attnbench.analysis.distributions import digamma, student, tetragamma, trigamma
 
 Floats = npt.NDArray[np.float64]
 

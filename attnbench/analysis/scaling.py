@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from attnbench.analysis.distributions import chi_square
 from attnbench.analysis.interval import Estimate, quantile
-from attnbench.analysis.quantile import chi_square
 
 Floats = npt.NDArray[np.float64]
 

@@ -29,14 +29,14 @@ def command(
     from attnbench.platforms import check_can_measure
 
     check_can_measure("calibrate")
-    from attnbench.analysis import paired
-    from attnbench.analysis.finding import readable
+    from attnbench.analysis.compare import tier1_paired
+    from attnbench.analysis.compare.findings import readable
+    from attnbench.analysis.compare.noise_floor import Calibration, default_path, machine_of
+    from attnbench.analysis.compare.noise_floor import write as store
     from attnbench.commands.gate import effective, tell
     from attnbench.errors import BadInput
     from attnbench.files import check_place
     from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
-    from attnbench.noise import Calibration, default_path, machine_of
-    from attnbench.noise import write as store
     from attnbench.number import count
     from attnbench.plan import suite as suites
     from attnbench.runner import Stopped
@@ -65,17 +65,17 @@ def command(
     if table.empty:
         tell("nothing was measured")
         raise typer.Exit(3)
-    floor = paired.noise(table)
+    floor = tier1_paired.noise(table)
     store(path, Calibration(floor, machine_of(environment), chosen.name))
     keys = [key for key in floor.own if gate.threshold("wall_time", key) is not None]
     thresholds = {key: gate.threshold("wall_time", key) or 0.05 for key in keys or floor.own}
     asked = min(thresholds.values())
-    planned, once, twice = paired.pairs_for(thresholds, len(floor.own), floor)
+    planned, once, twice = tier1_paired.pairs_for(thresholds, len(floor.own), floor)
     rows: list[Row] = []
     for key, own in sorted(floor.own.items(), key=lambda item: -item[1]):
         threshold = gate.threshold("wall_time", key)
-        visible = paired.smallest_change(
-            planned, len(floor.own), asked if threshold is None else threshold, own, floor.shared, paired.POWER
+        visible = tier1_paired.smallest_change(
+            planned, len(floor.own), asked if threshold is None else threshold, own, floor.shared, tier1_paired.POWER
         )
         rows.append(
             {
@@ -83,7 +83,7 @@ def command(
                 "noise": own if form in ("json", "csv") else f"{own:.1%}",
                 "visible": visible if form in ("json", "csv") else f"{visible:.1%}",
                 "threshold": threshold if form in ("json", "csv") or threshold is None else f"{threshold:.1%}",
-                "seen": None if threshold is None else paired.is_seen(visible, threshold),
+                "seen": None if threshold is None else tier1_paired.is_seen(visible, threshold),
             }
         )
     write(rows, form, numbers=("noise", "visible", "threshold"))

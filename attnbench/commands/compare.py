@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.analysis.finding import Comparison
+    from attnbench.analysis.compare.findings import Comparison
     from attnbench.outputs.listing import Row
     from attnbench.plan.settings import Gate
     from attnbench.store.records import Run
@@ -40,7 +40,7 @@ def command(
 
     Example: attnbench compare results/before results/after --fail-on wall_time:5%,peak_memory:0%
     """
-    from attnbench.analysis.comparison import compare
+    from attnbench.analysis.compare.stored_runs import compare
     from attnbench.errors import BadInput
     from attnbench.store.records import read_run
 
@@ -101,7 +101,7 @@ def write(found: Sequence[Comparison], form: Format) -> None:
 
 
 def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
-    from attnbench.analysis.matching import aligned
+    from attnbench.analysis.compare.matching import aligned
     from attnbench.errors import BadInput
     from attnbench.outputs.comparison import explanation
     from attnbench.quantity import suggestion

@@ -12,7 +12,7 @@ import typer
 from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
-    from attnbench.analysis.search import Search
+    from attnbench.analysis.crossover_search import Search
     from attnbench.plan.search_request import Question
     from attnbench.problem import Cell
     from attnbench.session import Session
@@ -164,7 +164,7 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
     """Runs a search per operator. Returns them with the exit code of how they ended."""
     from dataclasses import replace
 
-    from attnbench.analysis.search import Search, search
+    from attnbench.analysis.crossover_search import Search, search
     from attnbench.probes import Probes, Unplanned, allowed
     from attnbench.progress import progress
     from attnbench.workers import Stopped
@@ -221,7 +221,7 @@ def _row(each: Search, baseline: str, axis: str) -> Row:
 def _ratio(pair: Any) -> float | None:
     import math
 
-    from attnbench.analysis.search import side
+    from attnbench.analysis.crossover_search import side
 
     gap = side(pair)
     return math.exp(gap) if gap is not None and math.isfinite(gap) else None

@@ -11,7 +11,7 @@ import typer
 from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
-    from attnbench.analysis.floor import Floor
+    from attnbench.analysis.roofline import Floor
 
 
 def command(
@@ -22,7 +22,7 @@ def command(
 
     Example: attnbench floor results/gpu-20260101-120000
     """
-    from attnbench.analysis.floor import floors
+    from attnbench.analysis.roofline import floors
     from attnbench.errors import BadInput
     from attnbench.store.records import ENVIRONMENT, read_run
 

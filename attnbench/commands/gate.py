@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.analysis.finding import Comparison
+    from attnbench.analysis.compare.findings import Comparison
     from attnbench.gating import Only
     from attnbench.plan.settings import Gate
     from attnbench.plan.suite import Suite
@@ -131,10 +131,10 @@ def _revisions(
     the folder with both runs."""
     from dataclasses import replace
 
-    from attnbench.analysis.finding import by_importance, names
+    from attnbench.analysis.compare.findings import by_importance, names
+    from attnbench.analysis.compare.noise_floor import default_path, floor_for
     from attnbench.checkout import checkouts
     from attnbench.gating import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
-    from attnbench.noise import default_path, floor_for
     from attnbench.plan.plan import order_seed
     from attnbench.session import assembled, device_for, machine
     from attnbench.store.records import read_run

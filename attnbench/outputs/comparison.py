@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from attnbench.analysis.exact import OPERATIONS
-from attnbench.analysis.finding import Comparison, Finding
+from attnbench.analysis.compare.findings import Comparison, Finding
+from attnbench.analysis.compare.tier0_exact import OPERATIONS
 from attnbench.number import count, shown, times
 from attnbench.outputs._markdown import escaped
 from attnbench.outputs.listing import Row, markdown, print_table

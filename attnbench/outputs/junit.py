@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from attnbench.analysis.finding import Comparison
+from attnbench.analysis.compare.findings import Comparison
 from attnbench.outputs.comparison import change
 
 

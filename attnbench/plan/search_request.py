@@ -54,7 +54,7 @@ def suite_text(
 ) -> str:
     """The suite that says the same; its sizes are the ends of the axis. shape: its `problem`. seq_len: where channels
     are varied. params: `key=value` each. Raises BadInput."""
-    from attnbench.analysis.search import MOST_ROUNDS
+    from attnbench.analysis.crossover_search import MOST_ROUNDS
 
     names = asked.names()
     if asked.axis == "channels":

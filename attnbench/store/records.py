@@ -185,7 +185,7 @@ class Run:
     @cached_property
     def results(self) -> DataFrame:
         """results.csv, derived again from the visits: one row per key."""
-        from attnbench.results import derive
+        from attnbench.analysis.results import derive
 
         return derive(self.visits)
 

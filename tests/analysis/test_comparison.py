@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.analysis.comparison import compare, judge
-from attnbench.analysis.finding import Comparison, Finding
+from attnbench.analysis.compare.findings import Comparison, Finding
+from attnbench.analysis.compare.stored_runs import compare, judge
 from attnbench.errors import BadInput
 from attnbench.plan.settings import Gate, Threshold
 from attnbench.problem import Problem

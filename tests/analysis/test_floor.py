@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from attnbench.analysis.floor import floors
+from attnbench.analysis.roofline import floors
 
 RATES = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.analysis.comparison import compare
-from attnbench.analysis.matching import aligned
+from attnbench.analysis.compare.matching import aligned
+from attnbench.analysis.compare.stored_runs import compare
 from attnbench.gating import tier0
 from attnbench.plan.settings import Gate
 from attnbench.problem import Problem, canonical_params

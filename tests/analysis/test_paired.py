@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench.analysis.paired import (
+from attnbench.analysis.compare.tier1_paired import (
     CONFIRM,
     FIRST,
     POWER,

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy.special import chdtri, ndtri, polygamma, psi, stdtrit
 
-from attnbench.analysis.quantile import chi_square, digamma, normal, student, tetragamma, trigamma
+from attnbench.analysis.distributions import chi_square, digamma, normal, student, tetragamma, trigamma
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999, 0.99999])

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from attnbench.analysis.crossover import Pair
+from attnbench.analysis.crossover_search import MOST_SIZES, Search, half_width, search
 from attnbench.analysis.interval import Estimate, estimates
-from attnbench.analysis.search import MOST_SIZES, Search, half_width, search
 
 Law = Callable[[float], float]
 

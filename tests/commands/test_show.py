@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.analysis.comparison import _baseline_keys
+from attnbench.analysis.compare.stored_runs import _baseline_keys
 from attnbench.analysis.summary import summarise
 from attnbench.errors import BadInput
 from attnbench.store.records import read_run

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from attnbench.analysis.comparison import compare
+from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.commands.compare import Format
 from attnbench.commands.compare import write as write_comparison

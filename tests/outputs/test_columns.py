@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import attnbench
-from attnbench.analysis.finding import Comparison, Finding
+from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.summary import summarise
 from attnbench.commands import doctor, floor
 from attnbench.commands import list as listed

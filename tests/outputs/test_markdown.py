@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnbench.analysis.finding import Comparison, Finding
+from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.outputs import comparison
 from attnbench.outputs._markdown import escaped
 from attnbench.outputs.listing import markdown

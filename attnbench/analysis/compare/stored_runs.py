@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from attnbench.analysis.baseline import named
-from attnbench.analysis.exact import exact_findings
-from attnbench.analysis.finding import Comparison, Finding, Verdict, by_importance, names, readable
+from attnbench.analysis.compare.crossover_shift import crossings
+from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names, readable
+from attnbench.analysis.compare.matching import aligned
+from attnbench.analysis.compare.same_machine import HARDWARE, SOFTWARE
+from attnbench.analysis.compare.same_machine import differing as other
+from attnbench.analysis.compare.tier0_exact import exact_findings
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
-from attnbench.analysis.matching import aligned
-from attnbench.analysis.moved import crossings
 from attnbench.analysis.series import metric_names, panels
-from attnbench.circumstances import HARDWARE, SOFTWARE
-from attnbench.circumstances import differing as other
 from attnbench.errors import BadInput
 from attnbench.plan.settings import Gate
 from attnbench.registry import metrics

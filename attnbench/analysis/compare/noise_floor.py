@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.circumstances import MACHINE, differing
+from attnbench.analysis.compare.same_machine import MACHINE, differing
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.number import count
 from attnbench.store.trusted_json import parse_object, read_text
 
 if TYPE_CHECKING:
-    from attnbench.analysis.paired import Noise
+    from attnbench.analysis.compare.tier1_paired import Noise
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def write(path: Path, found: Calibration) -> None:
 
 def read(path: Path) -> Calibration:
     """A stored calibration. Raises BadInput where it is none."""
-    from attnbench.analysis.paired import Noise
+    from attnbench.analysis.compare.tier1_paired import Noise
     from attnbench.gating import TURNS
 
     data = parse_object(read_text(path), str(path))
@@ -82,7 +82,7 @@ def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
 
     asked: the user named the file, so that one of another machine is an error. Raises BadInput.
     """
-    from attnbench.analysis.paired import ASSUMED, ASSUMED_SD
+    from attnbench.analysis.compare.tier1_paired import ASSUMED, ASSUMED_SD
 
     assumed = (
         f"not calibrated here: {ASSUMED_SD:.0%} from process to process is assumed; `attnbench calibrate` measures it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from attnbench.analysis.finding import Crossing
+from attnbench.analysis.compare.findings import Crossing
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover import Crossover

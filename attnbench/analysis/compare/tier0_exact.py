@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from attnbench.analysis.finding import Finding, Verdict, names
+from attnbench.analysis.compare.findings import Finding, Verdict, names
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels, quantity
 from attnbench.plan.settings import Gate

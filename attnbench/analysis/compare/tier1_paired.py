@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtri, ndtr, ndtri, stdtrit
 
-from attnbench.analysis.finding import Finding, Verdict, readable
+from attnbench.analysis.compare.findings import Finding, Verdict, readable
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.number import count
 from attnbench.plan.settings import Gate
