@@ -29,7 +29,10 @@ def scan(package: str) -> list[str]:
 
 def metrics() -> dict[str, Metric]:
     """What every file of `attnbench/metrics/` declares, by the metric's name. Imports no torch."""
-    return {name: importlib.import_module(f"attnbench.metrics.{name}").METRIC for name in scan("attnbench.metrics")}
+    return {
+        name: importlib.import_module(f"attnbench.measure.metrics.{name}").METRIC
+        for name in scan("attnbench.measure.metrics")
+    }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from attnbench import allocator
+from attnbench.measure.machine import allocator
 
 SLOW_DOWNS = (0.02, 0.05, 0.10, 0.25)
 SIZES = (256, 512)

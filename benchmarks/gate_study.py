@@ -29,7 +29,7 @@ import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
 from attnbench.analysis.compare.noise_floor import machine_of
-from attnbench.gating import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
+from attnbench.measure.gate_pairs import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
 from attnbench.plan import suite as suites
 from attnbench.store.records import read_run
 

@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from attnbench.measure.open_run import begin
+from attnbench.measure.runner import Runner
 from attnbench.plan import suite as suites
 from attnbench.progress import plain
-from attnbench.runner import Runner
-from attnbench.session import begin
 
 VISIT_LIMIT_S = 0.05
 START_LIMIT_S = 2.5

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.footprint import output_like, run
+from attnbench.measure.worker.fake_memory import output_like, run
 from attnbench.problem import MODES, Mode, Problem
 from attnbench.registry import operators, outside_definition, resolve
 

@@ -35,10 +35,10 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from attnbench.measure.runner import Runner
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import MODES, Cell, Problem
 from attnbench.registry import operators, resolve
-from attnbench.runner import Runner
 from attnbench.store import journal
 from attnbench.store.records import Run, Visit, read_run
 from tests.mutated.judged import judge_folder, judge_suite

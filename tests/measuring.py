@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attnbench.foresight import foresee
+from attnbench.measure.worker.forecast import foresee
+from attnbench.measure.worker.prepared_cell import Bench, Subject, subject_of
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Dtype, Mode, Problem, Scope
 from attnbench.registry import operators, resolve
-from attnbench.subject import Bench, Subject, subject_of
 
 
 def subject(

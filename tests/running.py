@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attnbench.measure.runner import Runner
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Mode, Problem
-from attnbench.runner import Runner
 from attnbench.store import journal
 from attnbench.store.records import Run, Visit, read_run
 

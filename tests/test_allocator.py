@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from attnbench import allocator
+from attnbench.measure.machine import allocator
 
 FAULTS = """
 import ctypes, resource
@@ -49,7 +49,7 @@ def test_a_call_in_a_worker_faults_no_pages_in() -> None:
 def test_give_back_returns_what_is_free() -> None:
     code = (
         "import ctypes, resource\n"
-        "from attnbench.allocator import give_back\n"
+        "from attnbench.measure.machine.allocator import give_back\n"
         "libc = ctypes.CDLL(None)\n"
         "libc.malloc.restype = ctypes.c_void_p\n"
         "libc.free.argtypes = [ctypes.c_void_p]\n"

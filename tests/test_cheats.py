@@ -11,10 +11,10 @@ import pytest
 import torch
 from pandas import DataFrame
 
-from attnbench import check
+from attnbench.measure.worker import correctness
+from attnbench.measure.worker.prepared_cell import Wrong
 from attnbench.problem import MODES, Cell, Mode, Problem
 from attnbench.registry import operators
-from attnbench.subject import Wrong
 from tests.cheats.cheating import CHEATS, LATER
 from tests.measuring import subject
 from tests.running import QUICK, measured, plan
@@ -95,8 +95,8 @@ def test_work_left_on_another_stream_is_wrong(tmp_path: Path) -> None:
 def test_where_no_reference_is_affordable_answers_must_follow_all_the_same(impl: str) -> None:
     def whole_visit(impl: str) -> None:
         of = subject("cheating", impl, seq_len=48)
-        first = check.first(of)
-        check.after(of, first, None)
+        first = correctness.first(of)
+        correctness.after(of, first, None)
 
     with pytest.raises(Wrong):
         whole_visit(impl)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench import check
+from attnbench.measure.worker import correctness
+from attnbench.measure.worker.prepared_cell import Subject
 from attnbench.problem import MODES, Dtype, Mode, Params, Problem
-from attnbench.subject import Subject
 from tests.measuring import subject
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
@@ -20,8 +20,8 @@ DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "impl"), [("softmax", "reference"), ("softmax", "sdpa"), ("linformer", "reference")])
 def test_what_is_right_passes(name: str, impl: str, mode: Mode, dtype: Dtype) -> None:
-    found = check.before(subject(name, impl, mode, dtype))
-    assert found.relative_error <= found.tolerance <= check.CEILING[dtype]
+    found = correctness.before(subject(name, impl, mode, dtype))
+    assert found.relative_error <= found.tolerance <= correctness.CEILING[dtype]
     assert found.checked_seq_len == 64
 
 
@@ -47,62 +47,62 @@ def with_impl(of: Subject, change: float, gradient: float = 0.0) -> Subject:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_error_of_four_bounds_is_wrong(dtype: Dtype) -> None:
-    bound = check.before(subject("softmax", dtype=dtype)).tolerance
-    with pytest.raises(check.Wrong, match="the output differs"):
-        check.before(with_impl(subject("softmax", dtype=dtype), 4 * bound))
+    bound = correctness.before(subject("softmax", dtype=dtype)).tolerance
+    with pytest.raises(correctness.Wrong, match="the output differs"):
+        correctness.before(with_impl(subject("softmax", dtype=dtype), 4 * bound))
 
 
 def test_a_stated_exception_widens_the_bound_and_no_more() -> None:
     plain = subject("softmax", dtype="float64")
-    bound = check.before(plain).tolerance
+    bound = correctness.before(plain).tolerance
     stated = replace(plain, operator=replace(plain.operator, tolerance=(3.0, "a test")))
-    check.before(with_impl(stated, 2 * bound))
-    with pytest.raises(check.Wrong):
-        check.before(with_impl(plain, 2 * bound))
-    with pytest.raises(check.Wrong):
-        check.before(with_impl(stated, 5 * bound))
+    correctness.before(with_impl(stated, 2 * bound))
+    with pytest.raises(correctness.Wrong):
+        correctness.before(with_impl(plain, 2 * bound))
+    with pytest.raises(correctness.Wrong):
+        correctness.before(with_impl(stated, 5 * bound))
 
 
 def test_a_wrong_gradient_alone_is_wrong() -> None:
-    check.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
-    with pytest.raises(check.Wrong, match="the gradient of"):
-        check.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
+    correctness.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
+    with pytest.raises(correctness.Wrong, match="the gradient of"):
+        correctness.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
 
 
 def test_beyond_what_is_affordable_the_reduced_size_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(check.AFFORDABLE_FLOPS, "cpu", 10)
-    found = check.before(subject("softmax", "sdpa"))
+    monkeypatch.setitem(correctness.AFFORDABLE_FLOPS, "cpu", 10)
+    found = correctness.before(subject("softmax", "sdpa"))
     assert found.checked_seq_len == 63
-    with pytest.raises(check.Wrong):
-        check.before(with_impl(subject("softmax"), 1e-3))
+    with pytest.raises(correctness.Wrong):
+        correctness.before(with_impl(subject("softmax"), 1e-3))
 
 
 def test_what_float64_cannot_hold_in_memory_is_not_tried() -> None:
     of = subject("softmax")
-    assert check.affordable(of)
-    assert not check.affordable(replace(of, memory_limit=1000))
+    assert correctness.affordable(of)
+    assert not correctness.affordable(replace(of, memory_limit=1000))
 
 
 def test_reduced_images_are_odd() -> None:
     of = subject("softmax")
     image = replace(of, cell=replace(of.cell, problem=Problem.image(16, 16, 32, 2)))
-    reduced = check.reduced_problem(image)
+    reduced = correctness.reduced_problem(image)
     assert reduced is not None
     assert (reduced.height, reduced.width) == (7, 9)
 
 
 def whole_visit(of: Subject) -> None:
     """Both checks with many calls between them."""
-    check.before(of)
-    first = check.first(of)
+    correctness.before(of)
+    first = correctness.first(of)
     for _ in range(100):
         of.perform(of.calls[0])
-    check.after(of, first, None)
+    correctness.after(of, first, None)
 
 
 @pytest.mark.parametrize("name", ["caches", "caches_by_place", "decays"])
 def test_cheating_impls_are_found_at_the_latest_after_timing(name: str) -> None:
-    with pytest.raises(check.Wrong):
+    with pytest.raises(correctness.Wrong):
         whole_visit(subject("faulty", name, seq_len=48))
 
 
@@ -112,13 +112,13 @@ def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
 
 def test_an_answer_is_told_from_any_other() -> None:
     of = subject("softmax", mode="fwd_bwd")
-    first = check.first_outputs(of)
-    expected = check.answers(first)
-    check.same_answers(of, check.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
+    first = correctness.first_outputs(of)
+    expected = correctness.answers(first)
+    correctness.same_answers(of, correctness.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
     changed = [tuple(t.clone() for t in outputs) for outputs in first]
     changed[1][0].view(-1)[7] += 0.01 * changed[1][0].abs().max()
-    with pytest.raises(check.Wrong, match="not the one that was checked"):
-        check.same_answers(of, changed, expected, 1e-6)
+    with pytest.raises(correctness.Wrong, match="not the one that was checked"):
+        correctness.same_answers(of, changed, expected, 1e-6)
     rolled = [(outputs[0].roll(1, dims=-2), *outputs[1:]) for outputs in first]
-    with pytest.raises(check.Wrong):
-        check.same_answers(of, rolled, expected, 1e-6)
+    with pytest.raises(correctness.Wrong):
+        correctness.same_answers(of, rolled, expected, 1e-6)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import checkout
-from attnbench.checkout import checkouts
 from attnbench.errors import BadInput
+from attnbench.measure import git_worktrees
+from attnbench.measure.git_worktrees import checkouts
 from tests.commands.test_gate import EXAMPLE, SUITE, example, git
 
 SHIPPED = "name: ci\noperators: [identity]\nsweep: [{seq_len: 8}]\n"
@@ -60,7 +60,7 @@ def installed(place: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) ->
     file = place / "site-packages" / "attnbench" / "suites" / "ci.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(SHIPPED)
-    monkeypatch.setattr(checkout, "shipped", lambda: {"ci": file})
+    monkeypatch.setattr(git_worktrees, "shipped", lambda: {"ci": file})
     monkeypatch.chdir(repository)
     return file
 

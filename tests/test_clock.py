@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from attnbench import clock
+from attnbench.measure.worker import timing as clock
+from attnbench.measure.worker.prepared_cell import Bench, Spent
 from attnbench.plan.settings import Measure
-from attnbench.subject import Bench, Spent
 
 MEASURE = Measure(within_process_precision=0.0, min_samples=5, max_samples=20, max_time_s=1.0)
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import conditions, environment, gpu, pipe, session
 from attnbench.__main__ import app
 from attnbench.commands import doctor
-from attnbench.conditions import Condition
 from attnbench.errors import BadInput
+from attnbench.measure import open_run, worker_process
+from attnbench.measure.machine import advice, environment
+from attnbench.measure.machine import nvml as gpu
+from attnbench.measure.machine.advice import Condition
 from attnbench.plan.settings import Limits
 
 CALM: dict[str, Any] = {
@@ -32,7 +34,7 @@ CALM: dict[str, Any] = {
 def found(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> dict[str, Condition]:
     monkeypatch.setattr(environment, "host", lambda: {**CALM, **facts})
     monkeypatch.setattr(environment, "usable_cores", lambda: 4)
-    return {c.subject: c for c in conditions.host()}
+    return {c.subject: c for c in advice.host()}
 
 
 def test_a_calm_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,16 +56,16 @@ def test_disturbances_are_warned_of_with_what_to_do(
     condition = found(monkeypatch, **facts)[subject]
     assert condition.level == "warning"
     assert condition.todo
-    assert any(text.startswith(subject) for text in session.disturbances())
+    assert any(text.startswith(subject) for text in open_run.disturbances())
 
 
 def test_a_gpu_whose_first_worker_is_lost_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(number: int, threads: int) -> None:
-        raise pipe.WorkerLost("crashed", "the worker was killed by SIGSEGV")
+        raise worker_process.WorkerLost("crashed", "the worker was killed by SIGSEGV")
 
-    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(session, "others_on_gpu", lambda device: [])
-    monkeypatch.setattr(pipe, "start", lost)
+    monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(open_run, "others_on_gpu", lambda device: [])
+    monkeypatch.setattr(worker_process, "start", lost)
     done = CliRunner().invoke(app, ["run", "quick"])
     assert isinstance(done.exception, BadInput)
     assert "--device cuda: the first worker on it was lost: the worker was killed by SIGSEGV" in str(done.exception)
@@ -75,7 +77,7 @@ def test_no_cell_may_need_more_than_is_available(
 ) -> None:
     monkeypatch.setattr(environment, "memory_available_bytes", lambda: available)
     found = {"device": "cpu", "memory_bytes": 1000, "cgroup_memory_bytes": None}
-    assert session.memory_limit(Limits(memory_fraction=0.8), found) == bytes_
+    assert open_run.memory_limit(Limits(memory_fraction=0.8), found) == bytes_
 
 
 class Process:
@@ -242,9 +244,9 @@ def test_of_a_divided_gpu_one_instance_is_in_use(nvml: FakeNvml, visible: str | 
 def test_work_on_another_gpu_does_not_count(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.boards, nvml.running = EQUAL, {"GPU-cc": (7,)}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert session.others_on_gpu("cuda") == []
+    assert open_run.others_on_gpu("cuda") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert session.others_on_gpu("cuda") == [
+    assert open_run.others_on_gpu("cuda") == [
         "trainer7 (process 7, GPU 1) is using the GPU: times and memory are disturbed"
     ]
 
@@ -255,8 +257,8 @@ def test_an_nvml_that_fails_makes_it_unknown_not_none(
 ) -> None:
     nvml.failing = {failing}
     told = "whether others use the GPU is unknown (NVML: Unknown Error)"
-    assert session.others_on_gpu("cuda")[0].startswith(told)
-    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
+    assert open_run.others_on_gpu("cuda")[0].startswith(told)
+    monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cuda")
     refused = CliRunner().invoke(app, ["run", "quick", "--strict"])
     assert isinstance(refused.exception, BadInput)
     assert str(refused.exception).startswith(f"--strict: {told}")
@@ -294,7 +296,7 @@ def test_doctor_tells_a_gpu_that_is_hidden(nvml: FakeNvml, monkeypatch: pytest.M
 def test_without_nvml_it_is_unknown_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "nvml", lambda: None)
     monkeypatch.setattr(gpu, "nvml_missing", lambda: "the package nvidia-ml-py is not installed")
-    assert "unknown (the package nvidia-ml-py is not installed)" in session.others_on_gpu("cuda")[0]
+    assert "unknown (the package nvidia-ml-py is not installed)" in open_run.others_on_gpu("cuda")[0]
 
 
 class Begun(Exception):
@@ -311,8 +313,8 @@ def test_another_process_on_the_gpu_is_named_and_strict_refuses(
 
     nvml.running = {"GPU-abc": others}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(session, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(session, "begin", begin)
+    monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(open_run, "begin", begin)
     done = CliRunner().invoke(app, ["run", "quick", *words])
     named = "trainer7 (process 7, GPU 0) is using the GPU"
     if others and words:
@@ -321,5 +323,5 @@ def test_another_process_on_the_gpu_is_named_and_strict_refuses(
     else:
         assert isinstance(done.exception, Begun)
         assert (named in done.stderr) == bool(others)
-    monkeypatch.setattr(session, "choose_device", lambda wanted: "cpu")
+    monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cpu")
     assert named not in CliRunner().invoke(app, ["run", "quick", *words]).stderr, "on a CPU it does not matter"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench import check
-from attnbench.foresight import Foreseen
+from attnbench.measure.worker import correctness
+from attnbench.measure.worker.forecast import Foreseen
+from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.problem import MODES, Cell, Dtype, Mode, Params, Problem
 from attnbench.registry import operators, why_not
-from attnbench.subject import Subject, subject_of
 from tests.variants import Variant, variants
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16")
@@ -51,10 +51,10 @@ def test_what_is_right_passes(variant: Variant) -> None:
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
-        found = check.before(subject)
-        check.after(subject, check.first(subject), found.tolerance)
+        found = correctness.before(subject)
+        correctness.after(subject, correctness.first(subject), found.tolerance)
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
-        assert found.relative_error <= found.tolerance <= factor * check.CEILING[problem.dtype] * (1 + 1e-12)
+        assert found.relative_error <= found.tolerance <= factor * correctness.CEILING[problem.dtype] * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
@@ -89,10 +89,10 @@ def test_a_gradient_that_should_be_zero_and_is_not_is_wrong(name: str, tensor: s
     variant = next(v for v in variants() if (v.name, v.scope) == (name, scope))
     problem = variant.problem((1, 1), channels=16, heads=4, batch=1, dtype=dtype)
     right = of(variant, problem, "fwd_bwd")
-    check.before(with_gradient(right, tensor, 0.0))
+    correctness.before(with_gradient(right, tensor, 0.0))
     excess = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 1.0}[dtype]
-    with pytest.raises(check.Wrong, match=f"the gradient of {tensor}"):
-        check.before(with_gradient(right, tensor, excess))
+    with pytest.raises(correctness.Wrong, match=f"the gradient of {tensor}"):
+        correctness.before(with_gradient(right, tensor, excess))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
@@ -106,10 +106,12 @@ def test_the_terms_are_of_little_account_where_nothing_cancels(
     variant = next(v for v in variants() if v.name == name)
     subject = of(variant, Problem(tokens, channels, heads, dtype=dtype), "fwd_bwd")
     problem, inputs, reference = subject.cell.problem, subject.sets[0], subject.form.reference
-    truth = subject.once(reference, problem.with_dtype("float64"), check.as_dtype(inputs, torch.float64))
+    truth = subject.once(reference, problem.with_dtype("float64"), correctness.as_dtype(inputs, torch.float64))
     low = subject.once(reference, problem, inputs)
-    for ours, exact, terms in zip(low[1:], truth[1:], check._terms(subject, problem, inputs, truth[0]), strict=True):
+    for ours, exact, terms in zip(
+        low[1:], truth[1:], correctness._terms(subject, problem, inputs, truth[0]), strict=True
+    ):
         own, scale = float((ours - exact).abs().max()), float(exact.abs().max())
         assert 0 < terms.rounding < scale / 2
-        bounds = [check._bound(subject, problem, own, scale, each) for each in (terms, check.NO_TERMS)]
+        bounds = [correctness._bound(subject, problem, own, scale, each) for each in (terms, correctness.NO_TERMS)]
         assert bounds[1] <= bounds[0] <= 3 * bounds[1]

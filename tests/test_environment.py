@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import environment
+from attnbench.measure.machine import environment
 
 
 def test_what_numbers_depend_on_is_there() -> None:

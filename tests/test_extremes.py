@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench import check
-from attnbench.footprint import run
-from attnbench.foresight import Foreseen
+from attnbench.measure.worker import correctness
+from attnbench.measure.worker.fake_memory import run
+from attnbench.measure.worker.forecast import Foreseen
+from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, MODES, Cell, Params, Problem, canonical_params
 from attnbench.registry import operators, outside_definition, resolve, why_not
-from attnbench.subject import Subject, subject_of
 
 LARGE, LARGE_TO_COUNT = 71, 17
 """Stand for a maximum where there is none: more than there are tokens, channels or blocks."""
@@ -78,7 +78,7 @@ def test_every_end_is_right_or_has_its_reason(name: str) -> None:
     tried = 0
     for subject in subjects(name):
         try:
-            check.before(subject)
+            correctness.before(subject)
         except Exception as error:
             pytest.fail(f"{subject.cell.key} {dict(subject.cell.params)}: {type(error).__name__}: {error}")
         tried += 1
@@ -143,5 +143,5 @@ def test_what_was_wider_than_the_sound_range_is_refused(
     assert by_bound or why_not(operator, cell, "cpu")
     unsound = subject_of(cell, source, "cpu", 2**32, Foreseen())
     if name in ("hamburger", "performer") or problem.causal:
-        with pytest.raises((check.Wrong, torch.linalg.LinAlgError)):
-            check.before(unsound)
+        with pytest.raises((correctness.Wrong, torch.linalg.LinAlgError)):
+            correctness.before(unsound)

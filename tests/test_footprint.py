@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attnbench.footprint import LiveBytes, predict
+from attnbench.measure.worker.fake_memory import LiveBytes, predict
 from attnbench.problem import Problem
 from attnbench.registry import operators
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from attnbench.__main__ import app
 from attnbench.analysis import results
 from attnbench.errors import BadInput
+from attnbench.measure.open_run import stored_search
 from attnbench.plan.search_request import FILE, Question, keep, kept, suite_text
 from attnbench.plan.suite import from_text, override
-from attnbench.session import stored_search
 from attnbench.store import journal
 from attnbench.store.frames import frame
 from attnbench.store.records import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS, Sample
@@ -90,7 +90,7 @@ def test_reading_a_foreign_folder_runs_no_code_of_it(
 ) -> None:
     path = foreign(WRITTEN["plain"])
     if words[0] == "gate":  # measuring is another matter
-        monkeypatch.setattr("attnbench.gating.against_stored", lambda *_: sys.exit(9))
+        monkeypatch.setattr("attnbench.measure.gate_pairs.against_stored", lambda *_: sys.exit(9))
     code, _ = attnbench(*words, path)
     assert code == {"floor": 2, "gate": 9}.get(words[0], 0)
     assert not mark.exists()

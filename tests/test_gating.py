@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from attnbench.checkout import Checkout
-from attnbench.gating import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
-from attnbench.measured_code import MeasuredCode
+from attnbench.measure.gate_pairs import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
+from attnbench.measure.git_worktrees import Checkout
+from attnbench.measure.measured_code import MeasuredCode
 from attnbench.plan import suite as suites
 from attnbench.plan.settings import Gate, Limits, Threshold
 from attnbench.problem import Problem
@@ -50,7 +50,7 @@ def test_a_side_has_no_budget_and_a_checkout_no_digests_of_what_is_installed(tmp
     """A budget would end one side's scout before the other's; the code of a worktree is not that of its gate."""
     text = "operators: [softmax]\nsweep: [{seq_len: [16]}]\nproblem: {heads: 2, channels: 16}\n"
     suite = suites.from_text(text, "a test", tmp_path)
-    code = MeasuredCode({"attnbench/check.py": "0"}, {})
+    code = MeasuredCode({"attnbench/measure/worker/correctness.py": "0"}, {})
     made = plan([], limits=Limits(budget_s=1.0), code=code)
     head = Checkout("head", "f00", tmp_path, suite.text, (), ())
     for checkout, own in ((head, None), (None, code)):

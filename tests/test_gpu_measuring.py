@@ -49,7 +49,7 @@ def test_device_time_leaves_out_the_launches_and_grows_with_the_work(tmp_path: P
 
 
 def test_energy_is_there_where_the_board_counts_it(tmp_path: Path) -> None:
-    from attnbench.gpu import Gpu
+    from attnbench.measure.machine.nvml import Gpu
 
     cell = softmax(2048)
     row = run(tmp_path / "run", cell).results.iloc[0]

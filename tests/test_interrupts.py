@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.scratch import scratch_folder
+from attnbench.measure.scratch import scratch_folder
 from attnbench.store.records import VISITS, read_run
 from tests.commands.test_gate import SUITE as GATED
 from tests.commands.test_gate import example, git

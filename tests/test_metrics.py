@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from attnbench import clock, dispatch, gpu
-from attnbench.metrics import energy, estimate_error, flops, peak_memory, softmax_error, wall_time
+from attnbench.measure.machine import nvml
+from attnbench.measure.metrics import energy, estimate_error, flops, peak_memory, softmax_error, wall_time
+from attnbench.measure.worker import operations as dispatch
+from attnbench.measure.worker import timing as clock
+from attnbench.measure.worker.prepared_cell import Subject
 from attnbench.plan.settings import Measure
 from attnbench.problem import MODES, Mode, Params, Problem
-from attnbench.subject import Subject
 from tests.measuring import bench, subject
 
 N, C, H = 64, 32, 2
@@ -148,7 +150,7 @@ def test_energy_is_what_the_counter_moves_by_call(
         return ()
 
     counter = SimpleNamespace(energy_j=lambda: None if per_call is None else 1e6 + per_call * calls)
-    monkeypatch.setattr(gpu.Gpu, "current", lambda: counter)
+    monkeypatch.setattr(nvml.Gpu, "current", lambda: counter)
     monkeypatch.setattr(energy, "SPAN_S", 0.01)
     made = bench(subject("softmax"))
     pretended = SimpleNamespace(
@@ -249,7 +251,7 @@ def test_an_error_that_is_not_finite_is_empty_and_named() -> None:
 
 def test_softmax_error_is_taken_where_it_is_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors(subject("performer", seq_len=256))
-    monkeypatch.setattr("attnbench.check.AFFORDABLE_FLOPS", {"cpu": 1e6})
+    monkeypatch.setattr("attnbench.measure.worker.correctness.AFFORDABLE_FLOPS", {"cpu": 1e6})
     assert errors(subject("performer", seq_len=256)) == {}
 
 

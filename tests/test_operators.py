@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.footprint import output_like, predict, run
+from attnbench.measure.worker.fake_memory import output_like, predict, run
 from attnbench.operator import Growth
 from attnbench.problem import MODES, Mode, Problem
 from tests.variants import Variant, variants

@@ -75,6 +75,6 @@ def test_plot_works_everywhere(tmp_path: object) -> None:
 
 def test_here_something_can_be_measured() -> None:
     if sys.platform == "linux":
-        from attnbench.platforms import check_can_measure
+        from attnbench.measure.platforms import check_can_measure
 
         check_can_measure("run")

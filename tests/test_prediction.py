@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.footprint import predict
-from attnbench.foresight import Foreseen
-from attnbench.metrics import peak_memory
+from attnbench.measure.metrics import peak_memory
+from attnbench.measure.worker.fake_memory import predict
+from attnbench.measure.worker.forecast import Foreseen
+from attnbench.measure.worker.prepared_cell import subject_of
 from attnbench.problem import MODES, Cell, Mode, canonical_params
 from attnbench.registry import operators
-from attnbench.subject import subject_of
 from tests.measuring import bench
 from tests.variants import Variant, variants
 

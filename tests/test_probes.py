@@ -13,9 +13,9 @@ import pytest
 from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
+from attnbench.measure.crossover_probes import Probes, Unplanned, allowed, at
 from attnbench.outputs.blocks import parts
 from attnbench.outputs.json import text
-from attnbench.probes import Probes, Unplanned, allowed, at
 from attnbench.problem import Axis, Cell, Problem
 from attnbench.store import journal
 from attnbench.store.records import read_run

@@ -219,7 +219,7 @@ def test_a_metric_of_ones_own_is_derived_as_it_declares(
     package = tmp_path / "metrics"
     package.mkdir()
     (package / "planted.py").write_text(PLANTED.format(derived=derived))
-    monkeypatch.setattr("attnbench.metrics.__path__", [*attnbench.metrics.__path__, str(package)])
+    monkeypatch.setattr("attnbench.measure.metrics.__path__", [*attnbench.measure.metrics.__path__, str(package)])
     names = ["planted_s", "planted_low_s", "planted_high_s"]
     scout = visit(CELL, metrics={"planted_s": 7.0, "planted_bytes": 1})
     each = [dict(zip(names, (t, 0.5, 8.0), strict=True), planted_bytes=10 * t) for t in (1, 4, 2)]
@@ -231,7 +231,7 @@ def test_a_metric_of_ones_own_is_derived_as_it_declares(
         found = quantity(run, "planted")
         assert (found.interval(CELL.key) is not None) == (derived != "scout")
     finally:
-        sys.modules.pop("attnbench.metrics.planted")
+        sys.modules.pop("attnbench.measure.metrics.planted")
     told = [float(row[name]) for name in names]
     if derived == "interval":
         assert told[0] == pytest.approx(values[0]), "the geometric mean"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from pandas import Series
 
+from attnbench.measure.worker.returned import misfit_of_inputs, misfit_of_output, not_finite
 from attnbench.problem import DTYPES, Cell, Mode, Problem, Scope
 from attnbench.registry import operators, outside_definition, resolve
-from attnbench.returned import misfit_of_inputs, misfit_of_output, not_finite
 from attnbench.store.records import Run
 from tests.running import measured, plan
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from attnbench import pipe
 from attnbench.analysis import results
 from attnbench.errors import BadInput
-from attnbench.measured_code import measured_code
+from attnbench.measure import worker_process
+from attnbench.measure.measured_code import measured_code
+from attnbench.measure.runner import Runner, Stopped
 from attnbench.plan import time_budget
 from attnbench.plan.plan import beyond, exit_code
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
-from attnbench.runner import Runner, Stopped
 from attnbench.store import journal
 from attnbench.store.records import VISITS, Run, Visit, read_run
 from tests.running import Silent, faulty, plan
@@ -185,8 +185,8 @@ def test_code_that_changes_between_two_rounds_ends_the_run(tmp_path: Path) -> No
 def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
     opened = journal.create(tmp_path / "run", "", {})
 
-    def start(number: int, threads: int) -> pipe.Worker:
-        raise pipe.WorkerLost("crashed", "no torch")
+    def start(number: int, threads: int) -> worker_process.Worker:
+        raise worker_process.WorkerLost("crashed", "no torch")
 
     with pytest.raises(Stopped, match="no torch"):
         Runner(plan(CELLS), opened, Silent(), start).run()
@@ -278,7 +278,7 @@ class Clock:
         )
         self.now_s += min(takes, timeout)
         if takes > timeout:
-            raise pipe.WorkerLost("timeout", f"no answer within {timeout:g} s")
+            raise worker_process.WorkerLost("timeout", f"no answer within {timeout:g} s")
         answer = fine(request)
         metrics = {**answer["metrics"], "scout_time_s": call, "visit_s": takes} if request["do"] == "scout" else {}
         return {**answer, "metrics": metrics or answer["metrics"]}

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from attnbench.measure.worker.sampling import FIRST_LOOK, centre, enough, look_of, order_statistic
 from attnbench.plan.settings import Measure
-from attnbench.sampling import FIRST_LOOK, centre, enough, look_of, order_statistic
 
 Noise = Callable[[random.Random], float]
 

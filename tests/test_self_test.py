@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from attnbench import pipe, self_test
-from attnbench.self_test import SelfTest
+from attnbench.measure import self_test, worker_process
+from attnbench.measure.self_test import SelfTest
 
 QUIET = SelfTest("cpu", frozenset(), ((1e-3, 1.001e-3), (1e-3, 0.999e-3), (1e-3, 1e-3)), 100, {"switched": 5}, {})
 
@@ -28,11 +28,11 @@ def test_the_workers_are_ended_when_one_is_lost() -> None:
 
     def start(number: int, threads: int) -> Any:
         if number == 1:
-            raise pipe.WorkerLost("crashed", "it did not start")
+            raise worker_process.WorkerLost("crashed", "it did not start")
         answer = {"status": "ok", "environment": {}, "metrics": {"tolerance": 1e-6}}
         return SimpleNamespace(ask=lambda request, timeout: answer, close=lambda: ended.append(number))
 
-    with pytest.raises(pipe.WorkerLost, match="did not start"):
+    with pytest.raises(worker_process.WorkerLost, match="did not start"):
         self_test.self_test("cpu", 1, start)
     assert ended == [0]
 
@@ -58,7 +58,7 @@ def test_workers_take_turns_and_who_begins_changes() -> None:
 def test_a_visit_that_is_not_ok_is_no_self_test() -> None:
     answers = {"environment": {"environment": {}}, "scout": {"status": "wrong", "reason": "it differs"}}
     worker: Any = SimpleNamespace(ask=lambda request, timeout: answers[request["do"]], close=lambda: None)
-    with pytest.raises(pipe.WorkerLost, match="it differs"):
+    with pytest.raises(worker_process.WorkerLost, match="it differs"):
         self_test.self_test("cpu", 1, lambda number, threads: worker)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from attnbench import pipe, state
+from attnbench.measure import worker_process
+from attnbench.measure.worker import shared_state
 from attnbench.problem import Cell, Problem
 from attnbench.store.records import columns_of
 from tests.meddling.meddlers import CHANGES, GOOD
@@ -52,13 +53,13 @@ def meddler(impl: str, seq_len: int = 16) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[pipe.Worker]:
-    started = pipe.start(0, threads=1)
+def worker() -> Iterator[worker_process.Worker]:
+    started = worker_process.start(0, threads=1)
     yield started
     started.kill()
 
 
-def scouted(worker: pipe.Worker, impl: str) -> dict[str, Any]:
+def scouted(worker: worker_process.Worker, impl: str) -> dict[str, Any]:
     """The answer of a worker that goes on, whatever it answers."""
     cell = columns_of(meddler(impl))
     request = {"do": "scout", "cell": cell, "measure": asdict(QUICK), "foreseen": {}, "tolerance": None, "answers": []}
@@ -75,8 +76,8 @@ def scouted(worker: pipe.Worker, impl: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: pipe.Worker, change: str) -> None:
-    if change == "processors" and len(state.now().settings["the processors it may use"]) < 2:  # type: ignore[arg-type]
+def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_process.Worker, change: str) -> None:
+    if change == "processors" and len(shared_state.now().settings["the processors it may use"]) < 2:  # type: ignore[arg-type]
         pytest.skip("one processor only")
     answer = scouted(worker, f"does_{change}")
     back = scouted(worker, f"undoes_{change}")
@@ -97,7 +98,7 @@ def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: pipe.Wo
 
 
 @pytest.mark.parametrize("impl", GOOD)
-def test_what_leaves_everything_as_it_was_keeps_its_worker(worker: pipe.Worker, impl: str) -> None:
+def test_what_leaves_everything_as_it_was_keeps_its_worker(worker: worker_process.Worker, impl: str) -> None:
     scouted(worker, "honest")
     answer = scouted(worker, impl)
     assert answer["status"] == "ok", answer["reason"]
@@ -151,7 +152,7 @@ def test_global_random_numbers_begin_alike_for_every_visit() -> None:
     try:
         drawn = []
         for _ in range(2):
-            state.same_random_numbers()
+            shared_state.same_random_numbers()
             drawn.append((float(torch.rand(1)), random.random()))
             torch.rand(7)
         assert drawn[0] == drawn[1]

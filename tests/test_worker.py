@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from attnbench import pipe, worker
+from attnbench.measure import worker_process
+from attnbench.measure.worker import serve as worker
 from attnbench.store.records import columns_of
 from tests.running import faulty
 
@@ -34,7 +35,7 @@ def test_measuring_imports_torch_and_the_standard_library_only() -> None:
 
 
 def test_a_worker_ends_when_its_pipe_closes() -> None:
-    worker = pipe.start(0, threads=1)
+    worker = worker_process.start(0, threads=1)
     os.close(worker.write)
     assert worker.process.wait(timeout=120) == 0
     worker.kill()
@@ -44,7 +45,7 @@ def test_a_worker_ends_when_its_pipe_closes() -> None:
 def test_a_worker_in_native_code_ends_with_its_parent() -> None:
     code = (
         "from attnbench import pipe; from attnbench.store.records import columns_of; from tests.running import faulty, plan\n"
-        "from attnbench.workers import Workers\n"
+        "from attnbench.measure.worker_pool import Workers\n"
         "import os, signal, threading\n"
         "workers = Workers(plan([]), -1)\n"
         "cell = faulty('hangs', 32)\n"
@@ -65,7 +66,7 @@ def test_a_worker_in_native_code_ends_with_its_parent() -> None:
 
 
 def test_killing_takes_the_whole_process_group() -> None:
-    worker = pipe.start(0, threads=1)
+    worker = worker_process.start(0, threads=1)
     assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
     worker.kill()
     assert worker.process.returncode == -9
@@ -76,10 +77,10 @@ def test_a_kill_while_the_kernel_kills_for_memory_is_out_of_memory(
     kills: tuple[int | None, ...], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = iter(kills)
-    monkeypatch.setattr(pipe, "out_of_memory_kills", lambda: next(told))
-    worker = pipe.start(0, threads=1)
+    monkeypatch.setattr(worker_process, "out_of_memory_kills", lambda: next(told))
+    worker = worker_process.start(0, threads=1)
     os.kill(worker.process.pid, signal.SIGKILL)
-    with pytest.raises(pipe.WorkerLost, match="SIGKILL") as lost:
+    with pytest.raises(worker_process.WorkerLost, match="SIGKILL") as lost:
         worker.ask({"do": "rates", "device": "cpu", "dtypes": []}, 30.0)
     assert lost.value.status == status
 
@@ -89,14 +90,14 @@ def test_a_disk_without_room_for_what_a_worker_prints_is_told(monkeypatch: pytes
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", none)
-    with pytest.raises(pipe.WorkerLost, match=r"No usable temporary directory found.*set TMPDIR"):
-        pipe.start(0, threads=1)
+    with pytest.raises(worker_process.WorkerLost, match=r"No usable temporary directory found.*set TMPDIR"):
+        worker_process.start(0, threads=1)
 
 
 def test_a_worker_that_cannot_start_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(pipe.WorkerLost, match="exited with code 1"):
-        pipe.start(0, threads=1)
+    with pytest.raises(worker_process.WorkerLost, match="exited with code 1"):
+        worker_process.start(0, threads=1)
 
 
 class Accelerator(torch.AcceleratorError):
@@ -153,8 +154,8 @@ def test_what_an_operator_gives_is_made_fit_to_be_stored() -> None:
 
 
 def test_what_a_worker_prints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipe, "MOST_PRINTED_BYTES", 100)
-    started = pipe.start(0, threads=1)
+    monkeypatch.setattr(worker_process, "MOST_PRINTED_BYTES", 100)
+    started = worker_process.start(0, threads=1)
     try:
         cell = faulty("prints", 16)
         request = {"do": "scout", "cell": columns_of(cell), "measure": {}, "foreseen": {}, "device": "cpu"}

@@ -26,7 +26,7 @@ def command(
 
     Example: attnbench calibrate suites/ci.yaml
     """
-    from attnbench.platforms import check_can_measure
+    from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("calibrate")
     from attnbench.analysis.compare import tier1_paired
@@ -36,12 +36,12 @@ def command(
     from attnbench.commands.gate import effective, tell
     from attnbench.errors import BadInput
     from attnbench.files import check_place
-    from attnbench.gating import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
+    from attnbench.measure.gate_pairs import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
+    from attnbench.measure.open_run import device_for
+    from attnbench.measure.runner import Stopped
+    from attnbench.measure.scratch import scratch_folder
     from attnbench.number import count
     from attnbench.plan import suite as suites
-    from attnbench.runner import Stopped
-    from attnbench.scratch import scratch_folder
-    from attnbench.session import device_for
 
     chosen = suites.load(suite)
     path = out or default_path(chosen.name)

@@ -13,9 +13,9 @@ from attnbench.outputs.listing import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover_search import Search
+    from attnbench.measure.open_run import Session
     from attnbench.plan.search_request import Question
     from attnbench.problem import Cell
-    from attnbench.session import Session
 
 
 def _size(given: str | int) -> int:
@@ -65,12 +65,12 @@ def command(
 
     Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
     """
-    from attnbench.platforms import check_can_measure
+    from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("crossover")
+    from attnbench.measure.open_run import begin, device_for
     from attnbench.plan import suite as suites
     from attnbench.plan.search_request import Question, keep, name_sizes, suite_text
-    from attnbench.session import begin, device_for
     from attnbench.standard_streams import lost
 
     if resume is not None:
@@ -127,8 +127,8 @@ def _go_on(
 ) -> tuple[Question, Session]:
     """A stored search, with its journal open. Raises BadInput where anything else is asked of it."""
     from attnbench.errors import BadInput
+    from attnbench.measure.open_run import go_on, stored_search
     from attnbench.plan.search_request import kept, name_sizes
-    from attnbench.session import go_on, stored_search
     from attnbench.store.records import read_visits
 
     alone = ("resume", "device", "form", "operators_from")
@@ -165,9 +165,9 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
     from dataclasses import replace
 
     from attnbench.analysis.crossover_search import Search, search
-    from attnbench.probes import Probes, Unplanned, allowed
+    from attnbench.measure.crossover_probes import Probes, Unplanned, allowed
+    from attnbench.measure.worker_pool import Stopped
     from attnbench.progress import progress
-    from attnbench.workers import Stopped
 
     base = templates[":".join(asked.names()[-1])]
     series = {name: cell for name, cell in templates.items() if cell is not base}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.conditions import Condition
-    from attnbench.self_test import SelfTest
+    from attnbench.measure.machine.advice import Condition
+    from attnbench.measure.self_test import SelfTest
 
 VERSION = 1
 """Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
@@ -29,7 +29,7 @@ def command(
 
     Example: attnbench doctor --format json
     """
-    from attnbench.platforms import check_can_measure
+    from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("doctor")
     found, test = _examine()
@@ -43,9 +43,9 @@ def command(
 
 def _examine() -> tuple[list[Condition], SelfTest | None]:
     """Every condition, and the self-test of the first device on which it gave something."""
-    from attnbench import conditions, environment, machine
+    from attnbench.measure.machine import advice, environment, load
 
-    host = [*conditions.host(machine.watch()), conditions.clock(machine.clock())]  # before torch's own work
+    host = [*advice.host(load.watch()), advice.clock(load.clock())]  # before torch's own work
     cores = environment.usable_cores()
     try:
         import torch
@@ -53,13 +53,13 @@ def _examine() -> tuple[list[Condition], SelfTest | None]:
         threads, there = min(torch.get_num_threads(), cores), torch.cuda.is_available()
         facts = {**environment.collect("cpu"), "threads": threads}
     except Exception as error:  # a torch that does not load is a finding, whatever it raises
-        return [conditions.no_torch(error), *host], None
+        return [advice.no_torch(error), *host], None
     others, unknown = _others() if there else ([], None)
     test, failures = _tested(["cuda", "cpu"] if there else ["cpu"], threads)
     facts |= test.facts if test else {}
-    found = [*conditions.measuring(test, failures), *host, *conditions.software(facts, cores)]
+    found = [*advice.measuring(test, failures), *host, *advice.software(facts, cores)]
     if test is not None and test.device == "cuda":
-        found += conditions.gpu(facts, others, unknown)
+        found += advice.gpu(facts, others, unknown)
     elif not there:
         found.append(_no_gpu(torch.version.cuda))
     return found, test
@@ -67,8 +67,8 @@ def _examine() -> tuple[list[Condition], SelfTest | None]:
 
 def _tested(devices: Sequence[str], threads: int) -> tuple[SelfTest | None, dict[str, str]]:
     """The self-test on the first device that gives one, and the reasons of those before it."""
-    from attnbench import self_test
-    from attnbench.pipe import WorkerLost
+    from attnbench.measure import self_test
+    from attnbench.measure.worker_process import WorkerLost
 
     failures: dict[str, str] = {}
     for device in devices:
@@ -81,7 +81,7 @@ def _tested(devices: Sequence[str], threads: int) -> tuple[SelfTest | None, dict
 
 def _others() -> tuple[list[str], str | None]:
     """Who else computes on the GPU in use; with why that is unknown, or None."""
-    from attnbench.gpu import Unknown, others_in_use
+    from attnbench.measure.machine.nvml import Unknown, others_in_use
 
     try:
         return others_in_use(os.environ), None
@@ -90,8 +90,8 @@ def _others() -> tuple[list[str], str | None]:
 
 
 def _no_gpu(built_for: str | None) -> Condition:
-    from attnbench.conditions import no_gpu
-    from attnbench.gpu import Unknown, in_use, listed
+    from attnbench.measure.machine.advice import no_gpu
+    from attnbench.measure.machine.nvml import Unknown, in_use, listed
 
     try:
         count, used = len(listed()), in_use(os.environ)

@@ -167,7 +167,7 @@ def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) 
 
 
 def _row(operator: Operator, cell: Cell, outside: str | None) -> Row:
-    from attnbench.foresight import footprint
+    from attnbench.measure.worker.forecast import footprint
 
     p = cell.problem
     form = operator.forms[cell.scope] if outside is None else None

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
-    from attnbench.gating import Only
+    from attnbench.measure.gate_pairs import Only
     from attnbench.plan.settings import Gate
     from attnbench.plan.suite import Suite
 
@@ -51,17 +51,17 @@ def command(
 
     Example: attnbench gate suites/ci.yaml --base origin/main
     """
-    from attnbench.platforms import check_can_measure
+    from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("gate")
     from attnbench.commands.compare import thresholds, write
     from attnbench.errors import BadInput
     from attnbench.files import check_place
-    from attnbench.gating import store
+    from attnbench.measure.gate_pairs import store
+    from attnbench.measure.runner import Stopped
     from attnbench.outputs import comparison
     from attnbench.outputs import junit as xml
     from attnbench.plan import suite as suites
-    from attnbench.runner import Stopped
 
     if (base is None) == (against is None):
         raise BadInput("the gate needs --base REV (a git revision) or --against RUN (a stored run), one of the two.")
@@ -108,7 +108,7 @@ def tell(text: str) -> None:
 
 
 def _against(suite: Suite, gate: Gate, device: str, baseline: Path, folder: Path, only: Only) -> Comparison:
-    from attnbench.gating import against_stored
+    from attnbench.measure.gate_pairs import against_stored
     from attnbench.store.records import read_run
 
     stored = read_run(baseline)
@@ -133,10 +133,10 @@ def _revisions(
 
     from attnbench.analysis.compare.findings import by_importance, names
     from attnbench.analysis.compare.noise_floor import default_path, floor_for
-    from attnbench.checkout import checkouts
-    from attnbench.gating import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
+    from attnbench.measure.gate_pairs import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
+    from attnbench.measure.git_worktrees import checkouts
+    from attnbench.measure.open_run import assembled, device_for, machine
     from attnbench.plan.plan import order_seed
-    from attnbench.session import assembled, device_for, machine
     from attnbench.store.records import read_run
 
     with checkouts(file, *revisions) as sides:

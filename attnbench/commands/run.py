@@ -13,9 +13,9 @@ import typer
 from attnbench.outputs.listing import Format
 
 if TYPE_CHECKING:
-    from attnbench.outlook import Outlook
+    from attnbench.measure.open_run import Session
+    from attnbench.measure.outlook import Outlook
     from attnbench.plan.plan import Plan
-    from attnbench.session import Session
 
 
 def command(
@@ -40,11 +40,11 @@ def command(
 
     Example: attnbench run quick --device cpu
     """
-    from attnbench.platforms import check_can_measure
+    from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("run")
-    from attnbench import session as sessions
     from attnbench.errors import BadInput
+    from attnbench.measure import open_run as sessions
     from attnbench.plan import suite as suites
 
     begun = time.monotonic()
@@ -74,7 +74,7 @@ def command(
 
 
 def _list(plan: Plan, form: Format) -> None:
-    from attnbench.outlook import outlook
+    from attnbench.measure.outlook import outlook
     from attnbench.outputs.listing import write
     from attnbench.problem import canonical_params
 
@@ -123,9 +123,9 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
 
 def _measure(session: Session, form: Format, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
+    from attnbench.measure.runner import Runner, Stopped
     from attnbench.plan.plan import exit_code
     from attnbench.progress import progress
-    from attnbench.runner import Runner, Stopped
     from attnbench.standard_streams import lost
 
     folder = session.journal.folder

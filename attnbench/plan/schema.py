@@ -279,7 +279,7 @@ def _read_gate(top: Section, notes: Notes) -> Gate:
 
 def gated_names() -> list[str]:
     """What may have a threshold: the metrics, and the number of operations."""
-    return [*scan("attnbench.metrics"), "operations"]
+    return [*scan("attnbench.measure.metrics"), "operations"]
 
 
 def _take_thresholds(section: Section) -> dict[str, float]:

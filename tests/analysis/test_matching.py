@@ -9,7 +9,7 @@ import pytest
 
 from attnbench.analysis.compare.matching import aligned
 from attnbench.analysis.compare.stored_runs import compare
-from attnbench.gating import tier0
+from attnbench.measure.gate_pairs import tier0
 from attnbench.plan.settings import Gate
 from attnbench.problem import Problem, canonical_params
 from attnbench.store.records import Run, Sample, read_run

@@ -6,15 +6,15 @@ import pytest
 
 from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
-from attnbench.foresight import foresee
-from attnbench.metrics import flops
+from attnbench.measure.metrics import flops
+from attnbench.measure.worker.forecast import foresee
+from attnbench.measure.worker.prepared_cell import Bench, subject_of
 from attnbench.outputs.blocks import parts
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.registry import operators
 from attnbench.store.records import Run
-from attnbench.subject import Bench, subject_of
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import session
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
+from attnbench.measure import open_run
 from attnbench.plan import suite as suites
 from attnbench.plan.search_request import Question, keep, suite_text
 from attnbench.store.records import SUITE, read_run
@@ -97,9 +97,11 @@ def test_bad_usage_is_told_before_anything_is_measured(tmp_path: Path, arguments
 
 def test_a_search_goes_on_with_the_same_code_only(searched: Path) -> None:
     suite = suites.from_text((searched / SUITE).read_text(), "a test", searched)
-    found = session.plan_of(suite, "cpu")[1]
-    found["code"]["files"]["attnbench/check.py"] = "0" * 12
+    found = open_run.plan_of(suite, "cpu")[1]
+    found["code"]["files"]["attnbench/measure/worker/correctness.py"] = "0" * 12
     (searched / "environment.json").write_text(json.dumps(found))
     done = CliRunner().invoke(app, ["crossover", "--resume", str(searched)])
     assert isinstance(done.exception, BadInput)
-    assert "since the run was begun attnbench/check.py has changed (000000000000 → " in str(done.exception)
+    assert "since the run was begun attnbench/measure/worker/correctness.py has changed (000000000000 → " in str(
+        done.exception
+    )

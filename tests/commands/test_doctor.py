@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from attnbench import conditions, environment, gpu, machine, pipe, self_test
 from attnbench.__main__ import app
-from attnbench.conditions import Condition
-from attnbench.machine import Clock, Load
-from attnbench.self_test import SelfTest
+from attnbench.measure import self_test, worker_process
+from attnbench.measure.machine import advice, environment, nvml
+from attnbench.measure.machine import load as machine
+from attnbench.measure.machine.advice import Condition
+from attnbench.measure.machine.load import Clock, Load
+from attnbench.measure.self_test import SelfTest
 
 COLUMNS = frozenset({"wall_time_s", "flops", "peak_memory_bytes", "relative_error"})
 QUIET = SelfTest("cpu", COLUMNS, ((1e-3, 1.001e-3), (1e-3, 0.999e-3), (1e-3, 1e-3)), 100, {}, {"torch": "2.13.0"})
@@ -68,7 +70,7 @@ def test_it_measures_here_and_says_what_to_do_about_each_line() -> None:
 
 def test_nothing_measured_is_exit_code_1_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(device: str, threads: int) -> SelfTest:
-        raise pipe.WorkerLost("crashed", "the worker was killed by SIGSEGV")
+        raise worker_process.WorkerLost("crashed", "the worker was killed by SIGSEGV")
 
     monkeypatch.setattr(self_test, "self_test", lost)
     result = doctor()
@@ -90,7 +92,7 @@ def test_the_cpu_is_measured_where_the_gpu_fails(monkeypatch: pytest.MonkeyPatch
 
     def only_cpu(device: str, threads: int) -> SelfTest:
         if device == "cuda":
-            raise pipe.WorkerLost("crashed", "CUDA error: no kernel image is available")
+            raise worker_process.WorkerLost("crashed", "CUDA error: no kernel image is available")
         return QUIET
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -112,7 +114,7 @@ def test_without_proc_sys_and_nvml_nothing_fails(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(machine, "CLOCK_SOURCE", tmp_path / "source")
     for name in ("affinity", "governor", "load", "memory_bytes", "memory_available_bytes", "cgroup_cpus"):
         monkeypatch.setattr(environment, name, none)
-    monkeypatch.setattr(gpu, "nvml", none)
+    monkeypatch.setattr(nvml, "nvml", none)
     monkeypatch.setattr(self_test, "self_test", stands_in(QUIET))
     result = doctor()
     assert result.exit_code == 0
@@ -122,18 +124,18 @@ def test_without_proc_sys_and_nvml_nothing_fails(monkeypatch: pytest.MonkeyPatch
 def test_the_noise_floor_is_told() -> None:
     shifted = replace(QUIET, pairs=tuple((a, 1.1 * b) for a, b in QUIET.pairs))
     wild = replace(QUIET, pairs=((1e-9, 1.0), (1.0, 1e-9), (1e-9, 1.0)))
-    found = [named(conditions.measuring(test, {}))["A/A self-test"] for test in (QUIET, shifted, wild)]
+    found = [named(advice.measuring(test, {}))["A/A self-test"] for test in (QUIET, shifted, wild)]
     assert [c.level for c in found] == ["good", "warning", "warning"]
     assert "±10" in found[1].found
     assert "a factor of 1e+03" in found[2].found
 
 
 def test_metrics_are_those_that_were_measured() -> None:
-    found = named(conditions.measuring(QUIET, {}))["metrics"]
+    found = named(advice.measuring(QUIET, {}))["metrics"]
     assert found.found == "on cpu: wall_time, flops, peak_memory, relative_error"
     assert found.todo.startswith("device_time, energy")
     every = replace(QUIET, metrics=COLUMNS | {"device_time_s", "energy_j"})
-    assert named(conditions.measuring(every, {}))["metrics"].todo == conditions.NOTHING
+    assert named(advice.measuring(every, {}))["metrics"].todo == advice.NOTHING
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_metrics_are_those_that_were_measured() -> None:
     ],
 )
 def test_disturbed_samples_are_told_with_what_to_do(flagged: dict[str, int], word: str) -> None:
-    found = named(conditions.measuring(replace(QUIET, flagged=flagged), {}))["samples"]
+    found = named(advice.measuring(replace(QUIET, flagged=flagged), {}))["samples"]
     assert (found.level == "warning") == bool(word)
     assert word in found.todo
 
@@ -158,7 +160,7 @@ def host(monkeypatch: pytest.MonkeyPatch, seen: Load | None, facts: dict[str, An
     monkeypatch.setattr(environment, "host", lambda: {**calm, **facts})
     monkeypatch.setattr(environment, "usable_cores", lambda: 4)
     monkeypatch.setattr(environment, "memory_available_bytes", lambda: facts.get("available", 2**33))
-    return named(conditions.host(seen))
+    return named(advice.host(seen))
 
 
 @pytest.mark.parametrize(
@@ -184,12 +186,12 @@ def test_the_host(
     found = host(monkeypatch, load, facts)
     assert found[subject].level == level
     assert {c.level for name, c in found.items() if name != subject} == {"good"}
-    assert (found[subject].todo != conditions.NOTHING) or level == "good"
+    assert (found[subject].todo != advice.NOTHING) or level == "good"
 
 
 def test_the_clock() -> None:
-    assert conditions.clock(Clock(5e-8, "tsc")).level == "good"
-    assert conditions.clock(Clock(4e-6, "hpet")).level == "warning"
+    assert advice.clock(Clock(5e-8, "tsc")).level == "good"
+    assert advice.clock(Clock(4e-6, "hpet")).level == "warning"
 
 
 @pytest.mark.parametrize(
@@ -206,16 +208,16 @@ def test_the_clock() -> None:
     ],
 )
 def test_software(facts: dict[str, Any], usable: int, name: str, level: str) -> None:
-    assert named(conditions.software(facts, usable))[name].level == level
+    assert named(advice.software(facts, usable))[name].level == level
 
 
 def test_fewer_threads_than_cores_name_their_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert "OMP_NUM_THREADS=2 asks for it" in named(conditions.software({"threads": 2}, 8))["threads"].todo
+    assert "OMP_NUM_THREADS=2 asks for it" in named(advice.software({"threads": 2}, 8))["threads"].todo
 
 
 def test_a_gpu_in_order_has_nothing_to_warn_of() -> None:
-    found = named(conditions.gpu(GPU_FACTS, []))
+    found = named(advice.gpu(GPU_FACTS, []))
     assert {c.level for c in found.values()} == {"good"}
     assert {"GPU", "driver", "NVML", "persistence", "clocks", "other processes"} == set(found)
     assert "1980 of 1980 MHz" in found["clocks"].found
@@ -231,18 +233,18 @@ def test_a_gpu_in_order_has_nothing_to_warn_of() -> None:
     ],
 )
 def test_a_gpu_that_disturbs_is_told(own: dict[str, Any], more: dict[str, Any], others: list[str], name: str) -> None:
-    found = named(conditions.gpu({**GPU_FACTS, "gpu": {**GPU_FACTS["gpu"], **own}, **more}, others))
+    found = named(advice.gpu({**GPU_FACTS, "gpu": {**GPU_FACTS["gpu"], **own}, **more}, others))
     assert [c.subject for c in found.values() if c.level != "good"] == [name]
 
 
 def test_who_else_is_there_may_be_unknown_and_is_then_not_none() -> None:
-    told = named(conditions.gpu(GPU_FACTS, [], "NVML: Insufficient Permissions"))["other processes"]
+    told = named(advice.gpu(GPU_FACTS, [], "NVML: Insufficient Permissions"))["other processes"]
     assert (told.level, told.found) == ("note", "unknown: NVML: Insufficient Permissions")
 
 
 def test_a_gpu_of_which_nothing_is_known_is_no_error() -> None:
-    assert conditions.gpu({}, [])
-    assert conditions.gpu({"gpu": dict.fromkeys(GPU_FACTS["gpu"])}, [])
+    assert advice.gpu({}, [])
+    assert advice.gpu({"gpu": dict.fromkeys(GPU_FACTS["gpu"])}, [])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_a_gpu_of_which_nothing_is_known_is_no_error() -> None:
 def test_why_there_is_no_gpu(
     built_for: str | None, listed: int | None, why: str | None, visible: str | None, word: str
 ) -> None:
-    found = conditions.no_gpu(built_for, listed, why, visible)
+    found = advice.no_gpu(built_for, listed, why, visible)
     assert found.level == "missing"
     assert word in found.found
 

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.analysis.compare import noise_floor
-from attnbench.checkout import checkouts
 from attnbench.errors import BadInput
-from attnbench.gating import TURNS
+from attnbench.measure.gate_pairs import TURNS
+from attnbench.measure.git_worktrees import checkouts
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"
 SUITE = """name: own

@@ -49,7 +49,7 @@ def test_an_impl_that_cannot_run_here_has_its_reason() -> None:
 
 def test_suites_and_metrics_are_listed() -> None:
     assert [row["name"] for row in json.loads(run("suites", "--format", "json"))] == list(shipped())
-    assert [row["name"] for row in json.loads(run("metrics", "--format", "json"))] == scan("attnbench.metrics")
+    assert [row["name"] for row in json.loads(run("metrics", "--format", "json"))] == scan("attnbench.measure.metrics")
 
 
 def test_names_narrow_the_list_and_unknown_ones_are_told() -> None:

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from attnbench import checkout, gating, pipe, session
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
+from attnbench.measure import gate_pairs, git_worktrees, open_run, worker_process
+from attnbench.measure.worker_pool import Workers
 from attnbench.operator import Cost
 from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.suite import Suite
 from attnbench.progress import duration, plain
-from attnbench.workers import Workers
 from tests.running import faulty, plan
 from tests.stored import CELL, visit
 
@@ -82,7 +82,7 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path: Path, suite: Path, monkeyp
 def test_without_rates_a_dry_run_says_at_least(monkeypatch: pytest.MonkeyPatch, suite: Path) -> None:
     def ask(workers: Workers, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         if request["do"] == "rates":
-            raise pipe.WorkerLost("crashed", "no memory for it")
+            raise worker_process.WorkerLost("crashed", "no memory for it")
         return {"reasons": [["skipped", None] for _ in request["cells"]]}
 
     monkeypatch.setattr(Workers, "ask", ask)
@@ -90,7 +90,7 @@ def test_without_rates_a_dry_run_says_at_least(monkeypatch: pytest.MonkeyPatch, 
     assert told[-1] == "expected: at least 11 s: this machine's rates could not be measured"
 
     def lost(workers: Workers, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        raise pipe.WorkerLost("timeout", "no answer within 120 s")
+        raise worker_process.WorkerLost("timeout", "no answer within 120 s")
 
     monkeypatch.setattr(Workers, "ask", lost)
     done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"])
@@ -112,14 +112,14 @@ def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
         raise Begun(device)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(session, "begin", begin)
-    monkeypatch.setattr(session, "plan_of", begin)
+    monkeypatch.setattr(open_run, "begin", begin)
+    monkeypatch.setattr(open_run, "plan_of", begin)
     if verb == "gate":
-        monkeypatch.setattr(session, "machine", lambda device: begin(suites.load(str(suite)), device))
+        monkeypatch.setattr(open_run, "machine", lambda device: begin(suites.load(str(suite)), device))
     suite.write_text(SUITE.replace("impls: [reference]", "impls: [reference, cuda, 'cuda:flash']"))
     words = [verb, str(suite), *(("--base", "HEAD") if verb == "gate" else ())]
-    monkeypatch.setattr(checkout, "checkouts", lambda *given: contextlib.nullcontext((None, None)))
-    monkeypatch.setattr(gating, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
+    monkeypatch.setattr(git_worktrees, "checkouts", lambda *given: contextlib.nullcontext((None, None)))
+    monkeypatch.setattr(gate_pairs, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, BadInput), done.exception
     assert str(done.exception).startswith(f"{suite}: impls: cuda, cuda:flash: these need a GPU, and torch ")
@@ -129,7 +129,7 @@ def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
         assert str(CliRunner().invoke(app, [*words, "--impl", "reference"]).exception) == "cpu"
     assert str(CliRunner().invoke(app, [*words, "--device", "cpu"]).exception) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(session, "others_on_gpu", lambda device: [])
+    monkeypatch.setattr(open_run, "others_on_gpu", lambda device: [])
     assert str(CliRunner().invoke(app, words).exception) == "cuda"
 
 
@@ -138,10 +138,10 @@ def test_a_short_budget_is_not_spent_on_the_rates(
     seconds: float | None, measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan([faulty("honest", 16)], limits=Limits(budget_s=seconds))
-    monkeypatch.setattr(session, "plan_of", lambda suite, device: (made, {}))
-    monkeypatch.setattr(session, "_rates", lambda plan: {"copy_bytes_per_s": 1e9})
+    monkeypatch.setattr(open_run, "plan_of", lambda suite, device: (made, {}))
+    monkeypatch.setattr(open_run, "_rates", lambda plan: {"copy_bytes_per_s": 1e9})
     text = SUITE if seconds is None else SUITE.replace("1GiB", f"1GiB, budget: {seconds:g}s")
-    begun = session.begin(suites.from_text(text, "a test", tmp_path), "cpu", tmp_path / "run")
+    begun = open_run.begin(suites.from_text(text, "a test", tmp_path), "cpu", tmp_path / "run")
     begun.journal.close()
     assert bool(begun.environment["rates"]) == measured
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.dispatch import Dispatched
 from attnbench.kernels.library import sdpa_backends
+from attnbench.measure.worker.operations import Dispatched
 from attnbench.problem import DTYPES, Dtype, Problem
 from attnbench.registry import operators
 from tests.operators.small import close, small

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attnbench.footprint import predict
+from attnbench.measure.worker.fake_memory import predict
 from attnbench.operator import Cost
 from attnbench.problem import MODES, Mode, Problem
 from tests.operators.small import close, small

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.footprint import predict
 from attnbench.kernels.library.relu_sums import CHUNK, prefix_sums, relu_sums
+from attnbench.measure.worker.fake_memory import predict
 from attnbench.problem import MODES, SCOPES, Mode, Problem, Scope
 from attnbench.registry import outside_definition
 from tests.operators.small import Small, all_close, close, operators, small

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.footprint import LiveBytes
+from attnbench.measure.worker.fake_memory import LiveBytes
 from attnbench.operators.lowrank.linformer import shortened
 from attnbench.problem import Problem
 from tests.operators.small import Small, all_close, close, small

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.footprint import predict
+from attnbench.measure.worker.fake_memory import predict
 from attnbench.problem import Problem
 from attnbench.registry import operators
 from attnbench.window import window_pairs, windows

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attnbench import pipe
-from attnbench.measured_code import changes, measured_code
+from attnbench.measure import worker_process
+from attnbench.measure.measured_code import changes, measured_code
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
 from attnbench.store.records import columns_of
@@ -30,11 +30,11 @@ class Workers:
 
     plan: Plan
     number: int
-    start: Callable[[int, int], pipe.Worker] = pipe.start
-    measuring: pipe.Worker | None = None
+    start: Callable[[int, int], worker_process.Worker] = worker_process.start
+    measuring: worker_process.Worker | None = None
     start_s: list[float] = field(default_factory=list)
     foreseen_s: float = 0.0
-    foreseeing: pipe.Worker | None = None
+    foreseeing: worker_process.Worker | None = None
 
     def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped."""
@@ -48,10 +48,10 @@ class Workers:
         }
         try:
             answer = worker.ask(whole, timeout)
-        except pipe.WorkerLost:
+        except worker_process.WorkerLost:
             self.measuring = None
             raise
-        if answer.get("status") in pipe.FATAL or answer.get("restart"):
+        if answer.get("status") in worker_process.FATAL or answer.get("restart"):
             self.end()
         return answer
 
@@ -64,7 +64,7 @@ class Workers:
                 self.foreseeing = self._start(ORACLE, 1)
             begun = time.perf_counter()
             answer = self.foreseeing.ask(request, timeout)
-        except pipe.WorkerLost:
+        except worker_process.WorkerLost:
             self.foreseeing = None
             return {}
         self.foreseen_s = time.perf_counter() - begun
@@ -92,7 +92,7 @@ class Workers:
                 worker.kill()
         self.measuring = self.foreseeing = None
 
-    def _start(self, number: int, threads: int) -> pipe.Worker:
+    def _start(self, number: int, threads: int) -> worker_process.Worker:
         """A fresh process, which imports all anew. Raises WorkerLost; Stopped where it would import other code."""
         if self.plan.code is not None:
             changed = changes(self.plan.code.files, measured_code(self.plan.operators_from).files)
@@ -103,7 +103,7 @@ class Workers:
                 )
         return self.start(number, threads)
 
-    def ready(self) -> pipe.Worker:
+    def ready(self) -> worker_process.Worker:
         """The measuring worker; starts one where there is none. Raises Stopped."""
         failures: list[str] = []
         while self.measuring is None:
@@ -111,7 +111,7 @@ class Workers:
             try:
                 self.measuring = self._start(self.number, self.plan.threads)
                 self.start_s.append(self.measuring.start_s)
-            except pipe.WorkerLost as lost:
+            except worker_process.WorkerLost as lost:
                 failures.append(str(lost))
                 if len(failures) == STARTS:
                     raise Stopped(f"{STARTS} workers in a row did not start: {failures[-1]}") from None

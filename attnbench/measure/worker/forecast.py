@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from attnbench.footprint import Footprint, output_like, predict, run
+from attnbench.measure.worker.fake_memory import Footprint, output_like, predict, run
 from attnbench.operator import Form
 from attnbench.problem import Cell, Mode, Params, Problem, Scope, canonical_params
 from attnbench.registry import Source

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.subject import Bench
+    from attnbench.measure.worker.prepared_cell import Bench
 
 METRIC = Metric(
     column="estimate_error",
@@ -24,9 +24,9 @@ def scout(bench: Bench) -> dict[str, float | int]:
     """The forward output in the working dtype against the exact map in float64, on the first set, where affordable."""
     import torch
 
-    from attnbench.check import affordable
-    from attnbench.metrics.softmax_error import error
-    from attnbench.subject import as_dtype
+    from attnbench.measure.metrics.softmax_error import error
+    from attnbench.measure.worker.correctness import affordable
+    from attnbench.measure.worker.prepared_cell import as_dtype
 
     subject = bench.subject
     cell, problem = subject.cell, subject.cell.problem

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench import pipe
 from attnbench.errors import BadInput, own_errors
+from attnbench.measure import worker_process
+from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.registry import operators
 from attnbench.store.records import columns_of
-from attnbench.workers import Stopped, Workers
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ def _asked(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:
     workers = Workers(plan, -1)
     try:
         request = {"do": "why_not", "cells": [columns_of(cell) for cell in plan.cells]}
-        reasons = [reason for _, reason in workers.ask(request, pipe.START_TIMEOUT_S)["reasons"]]
+        reasons = [reason for _, reason in workers.ask(request, worker_process.START_TIMEOUT_S)["reasons"]]
         dtypes = sorted({cell.problem.dtype for cell in plan.cells})
         try:
-            rates = workers.ask({"do": "rates", "dtypes": dtypes}, pipe.START_TIMEOUT_S).get("rates", {})
-        except pipe.WorkerLost:
+            rates = workers.ask({"do": "rates", "dtypes": dtypes}, worker_process.START_TIMEOUT_S).get("rates", {})
+        except worker_process.WorkerLost:
             rates = {}
         return reasons, rates
-    except (pipe.WorkerLost, Stopped) as lost:
+    except (worker_process.WorkerLost, Stopped) as lost:
         raise BadInput(
             f"asking the operators what they support: {lost}. Correct the operator, or leave it out."
         ) from None

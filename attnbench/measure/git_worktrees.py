@@ -12,9 +12,9 @@ from pathlib import Path
 
 import attnbench
 from attnbench.errors import BadInput
+from attnbench.measure.scratch import scratch_folder
 from attnbench.plan.suite import own_places, shipped
 from attnbench.plan.yaml_file import parse, read_text
-from attnbench.scratch import scratch_folder
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from attnbench import environment
+from attnbench.measure.machine import environment
 from attnbench.number import count, shown
 
 if TYPE_CHECKING:
-    from attnbench.machine import Clock, Load
-    from attnbench.self_test import SelfTest
+    from attnbench.measure.machine.load import Clock, Load
+    from attnbench.measure.self_test import SelfTest
 
 Level = Literal["good", "note", "warning", "missing"]
 

@@ -7,16 +7,16 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from attnbench import pipe
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.interval import Estimate, estimates
+from attnbench.measure import worker_process
+from attnbench.measure.runner import Progress, Runner
+from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
 from attnbench.problem import Axis, Cell, Problem
-from attnbench.runner import Progress, Runner
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.records import ENDED_AS, Visit
-from attnbench.workers import Workers
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Probes:
     series: Mapping[str, Cell]
     baseline: Cell
     column: str = "wall_time_s"
-    start: Callable[[int, int], pipe.Worker] = pipe.start
+    start: Callable[[int, int], worker_process.Worker] = worker_process.start
     cells: dict[str, Cell] = field(default_factory=dict)
     sizes: dict[str, set[int]] = field(default_factory=dict)
 

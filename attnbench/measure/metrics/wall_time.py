@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.subject import Bench
+    from attnbench.measure.worker.prepared_cell import Bench
 
 METRIC = Metric(
     column="wall_time_s",
@@ -22,7 +22,7 @@ METRIC = Metric(
 
 def timed(bench: Bench) -> dict[str, float]:
     """Median of this visit's samples, with its within-process interval; the samples go to the bench."""
-    from attnbench import clock
+    from attnbench.measure.worker import timing as clock
 
     timing = clock.wall_time(bench.subject, bench.measure, bench.estimate)
     return bench.keep("wall", timing)

@@ -26,13 +26,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attnbench.changes import Change, Observer, change_of, changed
 from attnbench.inputs import torch_dtype
+from attnbench.measure.worker.changes import Change, Observer, change_of, changed
+from attnbench.measure.worker.prepared_cell import Misfit, Outputs, Subject, Wrong, as_dtype, cotangent
+from attnbench.measure.worker.returned import described, misfit_of_output, not_finite
 from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Dtype, Params, Problem
 from attnbench.registry import outside_definition
-from attnbench.returned import described, misfit_of_output, not_finite
-from attnbench.subject import Misfit, Outputs, Subject, Wrong, as_dtype, cotangent
 
 CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
 """Largest error over the largest value that is ever accepted."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, grad_mode
+from attnbench.measure.worker.returned import misfit_of_output
 from attnbench.operator import Inputs
 from attnbench.problem import Problem
-from attnbench.returned import misfit_of_output
-from attnbench.subject import Outputs, Subject, Wrong, grad_mode
 
 CANDIDATES = 16
 """Elements that are looked at for the value that is farthest from the one to be changed."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.subject import Bench
+    from attnbench.measure.worker.prepared_cell import Bench
 
 SPAN_S = 0.5
 """Calls go on for at least this long: NVML's counter moves every 20 to 100 ms."""
@@ -29,8 +29,8 @@ METRIC = Metric(
 
 def timed(bench: Bench) -> dict[str, float]:
     """Joules per call of the whole board while calls follow one another, and the counter's step per call."""
-    from attnbench.gpu import Gpu
-    from attnbench.subject import grad_mode
+    from attnbench.measure.machine.nvml import Gpu
+    from attnbench.measure.worker.prepared_cell import grad_mode
 
     subject = bench.subject
     if subject.device != "cuda" or Gpu.current().energy_j() is None:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from attnbench import allocator, descendants, interrupts
-from attnbench.environment import out_of_memory_kills
+from attnbench import descendants, interrupts
 from attnbench.errors import printable
+from attnbench.measure.machine import allocator
+from attnbench.measure.machine.environment import out_of_memory_kills
 from attnbench.store.records import CAUSE_OF, Cause, Status
 
 FATAL = ("oom", "crashed")
@@ -171,7 +172,14 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     }
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "attnbench.worker", str(read_requests), str(write_answers), str(os.getpid())],
+            [
+                sys.executable,
+                "-m",
+                "attnbench.measure.worker.serve",
+                str(read_requests),
+                str(write_answers),
+                str(os.getpid()),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from attnbench.foresight import Foreseen
 from attnbench.inputs import torch_dtype
+from attnbench.measure.worker.forecast import Foreseen
+from attnbench.measure.worker.returned import misfit_of_inputs
 from attnbench.operator import Form, Inputs, Operator
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.registry import Source
-from attnbench.returned import misfit_of_inputs
 
 if TYPE_CHECKING:
-    from attnbench.clock import Timing
+    from attnbench.measure.worker.timing import Timing
 
 Outputs = tuple[Tensor, ...]
 """What one call gives: the output, and in fwd_bwd the gradients of `Inputs.differentiated()` in its order."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import conditions, environment, gpu, pipe
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
-from attnbench.measured_code import MeasuredCode, changes, measured_code
+from attnbench.measure import worker_process
+from attnbench.measure.machine import advice, environment, nvml
+from attnbench.measure.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan import search_request, time_budget
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
@@ -226,15 +227,15 @@ def others_on_gpu(device: str) -> list[str]:
     if device != "cuda":
         return []
     try:
-        others = gpu.others_in_use(os.environ)
-    except gpu.Unknown as unknown:
+        others = nvml.others_in_use(os.environ)
+    except nvml.Unknown as unknown:
         return [f"whether others use the GPU is unknown ({unknown}): times and memory may be disturbed"]
     return [f"{who} is using the GPU: times and memory are disturbed" for who in others]
 
 
 def disturbances() -> list[str]:
     """What on the host would make numbers worse, as sentences with what to do."""
-    return [f"{c.subject}: {c.found}. {c.todo}" for c in conditions.host() if c.level == "warning"]
+    return [f"{c.subject}: {c.found}. {c.todo}" for c in advice.host() if c.level == "warning"]
 
 
 def _environment(device: str, threads: int) -> dict[str, Any]:
@@ -245,11 +246,11 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
         return environment.collect(device)
     # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
     try:
-        with contextlib.closing(pipe.start(0, threads)) as worker:
+        with contextlib.closing(worker_process.start(0, threads)) as worker:
             asked = {"do": "environment", "device": device}
-            found: dict[str, Any] = worker.ask(asked, pipe.START_TIMEOUT_S)["environment"]
+            found: dict[str, Any] = worker.ask(asked, worker_process.START_TIMEOUT_S)["environment"]
             return found
-    except pipe.WorkerLost as lost:
+    except worker_process.WorkerLost as lost:
         raise BadInput(
             f"--device {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this machine "
             "can measure; use --device cpu meanwhile."
@@ -260,11 +261,11 @@ def _rates(plan: Plan) -> dict[str, Any]:
     """The rates of this hardware for the run's dtypes, measured by a worker; empty where that fails."""
     request = {"do": "rates", "device": plan.device, "dtypes": sorted({cell.problem.dtype for cell in plan.cells})}
     limit = plan.limits.budget_s
-    timeout = pipe.START_TIMEOUT_S if limit is None else limit * time_budget.RATES_SHARE
+    timeout = worker_process.START_TIMEOUT_S if limit is None else limit * time_budget.RATES_SHARE
     try:
-        worker = pipe.start(0, plan.threads)
+        worker = worker_process.start(0, plan.threads)
         found: dict[str, Any] = worker.ask(request, timeout)["rates"]
-    except pipe.WorkerLost:
+    except worker_process.WorkerLost:
         return {}
     worker.close()
     return found

@@ -1,6 +1,6 @@
 """The measured process: builds inputs, checks, runs the metrics. The only try/except around operator code.
 
-    python -m attnbench.worker READ WRITE PARENT
+    python -m attnbench.measure.worker.serve READ WRITE PARENT
 
 READ and WRITE are the numbers of the pipe ends it talks through, one JSON object per line each way; PARENT is the id
 of the process that started it. It says
@@ -34,7 +34,7 @@ from attnbench.registry import operators, scan, why_not
 from attnbench.store.records import cell_of, is_metric
 
 if TYPE_CHECKING:
-    from attnbench.subject import Bench
+    from attnbench.measure.worker.prepared_cell import Bench
 
 FATAL = ("oom", "crashed")
 """After these nothing else is measured in this process: memory is in pieces, or the CUDA context is lost."""
@@ -54,25 +54,27 @@ def main() -> None:
     threading.Thread(target=_watch, args=(write,), daemon=True).start()
     import torch
 
-    from attnbench import state
+    from attnbench.measure.worker import shared_state
 
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     with open(write, "w", encoding="utf-8") as answers, open(read, encoding="utf-8") as requests:
         metrics()
-        importlib.import_module("attnbench.check")
-        importlib.import_module("attnbench.clock")
-        importlib.import_module("attnbench.dispatch")
+        importlib.import_module("attnbench.measure.worker.correctness")
+        importlib.import_module("attnbench.measure.worker.timing")
+        importlib.import_module("attnbench.measure.worker.operations")
         gc.collect()
         gc.freeze()  # what torch leaves behind is not looked through again by every collection
         _say(answers, {"ready": os.getpid(), "threads": torch.get_num_threads()})
-        before = state.now()
+        before = shared_state.now()
         for line in requests:
             request = json.loads(line)
             answer = _serve(request)
-            after = state.now()
+            after = shared_state.now()
             if request["do"] in RUNS_OPERATORS:
-                answer = _with_changes(request, answer, state.changes(before, after), state.replaced(before, after))
+                answer = _with_changes(
+                    request, answer, shared_state.changes(before, after), shared_state.replaced(before, after)
+                )
             before = after
             _say(answers, {"id": request["id"], **answer})
             if answer.get("status") in FATAL:
@@ -91,23 +93,23 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "why_not":
         return {"reasons": _reasons(request)}
     if request["do"] == "expand":
-        from attnbench.expansion import expansion
+        from attnbench.measure.worker.expansion import expansion
 
         return {"expansion": expansion(request)}
     if request["do"] == "foresee":
-        from attnbench.foresight import foresee
+        from attnbench.measure.worker.forecast import foresee
 
         cell = cell_of(request["cell"])
         return {"foreseen": asdict(foresee(cell, operators(request["operators_from"])[cell.operator]))}
     if request["do"] == "environment":
-        from attnbench.environment import collect
+        from attnbench.measure.machine.environment import collect
 
         return {"environment": collect(request["device"])}
     if request["do"] == "rates":
-        from attnbench.rates import rates
+        from attnbench.measure.machine.peak_rates import rates
 
         return {"rates": rates(request["device"], request["dtypes"])}
-    from attnbench.state import same_random_numbers
+    from attnbench.measure.worker.shared_state import same_random_numbers
 
     begun = perf_counter()
     same_random_numbers()
@@ -156,7 +158,7 @@ def _reasons(request: dict[str, Any]) -> list[list[Any]]:
 def _visit(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from attnbench.subject import Misfit, Wrong
+    from attnbench.measure.worker.prepared_cell import Misfit, Wrong
 
     bench: Bench | None = None
     try:
@@ -243,8 +245,8 @@ def _number(value: Any) -> Any:
 
 
 def _bench(cell: Cell, request: dict[str, Any]) -> Bench:
-    from attnbench.foresight import Foreseen
-    from attnbench.subject import Bench, subject_of
+    from attnbench.measure.worker.forecast import Foreseen
+    from attnbench.measure.worker.prepared_cell import Bench, subject_of
 
     source = operators(request["operators_from"])[cell.operator]
     subject = subject_of(cell, source, request["device"], request["memory_limit"], Foreseen(**request["foreseen"]))
@@ -253,16 +255,17 @@ def _bench(cell: Cell, request: dict[str, Any]) -> Bench:
 
 def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     """Checks, counts, takes memory and operations, and calls once."""
-    from attnbench import check, dispatch
+    from attnbench.measure.worker import correctness
+    from attnbench.measure.worker import operations as dispatch
 
     subject = bench.subject
     if subject.cell.impl == "compiled":
         subject.perform(subject.calls[0])
         bench.metrics["compile_s"] = subject.spent.seconds
-    checked = check.before(subject)
+    checked = correctness.before(subject)
     bench.checked.update(vars(checked))
     bench.metrics.update(_measured(bench, "scout"))
-    for index, answer in enumerate(check.answers(check.first_outputs(subject))):
+    for index, answer in enumerate(correctness.answers(correctness.first_outputs(subject))):
         bench.metrics[f"answer_{index}"] = answer
     operations = dispatch.operations(subject)
     begun = perf_counter()
@@ -273,14 +276,14 @@ def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
 
 def _time(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     """Takes time between two checks."""
-    from attnbench import check, clock
+    from attnbench.measure.worker import correctness, timing
 
     subject = bench.subject
-    first = check.first(subject)
-    check.same_answers(subject, first.outputs, request["answers"], request["tolerance"])
-    bench.estimate = clock.warm_up(subject)
+    first = correctness.first(subject)
+    correctness.same_answers(subject, first.outputs, request["answers"], request["tolerance"])
+    bench.estimate = timing.warm_up(subject)
     metrics = _measured(bench, "timed")
-    check.after(subject, first, request["tolerance"])
+    correctness.after(subject, first, request["tolerance"])
     bench.metrics.update(metrics)
     return _done(bench)
 
@@ -308,7 +311,9 @@ def _measured(bench: Bench, phase: str) -> dict[str, float | int]:
 
 def metrics() -> list[ModuleType]:
     """Every metric's module; times first, so that what the others leave behind does not disturb them."""
-    modules = [importlib.import_module(f"attnbench.metrics.{name}") for name in scan("attnbench.metrics")]
+    modules = [
+        importlib.import_module(f"attnbench.measure.metrics.{name}") for name in scan("attnbench.measure.metrics")
+    ]
     return sorted(modules, key=lambda m: m.METRIC.unit != "s")
 
 

@@ -16,7 +16,7 @@ from attnbench.metric import Curve, Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnbench.subject import Bench
+    from attnbench.measure.worker.prepared_cell import Bench
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -52,8 +52,8 @@ def scout(bench: Bench) -> dict[str, float | int]:
     (a gate, for instance, makes it another function)."""
     import torch
 
-    from attnbench.check import affordable
     from attnbench.inputs import heads
+    from attnbench.measure.worker.correctness import affordable
 
     subject = bench.subject
     cell, problem, own = subject.cell, subject.cell.problem, subject.sets[0]

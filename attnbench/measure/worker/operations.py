@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnbench.subject import Subject
+from attnbench.measure.worker.prepared_cell import Subject
 
 KERNEL_PREFIX = "cuda:"
 """Marks launched kernels among the operations of a visit."""

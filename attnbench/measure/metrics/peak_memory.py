@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.allocator import give_back
+from attnbench.measure.machine.allocator import give_back
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.subject import Bench, Outputs, Subject
+    from attnbench.measure.worker.prepared_cell import Bench, Outputs, Subject
 
 METRIC = Metric(
     column="peak_memory_bytes",
@@ -32,7 +32,7 @@ METRIC = Metric(
 
 def scout(bench: Bench) -> dict[str, float | int]:
     """One call on one set, nothing else of the cell alive; the check has called it before, so workspaces are there."""
-    from attnbench.footprint import total_bytes
+    from attnbench.measure.worker.fake_memory import total_bytes
 
     subject = bench.subject
     subject.release()
@@ -78,7 +78,7 @@ def peak_of_events(profiler: Any) -> int:
 def _cuda(subject: Subject, call: Callable[[], Outputs]) -> dict[str, float | int]:
     import torch
 
-    from attnbench.gpu import Gpu
+    from attnbench.measure.machine.nvml import Gpu
 
     subject.synchronise()
     torch.cuda.empty_cache()

@@ -14,10 +14,10 @@ from time import perf_counter
 
 import torch
 
-from attnbench import sampling
-from attnbench.gpu import Gpu
+from attnbench.measure.machine.nvml import Gpu
+from attnbench.measure.worker import sampling
+from attnbench.measure.worker.prepared_cell import Outputs, Subject, grad_mode
 from attnbench.plan.settings import Measure
-from attnbench.subject import Outputs, Subject, grad_mode
 
 BLOCK_S = 1e-4
 """A sample lasts at least this long: the clock's resolution and the loop's own cost are then below 0.1 %."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from attnbench import pipe
+from attnbench.measure import worker_process
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.store.records import columns_of
@@ -62,9 +62,11 @@ class SelfTest:
         return self.flagged.get(flag, 0) / self.samples if self.samples else 0.0
 
 
-def self_test(device: str, threads: int, start: Callable[[int, int], pipe.Worker] = pipe.start) -> SelfTest:
+def self_test(
+    device: str, threads: int, start: Callable[[int, int], worker_process.Worker] = worker_process.start
+) -> SelfTest:
     """Measures on a device ("cpu" or "cuda"). Raises WorkerLost where a worker is lost or the cell gives no time."""
-    workers: list[pipe.Worker] = []
+    workers: list[worker_process.Worker] = []
     try:
         workers.append(start(0, threads))
         facts = workers[0].ask({"do": "environment", "device": device}, TIMEOUT_S)["environment"]
@@ -94,7 +96,7 @@ def _wall(answer: Mapping[str, Any]) -> list[tuple[float, str]]:
 
 
 def _turn(
-    workers: Sequence[pipe.Worker], number: int, device: str, tolerance: float | None
+    workers: Sequence[worker_process.Worker], number: int, device: str, tolerance: float | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """One visit by each; who begins changes from turn to turn, so that a drift of the machine cancels."""
     order = (0, 1) if number % 2 == 0 else (1, 0)
@@ -102,7 +104,7 @@ def _turn(
     return found[0], found[1]
 
 
-def _visit(worker: pipe.Worker, do: str, device: str, tolerance: float | None) -> dict[str, Any]:
+def _visit(worker: worker_process.Worker, do: str, device: str, tolerance: float | None) -> dict[str, Any]:
     request: dict[str, Any] = {
         "do": do,
         "cell": columns_of(CELL),
@@ -117,5 +119,5 @@ def _visit(worker: pipe.Worker, do: str, device: str, tolerance: float | None) -
     }
     answer = worker.ask(request, TIMEOUT_S)
     if answer["status"] != "ok":
-        raise pipe.WorkerLost(answer["status"], answer.get("reason") or answer["status"])
+        raise worker_process.WorkerLost(answer["status"], answer.get("reason") or answer["status"])
     return answer

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attnbench
-from attnbench import allocator
+from attnbench.measure.machine import allocator
 
 PACKAGES = ("torch", "triton", "numpy", "pandas", "scipy", "nvidia-ml-py")
 
@@ -35,8 +35,8 @@ def collect(device: str) -> dict[str, Any]:
         **host(),
     }
     if device == "cuda":
-        from attnbench.gpu import Gpu, nvml_missing
         from attnbench.kernels.support import tf32_allowed
+        from attnbench.measure.machine.nvml import Gpu, nvml_missing
 
         found["gpu"] = Gpu.current().facts()
         found["gpu_name"] = Gpu.current().name

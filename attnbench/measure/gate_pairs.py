@@ -12,19 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import files, pipe
+from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding, by_importance
 from attnbench.analysis.compare.matching import Defaults, aligned, defaults_of, same_cells
 from attnbench.analysis.compare.stored_runs import circumstances, unmatched
 from attnbench.analysis.compare.tier0_exact import exact_findings
 from attnbench.errors import BadInput
+from attnbench.measure import worker_process
+from attnbench.measure.privacy import without_paths
+from attnbench.measure.runner import Runner
 from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Gate, Limits, Measure, Threshold
-from attnbench.privacy import without_paths
 from attnbench.problem import Cell
-from attnbench.runner import Runner
 from attnbench.store import journal
 from attnbench.store.frames import frame
 from attnbench.store.records import Run, cell_of, read_run
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attnbench.analysis.compare.tier1_paired import Noise
-    from attnbench.checkout import Checkout
+    from attnbench.measure.git_worktrees import Checkout
     from attnbench.plan.suite import Suite
     from attnbench.store.records import Visit
 
@@ -90,9 +91,9 @@ def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> E
         "operators": list(only[0]), "impls": list(only[1]), "lenient": lenient, "host_limit": None,
     }  # fmt: skip
     try:
-        with contextlib.closing(pipe.start(0, 1, first=checkout.imports)) as worker:
-            found = worker.ask(request, pipe.START_TIMEOUT_S).get("expansion")
-    except pipe.WorkerLost as lost:
+        with contextlib.closing(worker_process.start(0, 1, first=checkout.imports)) as worker:
+            found = worker.ask(request, worker_process.START_TIMEOUT_S).get("expansion")
+    except worker_process.WorkerLost as lost:
         raise BadInput(f"{where} ({checkout}): its operators cannot be asked what they are: {lost}.") from None
     if found is None:
         return None
@@ -147,10 +148,10 @@ def side(
     told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
     plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's scout before the other's
     opened = journal.create(folder, text, told)
-    start = pipe.start
+    start = worker_process.start
     if checkout is not None:
         plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is
-        start = partial(pipe.start, first=checkout.imports)
+        start = partial(worker_process.start, first=checkout.imports)
     runner = Runner(plan, opened, Quiet(tell), start)
     try:
         yield runner
@@ -169,7 +170,7 @@ def plan_like(suite: Suite, device: str, stored: Mapping[str, Any] | None) -> tu
         os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())
     import torch
 
-    from attnbench.session import plan_of
+    from attnbench.measure.open_run import plan_of
 
     threads = stored.get("threads") if stored is not None else None
     if isinstance(threads, int) and threads > 0:

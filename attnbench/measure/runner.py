@@ -10,20 +10,20 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any, Protocol
 
-from attnbench import pipe
 from attnbench.analysis import results
 from attnbench.errors import BadInput, printable
 from attnbench.files import storing
+from attnbench.measure import worker_process
+from attnbench.measure.privacy import without_paths
+from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, beyond, family
 from attnbench.plan.settings import Measure
-from attnbench.privacy import without_paths
 from attnbench.problem import Cell
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
-from attnbench.workers import Stopped, Workers
 
 __all__ = ["Progress", "Runner", "Stopped"]
 
@@ -69,7 +69,7 @@ class Runner:
     plan: Plan
     journal: Journal
     progress: Progress
-    start: Callable[[int, int], pipe.Worker] = pipe.start
+    start: Callable[[int, int], worker_process.Worker] = worker_process.start
     harness_s: list[float] = field(default_factory=list)
     begun: float | None = None
     now: Callable[[], float] = time.monotonic
@@ -166,11 +166,11 @@ class Runner:
     def _unable(self, order: Sequence[Cell]) -> dict[str, tuple[Status, str | None]]:
         """Cells that cannot run here, with the reason; None where an earlier cell of the series says it for all."""
         request = {"do": "why_not", "cells": [columns_of(cell) for cell in order]}
-        timeout = self._bounded(pipe.START_TIMEOUT_S, order[0], 0)
+        timeout = self._bounded(worker_process.START_TIMEOUT_S, order[0], 0)
         try:
             answer = self.workers.ask(request, timeout)
-        except pipe.WorkerLost as lost:
-            if lost.status == "timeout" and timeout < pipe.START_TIMEOUT_S:
+        except worker_process.WorkerLost as lost:
+            if lost.status == "timeout" and timeout < worker_process.START_TIMEOUT_S:
                 return {}  # the budget has ended, which skips them all
             raise Stopped(f"asking the operators what they support: {lost}") from None
         reasons = {cell.key: (status, told) for cell, (status, told) in zip(order, answer["reasons"], strict=True)}
@@ -370,7 +370,7 @@ class Runner:
         begun = time.perf_counter()
         try:
             answer = self.workers.ask(request, timeout)
-        except pipe.WorkerLost as lost:
+        except worker_process.WorkerLost as lost:
             if lost.status == "timeout" and timeout < whole:
                 self._cut(cell, number, position)
                 return
