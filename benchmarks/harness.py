@@ -18,8 +18,8 @@ from pathlib import Path
 
 from attnbench.measure.open_run import begin
 from attnbench.measure.runner import Runner
+from attnbench.outputs._progress import plain
 from attnbench.plan import suite as suites
-from attnbench.progress import plain
 
 VISIT_LIMIT_S = 0.05
 START_LIMIT_S = 2.5

@@ -14,7 +14,7 @@ from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
 from attnbench.measure.crossover_probes import Probes, Unplanned, allowed, at
-from attnbench.outputs.blocks import parts
+from attnbench.outputs._run_tables import parts
 from attnbench.outputs.json import text
 from attnbench.problem import Axis, Cell, Problem
 from attnbench.store import journal

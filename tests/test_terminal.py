@@ -96,7 +96,7 @@ LIVE = """
 import sys
 from attnbench import standard_streams
 standard_streams.prepare()
-from attnbench.progress import Live
+from attnbench.outputs._progress import Live
 with Live() as told:
     told.planned(2, None)
     told._show("doing " + sys.argv[1])

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnbench.outputs.listing import Format, Row, write
+from attnbench.outputs._rows import Format, Row, write
 
 
 def command(

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
-    from attnbench.outputs.listing import Row
+    from attnbench.outputs._rows import Row
     from attnbench.plan.settings import Gate
     from attnbench.store.records import Run
 

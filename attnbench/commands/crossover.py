@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attnbench.outputs.listing import Format, Row, write
+from attnbench.outputs._rows import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover_search import Search
@@ -167,7 +167,7 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
     from attnbench.analysis.crossover_search import Search, search
     from attnbench.measure.crossover_probes import Probes, Unplanned, allowed
     from attnbench.measure.worker_pool import Stopped
-    from attnbench.progress import progress
+    from attnbench.outputs._progress import progress
 
     base = templates[":".join(asked.names()[-1])]
     series = {name: cell for name, cell in templates.items() if cell is not base}
@@ -197,7 +197,7 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
 def _row(each: Search, baseline: str, axis: str) -> Row:
     from dataclasses import asdict
 
-    from attnbench.outputs.blocks import crossover_text
+    from attnbench.outputs._run_tables import crossover_text
 
     found = each.found()
     near = each.crossing()

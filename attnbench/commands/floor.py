@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.outputs.listing import Format, Row, write
+from attnbench.outputs._rows import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.analysis.roofline import Floor

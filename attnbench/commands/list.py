@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attnbench.outputs.listing import Format, Row, write
+from attnbench.outputs._rows import Format, Row, write
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator

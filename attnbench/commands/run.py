@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from attnbench.outputs.listing import Format
+from attnbench.outputs._rows import Format
 
 if TYPE_CHECKING:
     from attnbench.measure.open_run import Session
@@ -75,7 +75,7 @@ def command(
 
 def _list(plan: Plan, form: Format) -> None:
     from attnbench.measure.outlook import outlook
-    from attnbench.outputs.listing import write
+    from attnbench.outputs._rows import write
     from attnbench.problem import canonical_params
 
     expected = outlook(plan)
@@ -103,8 +103,8 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
     from collections import Counter
 
     from attnbench.number import count
+    from attnbench.outputs._progress import duration
     from attnbench.plan.time_budget import CALL_BY_ROOFLINE
-    from attnbench.progress import duration
 
     visits = count(len(plan.cells) * (1 + plan.measure.rounds), "visit")
     yield f"{count(len(plan.cells), 'cell')}, {visits} at most; no cell was measured, nothing written"
@@ -124,8 +124,8 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
 def _measure(session: Session, form: Format, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
     from attnbench.measure.runner import Runner, Stopped
+    from attnbench.outputs._progress import progress
     from attnbench.plan.plan import exit_code
-    from attnbench.progress import progress
     from attnbench.standard_streams import lost
 
     folder = session.journal.folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attnbench.analysis.summary import Summary
 from attnbench.outputs._markdown import escaped
-from attnbench.outputs.blocks import Block, legend, parts
+from attnbench.outputs._run_tables import Block, legend, parts
 
 
 def text(summary: Summary) -> str:

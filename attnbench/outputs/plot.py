@@ -14,7 +14,7 @@ from attnbench.analysis.summary import Line, Section, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace
 from attnbench.number import shown
-from attnbench.outputs.blocks import crossing, title
+from attnbench.outputs._run_tables import crossing, title
 from attnbench.problem import operator_and_impl
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.outputs._columns import HEADING, Piece, lines
-from attnbench.outputs.blocks import Block, legend, parts
+from attnbench.outputs._run_tables import Block, legend, parts
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from attnbench.errors import BadInput
 from attnbench.measure.metrics import flops
 from attnbench.measure.worker.forecast import foresee
 from attnbench.measure.worker.prepared_cell import Bench, subject_of
-from attnbench.outputs.blocks import parts
+from attnbench.outputs._run_tables import parts
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem

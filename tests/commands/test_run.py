@@ -17,11 +17,11 @@ from attnbench.errors import BadInput
 from attnbench.measure import gate_pairs, git_worktrees, open_run, worker_process
 from attnbench.measure.worker_pool import Workers
 from attnbench.operator import Cost
+from attnbench.outputs._progress import duration, plain
 from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.suite import Suite
-from attnbench.progress import duration, plain
 from tests.running import faulty, plan
 from tests.stored import CELL, visit
 
@@ -235,7 +235,7 @@ def test_progress_tells_failures_and_time_left(capsys: pytest.CaptureFixture[str
 def test_progress_shows_the_present(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import sys
 
-    monkeypatch.setattr("attnbench.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("attnbench.outputs._progress.EVERY_S", 0.0)
     told = plain(sys.stderr)
     told.planned(4, 3700.0)
     told.begun(faulty("honest", 64), 2)

@@ -17,7 +17,7 @@ from attnbench.commands import list as listed
 from attnbench.measure.machine.advice import Condition
 from attnbench.outputs import comparison, table
 from attnbench.outputs._columns import lines
-from attnbench.outputs.listing import print_table
+from attnbench.outputs._rows import print_table
 from attnbench.store.records import SUITE
 from tests import stored
 from tests.analysis.runs import laws

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.outputs import comparison
 from attnbench.outputs._markdown import escaped
-from attnbench.outputs.listing import markdown
+from attnbench.outputs._rows import markdown
 
 EVIL = "<img src=x onerror=alert(1)> | a*b*c _d_ \\"
 
