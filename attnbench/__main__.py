@@ -32,12 +32,13 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from attnbench import descendants, standard_streams
+    from attnbench import descendants
+    from attnbench.commands import _standard_streams as standard_streams
 
     standard_streams.prepare()
     descendants.adopt()
     try:
-        from attnbench import app
+        from attnbench.commands import _app as app
 
         return app.run()
     except KeyboardInterrupt:
@@ -81,7 +82,8 @@ def _leave(code: int) -> NoReturn:
     import atexit
     import os
 
-    from attnbench import descendants, standard_streams
+    from attnbench import descendants
+    from attnbench.commands import _standard_streams as standard_streams
 
     try:
         descendants.end_all()
@@ -93,7 +95,7 @@ def _leave(code: int) -> NoReturn:
 
 def __getattr__(name: str) -> Any:
     """`app`, with every verb, and `VERBS`: for tests and tools that call the commands in this process."""
-    from attnbench import app
+    from attnbench.commands import _app as app
 
     if name == "VERBS":
         return app.VERBS

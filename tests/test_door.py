@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import interrupts, standard_streams
+from attnbench import interrupts
+from attnbench.commands import _standard_streams as standard_streams
 from attnbench.errors import BadInput, own_errors
 
 LIST = (sys.executable, "-m", "attnbench", "list", "metrics")

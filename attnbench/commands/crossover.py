@@ -68,10 +68,10 @@ def command(
     from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("crossover")
+    from attnbench.commands._standard_streams import lost
     from attnbench.measure.open_run import begin, device_for
     from attnbench.plan import suite as suites
     from attnbench.plan.search_request import Question, keep, name_sizes, suite_text
-    from attnbench.standard_streams import lost
 
     if resume is not None:
         asked, session = _go_on(resume, device, operators_from or [], context)

@@ -123,10 +123,10 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
 
 def _measure(session: Session, form: Format, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
+    from attnbench.commands._standard_streams import lost
     from attnbench.measure.runner import Runner, Stopped
     from attnbench.outputs._progress import progress
     from attnbench.plan.plan import exit_code
-    from attnbench.standard_streams import lost
 
     folder = session.journal.folder
     code: int | None = None
