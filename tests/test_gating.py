@@ -13,8 +13,8 @@ import pytest
 
 from attnbench.measure.gate_pairs import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
 from attnbench.measure.git_worktrees import Checkout
-from attnbench.measure.measured_code import MeasuredCode
 from attnbench.plan import suite as suites
+from attnbench.plan.measured_code import MeasuredCode
 from attnbench.plan.settings import Gate, Limits, Threshold
 from attnbench.problem import Problem
 from attnbench.store.journal import stored_environment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.measure.measured_code import MeasuredCode, changes, measured_code
+from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 
 OPERATOR = """
 import json
@@ -96,7 +96,7 @@ def test_a_module_that_is_added_or_taken_away_is_told(place: Path) -> None:
 def test_a_library_in_a_checkout_is_not_looked_through(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "torch").mkdir()
     (place / "torch/__init__.py").write_text("")
-    monkeypatch.setattr("attnbench.measure.measured_code.MOST_FILES", 2)
+    monkeypatch.setattr("attnbench.plan.measured_code.MOST_FILES", 2)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     found = measured_code([str(place / "mine.py")])
     assert not any(name.startswith(("torch/", "packed_of_mine/deep/i")) for name in found.files)

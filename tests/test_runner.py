@@ -16,9 +16,9 @@ import pytest
 from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
-from attnbench.measure.measured_code import measured_code
 from attnbench.measure.runner import Runner, Stopped
 from attnbench.plan import time_budget
+from attnbench.plan.measured_code import measured_code
 from attnbench.plan.plan import beyond, exit_code
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.errors import BadInput
-from attnbench.plan.yaml_file import MAX_BYTES, parse, read_text, scalar
+from attnbench.yaml_file import MAX_BYTES, parse, read_text, scalar
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def _size(given: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
     from attnbench.plan.sweep import MAX_TOKENS
-    from attnbench.plan.yaml_file import scalar
     from attnbench.quantity import whole
+    from attnbench.yaml_file import scalar
 
     return whole(1, MAX_TOKENS)(scalar(str(given)))
 

@@ -99,7 +99,7 @@ def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[A
 
 def _split(values: Sequence[str] | None) -> list[Any]:
     """The parts of an option that takes several values, each as a suite reads it; as text where it is no value."""
-    from attnbench.plan.yaml_file import scalar
+    from attnbench.yaml_file import scalar
 
     parts = [part.strip() for value in values or () for part in value.split(",")]
     found: list[Any] = []

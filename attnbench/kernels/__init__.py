@@ -1,1 +1,1 @@
-"""Triton kernels, one file per algorithm; never imported by a reference."""
+"""GPU kernels: a package per algorithm, library/ for what is a library's call; never imported by a reference."""

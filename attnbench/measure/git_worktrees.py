@@ -14,7 +14,7 @@ import attnbench
 from attnbench.errors import BadInput
 from attnbench.measure.scratch import scratch_folder
 from attnbench.plan.suite import own_places, shipped
-from attnbench.plan.yaml_file import parse, read_text
+from attnbench.yaml_file import parse, read_text
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.machine import advice, environment, nvml
-from attnbench.measure.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan import search_request, time_budget
+from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
 from attnbench.plan.settings import Limits, Measure
-from attnbench.plan.yaml_file import parse
 from attnbench.store import journal
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
 from attnbench.store.trusted_json import read_text
+from attnbench.yaml_file import parse
 
 if TYPE_CHECKING:
     from attnbench.plan.suite import Suite

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.measure import worker_process
-from attnbench.measure.measured_code import changes, measured_code
+from attnbench.plan.measured_code import changes, measured_code
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
 from attnbench.store.records import columns_of

@@ -172,14 +172,7 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     }
     try:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "attnbench.measure.worker.serve",
-                str(read_requests),
-                str(write_answers),
-                str(os.getpid()),
-            ],
+            [sys.executable, "-m", "attnbench.worker", str(read_requests), str(write_answers), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,

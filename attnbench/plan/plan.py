@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench.measure.measured_code import MeasuredCode
+from attnbench.plan.measured_code import MeasuredCode
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, canonical_params
 from attnbench.store.records import CONTRACT, Visit

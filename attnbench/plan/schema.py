@@ -13,12 +13,12 @@ from attnbench.errors import BadInput
 from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, several
 from attnbench.plan.settings import BASELINE, Gate, Limits, Measure, Threshold
 from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
-from attnbench.plan.yaml_file import scalar
 from attnbench.problem import MODES, SCOPES, ParamValue
 from attnbench.quantity import choice, fraction, memory, seconds, shown, suggestion, text, whole
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
 from attnbench.terminal import escaped
+from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000
 IMPLS = ("reference", "sdpa", "compiled", "cuda")

@@ -12,10 +12,10 @@ from typing import Any
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.plan.suite import written
-from attnbench.plan.yaml_file import parse
 from attnbench.problem import Axis, operator_and_impl
 from attnbench.store.records import SUITE, Visit
 from attnbench.store.trusted_json import REPAIR, parse_object, read_text
+from attnbench.yaml_file import parse
 
 FILE = "search.json"
 

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attnbench
 from attnbench.errors import BadInput, own_errors
 from attnbench.plan.mistakes import Notes
 from attnbench.plan.settings import Gate, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
-from attnbench.plan.yaml_file import parse, read_text
 from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
 from attnbench.quantity import seconds, shown, suggestion, whole
 from attnbench.registry import Source, operators, outside_definition, resolve
+from attnbench.yaml_file import parse, read_text
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -62,7 +63,7 @@ class Suite:
 
 def shipped() -> dict[str, Path]:
     """The suites that come with attnbench, by name: inside an installed package, or in the checkout."""
-    package = Path(__file__).parent
+    package = Path(attnbench.__file__).parent
     folder = next(p for p in (package / "suites", package.parent / "suites") if p.is_dir() or p.parent != package)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 

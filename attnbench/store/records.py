@@ -192,7 +192,7 @@ class Run:
     @cached_property
     def suite(self) -> dict[str, Any]:
         """suite.yaml as plain data; nothing that it names is imported. Raises BadInput."""
-        from attnbench.plan.yaml_file import parse
+        from attnbench.yaml_file import parse
 
         return parse(self.suite_text, str(self.folder / SUITE))
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Non-negative matrix factorisation by multiplicative updates (Hamburger)."""

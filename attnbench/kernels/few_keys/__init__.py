@@ -1,1 +1,1 @@
-"""TODO."""
+"""Attention of many queries to few keys, in one pass."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Sparse patterns as FlexAttention block masks."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Kernelized attention: feature maps, sums over keys, and their causal scan."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Position lambdas as a convolution (LambdaNetworks)."""

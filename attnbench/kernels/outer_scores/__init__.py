@@ -1,1 +1,1 @@
-"""TODO."""
+"""Attention with scores that are outer products of vectors."""

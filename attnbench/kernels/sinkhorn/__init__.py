@@ -1,1 +1,1 @@
-"""TODO."""
+"""Attention among matched blocks, with Sinkhorn balancing (Sparse Sinkhorn Attention)."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Attention among tokens sorted by hash, in chunks (Reformer)."""

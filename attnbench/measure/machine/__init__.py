@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is known of the machine: environment, load, NVML, the allocator, peak rates, and advice."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The measured process: torch, numpy and the standard library only."""

@@ -1,6 +1,6 @@
 """The measured process: builds inputs, checks, runs the metrics. The only try/except around operator code.
 
-    python -m attnbench.measure.worker.serve READ WRITE PARENT
+    python -m attnbench.worker READ WRITE PARENT
 
 READ and WRITE are the numbers of the pipe ends it talks through, one JSON object per line each way; PARENT is the id
 of the process that started it. It says
@@ -351,7 +351,3 @@ def _watch(write: int) -> None:
     poll.register(write, 0)  # errors and hang-ups are always reported
     poll.poll()
     os._exit(CLEAN_EXIT)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,14 +24,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-STARTS = ("attnbench.measure.worker.serve", "attnbench.measure.worker_process")
+STARTS = ("attnbench.worker", "attnbench.measure.worker_process")
 """The measured process, and what starts it: threads and allocator are decided there."""
 
 SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.measure.metrics")
 
 READERS = (
-    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames", "attnbench.analysis.results",
-    "attnbench.plan.yaml_file", "attnbench.terminal", "attnbench.measure.worker.expansion",
+    "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames",
+    "attnbench.yaml_file", "attnbench.terminal", "attnbench.measure.worker.expansion",
 )  # fmt: skip
 """They read a suite, or read and show what was measured; `attnbench.store.records` imports some of them for its readers."""
 

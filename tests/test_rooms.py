@@ -1,0 +1,127 @@
+"""The rooms and the arrows between them: every import in attnbench, function-local ones too, runs one way.
+
+The table is the documentation; CONTRIBUTING.md says what each room is for.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import attnbench
+
+PACKAGE = Path(attnbench.__file__).parent
+ROOT = "root"
+"""What every room speaks: the modules that stand in attnbench/ itself."""
+
+DOORS = ("attnbench.__main__", "attnbench.worker")
+"""What Python is told to run: the command line, and the measured process."""
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "commands": ("outputs", "measure", "analysis", "store", "plan", "operators", "kernels", ROOT),
+    "outputs": ("analysis", "store", ROOT),
+    "measure": ("plan", "store", "analysis", "operators", "kernels", ROOT),
+    "analysis": ("store", ROOT),
+    "plan": (ROOT,),
+    "store": (ROOT,),
+    "operators": ("kernels", ROOT),
+    "kernels": (ROOT,),
+    ROOT: (),
+    "doors": ("commands", "measure", ROOT),
+}
+"""Room: the rooms that it may import, itself apart."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of attnbench by its dotted name."""
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def room_of(module: str) -> str:
+    """The room of a module: the first folder below attnbench, or ROOT."""
+    if module in DOORS:
+        return "doors"
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ALLOWED else ROOT
+
+
+def imports(source: str, known: Mapping[str, object]) -> Iterator[str]:
+    """The modules of attnbench that a source imports, at its top or within a function, and those it names in text."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in known else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def arrows(known: Mapping[str, Path]) -> set[tuple[str, str]]:
+    """(importing module, imported module) within attnbench."""
+    return {
+        (module, imported)
+        for module, path in known.items()
+        for imported in imports(path.read_text(encoding="utf-8"), known)
+        if imported in known and imported != module
+    }
+
+
+def forbidden(found: set[tuple[str, str]]) -> list[str]:
+    return sorted(
+        f"{a} → {b}"
+        for a, b in found
+        if room_of(a) != room_of(b) and room_of(b) not in ALLOWED[room_of(a)] and b != "attnbench"
+    )
+
+
+def circle(found: set[tuple[str, str]]) -> list[str]:
+    """The modules of one import circle; empty where there is none."""
+    below: dict[str, list[str]] = {}
+    for a, b in sorted(found):
+        below.setdefault(a, []).append(b)
+    state: dict[str, int] = {}
+    path: list[str] = []
+
+    def visit(module: str) -> list[str]:
+        state[module] = 1
+        path.append(module)
+        for other in below.get(module, ()):
+            if state.get(other) == 1:
+                return path[path.index(other) :]
+            if other not in state and (round_trip := visit(other)):
+                return round_trip
+        path.pop()
+        state[module] = 2
+        return []
+
+    return next((one for module in sorted(below) if module not in state and (one := visit(module))), [])
+
+
+def test_imports_run_one_way() -> None:
+    assert forbidden(arrows(modules())) == []
+
+
+def test_no_import_circle() -> None:
+    assert circle(arrows(modules())) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("attnbench.store.records", "attnbench.analysis.series"), ("attnbench.cost", "attnbench.plan")],
+)
+def test_an_arrow_against_the_table_is_seen(source: str, target: str) -> None:
+    assert forbidden({(source, target)}) == [f"{source} → {target}"]
+
+
+def test_a_circle_and_a_function_local_import_are_seen() -> None:
+    assert circle({("a", "b"), ("b", "c"), ("c", "a")}) == ["a", "b", "c"]
+    known = {"attnbench.plan.cells": None, "attnbench.store": None}
+    text = "def f():\n    from attnbench.plan import cells\n    import attnbench.store\n"
+    assert list(imports(text, known)) == ["attnbench.plan.cells", "attnbench.store"]
