@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from attnbench.quantity import shown
+from attnbench.terminal import escaped
+
 Mode = Literal["fwd", "fwd_bwd"]
 Scope = Literal["core", "layer"]
 Domain = Literal["sequence", "image"]
@@ -125,3 +128,38 @@ class Cell:
         digest = hashlib.sha256(canonical_params(self.params).encode()).hexdigest()[:8]
         parts = (self.operator, self.impl, self.scope, self.mode, p.dtype, causality)
         return ".".join((*parts, f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size, f"p{digest}"))
+
+
+BASELINE = "softmax"
+"""The operator that the others are compared with where a suite names none."""
+
+
+CELL_COLUMNS = (
+    "operator", "impl", "scope", "params", "dtype", "mode",
+    "batch", "heads", "seq_len", "height", "width", "channels", "causal",
+)  # fmt: skip
+"""What identifies a cell: a visit carries these too, and a series is the rows that differ in one axis of them."""
+
+
+def cell_of(columns: Mapping[str, Any]) -> Cell:
+    """The cell that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
+    params = json.loads(columns["params"])
+    names = ("seq_len", "channels", "heads", "batch", "dtype", "causal", "height", "width")
+    problem = Problem(**{name: columns[name] for name in names})
+    cell = Cell(columns["operator"], columns["impl"], columns["scope"], columns["mode"], problem, params)
+    if canonical_params(params) != columns["params"]:
+        raise ValueError(f"params = {shown(columns['params'])} is not in canonical form")
+    texts = [text for pair in params.items() for text in pair if isinstance(text, str)]
+    if texts != list(map(escaped, texts)):
+        raise ValueError(f"params = {shown(columns['params'])} holds control characters")
+    return cell
+
+
+def columns_of(cell: Cell) -> dict[str, Any]:
+    """CELL_COLUMNS of a cell: the opposite of `cell_of`."""
+    p = cell.problem
+    return {
+        "operator": cell.operator, "impl": cell.impl, "scope": cell.scope, "params": canonical_params(cell.params),
+        "dtype": p.dtype, "mode": cell.mode, "batch": p.batch, "heads": p.heads, "seq_len": p.seq_len,
+        "height": p.height, "width": p.width, "channels": p.channels, "causal": p.causal,
+    }  # fmt: skip

@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 from scipy.stats import mannwhitneyu
 
 from attnbench.analysis.compare import tier1_paired
-from attnbench.plan.settings import Gate
+from attnbench.thresholds import Gate
 
 GATE = Gate({"wall_time": 0.05})
 FAILS, PASSES, UNDECIDED = "fails", "passes", "undecided"

@@ -8,18 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attnbench.problem import Cell, Problem
-from attnbench.store.records import (
-    ENVIRONMENT,
-    SAMPLE_COLUMNS,
-    SAMPLES,
-    SUITE,
-    VISITS,
-    Sample,
-    Status,
-    Visit,
-    columns_of,
-)
+from attnbench.problem import Cell, Problem, columns_of
+from attnbench.store.records import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Status, Visit
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(64, 32, 4), {})
 

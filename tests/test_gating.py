@@ -15,10 +15,11 @@ from attnbench.measure.gate_pairs import Stage, _part, both_survive, loosened, s
 from attnbench.measure.git_worktrees import Checkout
 from attnbench.plan import suite as suites
 from attnbench.plan.measured_code import MeasuredCode
-from attnbench.plan.settings import Gate, Limits, Threshold
+from attnbench.plan.settings import Limits
 from attnbench.problem import Problem
 from attnbench.store.journal import stored_environment
 from attnbench.store.records import Run
+from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, run_of, visits_of
 from tests.running import plan
 

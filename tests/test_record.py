@@ -15,7 +15,8 @@ import attnbench.metrics
 from attnbench.analysis.results import derive, write
 from attnbench.analysis.series import quantity
 from attnbench.errors import BadInput
-from attnbench.store.records import COLUMNS, VISITS, Sample, cell_of, columns_of, parse_visit, read_run
+from attnbench.problem import cell_of, columns_of
+from attnbench.store.records import COLUMNS, VISITS, Sample, parse_visit, read_run
 from tests.stored import CELL, cell, folder, timed, visit
 
 SCOUT = visit(metrics={"flops": 2**60 + 1, "peak_memory_bytes": 12}, warnings=("noisy",), operations={"aten.mm": 2})

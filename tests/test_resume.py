@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from attnbench.measure.runner import Runner
-from attnbench.plan.settings import Measure
+from attnbench.plan.settings import CONTRACT, Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
-from attnbench.store.records import CONTRACT, SAMPLES, VISITS, read_run
+from attnbench.store.records import SAMPLES, VISITS, read_run
 from tests.running import Silent, faulty, measured, plan
 
 SUITE = """

@@ -16,10 +16,10 @@ import pytest
 from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
-from attnbench.measure.runner import Runner, Stopped
+from attnbench.measure.runner import Runner, Stopped, exit_code
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import measured_code
-from attnbench.plan.plan import beyond, exit_code
+from attnbench.plan.plan import beyond
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
 from attnbench.store import journal

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.store.records import Run, Visit, cell_of, read_run, read_visits
+from attnbench.problem import cell_of
+from attnbench.store.records import Run, Visit, read_run, read_visits
 from benchmarks import soak
 from tests.mutated.runs import original_folder
 

@@ -14,8 +14,7 @@ import torch
 
 from attnbench.measure import worker_process
 from attnbench.measure.worker import shared_state
-from attnbench.problem import Cell, Problem
-from attnbench.store.records import columns_of
+from attnbench.problem import Cell, Problem, columns_of
 from tests.meddling.meddlers import CHANGES, GOOD
 from tests.running import QUICK, Silent, measured, plan
 

@@ -18,7 +18,7 @@ import torch
 
 from attnbench.measure import worker_process
 from attnbench.measure.worker import serve as worker
-from attnbench.store.records import columns_of
+from attnbench.problem import columns_of
 from tests.running import faulty
 
 MEASURING = "worker, check, clock, dispatch, foresight, gpu, environment, sampling, subject, record, metric, settings"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.files import replace
 from attnbench.metric import Metric
+from attnbench.problem import CELL_COLUMNS
 from attnbench.registry import metrics
-from attnbench.store.records import CELL_COLUMNS, COLUMNS, RESULTS
+from attnbench.store.records import COLUMNS, RESULTS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -16,9 +16,9 @@ import pandas as pd
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.errors import BadInput
 from attnbench.metric import Curve, Metric
-from attnbench.problem import AXES, Axis
+from attnbench.problem import AXES, CELL_COLUMNS, Axis
 from attnbench.registry import metrics
-from attnbench.store.records import CELL_COLUMNS, Cause
+from attnbench.store.records import Cause
 
 if TYPE_CHECKING:
     from attnbench.store.records import Run

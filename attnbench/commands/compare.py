@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.outputs._rows import Row
-    from attnbench.plan.settings import Gate
     from attnbench.store.records import Run
+    from attnbench.thresholds import Gate
 
 Format = Literal["table", "json", "markdown", "csv", "junit"]
 
@@ -62,8 +62,8 @@ def thresholds(given: Sequence[str]) -> Gate:
     """--fail-on as a gate. Raises BadInput."""
     from attnbench.plan.mistakes import Notes
     from attnbench.plan.schema import gated_names
-    from attnbench.plan.settings import Gate
     from attnbench.quantity import fraction, shown, suggestion
+    from attnbench.thresholds import Gate
 
     known = gated_names()
     notes = Notes("the command line")

@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.measure.gate_pairs import Only
-    from attnbench.plan.settings import Gate
     from attnbench.plan.suite import Suite
+    from attnbench.thresholds import Gate
 
 Format = Literal["table", "json", "markdown", "csv", "junit"]
 
@@ -93,7 +93,7 @@ def command(
 
 def effective(gate: Gate) -> Gate:
     """A suite's thresholds; where it has none, 5 % of wall_time."""
-    from attnbench.plan.settings import Gate
+    from attnbench.thresholds import Gate
 
     return gate if gate.thresholds or gate.overrides else Gate({"wall_time": 0.05})
 

@@ -124,9 +124,8 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
 def _measure(session: Session, form: Format, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
     from attnbench.commands._standard_streams import lost
-    from attnbench.measure.runner import Runner, Stopped
+    from attnbench.measure.runner import Runner, Stopped, exit_code
     from attnbench.outputs._progress import progress
-    from attnbench.plan.plan import exit_code
 
     folder = session.journal.folder
     code: int | None = None

@@ -24,11 +24,12 @@ from attnbench.measure.runner import Runner
 from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
-from attnbench.plan.settings import Gate, Limits, Measure, Threshold
-from attnbench.problem import Cell
+from attnbench.plan.settings import Limits, Measure
+from attnbench.problem import Cell, cell_of
 from attnbench.store import journal
 from attnbench.store.frames import frame
-from attnbench.store.records import Run, cell_of, read_run
+from attnbench.store.records import Run, read_run
+from attnbench.thresholds import Gate, Threshold
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from attnbench.measure import worker_process
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
+from attnbench.problem import columns_of
 from attnbench.registry import operators
-from attnbench.store.records import columns_of
 
 
 @dataclass(frozen=True)

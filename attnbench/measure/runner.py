@@ -20,10 +20,10 @@ from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, beyond, family
 from attnbench.plan.settings import Measure
-from attnbench.problem import Cell
+from attnbench.problem import Cell, columns_of
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
-from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, columns_of, is_sample, parse_visit
+from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, is_sample, parse_visit
 
 __all__ = ["Progress", "Runner", "Stopped"]
 
@@ -489,3 +489,11 @@ class Runner:
     def _start_s(self) -> float:
         """What a fresh worker costs: as those of this run did."""
         return mean(self.workers.start_s) if self.workers.start_s else time_budget.START_S
+
+
+def exit_code(visits: Iterable[Visit]) -> int:
+    """0: only ok and skipped, with at least one time. 1: anything else happened. 3: nothing was measured."""
+    seen = list(visits)
+    if any(v.status not in ("ok", "skipped") for v in seen):
+        return 1
+    return 0 if any(v.status == "ok" and v.round > 0 for v in seen) else 3

@@ -10,8 +10,7 @@ from typing import Any
 
 from attnbench.measure import worker_process
 from attnbench.plan.settings import Measure
-from attnbench.problem import Cell, Problem
-from attnbench.store.records import columns_of
+from attnbench.problem import Cell, Problem, columns_of
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
 

@@ -10,8 +10,7 @@ from typing import Any
 from attnbench.measure import worker_process
 from attnbench.plan.measured_code import changes, measured_code
 from attnbench.plan.plan import Plan
-from attnbench.problem import Cell
-from attnbench.store.records import columns_of
+from attnbench.problem import Cell, columns_of
 
 STARTS = 3
 """Workers that fail to start one after another before the run ends."""

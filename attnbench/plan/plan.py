@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from attnbench.plan.measured_code import MeasuredCode
-from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.settings import CONTRACT, Limits, Measure
 from attnbench.problem import Cell, canonical_params
-from attnbench.store.records import CONTRACT, Visit
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,6 @@ def beyond(cell: Cell, smaller: Cell) -> bool:
     a, b = cell.problem, smaller.problem
     at_least = a.batch >= b.batch and a.seq_len >= b.seq_len and a.channels >= b.channels
     return cell.key != smaller.key and family(cell) == family(smaller) and at_least
-
-
-def exit_code(visits: Iterable[Visit]) -> int:
-    """0: only ok and skipped, with at least one time. 1: anything else happened. 3: nothing was measured."""
-    seen = list(visits)
-    if any(v.status not in ("ok", "skipped") for v in seen):
-        return 1
-    return 0 if any(v.status == "ok" and v.round > 0 for v in seen) else 3
 
 
 def order_seed(text: str) -> int:

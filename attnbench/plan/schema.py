@@ -11,13 +11,14 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, several
-from attnbench.plan.settings import BASELINE, Gate, Limits, Measure, Threshold
+from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
-from attnbench.problem import MODES, SCOPES, ParamValue
+from attnbench.problem import BASELINE, MODES, SCOPES, ParamValue
 from attnbench.quantity import choice, fraction, memory, seconds, shown, suggestion, text, whole
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
 from attnbench.terminal import escaped
+from attnbench.thresholds import Gate, Threshold
 from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 
-BASELINE = "softmax"
-"""The operator that the others are compared with where a suite names none."""
+CONTRACT = 2
+"""Version of the timing contract: raised by hand when the meaning of a stored number changes."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +31,3 @@ class Limits:
     memory_bytes: int | None = None
     cell_timeout_s: float = 60.0
     budget_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """An exception from the gate's thresholds. match: operator, impl, scope, mode or cell → a pattern with * and ?."""
-
-    match: Mapping[str, str]
-    thresholds: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Gate:
-    """By how much a metric of a cell may grow before the gate fails: fractions, by metric name."""
-
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    overrides: tuple[Threshold, ...] = ()
-
-    def threshold(self, metric: str, key: str) -> float | None:
-        """The threshold for one metric of the cell with this key, the last matching override first; None: not gated."""
-        operator, impl, scope, mode = key.split(".")[:4]
-        named = {"operator": operator, "impl": impl, "scope": scope, "mode": mode, "cell": key}
-        for override in reversed(self.overrides):
-            if metric in override.thresholds and all(fnmatchcase(named[k], p) for k, p in override.match.items()):
-                return override.thresholds[metric]
-        return self.thresholds.get(metric)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import attnbench
 from attnbench.errors import BadInput, own_errors
 from attnbench.plan.mistakes import Notes
-from attnbench.plan.settings import Gate, Limits, Measure
+from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
 from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
 from attnbench.quantity import seconds, shown, suggestion, whole
 from attnbench.registry import Source, operators, outside_definition, resolve
+from attnbench.thresholds import Gate
 from attnbench.yaml_file import parse, read_text
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from attnbench.errors import BadInput
-from attnbench.store.records import CELL_COLUMNS, COLUMNS, LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit, dtype_of
+from attnbench.problem import CELL_COLUMNS
+from attnbench.store.records import COLUMNS, LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit, dtype_of
 from attnbench.store.trusted_json import REPAIR, read_text, short
 
 

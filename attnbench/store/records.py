@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from attnbench.errors import BadInput
 from attnbench.operator import Growth
-from attnbench.plan.settings import BASELINE
-from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem, canonical_params
+from attnbench.problem import BASELINE, CELL_COLUMNS, DTYPES, MODES, SCOPES, cell_of
 from attnbench.store.trusted_json import (
     REPAIR,
     decoded,
@@ -80,14 +79,6 @@ ENDED_AS: dict[Cause, Status] = {"predicted_memory": "oom", "beyond_oom": "oom",
 LONGEST_S = 1e8
 """Three years: a longer time is damage."""
 
-CONTRACT = 2
-"""Version of the timing contract: raised by hand when the meaning of a stored number changes."""
-
-CELL_COLUMNS = (
-    "operator", "impl", "scope", "params", "dtype", "mode",
-    "batch", "heads", "seq_len", "height", "width", "channels", "causal",
-)  # fmt: skip
-"""What identifies a cell: a visit carries these too, and a series is the rows that differ in one axis of them."""
 
 COLUMNS = (
     "key", "operator", "impl", "kernel", "scope", "params", "device", "dtype", "mode", "batch", "heads",
@@ -295,30 +286,6 @@ def parse_visit(text: str, where: str) -> Visit:
     if key != values["key"]:
         raise BadInput(f"{where}: key = {short(values['key'])}, but its cell is {key}. {REPAIR}")
     return Visit(**values)
-
-
-def cell_of(columns: Mapping[str, Any]) -> Cell:
-    """The cell that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
-    params = json.loads(columns["params"])
-    names = ("seq_len", "channels", "heads", "batch", "dtype", "causal", "height", "width")
-    problem = Problem(**{name: columns[name] for name in names})
-    cell = Cell(columns["operator"], columns["impl"], columns["scope"], columns["mode"], problem, params)
-    if canonical_params(params) != columns["params"]:
-        raise ValueError(f"params = {short(columns['params'])} is not in canonical form")
-    texts = [text for pair in params.items() for text in pair if isinstance(text, str)]
-    if texts != list(map(escaped, texts)):
-        raise ValueError(f"params = {short(columns['params'])} holds control characters")
-    return cell
-
-
-def columns_of(cell: Cell) -> dict[str, Any]:
-    """CELL_COLUMNS of a cell: the opposite of `cell_of`."""
-    p = cell.problem
-    return {
-        "operator": cell.operator, "impl": cell.impl, "scope": cell.scope, "params": canonical_params(cell.params),
-        "dtype": p.dtype, "mode": cell.mode, "batch": p.batch, "heads": p.heads, "seq_len": p.seq_len,
-        "height": p.height, "width": p.width, "channels": p.channels, "causal": p.causal,
-    }  # fmt: skip
 
 
 def dtype_of(column: str) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from attnbench.problem import Cell, Problem
+from attnbench.problem import Cell, Problem, columns_of
 from attnbench.store.frames import frame
-from attnbench.store.records import Run, Visit, columns_of
+from attnbench.store.records import Run, Visit
 
 Law = Callable[[float], float]
 

@@ -11,10 +11,10 @@ import pytest
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.stored_runs import compare, judge
 from attnbench.errors import BadInput
-from attnbench.plan.settings import Gate, Threshold
 from attnbench.problem import Problem
 from attnbench.store.frames import frame
 from attnbench.store.records import Run, Visit
+from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, laws, run_of, visits_of
 
 GATE = Gate({"wall_time": 0.05})

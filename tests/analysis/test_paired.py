@@ -22,7 +22,7 @@ from attnbench.analysis.compare.tier1_paired import (
     power,
     smallest_change,
 )
-from attnbench.plan.settings import Gate
+from attnbench.thresholds import Gate
 
 GATE = Gate({"wall_time": 0.05})
 CELLS = 12

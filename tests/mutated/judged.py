@@ -20,8 +20,8 @@ from attnbench.errors import BadInput
 from attnbench.outputs import csv, markdown, table
 from attnbench.outputs import json as json_output
 from attnbench.plan import suite as suites
-from attnbench.plan.settings import Gate
 from attnbench.store.records import Run, read_run
+from attnbench.thresholds import Gate
 from tests.mutated.mutation import Mutation
 from tests.mutated.runs import mutated_folder
 from tests.mutated.suites import FULL, mutated_suite

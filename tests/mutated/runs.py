@@ -11,18 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attnbench.problem import Cell, Problem
-from attnbench.store.records import (
-    ENVIRONMENT,
-    RESULTS,
-    SAMPLE_COLUMNS,
-    SAMPLES,
-    SUITE,
-    VISITS,
-    Sample,
-    Visit,
-    columns_of,
-)
+from attnbench.problem import Cell, Problem, columns_of
+from attnbench.store.records import ENVIRONMENT, RESULTS, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit
 from tests.mutated.mutation import Mutation, scratched, spoil
 from tests.mutated.suites import encoded
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from attnbench.problem import Cell, ParamValue, canonical_params
-from attnbench.store.records import CELL_COLUMNS, cell_of
+from attnbench.problem import CELL_COLUMNS, Cell, ParamValue, canonical_params, cell_of
 
 if TYPE_CHECKING:
     from attnbench.store.records import Run

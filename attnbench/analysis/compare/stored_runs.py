@@ -26,8 +26,8 @@ from attnbench.analysis.compare.tier0_exact import exact_findings
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
 from attnbench.analysis.series import metric_names, panels
 from attnbench.errors import BadInput
-from attnbench.plan.settings import Gate
 from attnbench.registry import metrics
+from attnbench.thresholds import Gate
 
 if TYPE_CHECKING:
     from attnbench.store.records import Run

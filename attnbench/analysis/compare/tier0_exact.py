@@ -12,7 +12,7 @@ import pandas as pd
 from attnbench.analysis.compare.findings import Finding, Verdict, names
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels, quantity
-from attnbench.plan.settings import Gate
+from attnbench.thresholds import Gate
 
 if TYPE_CHECKING:
     from attnbench.store.records import Run

@@ -26,7 +26,7 @@ from scipy.special import chdtri, ndtr, ndtri, stdtrit
 from attnbench.analysis.compare.findings import Finding, Verdict, readable
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.number import count
-from attnbench.plan.settings import Gate
+from attnbench.thresholds import Gate
 
 FIRST = 0.05
 """False alarms of stage 1 per suite, one-sided."""

@@ -13,8 +13,8 @@ from typing import Any
 from attnbench.errors import BadInput
 from attnbench.plan import suite as suites
 from attnbench.plan.operator_facts import definitions
+from attnbench.problem import columns_of
 from attnbench.registry import operators
-from attnbench.store.records import columns_of
 
 
 def expansion(request: Mapping[str, Any]) -> dict[str, Any]:
