@@ -24,9 +24,9 @@ import yaml
 
 from attnbench.analysis.crossover import Crossing
 from attnbench.analysis.crossover_search import LEAST_ROUNDS, half_width
+from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import summarise
 from attnbench.quantity import fraction
-from attnbench.store.records import Run, read_run
 
 SHARE = 0.25
 

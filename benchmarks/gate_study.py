@@ -29,9 +29,9 @@ import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
 from attnbench.analysis.compare.noise_floor import machine_of
+from attnbench.analysis.run import read_run
 from attnbench.measure.gate_pairs import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
 from attnbench.plan import suite as suites
-from attnbench.store.records import read_run
 
 VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}
 LIVE = (0.0, 0.10, 0.0, 0.05, 0.0, 0.10, 0.0, 0.25, 0.0, 0.10)

@@ -35,12 +35,13 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from attnbench.analysis.run import Run, read_run
 from attnbench.measure.runner import Runner
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import MODES, Cell, Problem
 from attnbench.registry import operators, resolve
 from attnbench.store import journal
-from attnbench.store.records import Run, Visit, read_run
+from attnbench.store.records import Visit
 from tests.mutated.judged import judge_folder, judge_suite
 from tests.mutated.runs import mutated_folder, original_folder
 from tests.mutated.suites import mutated_suite

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attnbench.analysis.run import Run, read_run
 from attnbench.measure.runner import Runner
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Mode, Problem
 from attnbench.store import journal
-from attnbench.store.records import Run, Visit, read_run
+from attnbench.store.records import Visit
 
 QUICK = Measure(rounds=1, within_process_precision=0.5, min_samples=5, max_samples=16, max_time_s=0.02)
 

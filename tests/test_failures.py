@@ -8,9 +8,9 @@ import pytest
 from pandas import DataFrame, Series
 
 from attnbench.analysis.baseline import fate
+from attnbench.analysis.run import Run
 from attnbench.analysis.series import panels
 from attnbench.plan.settings import Limits
-from attnbench.store.records import Run
 from tests.running import faulty, measured, plan
 
 EXPECTED = {

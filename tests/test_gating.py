@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from attnbench.analysis.run import Run
 from attnbench.measure.gate_pairs import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
 from attnbench.measure.git_worktrees import Checkout
 from attnbench.plan import suite as suites
@@ -18,7 +19,6 @@ from attnbench.plan.measured_code import MeasuredCode
 from attnbench.plan.settings import Limits
 from attnbench.problem import Problem
 from attnbench.store.journal import stored_environment
-from attnbench.store.records import Run
 from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, run_of, visits_of
 from tests.running import plan

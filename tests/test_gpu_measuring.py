@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from attnbench.analysis.run import Run
 from attnbench.problem import Cell, Mode, Problem
 from attnbench.registry import operators, resolve
-from attnbench.store.records import Run
 from tests.running import faulty, measured, plan
 
 NO_DEVICE = None if torch.cuda.is_available() else "no CUDA device is available to torch"

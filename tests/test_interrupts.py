@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.analysis.run import read_run
 from attnbench.measure.scratch import scratch_folder
-from attnbench.store.records import VISITS, read_run
+from attnbench.store.records import VISITS
 from tests.commands.test_gate import SUITE as GATED
 from tests.commands.test_gate import example, git
 

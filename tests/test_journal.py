@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
 from attnbench.store import journal
-from attnbench.store.records import SAMPLES, VISITS, Sample, read_run
+from attnbench.store.records import SAMPLES, VISITS, Sample
 from tests.stored import CELL, cell, timed, visit
 
 SAMPLES_OF_ROUND_1 = [Sample(CELL.key, 1, 1, index, "wall", 0.25, "switched") for index in range(3)]

@@ -17,8 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
+from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
-from attnbench.store.records import VISITS, Run, read_run
+from attnbench.store.records import VISITS
 from tests.mutated import judged
 from tests.mutated.judged import judge_folder
 from tests.mutated.runs import lines_of, mutated_folder, original_folder

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from attnbench.analysis.crossover_search import Search, search
+from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
 from attnbench.measure.crossover_probes import Probes, Unplanned, allowed, at
@@ -18,7 +19,6 @@ from attnbench.outputs._run_tables import parts
 from attnbench.outputs.json import text
 from attnbench.problem import Axis, Cell, Problem
 from attnbench.store import journal
-from attnbench.store.records import read_run
 from tests.running import Silent, plan
 
 SUITE = "name: crossover\nbaseline: softmax\n"

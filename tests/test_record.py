@@ -13,10 +13,13 @@ import pytest
 
 import attnbench.metrics
 from attnbench.analysis.results import derive, write
+from attnbench.analysis.run import read_run
 from attnbench.analysis.series import quantity
 from attnbench.errors import BadInput
 from attnbench.problem import cell_of, columns_of
-from attnbench.store.records import COLUMNS, VISITS, Sample, parse_visit, read_run
+from attnbench.store.columns import COLUMNS
+from attnbench.store.reading import parse_visit
+from attnbench.store.records import VISITS, Sample
 from tests.stored import CELL, cell, folder, timed, visit
 
 SCOUT = visit(metrics={"flops": 2**60 + 1, "peak_memory_bytes": 12}, warnings=("noisy",), operations={"aten.mm": 2})

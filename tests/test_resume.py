@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.analysis.run import read_run
 from attnbench.measure.runner import Runner
 from attnbench.plan.settings import CONTRACT, Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
-from attnbench.store.records import SAMPLES, VISITS, read_run
+from attnbench.store.records import SAMPLES, VISITS
 from tests.running import Silent, faulty, measured, plan
 
 SUITE = """

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pandas import Series
 
+from attnbench.analysis.run import Run
 from attnbench.measure.worker.returned import misfit_of_inputs, misfit_of_output, not_finite
 from attnbench.problem import DTYPES, Cell, Mode, Problem, Scope
 from attnbench.registry import operators, outside_definition, resolve
-from attnbench.store.records import Run
 from tests.running import measured, plan
 
 INPUTS = {

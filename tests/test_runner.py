@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from attnbench.analysis import results
+from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.runner import Runner, Stopped, exit_code
@@ -23,7 +24,7 @@ from attnbench.plan.plan import beyond
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
 from attnbench.store import journal
-from attnbench.store.records import VISITS, Run, Visit, read_run
+from attnbench.store.records import VISITS, Visit
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 

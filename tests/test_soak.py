@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from attnbench.analysis.run import Run, read_run
 from attnbench.problem import cell_of
-from attnbench.store.records import Run, Visit, read_run, read_visits
+from attnbench.store.reading import read_visits
+from attnbench.store.records import Visit
 from benchmarks import soak
 from tests.mutated.runs import original_folder
 

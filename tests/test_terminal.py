@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from attnbench import terminal
+from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
-from attnbench.store.records import ENVIRONMENT, SUITE, read_run
+from attnbench.store.records import ENVIRONMENT, SUITE
 from attnbench.store.trusted_json import parse_object
 from tests.stored import cell, folder, timed, visit
 

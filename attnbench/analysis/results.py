@@ -11,7 +11,8 @@ from attnbench.files import replace
 from attnbench.metric import Metric
 from attnbench.problem import CELL_COLUMNS
 from attnbench.registry import metrics
-from attnbench.store.records import COLUMNS, RESULTS
+from attnbench.store.columns import COLUMNS
+from attnbench.store.records import RESULTS
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -21,7 +21,7 @@ from attnbench.registry import metrics
 from attnbench.store.records import Cause
 
 if TYPE_CHECKING:
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
 """The metrics that tables, crossovers and pictures are about, in this order."""

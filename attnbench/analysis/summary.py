@@ -15,7 +15,7 @@ from attnbench.analysis.series import SHOWN, CurvePoint, Origin, Panel, Quantity
 from attnbench.errors import BadInput
 
 if TYPE_CHECKING:
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.run import Run
     from attnbench.outputs._rows import Row
-    from attnbench.store.records import Run
     from attnbench.thresholds import Gate
 
 Format = Literal["table", "json", "markdown", "csv", "junit"]
@@ -41,8 +41,8 @@ def command(
     Example: attnbench compare results/before results/after --fail-on wall_time:5%,peak_memory:0%
     """
     from attnbench.analysis.compare.stored_runs import compare
+    from attnbench.analysis.run import read_run
     from attnbench.errors import BadInput
-    from attnbench.store.records import read_run
 
     if len(runs) < 2:
         raise BadInput("compare needs two run folders: attnbench compare BEFORE AFTER.")

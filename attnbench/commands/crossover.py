@@ -129,7 +129,7 @@ def _go_on(
     from attnbench.errors import BadInput
     from attnbench.measure.open_run import go_on, stored_search
     from attnbench.plan.search_request import kept, name_sizes
-    from attnbench.store.records import read_visits
+    from attnbench.store.reading import read_visits
 
     alone = ("resume", "device", "form", "operators_from")
     more = [

@@ -23,8 +23,9 @@ def command(
     Example: attnbench floor results/gpu-20260101-120000
     """
     from attnbench.analysis.roofline import floors
+    from attnbench.analysis.run import read_run
     from attnbench.errors import BadInput
-    from attnbench.store.records import ENVIRONMENT, read_run
+    from attnbench.store.records import ENVIRONMENT
 
     stored = read_run(run)
     rates = stored.environment.get("rates")

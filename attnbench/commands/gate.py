@@ -108,8 +108,8 @@ def tell(text: str) -> None:
 
 
 def _against(suite: Suite, gate: Gate, device: str, baseline: Path, folder: Path, only: Only) -> Comparison:
+    from attnbench.analysis.run import read_run
     from attnbench.measure.gate_pairs import against_stored
-    from attnbench.store.records import read_run
 
     stored = read_run(baseline)
     wanted = str(stored.environment.get("device", "cpu")) if device == "auto" else device
@@ -133,11 +133,11 @@ def _revisions(
 
     from attnbench.analysis.compare.findings import by_importance, names
     from attnbench.analysis.compare.noise_floor import default_path, floor_for
+    from attnbench.analysis.run import read_run
     from attnbench.measure.gate_pairs import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
     from attnbench.measure.git_worktrees import checkouts
     from attnbench.measure.open_run import assembled, device_for, machine
     from attnbench.plan.plan import order_seed
-    from attnbench.store.records import read_run
 
     with checkouts(file, *revisions) as sides:
         suites, notes = expand_both(sides, file, only)

@@ -24,10 +24,10 @@ def command(
 
     Example: attnbench plot results/reference/cpu-sequence --metric wall_time --format png
     """
+    from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
     from attnbench.outputs.plot import Form, draw
-    from attnbench.store.records import read_run
 
     stored = read_run(run)
     summary = summarise(stored, metric or (), baseline, axis)

@@ -149,9 +149,9 @@ def _measure(session: Session, form: Format, begun: float) -> int:
 
 def _show(folder: Path, form: Format) -> None:
     """Prints the results so far; the folder is in the JSON, else the last line of stdout."""
+    from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
-    from attnbench.store.records import read_run
 
     try:
         summary = summarise(read_run(folder))

@@ -24,8 +24,8 @@ def command(
 
     Example: attnbench show results/reference/cpu-sequence --metric wall_time --baseline softmax:sdpa
     """
+    from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
-    from attnbench.store.records import read_run
 
     summary = summarise(read_run(run), metric or (), baseline, axis)
     if form == "table":

@@ -17,6 +17,7 @@ from attnbench.analysis.compare.findings import Comparison, Finding, by_importan
 from attnbench.analysis.compare.matching import Defaults, aligned, defaults_of, same_cells
 from attnbench.analysis.compare.stored_runs import circumstances, unmatched
 from attnbench.analysis.compare.tier0_exact import exact_findings
+from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.privacy import without_paths
@@ -28,7 +29,6 @@ from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, cell_of
 from attnbench.store import journal
 from attnbench.store.frames import frame
-from attnbench.store.records import Run, read_run
 from attnbench.thresholds import Gate, Threshold
 
 if TYPE_CHECKING:

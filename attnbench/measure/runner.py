@@ -23,7 +23,8 @@ from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, columns_of
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
-from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, is_sample, parse_visit
+from attnbench.store.reading import parse_visit
+from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, is_sample
 
 __all__ = ["Progress", "Runner", "Stopped"]
 

@@ -12,7 +12,7 @@ from attnbench.outputs._run_tables import Block, legend, parts
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 _GAP = 2
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS
-from attnbench.store.records import COLUMNS, LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit, dtype_of
+from attnbench.store.columns import COLUMNS, dtype_of
+from attnbench.store.records import LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit
 from attnbench.store.trusted_json import REPAIR, read_text, short
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing, to_be_continued, write
 from attnbench.interrupts import held
-from attnbench.store.records import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit, parse_visits
+from attnbench.store.reading import parse_visits
+from attnbench.store.records import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit
 from attnbench.store.trusted_json import REPAIR, decoded, parse_object, read_text, short
 
 HEADER = ",".join(SAMPLE_COLUMNS) + "\n"

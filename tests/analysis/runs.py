@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from attnbench.analysis.run import Run
 from attnbench.problem import Cell, Problem, columns_of
 from attnbench.store.frames import frame
-from attnbench.store.records import Run, Visit
+from attnbench.store.records import Visit
 
 Law = Callable[[float], float]
 

@@ -10,10 +10,11 @@ import pytest
 
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.stored_runs import compare, judge
+from attnbench.analysis.run import Run
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
 from attnbench.store.frames import frame
-from attnbench.store.records import Run, Visit
+from attnbench.store.records import Visit
 from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, laws, run_of, visits_of
 

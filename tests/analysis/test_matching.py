@@ -9,9 +9,10 @@ import pytest
 
 from attnbench.analysis.compare.matching import aligned
 from attnbench.analysis.compare.stored_runs import compare
+from attnbench.analysis.run import Run, read_run
 from attnbench.measure.gate_pairs import tier0
 from attnbench.problem import Problem, canonical_params
-from attnbench.store.records import Run, Sample, read_run
+from attnbench.store.records import Sample
 from attnbench.thresholds import Gate
 from tests import stored
 from tests.analysis.runs import cell, run_of, visits_of

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.analysis.run import Run
 from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
 from attnbench.measure.metrics import flops
@@ -14,7 +15,6 @@ from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.registry import operators
-from attnbench.store.records import Run
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024)

@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
+from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
 from attnbench.measure import open_run
 from attnbench.plan import suite as suites
 from attnbench.plan.search_request import Question, keep, suite_text
-from attnbench.store.records import SUITE, read_run
+from attnbench.store.records import SUITE
 from tests.stored import folder
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from attnbench.analysis.compare.stored_runs import _baseline_keys
+from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.errors import BadInput
-from attnbench.store.records import read_run
 from tests.analysis.runs import cell, sequence, visits_of
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from attnbench.analysis.compare.stored_runs import compare
+from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.commands.compare import Format
 from attnbench.commands.compare import write as write_comparison
@@ -20,7 +21,6 @@ from attnbench.errors import BadInput
 from attnbench.outputs import csv, markdown, table
 from attnbench.outputs import json as json_output
 from attnbench.plan import suite as suites
-from attnbench.store.records import Run, read_run
 from attnbench.thresholds import Gate
 from tests.mutated.mutation import Mutation
 from tests.mutated.runs import mutated_folder

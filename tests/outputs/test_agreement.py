@@ -18,13 +18,13 @@ from matplotlib.text import Annotation
 from rich.console import Console
 
 from attnbench.analysis.crossover import Crossover
+from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.number import place, size
 from attnbench.outputs import _run_tables as blocks
 from attnbench.outputs import json, plot
 from attnbench.outputs.table import write
 from attnbench.registry import metrics
-from attnbench.store.records import Run, read_run
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 RUNS = ["cpu-sequence", "cpu-image", "cpu-channels"]

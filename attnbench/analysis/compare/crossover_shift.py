@@ -9,7 +9,7 @@ from attnbench.analysis.compare.findings import Crossing
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover import Crossover
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 
 def crossings(before: Run, after: Run) -> Iterator[Crossing]:

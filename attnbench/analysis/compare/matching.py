@@ -11,7 +11,7 @@ import pandas as pd
 from attnbench.problem import CELL_COLUMNS, Cell, ParamValue, canonical_params, cell_of
 
 if TYPE_CHECKING:
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 Defaults = Mapping[str, Mapping[str, ParamValue]]
 """By operator, every parameter's default."""

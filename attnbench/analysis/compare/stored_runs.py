@@ -30,7 +30,7 @@ from attnbench.registry import metrics
 from attnbench.thresholds import Gate
 
 if TYPE_CHECKING:
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 DEFAULT_EFFECT = 0.05
 """The change that a comparison without thresholds looks for."""

@@ -15,7 +15,7 @@ from attnbench.analysis.series import panels, quantity
 from attnbench.thresholds import Gate
 
 if TYPE_CHECKING:
-    from attnbench.store.records import Run
+    from attnbench.analysis.run import Run
 
 FLOPS = ("flops", "reference_flops", "flops_counted")
 """What the definition requires, what the reference says it executes, and what torch counted; the worst one decides."""

@@ -31,7 +31,7 @@ from attnbench.errors import MOST_OF_A_REASON, printable, said
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, cell_of
 from attnbench.registry import operators, scan, why_not
-from attnbench.store.records import is_metric
+from attnbench.store.reading import is_metric
 
 if TYPE_CHECKING:
     from attnbench.measure.worker.prepared_cell import Bench

@@ -1,0 +1,105 @@
+"""A stored run as its analyses read it: visits as a DataFrame, results derived from them, the suite as plain data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.errors import BadInput
+from attnbench.problem import BASELINE
+from attnbench.store.reading import read_environment, read_visits
+from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
+from attnbench.store.trusted_json import (
+    REPAIR,
+    read_text,
+    short,
+)
+from attnbench.terminal import escaped
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored run, checked.
+
+    visits: one row per visit in the order stored: key, CELL_COLUMNS, device, round, process, order, status, reason,
+    kernel, samples, threads, contract, cause, warnings, operations, then every metric column (missing: NaN or NA).
+    environment: environment.json. suite_text: suite.yaml as run. stored_keys: by key, the one in the run's files,
+    where `analysis.matching` has completed cells.
+    """
+
+    folder: Path
+    visits: DataFrame
+    environment: dict[str, Any]
+    suite_text: str
+    stored_keys: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> DataFrame:
+        """results.csv, derived again from the visits: one row per key."""
+        from attnbench.analysis.results import derive
+
+        return derive(self.visits)
+
+    @cached_property
+    def suite(self) -> dict[str, Any]:
+        """suite.yaml as plain data; nothing that it names is imported. Raises BadInput."""
+        from attnbench.yaml_file import parse
+
+        return parse(self.suite_text, str(self.folder / SUITE))
+
+    @property
+    def baseline(self) -> str:
+        """The operator that the suite compares the others with. Raises BadInput."""
+        return self._named("baseline") or BASELINE
+
+    @property
+    def name(self) -> str:
+        """The suite's name, or the folder's. Raises BadInput."""
+        return self._named("name") or self.folder.name
+
+    def _named(self, key: str) -> str:
+        value = self.suite.get(key) or ""
+        if not isinstance(value, str):
+            raise BadInput(f"{self.folder / SUITE}: {key} = {short(value)}; allowed: a name. {REPAIR}")
+        return escaped(value)
+
+    @cached_property
+    def samples(self) -> DataFrame:
+        """samples.csv without the samples of unfinished visits; columns SAMPLE_COLUMNS."""
+        from attnbench.store.frames import read_samples
+
+        if not self.stored_keys:
+            return read_samples(self.folder, self.visits)
+        today = {stored: key for key, stored in self.stored_keys.items()}
+        table = read_samples(self.folder, self.visits.assign(key=self.visits["key"].map(self.stored_keys)))
+        return table.assign(key=table["key"].map(today))
+
+
+def read_run(path: str | Path) -> Run:
+    """The run stored in a folder. Raises BadInput where it is none, or where what it holds cannot be trusted.
+
+    A torn last line is a visit that never finished, and is left out.
+    """
+    from attnbench.store.frames import frame
+
+    folder = Path(path)
+    if not os.path.isdir(folder):
+        raise BadInput(f"{path}: no such folder. Give a folder that `attnbench run` wrote.")
+    for name in (VISITS, ENVIRONMENT, SUITE):
+        if not os.path.isfile(folder / name):
+            raise BadInput(f"{folder}: not a run folder, it has no {name}. Give a folder that `attnbench run` wrote.")
+    visits = read_visits(folder)
+    contracts = sorted({visit.contract for visit in visits})
+    if len(contracts) > 1:
+        raise BadInput(
+            f"{folder / VISITS}: visits of different contracts ({' and '.join(contracts)}) in one run; "
+            "their numbers do not mean the same. Separate them, or measure again."
+        )
+    return Run(folder, frame(visits), read_environment(folder), read_text(folder / SUITE))

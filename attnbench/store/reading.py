@@ -1,0 +1,169 @@
+"""Reading what a run folder stores, which may be torn, foreign or mistyped: visits and an environment that can be
+trusted, or BadInput."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from attnbench.errors import BadInput
+from attnbench.operator import Growth
+from attnbench.problem import CELL_COLUMNS, DTYPES, MODES, SCOPES, cell_of
+from attnbench.store.columns import COLUMNS, TEXT, dtype_of
+from attnbench.store.records import CAUSES, ENVIRONMENT, LONGEST_S, STATUSES, VISITS, Visit
+from attnbench.store.trusted_json import (
+    REPAIR,
+    decoded,
+    is_number,
+    is_text,
+    is_whole,
+    parse_object,
+    read_bytes,
+    read_text,
+    short,
+)
+
+
+def read_visits(folder: Path) -> list[Visit]:
+    """Every finished visit, in the order stored. Raises BadInput: wrong types, foreign lines, a visit twice."""
+    return parse_visits(read_bytes(folder / VISITS), folder / VISITS)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """environment.json of a run folder. Raises BadInput where what the outputs read of it is mistyped."""
+    path = folder / ENVIRONMENT
+    environment = parse_object(read_text(path), str(path))
+    for name, (allowed, good) in _ENVIRONMENT.items():
+        if name in environment and not good(environment[name]):
+            raise BadInput(f"{path}: {name} = {short(environment[name])}; allowed: {allowed}. {REPAIR}")
+    return environment
+
+
+def parse_visits(data: bytes, path: Path) -> list[Visit]:
+    """The whole lines of a visits.jsonl; what follows them is a visit that never finished. Raises BadInput."""
+    lines = decoded(data, path, torn=True).split("\n")[:-1]
+    visits: list[Visit] = []
+    seen: dict[tuple[str, int], int] = {}
+    for number, text in enumerate(lines, 1):
+        visit = parse_visit(text, f"{path}, line {number}")
+        first = seen.setdefault((visit.key, visit.round), number)
+        if first != number:
+            raise BadInput(
+                f"{path}, line {number}: key {visit.key} in round {visit.round} again, first on line {first}; "
+                "a visit is measured once. Remove the copied lines."
+            )
+        visits.append(visit)
+    return visits
+
+
+def parse_visit(text: str, where: str) -> Visit:
+    """One line of visits.jsonl. Raises BadInput naming `where`; fields it does not know are left out."""
+    given = parse_object(text, where)
+    known = {f.name for f in fields(Visit)}
+    missing = sorted({"key", "cell", "device", "round", "process", "order", "status"} - set(given))
+    if missing:
+        raise BadInput(f"{where}: '{missing[0]}' is missing. A visit has {', '.join(sorted(known))}. {REPAIR}")
+    values = {name: given[name] for name in given if name in known}
+    for name, value in values.items():
+        allowed, good = _FIELDS[name]
+        if not good(value):
+            raise BadInput(f"{where}: {name} = {short(value)}; allowed: {allowed}. {REPAIR}")
+    values["warnings"] = tuple(values.get("warnings", ()))
+    cell = values["cell"] = {name: values["cell"][name] for name in CELL_COLUMNS}
+    try:
+        key = cell_of(cell).key
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise BadInput(f"{where}: cell cannot be: {error}. {REPAIR}") from None
+    if key != values["key"]:
+        raise BadInput(f"{where}: key = {short(values['key'])}, but its cell is {key}. {REPAIR}")
+    return Visit(**values)
+
+
+def _is_cell(value: object) -> bool:
+    if not isinstance(value, dict) or not set(CELL_COLUMNS) <= set(value):
+        return False
+    sizes = all(is_whole(value[n]) and value[n] > 0 for n in ("batch", "heads", "seq_len", "channels"))
+    image = all(value[n] is None or (is_whole(value[n]) and value[n] > 0) for n in ("height", "width"))
+    text = all(is_text(value[n]) for n in ("operator", "impl", "params"))
+    # A backslash: a control character that `parse_object` has written out. Nothing is named so.
+    text = text and not any("\\" in value[n] for n in ("operator", "impl"))
+    named = value["scope"] in SCOPES and value["mode"] in MODES and value["dtype"] in DTYPES
+    return sizes and image and text and named and isinstance(value["causal"], bool)
+
+
+def _is_growth(value: object) -> bool:
+    return isinstance(value, str) and value in get_args(Growth)
+
+
+def _is_param(value: object) -> bool:
+    return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
+
+
+def _are_rates(value: Mapping[str, Any]) -> bool:
+    return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
+
+
+def _is_table(good: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(good(v) for v in value.values())
+
+
+def _up_to(most: int) -> tuple[str, Callable[[object], bool]]:
+    return f"a whole number from 0 to {most}", lambda value: is_whole(value) and cast(int, value) <= most
+
+
+def _are_metrics(value: object) -> bool:
+    if not isinstance(value, dict) or not all(is_metric(name, number) for name, number in value.items()):
+        return False
+    for clock in ("wall_time", "device_time"):
+        ends = [value.get(name) for name in (f"{clock}_low_s", f"{clock}_s", f"{clock}_high_s")]
+        known = [end for end in ends if end is not None]
+        if known != sorted(known):
+            return False
+    return True
+
+
+def is_metric(name: str, value: object) -> bool:
+    """Whether a number can be what its column says. Times beyond LONGEST_S and beyond exabytes are damage."""
+    if not name or name in _NO_METRIC or not is_number(value):
+        return False
+    whole = dtype_of(name) == "Int64"
+    most = LONGEST_S if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if whole else 1e12
+    return cast(float, value) < most and (is_whole(value) or not whole)
+
+
+_NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for c in COLUMNS if c in TEXT)}
+"""Columns that are no metric's: one stored under such a name would take the column's place."""
+
+
+_ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "exact": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
+    "families": ("an object of text", _is_table(is_text)),
+    "defaults": ("an object of objects of parameters", _is_table(_is_table(_is_param))),
+    "estimates": ("an object of text", _is_table(is_text)),
+    "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
+    "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
+}
+"""What the outputs read of environment.json."""
+
+
+_FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "key": ("text", is_text),
+    "cell": (f"an object with {', '.join(CELL_COLUMNS)}, each of its type", _is_cell),
+    "device": ("cpu, cuda", lambda value: value in ("cpu", "cuda")),
+    "round": _up_to(10**4),
+    "process": _up_to(10**7),
+    "order": _up_to(10**7),
+    "status": (", ".join(STATUSES), lambda value: isinstance(value, str) and value in STATUSES),
+    "reason": ("text", is_text),
+    "kernel": ("text", is_text),
+    "metrics": ("an object of numbers ≥ 0: counts and bytes whole, low ≤ value ≤ high, none absurd", _are_metrics),
+    "samples": _up_to(10**8),
+    "warnings": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
+    "operations": ("an object of whole numbers ≥ 0", _is_table(is_whole)),
+    "threads": ("a whole number up to 10000, or null", lambda value: value is None or _up_to(10**4)[1](value)),
+    "contract": ("text", is_text),
+    "cause": (f"empty, {', '.join(CAUSES[1:])}", lambda value: isinstance(value, str) and value in CAUSES),
+}
