@@ -3,9 +3,6 @@ as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from attnbench.terminal import escaped
 
 MOST_CHARACTERS = 300
@@ -20,27 +17,6 @@ class BadInput(Exception):
 
     The text names the file, the key, the value and what is allowed, and ends with what to do.
     """
-
-
-@contextmanager
-def own_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
-    """Around a user's own code: what it raises becomes a BadInput that names the user's own line, and so does what it
-    does not end within a limit.
-
-    place: how the code is called in the message. passed: exceptions that are left as they are.
-    """
-    from attnbench import interrupts
-    from attnbench.time_limit import Overdue, limit_s, limited, overdue
-
-    try:
-        with limited(place):
-            yield
-    except Overdue as error:
-        raise BadInput(overdue(place, limit_s(), own_line(error).removesuffix(": "))) from None
-    except BaseException as error:
-        if interrupts.meant(error) or isinstance(error, (BadInput, *passed)):
-            raise
-        raise BadInput(f"{place}: {own_line(error)}{said(error)}. Correct it and try again.") from None
 
 
 def said(error: BaseException) -> str:
@@ -62,23 +38,3 @@ def printable(value: object, most: int = MOST_CHARACTERS) -> str:
         words = f"a {type(value).__name__} whose text cannot be had ({type(error).__name__})"
     line = escaped(words[: most + 1])
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def own_line(error: BaseException) -> str:
-    """`file, line n (source): ` of the user's deepest line that the error passed, or an empty text."""
-    import traceback
-    from pathlib import Path
-
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{printable(error.filename)}, line {error.lineno}: "
-    ours = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
-    ]
-    frames = [f for f in frames if "/importlib/" not in f.filename and "/contextlib" not in f.filename]
-    if not frames:
-        return ""
-    source = f" ({printable(frames[-1].line)})" if frames[-1].line else ""
-    return f"{printable(frames[-1].filename)}, line {frames[-1].lineno}{source}: "

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from attnbench.errors import MOST_OF_A_REASON, BadInput, own_errors, printable
+from attnbench.errors import MOST_OF_A_REASON, BadInput, printable
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
+from attnbench.own_code import own_errors
 from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
 
 

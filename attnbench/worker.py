@@ -1,6 +1,6 @@
-"""The door of the measured process: `python -m attnbench.worker READ WRITE PARENT`, which another revision's gate opens.
+"""`python -m attnbench.worker READ WRITE PARENT`: the measured process, `attnbench.measure.worker.serve`.
 
-What is behind it is `attnbench.measure.worker.serve`.
+Another revision's gate starts it by this name.
 """
 
 from attnbench.measure.worker.serve import main

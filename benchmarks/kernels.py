@@ -2,8 +2,8 @@
 
 Registers and stack per thread, shared memory per program, its limit. Exit 1 where registers have run out (`spills`, a
 few bytes of stack below the limit of registers are ptxas's choice), shared memory is over the limit, or one does not
-compile. Names after the command choose kernel files; default: all. What fails is said at once, the table at the end.
-Triton keeps what it has built, so a sweep that was cut short goes on where it was.
+compile. Names after the command choose algorithms (`margins`, `kernelized.causal`); default: all. What fails is said
+at once, the table at the end. Triton keeps what it has built, so a sweep that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import argparse
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
 
 from rich.console import Console
 from rich.table import Table
 
-from attnbench.kernels.building import SHARED_MEMORY_LIMIT, Build, Configuration, build
-from attnbench.registry import scan
+from attnbench.kernels.building import SHARED_MEMORY_LIMIT, Build, Configuration, algorithms, build
+
+DECLARED = {module.__name__.removeprefix("attnbench.kernels."): module for module in algorithms()}
+"""By name, such as `margins` or `kernelized.causal`."""
 
 COLUMNS = ("kernel", "for", "sm", "warps", "registers", "shared KiB", "limit KiB", "stack B")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=scan("attnbench.kernels"), help="files of attnbench/kernels/")
+    parser.add_argument("names", nargs="*", default=[*DECLARED], help="of attnbench/kernels/")
     parser.add_argument("--capability", type=int, action="append", choices=SHARED_MEMORY_LIMIT, help="default: all")
     parser.add_argument("--only", default="", help="configurations whose label or kernel contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="builds at a time; default: one for each core")
@@ -55,8 +56,8 @@ def main() -> int:
 
 
 def configurations(name: str) -> list[Configuration]:
-    """Of one file; none where it calls a library's kernels."""
-    return list(getattr(import_module(f"attnbench.kernels.{name}"), "configurations", list)())
+    """Of one algorithm."""
+    return list(DECLARED[name].configurations())
 
 
 def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool, int]:

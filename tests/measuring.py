@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from attnbench.measure.worker.forecast import foresee
-from attnbench.measure.worker.prepared_cell import Bench, Subject, subject_of
+from attnbench.measure.worker.prepared_cell import Subject, subject_of
+from attnbench.measure.worker.visit import Bench
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Dtype, Mode, Problem, Scope
 from attnbench.registry import operators, resolve

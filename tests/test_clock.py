@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from attnbench.measure.worker import timing as clock
-from attnbench.measure.worker.prepared_cell import Bench, Spent
+from attnbench.measure.worker.prepared_cell import Spent
+from attnbench.measure.worker.visit import Bench
 from attnbench.plan.settings import Measure
 
 MEASURE = Measure(within_process_precision=0.0, min_samples=5, max_samples=20, max_time_s=1.0)

@@ -12,7 +12,8 @@ import pytest
 
 from attnbench import interrupts
 from attnbench.commands import _standard_streams as standard_streams
-from attnbench.errors import BadInput, own_errors
+from attnbench.errors import BadInput
+from attnbench.own_code import own_errors
 
 LIST = (sys.executable, "-m", "attnbench", "list", "metrics")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")

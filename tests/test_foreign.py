@@ -15,7 +15,8 @@ from attnbench.__main__ import app
 from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.measure.open_run import stored_search
-from attnbench.plan.search_request import FILE, Question, keep, kept, suite_text
+from attnbench.measure.stored_search import FILE, kept, write_request
+from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.plan.suite import from_text, override
 from attnbench.store import journal
 from attnbench.store.frames import frame
@@ -23,7 +24,7 @@ from attnbench.store.records import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS
 from attnbench.store.trusted_json import read_text
 from tests.stored import cell, folder, timed, visit
 
-ASKED = Question(("evil",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
+ASKED = SearchRequest(("evil",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
 SHAPE = {"batch": 1, "heads": 4, "channels": 32, "dtype": "float32", "causal": False}
 REST = "operators: [softmax, evil]\nsweep: [{seq_len: [64]}]\nproblem: {channels: 32, heads: 4}\n"
 WRITTEN = {
@@ -56,7 +57,7 @@ def foreign(suite: str, *, search: bool = False) -> Path:
     path = folder(Path.cwd(), [v for c in cells for v in (visit(c), timed(c, 1, 1e-3))])
     (path / SUITE).write_text(suite + REST)
     if search:
-        keep(ASKED, path)
+        write_request(ASKED, path)
     return path
 
 
@@ -106,7 +107,7 @@ def test_a_search_with_operators_of_ones_own_goes_on_where_they_are_named_again(
     own = tmp_path / "ops" / "mine.py"
     own.parent.mkdir()
     own.touch()
-    asked = Question(("mine",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
+    asked = SearchRequest(("mine",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
     text = suite_text(asked, SHAPE, 64, "fwd", "core", [], [str(own)])
     begun = from_text(text, "the command line", Path.cwd())
     assert begun.operators_from == (str(own),)
@@ -199,7 +200,7 @@ def test_names_that_were_once_temporary_lead_nowhere(tmp_path: Path, outside: Pa
         (path / name).symlink_to(outside)
     opened = journal.resume(path)
     results.write(path, frame(opened.visits))
-    keep(ASKED, path)
+    write_request(ASKED, path)
     opened.close()
     assert outside.read_bytes() == before
     assert (path / RESULTS).read_text().startswith("key,")

@@ -11,11 +11,11 @@ import pytest
 
 from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.run import read_run
-from attnbench.measure.gate_pairs import store
 from attnbench.measure.open_run import begin
-from attnbench.measure.privacy import without_paths
 from attnbench.measure.runner import Runner
+from attnbench.outputs.comparison import store
 from attnbench.plan import suite as suites
+from attnbench.store.privacy import without_paths
 from tests.running import Silent
 from tests.stored import CELL, folder, timed, visit
 

@@ -8,17 +8,18 @@ import pytest
 import yaml
 
 from attnbench.errors import BadInput
-from attnbench.plan.search_request import FILE, Question, keep, kept, name_sizes, suite_text
+from attnbench.measure.stored_search import FILE, name_sizes, read_request, write_request
+from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.store.records import SUITE
 from tests.stored import cell, visit
 
-ASKED = Question(("rfa", "softmax:sdpa"), "softmax", "seq_len", 64, 1024, 0.1, "wall_time_s")
+ASKED = SearchRequest(("rfa", "softmax:sdpa"), "softmax", "seq_len", 64, 1024, 0.1, "wall_time_s")
 SHAPE = {"batch": 1, "heads": 4, "channels": 32, "dtype": "float32", "causal": False}
 
 
 def test_a_question_comes_back_as_it_was_kept(tmp_path: Path) -> None:
-    keep(ASKED, tmp_path)
-    assert kept(tmp_path) == ASKED
+    write_request(ASKED, tmp_path)
+    assert read_request(tmp_path) == ASKED
     assert ASKED.names() == [("rfa", "reference"), ("softmax", "sdpa"), ("softmax", "reference")]
 
 
@@ -29,7 +30,7 @@ def test_a_question_comes_back_as_it_was_kept(tmp_path: Path) -> None:
 def test_a_damaged_question_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     (tmp_path / FILE).write_text(json.dumps({**asdict(ASKED), **change}))
     with pytest.raises(BadInput, match="missing, foreign or mistyped"):
-        kept(tmp_path)
+        read_request(tmp_path)
 
 
 def test_the_suite_names_the_sizes_that_were_visited(tmp_path: Path) -> None:

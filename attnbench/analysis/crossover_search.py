@@ -28,7 +28,6 @@ LEAST_APART = 0.03
 """Sizes are not placed closer together than this (relative): noise would be all that is seen between them."""
 
 LEAST_ROUNDS = 3
-MOST_ROUNDS = 9
 
 
 class Bench(Protocol):
@@ -48,7 +47,8 @@ class Bench(Protocol):
 class Search:
     """One series' search. low, high: sizes. allowed: the size nearest to a position that a problem can have.
 
-    precision: half the width of the interval over its place at which the search stops. ended: why it stopped.
+    precision: half the width of the interval over its place at which the search stops. most_rounds: after which it
+    stops without it. ended: why it stopped.
     beyond: the one call that was made further up: at `high` where nothing measured had crossed, else one step above the
     crossing, to see whether it crosses back.
     """
@@ -59,6 +59,7 @@ class Search:
     high: int
     precision: float
     allowed: Callable[[float], int]
+    most_rounds: int = 9
     sizes: list[int] = field(default_factory=list)
     around: list[int] = field(default_factory=list)
     rounds: int = 0
@@ -96,8 +97,8 @@ class Search:
         half = half_width(near) if near else math.inf
         if half <= self.precision:
             self.ended = f"precision reached after {count(self.rounds, 'round')}: ±{percent(half)}"
-        elif self.rounds >= MOST_ROUNDS:
-            self.ended = f"not precise enough after {MOST_ROUNDS} rounds: {self._why(half)}"
+        elif self.rounds >= self.most_rounds:
+            self.ended = f"not precise enough after {self.most_rounds} rounds: {self._why(half)}"
         return bool(self.ended)
 
     def crossing(self) -> Crossing | None:

@@ -13,11 +13,7 @@ from attnbench.errors import BadInput
 from attnbench.problem import BASELINE
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
-from attnbench.store.trusted_json import (
-    REPAIR,
-    read_text,
-    short,
-)
+from attnbench.store.trusted_json import REPAIR, read_text, short
 from attnbench.terminal import escaped
 
 if TYPE_CHECKING:

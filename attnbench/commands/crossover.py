@@ -14,7 +14,7 @@ from attnbench.outputs._rows import Format, Row, write
 if TYPE_CHECKING:
     from attnbench.analysis.crossover_search import Search
     from attnbench.measure.open_run import Session
-    from attnbench.plan.search_request import Question
+    from attnbench.plan.search_request import SearchRequest
     from attnbench.problem import Cell
 
 
@@ -70,27 +70,28 @@ def command(
     check_can_measure("crossover")
     from attnbench.commands._standard_streams import lost
     from attnbench.measure.open_run import begin, device_for
+    from attnbench.measure.stored_search import name_sizes, write_request
     from attnbench.plan import suite as suites
-    from attnbench.plan.search_request import Question, keep, name_sizes, suite_text
+    from attnbench.plan.search_request import SearchRequest, suite_text
 
     if resume is not None:
-        asked, session = _go_on(resume, device, operators_from or [], context)
-        templates = _templates(session.plan.cells, asked.names())
+        request, session = _go_on(resume, device, operators_from or [], context)
+        templates = _templates(session.plan.cells, request.names())
     else:
-        asked = Question(
+        request = SearchRequest(
             tuple(operator or ()), baseline, axis, *_range(low, high), _precision(precision), f"{metric}_s"
         )
         shape = {"batch": batch, "heads": heads, "channels": channels, "dtype": dtype, "causal": causal}
-        text = suite_text(asked, shape, seq_len, mode, scope, param or [], operators_from or [])
+        text = suite_text(request, shape, seq_len, mode, scope, param or [], operators_from or [])
         suite = suites.from_text(text, "the command line", Path.cwd())
-        templates = _templates(suites.cells(suite), asked.names())
+        templates = _templates(suites.cells(suite), request.names())
         session = begin(suite, device_for(suite.where, suite.impls, device), out)
-        keep(asked, session.journal.folder)
-    searches, code = _run(asked, session, templates)
+        write_request(request, session.journal.folder)
+    searches, code = _run(request, session, templates)
     folder = session.journal.folder
-    name_sizes(asked, folder, session.journal.visits)
+    name_sizes(request, folder, session.journal.visits)
     session.journal.close()
-    rows = [_row(each, asked.baseline, asked.axis) for each in searches]
+    rows = [_row(each, request.baseline, request.axis) for each in searches]
     if form == "json":
         write([{**row, "run": str(folder)} for row in rows], form)
     else:
@@ -124,11 +125,11 @@ def _precision(text: str) -> float:
 
 def _go_on(
     folder: Path, device: str, operators_from: Sequence[str], context: typer.Context
-) -> tuple[Question, Session]:
+) -> tuple[SearchRequest, Session]:
     """A stored search, with its journal open. Raises BadInput where anything else is asked of it."""
     from attnbench.errors import BadInput
     from attnbench.measure.open_run import go_on, stored_search
-    from attnbench.plan.search_request import kept, name_sizes
+    from attnbench.measure.stored_search import name_sizes, read_request
     from attnbench.store.reading import read_visits
 
     alone = ("resume", "device", "form", "operators_from")
@@ -139,10 +140,10 @@ def _go_on(
     ]
     if more:
         raise BadInput(f"--resume {folder}: the search goes on with what it was asked. Leave out {', '.join(more)}.")
-    asked = kept(folder)
+    request = read_request(folder)
     stored_search(folder, operators_from)
-    name_sizes(asked, folder, read_visits(folder))  # a killed search had no time to
-    return asked, go_on(stored_search(folder, operators_from), device, folder)
+    name_sizes(request, folder, read_visits(folder))  # a killed search had no time to
+    return request, go_on(stored_search(folder, operators_from), device, folder)
 
 
 def _templates(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[str, Cell]:
@@ -160,7 +161,7 @@ def _templates(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[
     return found
 
 
-def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple[list[Search], int]:
+def _run(request: SearchRequest, session: Session, templates: dict[str, Cell]) -> tuple[list[Search], int]:
     """Runs a search per operator. Returns them with the exit code of how they ended."""
     from dataclasses import replace
 
@@ -169,14 +170,16 @@ def _run(asked: Question, session: Session, templates: dict[str, Cell]) -> tuple
     from attnbench.measure.worker_pool import Stopped
     from attnbench.outputs._progress import progress
 
-    base = templates[":".join(asked.names()[-1])]
+    base = templates[":".join(request.names()[-1])]
     series = {name: cell for name, cell in templates.items() if cell is not base}
-    first, last = (end * end if asked.axis == "image_size" else end for end in (asked.low, asked.high))
-    nearest = allowed(asked.axis, base.problem.heads)
+    first, last = (end * end if request.axis == "image_size" else end for end in (request.low, request.high))
+    nearest = allowed(request.axis, base.problem.heads)
     with progress() as told:
         plan = replace(session.plan, cells=())
-        probes = Probes(plan, session.journal, Unplanned(told), asked.axis, series, base, asked.column)
-        searches = [Search(name, probes, first, last, asked.precision, nearest) for name in series]
+        probes = Probes(plan, session.journal, Unplanned(told), request.axis, series, base, request.column)
+        searches = [
+            Search(name, probes, first, last, request.precision, nearest, plan.measure.rounds) for name in series
+        ]
         try:
             search(searches, probes.next_round)
             probes.close()

@@ -57,10 +57,10 @@ def command(
     from attnbench.commands.compare import thresholds, write
     from attnbench.errors import BadInput
     from attnbench.files import check_place
-    from attnbench.measure.gate_pairs import store
     from attnbench.measure.runner import Stopped
     from attnbench.outputs import comparison
     from attnbench.outputs import junit as xml
+    from attnbench.outputs.comparison import store
     from attnbench.plan import suite as suites
 
     if (base is None) == (against is None):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from attnbench import kernels
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may use, by compute capability."""
@@ -70,6 +75,12 @@ class Build:
     def fits(self) -> bool:
         """Whether it spills nothing and takes no more shared memory than there is."""
         return not self.spills and self.shared_bytes <= SHARED_MEMORY_LIMIT[self.capability]
+
+
+def algorithms() -> list[ModuleType]:
+    """The modules of attnbench.kernels that launch Triton kernels of ours, each with `configurations()`; imported."""
+    names = [m.name for m in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}.")]
+    return [module for module in map(import_module, names) if hasattr(module, "configurations")]
 
 
 def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:

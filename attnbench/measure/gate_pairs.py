@@ -12,15 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding, by_importance
 from attnbench.analysis.compare.matching import Defaults, aligned, defaults_of, same_cells
 from attnbench.analysis.compare.stored_runs import circumstances, unmatched
 from attnbench.analysis.compare.tier0_exact import exact_findings
+from attnbench.analysis.compare.tier1_paired import FEWEST_VISITS, TURNS
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
-from attnbench.measure.privacy import without_paths
 from attnbench.measure.runner import Runner
 from attnbench.number import count
 from attnbench.plan import time_budget
@@ -236,17 +235,6 @@ def _ok(run: Run) -> set[str]:
     return set(run.results.loc[run.results["status"] == "ok", "key"])
 
 
-TURNS = 6
-"""Visits of a cell by each side in a pair of processes; the fastest is what the pair says.
-
-What else runs on a machine only adds time, and for about a second at a time; visits that lie apart do not all meet it.
-On a shared 2-core machine a cell's noise from pair to pair was 17 % with 1 visit, 6 % with 3, 3 % with 6 and with 8.
-"""
-
-FEWEST_VISITS = 24
-"""Visits that each side makes in a pair at least; few cells, which are soon gone through, take more turns."""
-
-
 Twins = tuple[Cell, ...]
 """One cell as every side has it, base first: its params differ where a change adds a parameter to the operator."""
 
@@ -385,11 +373,3 @@ def untimed(cells: Sequence[Cell], pairs: pd.DataFrame, gate: Gate, metric: str)
                 cell.key, cell.key, metric, None, None, "undecided", threshold=threshold,
                 reason="no pair of processes gave a time on both sides",
             )  # fmt: skip
-
-
-def store(folder: Path, found: Comparison) -> None:
-    """gate.json: the comparison as `compare --format json` gives it."""
-    from attnbench.outputs import comparison
-
-    with files.storing(folder):
-        files.replace(folder / "gate.json", without_paths(comparison.json_text(found)))

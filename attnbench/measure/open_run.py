@@ -14,7 +14,8 @@ from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.machine import advice, environment, nvml
-from attnbench.plan import search_request, time_budget
+from attnbench.measure.stored_search import SEARCH
+from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
@@ -181,7 +182,7 @@ def stored_suite(folder: Path) -> Suite:
 
     if not os.path.isfile(folder / SUITE):
         raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start anew with --out.")
-    if os.path.isfile(folder / search_request.FILE):
+    if os.path.isfile(folder / SEARCH):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
             f"Go on with: attnbench crossover --resume {folder}"
@@ -247,8 +248,8 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
     # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
     try:
         with contextlib.closing(worker_process.start(0, threads)) as worker:
-            asked = {"do": "environment", "device": device}
-            found: dict[str, Any] = worker.ask(asked, worker_process.START_TIMEOUT_S)["environment"]
+            request = {"do": "environment", "device": device}
+            found: dict[str, Any] = worker.ask(request, worker_process.START_TIMEOUT_S)["environment"]
             return found
     except worker_process.WorkerLost as lost:
         raise BadInput(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench.errors import BadInput, own_errors
+from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.worker_pool import Stopped, Workers
+from attnbench.own_code import own_errors
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.problem import columns_of

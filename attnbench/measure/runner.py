@@ -14,7 +14,6 @@ from attnbench.analysis import results
 from attnbench.errors import BadInput, printable
 from attnbench.files import storing
 from attnbench.measure import worker_process
-from attnbench.measure.privacy import without_paths
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.number import count
 from attnbench.plan import time_budget
@@ -23,6 +22,7 @@ from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, columns_of
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
+from attnbench.store.privacy import without_paths
 from attnbench.store.reading import parse_visit
 from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, is_sample
 

@@ -9,13 +9,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.tier0_exact import OPERATIONS
 from attnbench.number import count, shown, times
 from attnbench.outputs._markdown import escaped
 from attnbench.outputs._rows import Row, markdown, print_table
+from attnbench.store.privacy import without_paths
 
 VERSION = 1
 """Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
@@ -165,3 +168,9 @@ def explanation(found: Comparison, key: str, samples: Sequence[Row]) -> str:
             lines.append(f"{f.metric}: {figures}: {f.verdict}, because {f.reason}")
     lines += [" ".join(f"{name} {value}" for name, value in row.items()) for row in samples]
     return "\n".join(lines) + "\n"
+
+
+def store(folder: Path, found: Comparison) -> None:
+    """gate.json: the comparison as `compare --format json` gives it."""
+    with files.storing(folder):
+        files.replace(folder / "gate.json", without_paths(json_text(found)))

@@ -31,9 +31,9 @@ SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.measure.metric
 
 READERS = (
     "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames",
-    "attnbench.yaml_file", "attnbench.terminal", "attnbench.measure.worker.expansion",
+    "attnbench.yaml_file", "attnbench.terminal", "attnbench.measure.expansion",
 )  # fmt: skip
-"""They read a suite, or read and show what was measured; `attnbench.store.records` imports some of them for its readers."""
+"""They read a suite, or read and show what was measured."""
 
 LIBRARIES = ("torch", "triton", "numpy")
 """Told even where no operator imports them, and by their versions even where they are built in a checkout."""

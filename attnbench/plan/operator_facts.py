@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from attnbench.errors import BadInput, own_errors
+from attnbench.errors import BadInput
 from attnbench.operator import Estimated, Growth
+from attnbench.own_code import own_errors
 from attnbench.problem import Cell, ParamValue, canonical_params
 from attnbench.registry import operators
 

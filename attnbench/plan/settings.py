@@ -7,6 +7,9 @@ from dataclasses import dataclass
 CONTRACT = 2
 """Version of the timing contract: raised by hand when the meaning of a stored number changes."""
 
+SEARCH_ROUNDS = 9
+"""The most rounds of a crossover search."""
+
 
 @dataclass(frozen=True)
 class Measure:

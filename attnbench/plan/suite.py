@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attnbench
-from attnbench.errors import BadInput, own_errors
+from attnbench.errors import BadInput
+from attnbench.own_code import own_errors
 from attnbench.plan.mistakes import Notes
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems

@@ -9,9 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from attnbench.store.trusted_json import (
-    is_number,
-)
+from attnbench.store.trusted_json import is_number
 
 VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
     "visits.jsonl", "samples.csv", "results.csv", "environment.json", "suite.yaml",

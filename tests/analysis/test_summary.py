@@ -9,7 +9,8 @@ from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
 from attnbench.measure.metrics import flops
 from attnbench.measure.worker.forecast import foresee
-from attnbench.measure.worker.prepared_cell import Bench, subject_of
+from attnbench.measure.worker.prepared_cell import subject_of
+from attnbench.measure.worker.visit import Bench
 from attnbench.outputs._run_tables import parts
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Measure

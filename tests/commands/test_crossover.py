@@ -12,8 +12,9 @@ from attnbench.__main__ import app
 from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
 from attnbench.measure import open_run
+from attnbench.measure.stored_search import write_request
 from attnbench.plan import suite as suites
-from attnbench.plan.search_request import Question, keep, suite_text
+from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.store.records import SUITE
 from tests.stored import folder
 
@@ -44,11 +45,11 @@ def test_a_small_search_from_the_command_line(tmp_path: Path) -> None:
 @pytest.fixture
 def searched(tmp_path: Path) -> Path:
     """The folder of a search that was killed before its first visit."""
-    asked = Question(("performer",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
+    asked = SearchRequest(("performer",), "softmax", "seq_len", 64, 128, 0.1, "wall_time_s")
     path = folder(tmp_path / "searched", [])
     shape = {"batch": 1, "heads": 4, "channels": 32, "dtype": "float32", "causal": False}
     (path / SUITE).write_text(suite_text(asked, shape, 64, "fwd", "core", [], []))
-    keep(asked, path)
+    write_request(asked, path)
     return path
 
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.analysis.compare import noise_floor
+from attnbench.analysis.compare.tier1_paired import TURNS
 from attnbench.errors import BadInput
-from attnbench.measure.gate_pairs import TURNS
 from attnbench.measure.git_worktrees import checkouts
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"

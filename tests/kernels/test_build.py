@@ -9,29 +9,20 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 
 from attnbench import kernels
-from attnbench.registry import scan
 
 triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("an interpreted kernel cannot be compiled", allow_module_level=True)
 
-if TYPE_CHECKING:
-    from attnbench.kernels.building import Configuration
-
-
-def with_kernels() -> list[ModuleType]:
-    """The files that declare Triton kernels of ours; others of the folder call a library's."""
-    modules = [import_module(f"attnbench.kernels.{name}") for name in scan("attnbench.kernels")]
-    return [module for module in modules if hasattr(module, "configurations")]
+from attnbench.kernels.building import Configuration, algorithms  # noqa: E402
 
 
 def samples() -> Iterator[Configuration]:
-    for module in with_kernels():
+    for module in algorithms():
         yield from (c for c in module.configurations() if c.sample)
 
 
@@ -70,7 +61,7 @@ def test_a_tile_too_large_spills() -> None:
     assert build(larger, 90).spills
 
 
-@pytest.mark.parametrize("module", with_kernels(), ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", algorithms(), ids=lambda module: module.__name__)
 def test_every_kernel_has_a_sample(module: ModuleType) -> None:
     declared = list(module.configurations())
     assert {c.kernel.__name__ for c in declared} == {c.kernel.__name__ for c in declared if c.sample}
@@ -80,8 +71,8 @@ def test_every_kernel_has_a_sample(module: ModuleType) -> None:
 def test_every_kernel_is_declared() -> None:
     written = {
         name
-        for file in pkgutil.iter_modules(kernels.__path__)
-        for name, value in vars(import_module(f"attnbench.kernels.{file.name}")).items()
+        for file in pkgutil.walk_packages(kernels.__path__, "attnbench.kernels.")
+        for name, value in vars(import_module(file.name)).items()
         if isinstance(value, triton.JITFunction) and name.endswith("_kernel")
     }
-    assert written == {c.kernel.__name__ for module in with_kernels() for c in module.configurations()}
+    assert written == {c.kernel.__name__ for module in algorithms() for c in module.configurations()}

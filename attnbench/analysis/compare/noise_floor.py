@@ -36,7 +36,7 @@ def default_path(suite: str) -> Path:
 
 def write(path: Path, found: Calibration) -> None:
     """Stores a calibration. Raises BadInput where the disk does not take it."""
-    from attnbench.measure.gate_pairs import TURNS
+    from attnbench.analysis.compare.tier1_paired import TURNS
 
     data = {
         "suite": found.suite,
@@ -53,8 +53,7 @@ def write(path: Path, found: Calibration) -> None:
 
 def read(path: Path) -> Calibration:
     """A stored calibration. Raises BadInput where it is none."""
-    from attnbench.analysis.compare.tier1_paired import Noise
-    from attnbench.measure.gate_pairs import TURNS
+    from attnbench.analysis.compare.tier1_paired import TURNS, Noise
 
     data = parse_object(read_text(path), str(path))
     own, shared = data.get("own"), data.get("shared")

@@ -28,6 +28,16 @@ from attnbench.analysis.interval import Estimate, estimates
 from attnbench.number import count
 from attnbench.thresholds import Gate
 
+TURNS = 6
+"""Visits of a cell by each side in a pair of processes; the fastest is what the pair says.
+
+What else runs on a machine only adds time, and for about a second at a time; visits that lie apart do not all meet it.
+On a shared 2-core machine a cell's noise from pair to pair was 17 % with 1 visit, 6 % with 3, 3 % with 6 and with 8.
+"""
+
+FEWEST_VISITS = 24
+"""Visits that each side makes in a pair at least; few cells, which are soon gone through, take more turns."""
+
 FIRST = 0.05
 """False alarms of stage 1 per suite, one-sided."""
 

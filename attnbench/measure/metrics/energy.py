@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.measure.worker.prepared_cell import Bench
+    from attnbench.measure.worker.visit import Bench
 
 SPAN_S = 0.5
 """Calls go on for at least this long: NVML's counter moves every 20 to 100 ms."""

@@ -11,7 +11,8 @@ from attnbench.measure.machine.allocator import give_back
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.measure.worker.prepared_cell import Bench, Outputs, Subject
+    from attnbench.measure.worker.prepared_cell import Outputs, Subject
+    from attnbench.measure.worker.visit import Bench
 
 METRIC = Metric(
     column="peak_memory_bytes",

@@ -16,7 +16,7 @@ from attnbench.metric import Curve, Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attnbench.measure.worker.prepared_cell import Bench
+    from attnbench.measure.worker.visit import Bench
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.measure.worker.prepared_cell import Bench
+    from attnbench.measure.worker.visit import Bench
 
 METRIC = Metric(
     column="wall_time_s",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -16,12 +15,8 @@ from attnbench.inputs import torch_dtype
 from attnbench.measure.worker.forecast import Foreseen
 from attnbench.measure.worker.returned import misfit_of_inputs
 from attnbench.operator import Form, Inputs, Operator
-from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.registry import Source
-
-if TYPE_CHECKING:
-    from attnbench.measure.worker.timing import Timing
 
 Outputs = tuple[Tensor, ...]
 """What one call gives: the output, and in fwd_bwd the gradients of `Inputs.differentiated()` in its order."""
@@ -187,40 +182,3 @@ def subject_of(cell: Cell, source: Source, device: str, memory_limit: int, fores
     else:
         call = form.impls[cell.impl].load()
     return Subject(cell, operator, call, device, memory_limit, foreseen)
-
-
-@dataclass
-class Bench:
-    """What the metrics of one visit share: the subject, the settings, and what they find beside their columns.
-
-    checked: relative_error, tolerance, checked_seq_len. estimate: seconds of one call, from the warm-up.
-    metrics: what the visit stores. samples: (clock, seconds, flags) in the order taken. warnings: sentences for the
-    user. notes: for `reason`. throttled: whether a clock had no sample without throttling.
-    """
-
-    subject: Subject
-    measure: Measure
-    checked: dict[str, float | int] = field(default_factory=dict)
-    estimate: float = 0.0
-    metrics: dict[str, float | int] = field(default_factory=dict)
-    samples: list[tuple[str, float, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    throttled: bool = False
-
-    def keep(self, name: str, timing: Timing) -> dict[str, float]:
-        """Keeps the samples of a clock ("wall" or "device"); returns its columns, and says where a limit won."""
-        self.samples += [(name, seconds, flags) for seconds, flags in timing.samples]
-        centre = timing.centre
-        if timing.stopped in ("max_time", "max_samples") and centre.half_width > self.measure.within_process_precision:
-            reached = f"±{centre.half_width:.1%}" if centre.low is not None else "no interval"
-            self.notes.append(
-                f"{name} time: {timing.stopped} came before ±{self.measure.within_process_precision:.1%}: {reached}"
-            )
-        if timing.throttled:
-            self.throttled = True
-            self.warnings.append(f"the GPU's clock was throttled: all {len(timing.samples)} samples of {name} time")
-        found = {f"{name}_time_s": centre.median}
-        if centre.low is not None and centre.high is not None:
-            found |= {f"{name}_time_low_s": centre.low, f"{name}_time_high_s": centre.high}
-        return found

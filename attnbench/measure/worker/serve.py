@@ -34,7 +34,7 @@ from attnbench.registry import operators, scan, why_not
 from attnbench.store.reading import is_metric
 
 if TYPE_CHECKING:
-    from attnbench.measure.worker.prepared_cell import Bench
+    from attnbench.measure.worker.visit import Bench
 
 FATAL = ("oom", "crashed")
 """After these nothing else is measured in this process: memory is in pieces, or the CUDA context is lost."""
@@ -93,7 +93,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "why_not":
         return {"reasons": _reasons(request)}
     if request["do"] == "expand":
-        from attnbench.measure.worker.expansion import expansion
+        from attnbench.measure.expansion import expansion
 
         return {"expansion": expansion(request)}
     if request["do"] == "foresee":
@@ -246,7 +246,8 @@ def _number(value: Any) -> Any:
 
 def _bench(cell: Cell, request: dict[str, Any]) -> Bench:
     from attnbench.measure.worker.forecast import Foreseen
-    from attnbench.measure.worker.prepared_cell import Bench, subject_of
+    from attnbench.measure.worker.prepared_cell import subject_of
+    from attnbench.measure.worker.visit import Bench
 
     source = operators(request["operators_from"])[cell.operator]
     subject = subject_of(cell, source, request["device"], request["memory_limit"], Foreseen(**request["foreseen"]))

@@ -54,7 +54,7 @@ def random(problem: Problem, v: Tensor, r: Tensor) -> Tensor:
 def factorized_dense(problem: Problem, v: Tensor, **given: Tensor) -> Tensor:
     """Two layers for α and for β, then a kernel that multiplies them as it attends."""
     from attnbench.kernels.outer_scores.launch import attend
-    from attnbench.operators.synthesized.synthesizer import two_layers
+    from attnbench.operators.synthesized._two_layers import two_layers
 
     alpha, beta = (two_layers(given, suffix).transpose(0, 1) for suffix in ("_alpha", "_beta"))  # [B, H, N, a or t]
     return attend(alpha, beta, v, problem.causal)

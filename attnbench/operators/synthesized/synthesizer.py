@@ -25,6 +25,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.synthesized._fused import FUSED
+from attnbench.operators.synthesized._two_layers import two_layers
 from attnbench.problem import Mode, Params, Problem
 
 
@@ -50,16 +51,6 @@ def logits(problem: Problem, params: Params, **given: Tensor) -> Tensor:
     alpha, beta = two_layers(given, "_alpha"), two_layers(given, "_beta")  # [H, B, N, a], [H, B, N, ⌈N/a⌉]
     tiled = (beta.unsqueeze(-1) * alpha.unsqueeze(-2)).flatten(-2)  # [H, B, N, ≥ N], a running fastest
     return tiled[..., : problem.seq_len]
-
-
-def two_layers(given: Mapping[str, Tensor], suffix: str) -> Tensor:
-    """relu(x W₁ + b₁) W₂ + b₂ for x of [B, H, N, D]: [H, B, N, outputs]."""
-    x = given["x"]
-    b, h, n, d = x.shape
-    w1, b1, w2, b2 = (given[name + suffix] for name in ("w1", "b1", "w2", "b2"))
-    rows = x.transpose(0, 1).reshape(h, b * n, d)
-    hidden = torch.baddbmm(b1, rows, w1).relu()  # [H, B·N, D] × [H, D, D]
-    return torch.baddbmm(b2, hidden, w2).view(h, b, n, -1)  # [H, B·N, D] × [H, D, outputs]
 
 
 def _masked(problem: Problem, scores: Tensor) -> Tensor:

@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnbench.problem import Problem
-from tests.operators.pixels import (
-    KANETS_MULTIPLY_ADDS,
-    attention,
-    kanets_multiply_adds,
-    over_pixels,
-    with_value_map,
-)
+from tests.operators.pixels import KANETS_MULTIPLY_ADDS, attention, kanets_multiply_adds, over_pixels, with_value_map
 from tests.operators.small import Small, all_close, close, small
 
 sizes = given(h=st.integers(1, 5), w=st.integers(1, 6), heads=st.integers(1, 3), value_map=st.booleans())

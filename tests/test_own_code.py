@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.errors import BadInput, own_errors
-from attnbench.time_limit import VARIABLE
+from attnbench.errors import BadInput
+from attnbench.own_code import VARIABLE, own_errors
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a timer that interrupts")
 

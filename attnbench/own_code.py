@@ -1,4 +1,7 @@
-"""A limit for a user's own code that runs in the command itself (its import, its cost): no worker's limit ends it."""
+"""Around a user's own code that runs in the command itself (its import, its cost): its errors as messages, and a limit.
+
+No worker's limit ends what does not end there.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from attnbench import descendants
+from attnbench import descendants, interrupts
+from attnbench.errors import BadInput, printable, said
 
 VARIABLE = "ATTNBENCH_OWN_CODE_LIMIT_S"
 DEFAULT_S = 60.0
@@ -24,6 +28,44 @@ _inside = False
 
 class Overdue(BaseException):
     """The limit has passed. No Exception, so that a user's `except Exception` lets it pass."""
+
+
+@contextmanager
+def own_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
+    """Around a user's own code: what it raises becomes a BadInput that names the user's own line, and so does what it
+    does not end within a limit.
+
+    place: how the code is called in the message. passed: exceptions that are left as they are.
+    """
+    try:
+        with limited(place):
+            yield
+    except Overdue as error:
+        raise BadInput(overdue(place, limit_s(), own_line(error).removesuffix(": "))) from None
+    except BaseException as error:
+        if interrupts.meant(error) or isinstance(error, (BadInput, *passed)):
+            raise
+        raise BadInput(f"{place}: {own_line(error)}{said(error)}. Correct it and try again.") from None
+
+
+def own_line(error: BaseException) -> str:
+    """`file, line n (source): ` of the user's deepest line that the error passed, or an empty text."""
+    import traceback
+    from pathlib import Path
+
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{printable(error.filename)}, line {error.lineno}: "
+    ours = str(Path(__file__).parent)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
+    ]
+    frames = [f for f in frames if "/importlib/" not in f.filename and "/contextlib" not in f.filename]
+    if not frames:
+        return ""
+    source = f" ({printable(frames[-1].line)})" if frames[-1].line else ""
+    return f"{printable(frames[-1].filename)}, line {frames[-1].lineno}{source}: "
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""What a crossover search was asked, as a file of its run folder, by which it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from attnbench.errors import BadInput
+from attnbench.files import replace, storing
+from attnbench.plan.search_request import SearchRequest
+from attnbench.plan.suite import written
+from attnbench.store.records import SUITE, Visit
+from attnbench.store.trusted_json import REPAIR, parse_object, read_text
+from attnbench.yaml_file import parse
+
+SEARCH = "search.json"
+
+
+def write_request(request: SearchRequest, folder: Path) -> None:
+    """Stores the question in a run folder. Raises BadInput where that cannot be written."""
+    with storing(folder):
+        replace(folder / SEARCH, json.dumps(asdict(request), indent=2) + "\n")
+
+
+def read_request(folder: Path) -> SearchRequest:
+    """The question of a stored search. Raises BadInput where the folder is none, or the file is damaged."""
+    path = folder / SEARCH
+    if not os.path.isfile(path):
+        raise BadInput(
+            f"--resume {folder}: not a folder that `attnbench crossover` wrote, it has no {SEARCH}. "
+            f"Go on with a suite's run by: attnbench run --resume {folder}"
+        )
+    data = parse_object(read_text(path), str(path))
+    types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float}
+    wrong = {f.name for f in fields(SearchRequest)} ^ set(data)
+    wrong |= {name for name, value in data.items() if type(value) is not types.get(name, str)}
+    if wrong or not all(isinstance(name, str) for name in data["operators"]):
+        raise BadInput(f"{path}: {', '.join(sorted(wrong)) or 'operators'}: missing, foreign or mistyped. {REPAIR}")
+    return SearchRequest(**{**data, "operators": tuple(data["operators"])})
+
+
+def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) -> None:
+    """Makes suite.yaml name the sizes that were visited, so that it describes the run; unchanged where none was."""
+    column = {"image_size": "height"}.get(request.axis, request.axis)
+    sizes = sorted({visit.cell[column] for visit in visits})
+    data = parse(read_text(folder / SUITE), str(folder / SUITE))
+    if sizes and data["sweep"][0][request.axis] != sizes:
+        data["sweep"][0][request.axis] = sizes
+        with storing(folder):
+            replace(folder / SUITE, written(data))
