@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from attnbench.quantity import shown
 from attnbench.terminal import escaped
+from attnbench.units import quoted
 
 Mode = Literal["fwd", "fwd_bwd"]
 Scope = Literal["core", "layer"]
@@ -148,10 +148,10 @@ def cell_of(columns: Mapping[str, Any]) -> Cell:
     problem = Problem(**{name: columns[name] for name in names})
     cell = Cell(columns["operator"], columns["impl"], columns["scope"], columns["mode"], problem, params)
     if canonical_params(params) != columns["params"]:
-        raise ValueError(f"params = {shown(columns['params'])} is not in canonical form")
+        raise ValueError(f"params = {quoted(columns['params'])} is not in canonical form")
     texts = [text for pair in params.items() for text in pair if isinstance(text, str)]
     if texts != list(map(escaped, texts)):
-        raise ValueError(f"params = {shown(columns['params'])} holds control characters")
+        raise ValueError(f"params = {quoted(columns['params'])} holds control characters")
     return cell
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from attnbench import files
 from attnbench.errors import BadInput
-from attnbench.quantity import shown
+from attnbench.units import quoted
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -144,7 +144,7 @@ def scalar(text: str) -> str | int | float | bool | None:
     alone = len(events) == 4 and all(map(isinstance, events, kinds)) and not events[1].explicit
     event = events[2] if alone else None
     if event is None or event.tag or event.anchor:
-        raise ValueError(f"{shown(text)} is not one plain value; allowed: a text, a number, true or false")
+        raise ValueError(f"{quoted(text)} is not one plain value; allowed: a text, a number, true or false")
     kind = next((k for k, pattern in _PATTERNS.items() if event.implicit[0] and pattern.fullmatch(event.value)), "str")
     value: str | int | float | bool | None = _READ[kind](event.value)
     return value

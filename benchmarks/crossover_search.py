@@ -26,7 +26,7 @@ from attnbench.analysis.crossover import Crossing
 from attnbench.analysis.crossover_search import LEAST_ROUNDS, half_width
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import summarise
-from attnbench.quantity import fraction
+from attnbench.units import fraction
 
 SHARE = 0.25
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from attnbench.analysis.crossover import Crossing, Crossover, Pair, crossover
 from attnbench.analysis.interval import ratio_half_width
-from attnbench.number import count, percent
+from attnbench.units import count, percent
 
 STEP = 4
 """Factor between the sizes on the way up."""

@@ -40,8 +40,8 @@ def command(
     from attnbench.measure.open_run import device_for
     from attnbench.measure.runner import Stopped
     from attnbench.measure.scratch import scratch_folder
-    from attnbench.number import count
     from attnbench.plan import suite as suites
+    from attnbench.units import count
 
     chosen = suites.load(suite)
     path = out or default_path(chosen.name)

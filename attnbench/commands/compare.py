@@ -62,8 +62,8 @@ def thresholds(given: Sequence[str]) -> Gate:
     """--fail-on as a gate. Raises BadInput."""
     from attnbench.plan.mistakes import Notes
     from attnbench.plan.schema import gated_names
-    from attnbench.quantity import fraction, shown, suggestion
     from attnbench.thresholds import Gate
+    from attnbench.units import fraction, quoted, suggestion
 
     known = gated_names()
     notes = Notes("the command line")
@@ -72,7 +72,7 @@ def thresholds(given: Sequence[str]) -> Gate:
         metric, _, text = part.partition(":")
         if metric not in known:
             near = suggestion(metric, known)
-            notes.add("--fail-on", f"{shown(metric)} is no metric{near}; allowed: {', '.join(known)}")
+            notes.add("--fail-on", f"{quoted(metric)} is no metric{near}; allowed: {', '.join(known)}")
             continue
         try:
             found[metric] = fraction(0.0, 100.0)(text)
@@ -104,7 +104,7 @@ def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
     from attnbench.analysis.compare.matching import aligned
     from attnbench.errors import BadInput
     from attnbench.outputs.comparison import explanation
-    from attnbench.quantity import suggestion
+    from attnbench.units import suggestion
 
     keys = sorted({f.subject for f in found.findings if "." in f.subject})
     chosen = [key for key in keys if key == cell] or [key for key in keys if cell in key]
@@ -120,7 +120,7 @@ def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
 
 def _rounds(side: str, run: Run, key: str) -> list[Row]:
     """Every visit of a cell with its samples."""
-    from attnbench.number import count, shown
+    from attnbench.units import count, shown
 
     samples = run.samples[(run.samples["key"] == key) & (run.samples["clock"] == "wall")]
     rows: list[Row] = []

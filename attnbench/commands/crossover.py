@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _size(given: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
     from attnbench.plan.sweep import MAX_TOKENS
-    from attnbench.quantity import whole
+    from attnbench.units import whole
     from attnbench.yaml_file import scalar
 
     return whole(1, MAX_TOKENS)(scalar(str(given)))
@@ -115,7 +115,7 @@ def _range(low: int, high: int) -> tuple[int, int]:
 
 def _precision(text: str) -> float:
     from attnbench.errors import BadInput
-    from attnbench.quantity import fraction
+    from attnbench.units import fraction
 
     try:
         return fraction(0.005, 1.0)(text)

@@ -121,8 +121,8 @@ def _document(found: Sequence[Condition], test: SelfTest | None) -> dict[str, An
 
 
 def _print(found: Sequence[Condition], test: SelfTest | None) -> None:
-    from attnbench.number import count
     from attnbench.outputs._rows import print_table
+    from attnbench.units import count
 
     rows = [{"": c.level, "what": c.subject, "found": c.found, "what to do": c.todo} for c in found]
     print_table(rows, (), ("what to do",))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.number import shown
 from attnbench.outputs._rows import Format, Row, write
+from attnbench.units import shown
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -58,8 +58,8 @@ def command(
     from attnbench.errors import BadInput
     from attnbench.plan.mistakes import Notes
     from attnbench.problem import MODES, SCOPES, Cell
-    from attnbench.quantity import choice
     from attnbench.registry import outside_definition
+    from attnbench.units import choice
 
     notes = Notes("the command line")
     modes = _read(notes, "--mode", [mode], choice(MODES))
@@ -123,7 +123,7 @@ def _problems(
 ) -> list[Problem]:
     from attnbench.plan.sweep import CHANNELS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Shape, Sweep, problems, read_side
     from attnbench.problem import DTYPES
-    from attnbench.quantity import choice, whole
+    from attnbench.units import choice, whole
 
     found = len(notes.found)
     lengths = _read(notes, "--seq-len", _split(seq_len), whole(1, MAX_TOKENS))

@@ -37,13 +37,13 @@ def command(
 
 def _chosen(rows: list[Row], names: list[str], what: str) -> list[Row]:
     from attnbench.errors import BadInput
-    from attnbench.quantity import shown, suggestion
+    from attnbench.units import quoted, suggestion
 
     known = {str(row["name"]): row for row in rows}
     for name in names:
         if name not in known:
             raise BadInput(
-                f"{shown(name)} is not among the {what}{suggestion(name, known)}. See `attnbench list {what}`."
+                f"{quoted(name)} is not among the {what}{suggestion(name, known)}. See `attnbench list {what}`."
             )
     return [known[name] for name in names]
 

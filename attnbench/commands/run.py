@@ -102,9 +102,9 @@ def _list(plan: Plan, form: Format) -> None:
 def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
     from collections import Counter
 
-    from attnbench.number import count
     from attnbench.outputs._progress import duration
     from attnbench.plan.time_budget import CALL_BY_ROOFLINE
+    from attnbench.units import count
 
     visits = count(len(plan.cells) * (1 + plan.measure.rounds), "visit")
     yield f"{count(len(plan.cells), 'cell')}, {visits} at most; no cell was measured, nothing written"

@@ -21,7 +21,6 @@ from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.runner import Runner
-from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Limits, Measure
@@ -29,6 +28,7 @@ from attnbench.problem import Cell, cell_of
 from attnbench.store import journal
 from attnbench.store.frames import frame
 from attnbench.thresholds import Gate, Threshold
+from attnbench.units import count
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,6 @@ from attnbench.errors import BadInput, printable
 from attnbench.files import storing
 from attnbench.measure import worker_process
 from attnbench.measure.worker_pool import Stopped, Workers
-from attnbench.number import count
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, beyond, family
 from attnbench.plan.settings import Measure
@@ -25,6 +24,7 @@ from attnbench.store.journal import Journal
 from attnbench.store.privacy import without_paths
 from attnbench.store.reading import parse_visit
 from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, is_sample
+from attnbench.units import count
 
 __all__ = ["Progress", "Runner", "Stopped"]
 

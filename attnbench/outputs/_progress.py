@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TextIO
 
 from attnbench import terminal
-from attnbench.number import count
 from attnbench.problem import Cell
 from attnbench.store.records import Visit
+from attnbench.units import count
 
 EVERY_S = 10.0
 """Plain lines about an undisturbed run come this far apart."""

@@ -10,7 +10,8 @@ from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Exponent, Scaling
 from attnbench.analysis.summary import Figure, Line, Section, Summary, Table
-from attnbench.number import percent, place, plus_minus, shown, size, times
+from attnbench.axes import place, size
+from attnbench.units import percent, plus_minus, shown, times
 
 BEST, WIN = "*", "↓"
 ANOTHER_FUNCTION = "a different function; quality not measured here"

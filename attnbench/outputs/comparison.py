@@ -15,10 +15,10 @@ from typing import Any
 from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.tier0_exact import OPERATIONS
-from attnbench.number import count, shown, times
 from attnbench.outputs._markdown import escaped
 from attnbench.outputs._rows import Row, markdown, print_table
 from attnbench.store.privacy import without_paths
+from attnbench.units import count, shown, times
 
 VERSION = 1
 """Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""

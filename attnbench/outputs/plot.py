@@ -13,9 +13,9 @@ from attnbench.analysis.interval import CONFIDENCE
 from attnbench.analysis.summary import Line, Section, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace
-from attnbench.number import shown
 from attnbench.outputs._run_tables import crossing, title
 from attnbench.problem import operator_and_impl
+from attnbench.units import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from attnbench.errors import BadInput, printable
-from attnbench.quantity import shown, suggestion
+from attnbench.units import quoted, suggestion
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -56,7 +56,7 @@ class Section:
         self.taken: list[str] = []
         self.found = len(notes.found)
         if not isinstance(value, dict):
-            notes.add(path, f"{shown(value)}; allowed: a mapping, `key: value`")
+            notes.add(path, f"{quoted(value)}; allowed: a mapping, `key: value`")
 
     @property
     def ok(self) -> bool:
@@ -112,7 +112,7 @@ def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
             try:
                 one = read(item)
                 if one in result:
-                    raise ValueError(f"{shown(item)} is given twice; remove one")
+                    raise ValueError(f"{quoted(item)} is given twice; remove one")
                 result[one] = None
             except Mistakes as error:
                 mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.found]

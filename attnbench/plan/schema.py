@@ -14,11 +14,11 @@ from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, severa
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
 from attnbench.problem import BASELINE, MODES, SCOPES, ParamValue
-from attnbench.quantity import choice, fraction, memory, seconds, shown, suggestion, text, whole
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
 from attnbench.terminal import escaped
 from attnbench.thresholds import Gate, Threshold
+from attnbench.units import choice, fraction, memory, quoted, seconds, suggestion, text, whole
 from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000
@@ -82,7 +82,7 @@ def read_operator_name(known: Collection[str]) -> Callable[[Any], str]:
         if isinstance(value, str) and value in known:
             return value
         near = suggestion(value, known)
-        raise ValueError(f"{shown(value)} is no operator{near}; `attnbench list operators` shows all {len(known)}")
+        raise ValueError(f"{quoted(value)} is no operator{near}; `attnbench list operators` shows all {len(known)}")
 
     return read
 
@@ -100,11 +100,11 @@ def read_impl(value: Any) -> str:
 def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:
     def one(value: Any) -> str:
         if not isinstance(value, str) or not value or "\0" in value:
-            raise ValueError(f"{shown(value)}; allowed: the path of a .py file, relative to the suite, or a package")
+            raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
         if value.endswith(".py"):
             return os.path.realpath(directory / value)
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
-            raise ValueError(f"{shown(value)}; allowed: the path of a .py file, relative to the suite, or a package")
+            raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
         return value
 
     return several(one)
@@ -130,7 +130,7 @@ def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, 
         if value == "all":
             return tuple((operator, {}) for operator in known)
         if not value or not isinstance(value, (dict, list, str)):
-            raise ValueError(f"{'empty' if value in ({}, []) else shown(value)}; allowed: all, or a list of names")
+            raise ValueError(f"{'empty' if value in ({}, []) else quoted(value)}; allowed: all, or a list of names")
         if isinstance(value, list) and len(value) > MAX_VALUES:
             raise ValueError(f"{len(value)} entries; allowed: at most {MAX_VALUES}")
         found: list[tuple[str, str]] = []
@@ -155,7 +155,7 @@ def _read_grid(value: Any) -> dict[str, tuple[ParamValue, ...]]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Mistakes([("", f"{shown(value)}; allowed: parameters and their values, such as {{k: [64, 256]}}")])
+        raise Mistakes([("", f"{quoted(value)}; allowed: parameters and their values, such as {{k: [64, 256]}}")])
     grid: dict[str, tuple[ParamValue, ...]] = {}
     found: list[tuple[str, str]] = []
     for key, values in value.items():
@@ -182,7 +182,7 @@ def read_given(
     for pair in given:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            notes.add("--param", f"{shown(pair)}; allowed: key=value, such as k=128")
+            notes.add("--param", f"{quoted(pair)}; allowed: key=value, such as k=128")
             continue
         try:
             if key in values:
@@ -201,7 +201,7 @@ def _read_param(value: Any) -> ParamValue:
         return value
     if isinstance(value, (bool, int, float)) and math.isfinite(value) and abs(value) <= 2**53:
         return value
-    raise ValueError(f"{shown(value)}; allowed: a line of text, a finite number, true or false, or a list of them")
+    raise ValueError(f"{quoted(value)}; allowed: a line of text, a finite number, true or false, or a list of them")
 
 
 def _read_sweeps(top: Section, notes: Notes) -> dict[str, Sweep]:
@@ -214,7 +214,7 @@ def _read_sweeps(top: Section, notes: Notes) -> dict[str, Sweep]:
     if not isinstance(value, list) or not value:
         notes.add(
             "sweep",
-            f"{'empty' if value == [] else shown(value)}; allowed: a list such as [{{seq_len: [256, 1024]}}]",
+            f"{'empty' if value == [] else quoted(value)}; allowed: a list such as [{{seq_len: [256, 1024]}}]",
         )
         return {}
     read = {f"sweep[{i}]": read_sweep(entry, f"sweep[{i}]", notes) for i, entry in enumerate(value)}
@@ -257,7 +257,7 @@ def _read_gate(top: Section, notes: Notes) -> Gate:
     overrides: list[Threshold] = []
     if not isinstance(entries, list):
         notes.add(
-            "gate.overrides", f"{shown(entries)}; allowed: a list such as [{{operator: performer, wall_time: 10%}}]"
+            "gate.overrides", f"{quoted(entries)}; allowed: a list such as [{{operator: performer, wall_time: 10%}}]"
         )
         entries = []
     for i, entry in enumerate(entries):

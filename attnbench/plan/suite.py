@@ -17,9 +17,9 @@ from attnbench.plan.mistakes import Notes
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
 from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
-from attnbench.quantity import seconds, shown, suggestion, whole
 from attnbench.registry import Source, operators, outside_definition, resolve
 from attnbench.thresholds import Gate
+from attnbench.units import quoted, seconds, suggestion, whole
 from attnbench.yaml_file import parse, read_text
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def find(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and path.name == name_or_path and not os.path.exists(path):
         raise BadInput(
-            f"no suite is named {shown(name_or_path)}{suggestion(name_or_path, known)}; "
+            f"no suite is named {quoted(name_or_path)}{suggestion(name_or_path, known)}; "
             f"shipped: {', '.join(known)}. Give one of these, or the path of a YAML file."
         )
     return path
@@ -238,7 +238,7 @@ def _check_impls(suite: Suite, loaded: Mapping[str, Operator], notes: Notes) -> 
             variants = sorted(name for name in known if ":" in name)
             allowed = ", ".join(variants) or "none: these operators have no variants"
             near = suggestion(impl, variants)
-            notes.add(f"impls[{index}]", f"no operator of the suite has {shown(impl)}{near}; allowed: {allowed}")
+            notes.add(f"impls[{index}]", f"no operator of the suite has {quoted(impl)}{near}; allowed: {allowed}")
 
 
 def _impl_names(operator: Operator) -> list[str]:
@@ -275,11 +275,11 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
     place = source.location
     for scope, form in operator.forms.items():
         if scope not in ("core", "layer") or not isinstance(form, Form):
-            raise BadInput(f"{place}: forms has {shown(scope)}; allowed: 'core' and 'layer', each a Form. Correct it.")
+            raise BadInput(f"{place}: forms has {quoted(scope)}; allowed: 'core' and 'layer', each a Form. Correct it.")
         for impl in form.impls:
             if not isinstance(impl, str) or not re.fullmatch(r"[a-z0-9_]+(:[a-z0-9_]+)?", impl):
                 raise BadInput(
-                    f"{place}: an impl is named {shown(impl)}; allowed: small letters, digits and _, with a variant "
+                    f"{place}: an impl is named {quoted(impl)}; allowed: small letters, digits and _, with a variant "
                     "after a colon, such as cuda:flash. Rename it."
                 )
     for cell in cells:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from attnbench.plan.mistakes import MAX_VALUES, Notes, Section, several
 from attnbench.problem import DTYPES, Dtype, Problem
-from attnbench.quantity import choice, flag, shown, whole
+from attnbench.units import choice, flag, quoted, whole
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def read_side(value: Any) -> tuple[int, int]:
         height, width = (whole(1, MAX_SIDE)(side) for side in sides)
     except ValueError:
         raise ValueError(
-            f"{shown(value)}; allowed: a side from 1 to {MAX_SIDE}, or height x width such as 32x64"
+            f"{quoted(value)}; allowed: a side from 1 to {MAX_SIDE}, or height x width such as 32x64"
         ) from None
     return height, width
 
@@ -94,7 +94,7 @@ def read_axis(one: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
 def _range(value: dict[str, Any]) -> list[int]:
     example = "allowed: a list of values, {from: 256, to: 4096, factor: 2} or {from: 256, to: 4096, step: 256}"
     if set(value) not in ({"from", "to", "factor"}, {"from", "to", "step"}):
-        raise ValueError(f"a range with the keys {shown(', '.join(value))}; {example}")
+        raise ValueError(f"a range with the keys {quoted(', '.join(value))}; {example}")
     low, high = (whole(1, MAX_TOKENS)(value[key]) for key in ("from", "to"))
     if high < low:
         raise ValueError(f"from {low} is above to {high}, so the range is empty; exchange them")
@@ -103,7 +103,7 @@ def _range(value: dict[str, Any]) -> list[int]:
     else:
         factor = value["factor"]
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1.01 <= factor <= 1e6:
-            raise ValueError(f"factor {shown(factor)}; allowed: a number from 1.01 to 1000000, such as 2")
+            raise ValueError(f"factor {quoted(factor)}; allowed: a number from 1.01 to 1000000, such as 2")
         result, exact = [], float(low)
         while round(exact) <= high and len(result) <= MAX_VALUES:
             if not result or round(exact) > result[-1]:
@@ -143,7 +143,7 @@ def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:
     for key in ("seq_len", "image_size"):
         if key in given:
             section.taken.append(key)
-            notes.add(section.at(key), f"a size belongs in `sweep:`; write `sweep: [{{{key}: {shown(given[key])}}}]`")
+            notes.add(section.at(key), f"a size belongs in `sweep:`; write `sweep: [{{{key}: {quoted(given[key])}}}]`")
     section.close()
     if not section.ok:
         return None

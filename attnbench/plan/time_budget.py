@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from attnbench.number import count
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
+from attnbench.units import count
 
 if TYPE_CHECKING:
     from attnbench.operator import Cost

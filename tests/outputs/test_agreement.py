@@ -20,7 +20,7 @@ from rich.console import Console
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
-from attnbench.number import place, size
+from attnbench.axes import place, size
 from attnbench.outputs import _run_tables as blocks
 from attnbench.outputs import json, plot
 from attnbench.outputs.table import write

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from attnbench.number import count
+from attnbench.units import count
 
 if TYPE_CHECKING:
     import pandas as pd

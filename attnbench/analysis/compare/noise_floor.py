@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.compare.same_machine import MACHINE, differing
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
-from attnbench.number import count
 from attnbench.store.trusted_json import parse_object, read_text
+from attnbench.units import count
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.tier1_paired import Noise

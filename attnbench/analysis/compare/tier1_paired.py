@@ -25,8 +25,8 @@ from scipy.special import chdtri, ndtr, ndtri, stdtrit
 
 from attnbench.analysis.compare.findings import Finding, Verdict, readable
 from attnbench.analysis.interval import Estimate, estimates
-from attnbench.number import count
 from attnbench.thresholds import Gate
+from attnbench.units import count
 
 TURNS = 6
 """Visits of a cell by each side in a pair of processes; the fastest is what the pair says.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.measure.machine import environment
-from attnbench.number import count, shown
+from attnbench.units import count, shown
 
 if TYPE_CHECKING:
     from attnbench.measure.machine.load import Clock, Load

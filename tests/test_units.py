@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from attnbench.number import percent, place, plus_minus, shown, size, times
+from attnbench.axes import place, size
+from attnbench.units import percent, plus_minus, shown, times
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Reads quantities as people write them (2%, 500ms, 8GiB) into base units; ValueError says what is allowed."""
+"""How numbers are shown to people and read from them (2%, 500ms, 8GiB); stored data stays in base units.
+
+Readers raise ValueError with what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,66 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
+
+_STEPS = {
+    "s": (1000.0, ((-4, "ps"), (-3, "ns"), (-2, "µs"), (-1, "ms"), (0, "s"))),
+    "bytes": (1024.0, ((0, "B"), (1, "KiB"), (2, "MiB"), (3, "GiB"), (4, "TiB"))),
+    "flop": (1000.0, ((0, ""), (1, "k"), (2, "M"), (3, "G"), (4, "T"), (5, "P"), (6, "E"))),
+    "j": (1000.0, ((-3, "nJ"), (-2, "µJ"), (-1, "mJ"), (0, "J"), (1, "kJ"))),
+    "": (1000.0, ((0, ""),)),
+}
+
+
+def shown(value: float | None, unit: str) -> str:
+    """Three significant digits with a prefix; empty where there is no value. unit: a metric's."""
+    if value is None or math.isnan(value):
+        return ""
+    if value == 0:
+        return "0"
+    base, steps = _STEPS[unit]
+    for power, name in steps:
+        scaled = value / base**power
+        if max(scaled, digits(scaled)) < base or power == steps[-1][0]:
+            return f"{_three(scaled)}{name}"
+    raise AssertionError(unit)
+
+
+def digits(value: float) -> float:
+    """A number rounded to three significant digits."""
+    return float(f"{value:.3g}")
+
+
+def _three(value: float) -> str:
+    if value != 0 and (abs(value) >= 1e6 or abs(value) < 1e-3):
+        return f"{value:.2e}"
+    if digits(abs(value)) >= 100:
+        return f"{digits(value) if abs(value) < 1000 else value:.0f}"
+    return f"{value:.2f}" if digits(abs(value)) < 10 else f"{value:.1f}"
+
+
+def times(value: float | None) -> str:
+    """A ratio: `2.31×`, `0.0047×`."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.2g}×" if 1e-3 <= value < 0.1 else f"{_three(value)}×"
+
+
+def percent(value: float) -> str:
+    """A relative width: `2.1%`, `18%`; what is wider than tenfold says only that: `>999%`."""
+    return ">999%" if value > 9.99 else f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+
+
+def plus_minus(value: float, half: float) -> str:
+    """A number of the order of 1 with half its interval: `0.92 ±0.05`; the half is left out where it rounds to 0."""
+    if math.isnan(half) or half < 0.005:
+        return f"{value:.2f}"
+    return f"{value:.2f} ±{half:.2f}" if half < 10 else f"{value:.2f} ±>9"
+
+
+def count(number: int, what: str) -> str:
+    """So many of a countable thing: `1 cell`, `2 cells`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
 
 T = TypeVar("T")
 
@@ -16,7 +79,7 @@ _NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
 LONGEST_S = 7 * 24 * 3600.0
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """A value as a message repeats it: one line, at most 60 characters."""
     try:
         text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
@@ -39,7 +102,7 @@ def seconds(value: Any) -> float:
     match = re.fullmatch(_NUMBER + r"\s*(ms|s|m|h)", value.strip()) if isinstance(value, str) else None
     result = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if not 0 < result <= LONGEST_S:
-        raise ValueError(f"{shown(value)}; allowed: a duration above zero, up to a week, such as 500ms, 1s, 5m or 1h")
+        raise ValueError(f"{quoted(value)}; allowed: a duration above zero, up to a week, such as 500ms, 1s, 5m or 1h")
     return result
 
 
@@ -51,7 +114,7 @@ def fraction(low: float, high: float) -> Callable[[Any], float]:
         result = float(match[1]) / 100 if match else math.nan
         if not low <= result <= high:
             raise ValueError(
-                f"{shown(value)}; allowed: a percentage from {100 * low:g}% to {100 * high:g}%, such as 5%"
+                f"{quoted(value)}; allowed: a percentage from {100 * low:g}% to {100 * high:g}%, such as 5%"
             )
         return result
 
@@ -68,7 +131,7 @@ def memory(value: Any) -> tuple[float, int | None]:
         size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
         if 0 < size <= 2**50:
             return 1.0, size
-    raise ValueError(f"{shown(value)}; allowed: a share of the device's memory such as 80%, or a size such as 8GiB")
+    raise ValueError(f"{quoted(value)}; allowed: a share of the device's memory such as 80%, or a size such as 8GiB")
 
 
 def whole(low: int, high: int) -> Callable[[Any], int]:
@@ -77,7 +140,7 @@ def whole(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and value % 1 == 0:
             return int(value)
-        raise ValueError(f"{shown(value)}; allowed: a whole number from {low} to {high}")
+        raise ValueError(f"{quoted(value)}; allowed: a whole number from {low} to {high}")
 
     return read
 
@@ -86,7 +149,7 @@ def flag(value: Any) -> bool:
     """Reads true or false."""
     if isinstance(value, bool):
         return value
-    raise ValueError(f"{shown(value)}; allowed: true, false")
+    raise ValueError(f"{quoted(value)}; allowed: true, false")
 
 
 def choice(allowed: Sequence[T]) -> Callable[[Any], T]:
@@ -97,7 +160,7 @@ def choice(allowed: Sequence[T]) -> Callable[[Any], T]:
             if value == candidate and type(value) is type(candidate):
                 return candidate
         names = [str(a) for a in allowed]
-        raise ValueError(f"{shown(value)}{suggestion(value, names)}; allowed: {', '.join(names)}")
+        raise ValueError(f"{quoted(value)}{suggestion(value, names)}; allowed: {', '.join(names)}")
 
     return read
 
@@ -108,6 +171,6 @@ def text(pattern: str, meaning: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if isinstance(value, str) and re.fullmatch(pattern, value):
             return value
-        raise ValueError(f"{shown(value)}; allowed: {meaning}")
+        raise ValueError(f"{quoted(value)}; allowed: {meaning}")
 
     return read

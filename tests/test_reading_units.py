@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnbench.quantity import choice, flag, fraction, memory, seconds, shown, suggestion, whole
+from attnbench.units import choice, flag, fraction, memory, quoted, seconds, suggestion, whole
 
 
 @pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1s", 1.0), ("1.5 m", 90.0), ("2h", 7200.0)])
@@ -55,7 +55,7 @@ def test_names_are_matched_exactly_and_the_nearest_is_suggested() -> None:
 
 
 def test_a_value_is_shown_on_one_short_line() -> None:
-    assert shown("a\nb" * 100).count("\n") == 0
-    assert len(shown("x" * 1000)) <= 60
-    assert shown(10**5000) == "a number of thousands of digits"
-    assert shown(True) == "true"
+    assert quoted("a\nb" * 100).count("\n") == 0
+    assert len(quoted("x" * 1000)) <= 60
+    assert quoted(10**5000) == "a number of thousands of digits"
+    assert quoted(True) == "true"
