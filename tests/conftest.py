@@ -7,8 +7,10 @@ import os
 import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in what is started from here
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts a job in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts a job in the background with SIGINT ignored, nohup with SIGHUP, and what is started here inherits that.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_collection_finish() -> None:

@@ -15,7 +15,7 @@ from attnbench.__main__ import app
 from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.measure.open_run import stored_search
-from attnbench.measure.stored_search import FILE, kept, write_request
+from attnbench.measure.stored_search import SEARCH, read_request, write_request
 from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.plan.suite import from_text, override
 from attnbench.store import journal
@@ -191,12 +191,12 @@ def test_what_is_no_runs_file_is_left_as_it_is(tmp_path: Path, outside: Path, na
     assert {each.name: each.read_bytes() for each in path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", [RESULTS, SUITE, FILE, SAMPLES, VISITS, ENVIRONMENT])
+@pytest.mark.parametrize("name", [RESULTS, SUITE, SEARCH, SAMPLES, VISITS, ENVIRONMENT])
 def test_names_that_were_once_temporary_lead_nowhere(tmp_path: Path, outside: Path, name: str) -> None:
     path = stored_run(tmp_path / "run")
     before = outside.read_bytes()
     (path / f".{name}.new").symlink_to(outside)
-    if name in (RESULTS, FILE):
+    if name in (RESULTS, SEARCH):
         (path / name).symlink_to(outside)
     opened = journal.resume(path)
     results.write(path, frame(opened.visits))
@@ -234,7 +234,7 @@ def test_a_new_run_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-@pytest.mark.parametrize("name", [VISITS, SAMPLES, ENVIRONMENT, SUITE, FILE])
+@pytest.mark.parametrize("name", [VISITS, SAMPLES, ENVIRONMENT, SUITE, SEARCH])
 @pytest.mark.parametrize("how", ["pipe", "device"])
 def test_reading_waits_for_no_pipe_and_no_device(tmp_path: Path, name: str, how: str) -> None:
     path = stored_run(tmp_path / "run")
@@ -242,4 +242,4 @@ def test_reading_waits_for_no_pipe_and_no_device(tmp_path: Path, name: str, how:
     with pytest.raises(BadInput, match=rf"{name}.*not a regular file"):
         read_text(path / name)
     with pytest.raises(BadInput, match=name):
-        (kept if name == FILE else journal.resume)(path)
+        (read_request if name == SEARCH else journal.resume)(path)

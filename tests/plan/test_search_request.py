@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from attnbench.errors import BadInput
-from attnbench.measure.stored_search import FILE, name_sizes, read_request, write_request
+from attnbench.measure.stored_search import SEARCH, name_sizes, read_request, write_request
 from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.store.records import SUITE
 from tests.stored import cell, visit
@@ -28,7 +28,7 @@ def test_a_question_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     [{"low": "64"}, {"precision": None}, {"operators": "rfa"}, {"operators": [3]}, {"more": 1}, {"low": True}],
 )
 def test_a_damaged_question_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    (tmp_path / FILE).write_text(json.dumps({**asdict(ASKED), **change}))
+    (tmp_path / SEARCH).write_text(json.dumps({**asdict(ASKED), **change}))
     with pytest.raises(BadInput, match="missing, foreign or mistyped"):
         read_request(tmp_path)
 
