@@ -53,14 +53,18 @@ def room_of(module: str) -> str:
 
 
 def imports(source: str, known: Mapping[str, object]) -> Iterator[str]:
-    """The modules of attnbench that a source imports, at its top or within a function, and those it names in text."""
+    """The modules that a source imports, at its top or within a function, by a statement or by `import_module`."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            assert node.module
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 yield full if full in known else node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant))
 
 
 def arrows(known: Mapping[str, Path]) -> set[tuple[str, str]]:
@@ -73,18 +77,18 @@ def arrows(known: Mapping[str, Path]) -> set[tuple[str, str]]:
     }
 
 
-def forbidden(found: set[tuple[str, str]]) -> list[str]:
+def forbidden(pairs: set[tuple[str, str]]) -> list[str]:
     return sorted(
         f"{a} → {b}"
-        for a, b in found
+        for a, b in pairs
         if room_of(a) != room_of(b) and room_of(b) not in ALLOWED[room_of(a)] and b != "attnbench"
     )
 
 
-def circle(found: set[tuple[str, str]]) -> list[str]:
+def circle(pairs: set[tuple[str, str]]) -> list[str]:
     """The modules of one import circle; empty where there is none."""
     below: dict[str, list[str]] = {}
-    for a, b in sorted(found):
+    for a, b in sorted(pairs):
         below.setdefault(a, []).append(b)
     state: dict[str, int] = {}
     path: list[str] = []
@@ -124,4 +128,5 @@ def test_a_circle_and_a_function_local_import_are_seen() -> None:
     assert circle({("a", "b"), ("b", "c"), ("c", "a")}) == ["a", "b", "c"]
     known = {"attnbench.plan.cells": None, "attnbench.store": None}
     text = "def f():\n    from attnbench.plan import cells\n    import attnbench.store\n"
-    assert list(imports(text, known)) == ["attnbench.plan.cells", "attnbench.store"]
+    text += "    import_module('attnbench.cost')\n"
+    assert sorted(imports(text, known)) == ["attnbench.cost", "attnbench.plan.cells", "attnbench.store"]

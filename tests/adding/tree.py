@@ -1,0 +1,49 @@
+"""A copy of attnbench with exactly one file more: the proof that adding a thing is adding its file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def tree_with(folder: Path, path: str, text: str) -> Path:
+    """Copies attnbench and its suites into a folder, adds one file, and returns the copy.
+
+    Args:
+        folder: an empty folder.
+        path: of the new file, from the top of the repository; no file there has it.
+        text: what it holds.
+
+    Raises: AssertionError where anything else differs from the repository.
+    """
+    tree = folder / "tree"
+    for name in ("attnbench", "suites"):
+        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    before = _files(tree)
+    assert path not in before, f"{path} is there already"
+    (tree / path).write_text(text, encoding="utf-8")
+    after = _files(tree)
+    assert {name: content for name, content in after.items() if name != path} == before == _files(REPOSITORY)
+    return tree
+
+
+def attnbench(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line of a copy in its own process. Returns it with stdout and stderr as text."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "attnbench", *words]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+def _files(top: Path) -> dict[str, bytes]:
+    """The content of every file of attnbench and the suites, by its path."""
+    return {
+        path.relative_to(top).as_posix(): path.read_bytes()
+        for name in ("attnbench", "suites")
+        for path in sorted((top / name).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
