@@ -27,7 +27,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity with a unit, as a file of `attnbench/metrics/` defines it under the name METRIC.
+    """A quantity with a unit, as a file of `attnbench/measure/metrics/` defines it under the name METRIC.
 
     column: the results.csv column that holds the figure. columns: all columns the metric fills, that one included.
     unit: of the column. meaning: one line for `attnbench list metrics`. exact: True where the figure repeats to the

@@ -29,7 +29,7 @@ def scan(package: str) -> list[str]:
 
 
 def metrics() -> dict[str, Metric]:
-    """What every file of `attnbench/metrics/` declares, by the metric's name. Imports no torch."""
+    """What every file of `attnbench/measure/metrics/` declares, by the metric's name. Imports no torch."""
     return {
         name: importlib.import_module(f"attnbench.measure.metrics.{name}").METRIC
         for name in scan("attnbench.measure.metrics")

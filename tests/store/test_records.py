@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import attnbench.metrics
+import attnbench.measure.metrics
 from attnbench.analysis.results import derive, write
 from attnbench.analysis.run import read_run
 from attnbench.analysis.series import quantity
