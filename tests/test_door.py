@@ -121,7 +121,10 @@ def test_a_full_stderr_changes_nothing() -> None:
 
 @linux
 def test_a_full_stdout_hides_no_regression() -> None:
-    code = "import sys; from attnbench import standard_streams as s; s.prepare(); print(1); sys.exit(s.finish(1))"
+    code = (
+        "import sys; from attnbench.commands import _standard_streams as s\n"
+        "s.prepare(); print(1); sys.exit(s.finish(1))"
+    )
     with open("/dev/full", "w") as full:
         assert subprocess.run([sys.executable, "-c", code], stdout=full, check=False).returncode == 1
 

@@ -23,12 +23,12 @@ from tests.stored import cell, folder, timed, visit
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\x7f\u202egnp\r\nattnbench: pass\x08 [red]not red[/red] :warning:"
 COMMANDS = """
 import json, sys
-from attnbench import app, standard_streams
-standard_streams.prepare()
+from attnbench.commands import _app, _standard_streams
+_standard_streams.prepare()
 for words in json.loads(sys.argv[1]):
     sys.argv = ["attnbench", *words]
     try:
-        app.run()
+        _app.run()
     except BaseException as error:
         print(f"attnbench: {error}", file=sys.stderr)
     sys.stdout.flush()
@@ -95,7 +95,7 @@ def test_styles_of_our_own_reach_a_terminal_and_those_of_a_run_do_not(tmp_path: 
 
 LIVE = """
 import sys
-from attnbench import standard_streams
+from attnbench.commands import _standard_streams as standard_streams
 standard_streams.prepare()
 from attnbench.outputs._progress import Live
 with Live() as told:

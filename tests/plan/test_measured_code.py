@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import attnbench
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 
 OPERATOR = """
@@ -106,19 +107,17 @@ def test_a_library_in_a_checkout_is_not_looked_through(place: Path, monkeypatch:
 
 def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
     found = set(measured_code([]).files)
-    measuring = ("worker", "check", "clock", "sampling", "subject", "metrics/wall_time", "operators/exact/softmax",
-                 "kernels/few_keys", "kernels/_few_keys", "pipe", "allocator", "environment", "cost")  # fmt: skip
+    measuring = (
+        "worker", "measure/worker/serve", "measure/worker/correctness", "measure/worker/timing",
+        "measure/worker/sampling", "measure/worker/prepared_cell", "measure/metrics/wall_time",
+        "operators/exact/softmax", "kernels/few_keys/launch", "kernels/few_keys/device", "measure/worker_process",
+        "measure/machine/allocator", "measure/machine/environment", "cost",
+    )  # fmt: skip
     assert {f"attnbench/{name}.py" for name in measuring} <= found
     showing = (
-        "outputs/",
-        "analysis/",
-        "commands/",
-        "results.py",
-        "frames.py",
-        "suite.py",
-        "suite_file.py",
-        "runner.py",
-    )
+        "outputs/", "analysis/", "commands/", "store/frames.py", "plan/suite.py", "yaml_file.py", "measure/runner.py",
+    )  # fmt: skip
+    assert all((Path(attnbench.__file__).parent / part).exists() for part in showing)
     for part in showing:
         assert not any(name.startswith(f"attnbench/{part}") for name in found)
     assert set(measured_code([]).libraries) <= {"torch", "triton", "numpy", "pynvml", "fla", "flash_attn"}
