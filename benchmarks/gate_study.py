@@ -28,7 +28,7 @@ import gate_planted
 import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
-from attnbench.analysis.compare.noise_floor import machine_of
+from attnbench.analysis.compare.noise import machine_of
 from attnbench.analysis.run import read_run
 from attnbench.measure.gate_pairs import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
 from attnbench.plan import suite as suites

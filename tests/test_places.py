@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from attnbench import files
 from attnbench.__main__ import app
-from attnbench.analysis.compare import noise_floor
+from attnbench.analysis.compare import noise
 from attnbench.analysis.compare.tier1_paired import ASSUMED
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
@@ -79,7 +79,7 @@ def test_operators_from_of_a_suite_names_files(here: Path, name: str) -> None:
 STORES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "run": (lambda path: journal.create(path, "", {}).close(), {"folder", "folder.yaml", "folder.py"}),
     "noise": (
-        lambda path: noise_floor.write(path, noise_floor.Calibration(ASSUMED, {}, "s")),
+        lambda path: noise.write(path, noise.Calibration(ASSUMED, {}, "s")),
         {"file", "loop", "pipe"},
     ),
     "report": (lambda path: files.check_place(path, "--report"), {"file"}),

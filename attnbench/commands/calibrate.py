@@ -31,8 +31,8 @@ def command(
     check_can_measure("calibrate")
     from attnbench.analysis.compare import tier1_paired
     from attnbench.analysis.compare.findings import readable
-    from attnbench.analysis.compare.noise_floor import Calibration, default_path, machine_of
-    from attnbench.analysis.compare.noise_floor import write as store
+    from attnbench.analysis.compare.noise import Calibration, default_path, machine_of
+    from attnbench.analysis.compare.noise import write as store
     from attnbench.commands.gate import effective, tell
     from attnbench.errors import BadInput
     from attnbench.files import check_place

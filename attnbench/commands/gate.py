@@ -132,7 +132,7 @@ def _revisions(
     from dataclasses import replace
 
     from attnbench.analysis.compare.findings import by_importance, names
-    from attnbench.analysis.compare.noise_floor import default_path, floor_for
+    from attnbench.analysis.compare.noise import default_path, floor_for
     from attnbench.analysis.run import read_run
     from attnbench.measure.gate_pairs import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
     from attnbench.measure.git_worktrees import checkouts

@@ -18,7 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from attnbench.analysis.compare import noise_floor
+from attnbench.analysis.compare import noise
 from attnbench.analysis.compare.tier1_paired import TURNS
 from attnbench.errors import BadInput
 from attnbench.measure.git_worktrees import checkouts
@@ -210,10 +210,10 @@ def test_calibrate_stores_a_noise_floor_that_the_gate_of_this_machine_takes(repo
     path = repository / "results" / "noise" / "own.json"
     stored = json.loads(path.read_text())
     assert stored["own"] == {cell["cell"]: cell["noise"] for cell in cells}
-    found = noise_floor.read(path)
-    assert noise_floor.floor_for(path, dict(found.machine), asked=True)[1].startswith("noise floor from 3 pairs")
+    found = noise.read(path)
+    assert noise.floor_for(path, dict(found.machine), asked=True)[1].startswith("noise floor from 3 pairs")
     with pytest.raises(BadInput, match="of another machine"):
-        noise_floor.floor_for(path, {**found.machine, "cores": 999}, asked=True)
+        noise.floor_for(path, {**found.machine, "cores": 999}, asked=True)
 
 
 def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 import attnbench
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.summary import summarise
-from attnbench.commands import doctor, floor
+from attnbench.commands import doctor, roofline
 from attnbench.commands import list as listed
 from attnbench.measure.machine.advice import Condition
 from attnbench.outputs import comparison, table
@@ -81,7 +81,7 @@ def floors(tmp_path: Path) -> list[str]:
     rates = '{"torch": "2.13.0", "rates": {"copy_bytes_per_s": 1e9, "matmul_flops_per_s": {"float32": 1e12}}}'
     (folder / "environment.json").write_text(rates)
     (folder / SUITE).write_text("name: made\n")
-    floor.command(folder, "table")
+    roofline.command(folder, "table")
     return ["softmax", "cuda:flash_attn_3", "1024", "12.3", "1", "matmul", "float32"]
 
 

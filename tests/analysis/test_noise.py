@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.analysis.compare.noise_floor import Calibration, floor_for, machine_of, read, write
+from attnbench.analysis.compare.noise import Calibration, floor_for, machine_of, read, write
 from attnbench.analysis.compare.tier1_paired import ASSUMED, Noise
 from attnbench.errors import BadInput
 
