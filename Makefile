@@ -61,7 +61,7 @@ gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## suites/gpu.yaml on 
 	folder=$(REFERENCE)/$(or $(GPU),gpu)-gpu; export PYTHONPATH=.wheels:$$PYTHONPATH; \
 	if [ -d $$folder ]; then $(GPU_PYTHON) -m attnbench run --resume $$folder --device cuda; \
 	else $(GPU_PYTHON) -m attnbench run suites/gpu.yaml --device cuda --out $$folder; fi; \
-	$(GPU_PYTHON) -m attnbench floor $$folder
+	$(GPU_PYTHON) -m attnbench roofline $$folder
 
 bench: $(BIN)/.ready  ## what the harness itself costs; what a crossover search saves against a grid
 	$(BIN)/python benchmarks/harness.py

@@ -83,16 +83,16 @@ def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], resampl
 
 def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
     """How many pairs per stage the decisions use, and why."""
-    floor = tier1_paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
+    noise = tier1_paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
     wanted, once, twice = tier1_paired.pairs_for(
-        dict.fromkeys(floor.own, GATE.thresholds["wall_time"]), len(blocks.keys), floor
+        dict.fromkeys(noise.own, GATE.thresholds["wall_time"]), len(blocks.keys), noise
     )
     used = min(wanted, len(blocks.numbers) // 2)
     short = "" if used == wanted else f", all that {len(blocks.numbers)} blocks give,"
     minutes = used * block_s / len(ALIKE) / 60
     return used, (
-        f"Noise floor of a pair, the base against itself: {floor.typical:.1%} per cell (four cells in five stay "
-        f"below), {floor.shared:.1%} shared by all cells. From it the gate plans {wanted} pairs per stage and promises "
+        f"Noise of a pair, the base against itself: {noise.typical:.1%} per cell (four cells in five stay "
+        f"below), {noise.shared:.1%} shared by all cells. From it the gate plans {wanted} pairs per stage and promises "
         f"to find {once.effect:.0%} with {once.power:.0%}, {twice.effect:.0%} with {twice.power:.0%}. The decisions "
         f"below use {used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all cells."
     )

@@ -40,7 +40,7 @@ COMMANDS = [
     ["show", "@"],
     ["plot", "@"],
     ["compare", "@", "@"],
-    ["floor", "@"],
+    ["roofline", "@"],
     ["gate", "quick", "--against", "@"],
     ["gate", "@", "--base", "HEAD"],
     ["calibrate", "@"],

@@ -76,7 +76,7 @@ def test_the_commands_print_no_control_characters_of_a_run(tmp_path: Path) -> No
         *(["show", str(one), "--format", form] for form in ("table", "csv", "markdown", "json")),
         *(["compare", str(one), str(two), "--format", form] for form in ("table", "csv", "markdown", "json", "junit")),
         ["compare", str(one), str(two), "--explain", "efficient"],
-        ["floor", str(one)],
+        ["roofline", str(one)],
         ["run", "--resume", str(one)],
     )
     assert CONTROL.findall(text) == []

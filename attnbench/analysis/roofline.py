@@ -1,6 +1,6 @@
-"""How far a measured time is from the least this hardware could take.
+"""How far a measured time is from the roofline: the least time that this hardware needs.
 
-floor = max(FLOPs / matmul rate, bytes_required · passes / copy rate), the FLOPs of the cheapest exact form known,
+roofline = max(FLOPs / matmul rate, bytes_required · passes / copy rate), the FLOPs of the cheapest exact form known,
 Williams et al. 2009, "Roofline: An Insightful Visual Performance Model", https://doi.org/10.1145/1498765.1498785, with
 the rates measured in the same run and with the sequential passes over the tokens that no fusion can remove.
 """
@@ -19,27 +19,36 @@ COUNTS = ("flops", "reference_flops", "impl_flops")
 
 
 @dataclass(frozen=True)
-class Floor:
-    """One cell beside its floor. seconds: device time where there is one, else wall time. bound: the larger term."""
+class Roofline:
+    """The roofline of one cell beside its time.
+
+    Args:
+        key: of the cell.
+        seconds: device time where there is one, else wall time.
+        roofline_s: the least time; 0 where nothing is required.
+        bound: the larger term, products or traffic.
+    """
 
     key: str
     seconds: float
-    floor_s: float
+    roofline_s: float
     bound: str
 
     @property
     def ratio(self) -> float:
-        """How many times the floor was taken; infinite where nothing is required at all."""
-        return self.seconds / self.floor_s if self.floor_s else math.inf
+        """Time over roofline; infinite where nothing is required."""
+        return self.seconds / self.roofline_s if self.roofline_s else math.inf
 
 
-def floors(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Floor]:
-    """The floor of every timed cell, in the order of results.
+def rooflines(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Roofline]:
+    """The roofline of every timed cell, in the order of results.
 
-    results: `Run.results`. rates: environment["rates"], copy_bytes_per_s and matmul_flops_per_s by dtype; cells of
-    a dtype whose rate was not measured are left out.
+    Args:
+        results: `Run.results`.
+        rates: environment["rates"]: copy_bytes_per_s, and matmul_flops_per_s by dtype; cells of a dtype whose rate was
+            not measured are left out.
     """
-    found = []
+    rows = []
     for _, row in results[results["status"] == "ok"].iterrows():
         seconds = row["wall_time_s"] if pd.isna(row["device_time_s"]) else row["device_time_s"]
         matmul = rates.get("matmul_flops_per_s", {}).get(row["dtype"])
@@ -48,5 +57,5 @@ def floors(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Floor]:
         products = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name))) / matmul
         traffic = float(row["bytes_required"]) * float(row["passes"]) / rates["copy_bytes_per_s"]
         bound = "products" if products > traffic else "traffic"
-        found.append(Floor(row["key"], float(seconds), max(products, traffic), bound))
-    return found
+        rows.append(Roofline(row["key"], float(seconds), max(products, traffic), bound))
+    return rows

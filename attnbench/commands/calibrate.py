@@ -18,7 +18,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="File to write; default results/noise/<suite>.json.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = "table",
 ) -> None:
-    """Measure the noise floor of this machine, and the smallest change that `attnbench gate` can see on it.
+    """Measure the noise of this machine, and the smallest change that `attnbench gate` can see on it.
 
     noise: standard deviation of one pair's ratio. visible: the smallest slow-down found with 80 % power in the pairs
     that the gate would plan. threshold: the suite's. seen: whether a slow-down of the threshold is visible; empty
@@ -65,17 +65,22 @@ def command(
     if table.empty:
         tell("nothing was measured")
         raise typer.Exit(3)
-    floor = tier1_paired.noise(table)
-    store(path, Calibration(floor, machine_of(environment), chosen.name))
-    keys = [key for key in floor.own if gate.threshold("wall_time", key) is not None]
-    thresholds = {key: gate.threshold("wall_time", key) or 0.05 for key in keys or floor.own}
+    measured = tier1_paired.noise(table)
+    store(path, Calibration(measured, machine_of(environment), chosen.name))
+    keys = [key for key in measured.own if gate.threshold("wall_time", key) is not None]
+    thresholds = {key: gate.threshold("wall_time", key) or 0.05 for key in keys or measured.own}
     asked = min(thresholds.values())
-    planned, once, twice = tier1_paired.pairs_for(thresholds, len(floor.own), floor)
+    planned, once, twice = tier1_paired.pairs_for(thresholds, len(measured.own), measured)
     rows: list[Row] = []
-    for key, own in sorted(floor.own.items(), key=lambda item: -item[1]):
+    for key, own in sorted(measured.own.items(), key=lambda item: -item[1]):
         threshold = gate.threshold("wall_time", key)
         visible = tier1_paired.smallest_change(
-            planned, len(floor.own), asked if threshold is None else threshold, own, floor.shared, tier1_paired.POWER
+            planned,
+            len(measured.own),
+            asked if threshold is None else threshold,
+            own,
+            measured.shared,
+            tier1_paired.POWER,
         )
         rows.append(
             {
@@ -89,7 +94,7 @@ def command(
     write(rows, form, numbers=("noise", "visible", "threshold"))
     blind = sum(row["seen"] is False for row in rows)
     for line in (
-        f"shared by all cells of a pair: {floor.shared:.1%}; {count(planned, 'pair')} per stage find "
+        f"shared by all cells of a pair: {measured.shared:.1%}; {count(planned, 'pair')} per stage find "
         f"{once.effect:.1%} with {once.power:.0%} and {twice.effect:.1%} with {twice.power:.0%}",
         *([f"{count(blind, 'cell')} with a threshold below what is visible: raise it"] if blind else []),
         f"stored in {path}",

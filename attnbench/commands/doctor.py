@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Look at the machine for about ten seconds: GPU, clocks, load, limits, timer, and a short self-test.
 
-    Two fresh processes measure one small cell in turns; how far these may differ is the noise floor.
+    Two fresh processes measure one small cell in turns; how far these may differ is the noise.
     Exit code: 0; 3 only where nothing can be measured.
 
     Example: attnbench doctor --format json
@@ -110,7 +110,7 @@ def _document(found: Sequence[Condition], test: SelfTest | None) -> dict[str, An
     if test is not None:
         tested = {
             "device": test.device,
-            "noise_floor": test.floor if test.floor < 1000 else None,
+            "noise_floor": test.noise if test.noise < 1000 else None,
             "pairs": [list(pair) for pair in test.pairs],
             "samples": test.samples,
             "flagged": dict(test.flagged),

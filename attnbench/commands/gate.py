@@ -33,7 +33,9 @@ def command(
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
-    noise: Annotated[Path | None, typer.Option(help="A noise floor; default results/noise/<suite>.json.")] = None,
+    noise: Annotated[
+        Path | None, typer.Option(help="What calibrate stored; default results/noise/<suite>.json.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
@@ -132,7 +134,7 @@ def _revisions(
     from dataclasses import replace
 
     from attnbench.analysis.compare.findings import by_importance, names
-    from attnbench.analysis.compare.noise import default_path, floor_for
+    from attnbench.analysis.compare.noise import default_path, noise_for
     from attnbench.analysis.run import read_run
     from attnbench.measure.gate_pairs import UNTIMED, expand_both, loosened, side, tier0, tier1, timed_twins
     from attnbench.measure.git_worktrees import checkouts
@@ -146,7 +148,7 @@ def _revisions(
             notes += loosened(effective(suites[0].gate), gate)
         folder = out or _default_folder(suites[1].name)
         here = machine(device_for(str(file), suites[1].impls, device))
-        floor, said = floor_for(noise or default_path(suites[1].name), here, asked=noise is not None)
+        measured_noise, said = noise_for(noise or default_path(suites[1].name), here, asked=noise is not None)
         told = [{**here, **suite.definitions, "seed": order_seed(suites[1].text)} for suite in suites]
         plans = [
             assembled(suite.cells, suites[1].measure, suites[1].limits, environment)
@@ -164,7 +166,7 @@ def _revisions(
             if tier == 0:
                 return replace(found, notes=(*found.notes, UNTIMED)), folder
             tell(said)
-            timed, more = tier1((before, after), timed_twins((before, after), told), gate, floor, pairs, tell)
+            timed, more = tier1((before, after), timed_twins((before, after), told), gate, measured_noise, pairs, tell)
         runs = read_run(folder / "base"), read_run(folder / "head")
         named = names(runs[1].results)
         timed = [replace(f, name=named.get(f.subject, f.name)) for f in timed]

@@ -1,4 +1,4 @@
-"""attnbench floor: measured time beside the least this hardware could take."""
+"""attnbench roofline: measured times over the least that this hardware needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from attnbench.outputs._rows import Format, Row, write
 
 if TYPE_CHECKING:
-    from attnbench.analysis.roofline import Floor
+    from attnbench.analysis.roofline import Roofline
 
 
 def command(
@@ -20,9 +20,9 @@ def command(
 ) -> None:
     """Show, per series and size, the time over the larger of products / matmul rate and bytes · passes / copy rate.
 
-    Example: attnbench floor results/gpu-20260101-120000
+    Example: attnbench roofline results/gpu-20260101-120000
     """
-    from attnbench.analysis.roofline import floors
+    from attnbench.analysis.roofline import rooflines
     from attnbench.analysis.run import read_run
     from attnbench.errors import BadInput
     from attnbench.store.records import ENVIRONMENT
@@ -31,14 +31,14 @@ def command(
     rates = stored.environment.get("rates")
     if not isinstance(rates, dict) or not rates.get("copy_bytes_per_s") or "passes" not in stored.results:
         raise BadInput(
-            f"{run / ENVIRONMENT}: it has no measured rates of this hardware under 'rates', so there is no floor to "
-            "compare with. Measure again with this version of attnbench."
+            f"{run / ENVIRONMENT}: it has no measured rates of this hardware under 'rates', so there is no "
+            "roofline to compare with. Measure again with this version of attnbench."
         )
     cells = stored.results.set_index("key").to_dict("index")
-    found = floors(stored.results, rates)
+    found = rooflines(stored.results, rates)
     rows = [{**_cell(cells[f.key]), **_figures(f)} for f in found]
     shown = [{**_cell(cells[f.key]), **_glance(f)} for f in found]
-    write(rows, form, shown, numbers=("N", "C", "ms", "floor ms", "× floor"))
+    write(rows, form, shown, numbers=("N", "C", "ms", "roofline ms", "× roofline"))
     if form == "table":
         matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
         print(f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.")
@@ -56,15 +56,15 @@ def _cell(row: Mapping[Hashable, Any]) -> Row:
     }
 
 
-def _figures(floor: Floor) -> Row:
-    ratio = floor.ratio if floor.floor_s else None
-    return {"seconds": floor.seconds, "floor_s": floor.floor_s, "ratio": ratio, "bound": floor.bound}
+def _figures(roofline: Roofline) -> Row:
+    ratio = roofline.ratio if roofline.roofline_s else None
+    return {"seconds": roofline.seconds, "roofline_s": roofline.roofline_s, "ratio": ratio, "bound": roofline.bound}
 
 
-def _glance(floor: Floor) -> Row:
+def _glance(roofline: Roofline) -> Row:
     return {
-        "ms": f"{floor.seconds * 1e3:.3g}",
-        "floor ms": f"{floor.floor_s * 1e3:.3g}" if floor.floor_s else "",
-        "× floor": f"{floor.ratio:.3g}" if floor.floor_s else "nothing required",
-        "bound": floor.bound,
+        "ms": f"{roofline.seconds * 1e3:.3g}",
+        "roofline ms": f"{roofline.roofline_s * 1e3:.3g}" if roofline.roofline_s else "",
+        "× roofline": f"{roofline.ratio:.3g}" if roofline.roofline_s else "nothing required",
+        "bound": roofline.bound,
     }

@@ -305,7 +305,7 @@ def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins
 
 
 def tier1(
-    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, floor: Noise, pairs: int | None, tell: Tell
+    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, noise: Noise, pairs: int | None, tell: Tell
 ) -> tuple[list[Finding], list[str]]:
     """Both stages of the paired decision on wall_time, and on device_time where there is any and it is gated.
 
@@ -322,13 +322,13 @@ def tier1(
     asked = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
     thresholds = {key: max(t, 0.001) for key, t in sorted(asked, reverse=True)}  # of two metrics the smaller one
     threshold = min(thresholds.values())
-    wanted, once, twice = tier1_paired.pairs_for(thresholds, len(cells), floor)
+    wanted, once, twice = tier1_paired.pairs_for(thresholds, len(cells), noise)
     number = pairs or wanted
     once, twice = (
         replace(
             p,
             pairs=number,
-            power=tier1_paired.power(number, len(cells), p.effect, threshold, floor.typical, floor.shared),
+            power=tier1_paired.power(number, len(cells), p.effect, threshold, noise.typical, noise.shared),
         )
         for p in (once, twice)
     )
@@ -344,7 +344,7 @@ def tier1(
     notes = [promise]
     if once.power < tier1_paired.POWER:
         seen = tier1_paired.smallest_change(
-            number, len(cells), threshold, floor.typical, floor.shared, tier1_paired.POWER
+            number, len(cells), threshold, noise.typical, noise.shared, tier1_paired.POWER
         )
         notes.append(
             f"the threshold {threshold:.1%} is below what this machine can see in {count(number, 'pair')}: {seen:.1%}"

@@ -13,7 +13,7 @@ def check_can_measure(verb: str) -> None:
     if sys.platform == "win32" or not all(map(_there, ("fcntl", "resource"))):
         raise BadInput(
             f"attnbench {verb}: nothing can be measured on this system ({sys.platform}): that needs Linux (macOS is "
-            "not tried). Measure there, or under WSL 2; show, plot, compare, floor, estimate and list work here."
+            "not tried). Measure there, or under WSL 2; show, plot, compare, roofline, estimate and list work here."
         )
 
 

@@ -45,8 +45,8 @@ class SelfTest:
         return math.exp(mean(math.log(s) for pair in self.pairs for s in pair))
 
     @property
-    def floor(self) -> float:
-        """The noise floor: by how much identical code may seem to differ here, a fraction; infinite beyond 1000.
+    def noise(self) -> float:
+        """Noise: by how much identical code may seem to differ here, a fraction; infinite beyond 1000.
 
         The farther end of the 95 % interval of the mean log ratio second / first, over the turns.
         """

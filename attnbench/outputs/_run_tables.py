@@ -21,10 +21,10 @@ CROSSOVER_WORDS = (
     "size, of never at the largest. within noise: the interval of that ratio holds 1"
 )
 GROWTH_WORDS = (
-    "exponent: of a launch floor plus a power of the size where that law fits, else the log-log slope of the largest "
-    "sizes. nearest: the class of growth that fits these best, with its rms error; undecided where two do or none. "
-    "launch-bound: the floor is more than half of the total. agreement: of the exponent with what the definition "
-    "states. FLOPs grow as counted on the reference; (stated): torch cannot count more than 5 % of them"
+    "exponent: of a launch overhead plus a power of the size where that law fits, else the log-log slope of the "
+    "largest sizes. nearest: the class of growth that fits these best, with its rms error; undecided where two do "
+    "or none. launch-bound: the overhead is more than half of the total. agreement: of the exponent with what the "
+    "definition states. FLOPs grow as counted on the reference; (stated): torch cannot count more than 5 % of them"
 )
 
 _TITLES = {

@@ -140,7 +140,7 @@ def test_one_pair_and_too_few_for_the_threshold_are_undecided() -> None:
     assert {f.verdict for f in enough} == {"same"}
 
 
-def test_the_noise_floor_is_recovered_and_sets_what_can_be_seen() -> None:
+def test_the_noise_is_recovered_and_sets_what_can_be_seen() -> None:
     rng = np.random.default_rng(8)
     found = noise(pairs(rng, 40, own=0.02, shared=0.05))
     assert found.typical == pytest.approx(0.02, rel=0.25)

@@ -121,7 +121,7 @@ def test_without_proc_sys_and_nvml_nothing_fails(monkeypatch: pytest.MonkeyPatch
     assert "the system does not say" in " ".join(result.stdout.split())
 
 
-def test_the_noise_floor_is_told() -> None:
+def test_the_noise_is_shown() -> None:
     shifted = replace(QUIET, pairs=tuple((a, 1.1 * b) for a, b in QUIET.pairs))
     wild = replace(QUIET, pairs=((1e-9, 1.0), (1.0, 1e-9), (1e-9, 1.0)))
     found = [named(advice.measuring(test, {}))["A/A self-test"] for test in (QUIET, shifted, wild)]

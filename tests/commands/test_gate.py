@@ -198,7 +198,7 @@ def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(tmp_
     assert json.loads((root / "p" / "gate.json").read_text()) == json.loads(part.stdout)
 
 
-def test_calibrate_stores_a_noise_floor_that_the_gate_of_this_machine_takes(repository: Path) -> None:
+def test_calibrate_stores_noise_that_the_gate_of_this_machine_takes(repository: Path) -> None:
     small = SUITE.replace("{decayed: {half_life: [8]}}, identity", "identity").replace("64, 128, 256", "64, 128")
     (repository / "own.yaml").write_text(small)
     done = in_this_process(repository, "calibrate", "own.yaml", "--pairs", "3", "--format", "json")
@@ -211,9 +211,9 @@ def test_calibrate_stores_a_noise_floor_that_the_gate_of_this_machine_takes(repo
     stored = json.loads(path.read_text())
     assert stored["own"] == {cell["cell"]: cell["noise"] for cell in cells}
     found = noise.read(path)
-    assert noise.floor_for(path, dict(found.machine), asked=True)[1].startswith("noise floor from 3 pairs")
+    assert noise.noise_for(path, dict(found.machine), asked=True)[1].startswith("noise from 3 pairs")
     with pytest.raises(BadInput, match="of another machine"):
-        noise.floor_for(path, {**found.machine, "cores": 999}, asked=True)
+        noise.noise_for(path, {**found.machine, "cores": 999}, asked=True)
 
 
 def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:

@@ -20,7 +20,7 @@ def test_two_workers_measure_here() -> None:
     assert found.samples >= 2 * self_test.TURNS * self_test.MEASURE.min_samples
     assert found.metrics >= {"wall_time_s", "flops", "peak_memory_bytes", "relative_error"}
     assert found.facts["threads"] == 1
-    assert found.floor > 0
+    assert found.noise > 0
 
 
 def test_the_workers_are_ended_when_one_is_lost() -> None:
@@ -51,7 +51,7 @@ def test_workers_take_turns_and_who_begins_changes() -> None:
     found = self_test.self_test("cpu", 1, start)
     assert [number for number, do in asked if do == "time"] == [0, 1, 1, 0] * (self_test.TURNS // 2)
     assert found.pairs == ((1.0, 2.0),) * self_test.TURNS
-    assert found.floor == pytest.approx(1.0)
+    assert found.noise == pytest.approx(1.0)
     assert (found.share("switched"), found.share("throttled")) == (0.5, 0.0)
 
 
@@ -62,10 +62,10 @@ def test_a_visit_that_is_not_ok_is_no_self_test() -> None:
         self_test.self_test("cpu", 1, lambda number, threads: worker)
 
 
-def test_the_noise_floor_covers_offset_and_spread() -> None:
-    assert QUIET.floor < 0.005
+def test_the_noise_covers_offset_and_spread() -> None:
+    assert QUIET.noise < 0.005
     shifted = replace(QUIET, pairs=tuple((a, 1.1 * b) for a, b in QUIET.pairs))
-    assert 0.1 < shifted.floor < 0.11
-    assert replace(QUIET, pairs=tuple((b, a) for a, b in shifted.pairs)).floor == pytest.approx(shifted.floor)
+    assert 0.1 < shifted.noise < 0.11
+    assert replace(QUIET, pairs=tuple((b, a) for a, b in shifted.pairs)).noise == pytest.approx(shifted.noise)
     wild = replace(QUIET, pairs=((1e-9, 1.0), (1.0, 1e-9), (1e-9, 1.0)))
-    assert wild.floor == math.inf
+    assert wild.noise == math.inf

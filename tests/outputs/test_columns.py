@@ -73,7 +73,7 @@ def operators(tmp_path: Path) -> list[str]:
     return ["sparse_transformer", "n^1.5", "reference,", "sdpa,", "(cuda:flash_attn)"]
 
 
-def floors(tmp_path: Path) -> list[str]:
+def rooflines(tmp_path: Path) -> list[str]:
     metrics = {"flops": 10**9, "reference_flops": 10**9, "bytes_required": 10**6, "passes": 1}
     what = stored.cell("softmax", "cuda:flash_attn_3", 1024)
     scout, visit = stored.visit(what, metrics=metrics), stored.timed(what, 1, 0.0123)
@@ -95,7 +95,7 @@ def shown(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("prints", [compared, calibrated, diagnosed, metrics, operators, floors, shown])
+@pytest.mark.parametrize("prints", [compared, calibrated, diagnosed, metrics, operators, rooflines, shown])
 def test_nothing_is_cut_in_any_table(
     prints: Callable[[Path], list[str]],
     width: int,

@@ -83,7 +83,7 @@ def test_going_on_with_a_foreign_folder_runs_no_code_of_it(mark: Path, verb: str
 
 @pytest.mark.parametrize(
     "words",
-    [["show"], ["floor"], ["plot", "--format", "svg"], ["compare", "."], ["gate", "quick", "--against"]],
+    [["show"], ["roofline"], ["plot", "--format", "svg"], ["compare", "."], ["gate", "quick", "--against"]],
     ids=lambda words: words[0],
 )
 def test_reading_a_foreign_folder_runs_no_code_of_it(
@@ -93,7 +93,7 @@ def test_reading_a_foreign_folder_runs_no_code_of_it(
     if words[0] == "gate":  # measuring is another matter
         monkeypatch.setattr("attnbench.measure.gate_pairs.against_stored", lambda *_: sys.exit(9))
     code, _ = attnbench(*words, path)
-    assert code == {"floor": 2, "gate": 9}.get(words[0], 0)
+    assert code == {"roofline": 2, "gate": 9}.get(words[0], 0)
     assert not mark.exists()
 
 

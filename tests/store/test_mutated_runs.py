@@ -27,7 +27,7 @@ from tests.mutated.runs import lines_of, mutated_folder, original_folder
 CASES = 110
 COMMANDS: tuple[Callable[[str, str], list[str]], ...] = (
     lambda original, mutated: ["plot", mutated, "--format", "svg"],
-    lambda original, mutated: ["floor", mutated],
+    lambda original, mutated: ["roofline", mutated],
     lambda original, mutated: ["compare", original, mutated, "--explain", "softmax"],
     lambda original, mutated: ["compare", original, mutated, "--across-machines", "--fail-on", "wall_time:5%"],
     lambda original, mutated: ["show", mutated, "--format", "csv", "--baseline", "softmax:sdpa"],

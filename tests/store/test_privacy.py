@@ -90,11 +90,11 @@ def test_a_directory_that_was_removed_is_no_reason_to_fail(home: Path) -> None:
 
 def test_a_gates_decision_is_stored_without_its_places(home: Path) -> None:
     one, two = (folder(home / "runs" / name, [visit(), timed(CELL, 1, 1e-3)]) for name in ("one", "two"))
-    found = replace(compare(read_run(one), read_run(two)), notes=(f"a noise floor from '{home}/floor.json'",))
+    found = replace(compare(read_run(one), read_run(two)), notes=(f"noise from '{home}/noise.json'",))
     (home / "work" / "gate").mkdir()
     store(home / "work" / "gate", found)
     text = (home / "work" / "gate" / "gate.json").read_text()
     assert str(home.parent) not in text
     (stored,) = json.loads(text)["comparisons"]
     assert (stored["before"], stored["after"]) == ("~/runs/one", "~/runs/two")
-    assert stored["notes"] == ["a noise floor from '~/floor.json'"]
+    assert stored["notes"] == ["noise from '~/noise.json'"]

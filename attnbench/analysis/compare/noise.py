@@ -1,4 +1,4 @@
-"""The stored noise floor: what `attnbench calibrate` found on this machine, and what the gate plans with."""
+"""Stored noise: what `attnbench calibrate` found on this machine, and what the gate plans with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Calibration:
 
 
 def default_path(suite: str) -> Path:
-    """Where the noise floor of a suite is stored unless the user says otherwise."""
+    """Where the noise of a suite is stored unless the user says otherwise."""
     return Path("results") / "noise" / f"{suite}.json"
 
 
@@ -60,7 +60,7 @@ def read(path: Path) -> Calibration:
     sound = isinstance(own, dict) and isinstance(data.get("machine"), dict) and isinstance(data.get("pairs"), int)
     numbers = [shared, *(own.values() if isinstance(own, dict) else ())]
     if not sound or shared is None or not all(_is_sd(value) for value in numbers):
-        raise BadInput(f"{path}: not a noise floor that `attnbench calibrate` wrote. Remove it and calibrate again.")
+        raise BadInput(f"{path}: not noise that `attnbench calibrate` wrote. Remove it and calibrate again.")
     if data.get("turns") != TURNS:
         raise BadInput(f"{path}: its pairs were not of {TURNS} turns, as the gate's are now. Calibrate again.")
     assert isinstance(own, dict)
@@ -76,8 +76,8 @@ def machine_of(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: environment.get(name) for name in MACHINE}
 
 
-def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tuple[Noise, str]:
-    """The noise floor to plan with, and a sentence about where it comes from.
+def noise_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tuple[Noise, str]:
+    """The noise to plan with, and a sentence about where it comes from.
 
     asked: the user named the file, so that one of another machine is an error. Raises BadInput.
     """
@@ -97,5 +97,5 @@ def floor_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
     noise = found.noise
     return (
         noise,
-        f"noise floor from {count(noise.pairs, 'pair')}: {noise.typical:.1%} per cell, {noise.shared:.1%} shared",
+        f"noise from {count(noise.pairs, 'pair')}: {noise.typical:.1%} per cell, {noise.shared:.1%} shared",
     )

@@ -10,7 +10,7 @@ HARDWARE = ("device", "system", "machine", "cpu", "cores", "gpu_name")
 SOFTWARE = ("threads", "instruction_set", "torch")
 
 MACHINE = (*HARDWARE, *SOFTWARE)
-"""Between two runs, and for a stored noise floor: what time and memory depend on whatever the code is."""
+"""Between two runs, and for stored noise: what time and memory depend on whatever the code is."""
 
 ONE_RUN = (*MACHINE, "python", "allocator", "cuda", "cudnn", "tf32")
 """Within one run, with the digests of `measured_code`: nothing may be another after a resume."""

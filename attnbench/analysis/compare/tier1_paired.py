@@ -105,7 +105,7 @@ def pair_estimates(pairs: pd.DataFrame) -> dict[str, Estimate]:
 
 
 def noise(pairs: pd.DataFrame) -> Noise:
-    """The noise floor from pairs of one revision against itself."""
+    """The noise from pairs of one revision against itself."""
     found = pair_estimates(pairs)
     known = {key: e for key, e in found.items() if e.known}
     shared = max((e.shared * e.rounds for e in known.values()), default=math.nan)
@@ -229,14 +229,14 @@ def power(pairs: int, cells: int, effect: float, threshold: float, own: float, s
     return both
 
 
-def pairs_for(thresholds: Mapping[str, float], cells: int, floor: Noise) -> tuple[int, Power, Power]:
+def pairs_for(thresholds: Mapping[str, float], cells: int, noise: Noise) -> tuple[int, Power, Power]:
     """How many pairs each stage takes: the fewest that find the smallest threshold in a typical cell with POWER and
     twice it with POWER_TWICE, and that leave no cell undecided.
 
     thresholds: by key, of the gated ones among `cells`. A cell that MOST_PAIRS would not decide is none to wait for.
     Returns the pairs with what they promise for both; at most MOST_PAIRS, and then the promise is less.
     """
-    own, shared, threshold = floor.typical, floor.shared, min(thresholds.values())
+    own, shared, threshold = noise.typical, noise.shared, min(thresholds.values())
     pairs = FEWEST_PAIRS
     while pairs < MOST_PAIRS and not (
         power(pairs, cells, threshold, threshold, own, shared) >= POWER
@@ -244,7 +244,7 @@ def pairs_for(thresholds: Mapping[str, float], cells: int, floor: Noise) -> tupl
     ):
         pairs += 1
     for key, its in thresholds.items():
-        noisy = floor.own.get(key, own)
+        noisy = noise.own.get(key, own)
         if decided(MOST_PAIRS, cells, its, noisy, shared):
             pairs = next(n for n in range(pairs, MOST_PAIRS + 1) if decided(n, cells, its, noisy, shared))
     once, twice = (

@@ -23,7 +23,7 @@ Level = Literal["good", "note", "warning", "missing"]
 NOTHING = "Nothing to do."
 
 NOISY = 0.05
-"""A noise floor above this hides the changes that people look for."""
+"""Noise above this hides the changes that people look for."""
 
 BUSY_SHARE = 0.3
 """Of the cores: more work than this disturbs."""
@@ -191,11 +191,11 @@ def measuring(test: SelfTest | None, failures: Mapping[str, str]) -> list[Condit
 
 
 def _noise(test: SelfTest) -> Condition:
-    floor = test.floor
-    size = f"±{floor:.1%}" if floor < 1 else f"a factor of {min(1 + floor, 1000):.3g} or more"
+    noise = test.noise
+    size = f"±{noise:.1%}" if noise < 1 else f"a factor of {min(1 + noise, 1000):.3g} or more"
     call = shown(test.call_s, "s")
     found = f"{size}: so much may identical code differ between two processes ({len(test.pairs)} turns, call of {call})"
-    if floor > NOISY:
+    if noise > NOISY:
         todo = "See the warnings, measure more rounds, and decide on changes with `attnbench gate`: it takes turns."
         return Condition("A/A self-test", "warning", found, todo)
     return Condition("A/A self-test", "good", found, "`attnbench calibrate SUITE` measures it for the gate.")
