@@ -96,7 +96,7 @@ class Impl:
 
     load: imports lazily and returns the callable, so that listing impls imports no kernel.
     kernel: what runs, as stored in the `kernel` column where the worker cannot observe it.
-    why_not: (problem, params, device "cpu" | "cuda") -> the reason it cannot run here, or None.
+    why_not: (problem, params, torch's type of the device, such as "cpu") -> the reason it cannot run here, or None.
     synchronises: True where it waits for the device inside (then launches are not queued ahead).
     flops: (problem, params, mode) -> the products it executes, where it computes a cheaper exact form than the formula
     as written; None: it computes that.

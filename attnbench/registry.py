@@ -171,7 +171,11 @@ def allowed_values(param: Param) -> str:
 
 
 def why_not(operator: Operator, cell: Cell, device: str) -> str | None:
-    """The reason a cell cannot run on a device ("cpu" or "cuda"), or None."""
+    """The reason that a cell cannot run on a device, or None.
+
+    Args:
+        device: torch's type of the device, such as "cpu".
+    """
     problem, scope = cell.problem, cell.scope
     outside = outside_definition(operator, problem, cell.params, scope)
     return _impl_why_not(operator.forms[scope], cell, device) if outside is None else outside
@@ -190,13 +194,18 @@ def outside_definition(operator: Operator, problem: Problem, params: Params, sco
     return _sentence(operator.why_not(problem, params, scope), "why_not")
 
 
+def device_type_of(impl: str) -> str | None:
+    """torch's type of the only device that an impl runs on: CUDA for `cuda` and its variants; None: it can be any."""
+    return "cuda" if impl.split(":")[0] == "cuda" else None
+
+
 def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
     if cell.impl in ("reference", "compiled"):
         return None
     impl: Impl | None = form.impls.get(cell.impl)
     if impl is None:
         return f"has no impl {cell.impl}"
-    if cell.impl.split(":")[0] == "cuda" and device != "cuda":
+    if device_type_of(cell.impl) not in (None, device):
         return "needs a CUDA device"
     return _sentence(impl.why_not(cell.problem, cell.params, device), f"why_not of {cell.impl}")
 

@@ -14,15 +14,13 @@ MAX_EXACT_DIM = 128
 """Of few_keys in float32 without TF32: beyond, no tile fits into registers."""
 
 
-def why_not(
-    problem: Problem, device: str, max_head_dim: int = MAX_HEAD_DIM, max_exact_dim: int = MAX_HEAD_DIM
-) -> str | None:
-    """The reason, or None: Triton, an NVIDIA GPU of compute capability 8.0 or more, D ≤ max_head_dim, no float64.
+def why_not(problem: Problem, max_head_dim: int = MAX_HEAD_DIM, max_exact_dim: int = MAX_HEAD_DIM) -> str | None:
+    """The reason that a kernel cannot run on a CUDA device, or None: Triton, an NVIDIA GPU of compute capability 8.0
+    or more, D ≤ max_head_dim, no float64. That the device is one of CUDA is the registry's question.
 
-    max_exact_dim: the bound on D where float32 is not TF32, whose products take more registers.
+    Args:
+        max_exact_dim: the bound on D where float32 is not TF32, whose products take more registers.
     """
-    if device != "cuda":
-        return "needs a CUDA device"
     if importlib.util.find_spec("triton") is None:
         return "needs Triton: pip install 'attnbench[kernels]'"
     if torch.version.hip is not None:

@@ -4,6 +4,7 @@ trusted, or BadInput."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -102,6 +103,10 @@ def _is_param(value: object) -> bool:
     return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch("[a-z][a-z0-9_]{0,30}", value))
+
+
 def _are_rates(value: Mapping[str, Any]) -> bool:
     return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
 
@@ -152,7 +157,7 @@ _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
 _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "key": ("text", is_text),
     "cell": (f"an object with {', '.join(CELL_COLUMNS)}, each of its type", _is_cell),
-    "device": ("cpu, cuda", lambda value: value in ("cpu", "cuda")),
+    "device": ("a name of lower-case letters, digits and _", _is_name),
     "round": _up_to(10**4),
     "process": _up_to(10**7),
     "order": _up_to(10**7),

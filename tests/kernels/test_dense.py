@@ -90,9 +90,10 @@ def test_the_package_is_called_with_tokens_before_heads(monkeypatch: pytest.Monk
 def test_the_package_is_asked_for_and_its_limits_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.setattr("importlib.util.find_spec", lambda name: None)
-        assert "not installed" in str(sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype("bfloat16"), "cpu"))
+        assert "not installed" in str(sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype("bfloat16")))
     monkeypatch.setitem(sys.modules, "flash_attn", stand_in([]))
-    said: dict[Dtype, str | None] = {d: sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype(d), "cpu") for d in DTYPES}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    said: dict[Dtype, str | None] = {d: sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype(d)) for d in DTYPES}
     assert [d for d, reason in said.items() if reason is None] == ["bfloat16", "float16"]
-    assert "256" in str(sdpa_backends.why_not_flash_attn(Problem(8, 512, dtype="float16"), "cpu"))
-    assert "multiples of 8" in str(sdpa_backends.why_not_flash_attn(Problem(8, 20, dtype="float16"), "cpu"))
+    assert "256" in str(sdpa_backends.why_not_flash_attn(Problem(8, 512, dtype="float16")))
+    assert "multiples of 8" in str(sdpa_backends.why_not_flash_attn(Problem(8, 20, dtype="float16")))

@@ -254,7 +254,7 @@ _FIELD_EVIL: dict[str, tuple[Any, ...]] = {
     "round": (None, -1, 1.5, "1", True, 2**70, [1]),
     "process": (None, -1, 1.5, "1", False, 2**70),
     "order": (None, -1, 0.5, "1", 2**70),
-    "device": (None, "tpu", "", 0, "CPU"),
+    "device": (None, "a gpu", "", 0, "CPU", "x" * 40),
     "cell": (None, {}, [], "softmax", 1),
     "reason": (None, 1, ["x"]),
     "kernel": (None, 1, {}),

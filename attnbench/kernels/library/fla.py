@@ -18,7 +18,7 @@ MAX_FEATURES = 256
 KERNEL = "flash-linear-attention: chunk_simple_gla"
 
 
-def why_not_fla(problem: Problem, device: str, features: int) -> str | None:
+def why_not_fla(problem: Problem, features: int) -> str | None:
     """The reason the library cannot run this here, or None."""
     if not problem.causal:
         return "flash-linear-attention has causal kernels only"
@@ -26,7 +26,7 @@ def why_not_fla(problem: Problem, device: str, features: int) -> str | None:
         return "needs flash-linear-attention: pip install flash-linear-attention"
     if features > MAX_FEATURES:
         return f"flash-linear-attention's chunk kernels take at most {MAX_FEATURES} features, not {features}"
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 def attend_with_fla(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0, log_keep: Tensor | None = None) -> Tensor:

@@ -68,7 +68,7 @@ def flash_attn(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.transpose(1, 2)
 
 
-def why_not_flash_attn(problem: Problem, device: str) -> str | None:
+def why_not_flash_attn(problem: Problem) -> str | None:
     """The reason that the package cannot run, or None."""
     if importlib.util.find_spec("flash_attn") is None:
         return "the package flash-attn is not installed: pip install flash-attn --no-build-isolation"
@@ -76,6 +76,6 @@ def why_not_flash_attn(problem: Problem, device: str) -> str | None:
         return f"flash-attn takes float16 and bfloat16, not {problem.dtype}"
     if problem.head_dim > 256 or problem.head_dim % 8:
         return f"flash-attn takes head dimensions up to 256 that are multiples of 8, not {problem.head_dim}"
-    if device == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+    if torch.cuda.get_device_capability() < (8, 0):
         return "flash-attn needs compute capability 8.0 (Ampere) or more"
     return None

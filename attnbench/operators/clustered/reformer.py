@@ -238,7 +238,7 @@ def _chunked() -> Callable[..., Tensor]:
 
 
 def _chunked_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 CORE = Form(

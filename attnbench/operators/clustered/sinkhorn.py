@@ -225,7 +225,7 @@ def _fused() -> Callable[..., Tensor]:
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 FUSED = "attnbench Triton: sinkhorn (causal: balanced by torch; sortcut: torch SDPA over the sorted blocks)"

@@ -253,7 +253,7 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
         return "the kernel has the one-step gradient: bptt would keep the codes of every step"
     if params["rank"] > MAX_RANK:
         return f"rank {params['rank']} is more than the {MAX_RANK} that one program holds"
-    return kernel_why_not(problem, device, max_head_dim=problem.head_dim)
+    return kernel_why_not(problem, max_head_dim=problem.head_dim)
 
 
 KERNEL = "attnbench Triton: factorisation"

@@ -88,7 +88,7 @@ def _forced(backend: str) -> Impl:
 
     def why_not(problem: Problem, params: Params, device: str) -> str | None:
         if backend == "flash_attn":
-            return why_not_flash_attn(problem, device)
+            return why_not_flash_attn(problem)
         return why_not_forced(backend, problem, device)
 
     return Impl(load, "flash-attn package" if backend == "flash_attn" else f"torch SDPA, {backend} forced", why_not)

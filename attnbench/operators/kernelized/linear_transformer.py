@@ -68,7 +68,7 @@ def _fused() -> Callable[..., Tensor]:
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 def _fla() -> Callable[..., Tensor]:
@@ -79,7 +79,7 @@ def _fla() -> Callable[..., Tensor]:
 
 
 def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not_fla(problem, device, problem.head_dim)
+    return why_not_fla(problem, problem.head_dim)
 
 
 CORE = Form(

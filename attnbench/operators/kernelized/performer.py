@@ -144,7 +144,7 @@ def _fused() -> Callable[..., Tensor]:
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 def _fla() -> Callable[..., Tensor]:
@@ -155,7 +155,7 @@ def _fla() -> Callable[..., Tensor]:
 
 
 def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not_fla(problem, device, features_count(problem, params))
+    return why_not_fla(problem, features_count(problem, params))
 
 
 CORE = Form(

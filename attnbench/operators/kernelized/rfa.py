@@ -133,7 +133,7 @@ def _fused() -> Callable[..., Tensor]:
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if gated(problem, params):
         return "the fused scan does not forget: it has no gate"
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 def _fla() -> Callable[..., Tensor]:
@@ -150,7 +150,7 @@ def _fla() -> Callable[..., Tensor]:
 
 
 def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not_fla(problem, device, 2 * params["m"])
+    return why_not_fla(problem, 2 * params["m"])
 
 
 CORE = Form(

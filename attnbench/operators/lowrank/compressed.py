@@ -106,7 +106,7 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM) if problem.causal else None
+    return why_not(problem, max_exact_dim=MAX_EXACT_DIM) if problem.causal else None
 
 
 CORE = Form(

@@ -113,7 +113,7 @@ def _cuda_layer() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM)
+    return why_not(problem, max_exact_dim=MAX_EXACT_DIM)
 
 
 CUDA = Impl(_cuda, "attnbench Triton: margins, few_keys", _cuda_why_not)

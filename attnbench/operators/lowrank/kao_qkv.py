@@ -129,7 +129,7 @@ def _cuda_layer() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device)
+    return why_not(problem)
 
 
 CUDA = Impl(_cuda, "attnbench Triton: margins; torch SDPA", _cuda_why_not)

@@ -81,7 +81,7 @@ def _few_keys() -> Callable[..., Tensor]:
 
 
 def _few_keys_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, device, max_exact_dim=MAX_EXACT_DIM)
+    return why_not(problem, max_exact_dim=MAX_EXACT_DIM)
 
 
 CORE = Form(

@@ -43,18 +43,18 @@ def reference(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: 
 
 def accelerated(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **others: Tensor) -> Tensor:
     """The same, each group by the fast GPU path of its form."""
-    return _apply(problem, parts, (q, k, v), others, lambda inner, part: _fast(inner, part)[0].load())
+    return _apply(problem, parts, (q, k, v), others, lambda inner, part: _fast(inner, part, q.device.type)[0].load())
 
 
-def why_not(problem: Problem, parts: Sequence[Part]) -> str | None:
+def why_not(problem: Problem, parts: Sequence[Part], device: str) -> str | None:
     """The reason one of the groups has no fast GPU path, or None."""
-    return next(filter(None, (_fast(inner, part)[1] for inner, part in groups(problem, parts))), None)
+    return next(filter(None, (_fast(inner, part, device)[1] for inner, part in groups(problem, parts))), None)
 
 
-def _fast(problem: Problem, part: Part) -> tuple[Impl, str | None]:
+def _fast(problem: Problem, part: Part, device: str) -> tuple[Impl, str | None]:
     """The form's `cuda`, or `sdpa` where the best GPU path is listed as that; with the reason against it."""
     impls = [part.form.impls[name] for name in ("cuda", "sdpa") if name in part.form.impls]
-    reasons = [impl.why_not(problem, part.params, "cuda") for impl in impls]
+    reasons = [impl.why_not(problem, part.params, device) for impl in impls]
     return next(((i, r) for i, r in zip(impls, reasons, strict=True) if r is None), (impls[0], reasons[0]))
 
 

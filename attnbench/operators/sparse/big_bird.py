@@ -157,7 +157,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     from attnbench.kernels.flex import windows
 
     if params["kind"] == "mixed_heads":
-        return _mixed.why_not(problem, parts(params))
+        return _mixed.why_not(problem, parts(params), device)
     b, m = cut(problem, params)
     if m > 1 and windows.TILE % b and b % windows.TILE:
         return f"its block mask has tiles of {windows.TILE} tokens: a block of {b} neither divides nor fills them"

@@ -121,7 +121,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     from attnbench.kernels.flex import windows
 
     if params["kind"] == "mixed_heads":
-        return _mixed.why_not(problem, parts(params))
+        return _mixed.why_not(problem, parts(params), device)
     length = class_length(problem.seq_len, dilation(problem, params))
     return windows.why_not(problem, length, length + global_count(problem, params))
 

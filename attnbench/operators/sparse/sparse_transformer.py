@@ -144,7 +144,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     from attnbench.kernels.flex import windows as flex
 
     if params["heads"] == "split":
-        return _mixed.why_not(problem, parts(problem, params))
+        return _mixed.why_not(problem, parts(problem, params), device)
     return flex.why_not(problem, problem.seq_len, 2 * problem.seq_len)
 
 

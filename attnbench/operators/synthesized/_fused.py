@@ -70,7 +70,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if params["kind"] == "factorized_random":
         return "kind factorized_random is exactly one SDPA call: impl sdpa"
     if params["kind"] == "factorized_dense":
-        return kernel_why_not(problem, device, max_head_dim=128)
+        return kernel_why_not(problem, max_head_dim=128)
     return None
 
 
