@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnbench.plan.suite import cells, read
+from attnbench.plan.cells import cells
+from attnbench.plan.suite import read
 from attnbench.problem import Problem
 from attnbench.registry import operators
 

@@ -13,8 +13,9 @@ from attnbench.errors import BadInput
 from attnbench.problem import BASELINE
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
-from attnbench.store.trusted_json import REPAIR, read_text, short
+from attnbench.store.trusted_json import REPAIR, read_text
 from attnbench.terminal import escaped
+from attnbench.units import quoted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,7 +64,7 @@ class Run:
     def _named(self, key: str) -> str:
         value = self.suite.get(key) or ""
         if not isinstance(value, str):
-            raise BadInput(f"{self.folder / SUITE}: {key} = {short(value)}; allowed: a name. {REPAIR}")
+            raise BadInput(f"{self.folder / SUITE}: {key} = {quoted(value)}; allowed: a name. {REPAIR}")
         return escaped(value)
 
     @cached_property

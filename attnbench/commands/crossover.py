@@ -72,6 +72,7 @@ def command(
     from attnbench.measure.open_run import begin, device_for
     from attnbench.measure.stored_search import name_sizes, write_request
     from attnbench.plan import suite as suites
+    from attnbench.plan.cells import cells
     from attnbench.plan.search_request import SearchRequest, suite_text
 
     if resume is not None:
@@ -84,7 +85,7 @@ def command(
         shape = {"batch": batch, "heads": heads, "channels": channels, "dtype": dtype, "causal": causal}
         text = suite_text(request, shape, seq_len, mode, scope, param or [], operators_from or [])
         suite = suites.from_text(text, "the command line", Path.cwd())
-        templates = _templates(suites.cells(suite), request.names())
+        templates = _templates(cells(suite), request.names())
         session = begin(suite, device_for(suite.where, suite.impls, device), out)
         write_request(request, session.journal.folder)
     searches, code = _run(request, session, templates)

@@ -12,6 +12,7 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.plan import suite as suites
+from attnbench.plan.cells import cells
 from attnbench.plan.operator_facts import definitions
 from attnbench.problem import columns_of
 from attnbench.registry import operators
@@ -33,8 +34,8 @@ def expansion(request: Mapping[str, Any]) -> dict[str, Any]:
         chosen = [name for name in asked if name in known] if request["lenient"] else asked
         nothing = bool(asked) and not chosen
         read = suites.override(read, operators=chosen, impls=request["impls"])
-        cells = [] if nothing else suites.cells(read)
-        told = definitions(cells, places)
+        expanded = [] if nothing else cells(read)
+        told = definitions(expanded, places)
     except BadInput as error:
         return {"refused": str(error)}
     return {
@@ -44,7 +45,7 @@ def expansion(request: Mapping[str, Any]) -> dict[str, Any]:
         "measure": asdict(read.measure),
         "limits": asdict(read.limits),
         "gate": asdict(read.gate),
-        "cells": [columns_of(cell) for cell in cells],
+        "cells": [columns_of(cell) for cell in expanded],
         "definitions": told,
     }
 

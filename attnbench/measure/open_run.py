@@ -41,7 +41,7 @@ class Session:
 
 def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
     """The plan of a suite on a device, with the environment. Imports the operators."""
-    from attnbench.plan.suite import cells
+    from attnbench.plan.cells import cells
 
     code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
     made = cells(suite)

@@ -1,31 +1,26 @@
-"""YAML → Suite → Cells. Every mistake names the file, the key path, the value and what is allowed, all at once."""
+"""YAML → Suite. Every mistake names the file, the key path, the value and what is allowed, all at once."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attnbench
 from attnbench.errors import BadInput
-from attnbench.own_code import own_errors
 from attnbench.plan.mistakes import Notes
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
-from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
-from attnbench.registry import Source, operators, outside_definition, resolve
+from attnbench.problem import Mode, ParamValue, Problem, Scope
+from attnbench.registry import operators as known_operators
 from attnbench.thresholds import Gate
 from attnbench.units import quoted, seconds, suggestion, whole
 from attnbench.yaml_file import parse, read_text
 
-if TYPE_CHECKING:
-    from attnbench.operator import Operator
-
 Grid = Mapping[str, tuple[ParamValue, ...]]
+"""The values of an operator's parameters, by name; they multiply."""
 
 MAX_ROUNDS = 1000
 
@@ -155,7 +150,7 @@ def override(
 
     notes = Notes("the command line")
     data = parse(suite.text, suite.where)
-    known = dict(_sources(suite))
+    known = known_operators(suite.operators_from)
     if operators:
         names = _checked("--operator", operators, lambda name: read_operator_name(known)(name), notes)
         kept = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
@@ -183,111 +178,3 @@ def _checked(option: str, values: Sequence[Any], read: Any, notes: Notes) -> lis
         except ValueError as error:
             notes.add(option, str(error))
     return list(dict.fromkeys(split))
-
-
-def _sources(suite: Suite) -> dict[str, Source]:
-    return operators(suite.operators_from)
-
-
-def cells(suite: Suite) -> list[Cell]:
-    """Every cell, in a fixed order. Imports the operators, and torch with them.
-
-    Cells outside an operator's definition are among them: the runner records these as skipped, with the reason.
-    Raises BadInput with all mistakes: parameters, impls that no operator has, cells given twice.
-    """
-    notes = Notes(suite.where)
-    sources = _sources(suite)
-    loaded = {name: sources[name].load() for name, _ in suite.operators}
-    variants = [(name, params) for name, grid in suite.operators for params in _params(name, loaded[name], grid, notes)]
-    _check_impls(suite, loaded, notes)
-    notes.close()
-    found: dict[str, Cell] = {}
-    for cell in _expand(suite, loaded, variants):
-        if cell.key in found:
-            notes.add(f"operators.{cell.operator}", f"the params {dict(cell.params)} are given twice; remove one")
-        found[cell.key] = cell
-    notes.close()
-    for name, source in sources.items():
-        if name in loaded and not source.shipped:
-            _check_contract(source, loaded[name], [cell for cell in found.values() if cell.operator == name])
-    return list(found.values())
-
-
-def _params(name: str, operator: Operator, grid: Grid, notes: Notes) -> list[Params]:
-    sound = len(notes.found)
-    for key, values in grid.items():
-        if key not in operator.params:
-            allowed = ", ".join(operator.params) or "none: it takes no parameters"
-            near = suggestion(key, operator.params)
-            notes.add(f"operators.{name}.{key}", f"unknown parameter{near}; allowed: {allowed}")
-            continue
-        for value in values:
-            try:
-                resolve(operator, {key: value})
-            except ValueError as error:
-                notes.add(f"operators.{name}", str(error))
-    if len(notes.found) > sound:
-        return []
-    return [resolve(operator, dict(zip(grid, point, strict=True))) for point in itertools.product(*grid.values())]
-
-
-def _check_impls(suite: Suite, loaded: Mapping[str, Operator], notes: Notes) -> None:
-    known = {name for operator in loaded.values() for name in _impl_names(operator)}
-    for index, impl in enumerate(suite.impls):
-        if ":" in impl and impl not in known:
-            variants = sorted(name for name in known if ":" in name)
-            allowed = ", ".join(variants) or "none: these operators have no variants"
-            near = suggestion(impl, variants)
-            notes.add(f"impls[{index}]", f"no operator of the suite has {quoted(impl)}{near}; allowed: {allowed}")
-
-
-def _impl_names(operator: Operator) -> list[str]:
-    return list(dict.fromkeys(name for form in operator.forms.values() for name in form.impls))
-
-
-def _expand_impls(suite: Suite, operator: Operator) -> list[str]:
-    """The suite's impls as this operator has them. `cuda` stays where there is none, to be recorded as skipped."""
-    has = _impl_names(operator)
-    result: list[str] = []
-    for impl in suite.impls:
-        if impl in ("reference", "compiled"):
-            result.append(impl)
-        elif ":" in impl:
-            result += [impl] if impl in has else []
-        else:
-            result += [name for name in has if name.split(":")[0] == impl] or (["cuda"] if impl == "cuda" else [])
-    return list(dict.fromkeys(result))
-
-
-def _expand(suite: Suite, loaded: Mapping[str, Operator], variants: Sequence[tuple[str, Params]]) -> Iterator[Cell]:
-    for sweep in suite.sweep:
-        at = problems(sweep, suite.problem)
-        for name, params in variants:
-            impls = _expand_impls(suite, loaded[name])
-            for impl, scope, mode, problem in itertools.product(impls, suite.scope, suite.mode, at):
-                yield Cell(name, impl, scope, mode, problem, params)
-
-
-def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -> None:
-    """Asks a user's operator for what every operator has, so that what is missing is said before anything is run."""
-    from attnbench.operator import Cost, Form
-
-    place = source.location
-    for scope, form in operator.forms.items():
-        if scope not in ("core", "layer") or not isinstance(form, Form):
-            raise BadInput(f"{place}: forms has {quoted(scope)}; allowed: 'core' and 'layer', each a Form. Correct it.")
-        for impl in form.impls:
-            if not isinstance(impl, str) or not re.fullmatch(r"[a-z0-9_]+(:[a-z0-9_]+)?", impl):
-                raise BadInput(
-                    f"{place}: an impl is named {quoted(impl)}; allowed: small letters, digits and _, with a variant "
-                    "after a colon, such as cuda:flash. Rename it."
-                )
-    for cell in cells:
-        with own_errors(f"{place}: why_not"):
-            outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
-        if outside is None:
-            with own_errors(f"{place}: cost"):
-                cost = operator.forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
-            if not isinstance(cost, Cost):
-                raise BadInput(f"{place}: cost returns {type(cost).__name__}, not Cost. See CONTRIBUTING.md, 4.")
-            return

@@ -14,7 +14,8 @@ from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS
 from attnbench.store.columns import COLUMNS, dtype_of
 from attnbench.store.records import LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit
-from attnbench.store.trusted_json import REPAIR, read_text, short
+from attnbench.store.trusted_json import REPAIR, read_text
+from attnbench.units import quoted
 
 
 def frame(visits: Sequence[Visit]) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
     text = text[: text.rfind("\n") + 1]
     head = text.partition("\n")[0].rstrip("\r")
     if head != ",".join(SAMPLE_COLUMNS):
-        raise BadInput(f"{path}, line 1: {short(head)}; allowed: {','.join(SAMPLE_COLUMNS)}. {REPAIR}")
+        raise BadInput(f"{path}, line 1: {quoted(head)}; allowed: {','.join(SAMPLE_COLUMNS)}. {REPAIR}")
     types = dict.fromkeys(("key", "clock", "flags"), "str")
     try:
         table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")

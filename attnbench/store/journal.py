@@ -19,7 +19,8 @@ from attnbench.files import replace, storing, to_be_continued, write
 from attnbench.interrupts import held
 from attnbench.store.reading import parse_visits
 from attnbench.store.records import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit
-from attnbench.store.trusted_json import REPAIR, decoded, parse_object, read_text, short
+from attnbench.store.trusted_json import REPAIR, decoded, parse_object, read_text
+from attnbench.units import quoted
 
 HEADER = ",".join(SAMPLE_COLUMNS) + "\n"
 
@@ -107,7 +108,7 @@ def _without_orphans(data: bytes, path: Path, visits: Sequence[Visit]) -> str | 
     text = decoded(data, path, torn=True)
     head, *rows = text[: text.rfind("\n") + 1].splitlines(keepends=True) or [""]
     if head != HEADER:
-        raise BadInput(f"{path}, line 1: {short(head)}; allowed: {HEADER.strip()}. {REPAIR}")
+        raise BadInput(f"{path}, line 1: {quoted(head)}; allowed: {HEADER.strip()}. {REPAIR}")
     finished = {(v.key, str(v.round), str(v.process)) for v in visits}
     whole = HEADER + "".join(row for row in rows if tuple(row.split(",", 3)[:3]) in finished)
     return None if whole.encode() == data else whole

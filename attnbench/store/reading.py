@@ -24,8 +24,8 @@ from attnbench.store.trusted_json import (
     parse_object,
     read_bytes,
     read_text,
-    short,
 )
+from attnbench.units import quoted
 
 
 def read_visits(folder: Path) -> list[Visit]:
@@ -39,7 +39,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
     environment = parse_object(read_text(path), str(path))
     for name, (allowed, good) in _ENVIRONMENT.items():
         if name in environment and not good(environment[name]):
-            raise BadInput(f"{path}: {name} = {short(environment[name])}; allowed: {allowed}. {REPAIR}")
+            raise BadInput(f"{path}: {name} = {quoted(environment[name])}; allowed: {allowed}. {REPAIR}")
     return environment
 
 
@@ -71,7 +71,7 @@ def parse_visit(text: str, where: str) -> Visit:
     for name, value in values.items():
         allowed, good = _FIELDS[name]
         if not good(value):
-            raise BadInput(f"{where}: {name} = {short(value)}; allowed: {allowed}. {REPAIR}")
+            raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {allowed}. {REPAIR}")
     values["warnings"] = tuple(values.get("warnings", ()))
     cell = values["cell"] = {name: values["cell"][name] for name in CELL_COLUMNS}
     try:
@@ -79,7 +79,7 @@ def parse_visit(text: str, where: str) -> Visit:
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise BadInput(f"{where}: cell cannot be: {error}. {REPAIR}") from None
     if key != values["key"]:
-        raise BadInput(f"{where}: key = {short(values['key'])}, but its cell is {key}. {REPAIR}")
+        raise BadInput(f"{where}: key = {quoted(values['key'])}, but its cell is {key}. {REPAIR}")
     return Visit(**values)
 
 

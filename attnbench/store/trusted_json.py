@@ -78,12 +78,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def short(value: object) -> str:
-    """A value for a message, cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def is_whole(value: object) -> bool:
     """A whole number of 0 … 2⁶³ − 1."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

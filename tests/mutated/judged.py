@@ -20,6 +20,7 @@ from attnbench.commands.compare import write as write_comparison
 from attnbench.errors import BadInput
 from attnbench.outputs import csv, markdown, table
 from attnbench.outputs import json as json_output
+from attnbench.plan import cells as expansion
 from attnbench.plan import suite as suites
 from attnbench.thresholds import Gate
 from tests.mutated.mutation import Mutation
@@ -46,7 +47,7 @@ def judge_suite(folder: Path, draw: random.Random, *, cells: bool) -> Outcome:
     try:
         found = suites.read(path)
         if cells:
-            suites.cells(found)
+            expansion.cells(found)
     except BadInput as error:
         _is_message(str(error), str(path))
         refused = True

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from attnbench.errors import BadInput
+from attnbench.plan.cells import cells
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Limits, Measure
-from attnbench.plan.suite import Suite, cells, from_text, load, override, shipped
+from attnbench.plan.suite import Suite, from_text, load, override, shipped
 from attnbench.problem import Problem
 from attnbench.registry import operators, why_not
 from attnbench.thresholds import Gate
