@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.measure.machine.advice import Condition
+    from attnbench.measure.machine.condition import Condition
     from attnbench.measure.self_test import SelfTest
 
 VERSION = 1
@@ -44,9 +44,10 @@ def command(
 def _examine() -> tuple[list[Condition], SelfTest | None]:
     """Every condition, and the self-test of the first device on which it gave something."""
     from attnbench.measure.machine import advice, environment, load
+    from attnbench.measure.machine.host import usable_cores
 
-    host = [*advice.host(load.watch()), advice.clock(load.clock())]  # before torch's own work
-    cores = environment.usable_cores()
+    host = [*advice.processor(load.watch()), advice.clock(load.clock())]  # before torch's own work
+    cores = usable_cores()
     try:
         import torch
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
-from attnbench.measure.machine import advice, environment, nvml
+from attnbench.measure.machine import advice, environment, host, nvml
 from attnbench.measure.stored_search import SEARCH
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
@@ -55,7 +55,7 @@ def machine(device: str) -> dict[str, Any]:
     """The environment of what is measured on a device from here."""
     import torch
 
-    return _environment(device, min(torch.get_num_threads(), environment.usable_cores()))
+    return _environment(device, min(torch.get_num_threads(), host.usable_cores()))
 
 
 def assembled(cells: Sequence[Cell], measure: Measure, limits: Limits, found: Mapping[str, Any]) -> Plan:
@@ -109,7 +109,7 @@ def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
         return int(limits.memory_fraction * found["gpu"]["memory_bytes"])
     sizes = [b for b in (found["memory_bytes"], found["cgroup_memory_bytes"]) if b]
     share = int(limits.memory_fraction * min(sizes)) if sizes else 2**33
-    available = environment.memory_available_bytes()
+    available = host.memory_available_bytes()
     return share if available is None else min(share, available)
 
 
@@ -236,7 +236,7 @@ def others_on_gpu(device: str) -> list[str]:
 
 def disturbances() -> list[str]:
     """What on the host would make numbers worse, as sentences with what to do."""
-    return [f"{c.subject}: {c.found}. {c.todo}" for c in advice.host() if c.level == "warning"]
+    return [f"{c.subject}: {c.found}. {c.todo}" for c in advice.processor() if c.level == "warning"]
 
 
 def _environment(device: str, threads: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import IO, Any
 from attnbench import descendants, interrupts
 from attnbench.errors import printable
 from attnbench.measure.machine import allocator
-from attnbench.measure.machine.environment import out_of_memory_kills
+from attnbench.measure.machine.host import out_of_memory_kills
 from attnbench.store.records import CAUSE_OF, Cause, Status
 
 FATAL = ("oom", "crashed")

@@ -12,9 +12,10 @@ from typer.testing import CliRunner, Result
 
 from attnbench.__main__ import app
 from attnbench.measure import self_test, worker_process
-from attnbench.measure.machine import advice, environment, nvml
+from attnbench.measure.machine import advice, nvml
+from attnbench.measure.machine import host as processor
 from attnbench.measure.machine import load as machine
-from attnbench.measure.machine.advice import Condition
+from attnbench.measure.machine.condition import NOTHING, Condition
 from attnbench.measure.machine.load import Clock, Load
 from attnbench.measure.self_test import SelfTest
 
@@ -109,11 +110,11 @@ def test_without_proc_sys_and_nvml_nothing_fails(monkeypatch: pytest.MonkeyPatch
     def none(*given: object, **more: object) -> None:
         return None
 
-    monkeypatch.setattr(environment, "_lines", lambda path: [])
+    monkeypatch.setattr(processor, "_lines", lambda path: [])
     monkeypatch.setattr(machine, "STAT", tmp_path / "stat")
     monkeypatch.setattr(machine, "CLOCK_SOURCE", tmp_path / "source")
     for name in ("affinity", "governor", "load", "memory_bytes", "memory_available_bytes", "cgroup_cpus"):
-        monkeypatch.setattr(environment, name, none)
+        monkeypatch.setattr(processor, name, none)
     monkeypatch.setattr(nvml, "nvml", none)
     monkeypatch.setattr(self_test, "self_test", stands_in(QUIET))
     result = doctor()
@@ -135,7 +136,7 @@ def test_metrics_are_those_that_were_measured() -> None:
     assert found.found == "on cpu: wall_time, flops, peak_memory, relative_error"
     assert found.todo.startswith("device_time, energy")
     every = replace(QUIET, metrics=COLUMNS | {"device_time_s", "energy_j"})
-    assert named(advice.measuring(every, {}))["metrics"].todo == advice.NOTHING
+    assert named(advice.measuring(every, {}))["metrics"].todo == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -157,10 +158,10 @@ def test_disturbed_samples_are_told_with_what_to_do(flagged: dict[str, int], wor
 def host(monkeypatch: pytest.MonkeyPatch, seen: Load | None, facts: dict[str, Any]) -> dict[str, Condition]:
     calm = {"cpu": "A CPU", "cores": 4, "machine": "x86_64", "affinity": [0, 1, 2, 3], "cgroup_cpus": None}
     calm |= {"load": 0.1, "governor": "performance", "cgroup_memory_bytes": None, "memory_bytes": 2**34}
-    monkeypatch.setattr(environment, "host", lambda: {**calm, **facts})
-    monkeypatch.setattr(environment, "usable_cores", lambda: 4)
-    monkeypatch.setattr(environment, "memory_available_bytes", lambda: facts.get("available", 2**33))
-    return named(advice.host(seen))
+    monkeypatch.setattr(processor, "facts", lambda: {**calm, **facts})
+    monkeypatch.setattr(processor, "usable_cores", lambda: 4)
+    monkeypatch.setattr(processor, "memory_available_bytes", lambda: facts.get("available", 2**33))
+    return named(advice.processor(seen))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_the_host(
     found = host(monkeypatch, load, facts)
     assert found[subject].level == level
     assert {c.level for name, c in found.items() if name != subject} == {"good"}
-    assert (found[subject].todo != advice.NOTHING) or level == "good"
+    assert (found[subject].todo != NOTHING) or level == "good"
 
 
 def test_the_clock() -> None:

@@ -14,9 +14,10 @@ from attnbench.__main__ import app
 from attnbench.commands import doctor
 from attnbench.errors import BadInput
 from attnbench.measure import open_run, worker_process
-from attnbench.measure.machine import advice, environment
+from attnbench.measure.machine import advice
+from attnbench.measure.machine import host as processor
 from attnbench.measure.machine import nvml as gpu
-from attnbench.measure.machine.advice import Condition
+from attnbench.measure.machine.condition import Condition
 from attnbench.plan.settings import Limits
 
 CALM: dict[str, Any] = {
@@ -32,9 +33,9 @@ CALM: dict[str, Any] = {
 
 
 def found(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> dict[str, Condition]:
-    monkeypatch.setattr(environment, "host", lambda: {**CALM, **facts})
-    monkeypatch.setattr(environment, "usable_cores", lambda: 4)
-    return {c.subject: c for c in advice.host()}
+    monkeypatch.setattr(processor, "facts", lambda: {**CALM, **facts})
+    monkeypatch.setattr(processor, "usable_cores", lambda: 4)
+    return {c.subject: c for c in advice.processor()}
 
 
 def test_a_calm_machine_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_a_gpu_whose_first_worker_is_lost_is_a_message(monkeypatch: pytest.Monke
 def test_no_cell_may_need_more_than_is_available(
     available: int | None, bytes_: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "memory_available_bytes", lambda: available)
+    monkeypatch.setattr(processor, "memory_available_bytes", lambda: available)
     found = {"device": "cpu", "memory_bytes": 1000, "cgroup_memory_bytes": None}
     assert open_run.memory_limit(Limits(memory_fraction=0.8), found) == bytes_
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.measure.machine import environment
+from attnbench.measure.machine import environment, host
 
 
 def test_what_numbers_depend_on_is_there() -> None:
@@ -31,11 +31,11 @@ def test_no_host_name_no_path_no_user() -> None:
 
 
 def test_usable_cores_heed_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "affinity", lambda: [0, 1, 2, 3])
-    monkeypatch.setattr(environment, "cgroup_cpus", lambda: 1.5)
-    assert environment.usable_cores() == 1
-    monkeypatch.setattr(environment, "cgroup_cpus", lambda: None)
-    assert environment.usable_cores() == 4
+    monkeypatch.setattr(host, "affinity", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(host, "cgroup_cpus", lambda: 1.5)
+    assert host.usable_cores() == 1
+    monkeypatch.setattr(host, "cgroup_cpus", lambda: None)
+    assert host.usable_cores() == 4
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ def test_control_group_quotas_are_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, cpus: float | None
 ) -> None:
     (tmp_path / name).write_text(text)
-    monkeypatch.setattr(environment, "_cgroups", lambda: [tmp_path])
-    assert environment.cgroup_cpus() == cpus
+    monkeypatch.setattr(host, "_cgroups", lambda: [tmp_path])
+    assert host.cgroup_cpus() == cpus
 
 
 def test_control_group_memory_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(environment, "_cgroups", lambda: [tmp_path])
+    monkeypatch.setattr(host, "_cgroups", lambda: [tmp_path])
     (tmp_path / "memory.max").write_text("max")
-    assert environment.cgroup_memory_bytes() is None
+    assert host.cgroup_memory_bytes() is None
     (tmp_path / "memory.max").write_text(str(2**20))
-    assert environment.cgroup_memory_bytes() == 2**20
-    assert environment.memory_available_bytes() == 2**20
+    assert host.cgroup_memory_bytes() == 2**20
+    assert host.memory_available_bytes() == 2**20
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_control_group_memory_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_what_others_in_the_control_group_hold_is_not_available(
     limit: str, use: str, cache: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(environment, "_cgroups", lambda: [tmp_path / "absent", tmp_path])
+    monkeypatch.setattr(host, "_cgroups", lambda: [tmp_path / "absent", tmp_path])
     (tmp_path / limit).write_text(str(2**24))
     (tmp_path / use).write_text(str(2**23))
-    assert environment.memory_available_bytes() == 2**24 - 2**23
+    assert host.memory_available_bytes() == 2**24 - 2**23
     (tmp_path / "memory.stat").write_text(f"anon 5\n{cache} {2**22}\n")
-    assert environment.memory_available_bytes() == 2**24 - 2**23 + 2**22
-    assert environment.cgroup_memory_bytes() == 2**24
+    assert host.memory_available_bytes() == 2**24 - 2**23 + 2**22
+    assert host.cgroup_memory_bytes() == 2**24
     (tmp_path / use).write_text(str(2**25))
-    assert environment.memory_available_bytes() == 0
+    assert host.memory_available_bytes() == 0

@@ -14,7 +14,7 @@ from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.summary import summarise
 from attnbench.commands import doctor, roofline
 from attnbench.commands import list as listed
-from attnbench.measure.machine.advice import Condition
+from attnbench.measure.machine.condition import Condition
 from attnbench.outputs import comparison, table
 from attnbench.outputs._columns import lines
 from attnbench.outputs._rows import print_table

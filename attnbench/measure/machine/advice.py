@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from attnbench.measure.machine import environment
+from attnbench.measure.machine import host
+from attnbench.measure.machine.condition import NOTHING, Condition, gib
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
     from attnbench.measure.machine.load import Clock, Load
     from attnbench.measure.self_test import SelfTest
 
-Level = Literal["good", "note", "warning", "missing"]
-
-NOTHING = "Nothing to do."
 
 NOISY = 0.05
 """Noise above this hides the changes that people look for."""
@@ -45,26 +42,16 @@ METRICS = {
 """By metric, the column that shows that it was measured."""
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One line. level: `missing` takes a way of measuring away, `warning` makes numbers worse, `note` bounds them."""
-
-    subject: str
-    level: Level
-    found: str
-    todo: str = NOTHING
-
-
-def host(load: Load | None = None) -> list[Condition]:
+def processor(load: Load | None = None) -> list[Condition]:
     """The processor and its memory. load: what the processor was seen to do; None: what the system states is told."""
-    facts = environment.host()
-    cores = environment.usable_cores()
+    facts = host.facts()
+    cores = host.usable_cores()
     return [
         Condition("processor", "good", f"{facts['cpu']}, {count(facts['cores'], 'core')}, {facts['machine']}"),
         _cores(facts),
         _load(load, facts["load"], cores),
         _governor(facts["governor"]),
-        _memory(facts, environment.memory_available_bytes()),
+        _memory(facts, host.memory_available_bytes()),
     ]
 
 
@@ -113,8 +100,8 @@ def _memory(facts: Mapping[str, Any], available: int | None) -> Condition:
     total, limit = facts.get("memory_bytes"), facts["cgroup_memory_bytes"]
     if available is None:
         return Condition("memory", "note", "the system does not say", "Set limits.memory in the suite, such as 8GiB.")
-    found = f"{_gib(available)} available" + (f" of {_gib(total)}" if total else "")
-    found += f", a control group allows {_gib(limit)}" if limit else ""
+    found = f"{gib(available)} available" + (f" of {gib(total)}" if total else "")
+    found += f", a control group allows {gib(limit)}" if limit else ""
     if total is not None and available < total / 4:
         todo = "Free some: cells predicted to need more than is available are skipped."
         return Condition("memory", "warning", found, todo)
@@ -131,7 +118,7 @@ def clock(found: Clock) -> Condition:
 
 
 def software(facts: Mapping[str, Any], usable: int) -> list[Condition]:
-    """torch, its threads and its instruction set, Triton, attnbench. facts: environment.json; usable: cores."""
+    """torch, its threads and its instruction set, Triton, attnbench. facts: host.json; usable: cores."""
     found = [
         Condition("torch", "good", f"{facts.get('torch')}, Python {facts.get('python')}"),
         _threads(facts.get("threads"), usable),
@@ -215,11 +202,11 @@ def _samples(test: SelfTest) -> Condition:
 
 
 def gpu(facts: Mapping[str, Any], others: Sequence[str], unknown: str | None = None) -> list[Condition]:
-    """The GPU in use. facts: environment.json of a run on it; others: who else computes on it; unknown: why that
+    """The GPU in use. facts: host.json of a run on it; others: who else computes on it; unknown: why that
     cannot be known, or None.
     """
     own: Mapping[str, Any] = facts.get("gpu") or {}
-    name = f"{own.get('name')}, {_gib(own.get('memory_bytes'))}, capability {own.get('capability')}"
+    name = f"{own.get('name')}, {gib(own.get('memory_bytes'))}, capability {own.get('capability')}"
     driver = f"{own.get('driver') or 'unknown'}, torch's CUDA {facts.get('cuda')}, cuDNN {facts.get('cudnn')}"
     found = [Condition("GPU", "good", name), Condition("driver", "good", driver)]
     missing = facts.get("nvml_missing")
@@ -275,7 +262,3 @@ def no_gpu(built_for: str | None, listed: int | None, why: str | None, visible: 
         found = "none" if listed == 0 else "this torch is built without CUDA; whether there is one is unknown"
     todo = "device_time, energy and impl cuda need one; everything else is measured on the CPU."
     return Condition("GPU", "missing", found + (f" ({why})" if why else ""), todo)
-
-
-def _gib(size: float | None) -> str:
-    return "unknown" if size is None else f"{size / 2**30:.3g} GiB"

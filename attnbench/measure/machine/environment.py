@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import attnbench
-from attnbench.measure.machine import allocator
+from attnbench.measure.machine import allocator, host
 
 PACKAGES = ("torch", "triton", "numpy", "pandas", "scipy", "nvidia-ml-py")
 
@@ -32,7 +29,7 @@ def collect(device: str) -> dict[str, Any]:
         "allocator": allocator.described(),
         "device": device,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **host(),
+        **host.facts(),
     }
     if device == "cuda":
         from attnbench.kernels.support import tf32_allowed
@@ -47,136 +44,14 @@ def collect(device: str) -> dict[str, Any]:
     return found
 
 
-def host() -> dict[str, Any]:
-    """The processor, its memory, and what limits or disturbs them."""
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "kernel_release": platform.release(),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "affinity": affinity(),
-        "governor": governor(),
-        "load": load(),
-        "memory_bytes": memory_bytes(),
-        "cgroup_cpus": cgroup_cpus(),
-        "cgroup_memory_bytes": cgroup_memory_bytes(),
-    }
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    if sys.platform == "darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def affinity() -> list[int] | None:
-    """The cores this process may run on, or None where the system does not say."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-
-
-def usable_cores() -> int:
-    """How many cores this process can really use: affinity and cgroup quota together."""
-    allowed = affinity()
-    cores = float(len(allowed) if allowed else os.cpu_count() or 1)
-    return max(1, int(min(cores, cgroup_cpus() or cores)))
-
-
-def governor() -> str | None:
-    """How the system chooses the clock of the first core; None where it does not say (most virtual machines)."""
-    return next(iter(_lines("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")), None)
-
-
-def load() -> float | None:
-    """Runnable tasks over the last minute."""
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return None
-
-
-def memory_bytes() -> int | None:
-    """The machine's memory."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-
-
-def memory_available_bytes() -> int | None:
-    """What a new process could take without swapping; never more than the control groups leave."""
-    available = memory_bytes()
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    limits = [b for b in (available, *_left_by_cgroups()) if b is not None]
-    return min(limits) if limits else None
-
-
-def cgroup_memory_bytes() -> int | None:
-    """The memory limit of the control group this process is in, or None."""
-    found = [_first(d / name) for d in _cgroups() for name in ("memory.max", "memory.limit_in_bytes")]
-    limits = [int(text) for text in found if text and text.isdigit()]
-    total = memory_bytes()
-    limits = [b for b in limits if total is None or b < total]
-    return min(limits) if limits else None
-
-
-def _left_by_cgroups() -> list[int]:
-    """Of each control group with a limit, limit less use; the page cache that it would drop first is no use."""
-    found = []
-    for folder in _cgroups():
-        for limit, use in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most, used = _first(folder / limit) or "", _first(folder / use) or "0"
-            if most.isdigit() and used.isdigit():
-                stated = dict(line.split(" ", 1) for line in _lines(str(folder / "memory.stat")) if " " in line)
-                droppable = int(stated.get("total_inactive_file") or stated.get("inactive_file") or 0)
-                found.append(max(0, int(most) - max(0, int(used) - droppable)))
-    return found
-
-
-def cgroup_cpus() -> float | None:
-    """The cores' worth of time that the control group allows, or None."""
-    found = []
-    for folder in _cgroups():
-        quota, _, period = (_first(folder / "cpu.max") or "").partition(" ")
-        if not quota:
-            quota, period = _first(folder / "cpu.cfs_quota_us") or "", _first(folder / "cpu.cfs_period_us") or ""
-        if quota.isdigit() and period.isdigit() and int(period):
-            found.append(int(quota) / int(period))
-    return min(found) if found else None
-
-
-def out_of_memory_kills() -> int | None:
-    """How often the kernel has killed for memory since boot; None where it does not say."""
-    for line in _lines("/proc/vmstat"):
-        if line.startswith("oom_kill "):
-            return int(line.split()[1])
-    return None
-
-
 def commit() -> str | None:
     """The git commit of attnbench's own checkout, "+" after it where files differ; None for an installed package."""
     root = Path(attnbench.__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    head = _output("git", "-C", str(root), "rev-parse", "HEAD")
-    changed = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--", "attnbench")
+    head = host.output_of("git", "-C", str(root), "rev-parse", "HEAD")
+    changed = host.output_of("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no", "--", "attnbench")
     return head + ("+" if changed else "") if head else None
-
-
-def _cgroups() -> list[Path]:
-    root = Path("/sys/fs/cgroup")
-    found = [root, root / "memory", root / "cpu"]
-    for line in _lines("/proc/self/cgroup"):
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        own = root.joinpath(*filter(None, controllers.split(",")[:1])) / path.strip("/")
-        found += [own, *(p for p in own.parents if root in p.parents)]
-    return list(dict.fromkeys(found))
 
 
 def _version(package: str) -> str | None:
@@ -184,22 +59,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _output(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _first(path: Path) -> str | None:
-    return next(iter(_lines(str(path))), None)
