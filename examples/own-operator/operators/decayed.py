@@ -1,7 +1,7 @@
 """y_i = Σ_j w_ij v_j / Σ_j w_ij over 0 ≤ i−j < c·H, with w_ij = exp(q_iᵀ k_j / √D) · 2^(−(i−j)/H); H: half-life, c 4.
 
-A made-up operator that shows what an operator file needs. Queries are taken in blocks of c·H, each with the keys of its
-own and the previous block, so nothing is quadratic in N.
+An invented operator that shows what an operator file needs. Queries are processed in blocks of c·H, each with the keys
+of the same and the previous block, so that nothing is quadratic in N.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ HALF_LIVES = 4
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
     n, width = problem.seq_len, HALF_LIVES * params["half_life"]
-    short = -n % width
-    q, k, v = (pad(x, (0, 0, 0, short)).unflatten(2, (-1, width)) for x in (q, k, v))  # [B, H, n, w, D]
+    padding = -n % width
+    q, k, v = (pad(x, (0, 0, 0, padding)).unflatten(2, (-1, width)) for x in (q, k, v))  # [B, H, n, w, D]
     k, v = (torch.cat([pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (k, v))  # [B, H, n, 2w, D]
     behind = torch.arange(width, device=q.device)[:, None] + width - torch.arange(2 * width, device=q.device)  # i − j
     bias = torch.where((behind >= 0) & (behind < width), -behind / params["half_life"] * 0.6931471805599453, -torch.inf)
@@ -38,7 +38,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The reference executes 2w keys per query where w are required, and fills the last block: at most twice."""
+    """The reference multiplies 2w keys per query where w are needed, and pads the last block."""
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     width = HALF_LIVES * params["half_life"]
     pairs = sum(min(i + 1, width) for i in range(min(n, width))) + max(0, n - width) * width
