@@ -20,12 +20,12 @@ from attnbench.analysis.compare import tier1_paired
 HEAD = """# How often the gate is wrong
 
 `make gate-study` records blocks of six fresh processes whose visits take turns as in `attnbench gate`: the base, the
-base again, and the base with one operator made slower by 2, 5, 10 and 25 % (by real work: log Γ of a calibrated count
-of numbers). Decisions are then made from groups of blocks drawn at random, by the gate and by three naive rules on the
-same samples. This page is its output.
+base again, and the base with one operator made slower by 2, 5, 10 and 25 % (real work: log Γ of a calibrated count of
+numbers). Decisions are then made from randomly drawn groups of blocks, by the gate and by three naive rules on the same
+samples. This page is generated from them.
 
-Groups that share blocks are not independent decisions. Beside each share stands a 95 % interval for as few decisions as
-there are *disjoint* groups of blocks ("independent"); where these are few it is wide, and that is what is known.
+Groups that share blocks are not independent decisions. Each share has a 95 % interval computed for as few decisions as
+there are *disjoint* groups of blocks ("independent"); where these are few, the interval is wide.
 """
 
 ALIKE = (("base", "again"), ("slower_2%", "slower_5%"), ("slower_10%", "slower_25%"))
@@ -71,10 +71,10 @@ def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], resampl
         yield "Too few blocks for any decision: the gate needs two pairs in each of its two stages."
         yield ""
         return
-    pairs, told = _plan(blocks, block_s)
-    yield told
+    pairs, plan = _plan(blocks, block_s)
+    yield plan
     yield ""
-    yield f"What was planted, as measured (median over blocks of the ratio to the base): {_achieved(blocks)}."
+    yield f"Planted slow-downs as measured (median over blocks of the ratio to the base): {_achieved(blocks)}."
     yield ""
     yield from _rules(blocks, pairs, resamples)
     yield _more_alarms(blocks, 2 * pairs, resamples)
@@ -88,13 +88,14 @@ def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
         dict.fromkeys(noise.own, GATE.thresholds["wall_time"]), len(blocks.keys), noise
     )
     used = min(wanted, len(blocks.numbers) // 2)
-    short = "" if used == wanted else f", all that {len(blocks.numbers)} blocks give,"
+    short = "" if used == wanted else f" (all that {len(blocks.numbers)} blocks give)"
     minutes = used * block_s / len(ALIKE) / 60
     return used, (
-        f"Noise of a pair, the base against itself: {noise.typical:.1%} per cell (four cells in five stay "
-        f"below), {noise.shared:.1%} shared by all cells. From it the gate plans {wanted} pairs per stage and promises "
-        f"to find {once.effect:.0%} with {once.power:.0%}, {twice.effect:.0%} with {twice.power:.0%}. The decisions "
-        f"below use {used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all cells."
+        f"Noise of a pair, the base against itself: {noise.typical:.1%} per cell (four cells in five stay below), "
+        f"{noise.shared:.1%} common to all cells. With it the gate plans {wanted} pairs per stage, which find "
+        f"{once.effect:.0%} with probability {once.power:.0%} and {twice.effect:.0%} with {twice.power:.0%}. The "
+        f"decisions below use {used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all "
+        "cells."
     )
 
 
@@ -117,11 +118,13 @@ def _rules(blocks: Blocks, pairs: int, resamples: int) -> Iterator[str]:
             others = [r.alarms for r in slower]
     yield ""
     steps = [f"{share:.0%}" for share in SLOW_DOWNS]
-    told = ", ".join(f"{x:.1%} at {step}" for x, step in zip(undecided, ["nothing", *steps], strict=True))
-    blamed = ", ".join(f"{x:.1%} at {step}" for x, step in zip(others, steps, strict=True))
+    undecided_shares = ", ".join(
+        f"{x:.1%} ({step})" for x, step in zip(undecided, ["nothing planted", *steps], strict=True)
+    )
+    blamed_shares = ", ".join(f"{x:.1%} ({step})" for x, step in zip(others, steps, strict=True))
     yield (
-        f"The gate is undecided in {told} planted; the naive rules never say so. Where one operator is slower the gate "
-        f"blames another one too in {blamed}."
+        f"The gate is undecided in {undecided_shares}; the naive rules never are. Where one operator is slower, the "
+        f"gate also blames another in {blamed_shares}."
     )
     yield ""
 
@@ -132,7 +135,7 @@ def _share(rate: Rates, share: float) -> str:
 
 
 def _achieved(blocks: Blocks) -> str:
-    told = []
+    slow_downs = []
     for share in SLOW_DOWNS:
         after = blocks.medians[f"slower_{share:.0%}"]
         ratios = [
@@ -140,55 +143,55 @@ def _achieved(blocks: Blocks) -> str:
             for cell in blocks.keys
             if cell.split(".")[0] == OPERATOR
         ]
-        told.append(f"{share:.0%}: {' and '.join(f'{ratio - 1:+.1%}' for ratio in ratios)}")
-    return "; ".join(told)
+        slow_downs.append(f"{share:.0%}: {' and '.join(f'{ratio - 1:+.1%}' for ratio in ratios)}")
+    return "; ".join(slow_downs)
 
 
 def _more_alarms(blocks: Blocks, each: int, resamples: int) -> str:
-    """False alarms on the operators that nothing was planted in."""
+    """False alarms on the operators without a planted slow-down."""
     cells = [cell for cell in blocks.keys if cell.split(".")[0] != OPERATOR]
     rule = partial(gate_rules.gate, cells=cells)
-    found = [rates(rule, blocks, a, b, each, resamples, "", seed) for seed, (a, b) in enumerate(ALIKE)]
-    alarms = float(np.mean([r.alarms for r in found]))
-    together = Rates(0.0, alarms, 0.0, sum(r.independent for r in found))
+    by_pair = [rates(rule, blocks, a, b, each, resamples, "", seed) for seed, (a, b) in enumerate(ALIKE)]
+    alarms = float(np.mean([r.alarms for r in by_pair]))
+    pooled = Rates(0.0, alarms, 0.0, sum(r.independent for r in by_pair))
     return (
-        f"The {len(cells)} cells that nothing was planted in are the same in all six processes. Three pairs of "
-        f"processes per block that have none in common give {together.independent} independent decisions on them: "
-        f"false alarms {_share(together, alarms)}."
+        f"The {len(cells)} cells without a planted slow-down run the same code in all six processes. Three disjoint "
+        f"pairs of processes per block give {pooled.independent} independent decisions on them: false alarms "
+        f"{_share(pooled, alarms)}."
     )
 
 
-def _complexities(found: Mapping[str, Any] | None) -> Iterator[str]:
-    if found is None:
+def _complexities(stored: Mapping[str, Any] | None) -> Iterator[str]:
+    if stored is None:
         return
-    planted: Mapping[str, str] = found["planted"]
+    planted: Mapping[str, str] = stored["planted"]
     yield "## Tier 0: lost complexity"
     yield ""
     yield "| planted | operators | found, same machine | found by growth alone, another machine |"
     yield "| --- | --- | ---: | ---: |"
     for kind in dict.fromkeys(planted.values()):
-        names = [name for name, its in planted.items() if its == kind]
-        told = ", ".join(name.rsplit("_", 1)[0] for name in names)
-        shares = " | ".join(f"{len({*names} & {*found[where]})} of {len(names)}" for where in ("here", "elsewhere"))
-        yield f"| {kind} | {told} | {shares} |"
-    yield f"| nothing | the same {len(planted)} | {len(found['unchanged'])} of {len(planted)} | |"
+        names = [name for name, loss in planted.items() if loss == kind]
+        operators = ", ".join(name.rsplit("_", 1)[0] for name in names)
+        shares = " | ".join(f"{len({*names} & {*stored[where]})} of {len(names)}" for where in ("here", "elsewhere"))
+        yield f"| {kind} | {operators} | {shares} |"
+    yield f"| nothing | the same {len(planted)} | {len(stored['unchanged'])} of {len(planted)} | |"
     yield ""
-    missed = [name.rsplit("_", 1)[0] for name in planted if name not in found["elsewhere"]]
+    missed = [name.rsplit("_", 1)[0] for name in planted if name not in stored["elsewhere"]]
     yield (
-        "Tier 0 has no chance in it: the figures repeat to the last digit. On another machine peak memory is not "
-        f"compared, only how it grows; {_listed(missed)} at these sizes (512, 1024, 2048)."
+        "Tier 0 is deterministic: the figures repeat to the last digit. On another machine peak memory is not "
+        f"compared, only its growth; {_listed(missed)} at these sizes (512, 1024, 2048)."
     )
     yield ""
 
 
 def _listed(missed: Sequence[str]) -> str:
     if not missed:
-        return "that is enough"
-    return f"that does not show in {', '.join(missed)}, whose own memory is still larger than a mask of N² bytes,"
+        return "that suffices"
+    return f"that misses the mask in {', '.join(missed)}, whose other memory is still larger than N² bytes,"
 
 
 def _plan_of(decision: Mapping[str, Any]) -> str:
-    """The plan that was printed, without how long it may take: that is estimated anew each time."""
+    """The plan as printed, without the time it may take, which is estimated again for each decision."""
     return re.sub(r" \(at most [^)]*\)", "", str(decision["plan"]))
 
 
@@ -200,9 +203,9 @@ def _outcomes(decisions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _live(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for plan, made in groupby(decisions, key=_plan_of):
-        same = list(made)
-        yield f"## {len(same)} whole decisions by `attnbench gate`"
+    for plan, group in groupby(decisions, key=_plan_of):
+        same = list(group)
+        yield f"## {len(same)} complete decisions by `attnbench gate`"
         yield ""
         yield f"After one `attnbench calibrate`. The plan: {plan}. {_outcomes(same)}"
         yield ""
