@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.analysis.crossover import BEYOND, Pair
-from attnbench.analysis.series import Panel, Point, Quantity, Series
+from attnbench.analysis.metric_values import Quantity
+from attnbench.analysis.series import Panel, Point, Series
 from attnbench.errors import BadInput
 from attnbench.problem import operator_and_impl
 from attnbench.store.records import ENDED_AS

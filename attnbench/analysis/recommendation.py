@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from attnbench.analysis.baseline import best_exact, is_exact
 from attnbench.analysis.interval import ratio
-from attnbench.analysis.series import Panel, Point, Quantity, Series
+from attnbench.analysis.metric_values import Quantity
+from attnbench.analysis.series import Panel, Point, Series
 
 
 @dataclass(frozen=True)

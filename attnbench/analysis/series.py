@@ -6,30 +6,15 @@ Only series of one panel are ever compared: same scope, mode, dtype, causality, 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from attnbench.analysis.interval import Estimate, estimates
 from attnbench.errors import BadInput
-from attnbench.metric import Curve, Metric
 from attnbench.problem import AXES, CELL_COLUMNS, Axis
-from attnbench.registry import metrics
 from attnbench.store.records import Cause
-
-if TYPE_CHECKING:
-    from attnbench.analysis.run import Run
-
-SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
-"""The metrics that tables, crossovers and pictures are about, in this order."""
-
-UNCOUNTED_SHARE = 0.05
-"""Of the FLOPs that a reference executes: where torch cannot count more than this, they are stated, not counted."""
-
-Origin = Literal["counted", "stated"]
 
 
 @dataclass(frozen=True)
@@ -198,117 +183,3 @@ def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]
 
 def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """A figure at one value of what a metric's curve is over, beside what it is judged by; None: not measured."""
-
-    at: str
-    value: float | None
-    beside: float | None
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """One metric over a run. values: by key, what a table shows (0 is a value). levels: by key, the same in logs with
-    how well it is known; a value of 0 has no level and stands outside every fit and ratio.
-
-    executed: of FLOPs alone, the level of what the reference executes, on which growth is judged. counted: the keys at
-    which that is a count, not a statement. curves: by key, of a metric that has one.
-    """
-
-    name: str
-    metric: Metric
-    values: Mapping[str, float]
-    levels: Mapping[str, Estimate]
-    executed: Mapping[str, Estimate] = field(default_factory=dict)
-    counted: frozenset[str] = frozenset()
-    curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
-
-    def growing(self, series: Series) -> tuple[list[tuple[int, Estimate]], Origin | None]:
-        """The sizes of a series with the levels on which growth is judged; of FLOPs, whether they are counts."""
-        levels = self.executed or self.levels
-        points = [point for point in series.points if point.key in levels]
-        found = [(point.size, levels[point.key]) for point in points]
-        if not self.executed:
-            return found, None
-        return found, "counted" if all(point.key in self.counted for point in points) else "stated"
-
-    def interval(self, key: str) -> tuple[float, float] | None:
-        """The 95 % interval of a value; None from one round, and where no rounds measured it."""
-        level = self.levels.get(key)
-        if level is None or not level.known or not self.metric.timed:
-            return None
-        return math.exp(level.level - level.half_width), math.exp(level.level + level.half_width)
-
-
-def metric_names() -> list[str]:
-    """The metrics there are: SHOWN first."""
-    found = metrics()
-    return [name for name in SHOWN if name in found] + [name for name in found if name not in SHOWN]
-
-
-def quantity(run: Run, name: str) -> Quantity:
-    """A metric of a run, by its name. peak_memory counts the parameters too, as a user's memory has to.
-
-    Raises BadInput where there is no such metric.
-    """
-    if name not in metric_names():
-        raise BadInput(f"--metric {name}: no such metric. Allowed: {', '.join(metric_names())}.")
-    metric = metrics()[name]
-    if metric.column not in run.results:
-        return Quantity(name, metric, {}, {})
-    # FLOPs are analytic: they stand where the call itself found no memory or no time.
-    had = ("ok", "oom", "timeout") if name == "flops" else ("ok",)
-    results = run.results.loc[run.results["status"].isin(had)].set_index("key")
-    column = results[metric.column]
-    if name == "peak_memory" and "parameter_bytes" in results:
-        column = column + results["parameter_bytes"].fillna(0)
-    values = _known(column)
-    if metric.timed:
-        found = estimates(run.visits, metric.column)
-        return Quantity(name, metric, values, {key: found[key] for key in values if key in found})
-    if name == "flops":
-        executed, counted = _executed(results)
-        return Quantity(name, metric, values, _exact(values), _exact(executed), counted)
-    return Quantity(name, metric, values, _exact(values), curves=_curves(results, metric.curve) if metric.curve else {})
-
-
-def _curves(results: pd.DataFrame, curve: Curve) -> dict[str, tuple[CurvePoint, ...]]:
-    def at(row: Mapping[Any, Any], column: str) -> float | None:
-        return None if pd.isna(row.get(column)) else float(row[column])
-
-    return {
-        str(key): tuple(
-            CurvePoint(name, at(row, curve.columns[name]), at(row, curve.beside[name])) for name in curve.columns
-        )
-        for key, row in results.to_dict("index").items()
-        if not all(pd.isna(row.get(column)) for column in curve.columns.values())
-    }
-
-
-def _known(column: pd.Series[Any]) -> dict[str, float]:
-    return {str(key): float(value) for key, value in column.dropna().items()}
-
-
-def _exact(values: Mapping[str, float]) -> dict[str, Estimate]:
-    return {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
-
-
-def _executed(results: pd.DataFrame) -> tuple[dict[str, float], frozenset[str]]:
-    """By key, the FLOPs that the reference executes: what torch counted and what it cannot count; and the keys at which
-    all but UNCOUNTED_SHARE of it was counted.
-
-    What cannot be counted is as stored. Where a run has not stored it, or nothing was counted, it is what `cost` states
-    beyond the count.
-    """
-    flops, reference, counted, uncounted = (
-        results[name].astype("Float64") if name in results else pd.Series(pd.NA, results.index, dtype="Float64")
-        for name in ("flops", "reference_flops", "flops_counted", "flops_uncounted")
-    )
-    counted = counted.where(counted > 0)
-    beyond = (reference.fillna(flops) - counted.fillna(0)).clip(lower=0)
-    uncounted = uncounted.where(counted.notna()).fillna(beyond)
-    total = counted.fillna(0) + uncounted
-    return _known(total), frozenset(_known(total[(uncounted <= UNCOUNTED_SHARE * total).fillna(False)]))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
+from attnbench.analysis.metric_values import SHOWN, CurvePoint, Origin, Quantity, metric_names, quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
-from attnbench.analysis.series import SHOWN, CurvePoint, Origin, Panel, Quantity, Series, metric_names, panels, quantity
+from attnbench.analysis.series import Panel, Series, panels
 from attnbench.errors import BadInput
 
 if TYPE_CHECKING:

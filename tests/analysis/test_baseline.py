@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from attnbench.analysis.baseline import best_exact, check, fate, named, pairs
-from attnbench.analysis.series import Point, panels, quantity
+from attnbench.analysis.metric_values import quantity
+from attnbench.analysis.series import Point, panels
 from attnbench.errors import BadInput
 from attnbench.store.records import Cause
 from tests.analysis.runs import laws

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
-from attnbench.analysis.series import panels, quantity
+from attnbench.analysis.series import panels
 from tests.analysis.runs import Law, laws
 
 SOFTMAX: Law = lambda n: 1e-6 * n**2  # noqa: E731

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.analysis.series import panels, quantity
+from attnbench.analysis.metric_values import quantity
+from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
 from tests.analysis.runs import cell, laws, run_of, sequence, visits_of

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import attnbench.measure.metrics
+from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.results import derive, write
 from attnbench.analysis.run import read_run
-from attnbench.analysis.series import quantity
 from attnbench.errors import BadInput
 from attnbench.problem import cell_of, columns_of
 from attnbench.store.columns import COLUMNS

@@ -24,7 +24,8 @@ from attnbench.analysis.compare.same_machine import HARDWARE, SOFTWARE
 from attnbench.analysis.compare.same_machine import differing as other
 from attnbench.analysis.compare.tier0_exact import exact_findings
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
-from attnbench.analysis.series import metric_names, panels
+from attnbench.analysis.metric_values import metric_names
+from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
 from attnbench.registry import metrics
 from attnbench.thresholds import Gate

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from attnbench.analysis.compare.findings import Finding, Verdict, names
+from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
-from attnbench.analysis.series import panels, quantity
+from attnbench.analysis.series import panels
 from attnbench.thresholds import Gate
 
 if TYPE_CHECKING:
