@@ -54,7 +54,7 @@ class Spent:
 def upto(run: Run, rounds: int, operator: str) -> Spent:
     """What a run knew, and had spent, after so many rounds."""
     part = replace(run, visits=run.visits[run.visits["round"] <= rounds])
-    table = summarise(part, ["wall_time"]).sections[0].tables[0]
+    table = summarise(part, ["wall_time"]).panels[0].tables[0]
     line = next(line for line in table.lines if line.series.operator == operator)
     found = line.against_baseline.crossings if line.against_baseline else ()
     best = min((c for c in found if c.at is not None), key=half_width, default=None)

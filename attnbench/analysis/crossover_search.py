@@ -30,7 +30,7 @@ LEAST_APART = 0.03
 LEAST_ROUNDS = 3
 
 
-class Bench(Protocol):
+class Prober(Protocol):
     """What a search measures with. Sizes are positions on the axis; the baseline is always measured beside a series."""
 
     def measure(self, series: str, size: int, round: int) -> None:
@@ -54,7 +54,7 @@ class Search:
     """
 
     series: str
-    bench: Bench
+    prober: Prober
     low: int
     high: int
     precision: float
@@ -81,11 +81,11 @@ class Search:
         if near is not None and near.at is not None and self.precision < half_width(near) < math.inf:
             self._flank(near.at, nearest=self._apart**0.5)
         for size in self.around:
-            self.bench.measure(self.series, size, self.rounds)
+            self.prober.measure(self.series, size, self.rounds)
 
     def found(self) -> Crossover:
         """What is known now."""
-        return crossover(self.bench.pairs(self.series))
+        return crossover(self.prober.pairs(self.series))
 
     def done(self) -> bool:
         """Whether to stop, with the reason in `ended`."""
@@ -111,7 +111,7 @@ class Search:
 
     def warnings(self) -> list[str]:
         """What speaks against a single crossing."""
-        measured = [p for p in self.bench.pairs(self.series) if not self.beyond or p.size < self.beyond.size]
+        measured = [p for p in self.prober.pairs(self.series) if not self.beyond or p.size < self.beyond.size]
         known = [*measured, *([self.beyond] if self.beyond else [])]
         gaps = [(p.label, gap) for p in known if (gap := side(p)) is not None]
         finite = [(label, gap) for label, gap in gaps if math.isfinite(gap)]
@@ -127,8 +127,8 @@ class Search:
     def _visit(self, size: int) -> float | None:
         if size not in self.sizes:
             self.sizes = sorted([*self.sizes, size])
-        self.bench.measure(self.series, size, self.rounds)
-        return side(next(p for p in self.bench.pairs(self.series) if p.size == size))
+        self.prober.measure(self.series, size, self.rounds)
+        return side(next(p for p in self.prober.pairs(self.series) if p.size == size))
 
     def _gallop(self) -> tuple[int, int] | None:
         """Neighbouring sizes with the crossing between them."""
@@ -142,13 +142,13 @@ class Search:
                 break
             if (gap < 0) != (first < 0):
                 if size < self.high:
-                    self.beyond = self.bench.once(self.series, min(self.allowed(size * STEP), self.high))
+                    self.beyond = self.prober.once(self.series, min(self.allowed(size * STEP), self.high))
                 return last, size
             last = size
         if first is None:
             self.ended = "cannot be compared at the smallest size"
             return None
-        self.beyond = self.bench.once(self.series, self.high)
+        self.beyond = self.prober.once(self.series, self.high)
         gap = side(self.beyond)
         if gap is not None and (gap < 0) != (first < 0):
             return last, self.high
@@ -188,8 +188,8 @@ class Search:
         self.around = sorted(s for s in ordered[:4] if abs(math.log(s / centre)) < math.log(STEP))
 
     def _pair(self, size: int) -> Pair:
-        found = next((p for p in self.bench.pairs(self.series) if p.size == size), None)
-        return found or self.bench.once(self.series, size)
+        found = next((p for p in self.prober.pairs(self.series) if p.size == size), None)
+        return found or self.prober.once(self.series, size)
 
     def _place(self, a: int, b: int) -> int:
         """Where a straight line in log-log crosses; the middle where one end has no ratio. Not one of the ends."""
@@ -202,7 +202,7 @@ class Search:
     def _why(self, half: float) -> str:
         if math.isinf(half):
             return "the crossing lies at the edge of what was measured, or nowhere"
-        pairs = [p for p in self.bench.pairs(self.series) if p.size in self.around and side(p) is not None]
+        pairs = [p for p in self.prober.pairs(self.series) if p.size in self.around and side(p) is not None]
         slope = (
             abs(_gap(pairs[-1]) - _gap(pairs[0])) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0
         )

@@ -68,7 +68,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class PanelReport:
     """One panel: its tables, one per metric, and what to use. skipped: series that ran elsewhere in the run and not
     here, with the reason."""
 
@@ -85,7 +85,7 @@ class Summary:
 
     name: str
     baseline: str
-    sections: tuple[Section, ...]
+    panels: tuple[PanelReport, ...]
     skipped: dict[str, str]
 
 
@@ -121,14 +121,14 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     time = next((known[name] for name in ("wall_time", "device_time") if known[name].values), None)
     memory, flops = known["peak_memory"], known["flops"]
     never = _never_ran(found)
-    sections = []
+    reports = []
     for panel in found:
         reference = named(panel, base)
         tables = tuple(_table(panel, q, reference, own) for q in shown)
         choices = recommendations(panel, time, memory, flops, own.exact) if time else []
         here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
-        sections.append(Section(panel, base, tables, tuple(choices), here))
-    return Summary(run.name, base, tuple(sections), never)
+        reports.append(PanelReport(panel, base, tables, tuple(choices), here))
+    return Summary(run.name, base, tuple(reports), never)
 
 
 def _measured(run: Run) -> list[str]:

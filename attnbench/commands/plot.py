@@ -27,11 +27,11 @@ def command(
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
-    from attnbench.outputs.plot import Form, draw
+    from attnbench.outputs.plot import PictureFormat, draw
 
     stored = read_run(run)
     summary = summarise(stored, metric or (), baseline, axis)
-    forms: tuple[Form, ...] = ("png", "svg") if form == "both" else (form,)
+    forms: tuple[PictureFormat, ...] = ("png", "svg") if form == "both" else (form,)
     folder = out or run / "plots"
     if out is None and folder.is_symlink():
         raise BadInput(f"{folder}: a link, by which a foreign run could write anywhere. Name a folder: --out.")

@@ -21,7 +21,7 @@ from attnbench.store.records import ENDED_AS, Visit
 
 @dataclass
 class Probes:
-    """`analysis.search.Bench` over worker processes. One process measures a round; another makes the scout's checks.
+    """`crossover_search.Prober` over worker processes. One process measures a round; another makes the scout's checks.
 
     series, baseline: a cell each, of any size, that the others differ from in size alone. plan: with no cells yet.
     column: the visits' column that is compared.
@@ -64,7 +64,7 @@ class Probes:
                 runner.visit(cell, round, sum(1 for _, r in made if r == round))
 
     def pairs(self, series: str) -> list[Pair]:
-        """See `analysis.search.Bench`. Visits of later rounds than were asked for, which a resumed run has, are left
+        """See `crossover_search.Prober`. Visits of later rounds than were asked for, which a resumed run has, are left
         out: so it takes the way that it took."""
         levels = estimates(frame([v for v in self.journal.visits if v.round <= self._round]), self.column)
         return [
@@ -74,7 +74,7 @@ class Probes:
         ]
 
     def once(self, series: str, size: int) -> Pair:
-        """See `analysis.search.Bench`; the call is the scout's."""
+        """See `crossover_search.Prober`; the call is the scout's."""
         own, base = self._pair(series, size)
         self._scout([own, base])
         return self._paired(series, size, self._called(own), self._called(base))

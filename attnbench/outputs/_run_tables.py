@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Exponent, Scaling
-from attnbench.analysis.summary import Figure, Line, Section, Summary, Table
+from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
 from attnbench.axes import place, size
 from attnbench.units import percent, plus_minus, shown, times
 
@@ -39,7 +39,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class Field:
     """A text with what a colour may repeat: best of its column, first win over the baseline."""
 
     text: str
@@ -54,7 +54,7 @@ class Block:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Field, ...], ...]
     sizes: bool = False
     notes: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ class Part:
 
 def parts(summary: Summary) -> list[Part]:
     """Every panel of a run."""
-    return [_part(section) for section in summary.sections]
+    return [_part(report) for report in summary.panels]
 
 
 def legend(summary: Summary) -> list[str]:
@@ -81,7 +81,7 @@ def legend(summary: Summary) -> list[str]:
         "impl: reference where none is named. Intervals are 95 %, from rounds; ±: half of one, relative, the row's "
         "median. An empty field was not measured.",
     ]
-    every = [line for section in summary.sections for table in section.tables for line in table.lines]
+    every = [line for report in summary.panels for table in report.tables for line in table.lines]
     lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
     lines += [f"growth: {GROWTH_WORDS}"] if any(x.scaling for x in every) else []
     reasons: dict[str, list[str]] = {}
@@ -95,12 +95,12 @@ def title(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def _part(section: Section) -> Part:
-    blocks = [*map(_figures, section.tables), *map(_curve, filter(_has_curve, section.tables))]
-    blocks += [*_crossovers(section), *_growths(section)]
-    if section.recommendations:
-        blocks.append(_choices(section.panel.axis, section.recommendations))
-    return Part(section.panel.title, tuple(blocks), tuple(_notes(section)))
+def _part(report: PanelReport) -> Part:
+    blocks = [*map(_figures, report.tables), *map(_curve, filter(_has_curve, report.tables))]
+    blocks += [*_crossovers(report), *_growths(report)]
+    if report.recommendations:
+        blocks.append(_choices(report.panel.axis, report.recommendations))
+    return Part(report.panel.title, tuple(blocks), tuple(_notes(report)))
 
 
 def _figures(table: Table) -> Block:
@@ -111,8 +111,8 @@ def _figures(table: Table) -> Block:
     for line in table.lines:
         by_label = {figure.label: figure for figure in line.figures}
         cells = [_figure(by_label.get(label), unit) for label in labels]
-        spread = (Cell(_spread(line.figures)),) if timed else ()
-        rows.append((Cell(line.series.name), *cells, *spread))
+        spread = (Field(_spread(line.figures)),) if timed else ()
+        rows.append((Field(line.series.name), *cells, *spread))
     if _has_curve(table):
         rows.append(_beside(table, labels))
     columns = (table.panel.axis, *labels, *(("±",) if timed else ()))
@@ -128,7 +128,7 @@ def _has_curve(table: Table) -> bool:
     return any(figure.curve for line in table.lines for figure in line.figures)
 
 
-def _beside(table: Table, labels: Sequence[str]) -> tuple[Cell, ...]:
+def _beside(table: Table, labels: Sequence[str]) -> tuple[Field, ...]:
     """What the figures are judged by, which is the same for every series."""
     metric = table.quantity.metric
     assert metric.curve is not None
@@ -139,7 +139,7 @@ def _beside(table: Table, labels: Sequence[str]) -> tuple[Cell, ...]:
         for point in figure.curve
         if point.at == metric.curve.main
     }
-    return Cell(metric.curve.beside_name), *(Cell(shown(values.get(label), metric.unit)) for label in labels)
+    return Field(metric.curve.beside_name), *(Field(shown(values.get(label), metric.unit)) for label in labels)
 
 
 def _curve(table: Table) -> Block:
@@ -151,18 +151,18 @@ def _curve(table: Table) -> Block:
         figure = max((f for f in line.figures if f.curve), key=lambda f: f.size, default=None)
         if figure is not None:
             name = f"{line.series.name} at {figure.label}"
-            rows.append((Cell(name), *(Cell(shown(point.value, "")) for point in figure.curve)))
-            rows.append((Cell(f"  {curve.beside_name}"), *(Cell(shown(p.beside, "")) for p in figure.curve)))
+            rows.append((Field(name), *(Field(shown(point.value, "")) for point in figure.curve)))
+            rows.append((Field(f"  {curve.beside_name}"), *(Field(shown(p.beside, "")) for p in figure.curve)))
     return Block(f"{title(table.quantity.name)} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
 
 
-def _figure(figure: Figure | None, unit: str) -> Cell:
+def _figure(figure: Figure | None, unit: str) -> Field:
     if figure is None:
-        return Cell("")
+        return Field("")
     if figure.value is None:
-        return Cell("" if figure.status == "ok" else figure.status)
+        return Field("" if figure.status == "ok" else figure.status)
     text = f"{WIN if figure.first_win else ''}{shown(figure.value, unit)}{BEST if figure.best else ''}"
-    return Cell(text, figure.best, figure.first_win)
+    return Field(text, figure.best, figure.first_win)
 
 
 def _spread(figures: Iterable[Figure]) -> str:
@@ -171,27 +171,27 @@ def _spread(figures: Iterable[Figure]) -> str:
     return percent(halves[len(halves) // 2]) if halves else ""
 
 
-def _crossovers(section: Section) -> Iterator[Block]:
-    axis = section.panel.axis
-    flops = {line.series: line for t in section.tables if t.quantity.name == "flops" for line in t.lines}
-    for table in section.tables:
+def _crossovers(report: PanelReport) -> Iterator[Block]:
+    axis = report.panel.axis
+    flops = {line.series: line for t in report.tables if t.quantity.name == "flops" for line in t.lines}
+    for table in report.tables:
         name = table.quantity.name
-        if name == "flops" and len(section.tables) > 1:
+        if name == "flops" and len(report.tables) > 1:
             continue
         lines = [line for line in table.lines if line.against_baseline or line.against_exact]
         exact = any(line.against_exact for line in lines)
         paper = name not in ("flops", "peak_memory") and any(line.series in flops for line in lines)
-        columns = [axis, f"against {section.baseline}"]
+        columns = [axis, f"against {report.baseline}"]
         columns += [f"against {table.quantity.metric.best_exact}"] if exact else []
         columns += ["of FLOPs"] if paper else []
         rows = []
         for line in lines:
-            cells = [line.series.name, crossover_text(line.against_baseline, axis, section.baseline)]
+            cells = [line.series.name, crossover_text(line.against_baseline, axis, report.baseline)]
             cells += [crossover_text(line.against_exact, axis, "exact softmax")] if exact else []
             if paper:
                 found = flops.get(line.series)
-                cells.append(crossover_text(found.against_baseline, axis, section.baseline) if found else "")
-            rows.append(tuple(map(Cell, cells)))
+                cells.append(crossover_text(found.against_baseline, axis, report.baseline) if found else "")
+            rows.append(tuple(map(Field, cells)))
         if rows:
             yield Block(f"Crossover of {title(name).lower()}", tuple(columns), tuple(rows))
 
@@ -237,14 +237,14 @@ def crossing(found: Crossing, axis: str) -> str:
     return f"{sign}{at}{' ' if at and interval else ''}{interval}"
 
 
-def _growths(section: Section) -> Iterator[Block]:
-    axis = section.panel.axis
-    shown_tables = [t for t in section.tables if any(line.scaling for line in t.lines)]
+def _growths(report: PanelReport) -> Iterator[Block]:
+    axis = report.panel.axis
+    shown_tables = [t for t in report.tables if any(line.scaling for line in t.lines)]
     for table in shown_tables:
         if table.quantity.metric.exact:
             continue
         rows = [
-            tuple(map(Cell, (line.series.name, line.stated or "", *_growth(line.scaling, axis), line.agreement or "")))
+            tuple(map(Field, (line.series.name, line.stated or "", *_growth(line.scaling, axis), line.agreement or "")))
             for line in table.lines
             if line.scaling
         ]
@@ -258,10 +258,10 @@ def _growths(section: Section) -> Iterator[Block]:
             heads += [f"{table.quantity.name} stated", "exponent", *(["agreement"] if _has_origin(table) else [])]
         rows = []
         for series in names:
-            cells = [Cell(series.name)]
+            cells = [Field(series.name)]
             for table in exact:
                 line = next((x for x in table.lines if x.series == series), None)
-                cells += map(Cell, _exact_growth(line, _has_origin(table)))
+                cells += map(Field, _exact_growth(line, _has_origin(table)))
             rows.append(tuple(cells))
         yield Block("Growth of exact figures", tuple(heads), tuple(rows))
 
@@ -305,19 +305,19 @@ def _choices(axis: str, found: Sequence[Recommendation]) -> Block:
         elif use is not each.fastest:
             note = f"exact; {each.fastest.series.name} is within noise"
         cells = (each.label, use.series.name, shown(use.time_s, "s"), gain, shown(use.memory_bytes, "bytes"), note)
-        rows.append(tuple(map(Cell, cells)))
+        rows.append(tuple(map(Field, cells)))
     columns = (axis, "use", "time", "over best exact", "memory", "")
     notes = (f"another function: {ANOTHER_FUNCTION}",) if any(not each.use.exact for each in found) else ()
     return Block("What to use", columns, tuple(rows), notes=notes)
 
 
-def _notes(section: Section) -> Iterator[str]:
+def _notes(report: PanelReport) -> Iterator[str]:
     """What is not in this panel and why, then the first failure of each series, with its reason."""
-    for name, reason in section.skipped.items():
+    for name, reason in report.skipped.items():
         yield f"{name}: skipped: {reason}"
     told = set()
     groups: dict[str, list[str]] = {}
-    lines: Iterable[Line] = (line for table in section.tables for line in table.lines)
+    lines: Iterable[Line] = (line for table in report.tables for line in table.lines)
     for line in lines:
         for figure in line.figures:
             if figure.status != "ok" and (line.series.name, figure.status) not in told:
@@ -326,6 +326,6 @@ def _notes(section: Section) -> Iterator[str]:
                 win = ", counted as a win for those that run there" if counted else ""
                 what = f"{figure.status} at {figure.label}{win}: {figure.reason}"
                 groups.setdefault(what, []).append(line.series.name)
-    every = {line.series.name for table in section.tables for line in table.lines}
+    every = {line.series.name for table in report.tables for line in table.lines}
     for what, names in groups.items():
         yield f"{'every series' if len(names) == len(every) > 1 else ', '.join(names)}: {what}"

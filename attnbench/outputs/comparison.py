@@ -52,8 +52,8 @@ def markdown_text(found: Comparison) -> str:
 
 def json_text(*found: Comparison) -> str:
     """`version` and `comparisons`, each with `before`, `after`, `decision`, `exit_code`, `measured`, `notes`,
-    `findings` (the fields of `analysis.finding.Finding`, in base units, all of them), `missing`, `new` (keys) and
-    `crossovers` (the fields of `analysis.finding.Crossing`)."""
+    `findings` (the fields of `findings.Finding`, in base units, all of them), `missing`, `new` (keys) and
+    `crossovers` (the fields of `findings.CrossoverShift`)."""
     document = {"version": VERSION, "comparisons": [_document(each) for each in found]}
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -69,7 +69,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         "findings": [_finite(asdict(f)) for f in found.findings],
         "missing": list(found.missing),
         "new": list(found.new),
-        "crossovers": [asdict(c) for c in found.crossings],
+        "crossovers": [asdict(c) for c in found.shifts],
     }
 
 
@@ -142,7 +142,7 @@ def _around(found: Comparison, chosen: Sequence[Finding]) -> list[str]:
             lines.append(f"{what}: {count(len(keys), 'cell')}: {_by_operator(keys)}")
     lines += [
         f"crossover of {c.series} in {c.metric} against {c.baseline}: {c.before} → {c.after}"
-        for c in found.crossings
+        for c in found.shifts
         if c.changed
     ]
     seen = [f.detectable for f in found.findings if f.detectable and f.threshold is not None]

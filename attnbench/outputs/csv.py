@@ -22,12 +22,12 @@ def text(summary: Summary) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    for section in summary.sections:
-        fixed = {("problem" if k == "size" else k): v for k, v in section.panel.fixed.items()}
-        for table in section.tables:
+    for report in summary.panels:
+        fixed = {("problem" if k == "size" else k): v for k, v in report.panel.fixed.items()}
+        for table in report.tables:
             for line in table.lines:
                 series = {
-                    "axis": section.panel.axis, "metric": table.quantity.name, "unit": table.quantity.metric.unit,
+                    "axis": report.panel.axis, "metric": table.quantity.name, "unit": table.quantity.metric.unit,
                     "series": line.series.name, "operator": line.series.operator, "impl": line.series.impl,
                     "params": line.series.params,
                 }  # fmt: skip

@@ -11,7 +11,7 @@ from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.recommendation import Choice, Recommendation
 from attnbench.analysis.scaling import Scaling
 from attnbench.analysis.series import Series
-from attnbench.analysis.summary import Line, Section, Summary, Table
+from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
 VERSION = 1
 """Raised when the meaning of a field changes or one is taken away; fields may be added."""
@@ -37,18 +37,18 @@ def document(summary: Summary) -> dict[str, Any]:
         "version": VERSION,
         "suite": summary.name,
         "baseline": summary.baseline,
-        "panels": [_section(section) for section in summary.sections],
+        "panels": [_panel_report(report) for report in summary.panels],
         "skipped": summary.skipped,
     }
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _panel_report(report: PanelReport) -> dict[str, Any]:
     return {
-        "axis": section.panel.axis,
-        "fixed": dict(section.panel.fixed),
-        "skipped": section.skipped,
-        "metrics": [_table(table) for table in section.tables],
-        "recommendations": [_recommendation(each) for each in section.recommendations],
+        "axis": report.panel.axis,
+        "fixed": dict(report.panel.fixed),
+        "skipped": report.skipped,
+        "metrics": [_table(table) for table in report.tables],
+        "recommendations": [_recommendation(each) for each in report.recommendations],
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.analysis.interval import CONFIDENCE
-from attnbench.analysis.summary import Line, Section, Summary, Table
+from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace
 from attnbench.outputs._run_tables import crossing, title
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
 
-Form = Literal["png", "svg"]
+PictureFormat = Literal["png", "svg"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Okabe and Ito 2008, "Color Universal Design", https://jfly.uni-koeln.de/color/, less its yellow, which is lost on
@@ -41,7 +41,7 @@ class _Style:
 
 
 def draw(
-    summary: Summary, families: Mapping[str, str], folder: Path, forms: Iterable[Form] = ("png", "svg")
+    summary: Summary, families: Mapping[str, str], folder: Path, forms: Iterable[PictureFormat] = ("png", "svg")
 ) -> list[Path]:
     """Writes the pictures of every panel and returns their paths.
 
@@ -61,10 +61,10 @@ def draw(
         "svg.fonttype": "none",
     }
     with matplotlib.rc_context(settings):
-        for name, section in _named(summary.sections).items():
-            pictures = {f"{name}-overview": _overview(section, families)}
-            for table in section.tables:
-                pictures[f"{name}-{table.quantity.name}-families"] = _families(section, table, families)
+        for name, report in _named(summary.panels).items():
+            pictures = {f"{name}-overview": _overview(report, families)}
+            for table in report.tables:
+                pictures[f"{name}-{table.quantity.name}-families"] = _families(report, table, families)
             for stem, picture in pictures.items():
                 for form in forms:
                     path = folder / f"{stem}.{form}"
@@ -76,33 +76,33 @@ def draw(
     return written
 
 
-def _named(sections: Sequence[Section]) -> dict[str, Section]:
+def _named(reports: Sequence[PanelReport]) -> dict[str, PanelReport]:
     """File names: the axis and the mode, and whatever else tells two panels apart."""
-    found: dict[str, Section] = {}
-    varied = {k for s in sections for k in s.panel.fixed if len({repr(t.panel.fixed.get(k)) for t in sections}) > 1}
-    for section in sections:
-        fixed = section.panel.fixed
-        parts = [section.panel.axis, str(fixed["mode"])]
+    found: dict[str, PanelReport] = {}
+    varied = {k for s in reports for k in s.panel.fixed if len({repr(t.panel.fixed.get(k)) for t in reports}) > 1}
+    for report in reports:
+        fixed = report.panel.fixed
+        parts = [report.panel.axis, str(fixed["mode"])]
         parts += [f"{k}{v}" for k, v in fixed.items() if k in varied and k != "mode"]
         stem = "-".join(parts).replace(" ", "")
-        found[stem if stem not in found else f"{stem}-{len(found)}"] = section
+        found[stem if stem not in found else f"{stem}-{len(found)}"] = report
     return found
 
 
-def _overview(section: Section, families: Mapping[str, str]) -> Picture:
+def _overview(report: PanelReport, families: Mapping[str, str]) -> Picture:
     """Every metric side by side, each operator by its cheapest impl at the largest size."""
     from matplotlib.figure import Figure as Picture
 
-    count = max(1, len(section.tables))
-    chosen = [_cheapest(table, section.baseline) for table in section.tables]
+    count = max(1, len(report.tables))
+    chosen = [_cheapest(table, report.baseline) for table in report.tables]
     height = max(3.2, 0.135 * max((len(lines) for lines in chosen), default=0) + 1.2)
     picture = Picture(figsize=(4.9 * count, height))
     picture.subplots_adjust(
         left=0.24 / count, right=1 - 0.34 / count, wspace=0.72, bottom=0.42 / height, top=1 - 0.62 / height
     )
-    picture.suptitle(_heading(section, section.tables), x=0.01, ha="left", fontsize=TEXT_PT + 1)
+    picture.suptitle(_heading(report, report.tables), x=0.01, ha="left", fontsize=TEXT_PT + 1)
     groups = sorted({families.get(line.series.operator, "other") for lines in chosen for line in lines})
-    for i, (table, lines) in enumerate(zip(section.tables, chosen, strict=True)):
+    for i, (table, lines) in enumerate(zip(report.tables, chosen, strict=True)):
         axes = picture.add_subplot(1, count, i + 1)
         seen: dict[str, int] = {}
         styles = {}
@@ -112,7 +112,7 @@ def _overview(section: Section, families: Mapping[str, str]) -> Picture:
             styles[line.series.name] = _Style(
                 COLOURS[group % len(COLOURS)], SHAPES[group % len(SHAPES)], DASHES[turn % len(DASHES)]
             )
-        _panel(axes, table, lines, styles, section.baseline)
+        _panel(axes, table, lines, styles, report.baseline)
         axes.set_title(title(table.quantity.name), loc="left", fontsize=TEXT_PT + 1)
     return picture
 
@@ -146,11 +146,11 @@ def _last(line: Line) -> tuple[int, float]:
     return -size, value
 
 
-def _families(section: Section, table: Table, families: Mapping[str, str]) -> Picture:
+def _families(report: PanelReport, table: Table, families: Mapping[str, str]) -> Picture:
     from matplotlib.figure import Figure as Picture
 
     lines = [line for line in table.lines if _drawn(line)]
-    yardsticks = [line for line in lines if _is(line, section.baseline) or line.exact]
+    yardsticks = [line for line in lines if _is(line, report.baseline) or line.exact]
     groups: dict[str, list[Line]] = {}
     for line in lines:
         groups.setdefault(families.get(line.series.operator, "other"), []).append(line)
@@ -167,7 +167,7 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
         top=1 - 0.7 / height,
     )
     picture.suptitle(
-        f"{title(table.quantity.name)}, by family. {_heading(section, [table])}",
+        f"{title(table.quantity.name)}, by family. {_heading(report, [table])}",
         x=0.01,
         ha="left",
         fontsize=TEXT_PT + 1,
@@ -181,16 +181,16 @@ def _families(section: Section, table: Table, families: Mapping[str, str]) -> Pi
         for j, line in enumerate(yardsticks):
             styles[line.series.name] = _Style("black", "", DASHES[j % len(DASHES)])
         others = [line for line in yardsticks if line not in members]
-        _panel(axes, table, [*others, *members], styles, section.baseline)
+        _panel(axes, table, [*others, *members], styles, report.baseline)
         axes.set_title(family, loc="left", fontsize=TEXT_PT + 1)
     return picture
 
 
-def _heading(section: Section, tables: Sequence[Table]) -> str:
+def _heading(report: PanelReport, tables: Sequence[Table]) -> str:
     notes = [f"bands: {CONFIDENCE:.0%} intervals"] if any(t.quantity.metric.timed for t in tables) else []
     if any(t.quantity.metric.comparable for t in tables):
-        notes.append(f"rings: crossovers with {section.baseline}, >N: cheaper above N, <N: below N")
-    return f"{section.panel.title}\n{'; '.join([*notes, '×: out of memory or time beyond'])}"
+        notes.append(f"rings: crossovers with {report.baseline}, >N: cheaper above N, <N: below N")
+    return f"{report.panel.title}\n{'; '.join([*notes, '×: out of memory or time beyond'])}"
 
 
 def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str, _Style], baseline: str) -> None:

@@ -254,17 +254,17 @@ def test_crossovers_of_every_metric_are_told() -> None:
     run = energetic(1)
     timed = run.visits["wall_time_s"]
     both = replace(run, visits=run.visits.assign(device_time_s=timed))
-    told = {c.metric for c in compare(both, both).crossings}
+    told = {c.metric for c in compare(both, both).shifts}
     assert told == {"wall_time", "device_time", "peak_memory", "flops", "energy"}
 
 
 def test_crossovers_before_and_after_are_told_where_they_moved() -> None:
     before = laws(SIZES, LAWS, **QUIET)
     later = laws(SIZES, {**LAWS, "local": lambda n: 1.2e-6 * n}, seed=2, **QUIET)
-    moved = [c for c in compare(before, later).crossings if c.changed and c.metric == "wall_time"]
+    moved = [c for c in compare(before, later).shifts if c.changed and c.metric == "wall_time"]
     assert {c.series for c in moved} == {"local"}
     assert moved[0].before.startswith("above 4") or moved[0].before.startswith("above 39")
-    assert not any(c.changed for c in compare(before, before).crossings)
+    assert not any(c.changed for c in compare(before, before).shifts)
 
 
 @pytest.mark.parametrize(

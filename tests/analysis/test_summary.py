@@ -34,7 +34,7 @@ def run(**model: object) -> Run:
 
 
 def line(summary: Summary, name: str, metric: str = "wall_time") -> Line:
-    table = next(t for t in summary.sections[0].tables if t.quantity.name == metric)
+    table = next(t for t in summary.panels[0].tables if t.quantity.name == metric)
     return next(found for found in table.lines if found.series.name == name)
 
 
@@ -89,7 +89,7 @@ def test_series_that_never_ran_are_named_with_their_reason() -> None:
     statuses = {("performer", n): "skipped" for n in SIZES}
     summary = summarise(run(statuses=statuses))
     assert summary.skipped == {"performer": "skipped here"}
-    assert all(found.series.name != "performer" for found in summary.sections[0].tables[0].lines)
+    assert all(found.series.name != "performer" for found in summary.panels[0].tables[0].lines)
 
 
 def made(times: dict[str, tuple[float, ...]], metrics: dict[str, tuple[int, ...]], column: str) -> Run:
@@ -116,7 +116,7 @@ def test_each_metric_has_its_own_best_exact_softmax() -> None:
     assert against.largest is not None
     assert against.largest.ratio == pytest.approx(1.25, rel=0.02), "of time, sdpa's"
     assert line(summary, "softmax", "peak_memory").against_exact is None
-    assert {t.quantity.name: t.quantity.metric.best_exact for t in summary.sections[0].tables} == {
+    assert {t.quantity.name: t.quantity.metric.best_exact for t in summary.panels[0].tables} == {
         "wall_time": "fastest exact softmax",
         "peak_memory": "leanest exact softmax",
     }
@@ -133,10 +133,10 @@ def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
     assert counts.against_exact is not None
     assert counts.scaling is not None
     assert (error.against_baseline, error.against_exact, error.scaling, error.agreement) == (None, None, None, None)
-    every = [f for found in summary.sections[0].tables[0].lines for f in found.figures]
+    every = [f for found in summary.panels[0].tables[0].lines for f in found.figures]
     assert not any(f.best or f.first_win for f in every)
     assert all(f.low is None for f in every), "one scout tells no interval"
-    assert any(f.best for found in summary.sections[0].tables[1].lines for f in found.figures)
+    assert any(f.best for found in summary.panels[0].tables[1].lines for f in found.figures)
     titles = [block.title for part in parts(summarise(run, ["relative_error"])) for block in part.blocks]
     assert titles == ["relative_error", "What to use"]
 

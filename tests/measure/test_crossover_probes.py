@@ -89,7 +89,7 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     assert near.at == pytest.approx(700, rel=0.05)
     run = read_run(opened.folder)
     assert (opened.folder / "results.csv").is_file()
-    line = next(x for x in summarise(run).sections[0].tables[0].lines if x.series.operator == "series")
+    line = next(x for x in summarise(run).panels[0].tables[0].lines if x.series.operator == "series")
     assert line.against_baseline == found.found()
     row = _row(found, "softmax", "seq_len")
     block = next(b for b in parts(summarise(run))[0].blocks if b.title == "Crossover of wall time")

@@ -69,7 +69,7 @@ def missing_from_tables(summary: Summary, shown: Summary) -> list[str]:
     """Crossings of one summary that the tables of another do not tell."""
     missing, texts = [], cells(shown)
     for i, metric, series, side, found in crossings(summary):
-        axis = summary.sections[i].panel.axis
+        axis = summary.panels[i].panel.axis
         column = f"against {summary.baseline if side == 'against_baseline' else metrics()[metric].best_exact}"
         title = f"Crossover of {blocks.title(metric).lower()}"
         if metric == "flops":  # beside the wall time's, against the baseline alone
@@ -83,15 +83,15 @@ def missing_from_tables(summary: Summary, shown: Summary) -> list[str]:
 def missing_from_pictures(summary: Summary, families: dict[str, str], shown: Summary) -> list[str]:
     """The same for the rings and labels of the pictures by family."""
     missing, every = [], list(crossings(summary))
-    for i, section in enumerate(shown.sections):
-        for table in section.tables:
-            axes = plot._families(section, table, families).axes
+    for i, report in enumerate(shown.panels):
+        for table in report.tables:
+            axes = plot._families(report, table, families).axes
             labels = {t.get_text() for a in axes for t in a.texts if isinstance(t, Annotation)}
             rings = [float(x[0]) for a in axes for line in a.lines if len(x := line.get_xdata()) == 1]  # type: ignore[arg-type]
             for panel, metric, series, side, found in every:
                 if (panel, metric, side) != (i, table.quantity.name, "against_baseline"):
                     continue
-                head = told(found, section.panel.axis).split(" ")[0]
+                head = told(found, report.panel.axis).split(" ")[0]
                 named = [t for t in labels if t.split("  ")[0].removesuffix(" oom") == series and head in t]
                 ringed = any(math.isclose(x, found["at"], rel_tol=1e-9) for x in rings)
                 missing += [] if named and ringed else [f"{series} {metric}: {found}"]
@@ -119,8 +119,8 @@ def test_no_interval_is_broken_over_lines_at_eighty_columns(name: str) -> None:
 
 def test_labels_keep_clear_of_each_other_and_of_the_next_panel() -> None:
     run, summary = stored("cpu-image")
-    section = summary.sections[1]
-    picture = plot._families(section, section.tables[0], run.environment["families"])
+    report = summary.panels[1]
+    picture = plot._families(report, report.tables[0], run.environment["families"])
     renderer = FigureCanvasAgg(picture).get_renderer()
     picture.draw(renderer)
     labels = [
@@ -145,7 +145,7 @@ def test_a_view_that_moved_its_crossings_is_found() -> None:
             return None
         return replace(found, crossings=tuple(replace(c, at=c.at and 1.1 * c.at) for c in found.crossings))
 
-    sections = tuple(
+    reports = tuple(
         replace(
             s,
             tables=tuple(
@@ -153,9 +153,9 @@ def test_a_view_that_moved_its_crossings_is_found() -> None:
                 for t in s.tables
             ),
         )
-        for s in summary.sections
+        for s in summary.panels
     )
-    other = replace(summary, sections=sections)
+    other = replace(summary, panels=reports)
     baseline = [c for c in crossings(summary) if c[3] == "against_baseline"]
     assert len(missing_from_tables(summary, other)) == len(baseline)
     assert len(missing_from_pictures(summary, run.environment["families"], other)) == len(baseline)

@@ -59,14 +59,14 @@ def boxes(picture: Any) -> list[Any]:
 
 
 def test_labels_do_not_overlap(summary: Summary, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = summary.sections[0]
-    for picture in (plot._overview(section, FAMILIES), plot._families(section, section.tables[0], FAMILIES)):
+    report = summary.panels[0]
+    for picture in (plot._overview(report, FAMILIES), plot._families(report, report.tables[0], FAMILIES)):
         found = boxes(picture)
         assert len(found) > 10
         assert not any(a.overlaps(b) for a, b in combinations(found, 2))
         assert all(box.x1 <= picture.bbox.x1 and box.y0 >= 0 and box.y1 <= picture.bbox.y1 for box in found)
     monkeypatch.setattr(plot, "spread", lambda wanted, *_: list(wanted))
-    crowded = boxes(plot._overview(section, FAMILIES))
+    crowded = boxes(plot._overview(report, FAMILIES))
     assert any(a.overlaps(b) for a, b in combinations(crowded, 2))
 
 
@@ -91,5 +91,5 @@ def test_spread_moves_no_more_than_it_must() -> None:
 
 def test_panels_of_one_axis_have_different_files() -> None:
     run = laws(SIZES, {"softmax": lambda n: n})
-    (section,) = summarise(run).sections
-    assert len(plot._named([section, section])) == 2
+    (report,) = summarise(run).panels
+    assert len(plot._named([report, report])) == 2

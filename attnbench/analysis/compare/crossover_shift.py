@@ -5,36 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from attnbench.analysis.compare.findings import Crossing
+from attnbench.analysis.compare.findings import CrossoverShift
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover import Crossover
     from attnbench.analysis.run import Run
 
 
-def crossings(before: Run, after: Run) -> Iterator[Crossing]:
+def shifts(before: Run, after: Run) -> Iterator[CrossoverShift]:
     """Crossovers of every metric, against the baseline and against its best exact softmax, before and after."""
     from attnbench.analysis.summary import summarise
 
     told: list[dict[tuple[str, str, str, str], tuple[str, Crossover]]] = []
     for run in (before, after):
         found = {}
-        for section in summarise(run).sections:
-            for table in section.tables:
+        for report in summarise(run).panels:
+            for table in report.tables:
                 for line in table.lines:
                     for against, crossover in (
-                        (section.baseline, line.against_baseline),
+                        (report.baseline, line.against_baseline),
                         (table.quantity.metric.best_exact, line.against_exact),
                     ):
                         if crossover is not None:
-                            place = (section.panel.title, line.series.name, table.quantity.name, against)
+                            place = (report.panel.title, line.series.name, table.quantity.name, against)
                             found[place] = (_told(crossover), crossover)
         told.append(found)
     for place, (a, crossover) in told[0].items():
         if place in told[1]:
             b, other = told[1][place]
             panel, series, metric, against = place
-            yield Crossing(series, panel, metric, against, a, b, a != b and _differ(crossover, other))
+            yield CrossoverShift(series, panel, metric, against, a, b, a != b and _differ(crossover, other))
 
 
 def _told(crossover: Crossover) -> str:

@@ -51,7 +51,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class CrossoverShift:
     """A crossover against `baseline` before and after, in words; changed: whether they differ."""
 
     series: str
@@ -77,7 +77,7 @@ class Comparison:
     missing: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    crossings: tuple[Crossing, ...] = ()
+    shifts: tuple[CrossoverShift, ...] = ()
     measured: int = 0
     gated: bool = False
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from attnbench.analysis.baseline import named
-from attnbench.analysis.compare.crossover_shift import crossings
+from attnbench.analysis.compare.crossover_shift import shifts
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.compare.matching import aligned
 from attnbench.analysis.compare.same_machine import HARDWARE, SOFTWARE
@@ -121,7 +121,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         gone,
         new,
         tuple(notes),
-        tuple(crossings(before, after)),
+        tuple(shifts(before, after)),
         len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
         gate is not None,
     )
