@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from attnbench.terminal import escaped
 from attnbench.units import quoted
@@ -105,6 +105,32 @@ def operator_and_impl(name: str) -> tuple[str, str]:
     return operator, impl or "reference"
 
 
+def operator_with_impl(operator: str, impl: str) -> str:
+    """`operator[:impl]`, the opposite of `operator_and_impl`: without an impl where it is the reference."""
+    return operator if impl == "reference" else f"{operator}:{impl}"
+
+
+class KeyParts(NamedTuple):
+    """What a cell's key is built of, in its order, each as it stands there (`full`, `b1`, `n1024`)."""
+
+    operator: str
+    impl: str
+    scope: str
+    mode: str
+    dtype: str
+    causality: str
+    batch: str
+    heads: str
+    channels: str
+    size: str
+    params: str
+
+
+def key_parts(key: str) -> KeyParts:
+    """The parts of a cell's key: the opposite of `Cell.key`."""
+    return KeyParts(*key.split(".", len(KeyParts._fields) - 1))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One thing to measure. `params` has every default resolved (see `operator.resolve`)."""
@@ -126,8 +152,8 @@ class Cell:
         p = self.problem
         causality = "causal" if p.causal else "full"
         digest = hashlib.sha256(canonical_params(self.params).encode()).hexdigest()[:8]
-        parts = (self.operator, self.impl, self.scope, self.mode, p.dtype, causality)
-        return ".".join((*parts, f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size, f"p{digest}"))
+        named = (self.operator, self.impl, self.scope, self.mode, p.dtype, causality)
+        return ".".join(KeyParts(*named, f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size, f"p{digest}"))
 
 
 BASELINE = "softmax"

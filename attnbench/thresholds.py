@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from attnbench.problem import key_parts
+
+MATCHED = ("operator", "impl", "scope", "mode", "cell")
+"""What an override may match of a cell: parts of its key, or the key."""
+
 
 @dataclass(frozen=True)
 class Threshold:
-    """An exception from the gate's thresholds. match: operator, impl, scope, mode or cell → a pattern with * and ?."""
+    """An exception from the gate's thresholds.
+
+    Attributes:
+        match: a pattern with * and ? by name of MATCHED; all of them have to match.
+        thresholds: as those of `Gate`.
+    """
 
     match: Mapping[str, str]
     thresholds: Mapping[str, float]
@@ -17,16 +27,21 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Gate:
-    """By how much a metric of a cell may grow before the gate fails: fractions, by metric name."""
+    """By how much a metric of a cell may grow before the gate fails.
+
+    Attributes:
+        thresholds: fractions, by metric name.
+        overrides: the exceptions; the last that matches decides.
+    """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
     overrides: tuple[Threshold, ...] = ()
 
     def threshold(self, metric: str, key: str) -> float | None:
-        """The threshold for one metric of the cell with this key, the last matching override first; None: not gated."""
-        operator, impl, scope, mode = key.split(".")[:4]
-        named = {"operator": operator, "impl": impl, "scope": scope, "mode": mode, "cell": key}
+        """The threshold of one metric for the cell with this key, a fraction; None: not gated."""
+        texts = {**key_parts(key)._asdict(), "cell": key}
         for override in reversed(self.overrides):
-            if metric in override.thresholds and all(fnmatchcase(named[k], p) for k, p in override.match.items()):
+            matches = all(fnmatchcase(texts[name], pattern) for name, pattern in override.match.items())
+            if metric in override.thresholds and matches:
                 return override.thresholds[metric]
         return self.thresholds.get(metric)

@@ -17,6 +17,7 @@ from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.tier0_exact import OPERATIONS
 from attnbench.outputs._markdown import escaped
 from attnbench.outputs._rows import Row, markdown, print_table
+from attnbench.problem import key_parts, operator_with_impl
 from attnbench.store.privacy import without_paths
 from attnbench.units import count, shown, times
 
@@ -153,7 +154,7 @@ def _around(found: Comparison, chosen: Sequence[Finding]) -> list[str]:
 
 def _by_operator(keys: Sequence[str], most: int = 8) -> str:
     """How many of the keys each operator's impl has: `performer (4), softmax:sdpa (2)`."""
-    series = Counter(":".join(key.split(".")[:2]).removesuffix(":reference") for key in keys)
+    series = Counter(operator_with_impl(*key_parts(key)[:2]) for key in keys)
     told = [f"{name} ({number})" for name, number in series.items()]
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 

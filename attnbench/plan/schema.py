@@ -17,13 +17,12 @@ from attnbench.problem import BASELINE, MODES, SCOPES, ParamValue
 from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
 from attnbench.terminal import escaped
-from attnbench.thresholds import Gate, Threshold
+from attnbench.thresholds import MATCHED, Gate, Threshold
 from attnbench.units import choice, fraction, memory, quoted, seconds, suggestion, text, whole
 from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000
 IMPLS = ("reference", "sdpa", "compiled", "cuda")
-MATCHED = ("operator", "impl", "scope", "mode", "cell")
 
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and _")
 _LINE = text(r"[^\x00-\x1f\x7f-\x9f]{0,200}", "one line of up to 200 characters")

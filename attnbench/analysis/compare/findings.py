@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from attnbench.problem import key_parts, operator_with_impl
 from attnbench.units import count
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ def names(results: pd.DataFrame) -> dict[str, str]:
 
 def readable(key: str, series: str | None = None) -> str:
     """A cell's key for people: `performer fwd n1024`, and what is not usual beside it. series: the series' name."""
-    operator, impl, scope, mode, dtype, causality, batch, heads, channels, size = key.split(".")[:10]
-    usual = {scope: "core", dtype: "float32", causality: "full", batch: "b1"}
+    parts = key_parts(key)
+    usual = {parts.scope: "core", parts.dtype: "float32", parts.causality: "full", parts.batch: "b1"}
     unusual = [word for word, common in usual.items() if word != common]
-    name = series or (operator if impl == "reference" else f"{operator}:{impl}")
-    return " ".join([name, mode, size, *unusual, heads, channels])
+    name = series or operator_with_impl(parts.operator, parts.impl)
+    return " ".join([name, parts.mode, parts.size, *unusual, parts.heads, parts.channels])

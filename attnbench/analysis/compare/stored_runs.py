@@ -27,6 +27,7 @@ from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantil
 from attnbench.analysis.metric_values import metric_names
 from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
+from attnbench.problem import key_parts
 from attnbench.registry import metrics
 from attnbench.thresholds import Gate
 
@@ -184,7 +185,7 @@ def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[lis
     level = {key: b.level - a.level for key, (a, b) in sides.items()}
     by_operator: dict[str, list[float]] = {}
     for key in sides:
-        by_operator.setdefault(key.split(".")[0], []).append(level[key])
+        by_operator.setdefault(key_parts(key).operator, []).append(level[key])
     removable = len(by_operator) >= FEWEST_OPERATORS
     common = median(median(values) for values in by_operator.values()) if removable else 0.0
     findings = []
