@@ -15,7 +15,7 @@ Law = Callable[[float], float]
 
 
 class Machine:
-    """A bench with known laws, process offsets and noise; it counts what it was asked to measure."""
+    """A machine with known laws, process offsets and noise; it counts what it was asked to measure."""
 
     def __init__(self, laws: dict[str, Law], *, seed: int = 0, own: float = 0.02, memory: dict[str, int] | None = None):
         self.laws = laws
@@ -65,10 +65,10 @@ def quadratic(n: float) -> float:
     return 1e-9 * n**2
 
 
-def find(law: Law, *, low: int = 64, high: int = 65536, precision: float = 0.1, **machine: object) -> Search:
-    bench = Machine({"baseline": quadratic, "series": law}, **machine)  # type: ignore[arg-type]
-    found = Search("series", bench, low, high, precision, round)
-    search([found], bench.next_round)
+def find(law: Law, *, low: int = 64, high: int = 65536, precision: float = 0.1, **model: object) -> Search:
+    machine = Machine({"baseline": quadratic, "series": law}, **model)  # type: ignore[arg-type]
+    found = Search("series", machine, low, high, precision, round)
+    search([found], machine.next_round)
     assert len(found.sizes) <= MOST_SIZES
     return found
 
@@ -102,9 +102,9 @@ def test_a_crossing_at_a_step_is_found_within_its_interval() -> None:
 
 
 def test_below_is_found_too() -> None:
-    bench = Machine({"baseline": lambda n: 1e-6 * n, "series": lambda n: 1e-9 * n**2})
-    found = Search("series", bench, 64, 65536, 0.1, round)
-    search([found], bench.next_round)
+    machine = Machine({"baseline": lambda n: 1e-6 * n, "series": lambda n: 1e-9 * n**2})
+    found = Search("series", machine, 64, 65536, 0.1, round)
+    search([found], machine.next_round)
     near = found.crossing()
     assert near is not None
     assert near.direction == "below"
@@ -154,10 +154,10 @@ def test_a_ratio_that_turns_round_is_reported() -> None:
 
 def test_several_searches_share_the_baseline() -> None:
     laws: dict[str, Law] = {"baseline": quadratic, "a": lambda n: 5e-7 * n, "b": lambda n: 7e-7 * n}
-    bench = Machine(laws)
-    both = [Search(name, bench, 64, 65536, 0.1, round) for name in ("a", "b")]
-    search(both, bench.next_round)
-    keys = [row[:2] for row in bench.rows]
+    machine = Machine(laws)
+    both = [Search(name, machine, 64, 65536, 0.1, round) for name in ("a", "b")]
+    search(both, machine.next_round)
+    keys = [row[:2] for row in machine.rows]
     assert len(keys) == len(set(keys))
     assert sum(key == "baseline 64" for key, _ in keys) == 1
 
@@ -169,7 +169,7 @@ def test_a_quarter_of_a_grid_at_most() -> None:
         found = find(lambda n, slope=slope: slope * n)  # type: ignore[misc]
         sizes = 64 * np.sqrt(2) ** np.arange(21)
         grid = LEAST * sum(quadratic(n) + slope * n for n in sizes)
-        assert found.bench.spent <= grid / 4  # type: ignore[attr-defined]
+        assert found.prober.spent <= grid / 4  # type: ignore[attr-defined]
 
 
 LEAST = 3
