@@ -84,7 +84,8 @@ def thresholds(given: Sequence[str]) -> Gate:
 
 def write(found: Sequence[Comparison], form: Format) -> None:
     """Prints comparisons to stdout."""
-    from attnbench.outputs import comparison, junit
+    from attnbench.outputs import _comparison as comparison
+    from attnbench.outputs import junit
 
     if form == "json":
         sys.stdout.write(comparison.json_text(*found))
@@ -103,7 +104,7 @@ def write(found: Sequence[Comparison], form: Format) -> None:
 def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:
     from attnbench.analysis.compare.matching import aligned
     from attnbench.errors import BadInput
-    from attnbench.outputs.comparison import explanation
+    from attnbench.outputs._comparison import explanation
     from attnbench.units import suggestion
 
     keys = sorted({f.subject for f in found.findings if "." in f.subject})

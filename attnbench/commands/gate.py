@@ -60,9 +60,9 @@ def command(
     from attnbench.errors import BadInput
     from attnbench.files import check_place
     from attnbench.measure.runner import Stopped
-    from attnbench.outputs import comparison
+    from attnbench.outputs import _comparison as comparison
     from attnbench.outputs import junit as xml
-    from attnbench.outputs.comparison import store
+    from attnbench.outputs._comparison import store
     from attnbench.plan import suite as suites
 
     if (base is None) == (against is None):

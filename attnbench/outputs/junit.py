@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from attnbench.analysis.compare.findings import Comparison
-from attnbench.outputs.comparison import change
+from attnbench.outputs._comparison import change
 
 
 def text(found: Comparison) -> str:

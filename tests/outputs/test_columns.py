@@ -15,7 +15,8 @@ from attnbench.analysis.summary import summarise
 from attnbench.commands import doctor, roofline
 from attnbench.commands import list as listed
 from attnbench.measure.machine.condition import Condition
-from attnbench.outputs import comparison, table
+from attnbench.outputs import _comparison as comparison
+from attnbench.outputs import table
 from attnbench.outputs._columns import lines
 from attnbench.outputs._rows import print_table
 from attnbench.store.records import SUITE

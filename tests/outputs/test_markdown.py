@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attnbench.analysis.compare.findings import Comparison, Finding
-from attnbench.outputs import comparison
+from attnbench.outputs import _comparison as comparison
 from attnbench.outputs._markdown import escaped
 from attnbench.outputs._rows import markdown
 

@@ -13,7 +13,7 @@ from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.run import read_run
 from attnbench.measure.open_run import begin
 from attnbench.measure.runner import Runner
-from attnbench.outputs.comparison import store
+from attnbench.outputs._comparison import store
 from attnbench.plan import suite as suites
 from attnbench.store.privacy import without_paths
 from tests.running import Silent
