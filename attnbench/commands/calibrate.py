@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from attnbench.outputs._rows import Format, Row, write
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
+from attnbench.outputs._rows import Listing, Row
 
 
 def command(
@@ -16,7 +18,7 @@ def command(
     pairs: Annotated[int, typer.Option(help="Pairs of processes.", min=3)] = 8,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write; default results/noise/<suite>.json.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = "table",
+    form: Annotated[str, format_option("rows", "How it is printed.")] = "table",
 ) -> None:
     """Measure the noise of this machine, and the smallest change that `attnbench gate` can see on it.
 
@@ -72,6 +74,7 @@ def command(
     asked = min(thresholds.values())
     planned, once, twice = tier1_paired.pairs_for(thresholds, len(measured.own), measured)
     rows: list[Row] = []
+    shown: list[Row] = []
     for key, own in sorted(measured.own.items(), key=lambda item: -item[1]):
         threshold = gate.threshold("wall_time", key)
         visible = tier1_paired.smallest_change(
@@ -82,16 +85,12 @@ def command(
             measured.shared,
             tier1_paired.POWER,
         )
-        rows.append(
-            {
-                "cell": key if form in ("json", "csv") else readable(key),
-                "noise": own if form in ("json", "csv") else f"{own:.1%}",
-                "visible": visible if form in ("json", "csv") else f"{visible:.1%}",
-                "threshold": threshold if form in ("json", "csv") or threshold is None else f"{threshold:.1%}",
-                "seen": None if threshold is None else tier1_paired.is_seen(visible, threshold),
-            }
-        )
-    write(rows, form, numbers=("noise", "visible", "threshold"))
+        seen = None if threshold is None else tier1_paired.is_seen(visible, threshold)
+        rows.append({"cell": key, "noise": own, "visible": visible, "threshold": threshold, "seen": seen})
+        text = {"noise": own, "visible": visible, "threshold": threshold}
+        texts = {name: None if value is None else f"{value:.1%}" for name, value in text.items()}
+        shown.append({"cell": readable(key), **texts, "seen": seen})
+    formats.show("rows", Listing(rows, shown, numbers=("noise", "visible", "threshold")), form)
     blind = sum(row["seen"] is False for row in rows)
     for line in (
         f"shared by all cells of a pair: {measured.shared:.1%}; {count(planned, 'pair')} per stage find "

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.run import Run
     from attnbench.outputs._rows import Row
     from attnbench.thresholds import Gate
-
-Format = Literal["table", "json", "markdown", "csv", "junit"]
 
 
 def command(
@@ -31,7 +32,7 @@ def command(
     explain: Annotated[
         str | None, typer.Option(help="A cell's key, or a part of one: its rounds, and why its verdicts.")
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = "table",
+    form: Annotated[str, format_option("comparisons", "How it is printed.")] = "table",
 ) -> None:
     """Compare stored runs: ratio, interval and verdict per cell and metric, what changed first.
 
@@ -53,7 +54,7 @@ def command(
         for comparison, other in zip(found, others, strict=True):
             _explain(comparison, first, other, explain)
     else:
-        write(found, form)
+        formats.show("comparisons", found, form)
     codes = {comparison.exit_code for comparison in found}
     raise typer.Exit(next((code for code in (1, 3) if code in codes), 0))
 
@@ -80,25 +81,6 @@ def thresholds(given: Sequence[str]) -> Gate:
             notes.add(f"--fail-on {metric}", str(error))
     notes.close()
     return Gate(found)
-
-
-def write(found: Sequence[Comparison], form: Format) -> None:
-    """Prints comparisons to stdout."""
-    from attnbench.outputs import _comparison as comparison
-    from attnbench.outputs import junit
-
-    if form == "json":
-        sys.stdout.write(comparison.json_text(*found))
-        return
-    for each in found:
-        if form == "table":
-            comparison.write(each)
-        elif form == "markdown":
-            sys.stdout.write(comparison.markdown_text(each))
-        elif form == "csv":
-            sys.stdout.write(comparison.csv_text(each))
-        else:
-            sys.stdout.write(junit.text(each))
 
 
 def _explain(found: Comparison, before: Run, after: Run, cell: str) -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attnbench.outputs._rows import Format, Row, write
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
+from attnbench.outputs._rows import Listing, Row
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover_search import Search
@@ -56,7 +58,7 @@ def command(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default results/crossover-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A search to go on with; name --operators-from again.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="json: one object per operator.")] = "table",
+    form: Annotated[str, format_option("rows", "json: one object per operator.")] = "table",
 ) -> None:
     """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
 
@@ -93,11 +95,8 @@ def command(
     name_sizes(request, folder, session.journal.visits)
     session.journal.close()
     rows = [_row(each, request.baseline, request.axis) for each in searches]
-    if form == "json":
-        write([{**row, "run": str(folder)} for row in rows], form)
-    else:
-        write(rows, form, [_glance(row) for row in rows], numbers=("sizes",), sentences=("ended",))
-        print(folder)
+    listing = Listing(rows, [_glance(row) for row in rows], numbers=("sizes",), sentences=("ended",))
+    formats.show("rows", listing, form, folder)
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code:

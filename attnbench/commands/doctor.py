@@ -122,11 +122,12 @@ def _document(found: Sequence[Condition], test: SelfTest | None) -> dict[str, An
 
 
 def _print(found: Sequence[Condition], test: SelfTest | None) -> None:
-    from attnbench.outputs._rows import print_table
+    from attnbench.outputs import table
+    from attnbench.outputs._rows import Listing
     from attnbench.units import count
 
     rows = [{"": c.level, "what": c.subject, "found": c.found, "what to do": c.todo} for c in found]
-    print_table(rows, (), ("what to do",))
+    table.rows(Listing(rows, sentences=("what to do",)))
     warnings = sum(c.level == "warning" for c in found)
     told = count(warnings, "warning") if warnings else "nothing disturbs it"
     if test is None:

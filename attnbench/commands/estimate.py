@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.outputs._rows import Format, Row, write
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
+from attnbench.outputs._rows import Listing, Row
 from attnbench.units import shown
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ FIGURES = {
 """What the table shows, by heading: the field of a row, and its unit."""
 
 INTENSITY = "FLOP/byte"
+
+NOTES = (
+    "analytic: from the formulas of the operators' files; nothing was computed.",
+    "traffic: bytes that any impl must read and write. memory: predicted from shapes, the most that the reference "
+    "holds beside its inputs, parameters included.",
+)
 
 Several = Annotated[list[str] | None, typer.Option(help="One or several: repeat it, or separate by commas.")]
 
@@ -46,7 +54,7 @@ def command(
         list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")
     ] = None,
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="json: one object per operator and size.")] = "table",
+    form: Annotated[str, format_option("rows", "json: one object per operator and size.")] = "table",
 ) -> None:
     """Show FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory; nothing is computed.
 
@@ -76,15 +84,11 @@ def command(
     if all(row["flops"] is None for row in rows):
         raise BadInput("\n".join(dict.fromkeys(f"{row['operator']}: {row['reason']}." for row in rows)))
     glances = [_glance(row) for row in rows]
-    if form == "table" and len({row["channels"] for row in rows}) == 1:
+    if len({row["channels"] for row in rows}) == 1:
         glances = [{name: value for name, value in glance.items() if name != "C"} for glance in glances]
-    write(rows, form, glances, numbers=("N", "C", *FIGURES, INTENSITY))
-    if form in ("table", "markdown"):
-        print("analytic: from the formulas of the operators' files; nothing was computed.")
-        print("traffic: bytes that any impl must read and write. memory: predicted from shapes,")
-        print("the most that the reference holds beside its inputs, parameters included.")
-        for line in dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"]):
-            print(line)
+    reasons = dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"])
+    listing = Listing(rows, glances, numbers=("N", "C", *FIGURES, INTENSITY), notes=(*NOTES, *reasons))
+    formats.show("rows", listing, form)
 
 
 def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[Any]:

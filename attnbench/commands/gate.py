@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
+
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.measure.gate_pairs import Only
     from attnbench.plan.suite import Suite
     from attnbench.thresholds import Gate
-
-Format = Literal["table", "json", "markdown", "csv", "junit"]
 
 
 def command(
@@ -39,7 +40,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="How the decision is printed.")] = "table",
+    form: Annotated[str, format_option("comparisons", "How the decision is printed.")] = "table",
 ) -> None:
     """Decide whether a change makes anything worse.
 
@@ -56,12 +57,12 @@ def command(
     from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("gate")
-    from attnbench.commands.compare import thresholds, write
+    from attnbench.commands.compare import thresholds
     from attnbench.errors import BadInput
     from attnbench.files import check_place
     from attnbench.measure.runner import Stopped
-    from attnbench.outputs import _comparison as comparison
     from attnbench.outputs import junit as xml
+    from attnbench.outputs import markdown
     from attnbench.outputs._comparison import store
     from attnbench.plan import suite as suites
 
@@ -85,10 +86,10 @@ def command(
         raise BadInput(f"the gate cannot compare: {stopped}.") from None
     store(folder, found)
     if report is not None:
-        _append(report, comparison.markdown_text(found))
+        _append(report, markdown.comparisons([found]))
     if junit is not None:
-        _write(junit, xml.text(found))
-    write([found], form)
+        _write(junit, xml.comparisons([found]))
+    formats.show("comparisons", [found], form)
     print(f"{folder}", file=sys.stderr)
     raise typer.Exit(found.exit_code)
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from attnbench.outputs._rows import Format, Row, write
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
+from attnbench.outputs._rows import Listing, Row
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -18,7 +20,7 @@ What = Literal["operators", "suites", "metrics"]
 def command(
     what: Annotated[What, typer.Argument(help="What to list.")],
     names: Annotated[list[str] | None, typer.Argument(help="Only these; default: all.", metavar="[NAME]...")] = None,
-    form: Annotated[Format, typer.Option("--format", help="json and csv hold every field.")] = "table",
+    form: Annotated[str, format_option("rows", "json and csv hold every field.")] = "table",
 ) -> None:
     """List operators, suites or metrics; for operators, why an impl cannot run on this machine.
 
@@ -27,12 +29,11 @@ def command(
     rows = {"operators": _operators, "suites": _suites, "metrics": _metrics}[what]()
     if names:
         rows = _chosen(rows, names, what)
-    if what != "operators":
-        write(rows, form, sentences=("meaning",))
-        return
-    write(rows, form, [_glance(row) for row in rows])
-    if form == "table":
-        _print_reasons(rows)
+    if what == "operators":
+        listing = Listing(rows, [_glance(row) for row in rows], notes=_reasons(rows))
+    else:
+        listing = Listing(rows, sentences=("meaning",))
+    formats.show("rows", listing, form)
 
 
 def _chosen(rows: list[Row], names: list[str], what: str) -> list[Row]:
@@ -176,19 +177,16 @@ def _glance(row: Row) -> Row:
     }
 
 
-def _print_reasons(rows: list[Row]) -> None:
-    from attnbench import terminal
-
+def _reasons(rows: list[Row]) -> list[str]:
+    """Why impls cannot run here, and why operators have none for a GPU."""
     places: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for scope, reasons in row["impls"].items():
             for impl, reason in reasons.items():
                 if reason is not None and scope == next(iter(row["impls"])):
                     places.setdefault((impl, reason), []).append(row["name"])
-    console = terminal.console()
-    console.print("Scopes, parameters, papers and dtypes: --format json. compiled: any operator.")
-    for (impl, reason), names in places.items():
-        console.print(f"({impl}) cannot run here: {reason} [{', '.join(names)}]")
-    for row in rows:
-        if row["no_kernel"]:
-            console.print(f"{row['name']} has no impl cuda: {row['no_kernel']}")
+    return [
+        "Scopes, parameters, papers and dtypes: --format json. compiled: any operator.",
+        *(f"({impl}) cannot run here: {reason} [{', '.join(names)}]" for (impl, reason), names in places.items()),
+        *(f"{row['name']} has no impl cuda: {row['no_kernel']}" for row in rows if row["no_kernel"]),
+    ]

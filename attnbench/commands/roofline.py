@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.outputs._rows import Format, Row, write
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
+from attnbench.outputs._rows import Listing, Row
 
 if TYPE_CHECKING:
     from attnbench.analysis.roofline import Roofline
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.", metavar="RUN")],
-    form: Annotated[Format, typer.Option("--format", help="json: one object per timed cell.")] = "table",
+    form: Annotated[str, format_option("rows", "json: one object per timed cell.")] = "table",
 ) -> None:
     """Show, per series and size, the time over the larger of products / matmul rate and bytes · passes / copy rate.
 
@@ -37,11 +39,11 @@ def command(
     cells = stored.results.set_index("key").to_dict("index")
     found = rooflines(stored.results, rates)
     rows = [{**_cell(cells[f.key]), **_figures(f)} for f in found]
-    shown = [{**_cell(cells[f.key]), **_glance(f)} for f in found]
-    write(rows, form, shown, numbers=("N", "C", "ms", "roofline ms", "× roofline"))
-    if form == "table":
-        matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
-        print(f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.")
+    table = [{**_cell(cells[f.key]), **_glance(f)} for f in found]
+    matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
+    note = f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s."
+    listing = Listing(rows, table, numbers=("N", "C", "ms", "roofline ms", "× roofline"), notes=(note,))
+    formats.show("rows", listing, form)
 
 
 def _cell(row: Mapping[Hashable, Any]) -> Row:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from attnbench.outputs._rows import Format
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
     from attnbench.measure.open_run import Session
@@ -31,7 +32,7 @@ def command(
         bool, typer.Option("--dry-run", help="List the cells, what is skipped, and the time expected; run none.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
-    form: Annotated[Format, typer.Option("--format", help="How results are printed.")] = "table",
+    form: Annotated[str, format_option("run", "How results are printed.")] = "table",
 ) -> None:
     """Measure a suite: check every cell, take its memory and FLOPs, then its time in several rounds.
 
@@ -73,9 +74,9 @@ def command(
     raise typer.Exit(_measure(session, form, begun))
 
 
-def _list(plan: Plan, form: Format) -> None:
+def _list(plan: Plan, form: str) -> None:
     from attnbench.measure.outlook import outlook
-    from attnbench.outputs._rows import write
+    from attnbench.outputs._rows import Listing
     from attnbench.problem import canonical_params
 
     expected = outlook(plan)
@@ -94,7 +95,8 @@ def _list(plan: Plan, form: Format) -> None:
         for c in plan.cells
     ]
     shown = ("operator", "impl", "scope", "mode", "size")
-    write(rows, form, table=[{name: row[name] for name in shown} for row in rows])
+    table = [{name: row[name] for name in shown} for row in rows]
+    formats.show("rows", Listing(rows, table), form)
     for line in _expectation(plan, expected):
         print(line, file=sys.stderr)
 
@@ -121,7 +123,7 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
         yield f"expected: at least {duration(expected.total_s)}{ended}: this machine's rates could not be measured"
 
 
-def _measure(session: Session, form: Format, begun: float) -> int:
+def _measure(session: Session, form: str, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
     from attnbench.commands._standard_streams import lost
     from attnbench.measure.runner import Runner, Stopped, exit_code
@@ -147,33 +149,15 @@ def _measure(session: Session, form: Format, begun: float) -> int:
     return exit_code(session.journal.visits) if code is None else code
 
 
-def _show(folder: Path, form: Format) -> None:
-    """Prints the results so far; the folder is in the JSON, else the last line of stdout."""
+def _show(folder: Path, form: str) -> None:
+    """Prints the results so far, and names the folder."""
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
 
     try:
-        summary = summarise(read_run(folder))
+        formats.show("run", summarise(read_run(folder)), form, folder)
     except BadInput as error:
         print(f"attnbench: {error}", file=sys.stderr)
-    else:
-        if form == "table":
-            from attnbench import terminal
-            from attnbench.outputs import table
-
-            table.write(summary, terminal.console())
-        elif form == "json":
-            from attnbench.outputs import json
-
-            sys.stdout.write(json.text(summary, folder=str(folder)))
-        elif form == "csv":
-            from attnbench.outputs import csv
-
-            sys.stdout.write(csv.text(summary))
-        else:
-            from attnbench.outputs import markdown
-
-            sys.stdout.write(markdown.text(summary))
-    if form != "json":
-        print(folder)
+        if not formats.holds_folder(form):
+            print(folder)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-Format = Literal["table", "json", "csv", "markdown"]
+from attnbench.commands._options import format_option
+from attnbench.outputs import _formats as formats
 
 
 def command(
@@ -18,7 +18,7 @@ def command(
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
     axis: Annotated[str | None, typer.Option(help="Only this axis: seq_len, image_size or channels.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="csv holds the figures, json everything.")] = "table",
+    form: Annotated[str, format_option("run", "csv holds the figures, json everything.")] = "table",
 ) -> None:
     """Show a stored run: every metric over the axis, crossovers, exponents, and what to use.
 
@@ -27,21 +27,4 @@ def command(
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
 
-    summary = summarise(read_run(run), metric or (), baseline, axis)
-    if form == "table":
-        from attnbench import terminal
-        from attnbench.outputs import table
-
-        table.write(summary, terminal.console())
-    elif form == "json":
-        from attnbench.outputs import json
-
-        sys.stdout.write(json.text(summary))
-    elif form == "csv":
-        from attnbench.outputs import csv
-
-        sys.stdout.write(csv.text(summary))
-    else:
-        from attnbench.outputs import markdown
-
-        sys.stdout.write(markdown.text(summary))
+    formats.show("run", summarise(read_run(run), metric or (), baseline, axis), form)

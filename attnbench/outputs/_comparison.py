@@ -1,100 +1,34 @@
-"""A comparison as table, Markdown, JSON and CSV: what changed first, quiet about what did not."""
+"""What the formats of a comparison share: what changed first, quiet about what did not."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.tier0_exact import OPERATIONS
-from attnbench.outputs._markdown import escaped
-from attnbench.outputs._rows import Row, markdown, print_table
+from attnbench.outputs import json
+from attnbench.outputs._rows import Listing, Row
 from attnbench.problem import key_parts, operator_with_impl
 from attnbench.store.privacy import without_paths
 from attnbench.units import count, shown, times
 
-VERSION = 1
-"""Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
-
 _UNITS = {"wall_time": "s", "device_time": "s", "peak_memory": "bytes", "flops": "flop", "energy": "j"}
-_NUMBERS = ("before", "after", "change")
 _MOST = 40
 
 
-def write(found: Comparison) -> None:
-    """Prints the table and everything around it."""
-    print(f"{found.before} → {found.after}")
-    for note in found.notes:
-        print(f"note: {note}")
-    chosen = _chosen(found)
-    print_table(_rows(chosen), _NUMBERS, ("reason",))
-    for line in _around(found, chosen):
-        print(line)
-
-
-def markdown_text(found: Comparison) -> str:
-    """The step summary of a build."""
-    mark = {0: "pass", 1: "regression", 3: "undecided"}[found.exit_code] if found.gated else "comparison"
-    lines = [f"### attnbench: {mark}", "", escaped(f"{found.before} → {found.after}"), ""]
-    lines += [f"- {escaped(note)}" for note in found.notes] + ([""] if found.notes else [])
-    chosen = _chosen(found)
-    if chosen:
-        lines += [markdown(_rows(chosen), _NUMBERS)]
-    return "\n".join([*lines, *map(escaped, _around(found, chosen))]) + "\n"
-
-
-def json_text(*found: Comparison) -> str:
-    """`version` and `comparisons`, each with `before`, `after`, `decision`, `exit_code`, `measured`, `notes`,
-    `findings` (the fields of `findings.Finding`, in base units, all of them), `missing`, `new` (keys) and
-    `crossovers` (the fields of `findings.CrossoverShift`)."""
-    document = {"version": VERSION, "comparisons": [_document(each) for each in found]}
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _document(found: Comparison) -> dict[str, Any]:
-    return {
-        "before": found.before,
-        "after": found.after,
-        "decision": found.decision,
-        "exit_code": found.exit_code,
-        "measured": found.measured,
-        "notes": list(found.notes),
-        "findings": [_finite(asdict(f)) for f in found.findings],
-        "missing": list(found.missing),
-        "new": list(found.new),
-        "crossovers": [asdict(c) for c in found.shifts],
-    }
-
-
-def csv_text(found: Comparison) -> str:
-    """One row per finding, in base units; missing is empty."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*Finding.__dataclass_fields__], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_finite(asdict(f)) for f in found.findings)
-    return file.getvalue()
-
-
-def _finite(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-
-
-def _chosen(found: Comparison) -> list[Finding]:
+def chosen(found: Comparison) -> list[Finding]:
     """What is worth a line: everything that changed, and what the gate cannot tell."""
     undecided = set(map(id, found.undecided))
     return [f for f in found.findings if f.verdict not in ("same", "undecided") or id(f) in undecided][:_MOST]
 
 
-def _rows(findings: Sequence[Finding]) -> list[Row]:
-    return [
+def listing(findings: Sequence[Finding]) -> Listing:
+    """A row for each finding."""
+    rows = [
         {
             "verdict": f"{f.verdict.upper() if f.regression else f.verdict}",
             "what": f.name,
@@ -106,6 +40,7 @@ def _rows(findings: Sequence[Finding]) -> list[Row]:
         }
         for f in findings
     ]
+    return Listing(rows, numbers=("before", "after", "change"), sentences=("reason",))
 
 
 def _explained(f: Finding) -> bool:
@@ -131,10 +66,10 @@ def change(f: Finding) -> str:
     return text
 
 
-def _around(found: Comparison, chosen: Sequence[Finding]) -> list[str]:
+def around(found: Comparison, shown_above: Sequence[Finding]) -> list[str]:
     """What stands below the table: what was left out, cells without a partner, crossovers, and the decision."""
     lines = []
-    left = [f for f in found.findings if f not in chosen]
+    left = [f for f in found.findings if f not in shown_above]
     if left:
         counts = Counter(f.verdict for f in left)
         lines.append("not shown: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())))
@@ -174,4 +109,4 @@ def explanation(found: Comparison, key: str, samples: Sequence[Row]) -> str:
 def store(folder: Path, found: Comparison) -> None:
     """gate.json: the comparison as `compare --format json` gives it."""
     with files.storing(folder):
-        files.replace(folder / "gate.json", without_paths(json_text(found)))
+        files.replace(folder / "gate.json", without_paths(json.comparisons([found])))

@@ -1,4 +1,4 @@
-"""The figures of a run as CSV: one row per panel, metric, series and size, in base units; missing is empty.
+"""CSV, in base units; missing is empty. Of a run: one row per panel, metric, series and size.
 
 The points of a metric's curve have rows of their own, under the names of their columns in results.csv.
 """
@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.summary import Figure, Summary, Table
+from attnbench.analysis.compare.findings import Comparison, Finding
+from attnbench.outputs._rows import Listing, text_of
+
+if TYPE_CHECKING:
+    from attnbench.analysis.summary import Figure, Summary, Table
 
 COLUMNS = (
     "axis", "scope", "mode", "dtype", "causal", "batch", "heads", "head_dim", "channels", "problem", "device",
@@ -17,7 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def text(summary: Summary) -> str:
+def run(summary: Summary) -> str:
     """With a header, ending with a newline."""
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
@@ -43,6 +51,30 @@ def text(summary: Summary) -> str:
                         row = {**fixed, **series, "metric": column, "size": f.size, "label": f.label, "value": value}
                         writer.writerow({**row, "status": f.status})
     return file.getvalue()
+
+
+def rows(listing: Listing) -> str:
+    """Nested values are JSON. Empty where there are no rows."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    if listing.rows:
+        writer.writerow(listing.rows[0])
+    writer.writerows([text_of(value) for value in row.values()] for row in listing.rows)
+    return file.getvalue()
+
+
+def comparisons(found: Sequence[Comparison]) -> str:
+    """One row per finding, with a header for each comparison."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [*Finding.__dataclass_fields__], lineterminator="\n")
+    for comparison in found:
+        writer.writeheader()
+        writer.writerows(_finite(asdict(finding)) for finding in comparison.findings)
+    return file.getvalue()
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
 
 
 def _points(table: Table, figure: Figure) -> dict[str, float | None]:

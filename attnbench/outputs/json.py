@@ -1,25 +1,53 @@
-"""A run's tables, crossovers, exponents and recommendations as JSON, in base units; missing is null."""
+"""JSON, in base units; missing is null."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.crossover import Crossover
-from attnbench.analysis.recommendation import Choice, Recommendation
-from attnbench.analysis.scaling import Scaling
-from attnbench.analysis.series import Series
-from attnbench.analysis.summary import Line, PanelReport, Summary, Table
+from attnbench.outputs._rows import Listing
+
+if TYPE_CHECKING:
+    from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.crossover import Crossover
+    from attnbench.analysis.recommendation import Choice, Recommendation
+    from attnbench.analysis.scaling import Scaling
+    from attnbench.analysis.series import Series
+    from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
 VERSION = 1
-"""Raised when the meaning of a field changes or one is taken away; fields may be added."""
+"""Of a run: raised when the meaning of a field changes or one is taken away; fields may be added."""
+
+COMPARISON_VERSION = 1
+"""The same of comparisons."""
+
+HOLDS_FOLDER = True
 
 
-def text(summary: Summary, **more: Any) -> str:
-    """The document, indented, ending with a newline. more: further fields at its top level."""
-    return json.dumps(_plain({**document(summary), **more}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def run(summary: Summary, folder: Path | None = None) -> str:
+    """The document of `document`. folder: that of a run just measured, a further field."""
+    return _text(_plain({**document(summary), **({} if folder is None else {"folder": str(folder)})}))
+
+
+def rows(listing: Listing, folder: Path | None = None) -> str:
+    """A list of objects. folder: that of a run just measured, in every object as `run`."""
+    place = {} if folder is None else {"run": str(folder)}
+    return _text([{**row, **place} for row in listing.rows])
+
+
+def comparisons(found: Sequence[Comparison]) -> str:
+    """`version` and `comparisons`, each with `before`, `after`, `decision`, `exit_code`, `measured`, `notes`,
+    `findings` (the fields of `findings.Finding`, in base units, all of them), `missing`, `new` (keys) and `crossovers`
+    (the fields of `findings.CrossoverShift`)."""
+    return _text(_plain({"version": COMPARISON_VERSION, "comparisons": [_comparison(each) for each in found]}))
+
+
+def _text(document: object) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def document(summary: Summary) -> dict[str, Any]:
@@ -121,6 +149,21 @@ def _choice(found: Choice | None) -> dict[str, Any] | None:
     note = None if found.exact else "a different function; quality not measured here"
     figures = {"time_s": found.time_s, "memory_bytes": found.memory_bytes, "exact": found.exact, "note": note}
     return {**_series(found.series), **figures}
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    return {
+        "before": found.before,
+        "after": found.after,
+        "decision": found.decision,
+        "exit_code": found.exit_code,
+        "measured": found.measured,
+        "notes": found.notes,
+        "findings": found.findings,
+        "missing": found.missing,
+        "new": found.new,
+        "crossovers": found.shifts,
+    }
 
 
 def _plain(value: Any) -> Any:

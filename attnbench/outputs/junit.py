@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from attnbench.analysis.compare.findings import Comparison
 from attnbench.outputs._comparison import change
 
 
-def text(found: Comparison) -> str:
+def comparisons(found: Sequence[Comparison]) -> str:
+    """A document for each."""
+    return "".join(map(_document, found))
+
+
+def _document(found: Comparison) -> str:
     """The document. A build without any decision has one failing test that says so."""
     gated = [f for f in found.findings if f.threshold is not None or f.regression]
     suite = ElementTree.Element("testsuite", name="attnbench")

@@ -1,19 +1,28 @@
-"""The tables of a run in Markdown."""
+"""Markdown: the tables of a run, rows, and the step summary of a build."""
 
 from __future__ import annotations
 
-from attnbench.analysis.summary import Summary
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from attnbench.outputs._markdown import escaped
-from attnbench.outputs._run_tables import Block, legend, parts
+from attnbench.outputs._rows import Listing, text_of
+
+if TYPE_CHECKING:
+    from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.summary import Summary
+    from attnbench.outputs._run_tables import Block
 
 
-def text(summary: Summary) -> str:
+def run(summary: Summary) -> str:
     """Headings, pipe tables and notes, ending with a newline."""
+    from attnbench.outputs._run_tables import legend, parts
+
     lines = []
     for part in parts(summary):
         lines += [f"## {part.heading}", ""]
         for block in part.blocks:
-            lines += [f"### {block.title}", "", *_table(block), ""]
+            lines += [f"### {block.title}", "", *_block(block), ""]
             lines += [f"{escaped(note)}\n" for note in block.notes]
         lines += [f"- {escaped(note)}" for note in part.notes]
         lines += [""] if part.notes else []
@@ -21,7 +30,34 @@ def text(summary: Summary) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(block: Block) -> list[str]:
+def rows(listing: Listing) -> str:
+    """A pipe table, and the notes as a list."""
+    lines = []
+    if listing.shown:
+        head = list(listing.shown[0])
+        lines = [head, ["---:" if name in listing.numbers else "---" for name in head]]
+        lines += [[escaped(text_of(value)) for value in row.values()] for row in listing.shown]
+    notes = [f"- {escaped(note)}\n" for note in listing.notes]
+    return "".join([*(f"| {' | '.join(line)} |\n" for line in lines), *(["\n", *notes] if notes else [])])
+
+
+def comparisons(found: Sequence[Comparison]) -> str:
+    """The step summary of a build."""
+    return "".join(map(_comparison, found))
+
+
+def _comparison(found: Comparison) -> str:
+    from attnbench.outputs import _comparison as view
+
+    mark = {0: "pass", 1: "regression", 3: "undecided"}[found.exit_code] if found.gated else "comparison"
+    lines = [f"### attnbench: {mark}", "", escaped(f"{found.before} → {found.after}"), ""]
+    lines += [f"- {escaped(note)}" for note in found.notes] + ([""] if found.notes else [])
+    findings = view.chosen(found)
+    lines += [rows(view.listing(findings))] if findings else []
+    return "\n".join([*lines, *map(escaped, view.around(found, findings))]) + "\n"
+
+
+def _block(block: Block) -> list[str]:
     lines = ["| " + " | ".join(map(escaped, block.columns)) + " |"]
     lines.append("| --- |" + (" ---: |" if block.sizes else " --- |") * (len(block.columns) - 1))
     for row in block.rows:

@@ -1,38 +1,77 @@
-"""The tables of a run on a terminal or in a file, readable at 80 columns and without colour."""
+"""Tables on a terminal or in a file, readable at 80 columns and without colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attnbench.analysis.summary import Summary, summarise
+from attnbench import terminal
 from attnbench.outputs._columns import HEADING, Piece, lines
-from attnbench.outputs._run_tables import Block, legend, parts
+from attnbench.outputs._rows import Listing, text_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnbench.analysis.run import Run
+    from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.summary import Summary
+    from attnbench.outputs._run_tables import Block
 
 _GAP = 2
 
 
-def render(
-    run: Run, console: Console, metrics: Iterable[str] = (), baseline: str | None = None, axis: str | None = None
-) -> None:
-    """Prints every table of a run. Arguments as `analysis.summary.summarise`; raises what it raises."""
-    write(summarise(run, metrics, baseline, axis), console)
+def run(summary: Summary) -> None:
+    """Prints the tables of a run."""
+    write(summary, terminal.console())
+
+
+def rows(listing: Listing) -> None:
+    """Prints a table that fits the terminal, or 80 columns, and its notes."""
+    from rich.text import Text
+
+    console = terminal.console()
+    if listing.shown:
+        head = list(listing.shown[0])
+        texts = [[text_of(value).replace("\n", " ") for value in row.values()] for row in listing.shown]
+        numbers, sentences = (
+            [head.index(name) for name in names if name in head] for names in (listing.numbers, listing.sentences)
+        )
+        printed = Text()
+        for line in lines(head, texts, console.width, numbers, sentences):
+            for piece in line:
+                style = "bold" if piece.row == HEADING else "dim" if piece.column in sentences else ""
+                printed.append(piece.text, style=style)
+            printed.append("\n")
+        console.print(printed, no_wrap=True, crop=False, overflow="ignore")
+    for note in listing.notes:
+        console.print(note)
+
+
+def comparisons(found: Sequence[Comparison]) -> None:
+    """Prints each with what stands around its table."""
+    from attnbench.outputs import _comparison as view
+
+    for comparison in found:
+        print(f"{comparison.before} → {comparison.after}")
+        for note in comparison.notes:
+            print(f"note: {note}")
+        findings = view.chosen(comparison)
+        rows(view.listing(findings))
+        for line in view.around(comparison, findings):
+            print(line)
 
 
 def write(summary: Summary, console: Console) -> None:
     """Prints a summary."""
     from rich.text import Text
 
-    found = parts(summary)
-    if not found:
+    from attnbench.outputs._run_tables import legend, parts
+
+    panels = parts(summary)
+    if not panels:
         console.print(Text("Nothing was measured."))
         return
-    for part in found:
+    for part in panels:
         console.print(Text(f"\n{part.heading}\n", style="bold"))
         for block in part.blocks:
             for piece in _pieces(block, console.width):
@@ -60,7 +99,8 @@ def _pieces(block: Block, width: int) -> Iterator[Block]:
         chosen = [0, *range(start, stop)]
         title = block.title if start == 1 else f"{block.title}, continued"
         rows = tuple(tuple(row[i] for i in chosen) for row in block.rows)
-        yield Block(title, tuple(block.columns[i] for i in chosen), rows, True, block.notes if start == 1 else ())
+        notes = block.notes if start == 1 else ()
+        yield replace(block, title=title, columns=tuple(block.columns[i] for i in chosen), rows=rows, notes=notes)
         start = stop
 
 

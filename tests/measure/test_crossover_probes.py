@@ -15,8 +15,8 @@ from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
 from attnbench.measure.crossover_probes import Probes, Unplanned, allowed, at
+from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
-from attnbench.outputs.json import text
 from attnbench.problem import Axis, Cell, Problem
 from attnbench.store import journal
 from tests.running import Silent, plan
@@ -94,7 +94,7 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     row = _row(found, "softmax", "seq_len")
     block = next(b for b in parts(summarise(run))[0].blocks if b.title == "Crossover of wall time")
     assert row["crossover"] in {cell.text for cell in block.rows[0]}
-    stored = json.loads(text(summarise(run)))["panels"][0]["metrics"][0]["series"]
+    stored = json.loads(json_output.run(summarise(run)))["panels"][0]["metrics"][0]["series"]
     (same,) = (s for s in stored if s["operator"] == "series")
     assert row["crossings"] == same["against_baseline"]["crossings"]
 

@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
-from attnbench.commands.compare import Format
-from attnbench.commands.compare import write as write_comparison
 from attnbench.errors import BadInput
 from attnbench.outputs import csv, markdown, table
 from attnbench.outputs import json as json_output
+from attnbench.outputs._formats import formats, show
 from attnbench.plan import cells as expansion
 from attnbench.plan import suite as suites
 from attnbench.thresholds import Gate
@@ -27,7 +26,7 @@ from tests.mutated.mutation import Mutation
 from tests.mutated.runs import mutated_folder
 from tests.mutated.suites import FULL, mutated_suite
 
-FORMS: tuple[Format, ...] = get_args(Format)
+FORMS = formats("comparisons")
 GATE = Gate({"flops": 0.0, "peak_memory": 0.0, "wall_time": 0.05})
 
 
@@ -104,13 +103,13 @@ def _shown(summary: Summary) -> dict[str, Any]:
     from rich.console import Console
 
     table.write(summary, Console(highlight=False, file=io.StringIO(), width=120))
-    csv.text(summary)
-    markdown.text(summary)
+    csv.run(summary)
+    markdown.run(summary)
     return _document(summary)
 
 
 def _document(summary: Summary) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json_output.text(summary), parse_constant=_no_constant)
+    found: dict[str, Any] = json.loads(json_output.run(summary), parse_constant=_no_constant)
     return found
 
 
@@ -198,7 +197,7 @@ def _compared(sides: tuple[Run, Run], run: Run, mutation: Mutation, folder: Path
         return True
     with redirect_stdout(io.StringIO()):
         for form in FORMS:
-            write_comparison([found], form)
+            show("comparisons", [found], form)
     if mutation.expected == "same":
         assert found.exit_code == 0, f"{mutation.kind}: {found.decision}"
         assert {f.verdict for f in found.findings} <= {"same"}, f"{mutation.kind}: {found.findings[:2]}"

@@ -38,7 +38,7 @@ def stored(name: str) -> tuple[Run, Summary]:
 
 def crossings(summary: Summary) -> Iterator[tuple[int, str, str, str, dict[str, Any]]]:
     """(panel, metric, series, side, crossing) of every crossing with a place, from the JSON."""
-    for i, panel in enumerate(json_module.loads(json.text(summary))["panels"]):
+    for i, panel in enumerate(json_module.loads(json.run(summary))["panels"]):
         for metric in panel["metrics"]:
             for series in metric["series"]:
                 for side in ("against_baseline", "against_exact"):

@@ -15,10 +15,9 @@ from attnbench.analysis.summary import summarise
 from attnbench.commands import doctor, roofline
 from attnbench.commands import list as listed
 from attnbench.measure.machine.condition import Condition
-from attnbench.outputs import _comparison as comparison
 from attnbench.outputs import table
 from attnbench.outputs._columns import lines
-from attnbench.outputs._rows import print_table
+from attnbench.outputs._rows import Listing
 from attnbench.store.records import SUITE
 from tests import stored
 from tests.analysis.runs import laws
@@ -45,7 +44,7 @@ LAWS = {
 
 
 def compared(tmp_path: Path) -> list[str]:
-    comparison.write(Comparison("before", "after", FINDINGS, measured=5, gated=True))
+    table.comparisons([Comparison("before", "after", FINDINGS, measured=5, gated=True)])
     return [
         "CHANGED", "SLOWER", "MORE", "undecided", "wrong", "1.23ms", "1.50ms", "117MiB", "143MiB", "+23.4%",
         "[+10.0%, +34.5%]", "[-2.0%, +30.0%]", "(N^1.00)", "(N^1.87)", "scaling", KEY, *REASON.split(),
@@ -54,7 +53,7 @@ def compared(tmp_path: Path) -> list[str]:
 
 def calibrated(tmp_path: Path) -> list[str]:
     row = {"cell": NAME, "noise": "12.3%", "visible": "45.6%", "threshold": "5.0%", "seen": False}
-    print_table([row, {**row, "cell": KEY}], ("noise", "visible", "threshold"))
+    table.rows(Listing([row, {**row, "cell": KEY}], numbers=("noise", "visible", "threshold")))
     return [KEY, "12.3%", "45.6%", "5.0%", "false"]
 
 

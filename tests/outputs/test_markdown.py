@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attnbench.analysis.compare.findings import Comparison, Finding
-from attnbench.outputs import _comparison as comparison
+from attnbench.outputs import markdown
 from attnbench.outputs._markdown import escaped
-from attnbench.outputs._rows import markdown
+from attnbench.outputs._rows import Listing
 
 EVIL = "<img src=x onerror=alert(1)> | a*b*c _d_ \\"
 
@@ -19,7 +19,7 @@ def test_marks_are_escaped_and_lines_joined() -> None:
 def test_a_table_and_a_step_summary_hold_no_html() -> None:
     finding = Finding(EVIL, EVIL, "status", "ok", EVIL, "changed", True, reason=EVIL)
     whole = Comparison(EVIL, EVIL, (finding,), notes=(EVIL,), measured=1, gated=True)
-    for text in (markdown([{"reason": EVIL}], ()), comparison.markdown_text(whole)):
+    for text in (markdown.rows(Listing([{"reason": EVIL}], notes=(EVIL,))), markdown.comparisons([whole])):
         assert "onerror" in text
         assert not text.replace("\\<", "").count("<")
         assert all(row.replace("\\|", "").count("|") in (0, 2, 8, 9, 10) for row in text.splitlines())

@@ -83,7 +83,7 @@ def test_a_run_without_visits_says_so() -> None:
 
 
 def test_csv_keeps_base_units_and_leaves_the_missing_empty(summary: Summary) -> None:
-    rows = list(csv_module.DictReader(io.StringIO(csv.text(summary))))
+    rows = list(csv_module.DictReader(io.StringIO(csv.run(summary))))
     found = {(r["metric"], r["series"], r["label"]): r for r in rows}
     assert tuple(rows[0]) == csv.COLUMNS
     performer = found["wall_time", "performer", "1024"]
@@ -95,7 +95,7 @@ def test_csv_keeps_base_units_and_leaves_the_missing_empty(summary: Summary) -> 
 
 
 def test_json_is_strict_and_holds_everything(summary: Summary) -> None:
-    found = json_module.loads(json.text(summary), parse_constant=pytest.fail)
+    found = json_module.loads(json.run(summary), parse_constant=pytest.fail)
     assert (found["version"], found["suite"], found["baseline"]) == (1, "synthetic", "softmax")
     (panel,) = found["panels"]
     wall = next(m for m in panel["metrics"] if m["metric"] == "wall_time")
@@ -111,14 +111,14 @@ def test_json_is_strict_and_holds_everything(summary: Summary) -> None:
 
 
 def test_one_round_is_null_in_json_not_nan() -> None:
-    found = json_module.loads(json.text(summarise(laws((64, 128, 256), LAWS, rounds=1))), parse_constant=pytest.fail)
+    found = json_module.loads(json.run(summarise(laws((64, 128, 256), LAWS, rounds=1))), parse_constant=pytest.fail)
     figures = found["panels"][0]["metrics"][0]["series"][0]["figures"]
     assert figures[0]["value"] > 0
     assert figures[0]["low"] is None
 
 
 def test_markdown_tables_are_rectangular_and_escaped(summary: Summary) -> None:
-    text = markdown.text(summary)
+    text = markdown.run(summary)
     width = None
     for line in text.splitlines():
         if line.startswith("|"):
@@ -167,13 +167,13 @@ def test_an_error_is_shown_along_its_curve_beside_that_of_the_mean() -> None:
 
 def test_csv_and_json_hold_the_curve() -> None:
     summary = of_estimates()
-    (metric,) = json_module.loads(json.text(summary))["panels"][0]["metrics"]
+    (metric,) = json_module.loads(json.run(summary))["panels"][0]["metrics"]
     assert metric["curve"] == {"over": "logit scale", "beside": "the mean of v"}
     rfa, performer = metric["series"]
     assert (rfa["name"], rfa["estimates"]) == ("rfa", "a kernel of its own")
     assert performer["figures"][1]["curve"][4] == {"at": "4", "value": None, "beside": 2.0}
     assert [p["at"] for p in rfa["figures"][0]["curve"]] == list(SCALES)
-    rows = list(csv_module.DictReader(io.StringIO(csv.text(summary))))
+    rows = list(csv_module.DictReader(io.StringIO(csv.run(summary))))
     told = {(row["metric"], row["series"], row["label"]): row["value"] for row in rows}
     assert float(told["softmax_error", "rfa", "64"]) == rfa["figures"][0]["value"]
     assert float(told["softmax_error_at_4", "rfa", "128"]) == rfa["figures"][1]["curve"][4]["value"]

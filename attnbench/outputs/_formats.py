@@ -1,0 +1,64 @@
+"""The formats: a file of `attnbench/outputs/` is a `--format`, named as the file, for the data that it defines a
+function for.
+
+    run(summary: Summary)                       the results of a run: `show`, `run`
+    rows(listing: Listing)                      rows of plain values: `list`, `estimate`, `roofline`, `crossover`, …
+    comparisons(comparisons: list[Comparison])  stored runs compared: `compare`, `gate`
+
+Each returns the text, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and `rows` take `folder=`, the
+folder of what was just measured, and the text names it; else it stands below, on the last line.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from attnbench.registry import scan
+
+Data = Literal["run", "rows", "comparisons"]
+PACKAGE = "attnbench.outputs"
+
+
+def formats(data: Data) -> list[str]:
+    """The formats that show such data, sorted. None of them is imported: that would take as long as a quick command."""
+    return [name for name in scan(PACKAGE) if data in _functions(name)]
+
+
+def _functions(name: str) -> set[str]:
+    """What a file of the package defines at its top."""
+    spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
+    source = getattr(spec and spec.loader, "get_source", lambda _: None)(f"{PACKAGE}.{name}")
+    return {node.name for node in ast.parse(source or "").body if isinstance(node, ast.FunctionDef)}
+
+
+def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
+    """Prints a value to stdout.
+
+    Args:
+        data: what kind of value it is.
+        value: a Summary, a Listing, or comparisons.
+        form: one of `formats(data)`.
+        folder: of what was just measured; named on the last line unless the text holds it.
+    """
+    output = _output(form)
+    inside = folder is not None and holds_folder(form)
+    text = getattr(output, data)(value, **({"folder": folder} if inside else {}))
+    if text is not None:
+        sys.stdout.write(text)
+    if folder is not None and not inside:
+        print(folder)
+
+
+def holds_folder(form: str) -> bool:
+    """Whether the text of a format names the folder itself."""
+    return bool(getattr(_output(form), "HOLDS_FOLDER", False))
+
+
+def _output(form: str) -> ModuleType:
+    return importlib.import_module(f"{PACKAGE}.{form}")

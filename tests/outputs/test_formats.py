@@ -1,0 +1,52 @@
+"""The formats: found by what their files define, none imported for that; a verb offers those that show its data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.outputs._formats import Data, formats
+
+RUN = ["csv", "json", "markdown", "table"]
+
+
+@pytest.mark.parametrize(
+    ("data", "names"), [("run", RUN), ("rows", RUN), ("comparisons", [*RUN[:2], "junit", *RUN[2:]])]
+)
+def test_a_format_is_a_file_that_shows_such_data(data: Data, names: list[str]) -> None:
+    assert formats(data) == names
+
+
+def test_nothing_is_imported_to_know_the_formats() -> None:
+    code = (
+        "import sys; from attnbench.outputs import _formats as f; found = f.formats('run'); "
+        "loaded = [name for name in found if f'attnbench.outputs.{name}' in sys.modules]; "
+        "sys.exit(not found or bool(loaded) or 'pandas' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "show", "list", "estimate", "roofline", "calibrate", "crossover"])
+def test_a_verb_offers_what_shows_its_data_and_refuses_the_rest(verb: str) -> None:
+    words = {"list": ["suites"], "estimate": ["softmax"]}.get(verb, ["x"])
+    refused = CliRunner().invoke(app, [verb, *words, "--format", "junit"], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2
+    assert "'junit' is not one of 'csv', 'json', 'markdown', 'table'" in refused.output
+    offered = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
+    assert "[csv|json|markdown|table]" in offered.replace("\n", "")
+
+
+def test_a_comparison_is_offered_as_junit() -> None:
+    for verb in ("compare", "gate"):
+        help = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
+        assert "[csv|json|junit|markdown|table]" in help.replace("\n", "")
+
+
+def test_notes_stand_below_a_table_and_not_in_what_programs_read() -> None:
+    for form in RUN:
+        text = CliRunner().invoke(app, ["estimate", "softmax", "--seq-len", "8", "--format", form]).output
+        assert ("nothing was computed" in text) == (form in ("table", "markdown"))
