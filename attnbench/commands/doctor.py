@@ -69,7 +69,7 @@ def _examine() -> tuple[list[Condition], SelfTest | None]:
 def _tested(devices: Sequence[str], threads: int) -> tuple[SelfTest | None, dict[str, str]]:
     """The self-test on the first device that gives one, and the reasons of those before it."""
     from attnbench.measure import self_test
-    from attnbench.measure.worker_process import WorkerLost
+    from attnbench.measure.protocol import WorkerLost
 
     failures: dict[str, str] = {}
     for device in devices:

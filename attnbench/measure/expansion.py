@@ -1,53 +1,44 @@
-"""A suite as one revision reads it, as plain data: its settings, its cells, and what its operators say of themselves.
-
-A worker answers with it, so that each side of a gate expands its own suite with its own operators.
-"""
+"""A suite as one revision reads it: a worker expands it, so that each side of a gate has its own operators."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from attnbench.errors import BadInput
+from attnbench.measure.protocol import Expansion, ExpansionAnswer, ExpansionRequest
 from attnbench.plan import suite as suites
 from attnbench.plan.cells import cells
 from attnbench.plan.operator_facts import definitions
-from attnbench.problem import columns_of
 from attnbench.registry import operators
 
 
-def expansion(request: Mapping[str, Any]) -> dict[str, Any]:
-    """`name`, `text`, `impls`, `measure`, `limits`, `gate`, `cells`, `definitions`; or `refused`: why not.
-
-    request: text, where, directory, name and operators_from as `suite.from_text` takes them; operators and impls: the
-    command line's; lenient: names of operators that this revision does not have are passed over.
-    """
-    places = request["operators_from"]
+def expand(request: ExpansionRequest) -> ExpansionAnswer:
+    """A suite's settings and cells, and what its operators say of themselves; or why it is refused."""
+    places = request.operators_from
     try:
-        read = suites.from_text(
-            request["text"], request["where"], Path(request["directory"]), request["name"], places
-        )  # fmt: skip
-        asked = _split(request["operators"])
+        suite = suites.from_text(request.text, request.where, Path(request.directory), request.name, places)
+        names = _split(request.operators)
         known = operators(places)
-        chosen = [name for name in asked if name in known] if request["lenient"] else asked
-        nothing = bool(asked) and not chosen
-        read = suites.override(read, operators=chosen, impls=request["impls"])
-        expanded = [] if nothing else cells(read)
-        told = definitions(expanded, places)
+        chosen = [name for name in names if name in known] if request.lenient else names
+        nothing = bool(names) and not chosen
+        suite = suites.override(suite, operators=chosen, impls=request.impls)
+        expanded = () if nothing else tuple(cells(suite))
+        facts = definitions(expanded, places)
     except BadInput as error:
-        return {"refused": str(error)}
-    return {
-        "name": read.name,
-        "text": read.text,
-        "impls": list(read.impls),
-        "measure": asdict(read.measure),
-        "limits": asdict(read.limits),
-        "gate": asdict(read.gate),
-        "cells": [columns_of(cell) for cell in expanded],
-        "definitions": told,
-    }
+        return ExpansionAnswer(refused=str(error))
+    return ExpansionAnswer(
+        Expansion(
+            name=suite.name,
+            text=suite.text,
+            impls=tuple(suite.impls),
+            measure=suite.measure,
+            limits=suite.limits,
+            gate=suite.gate,
+            cells=expanded,
+            definitions=facts,
+        )
+    )
 
 
 def _split(names: Sequence[str]) -> list[str]:

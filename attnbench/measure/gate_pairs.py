@@ -20,14 +20,14 @@ from attnbench.analysis.compare.tier1_paired import FEWEST_VISITS, TURNS
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import Expansion, ExpansionRequest, OtherVersion, WorkerLost
 from attnbench.measure.runner import Runner
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
-from attnbench.plan.settings import Limits, Measure
-from attnbench.problem import Cell, cell_of
+from attnbench.problem import Cell
 from attnbench.store import journal
 from attnbench.store.frames import frame
-from attnbench.thresholds import Gate, Threshold
+from attnbench.thresholds import Gate
 from attnbench.units import count
 
 if TYPE_CHECKING:
@@ -65,50 +65,47 @@ class Quiet:
         self.tell(text)
 
 
-@dataclass(frozen=True)
-class Expanded:
-    """A side's suite as its own revision reads it. definitions: what environment.json stores of its operators."""
-
-    name: str
-    text: str
-    impls: tuple[str, ...]
-    measure: Measure
-    limits: Limits
-    gate: Gate
-    cells: tuple[Cell, ...]
-    definitions: Mapping[str, Any]
-
-
-def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> Expanded | None:
+def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> Expansion | None:
     """The suite of a checkout, expanded by a worker of it; None where its attnbench is too old to say.
 
-    where: the suite's path, for messages. lenient: operators of `only` that the checkout does not have are passed over.
-    Raises BadInput.
+    Args:
+        checkout: one side.
+        where: the suite's path, for messages.
+        only: the command line's operators and impls.
+        lenient: operators of `only` that the checkout does not have are passed over.
+
+    Raises: BadInput where the suite is refused, or the checkout's worker speaks another version of the protocol.
     """
-    request = {
-        "do": "expand", "device": "cpu", "text": checkout.text, "where": f"{where} ({checkout})",
-        "directory": str(where.parent), "name": where.stem, "operators_from": list(checkout.operators_from),
-        "operators": list(only[0]), "impls": list(only[1]), "lenient": lenient, "host_limit": None,
-    }  # fmt: skip
+    request = ExpansionRequest(
+        text=checkout.text,
+        where=f"{where} ({checkout})",
+        directory=str(where.parent),
+        name=where.stem,
+        operators_from=checkout.operators_from,
+        operators=tuple(only[0]),
+        impls=tuple(only[1]),
+        lenient=lenient,
+    )
     try:
         with contextlib.closing(worker_process.start(0, 1, first=checkout.imports)) as worker:
-            found = worker.ask(request, worker_process.START_TIMEOUT_S).get("expansion")
-    except worker_process.WorkerLost as lost:
+            answer = worker.ask(request, worker_process.START_TIMEOUT_S)
+    except WorkerLost as lost:
         raise BadInput(f"{where} ({checkout}): its operators cannot be asked what they are: {lost}.") from None
-    if found is None:
-        return None
-    if "refused" in found:
-        raise BadInput(str(found["refused"]))
-    gate = Gate(found["gate"]["thresholds"], tuple(Threshold(**each) for each in found["gate"]["overrides"]))
-    return Expanded(
-        found["name"], found["text"], tuple(found["impls"]), Measure(**found["measure"]),
-        Limits(**found["limits"]), gate, tuple(map(cell_of, found["cells"])), found["definitions"],
-    )  # fmt: skip
+    except OtherVersion as other:
+        raise BadInput(
+            f"{checkout}: its worker speaks version {other.theirs} of attnbench's protocol, the attnbench that runs "
+            f"this gate speaks version {other.ours}, so that it cannot measure that revision. Run the suite in each "
+            "revision with that revision's own attnbench and compare the stored runs (attnbench compare BASE HEAD), or "
+            f"gate two revisions whose attnbench speaks version {other.ours}."
+        ) from None
+    if answer.refused:
+        raise BadInput(answer.refused)
+    return answer.expansion
 
 
 def expand_both(
     sides: tuple[Checkout, Checkout], where: Path, only: Only
-) -> tuple[tuple[Expanded, Expanded], list[str]]:
+) -> tuple[tuple[Expansion, Expansion], list[str]]:
     """Both sides' own suites, and what a reader must know of them. Raises BadInput."""
     before, after = (expanded(side, where, only, lenient=side is sides[0]) for side in sides)
     if after is None:

@@ -14,6 +14,7 @@ from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.machine import advice, environment, host, nvml
+from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, WorkerLost
 from attnbench.measure.stored_search import SEARCH
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
@@ -248,10 +249,8 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
     # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
     try:
         with contextlib.closing(worker_process.start(0, threads)) as worker:
-            request = {"do": "environment", "device": device}
-            found: dict[str, Any] = worker.ask(request, worker_process.START_TIMEOUT_S)["environment"]
-            return found
-    except worker_process.WorkerLost as lost:
+            return worker.ask(EnvironmentRequest(device), worker_process.START_TIMEOUT_S).environment
+    except WorkerLost as lost:
         raise BadInput(
             f"--device {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this machine "
             "can measure; use --device cpu meanwhile."
@@ -260,16 +259,16 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
 
 def _rates(plan: Plan) -> dict[str, Any]:
     """The rates of this hardware for the run's dtypes, measured by a worker; empty where that fails."""
-    request = {"do": "rates", "device": plan.device, "dtypes": sorted({cell.problem.dtype for cell in plan.cells})}
+    request = RatesRequest(plan.device, tuple(sorted({cell.problem.dtype for cell in plan.cells})))
     limit = plan.limits.budget_s
     timeout = worker_process.START_TIMEOUT_S if limit is None else limit * time_budget.RATES_SHARE
     try:
         worker = worker_process.start(0, plan.threads)
-        found: dict[str, Any] = worker.ask(request, timeout)["rates"]
-    except worker_process.WorkerLost:
+        rates = worker.ask(request, timeout).rates
+    except WorkerLost:
         return {}
     worker.close()
-    return found
+    return rates
 
 
 def _default_folder(name: str) -> Path:

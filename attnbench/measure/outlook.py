@@ -8,11 +8,11 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import RatesRequest, SupportRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.own_code import own_errors
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
-from attnbench.problem import columns_of
 from attnbench.registry import operators
 
 
@@ -57,15 +57,15 @@ def _asked(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:
     """By cell, why it cannot run; and the rates, empty where they cannot be measured."""
     workers = Workers(plan, -1)
     try:
-        request = {"do": "why_not", "cells": [columns_of(cell) for cell in plan.cells]}
-        reasons = [reason for _, reason in workers.ask(request, worker_process.START_TIMEOUT_S)["reasons"]]
-        dtypes = sorted({cell.problem.dtype for cell in plan.cells})
+        support = SupportRequest(tuple(plan.cells), plan.device, tuple(plan.operators_from))
+        reasons = [reason for _, reason in workers.ask(support, worker_process.START_TIMEOUT_S).reasons]
+        dtypes = tuple(sorted({cell.problem.dtype for cell in plan.cells}))
         try:
-            rates = workers.ask({"do": "rates", "dtypes": dtypes}, worker_process.START_TIMEOUT_S).get("rates", {})
-        except worker_process.WorkerLost:
+            rates = workers.ask(RatesRequest(plan.device, dtypes), worker_process.START_TIMEOUT_S).rates
+        except WorkerLost:
             rates = {}
         return reasons, rates
-    except (worker_process.WorkerLost, Stopped) as lost:
+    except (WorkerLost, Stopped) as lost:
         raise BadInput(
             f"asking the operators what they support: {lost}. Correct the operator, or leave it out."
         ) from None

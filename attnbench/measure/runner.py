@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from attnbench.analysis import results
 from attnbench.errors import BadInput, printable
 from attnbench.files import storing
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import NOTHING_KNOWN, Forecast, SupportRequest, VisitAnswer, VisitRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, beyond, family
@@ -23,7 +24,7 @@ from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.privacy import without_paths
 from attnbench.store.reading import parse_visit
-from attnbench.store.records import CAUSE_OF, Cause, Sample, Status, Visit, is_sample
+from attnbench.store.records import Cause, Sample, Status, Visit
 from attnbench.units import count
 
 __all__ = ["Progress", "Runner", "Stopped"]
@@ -125,7 +126,7 @@ class Runner:
 
     def visit(self, cell: Cell, number: int, position: int) -> None:
         """One timed visit in round `number`, in the current worker process or, where there is none, a fresh one."""
-        self._visit("time", cell, number, position, self.plan.measure)
+        self._visit(cell, number, position, self.plan.measure)
 
     def expected_s(self, cell: Cell) -> float:
         """The most that a timed visit of a cell is expected to take, after its scout."""
@@ -157,24 +158,24 @@ class Runner:
                 continue
             skipped = self._beyond(cell) or self._unaffordable(cell)
             timeout = self._bounded(self.plan.limits.cell_timeout_s, cell, 0)
-            foreseen = self.workers.foresee(cell, timeout) if skipped is None else {}
-            skipped = skipped or self._over(foreseen.get("total_bytes"))
+            forecast = self.workers.foresee(cell, timeout) if skipped is None else NOTHING_KNOWN
+            skipped = skipped or self._over(forecast.total_bytes)
             if skipped is not None:
                 self._store(self._unmeasured(cell, 0, position, "skipped", *skipped))
                 continue
-            self._visit("scout", cell, 0, position, self.plan.measure, foreseen)
+            self._visit(cell, 0, position, self.plan.measure, forecast)
 
     def _unable(self, order: Sequence[Cell]) -> dict[str, tuple[Status, str | None]]:
         """Cells that cannot run here, with the reason; None where an earlier cell of the series says it for all."""
-        request = {"do": "why_not", "cells": [columns_of(cell) for cell in order]}
+        request = SupportRequest(tuple(order), self.plan.device, tuple(self.plan.operators_from))
         timeout = self._bounded(worker_process.START_TIMEOUT_S, order[0], 0)
         try:
             answer = self.workers.ask(request, timeout)
-        except worker_process.WorkerLost as lost:
+        except WorkerLost as lost:
             if lost.status == "timeout" and timeout < worker_process.START_TIMEOUT_S:
                 return {}  # the budget has ended, which skips them all
             raise Stopped(f"asking the operators what they support: {lost}") from None
-        reasons = {cell.key: (status, told) for cell, (status, told) in zip(order, answer["reasons"], strict=True)}
+        reasons = {cell.key: each for cell, each in zip(order, answer.reasons, strict=True)}
         series: dict[tuple[Any, ...], list[Cell]] = {}
         for cell in order:
             series.setdefault(family(cell), []).append(cell)
@@ -299,7 +300,7 @@ class Runner:
             if self._fits(cell, missing.values()):
                 self.workers.ready()
                 begun = self.now()
-                self._visit("time", cell, number, position, self._measure)
+                self._visit(cell, number, position, self._measure)
                 self._taken_s += self.now() - begun
                 self._foreseen_s += self.expected_s(cell)
             else:
@@ -348,45 +349,48 @@ class Runner:
 
     def _visit(
         self,
-        do: str,
         cell: Cell,
         number: int,
         position: int,
         measure: Measure,
-        foreseen: Mapping[str, Any] | None = None,
+        forecast: Forecast = NOTHING_KNOWN,
     ) -> None:
         self.progress.begun(cell, number)
-        scouted = self._done[cell.key, 0].metrics if number else {}
-        request = {
-            "do": do,
-            "cell": columns_of(cell),
-            "measure": asdict(measure),
-            "foreseen": dict(foreseen or {}),
-            "tolerance": scouted.get("tolerance"),
-            "answers": [scouted[name] for name in ("answer_0", "answer_1", "answer_2") if name in scouted],
-        }
+        checked = self._done[cell.key, 0].metrics if number else {}
+        request = VisitRequest(
+            phase="time" if number else "check",
+            cell=cell,
+            measure=measure,
+            device=self.plan.device,
+            operators_from=tuple(self.plan.operators_from),
+            memory_limit=self.plan.memory_limit,
+            host_limit=self.plan.memory_limit if self.plan.device == "cpu" else None,
+            forecast=forecast,
+            tolerance=checked.get("tolerance"),
+            answers=tuple(checked[name] for name in ("answer_0", "answer_1", "answer_2") if name in checked),
+        )
         whole = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
         self.workers.ready()
         timeout = self._bounded(whole, cell, number)
         begun = time.perf_counter()
         try:
             answer = self.workers.ask(request, timeout)
-        except worker_process.WorkerLost as lost:
+        except WorkerLost as lost:
             if lost.status == "timeout" and timeout < whole:
                 self._cut(cell, number, position)
                 return
             reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
-            answer = {"status": lost.status, "reason": reason, "cause": lost.cause}
+            answer = VisitAnswer(lost.status, reason, lost.cause)
         try:
             visit, samples = self._stored_as(cell, number, position, answer)
-        except (BadInput, LookupError, TypeError, ValueError) as error:  # an operator has written to the pipe
+        except (BadInput, ValueError) as error:  # an operator has written to the pipe
             reason = f"the worker sent what is no answer: {printable(error)}"
             visit, samples = self._unmeasured(cell, number, position, "crashed", reason, "crashed"), []
         self._store(visit, samples)
         if visit.status == "ok":
             foreseeing = 0.0 if number else self.workers.foreseen_s
             self.harness_s.append(time.perf_counter() - begun + foreseeing - visit.metrics.get("operator_s", 0.0))
-        self._watch_clock(visit, throttled=answer.get("throttled", False))
+        self._watch_clock(visit, throttled=answer.throttled)
         if time.monotonic() - self._written > RESULTS_EVERY_S:
             self._write()
 
@@ -398,25 +402,18 @@ class Runner:
         reason = f"the budget of {self.plan.limits.budget_s:g} s ended while it was checked"
         self._store(self._unmeasured(cell, number, position, "skipped", reason, "budget"))
 
-    def _stored_as(
-        self, cell: Cell, number: int, position: int, answer: Mapping[str, Any]
-    ) -> tuple[Visit, list[Sample]]:
+    def _stored_as(self, cell: Cell, number: int, position: int, answer: VisitAnswer) -> tuple[Visit, list[Sample]]:
         """The visit and the samples of an answer. Raises where what is stored of it could not be read again."""
-        status: Status = answer["status"]
-        taken = answer.get("samples", ())
-        cause = answer.get("cause", CAUSE_OF.get(status, ""))
         visit = replace(
-            self._unmeasured(cell, number, position, status, answer.get("reason", ""), cause),
-            kernel=answer.get("kernel", ""),
-            metrics=answer.get("metrics", {}),
-            samples=len(taken),
-            warnings=tuple(answer.get("warnings", ())),
-            operations=answer.get("operations", {}),
+            self._unmeasured(cell, number, position, answer.status, answer.reason, answer.cause),
+            kernel=answer.kernel,
+            metrics=answer.metrics,
+            samples=len(answer.samples),
+            warnings=answer.warnings,
+            operations=answer.operations,
         )
         parse_visit(visit.line().encode().decode(), "its visit")
-        if not all(map(is_sample, taken)):
-            raise ValueError("a sample is no number of seconds")
-        return visit, [Sample(cell.key, number, visit.process, index, *sample) for index, sample in enumerate(taken)]
+        return visit, [Sample(cell.key, number, visit.process, n, *sample) for n, sample in enumerate(answer.samples)]
 
     def _unmeasured(self, cell: Cell, number: int, position: int, status: Status, reason: str, cause: Cause) -> Visit:
         return Visit(

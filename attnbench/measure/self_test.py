@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import EnvironmentRequest, Phase, VisitAnswer, VisitRequest, WorkerLost
 from attnbench.plan.settings import Measure
-from attnbench.problem import Cell, Problem, columns_of
+from attnbench.problem import Cell, Problem
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
 
@@ -68,10 +69,10 @@ def self_test(
     workers: list[worker_process.Worker] = []
     try:
         workers.append(start(0, threads))
-        facts = workers[0].ask({"do": "environment", "device": device}, TIMEOUT_S)["environment"]
-        scouted = _visit(workers[0], "scout", device, None)
+        facts = workers[0].ask(EnvironmentRequest(device), TIMEOUT_S).environment
+        checked = _visit(workers[0], "check", device, None)
         workers.append(start(1, threads))
-        turns = [_turn(workers, number, device, scouted["metrics"].get("tolerance")) for number in range(TURNS)]
+        turns = [_turn(workers, number, device, checked.metrics.get("tolerance")) for number in range(TURNS)]
     finally:
         for worker in workers:
             worker.close()
@@ -79,8 +80,8 @@ def self_test(
     samples = [flags.split("+") for answer in answers for _, flags in _wall(answer)]
     return SelfTest(
         device,
-        frozenset(name for answer in (scouted, *answers) for name in answer["metrics"]),
-        tuple((first["metrics"]["wall_time_s"], second["metrics"]["wall_time_s"]) for first, second in turns),
+        frozenset(name for answer in (checked, *answers) for name in answer.metrics),
+        tuple((first.metrics["wall_time_s"], second.metrics["wall_time_s"]) for first, second in turns),
         len(samples),
         {
             flag: sum(flag in flags for flags in samples)
@@ -90,33 +91,31 @@ def self_test(
     )
 
 
-def _wall(answer: Mapping[str, Any]) -> list[tuple[float, str]]:
-    return [(seconds, flags) for clock, seconds, flags in answer["samples"] if clock == "wall"]
+def _wall(answer: VisitAnswer) -> list[tuple[float, str]]:
+    return [(seconds, flags) for clock, seconds, flags in answer.samples if clock == "wall"]
 
 
 def _turn(
     workers: Sequence[worker_process.Worker], number: int, device: str, tolerance: float | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[VisitAnswer, VisitAnswer]:
     """One visit by each; who begins changes from turn to turn, so that a drift of the machine cancels."""
     order = (0, 1) if number % 2 == 0 else (1, 0)
-    found = {index: _visit(workers[index], "time", device, tolerance) for index in order}
-    return found[0], found[1]
+    answers = {index: _visit(workers[index], "time", device, tolerance) for index in order}
+    return answers[0], answers[1]
 
 
-def _visit(worker: worker_process.Worker, do: str, device: str, tolerance: float | None) -> dict[str, Any]:
-    request: dict[str, Any] = {
-        "do": do,
-        "cell": columns_of(CELL),
-        "measure": asdict(MEASURE),
-        "foreseen": {},
-        "tolerance": tolerance,
-        "answers": [],
-        "device": device,
-        "operators_from": [],
-        "memory_limit": MEMORY_BYTES,
-        "host_limit": None,
-    }
+def _visit(worker: worker_process.Worker, phase: Phase, device: str, tolerance: float | None) -> VisitAnswer:
+    request = VisitRequest(
+        phase=phase,
+        cell=CELL,
+        measure=MEASURE,
+        device=device,
+        operators_from=(),
+        memory_limit=MEMORY_BYTES,
+        host_limit=None,
+        tolerance=tolerance,
+    )
     answer = worker.ask(request, TIMEOUT_S)
-    if answer["status"] != "ok":
-        raise worker_process.WorkerLost(answer["status"], answer.get("reason") or answer["status"])
+    if answer.status != "ok":
+        raise WorkerLost(answer.status, answer.reason or answer.status)
     return answer

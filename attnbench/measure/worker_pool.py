@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import NOTHING_KNOWN, A_co, Forecast, ForecastRequest, Request, WorkerLost
 from attnbench.plan.measured_code import changes, measured_code
 from attnbench.plan.plan import Plan
-from attnbench.problem import Cell, columns_of
+from attnbench.problem import Cell
 
 STARTS = 3
 """Workers that fail to start one after another before the run ends."""
@@ -35,42 +35,32 @@ class Workers:
     foreseen_s: float = 0.0
     foreseeing: worker_process.Worker | None = None
 
-    def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    def ask(self, request: Request[A_co], timeout: float) -> A_co:
         """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped."""
         worker = self.ready()
-        whole = {
-            "device": self.plan.device,
-            "operators_from": list(self.plan.operators_from),
-            "memory_limit": self.plan.memory_limit,
-            "host_limit": self.plan.memory_limit if self.plan.device == "cpu" else None,
-            **request,
-        }
         try:
-            answer = worker.ask(whole, timeout)
-        except worker_process.WorkerLost:
+            answer = worker.ask(request, timeout)
+        except WorkerLost:
             self.measuring = None
             raise
-        if answer.get("status") in worker_process.FATAL or answer.get("restart"):
+        if answer.fatal or answer.restart:
             self.end()
         return answer
 
-    def foresee(self, cell: Cell, timeout: float) -> dict[str, Any]:
-        """What shapes alone say of a cell, from a worker that measures nothing; empty where that fails."""
-        operators_from = list(self.plan.operators_from)
-        request = {"do": "foresee", "cell": columns_of(cell), "operators_from": operators_from}
+    def foresee(self, cell: Cell, timeout: float) -> Forecast:
+        """What shapes alone tell of a cell, from a worker that measures nothing; empty where that fails."""
         try:
             if self.foreseeing is None:
                 self.foreseeing = self._start(ORACLE, 1)
             begun = time.perf_counter()
-            answer = self.foreseeing.ask(request, timeout)
-        except worker_process.WorkerLost:
+            answer = self.foreseeing.ask(ForecastRequest(cell, tuple(self.plan.operators_from)), timeout)
+        except WorkerLost:
             self.foreseeing = None
-            return {}
+            return NOTHING_KNOWN
         self.foreseen_s = time.perf_counter() - begun
-        if answer.get("restart"):
+        if answer.restart:
             self.end_oracle()
-        found: dict[str, Any] = answer.get("foreseen", {})
-        return found
+        return answer.forecast
 
     def end(self) -> None:
         """Ends the measuring worker, so that a fresh one makes the next visit."""
@@ -110,7 +100,7 @@ class Workers:
             try:
                 self.measuring = self._start(self.number, self.plan.threads)
                 self.start_s.append(self.measuring.start_s)
-            except worker_process.WorkerLost as lost:
+            except WorkerLost as lost:
                 failures.append(str(lost))
                 if len(failures) == STARTS:
                     raise Stopped(f"{STARTS} workers in a row did not start: {failures[-1]}") from None

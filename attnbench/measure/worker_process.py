@@ -19,10 +19,7 @@ from attnbench import descendants, interrupts
 from attnbench.errors import printable
 from attnbench.measure.machine import allocator
 from attnbench.measure.machine.host import out_of_memory_kills
-from attnbench.store.records import CAUSE_OF, Cause, Status
-
-FATAL = ("oom", "crashed")
-"""After an answer with one of these a worker ends: its memory is in pieces, or its CUDA context lost."""
+from attnbench.measure.protocol import A_co, Request, WorkerLost, answer_to, check_ready
 
 START_TIMEOUT_S = 120.0
 """A worker that has not loaded torch by then never will."""
@@ -32,16 +29,6 @@ MOST_PRINTED_BYTES = 2**20
 
 MOST_ANSWER_BYTES = 2**28
 """An answer longer than this is none."""
-
-
-class WorkerLost(Exception):
-    """The worker is gone. status: "timeout", "oom" or "crashed"; cause: one of `record.CAUSES`, by default the
-    status's own; the text is the reason."""
-
-    def __init__(self, status: Status, reason: str, cause: Cause | None = None) -> None:
-        super().__init__(reason)
-        self.status: Status = status
-        self.cause: Cause = cause or CAUSE_OF[status]
 
 
 @dataclass
@@ -58,25 +45,26 @@ class Worker:
     _pending: bytearray = field(default_factory=bytearray)
     _asked: int = 0
 
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """The answer to a request. Raises WorkerLost; the process is then gone and its group killed."""
+    def ask(self, request: Request[A_co], timeout: float) -> A_co:
+        """The answer to a request, within a timeout in seconds. Raises WorkerLost; the process is then gone and its
+        group killed."""
         interrupts.check()
         if os.fstat(self.printed.fileno()).st_size > MOST_PRINTED_BYTES:
             self.printed.seek(0)  # the worker's stdout is at the same place
             self.printed.truncate()
         self._asked += 1
-        text = json.dumps({**request, "id": self._asked}) + "\n"
+        text = json.dumps({**request.to_json(), "id": self._asked}) + "\n"
         try:
             self._send(text.encode(), timeout)
-            answer = self._receive(timeout)
-            if answer.get("id") != self._asked:
-                raise WorkerLost("crashed", f"the worker answered something that was not asked: {str(answer)[:100]}")
+            message = self._receive(timeout)
+            if message.get("id") != self._asked:
+                raise WorkerLost("crashed", f"the worker answered something that was not asked: {str(message)[:100]}")
+            return answer_to(request, message)
         except WorkerLost:
             self.kill()
             raise
         except BrokenPipeError:
             raise self._lost() from None
-        return answer
 
     def _send(self, data: bytes, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -151,7 +139,15 @@ class Worker:
 
 
 def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
-    """A worker that is ready. first: folders that it imports from before all others. Raises WorkerLost."""
+    """A worker that is ready.
+
+    Args:
+        number: its `process` in the visits.
+        threads: that torch computes with.
+        first: folders that it imports from before all others.
+
+    Raises: WorkerLost, OtherVersion.
+    """
     begun = time.perf_counter()
     try:
         printed = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
@@ -186,8 +182,7 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     descendants.started(process.pid)
     worker = Worker(number, process, read, write, printed, out_of_memory_kills())
     try:
-        if "ready" not in worker._receive(START_TIMEOUT_S):
-            raise WorkerLost("crashed", "the worker did not say that it is ready")
+        check_ready(worker._receive(START_TIMEOUT_S))
     except BaseException:
         worker.kill()
         raise

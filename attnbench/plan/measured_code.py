@@ -31,7 +31,7 @@ SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.measure.metric
 
 READERS = (
     "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames",
-    "attnbench.yaml_file", "attnbench.terminal", "attnbench.measure.expansion",
+    "attnbench.yaml_file", "attnbench.terminal", "attnbench.thresholds", "attnbench.measure.expansion",
 )  # fmt: skip
 """They read a suite, or read and show what was measured."""
 

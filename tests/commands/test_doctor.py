@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from attnbench.__main__ import app
-from attnbench.measure import self_test, worker_process
+from attnbench.measure import protocol, self_test
 from attnbench.measure.machine import advice, nvml
 from attnbench.measure.machine import host as processor
 from attnbench.measure.machine import load as machine
@@ -71,7 +71,7 @@ def test_it_measures_here_and_says_what_to_do_about_each_line() -> None:
 
 def test_nothing_measured_is_exit_code_1_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(device: str, threads: int) -> SelfTest:
-        raise worker_process.WorkerLost("crashed", "the worker was killed by SIGSEGV")
+        raise protocol.WorkerLost("crashed", "the worker was killed by SIGSEGV")
 
     monkeypatch.setattr(self_test, "self_test", lost)
     result = doctor()
@@ -93,7 +93,7 @@ def test_the_cpu_is_measured_where_the_gpu_fails(monkeypatch: pytest.MonkeyPatch
 
     def only_cpu(device: str, threads: int) -> SelfTest:
         if device == "cuda":
-            raise worker_process.WorkerLost("crashed", "CUDA error: no kernel image is available")
+            raise protocol.WorkerLost("crashed", "CUDA error: no kernel image is available")
         return QUIET
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from attnbench.measure import gate_pairs, git_worktrees, open_run, worker_process
+from attnbench.measure import gate_pairs, git_worktrees, open_run
+from attnbench.measure.protocol import RatesRequest, SupportAnswer, WorkerLost
 from attnbench.measure.worker_pool import Workers
 from attnbench.operator import Cost
 from attnbench.outputs._progress import duration, plain
@@ -80,17 +81,17 @@ def test_a_dry_run_lists_and_writes_nothing(tmp_path: Path, suite: Path, monkeyp
 
 
 def test_without_rates_a_dry_run_says_at_least(monkeypatch: pytest.MonkeyPatch, suite: Path) -> None:
-    def ask(workers: Workers, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        if request["do"] == "rates":
-            raise worker_process.WorkerLost("crashed", "no memory for it")
-        return {"reasons": [["skipped", None] for _ in request["cells"]]}
+    def ask(workers: Workers, request: Any, timeout: float) -> SupportAnswer:
+        if isinstance(request, RatesRequest):
+            raise WorkerLost("crashed", "no memory for it")
+        return SupportAnswer((("skipped", None),) * len(request.cells))
 
     monkeypatch.setattr(Workers, "ask", ask)
     told = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"]).stderr.splitlines()
     assert told[-1] == "expected: at least 11 s: this machine's rates could not be measured"
 
-    def lost(workers: Workers, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        raise worker_process.WorkerLost("timeout", "no answer within 120 s")
+    def lost(workers: Workers, request: Any, timeout: float) -> SupportAnswer:
+        raise WorkerLost("timeout", "no answer within 120 s")
 
     monkeypatch.setattr(Workers, "ask", lost)
     done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"])

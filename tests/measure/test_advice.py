@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from attnbench.__main__ import app
 from attnbench.commands import doctor
 from attnbench.errors import BadInput
-from attnbench.measure import open_run, worker_process
+from attnbench.measure import open_run, protocol, worker_process
 from attnbench.measure.machine import advice
 from attnbench.measure.machine import host as processor
 from attnbench.measure.machine import nvml as gpu
@@ -62,7 +62,7 @@ def test_disturbances_are_warned_of_with_what_to_do(
 
 def test_a_gpu_whose_first_worker_is_lost_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(number: int, threads: int) -> None:
-        raise worker_process.WorkerLost("crashed", "the worker was killed by SIGSEGV")
+        raise protocol.WorkerLost("crashed", "the worker was killed by SIGSEGV")
 
     monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cuda")
     monkeypatch.setattr(open_run, "others_on_gpu", lambda device: [])

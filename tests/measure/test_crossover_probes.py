@@ -15,6 +15,14 @@ from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.commands.crossover import _row
 from attnbench.measure.crossover_probes import Probes, Unplanned, allowed, at
+from attnbench.measure.protocol import (
+    Forecast,
+    ForecastAnswer,
+    ForecastRequest,
+    SupportAnswer,
+    SupportRequest,
+    VisitAnswer,
+)
 from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
 from attnbench.problem import Axis, Cell, Problem
@@ -43,16 +51,16 @@ class Worker:
     speed: float
     start_s: float = 0.0
 
-    def ask(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        if request["do"] == "why_not":
-            return {"reasons": [["skipped", None] for _ in request["cells"]]}
-        cell = request["cell"]
-        if request["do"] == "foresee":
-            return {"foreseen": {"total_bytes": 2**40 if cell["seq_len"] > self.machine.memory else 1}}
-        self.machine.asked.append((request["do"], cell["operator"], cell["seq_len"], self.number))
-        time = self.machine.laws[cell["operator"]](cell["seq_len"] * cell["channels"] / 64) * self.speed
-        column = "scout_time_s" if request["do"] == "scout" else "wall_time_s"
-        return {"status": "ok", "metrics": {column: time, "operator_s": time}}
+    def ask(self, request: Any, timeout: float) -> Any:
+        if isinstance(request, SupportRequest):
+            return SupportAnswer((("skipped", None),) * len(request.cells))
+        operator, problem = request.cell.operator, request.cell.problem
+        if isinstance(request, ForecastRequest):
+            return ForecastAnswer(Forecast(2**40 if problem.seq_len > self.machine.memory else 1))
+        self.machine.asked.append((request.phase, operator, problem.seq_len, self.number))
+        time = self.machine.laws[operator](problem.seq_len * problem.channels / 64) * self.speed
+        column = "scout_time_s" if request.phase == "check" else "wall_time_s"
+        return VisitAnswer("ok", metrics={column: time, "operator_s": time})
 
     def close(self) -> None:
         return

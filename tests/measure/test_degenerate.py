@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker import correctness
-from attnbench.measure.worker.forecast import Foreseen
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.problem import MODES, Cell, Dtype, Mode, Params, Problem
 from attnbench.registry import operators, why_not
@@ -30,7 +30,7 @@ def tiny(variant: Variant) -> list[Problem]:
 
 def of(variant: Variant, problem: Problem, mode: Mode, impl: str = "reference") -> Subject:
     cell = Cell(variant.name, impl, variant.scope, mode, problem, variant.params)
-    return subject_of(cell, operators()[variant.name], "cpu", 2**32, Foreseen())
+    return subject_of(cell, operators()[variant.name], "cpu", 2**32, Forecast())
 
 
 def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:

@@ -63,8 +63,8 @@ def test_flops_are_stated_and_counted_alike(mode: Mode) -> None:
 
 def test_a_count_that_differs_from_the_stated_one_is_said() -> None:
     of = subject("softmax")
-    foreseen = type(of.foreseen)(flops_counted=12)
-    object.__setattr__(of, "foreseen", foreseen)
+    forecast = type(of.forecast)(flops_counted=12)
+    object.__setattr__(of, "forecast", forecast)
     made = bench(of)
     flops.scout(made)
     assert "torch counted 12" in made.warnings[0]
@@ -72,7 +72,7 @@ def test_a_count_that_differs_from_the_stated_one_is_said() -> None:
 
 def test_a_count_that_is_missing_is_empty_and_named() -> None:
     of = subject("softmax")
-    object.__setattr__(of, "foreseen", type(of.foreseen)())
+    object.__setattr__(of, "forecast", type(of.forecast)())
     made = bench(of)
     assert "flops_counted" not in flops.scout(made)
     assert "flops_counted is empty" in made.notes[0]
@@ -87,7 +87,7 @@ def test_what_torch_cannot_count_is_stored_beside_the_count() -> None:
 
 def test_a_count_where_nothing_should_be_countable_is_kept() -> None:
     of = subject("fnet")
-    object.__setattr__(of, "foreseen", type(of.foreseen)(flops_counted=12))
+    object.__setattr__(of, "forecast", type(of.forecast)(flops_counted=12))
     made = bench(of)
     assert flops.scout(made)["flops_counted"] == 12
     assert "torch counted 12" in made.warnings[0]

@@ -17,6 +17,16 @@ from attnbench.analysis import results
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import (
+    Forecast,
+    ForecastAnswer,
+    ForecastRequest,
+    SupportAnswer,
+    SupportRequest,
+    VisitRequest,
+    WorkerLost,
+    answer_to,
+)
 from attnbench.measure.runner import Runner, Stopped, exit_code
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import measured_code
@@ -29,25 +39,26 @@ from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 
 FORESEEN = 3 * 2**20
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+Answers = Callable[[VisitRequest], dict[str, Any]]
+"""The message that answers a visit's request."""
 
 
 class Pretended:
     """A worker that answers without a process."""
 
-    def __init__(self, number: int, answer: Answer) -> None:
+    def __init__(self, number: int, answer: Answers) -> None:
         self.number = number
         self.start_s = 0.0
         self.answer = answer
         self.closed = False
 
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def ask(self, request: Any, timeout: float) -> Any:
         assert not self.closed
-        if request["do"] == "why_not":
-            return {"reasons": [["skipped", None] for _ in request["cells"]]}
-        if request["do"] == "foresee":
-            return {"foreseen": {"total_bytes": FORESEEN}}
-        return self.answer(request)
+        if isinstance(request, SupportRequest):
+            return SupportAnswer((("skipped", None),) * len(request.cells))
+        if isinstance(request, ForecastRequest):
+            return ForecastAnswer(Forecast(FORESEEN))
+        return answer_to(request, self.answer(request))
 
     def close(self) -> None:
         self.closed = True
@@ -55,14 +66,14 @@ class Pretended:
     kill = close
 
 
-def fine(request: dict[str, Any]) -> dict[str, Any]:
+def fine(request: VisitRequest) -> dict[str, Any]:
     metrics = {"operator_s": 0.0, "scout_time_s": 1e-3, "tolerance": 1e-5}
-    if request["do"] == "scout":
+    if request.phase == "check":
         return {"status": "ok", "metrics": metrics}
     return {"status": "ok", "metrics": {"operator_s": 0.0, "wall_time_s": 1e-3}, "samples": [["wall", 1e-3, ""]]}
 
 
-def ran(folder: Path, cells: list[Cell], answer: Answer = fine, **given: Any) -> Run:
+def ran(folder: Path, cells: list[Cell], answer: Answers = fine, **given: Any) -> Run:
     opened = journal.create(folder, "name: made\n", {})
     start: Any = lambda number, threads: Pretended(number, answer)  # noqa: E731
     try:
@@ -96,8 +107,8 @@ def test_every_round_has_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_a_fatal_answer_ends_its_worker(tmp_path: Path) -> None:
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
-        bad = request["do"] == "time" and request["cell"]["seq_len"] == 64
+    def answer(request: VisitRequest) -> dict[str, Any]:
+        bad = request.phase == "time" and request.cell.problem.seq_len == 64
         return {"status": "crashed", "reason": "lost"} if bad else fine(request)
 
     run = ran(tmp_path / "run", CELLS, answer, measure=Measure(rounds=1))
@@ -110,8 +121,8 @@ def test_a_fatal_answer_ends_its_worker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("status", "visits"), [("wrong", 1), ("timeout", 1), ("oom", 1), ("crashed", 3), ("error", 3)])
 def test_what_would_fail_the_same_way_is_not_visited_again(tmp_path: Path, status: str, visits: int) -> None:
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
-        return fine(request) if request["do"] == "scout" else {"status": status, "reason": "so"}
+    def answer(request: VisitRequest) -> dict[str, Any]:
+        return fine(request) if request.phase == "check" else {"status": status, "reason": "so"}
 
     run = ran(tmp_path / "run", CELLS[:1], answer, measure=ROUNDS)
     assert len(run.visits[run.visits["round"] > 0]) == visits
@@ -119,9 +130,9 @@ def test_what_would_fail_the_same_way_is_not_visited_again(tmp_path: Path, statu
 
 
 def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path) -> None:
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
+    def answer(request: VisitRequest) -> dict[str, Any]:
         found = fine(request)
-        return found if request["do"] == "scout" else {**found, "throttled": True}
+        return found if request.phase == "check" else {**found, "throttled": True}
 
     with pytest.raises(Stopped, match="throttled throughout 5 visits"):
         ran(tmp_path / "run", CELLS, answer, measure=ROUNDS)
@@ -148,8 +159,8 @@ def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path)
     ids=str,
 )
 def test_an_answer_that_could_not_be_read_again_is_a_crash_of_its_visit(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
-        return {**fine(request), **(wrong if request["cell"]["impl"] == "honest" else {})}
+    def answer(request: VisitRequest) -> dict[str, Any]:
+        return {**fine(request), **(wrong if request.cell.impl == "honest" else {})}
 
     run = ran(tmp_path / "run", CELLS, answer, measure=Measure(rounds=1))
     honest = run.results["impl"] == "honest"
@@ -187,7 +198,7 @@ def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
     opened = journal.create(tmp_path / "run", "", {})
 
     def start(number: int, threads: int) -> worker_process.Worker:
-        raise worker_process.WorkerLost("crashed", "no torch")
+        raise WorkerLost("crashed", "no torch")
 
     with pytest.raises(Stopped, match="no torch"):
         Runner(plan(CELLS), opened, Silent(), start).run()
@@ -251,7 +262,7 @@ def test_a_results_file_that_cannot_be_written_loses_no_visit(tmp_path: Path, mo
 class Clock:
     """A clock that only work moves. call_s: what a call of a cell takes; late: timed visits take so much longer."""
 
-    def __init__(self, call_s: Callable[[dict[str, Any]], float], late: float = 1.0) -> None:
+    def __init__(self, call_s: Callable[[Cell], float], late: float = 1.0) -> None:
         self.now_s = 100.0
         self.call_s = call_s
         self.late = late
@@ -266,29 +277,25 @@ class Clock:
         worker.ask = self.ask  # type: ignore[method-assign]
         return worker
 
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        if request["do"] in ("why_not", "foresee"):
+    def ask(self, request: Any, timeout: float) -> Any:
+        if not isinstance(request, VisitRequest):
             self.now_s += 0.01
             return Pretended(0, fine).ask(request, timeout)
-        call = self.call_s(request["cell"])
-        measure = Measure(**request["measure"])
-        takes = (
-            time_budget.SCOUT_S + 12 * call
-            if request["do"] == "scout"
-            else self.late * time_budget.visit_s(call, measure)
-        )
+        call, checks = self.call_s(request.cell), request.phase == "check"
+        timed_s = self.late * time_budget.visit_s(call, request.measure)
+        takes = time_budget.SCOUT_S + 12 * call if checks else timed_s
         self.now_s += min(takes, timeout)
         if takes > timeout:
-            raise worker_process.WorkerLost("timeout", f"no answer within {timeout:g} s")
+            raise WorkerLost("timeout", f"no answer within {timeout:g} s")
         answer = fine(request)
-        metrics = {**answer["metrics"], "scout_time_s": call, "visit_s": takes} if request["do"] == "scout" else {}
-        return {**answer, "metrics": metrics or answer["metrics"]}
+        metrics = {**answer["metrics"], "scout_time_s": call, "visit_s": takes} if checks else answer["metrics"]
+        return answer_to(request, {**answer, "metrics": metrics})
 
 
 SIZES = (64, 128, 256, 512, 1024)
 SWEPT = [faulty(impl, n) for n in SIZES for impl in ("reference", "honest")]
 SWEPT += [replace(faulty("reference", n), operator="softmax") for n in SIZES]
-SQUARE: Callable[[dict[str, Any]], float] = lambda columns: 1e-6 * columns["seq_len"] ** 2  # noqa: E731
+SQUARE: Callable[[Cell], float] = lambda cell: 1e-6 * cell.problem.seq_len**2  # noqa: E731
 
 
 def budgeted(folder: Path, clock: Clock, budget_s: float | None, **given: Any) -> Run:
@@ -344,7 +351,7 @@ def test_a_visit_under_way_is_bounded_by_what_the_budget_leaves(
     tmp_path: Path, budget_s: float | None, status: str, cause: str
 ) -> None:
     """A hang costs the budget's rest, but what was scouted before it still gets its time."""
-    clock = Clock(lambda columns: 1e9 if columns["impl"] == "honest" else 1e-4)
+    clock = Clock(lambda cell: 1e9 if cell.impl == "honest" else 1e-4)
     run = budgeted(tmp_path / "run", clock, budget_s, cells=SWEPT[:2] + SWEPT[10:11])
     assert clock.now_s <= (budget_s or 100)
     rows = run.results.set_index("impl")

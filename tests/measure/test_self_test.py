@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from attnbench.measure import self_test, worker_process
+from attnbench.measure import protocol, self_test
 from attnbench.measure.self_test import SelfTest
 
 QUIET = SelfTest("cpu", frozenset(), ((1e-3, 1.001e-3), (1e-3, 0.999e-3), (1e-3, 1e-3)), 100, {"switched": 5}, {})
@@ -28,11 +28,11 @@ def test_the_workers_are_ended_when_one_is_lost() -> None:
 
     def start(number: int, threads: int) -> Any:
         if number == 1:
-            raise worker_process.WorkerLost("crashed", "it did not start")
-        answer = {"status": "ok", "environment": {}, "metrics": {"tolerance": 1e-6}}
-        return SimpleNamespace(ask=lambda request, timeout: answer, close=lambda: ended.append(number))
+            raise protocol.WorkerLost("crashed", "it did not start")
+        message = {"status": "ok", "environment": {}, "metrics": {"tolerance": 1e-6}}
+        return SimpleNamespace(ask=lambda request, _: request.read(message), close=lambda: ended.append(number))
 
-    with pytest.raises(worker_process.WorkerLost, match="did not start"):
+    with pytest.raises(protocol.WorkerLost, match="did not start"):
         self_test.self_test("cpu", 1, start)
     assert ended == [0]
 
@@ -41,10 +41,11 @@ def test_workers_take_turns_and_who_begins_changes() -> None:
     asked = []
 
     def start(number: int, threads: int) -> Any:
-        def ask(request: dict[str, Any], timeout: float) -> dict[str, Any]:
-            asked.append((number, request["do"]))
+        def ask(request: Any, timeout: float) -> Any:
+            asked.append((number, request.to_json()["do"]))
             samples = [["wall", 1.0 + number, "switched"], ["wall", 1.0 + number, ""], ["device", 9.0, "throttled"]]
-            return {"status": "ok", "environment": {}, "metrics": {"wall_time_s": 1.0 + number}, "samples": samples}
+            metrics = {"wall_time_s": 1.0 + number}
+            return request.read({"status": "ok", "environment": {}, "metrics": metrics, "samples": samples})
 
         return SimpleNamespace(ask=ask, close=lambda: None)
 
@@ -56,9 +57,9 @@ def test_workers_take_turns_and_who_begins_changes() -> None:
 
 
 def test_a_visit_that_is_not_ok_is_no_self_test() -> None:
-    answers = {"environment": {"environment": {}}, "scout": {"status": "wrong", "reason": "it differs"}}
-    worker: Any = SimpleNamespace(ask=lambda request, timeout: answers[request["do"]], close=lambda: None)
-    with pytest.raises(worker_process.WorkerLost, match="it differs"):
+    message = {"environment": {}, "status": "wrong", "reason": "it differs"}
+    worker: Any = SimpleNamespace(ask=lambda request, timeout: request.read(message), close=lambda: None)
+    with pytest.raises(protocol.WorkerLost, match="it differs"):
         self_test.self_test("cpu", 1, lambda number, threads: worker)
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import VisitAnswer, VisitRequest
 from attnbench.measure.worker import shared_state
-from attnbench.problem import Cell, Problem, columns_of
+from attnbench.problem import Cell, Problem
 from tests.meddling.meddlers import CHANGES, GOOD
 from tests.running import QUICK, Silent, measured, plan
 
@@ -58,39 +57,30 @@ def worker() -> Iterator[worker_process.Worker]:
     started.kill()
 
 
-def scouted(worker: worker_process.Worker, impl: str) -> dict[str, Any]:
+def checked(worker: worker_process.Worker, impl: str) -> VisitAnswer:
     """The answer of a worker that goes on, whatever it answers."""
-    cell = columns_of(meddler(impl))
-    request = {"do": "scout", "cell": cell, "measure": asdict(QUICK), "foreseen": {}, "tolerance": None, "answers": []}
-    return worker.ask(
-        {
-            **request,
-            "device": "cpu",
-            "operators_from": ["tests.meddling"],
-            "memory_limit": 2**30,
-            "host_limit": None,
-        },
-        60.0,
-    )
+    request = VisitRequest("check", meddler(impl), QUICK, "cpu", ("tests.meddling",), 2**30, host_limit=None)
+    return worker.ask(request, 60.0)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_process.Worker, change: str) -> None:
     if change == "processors" and len(shared_state.now().settings["the processors it may use"]) < 2:  # type: ignore[arg-type]
         pytest.skip("one processor only")
-    answer = scouted(worker, f"does_{change}")
-    back = scouted(worker, f"undoes_{change}")
-    after = scouted(worker, "honest")
-    assert answer["restart"] is back["restart"] is True
-    assert "restart" not in after
-    assert not after["warnings"]
+    answer = checked(worker, f"does_{change}")
+    back = checked(worker, f"undoes_{change}")
+    after = checked(worker, "honest")
+    assert answer.restart is back.restart is True
+    assert not after.restart
+    assert not after.warnings
     if change in REPLACED:
-        assert (answer["status"], answer["cause"]) == ("wrong", "tampered")
-        assert answer["reason"] == f"it replaces {REPLACED[change]}, which attnbench measures with"
-        assert "samples" not in answer
+        assert (answer.status, answer.cause) == ("wrong", "tampered")
+        assert answer.reason == f"it replaces {REPLACED[change]}, which attnbench measures with"
+        assert not answer.samples
+        assert not answer.metrics
         return
-    assert answer["status"] == "ok", answer["reason"]
-    (warning,) = answer["warnings"]
+    assert answer.status == "ok", answer.reason
+    (warning,) = answer.warnings
     assert warning.startswith(f"meddlers (does_{change}) changes what the next operator would find")
     assert TOLD[change] in warning
     assert "secret" not in warning
@@ -98,11 +88,11 @@ def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_
 
 @pytest.mark.parametrize("impl", GOOD)
 def test_what_leaves_everything_as_it_was_keeps_its_worker(worker: worker_process.Worker, impl: str) -> None:
-    scouted(worker, "honest")
-    answer = scouted(worker, impl)
-    assert answer["status"] == "ok", answer["reason"]
-    assert "restart" not in answer
-    assert not answer["warnings"]
+    checked(worker, "honest")
+    answer = checked(worker, impl)
+    assert answer.status == "ok", answer.reason
+    assert not answer.restart
+    assert not answer.warnings
 
 
 def test_the_next_operator_finds_a_fresh_process(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from attnbench.measure import worker_process
+from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, VisitAnswer, VisitRequest, WorkerLost
 from attnbench.measure.worker import serve as worker
-from attnbench.problem import columns_of
-from tests.running import faulty
+from tests.running import QUICK, faulty
 
 
 def test_measuring_imports_torch_and_the_standard_library_only() -> None:
@@ -45,15 +45,14 @@ def test_a_worker_ends_when_its_pipe_closes() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_worker_in_native_code_ends_with_its_parent() -> None:
     code = (
-        "from attnbench.problem import columns_of; from tests.running import faulty, plan\n"
+        "from attnbench.measure.protocol import VisitRequest; from tests.running import QUICK, faulty, plan\n"
         "from attnbench.measure.worker_pool import Workers\n"
         "import os, signal, threading\n"
         "workers = Workers(plan([]), -1)\n"
         "cell = faulty('hangs', 32)\n"
         "workers.ready(); print(workers.measuring.process.pid, flush=True)\n"
         "threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
-        "request = {'do': 'scout', 'cell': columns_of(cell), 'measure': vars(plan([]).measure), 'foreseen': {}}\n"
-        "workers.ask(request, 60)\n"
+        "workers.ask(VisitRequest('check', cell, QUICK, 'cpu', ('tests.injected',), 2**30, 2**30), 60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -81,8 +80,8 @@ def test_a_kill_while_the_kernel_kills_for_memory_is_out_of_memory(
     monkeypatch.setattr(worker_process, "out_of_memory_kills", lambda: next(told))
     worker = worker_process.start(0, threads=1)
     os.kill(worker.process.pid, signal.SIGKILL)
-    with pytest.raises(worker_process.WorkerLost, match="SIGKILL") as lost:
-        worker.ask({"do": "rates", "device": "cpu", "dtypes": []}, 30.0)
+    with pytest.raises(WorkerLost, match="SIGKILL") as lost:
+        worker.ask(RatesRequest("cpu", ()), 30.0)
     assert lost.value.status == status
 
 
@@ -91,13 +90,13 @@ def test_a_disk_without_room_for_what_a_worker_prints_is_told(monkeypatch: pytes
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", none)
-    with pytest.raises(worker_process.WorkerLost, match=r"No usable temporary directory found.*set TMPDIR"):
+    with pytest.raises(WorkerLost, match=r"No usable temporary directory found.*set TMPDIR"):
         worker_process.start(0, threads=1)
 
 
 def test_a_worker_that_cannot_start_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(worker_process.WorkerLost, match="exited with code 1"):
+    with pytest.raises(WorkerLost, match="exited with code 1"):
         worker_process.start(0, threads=1)
 
 
@@ -134,36 +133,34 @@ def test_a_failed_allocation_on_the_cpu_is_out_of_memory() -> None:
 def test_what_an_operator_gives_is_made_fit_to_be_stored() -> None:
     numbers = {"flops": np.int64(3), "bytes_required": torch.tensor(4), "softmax_error": np.float32(0.5), "passes": 2}
     bad = {"reference_flops": math.nan, "peak_memory_bytes": 10**30, "energy_j": -1.0, "relative_error": "\ud800"}
-    answer = worker._fit(
-        {
-            "status": "ok",
-            "reason": "so \x9b31m " * 10**6,
-            "kernel": None,
-            "metrics": {**numbers, **bad},
-            "operations": {"a\x1b": 1, "a\\u001b": 2},
-            "warnings": ["\ud800"],
-        }
+    answer = worker._storable(
+        VisitAnswer(
+            status="ok",
+            reason="so \x9b31m " * 10**6,
+            kernel=None,  # type: ignore[arg-type]
+            metrics={**numbers, **bad},  # type: ignore[dict-item]
+            operations={"a\x1b": 1, "a\\u001b": 2},
+            warnings=("\ud800",),
+        )
     )
-    assert answer["metrics"] == {"flops": 3, "bytes_required": 4, "softmax_error": 0.5, "passes": 2}
-    assert [type(value) for value in answer["metrics"].values()] == [int, int, float, int]
-    assert answer["operations"] == {r"a\u001b": 3}
-    assert answer["warnings"][0] == r"\ud800"
-    assert [text.split(" = ")[0] for text in answer["warnings"][1:]] == list(bad)
-    assert answer["reason"].startswith(r"so \u009b31m so")
-    assert len(answer["reason"]) < 10**4
-    json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
+    assert answer.metrics == {"flops": 3, "bytes_required": 4, "softmax_error": 0.5, "passes": 2}
+    assert [type(value) for value in answer.metrics.values()] == [int, int, float, int]
+    assert answer.operations == {r"a\u001b": 3}
+    assert answer.warnings[0] == r"\ud800"
+    assert [text.split(" = ")[0] for text in answer.warnings[1:]] == list(bad)
+    assert answer.reason.startswith(r"so \u009b31m so")
+    assert len(answer.reason) < 10**4
+    json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False).encode()
 
 
 def test_what_a_worker_prints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "MOST_PRINTED_BYTES", 100)
     started = worker_process.start(0, threads=1)
     try:
-        cell = faulty("prints", 16)
-        request = {"do": "scout", "cell": columns_of(cell), "measure": {}, "foreseen": {}, "device": "cpu"}
-        request |= {"operators_from": ["tests.injected"], "memory_limit": 2**30, "host_limit": None}
+        request = VisitRequest("check", faulty("prints", 16), QUICK, "cpu", ("tests.injected",), 2**30, host_limit=None)
         started.ask(request, 60.0)
         assert os.fstat(started.printed.fileno()).st_size > 100
-        started.ask({"do": "environment", "device": "cpu"}, 60.0)
+        started.ask(EnvironmentRequest("cpu"), 60.0)
         assert os.fstat(started.printed.fileno()).st_size < 100
     finally:
         started.kill()

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker import correctness
 from attnbench.measure.worker.fake_memory import run
-from attnbench.measure.worker.forecast import Foreseen
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, MODES, Cell, Params, Problem, canonical_params
@@ -69,7 +69,7 @@ def subjects(name: str) -> Iterator[Subject]:
                 if why_not(operator, rougher, "cpu") is None:
                     continue  # for time: in roundings of the dtype, bfloat16 has the narrower bound
             if why_not(operator, cell, "cpu") is None:
-                yield subject_of(cell, source, "cpu", 2**32, Foreseen())
+                yield subject_of(cell, source, "cpu", 2**32, Forecast())
 
 
 @pytest.mark.parametrize("name", sorted(operators()))
@@ -141,7 +141,7 @@ def test_what_was_wider_than_the_sound_range_is_refused(
     params: Params = {**resolve(operator, {}), **given}
     cell = Cell(name, "reference", "core", "fwd_bwd", problem, params)
     assert by_bound or why_not(operator, cell, "cpu")
-    unsound = subject_of(cell, source, "cpu", 2**32, Foreseen())
+    unsound = subject_of(cell, source, "cpu", 2**32, Forecast())
     if name in ("hamburger", "performer") or problem.causal:
         with pytest.raises((correctness.Wrong, torch.linalg.LinAlgError)):
             correctness.before(unsound)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.measure.machine import host
 from attnbench.measure.machine.condition import NOTHING, Condition, gib
+from attnbench.measure.protocol import THROTTLED
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
@@ -189,12 +190,12 @@ def _noise(test: SelfTest) -> Condition:
 
 
 def _samples(test: SelfTest) -> Condition:
-    shares = {flag: test.share(flag) for flag in ("switched", "throttled", "capped", "gaps")}
+    shares = {flag: test.share(flag) for flag in ("switched", THROTTLED, "capped", "gaps")}
     found = ", ".join(f"{share:.0%} {flag}" for flag, share in shares.items() if share) or "none disturbed"
     todo = []
     if shares["switched"] > SWITCHED_SHARE:
         todo.append("switched: others took the processor; stop them, or give attnbench fewer threads.")
-    if shares["throttled"]:
+    if shares[THROTTLED]:
         todo.append("throttled: cool the GPU, or lock a lower clock (nvidia-smi --lock-gpu-clocks).")
     if shares["capped"] > SWITCHED_SHARE:
         todo.append("capped: the power limit holds the clock down; lock a clock that it can hold.")

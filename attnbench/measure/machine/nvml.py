@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
+from attnbench.measure.protocol import THROTTLED
+
+THROTTLING = 0x8 | 0x20 | 0x40 | 0x80
 """NVML's clock event reasons that mean disturbance: HW slowdown, SW thermal, HW thermal, HW power brake."""
 
 CAPPED = 0x4
@@ -104,7 +106,7 @@ class Gpu:
     def flags(self) -> list[str]:
         """The flags of a sample taken now."""
         reasons = self.event_reasons() or 0
-        return ["throttled"] * bool(reasons & THROTTLED) + ["capped"] * bool(reasons & CAPPED)
+        return [THROTTLED] * bool(reasons & THROTTLING) + ["capped"] * bool(reasons & CAPPED)
 
     def energy_j(self) -> float | None:
         """The counter of all energy since the driver was loaded; it steps in millijoules."""

@@ -43,7 +43,7 @@ def scout(bench: Bench) -> dict[str, float | int]:
     if left_out:
         named = ", ".join(f"{name} ({amount} FLOPs)" for name, amount in left_out.items())
         bench.notes.append(f"flops_counted leaves out {named}")
-    counted = subject.foreseen.flops_counted
+    counted = subject.forecast.flops_counted
     if not counted and cost.reference_flops and uncounted == cost.reference_flops:
         return found
     if counted is None:

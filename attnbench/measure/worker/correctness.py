@@ -258,7 +258,7 @@ def affordable(subject: Subject, flops: float | None = None) -> bool:
         flops = subject.form.cost(cell.problem, cell.params, cell.mode).reference_flops
     if flops > AFFORDABLE_FLOPS[subject.device]:
         return False
-    needed = subject.foreseen.reference_bytes
+    needed = subject.forecast.reference_bytes
     if needed is None:  # judged by its FLOPs alone
         return True
     return needed * ITEM_BYTES["float64"] / cell.problem.item_bytes <= subject.memory_limit / 2

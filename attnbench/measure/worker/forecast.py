@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.fake_memory import Footprint, output_like, predict, run
 from attnbench.operator import Form
 from attnbench.problem import Cell, Mode, Params, Problem, Scope, canonical_params
@@ -23,27 +23,16 @@ from attnbench.registry import Source
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Foreseen:
-    """Bytes alive at the peak, inputs included, of the impl and of the reference; FLOPs that torch counts on the
-    reference. None: an operator that does on real tensors what fake ones do not support.
-    """
-
-    total_bytes: int | None = None
-    reference_bytes: int | None = None
-    flops_counted: int | None = None
-
-
-def foresee(cell: Cell, source: Source) -> Foreseen:
+def foresee(cell: Cell, source: Source) -> Forecast:
     """What shapes alone say of a cell."""
     reference_bytes, flops = _reference(
         source, cell.scope, cell.mode, cell.problem, canonical_params(cell.params), tuple(cell.params.items())
     )
     if cell.impl in ("reference", "compiled"):
-        return Foreseen(reference_bytes, reference_bytes, flops)
+        return Forecast(reference_bytes, reference_bytes, flops)
     form = source.load().forms[cell.scope]
     own = _attempt(lambda: _total(form, cell.problem, cell.params, cell.mode, form.impls[cell.impl].load()))
-    return Foreseen(own, reference_bytes, flops)
+    return Forecast(own, reference_bytes, flops)
 
 
 def footprint(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.inputs import torch_dtype
-from attnbench.measure.worker.forecast import Foreseen
+from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.returned import misfit_of_inputs
 from attnbench.operator import Form, Inputs, Operator
 from attnbench.problem import Cell, Problem
@@ -66,7 +66,7 @@ class Subject:
     call: Callable[..., Tensor]
     device: str
     memory_limit: int
-    foreseen: Foreseen
+    forecast: Forecast
     spent: Spent = field(default_factory=Spent)
 
     @property
@@ -170,7 +170,7 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return replace(inputs, data=cast(inputs.data), parameters=cast(inputs.parameters), choices=cast(inputs.choices))
 
 
-def subject_of(cell: Cell, source: Source, device: str, memory_limit: int, foreseen: Foreseen) -> Subject:
+def subject_of(cell: Cell, source: Source, device: str, memory_limit: int, forecast: Forecast) -> Subject:
     """Imports the operator and its impl."""
     operator = source.load()
     form = operator.forms[cell.scope]
@@ -181,4 +181,4 @@ def subject_of(cell: Cell, source: Source, device: str, memory_limit: int, fores
         call = torch.compile(form.reference, dynamic=False)
     else:
         call = form.impls[cell.impl].load()
-    return Subject(cell, operator, call, device, memory_limit, foreseen)
+    return Subject(cell, operator, call, device, memory_limit, forecast)

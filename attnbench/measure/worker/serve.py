@@ -2,10 +2,9 @@
 
     python -m attnbench.worker READ WRITE PARENT
 
-READ and WRITE are the numbers of the pipe ends it talks through, one JSON object per line each way; PARENT is the id
-of the process that started it. It says
-`{"ready": …}` once torch is loaded, answers each request, and ends when its pipe closes. What libraries print on
-stdout is none of its answers.
+READ and WRITE are the numbers of the pipe ends it talks through, as `attnbench.measure.protocol` says; PARENT is the id
+of the process that started it. It says that it is ready once torch is loaded, answers each request, and ends when its
+pipe closes. What libraries print on stdout is none of its answers.
 """
 
 from __future__ import annotations
@@ -21,26 +20,37 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from time import perf_counter
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import descendants
 from attnbench.errors import MOST_OF_A_REASON, printable, said
-from attnbench.plan.settings import Measure
-from attnbench.problem import Cell, cell_of
+from attnbench.measure.protocol import (
+    Answer,
+    EnvironmentAnswer,
+    EnvironmentRequest,
+    ExpansionRequest,
+    ForecastAnswer,
+    ForecastRequest,
+    RatesAnswer,
+    RatesRequest,
+    Ready,
+    Request,
+    SupportAnswer,
+    SupportRequest,
+    VisitAnswer,
+    VisitRequest,
+    request_of,
+)
 from attnbench.registry import operators, scan, why_not
 from attnbench.store.reading import is_metric
+from attnbench.store.records import Status
 
 if TYPE_CHECKING:
     from attnbench.measure.worker.visit import Bench
-
-FATAL = ("oom", "crashed")
-"""After these nothing else is measured in this process: memory is in pieces, or the CUDA context is lost."""
-
-RUNS_OPERATORS = ("why_not", "foresee", "scout", "time")
-"""Requests during which an operator's file is imported or called."""
 
 CLEAN_EXIT = 0
 
@@ -65,122 +75,119 @@ def main() -> None:
         importlib.import_module("attnbench.measure.worker.operations")
         gc.collect()
         gc.freeze()  # what torch leaves behind is not looked through again by every collection
-        _say(answers, {"ready": os.getpid(), "threads": torch.get_num_threads()})
+        _send(answers, Ready(os.getpid(), torch.get_num_threads()).to_json())
         before = shared_state.now()
         for line in requests:
-            request = json.loads(line)
-            answer = _serve(request)
+            message = json.loads(line)
+            request = request_of(message)
+            answer = _answer(request)
             after = shared_state.now()
-            if request["do"] in RUNS_OPERATORS:
-                answer = _with_changes(
-                    request, answer, shared_state.changes(before, after), shared_state.replaced(before, after)
-                )
+            if request.runs_operators:
+                changes, replaced = shared_state.changes(before, after), shared_state.replaced(before, after)
+                answer = _with_changes(request, answer, changes, replaced)
             before = after
-            _say(answers, {"id": request["id"], **answer})
-            if answer.get("status") in FATAL:
+            _send(answers, {"id": message["id"], **answer.to_json()})
+            if answer.fatal:
                 break
         answers.flush()
     os._exit(CLEAN_EXIT)  # a library's exit handlers must not hang a round
 
 
-def _say(answers: Any, message: dict[str, Any]) -> None:
+def _send(answers: IO[str], message: dict[str, Any]) -> None:
     answers.write(json.dumps(message, allow_nan=False) + "\n")
     answers.flush()
 
 
-def _serve(request: dict[str, Any]) -> dict[str, Any]:
-    """One request: `expand` a suite, `why_not` of many cells, or one visit (`scout`, `time`)."""
-    if request["do"] == "why_not":
-        return {"reasons": _reasons(request)}
-    if request["do"] == "expand":
-        from attnbench.measure.expansion import expansion
+def _answer(request: Request[Answer]) -> Answer:
+    if isinstance(request, SupportRequest):
+        return SupportAnswer(tuple(_reasons(request)))
+    if isinstance(request, ExpansionRequest):
+        from attnbench.measure.expansion import expand
 
-        return {"expansion": expansion(request)}
-    if request["do"] == "foresee":
+        return expand(request)
+    if isinstance(request, ForecastRequest):
         from attnbench.measure.worker.forecast import foresee
 
-        cell = cell_of(request["cell"])
-        return {"foreseen": asdict(foresee(cell, operators(request["operators_from"])[cell.operator]))}
-    if request["do"] == "environment":
+        return ForecastAnswer(foresee(request.cell, operators(request.operators_from)[request.cell.operator]))
+    if isinstance(request, EnvironmentRequest):
         from attnbench.measure.machine.environment import collect
 
-        return {"environment": collect(request["device"])}
-    if request["do"] == "rates":
+        return EnvironmentAnswer(collect(request.device))
+    if isinstance(request, RatesRequest):
         from attnbench.measure.machine.peak_rates import rates
 
-        return {"rates": rates(request["device"], request["dtypes"])}
+        return RatesAnswer(rates(request.device, request.dtypes))
+    assert isinstance(request, VisitRequest)
     from attnbench.measure.worker.shared_state import same_random_numbers
 
     begun = perf_counter()
     same_random_numbers()
-    answer = _fit(_visit(request))
+    answer = _storable(_visit(request))
     gc.collect()
     gc.freeze()
-    answer.setdefault("metrics", {})["visit_s"] = perf_counter() - begun
-    return answer
+    return replace(answer, metrics={**answer.metrics, "visit_s": perf_counter() - begun})
 
 
-def _with_changes(
-    request: dict[str, Any], answer: dict[str, Any], changes: list[str], replaced: list[str]
-) -> dict[str, Any]:
+def _with_changes(request: Request[Answer], answer: Answer, changes: Sequence[str], replaced: Sequence[str]) -> Answer:
     """The answer, with `restart` where an operator left this process otherwise than it found it, and its name.
 
     A visit keeps its own number and warns; one that replaced what measures it has none.
+
+    Args:
+        request: what was asked.
+        answer: to it.
+        changes: what the next operator would find otherwise, one phrase each.
+        replaced: functions by which attnbench measures that are others now.
     """
     if not changes and not replaced:
         return answer
-    if request["do"] not in ("scout", "time"):
-        return {**answer, "restart": True}
-    cell = cell_of(request["cell"])
+    if not (isinstance(request, VisitRequest) and isinstance(answer, VisitAnswer)):
+        return replace(answer, restart=True)
     if replaced:
         tampered = f"it replaces {', '.join(replaced)}, which attnbench measures with"
-        return {"status": "wrong", "cause": "tampered", "reason": tampered, "restart": True}
-    told = (
-        f"{cell.operator} ({cell.impl}) changes what the next operator would find, which is therefore measured in a "
-        f"fresh process: {', '.join(changes)}"
+        return VisitAnswer("wrong", tampered, "tampered", restart=True)
+    warning = (
+        f"{request.cell.operator} ({request.cell.impl}) changes what the next operator would find, which is therefore "
+        f"measured in a fresh process: {', '.join(changes)}"
     )
-    return {**answer, "restart": True, "warnings": [*answer.get("warnings", ()), told]}
+    return replace(answer, restart=True, warnings=(*answer.warnings, warning))
 
 
-def _reasons(request: dict[str, Any]) -> list[list[Any]]:
-    """[why it cannot run or None] per cell; an operator file that cannot say so is an error, shown as such."""
-    sources = operators(request["operators_from"])
-    found: list[list[Any]] = []
-    for columns in request["cells"]:
-        cell = cell_of(columns)
+def _reasons(request: SupportRequest) -> Iterator[tuple[Status, str | None]]:
+    """Of each cell; an operator's file that cannot say is an error, and shown as such."""
+    sources = operators(request.operators_from)
+    for cell in request.cells:
         try:
-            found.append(["skipped", why_not(sources[cell.operator].load(), cell, request["device"])])
+            yield "skipped", why_not(sources[cell.operator].load(), cell, request.device)
         except BaseException as error:
-            found.append(["error", _told(error)])
-    return found
+            yield "error", _text_of(error)
 
 
-def _visit(request: dict[str, Any]) -> dict[str, Any]:
+def _visit(request: VisitRequest) -> VisitAnswer:
     import torch
 
     from attnbench.measure.worker.prepared_cell import Misfit, Wrong
 
     bench: Bench | None = None
     try:
-        cell = cell_of(request["cell"])
-        limit_host_memory(request["host_limit"])
-        bench = _bench(cell, request)
-        return (_scout if request["do"] == "scout" else _time)(bench, request)
+        limit_host_memory(request.host_limit)
+        bench = _bench(request)
+        return _check(bench) if request.phase == "check" else _time(bench, request)
     except Wrong as error:
-        return {"status": "wrong", "reason": str(error)}
+        return VisitAnswer("wrong", str(error))
     except Misfit as error:
-        return {"status": "error", "cause": "bad_inputs", "reason": str(error)}
+        return VisitAnswer("error", str(error), "bad_inputs")
     except MemoryError as error:
-        return {"status": "oom", "reason": f"out of memory: {_told(error)}"}
+        return VisitAnswer("oom", f"out of memory: {_text_of(error)}")
     except torch.OutOfMemoryError as error:
-        return {"status": "oom", "reason": f"out of GPU memory: {_told(error)}"}
+        return VisitAnswer("oom", f"out of GPU memory: {_text_of(error)}")
     except BaseException as error:  # an operator's own failure, whatever it is, is that visit's reason
-        status = _status_of(error, request["device"])
-        return {"status": status, "reason": ("out of memory: " if status == "oom" else "") + _told(error)}
+        status = _status_of(error, request.device)
+        return VisitAnswer(status, ("out of memory: " if status == "oom" else "") + _text_of(error))
     finally:
         if bench is not None:
             bench.subject.release()
-        if request["device"] == "cuda":
+        if request.device == "cuda":
             with contextlib.suppress(RuntimeError):
                 torch.cuda.empty_cache()
 
@@ -192,7 +199,7 @@ CUDA_OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation, the `error_code` of a torch.AcceleratorError."""
 
 
-def _status_of(error: BaseException, device: str) -> str:
+def _status_of(error: BaseException, device: str) -> Status:
     """ "oom" where an allocation failed, "crashed" where the CUDA context does not answer any more, else "error"."""
     import torch
 
@@ -208,7 +215,7 @@ def _status_of(error: BaseException, device: str) -> str:
     return "error"
 
 
-def _told(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     """One line of an exception, and the operator's line it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
@@ -216,24 +223,24 @@ def _told(error: BaseException) -> str:
     return said(error) + where
 
 
-def _fit(answer: dict[str, Any]) -> dict[str, Any]:
+def _storable(answer: VisitAnswer) -> VisitAnswer:
     """A visit's answer, of which all can be stored, read again and shown, whatever an operator has put into it."""
-    metrics = {name: _number(value) for name, value in answer.get("metrics", {}).items()}
+    metrics = {name: _number(value) for name, value in answer.metrics.items()}
     left_out = [name for name, value in metrics.items() if not is_metric(name, value)]
     warnings = [
         f"{name} = {printable(metrics.pop(name), 60)} is no value that it can have, and left out" for name in left_out
     ]
     operations: dict[str, int] = {}
-    for name, count in answer.get("operations", {}).items():
+    for name, count in answer.operations.items():
         operations[printable(name)] = operations.get(printable(name), 0) + count
-    return {
-        **answer,
-        "reason": printable(answer["reason"], MOST_OF_A_REASON),
-        "kernel": printable(answer.get("kernel", "")),
-        "metrics": metrics,
-        "operations": operations,
-        "warnings": [printable(text, MOST_OF_A_REASON) for text in (*answer.get("warnings", ()), *warnings)],
-    }
+    return replace(
+        answer,
+        reason=printable(answer.reason, MOST_OF_A_REASON),
+        kernel=printable(answer.kernel),
+        metrics=metrics,
+        operations=operations,
+        warnings=tuple(printable(text, MOST_OF_A_REASON) for text in (*answer.warnings, *warnings)),
+    )
 
 
 def _number(value: Any) -> Any:
@@ -244,17 +251,16 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _bench(cell: Cell, request: dict[str, Any]) -> Bench:
-    from attnbench.measure.worker.forecast import Foreseen
+def _bench(request: VisitRequest) -> Bench:
     from attnbench.measure.worker.prepared_cell import subject_of
     from attnbench.measure.worker.visit import Bench
 
-    source = operators(request["operators_from"])[cell.operator]
-    subject = subject_of(cell, source, request["device"], request["memory_limit"], Foreseen(**request["foreseen"]))
-    return Bench(subject, Measure(**request["measure"]))
+    source = operators(request.operators_from)[request.cell.operator]
+    subject = subject_of(request.cell, source, request.device, request.memory_limit, request.forecast)
+    return Bench(subject, request.measure)
 
 
-def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
+def _check(bench: Bench) -> VisitAnswer:
     """Checks, counts, takes memory and operations, and calls once."""
     from attnbench.measure.worker import correctness
     from attnbench.measure.worker import operations as dispatch
@@ -272,33 +278,33 @@ def _scout(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
     begun = perf_counter()
     subject.perform(subject.calls[0])
     bench.metrics["scout_time_s"] = perf_counter() - begun
-    return _done(bench) | {"operations": operations, "kernel": dispatch.kernel(subject, operations)}
+    return replace(_done(bench), operations=operations, kernel=dispatch.kernel(subject, operations))
 
 
-def _time(bench: Bench, request: dict[str, Any]) -> dict[str, Any]:
+def _time(bench: Bench, request: VisitRequest) -> VisitAnswer:
     """Takes time between two checks."""
     from attnbench.measure.worker import correctness, timing
 
     subject = bench.subject
     first = correctness.first(subject)
-    correctness.same_answers(subject, first.outputs, request["answers"], request["tolerance"])
+    correctness.same_answers(subject, first.outputs, request.answers, request.tolerance)
     bench.estimate = timing.warm_up(subject)
     metrics = _measured(bench, "timed")
-    correctness.after(subject, first, request["tolerance"])
+    correctness.after(subject, first, request.tolerance)
     bench.metrics.update(metrics)
     return _done(bench)
 
 
-def _done(bench: Bench) -> dict[str, Any]:
+def _done(bench: Bench) -> VisitAnswer:
     bench.metrics["operator_s"] = bench.subject.spent.seconds
-    return {
-        "status": "ok",
-        "reason": "; ".join(bench.notes),
-        "metrics": bench.metrics,
-        "samples": bench.samples,
-        "warnings": bench.warnings,
-        "throttled": bench.throttled,
-    }
+    return VisitAnswer(
+        status="ok",
+        reason="; ".join(bench.notes),
+        metrics=bench.metrics,
+        samples=bench.samples,
+        warnings=tuple(bench.warnings),
+        throttled=bench.throttled,
+    )
 
 
 def _measured(bench: Bench, phase: str) -> dict[str, float | int]:

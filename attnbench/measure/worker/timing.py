@@ -15,6 +15,7 @@ from time import perf_counter
 import torch
 
 from attnbench.measure.machine.nvml import Gpu
+from attnbench.measure.protocol import THROTTLED
 from attnbench.measure.worker import sampling
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, grad_mode
 from attnbench.plan.settings import Measure
@@ -31,9 +32,6 @@ CLOCK_UP_S = 2.0
 QUEUE_S = 0.02
 """The longest a launch is held back behind the sleep kernel."""
 
-DISCARDED = "throttled"
-"""Samples with this flag are kept but count for nothing."""
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -46,7 +44,7 @@ class Timing:
     @property
     def throttled(self) -> bool:
         """Whether no sample was free of throttling."""
-        return all(DISCARDED in flags.split("+") for _, flags in self.samples)
+        return all(THROTTLED in flags.split("+") for _, flags in self.samples)
 
 
 def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
@@ -146,12 +144,12 @@ def _collect(subject: Subject, measure: Measure, sample: Callable[[int], tuple[f
         while stopped is None:
             seconds, flags = sample(len(samples))
             samples.append((seconds, flags))
-            if DISCARDED not in flags.split("+"):
+            if THROTTLED not in flags.split("+"):
                 counted.append(seconds)
             elapsed = perf_counter() - begun
             stopped = sampling.enough(counted, elapsed, measure)
             if stopped is None and _hopeless(len(samples), len(counted), elapsed, measure):
-                stopped = "throttled"
+                stopped = THROTTLED
     return Timing(samples, stopped, sampling.centre(counted or [seconds for seconds, _ in samples]))
 
 
