@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["s", "bytes", "flop", "j", ""]
-Derived = Literal["scout", "median", "interval"]
+Derived = Literal["check", "median", "interval"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Metric:
     column: the results.csv column that holds the figure. columns: all columns the metric fills, that one included.
     unit: of the column. meaning: one line for `attnbench list metrics`. exact: True where the figure repeats to the
     last digit on the same machine set-up.
-    derived: where results.csv has the columns from. "scout": the scout's visit. "median": of each column, the median
+    derived: where results.csv has the columns from. "check": the check's visit. "median": of each column, the median
     over the timed rounds. "interval": the same, but `column` is the centre over the rounds and `ends` are its 95 %
     interval (`analysis.interval`).
     comparable: False where to be least, to pass the baseline or to grow means nothing (a rounding error): then no best,
@@ -46,7 +46,7 @@ class Metric:
     meaning: str
     columns: tuple[str, ...]
     exact: bool
-    derived: Derived = "scout"
+    derived: Derived = "check"
     comparable: bool = True
     least: str = "least"
     of_estimates: bool = False
@@ -55,7 +55,7 @@ class Metric:
     @property
     def timed(self) -> bool:
         """Whether it is taken in the timed rounds, so that rounds tell how well it is known."""
-        return self.derived != "scout"
+        return self.derived != "check"
 
     @property
     def ends(self) -> tuple[str, str]:

@@ -121,7 +121,7 @@ def record(study: Study, condition: str, wanted: int) -> None:
         for name, file in files.items():
             own = replace(plan, operators_from=(str(file),), code=None)
             sides[name] = stack.enter_context(side(own, suite.text, environment, folder / f"run-{name}", None, tell))
-            sides[name].scout()
+            sides[name].check()
         cells = [(before,) * len(sides) for before, _ in both_survive((sides["base"], sides["again"]), {})]
         study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c, *_ in cells})
         tell(f"{condition}: {wanted - done} blocks of {len(sides)} processes, {len(cells)} cells")
@@ -185,7 +185,7 @@ def complexities(study: Study) -> None:
             places = tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted)
             own = replace(plan, operators_from=places, code=None)
             with side(own, suite.text, environment, folder / f"run-{side_name}", None, tell) as runner:
-                runner.scout()
+                runner.check()
         runs = {n: read_run(folder / f"run-{n}") for n in ("base", "again", "head")}
     other = {**runs["head"].environment, "threads": "another", "cpu": "another"}
     elsewhere = replace(runs["head"], environment=other)

@@ -210,7 +210,7 @@ def _nothing_lost(run: Run, visits: Sequence[Visit], cells: Sequence[Cell], hone
     places = Counter((v.key, v.round) for v in visits)
     assert set(places.values()) == {1}, "a visit is there twice"
     assert list(places) == list(zip(run.visits["key"], run.visits["round"], strict=True)), "a stored visit is lost"
-    assert {key for key, round in places if round == 0} == {cell.key for cell in cells}, "a cell was not scouted"
+    assert {key for key, round in places if round == 0} == {cell.key for cell in cells}, "a cell was not checked"
     wanted = {(cell.key, round) for cell in honest for round in range(MEASURE.rounds + 1)}
     assert wanted <= set(places), f"visits are lost: {sorted(wanted - set(places))[:5]}"
     samples = run.samples.groupby(["key", "round"]).size().to_dict()

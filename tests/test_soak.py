@@ -59,7 +59,7 @@ def test_lost_and_repeated_visits_and_samples_would_be_noticed(run: Run, visits:
     with pytest.raises(AssertionError, match="a stored visit is lost"):
         soak._nothing_lost(run, visits[:-1], cells, honest)
     more = [*cells, replace(cells[0], impl="other")]
-    with pytest.raises(AssertionError, match="not scouted"):
+    with pytest.raises(AssertionError, match="not checked"):
         soak._nothing_lost(run, visits, more, honest)
     with pytest.raises(AssertionError, match="visits are lost"):
         soak._nothing_lost(run, visits, cells, cells)

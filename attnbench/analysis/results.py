@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def derive(visits: DataFrame) -> DataFrame:
     """One row per key, in the order of the first visit, with COLUMNS and then the columns of further metrics.
 
-    status: the scout's where it is not ok; `wrong` where any round found the output wrong, and then no time;
+    status: the check's where it is not ok; `wrong` where any round found the output wrong, and then no time;
     ok as long as one timed round gave a time (reason names the rounds that were lost), else the timed rounds' own.
-    What a metric takes in timed rounds is derived from them as its `Metric.derived` says; the rest is the scout's.
+    What a metric takes in timed rounds is derived from them as its `Metric.derived` says; the rest is the check's.
     """
     import pandas as pd
 
@@ -63,8 +63,8 @@ def _intervals(visits: DataFrame, metric: Metric) -> _Intervals:
 
 def _row(key: str, group: list[dict[str, Any]], timed: list[tuple[Metric, _Intervals]]) -> dict[str, Any]:
     rounds = [visit for visit in group if visit["round"] > 0]
-    scout = [visit for visit in group if visit["round"] == 0]
-    first = (scout or rounds)[0]
+    checks = [visit for visit in group if visit["round"] == 0]
+    first = (checks or rounds)[0]
     good = [visit for visit in rounds if visit["status"] == "ok"]
     row = {**first, **_status(first, rounds, good), "rounds": len(good)}
     row["samples"] = sum(int(visit["samples"]) for visit in good)

@@ -56,8 +56,8 @@ def command(
                 side(plan, chosen.text, environment, folder / "one", None, tell) as one,
                 side(plan, chosen.text, environment, folder / "two", None, tell) as two,
             ):
-                one.scout()
-                two.scout()
+                one.check()
+                two.check()
                 cells = both_survive((one, two), {})
                 stage = Stage.of(cells, pairs)
                 measure_pairs((one, two), cells, stage, plan.seed, tell)

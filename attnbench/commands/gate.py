@@ -160,7 +160,7 @@ def _revisions(
             side(plans[1], suites[1].text, told[1], folder / "head", sides[1], tell) as after,
         ):
             for runner in (before, after):
-                runner.scout()
+                runner.check()
             tree = " (the working tree)" if revisions[1] is None else ""
             notes = [f"{sides[0]}, {sides[1]}{tree}", *notes]
             found = tier0(read_run(folder / "base"), read_run(folder / "head"), gate, notes)

@@ -21,7 +21,7 @@ from attnbench.store.records import ENDED_AS, Visit
 
 @dataclass
 class Probes:
-    """`crossover_search.Prober` over worker processes. One process measures a round; another makes the scout's checks.
+    """`crossover_search.Prober` over worker processes. One process measures a round; another makes the checks.
 
     series, baseline: a cell each, of any size, that the others differ from in size alone. plan: with no cells yet.
     column: the visits' column that is compared.
@@ -40,7 +40,7 @@ class Probes:
 
     def __post_init__(self) -> None:
         last = max((visit.process for visit in self.journal.visits), default=-1)
-        self._scouting = Workers(self.plan, last, self.start)
+        self._checking = Workers(self.plan, last, self.start)
         self._timing = Workers(self.plan, last, self.start)
         self._random = random.Random(self.plan.seed)
         self._round = 0
@@ -54,7 +54,7 @@ class Probes:
         self._round = max(self._round, round)
         self.sizes.setdefault(series, set()).add(size)
         pair = self._pair(series, size)
-        self._scout(pair)
+        self._check(pair)
         runner = self._runner(self._timing)
         made = {(visit.key, visit.round) for visit in self.journal.visits}
         self._random.shuffle(pair)
@@ -74,14 +74,14 @@ class Probes:
         ]
 
     def once(self, series: str, size: int) -> Pair:
-        """See `crossover_search.Prober`; the call is the scout's."""
+        """See `crossover_search.Prober`; the call is the check's."""
         own, base = self._pair(series, size)
-        self._scout([own, base])
+        self._check([own, base])
         return self._paired(series, size, self._called(own), self._called(base))
 
     def close(self) -> None:
         """Ends every process; results.csv is made current."""
-        for workers in (self._timing, self._scouting):
+        for workers in (self._timing, self._checking):
             workers.end_oracle()
             workers.end()
         if self.journal.visits:
@@ -89,7 +89,7 @@ class Probes:
 
     def kill(self) -> None:
         """The same at once, and nothing is written."""
-        for workers in (self._timing, self._scouting):
+        for workers in (self._timing, self._checking):
             workers.kill()
 
     def _pair(self, series: str, size: int) -> list[Cell]:
@@ -105,20 +105,20 @@ class Probes:
         runner.workers = workers
         return runner
 
-    def _scout(self, cells: Sequence[Cell]) -> None:
+    def _check(self, cells: Sequence[Cell]) -> None:
         made = {visit.key for visit in self.journal.visits if visit.round == 0}
         missing = [cell for cell in cells if cell.key not in made]
         if missing:
-            self._number(self._scouting)
-            self._runner(self._scouting).scout(keep=True)
+            self._number(self._checking)
+            self._runner(self._checking).check(keep=True)
 
     def _number(self, workers: Workers) -> None:
         """A worker about to be started has a number of its own in the run."""
         if workers.measuring is None:
-            workers.number = max(self._timing.number, self._scouting.number)
+            workers.number = max(self._timing.number, self._checking.number)
 
     def _visit(self, cell: Cell) -> Visit | None:
-        """The last visit of a cell that did not end well, else its scout."""
+        """The last visit of a cell that did not end well, else its check."""
         own = [visit for visit in self.journal.visits if visit.key == cell.key]
         return next((v for v in reversed(own) if v.status != "ok"), own[0] if own else None)
 
@@ -130,7 +130,7 @@ class Probes:
 
     def _called(self, cell: Cell) -> Estimate | None:
         visit = self._visit(cell)
-        time = visit.metrics.get("scout_time_s") if visit is not None and visit.status == "ok" else None
+        time = visit.metrics.get("check_time_s") if visit is not None and visit.status == "ok" else None
         return Estimate(math.log(time), math.nan, 0.0, math.nan, 0.0, 1) if time else None
 
     def _paired(self, series: str, size: int, own: Estimate | None, base: Estimate | None) -> Pair:

@@ -1,4 +1,4 @@
-"""Measures what a gate decides on: the scout of both sides, then pairs of fresh processes whose visits take turns."""
+"""Measures what a gate decides on: the check of both sides, then pairs of fresh processes whose visits take turns."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def side(
     """A run in its own folder, of a checkout or (None) of what is installed. text: its suite."""
     commit = checkout.revision if checkout else environment.get("commit")
     told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
-    plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's scout before the other's
+    plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's check before the other's
     opened = journal.create(folder, text, told)
     start = worker_process.start
     if checkout is not None:
@@ -188,9 +188,9 @@ def against_stored(
     """Tier 0 of what is installed now, against a stored run. only: what the suite was cut down to, and the stored run
     is too. Raises BadInput."""
     plan, environment = plan_like(suite, device, baseline.environment)
-    scout = replace(plan, measure=replace(plan.measure, rounds=0))
-    with side(scout, suite.text, environment, out, None, tell) as runner:
-        runner.scout()
+    check = replace(plan, measure=replace(plan.measure, rounds=0))
+    with side(check, suite.text, environment, out, None, tell) as runner:
+        runner.check()
     return tier0(_part(baseline, only), read_run(out), gate, [UNTIMED])
 
 
@@ -296,7 +296,7 @@ def fastest(visits: pd.DataFrame, column: str, stage: Stage) -> pd.Series[float]
 
 
 def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins]:
-    """Cells that both sides' scouts found ok. defaults: of the operators' parameters."""
+    """Cells that both sides' checks found ok. defaults: of the operators' parameters."""
     before, after = ({cell.key: cell for cell in runner.survivors()} for runner in sides)
     return [(before[a], after[b]) for a, b in same_cells(before.values(), after.values(), defaults).items()]
 

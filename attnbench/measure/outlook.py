@@ -18,9 +18,13 @@ from attnbench.registry import operators
 
 @dataclass(frozen=True)
 class Outlook:
-    """skipped: by key, why a cell cannot run here. seconds: by key of the others, what scout and rounds are expected to
-    take. starts_s: what the worker processes cost besides. rated: whether this machine's rates could be measured; where
-    not, every call is taken for the shortest.
+    """What a run would do.
+
+    Args:
+        skipped: by key, why a cell cannot run here.
+        seconds: by key of the other cells, what check and rounds are expected to take.
+        starts_s: what the worker processes cost besides.
+        rated: whether this machine's rates could be measured; where not, every call is taken for the shortest.
     """
 
     skipped: Mapping[str, str]
@@ -30,7 +34,7 @@ class Outlook:
 
     @property
     def total_s(self) -> float:
-        """The whole run: an estimate, see `budget.call_s`."""
+        """The whole run: an estimate, see `time_budget.call_s`."""
         return self.starts_s + sum(self.seconds.values())
 
 

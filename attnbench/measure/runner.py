@@ -1,4 +1,4 @@
-"""Drives rounds, workers, limits and resume: the scout, then the rounds of survivors, each visit stored as it ends."""
+"""Drives rounds, workers, limits and resume: the check, then the rounds of survivors, each visit stored as it ends."""
 
 from __future__ import annotations
 
@@ -87,17 +87,17 @@ class Runner:
         self._clocks = 2 if self.plan.device == "cuda" else 1
         self._smallest = min(map(time_budget.size, self.plan.cells), default=(0, 0, 0))
         self._beyond_budget: tuple[int, ...] | None = None
-        self._scout_s: dict[tuple[Any, ...], tuple[Cell, float]] = {}
+        self._check_s: dict[tuple[Any, ...], tuple[Cell, float]] = {}
         self._fewest_s: dict[str, float] = {}
         self._unmade = 0
         self._taken_s = self._foreseen_s = 0.0
         for visit in self.journal.visits:
-            self._note_scout(visit)
+            self._note_check(visit)
 
     def run(self) -> None:
         """Makes every missing visit. However it ends (Stopped, BadInput, KeyboardInterrupt), results.csv is current."""
         try:
-            self._scout()
+            self._check()
             self.workers.end_oracle()
             self.workers.end()
             self._write()
@@ -111,10 +111,10 @@ class Runner:
             if self.journal.visits:
                 self._write()
 
-    def scout(self, *, keep: bool = False) -> None:
-        """Makes the missing visits of the scout alone. keep: its workers stay, for cells to come."""
+    def check(self, *, keep: bool = False) -> None:
+        """Makes the missing visits of the check alone. keep: its workers stay, for cells to come."""
         try:
-            self._scout()
+            self._check()
         finally:
             if not keep:
                 self.workers.end_oracle()
@@ -129,7 +129,7 @@ class Runner:
         self._visit(cell, number, position, self.plan.measure)
 
     def expected_s(self, cell: Cell) -> float:
-        """The most that a timed visit of a cell is expected to take, after its scout."""
+        """The most that a timed visit of a cell is expected to take, after its check."""
         return time_budget.visit_s(self._call_s(cell), self._measure, self._clocks)
 
     def end_process(self) -> None:
@@ -138,9 +138,9 @@ class Runner:
         if self.journal.visits:
             self._write()
 
-    # --- the scout
+    # --- the check
 
-    def _scout(self) -> None:
+    def _check(self) -> None:
         order = sorted(self.plan.cells, key=self._precedence)
         missing = [cell for cell in order if (cell.key, 0) not in self._done]
         if not missing:
@@ -208,36 +208,36 @@ class Runner:
         return time_budget.precedence(cell, self.plan.baseline)
 
     def _unaffordable(self, cell: Cell) -> tuple[str, Cause] | None:
-        """Why the budget leaves a cell out: what is scouted must be timed as well, and sizes are left out alike."""
+        """Why the budget leaves a cell out: what is checked must be timed as well, and sizes are left out alike."""
         limit, left = self.plan.limits.budget_s, self._left(0, cell)
         if limit is None or left is None:
             return None
-        late = self._elapsed() > time_budget.SCOUT_SHARE * limit
+        late = self._elapsed() > time_budget.CHECK_SHARE * limit
         smallest = self._is_smallest(cell)
-        fits = self._foreseen_scout_s(cell) <= left and (smallest or not late)
+        fits = self._expected_check_s(cell) <= left and (smallest or not late)
         if not fits and not smallest and self._beyond_budget is None:
             self._beyond_budget = time_budget.size(cell)
         if fits and (self._beyond_budget is None or time_budget.size(cell) < self._beyond_budget):
             return None
         return f"the budget of {limit:g} s does not reach this {'cell' if smallest else 'size'}", "budget"
 
-    def _foreseen_scout_s(self, cell: Cell) -> float:
-        """The most that a scout visit is expected to take, from the last of its series: it may grow with N²."""
+    def _expected_check_s(self, cell: Cell) -> float:
+        """The most that a check visit is expected to take, from the last of its series: it may grow with N²."""
         starting = self._start_s() * ((not self.workers.measuring) + (not self.workers.foreseeing))
-        before = self._scout_s.get(family(cell))
+        before = self._check_s.get(family(cell))
         if before is None:
-            return starting + time_budget.SCOUT_S
+            return starting + time_budget.CHECK_S
         smaller, seconds = before
         grown = math.prod(time_budget.size(cell)) / math.prod(time_budget.size(smaller))
         return starting + seconds * max(grown, 1.0) ** 2
 
-    def _note_scout(self, visit: Visit) -> None:
-        """Keeps of a scout what the budget is planned with."""
+    def _note_check(self, visit: Visit) -> None:
+        """Keeps of a check what the budget is planned with."""
         cell = self._cells.get(visit.key)
         if visit.round or visit.status != "ok" or cell is None:
             return
-        self._scout_s[family(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
-        call_s, compiling = (float(visit.metrics.get(name, 0.0)) for name in ("scout_time_s", "compile_s"))
+        self._check_s[family(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
+        call_s, compiling = (float(visit.metrics.get(name, 0.0)) for name in ("check_time_s", "compile_s"))
         self._fewest_s[cell.key] = time_budget.least_s(call_s, self._measure, self._clocks) + compiling
 
     def _over(self, total: int | None) -> tuple[str, Cause] | None:
@@ -255,18 +255,18 @@ class Runner:
     def _rounds(self) -> int:
         """Fixes what the budget affords. Returns the number of rounds."""
         survivors = sorted(self._survivors(1), key=self._precedence)
-        scouted = [(cell, self._call_s(cell)) for cell in survivors if not self._complete(cell)]
+        checked = [(cell, self._call_s(cell)) for cell in survivors if not self._complete(cell)]
         afforded = time_budget.afford(
-            scouted, self.plan.measure, self._left(1), self.plan.measure.rounds, self._clocks, self._start_s(),
+            checked, self.plan.measure, self._left(1), self.plan.measure.rounds, self._clocks, self._start_s(),
             sum(map(self._goes_before_all, survivors)),
         )  # fmt: skip
         rounds = afforded.rounds
-        for position, (cell, _) in enumerate(scouted):
+        for position, (cell, _) in enumerate(checked):
             if cell.key in afforded.out_of_reach and (cell.key, 1) not in self._done:
                 reason = afforded.out_of_reach[cell.key]
                 self._store(self._unmeasured(cell, 1, position, "skipped", reason, "budget"))
         self._measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
-        kept = [cell for cell, _ in scouted if cell.key not in afforded.out_of_reach]
+        kept = [cell for cell, _ in checked if cell.key not in afforded.out_of_reach]
         for text in self._shortened(afforded, bool(kept)):
             self.progress.said(text)
         missing = [cell for n in range(1, rounds + 1) for cell in kept if (cell.key, n) not in self._done]
@@ -330,12 +330,12 @@ class Runner:
                 self._store(self._unmeasured(cell, 1, position, "skipped", f"{limit} does not reach it", "budget"))
 
     def _survivors(self, number: int) -> list[Cell]:
-        """Cells to visit in a timed round: the scout found them ok, and no timed round before ended them."""
+        """Cells to visit in a timed round: the check found them ok, and no timed round before ended them."""
         found = []
         for cell in self.plan.cells:
             before = [self._done.get((cell.key, n)) for n in range(1, number)]
-            scouted = self._done.get((cell.key, 0))
-            if scouted and scouted.status == "ok" and all(v is None or v.status in RETRIED for v in before):
+            checked = self._done.get((cell.key, 0))
+            if checked and checked.status == "ok" and all(v is None or v.status in RETRIED for v in before):
                 found.append(cell)
         return found
 
@@ -343,7 +343,7 @@ class Runner:
         return all((cell.key, n) in self._done for n in range(1, self.plan.measure.rounds + 1))
 
     def _call_s(self, cell: Cell) -> float:
-        return float(self._done[cell.key, 0].metrics.get("scout_time_s", 0.0))
+        return float(self._done[cell.key, 0].metrics.get("check_time_s", 0.0))
 
     # --- one visit
 
@@ -395,7 +395,7 @@ class Runner:
             self._write()
 
     def _cut(self, cell: Cell, number: int, position: int) -> None:
-        """A visit that the budget ended: of the scout it is stored as skipped, of a round it was not made."""
+        """A visit that the budget ended: of the check it is stored as skipped, of a round it was not made."""
         if number:
             self._unmade += 1
             return
@@ -412,7 +412,7 @@ class Runner:
             warnings=answer.warnings,
             operations=answer.operations,
         )
-        parse_visit(visit.line().encode().decode(), "its visit")
+        visit = parse_visit(visit.line().encode().decode(), "its visit")
         return visit, [Sample(cell.key, number, visit.process, n, *sample) for n, sample in enumerate(answer.samples)]
 
     def _unmeasured(self, cell: Cell, number: int, position: int, status: Status, reason: str, cause: Cause) -> Visit:
@@ -437,7 +437,7 @@ class Runner:
         )
         self.journal.add(visit, samples)
         self._done[visit.key, visit.round] = visit
-        self._note_scout(visit)
+        self._note_check(visit)
         self.progress.ended(visit, self._left_s if visit.round else None)
 
     _left_s: float | None = None
@@ -463,8 +463,8 @@ class Runner:
         return self.now() - self._begun
 
     def _left(self, number: int, cell: Cell | None = None) -> float | None:
-        """Seconds that the budget leaves for visits of a round; those of the scout must leave time for a round of what
-        is scouted. cell: of which, where it may be one that goes before all. None: there is no budget.
+        """Seconds that the budget leaves for visits of a round; those of the check must leave time for a round of what
+        is checked. cell: of which, where it may be one that goes before all. None: there is no budget.
         """
         limit = self.plan.limits.budget_s
         if limit is None:

@@ -40,19 +40,19 @@ class Told:
         self._total = 0
         self._count = 0
         self._left_s: float | None = None
-        self._phase = "scout"
+        self._phase = "check"
 
     def planned(self, visits: int, seconds: float | None) -> None:
         """See `runner.Progress`."""
         self._total, self._count, self._left_s = visits, 0, seconds
-        self._phase = "scout" if seconds is None else "timed rounds"
+        self._phase = "check" if seconds is None else "timed rounds"
         about = "" if seconds is None else f", about {duration(seconds)}"
         self._say(f"{self._phase}: {count(visits, 'visit')}{about}")
 
     def begun(self, cell: Cell, round: int) -> None:
         """See `runner.Progress`."""
         left = "" if self._left_s is None else f", {duration(self._left_s)} left"
-        where = "scout" if round == 0 else f"round {round}"
+        where = "check" if round == 0 else f"round {round}"
         done = f"{self._count}/{count(self._total, 'visit')}" if self._total else count(self._count, "visit")
         self._show(f"{where}: {done} done{left} · {title(cell)}")
 

@@ -15,7 +15,7 @@ SEARCH_ROUNDS = 9
 class Measure:
     """How each cell is timed.
 
-    rounds: timed rounds after the scout. within_process_precision: a visit stops once half the width of the interval
+    rounds: timed rounds after the check. within_process_precision: a visit stops once half the width of the interval
     of its median, over the median, is at most this. min_samples, max_samples, max_time_s: bounds on one visit.
     """
 

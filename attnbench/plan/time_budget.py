@@ -21,8 +21,8 @@ and the least of the warm-up."""
 VISIT_S = 0.05
 """What a visit costs beside its calls."""
 
-SCOUT_SHARE = 0.5
-"""The scout goes no further up in size once it has used this share of the budget."""
+CHECK_SHARE = 0.5
+"""The check goes no further up in size once it has used this share of the budget."""
 
 START_S = 2.5
 """What a fresh worker costs, once per round."""
@@ -34,7 +34,7 @@ GRACE_S = 2.5
 """By so much the baseline at the smallest size may pass the budget: without a time of it nothing else says anything."""
 
 ROOM = 1.2
-"""The scout leaves so much more than the least that a timed round is expected to take."""
+"""The check leaves so much more than the least that a timed round is expected to take."""
 
 RATES_SHARE = 0.1
 RATES_S = 6.0
@@ -47,9 +47,9 @@ eager, in results/reference; nine in ten lie between 1.4 and 20."""
 SHORTEST_S = 1e-4
 """No call is expected to take less: launching it takes so long."""
 
-SCOUT_CALLS = 12
-SCOUT_S = 0.03
-"""A scout visit takes this and so many calls: its checks, in float64 too, and its memory passes (the same runs)."""
+CHECK_CALLS = 12
+CHECK_S = 0.03
+"""A check visit takes this and so many calls: its checks, in float64 too, and its memory passes (the same runs)."""
 
 COMPILE_S = 20.0
 """What compiling takes, in every process anew."""
@@ -92,10 +92,10 @@ def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
 
 
 def cell_s(cell: Cell, call: float, measure: Measure, clocks: int = 1) -> float:
-    """What the scout and all rounds of a cell are expected to take, of which a call takes `call` seconds."""
+    """What the check and all rounds of a cell are expected to take, of which a call takes `call` seconds."""
     compiling = COMPILE_S if cell.impl == "compiled" else 0.0
-    scout = SCOUT_S + SCOUT_CALLS * call + compiling
-    return scout + measure.rounds * (visit_s(call, measure, clocks) + compiling)
+    check = CHECK_S + CHECK_CALLS * call + compiling
+    return check + measure.rounds * (visit_s(call, measure, clocks) + compiling)
 
 
 def visit_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
@@ -110,7 +110,7 @@ def least_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
 
 
 def afford(
-    scouted: Sequence[tuple[Cell, float]],
+    checked: Sequence[tuple[Cell, float]],
     measure: Measure,
     left_s: float | None,
     rounds: int,
@@ -121,12 +121,12 @@ def afford(
     """Shortens every visit alike; where even the fewest samples are too much, leaves out the largest sizes of all;
     where even the smallest size is, makes fewer rounds; and of a single round that is too long, what comes last.
 
-    scouted: each cell that is to be timed with the seconds of its call, in order of precedence. left_s: of the budget;
+    checked: each cell that is to be timed with the seconds of its call, in order of precedence. left_s: of the budget;
     None: no budget. start_s: what a fresh worker costs. before_all: so many of the first cells are kept in any case.
     """
     if left_s is None:
         return Afforded(rounds, measure.max_time_s, {})
-    fewest = [(cell, least_s(t, measure, clocks)) for cell, t in scouted]
+    fewest = [(cell, least_s(t, measure, clocks)) for cell, t in checked]
     number, kept = max(rounds, 1), 0
     while not kept and number:
         per_round = max(left_s, 0.0) / number - start_s
@@ -140,7 +140,7 @@ def afford(
         same = [s for other, s in fewest[kept:] if size(other) == size(cell)]
         told = f"{count(len(same), 'cell')} of it would take about {sum(same) * rounds:.0f} s more"
         out[cell.key] = f"the budget does not reach this size: {told}"
-    timed = scouted[:kept]
+    timed = checked[:kept]
     low, high = 0.0, measure.max_time_s
     for _ in range(30):
         middle = (low + high) / 2

@@ -27,6 +27,9 @@ from attnbench.store.trusted_json import (
 )
 from attnbench.units import quoted
 
+RENAMED = {"scout_time_s": "check_time_s"}
+"""Metrics that older runs, and workers of older revisions, call otherwise."""
+
 
 def read_visits(folder: Path) -> list[Visit]:
     """Every finished visit, in the order stored. Raises BadInput: wrong types, foreign lines, a visit twice."""
@@ -73,6 +76,7 @@ def parse_visit(text: str, where: str) -> Visit:
         if not good(value):
             raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {allowed}. {REPAIR}")
     values["warnings"] = tuple(values.get("warnings", ()))
+    values["metrics"] = {RENAMED.get(name, name): value for name, value in values.get("metrics", {}).items()}
     cell = values["cell"] = {name: values["cell"][name] for name in CELL_COLUMNS}
     try:
         key = cell_of(cell).key

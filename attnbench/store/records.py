@@ -62,10 +62,10 @@ LONGEST_S = 1e8
 class Visit:
     """One cell in one round, as one line of visits.jsonl.
 
-    cell: CELL_COLUMNS by name (params: canonical JSON). round: 0 is the scout. process: number of the worker that
+    cell: CELL_COLUMNS by name (params: canonical JSON). round: 0 is the check. process: number of the worker that
     measured it within the run. order: position in the round. metrics: values by results.csv column; a wall_time_s
     here is the median of this visit's samples. warnings: sentences for the user. operations: dispatched operators
-    and launched kernels with their counts (scout only).
+    and launched kernels with their counts (check only).
     """
 
     key: str

@@ -34,7 +34,7 @@ def visits_of(
     own: float = 0.02,
     drift: float = 0.0,
 ) -> list[Visit]:
-    """Visits of cells with a true time, or with a status instead of one; metrics go to the scout.
+    """Visits of cells with a true time, or with a status instead of one; metrics go to the check.
 
     drift: by how much, in logs, the machine slows down from the first to the last visit.
     """

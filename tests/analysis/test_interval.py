@@ -119,7 +119,7 @@ def test_one_round_has_a_value_and_no_interval() -> None:
     assert found[["low", "high"]].isna().all(axis=None)
 
 
-def test_scout_and_failed_visits_are_left_out() -> None:
+def test_check_and_failed_visits_are_left_out() -> None:
     _, _, visits = simulate(np.random.default_rng(0), 3, 3, own=0.02)
     extra = visits.head(2).assign(round=0, wall_time_s=1e9)
     failed = visits.tail(2).assign(status="wrong", wall_time_s=1e-9)

@@ -135,7 +135,7 @@ def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
     assert (error.against_baseline, error.against_exact, error.scaling, error.agreement) == (None, None, None, None)
     every = [f for found in summary.panels[0].tables[0].lines for f in found.figures]
     assert not any(f.best or f.first_win for f in every)
-    assert all(f.low is None for f in every), "one scout tells no interval"
+    assert all(f.low is None for f in every), "one check tells no interval"
     assert any(f.best for found in summary.panels[0].tables[1].lines for f in found.figures)
     titles = [block.title for part in parts(summarise(run, ["relative_error"])) for block in part.blocks]
     assert titles == ["relative_error", "What to use"]
@@ -233,7 +233,7 @@ def test_an_own_operator_that_hides_its_square_is_shown(
     for n in SIZES:
         what = Cell(own.stem, "reference", "core", "fwd", Problem(n, 32, 2), {})
         made = Bench(subject_of(what, source, "cpu", 2**32, foresee(what, source)), Measure())
-        cells.append((what, 1.0, flops.scout(made)))
+        cells.append((what, 1.0, flops.check(made)))
     found = summarise(run_of(visits_of(cells), definitions([c for c, _, _ in cells], [str(own)])), ["flops"])
     grown = line(found, own.stem, "flops")
     assert grown.scaling is not None

@@ -28,7 +28,7 @@ Cheat = Callable[[str, Tensor, Compute], Tensor]
 """(which result, the data tensor, what computes it) → the result."""
 
 LATER = 40
-"""Calls at one shape after which the late cheats begin: more than a scout makes, fewer than a timed visit."""
+"""Calls at one shape after which the late cheats begin: more than a check makes, fewer than a timed visit."""
 
 
 def reference(problem: Problem, params: Params, x: Tensor, w: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Impls that give answers without computing them get no number, however they do it; honest ones that keep what is
-theirs to keep do. Each goes the way of any cell: scouted in one worker process, timed in another.
+theirs to keep do. Each goes the way of any cell: checked in one worker process, timed in another.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ALONE = [
     cell(impl, "fwd", Problem(2049 + n, 8))
     for n, impl in enumerate(("patched_clock", "honest", "patched_median", "honest"))
 ]
-"""Larger than all others: the scout comes to them last, in this order."""
+"""Larger than all others: the check comes to them last, in this order."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_cheat_is_wrong_and_has_no_time(visits: DataFrame, cheat: Cell) -> Non
     assert (last["status"], last["cause"]) == ("wrong", "wrong"), last["reason"]
     assert not last.get("wall_time_s") > 0
     if cheat.impl.startswith("later_"):
-        assert last["round"] == 1, "a scout makes too few calls to see it"
+        assert last["round"] == 1, "a check makes too few calls to see it"
 
 
 @pytest.mark.parametrize("honest", RIGHT, ids=name)
@@ -77,10 +77,10 @@ def test_an_honest_impl_is_timed_also_where_it_keeps_its_parameters(visits: Data
 
 
 def test_what_replaces_the_clock_or_the_statistics_is_wrong_and_alone(visits: DataFrame) -> None:
-    scout = visits[visits["round"] == 0].set_index("key").loc[[of.key for of in ALONE]]
-    assert list(scout["status"]) == ["wrong", "ok", "wrong", "ok"]
-    assert list(scout["cause"]) == ["tampered", "", "tampered", ""]
-    assert list(scout["process"].diff().iloc[1:]) == [1.0, 0.0, 1.0]
+    check = visits[visits["round"] == 0].set_index("key").loc[[of.key for of in ALONE]]
+    assert list(check["status"]) == ["wrong", "ok", "wrong", "ok"]
+    assert list(check["cause"]) == ["tampered", "", "tampered", ""]
+    assert list(check["process"].diff().iloc[1:]) == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

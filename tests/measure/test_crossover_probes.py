@@ -59,7 +59,7 @@ class Worker:
             return ForecastAnswer(Forecast(2**40 if problem.seq_len > self.machine.memory else 1))
         self.machine.asked.append((request.phase, operator, problem.seq_len, self.number))
         time = self.machine.laws[operator](problem.seq_len * problem.channels / 64) * self.speed
-        column = "scout_time_s" if request.phase == "check" else "wall_time_s"
+        column = "check_time_s" if request.phase == "check" else "wall_time_s"
         return VisitAnswer("ok", metrics={column: time, "operator_s": time})
 
     def close(self) -> None:
@@ -157,8 +157,8 @@ def test_pairs_are_measured_in_one_process_and_a_round_has_its_own(opened: journ
     by_round = {r: {v.process for v in timed if v.round == r} for r in {v.round for v in timed}}
     assert all(len(processes) == 1 for processes in by_round.values())
     assert len({next(iter(p)) for p in by_round.values()}) == len(by_round) >= 3
-    scouts = {visit.process for visit in opened.visits if visit.round == 0}
-    assert scouts.isdisjoint({v.process for v in timed})
+    checks = {visit.process for visit in opened.visits if visit.round == 0}
+    assert checks.isdisjoint({v.process for v in timed})
     for visit in timed:
         twin = [v for v in timed if v.round == visit.round and v.cell["seq_len"] == visit.cell["seq_len"]]
         assert {v.cell["operator"] for v in twin} == {"softmax", "series"}

@@ -109,9 +109,9 @@ def test_what_operators_say_is_bounded_and_printable_where_it_is_stored(run: Run
 
 
 def test_a_crash_is_followed_by_a_fresh_worker_in_the_same_round(run: Run) -> None:
-    scouted = run.visits[run.visits["round"] == 0].set_index("impl")["process"]
-    assert scouted["sigkill"] != scouted["segfault"]
-    assert scouted["honest"] == scouted["off_by_one"]
+    checked = run.visits[run.visits["round"] == 0].set_index("impl")["process"]
+    assert checked["sigkill"] != checked["segfault"]
+    assert checked["honest"] == checked["off_by_one"]
 
 
 def test_what_a_library_prints_is_no_answer(run: Run) -> None:

@@ -28,7 +28,7 @@ HERE = {"torch": "2.13.0", "threads": 1, "instruction_set": "AVX2", "device": "c
 SIZES = (256, 512, 1024)
 
 
-def scouted(
+def checked(
     statuses: Mapping[int, str] | None = None,
     environment: Mapping[str, Any] | None = None,
     more: float = 0.0,
@@ -48,7 +48,7 @@ def scouted(
 
 
 def test_a_side_has_no_budget_and_a_checkout_no_digests_of_what_is_installed(tmp_path: Path) -> None:
-    """A budget would end one side's scout before the other's; the code of a worktree is not that of its gate."""
+    """A budget would end one side's check before the other's; the code of a worktree is not that of its gate."""
     text = "operators: [softmax]\nsweep: [{seq_len: [16]}]\nproblem: {heads: 2, channels: 16}\n"
     suite = suites.from_text(text, "a test", tmp_path)
     code = MeasuredCode({"attnbench/measure/worker/correctness.py": "0"}, {})
@@ -63,12 +63,12 @@ def test_a_side_has_no_budget_and_a_checkout_no_digests_of_what_is_installed(tmp
 
 
 def test_identical_runs_pass_and_any_growth_fails() -> None:
-    same = tier0(scouted(), scouted(), GATE)
+    same = tier0(checked(), checked(), GATE)
     assert (same.exit_code, same.measured) == (0, 3)
-    worse = tier0(scouted(), scouted(more=0.01), GATE)
+    worse = tier0(checked(), checked(more=0.01), GATE)
     assert worse.exit_code == 1
     assert {f.metric for f in worse.regressions} == {"peak_memory"}
-    assert tier0(scouted(more=0.01), scouted(), GATE).exit_code == 0
+    assert tier0(checked(more=0.01), checked(), GATE).exit_code == 0
 
 
 def test_two_images_of_the_same_size_have_one_growth() -> None:
@@ -83,58 +83,58 @@ def test_two_images_of_the_same_size_have_one_growth() -> None:
 def test_flops_that_are_counted_and_not_stated_grow_too() -> None:
     """With thresholds that let each cell pass, so that the growth alone decides."""
     gate = Gate({"flops": 100.0})
-    linear, square = scouted(counted=lambda n: 100 * n), scouted(counted=lambda n: n * n)
+    linear, square = checked(counted=lambda n: 100 * n), checked(counted=lambda n: n * n)
     assert [f.metric for f in tier0(linear, square, gate).regressions] == ["scaling of flops"]
     assert tier0(linear, linear, gate).regressions == []
-    assert tier0(scouted(), linear, gate).regressions == [], "a run that stored no count"
+    assert tier0(checked(), linear, gate).regressions == [], "a run that stored no count"
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("torch", "2.14.0"), ("threads", 4), ("instruction_set", "AVX512"), ("machine", "aarch64")]
 )
 def test_what_other_circumstances_leave_is_compared_and_what_not_is_told(name: str, value: object) -> None:
-    found = tier0(scouted(), scouted(environment={name: value}, more=0.01), GATE)
+    found = tier0(checked(), checked(environment={name: value}, more=0.01), GATE)
     assert found.exit_code == 0
     (note,) = found.notes
     assert "peak memory and operations are not compared" in note
     assert str(value) in note
     assert {f.metric for f in found.findings} == {"flops", "scaling of flops", "scaling of peak_memory"}
-    grown = tier0(scouted(), scouted(environment={name: value}, more=4), GATE)
+    grown = tier0(checked(), checked(environment={name: value}, more=4), GATE)
     assert [f.metric for f in grown.regressions] == ["scaling of peak_memory"]
 
 
 def test_another_processor_of_the_same_kind_compares_all() -> None:
-    assert tier0(scouted(), scouted(environment={"cpu": "two"}, more=0.01), GATE).exit_code == 1
+    assert tier0(checked(), checked(environment={"cpu": "two"}, more=0.01), GATE).exit_code == 1
 
 
 def test_lost_cells_and_nothing_measured_never_pass() -> None:
-    fewer = scouted()
+    fewer = checked()
     kept = fewer.visits[fewer.visits["seq_len"] < 1024]
-    gone = tier0(scouted(), replace(fewer, visits=kept), GATE)
+    gone = tier0(checked(), replace(fewer, visits=kept), GATE)
     assert (gone.exit_code, len(gone.missing)) == (3, 1)
     for status in ("oom", "wrong", "skipped", "crashed"):
-        lost = tier0(scouted(), scouted({1024: status}), GATE)
+        lost = tier0(checked(), checked({1024: status}), GATE)
         assert lost.exit_code == 1, status
         assert [(f.before, f.after) for f in lost.regressions] == [("ok", status)]
-        assert tier0(scouted({1024: status}), scouted(), GATE).exit_code == 0
-    nothing = scouted(dict.fromkeys(SIZES, "skipped"))
+        assert tier0(checked({1024: status}), checked(), GATE).exit_code == 0
+    nothing = checked(dict.fromkeys(SIZES, "skipped"))
     assert tier0(nothing, nothing, GATE).exit_code == 3
 
 
 def test_a_regression_outranks_what_is_gone_and_what_is_new_never_fails() -> None:
-    fewer = scouted(more=0.01)
-    worse = tier0(scouted(), replace(fewer, visits=fewer.visits[fewer.visits["seq_len"] < 1024]), GATE)
+    fewer = checked(more=0.01)
+    worse = tier0(checked(), replace(fewer, visits=fewer.visits[fewer.visits["seq_len"] < 1024]), GATE)
     assert (worse.exit_code, len(worse.missing)) == (1, 1)
-    base = scouted()
-    more = tier0(replace(base, visits=base.visits[base.visits["seq_len"] < 1024]), scouted(), GATE)
+    base = checked()
+    more = tier0(replace(base, visits=base.visits[base.visits["seq_len"] < 1024]), checked(), GATE)
     assert (more.exit_code, len(more.new), more.missing) == (0, 1, ())
-    skipped = scouted({1024: "skipped"})
+    skipped = checked({1024: "skipped"})
     dropped = replace(skipped, visits=skipped.visits[skipped.visits["seq_len"] < 1024])
     assert tier0(skipped, dropped, GATE).exit_code == 0  # it was measured by neither
 
 
 def test_only_what_was_asked_for_is_looked_for_in_a_stored_run() -> None:
-    run = scouted()
+    run = checked()
     assert len(_part(run, ((), ())).results) == len(SIZES)
     assert len(_part(run, (("softmax, local",), ("reference",))).results) == len(SIZES)
     assert len(_part(run, (("softmax",), ())).results) == 0

@@ -21,7 +21,7 @@ N, C, H = 64, 32, 2
 
 
 def test_eager_softmax_holds_two_n_by_n_matrices() -> None:
-    found = peak_memory.scout(bench(subject("softmax")))
+    found = peak_memory.check(bench(subject("softmax")))
     assert found["peak_memory_bytes"] == pytest.approx(4 * (N * C + 2 * H * N * N), abs=256)
     assert found["input_bytes"] == 3 * 4 * N * C
     assert found["parameter_bytes"] == 0
@@ -35,28 +35,28 @@ def test_peak_memory_repeats_to_the_byte_whatever_came_before(name: str, mode: M
     def peak() -> float:
         of = subject(name, mode=mode)
         of.perform(of.calls[0])
-        return peak_memory.scout(bench(of))["peak_memory_bytes"]
+        return peak_memory.check(bench(of))["peak_memory_bytes"]
 
     alone = peak()
     large = subject("softmax", seq_len=1024)
     large.perform(large.calls[0])
-    peak_memory.scout(bench(large))
+    peak_memory.check(bench(large))
     assert peak() == alone
 
 
 def test_a_kept_temporary_shows_in_the_peak() -> None:
     of = subject("softmax")
-    plain = peak_memory.scout(bench(of))["peak_memory_bytes"]
+    plain = peak_memory.check(bench(of))["peak_memory_bytes"]
     kept: list[torch.Tensor] = []
     reference = of.call
     object.__setattr__(of, "call", lambda *a, **k: kept.append(torch.zeros(2**16)) or reference(*a, **k))
-    assert peak_memory.scout(bench(of))["peak_memory_bytes"] >= plain + 4 * 2**16
+    assert peak_memory.check(bench(of))["peak_memory_bytes"] >= plain + 4 * 2**16
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_flops_are_stated_and_counted_alike(mode: Mode) -> None:
     of = bench(subject("softmax", mode=mode))
-    found = flops.scout(of)
+    found = flops.check(of)
     assert found["flops"] == found["reference_flops"] == found["flops_counted"] > 0
     assert not of.warnings
 
@@ -66,7 +66,7 @@ def test_a_count_that_differs_from_the_stated_one_is_said() -> None:
     forecast = type(of.forecast)(flops_counted=12)
     object.__setattr__(of, "forecast", forecast)
     made = bench(of)
-    flops.scout(made)
+    flops.check(made)
     assert "torch counted 12" in made.warnings[0]
 
 
@@ -74,22 +74,22 @@ def test_a_count_that_is_missing_is_empty_and_named() -> None:
     of = subject("softmax")
     object.__setattr__(of, "forecast", type(of.forecast)())
     made = bench(of)
-    assert "flops_counted" not in flops.scout(made)
+    assert "flops_counted" not in flops.check(made)
     assert "flops_counted is empty" in made.notes[0]
 
 
 def test_what_torch_cannot_count_is_stored_beside_the_count() -> None:
-    found = flops.scout(bench(subject("fnet")))
+    found = flops.check(bench(subject("fnet")))
     assert found["flops_uncounted"] == found["reference_flops"] > 0
     assert "flops_counted" not in found
-    assert flops.scout(bench(subject("softmax")))["flops_uncounted"] == 0
+    assert flops.check(bench(subject("softmax")))["flops_uncounted"] == 0
 
 
 def test_a_count_where_nothing_should_be_countable_is_kept() -> None:
     of = subject("fnet")
     object.__setattr__(of, "forecast", type(of.forecast)(flops_counted=12))
     made = bench(of)
-    assert flops.scout(made)["flops_counted"] == 12
+    assert flops.check(made)["flops_counted"] == 12
     assert "torch counted 12" in made.warnings[0]
 
 
@@ -185,7 +185,7 @@ ERRORS, MEANS = list(CURVE.columns.values()), list(CURVE.beside.values())
 
 
 def errors(of: Subject) -> dict[str, float]:
-    return softmax_error.scout(bench(of))
+    return softmax_error.check(bench(of))
 
 
 def answering(of: Subject, call: object) -> Subject:
@@ -225,7 +225,7 @@ def test_softmax_error_means_the_same_for_every_operator() -> None:
     performer, rfa = (errors(subject(name)) for name in ("performer", "rfa"))
     assert [performer[name] for name in MEANS] == [rfa[name] for name in MEANS]
     assert all(value < 1e-6 for name, value in errors(answering(subject("rfa"), exact)).items() if name in ERRORS)
-    own = estimate_error.scout(bench(subject("rfa", m=256)))["estimate_error"]
+    own = estimate_error.check(bench(subject("rfa", m=256)))["estimate_error"]
     assert own < 0.1, "near its own kernel"
     assert errors(subject("rfa", m=256))["softmax_error_at_4"] > 0.5, "and far from softmax where that concentrates"
     assert errors(subject("performer", m=2048))["softmax_error_at_0.25"] < 0.2
@@ -237,14 +237,14 @@ def test_what_estimates_nothing_has_no_softmax_error() -> None:
     assert errors(subject("performer", scope="layer")) == {}
     gated = subject("rfa", causal=True)
     assert errors(gated) == {}, "the gate makes it another function"
-    assert estimate_error.scout(bench(gated)).keys() == {"estimate_error"}
+    assert estimate_error.check(bench(gated)).keys() == {"estimate_error"}
     assert errors(subject("rfa", causal=True, gate="none")).keys() == {*ERRORS, *MEANS}
-    assert estimate_error.scout(bench(subject("performer"))) == {}, "its map is softmax attention"
+    assert estimate_error.check(bench(subject("performer"))) == {}, "its map is softmax attention"
 
 
 def test_an_error_that_is_not_finite_is_empty_and_named() -> None:
     made = bench(answering(subject("performer"), lambda *a, v, **t: v * float("inf")))
-    assert softmax_error.scout(made).keys() == set(MEANS)
+    assert softmax_error.check(made).keys() == set(MEANS)
     assert "no finite" in made.notes[0]
     assert "softmax_error_at_4" in made.notes[0]
 

@@ -43,7 +43,7 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
     of = subject_of(cell, source, "cpu", 2**33, Forecast())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
     predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
-    return predicted, int(peak_memory.scout(bench(of))["peak_memory_bytes"])
+    return predicted, int(peak_memory.check(bench(of))["peak_memory_bytes"])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -67,7 +67,7 @@ class Pretended:
 
 
 def fine(request: VisitRequest) -> dict[str, Any]:
-    metrics = {"operator_s": 0.0, "scout_time_s": 1e-3, "tolerance": 1e-5}
+    metrics = {"operator_s": 0.0, "check_time_s": 1e-3, "tolerance": 1e-5}
     if request.phase == "check":
         return {"status": "ok", "metrics": metrics}
     return {"status": "ok", "metrics": {"operator_s": 0.0, "wall_time_s": 1e-3}, "samples": [["wall", 1e-3, ""]]}
@@ -87,10 +87,10 @@ CELLS = [faulty(impl, n) for impl in ("reference", "honest") for n in (64, 32, 1
 ROUNDS = Measure(rounds=3)
 
 
-def test_the_scout_goes_up_in_size_and_rounds_are_shuffled_alike_for_a_seed(tmp_path: Path) -> None:
+def test_the_check_goes_up_in_size_and_rounds_are_shuffled_alike_for_a_seed(tmp_path: Path) -> None:
     run = ran(tmp_path / "a", CELLS, measure=ROUNDS, seed=1)
-    scouted = run.visits[run.visits["round"] == 0]
-    assert list(scouted["seq_len"]) == [32, 32, 64, 64, 128, 128]
+    checked = run.visits[run.visits["round"] == 0]
+    assert list(checked["seq_len"]) == [32, 32, 64, 64, 128, 128]
     orders = [tuple(run.visits[run.visits["round"] == n]["key"]) for n in (1, 2, 3)]
     assert len(set(orders)) == 3
     assert all(list(run.visits[run.visits["round"] == n]["order"]) == list(range(6)) for n in (1, 2, 3))
@@ -139,6 +139,18 @@ def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path)
     run = read_run(tmp_path / "run")
     assert len(run.visits) == 6 + 5
     assert (tmp_path / "run" / "results.csv").is_file()
+
+
+def test_an_older_worker_calls_the_time_of_a_check_otherwise(tmp_path: Path) -> None:
+    def answer(request: VisitRequest) -> dict[str, Any]:
+        message = fine(request)
+        metrics = {name.replace("check_time_s", "scout_time_s"): v for name, v in message["metrics"].items()}
+        return {**message, "metrics": metrics}
+
+    run = ran(tmp_path / "run", CELLS[:1], answer, measure=Measure(rounds=1))
+    first = run.visits.iloc[0]
+    assert (first["round"], first["check_time_s"]) == (0, 1e-3)
+    assert "scout_time_s" not in run.visits
 
 
 @pytest.mark.parametrize(
@@ -283,12 +295,12 @@ class Clock:
             return Pretended(0, fine).ask(request, timeout)
         call, checks = self.call_s(request.cell), request.phase == "check"
         timed_s = self.late * time_budget.visit_s(call, request.measure)
-        takes = time_budget.SCOUT_S + 12 * call if checks else timed_s
+        takes = time_budget.CHECK_S + 12 * call if checks else timed_s
         self.now_s += min(takes, timeout)
         if takes > timeout:
             raise WorkerLost("timeout", f"no answer within {timeout:g} s")
         answer = fine(request)
-        metrics = {**answer["metrics"], "scout_time_s": call, "visit_s": takes} if checks else answer["metrics"]
+        metrics = {**answer["metrics"], "check_time_s": call, "visit_s": takes} if checks else answer["metrics"]
         return answer_to(request, {**answer, "metrics": metrics})
 
 
@@ -350,7 +362,7 @@ def test_a_budget_counts_from_where_the_command_began(tmp_path: Path) -> None:
 def test_a_visit_under_way_is_bounded_by_what_the_budget_leaves(
     tmp_path: Path, budget_s: float | None, status: str, cause: str
 ) -> None:
-    """A hang costs the budget's rest, but what was scouted before it still gets its time."""
+    """A hang costs the budget's rest, but what was checked before it still gets its time."""
     clock = Clock(lambda cell: 1e9 if cell.impl == "honest" else 1e-4)
     run = budgeted(tmp_path / "run", clock, budget_s, cells=SWEPT[:2] + SWEPT[10:11])
     assert clock.now_s <= (budget_s or 100)
@@ -383,7 +395,7 @@ def test_what_the_budget_left_of_later_rounds_is_made_by_a_resumed_run(tmp_path:
     assert (after.loc[short["key"], "rounds"] == 3).all()
 
 
-def test_a_budget_of_nothing_scouts_the_smallest_and_skips_the_rest_alike(tmp_path: Path) -> None:
+def test_a_budget_of_nothing_checks_the_smallest_and_skips_the_rest_alike(tmp_path: Path) -> None:
     run = ran(tmp_path / "run", CELLS, limits=Limits(budget_s=1e-9))
     assert (run.results["status"] == "skipped").all()
     assert run.results["reason"].str.contains("budget").all()
@@ -391,22 +403,22 @@ def test_a_budget_of_nothing_scouts_the_smallest_and_skips_the_rest_alike(tmp_pa
 
 def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
     measure = Measure(rounds=2, min_samples=5, max_time_s=1.0)
-    scouted = [(cell(seq_len=n), n * 1e-4) for n in (64, 128, 256, 512)]
-    free = time_budget.afford(scouted, measure, None, 2)
+    checked = [(cell(seq_len=n), n * 1e-4) for n in (64, 128, 256, 512)]
+    free = time_budget.afford(checked, measure, None, 2)
     assert (free.rounds, free.max_time_s, free.out_of_reach) == (2, 1.0, {})
-    roomy = time_budget.afford(scouted, measure, 100.0, 2)
+    roomy = time_budget.afford(checked, measure, 100.0, 2)
     assert (roomy.max_time_s, roomy.out_of_reach) == (1.0, {})
-    tight = time_budget.afford(scouted, measure, 10.0, 2)
+    tight = time_budget.afford(checked, measure, 10.0, 2)
     assert tight.max_time_s < 1.0
     assert not tight.out_of_reach
-    spent = sum(time_budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in scouted)
+    spent = sum(time_budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in checked)
     assert 2 * (spent + time_budget.START_S) == pytest.approx(10.0, rel=0.01)
-    scant = time_budget.afford(scouted, measure, 7.2, 2)
+    scant = time_budget.afford(checked, measure, 7.2, 2)
     assert set(scant.out_of_reach) == {cell(seq_len=512).key}
     assert scant.rounds == 2
-    once = time_budget.afford(scouted, measure, 4.6, 2)
+    once = time_budget.afford(checked, measure, 4.6, 2)
     assert (once.rounds, len(once.out_of_reach)) == (1, 0), "fewer rounds where not even the smallest size has two"
-    same = [(replace(c, impl=impl), 0.05) for c, _ in scouted[:1] for impl in ("reference", "sdpa", "compiled")]
+    same = [(replace(c, impl=impl), 0.05) for c, _ in checked[:1] for impl in ("reference", "sdpa", "compiled")]
     part = time_budget.afford(same, measure, 4.5, 2)
     assert (part.rounds, len(part.out_of_reach)) == (1, 1), "of a size that does not fit, what comes first"
     none = time_budget.afford(same, measure, 1.0, 2, before_all=1)
@@ -439,7 +451,7 @@ def test_exit_codes(statuses: list[Any], code: int) -> None:
     assert exit_code(visits) == code
 
 
-def test_a_scouted_but_never_timed_run_measured_nothing() -> None:
+def test_a_checked_but_never_timed_run_measured_nothing() -> None:
     assert exit_code([visit(CELL, round=0)]) == 3
 
 

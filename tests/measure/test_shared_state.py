@@ -101,9 +101,9 @@ def test_the_next_operator_finds_a_fresh_process(tmp_path: Path) -> None:
     progress = Silent()
     run = measured(tmp_path / "run", plan(cells, operators_from=("tests.meddling",)), progress)
     assert list(run.visits["status"]) == ["ok"] * 12
-    scout = run.visits[run.visits["round"] == 0].sort_values("seq_len")
-    first = scout["process"].iloc[0]
-    assert list(scout["process"] - first) == [0, 0, 0, 1, 1, 2]
+    check = run.visits[run.visits["round"] == 0].sort_values("seq_len")
+    first = check["process"].iloc[0]
+    assert list(check["process"] - first) == [0, 0, 0, 1, 1, 2]
     timed = run.visits[run.visits["round"] == 1].sort_values("order")
     ends = timed["impl"].str.startswith("does_").to_numpy()
     assert list(timed["process"].diff().iloc[1:]) == [float(ended) for ended in ends[:-1]]
@@ -128,12 +128,12 @@ def test_a_file_that_changes_something_when_imported_is_told_at_its_own_visits(t
     ]
     run = measured(tmp_path / "run", plan(cells, operators_from=(str(file), "tests.meddling")))
     assert list(run.visits["status"]) == ["ok"] * 4
-    scout = run.visits[run.visits["round"] == 0].set_index("operator")
-    assert scout["process"]["importer"] > 0, "what asked the operators for their reasons had imported it"
-    assert scout["process"]["meddlers"] > scout["process"]["importer"]
-    (warning,) = scout["warnings"]["importer"]
+    check = run.visits[run.visits["round"] == 0].set_index("operator")
+    assert check["process"]["importer"] > 0, "what asked the operators for their reasons had imported it"
+    assert check["process"]["meddlers"] > check["process"]["importer"]
+    (warning,) = check["warnings"]["importer"]
     assert "torch's grad mode (from True to False)" in warning
-    assert not scout["warnings"]["meddlers"]
+    assert not check["warnings"]["meddlers"]
 
 
 def test_global_random_numbers_begin_alike_for_every_visit() -> None:

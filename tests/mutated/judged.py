@@ -156,8 +156,8 @@ def _is_honest(document: Mapping[str, Any], folder: Path) -> None:
             told[metric, place] = value
             _figure_is_honest(metric, value, own)
     for key, group in by_cell.items():
-        scouts = [v for v in group if v["round"] == 0]
-        if scouts and all(v["status"] == "ok" for v in group) and "flops" in scouts[0]["metrics"]:
+        checks = [v for v in group if v["round"] == 0]
+        if checks and all(v["status"] == "ok" for v in group) and "flops" in checks[0]["metrics"]:
             assert any(m == "flops" and _matches(key, place) for m, place in told), f"flops of {key} are lost"
 
 

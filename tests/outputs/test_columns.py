@@ -76,8 +76,8 @@ def operators(tmp_path: Path) -> list[str]:
 def rooflines(tmp_path: Path) -> list[str]:
     metrics = {"flops": 10**9, "reference_flops": 10**9, "bytes_required": 10**6, "passes": 1}
     what = stored.cell("softmax", "cuda:flash_attn_3", 1024)
-    scout, visit = stored.visit(what, metrics=metrics), stored.timed(what, 1, 0.0123)
-    folder = stored.folder(tmp_path / "run", [scout, visit])
+    check, visit = stored.visit(what, metrics=metrics), stored.timed(what, 1, 0.0123)
+    folder = stored.folder(tmp_path / "run", [check, visit])
     rates = '{"torch": "2.13.0", "rates": {"copy_bytes_per_s": 1e9, "matmul_flops_per_s": {"float32": 1e12}}}'
     (folder / "environment.json").write_text(rates)
     (folder / SUITE).write_text("name: made\n")

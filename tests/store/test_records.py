@@ -22,22 +22,27 @@ from attnbench.store.reading import parse_visit
 from attnbench.store.records import VISITS, Sample
 from tests.stored import CELL, cell, folder, timed, visit
 
-SCOUT = visit(metrics={"flops": 2**60 + 1, "peak_memory_bytes": 12}, warnings=("noisy",), operations={"aten.mm": 2})
+CHECKED = visit(metrics={"flops": 2**60 + 1, "peak_memory_bytes": 12}, warnings=("noisy",), operations={"aten.mm": 2})
+
+
+def test_a_check_of_an_older_run_has_its_time_under_the_name_of_today() -> None:
+    older = visit(metrics={"scout_time_s": 0.5, "flops": 3}).line()
+    assert parse_visit(older, "here").metrics == {"check_time_s": 0.5, "flops": 3}
 
 
 def test_a_visit_survives_the_round_trip() -> None:
-    assert parse_visit(SCOUT.line(), "here") == SCOUT
+    assert parse_visit(CHECKED.line(), "here") == CHECKED
     assert cell_of(columns_of(CELL)) == CELL
 
 
 def test_counts_keep_every_digit(tmp_path: Path) -> None:
-    run = read_run(folder(tmp_path, [SCOUT]))
+    run = read_run(folder(tmp_path, [CHECKED]))
     assert int(run.visits["flops"].iloc[0]) == 2**60 + 1
     assert int(run.results["flops"].iloc[0]) == 2**60 + 1
 
 
 def test_columns_and_order_of_results(tmp_path: Path) -> None:
-    run = read_run(folder(tmp_path, [SCOUT, visit(cell("linformer"))]))
+    run = read_run(folder(tmp_path, [CHECKED, visit(cell("linformer"))]))
     assert tuple(run.results.columns[: len(COLUMNS)]) == COLUMNS
     assert list(run.results["operator"]) == ["softmax", "linformer"]
     written = write(tmp_path, run.visits)
@@ -46,7 +51,7 @@ def test_columns_and_order_of_results(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_no_visit(tmp_path: Path) -> None:
-    folder(tmp_path, [SCOUT])
+    folder(tmp_path, [CHECKED])
     with (tmp_path / VISITS).open("a") as file:
         file.write(timed(CELL, 1, 0.5).line()[:-20])
     assert len(read_run(tmp_path).visits) == 1
@@ -54,22 +59,22 @@ def test_a_torn_last_line_is_no_visit(tmp_path: Path) -> None:
 
 def test_samples_of_an_unfinished_visit_are_left_out(tmp_path: Path) -> None:
     rows = [Sample(CELL.key, r, r, 0, "wall", 0.25) for r in (1, 2)]
-    run = read_run(folder(tmp_path, [SCOUT, timed(CELL, 1, 0.25)], rows))
+    run = read_run(folder(tmp_path, [CHECKED, timed(CELL, 1, 0.25)], rows))
     assert list(run.samples["round"]) == [1]
 
 
 def changed(**fields: Any) -> str:
-    return json.dumps({**json.loads(SCOUT.line()), **fields}) + "\n"
+    return json.dumps({**json.loads(CHECKED.line()), **fields}) + "\n"
 
 
 MUTATIONS = {
     "not json": "{oops}\n",
     "not an object": "[]\n",
     "empty line": "\n",
-    "nan": SCOUT.line().replace(":12", ":NaN"),
-    "infinity": SCOUT.line().replace(":12", ":Infinity"),
-    "overflow": SCOUT.line().replace(":12", ":1e999"),
-    "huge": SCOUT.line().replace(":12", ":" + "9" * 5000),
+    "nan": CHECKED.line().replace(":12", ":NaN"),
+    "infinity": CHECKED.line().replace(":12", ":Infinity"),
+    "overflow": CHECKED.line().replace(":12", ":1e999"),
+    "huge": CHECKED.line().replace(":12", ":" + "9" * 5000),
     "beyond 63 bits": changed(metrics={"flops": 2**63}),
     "negative": changed(metrics={"flops": -1}),
     "text for a number": changed(metrics={"flops": "12"}),
@@ -89,7 +94,7 @@ MUTATIONS = {
 
 @pytest.mark.parametrize("text", MUTATIONS.values(), ids=MUTATIONS.keys())
 def test_what_cannot_be_trusted_is_refused_by_file_and_line(tmp_path: Path, text: str) -> None:
-    folder(tmp_path, [SCOUT])
+    folder(tmp_path, [CHECKED])
     (tmp_path / VISITS).write_text(timed(CELL, 1, 0.5).line() + text)
     with pytest.raises(BadInput, match=r"visits\.jsonl, line 2"):
         read_run(tmp_path)
@@ -97,13 +102,13 @@ def test_what_cannot_be_trusted_is_refused_by_file_and_line(tmp_path: Path, text
 
 def test_a_visit_stored_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="again"):
-        read_run(folder(tmp_path, [SCOUT, SCOUT]))
+        read_run(folder(tmp_path, [CHECKED, CHECKED]))
 
 
 def test_two_contracts_in_one_run_are_refused(tmp_path: Path) -> None:
     other = timed(CELL, 1, 0.5).line().replace('"contract":"1"', '"contract":"2"')
-    folder(tmp_path, [SCOUT])
-    (tmp_path / VISITS).write_text(SCOUT.line() + other)
+    folder(tmp_path, [CHECKED])
+    (tmp_path / VISITS).write_text(CHECKED.line() + other)
     with pytest.raises(BadInput, match="contracts"):
         read_run(tmp_path)
 
@@ -113,7 +118,7 @@ def test_no_folder_and_foreign_folder(tmp_path: Path) -> None:
         read_run(tmp_path / "none")
     with pytest.raises(BadInput, match="not a run folder"):
         read_run(tmp_path)
-    folder(tmp_path, [SCOUT])
+    folder(tmp_path, [CHECKED])
     (tmp_path / VISITS).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="UTF-8"):
         read_run(tmp_path)
@@ -127,7 +132,7 @@ def test_no_folder_and_foreign_folder(tmp_path: Path) -> None:
     ],
 )
 def test_samples_that_cannot_be_trusted_are_refused(tmp_path: Path, row: str) -> None:
-    folder(tmp_path, [SCOUT])
+    folder(tmp_path, [CHECKED])
     with (tmp_path / "samples.csv").open("a") as file:
         file.write(row + "\n")
     run = read_run(tmp_path)
@@ -148,7 +153,7 @@ def test_samples_that_cannot_be_trusted_are_refused(tmp_path: Path, row: str) ->
     ],
 )
 def test_definitions_that_cannot_be_trusted_are_refused(tmp_path: Path, name: str, value: Any) -> None:
-    folder(tmp_path, [SCOUT])
+    folder(tmp_path, [CHECKED])
     (tmp_path / "environment.json").write_text(json.dumps({name: value}))
     with pytest.raises(BadInput, match=rf"environment\.json: {name} = "):
         read_run(tmp_path)
@@ -161,21 +166,21 @@ def test_a_metric_under_another_columns_name_is_refused(name: str) -> None:
 
 
 def test_a_wrong_round_leaves_no_time(tmp_path: Path) -> None:
-    visits = [SCOUT, timed(CELL, 1, 0.5), visit(CELL, 2, status="wrong", reason="decays")]
+    visits = [CHECKED, timed(CELL, 1, 0.5), visit(CELL, 2, status="wrong", reason="decays")]
     row = derive(read_run(folder(tmp_path, visits)).visits).iloc[0]
     assert row["status"] == "wrong"
     assert row[["wall_time_s", "wall_time_low_s", "wall_time_high_s"]].isna().all()
 
 
 def test_a_lost_round_is_named_and_the_others_count(tmp_path: Path) -> None:
-    visits = [SCOUT, timed(CELL, 1, 0.5), visit(CELL, 2, status="crashed", reason="SIGKILL"), timed(CELL, 3, 0.5)]
+    visits = [CHECKED, timed(CELL, 1, 0.5), visit(CELL, 2, status="crashed", reason="SIGKILL"), timed(CELL, 3, 0.5)]
     row = read_run(folder(tmp_path, visits)).results.iloc[0]
     assert (row["status"], row["rounds"], row["wall_time_s"]) == ("ok", 2, pytest.approx(0.5))
     assert "round 2: crashed, SIGKILL" in row["reason"]
 
 
 def test_reordered_visits_give_the_same_rows(tmp_path: Path) -> None:
-    visits = [SCOUT, timed(CELL, 1, 0.5), timed(CELL, 2, 0.25)]
+    visits = [CHECKED, timed(CELL, 1, 0.5), timed(CELL, 2, 0.25)]
     first = read_run(folder(tmp_path / "a", visits)).results
     second = read_run(folder(tmp_path / "b", visits[::-1])).results
     assert first.to_csv() == second.to_csv()
@@ -185,7 +190,7 @@ ENERGY = {"energy_j": 2.0, "energy_resolution_j": 1e-5}
 
 
 def test_every_column_of_a_timed_metric_reaches_the_results(tmp_path: Path) -> None:
-    visits = [SCOUT, *(visit(CELL, r, metrics={**ENERGY, "energy_j": e}) for r, e in ((1, 2.0), (2, 5.0), (3, 3.0)))]
+    visits = [CHECKED, *(visit(CELL, r, metrics={**ENERGY, "energy_j": e}) for r, e in ((1, 2.0), (2, 5.0), (3, 3.0)))]
     made = folder(tmp_path, visits)
     write(made, read_run(made).visits)
     with (made / "results.csv").open(encoding="utf-8", newline="") as file:
@@ -196,10 +201,10 @@ def test_every_column_of_a_timed_metric_reaches_the_results(tmp_path: Path) -> N
 
 def test_rounds_that_are_not_ok_tell_nothing_of_a_timed_metric(tmp_path: Path) -> None:
     bad = visit(CELL, 2, status="crashed", reason="SIGKILL", metrics={"energy_j": 9.0, "energy_resolution_j": 9.0})
-    row = read_run(folder(tmp_path / "a", [SCOUT, visit(CELL, 1, metrics=ENERGY), bad])).results.iloc[0]
+    row = read_run(folder(tmp_path / "a", [CHECKED, visit(CELL, 1, metrics=ENERGY), bad])).results.iloc[0]
     assert (row["energy_j"], row["energy_resolution_j"]) == (2.0, 1e-5)
     wrong = visit(CELL, 2, status="wrong", reason="decays")
-    row = read_run(folder(tmp_path / "b", [SCOUT, visit(CELL, 1, metrics=ENERGY), wrong])).results.iloc[0]
+    row = read_run(folder(tmp_path / "b", [CHECKED, visit(CELL, 1, metrics=ENERGY), wrong])).results.iloc[0]
     assert row[list(ENERGY)].isna().all()
 
 
@@ -215,7 +220,7 @@ METRIC = Metric(
 
 @pytest.mark.parametrize(
     ("derived", "values"),
-    [("interval", [2.0]), ("median", [2.0, 0.5, 8.0]), ("scout", [7.0, math.nan, math.nan])],
+    [("interval", [2.0]), ("median", [2.0, 0.5, 8.0]), ("check", [7.0, math.nan, math.nan])],
 )
 def test_a_metric_of_ones_own_is_derived_as_it_declares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, derived: str, values: list[float]
@@ -225,15 +230,15 @@ def test_a_metric_of_ones_own_is_derived_as_it_declares(
     (package / "planted.py").write_text(PLANTED.format(derived=derived))
     monkeypatch.setattr("attnbench.measure.metrics.__path__", [*attnbench.measure.metrics.__path__, str(package)])
     names = ["planted_s", "planted_low_s", "planted_high_s"]
-    scout = visit(CELL, metrics={"planted_s": 7.0, "planted_bytes": 1})
+    check = visit(CELL, metrics={"planted_s": 7.0, "planted_bytes": 1})
     each = [dict(zip(names, (t, 0.5, 8.0), strict=True), planted_bytes=10 * t) for t in (1, 4, 2)]
-    visits = [scout, *(visit(CELL, r, metrics=m) for r, m in enumerate(each, 1))]
+    visits = [check, *(visit(CELL, r, metrics=m) for r, m in enumerate(each, 1))]
     run = read_run(folder(tmp_path / "run", visits))
     try:
         row = run.results.iloc[0]
-        assert row["planted_bytes"] == (1 if derived == "scout" else 20)
+        assert row["planted_bytes"] == (1 if derived == "check" else 20)
         found = quantity(run, "planted")
-        assert (found.interval(CELL.key) is not None) == (derived != "scout")
+        assert (found.interval(CELL.key) is not None) == (derived != "check")
     finally:
         sys.modules.pop("attnbench.measure.metrics.planted")
     told = [float(row[name]) for name in names]

@@ -20,7 +20,7 @@ METRIC = Metric(
 )
 
 
-def scout(bench: Bench) -> dict[str, float | int]:
+def check(bench: Bench) -> dict[str, float | int]:
     """The forward output in the working dtype against the exact map in float64, on the first set, where affordable."""
     import torch
 

@@ -19,7 +19,7 @@ METRIC = Metric(
 )
 
 
-def scout(bench: Bench) -> dict[str, float | int]:
+def check(bench: Bench) -> dict[str, float | int]:
     """From `cost`, and from torch's FlopCounterMode on the reference, run on fake tensors.
 
     What torch cannot count is stored beside it and named in the visit's reason; where it counts nothing because it can

@@ -31,7 +31,7 @@ METRIC = Metric(
 )
 
 
-def scout(bench: Bench) -> dict[str, float | int]:
+def check(bench: Bench) -> dict[str, float | int]:
     """One call on one set, nothing else of the cell alive; the check has called it before, so workspaces are there."""
     from attnbench.measure.worker.fake_memory import total_bytes
 

@@ -19,6 +19,6 @@ METRIC = Metric(
 )
 
 
-def scout(bench: Bench) -> dict[str, float | int]:
+def check(bench: Bench) -> dict[str, float | int]:
     """What the check before timing found; it runs first, whatever the metrics."""
     return dict(bench.checked)

@@ -47,7 +47,7 @@ METRIC = Metric(
 )
 
 
-def scout(bench: Bench) -> dict[str, float | int]:
+def check(bench: Bench) -> dict[str, float | int]:
     """The forward output in the working dtype against float64, where affordable and where q, k and v are all there is
     (a gate, for instance, makes it another function)."""
     import torch

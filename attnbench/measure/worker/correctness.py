@@ -199,7 +199,7 @@ def answers(each: Sequence[Outputs]) -> list[float]:
 def same_answers(
     subject: Subject, first: Sequence[Outputs], expected: Sequence[float], tolerance: float | None
 ) -> None:
-    """Checks that the answers are those which the scout checked in another process. Raises Wrong."""
+    """Checks that the answers are those that were checked in another process. Raises Wrong."""
     allowed = ANSWER_SLACK * _allowed(subject, tolerance)
     for now, before in zip(answers(first), expected, strict=False):
         if not abs(now - before) <= allowed:

@@ -271,13 +271,13 @@ def _check(bench: Bench) -> VisitAnswer:
         bench.metrics["compile_s"] = subject.spent.seconds
     checked = correctness.before(subject)
     bench.checked.update(vars(checked))
-    bench.metrics.update(_measured(bench, "scout"))
+    bench.metrics.update(_measured(bench, "check"))
     for index, answer in enumerate(correctness.answers(correctness.first_outputs(subject))):
         bench.metrics[f"answer_{index}"] = answer
     operations = dispatch.operations(subject)
     begun = perf_counter()
     subject.perform(subject.calls[0])
-    bench.metrics["scout_time_s"] = perf_counter() - begun
+    bench.metrics["check_time_s"] = perf_counter() - begun
     return replace(_done(bench), operations=operations, kernel=dispatch.kernel(subject, operations))
 
 
@@ -308,7 +308,7 @@ def _done(bench: Bench) -> VisitAnswer:
 
 
 def _measured(bench: Bench, phase: str) -> dict[str, float | int]:
-    """What every metric that has this phase ("scout", "timed") measures, in passes of their own."""
+    """What every metric that has this phase ("check", "timed") measures, in passes of their own."""
     found: dict[str, float | int] = {}
     for measure in (getattr(module, phase, None) for module in metrics()):
         if measure is not None:
