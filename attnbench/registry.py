@@ -18,8 +18,8 @@ from typing import Any
 from attnbench.errors import MOST_OF_A_REASON, BadInput, printable
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
-from attnbench.own_code import own_errors
 from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
+from attnbench.user_code import own_errors
 
 
 def scan(package: str) -> list[str]:

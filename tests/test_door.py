@@ -13,7 +13,7 @@ import pytest
 from attnbench import interrupts
 from attnbench.commands import _standard_streams as standard_streams
 from attnbench.errors import BadInput
-from attnbench.own_code import own_errors
+from attnbench.user_code import own_errors
 
 LIST = (sys.executable, "-m", "attnbench", "list", "metrics")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")

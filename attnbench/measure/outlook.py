@@ -10,10 +10,10 @@ from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.protocol import RatesRequest, SupportRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
-from attnbench.own_code import own_errors
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.registry import operators
+from attnbench.user_code import own_errors
 
 
 @dataclass(frozen=True)

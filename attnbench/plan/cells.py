@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.errors import BadInput
-from attnbench.own_code import own_errors
 from attnbench.plan.mistakes import Notes
 from attnbench.plan.suite import Grid, Suite
 from attnbench.plan.sweep import problems
 from attnbench.problem import Cell, Params
 from attnbench.registry import Source, operators, outside_definition, resolve
 from attnbench.units import quoted, suggestion
+from attnbench.user_code import own_errors
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator

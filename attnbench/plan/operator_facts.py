@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 from attnbench.errors import BadInput
 from attnbench.operator import Estimated, Growth
-from attnbench.own_code import own_errors
 from attnbench.problem import Cell, ParamValue, canonical_params
 from attnbench.registry import operators
+from attnbench.user_code import own_errors
 
 
 def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> dict[str, Any]:

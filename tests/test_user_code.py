@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.errors import BadInput
-from attnbench.own_code import VARIABLE, own_errors
+from attnbench.user_code import VARIABLE, own_errors
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a timer that interrupts")
 
