@@ -1,7 +1,7 @@
-"""The door: whatever happens behind it, a command ends with one of its exit codes and no traceback.
+"""The entry point: every command ends with one of its exit codes and without a traceback.
 
-0 done · 1 regression (gate), failed cell (run) · 2 bad usage, or cannot compare · 3 undecided, or nothing measured ·
-70 a fault of attnbench itself · 130 interrupted. Nothing is imported before signals are heeded.
+0 done · 1 regression (gate), failed cell (run) · 2 bad usage, or not comparable · 3 undecided, or nothing measured ·
+70 internal error · 130 interrupted. Signal handlers are installed before anything else is imported.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     import typer
 
-OWN_FAULT = 70
+INTERNAL_ERROR = 70
 INTERRUPTED = 130
 
 
 def main() -> NoReturn:
-    """The entry point. Leaves the interpreter with the command's exit code."""
+    """Runs the command line. Ends the interpreter with the command's exit code."""
     try:
         from attnbench import interrupts
 
         interrupts.heed()
         code = _run()
         interrupts.end_at_once()
-    except KeyboardInterrupt:  # the first interrupt, and those that follow soon are none of their own
+    except KeyboardInterrupt:  # the first interrupt; those that follow within a second count as the same one
         interrupts.end_at_once()
         code = INTERRUPTED
-    except BaseException:  # it could not even be told: an operator's file has closed stderr
-        code = OWN_FAULT
+    except BaseException:  # the message could not be printed: an operator's file has closed stderr
+        code = INTERNAL_ERROR
     _leave(code)
 
 
@@ -48,19 +48,19 @@ def _run() -> int:
 
 
 def _failed(error: BaseException) -> int:
-    """Tells of what ended a command, in one paragraph on stderr. Returns the exit code."""
+    """Prints what ended a command, as one paragraph on stderr. Returns the exit code."""
     import os
     import sys
 
     from click import Abort
 
-    from attnbench.errors import BadInput, said
+    from attnbench.errors import BadInput, described
 
     if isinstance(error, BadInput):
         print(f"attnbench: {error}", file=sys.stderr)
         return 2
     if isinstance(error, (SystemExit, Abort)) and error.__context__ is not None:
-        error = error.__context__  # click makes an exit of a broken pipe, and an Abort of EOFError
+        error = error.__context__  # click turns a broken pipe into an exit, and EOFError into Abort
     if os.environ.get("ATTNBENCH_DEBUG") == "1":
         import traceback
 
@@ -68,17 +68,17 @@ def _failed(error: BaseException) -> int:
     from attnbench import __version__
 
     print(
-        f"attnbench: this should not have happened: {said(error)}. It is a fault of attnbench {__version__}, not of "
-        "what you gave; what was measured is stored. Please open an issue in attnbench's repository, with the command "
-        "and what it prints when ATTNBENCH_DEBUG=1 is set.",
+        f"attnbench: internal error: {described(error)}. This is a bug in attnbench {__version__}, not in your input; "
+        "what was measured is stored. Please open an issue in attnbench's repository, with the command and its output "
+        "with ATTNBENCH_DEBUG=1 set.",
         file=sys.stderr,
     )
-    return OWN_FAULT
+    return INTERNAL_ERROR
 
 
 def _leave(code: int) -> NoReturn:
-    """Not by way of the interpreter's own end: it puts signals back to killing, and waits for threads that an
-    operator's file has left running."""
+    """Ends the process without the interpreter's finalisation, which restores the default signal handlers and waits
+    for threads that an operator's file has left running."""
     import atexit
     import os
 
@@ -94,15 +94,15 @@ def _leave(code: int) -> NoReturn:
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, with every verb, and `VERBS`: for tests and tools that call the commands in this process."""
+    """`app` (every verb) and `VERBS`, for tests and tools that call commands in this process."""
     from attnbench.commands import _app as app
 
     if name == "VERBS":
         return app.VERBS
     if name != "app":
         raise AttributeError(name)
-    whole: typer.Typer = app.assemble()
-    return whole
+    all_verbs: typer.Typer = app.assemble()
+    return all_verbs
 
 
 if __name__ == "__main__":

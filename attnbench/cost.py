@@ -1,4 +1,4 @@
-"""How an operator file adds up its cost: products, their gradients, and the traffic that cannot be avoided."""
+"""What an operator file computes its cost with: products, their gradients, and unavoidable traffic."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ from attnbench.problem import Mode, Problem
 
 
 def product(multiply_adds: int, mode: Mode, gradients: int = 2) -> int:
-    """FLOPs of one matrix product (convolution, contraction) of `multiply_adds` terms.
+    """FLOPs of one matrix product, convolution or contraction.
 
-    fwd: 2 per term. fwd_bwd: the same again for each operand that needs a gradient (`gradients`: 0, 1 or 2),
-    since the gradient of either operand of a product is a product of the same number of terms.
+    Args:
+        multiply_adds: terms of the product; each is 2 FLOPs.
+        mode: `fwd_bwd` adds the same again per gradient: that of either operand is a product of as many terms.
+        gradients: operands that need a gradient: 0, 1 or 2.
     """
     return 2 * multiply_adds * (1 + (gradients if mode == "fwd_bwd" else 0))
 
 
 def uncounted_sums(flops: int, terms: int) -> dict[str, int]:
-    """`Cost.uncounted` of einsums whose sums have so many terms: of one term they are products element by element,
-    which torch does not count.
+    """`Cost.uncounted` of einsums: with sums of one term they are elementwise products, which torch does not count.
+
+    Args:
+        flops: of the einsums.
+        terms: of each sum.
     """
     return {"mul": flops} if terms == 1 else {}
 
 
 def traffic(problem: Problem, mode: Mode, *, read: int, written: int, constant: int = 0) -> int:
-    """Bytes that any implementation must move.
+    """Bytes that any implementation must move, all in the working dtype.
 
-    read: elements of the inputs and parameters that need a gradient; written: elements of the output;
-    constant: elements read that need no gradient (random features, for instance), all in the working dtype.
-    fwd: each is moved once. fwd_bwd: inputs are read again and their gradients written, the cotangent read.
+    fwd moves each element once; fwd_bwd also reads the inputs again, reads the cotangent and writes the gradients.
+
+    Args:
+        read: elements of the inputs and parameters that need a gradient.
+        written: elements of the output.
+        constant: elements read that need no gradient, such as random features.
     """
     elements = read + constant + written
     if mode == "fwd_bwd":

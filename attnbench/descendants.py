@@ -1,7 +1,7 @@
-"""The processes under this one: a worker's whole tree ends with it, also what left its session (setsid, a daemon).
+"""The processes below this one: a worker's process tree ends with it, including processes that left its session.
 
-Linux alone: orphans of a subreaper's descendants become its children. A process never joins a session that is there,
-so a child of this process that is in another session than it descends from a worker, or called setsid itself.
+Linux only: orphans of a subreaper's descendants become its children. A process cannot join an existing session, so a
+child of this process in another session descends from a worker or has called setsid itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROUNDS = 100
-"""Looks for orphans, a hundredth of a second apart; what forks faster than it is ended is given up."""
+"""Attempts, a hundredth of a second apart, after which processes that fork faster than they are killed are left."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -24,10 +24,10 @@ _workers: set[int] = set()
 
 
 def adopt() -> None:
-    """Makes this process the one that orphans fall to, so that it can end them.
+    """Makes this process the parent of its descendants' orphans, so that it can end them.
 
-    Not where they could be somebody else's: in process 1 of a container, and where there are children already (a
-    shell that started jobs and was then replaced by this command).
+    Not in process 1 of a container, nor where there are children already (a shell that started jobs and then executed
+    this command): there an orphan could belong to somebody else.
     """
     global _adopting
     if sys.platform == "linux" and os.getpid() != 1 and not children():
@@ -35,23 +35,23 @@ def adopt() -> None:
 
 
 def become_subreaper() -> bool:
-    """Orphans of this process's descendants become its children. Returns whether they do. Linux."""
+    """Asks Linux to make orphans of this process's descendants its children. Returns whether it does."""
     return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def started(pid: int) -> None:
-    """This worker is a child of this process and leads a session of its own."""
+    """Registers a worker: a child of this process that leads its own session."""
     _workers.add(pid)
 
 
 def ended(pid: int) -> None:
-    """This worker has been waited for; what it has left is ended."""
+    """Removes a worker that has been waited for, and ends the processes that it left."""
     _workers.discard(pid)
     _end_orphans()
 
 
 def end_all() -> None:
-    """Ends all workers and all that they have left."""
+    """Ends all workers and the processes that they left."""
     for pid in tuple(_workers):
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
@@ -61,12 +61,12 @@ def end_all() -> None:
 
 
 def children() -> list[int]:
-    """The ids of this process's children, those not yet waited for included."""
-    found: list[int] = []
+    """The ids of this process's children, including those not yet waited for."""
+    pids: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, path.read_text().split())
-    return found
+            pids += map(int, path.read_text().split())
+    return pids
 
 
 def _end_orphans() -> None:
@@ -76,7 +76,7 @@ def _end_orphans() -> None:
         orphans = [pid for pid in children() if pid not in _workers and _session(pid) not in (None, os.getsid(0))]
         if not orphans:
             return
-        for pid in orphans:  # what these have started falls to this process in turn
+        for pid in orphans:  # their own children become this process's in turn
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
             _reap(pid)

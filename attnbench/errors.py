@@ -1,40 +1,43 @@
-"""The one exception a user may see as a message (everything else is a defect of attnbench), and what operators raise
-as text."""
+"""The one exception that is shown to the user as a message, and exceptions of other code as printable text."""
 
 from __future__ import annotations
 
 from attnbench.terminal import escaped
 
 MOST_CHARACTERS = 300
-"""Of a name, or of an exception's text."""
+"""The longest name or text of an exception that is stored or shown."""
 
 MOST_OF_A_REASON = 2000
-"""Characters: several sentences, each of which may quote an operator."""
+"""Characters of a stored reason: several sentences, each of which may quote an operator."""
 
 
 class BadInput(Exception):
-    """Something the user gave cannot be used. Its text is shown alone and the command exits with 2.
+    """The user's input cannot be used. The command prints the text alone and exits with 2.
 
     The text names the file, the key, the value and what is allowed, and ends with what to do.
     """
 
 
-def said(error: BaseException) -> str:
-    """`Type: its text`, or the type alone: one printable line."""
+def described(error: BaseException) -> str:
+    """`Type: text` of an exception, or the type alone where it has no text: one printable line."""
     text, name = printable(error), printable(type(error).__name__)
     return f"{name}: {text}" if text else name
 
 
 def printable(value: object, most: int = MOST_CHARACTERS) -> str:
-    """What somebody else's code gives, as one line of at most `most` characters that every terminal can show and every
-    file can hold: escaped are control characters, lone surrogates, and what changes the direction of text.
+    """Any value as one line that every terminal can show and every file can hold.
 
-    Never raises, whatever the value does when it is asked for its text.
+    Control characters, lone surrogates and characters that change the direction of text are escaped. Never raises,
+    whatever the value's `__str__` does.
+
+    Args:
+        value: from anybody's code.
+        most: the longest line returned, in characters; a longer one ends with `…`.
     """
     try:
         text = str(value)
         words = " ".join(text[: 4 * most].split())
     except Exception as error:
-        words = f"a {type(value).__name__} whose text cannot be had ({type(error).__name__})"
+        words = f"a {type(value).__name__} that cannot be printed ({type(error).__name__})"
     line = escaped(words[: most + 1])
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,4 +1,4 @@
-"""Files in folders that may be anybody's: nothing but regular files is opened, and no link is written through."""
+"""Files in folders that others may write to: only regular files are opened, and no link is written through."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 
 from attnbench.errors import BadInput
 
-_CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
 
 
 def read(path: Path, most: int = -1) -> bytes:
-    """The first `most` bytes of a regular file; -1: all. Raises OSError, also for what is no file: a pipe, a device."""
-    with FileIO(os.open(path, os.O_RDONLY | _AT_ONCE | _CLOSED), "r") as file:
+    """The first `most` bytes of a regular file; -1: all. Raises OSError, also for a pipe or a device."""
+    with FileIO(os.open(path, os.O_RDONLY | _NON_BLOCKING | _CLOSE_ON_EXEC), "r") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(0, "not a regular file")
         return file.readall() if most < 0 else _first(file, most)
 
 
 def _first(file: FileIO, most: int) -> bytes:
-    found = b""
-    while len(found) < most and (more := file.read(most - len(found))):
-        found += more
-    return found
+    data = b""
+    while len(data) < most and (part := file.read(most - len(data))):
+        data += part
+    return data
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Gives a file this content, all of it or none; a link of that name makes way for the file. Raises OSError."""
+    """Replaces a file's content atomically; a link of that name is replaced by the file. Raises OSError."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.new")
-    with FileIO(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSED, 0o666), "w") as file:
+    with FileIO(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSE_ON_EXEC, 0o666), "w") as file:
         try:
             write(file, data)
             os.fsync(file.fileno())
@@ -48,13 +48,18 @@ def replace(path: Path, content: str | bytes) -> None:
 
 
 def check_place(path: Path, option: str) -> None:
-    """Makes sure, before anything takes long, that a file can be written at its end; makes its folder. option: what
-    names it. Raises BadInput."""
+    """Checks before a long command that its output file can be written; creates its folder.
+
+    Args:
+        path: the file; if it does not exist, it still does not afterwards.
+        option: the command-line option that names it, for the message.
+    Raises: BadInput.
+    """
     with storing(path, f"Name another file: {option}."):
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = os.path.lexists(path)
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _AT_ONCE | _CLOSED, 0o666))
-        if not there:
+        exists = os.path.lexists(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NON_BLOCKING | _CLOSE_ON_EXEC, 0o666))
+        if not exists:
             os.unlink(path)
 
 
@@ -65,30 +70,38 @@ def write(file: FileIO, data: bytes) -> None:
 
 
 def to_be_continued(path: Path) -> FileIO:
-    """A file of a run folder, open for reading and writing at its begin. Raises OSError, and BadInput for what could
-    lead out of the folder: a link, a file with a second name, a pipe or a device."""
+    """A file of a run folder, open for reading and writing from its start.
+
+    Raises: OSError, and BadInput for what could lead out of the folder: a link, a hard link, a pipe or a device.
+    """
     before = os.lstat(path)
     kinds = {
         "a link": stat.S_ISLNK(before.st_mode),
-        "no regular file": not stat.S_ISREG(before.st_mode),
-        "a file that has another name, too (a hard link)": before.st_nlink > 1,
+        "not a regular file": not stat.S_ISREG(before.st_mode),
+        "a file with a second name (a hard link)": before.st_nlink > 1,
     }
-    for kind in (kind for kind, so in kinds.items() if so):
-        raise BadInput(f"{path}: {kind}, and what is written there would end elsewhere. Put a copy in its place.")
-    file = FileIO(os.open(path, os.O_RDWR | _NO_LINK | _AT_ONCE | _CLOSED), "r+")
+    for kind in (kind for kind, applies in kinds.items() if applies):
+        raise BadInput(f"{path}: {kind}: writing to it would change a file elsewhere. Put a copy in its place.")
+    file = FileIO(os.open(path, os.O_RDWR | _NO_LINK | _NON_BLOCKING | _CLOSE_ON_EXEC), "r+")
     if not os.path.samestat(before, os.fstat(file.fileno())):
         file.close()
-        raise BadInput(f"{path}: it was exchanged while it was opened. Try again.")
+        raise BadInput(f"{path}: it was replaced while it was being opened. Try again.")
     return file
 
 
 @contextlib.contextmanager
 def storing(place: Path, todo: str = "") -> Iterator[None]:
-    """Around writing: a full or read-only disk becomes one clear error. todo: what to do, where it is no run folder."""
+    """Turns an OSError while writing (a full or read-only disk) into BadInput.
+
+    Args:
+        place: what is written to, for the message.
+        todo: what the user can do; default: how to continue the run of this folder.
+    """
     try:
         yield
     except OSError as error:
         todo = todo or (
-            f"What was measured so far is kept. Make room or choose a writable place, then go on with --resume {place}."
+            f"What was measured so far is kept. Free some space or make it writable, then continue with "
+            f"--resume {place}."
         )
         raise BadInput(f"{place}: cannot be written: {error.strerror or error}. {todo}") from None

@@ -9,7 +9,7 @@ from attnbench.problem import Problem
 
 
 def normal(problem: Problem, generator: Generator, *shape: int, scale: float = 1.0) -> Tensor:
-    """N(0, scale²) of `shape` in the working dtype; half precisions are rounded from float32."""
+    """N(0, scale²) of a shape in the working dtype; half precisions are rounded from float32."""
     dtype = torch_dtype(problem)
     drawn = torch.float64 if dtype == torch.float64 else torch.float32
     x = torch.randn(shape, generator=generator, device=generator.device, dtype=drawn)

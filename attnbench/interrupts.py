@@ -1,7 +1,7 @@
-"""Interrupts of a command: SIGINT, SIGTERM and SIGHUP mean the same, whenever they come and however often.
+"""Interrupts of a command: SIGINT, SIGTERM and SIGHUP are handled alike.
 
-The first one is a KeyboardInterrupt: the command stores what it has, ends its workers and exits with 130. Those that
-come within a second of it are the same one. A later one ends the command at once.
+The first raises KeyboardInterrupt: the command stores its results, ends its workers and exits with 130. Signals within
+a second of it count as the same interrupt. A later one ends the command immediately.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from types import FrameType
 from attnbench import descendants
 
 SAME_S = 1.0
-"""Signals within so many seconds of the first are one interrupt: a key pressed five times, Ctrl-C and then SIGHUP."""
+"""Signals within so many seconds of the first count as one interrupt: a repeated key, or Ctrl-C and then SIGHUP."""
 
 _first: float | None = None
 _holding = False
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody wants this command to end. A KeyboardInterrupt that is none of these was raised by an operator."""
+    """A signal asks this command to end. Any other KeyboardInterrupt was raised by an operator."""
 
 
 def heed() -> None:
-    """From now on the signals are heeded; one that the caller has set to be ignored (nohup, a job) stays ignored."""
+    """Installs the handlers; a signal that the caller ignores (nohup, a background job) stays ignored."""
     _handle(_heed)
 
 
 def meant(error: BaseException) -> bool:
-    """Whether an exception is somebody's wish to end this process, and not an operator's own KeyboardInterrupt."""
+    """Whether an exception comes from a signal to this process, not from an operator that raised KeyboardInterrupt."""
     heeded = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     return isinstance(error, Interrupted if heeded else KeyboardInterrupt)
 
 
 def end_at_once() -> None:
-    """From now on each of the signals ends the process: all that is left to do is to leave."""
+    """From now on each of the signals ends the process immediately."""
     _handle(_end)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """A first interrupt that comes in this block is heeded at its end: what is short and must be done whole."""
+    """Defers a first interrupt to the end of the block, for short work that must complete."""
     global _holding
     before, _holding = _first, True
     try:
@@ -56,7 +56,7 @@ def held() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises Interrupted where an interrupt has come: one that came inside a library's callback was swallowed there."""
+    """Raises Interrupted if an interrupt has arrived: one raised inside a library's callback was swallowed there."""
     if _first is not None:
         raise Interrupted
 

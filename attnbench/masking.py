@@ -1,4 +1,4 @@
-"""What a mask leaves out of a softmax."""
+"""Masking of scores before a softmax."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from torch import Tensor
 
 
 def hide(scores: Tensor, outside: Tensor) -> Tensor:
-    """`scores`, changed in place, with −inf where `outside`, a smaller bool tensor that is broadcast, is true.
+    """Sets scores to −inf in place where a mask is true.
 
-    Added as 0 or −inf in the scores' dtype: a tenth of the time of `masked_fill_` on a CPU, and nothing in backward,
-    where a weight of 0 passes no gradient on.
+    Adds 0 or −inf in the scores' dtype, which takes a tenth of the time of `masked_fill_` on a CPU and needs nothing in
+    backward, where a weight of 0 passes no gradient on.
+
+    Args:
+        scores: any shape; changed in place and returned.
+        outside: bool, smaller, broadcast to the scores' shape.
     """
     return scores.add_(torch.zeros_like(outside, dtype=scores.dtype).masked_fill_(outside, float("-inf")))

@@ -24,18 +24,21 @@ def projected(
 ) -> Form:
     """The layer around `core`: x W_name for every name, the core, then y W_o; no biases.
 
-    names: the core's data tensors, each with a C×C projection of its own (Reformer's shared queries and keys are
-    one name). layout "heads": x is [B, N, C] and the core takes [B, H, N, D]; "map": x and the core's data are
-    [B, C, h, w]. gains: factors on the N(0, 1/C) projections, by name, for a core that has no scale of its own; None:
-    none. Every impl of the core becomes an impl of the layer, with the same projections around it.
-    Costs 2·(len(names) + 1)·B·N·C² FLOPs beside the core's.
+    Every impl of the core becomes an impl of the layer, with the same projections around it. The layer costs
+    2·(len(names) + 1)·B·N·C² FLOPs beside the core's.
+
+    Args:
+        core: the operator's scope `core`.
+        names: the core's data tensors, each with its own C×C projection (Reformer's shared queries and keys are one).
+        layout: "heads": x is [B, N, C] and the core takes [B, H, N, D]; "map": x and the core's data are [B, C, h, w].
+        gains: factors on the N(0, 1/C) projections by name, for a core without a scale of its own; None: 1.
     """
 
     def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **rest: Tensor) -> Tensor:
-            weights = {name: rest.pop(f"w_{name}") for name in names}
+        def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **tensors: Tensor) -> Tensor:
+            weights = {name: tensors.pop(f"w_{name}") for name in names}
             data = {name: _project(problem, x, w, layout) for name, w in weights.items()}
-            return _output(problem, call(problem, params, **data, **rest), w_o, layout)
+            return _output(problem, call(problem, params, **data, **tensors), w_o, layout)
 
         return layer
 
@@ -65,12 +68,12 @@ def projected(
             inner,
             flops=inner.flops + projections(problem, mode),
             reference_flops=inner.reference_flops + projections(problem, mode),
-            bytes_required=outside + max(0, inner.bytes_required - replaced),  # a core that moves nothing saves nothing
+            bytes_required=outside + max(0, inner.bytes_required - replaced),  # never less than the projections' own
         )
 
     def layer_impl(impl: Impl) -> Impl:
-        own = impl.flops
-        flops = own and (lambda p, params, mode: own(p, params, mode) + projections(p, mode))
+        core_flops = impl.flops
+        flops = core_flops and (lambda p, params, mode: core_flops(p, params, mode) + projections(p, mode))
         return replace(impl, load=lambda: around(impl.load()), flops=flops)
 
     impls: Mapping[str, Impl] = {name: layer_impl(impl) for name, impl in core.impls.items()}
@@ -91,5 +94,5 @@ def _output(problem: Problem, y: Tensor, w: Tensor, layout: Layout) -> Tensor:
 
 
 def channels_first(x: Tensor, w: Tensor) -> Tensor:
-    """A 1×1 convolution: w, [C, C], applied to the channels of [B, C, …]."""
+    """A 1×1 convolution: w, [C, C], applied to the channels of x, [B, C, …]."""
     return (w.t() @ x.flatten(2)).view_as(x)  # [C, C] × [B, C, pixels]

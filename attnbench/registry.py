@@ -19,7 +19,7 @@ from attnbench.errors import MOST_OF_A_REASON, BadInput, printable
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
 from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
-from attnbench.user_code import own_errors
+from attnbench.user_code import user_errors
 
 
 def scan(package: str) -> list[str]:
@@ -50,7 +50,7 @@ class Source:
 
     def load(self) -> Operator:
         """Imports the file (torch with it). Raises BadInput where it has no OPERATOR or a user's own file fails."""
-        with nullcontext() if self.shipped else own_errors(self.location):
+        with nullcontext() if self.shipped else user_errors(self.location):
             module = _module(self.location)
         operator = getattr(module, "OPERATOR", None)
         if not isinstance(operator, Operator):
@@ -116,7 +116,7 @@ def _user_sources(place: str) -> dict[str, Source]:
             )
         return {Path(place).stem: Source("user", str(Path(place).resolve()))}
     try:
-        with own_errors(place, ModuleNotFoundError):
+        with user_errors(place, ModuleNotFoundError):
             names = scan(place)
     except ModuleNotFoundError as error:
         if error.name is None or not (place == error.name or place.startswith(error.name + ".")):

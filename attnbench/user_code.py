@@ -1,6 +1,6 @@
-"""Around a user's own code that runs in the command itself (its import, its cost): its errors as messages, and a limit.
+"""User code that runs in the command itself (import, cost): its errors become messages, and its time is limited.
 
-No worker's limit ends what does not end there.
+The limits of workers do not apply there.
 """
 
 from __future__ import annotations
@@ -15,41 +15,42 @@ from contextlib import contextmanager
 from types import FrameType
 
 from attnbench import descendants, interrupts
-from attnbench.errors import BadInput, printable, said
+from attnbench.errors import BadInput, described, printable
 
 VARIABLE = "ATTNBENCH_OWN_CODE_LIMIT_S"
 DEFAULT_S = 60.0
 GRACE_S = 5.0
-"""After the limit the code is interrupted where it is; what has not ended by then (native code, a loop that catches
-everything) ends the command. Native code that never gives up the interpreter's lock is not ended."""
+"""Seconds after the limit at which code that could not be interrupted (native code, a loop that catches everything)
+ends the command. Native code that never releases the interpreter's lock is not ended."""
 
 _inside = False
 
 
 class Overdue(BaseException):
-    """The limit has passed. No Exception, so that a user's `except Exception` lets it pass."""
+    """The limit has passed. Not an Exception, so that a user's `except Exception` does not catch it."""
 
 
 @contextmanager
-def own_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
-    """Around a user's own code: what it raises becomes a BadInput that names the user's own line, and so does what it
-    does not end within a limit.
+def user_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
+    """Runs user code in its block: an exception, or no end within the limit, becomes BadInput with the user's line.
 
-    place: how the code is called in the message. passed: exceptions that are left as they are.
+    Args:
+        place: the code's name in the message.
+        passed: exceptions that are raised unchanged.
     """
     try:
         with limited(place):
             yield
     except Overdue as error:
-        raise BadInput(overdue(place, limit_s(), own_line(error).removesuffix(": "))) from None
+        raise BadInput(overdue(place, limit_s(), user_line(error).removesuffix(": "))) from None
     except BaseException as error:
         if interrupts.meant(error) or isinstance(error, (BadInput, *passed)):
             raise
-        raise BadInput(f"{place}: {own_line(error)}{said(error)}. Correct it and try again.") from None
+        raise BadInput(f"{place}: {user_line(error)}{described(error)}. Correct it and try again.") from None
 
 
-def own_line(error: BaseException) -> str:
-    """`file, line n (source): ` of the user's deepest line that the error passed, or an empty text."""
+def user_line(error: BaseException) -> str:
+    """`file, line n (source): ` of the innermost user line in the traceback, or an empty text."""
     import traceback
     from pathlib import Path
 
@@ -70,54 +71,52 @@ def own_line(error: BaseException) -> str:
 
 @contextmanager
 def limited(place: str) -> Iterator[None]:
-    """Raises Overdue in its block once the limit has passed. place: what the message names."""
+    """Raises Overdue in its block once the limit has passed. place: the code's name in the message."""
     global _inside
     main = threading.current_thread() is threading.main_thread()
     if _inside or not main or not hasattr(signal, "setitimer"):
         yield
         return
     seconds = limit_s()
-    last = threading.Timer(seconds + GRACE_S, _give_up, [place, seconds])
-    last.daemon = True
+    last_resort = threading.Timer(seconds + GRACE_S, _give_up, [place, seconds])
+    last_resort.daemon = True
     begun, before = time.monotonic(), signal.signal(signal.SIGALRM, _interrupt)
     _inside = True
-    left, interval = 0.0, 0.0
+    outer_s, outer_interval_s = 0.0, 0.0  # a timer that was running before
     try:
         # again every second, for code that catches everything
-        left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-        last.start()
+        outer_s, outer_interval_s = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+        last_resort.start()
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
-        if left:  # somebody else's timer
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - begun), 1e-3), interval)
-        last.cancel()
-        if last.is_alive():
-            last.join()  # at once: what ends after this block would be taken for a thread that the code left
+        if outer_s:
+            signal.setitimer(signal.ITIMER_REAL, max(outer_s - (time.monotonic() - begun), 1e-3), outer_interval_s)
+        last_resort.cancel()
+        if last_resort.is_alive():
+            last_resort.join()  # a thread that ends after this block would count as one that the user's code left
         _inside = False
 
 
 def limit_s() -> float:
-    """Seconds that a user's own code may take. Raises BadInput where the variable is no such number."""
-    from attnbench.errors import BadInput, printable
-
-    given = os.environ.get(VARIABLE)
+    """Seconds that user code may take. Raises BadInput where the environment variable is not a valid number."""
+    text = os.environ.get(VARIABLE)
     try:
-        seconds = DEFAULT_S if given is None else float(given)
+        seconds = DEFAULT_S if text is None else float(text)
         if not 0 < seconds <= 86400:
             raise ValueError
     except ValueError:
-        raise BadInput(f"{VARIABLE}={printable(given, 60)}; allowed: seconds, more than 0 and up to 86400.") from None
+        raise BadInput(f"{VARIABLE}={printable(text, 60)}; allowed: seconds, more than 0 and up to 86400.") from None
     return seconds
 
 
 def overdue(place: str, seconds: float, line: str = "") -> str:
-    """The paragraph that says so. line: where the code was."""
-    where = f" (it was at {line})" if line else ""
+    """The message for code that did not end. line: the user's line at which it was interrupted, if known."""
+    interrupted = f" (it was at {line})" if line else ""
     return (
-        f"{place}: no end within {seconds:g} s{where}. An operator's file is imported, and asked for its cost, before "
-        f"anything is measured: let it do nothing slow there, or give it more time with {VARIABLE} (seconds)."
+        f"{place}: no end within {seconds:g} s{interrupted}. An operator's file is imported and its cost computed "
+        f"before anything is measured: do nothing slow there, or allow more time with {VARIABLE} (seconds)."
     )
 
 

@@ -1,10 +1,10 @@
 """Attention of every token to a window of tokens around it, in time and memory proportional to the window.
 
-Tokens are cut into blocks of b. A block of queries is multiplied with the one slice of keys that covers all of its
-windows, before + b + after keys, and what lies outside a query's own window is masked within that slice.
+Tokens are cut into blocks of b. A block of queries is multiplied with one slice of before + b + after keys, which
+covers the windows of all its queries; keys outside a query's window are masked within that slice.
 With `classes` > 1 the window steps over residue classes: tokens i and j of one class differ by a multiple of
 `classes`, and the window is counted in such steps. `hubs` are the first tokens of the sequence, which every query sees
-beside its window.
+in addition to its window.
 """
 
 from __future__ import annotations
@@ -17,13 +17,20 @@ from torch.nn.functional import pad
 
 from attnbench.masking import hide
 
-SMALLEST_BLOCK = 32  # below this the products are too thin to be fast
+SMALLEST_BLOCK = 32  # smaller products are slow
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How `length` tokens of one class are cut. Query block t holds positions t·block … (t+1)·block − 1 and is
-    multiplied with the `keys` positions from t·block − before on.
+    """How the tokens of one class are cut into blocks, all in tokens of that class.
+
+    Query block t holds positions t·block … (t+1)·block − 1; its `keys` positions begin at t·block − before.
+
+    Attributes:
+        length: tokens of the class.
+        before, after: keys of a window before and after its query.
+        block: queries of a block.
+        blocks: their number.
     """
 
     length: int
@@ -34,7 +41,7 @@ class Windows:
 
     @property
     def keys(self) -> int:
-        """Keys that each query is multiplied with, where before + 1 + after are seen."""
+        """Keys that each query is multiplied with; before + 1 + after of them are in its window."""
         return self.before + self.block + self.after
 
     @property
@@ -44,7 +51,7 @@ class Windows:
 
 
 def windows(length: int, before: int, after: int) -> Windows:
-    """Blocks of half the wider side, of equal size; a single block of everything where windows cover about all."""
+    """Blocks of equal size, half the wider side of the window; one block of all tokens where windows cover most."""
     before, after = min(before, length - 1), min(after, length - 1)
     block = max(SMALLEST_BLOCK, -(-max(before, after) // 2))
     blocks = -(-length // block)
@@ -60,7 +67,7 @@ def class_length(seq_len: int, classes: int) -> int:
 
 
 def window_pairs(seq_len: int, before: int, after: int, classes: int = 1) -> int:
-    """Pairs (i, j) with i − j in {−after, …, before}·classes, both within the sequence: what the window requires."""
+    """Pairs (i, j) with i − j in {−after, …, before}·classes, both within the sequence: the definition's."""
     longer = seq_len % classes  # this many classes have one token more than the others
     short = seq_len // classes
     return longer * _band(short + 1, before, after) + (classes - longer) * _band(short, before, after)
@@ -92,7 +99,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
 
 
 def window_scores(q: Tensor, k: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
-    """Every query with the hubs and the slice of keys of its block, unmasked: [B·H, classes, blocks, block, keys]."""
+    """Every query with the hubs and its block's keys, unmasked: [B·H, classes, blocks, block, hubs + keys]."""
     queries = to_classes(q, classes, cut.blocks * cut.block)
     queries = queries.reshape(*queries.shape[:2], cut.blocks, cut.block, -1)
     return queries @ slices(k, cut, classes, hubs).transpose(-2, -1)
@@ -138,8 +145,9 @@ def outside_window(
 ) -> Tensor | None:
     """True where a pair of `window_scores` is outside the window or the sequence, or repeats a hub.
 
-    [classes or 1, blocks, block, hubs + keys]; None where nothing is outside. Padded queries see padded keys, so that
-    no row is empty and no NaN reaches a gradient.
+    Padded queries see padded keys, so that no row is empty and no NaN reaches a gradient.
+
+    Returns: [classes or 1, blocks, block, hubs + keys], bool; None where nothing is outside.
     """
     padded = cut.blocks * cut.block * classes > seq_len
     if cut.blocks == 1 and min(before, after) >= cut.length - 1 and not padded and not hubs:

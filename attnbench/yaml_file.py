@@ -1,8 +1,8 @@
-"""Reads a YAML file that nobody vouches for into plain data: dict, list, str, int, float, bool, None.
+"""Reads an untrusted YAML file into plain data: dict, list, str, int, float, bool, None.
 
-Only YAML 1.2's plain scalars are numbers (`1:30`, `010` and `0x20` stay text) and explicit tags change none of that,
-keys are text, other tags and merge keys are refused, and size, depth, values and expanded aliases are bounded, so that
-no file can execute code, exhaust memory or take longer than a second. `scalar` reads one value of a command line alike.
+Only YAML 1.2's plain scalars are numbers (`1:30`, `010` and `0x20` stay text), also under explicit tags; keys are text,
+other tags and merge keys are refused, and size, depth, values and expanded aliases are bounded, so that no file can
+execute code, exhaust memory or take longer than a second. `scalar` reads one value of a command line by the same rules.
 """
 
 from __future__ import annotations
@@ -129,8 +129,10 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def scalar(text: str) -> str | int | float | bool | None:
-    """One scalar as a suite reads it, plain or quoted. Raises ValueError for anything else that YAML knows: a list, a
-    mapping, a tag, an anchor, an alias, a comment alone."""
+    """One scalar as a suite reads it, plain or quoted.
+
+    Raises: ValueError for other YAML: a list, a mapping, a tag, an anchor, an alias, or only a comment.
+    """
     loader = None
     try:
         loader = _Loader(text, "")
@@ -151,7 +153,7 @@ def scalar(text: str) -> str | int | float | bool | None:
 
 
 class _Plain:
-    """Turns composed nodes into plain data, counting every node as often as aliases repeat it."""
+    """Turns composed nodes into plain data; a node counts as often as aliases repeat it."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -173,7 +175,7 @@ class _Plain:
         raise self.refused(node, f"the tag {node.tag[:60]} is not allowed")
 
     def kind(self, node: yaml.ScalarNode) -> str:
-        """null, bool, int, float or str: of a plain scalar its own, of a tagged one the tag's where its text fits."""
+        """null, bool, int, float or str: resolved from a plain scalar's text, or its explicit tag if the text fits."""
         kind = node.tag.removeprefix(_TAG)
         if kind not in _READ:
             raise self.refused(node, f"the tag {node.tag[:60]} is not allowed")

@@ -13,7 +13,7 @@ import pytest
 from attnbench import interrupts
 from attnbench.commands import _standard_streams as standard_streams
 from attnbench.errors import BadInput
-from attnbench.user_code import own_errors
+from attnbench.user_code import user_errors
 
 LIST = (sys.executable, "-m", "attnbench", "list", "metrics")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
@@ -170,9 +170,9 @@ def test_a_stream_that_an_operator_closes_changes_no_exit_code_to_1(stream: str)
 
 def test_an_operators_keyboard_interrupt_is_its_own_and_the_users_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts.signal, "getsignal", lambda number: interrupts._heed)
-    with pytest.raises(BadInput, match=r"mine\.py: .*KeyboardInterrupt"), own_errors("mine.py"):
+    with pytest.raises(BadInput, match=r"mine\.py: .*KeyboardInterrupt"), user_errors("mine.py"):
         raise KeyboardInterrupt
-    with pytest.raises(interrupts.Interrupted), own_errors("mine.py"):
+    with pytest.raises(interrupts.Interrupted), user_errors("mine.py"):
         raise interrupts.Interrupted
 
 
@@ -182,5 +182,5 @@ class Own(BaseException):
 
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, RecursionError, Own])
 def test_whatever_a_users_file_raises_names_its_place(kind: type[BaseException]) -> None:
-    with pytest.raises(BadInput, match=rf"mine\.py: .*{kind.__name__}: so"), own_errors("mine.py"):
+    with pytest.raises(BadInput, match=rf"mine\.py: .*{kind.__name__}: so"), user_errors("mine.py"):
         raise kind("so")

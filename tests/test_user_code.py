@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.errors import BadInput
-from attnbench.user_code import VARIABLE, own_errors
+from attnbench.user_code import VARIABLE, user_errors
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a timer that interrupts")
 
@@ -32,7 +32,7 @@ def test_an_import_without_end_is_told(content: str, tmp_path: Path, monkeypatch
     path.write_text(content)
     with (
         pytest.raises(BadInput, match=r"mine\.py: no end within 0\.2 s \(it was at .*mine\.py, line \d"),
-        own_errors("mine.py"),
+        user_errors("mine.py"),
     ):
         exec(compile(content, str(path), "exec"), {})
 
@@ -77,7 +77,7 @@ def test_what_ends_in_time_is_left_alone_and_so_is_a_timer_of_somebody_else(monk
 
     monkeypatch.setenv(VARIABLE, "0.2")
     before, (theirs, _) = signal.getsignal(signal.SIGALRM), signal.setitimer(signal.ITIMER_REAL, 100.0)
-    with own_errors("mine.py"), own_errors("inner"):
+    with user_errors("mine.py"), user_errors("inner"):
         time.sleep(0.1)
     time.sleep(0.3)
     assert signal.getsignal(signal.SIGALRM) is before
@@ -89,5 +89,5 @@ def test_what_ends_in_time_is_left_alone_and_so_is_a_timer_of_somebody_else(monk
 @pytest.mark.parametrize("given", ["", "soon", "0", "-1", "nan", "inf", "1e9"])
 def test_a_limit_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, given)
-    with pytest.raises(BadInput, match=VARIABLE), own_errors("mine.py"):
+    with pytest.raises(BadInput, match=VARIABLE), user_errors("mine.py"):
         pass

@@ -13,7 +13,7 @@ from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.registry import operators
-from attnbench.user_code import own_errors
+from attnbench.user_code import user_errors
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def outlook(plan: Plan) -> Outlook:
     for cell in plan.cells:
         if cell.key not in skipped:
             source = sources[cell.operator]
-            with own_errors(f"{source.location}: cost"):
+            with user_errors(f"{source.location}: cost"):
                 cost = source.load().forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
             seconds[cell.key] = time_budget.cell_s(cell, time_budget.call_s(cost, cell, rates), plan.measure, clocks)
     return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))

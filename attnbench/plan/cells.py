@@ -14,7 +14,7 @@ from attnbench.plan.sweep import problems
 from attnbench.problem import Cell, Params
 from attnbench.registry import Source, operators, outside_definition, resolve
 from attnbench.units import quoted, suggestion
-from attnbench.user_code import own_errors
+from attnbench.user_code import user_errors
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -114,10 +114,10 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
                     "after a colon, such as cuda:flash. Rename it."
                 )
     for cell in cells:
-        with own_errors(f"{place}: why_not"):
+        with user_errors(f"{place}: why_not"):
             outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
         if outside is None:
-            with own_errors(f"{place}: cost"):
+            with user_errors(f"{place}: cost"):
                 cost = operator.forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
             if not isinstance(cost, Cost):
                 raise BadInput(f"{place}: cost returns {type(cost).__name__}, not Cost. See CONTRIBUTING.md, 4.")

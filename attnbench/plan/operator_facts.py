@@ -9,7 +9,7 @@ from attnbench.errors import BadInput
 from attnbench.operator import Estimated, Growth
 from attnbench.problem import Cell, ParamValue, canonical_params
 from attnbench.registry import operators
-from attnbench.user_code import own_errors
+from attnbench.user_code import user_errors
 
 
 def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
         if name in stated:
             continue
         operator = sources[cell.operator].load()
-        with own_errors(f"{sources[cell.operator].location}: complexity, exact, estimates"):
+        with user_errors(f"{sources[cell.operator].location}: complexity, exact, estimates"):
             growth, is_exact = operator.complexity(cell.params), operator.exact(cell.params)
             estimated = operator.estimates(cell.params)
         unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]

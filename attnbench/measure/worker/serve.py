@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
 from attnbench import descendants
-from attnbench.errors import MOST_OF_A_REASON, printable, said
+from attnbench.errors import MOST_OF_A_REASON, described, printable
 from attnbench.measure.protocol import (
     Answer,
     EnvironmentAnswer,
@@ -220,7 +220,7 @@ def _text_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
     where = f" ({printable(os.path.basename(place.filename))}, line {place.lineno})" if place else ""
-    return said(error) + where
+    return described(error) + where
 
 
 def _storable(answer: VisitAnswer) -> VisitAnswer:
