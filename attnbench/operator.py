@@ -16,7 +16,11 @@ Growth = Literal["0", "1", "log n", "n", "n log n", "n^1.5", "n^2", "n^3"]
 
 @dataclass(frozen=True)
 class Paper:
-    """Where the definition comes from. `where`: the equation, section or figure that is implemented."""
+    """Where the definition comes from.
+
+    Attributes:
+        where: the equation, section or figure that is implemented.
+    """
 
     author: str
     year: int
@@ -29,10 +33,12 @@ class Paper:
 class Param:
     """One parameter of an operator, as YAML and `--param` give it.
 
-    default: the paper's value. A size that follows the problem is a string the operator understands,
-    such as "sqrt(n)": it stays that string in `params`, so that a series keeps one set of params.
-    choices: the allowed values where they can be listed (strings beside a number: allowed as well).
-    minimum, maximum: bounds of a number, both inclusive; None: no bound.
+    Attributes:
+        default: the paper's value. A size that follows the problem is a string that the operator understands, such as
+            "sqrt(n)": it stays that string in `params`, so that a series keeps one set of params.
+        meaning: shown by `attnbench list operators`.
+        choices: the allowed values where they can be listed; strings beside a number are allowed as well.
+        minimum, maximum: bounds of a number, both inclusive; None: no bound.
     """
 
     default: ParamValue
@@ -46,9 +52,11 @@ class Param:
 class Inputs:
     """The tensors of one call, by the keyword under which the reference takes them.
 
-    data: activations, differentiated, counted as input_bytes (q, k, v of [B, H, N, D]; x of [B, N, C];
-    images [B, C, h, w]). parameters: learned weights, differentiated, counted as parameter_bytes.
-    choices: random or discrete choices made once so that all impls share them; never differentiated.
+    Attributes:
+        data: activations, differentiated, counted as input_bytes: q, k, v of [B, H, N, D]; x of [B, N, C]; images
+            [B, C, h, w].
+        parameters: learned weights, differentiated, counted as parameter_bytes.
+        choices: random or discrete choices that all impls share; never differentiated.
     """
 
     data: dict[str, Tensor]
@@ -56,30 +64,29 @@ class Inputs:
     choices: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them, as the keywords of a call."""
+        """All tensors, as the keywords of a call."""
         return {**self.data, **self.parameters, **self.choices}
 
     def differentiated(self) -> dict[str, Tensor]:
-        """What `fwd_bwd` takes gradients of: data, then parameters."""
+        """The tensors that `fwd_bwd` takes gradients of: data, then parameters."""
         return {**self.data, **self.parameters}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The analytic cost of one call (mode included). A multiply-add is 2 FLOPs.
+    """The analytic cost of one call in one mode. A multiply-add is 2 FLOPs.
 
-    flops: the products of the paper's formula as it is written, exact (causal: the allowed pairs only). Terms that the
-    formula has are counted even where an exact rewriting, as another order of sums, would spare them: what pairs are
-    compared by is counted for every pair, a product that stands twice is counted twice. Where the formula leaves the
-    order of a chain of products open, it is the order of the authors' code.
-    reference_flops: the products the reference executes: more where it fills up or masks, fewer where it is rewritten.
-    An impl that computes a cheaper exact form has its own count, `Impl.flops`.
-    elementwise: exponentials, divisions, comparisons … of the definition, apart; an estimate to the leading term.
-    bytes_required: every input and parameter read once and every output written once (fwd_bwd: those, the
-    cotangent read and the gradients written), in the working dtype.
-    passes: sequential sweeps over the tokens that no fusion can remove.
-    uncounted: what torch's FlopCounterMode cannot count in the reference, with its FLOPs ({"fft": …});
-    these are part of reference_flops.
+    Attributes:
+        flops: the products of the paper's formula as written, exact (causal: the allowed pairs only). Terms that an
+            exact rewriting, such as another order of sums, would save are counted: a function of pairs for every pair,
+            a product that occurs twice, twice. An open order of a chain of products is that of the authors' code.
+        reference_flops: the products that the reference executes: more where it pads or masks, fewer where it is
+            rewritten. An impl that computes a cheaper exact form has its own count, `Impl.flops`.
+        elementwise: exponentials, divisions, comparisons … of the definition; an estimate to the leading term.
+        bytes_required: every input and parameter read once and every output written once, in the working dtype;
+            fwd_bwd: also the cotangent read and the gradients written.
+        passes: sequential sweeps over the tokens that no fusion can remove.
+        uncounted: the part of reference_flops that torch's FlopCounterMode cannot count, by operation ({"fft": …}).
     """
 
     flops: int
@@ -94,8 +101,9 @@ class Cost:
 class Impl:
     """One way to compute a form. Called as `load()(problem, params, **inputs.tensors()) -> Tensor`.
 
-    load: imports lazily and returns the callable, so that listing impls imports no kernel.
-    kernel: what runs, as stored in the `kernel` column where the worker cannot observe it.
+    Attributes:
+        load: imports lazily and returns the callable, so that listing impls imports no kernel.
+        kernel: the name stored in the `kernel` column where the worker cannot observe what runs.
     why_not: (problem, params, torch's type of the device, such as "cpu") -> the reason it cannot run here, or None.
     synchronises: True where it waits for the device inside (then launches are not queued ahead).
     flops: (problem, params, mode) -> the products it executes, where it computes a cheaper exact form than the formula
@@ -113,10 +121,11 @@ class Impl:
 class Form:
     """An operator in one scope.
 
-    reference: (problem, params, **tensors) -> Tensor; the definition, in plain torch, with the paper's complexity.
-    make_inputs: (problem, params, generator) -> Inputs, on the generator's device, in problem.dtype.
-    cost: (problem, params, mode) -> Cost.
-    impls: beside `reference` and `compiled`, which every form has; by name ("sdpa", "cuda", "cuda:flash").
+    Attributes:
+        reference: (problem, params, **tensors) → Tensor; the definition, in plain torch, with the paper's complexity.
+        make_inputs: (problem, params, generator) → Inputs, on the generator's device, in problem.dtype.
+        cost: (problem, params, mode) → Cost.
+        impls: by name ("sdpa", "cuda", "cuda:flash"), in addition to `reference` and `compiled`, which every form has.
     """
 
     reference: Callable[..., Tensor]
@@ -135,10 +144,11 @@ class Complexity:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The exact map that an operator is an estimate of.
+    """The exact map that an operator estimates.
 
-    name: as tables and environment.json name it. map: called like the operator's reference, which tends to it; None:
-    softmax attention of q, k and v.
+    Attributes:
+        name: in tables and environment.json.
+        map: called like the operator's reference, which converges to it; None: softmax attention of q, k and v.
     """
 
     name: str
@@ -152,17 +162,20 @@ SOFTMAX = Estimated("softmax attention")
 class Operator:
     """A mathematical map, as one file of `attnbench/operators/<family>/` defines it under the name OPERATOR.
 
-    forms: by scope. params: by name.
-    complexity: (params) -> Complexity. domains: what it is defined on; a sequence operator that lists "image"
-    is given the flattened map.
-    causal: True where the operator has a causal form; else the reason it has none.
-    exact: (params) -> whether it computes softmax attention itself, not another function.
-    dtypes: the working dtypes that make sense. why_not: (problem, params, scope) -> the reason this problem is
-    outside the definition, or None; what domains, causal and dtypes already say is not repeated there.
-    tolerance: a stated exception to the check's bound: (factor on the derived bound, reason).
-    estimates: (params) -> the exact map this operator is an estimate of; None where it is a function of its own.
-    notes: one line for `attnbench list operators`. no_kernel: the reason it has no impl `cuda`; empty where it has one,
-    or nobody has looked.
+    Attributes:
+        forms: by scope.
+        complexity: (params) → Complexity.
+        params: by name.
+        domains: what it is defined on; a sequence operator that lists "image" gets the flattened map.
+        causal: True where the operator has a causal form; otherwise the reason it has none.
+        exact: (params) → whether it computes softmax attention itself, not another function.
+        dtypes: the working dtypes that make sense.
+        why_not: (problem, params, scope) → the reason why a problem is outside the definition, or None; it does not
+            repeat what domains, causal and dtypes exclude.
+        tolerance: an exception to the check's bound: (factor on the derived bound, reason).
+        notes: one line for `attnbench list operators`.
+        no_kernel: the reason it has no impl `cuda`; empty where it has one, or none has been considered.
+        estimates: (params) → the exact map that it estimates; None where it is a function of its own.
     """
 
     paper: Paper

@@ -1,4 +1,4 @@
-"""Finds what is there: packages are scanned, a file's name is the thing's name; an import error is never swallowed."""
+"""Scans packages for operators and metrics; a file's name is the thing's name, and import errors are not caught."""
 
 from __future__ import annotations
 
@@ -38,18 +38,23 @@ def metrics() -> dict[str, Metric]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an operator is defined. family: its folder's name; location: an importable module, or a file."""
+    """Where an operator is defined.
+
+    Attributes:
+        family: its folder's name; of a user's file "user".
+        location: an importable module, or the path of a file.
+    """
 
     family: str
     location: str
 
     @property
     def shipped(self) -> bool:
-        """Whether it is attnbench's own, not a user's."""
+        """Whether it comes with attnbench, not from a user."""
         return self.location.startswith("attnbench.operators.")
 
     def load(self) -> Operator:
-        """Imports the file (torch with it). Raises BadInput where it has no OPERATOR or a user's own file fails."""
+        """Imports the file, and torch with it. Raises BadInput where it has no OPERATOR or a user's file fails."""
         with nullcontext() if self.shipped else user_errors(self.location):
             module = _module(self.location)
         operator = getattr(module, "OPERATOR", None)
@@ -83,29 +88,32 @@ def _module(location: str) -> ModuleType:
 
 
 def operators(operators_from: Iterable[str] = ()) -> dict[str, Source]:
-    """Every operator by name: the shipped ones, then a user's own (`operators_from`: .py files or packages).
+    """Every operator by name: the shipped ones, then the user's.
 
-    Names are file names, so nothing is imported but the (empty) family packages and a user's package.
-    Raises BadInput where a user's operator has a shipped one's name, or a path does not exist.
+    Names are file names, so only the (empty) family packages and a user's package are imported.
+
+    Args:
+        operators_from: a user's .py files or packages.
+    Raises: BadInput where a user's operator has the name of a shipped one, or a path does not exist.
     """
     root = "attnbench.operators"
-    found = {
+    sources = {
         name: Source(family, f"{root}.{family}.{name}") for family in scan(root) for name in scan(f"{root}.{family}")
     }
     for place in operators_from:
         for name, source in _user_sources(place).items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise BadInput(
-                    f"operators_from: {printable(place)}: an operator is named as its file is, and {printable(name)!r} "
-                    "is no name; allowed: letters, digits, _ and -. Rename the file."
+                    f"operators_from: {printable(place)}: an operator is named after its file, and {printable(name)!r} "
+                    "is not a valid name; allowed: letters, digits, _ and -. Rename the file."
                 )
-            if name in found:
+            if name in sources:
                 raise BadInput(
                     f"operators_from: {place} defines '{name}', which is already "
-                    f"{found[name].location}. Rename the file: its name is the operator's name."
+                    f"{sources[name].location}. Rename the file: its name is the operator's name."
                 )
-            found[name] = source
-    return found
+            sources[name] = source
+    return sources
 
 
 def _user_sources(place: str) -> dict[str, Source]:
@@ -128,13 +136,13 @@ def _user_sources(place: str) -> dict[str, Source]:
     return {name: Source(place, f"{place}.{name}") for name in names}
 
 
-def resolve(operator: Operator, given: Mapping[str, Any]) -> dict[str, ParamValue]:
-    """`given` with every default filled in, in the operator's order. Raises ValueError, with what is allowed."""
-    unknown = sorted(set(given) - set(operator.params))
+def resolve(operator: Operator, params: Mapping[str, Any]) -> dict[str, ParamValue]:
+    """Params with every default filled in, in the operator's order. Raises ValueError, with what is allowed."""
+    unknown = sorted(set(params) - set(operator.params))
     if unknown:
         allowed = ", ".join(operator.params) or "none: it takes no parameters"
         raise ValueError(f"unknown parameter '{unknown[0]}'; allowed: {allowed}")
-    return {name: _checked(name, param, given.get(name, param.default)) for name, param in operator.params.items()}
+    return {name: _checked(name, param, params.get(name, param.default)) for name, param in operator.params.items()}
 
 
 def _checked(name: str, param: Param, value: ParamValue) -> ParamValue:
@@ -146,18 +154,18 @@ def _checked(name: str, param: Param, value: ParamValue) -> ParamValue:
         if isinstance(value, bool):
             return value
     elif numeric and isinstance(value, (int, float)) and not isinstance(value, bool):
-        whole = not isinstance(param.default, float)
+        integral = not isinstance(param.default, float)
         low = param.minimum is None or value >= param.minimum
         high = param.maximum is None or value <= param.maximum
-        if low and high and (not whole or value == int(value)):
-            return int(value) if whole else float(value)
+        if low and high and (not integral or value == int(value)):
+            return int(value) if integral else float(value)
     elif not param.choices and type(value) is type(param.default):
         return value
     raise ValueError(f"{name} = {value!r}; allowed: {allowed_values(param)}")
 
 
 def allowed_values(param: Param) -> str:
-    """What a parameter takes, in words: for messages and for `attnbench list operators`."""
+    """The values that a parameter may have, as text for messages and `attnbench list operators`."""
     parts = [str(choice) for choice in param.choices]
     if isinstance(param.default, bool):
         parts = ["true", "false"]
@@ -211,7 +219,7 @@ def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
 
 
 def _sentence(reason: object, name: str) -> str | None:
-    """A reason as it can be stored. Raises TypeError for what is neither a sentence nor None."""
+    """A reason as it can be stored. Raises TypeError for anything but a non-empty string or None."""
     if reason is None or (isinstance(reason, str) and reason):
         return None if reason is None else printable(reason, MOST_OF_A_REASON)
-    raise TypeError(f"{name} gives {printable(repr(reason), 60)}; allowed: a sentence, or None where it can run")
+    raise TypeError(f"{name} returns {printable(repr(reason), 60)}; allowed: a sentence, or None where it can run")

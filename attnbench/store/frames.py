@@ -19,19 +19,25 @@ from attnbench.units import quoted
 
 
 def frame(visits: Sequence[Visit]) -> pd.DataFrame:
-    """Visits as a DataFrame: the layout of `record.Run.visits`."""
+    """Visits as a DataFrame, one row per visit, in the layout of `Run.visits`."""
     rows = [{**vars(visit), **visit.cell, **visit.metrics} for visit in visits]
     plain = [f.name for f in fields(Visit) if f.name not in ("key", "cell", "metrics")]
     metrics = [name for name in COLUMNS if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
-    further = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
-    table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *further])
+    unlisted = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
+    table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *unlisted])
     for name in table.columns:
         table[name] = table[name].astype(dtype_of(name))
     return table
 
 
 def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
-    """samples.csv of finished visits. Raises BadInput on wrong columns or types; a torn last row is left out."""
+    """The rows of samples.csv that belong to finished visits; an incomplete last row is left out.
+
+    Args:
+        folder: of the run.
+        visits: as `Run.visits`.
+    Raises: BadInput for wrong columns or types.
+    """
     path = folder / SAMPLES
     if not os.path.isfile(path):
         return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
@@ -47,16 +53,17 @@ def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
         for name in ("round", "process", "index"):
             numbers = pd.to_numeric(table[name])
             if len(numbers) and not (numbers % 1 == 0).all():
-                raise ValueError(f"{name} holds what is no whole number")
+                raise ValueError(f"{name} holds a number that is not whole")
             table[name] = numbers.astype("int64")
         table["seconds"] = pd.to_numeric(table["seconds"]).astype("float64")
     except (ValueError, KeyError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        said = str(error).strip().splitlines()[0][:200]
-        raise BadInput(f"{path}: {said}. It has the columns {', '.join(SAMPLE_COLUMNS)}. {REPAIR}") from None
-    bad = ~((table["seconds"] >= 0) & (table["seconds"] < LONGEST_S))
-    if bad.any():
-        row = int(bad.to_numpy().argmax())
-        found = table["seconds"].iloc[row]
-        raise BadInput(f"{path}, line {row + 2}: seconds = {found}; allowed: 0 to {LONGEST_S:g}. {REPAIR}")
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BadInput(f"{path}: {reason}. It has the columns {', '.join(SAMPLE_COLUMNS)}. {REPAIR}") from None
+    damaged = ~((table["seconds"] >= 0) & (table["seconds"] < LONGEST_S))
+    if damaged.any():
+        row = int(damaged.to_numpy().argmax())
+        raise BadInput(
+            f"{path}, line {row + 2}: seconds = {table['seconds'].iloc[row]}; allowed: 0 to {LONGEST_S:g}. {REPAIR}"
+        )
     finished = pd.MultiIndex.from_frame(visits[["key", "round", "process"]].astype({"round": int, "process": int}))
     return table[pd.MultiIndex.from_frame(table[["key", "round", "process"]]).isin(finished)].reset_index(drop=True)

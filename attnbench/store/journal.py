@@ -1,6 +1,6 @@
-"""Writing a run folder: nothing finished is lost, whatever ends the run.
+"""Writes a run folder so that no finished visit is lost, whatever ends the run.
 
-A visit's samples are on disk before its line is, and its line ends it; so a torn tail is always an unfinished visit.
+A visit's samples are on disk before its line, and the line completes it; an incomplete tail is an unfinished visit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ HEADER = ",".join(SAMPLE_COLUMNS) + "\n"
 
 
 class Journal:
-    """An open run folder. `visits`: everything finished, in the order stored."""
+    """An open run folder.
+
+    Attributes:
+        folder: where it is.
+        visits: every finished visit, in the order stored.
+    """
 
     def __init__(self, folder: Path, visits: list[Visit], lines: FileIO, rows: FileIO) -> None:
         self.folder = folder
@@ -35,7 +40,7 @@ class Journal:
         self._rows = rows
 
     def add(self, visit: Visit, samples: Sequence[Sample]) -> None:
-        """Stores a visit with its samples. Raises BadInput where the disk does not take it; what was there stays."""
+        """Stores a visit with its samples. Raises BadInput where writing fails; earlier visits remain intact."""
         with held():
             with storing(self.folder):
                 _append(self._rows, "".join(sample.line() for sample in samples))
@@ -43,18 +48,18 @@ class Journal:
             self.visits.append(visit)
 
     def close(self) -> None:
-        """Gives the folder free for another process."""
+        """Closes the files and releases the lock on the folder."""
         self._lines.close()
         self._rows.close()
 
 
 def create(folder: Path, suite_text: str, environment: dict[str, Any]) -> Journal:
-    """A new run folder. Raises BadInput where it exists with something in it, is a link, or cannot be written."""
+    """Creates a run folder. Raises BadInput where it exists and is not empty, is a link, or cannot be written."""
     with storing(folder, "Choose a writable place: --out."):
         if os.path.islink(folder):
             raise BadInput(f"--out {folder}: a link. Name a new folder, or the one that it leads to.")
         if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-            raise BadInput(f"--out {folder}: there is something already. Name a new folder, or use --resume {folder}.")
+            raise BadInput(f"--out {folder}: is not empty. Name a new folder, or use --resume {folder}.")
         folder.mkdir(parents=True, exist_ok=True)
         replace(folder / SUITE, suite_text)
         replace(folder / ENVIRONMENT, json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
@@ -64,9 +69,9 @@ def create(folder: Path, suite_text: str, environment: dict[str, Any]) -> Journa
 
 
 def resume(folder: Path) -> Journal:
-    """An existing run folder, repaired: torn tails cut, samples without their visit discarded.
+    """Opens a stored run folder and repairs it: incomplete tails are cut, samples without a visit discarded.
 
-    Raises BadInput where it is none, cannot be trusted, or another process is writing it.
+    Raises: BadInput where it is not a run folder, is damaged, or another process is writing it.
     """
     for name in (VISITS, SAMPLES, ENVIRONMENT, SUITE):
         if not os.path.isfile(folder / name):
@@ -89,12 +94,12 @@ def _open(folder: Path) -> Journal:
         data = lines.readall()
         visits = parse_visits(data, folder / VISITS)
         rows = opened.enter_context(to_be_continued(folder / SAMPLES))
-        kept = _without_orphans(rows.readall(), folder / SAMPLES, visits)
-        # Nothing is changed before all of it was found to be a run's.
+        repaired = _without_orphans(rows.readall(), folder / SAMPLES, visits)
+        # Nothing is changed until both files have been read as a run's.
         lines.truncate(data.rfind(b"\n") + 1)
         lines.seek(0, os.SEEK_END)
-        if kept is not None:
-            replace(folder / SAMPLES, kept)
+        if repaired is not None:
+            replace(folder / SAMPLES, repaired)
             rows = opened.enter_context(to_be_continued(folder / SAMPLES))
         rows.seek(0, os.SEEK_END)
         opened.pop_all()
@@ -102,20 +107,25 @@ def _open(folder: Path) -> Journal:
 
 
 def _without_orphans(data: bytes, path: Path, visits: Sequence[Visit]) -> str | None:
-    """samples.csv without rows of unfinished visits; a visit's rows are told by key, round, process. None: it has none.
+    """samples.csv without the rows of unfinished visits, or None where there are no such rows.
 
-    Raises BadInput where it is no samples.csv."""
+    Args:
+        data: content of the file.
+        path: of the file, for messages.
+        visits: the finished ones; their rows are identified by key, round and process.
+    Raises: BadInput where it is not a samples.csv.
+    """
     text = decoded(data, path, torn=True)
     head, *rows = text[: text.rfind("\n") + 1].splitlines(keepends=True) or [""]
     if head != HEADER:
         raise BadInput(f"{path}, line 1: {quoted(head)}; allowed: {HEADER.strip()}. {REPAIR}")
     finished = {(v.key, str(v.round), str(v.process)) for v in visits}
-    whole = HEADER + "".join(row for row in rows if tuple(row.split(",", 3)[:3]) in finished)
-    return None if whole.encode() == data else whole
+    repaired = HEADER + "".join(row for row in rows if tuple(row.split(",", 3)[:3]) in finished)
+    return None if repaired.encode() == data else repaired
 
 
 def _append(file: FileIO, text: str) -> None:
-    """Appends and flushes to disk; a part that did not fit is taken back. Raises OSError."""
+    """Appends and flushes to disk; a partial write is undone. Raises OSError."""
     if not text:
         return
     begun = file.tell()

@@ -1,4 +1,4 @@
-"""What is stored tells nobody where its user works: no absolute path, and with it no name of a user."""
+"""Removes absolute paths, and with them user names, from text that is stored."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import os
 import re
 
 _ABSOLUTE = re.compile(r"(?:(?<![\w~.\-/])|(?<=://)|(?<=\s-[A-Za-z]))/(?!/)(?:[^\s/'\"`:;,()<>\[\]{}|\\]+/)+")
-"""The folders of an absolute path, at least one. A path ends at a blank and at what usually encloses or follows one."""
+"""The folders of an absolute path, at least one. It ends at a blank or at a character that usually encloses a path."""
 _QUOTED = re.compile(r"(?<=')/[^'\n]*/|(?<=\")/[^\"\n]*/")
-"""The same in quotes, in which blanks end nothing."""
+"""The same within quotes, where a path may contain blanks."""
 
 
 def without_paths(text: str) -> str:
-    """The text with absolute paths cut: of what is below the current directory the rest stays, of what is below the
-    user's home `~/…`, of any other the file's name. Relative paths and addresses of the web stay."""
+    """A text with absolute paths shortened.
+
+    A path below the current directory becomes relative, one below the user's home begins with `~/`, of any other only
+    the file's name remains. Relative paths and URLs stay as they are.
+    """
     if "/" not in text:
         return text
-    for folder, instead in _known_folders():
-        text = re.sub(rf"{re.escape(folder)}/", f"{instead}/".removeprefix("./"), text)
-        text = re.sub(rf"{re.escape(folder)}(?![\w.-])", instead, text)
+    for folder, replacement in _replacements():
+        text = re.sub(rf"{re.escape(folder)}/", f"{replacement}/".removeprefix("./"), text)
+        text = re.sub(rf"{re.escape(folder)}(?![\w.-])", replacement, text)
     return _ABSOLUTE.sub("", _QUOTED.sub("", text))
 
 
-def _known_folders() -> list[tuple[str, str]]:
-    """The current directory and the home, as they are named and as they are, and what stands for each; the longest
-    first."""
+def _replacements() -> list[tuple[str, str]]:
+    """(folder, replacement) for the current directory and the home, as named and resolved; the longest first."""
     try:
-        here = os.getcwd()
+        directory = os.getcwd()
     except OSError:  # it was removed
-        here = ""
-    known: dict[str, str] = {}
-    for folder, instead in ((os.path.expanduser("~"), "~"), (os.environ.get("PWD", ""), "."), (here, ".")):
+        directory = ""
+    by_folder: dict[str, str] = {}
+    for folder, replacement in ((os.path.expanduser("~"), "~"), (os.environ.get("PWD", ""), "."), (directory, ".")):
         if os.path.isabs(folder):
-            known |= {folder.rstrip("/"): instead, os.path.realpath(folder).rstrip("/"): instead}
-    known.pop("", None)
-    return sorted(known.items(), key=lambda item: -len(item[0]))
+            by_folder |= {folder.rstrip("/"): replacement, os.path.realpath(folder).rstrip("/"): replacement}
+    by_folder.pop("", None)
+    return sorted(by_folder.items(), key=lambda item: -len(item[0]))

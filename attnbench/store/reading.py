@@ -1,5 +1,4 @@
-"""Reading what a run folder stores, which may be torn, foreign or mistyped: visits and an environment that can be
-trusted, or BadInput."""
+"""Reads the visits and the environment of a run folder that may be damaged or foreign: validated, or BadInput."""
 
 from __future__ import annotations
 
@@ -28,35 +27,38 @@ from attnbench.store.trusted_json import (
 from attnbench.units import quoted
 
 RENAMED = {"scout_time_s": "check_time_s"}
-"""Metrics that older runs, and workers of older revisions, call otherwise."""
+"""The present names of metrics that older runs, and workers of older revisions, store under another."""
 
 
 def read_visits(folder: Path) -> list[Visit]:
-    """Every finished visit, in the order stored. Raises BadInput: wrong types, foreign lines, a visit twice."""
+    """Every finished visit, in the order stored. Raises BadInput for wrong types, foreign lines or a repeated visit."""
     return parse_visits(read_bytes(folder / VISITS), folder / VISITS)
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """environment.json of a run folder. Raises BadInput where what the outputs read of it is mistyped."""
+    """environment.json of a run folder. Raises BadInput where a value that analyses read has a wrong type."""
     path = folder / ENVIRONMENT
     environment = parse_object(read_text(path), str(path))
-    for name, (allowed, good) in _ENVIRONMENT.items():
-        if name in environment and not good(environment[name]):
+    for name, (allowed, is_valid) in _ENVIRONMENT.items():
+        if name in environment and not is_valid(environment[name]):
             raise BadInput(f"{path}: {name} = {quoted(environment[name])}; allowed: {allowed}. {REPAIR}")
     return environment
 
 
 def parse_visits(data: bytes, path: Path) -> list[Visit]:
-    """The whole lines of a visits.jsonl; what follows them is a visit that never finished. Raises BadInput."""
+    """The visits of the complete lines of a visits.jsonl; an incomplete last line is an unfinished visit.
+
+    Raises: BadInput.
+    """
     lines = decoded(data, path, torn=True).split("\n")[:-1]
     visits: list[Visit] = []
-    seen: dict[tuple[str, int], int] = {}
+    line_of: dict[tuple[str, int], int] = {}
     for number, text in enumerate(lines, 1):
         visit = parse_visit(text, f"{path}, line {number}")
-        first = seen.setdefault((visit.key, visit.round), number)
+        first = line_of.setdefault((visit.key, visit.round), number)
         if first != number:
             raise BadInput(
-                f"{path}, line {number}: key {visit.key} in round {visit.round} again, first on line {first}; "
+                f"{path}, line {number}: key {visit.key} in round {visit.round} is a duplicate of line {first}; "
                 "a visit is measured once. Remove the copied lines."
             )
         visits.append(visit)
@@ -64,16 +66,22 @@ def parse_visits(data: bytes, path: Path) -> list[Visit]:
 
 
 def parse_visit(text: str, where: str) -> Visit:
-    """One line of visits.jsonl. Raises BadInput naming `where`; fields it does not know are left out."""
-    given = parse_object(text, where)
-    known = {f.name for f in fields(Visit)}
-    missing = sorted({"key", "cell", "device", "round", "process", "order", "status"} - set(given))
+    """One line of visits.jsonl; unknown fields are left out.
+
+    Args:
+        text: the line.
+        where: its file and number, for messages.
+    Raises: BadInput.
+    """
+    stored = parse_object(text, where)
+    names = {f.name for f in fields(Visit)}
+    missing = sorted({"key", "cell", "device", "round", "process", "order", "status"} - set(stored))
     if missing:
-        raise BadInput(f"{where}: '{missing[0]}' is missing. A visit has {', '.join(sorted(known))}. {REPAIR}")
-    values = {name: given[name] for name in given if name in known}
+        raise BadInput(f"{where}: '{missing[0]}' is missing. A visit has {', '.join(sorted(names))}. {REPAIR}")
+    values = {name: stored[name] for name in stored if name in names}
     for name, value in values.items():
-        allowed, good = _FIELDS[name]
-        if not good(value):
+        allowed, is_valid = _FIELDS[name]
+        if not is_valid(value):
             raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {allowed}. {REPAIR}")
     values["warnings"] = tuple(values.get("warnings", ()))
     values["metrics"] = {RENAMED.get(name, name): value for name, value in values.get("metrics", {}).items()}
@@ -81,7 +89,7 @@ def parse_visit(text: str, where: str) -> Visit:
     try:
         key = cell_of(cell).key
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        raise BadInput(f"{where}: cell cannot be: {error}. {REPAIR}") from None
+        raise BadInput(f"{where}: invalid cell: {error}. {REPAIR}") from None
     if key != values["key"]:
         raise BadInput(f"{where}: key = {quoted(values['key'])}, but its cell is {key}. {REPAIR}")
     return Visit(**values)
@@ -93,7 +101,7 @@ def _is_cell(value: object) -> bool:
     sizes = all(is_whole(value[n]) and value[n] > 0 for n in ("batch", "heads", "seq_len", "channels"))
     image = all(value[n] is None or (is_whole(value[n]) and value[n] > 0) for n in ("height", "width"))
     text = all(is_text(value[n]) for n in ("operator", "impl", "params"))
-    # A backslash: a control character that `parse_object` has written out. Nothing is named so.
+    # A backslash comes from a control character that `parse_object` has escaped; no name contains one.
     text = text and not any("\\" in value[n] for n in ("operator", "impl"))
     named = value["scope"] in SCOPES and value["mode"] in MODES and value["dtype"] in DTYPES
     return sizes and image and text and named and isinstance(value["causal"], bool)
@@ -115,8 +123,8 @@ def _are_rates(value: Mapping[str, Any]) -> bool:
     return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
 
 
-def _is_table(good: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, dict) and all(good(v) for v in value.values())
+def _is_table(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(is_valid(v) for v in value.values())
 
 
 def _up_to(most: int) -> tuple[str, Callable[[object], bool]]:
@@ -128,23 +136,23 @@ def _are_metrics(value: object) -> bool:
         return False
     for clock in ("wall_time", "device_time"):
         ends = [value.get(name) for name in (f"{clock}_low_s", f"{clock}_s", f"{clock}_high_s")]
-        known = [end for end in ends if end is not None]
-        if known != sorted(known):
+        present = [end for end in ends if end is not None]
+        if present != sorted(present):
             return False
     return True
 
 
 def is_metric(name: str, value: object) -> bool:
-    """Whether a number can be what its column says. Times beyond LONGEST_S and beyond exabytes are damage."""
+    """Whether a value is possible for its column. Times above LONGEST_S and sizes above an exabyte are damage."""
     if not name or name in _NO_METRIC or not is_number(value):
         return False
-    whole = dtype_of(name) == "Int64"
-    most = LONGEST_S if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if whole else 1e12
-    return cast(float, value) < most and (is_whole(value) or not whole)
+    integral = dtype_of(name) == "Int64"
+    most = LONGEST_S if name.endswith("_s") else 2.0**60 if name.endswith("_bytes") else 2.0**63 if integral else 1e12
+    return cast(float, value) < most and (is_whole(value) or not integral)
 
 
 _NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for c in COLUMNS if c in TEXT)}
-"""Columns that are no metric's: one stored under such a name would take the column's place."""
+"""Columns that belong to no metric; a metric stored under such a name would replace the column."""
 
 
 _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
@@ -155,7 +163,7 @@ _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
     "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
 }
-"""What the outputs read of environment.json."""
+"""The values of environment.json that analyses read: what is allowed, and the test."""
 
 
 _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
@@ -168,7 +176,7 @@ _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "status": (", ".join(STATUSES), lambda value: isinstance(value, str) and value in STATUSES),
     "reason": ("text", is_text),
     "kernel": ("text", is_text),
-    "metrics": ("an object of numbers ≥ 0: counts and bytes whole, low ≤ value ≤ high, none absurd", _are_metrics),
+    "metrics": ("an object of numbers ≥ 0: counts and bytes whole, low ≤ value ≤ high, all plausible", _are_metrics),
     "samples": _up_to(10**8),
     "warnings": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
     "operations": ("an object of whole numbers ≥ 0", _is_table(is_whole)),

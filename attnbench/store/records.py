@@ -1,4 +1,4 @@
-"""The only schema of what is stored: a visit, a sample, and the files of a run folder.
+"""The schema of a run folder: a visit, a sample, and its files.
 
 A run folder holds visits.jsonl and samples.csv (append-only), results.csv (derived), environment.json, suite.yaml.
 """
@@ -36,36 +36,55 @@ Cause = Literal[
     "tampered",
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-"""Why a visit has its status, for code to decide on; `reason` says the same to a person.
+"""Why a visit has its status, for code; `reason` is the same as text for people.
 
-unsupported: outside the operator's definition, or its impl cannot run here. predicted_memory: more than the limit,
-known from shapes. beyond_oom, beyond_timeout: a smaller size of the series ran out of memory or time. budget: not
-reached. oom: an allocation failed. killed: by the kernel, for memory. timeout: cell_timeout. crashed: the worker died.
-raised: an exception of the operator's. bad_inputs: what its make_inputs returns does not fit the cell. wrong: the check
-found another output. tampered: the operator replaces what attnbench measures with. Empty: nothing to say, or not
-stored.
+- unsupported: outside the operator's definition, or the impl cannot run here
+- predicted_memory: more than the limit, computed from shapes
+- beyond_oom, beyond_timeout: a smaller size of the series ran out of memory or time
+- budget: not reached within the time budget
+- oom: an allocation failed
+- killed: by the operating system, for memory
+- timeout: longer than cell_timeout
+- crashed: the worker died
+- raised: the operator raised an exception
+- bad_inputs: the result of its make_inputs does not fit the cell
+- wrong: its output differs from the reference
+- tampered: the operator replaced code that attnbench measures with
+- empty: status ok, or not stored
 """
 
 CAUSE_OF: dict[Status, Cause] = {
     "oom": "oom", "timeout": "timeout", "crashed": "crashed", "error": "raised", "wrong": "wrong",
 }  # fmt: skip
-"""The cause of a status where nothing more special is known."""
+"""The cause of a status where no more specific one is known."""
 
 ENDED_AS: dict[Cause, Status] = {"predicted_memory": "oom", "beyond_oom": "oom", "beyond_timeout": "timeout"}
-"""What would have become of a cell that was skipped for this cause."""
+"""The status that a cell skipped for this cause would have had."""
 
 LONGEST_S = 1e8
-"""Three years: a longer time is damage."""
+"""Three years, in seconds; a longer stored time is damage."""
 
 
 @dataclass(frozen=True)
 class Visit:
     """One cell in one round, as one line of visits.jsonl.
 
-    cell: CELL_COLUMNS by name (params: canonical JSON). round: 0 is the check. process: number of the worker that
-    measured it within the run. order: position in the round. metrics: values by results.csv column; a wall_time_s
-    here is the median of this visit's samples. warnings: sentences for the user. operations: dispatched operators
-    and launched kernels with their counts (check only).
+    Attributes:
+        key: the cell's.
+        cell: CELL_COLUMNS by name (params: canonical JSON).
+        device: the kind of device, such as "cpu".
+        round: 0 is the check.
+        process: number of the worker within the run.
+        order: position in the round.
+        reason: why it has its status, for people; empty where ok.
+        kernel: what the impl ran, where known.
+        metrics: values by column of results.csv, in base units; wall_time_s is the median of this visit's samples.
+        samples: how many.
+        warnings: sentences for the user.
+        operations: dispatched operators and launched kernels with their counts (check only).
+        threads: of the worker; None: not stored.
+        contract: under which its times were measured.
+        cause: why it has its status, for code.
     """
 
     key: str
@@ -86,15 +105,21 @@ class Visit:
     cause: Cause = ""
 
     def line(self) -> str:
-        """The visit as its line of visits.jsonl, line end included."""
+        """The visit as a line of visits.jsonl, with its line end."""
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed sample, as one row of samples.csv. seconds: per call (a block's time over its calls).
+    """One timed sample, as one row of samples.csv.
 
-    clock: "wall" or "device". flags: "" or words joined by "+", such as "throttled", "switched".
+    Attributes:
+        key: the cell's.
+        round, process: of its visit.
+        index: position within the visit.
+        clock: "wall" or "device".
+        seconds: per call; where a sample times several calls, their mean.
+        flags: "" or words joined by "+", such as "throttled", "switched".
     """
 
     key: str
@@ -106,15 +131,15 @@ class Sample:
     flags: str = ""
 
     def line(self) -> str:
-        """The sample as its row of samples.csv, line end included. No field needs quoting."""
+        """The sample as a row of samples.csv, with its line end. No field needs quoting."""
         return ",".join(str(value) for value in asdict(self).values()) + "\n"
 
 
-def is_sample(taken: object) -> bool:
-    """Whether (clock, seconds, flags) can be stored as a sample."""
-    if not isinstance(taken, (list, tuple)) or len(taken) != 3:
+def is_sample(value: object) -> bool:
+    """Whether a value is a valid (clock, seconds, flags)."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
         return False
-    clock, seconds, flags = taken
+    clock, seconds, flags = value
     named = clock in ("wall", "device") and isinstance(flags, str) and flags.replace("+", "").isalpha() is bool(flags)
     return named and is_number(seconds) and seconds < LONGEST_S
 

@@ -1,4 +1,4 @@
-"""Reading what may be torn, foreign or mistyped: text and JSON objects that can be trusted, or BadInput."""
+"""Reads text and JSON objects from files that may be damaged or foreign: validated, or BadInput."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from attnbench.terminal import escaped
 
 REPAIR = "Restore the file from where it was measured, or measure again."
 MOST = 1e30
-"""Above any count, size or time there is."""
+"""Above any count, size or time that can occur."""
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a regular file. Raises BadInput where it has none."""
+    """The UTF-8 text of a regular file. Raises BadInput where it cannot be read as such."""
     return decoded(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a regular file holds. Raises BadInput where it cannot be read."""
+    """The content of a regular file. Raises BadInput where it cannot be read."""
     try:
         return files.read(path)
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise BadInput(f"{path}: cannot be read: {said}. Check that the file is there and yours.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be read: {reason}. Check that the file exists and is yours.") from None
 
 
 def decoded(data: bytes, path: Path, *, torn: bool = False) -> str:
-    """A file's bytes as text; torn: they may end within a character. Raises BadInput where they are not UTF-8."""
+    """Bytes as text. torn: they may end within a character. Raises BadInput where they are not UTF-8."""
     try:
         return codecs.getincrementaldecoder("utf-8")().decode(data, final=not torn)
     except UnicodeDecodeError as error:
@@ -40,8 +40,13 @@ def decoded(data: bytes, path: Path, *, torn: bool = False) -> str:
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """The JSON object in a text, its texts fit for a terminal. Raises BadInput naming `where`: NaN, a name twice, any
-    other type."""
+    """The JSON object in a text; control characters in its strings are escaped.
+
+    Args:
+        text: JSON.
+        where: its file and line, for messages.
+    Raises: BadInput for another type, NaN, or a repeated name.
+    """
     try:
         value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
         value = _escaped(value) if _SUSPECT.search(text) else value
@@ -53,11 +58,11 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 _SUSPECT = re.compile(r"\\[bfnrtu]|[^ -~\n]")
-"""Without these a JSON text holds no control characters."""
+"""A JSON text without a match contains no control characters."""
 
 
 def _escaped(value: Any) -> Any:
-    """What JSON gives, with the control characters in its texts written out: somebody else may have put them there."""
+    """A parsed value with the control characters in its strings escaped."""
     if isinstance(value, str):
         return escaped(value)
     if isinstance(value, list):
@@ -68,26 +73,26 @@ def _escaped(value: Any) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a name occurs twice in one object")
-    return found
+    return members
 
 
 def is_whole(value: object) -> bool:
-    """A whole number of 0 … 2⁶³ − 1."""
+    """Whether a value is a whole number of 0 … 2⁶³ − 1."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def is_number(value: object) -> bool:
-    """0, or a number from 10⁻³⁰ to 10³⁰."""
+    """Whether a value is 0 or a number from 10⁻³⁰ to 10³⁰."""
     return is_whole(value) or (isinstance(value, float) and (value == 0 or 1 / MOST < value < MOST))
 
 
 def is_text(value: object) -> bool:
-    """Text."""
+    """Whether a value is text."""
     return isinstance(value, str)

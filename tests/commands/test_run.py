@@ -173,7 +173,7 @@ def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, 
     assert again.exit_code == 0
     assert json.loads(again.stdout)["folder"] == str(folder)
     third = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder)])
-    assert "something already" in str(third.exception)
+    assert "is not empty" in str(third.exception)
 
 
 OWN = """

@@ -37,7 +37,7 @@ EXPECTED = {
     "names_badly": ("ok", ""),
     "names_a_number": ("ok", ""),
     "denies_badly": ("skipped", r"not \ud800 here"),
-    "denies_with_a_number": ("error", "TypeError: why_not of denies_with_a_number gives 3; allowed: a sentence"),
+    "denies_with_a_number": ("error", "TypeError: why_not of denies_with_a_number returns 3; allowed: a sentence"),
     "takes_memory": ("oom", "out of memory"),
     "takes_gpu_memory": ("oom", "out of GPU memory"),
     "needs_memory": ("skipped", "MiB over the limit"),

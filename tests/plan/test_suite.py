@@ -347,7 +347,7 @@ def test_a_users_broken_operator_is_told_with_its_own_line(tmp_path: Path, conte
 @pytest.mark.parametrize("name", ["a,b", "a.b", "a b", "a\n"])
 def test_an_own_operators_file_is_named_as_a_key_can_hold_it(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text(OWN % "core.cost")
-    with pytest.raises(BadInput, match="is no name; allowed: letters"):
+    with pytest.raises(BadInput, match="is not a valid name; allowed: letters"):
         operators([str(tmp_path / f"{name}.py")])
 
 

@@ -88,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         journal.create(Path("/proc/nowhere/run"), "", {})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").touch()
-    with pytest.raises(BadInput, match="something already"):
+    with pytest.raises(BadInput, match="is not empty"):
         journal.create(tmp_path / "run", "", {})
 
 
