@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,11 +29,32 @@ def scan(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
 
 
-def metrics() -> dict[str, Metric]:
+@cache
+def metrics() -> Mapping[str, Metric]:
     """What every file of `attnbench/measure/metrics/` declares, by the metric's name. Imports no torch."""
     return {
         name: importlib.import_module(f"attnbench.measure.metrics.{name}").METRIC
         for name in scan("attnbench.measure.metrics")
+    }
+
+
+def placed_metrics() -> dict[str, Metric]:
+    """The metrics that tables, crossovers and pictures are about, by `Metric.place`."""
+    return {name: metrics()[name] for _, name in sorted((m.place, n) for n, m in metrics().items() if m.place)}
+
+
+def stored_metrics() -> dict[str, Metric]:
+    """The metrics in the order in which results.csv has their columns."""
+    named = metrics().items()
+    return dict(sorted(named, key=lambda item: (item[1].csv_place is None, item[1].csv_place or 0)))
+
+
+def clocks(*, gpu: bool) -> dict[str, Metric]:
+    """The metrics with a clock, the placed ones first. gpu: those that need a GPU as well."""
+    return {
+        name: metric
+        for name, metric in {**placed_metrics(), **metrics()}.items()
+        if metric.clock and (gpu or not metric.needs_gpu)
     }
 
 

@@ -67,7 +67,7 @@ def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Base
 
 
 def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Pair]:
-    """The sizes that a series and its baseline have, ascending. Who runs out of memory wins no FLOPs."""
+    """The sizes that a series and its baseline have, ascending. A failed call loses no analytic figure."""
     found = []
     levels = quantity.levels
     own = fate(series.points)
@@ -75,7 +75,7 @@ def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) 
     for label, size in panel.sizes.items():
         a, b = series.at(label), baseline.points.get(label)
         if a is not None and b is not None:
-            fates = ("", "") if quantity.name == "flops" else (own[label], other[label])
+            fates = ("", "") if quantity.metric.analytic else (own[label], other[label])
             found.append(Pair(size, label, levels.get(a.key), levels.get(b.key), *fates))
     return found
 

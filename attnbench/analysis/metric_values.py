@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from attnbench.analysis.crossover import BEYOND
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.analysis.series import Series
 from attnbench.errors import BadInput
-from attnbench.metric import Curve, Metric
-from attnbench.registry import metrics
+from attnbench.metric import Curve, Executed, Metric
+from attnbench.registry import metrics, placed_metrics
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
-
-
-SHOWN = ("wall_time", "device_time", "peak_memory", "flops", "energy")
-"""The metrics that tables, crossovers and pictures are about, in this order."""
 
 
 UNCOUNTED_SHARE = 0.05
@@ -41,11 +38,15 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One metric over a run. values: by key, what a table shows (0 is a value). levels: by key, the same in logs with
-    how well it is known; a value of 0 has no level and stands outside every fit and ratio.
+    """One metric over a run.
 
-    executed: of FLOPs alone, the level of what the reference executes, on which growth is judged. counted: the keys at
-    which that is a count, not a statement. curves: by key, of a metric that has one.
+    Args:
+        values: by key, what a table shows (0 is a value).
+        levels: by key, the same in logs with how well it is known; a value of 0 has no level and stands outside every
+            fit and ratio.
+        executed: of a metric that has it, by key the level of what the reference executes, on which growth is judged.
+        counted: the keys at which that is a count, not a statement.
+        curves: by key, of a metric that has one.
     """
 
     name: str
@@ -56,8 +57,18 @@ class Quantity:
     counted: frozenset[str] = frozenset()
     curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """What the metric is called in a heading."""
+        return self.metric.title or self.name
+
+    @property
+    def label(self) -> str:
+        """What the metric is called beside another."""
+        return self.metric.label or self.name
+
     def growing(self, series: Series) -> tuple[list[tuple[int, Estimate]], Origin | None]:
-        """The sizes of a series with the levels on which growth is judged; of FLOPs, whether they are counts."""
+        """The sizes of a series with the levels on which growth is judged; of `executed`, whether they are counts."""
         levels = self.executed or self.levels
         points = [point for point in series.points if point.key in levels]
         found = [(point.size, levels[point.key]) for point in points]
@@ -74,35 +85,33 @@ class Quantity:
 
 
 def metric_names() -> list[str]:
-    """The metrics there are: SHOWN first."""
-    found = metrics()
-    return [name for name in SHOWN if name in found] + [name for name in found if name not in SHOWN]
+    """The metrics there are: those with a place first, the others by name."""
+    return list({**placed_metrics(), **metrics()})
 
 
 def quantity(run: Run, name: str) -> Quantity:
-    """A metric of a run, by its name. peak_memory counts the parameters too, as a user's memory has to.
+    """A metric of a run.
 
-    Raises BadInput where there is no such metric.
+    Raises: BadInput where there is no such metric.
     """
-    if name not in metric_names():
+    if name not in metrics():
         raise BadInput(f"--metric {name}: no such metric. Allowed: {', '.join(metric_names())}.")
     metric = metrics()[name]
     if metric.column not in run.results:
         return Quantity(name, metric, {}, {})
-    # FLOPs are analytic: they stand where the call itself found no memory or no time.
-    had = ("ok", "oom", "timeout") if name == "flops" else ("ok",)
-    results = run.results.loc[run.results["status"].isin(had)].set_index("key")
+    statuses = ("ok", *BEYOND) if metric.analytic else ("ok",)
+    results = run.results.loc[run.results["status"].isin(statuses)].set_index("key")
     column = results[metric.column]
-    if name == "peak_memory" and "parameter_bytes" in results:
-        column = column + results["parameter_bytes"].fillna(0)
+    for added in metric.added:
+        if added in results:
+            column = column + results[added].fillna(0)
     values = _known(column)
     if metric.timed:
-        found = estimates(run.visits, metric.column)
-        return Quantity(name, metric, values, {key: found[key] for key in values if key in found})
-    if name == "flops":
-        executed, counted = _executed(results)
-        return Quantity(name, metric, values, _exact(values), _exact(executed), counted)
-    return Quantity(name, metric, values, _exact(values), curves=_curves(results, metric.curve) if metric.curve else {})
+        levels = estimates(run.visits, metric.column)
+        return Quantity(name, metric, values, {key: levels[key] for key in values if key in levels})
+    curves = _curves(results, metric.curve) if metric.curve else {}
+    executed, counted = _executed(results, metric.column, metric.executed) if metric.executed else ({}, frozenset())
+    return Quantity(name, metric, values, _exact(values), _exact(executed), counted, curves)
 
 
 def _curves(results: pd.DataFrame, curve: Curve) -> dict[str, tuple[CurvePoint, ...]]:
@@ -126,19 +135,23 @@ def _exact(values: Mapping[str, float]) -> dict[str, Estimate]:
     return {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
 
 
-def _executed(results: pd.DataFrame) -> tuple[dict[str, float], frozenset[str]]:
-    """By key, the FLOPs that the reference executes: what torch counted and what it cannot count; and the keys at which
-    all but UNCOUNTED_SHARE of it was counted.
+def _executed(results: pd.DataFrame, column: str, executed: Executed) -> tuple[dict[str, float], frozenset[str]]:
+    """By key, what the reference executes: what torch counted and what it cannot count; and the keys at which all but
+    UNCOUNTED_SHARE of it was counted.
 
-    What cannot be counted is as stored. Where a run has not stored it, or nothing was counted, it is what `cost` states
-    beyond the count.
+    What cannot be counted is as stored. Where a run has not stored it, or nothing was counted, it is what the cost
+    states beyond the count.
+
+    Args:
+        results: one row per key, the key as its index.
+        column: of what the definition takes, which stands where the reference's own is not stored.
     """
-    flops, reference, counted, uncounted = (
+    defined, stated, counted, uncounted = (
         results[name].astype("Float64") if name in results else pd.Series(pd.NA, results.index, dtype="Float64")
-        for name in ("flops", "reference_flops", "flops_counted", "flops_uncounted")
+        for name in (column, executed.stated, executed.counted, executed.uncounted)
     )
     counted = counted.where(counted > 0)
-    beyond = (reference.fillna(flops) - counted.fillna(0)).clip(lower=0)
+    beyond = (stated.fillna(defined) - counted.fillna(0)).clip(lower=0)
     uncounted = uncounted.where(counted.notna()).fillna(beyond)
     total = counted.fillna(0) + uncounted
     return _known(total), frozenset(_known(total[(uncounted <= UNCOUNTED_SHARE * total).fillna(False)]))

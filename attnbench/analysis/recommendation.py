@@ -45,7 +45,7 @@ class Recommendation:
 
 
 def recommendations(
-    panel: Panel, time: Quantity, memory: Quantity | None, flops: Quantity | None, exact: Collection[str]
+    panel: Panel, time: Quantity, memory: Quantity | None, analytic: Quantity | None, exact: Collection[str]
 ) -> list[Recommendation]:
     """One per size at which anything ran. What needs no FLOPs (identity) is a bound, not a choice."""
     best = best_exact(panel, time, exact)
@@ -58,7 +58,7 @@ def recommendations(
 
     found = []
     for label, size in panel.sizes.items():
-        points = [p for s in panel.series if (p := s.at(label)) and p.key in time.levels and not _free(s, p, flops)]
+        points = [p for s in panel.series if (p := s.at(label)) and p.key in time.levels and not _free(s, p, analytic)]
         if not points:
             continue
         fastest = min(points, key=lambda p: time.levels[p.key].level)
@@ -71,5 +71,5 @@ def recommendations(
     return found
 
 
-def _free(series: Series, point: Point, flops: Quantity | None) -> bool:
-    return series.operator == "identity" or (flops is not None and flops.values.get(point.key) == 0)
+def _free(series: Series, point: Point, analytic: Quantity | None) -> bool:
+    return series.operator == "identity" or (analytic is not None and analytic.values.get(point.key) == 0)

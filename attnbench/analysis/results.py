@@ -11,7 +11,7 @@ from attnbench.files import replace
 from attnbench.metric import Metric
 from attnbench.problem import CELL_COLUMNS
 from attnbench.registry import metrics
-from attnbench.store.columns import COLUMNS
+from attnbench.store.columns import result_columns
 from attnbench.store.records import RESULTS
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def derive(visits: DataFrame) -> DataFrame:
-    """One row per key, in the order of the first visit, with COLUMNS and then the columns of further metrics.
+    """One row per key, in the order of the first visit, with `result_columns`.
 
     status: the check's where it is not ok; `wrong` where any round found the output wrong, and then no time;
     ok as long as one timed round gave a time (reason names the rounds that were lost), else the timed rounds' own.
@@ -27,15 +27,13 @@ def derive(visits: DataFrame) -> DataFrame:
     """
     import pandas as pd
 
-    declared = list(metrics().values())
-    timed = [(metric, _intervals(visits, metric)) for metric in declared if metric.timed]
+    timed = [(metric, _intervals(visits, metric)) for metric in metrics().values() if metric.timed]
     groups: dict[str, list[dict[str, Any]]] = {}
     for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
         groups.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
     rows = [_row(key, group, timed) for key, group in groups.items()]
-    columns = list(dict.fromkeys([*COLUMNS, *(name for metric in declared for name in metric.columns)]))
-    table = pd.DataFrame(rows, columns=columns)
-    for name in columns:
+    table = pd.DataFrame(rows, columns=list(result_columns()))
+    for name in table.columns:
         if name in visits and name not in CELL_COLUMNS:
             table[name] = table[name].astype(visits[name].dtype)
     return table.astype({"rounds": "Int64", "height": "Int64", "width": "Int64", "causal": "bool"})

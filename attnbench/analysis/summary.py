@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
-from attnbench.analysis.metric_values import SHOWN, CurvePoint, Origin, Quantity, metric_names, quantity
+from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, metric_names, quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
 from attnbench.analysis.series import Panel, Series, panels
 from attnbench.errors import BadInput
+from attnbench.registry import placed_metrics
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -104,11 +105,12 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     Raises BadInput where the run has no such metric, baseline or axis.
     """
     wanted = tuple(metrics)
-    known = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *SHOWN))}
+    placed = placed_metrics()
+    known = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
     for name in wanted:
         if not known[name].values:
             raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
-    shown = [known[name] for name in wanted or SHOWN if known[name].values]
+    shown = [known[name] for name in wanted or placed if known[name].values]
     found = panels(run.results, axis)
     if baseline is not None:
         check(found, baseline)
@@ -118,14 +120,16 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
         run.environment.get("stated", {}),
         run.environment.get("estimates", {}),
     )
-    time = next((known[name] for name in ("wall_time", "device_time") if known[name].values), None)
-    memory, flops = known["peak_memory"], known["flops"]
+    measured = [known[name] for name in placed if known[name].values]
+    time = next((q for q in measured if q.metric.role == "time"), None)
+    memory = next((q for q in measured if q.metric.role == "memory"), None)
+    analytic = next((q for q in measured if q.metric.analytic), None)
     never = _never_ran(found)
     reports = []
     for panel in found:
         reference = named(panel, base)
         tables = tuple(_table(panel, q, reference, own) for q in shown)
-        choices = recommendations(panel, time, memory, flops, own.exact) if time else []
+        choices = recommendations(panel, time, memory, analytic, own.exact) if time else []
         here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
         reports.append(PanelReport(panel, base, tables, tuple(choices), here))
     return Summary(run.name, base, tuple(reports), never)
@@ -224,6 +228,7 @@ def _stated(panel: Panel, series: Series, quantity: Quantity, stated: Mapping[st
     """A definition says how time grows with N for every impl, and how memory grows for its reference."""
     if panel.axis == "channels":
         return None
-    if quantity.name == "peak_memory":
-        return stated.get(series.identity, {}).get("memory") if series.impl == "reference" else None
-    return stated.get(series.identity, {}).get("time") if quantity.metric.comparable else None
+    growth = quantity.metric.growth
+    if growth is None or (growth == "memory" and series.impl != "reference"):
+        return None
+    return stated.get(series.identity, {}).get(growth)

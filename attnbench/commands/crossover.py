@@ -42,7 +42,7 @@ def command(
     low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64,
     high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536,
     precision: Annotated[str, typer.Option(help="Half the interval's width at which to stop.")] = "10%",
-    metric: Annotated[Literal["wall_time", "device_time"], typer.Option(help="What is compared.")] = "wall_time",
+    metric: Annotated[str, typer.Option(help="What is compared: a metric with a clock.")] = "wall_time",
     seq_len: Annotated[int, typer.Option(help="Tokens, where channels are varied.", **_SIZE)] = 1024,
     channels: Annotated[int, typer.Option(help="Channels of all heads together.", **_SIZE)] = 256,
     heads: Annotated[int, typer.Option(help="Number of heads; divides the channels.", **_SIZE)] = 8,
@@ -75,14 +75,14 @@ def command(
     from attnbench.measure.stored_search import name_sizes, write_request
     from attnbench.plan import suite as suites
     from attnbench.plan.cells import cells
-    from attnbench.plan.search_request import SearchRequest, suite_text
+    from attnbench.plan.search_request import SearchRequest, clock_column, suite_text
 
     if resume is not None:
         request, session = _go_on(resume, device, operators_from or [], context)
         templates = _templates(session.plan.cells, request.names())
     else:
         request = SearchRequest(
-            tuple(operator or ()), baseline, axis, *_range(low, high), _precision(precision), f"{metric}_s"
+            tuple(operator or ()), baseline, axis, *_range(low, high), _precision(precision), clock_column(metric)
         )
         shape = {"batch": batch, "heads": heads, "channels": channels, "dtype": dtype, "causal": causal}
         text = suite_text(request, shape, seq_len, mode, scope, param or [], operators_from or [])

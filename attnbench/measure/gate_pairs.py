@@ -25,6 +25,7 @@ from attnbench.measure.runner import Runner
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
+from attnbench.registry import clocks
 from attnbench.store import journal
 from attnbench.store.frames import frame
 from attnbench.thresholds import Gate
@@ -289,7 +290,8 @@ def table_of_pairs(sides: tuple[Runner, Runner], column: str, stage: Stage, cell
 
 
 def fastest(visits: pd.DataFrame, column: str, stage: Stage) -> pd.Series[float]:
-    """By key and pair, the fastest of a stage's visits that are ok."""
+    """By key and pair, the fastest of a stage's visits that are ok; none where no visit has the column."""
+    visits = visits if column in visits else visits.assign(**{column: math.nan})
     chosen = visits[visits["round"].between(stage.first, stage.after - 1) & (visits["status"] == "ok")]
     pair = (chosen["round"].astype(int) - stage.first) // stage.turns
     return chosen.groupby(["key", pair.rename("pair")])[column].min().dropna()
@@ -304,7 +306,7 @@ def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins
 def tier1(
     sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, noise: Noise, pairs: int | None, tell: Tell
 ) -> tuple[list[Finding], list[str]]:
-    """Both stages of the paired decision on wall_time, and on device_time where there is any and it is gated.
+    """Both stages of the paired decision on every metric with a clock that is gated.
 
     twins: the cells. pairs: of each stage; None: as many as the power calculation wants. Returns the findings and
     notes.
@@ -312,10 +314,12 @@ def tier1(
     from attnbench.analysis.compare import tier1_paired
 
     cells, seed = [after for _, after in twins], sides[1].plan.seed
-    clocks = ("wall_time", "device_time") if sides[0].plan.device == "cuda" else ("wall_time",)
-    metrics = [m for m in clocks if any(gate.threshold(m, cell.key) is not None for cell in cells)]
+    timed = clocks(gpu=sides[0].plan.device == "cuda")
+    metrics = [m for m in timed if any(gate.threshold(m, cell.key) is not None for cell in cells)]
     if not cells or not metrics:
-        return [], ["no time was compared: no cell that both revisions can run has a threshold for wall_time"]
+        return [], [
+            f"no time was compared: no cell that both revisions can run has a threshold for {' or '.join(timed)}"
+        ]
     asked = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
     thresholds = {key: max(t, 0.001) for key, t in sorted(asked, reverse=True)}  # of two metrics the smaller one
     threshold = min(thresholds.values())
@@ -347,7 +351,7 @@ def tier1(
             f"the threshold {threshold:.1%} is below what this machine can see in {count(number, 'pair')}: {seen:.1%}"
         )
     measure_pairs(sides, twins, stage, seed, tell)
-    firsts = {m: table_of_pairs(sides, f"{m}_s", stage, twins) for m in metrics}
+    firsts = {m: table_of_pairs(sides, timed[m].column, stage, twins) for m in metrics}
     keys = {key for m, table in firsts.items() for key in tier1_paired.marked(table, gate, m)}
     seconds: dict[str, pd.DataFrame] = {}
     if keys:
@@ -355,7 +359,7 @@ def tier1(
         looked_at = [each for each in twins if each[-1].key in keys]
         again = Stage.of(looked_at, number, stage.after)
         measure_pairs(sides, looked_at, again, seed, tell)
-        seconds = {m: table_of_pairs(sides, f"{m}_s", again, looked_at) for m in metrics}
+        seconds = {m: table_of_pairs(sides, timed[m].column, again, looked_at) for m in metrics}
     found = [f for m in metrics for f in tier1_paired.decide(firsts[m], seconds.get(m), gate, m)]
     return [*found, *(f for m in metrics for f in untimed(cells, firsts[m], gate, m))], notes
 

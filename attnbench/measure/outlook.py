@@ -12,7 +12,7 @@ from attnbench.measure.protocol import RatesRequest, SupportRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
-from attnbench.registry import operators
+from attnbench.registry import clocks, operators
 from attnbench.user_code import user_errors
 
 
@@ -46,14 +46,14 @@ def outlook(plan: Plan) -> Outlook:
     reasons, rates = _asked(plan)
     skipped = {cell.key: reason for cell, reason in zip(plan.cells, reasons, strict=True) if reason is not None}
     sources = operators(plan.operators_from)
-    clocks = 2 if plan.device == "cuda" else 1
+    sampled = len(clocks(gpu=plan.device == "cuda"))
     seconds = {}
     for cell in plan.cells:
         if cell.key not in skipped:
             source = sources[cell.operator]
             with user_errors(f"{source.location}: cost"):
                 cost = source.load().forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
-            seconds[cell.key] = time_budget.cell_s(cell, time_budget.call_s(cost, cell, rates), plan.measure, clocks)
+            seconds[cell.key] = time_budget.cell_s(cell, time_budget.call_s(cost, cell, rates), plan.measure, sampled)
     return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))
 
 

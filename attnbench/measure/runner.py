@@ -20,6 +20,7 @@ from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, beyond, family
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, columns_of
+from attnbench.registry import clocks
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.privacy import without_paths
@@ -84,7 +85,7 @@ class Runner:
         self._written = time.monotonic()
         self._unsteady = 0
         self._cells = {cell.key: cell for cell in self.plan.cells}
-        self._clocks = 2 if self.plan.device == "cuda" else 1
+        self._clocks = len(clocks(gpu=self.plan.device == "cuda"))
         self._smallest = min(map(time_budget.size, self.plan.cells), default=(0, 0, 0))
         self._beyond_budget: tuple[int, ...] | None = None
         self._check_s: dict[tuple[Any, ...], tuple[Cell, float]] = {}

@@ -13,10 +13,10 @@ from attnbench.analysis.compare.tier0_exact import OPERATIONS
 from attnbench.outputs import json
 from attnbench.outputs._rows import Listing, Row
 from attnbench.problem import key_parts, operator_with_impl
+from attnbench.registry import metrics
 from attnbench.store.privacy import without_paths
 from attnbench.units import count, shown, times
 
-_UNITS = {"wall_time": "s", "device_time": "s", "peak_memory": "bytes", "flops": "flop", "energy": "j"}
 _MOST = 40
 
 
@@ -53,7 +53,7 @@ def _value(value: float | str | None, metric: str) -> str:
         return value or ""
     if metric.endswith("/ baseline"):
         return times(value)
-    return shown(value, _UNITS[metric]) if metric in _UNITS else f"{value:g}"
+    return shown(value, metrics()[metric].unit) if metric in metrics() else f"{value:g}"
 
 
 def change(f: Finding) -> str:

@@ -27,16 +27,6 @@ GROWTH_WORDS = (
     "definition states. FLOPs grow as counted on the reference; (stated): torch cannot count more than 5 % of them"
 )
 
-_TITLES = {
-    "wall_time": "Wall time",
-    "device_time": "Device time",
-    "peak_memory": "Peak memory, parameters included",
-    "flops": "FLOPs (analytic)",
-    "energy": "Energy",
-    "softmax_error": "Error against softmax attention",
-    "estimate_error": "Error against what is estimated",
-}
-
 
 @dataclass(frozen=True)
 class Field:
@@ -90,11 +80,6 @@ def legend(summary: Summary) -> list[str]:
     return lines + [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
-def title(name: str) -> str:
-    """A metric in a heading."""
-    return _TITLES.get(name, name)
-
-
 def _part(report: PanelReport) -> Part:
     blocks = [*map(_figures, report.tables), *map(_curve, filter(_has_curve, report.tables))]
     blocks += [*_crossovers(report), *_growths(report)]
@@ -121,7 +106,7 @@ def _figures(table: Table) -> Block:
         notes = tuple(f"{line.series.name} estimates {line.estimates}" for line in table.lines if line.estimates)
     curve = table.quantity.metric.curve
     at = f", {curve.over} {curve.main}" if curve else ""
-    return Block(title(table.quantity.name) + at, columns, tuple(rows), True, notes)
+    return Block(table.quantity.title + at, columns, tuple(rows), True, notes)
 
 
 def _has_curve(table: Table) -> bool:
@@ -153,7 +138,7 @@ def _curve(table: Table) -> Block:
             name = f"{line.series.name} at {figure.label}"
             rows.append((Field(name), *(Field(shown(point.value, "")) for point in figure.curve)))
             rows.append((Field(f"  {curve.beside_name}"), *(Field(shown(p.beside, "")) for p in figure.curve)))
-    return Block(f"{title(table.quantity.name)} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
+    return Block(f"{table.quantity.title} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
 
 
 def _figure(figure: Figure | None, unit: str) -> Field:
@@ -173,27 +158,27 @@ def _spread(figures: Iterable[Figure]) -> str:
 
 def _crossovers(report: PanelReport) -> Iterator[Block]:
     axis = report.panel.axis
-    flops = {line.series: line for t in report.tables if t.quantity.name == "flops" for line in t.lines}
+    analytic = next((t for t in report.tables if t.quantity.metric.analytic), None)
+    stated = {line.series: line for line in analytic.lines} if analytic else {}
     for table in report.tables:
-        name = table.quantity.name
-        if name == "flops" and len(report.tables) > 1:
+        if table is analytic and len(report.tables) > 1:
             continue
         lines = [line for line in table.lines if line.against_baseline or line.against_exact]
         exact = any(line.against_exact for line in lines)
-        paper = name not in ("flops", "peak_memory") and any(line.series in flops for line in lines)
+        beside = analytic if table.quantity.metric.timed and any(line.series in stated for line in lines) else None
         columns = [axis, f"against {report.baseline}"]
         columns += [f"against {table.quantity.metric.best_exact}"] if exact else []
-        columns += ["of FLOPs"] if paper else []
+        columns += [f"of {beside.quantity.label}"] if beside else []
         rows = []
         for line in lines:
             cells = [line.series.name, crossover_text(line.against_baseline, axis, report.baseline)]
             cells += [crossover_text(line.against_exact, axis, "exact softmax")] if exact else []
-            if paper:
-                found = flops.get(line.series)
+            if beside:
+                found = stated.get(line.series)
                 cells.append(crossover_text(found.against_baseline, axis, report.baseline) if found else "")
             rows.append(tuple(map(Field, cells)))
         if rows:
-            yield Block(f"Crossover of {title(name).lower()}", tuple(columns), tuple(rows))
+            yield Block(f"Crossover of {table.quantity.title.lower()}", tuple(columns), tuple(rows))
 
 
 def crossover_text(found: Crossover | None, axis: str, baseline: str) -> str:
@@ -249,7 +234,7 @@ def _growths(report: PanelReport) -> Iterator[Block]:
             if line.scaling
         ]
         columns = (axis, "stated", "exponent", "nearest", "launch-bound below", "agreement")
-        yield Block(f"Growth of {title(table.quantity.name).lower()}", columns, tuple(rows))
+        yield Block(f"Growth of {table.quantity.title.lower()}", columns, tuple(rows))
     exact = [t for t in shown_tables if t.quantity.metric.exact]
     if exact:
         names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.scaling))

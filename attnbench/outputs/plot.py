@@ -13,7 +13,7 @@ from attnbench.analysis.interval import CONFIDENCE
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace
-from attnbench.outputs._run_tables import crossing, title
+from attnbench.outputs._run_tables import crossing
 from attnbench.problem import operator_and_impl
 from attnbench.units import shown
 
@@ -113,7 +113,7 @@ def _overview(report: PanelReport, families: Mapping[str, str]) -> Picture:
                 COLOURS[group % len(COLOURS)], SHAPES[group % len(SHAPES)], DASHES[turn % len(DASHES)]
             )
         _panel(axes, table, lines, styles, report.baseline)
-        axes.set_title(title(table.quantity.name), loc="left", fontsize=TEXT_PT + 1)
+        axes.set_title(table.quantity.title, loc="left", fontsize=TEXT_PT + 1)
     return picture
 
 
@@ -167,7 +167,7 @@ def _families(report: PanelReport, table: Table, families: Mapping[str, str]) ->
         top=1 - 0.7 / height,
     )
     picture.suptitle(
-        f"{title(table.quantity.name)}, by family. {_heading(report, [table])}",
+        f"{table.quantity.title}, by family. {_heading(report, [table])}",
         x=0.01,
         ha="left",
         fontsize=TEXT_PT + 1,
@@ -218,7 +218,7 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
             axes.fill_between(at, low, high, color="black" if wide else style.colour, alpha=0.18, linewidth=0)
         failed = (
             None
-            if unit == "flop"
+            if table.quantity.metric.analytic
             else next((f for f in line.figures if f.status in ("oom", "timeout") and f.size > x[-1]), None)
         )
         if failed is not None:

@@ -10,6 +10,8 @@ from attnbench.errors import BadInput
 from attnbench.plan.settings import SEARCH_ROUNDS
 from attnbench.plan.suite import written
 from attnbench.problem import Axis, operator_and_impl
+from attnbench.registry import clocks
+from attnbench.units import suggestion
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,19 @@ class SearchRequest:
         if not found:
             raise BadInput(f"OP: only the baseline {self.baseline} was given. Name an operator to compare with it.")
         return [*found, baseline]
+
+
+def clock_column(metric: str) -> str:
+    """The column of a metric that has a clock.
+
+    Raises: BadInput where it is no such metric.
+    """
+    timed = clocks(gpu=True)
+    if metric not in timed:
+        raise BadInput(
+            f"--metric {metric}: not timed by a clock{suggestion(metric, timed)}; allowed: {', '.join(timed)}."
+        )
+    return timed[metric].column
 
 
 def suite_text(

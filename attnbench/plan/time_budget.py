@@ -99,7 +99,7 @@ def cell_s(cell: Cell, call: float, measure: Measure, clocks: int = 1) -> float:
 
 
 def visit_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
-    """The most a timed visit is expected to take. clocks: 2 where device time is taken as well."""
+    """The most a timed visit is expected to take. clocks: metrics that take samples."""
     samples = max(measure.min_samples * call_s, min(measure.max_time_s, measure.max_samples * max(call_s, 1e-4)))
     return VISIT_S + CALLS_AROUND * call_s + clocks * samples
 

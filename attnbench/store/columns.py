@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-COLUMNS = (
+from attnbench.registry import metrics, stored_metrics
+
+_BEFORE = (
     "key", "operator", "impl", "kernel", "scope", "params", "device", "dtype", "mode", "batch", "heads",
     "seq_len", "height", "width", "channels", "causal", "status", "reason", "rounds", "samples",
-    "wall_time_s", "wall_time_low_s", "wall_time_high_s",
-    "device_time_s", "device_time_low_s", "device_time_high_s",
-    "flops", "reference_flops", "flops_counted", "bytes_required",
-    "peak_memory_bytes", "peak_memory_total_bytes", "input_bytes", "parameter_bytes",
-    "reserved_memory_bytes", "process_memory_bytes", "energy_j",
-    "relative_error", "tolerance", "checked_seq_len", "threads", "contract", "cause",
 )  # fmt: skip
-"""results.csv, in this order, one row per key; columns of further metrics follow."""
-
+_BEHIND = ("threads", "contract", "cause")
 
 TEXT = (
     "key", "operator", "impl", "scope", "params", "dtype", "mode", "device", "status", "reason", "kernel", "contract",
@@ -23,20 +18,35 @@ TEXT = (
 )  # fmt: skip
 """Columns of text."""
 
-WHOLE = (
+_WHOLE = (
     "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
-    "bytes_required", "checked_seq_len", "rounds", "flops", "reference_flops", "flops_counted", "flops_uncounted",
-    "impl_flops",
+    "rounds",
 )  # fmt: skip
-"""Columns of counts that do not end in `_bytes`."""
+"""Columns of counts that are no metric's."""
+
+
+def first_columns() -> tuple[str, ...]:
+    """The columns with which results.csv begins, in every run: the cell's, those of metrics with a `csv_place`, and
+    what it was measured under."""
+    placed = (metric for metric in stored_metrics().values() if metric.csv_place is not None)
+    figures = (name for metric in placed for name in metric.columns if name not in metric.csv_later)
+    return (*_BEFORE, *figures, *_BEHIND)
+
+
+def result_columns() -> tuple[str, ...]:
+    """Every column of results.csv: `first_columns`, then the others of each metric, by the metrics' names."""
+    return tuple(dict.fromkeys((*first_columns(), *(name for m in metrics().values() for name in m.columns))))
 
 
 def dtype_of(column: str) -> Any:
-    """The pandas dtype of a column. "Int64": counts and bytes, of which no digit is lost and missing is NA."""
-    if column in ("causal",):
+    """The pandas dtype of a column. "Int64": counts and bytes, of which no digit is lost and missing is NA.
+
+    A column that no metric declares is one of bytes where its name ends so, else a number.
+    """
+    if column == "causal":
         return "bool"
-    if column in WHOLE or column.endswith("_bytes"):
-        return "Int64"
     if column in ("warnings", "operations") or column in TEXT:
         return "object"
-    return "float64"
+    fallback: type[int] | type[float] = int if column in _WHOLE or column.endswith("_bytes") else float
+    kind = next((m.columns[column] for m in metrics().values() if column in m.columns), fallback)
+    return "Int64" if kind is int else "float64"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS
-from attnbench.store.columns import COLUMNS, dtype_of
+from attnbench.store.columns import dtype_of, first_columns
 from attnbench.store.records import LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit
 from attnbench.store.trusted_json import REPAIR, read_text
 from attnbench.units import quoted
@@ -22,7 +22,7 @@ def frame(visits: Sequence[Visit]) -> pd.DataFrame:
     """Visits as a DataFrame, one row per visit, in the layout of `Run.visits`."""
     rows = [{**vars(visit), **visit.cell, **visit.metrics} for visit in visits]
     plain = [f.name for f in fields(Visit) if f.name not in ("key", "cell", "metrics")]
-    metrics = [name for name in COLUMNS if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
+    metrics = [name for name in first_columns() if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
     unlisted = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
     table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *unlisted])
     for name in table.columns:

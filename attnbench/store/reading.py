@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from attnbench.errors import BadInput
+from attnbench.metric import Metric
 from attnbench.operator import Growth
 from attnbench.problem import CELL_COLUMNS, DTYPES, MODES, SCOPES, cell_of
-from attnbench.store.columns import COLUMNS, TEXT, dtype_of
+from attnbench.registry import metrics
+from attnbench.store.columns import TEXT, dtype_of
 from attnbench.store.records import CAUSES, ENVIRONMENT, LONGEST_S, STATUSES, VISITS, Visit
 from attnbench.store.trusted_json import (
     REPAIR,
     decoded,
+    is_name,
     is_number,
     is_text,
     is_whole,
@@ -115,10 +117,6 @@ def _is_param(value: object) -> bool:
     return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch("[a-z][a-z0-9_]{0,30}", value))
-
-
 def _are_rates(value: Mapping[str, Any]) -> bool:
     return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
 
@@ -134,12 +132,14 @@ def _up_to(most: int) -> tuple[str, Callable[[object], bool]]:
 def _are_metrics(value: object) -> bool:
     if not isinstance(value, dict) or not all(is_metric(name, number) for name, number in value.items()):
         return False
-    for clock in ("wall_time", "device_time"):
-        ends = [value.get(name) for name in (f"{clock}_low_s", f"{clock}_s", f"{clock}_high_s")]
-        present = [end for end in ends if end is not None]
-        if present != sorted(present):
-            return False
-    return True
+    return all(_is_interval(value, metric) for metric in metrics().values() if metric.derived == "interval")
+
+
+def _is_interval(value: Mapping[str, Any], metric: Metric) -> bool:
+    """Whether low ≤ value ≤ high, of those that are there."""
+    low, high = metric.ends
+    known = [value[name] for name in (low, metric.column, high) if value.get(name) is not None]
+    return known == sorted(known)
 
 
 def is_metric(name: str, value: object) -> bool:
@@ -151,7 +151,7 @@ def is_metric(name: str, value: object) -> bool:
     return cast(float, value) < most and (is_whole(value) or not integral)
 
 
-_NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *(c for c in COLUMNS if c in TEXT)}
+_NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *TEXT}
 """Columns that belong to no metric; a metric stored under such a name would replace the column."""
 
 
@@ -169,7 +169,7 @@ _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
 _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "key": ("text", is_text),
     "cell": (f"an object with {', '.join(CELL_COLUMNS)}, each of its type", _is_cell),
-    "device": ("a name of lower-case letters, digits and _", _is_name),
+    "device": ("a name of lower-case letters, digits and _", is_name),
     "round": _up_to(10**4),
     "process": _up_to(10**7),
     "order": _up_to(10**7),

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from attnbench.store.trusted_json import is_number
+from attnbench.store.trusted_json import is_name, is_number
 
 VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
     "visits.jsonl", "samples.csv", "results.csv", "environment.json", "suite.yaml",
@@ -117,7 +117,7 @@ class Sample:
         key: the cell's.
         round, process: of its visit.
         index: position within the visit.
-        clock: "wall" or "device".
+        clock: `Metric.clock` of the metric that took it.
         seconds: per call; where a sample times several calls, their mean.
         flags: "" or words joined by "+", such as "throttled", "switched".
     """
@@ -140,7 +140,7 @@ def is_sample(value: object) -> bool:
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         return False
     clock, seconds, flags = value
-    named = clock in ("wall", "device") and isinstance(flags, str) and flags.replace("+", "").isalpha() is bool(flags)
+    named = is_name(clock) and isinstance(flags, str) and flags.replace("+", "").isalpha() is bool(flags)
     return named and is_number(seconds) and seconds < LONGEST_S
 
 

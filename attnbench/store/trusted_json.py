@@ -96,3 +96,8 @@ def is_number(value: object) -> bool:
 def is_text(value: object) -> bool:
     """Whether a value is text."""
     return isinstance(value, str)
+
+
+def is_name(value: object) -> bool:
+    """Whether a value is a name as files of attnbench have them: lower-case letters, digits and _."""
+    return isinstance(value, str) and bool(re.fullmatch("[a-z][a-z0-9_]{0,30}", value))

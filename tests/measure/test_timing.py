@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from attnbench.measure.metrics import wall_time
 from attnbench.measure.worker import timing as clock
 from attnbench.measure.worker.prepared_cell import Spent
 from attnbench.measure.worker.visit import Bench
@@ -114,10 +115,10 @@ def test_a_clock_that_is_never_steady_ends_the_visit_with_a_warning(
     assert len(timing.samples) <= 2 * MEASURE.max_samples
     assert machine.now <= 2 * MEASURE.max_time_s + seconds
     bench = Bench(machine.subject(), MEASURE)
-    assert bench.keep("wall", timing)["wall_time_s"] == pytest.approx(seconds)
+    assert bench.keep(wall_time.METRIC, timing)["wall_time_s"] == pytest.approx(seconds)
     assert bench.warnings == [f"the GPU's clock was throttled: all {len(timing.samples)} samples of wall time"]
     steady = clock.wall_time(pretend(lambda call: seconds).subject(), MEASURE, seconds)
-    assert bench.keep("wall", steady)
+    assert bench.keep(wall_time.METRIC, steady)
     assert len(bench.warnings) == 1
 
 

@@ -71,7 +71,7 @@ def missing_from_tables(summary: Summary, shown: Summary) -> list[str]:
     for i, metric, series, side, found in crossings(summary):
         axis = summary.panels[i].panel.axis
         column = f"against {summary.baseline if side == 'against_baseline' else metrics()[metric].best_exact}"
-        title = f"Crossover of {blocks.title(metric).lower()}"
+        title = f"Crossover of {metrics()[metric].title.lower()}"
         if metric == "flops":  # beside the wall time's, against the baseline alone
             title, column = "Crossover of wall time", "of FLOPs"
         if (metric, side) != ("flops", "against_exact"):

@@ -17,7 +17,8 @@ from attnbench.analysis.results import derive, write
 from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
 from attnbench.problem import cell_of, columns_of
-from attnbench.store.columns import COLUMNS
+from attnbench.registry import metrics
+from attnbench.store.columns import first_columns
 from attnbench.store.reading import parse_visit
 from attnbench.store.records import VISITS, Sample
 from tests.stored import CELL, cell, folder, timed, visit
@@ -43,7 +44,7 @@ def test_counts_keep_every_digit(tmp_path: Path) -> None:
 
 def test_columns_and_order_of_results(tmp_path: Path) -> None:
     run = read_run(folder(tmp_path, [CHECKED, visit(cell("linformer"))]))
-    assert tuple(run.results.columns[: len(COLUMNS)]) == COLUMNS
+    assert tuple(run.results.columns[: len(first_columns())]) == first_columns()
     assert list(run.results["operator"]) == ["softmax", "linformer"]
     written = write(tmp_path, run.visits)
     assert (tmp_path / "results.csv").read_text().splitlines()[0].startswith("key,operator,impl,kernel,scope,params")
@@ -196,7 +197,7 @@ def test_every_column_of_a_timed_metric_reaches_the_results(tmp_path: Path) -> N
     with (made / "results.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (float(row["energy_j"]), float(row["energy_resolution_j"])) == (3.0, 1e-5)
-    assert list(row)[: len(COLUMNS)] == list(COLUMNS)
+    assert tuple(row)[: len(first_columns())] == first_columns()
 
 
 def test_rounds_that_are_not_ok_tell_nothing_of_a_timed_metric(tmp_path: Path) -> None:
@@ -212,8 +213,8 @@ PLANTED = """
 from attnbench.metric import Metric
 
 METRIC = Metric(
-    column="planted_s", unit="s", meaning="Planted.", exact=False, derived={derived!r},
-    columns=("planted_s", "planted_low_s", "planted_high_s", "planted_bytes"),
+    column="planted_s", unit="s", meaning="Planted.", derived={derived!r},
+    columns={{"planted_s": float, "planted_low_s": float, "planted_high_s": float, "planted_bytes": int}},
 )
 """
 
@@ -229,6 +230,7 @@ def test_a_metric_of_ones_own_is_derived_as_it_declares(
     package.mkdir()
     (package / "planted.py").write_text(PLANTED.format(derived=derived))
     monkeypatch.setattr("attnbench.measure.metrics.__path__", [*attnbench.measure.metrics.__path__, str(package)])
+    metrics.cache_clear()
     names = ["planted_s", "planted_low_s", "planted_high_s"]
     check = visit(CELL, metrics={"planted_s": 7.0, "planted_bytes": 1})
     each = [dict(zip(names, (t, 0.5, 8.0), strict=True), planted_bytes=10 * t) for t in (1, 4, 2)]
@@ -241,6 +243,7 @@ def test_a_metric_of_ones_own_is_derived_as_it_declares(
         assert (found.interval(CELL.key) is not None) == (derived != "check")
     finally:
         sys.modules.pop("attnbench.measure.metrics.planted")
+        metrics.cache_clear()
     told = [float(row[name]) for name in names]
     if derived == "interval":
         assert told[0] == pytest.approx(values[0]), "the geometric mean"

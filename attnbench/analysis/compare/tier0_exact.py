@@ -13,15 +13,12 @@ from attnbench.analysis.compare.findings import Finding, Verdict, names
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels
+from attnbench.metric import Metric
+from attnbench.registry import metrics
 from attnbench.thresholds import Gate
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
-
-FLOPS = ("flops", "reference_flops", "flops_counted")
-"""What the definition requires, what the reference says it executes, and what torch counted; the worst one decides."""
-
-MEMORY = ("peak_memory_bytes", "parameter_bytes")
 
 OPERATIONS = "operations"
 """The threshold's name for dispatched operators and launched kernels, added up."""
@@ -67,14 +64,22 @@ def _cell(
         yield Finding(key, name, "status", a, b, "changed", regression=lost, reason=reason)
     if a != "ok" or b != "ok":
         return
-    yield _amount(key, name, "flops", _pick(FLOPS, before, after), gate)
-    if not alike:
-        return
-    yield _amount(key, name, "peak_memory", _pick(MEMORY, before, after), gate)
-    yield from _operations(key, name, before, after, gate)
+    for metric_name, metric in exact_metrics().items():
+        if alike or metric.analytic:
+            grown = _most_grown((metric.column, *metric.guarded), before, after)
+            yield _amount(key, name, metric_name, grown, gate)
+    if alike:
+        yield from _operations(key, name, before, after, gate)
 
 
-def _pick(columns: tuple[str, ...], before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, float, float]:
+def exact_metrics() -> dict[str, Metric]:
+    """The metrics that are compared to the last digit."""
+    return {name: metric for name, metric in metrics().items() if metric.exact}
+
+
+def _most_grown(
+    columns: tuple[str, ...], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[str, float, float]:
     """The column that grew most, of those that both have."""
     both = [(c, float(before[c]), float(after[c])) for c in columns if _known(before, c) and _known(after, c)]
     return max(both, key=lambda item: _ratio(item[1], item[2]), default=("", 0.0, 0.0))
@@ -137,7 +142,7 @@ def _operations(
 def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
     """How memory and FLOPs of a series grow, whatever the machine: over the sizes that both runs have."""
     keys = _ok(before) & _ok(after)
-    for metric in ("peak_memory", "flops"):
+    for metric in exact_metrics():
         grown = [_growths(run, metric, keys) for run in (before, after)]
         for series in grown[0]:
             if series not in grown[1]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.measure.machine import host
 from attnbench.measure.machine.condition import NOTHING, Condition, gib
 from attnbench.measure.protocol import THROTTLED
+from attnbench.registry import metrics, stored_metrics
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
@@ -31,16 +32,6 @@ SWITCHED_SHARE = 0.1
 
 COARSE_S = 1e-6
 """A clock that steps further than this times short calls in long blocks."""
-
-METRICS = {
-    "wall_time": "wall_time_s",
-    "device_time": "device_time_s",
-    "flops": "flops",
-    "peak_memory": "peak_memory_bytes",
-    "energy": "energy_j",
-    "relative_error": "relative_error",
-}
-"""By metric, the column that shows that it was measured."""
 
 
 def processor(load: Load | None = None) -> list[Condition]:
@@ -171,8 +162,9 @@ def measuring(test: SelfTest | None, failures: Mapping[str, str]) -> list[Condit
     found = [Condition(f"self-test, {name}", "missing", reason, todo) for name, reason in failures.items()]
     if test is None:
         return found
-    have = ", ".join(name for name, column in METRICS.items() if column in test.metrics)
-    lacking = ", ".join(name for name, column in METRICS.items() if column not in test.metrics)
+    columns = {name: metric.column for name, metric in stored_metrics().items() if not metric.of_estimates}
+    have = ", ".join(name for name, column in columns.items() if column in test.metrics)
+    lacking = ", ".join(name for name, column in columns.items() if column not in test.metrics)
     why = "need a GPU" if test.device == "cpu" else "this GPU or NVML has no counter for it"
     todo = f"{lacking}: {why}." if lacking else NOTHING
     return [*found, Condition("metrics", "good", f"on {test.device}: {have}", todo), _noise(test), _samples(test)]
@@ -261,5 +253,6 @@ def no_gpu(built_for: str | None, listed: int | None, why: str | None, visible: 
     found = f"none that torch's CUDA {built_for} can use"
     if built_for is None:
         found = "none" if listed == 0 else "this torch is built without CUDA; whether there is one is unknown"
-    todo = "device_time, energy and impl cuda need one; everything else is measured on the CPU."
+    names = ", ".join(name for name, metric in metrics().items() if metric.needs_gpu)
+    todo = f"{names} and impl cuda need one; everything else is measured on the CPU."
     return Condition("GPU", "missing", found + (f" ({why})" if why else ""), todo)

@@ -11,12 +11,18 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="device_time_s",
+    columns={"device_time_s": float, "device_time_low_s": float, "device_time_high_s": float},
     unit="s",
     meaning="Device time of one call between CUDA events; empty on a CPU.",
-    columns=("device_time_s", "device_time_low_s", "device_time_high_s"),
-    exact=False,
+    title="Device time",
+    place=2,
+    clock="device",
     derived="interval",
     least="fastest",
+    growth="time",
+    role="time",
+    needs_gpu=True,
+    csv_place=2,
 )
 
 
@@ -27,4 +33,4 @@ def timed(bench: Bench) -> dict[str, float]:
     if bench.subject.device != "cuda":
         return {}
     timing = clock.device_time(bench.subject, bench.measure, bench.estimate)
-    return bench.keep("device", timing)
+    return bench.keep(METRIC, timing)

@@ -18,12 +18,17 @@ COUNTER_STEP_J = 1e-3
 
 METRIC = Metric(
     column="energy_j",
+    columns={"energy_j": float, "energy_resolution_j": float},
     unit="j",
     meaning="Energy of one call from NVML's counter; empty where there is none.",
-    columns=("energy_j", "energy_resolution_j"),
-    exact=False,
+    title="Energy",
+    place=5,
     derived="median",
     least="most frugal",
+    growth="time",
+    needs_gpu=True,
+    csv_place=5,
+    csv_later=("energy_resolution_j",),
 )
 
 

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="estimate_error",
+    columns={"estimate_error": float},
     unit="",
     meaning="Relative RMS error against an exact map of its own that it estimates; environment.json names the map.",
-    columns=("estimate_error",),
-    exact=False,
+    title="Error against what is estimated",
     comparable=False,
     of_estimates=True,
 )

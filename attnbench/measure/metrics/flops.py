@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attnbench.metric import Metric
+from attnbench.metric import Executed, Metric
 
 if TYPE_CHECKING:
     from attnbench.measure.worker.visit import Bench
 
 METRIC = Metric(
     column="flops",
+    columns={
+        "flops": int,
+        "reference_flops": int,
+        "flops_counted": int,
+        "flops_uncounted": int,
+        "impl_flops": int,
+        "bytes_required": int,
+        "passes": float,
+    },
     unit="flop",
     meaning="Analytic FLOPs of the definition, beside what the reference executes and what torch counted.",
-    columns=("flops", "reference_flops", "flops_counted", "flops_uncounted", "impl_flops", "bytes_required", "passes"),
+    title="FLOPs (analytic)",
+    label="FLOPs",
+    place=4,
     exact=True,
+    guarded=("reference_flops", "flops_counted"),
+    analytic=True,
     least="cheapest",
+    growth="time",
+    executed=Executed(stated="reference_flops", counted="flops_counted", uncounted="flops_uncounted"),
+    csv_place=3,
+    csv_later=("flops_uncounted", "impl_flops", "passes"),
 )
 
 

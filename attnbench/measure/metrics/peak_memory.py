@@ -16,18 +16,25 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="peak_memory_bytes",
+    columns={
+        "peak_memory_bytes": int,
+        "peak_memory_total_bytes": int,
+        "input_bytes": int,
+        "parameter_bytes": int,
+        "reserved_memory_bytes": int,
+        "process_memory_bytes": int,
+    },
     unit="bytes",
     meaning="Peak allocated above the live inputs, from the allocator's own events.",
-    columns=(
-        "peak_memory_bytes",
-        "peak_memory_total_bytes",
-        "input_bytes",
-        "parameter_bytes",
-        "reserved_memory_bytes",
-        "process_memory_bytes",
-    ),
+    title="Peak memory, parameters included",
+    place=3,
     exact=True,
+    guarded=("parameter_bytes",),
     least="leanest",
+    added=("parameter_bytes",),
+    growth="memory",
+    role="memory",
+    csv_place=4,
 )
 
 

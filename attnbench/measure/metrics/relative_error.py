@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="relative_error",
+    columns={"relative_error": float, "tolerance": float, "checked_seq_len": int},
     unit="",
     meaning="Largest error against float64 truth over its largest value, beside the bound it was held to.",
-    columns=("relative_error", "tolerance", "checked_seq_len"),
-    exact=False,
     comparable=False,
+    csv_place=6,
 )
 
 

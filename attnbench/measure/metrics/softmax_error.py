@@ -31,18 +31,20 @@ LARGEST = 1e9
 
 METRIC = Metric(
     column="softmax_error_at_1",
+    columns=dict.fromkeys(
+        (*(f"softmax_error_at_{s:g}" for s in SCALES), *(f"mean_error_at_{s:g}" for s in SCALES)), float
+    ),
     unit="",
     meaning="Relative RMS error against softmax attention of the same q, k, v, by the logits' standard deviation.",
-    columns=(*(f"softmax_error_at_{s:g}" for s in SCALES), *(f"mean_error_at_{s:g}" for s in SCALES)),
-    exact=False,
+    title="Error against softmax attention",
     comparable=False,
     of_estimates=True,
     curve=Curve(
-        "logit scale",
-        {f"{s:g}": f"softmax_error_at_{s:g}" for s in SCALES},
-        "1",
-        "the mean of v",
-        {f"{s:g}": f"mean_error_at_{s:g}" for s in SCALES},
+        over="logit scale",
+        columns={f"{s:g}": f"softmax_error_at_{s:g}" for s in SCALES},
+        main="1",
+        beside_name="the mean of v",
+        beside={f"{s:g}": f"mean_error_at_{s:g}" for s in SCALES},
     ),
 )
 

@@ -11,12 +11,17 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="wall_time_s",
+    columns={"wall_time_s": float, "wall_time_low_s": float, "wall_time_high_s": float},
     unit="s",
     meaning="Wall time of one call, host clock, device synchronised on both sides.",
-    columns=("wall_time_s", "wall_time_low_s", "wall_time_high_s"),
-    exact=False,
+    title="Wall time",
+    place=1,
+    clock="wall",
     derived="interval",
     least="fastest",
+    growth="time",
+    role="time",
+    csv_place=1,
 )
 
 
@@ -25,4 +30,4 @@ def timed(bench: Bench) -> dict[str, float]:
     from attnbench.measure.worker import timing as clock
 
     timing = clock.wall_time(bench.subject, bench.measure, bench.estimate)
-    return bench.keep("wall", timing)
+    return bench.keep(METRIC, timing)

@@ -321,7 +321,7 @@ def metrics() -> list[ModuleType]:
     modules = [
         importlib.import_module(f"attnbench.measure.metrics.{name}") for name in scan("attnbench.measure.metrics")
     ]
-    return sorted(modules, key=lambda m: m.METRIC.unit != "s")
+    return sorted(modules, key=lambda m: not m.METRIC.clock)
 
 
 def limit_host_memory(limit: int | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from attnbench.measure.worker.prepared_cell import Subject
+from attnbench.metric import Metric
 from attnbench.plan.settings import Measure
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     throttled: bool = False
 
-    def keep(self, name: str, timing: Timing) -> dict[str, float]:
-        """Keeps the samples of a clock ("wall" or "device"); returns its columns, and says where a limit won."""
+    def keep(self, metric: Metric, timing: Timing) -> dict[str, float]:
+        """Keeps the samples of a metric's clock; returns its columns, and says where a limit won."""
+        name = metric.clock
         self.samples += [(name, seconds, flags) for seconds, flags in timing.samples]
         centre = timing.centre
         if timing.stopped in ("max_time", "max_samples") and centre.half_width > self.measure.within_process_precision:
@@ -43,7 +45,7 @@ class Bench:
         if timing.throttled:
             self.throttled = True
             self.warnings.append(f"the GPU's clock was throttled: all {len(timing.samples)} samples of {name} time")
-        found = {f"{name}_time_s": centre.median}
+        found = {metric.column: centre.median}
         if centre.low is not None and centre.high is not None:
-            found |= {f"{name}_time_low_s": centre.low, f"{name}_time_high_s": centre.high}
+            found |= dict(zip(metric.ends, (centre.low, centre.high), strict=True))
         return found
