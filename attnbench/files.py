@@ -105,3 +105,9 @@ def storing(place: Path, todo: str = "") -> Iterator[None]:
             f"--resume {place}."
         )
         raise BadInput(f"{place}: cannot be written: {error.strerror or error}. {todo}") from None
+
+
+def write_named(path: Path, text: str, *, append: bool = False) -> None:
+    """Writes a file that the user has named: a link, a pipe or a device is written to. Raises BadInput."""
+    with storing(path.parent), path.open("a" if append else "w", encoding="utf-8") as file:
+        file.write(text)

@@ -29,8 +29,10 @@ import pandas as pd
 from gate_planted import SLOW_DOWNS, SUITE
 
 from attnbench.analysis.compare.noise import machine_of
+from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import read_run
-from attnbench.measure.gate_pairs import Stage, both_survive, fastest, measure_pairs, plan_like, side, tier0
+from attnbench.measure.gate_pairs import Stage, both_survive, fastest, measure_pairs
+from attnbench.measure.gate_sides import plan_like, side
 from attnbench.plan import suite as suites
 
 VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}

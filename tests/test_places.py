@@ -111,7 +111,7 @@ def test_a_file_that_can_be_written_is_left_as_it_was(here: Path) -> None:
 
 @pytest.mark.parametrize("words", [["gate", "quick", "--base", "HEAD", "--junit"], ["calibrate", "quick", "--out"]])
 def test_what_a_long_command_is_to_write_is_looked_at_first(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbench.measure.gate_pairs.plan_like", lambda *_: pytest.fail("it began to measure"))
+    monkeypatch.setattr("attnbench.measure.calibration.plan_like", lambda *_: pytest.fail("it began to measure"))
     result = CliRunner().invoke(app, [*words, "folder"])
     assert isinstance(result.exception, BadInput), result.exception
     assert f"Name another file: {words[-1]}" in str(result.exception)

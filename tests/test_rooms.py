@@ -112,6 +112,18 @@ def test_imports_run_one_way() -> None:
     assert forbidden(arrows(modules())) == []
 
 
+def verbs_importing_verbs(pairs: set[tuple[str, str]]) -> list[str]:
+    """A verb parses, calls and prints: what two verbs share is in another room, or in a helper that begins with _."""
+    verbs = {f"attnbench.commands.{path.stem}" for path in (PACKAGE / "commands").glob("[!_]*.py")}
+    return sorted(f"{a} → {b}" for a, b in pairs if a in verbs and b in verbs)
+
+
+def test_no_verb_imports_a_verb() -> None:
+    assert verbs_importing_verbs(arrows(modules())) == []
+    seen = {("attnbench.commands.gate", f"attnbench.commands.{name}") for name in ("compare", "_options")}
+    assert verbs_importing_verbs(seen) == ["attnbench.commands.gate → attnbench.commands.compare"]
+
+
 def test_no_import_circle() -> None:
     assert circle(arrows(modules())) == []
 

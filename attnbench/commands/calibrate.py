@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +9,6 @@ import typer
 
 from attnbench.commands._options import format_option
 from attnbench.outputs import _formats as formats
-from attnbench.outputs._rows import Listing, Row
 
 
 def command(
@@ -31,71 +29,32 @@ def command(
     from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("calibrate")
-    from attnbench.analysis.compare import tier1_paired
-    from attnbench.analysis.compare.findings import readable
-    from attnbench.analysis.compare.noise import Calibration, default_path, machine_of
+    from attnbench.analysis.compare.noise import default_path
     from attnbench.analysis.compare.noise import write as store
-    from attnbench.commands.gate import effective, tell
-    from attnbench.errors import BadInput
+    from attnbench.analysis.compare.visible import visibility
     from attnbench.files import check_place
-    from attnbench.measure.gate_pairs import Stage, both_survive, measure_pairs, plan_like, side, table_of_pairs
-    from attnbench.measure.open_run import device_for
-    from attnbench.measure.runner import Stopped
-    from attnbench.measure.scratch import scratch_folder
+    from attnbench.measure.calibration import calibrate
+    from attnbench.outputs._listings import visible_changes
+    from attnbench.outputs._progress import log
     from attnbench.plan import suite as suites
+    from attnbench.plan.gate_thresholds import effective
     from attnbench.units import count
 
     chosen = suites.load(suite)
     path = out or default_path(chosen.name)
     check_place(path, "--out")
-    gate = effective(chosen.gate)
-    plan, environment = plan_like(chosen, device_for(chosen.where, chosen.impls, device), None)
-    with scratch_folder("calibrate") as folder:
-        try:
-            with (
-                side(plan, chosen.text, environment, folder / "one", None, tell) as one,
-                side(plan, chosen.text, environment, folder / "two", None, tell) as two,
-            ):
-                one.check()
-                two.check()
-                cells = both_survive((one, two), {})
-                stage = Stage.of(cells, pairs)
-                measure_pairs((one, two), cells, stage, plan.seed, tell)
-                table = table_of_pairs((one, two), "wall_time_s", stage, cells)
-        except Stopped as stopped:
-            raise BadInput(f"nothing could be calibrated: {stopped}.") from None
-    if table.empty:
-        tell("nothing was measured")
+    calibration = calibrate(chosen, device, pairs, log)
+    if calibration is None:
+        log("nothing was measured")
         raise typer.Exit(3)
-    measured = tier1_paired.noise(table)
-    store(path, Calibration(measured, machine_of(environment), chosen.name))
-    keys = [key for key in measured.own if gate.threshold("wall_time", key) is not None]
-    thresholds = {key: gate.threshold("wall_time", key) or 0.05 for key in keys or measured.own}
-    asked = min(thresholds.values())
-    planned, once, twice = tier1_paired.pairs_for(thresholds, len(measured.own), measured)
-    rows: list[Row] = []
-    shown: list[Row] = []
-    for key, own in sorted(measured.own.items(), key=lambda item: -item[1]):
-        threshold = gate.threshold("wall_time", key)
-        visible = tier1_paired.smallest_change(
-            planned,
-            len(measured.own),
-            asked if threshold is None else threshold,
-            own,
-            measured.shared,
-            tier1_paired.POWER,
-        )
-        seen = None if threshold is None else tier1_paired.is_seen(visible, threshold)
-        rows.append({"cell": key, "noise": own, "visible": visible, "threshold": threshold, "seen": seen})
-        text = {"noise": own, "visible": visible, "threshold": threshold}
-        texts = {name: None if value is None else f"{value:.1%}" for name, value in text.items()}
-        shown.append({"cell": readable(key), **texts, "seen": seen})
-    formats.show("rows", Listing(rows, shown, numbers=("noise", "visible", "threshold")), form)
-    blind = sum(row["seen"] is False for row in rows)
-    for line in (
-        f"shared by all cells of a pair: {measured.shared:.1%}; {count(planned, 'pair')} per stage find "
-        f"{once.effect:.1%} with {once.power:.0%} and {twice.effect:.1%} with {twice.power:.0%}",
-        *([f"{count(blind, 'cell')} with a threshold below what is visible: raise it"] if blind else []),
-        f"stored in {path}",
-    ):  # fmt: skip
-        print(line, file=sys.stderr)
+    store(path, calibration)
+    visible = visibility(calibration.noise, effective(chosen.gate))
+    formats.show("rows", visible_changes(visible), form)
+    once, twice = visible.once, visible.twice
+    log(
+        f"shared by all cells of a pair: {calibration.noise.shared:.1%}; {count(visible.pairs, 'pair')} per stage find "
+        f"{once.effect:.1%} with {once.power:.0%} and {twice.effect:.1%} with {twice.power:.0%}"
+    )
+    if blind := sum(change.seen is False for change in visible.changes):
+        log(f"{count(blind, 'cell')} with a threshold below what is visible: raise it")
+    log(f"stored in {path}")

@@ -118,7 +118,7 @@ def begin(suite: Suite, device: str, out: Path | None) -> Session:
     """A new run folder. Raises BadInput."""
     plan, found = plan_of(suite, device)
     found["rates"] = _rates(plan) if time_budget.rates_fit(plan.limits.budget_s) else {}
-    return Session(plan, journal.create(out or _default_folder(suite.name), suite.text, found), found)
+    return Session(plan, journal.create(out or default_folder(suite.name), suite.text, found), found)
 
 
 def go_on(suite: Suite, device: str, folder: Path) -> Session:
@@ -271,7 +271,8 @@ def _rates(plan: Plan) -> dict[str, Any]:
     return rates
 
 
-def _default_folder(name: str) -> Path:
+def default_folder(name: str) -> Path:
+    """A folder below results/ that is not there yet: the name and the time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("results") / f"{name}-{stamp}"
     number = 2

@@ -11,7 +11,7 @@ from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.tier0_exact import OPERATIONS
 from attnbench.outputs import json
-from attnbench.outputs._rows import Listing, Row
+from attnbench.outputs._rows import Listing
 from attnbench.problem import key_parts, operator_with_impl
 from attnbench.registry import metrics
 from attnbench.store.privacy import without_paths
@@ -33,8 +33,8 @@ def listing(findings: Sequence[Finding]) -> Listing:
             "verdict": f"{f.verdict.upper() if f.regression else f.verdict}",
             "what": f.name,
             "metric": f.metric,
-            "before": _value(f.before, f.metric),
-            "after": _value(f.after, f.metric),
+            "before": value_text(f.before, f.metric),
+            "after": value_text(f.after, f.metric),
             "change": change(f),
             "reason": f.reason if _explained(f) else "",
         }
@@ -48,7 +48,8 @@ def _explained(f: Finding) -> bool:
     return f.regression or f.verdict == "undecided" or not change(f) or f.metric == OPERATIONS
 
 
-def _value(value: float | str | None, metric: str) -> str:
+def value_text(value: float | str | None, metric: str) -> str:
+    """A value in the unit of its metric; empty where there is none."""
     if value is None or isinstance(value, str):
         return value or ""
     if metric.endswith("/ baseline"):
@@ -92,18 +93,6 @@ def _by_operator(keys: Sequence[str], most: int = 8) -> str:
     series = Counter(operator_with_impl(*key_parts(key)[:2]) for key in keys)
     told = [f"{name} ({number})" for name, number in series.items()]
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
-
-
-def explanation(found: Comparison, key: str, samples: Sequence[Row]) -> str:
-    """Why the verdicts on one cell are what they are, with its rounds. samples: side, round, median, count, spread."""
-    lines = [key]
-    for f in found.findings:
-        if f.subject == key:
-            before, after = _value(f.before, f.metric), _value(f.after, f.metric)
-            figures = " ".join(filter(None, (before, "→", after, change(f))))
-            lines.append(f"{f.metric}: {figures}: {f.verdict}, because {f.reason}")
-    lines += [" ".join(f"{name} {value}" for name, value in row.items()) for row in samples]
-    return "\n".join(lines) + "\n"
 
 
 def store(folder: Path, found: Comparison) -> None:

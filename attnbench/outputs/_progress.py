@@ -16,6 +16,11 @@ EVERY_S = 10.0
 """Plain lines about an undisturbed run come this far apart."""
 
 
+def log(text: str) -> None:
+    """A line of progress, apart from what is printed."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3 min 10 s`, `2 h 05 min`."""
     whole = round(seconds)

@@ -9,8 +9,8 @@ import pytest
 
 from attnbench.analysis.compare.matching import aligned
 from attnbench.analysis.compare.stored_runs import compare
+from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import Run, read_run
-from attnbench.measure.gate_pairs import tier0
 from attnbench.problem import Problem, canonical_params
 from attnbench.store.records import Sample
 from attnbench.thresholds import Gate

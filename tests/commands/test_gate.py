@@ -33,7 +33,7 @@ problem: {heads: 2, channels: 16}
 measure: {rounds: 2, min_samples: 5, max_samples: 20, max_time: 2ms}
 gate: {wall_time: 5%, peak_memory: 0%}
 """
-PLACE = "\n    short = -n % width"
+PLACE = "\n    padding = -n % width"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from attnbench.measure import gate_pairs, git_worktrees, open_run
+from attnbench.measure import gate, open_run
 from attnbench.measure.protocol import RatesRequest, SupportAnswer, WorkerLost
 from attnbench.measure.worker_pool import Workers
 from attnbench.operator import Cost
@@ -116,11 +116,11 @@ def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
     monkeypatch.setattr(open_run, "begin", begin)
     monkeypatch.setattr(open_run, "plan_of", begin)
     if verb == "gate":
-        monkeypatch.setattr(open_run, "machine", lambda device: begin(suites.load(str(suite)), device))
+        monkeypatch.setattr(gate, "machine", lambda device: begin(suites.load(str(suite)), device))
     suite.write_text(SUITE.replace("impls: [reference]", "impls: [reference, cuda, 'cuda:flash']"))
     words = [verb, str(suite), *(("--base", "HEAD") if verb == "gate" else ())]
-    monkeypatch.setattr(git_worktrees, "checkouts", lambda *given: contextlib.nullcontext((None, None)))
-    monkeypatch.setattr(gate_pairs, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
+    monkeypatch.setattr(gate, "checkouts", lambda *given: contextlib.nullcontext((None, None)))
+    monkeypatch.setattr(gate, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, BadInput), done.exception
     assert str(done.exception).startswith(f"{suite}: impls: cuda, cuda:flash: these need a GPU, and torch ")

@@ -11,10 +11,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import Run
-from attnbench.measure.gate_pairs import Stage, _part, both_survive, loosened, side, table_of_pairs, tier0, untimed
+from attnbench.measure.gate import _part
+from attnbench.measure.gate_pairs import Stage, both_survive, table_of_pairs, untimed
+from attnbench.measure.gate_sides import side
 from attnbench.measure.git_worktrees import Checkout
 from attnbench.plan import suite as suites
+from attnbench.plan.gate_thresholds import loosened
 from attnbench.plan.measured_code import MeasuredCode
 from attnbench.plan.settings import Limits
 from attnbench.problem import Problem

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from attnbench.errors import BadInput
-from attnbench.measure import gate_pairs, protocol
+from attnbench.measure import gate_sides, protocol
 from attnbench.measure.git_worktrees import Checkout
 from attnbench.measure.protocol import (
     EnvironmentAnswer,
@@ -151,7 +151,7 @@ def test_a_gate_says_which_revision_speaks_another_version(
     monkeypatch.setattr(protocol, "VERSION", ours)
     base = checkout(tmp_path, "base", ready)
     with pytest.raises(BadInput) as refused:
-        gate_pairs.expand_both((base, base), tmp_path / "s.yaml", ((), ()))
+        gate_sides.expand_both((base, base), tmp_path / "s.yaml", ((), ()))
     text = str(refused.value)
     if theirs is None:
         assert text == "it was asked"

@@ -91,7 +91,7 @@ def test_reading_a_foreign_folder_runs_no_code_of_it(
 ) -> None:
     path = foreign(WRITTEN["plain"])
     if words[0] == "gate":  # measuring is another matter
-        monkeypatch.setattr("attnbench.measure.gate_pairs.against_stored", lambda *_: sys.exit(9))
+        monkeypatch.setattr("attnbench.measure.gate.plan_like", lambda *_: sys.exit(9))
     code, _ = attnbench(*words, path)
     assert code == {"roofline": 2, "gate": 9}.get(words[0], 0)
     assert not mark.exists()

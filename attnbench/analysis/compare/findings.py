@@ -117,6 +117,12 @@ class Comparison:
         return f"pass: {count(self.measured, 'cell')} compared, none worse"
 
 
+def exit_code(comparisons: Sequence[Comparison]) -> int:
+    """Of several: that of a regression, else of what is undecided, else 0."""
+    codes = {comparison.exit_code for comparison in comparisons}
+    return next((code for code in (REGRESSION, UNDECIDED) if code in codes), PASS)
+
+
 def by_importance(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Regressions first, the largest changes before the smaller."""
     return tuple(sorted(findings, key=lambda f: (*f.weight, f.subject, f.metric)))

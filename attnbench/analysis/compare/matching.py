@@ -68,3 +68,15 @@ def _renamed(environment: Mapping[str, Any], named: Mapping[str, str]) -> dict[s
     }
     exact = {"exact": [named.get(key, key) for key in environment["exact"]]} if "exact" in environment else {}
     return {**environment, **tables, **exact}
+
+
+def ok_keys(run: Run) -> set[str]:
+    """The cells that ended ok."""
+    return set(run.results.loc[run.results["status"] == "ok", "key"])
+
+
+def unmatched(before: Run, after: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keys that only one of two aligned runs has, and tried to measure there: what is gone, and what is new."""
+    keys = [set(run.results["key"]) for run in (before, after)]
+    tried = [set(run.results.loc[run.results["status"] != "skipped", "key"]) for run in (before, after)]
+    return tuple(sorted(tried[0] - keys[1])), tuple(sorted(tried[1] - keys[0]))

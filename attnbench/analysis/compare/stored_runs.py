@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from attnbench.analysis.baseline import named
 from attnbench.analysis.compare.crossover_shift import shifts
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names, readable
-from attnbench.analysis.compare.matching import aligned
-from attnbench.analysis.compare.same_machine import HARDWARE, SOFTWARE
-from attnbench.analysis.compare.same_machine import differing as other
+from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
+from attnbench.analysis.compare.same_machine import circumstances
 from attnbench.analysis.compare.tier0_exact import exact_findings
 from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
 from attnbench.analysis.metric_values import metric_names
@@ -38,48 +37,6 @@ DEFAULT_EFFECT = 0.05
 """The change that a comparison without thresholds looks for."""
 
 FEWEST_OPERATORS = 3
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What differs between two runs' environments. hardware, software: sentences. contract: measure settings."""
-
-    hardware: tuple[str, ...]
-    software: tuple[str, ...]
-    contract: tuple[str, ...]
-
-    @property
-    def alike(self) -> bool:
-        """Whether bytes and operations repeat exactly between the two."""
-        return not self.software and not any(text.startswith(("device", "machine", "gpu")) for text in self.hardware)
-
-
-def circumstances(before: Run, after: Run) -> Circumstances:
-    """Compares environments and contracts. Raises BadInput where the stored numbers do not mean the same."""
-
-    def differing(names: Sequence[str]) -> tuple[str, ...]:
-        found = other(names, before.environment, after.environment)
-        return tuple(f"{name.replace('_', ' ')}: {_plain(a)} → {_plain(b)}" for name, a, b in found)
-
-    contracts = [_contract(run) for run in (before, after)]
-    if contracts[0][:1] != contracts[1][:1]:
-        versions = ["".join(c[:1]) or "unknown" for c in contracts]
-        raise BadInput(
-            f"{before.folder} was measured under contract {versions[0]}, {after.folder} under {versions[1]}: "
-            "their numbers do not mean the same. Measure one of them again."
-        )
-    settings = [tuple(word for word in c[1:] if not word.startswith("rounds=")) for c in contracts]
-    told = () if settings[0] == settings[1] else (f"measure: {' '.join(settings[0])} → {' '.join(settings[1])}",)
-    return Circumstances(differing(HARDWARE), differing(SOFTWARE), told)
-
-
-def _contract(run: Run) -> tuple[str, ...]:
-    found = [str(text) for text in run.visits["contract"].unique() if text]
-    return tuple(found[0].split()) if found else ()
-
-
-def _plain(value: Any) -> str:
-    return "unknown" if value is None else str(value)
 
 
 def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machines: bool = False) -> Comparison:
@@ -123,7 +80,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         new,
         tuple(notes),
         tuple(shifts(before, after)),
-        len({f.subject for f in findings} & keys[0] & keys[1] & _ok(before) & _ok(after)),
+        len({f.subject for f in findings} & keys[0] & keys[1] & ok_keys(before) & ok_keys(after)),
         gate is not None,
     )
 
@@ -146,17 +103,6 @@ def _uncompared(findings: Sequence[Finding], gate: Gate | None) -> list[Finding]
     ]  # fmt: skip
 
 
-def unmatched(before: Run, after: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keys that only one of two aligned runs has, and tried to measure there: what is gone, and what is new."""
-    keys = [set(run.results["key"]) for run in (before, after)]
-    tried = [set(run.results.loc[run.results["status"] != "skipped", "key"]) for run in (before, after)]
-    return tuple(sorted(tried[0] - keys[1])), tuple(sorted(tried[1] - keys[0]))
-
-
-def _ok(run: Run) -> set[str]:
-    return set(run.results.loc[run.results["status"] == "ok", "key"])
-
-
 Sides = Mapping[str, tuple[Estimate, Estimate]]
 
 
@@ -164,7 +110,7 @@ def _both(before: Run, after: Run, column: str) -> tuple[Sides, set[str]]:
     """Estimates of both sides by key, from one fit, and the keys whose visits are the very same."""
     if column not in before.visits or column not in after.visits:
         return {}, set()
-    shared = _ok(before) & _ok(after)
+    shared = ok_keys(before) & ok_keys(after)
     parts = []
     for side, run in (("before ", before), ("after ", after)):
         part = run.visits.loc[run.visits["key"].isin(shared), ["key", "round", "process", "status", column]].copy()

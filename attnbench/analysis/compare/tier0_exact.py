@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from attnbench.analysis.compare.findings import Finding, Verdict, names
+from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names
+from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
+from attnbench.analysis.compare.same_machine import circumstances
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels
@@ -25,6 +27,34 @@ OPERATIONS = "operations"
 
 EXPONENT_RISE = 0.25
 """By how much the tail exponent of an exact figure may rise: sums of powers bend, classes differ by half at least."""
+
+
+UNTIMED = "time is not compared: tier 0 is what repeats exactly; --base REV --tier 1 measures time as well"
+"""What a decision of tier 0 says of thresholds for time."""
+
+
+def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Comparison:
+    """The exact comparison of two runs, whatever machines they come from. notes: put before its own."""
+    differ = circumstances(before, after)
+    if not differ.alike:
+        what = "; ".join((*differ.hardware, *differ.software))
+        notes = [
+            *notes,
+            f"peak memory and operations are not compared: they repeat only in the same circumstances ({what}). "
+            "FLOPs, status and growth are",
+        ]
+    before, after = aligned(before, after)
+    gone, new = unmatched(before, after)
+    return Comparison(
+        before=str(before.folder),
+        after=str(after.folder),
+        findings=by_importance(exact_findings(before, after, gate, alike=differ.alike)),
+        missing=gone,
+        new=new,
+        notes=tuple(notes),
+        measured=len(ok_keys(before) & ok_keys(after)),
+        gated=True,
+    )
 
 
 def exact_findings(before: Run, after: Run, gate: Gate | None, *, alike: bool) -> list[Finding]:
@@ -141,7 +171,7 @@ def _operations(
 
 def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
     """How memory and FLOPs of a series grow, whatever the machine: over the sizes that both runs have."""
-    keys = _ok(before) & _ok(after)
+    keys = ok_keys(before) & ok_keys(after)
     for metric in exact_metrics():
         grown = [_growths(run, metric, keys) for run in (before, after)]
         for series in grown[0]:
@@ -159,10 +189,6 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
                 threshold=0.0 if gate is not None else None,
                 reason=f"exponent {a.last:.2f} → {b.last:.2f} between the largest of {a.sizes[0]} … {a.sizes[-1]}",
             )  # fmt: skip
-
-
-def _ok(run: Run) -> set[str]:
-    return set(run.results.loc[run.results["status"] == "ok", "key"])
 
 
 @dataclass(frozen=True)

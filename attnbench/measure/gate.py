@@ -1,0 +1,142 @@
+"""A gate: both sides are measured, and tier 0 and tier 1 decide."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attnbench.analysis.compare.findings import Comparison, Finding, by_importance, names
+from attnbench.analysis.compare.matching import defaults_of
+from attnbench.analysis.compare.noise import default_path, noise_for
+from attnbench.analysis.compare.tier0_exact import UNTIMED, tier0
+from attnbench.analysis.run import Run, read_run
+from attnbench.errors import BadInput
+from attnbench.measure.gate_pairs import both_survive, tier1
+from attnbench.measure.gate_sides import Log, Only, expand_both, plan_like, side
+from attnbench.measure.git_worktrees import checkouts
+from attnbench.measure.open_run import assembled, default_folder, device_for, machine
+from attnbench.measure.runner import Stopped
+from attnbench.plan import suite as suites
+from attnbench.plan.gate_thresholds import effective, loosened
+from attnbench.plan.plan import order_seed
+from attnbench.thresholds import Gate
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """What a gate is to decide, and how.
+
+    Args:
+        suite: a file in the repository, or the name of a shipped suite.
+        only: operators and impls of the command line.
+        thresholds: in place of the suite's; None: the suite's.
+        device: auto, or the device to measure on.
+        tier: 0: exact figures alone; 1: then time.
+        pairs: of processes in each stage; None: as many as the power calculation wants.
+        noise: a file that calibrate wrote; None: that of the suite, where there is one.
+        out: the folder to write; None: a new one below results/.
+    """
+
+    suite: str
+    only: Only = ((), ())
+    thresholds: Gate | None = None
+    device: str = "auto"
+    tier: int = 1
+    pairs: int | None = None
+    noise: Path | None = None
+    out: Path | None = None
+
+    def folder(self, suite: str) -> Path:
+        """The folder to write. suite: its name."""
+        return self.out or default_folder(f"gate-{suite}")
+
+
+def against_run(request: GateRequest, run: Path, log: Log) -> tuple[Comparison, Path]:
+    """Tier 0 of what is installed now, against a stored run.
+
+    Returns: the decision, and the folder with the new run.
+    Raises: BadInput.
+    """
+    suite = suites.override(suites.load(request.suite), operators=request.only[0], impls=request.only[1])
+    gate = request.thresholds or effective(suite.gate)
+    stored = read_run(run)
+    device = str(stored.environment.get("device", "cpu")) if request.device == "auto" else request.device
+    folder = request.folder(suite.name)
+    with _comparing():
+        plan, environment = plan_like(suite, device, stored.environment)
+        untimed = replace(plan, measure=replace(plan.measure, rounds=0))
+        with side(untimed, suite.text, environment, folder, None, log) as runner:
+            runner.check()
+    return tier0(_part(stored, request.only), read_run(folder), gate, [UNTIMED]), folder
+
+
+@contextlib.contextmanager
+def _comparing() -> Iterator[None]:
+    """Raises BadInput where the measuring is stopped."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise BadInput(f"the gate cannot compare: {stopped}.") from None
+
+
+def _part(run: Run, only: Only) -> Run:
+    """The visits of some operators and impls; an impl without a variant stands for all of its variants."""
+    operators, impls = ({name.strip() for several in names for name in several.split(",")} for names in only)
+    rows = [
+        (not operators or operator in operators) and (not impls or bool({impl, impl.split(":")[0]} & impls))
+        for operator, impl in zip(run.visits["operator"], run.visits["impl"], strict=True)
+    ]
+    return replace(run, visits=run.visits[rows])
+
+
+def between_revisions(request: GateRequest, base: str, head: str | None, log: Log) -> tuple[Comparison, Path]:
+    """The gate of two revisions of the suite's repository.
+
+    Args:
+        request: what is decided.
+        base: the revision that is compared with.
+        head: the candidate; None: the working tree.
+        log: shows progress.
+
+    Returns: the decision, and the folder with both runs.
+    Raises: BadInput.
+    """
+    file = suites.find(request.suite)
+    with _comparing(), checkouts(file, base, head) as sides:
+        both, notes = expand_both(sides, file, request.only)
+        gate = request.thresholds or effective(both[1].gate)
+        if request.thresholds is None:
+            notes += loosened(effective(both[0].gate), gate)
+        notes.insert(0, f"{sides[0]}, {sides[1]}{' (the working tree)' if head is None else ''}")
+        folder = request.folder(both[1].name)
+        here = machine(device_for(str(file), both[1].impls, request.device))
+        path = request.noise or default_path(both[1].name)
+        noise, origin = noise_for(path, here, asked=request.noise is not None)
+        environments = [{**here, **each.definitions, "seed": order_seed(each.text)} for each in both]
+        plans = [
+            assembled(each.cells, both[1].measure, both[1].limits, environment)
+            for each, environment in zip(both, environments, strict=True)
+        ]
+        with (
+            side(plans[0], both[0].text, environments[0], folder / "base", sides[0], log) as before,
+            side(plans[1], both[1].text, environments[1], folder / "head", sides[1], log) as after,
+        ):
+            for runner in (before, after):
+                runner.check()
+            exact = tier0(read_run(folder / "base"), read_run(folder / "head"), gate, notes)
+            if request.tier == 0:
+                return replace(exact, notes=(*exact.notes, UNTIMED)), folder
+            log(origin)
+            twins = both_survive((before, after), defaults_of(*environments))
+            timed, promises = tier1((before, after), twins, gate, noise, request.pairs, log)
+        findings = _findings(read_run(folder / "base"), read_run(folder / "head"), gate, timed)
+        return replace(exact, findings=findings, notes=(*exact.notes, origin, *promises)), folder
+
+
+def _findings(before: Run, after: Run, gate: Gate, timed: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Those of both tiers. The runs are complete by now: a visit of tier 1 may have changed a status."""
+    names_by_key = names(after.results)
+    named = [replace(finding, name=names_by_key.get(finding.subject, finding.name)) for finding in timed]
+    return by_importance([*tier0(before, after, gate).findings, *named])

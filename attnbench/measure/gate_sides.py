@@ -1,0 +1,149 @@
+"""The sides of a gate: what each measures, by its own suite, and the run folder in which it does so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.errors import BadInput
+from attnbench.measure import worker_process
+from attnbench.measure.protocol import Expansion, ExpansionRequest, OtherVersion, WorkerLost
+from attnbench.measure.runner import Runner
+from attnbench.plan.plan import Plan
+from attnbench.problem import Cell
+from attnbench.store import journal
+
+if TYPE_CHECKING:
+    from attnbench.measure.git_worktrees import Checkout
+    from attnbench.plan.suite import Suite
+    from attnbench.store.records import Visit
+
+Log = Callable[[str], None]
+Only = tuple[Sequence[str], Sequence[str]]
+"""Operators and impls of the command line: only these; empty: all."""
+
+
+@dataclass
+class Quiet:
+    """Progress of a gate: only what a user must know."""
+
+    log: Log
+
+    def planned(self, visits: int, seconds: float | None) -> None:
+        """See `runner.Progress`."""
+
+    def begun(self, cell: Cell, round: int) -> None:
+        """See `runner.Progress`."""
+
+    def ended(self, visit: Visit, seconds: float | None) -> None:
+        """See `runner.Progress`."""
+        if visit.status not in ("ok", "skipped"):
+            self.log(f"{visit.status}: {visit.key}: {visit.reason}")
+
+    def said(self, text: str) -> None:
+        """See `runner.Progress`."""
+        self.log(text)
+
+
+def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> Expansion | None:
+    """The suite of a checkout, expanded by a worker of it; None where its attnbench is too old to say.
+
+    Args:
+        checkout: one side.
+        where: the suite's path, for messages.
+        only: the command line's operators and impls.
+        lenient: operators of `only` that the checkout does not have are passed over.
+
+    Raises: BadInput where the suite is refused, or the checkout's worker speaks another version of the protocol.
+    """
+    request = ExpansionRequest(
+        text=checkout.text,
+        where=f"{where} ({checkout})",
+        directory=str(where.parent),
+        name=where.stem,
+        operators_from=checkout.operators_from,
+        operators=tuple(only[0]),
+        impls=tuple(only[1]),
+        lenient=lenient,
+    )
+    try:
+        with contextlib.closing(worker_process.start(0, 1, first=checkout.imports)) as worker:
+            answer = worker.ask(request, worker_process.START_TIMEOUT_S)
+    except WorkerLost as lost:
+        raise BadInput(f"{where} ({checkout}): its operators cannot be asked what they are: {lost}.") from None
+    except OtherVersion as other:
+        raise BadInput(
+            f"{checkout}: its worker speaks version {other.theirs} of attnbench's protocol, the attnbench that runs "
+            f"this gate speaks version {other.ours}, so that it cannot measure that revision. Run the suite in each "
+            "revision with that revision's own attnbench and compare the stored runs (attnbench compare BASE HEAD), or "
+            f"gate two revisions whose attnbench speaks version {other.ours}."
+        ) from None
+    if answer.refused:
+        raise BadInput(answer.refused)
+    return answer.expansion
+
+
+def expand_both(
+    sides: tuple[Checkout, Checkout], where: Path, only: Only
+) -> tuple[tuple[Expansion, Expansion], list[str]]:
+    """Both sides' own suites, and what a reader must know of them. Raises BadInput."""
+    before, after = (expanded(side, where, only, lenient=side is sides[0]) for side in sides)
+    if after is None:
+        raise BadInput(
+            f"{sides[1]} has an attnbench that cannot say what it measures. Give a later revision as --head."
+        )
+    notes = [note for side in sides for note in side.notes]
+    if before is None:
+        notes.append(f"{sides[0]} has an attnbench that cannot say what it measures: its side measures head's cells")
+    return (before or after, after), notes
+
+
+@contextlib.contextmanager
+def side(
+    plan: Plan, text: str, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, log: Log
+) -> Iterator[Runner]:
+    """A run in its own folder, of a checkout or (None) of what is installed. text: its suite."""
+    commit = checkout.revision if checkout else environment.get("commit")
+    told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
+    plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's check before the other's
+    opened = journal.create(folder, text, told)
+    start = worker_process.start
+    if checkout is not None:
+        plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is
+        start = partial(worker_process.start, first=checkout.imports)
+    runner = Runner(plan, opened, Quiet(log), start)
+    try:
+        yield runner
+    finally:
+        runner.workers.kill()  # none is left but where something has ended the measuring
+        runner.end_process()
+        opened.close()
+
+
+def plan_like(suite: Suite, device: str, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a suite; stored: the environment whose threads and instruction set are taken on where possible.
+
+    Must be called before torch is imported for the instruction set to be taken on.
+    """
+    if stored is not None and stored.get("instruction_set") in ("AVX2", "DEFAULT") and _has_avx2():
+        os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())
+    import torch
+
+    from attnbench.measure.open_run import plan_of
+
+    threads = stored.get("threads") if stored is not None else None
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
+    return plan_of(suite, device)
+
+
+def _has_avx2() -> bool:
+    try:
+        return "avx2" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
