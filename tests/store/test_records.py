@@ -102,7 +102,7 @@ def test_what_cannot_be_trusted_is_refused_by_file_and_line(tmp_path: Path, text
 
 
 def test_a_visit_stored_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="again"):
+    with pytest.raises(BadInput, match="duplicate"):
         read_run(folder(tmp_path, [CHECKED, CHECKED]))
 
 
