@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from attnbench.analysis.run import Run, read_run
 from attnbench.measure.runner import Runner
+from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Mode, Problem
@@ -55,11 +58,19 @@ class Silent:
         self.told.append(text)
 
 
-def measured(folder: Path, what: Plan, progress: Silent | None = None) -> Run:
-    """A new run of a plan, finished and read back."""
+def without_forecast(patch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of a cell beforehand: the worker that does takes twice what one that measures takes to start."""
+    patch.setattr(Workers, "foresee", lambda workers, cell, timeout: {})
+
+
+def measured(folder: Path, what: Plan, progress: Silent | None = None, *, forecast: bool = False) -> Run:
+    """A new run of a plan, finished and read back. forecast: whether its cells are foreseen."""
     opened = journal.create(folder, "name: made\n", {"device": "cpu"})
     try:
-        Runner(what, opened, progress or Silent()).run()
+        with pytest.MonkeyPatch.context() as patch:
+            if not forecast:
+                without_forecast(patch)
+            Runner(what, opened, progress or Silent()).run()
     finally:
         opened.close()
     return read_run(folder)

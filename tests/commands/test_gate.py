@@ -21,7 +21,10 @@ from attnbench.__main__ import app
 from attnbench.analysis.compare import noise
 from attnbench.analysis.compare.tier1_paired import TURNS
 from attnbench.errors import BadInput
+from attnbench.measure import gate_pairs
 from attnbench.measure.git_worktrees import checkouts
+from attnbench.plan import suite as suites
+from tests.running import without_forecast
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"
 SUITE = """name: own
@@ -42,17 +45,17 @@ class Judged:
 
     root: Path
     done: Result
-    found: dict[str, Any]
+    comparison: dict[str, Any]
 
     @property
     def failing(self) -> set[tuple[str, str]]:
         """(operator, metric)."""
-        return {(f["name"].split()[0], f["metric"]) for f in self.found["findings"] if f["regression"]}
+        return {(f["name"].split()[0], f["metric"]) for f in self.comparison["findings"] if f["regression"]}
 
     @property
     def timed(self) -> dict[str, dict[str, Any]]:
         """The findings on wall_time by name."""
-        return {f["name"]: f for f in self.found["findings"] if f["metric"] == "wall_time"}
+        return {f["name"]: f for f in self.comparison["findings"] if f["metric"] == "wall_time"}
 
 
 @pytest.fixture
@@ -85,15 +88,16 @@ def attnbench(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def in_this_process(root: Path, *words: str) -> Result:
-    """A command without the start of a process; its workers are processes of their own."""
+    """A command without the start of a process; its workers are processes of their own, and nothing is foreseen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        without_forecast(patch)
         return CliRunner().invoke(app, words)
 
 
 def only(text: str) -> dict[str, Any]:
-    (found,) = json.loads(text)["comparisons"]
-    return dict(found)
+    (comparison,) = json.loads(text)["comparisons"]
+    return dict(comparison)
 
 
 def insert(root: Path, operator: str, statement: str) -> None:
@@ -111,15 +115,27 @@ def plant(root: Path, operator: str = "decayed") -> None:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """A change that slows one operator down, adds an operation to another, and leaves a third as it was; in pairs."""
-    suite = SUITE.replace("identity", "cloning, identity").replace("64, 128, 256", "64, 128")
-    suite = suite.replace("[operators/decayed.py]", "[operators/decayed.py, operators/cloning.py]")
-    root = example(tmp_path_factory.mktemp("judged") / "repository", suite, "decayed", "cloning")
+    """A change that slows one operator down, gives it a parameter, adds an operation to another and leaves a third as
+    it was; that drops one operator and adds one; in pairs.
+    """
+    suite = SUITE.replace("identity", "cloning, identity, dropped").replace("64, 128, 256", "64")
+    suite = suite.replace(
+        "[operators/decayed.py]", "[operators/decayed.py, operators/cloning.py, operators/dropped.py]"
+    )
+    root = example(tmp_path_factory.mktemp("judged") / "repository", suite, "decayed", "cloning", "dropped")
+    (root / "operators" / "fresh.py").write_text((root / "operators" / "decayed.py").read_text())
+    (root / "own.yaml").write_text(suite.replace("dropped", "fresh").replace("wall_time: 5%", "wall_time: 50%"))
+    plant(root, "dropped")  # which fails nothing
     insert(root, "decayed", "torch.linalg.inv(torch.eye(160, dtype=torch.float64))")
     insert(root, "cloning", "q, _held = q.clone(), torch.ones(2**18)")
+    file = root / "operators" / "decayed.py"
+    text = file.read_text()
+    file.write_text(text.replace("params={", 'params={"offset": Param(0, "no tokens between", minimum=0), '))
+    assert file.read_text() != text
+    git(root, "add", "--all")
     done = in_this_process(
         root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "2", "--out", "r", "--report", "summary.md",
-        "--junit", "junit.xml", "--fail-on", "wall_time:50%,peak_memory:0%,flops:0%",
+        "--junit", "junit.xml",
     )  # fmt: skip
     assert (root / "r" / "gate.json").is_file(), done.stderr
     return Judged(root, done, only((root / "r" / "gate.json").read_text()))
@@ -143,7 +159,7 @@ def test_an_added_operation_is_named_and_fails_nothing(judged: Judged) -> None:
 def test_a_summary_and_a_junit_file_say_what_fails(judged: Judged) -> None:
     assert "MORE" in (judged.root / "summary.md").read_text()
     suite = ElementTree.parse(judged.root / "junit.xml").getroot()
-    assert int(suite.attrib["failures"]) == sum(f["regression"] for f in judged.found["findings"])
+    assert int(suite.attrib["failures"]) == sum(f["regression"] for f in judged.comparison["findings"])
 
 
 @pytest.mark.slow
@@ -151,7 +167,7 @@ def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(judged: Judged)
     timed = judged.timed
     assert all(f["ratio"] > 2 for name, f in timed.items() if name.startswith("decayed fwd n64"))
     failing = [f for f in timed.values() if f["regression"]]
-    assert "decayed" in {f["name"].split()[0] for f in failing}, judged.found["notes"]
+    assert "decayed" in {f["name"].split()[0] for f in failing}, judged.comparison["notes"]
     assert ("identity", "wall_time") not in judged.failing
     assert "confirmed" in failing[0]["reason"]
     visits = [json.loads(line) for line in (judged.root / "r" / "head" / "visits.jsonl").read_text().splitlines()]
@@ -163,42 +179,32 @@ def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(judged: Judged)
     assert "round 3" in explained.stdout
 
 
-def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(tmp_path: Path) -> None:
+def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(judged: Judged) -> None:
     """Of what both have, a parameter that the change adds makes no other cell."""
-    suite = SUITE.replace("{decayed: {half_life: [8]}}", "{decayed: {half_life: [8]}}, dropped").replace(
-        "64, 128, 256", "64, 128"
-    )
-    suite = suite.replace("[operators/decayed.py]", "[operators/decayed.py, operators/dropped.py]")
-    root = example(tmp_path / "repository", suite, "decayed", "dropped")
-    (root / "operators" / "fresh.py").write_text((root / "operators" / "decayed.py").read_text())
-    (root / "own.yaml").write_text(suite.replace("dropped", "fresh").replace("wall_time: 5%", "wall_time: 50%"))
-    plant(root, "dropped")  # what is dropped may have become dearer
-    file = root / "operators" / "decayed.py"
-    added = file.read_text().replace("params={", 'params={"offset": Param(0, "no tokens between", minimum=0), ')
-    assert added != file.read_text()
-    file.write_text(added)
-    git(root, "add", "--all")
-    done = in_this_process(root, "gate", "own.yaml", "--base", "HEAD", "--tier", "0", "--out", "r", "--junit", "j.xml")
-    assert done.exit_code == 3, done.stderr
-    assert "gone: 2 cells: dropped (2)" in done.stdout
-    assert "new: 2 cells: fresh (2)" in done.stdout
-    assert "2 cells of r/base gone" in done.stdout
-    assert "note: the suite's threshold of wall_time: 5.0% → 50.0%" in done.stdout
-    found = only((root / "r" / "gate.json").read_text())
-    assert found["measured"] == 4
-    assert {f["metric"] for f in found["findings"]} & {"status"} == set()
-    assert "KeyError" not in done.stdout + done.stderr
-    skipped = ElementTree.parse(root / "j.xml").getroot().findall(".//testcase[@classname='missing']/skipped")
-    assert len(skipped) == 2
-    words = ("--tier", "0", "--operator", "decayed", "--format", "json", "--out", "p")
-    part = in_this_process(root, "gate", "own.yaml", "--base", "HEAD", *words)
+    told = judged.done.stdout
+    assert "gone: 1 cell: dropped (1)" in told
+    assert "new: 1 cell: fresh (1)" in told
+    assert "note: the suite's threshold of wall_time: 5.0% → 50.0%" in told
+    assert judged.comparison["measured"] == 3
+    assert {f["metric"] for f in judged.comparison["findings"]} & {"status"} == set()
+    assert "KeyError" not in told + judged.done.stderr
+    root = ElementTree.parse(judged.root / "junit.xml").getroot()
+    assert len(root.findall(".//testcase[@classname='missing']/skipped")) == 1
+
+
+def test_of_the_operators_asked_for_nothing_is_gone_or_new(judged: Judged) -> None:
+    words = ("--tier", "0", "--operator", "identity", "--format", "json", "--out", "p")
+    part = in_this_process(judged.root, "gate", "own.yaml", "--base", "HEAD", *words)
     assert part.exit_code == 0, part.stderr
-    found = only(part.stdout)
-    assert (found["measured"], found["missing"], found["new"]) == (2, [], [])
-    assert json.loads((root / "p" / "gate.json").read_text()) == json.loads(part.stdout)
+    comparison = only(part.stdout)
+    assert (comparison["measured"], comparison["missing"], comparison["new"]) == (1, [], [])
+    assert json.loads((judged.root / "p" / "gate.json").read_text()) == json.loads(part.stdout)
 
 
-def test_calibrate_stores_noise_that_the_gate_of_this_machine_takes(repository: Path) -> None:
+def test_calibrate_stores_noise_that_the_gate_of_this_machine_takes(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_pairs, "FEWEST_VISITS", 2)
     small = SUITE.replace("{decayed: {half_life: [8]}}, identity", "identity").replace("64, 128, 256", "64, 128")
     (repository / "own.yaml").write_text(small)
     done = in_this_process(repository, "calibrate", "own.yaml", "--pairs", "3", "--format", "json")
@@ -241,8 +247,11 @@ def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
         (("own.yaml", "--base", "HEAD", "--noise", "none.json"), "none.json"),
     ],
 )
-def test_bad_usage_is_a_sentence_and_exit_code_2(repository: Path, words: tuple[str, ...], message: str) -> None:
+def test_bad_usage_is_a_sentence_and_exit_code_2(
+    repository: Path, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In this process: what is raised as BadInput ends so, as other tests here show."""
+    monkeypatch.setattr(gate_pairs, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
     done = in_this_process(repository, "gate", *words)
     assert isinstance(done.exception, BadInput), done.exception
     assert message in str(done.exception)
@@ -253,9 +262,9 @@ def test_what_git_does_not_know_and_what_does_not_load_are_told(repository: Path
     (repository / "own.yaml").write_text(
         SUITE.replace("[operators/decayed.py]", "[operators/decayed.py, operators/new.py]")
     )
-    done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD")
-    assert done.returncode == 2
-    assert "git does not know operators/new.py" in done.stderr
+    refused = in_this_process(repository, "gate", "own.yaml", "--base", "HEAD").exception
+    assert isinstance(refused, BadInput)
+    assert "git does not know operators/new.py" in str(refused)
     (repository / "own.yaml").write_text(SUITE)
     (repository / "operators" / "decayed.py").write_text("import math\nmath.nothing\n")
     done = attnbench(repository, "gate", "own.yaml", "--base", "HEAD", "--tier", "0")

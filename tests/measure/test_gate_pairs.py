@@ -116,6 +116,7 @@ def test_lost_cells_and_nothing_measured_never_pass() -> None:
     kept = fewer.visits[fewer.visits["seq_len"] < 1024]
     gone = tier0(checked(), replace(fewer, visits=kept), GATE)
     assert (gone.exit_code, len(gone.missing)) == (3, 1)
+    assert gone.decision == f"undecided: 1 cell of {gone.before} gone, and not compared"
     for status in ("oom", "wrong", "skipped", "crashed"):
         lost = tier0(checked(), checked({1024: status}), GATE)
         assert lost.exit_code == 1, status
