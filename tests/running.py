@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from attnbench.analysis.run import Run, read_run
+from attnbench.measure.protocol import NOTHING_KNOWN
 from attnbench.measure.runner import Runner
 from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
@@ -60,7 +61,7 @@ class Silent:
 
 def without_forecast(patch: pytest.MonkeyPatch) -> None:
     """Nothing is said of a cell beforehand: the worker that does takes twice what one that measures takes to start."""
-    patch.setattr(Workers, "foresee", lambda workers, cell, timeout: {})
+    patch.setattr(Workers, "foresee", lambda workers, cell, timeout: NOTHING_KNOWN)
 
 
 def measured(folder: Path, what: Plan, progress: Silent | None = None, *, forecast: bool = False) -> Run:
