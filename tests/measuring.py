@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from attnbench.measure.worker.forecast import foresee
+from attnbench.measure.worker.forecast import forecast_of
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.measure.worker.visit import Bench
 from attnbench.plan.settings import Measure
@@ -23,13 +23,13 @@ def subject(
     scope: Scope = "core",
     **params: Any,
 ) -> Subject:
-    """A small cell on the CPU. Its reference alone is foreseen: a faulty impl would keep the fake tensors."""
+    """A small cell on the CPU. Its reference alone is forecast: a faulty impl would keep the fake tensors."""
     source = operators(("tests.injected", "tests.cheats"))[name]
     problem = Problem(seq_len, 32, 2, dtype=dtype, causal=causal)
     if "sequence" not in source.load().domains:
         problem = Problem.image(8, seq_len // 8, 32, 2, dtype=dtype)
     cell = Cell(name, impl, scope, mode, problem, resolve(source.load(), params))
-    return subject_of(cell, source, "cpu", 2**32, foresee(replace(cell, impl="reference"), source))
+    return subject_of(cell, source, "cpu", 2**32, forecast_of(replace(cell, impl="reference"), source))
 
 
 def bench(of: Subject) -> Bench:

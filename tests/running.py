@@ -55,7 +55,7 @@ class Silent:
     def ended(self, visit: Visit, seconds: float | None) -> None:
         self.told += visit.warnings
 
-    def said(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.told.append(text)
 
 

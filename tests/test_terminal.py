@@ -101,7 +101,7 @@ from attnbench.outputs._progress import Live
 with Live() as told:
     told.planned(2, None)
     told._show("doing " + sys.argv[1])
-    told.said("said " + sys.argv[1])
+    told.message("said " + sys.argv[1])
     print("printed " + sys.argv[1], file=sys.stderr)
 """
 

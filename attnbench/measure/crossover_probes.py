@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.measure import worker_process
-from attnbench.measure.runner import Progress, Runner
+from attnbench.measure.progress import Progress
+from attnbench.measure.runner import Runner
 from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
 from attnbench.problem import Axis, Cell, Problem
@@ -82,7 +83,7 @@ class Probes:
     def close(self) -> None:
         """Ends every process; results.csv is made current."""
         for workers in (self._timing, self._checking):
-            workers.end_oracle()
+            workers.end_forecasting()
             workers.end()
         if self.journal.visits:
             self._runner(self._timing).end_process()
@@ -101,9 +102,8 @@ class Probes:
         return found
 
     def _runner(self, workers: Workers) -> Runner:
-        runner = Runner(replace(self.plan, cells=tuple(self.cells.values())), self.journal, self.progress, self.start)
-        runner.workers = workers
-        return runner
+        plan = replace(self.plan, cells=tuple(self.cells.values()))
+        return Runner(plan, self.journal, self.progress, workers=workers)
 
     def _check(self, cells: Sequence[Cell]) -> None:
         made = {visit.key for visit in self.journal.visits if visit.round == 0}
@@ -151,16 +151,16 @@ class Unplanned:
         """Nothing: a probe is no plan."""
 
     def begun(self, cell: Cell, round: int) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
         self.told.begun(cell, round)
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
         self.told.ended(visit, None)
 
-    def said(self, text: str) -> None:
-        """See `runner.Progress`."""
-        self.told.said(text)
+    def message(self, text: str) -> None:
+        """See `progress.Progress`."""
+        self.told.message(text)
 
 
 def at(problem: Problem, axis: Axis, size: int) -> Problem:

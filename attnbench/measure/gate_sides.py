@@ -35,18 +35,18 @@ class Quiet:
     log: Log
 
     def planned(self, visits: int, seconds: float | None) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
 
     def begun(self, cell: Cell, round: int) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
         if visit.status not in ("ok", "skipped"):
             self.log(f"{visit.status}: {visit.key}: {visit.reason}")
 
-    def said(self, text: str) -> None:
-        """See `runner.Progress`."""
+    def message(self, text: str) -> None:
+        """See `progress.Progress`."""
         self.log(text)
 
 

@@ -1,4 +1,4 @@
-"""The worker processes of a run: the one that measures now, and the one that foresees."""
+"""The worker processes of a run: the one that measures now, and the one that forecasts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attnbench.problem import Cell
 STARTS = 3
 """Workers that fail to start one after another before the run ends."""
 
-ORACLE = -1
-"""The number of the worker that foresees; it measures nothing, so no visit carries it."""
+FORECASTER = -1
+"""The number of the worker that forecasts; it measures nothing, so no visit carries it."""
 
 
 class Stopped(Exception):
@@ -32,8 +32,8 @@ class Workers:
     start: Callable[[int, int], worker_process.Worker] = worker_process.start
     measuring: worker_process.Worker | None = None
     start_s: list[float] = field(default_factory=list)
-    foreseen_s: float = 0.0
-    foreseeing: worker_process.Worker | None = None
+    forecast_s: float = 0.0
+    forecasting: worker_process.Worker | None = None
 
     def ask(self, request: Request[A_co], timeout: float) -> A_co:
         """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped."""
@@ -47,19 +47,19 @@ class Workers:
             self.end()
         return answer
 
-    def foresee(self, cell: Cell, timeout: float) -> Forecast:
+    def forecast(self, cell: Cell, timeout: float) -> Forecast:
         """What shapes alone tell of a cell, from a worker that measures nothing; empty where that fails."""
         try:
-            if self.foreseeing is None:
-                self.foreseeing = self._start(ORACLE, 1)
+            if self.forecasting is None:
+                self.forecasting = self._start(FORECASTER, 1)
             begun = time.perf_counter()
-            answer = self.foreseeing.ask(ForecastRequest(cell, tuple(self.plan.operators_from)), timeout)
+            answer = self.forecasting.ask(ForecastRequest(cell, tuple(self.plan.operators_from)), timeout)
         except WorkerLost:
-            self.foreseeing = None
+            self.forecasting = None
             return NOTHING_KNOWN
-        self.foreseen_s = time.perf_counter() - begun
+        self.forecast_s = time.perf_counter() - begun
         if answer.restart:
-            self.end_oracle()
+            self.end_forecasting()
         return answer.forecast
 
     def end(self) -> None:
@@ -68,18 +68,18 @@ class Workers:
             self.measuring.close()
             self.measuring = None
 
-    def end_oracle(self) -> None:
-        """Ends the worker that foresees."""
-        if self.foreseeing is not None:
-            self.foreseeing.close()
-            self.foreseeing = None
+    def end_forecasting(self) -> None:
+        """Ends the worker that forecasts."""
+        if self.forecasting is not None:
+            self.forecasting.close()
+            self.forecasting = None
 
     def kill(self) -> None:
         """Ends all of them at once."""
-        for worker in (self.measuring, self.foreseeing):
+        for worker in (self.measuring, self.forecasting):
             if worker is not None:
                 worker.kill()
-        self.measuring = self.foreseeing = None
+        self.measuring = self.forecasting = None
 
     def _start(self, number: int, threads: int) -> worker_process.Worker:
         """A fresh process, which imports all anew. Raises WorkerLost; Stopped where it would import other code."""

@@ -48,21 +48,21 @@ class Told:
         self._phase = "check"
 
     def planned(self, visits: int, seconds: float | None) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
         self._total, self._count, self._left_s = visits, 0, seconds
         self._phase = "check" if seconds is None else "timed rounds"
         about = "" if seconds is None else f", about {duration(seconds)}"
         self._say(f"{self._phase}: {count(visits, 'visit')}{about}")
 
     def begun(self, cell: Cell, round: int) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
         left = "" if self._left_s is None else f", {duration(self._left_s)} left"
         where = "check" if round == 0 else f"round {round}"
         done = f"{self._count}/{count(self._total, 'visit')}" if self._total else count(self._count, "visit")
         self._show(f"{where}: {done} done{left} · {title(cell)}")
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
-        """See `runner.Progress`."""
+        """See `progress.Progress`."""
         self._count += 1
         self._left_s = seconds
         if visit.status not in ("ok", "skipped"):
@@ -70,8 +70,8 @@ class Told:
         for warning in visit.warnings:
             self._say(f"warning: {visit.key}: {warning}")
 
-    def said(self, text: str) -> None:
-        """See `runner.Progress`."""
+    def message(self, text: str) -> None:
+        """See `progress.Progress`."""
         self._say(text)
 
 

@@ -40,7 +40,7 @@ class Plan:
         )
 
 
-def family(cell: Cell) -> tuple[Any, ...]:
+def series_of(cell: Cell) -> tuple[Any, ...]:
     """What all sizes of a series have in common."""
     p = cell.problem
     params = canonical_params(cell.params)
@@ -51,7 +51,7 @@ def beyond(cell: Cell, smaller: Cell) -> bool:
     """Whether `cell` needs at least what `smaller` needs: the same but for sizes, none of them smaller."""
     a, b = cell.problem, smaller.problem
     at_least = a.batch >= b.batch and a.seq_len >= b.seq_len and a.channels >= b.channels
-    return cell.key != smaller.key and family(cell) == family(smaller) and at_least
+    return cell.key != smaller.key and series_of(cell) == series_of(smaller) and at_least
 
 
 def order_seed(text: str) -> int:

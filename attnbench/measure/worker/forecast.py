@@ -23,7 +23,7 @@ from attnbench.registry import Source
 T = TypeVar("T")
 
 
-def foresee(cell: Cell, source: Source) -> Forecast:
+def forecast_of(cell: Cell, source: Source) -> Forecast:
     """What shapes alone say of a cell."""
     reference_bytes, flops = _reference(
         source, cell.scope, cell.mode, cell.problem, canonical_params(cell.params), tuple(cell.params.items())

@@ -106,9 +106,9 @@ def _answer(request: Request[Answer]) -> Answer:
 
         return expand(request)
     if isinstance(request, ForecastRequest):
-        from attnbench.measure.worker.forecast import foresee
+        from attnbench.measure.worker.forecast import forecast_of
 
-        return ForecastAnswer(foresee(request.cell, operators(request.operators_from)[request.cell.operator]))
+        return ForecastAnswer(forecast_of(request.cell, operators(request.operators_from)[request.cell.operator]))
     if isinstance(request, EnvironmentRequest):
         from attnbench.measure.machine.environment import collect
 

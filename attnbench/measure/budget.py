@@ -1,0 +1,173 @@
+"""The time budget of a run in progress: what it leaves for checks and timed visits, and what they are expected to take.
+
+Sizes go before operators, small sizes first, and at each size the baseline's operator comes first. What the budget does
+not reach is left out alike: a size that is too large for one operator is measured of none.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import mean
+from typing import Any
+
+from attnbench.plan import time_budget
+from attnbench.plan.plan import Plan, series_of
+from attnbench.problem import Cell
+from attnbench.registry import clocks
+from attnbench.store.records import Visit
+
+LEAST_TIMEOUT_S = 1.0
+"""A request has at least so much time, however little the budget leaves."""
+
+
+@dataclass
+class Budget:
+    """What a run may take, and what its visits have taken so far.
+
+    Args:
+        plan: the run's; its limits may have no budget, which leaves everything as the suite has it.
+        starts_s: seconds that each worker of the run took to start.
+        begun: when the budget's time began, on the clock `now`.
+        now: a clock; seconds.
+    """
+
+    plan: Plan
+    starts_s: Sequence[float]
+    begun: float
+    now: Callable[[], float] = time.monotonic
+    _check_s: dict[tuple[Any, ...], tuple[Cell, float]] = field(default_factory=dict)
+    _call_s: dict[str, float] = field(default_factory=dict)
+    _fewest_s: dict[str, float] = field(default_factory=dict)
+    _smallest_left_out: tuple[int, ...] | None = None
+    _taken_s: float = 0.0
+    _expected_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.measure = self.plan.measure
+        self.limit_s = self.plan.limits.budget_s
+        self._cells = {cell.key: cell for cell in self.plan.cells}
+        self._clocks = len(clocks(gpu=self.plan.device == "cuda"))
+        self._smallest = min(map(time_budget.size, self.plan.cells), default=(0, 0, 0))
+
+    def note_check(self, visit: Visit) -> None:
+        """Takes from a check that is ok what later visits are expected to take."""
+        cell = self._cells.get(visit.key)
+        if visit.round or visit.status != "ok" or cell is None:
+            return
+        call_s, compile_s = (float(visit.metrics.get(name, 0.0)) for name in ("check_time_s", "compile_s"))
+        self._check_s[series_of(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
+        self._call_s[cell.key] = call_s
+        self._fewest_s[cell.key] = time_budget.least_s(call_s, self.measure, self._clocks) + compile_s
+
+    def note_timed(self, cell: Cell, seconds: float) -> None:
+        """A timed visit of a cell has taken so many seconds."""
+        self._taken_s += seconds
+        self._expected_s += self.timed_visit_s(cell)
+
+    def timed_visit_s(self, cell: Cell) -> float:
+        """The most that a timed visit of a cell is expected to take, after its check."""
+        return time_budget.visit_s(self._call_s[cell.key], self.measure, self._clocks)
+
+    def precedence(self, cell: Cell) -> tuple[Any, ...]:
+        """What cells are sorted by: where not everything can be measured, the first of them are."""
+        return time_budget.precedence(cell, self.plan.baseline)
+
+    def start_s(self) -> float:
+        """What a fresh worker costs: as those of this run did."""
+        return mean(self.starts_s) if self.starts_s else time_budget.START_S
+
+    def left_s(self, number: int, cell: Cell | None = None) -> float | None:
+        """Seconds that the budget leaves for visits of a round; checks must leave time for a round of what is checked.
+
+        Args:
+            number: of the round.
+            cell: whose visit it is for, where that may be one that goes before all.
+
+        Returns: None where there is no budget.
+        """
+        if self.limit_s is None:
+            return None
+        timing = 0.0 if number else time_budget.ROOM * (self.start_s() + sum(self._fewest_s.values()))
+        reserved = time_budget.END_S
+        if number <= 1 and cell is not None and self.goes_before_all(cell):
+            reserved = -time_budget.GRACE_S
+        return self.limit_s - reserved - self._elapsed_s() - timing
+
+    def timeout_s(self, most: float, cell: Cell, number: int) -> float:
+        """A limit in seconds, cut to what the budget leaves for a cell in a round."""
+        left = self.left_s(number, cell)
+        return most if left is None else min(most, max(left, LEAST_TIMEOUT_S))
+
+    def goes_before_all(self, cell: Cell) -> bool:
+        """Whether it is the baseline at the smallest size: for its first time it may use what is kept for the end, and
+        some more."""
+        return cell.operator == self.plan.baseline and self._is_smallest(cell)
+
+    def reason_against_check(self, cell: Cell, starts: int) -> str | None:
+        """Why the budget leaves a cell out: what is checked must be timed as well, and sizes are left out alike.
+
+        Args:
+            cell: that is to be checked next.
+            starts: workers that must be started for it.
+        """
+        left = self.left_s(0, cell)
+        if self.limit_s is None or left is None:
+            return None
+        late = self._elapsed_s() > time_budget.CHECK_SHARE * self.limit_s
+        smallest = self._is_smallest(cell)
+        fits = self._expected_check_s(cell, starts) <= left and (smallest or not late)
+        if not fits and not smallest and self._smallest_left_out is None:
+            self._smallest_left_out = time_budget.size(cell)
+        if fits and (self._smallest_left_out is None or time_budget.size(cell) < self._smallest_left_out):
+            return None
+        return f"the budget of {self.limit_s:g} s does not reach this {'cell' if smallest else 'size'}"
+
+    def afford(self, cells: Sequence[Cell], before_all: int) -> time_budget.Afforded:
+        """Fixes what the budget affords: from here on visits are expected to be as short as it makes them.
+
+        Args:
+            cells: that are to be timed, in order of precedence.
+            before_all: so many of the first cells are timed in any case.
+        """
+        calls_s = [(cell, self._call_s[cell.key]) for cell in cells]
+        rounds = self.plan.measure.rounds
+        afforded = time_budget.afford(
+            calls_s, self.plan.measure, self.left_s(1), rounds, self._clocks, self.start_s(), before_all
+        )
+        self.measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
+        return afforded
+
+    def fits(self, cell: Cell, later: Iterable[Cell], starts: int) -> bool:
+        """Whether the budget leaves time for a timed visit, beside those that go before it.
+
+        Args:
+            cell: that is to be visited next.
+            later: still to come in the round.
+            starts: workers that must be started for it.
+        """
+        left = self.left_s(1, cell)
+        if left is None:
+            return True
+        rank = self.precedence(cell)
+        before = sum(self._fewest_s[other.key] for other in later if self.precedence(other) < rank)
+        late = max(1.0, self._taken_s / self._expected_s) if self._expected_s else 1.0
+        return starts * self.start_s() + late * (before + self._fewest_s[cell.key]) <= left
+
+    def _elapsed_s(self) -> float:
+        return self.now() - self.begun
+
+    def _is_smallest(self, cell: Cell) -> bool:
+        return time_budget.size(cell) == self._smallest
+
+    def _expected_check_s(self, cell: Cell, starts: int) -> float:
+        """The most that a check is expected to take, from the last of its series: it may grow with N²."""
+        starting = starts * self.start_s()
+        last = self._check_s.get(series_of(cell))
+        if last is None:
+            return starting + time_budget.CHECK_S
+        smaller, seconds = last
+        grown = math.prod(time_budget.size(cell)) / math.prod(time_budget.size(smaller))
+        return starting + seconds * max(grown, 1.0) ** 2

@@ -1,0 +1,105 @@
+"""Round 0: every cell is checked once, small sizes first, so that what cannot run or does not fit is never timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attnbench.measure import worker_process
+from attnbench.measure.protocol import SupportRequest, WorkerLost
+from attnbench.measure.visit_maker import VisitMaker
+from attnbench.measure.worker_pool import Stopped
+from attnbench.plan.plan import series_of
+from attnbench.problem import Cell
+from attnbench.store.records import Cause, Status
+
+Reason = tuple[Status, str | None]
+"""Why a cell cannot run here; None: an earlier cell of its series says it for all."""
+
+
+def check_cells(maker: VisitMaker) -> None:
+    """Makes the missing checks of a run. Raises Stopped."""
+    order = sorted(maker.plan.cells, key=maker.budget.precedence)
+    missing = [cell for cell in order if not maker.log.has(cell, 0)]
+    if not missing:
+        return
+    unable = _unable(maker, order)
+    maker.progress.planned(len(missing), None)
+    for position, cell in enumerate(order):
+        if maker.log.has(cell, 0):
+            continue
+        if cell.key not in unable:
+            _check(maker, cell, position)
+            continue
+        status, reason = unable[cell.key]
+        if reason is not None:
+            cause: Cause = "unsupported" if status == "skipped" else "raised"
+            maker.skip(cell, 0, position, reason, cause, status)
+
+
+def _check(maker: VisitMaker, cell: Cell, position: int) -> None:
+    """One check, unless a smaller cell, the budget or its shapes speak against it."""
+    workers = maker.workers
+    starts = (not workers.measuring) + (not workers.forecasting)
+    refusal = _beyond(maker, cell) or _over_budget(maker, cell, starts)
+    if refusal is None:
+        timeout = maker.budget.timeout_s(maker.plan.limits.cell_timeout_s, cell, 0)
+        forecast = workers.forecast(cell, timeout)
+        refusal = _over_memory(forecast.total_bytes, maker.plan.memory_limit)
+    if refusal is None:
+        maker.make(cell, 0, position, maker.plan.measure, forecast)
+    else:
+        maker.skip(cell, 0, position, *refusal)
+
+
+def _unable(maker: VisitMaker, order: Sequence[Cell]) -> dict[str, Reason]:
+    """Cells that cannot run here, by key."""
+    request = SupportRequest(tuple(order), maker.plan.device, tuple(maker.plan.operators_from))
+    timeout = maker.budget.timeout_s(worker_process.START_TIMEOUT_S, order[0], 0)
+    try:
+        answer = maker.workers.ask(request, timeout)
+    except WorkerLost as lost:
+        if lost.status == "timeout" and timeout < worker_process.START_TIMEOUT_S:
+            return {}  # the budget has ended, which skips them all
+        raise Stopped(f"asking the operators what they support: {lost}") from None
+    reasons = {cell.key: each for cell, each in zip(order, answer.reasons, strict=True)}
+    series: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in order:
+        series.setdefault(series_of(cell), []).append(cell)
+    unable: dict[str, Reason] = {}
+    for members in series.values():
+        distinct = {reasons[cell.key] for cell in members}
+        everywhere = len(distinct) == 1 and next(iter(distinct))[1] is not None
+        for index, cell in enumerate(members):
+            status, reason = reasons[cell.key]
+            if reason is not None:
+                unable[cell.key] = (status, None if everywhere and index else reason)
+    return unable
+
+
+def _beyond(maker: VisitMaker, cell: Cell) -> tuple[str, Cause] | None:
+    """A smaller cell of the series ran out of memory or time."""
+    failure = maker.log.smaller_that_failed(cell)
+    if failure is None:
+        return None
+    smaller, visit = failure
+    size = f"beyond {smaller.problem.size} with {smaller.problem.channels} channels"
+    if visit.status == "oom":
+        return f"{size}, which ran out of memory", "beyond_oom"
+    return f"{size}, which ran out of time", "beyond_timeout"
+
+
+def _over_budget(maker: VisitMaker, cell: Cell, starts: int) -> tuple[str, Cause] | None:
+    reason = maker.budget.reason_against_check(cell, starts)
+    return None if reason is None else (reason, "budget")
+
+
+def _over_memory(total: int | None, limit: int) -> tuple[str, Cause] | None:
+    """total: bytes that a cell is predicted to need; None: not known. limit: bytes."""
+    if total is None or total <= limit:
+        return None
+    reason = (
+        f"predicted to need {total / 2**20:,.0f} MiB, {(total - limit) / 2**20:,.0f} MiB over "
+        f"the limit of {limit / 2**20:,.0f} MiB"
+    )
+    return reason, "predicted_memory"

@@ -1,0 +1,91 @@
+"""What a run has stored so far: its visits by cell and round, and results.csv, which is derived from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from attnbench.analysis import results
+from attnbench.files import storing
+from attnbench.plan.plan import Plan, beyond
+from attnbench.problem import Cell
+from attnbench.store.frames import frame
+from attnbench.store.journal import Journal
+from attnbench.store.privacy import without_paths
+from attnbench.store.records import Sample, Visit
+
+RESULTS_EVERY_S = 10.0
+"""results.csv is derived again this often, and after every round."""
+
+RETRIED = ("ok", "crashed", "error")
+"""A cell whose last visit ended otherwise is not visited again: the outcome would be the same, or worthless."""
+
+
+@dataclass
+class VisitLog:
+    """The visits of a plan's cells in a journal."""
+
+    plan: Plan
+    journal: Journal
+
+    def __post_init__(self) -> None:
+        self._cells = {cell.key: cell for cell in self.plan.cells}
+        self._visits = {(visit.key, visit.round): visit for visit in self.journal.visits}
+        self._written = time.monotonic()
+
+    def has(self, cell: Cell, number: int) -> bool:
+        """Whether the visit of a cell in a round is stored."""
+        return (cell.key, number) in self._visits
+
+    def check_of(self, cell: Cell) -> Visit:
+        """The visit of a cell in round 0."""
+        return self._visits[cell.key, 0]
+
+    def add(self, visit: Visit, samples: Sequence[Sample] = ()) -> Visit:
+        """Stores a visit with its samples. Returns it as stored: without the user's paths."""
+        warnings = tuple(map(without_paths, visit.warnings))
+        visit = replace(
+            visit, reason=without_paths(visit.reason), kernel=without_paths(visit.kernel), warnings=warnings
+        )
+        self.journal.add(visit, samples)
+        self._visits[visit.key, visit.round] = visit
+        return visit
+
+    def survivors(self, number: int) -> list[Cell]:
+        """Cells to visit in a timed round: their check is ok, and no timed round before ended them."""
+        return [cell for cell in self.plan.cells if self._survives(cell, number)]
+
+    def _survives(self, cell: Cell, number: int) -> bool:
+        check = self._visits.get((cell.key, 0))
+        earlier = [self._visits.get((cell.key, n)) for n in range(1, number)]
+        return bool(check and check.status == "ok" and all(v is None or v.status in RETRIED for v in earlier))
+
+    def is_complete(self, cell: Cell) -> bool:
+        """Whether every timed round of a cell is stored."""
+        return all(self.has(cell, n) for n in range(1, self.plan.measure.rounds + 1))
+
+    def timed_keys(self) -> set[str]:
+        """The keys of cells of which a timed round is stored, however it ended."""
+        return {key for key, number in self._visits if number}
+
+    def smaller_that_failed(self, cell: Cell) -> tuple[Cell, Visit] | None:
+        """A smaller cell of the same series that ran out of memory or time in its check, with that visit."""
+        for visit in self.journal.visits:
+            if visit.round == 0 and visit.status in ("oom", "timeout"):
+                smaller = self._cells.get(visit.key)
+                if smaller is not None and beyond(cell, smaller):
+                    return smaller, visit
+        return None
+
+    def write_results(self) -> None:
+        """Makes results.csv current, where there is any visit."""
+        if self.journal.visits:
+            with storing(self.journal.folder):
+                results.write(self.journal.folder, frame(self.journal.visits))
+        self._written = time.monotonic()
+
+    def write_results_if_due(self) -> None:
+        """Makes results.csv current where that was long ago."""
+        if time.monotonic() - self._written > RESULTS_EVERY_S:
+            self.write_results()
