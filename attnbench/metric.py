@@ -77,8 +77,8 @@ class Metric:
         of_estimates: whether only operators have it that estimate another map (`Operator.estimates`), which is then
             named beside it.
         curve: None where `column` says all.
-        csv_place: where it stands among the first columns of results.csv; None: behind these, by its name.
-        csv_later: of a metric with a `csv_place`, the columns that stand behind all the same.
+        csv_place: where its columns stand in results.csv; None: behind those of all metrics with a place, by its name.
+        csv_later: of a metric with a place, the columns that came later: they stand behind `cause`, by its name.
     """
 
     column: str

@@ -43,8 +43,8 @@ def placed_metrics() -> dict[str, Metric]:
     return {name: metrics()[name] for _, name in sorted((m.place, n) for n, m in metrics().items() if m.place)}
 
 
-def stored_metrics() -> dict[str, Metric]:
-    """The metrics in the order in which results.csv has their columns."""
+def metrics_in_csv() -> dict[str, Metric]:
+    """The metrics by `Metric.csv_place`, those without one last."""
     named = metrics().items()
     return dict(sorted(named, key=lambda item: (item[1].csv_place is None, item[1].csv_place or 0)))
 

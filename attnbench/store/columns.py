@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnbench.registry import metrics, stored_metrics
+from attnbench.registry import metrics, metrics_in_csv
 
 _BEFORE = (
     "key", "operator", "impl", "kernel", "scope", "params", "device", "dtype", "mode", "batch", "heads",
@@ -26,16 +26,17 @@ _WHOLE = (
 
 
 def first_columns() -> tuple[str, ...]:
-    """The columns with which results.csv begins, in every run: the cell's, those of metrics with a `csv_place`, and
-    what it was measured under."""
-    placed = (metric for metric in stored_metrics().values() if metric.csv_place is not None)
-    figures = (name for metric in placed for name in metric.columns if name not in metric.csv_later)
+    """The columns with which results.csv begins, in every run: the cell's, those of metrics with a `csv_place` but for
+    their `csv_later`, and what it was measured under."""
+    figures = (name for m in metrics_in_csv().values() if m.csv_place for name in m.columns if name not in m.csv_later)
     return (*_BEFORE, *figures, *_BEHIND)
 
 
 def result_columns() -> tuple[str, ...]:
-    """Every column of results.csv: `first_columns`, then the others of each metric, by the metrics' names."""
-    return tuple(dict.fromkeys((*first_columns(), *(name for m in metrics().values() for name in m.columns))))
+    """Every column of results.csv: `first_columns`, then the others of metrics with a `csv_place` and those of metrics
+    without one, both by the metrics' names."""
+    others = sorted(metrics().values(), key=lambda metric: metric.csv_place is None)
+    return tuple(dict.fromkeys((*first_columns(), *(name for metric in others for name in metric.columns))))
 
 
 def dtype_of(column: str) -> Any:

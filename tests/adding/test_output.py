@@ -16,7 +16,7 @@ from attnbench.analysis.summary import Summary
 
 def run(summary: Summary) -> str:
     """Name and panels."""
-    return f"{summary.name}: {len(summary.sections)} panels\\n"
+    return f"{summary.name}: {len(summary.panels)} panels\\n"
 '''
 
 

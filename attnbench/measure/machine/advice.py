@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.measure.machine import host
 from attnbench.measure.machine.condition import NOTHING, Condition, gib
 from attnbench.measure.protocol import THROTTLED
-from attnbench.registry import metrics, stored_metrics
+from attnbench.registry import metrics, metrics_in_csv
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def measuring(test: SelfTest | None, failures: Mapping[str, str]) -> list[Condit
     found = [Condition(f"self-test, {name}", "missing", reason, todo) for name, reason in failures.items()]
     if test is None:
         return found
-    columns = {name: metric.column for name, metric in stored_metrics().items() if not metric.of_estimates}
+    columns = {name: metric.column for name, metric in metrics_in_csv().items() if not metric.of_estimates}
     have = ", ".join(name for name, column in columns.items() if column in test.metrics)
     lacking = ", ".join(name for name, column in columns.items() if column not in test.metrics)
     why = "need a GPU" if test.device == "cpu" else "this GPU or NVML has no counter for it"

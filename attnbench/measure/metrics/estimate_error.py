@@ -17,6 +17,8 @@ METRIC = Metric(
     title="Error against what is estimated",
     comparable=False,
     of_estimates=True,
+    csv_place=7,
+    csv_later=("estimate_error",),
 )
 
 

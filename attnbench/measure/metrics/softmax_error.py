@@ -29,16 +29,18 @@ SEED = 7
 LARGEST = 1e9
 """A larger error is that of a denominator of about 0, and is left empty."""
 
+COLUMNS = (*(f"softmax_error_at_{s:g}" for s in SCALES), *(f"mean_error_at_{s:g}" for s in SCALES))
+
 METRIC = Metric(
     column="softmax_error_at_1",
-    columns=dict.fromkeys(
-        (*(f"softmax_error_at_{s:g}" for s in SCALES), *(f"mean_error_at_{s:g}" for s in SCALES)), float
-    ),
+    columns=dict.fromkeys(COLUMNS, float),
     unit="",
     meaning="Relative RMS error against softmax attention of the same q, k, v, by the logits' standard deviation.",
     title="Error against softmax attention",
     comparable=False,
     of_estimates=True,
+    csv_place=8,
+    csv_later=COLUMNS,
     curve=Curve(
         over="logit scale",
         columns={f"{s:g}": f"softmax_error_at_{s:g}" for s in SCALES},

@@ -99,7 +99,7 @@ def wall_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
         flags = ["switched"] if _involuntary_switches() != switches else []
         return seconds, "+".join(flags + (gpu.flags() if gpu else []))
 
-    return _collect(subject, measure, sample)
+    return collect(subject, measure, sample)
 
 
 def device_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
@@ -131,11 +131,15 @@ def device_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
         flags = ["gaps"] if queued > hold and not subject.synchronises else []
         return start.elapsed_time(end) / 1e3, "+".join(flags + gpu.flags())
 
-    return _collect(subject, measure, sample)
+    return collect(subject, measure, sample)
 
 
-def _collect(subject: Subject, measure: Measure, sample: Callable[[int], tuple[float, str]]) -> Timing:
-    """Samples until `sampling.enough`; at most twice max_samples where some count for nothing."""
+def collect(subject: Subject, measure: Measure, sample: Callable[[int], tuple[float, str]]) -> Timing:
+    """The samples of a visit: as many as `sampling.enough` asks for, at most twice max_samples where some do not count.
+
+    Args:
+        sample: takes the sample of this number; its seconds per call and its flags, joined by "+".
+    """
     samples: list[tuple[float, str]] = []
     counted: list[float] = []
     stopped: str | None = None

@@ -1,0 +1,179 @@
+"""Adding a metric is adding its file: it is measured, stored, shown, compared, gated by pairs and drawn."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.adding.tree import REPOSITORY, attnbench, tree_with
+
+PATH = "attnbench/measure/metrics/cpu_time.py"
+METRIC = '''"""Processor time of one call, of all threads."""
+
+from __future__ import annotations
+
+from time import process_time
+from typing import TYPE_CHECKING
+
+from attnbench.metric import Metric
+
+if TYPE_CHECKING:
+    from attnbench.measure.worker.visit import Bench
+
+CALLS = 20
+
+METRIC = Metric(
+    column="cpu_time_s",
+    columns={"cpu_time_s": float, "cpu_time_low_s": float, "cpu_time_high_s": float},
+    unit="s",
+    meaning="Processor time of one call, of all threads.",
+    title="CPU time",
+    place=6,
+    clock="cpu",
+    derived="interval",
+    least="least busy",
+    growth="time",
+)
+
+
+def timed(bench: Bench) -> dict[str, float]:
+    """The median of this visit's samples, with its within-process interval."""
+    from attnbench.measure.worker import timing
+
+    call = bench.subject.calls[0]
+
+    def sample(index: int) -> tuple[float, str]:
+        start = process_time()
+        for _ in range(CALLS):
+            call()
+        return (process_time() - start) / CALLS, ""
+
+    return bench.keep(METRIC, timing.collect(bench.subject, bench.measure, sample))
+'''
+SUITE = """
+operators: [softmax, linear_transformer]
+impls: [reference]
+sweep: [{seq_len: [16, 32]}]
+problem: {channels: 16, heads: 2}
+measure: {rounds: 2, min_samples: 5, max_samples: 8, max_time: 50ms}
+limits: {budget: 50s}
+"""
+GATE = '''
+import json
+from types import SimpleNamespace
+from attnbench.analysis.compare.tier1_paired import ASSUMED
+from attnbench.measure.gate_pairs import tier1
+from attnbench.problem import Cell, Problem, columns_of
+from attnbench.store.records import Visit
+from attnbench.thresholds import Gate
+
+CELL = Cell("softmax", "reference", "core", "fwd", Problem(16, 16, 2), {})
+
+def side(seconds):
+    """A runner whose visits take so long, and a few percent more in every other round."""
+    visits = []
+    def visit(cell, number, position):
+        metrics = {"cpu_time_s": seconds * (1.0, 1.03)[number % 2], "wall_time_s": 1.0}
+        visits.append(Visit(cell.key, columns_of(cell), "cpu", number, number, position, "ok", metrics=metrics))
+    return SimpleNamespace(
+        plan=SimpleNamespace(device="cpu", seed=0), journal=SimpleNamespace(visits=visits), visit=visit,
+        end_process=lambda: None, expected_s=lambda cell: 1.0,
+    )
+
+for slower in (1.0, 2.0):
+    found, _ = tier1((side(1.0), side(slower)), [(CELL, CELL)], Gate({"cpu_time": 0.2}), ASSUMED, 8, lambda text: None)
+    print(json.dumps([[f.metric, f.verdict, f.regression] for f in found]))
+'''
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tree_with(tmp_path_factory.mktemp("adding"), PATH, METRIC)
+
+
+@pytest.fixture(scope="module")
+def run(tree: Path) -> Path:
+    """A small run of the tree, with what it printed beside it."""
+    suite, folder = tree / "small.yaml", tree / "run"
+    suite.write_text(SUITE, encoding="utf-8")
+    measured = attnbench(tree, "run", str(suite), "--out", str(folder), "--device", "cpu")
+    assert measured.returncode == 0, measured.stderr
+    (tree / "printed").write_text(measured.stdout, encoding="utf-8")
+    return folder
+
+
+def slowed(run: Path, folder: Path, column: str, factor: float) -> Path:
+    """A copy of a run in which one column is so many times as large."""
+    folder.mkdir()
+    for name in ("environment.json", "suite.yaml"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    with (folder / "visits.jsonl").open("w", encoding="utf-8") as file:
+        for line in (run / "visits.jsonl").read_text(encoding="utf-8").splitlines():
+            visit = json.loads(line)
+            stem = column.removesuffix("_s")
+            for name in (f"{stem}_s", f"{stem}_low_s", f"{stem}_high_s"):
+                if name in visit["metrics"]:
+                    visit["metrics"][name] *= factor
+            file.write(json.dumps(visit) + "\n")
+    return folder
+
+
+def test_it_is_stored_behind_the_others_and_shown(tree: Path, run: Path) -> None:
+    printed = (tree / "printed").read_text(encoding="utf-8")
+    titles = [line.strip() for line in printed.splitlines()]
+    assert titles.index("Wall time") < titles.index("CPU time"), "by their place"
+    assert "Crossover of cpu time" in titles
+    assert "least busy" not in printed, "there is one exact softmax alone"
+    with (run / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-3:] == ["cpu_time_s", "cpu_time_low_s", "cpu_time_high_s"]
+    for row in rows:
+        assert 0 < float(row["cpu_time_low_s"]) <= float(row["cpu_time_s"]) <= float(row["cpu_time_high_s"])
+    clocks = {line.split(",")[4] for line in (run / "samples.csv").read_text(encoding="utf-8").splitlines()}
+    assert clocks == {"clock", "wall", "cpu"}
+    listed = attnbench(tree, "list", "metrics", "cpu_time", "--format", "json")
+    assert json.loads(listed.stdout)[0]["meaning"] == "Processor time of one call, of all threads."
+
+
+def test_it_is_compared_and_gated(tree: Path, run: Path) -> None:
+    same = attnbench(tree, "compare", str(run), str(run), "--fail-on", "cpu_time:5%", "--format", "json")
+    assert same.returncode == 0, same.stderr
+    findings = [f for f in json.loads(same.stdout)["comparisons"][0]["findings"] if f["metric"] == "cpu_time"]
+    assert [(f["verdict"], f["threshold"]) for f in findings] == [("same", 0.05)] * 4
+    later = slowed(run, tree / "later", "cpu_time_s", 1e4)
+    worse = attnbench(tree, "compare", str(run), str(later), "--fail-on", "cpu_time:5%")
+    assert worse.returncode == 1, worse.stdout
+    assert "SLOWER" in worse.stdout
+    gated = subprocess.run(
+        [sys.executable, "-c", GATE], cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)},
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    assert [json.loads(line) for line in gated.stdout.splitlines()] == [
+        [["cpu_time", "same", False]],
+        [["cpu_time", "slower", True]],
+    ]
+
+
+def test_it_is_drawn(tree: Path, run: Path) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = attnbench(tree, "plot", str(run), "--metric", "cpu_time", "--format", "svg", "--out", str(tree / "plots"))
+    assert drawn.returncode == 0, drawn.stderr
+    names = {Path(line).name for line in drawn.stdout.splitlines()}
+    assert "seq_len-fwd-cpu_time-families.svg" in names
+    assert "CPU time" in (tree / "plots" / "seq_len-fwd-overview.svg").read_text(encoding="utf-8")
+
+
+def test_without_the_file_its_name_is_refused(run: Path) -> None:
+    for words in (
+        ("compare", str(run), str(run), "--fail-on", "cpu_time:5%"),
+        ("show", str(run), "--metric", "cpu_time"),
+    ):
+        refused = attnbench(REPOSITORY, *words)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "cpu_time" in refused.stderr
