@@ -8,11 +8,15 @@ the rates measured in the same run and with the sequential passes over the token
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+
+from attnbench.analysis.run import Run
+from attnbench.errors import BadInput
+from attnbench.store.records import ENVIRONMENT
 
 COUNTS = ("flops", "reference_flops", "impl_flops")
 """Of the formula as written, of the reference, and of an impl that is a cheaper exact form."""
@@ -23,13 +27,13 @@ class Roofline:
     """The roofline of one cell beside its time.
 
     Args:
-        key: of the cell.
+        cell: its row of `Run.results`.
         seconds: device time where there is one, else wall time.
         roofline_s: the least time; 0 where nothing is required.
         bound: the larger term, products or traffic.
     """
 
-    key: str
+    cell: Mapping[Hashable, Any]
     seconds: float
     roofline_s: float
     bound: str
@@ -40,22 +44,35 @@ class Roofline:
         return self.seconds / self.roofline_s if self.roofline_s else math.inf
 
 
+def measured_rates(run: Run) -> Mapping[str, Any]:
+    """The rates of the hardware that a run measured: copy_bytes_per_s, and matmul_flops_per_s by dtype.
+
+    Raises: BadInput where it has none.
+    """
+    rates = run.environment.get("rates")
+    if not isinstance(rates, dict) or not rates.get("copy_bytes_per_s") or "passes" not in run.results:
+        raise BadInput(
+            f"{run.folder / ENVIRONMENT}: it has no measured rates of this hardware under 'rates', so there is no "
+            "roofline to compare with. Measure again with this version of attnbench."
+        )
+    return rates
+
+
 def rooflines(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Roofline]:
     """The roofline of every timed cell, in the order of results.
 
     Args:
         results: `Run.results`.
-        rates: environment["rates"]: copy_bytes_per_s, and matmul_flops_per_s by dtype; cells of a dtype whose rate was
-            not measured are left out.
+        rates: those of the hardware; cells of a dtype whose rate was not measured are left out.
     """
     rows = []
-    for _, row in results[results["status"] == "ok"].iterrows():
+    for row in results[results["status"] == "ok"].to_dict("records"):
         seconds = row["wall_time_s"] if pd.isna(row["device_time_s"]) else row["device_time_s"]
         matmul = rates.get("matmul_flops_per_s", {}).get(row["dtype"])
         if pd.isna(seconds) or matmul is None or pd.isna(row["passes"]):
             continue
-        products = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name))) / matmul
+        products = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name, math.nan))) / matmul
         traffic = float(row["bytes_required"]) * float(row["passes"]) / rates["copy_bytes_per_s"]
         bound = "products" if products > traffic else "traffic"
-        rows.append(Roofline(row["key"], float(seconds), max(products, traffic), bound))
+        rows.append(Roofline(row, float(seconds), max(products, traffic), bound))
     return rows

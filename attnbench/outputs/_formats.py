@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from attnbench.errors import BadInput
 from attnbench.registry import scan
 
 Data = Literal["run", "rows", "comparisons"]
@@ -45,8 +46,12 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
         value: a Summary, a Listing, or comparisons.
         form: one of `formats(data)`.
         folder: of what was just measured; named on the last line unless the text holds it.
+
+    Raises: BadInput where the format shows other data alone.
     """
     output = _output(form)
+    if not hasattr(output, data):
+        raise BadInput(f"--format {form}: it does not show this; allowed: {', '.join(formats(data))}.")
     inside = folder is not None and holds_folder(form)
     text = getattr(output, data)(value, **({"folder": folder} if inside else {}))
     if text is not None:
