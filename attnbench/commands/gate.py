@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from attnbench import files
 from attnbench.commands._options import format_option
 from attnbench.outputs import _formats as formats
+
+if TYPE_CHECKING:
+    from attnbench.analysis.compare.findings import Comparison
 
 
 def command(
@@ -28,9 +31,7 @@ def command(
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
-    noise: Annotated[
-        Path | None, typer.Option(help="What calibrate stored; default results/noise/<suite>.json.")
-    ] = None,
+    noise: Annotated[Path | None, typer.Option(help="Stored noise; default results/noise/<suite>.json.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
@@ -53,17 +54,16 @@ def command(
     check_can_measure("gate")
     from attnbench.errors import BadInput
     from attnbench.measure.gate import GateRequest, against_run, between_revisions
-    from attnbench.outputs import junit as xml
-    from attnbench.outputs import markdown
     from attnbench.outputs._comparison import store
     from attnbench.outputs._progress import log
     from attnbench.plan.gate_thresholds import from_options
 
     if (base is None) == (against is None):
         raise BadInput("the gate needs --base REV (a git revision) or --against RUN (a stored run), one of the two.")
-    for option, path in (("--report", report), ("--junit", junit)):
-        if path is not None:
-            files.check_place(path, option)
+    if report is not None:
+        files.check_place(report, "--report")
+    if junit is not None:
+        files.check_place(junit, "--junit")
     only = (operator or (), impl or ())
     request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, noise, out)
     if against is not None:
@@ -72,10 +72,18 @@ def command(
         assert base is not None
         comparison, folder = between_revisions(request, base, head, log)
     store(folder, comparison)
+    _write(comparison, report, junit)
+    formats.show("comparisons", [comparison], form)
+    print(f"{folder}", file=sys.stderr)
+    raise typer.Exit(comparison.exit_code)
+
+
+def _write(comparison: Comparison, report: Path | None, junit: Path | None) -> None:
+    """The files beside the folder. report: Markdown is added to it."""
+    from attnbench.outputs import junit as xml
+    from attnbench.outputs import markdown
+
     if report is not None:
         files.write_named(report, markdown.comparisons([comparison]), append=True)
     if junit is not None:
         files.write_named(junit, xml.comparisons([comparison]))
-    formats.show("comparisons", [comparison], form)
-    print(f"{folder}", file=sys.stderr)
-    raise typer.Exit(comparison.exit_code)

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from attnbench.outputs._formats import Data, formats
+from attnbench.errors import BadInput
+from attnbench.outputs._formats import Data, formats, show
+from attnbench.outputs._rows import Listing
 
 RUN = ["csv", "json", "markdown", "table"]
 
@@ -44,6 +46,12 @@ def test_a_comparison_is_offered_as_junit() -> None:
     for verb in ("compare", "gate"):
         help = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
         assert "[csv|json|junit|markdown|table]" in help.replace("\n", "")
+
+
+def test_a_format_that_shows_other_data_says_so() -> None:
+    """Where a verb shows two kinds, as `run` and `run --dry-run` do."""
+    with pytest.raises(BadInput, match=r"--format junit: .* allowed: csv, json, markdown, table"):
+        show("rows", Listing([]), "junit")
 
 
 def test_notes_stand_below_a_table_and_not_in_what_programs_read() -> None:
