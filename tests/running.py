@@ -61,7 +61,7 @@ class Silent:
 
 def without_forecast(patch: pytest.MonkeyPatch) -> None:
     """Nothing is said of a cell beforehand: the worker that does takes twice what one that measures takes to start."""
-    patch.setattr(Workers, "foresee", lambda workers, cell, timeout: NOTHING_KNOWN)
+    patch.setattr(Workers, "forecast", lambda workers, cell, timeout: NOTHING_KNOWN)
 
 
 def measured(folder: Path, what: Plan, progress: Silent | None = None, *, forecast: bool = False) -> Run:
