@@ -59,3 +59,46 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
         numbers=("N", "C", "ms", "roofline ms", "× roofline"),
         notes=(f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",),
     )
+
+
+def described(rows: Sequence[Row]) -> Listing:
+    """Of `list suites` and `list metrics`."""
+    return Listing(rows, sentences=("meaning",))
+
+
+def operators(rows: Sequence[Row]) -> Listing:
+    """Of `list operators`: what fits a table of 80 columns. An impl in parentheses cannot run here."""
+
+    def texts(row: Row) -> Row:
+        kinds = [name if (c["time"] == row["time"]) else f"{name} ({c['time']})" for name, c in row["kinds"].items()]
+        runs: dict[str, bool] = {}
+        for reasons in row["impls"].values():
+            for impl, reason in reasons.items():
+                runs[impl] = runs.get(impl, False) or reason is None
+        return {
+            "operator": row["name"],
+            "family": row["family"],
+            "time": row["time"],
+            "memory": row["memory"],
+            "on": row["domains"][0] if len(row["domains"]) == 1 else "any",
+            "causal": "yes" if row["causal"] is True else "no",
+            "kinds": ", ".join(kinds),
+            "impls": ", ".join(name if there else f"({name})" for name, there in runs.items() if name != "compiled"),
+        }
+
+    return Listing(rows, [texts(row) for row in rows], notes=_reasons(rows))
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """Why impls cannot run here, and why operators have none for a GPU."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for scope, reasons in row["impls"].items():
+            for impl, reason in reasons.items():
+                if reason is not None and scope == next(iter(row["impls"])):
+                    places.setdefault((impl, reason), []).append(row["name"])
+    return [
+        "Scopes, parameters, papers and dtypes: --format json. compiled: any operator.",
+        *(f"({impl}) cannot run here: {reason} [{', '.join(names)}]" for (impl, reason), names in places.items()),
+        *(f"{row['name']} has no impl cuda: {row['no_kernel']}" for row in rows if row["no_kernel"]),
+    ]

@@ -14,6 +14,7 @@ from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.summary import summarise
 from attnbench.commands import doctor, roofline
 from attnbench.commands import list as listed
+from attnbench.measure.catalogue import catalogue
 from attnbench.measure.machine.condition import Condition
 from attnbench.outputs import table
 from attnbench.outputs._columns import lines
@@ -63,7 +64,7 @@ def diagnosed(tmp_path: Path) -> list[str]:
 
 
 def metrics(tmp_path: Path) -> list[str]:
-    rows = listed._metrics()
+    rows = catalogue("metrics")
     listed.command("metrics", None, "table")
     return [word for row in rows for word in f"{row['name']} {row['column']} {row['meaning']}".split()]
 

@@ -1,0 +1,146 @@
+"""What there is to measure here: every operator, suite and metric, as rows of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from attnbench.errors import BadInput
+from attnbench.units import quoted, suggestion
+
+if TYPE_CHECKING:
+    from attnbench.operator import Operator
+    from attnbench.problem import Problem, Scope
+
+What = Literal["operators", "suites", "metrics"]
+Row = dict[str, Any]
+
+
+def catalogue(what: What, names: Sequence[str] = ()) -> list[Row]:
+    """A row for each operator, suite or metric.
+
+    Args:
+        what: of which of the three.
+        names: only these; empty: all.
+
+    Raises: BadInput for a name that there is not.
+    """
+    rows = ROWS[what]()
+    by_name = {str(row["name"]): row for row in rows}
+    for name in names:
+        if name not in by_name:
+            raise BadInput(
+                f"{quoted(name)} is not among the {what}{suggestion(name, by_name)}. See `attnbench list {what}`."
+            )
+    return [by_name[name] for name in names] if names else rows
+
+
+def _suites() -> list[Row]:
+    from attnbench.plan.suite import read, shipped
+
+    rows: list[Row] = []
+    for name, path in shipped().items():
+        try:
+            suite = read(path)
+        except BadInput as error:
+            rows.append({"name": name, "description": f"cannot be read: {error}", "baseline": None, "sweep": None})
+            continue
+        sweep = " · ".join(
+            " × ".join(axis for axis in ("seq_len", "image_size", "channels") if getattr(entry, axis))
+            for entry in suite.sweep
+        )
+        rows.append({"name": name, "description": suite.description, "baseline": suite.baseline, "sweep": sweep})
+    return rows
+
+
+def _metrics() -> list[Row]:
+    from attnbench.registry import metrics
+
+    return [
+        {
+            "name": name,
+            "unit": metric.unit,
+            "column": metric.column,
+            "exact": metric.exact,
+            "meaning": metric.meaning,
+        }
+        for name, metric in metrics().items()
+    ]
+
+
+def _operators() -> list[Row]:
+    import torch
+
+    from attnbench.registry import operators
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [_operator(name, source.family, source.load(), device) for name, source in operators().items()]
+
+
+def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
+    from attnbench.registry import allowed_values, resolve
+
+    params = resolve(operator, {})
+    kind = operator.params.get("kind")
+    growth = {str(k): operator.complexity({**params, "kind": k}) for k in kind.choices} if kind else {}
+    stated = operator.complexity(params)
+    return {
+        "name": name,
+        "family": family,
+        "paper": {
+            "author": operator.paper.author,
+            "year": operator.paper.year,
+            "title": operator.paper.title,
+            "where": operator.paper.where,
+            "url": operator.paper.url,
+        },
+        "time": stated.time,
+        "memory": stated.memory,
+        "exact": operator.exact(params),
+        "domains": list(operator.domains),
+        "scopes": list(operator.forms),
+        "causal": operator.causal,
+        "dtypes": list(operator.dtypes),
+        "kinds": {k: {"time": c.time, "memory": c.memory} for k, c in growth.items()},
+        "params": {
+            key: {"default": p.default, "allowed": allowed_values(p), "meaning": p.meaning}
+            for key, p in operator.params.items()
+        },
+        "impls": _impls(name, operator, params, device),
+        "notes": operator.notes,
+        "no_kernel": operator.no_kernel,
+    }
+
+
+def _impls(name: str, operator: Operator, params: dict[str, Any], device: str) -> dict[str, dict[str, str | None]]:
+    """By scope and impl, the reason it cannot run on this machine, at a small problem of the definition; or None."""
+    from attnbench.problem import Cell
+    from attnbench.registry import why_not
+
+    result: dict[str, dict[str, str | None]] = {}
+    for scope, form in operator.forms.items():
+        problem = _probe(operator, params, scope)
+        result[scope] = {
+            impl: why_not(operator, Cell(name, impl, scope, "fwd", problem, params), device)
+            for impl in ("reference", *form.impls, "compiled")
+        }
+    return result
+
+
+def _probe(operator: Operator, params: dict[str, Any], scope: Scope) -> Problem:
+    """A problem that the definition admits, in the dtype that GPU kernels take; the last one tried where none is."""
+    from attnbench.problem import Problem
+    from attnbench.registry import outside_definition
+
+    candidates = [
+        Problem.image(32, 32, 512, 8, dtype=dtype, causal=causal)
+        if "sequence" not in operator.domains
+        else Problem(1024, 512, 8, dtype=dtype, causal=causal)
+        for dtype in operator.dtypes[::-1]
+        for causal in (False, True)
+    ]
+    inside = [p for p in candidates if outside_definition(operator, p, params, scope) is None]
+    return (inside or candidates)[0]
+
+
+ROWS: Mapping[What, Callable[[], list[Row]]] = {"operators": _operators, "suites": _suites, "metrics": _metrics}
