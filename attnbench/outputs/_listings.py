@@ -6,10 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
+from attnbench.units import shown
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.visible import Visibility, VisibleChange
     from attnbench.analysis.roofline import Roofline
+
+_FIGURES = {
+    "FLOPs": ("flops", "flop"),
+    "reference": ("reference_flops", "flop"),
+    "mult-adds": ("multiply_adds", "flop"),
+    "traffic": ("bytes_required", "bytes"),
+    "memory": ("peak_memory_bytes", "bytes"),
+}
+"""What the table shows, by heading: the field of a row, and its unit."""
+
+_INTENSITY = "FLOP/byte"
+
+_NOTES = (
+    "analytic: from the formulas of the operators' files; nothing was computed.",
+    "traffic: bytes that any impl must read and write. memory: predicted from shapes, the most that the reference "
+    "holds beside its inputs, parameters included.",
+)
 
 
 def visible_changes(visibility: Visibility) -> Listing:
@@ -102,3 +120,27 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
         *(f"({impl}) cannot run here: {reason} [{', '.join(names)}]" for (impl, reason), names in places.items()),
         *(f"{row['name']} has no impl cuda: {row['no_kernel']}" for row in rows if row["no_kernel"]),
     ]
+
+
+def estimates(rows: Sequence[Row]) -> Listing:
+    """Of `estimate`. A dash: outside the definition, not known, or (intensity) nothing to divide by."""
+
+    def texts(row: Row) -> Row:
+        size = f"{row['height']}x{row['width']}" if row["height"] else str(row["seq_len"])
+        amounts = {name: row[key] for name, (key, _) in _FIGURES.items()}
+        if row["peak_memory_bytes"] is not None:  # with the parameters, as the tables of a run show it
+            amounts["memory"] += row["parameter_bytes"]
+        intensity = row["arithmetic_intensity"]
+        return {
+            "operator": row["operator"],
+            "N": size,
+            "C": row["channels"],
+            **{name: "—" if amount is None else shown(amount, _FIGURES[name][1]) for name, amount in amounts.items()},
+            _INTENSITY: "—" if intensity is None else f"{intensity:.3g}",
+        }
+
+    table = [texts(row) for row in rows]
+    if len({row["channels"] for row in rows}) == 1:
+        table = [{name: value for name, value in row.items() if name != "C"} for row in table]
+    reasons = dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"])
+    return Listing(rows, table, numbers=("N", "C", *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))

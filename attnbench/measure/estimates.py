@@ -1,0 +1,51 @@
+"""The analytic cost of a cell, and its memory from shapes: nothing is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attnbench.measure.worker.forecast import footprint
+from attnbench.registry import outside_definition
+
+if TYPE_CHECKING:
+    from attnbench.operator import Operator
+    from attnbench.problem import Cell
+
+
+def estimate(operator: Operator, cell: Cell) -> dict[str, Any]:
+    """The cell's columns and figures in base units; None, with the reason, outside the operator's definition."""
+    p = cell.problem
+    outside = outside_definition(operator, p, cell.params, cell.scope)
+    form = operator.forms[cell.scope] if outside is None else None
+    cost = form and form.cost(p, cell.params, cell.mode)
+    memory = form and footprint(form, p, cell.params, cell.mode)
+    return {
+        "operator": cell.operator,
+        "params": dict(cell.params),
+        "scope": cell.scope,
+        "mode": cell.mode,
+        "dtype": p.dtype,
+        "batch": p.batch,
+        "heads": p.heads,
+        "seq_len": p.seq_len,
+        "height": p.height,
+        "width": p.width,
+        "channels": p.channels,
+        "causal": p.causal,
+        "source": "analytic",
+        "flops": cost and cost.flops,
+        "reference_flops": cost and cost.reference_flops,
+        "multiply_adds": cost and _halved(cost.flops),
+        "elementwise": cost and cost.elementwise,
+        "bytes_required": cost and cost.bytes_required,
+        "arithmetic_intensity": cost.flops / cost.bytes_required if cost and cost.bytes_required else None,
+        "passes": cost and cost.passes,
+        "reason": outside,
+        "peak_memory_bytes": memory and memory.peak_bytes,
+        "input_bytes": memory and memory.input_bytes,
+        "parameter_bytes": memory and memory.parameter_bytes,
+    }
+
+
+def _halved(flops: int) -> int | float:
+    return flops // 2 if flops % 2 == 0 else flops / 2

@@ -1,0 +1,124 @@
+"""The cells that a command line asks for the cost of: every operator at every size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attnbench.plan.mistakes import Notes
+from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem
+from attnbench.units import choice, whole
+
+if TYPE_CHECKING:
+    from attnbench.operator import Operator
+
+
+@dataclass(frozen=True)
+class EstimateRequest:
+    """The words of the command line; those in the plural are one or several values each, with commas.
+
+    Args:
+        operators: names; `all`: every operator.
+        seq_lens, image_sizes, channels: the sizes.
+        heads, batch, dtype, causal, mode, scope: of every problem.
+        params: `key=value` each, for the operators that have the key.
+        operators_from: files and packages of a user's own.
+    """
+
+    operators: Sequence[str]
+    seq_lens: Sequence[str]
+    image_sizes: Sequence[str]
+    channels: Sequence[str]
+    heads: str
+    batch: str
+    dtype: str
+    causal: bool
+    mode: str
+    scope: str
+    params: Sequence[str]
+    operators_from: Sequence[str]
+
+
+def cells(request: EstimateRequest) -> list[tuple[Operator, Cell]]:
+    """Every operator, as its reference, at every size, by operator. Raises BadInput with all mistakes."""
+    notes = Notes("the command line")
+    modes = _read(notes, "--mode", [request.mode], choice(MODES))
+    scopes = _read(notes, "--scope", [request.scope], choice(SCOPES))
+    problems = _problems(notes, request)
+    operators = _load(notes, request.operators, request.operators_from)
+    params = _params(notes, operators, request.params)
+    notes.close()
+    return [
+        (operator, Cell(name, "reference", scopes[0], modes[0], problem, params[name]))
+        for name, operator in operators.items()
+        for problem in problems
+    ]
+
+
+def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[Any]:
+    result = []
+    for value in values:
+        try:
+            result.append(read(value))
+        except ValueError as error:
+            notes.add(option, str(error))
+    return result
+
+
+def _split(values: Sequence[str] | None) -> list[Any]:
+    """The parts of an option that takes several values, each as a suite reads it; as text where it is no value."""
+    from attnbench.yaml_file import scalar
+
+    parts = [part.strip() for value in values or () for part in value.split(",")]
+    found: list[Any] = []
+    for part in parts:
+        try:
+            found.append(scalar(part))
+        except ValueError:
+            found.append(part)
+    return found
+
+
+def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
+    from attnbench.plan.sweep import CHANNELS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Shape, Sweep, problems, read_side
+
+    mistakes = len(notes.found)
+    lengths = _read(notes, "--seq-len", _split(request.seq_lens), whole(1, MAX_TOKENS))
+    sides = _read(notes, "--image-size", _split(request.image_sizes), read_side)
+    depths = _read(notes, "--channels", _split(request.channels) or [CHANNELS], whole(1, MAX_CHANNELS))
+    head = _read(notes, "--heads", _split([request.heads]), whole(1, MAX_CHANNELS))
+    batches = _read(notes, "--batch", _split([request.batch]), whole(1, MAX_BATCH))
+    dtypes = _read(notes, "--dtype", [request.dtype], choice(DTYPES))
+    if not (request.seq_lens or request.image_sizes):
+        notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
+    if len(notes.found) > mistakes:
+        return []
+    shape = Shape(batches[0], head[0], None, depths[0], dtypes[0], request.causal)
+    _read(notes, "--channels", depths, shape.heads_of)
+    sweep = Sweep(tuple(lengths), tuple(sides), tuple(depths))
+    return problems(sweep, shape) if len(notes.found) == mistakes else []
+
+
+def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str, Operator]:
+    from attnbench.plan.schema import read_operator_name
+    from attnbench.registry import operators
+
+    sources = operators(places)
+    chosen = sources if "all" in names else dict.fromkeys(_read(notes, "OP", names, read_operator_name(sources)))
+    return {name: sources[name].load() for name in chosen}
+
+
+def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By operator, its params: defaults, and what was given for keys it has."""
+    from attnbench.plan.schema import read_given
+    from attnbench.registry import resolve
+
+    result = {}
+    chosen = read_given(given, {name: list(operator.params) for name, operator in loaded.items()}, notes)
+    for name, operator in loaded.items():
+        try:
+            result[name] = resolve(operator, chosen[name])
+        except ValueError as error:
+            notes.add(f"--param, for {name}", str(error))
+    return result
