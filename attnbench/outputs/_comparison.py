@@ -33,8 +33,8 @@ def listing(findings: Sequence[Finding]) -> Listing:
             "verdict": f"{f.verdict.upper() if f.regression else f.verdict}",
             "what": f.name,
             "metric": f.metric,
-            "before": value_text(f.before, f.metric),
-            "after": value_text(f.after, f.metric),
+            "before": value_text(f.before, f),
+            "after": value_text(f.after, f),
             "change": change(f),
             "reason": f.reason if _explained(f) else "",
         }
@@ -48,13 +48,14 @@ def _explained(f: Finding) -> bool:
     return f.regression or f.verdict == "undecided" or not change(f) or f.metric == OPERATIONS
 
 
-def value_text(value: float | str | None, metric: str) -> str:
-    """A value in the unit of its metric; empty where there is none."""
+def value_text(value: float | str | None, finding: Finding) -> str:
+    """A value of a finding in the unit of its metric; empty where there is none."""
     if value is None or isinstance(value, str):
         return value or ""
-    if metric.endswith("/ baseline"):
+    if finding.relative:
         return times(value)
-    return shown(value, metrics()[metric].unit) if metric in metrics() else f"{value:g}"
+    metric = metrics().get(finding.metric)
+    return shown(value, metric.unit) if metric else f"{value:g}"
 
 
 def change(f: Finding) -> str:

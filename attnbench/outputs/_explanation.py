@@ -39,7 +39,7 @@ def _findings(comparison: Comparison, key: str) -> list[str]:
     lines = []
     for f in comparison.findings:
         if f.subject == key:
-            before, after = value_text(f.before, f.metric), value_text(f.after, f.metric)
+            before, after = value_text(f.before, f), value_text(f.after, f)
             figures = " ".join(filter(None, (before, "→", after, change(f))))
             lines.append(f"{f.metric}: {figures}: {f.verdict}, because {f.reason}")
     return lines

@@ -8,36 +8,47 @@ from typing import TYPE_CHECKING
 from attnbench.analysis.compare.findings import CrossoverShift
 
 if TYPE_CHECKING:
-    from attnbench.analysis.crossover import Crossover
+    from attnbench.analysis.crossover import Crossing, Crossover
     from attnbench.analysis.run import Run
+
+_Place = tuple[str, str, str, str]
+"""Panel, series, metric, and what the series is compared with."""
 
 
 def shifts(before: Run, after: Run) -> Iterator[CrossoverShift]:
     """Crossovers of every metric, against the baseline and against its best exact softmax, before and after."""
+    later = _crossovers(after)
+    for place, crossover in _crossovers(before).items():
+        if place in later:
+            panel, series, metric, baseline = place
+            yield CrossoverShift(
+                series=series,
+                panel=panel,
+                metric=metric,
+                baseline=baseline,
+                before=_words(crossover),
+                after=_words(later[place]),
+                changed=_differ(crossover, later[place]) and _words(crossover) != _words(later[place]),
+            )
+
+
+def _crossovers(run: Run) -> dict[_Place, Crossover]:
     from attnbench.analysis.summary import summarise
 
-    told: list[dict[tuple[str, str, str, str], tuple[str, Crossover]]] = []
-    for run in (before, after):
-        found = {}
-        for report in summarise(run).panels:
-            for table in report.tables:
-                for line in table.lines:
-                    for against, crossover in (
-                        (report.baseline, line.against_baseline),
-                        (table.quantity.metric.best_exact, line.against_exact),
-                    ):
-                        if crossover is not None:
-                            place = (report.panel.title, line.series.name, table.quantity.name, against)
-                            found[place] = (_told(crossover), crossover)
-        told.append(found)
-    for place, (a, crossover) in told[0].items():
-        if place in told[1]:
-            b, other = told[1][place]
-            panel, series, metric, against = place
-            yield CrossoverShift(series, panel, metric, against, a, b, a != b and _differ(crossover, other))
+    crossovers = {}
+    for report in summarise(run).panels:
+        for table in report.tables:
+            for line in table.lines:
+                for baseline, crossover in (
+                    (report.baseline, line.against_baseline),
+                    (table.quantity.metric.best_exact, line.against_exact),
+                ):
+                    if crossover is not None:
+                        crossovers[report.panel.title, line.series.name, table.quantity.name, baseline] = crossover
+    return crossovers
 
 
-def _told(crossover: Crossover) -> str:
+def _words(crossover: Crossover) -> str:
     if crossover.kind != "crossing":
         return crossover.kind
     return ", ".join(
@@ -53,9 +64,12 @@ def _differ(a: Crossover, b: Crossover) -> bool:
         return "undecided" not in (a.kind, b.kind)
     if len(a.crossings) != len(b.crossings):
         return True
-    for c, d in zip(a.crossings, b.crossings, strict=True):
-        if c.direction != d.direction:
-            return True
-        if None not in (c.low, c.high, d.low, d.high) and (c.low > d.high or d.low > c.high):  # type: ignore[operator]
-            return True
-    return False
+    pairs = zip(a.crossings, b.crossings, strict=True)
+    return any(c.direction != d.direction or _apart(c, d) for c, d in pairs)
+
+
+def _apart(a: Crossing, b: Crossing) -> bool:
+    """Whether two intervals, known on both sides, do not meet."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.low > b.high or b.low > a.high

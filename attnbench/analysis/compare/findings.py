@@ -1,4 +1,4 @@
-"""What a comparison found: one metric of one cell (or one series) before and after, and what follows from all."""
+"""Findings: one metric of one cell (or one series) before and after, with a verdict; and what follows from all."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 
 Verdict = Literal["faster", "same", "slower", "undecided", "less", "more", "changed"]
 
-PASS, REGRESSION, CANNOT_COMPARE, UNDECIDED = 0, 1, 2, 3
-"""Exit codes."""
+PASS, REGRESSION, UNDECIDED = 0, 1, 3
+"""Exit codes of a gate; 2 is bad usage, as everywhere."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """subject: a cell's key, a series, or "all cells". name: the same for people.
+    """One metric of one subject before and after.
 
-    metric: its name, or "status", "kernel", "operations", "scaling of …". before, after: the values; None where there
-    is none. verdict: faster, same, slower or undecided for times; less, same, more or undecided for the rest;
-    changed for what has no order. ratio, low, high: after / before with its interval. threshold: the gate's, a
-    fraction; None: not gated. detectable: the smallest growth that would have been found, a fraction. regression:
-    whether the gate fails for it. reason: why the verdict is what it is.
+    Args:
+        subject: a cell's key, a series, or "all cells".
+        name: the same for people.
+        metric: its name, or "status", "kernel", "operations", "scaling of …", "… / baseline".
+        before, after: the values; None where there is none.
+        verdict: faster, same, slower or undecided for times; less, same, more or undecided for the rest; changed for
+            what has no order.
+        regression: whether the gate fails for it.
+        ratio, low, high: after / before with its interval.
+        threshold: the gate's, a fraction; None: not gated.
+        detectable: the smallest growth that would have been seen, a fraction.
+        reason: why the verdict is what it is.
+        relative: whether before and after are ratios to the baseline's figure.
     """
 
     subject: str
@@ -42,10 +50,11 @@ class Finding:
     threshold: float | None = None
     detectable: float | None = None
     reason: str = ""
+    relative: bool = False
 
     @property
     def weight(self) -> tuple[int, float]:
-        """What findings are sorted by: regressions first, then what got worse, what is new, what is undecided."""
+        """What findings are sorted by: regressions first, then what got worse, changed, got better, is undecided."""
         order = {"slower": 1, "more": 1, "changed": 2, "faster": 3, "less": 3, "undecided": 4, "same": 5}
         size = abs(self.ratio - 1) if self.ratio is not None else 0.0
         return (0 if self.regression else order[self.verdict], -size)
@@ -53,7 +62,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class CrossoverShift:
-    """A crossover against `baseline` before and after, in words; changed: whether they differ."""
+    """A crossover of a series in a panel and a metric against `baseline`, before and after.
+
+    Args:
+        before, after: in words.
+        changed: whether the two cannot be the same.
+    """
 
     series: str
     panel: str
@@ -66,10 +80,17 @@ class CrossoverShift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """before, after: names of the two. findings: by importance. missing, new: keys that only one of them has.
+    """Two runs, or two revisions, compared.
 
-    notes: what a reader must know first: what could not be compared, a shift that all cells share, a threshold that
-    the machine cannot see. measured: in how many cells something was compared. gated: whether it decides a build.
+    Args:
+        before, after: names of the two.
+        findings: by importance.
+        missing, new: keys that only one of them has.
+        notes: what a reader must know first: what could not be compared, a shift that all cells share, a threshold
+            that the machine cannot see.
+        shifts: of crossovers.
+        measured: in how many cells something was compared.
+        gated: whether it decides a build.
     """
 
     before: str
@@ -89,7 +110,7 @@ class Comparison:
 
     @property
     def undecided(self) -> list[Finding]:
-        """What the gate asked for and nobody can tell."""
+        """What has a threshold and no verdict."""
         return [f for f in self.findings if f.verdict == "undecided" and f.threshold is not None]
 
     @property

@@ -18,6 +18,9 @@ SOFTWARE = ("threads", "instruction_set", "torch")
 MACHINE = (*HARDWARE, *SOFTWARE)
 """Between two runs, and for stored noise: what time and memory depend on whatever the code is."""
 
+EXACT = ("device", "machine", "gpu_name", *SOFTWARE)
+"""Between two runs: what bytes and operations depend on, which repeat on another processor of the same kind."""
+
 ONE_RUN = (*MACHINE, "python", "allocator", "cuda", "cudnn", "tf32")
 """Within one run, with the digests of `measured_code`: nothing may be another after a resume."""
 
@@ -30,41 +33,46 @@ def differing(names: Sequence[str], before: Mapping[str, Any], after: Mapping[st
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What differs between two runs' environments. hardware, software: sentences. contract: measure settings."""
+    """What differs between the circumstances of two runs, as sentences.
+
+    Args:
+        hardware, software: of their environments.
+        contract: of their measure settings.
+        alike: whether bytes and operations repeat exactly between the two.
+    """
 
     hardware: tuple[str, ...]
     software: tuple[str, ...]
     contract: tuple[str, ...]
-
-    @property
-    def alike(self) -> bool:
-        """Whether bytes and operations repeat exactly between the two."""
-        return not self.software and not any(text.startswith(("device", "machine", "gpu")) for text in self.hardware)
+    alike: bool
 
 
-def circumstances(before: Run, after: Run) -> Circumstances:
-    """Compares environments and contracts. Raises BadInput where the stored numbers do not mean the same."""
-    contracts = [_contract(run) for run in (before, after)]
-    if contracts[0][:1] != contracts[1][:1]:
-        versions = ["".join(c[:1]) or "unknown" for c in contracts]
+def differences(before: Run, after: Run) -> Circumstances:
+    """Compares environments and contracts.
+
+    Raises: BadInput where the stored numbers do not mean the same.
+    """
+    versions, settings = zip(*map(_contract, (before, after)), strict=True)
+    if versions[0] != versions[1]:
         raise BadInput(
-            f"{before.folder} was measured under contract {versions[0]}, {after.folder} under {versions[1]}: "
-            "their numbers do not mean the same. Measure one of them again."
+            f"{before.folder} was measured under contract {versions[0] or 'unknown'}, {after.folder} under "
+            f"{versions[1] or 'unknown'}: their numbers do not mean the same. Measure one of them again."
         )
-    settings = [tuple(word for word in c[1:] if not word.startswith("rounds=")) for c in contracts]
-    measured = () if settings[0] == settings[1] else (f"measure: {' '.join(settings[0])} → {' '.join(settings[1])}",)
-    return Circumstances(_sentences(HARDWARE, before, after), _sentences(SOFTWARE, before, after), measured)
+    contract = () if settings[0] == settings[1] else (f"measure: {settings[0]} → {settings[1]}",)
+    alike = not differing(EXACT, before.environment, after.environment)
+    return Circumstances(_sentences(HARDWARE, before, after), _sentences(SOFTWARE, before, after), contract, alike)
 
 
 def _sentences(names: Sequence[str], before: Run, after: Run) -> tuple[str, ...]:
+    def text(value: Any) -> str:
+        return "unknown" if value is None else str(value)
+
     pairs = differing(names, before.environment, after.environment)
-    return tuple(f"{name.replace('_', ' ')}: {_plain(a)} → {_plain(b)}" for name, a, b in pairs)
+    return tuple(f"{name.replace('_', ' ')}: {text(a)} → {text(b)}" for name, a, b in pairs)
 
 
-def _contract(run: Run) -> tuple[str, ...]:
-    found = [str(text) for text in run.visits["contract"].unique() if text]
-    return tuple(found[0].split()) if found else ()
-
-
-def _plain(value: Any) -> str:
-    return "unknown" if value is None else str(value)
+def _contract(run: Run) -> tuple[str, str]:
+    """The version of a run's contract and its settings but for the number of rounds; empty where none is stored."""
+    contracts = [str(text) for text in run.visits["contract"].unique() if text]
+    version, *settings = contracts[0].split() if contracts else [""]
+    return version, " ".join(setting for setting in settings if not setting.startswith("rounds="))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
-from attnbench.analysis.compare.same_machine import circumstances
+from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels
@@ -28,28 +28,32 @@ OPERATIONS = "operations"
 EXPONENT_RISE = 0.25
 """By how much the tail exponent of an exact figure may rise: sums of powers bend, classes differ by half at least."""
 
-
 UNTIMED = "time is not compared: tier 0 is what repeats exactly; --base REV --tier 1 measures time as well"
 """What a decision of tier 0 says of thresholds for time."""
 
+Row = Mapping[str, Any]
+"""A cell's row of results.csv with its operations; missing: None."""
+
 
 def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Comparison:
-    """The exact comparison of two runs, whatever machines they come from. notes: put before its own."""
-    differ = circumstances(before, after)
-    if not differ.alike:
-        what = "; ".join((*differ.hardware, *differ.software))
-        notes = [
-            *notes,
-            f"peak memory and operations are not compared: they repeat only in the same circumstances ({what}). "
-            "FLOPs, status and growth are",
-        ]
+    """The exact comparison of two runs, whatever machines they come from.
+
+    Args:
+        gate: thresholds, as `exact_findings` takes them.
+        notes: put before its own.
+    """
+    circumstances = differences(before, after)
+    if not circumstances.alike:
+        what = "; ".join((*circumstances.hardware, *circumstances.software))
+        portable = ", ".join(metric.label for metric in exact_metrics().values() if metric.analytic)
+        notes = [*notes, f"{not_repeating()} ({what}). {portable}, status and growth are"]
     before, after = aligned(before, after)
-    gone, new = unmatched(before, after)
+    missing, new = unmatched(before, after)
     return Comparison(
         before=str(before.folder),
         after=str(after.folder),
-        findings=by_importance(exact_findings(before, after, gate, alike=differ.alike)),
-        missing=gone,
+        findings=by_importance(exact_findings(before, after, gate, alike=circumstances.alike)),
+        missing=missing,
         new=new,
         notes=tuple(notes),
         measured=len(ok_keys(before) & ok_keys(after)),
@@ -57,167 +61,206 @@ def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Com
     )
 
 
-def exact_findings(before: Run, after: Run, gate: Gate | None, *, alike: bool) -> list[Finding]:
-    """Findings of every cell and series that both runs have.
-
-    gate: thresholds; where it does not name FLOPs or peak memory they may not grow at all, while operations are
-    gated only where it names them; None: nothing is gated. alike: same device, threads, instruction set and torch,
-    without which bytes and operations do not repeat and only FLOPs, status and growth are compared.
-    """
-    rows = {side: _rows(run) for side, run in (("before", before), ("after", after))}
-    found: list[Finding] = []
-    named = names(before.results)
-    for key in rows["before"]:
-        if key in rows["after"]:
-            found += _cell(key, named.get(key, key), rows["before"][key], rows["after"][key], gate, alike)
-    return [*found, *_scaling(before, after, gate)]
-
-
-def _rows(run: Run) -> dict[str, dict[str, Any]]:
-    operations = {}
-    for visit in run.visits[run.visits["round"] == 0][["key", "operations"]].to_dict("records"):
-        operations[str(visit["key"])] = visit["operations"] or {}
-    found = {}
-    for row in run.results.to_dict("records"):
-        plain = {str(name): None if not isinstance(v, (dict, list)) and pd.isna(v) else v for name, v in row.items()}
-        found[str(row["key"])] = {**plain, "operations": operations.get(str(row["key"]), {})}
-    return found
-
-
-def _cell(
-    key: str, name: str, before: Mapping[str, Any], after: Mapping[str, Any], gate: Gate | None, alike: bool
-) -> Iterator[Finding]:
-    a, b = str(before["status"]), str(after["status"])
-    if a != b:
-        lost = a == "ok" and gate is not None
-        reason = str(after["reason"] or "") if b != "ok" else ""
-        yield Finding(key, name, "status", a, b, "changed", regression=lost, reason=reason)
-    if a != "ok" or b != "ok":
-        return
-    for metric_name, metric in exact_metrics().items():
-        if alike or metric.analytic:
-            grown = _most_grown((metric.column, *metric.guarded), before, after)
-            yield _amount(key, name, metric_name, grown, gate)
-    if alike:
-        yield from _operations(key, name, before, after, gate)
-
-
 def exact_metrics() -> dict[str, Metric]:
     """The metrics that are compared to the last digit."""
     return {name: metric for name, metric in metrics().items() if metric.exact}
 
 
-def _most_grown(
-    columns: tuple[str, ...], before: Mapping[str, Any], after: Mapping[str, Any]
-) -> tuple[str, float, float]:
-    """The column that grew most, of those that both have."""
-    both = [(c, float(before[c]), float(after[c])) for c in columns if _known(before, c) and _known(after, c)]
-    return max(both, key=lambda item: _ratio(item[1], item[2]), default=("", 0.0, 0.0))
+def not_repeating() -> str:
+    """The sentence about what is not compared between runs made in different circumstances."""
+    names = ", ".join(metric.label or name for name, metric in exact_metrics().items() if not metric.analytic)
+    return f"{names} and operations are not compared: they repeat only in the same circumstances"
 
 
-def _known(row: Mapping[str, Any], column: str) -> bool:
-    return row.get(column) is not None
+def exact_findings(before: Run, after: Run, gate: Gate | None, *, alike: bool) -> list[Finding]:
+    """Findings of every cell and series that both runs have.
+
+    Args:
+        before, after: runs with the same keys for the same cells (`matching.aligned`).
+        gate: thresholds; an exact metric that it does not name may not grow at all, while operations are gated only
+            where it names them. None: nothing is gated.
+        alike: whether both have the same device, threads, instruction set and torch; without, bytes and operations do
+            not repeat, and only status, growth and analytic metrics are compared.
+    """
+    cells = names(before.results)
+    rows_before, rows_after = _rows(before), _rows(after)
+    findings = [
+        finding
+        for key, row in rows_before.items()
+        if key in rows_after
+        for finding in _of_cell(key, cells.get(key, key), row, rows_after[key], gate, alike)
+    ]
+    return [*findings, *_scaling(before, after, gate)]
+
+
+def _rows(run: Run) -> dict[str, Row]:
+    checks = run.visits[run.visits["round"] == 0][["key", "operations"]].to_dict("records")
+    operations = {str(visit["key"]): visit["operations"] or {} for visit in checks}
+    rows: dict[str, Row] = {}
+    for row in run.results.to_dict("records"):
+        plain = {str(name): None if not isinstance(v, (dict, list)) and pd.isna(v) else v for name, v in row.items()}
+        rows[str(row["key"])] = {**plain, OPERATIONS: operations.get(str(row["key"]), {})}
+    return rows
+
+
+def _of_cell(key: str, name: str, before: Row, after: Row, gate: Gate | None, alike: bool) -> Iterator[Finding]:
+    a, b = str(before["status"]), str(after["status"])
+    if a != b:
+        yield Finding(
+            subject=key,
+            name=name,
+            metric="status",
+            before=a,
+            after=b,
+            verdict="changed",
+            regression=a == "ok" and gate is not None,
+            reason=str(after["reason"] or "") if b != "ok" else "",
+        )
+    if a != "ok" or b != "ok":
+        return
+    for metric_name, metric in exact_metrics().items():
+        grown = _most_grown((metric.column, *metric.guarded), before, after)
+        if grown is not None and (alike or metric.analytic):
+            yield _amount(key, name, metric_name, grown, gate)
+    if alike and before[OPERATIONS] and after[OPERATIONS]:
+        yield _operations(key, name, before[OPERATIONS], after[OPERATIONS], gate)
+        if before["kernel"] != after["kernel"]:
+            yield _kernel(key, name, before["kernel"], after["kernel"], gate)
+
+
+def _most_grown(columns: Sequence[str], before: Row, after: Row) -> tuple[str, float, float] | None:
+    """The column that grew most with its figures, of those that both rows have; None where there is none."""
+    stored = (name for name in columns if before.get(name) is not None and after.get(name) is not None)
+    figures = [(name, float(before[name]), float(after[name])) for name in stored]
+    return max(figures, key=lambda item: _ratio(item[1], item[2]), default=None)
 
 
 def _ratio(before: float, after: float) -> float:
-    return after / before if before else (1.0 if not after else float("inf"))
+    return after / before if before else (1.0 if not after else math.inf)
 
 
-def _threshold(gate: Gate | None, metric: str, key: str) -> float | None:
-    if gate is None:
-        return None
-    found = gate.threshold(metric, key)
-    return 0.0 if found is None else found
-
-
-def _amount(key: str, name: str, metric: str, picked: tuple[str, float, float], gate: Gate | None) -> Finding:
-    column, before, after = picked
-    threshold = _threshold(gate, metric, key)
+def _amount(key: str, name: str, metric: str, figures: tuple[str, float, float], gate: Gate | None) -> Finding:
+    column, before, after = figures
+    threshold = None if gate is None else gate.threshold(metric, key) or 0.0
     verdict: Verdict = "same" if before == after else "more" if after > before else "less"
-    worse = threshold is not None and after > before * (1 + threshold)
     ratio = after / before if before else None
     return Finding(
-        key, name, metric, before, after, verdict, worse, ratio, ratio, ratio, threshold, 0.0,
-        f"{column} {before:.0f} → {after:.0f}, exact" if verdict != "same" else "exact",
-    )  # fmt: skip
+        subject=key,
+        name=name,
+        metric=metric,
+        before=before,
+        after=after,
+        verdict=verdict,
+        regression=threshold is not None and after > before * (1 + threshold),
+        ratio=ratio,
+        low=ratio,
+        high=ratio,
+        threshold=threshold,
+        detectable=0.0,
+        reason=f"{column} {before:.0f} → {after:.0f}, exact" if verdict != "same" else "exact",
+    )
 
 
-def _operations(
-    key: str, name: str, before: Mapping[str, Any], after: Mapping[str, Any], gate: Gate | None
-) -> Iterator[Finding]:
-    a, b = before["operations"], after["operations"]
-    if not a or not b:
-        return
-    changes = [f"{op} {a.get(op, 0)} → {b.get(op, 0)}" for op in sorted({*a, *b}) if a.get(op, 0) != b.get(op, 0)]
+def _operations(key: str, name: str, before: Mapping[str, int], after: Mapping[str, int], gate: Gate | None) -> Finding:
+    counts = [(op, before.get(op, 0), after.get(op, 0)) for op in sorted({*before, *after})]
+    changes = [f"{op} {a} → {b}" for op, a, b in counts if a != b]
+    a, b = sum(before.values()), sum(after.values())
     threshold = gate.threshold(OPERATIONS, key) if gate is not None else None
-    before_total, after_total = sum(a.values()), sum(b.values())
-    more = after_total > before_total
-    worse = threshold is not None and after_total > before_total * (1 + threshold)
-    verdict: Verdict = (
-        "same" if not changes else "more" if more else "less" if after_total < before_total else "changed"
+    verdict: Verdict = "same" if not changes else "more" if b > a else "less" if b < a else "changed"
+    return Finding(
+        subject=key,
+        name=name,
+        metric=OPERATIONS,
+        before=a,
+        after=b,
+        verdict=verdict,
+        regression=threshold is not None and b > a * (1 + threshold),
+        ratio=b / a,
+        low=b / a,
+        high=b / a,
+        threshold=threshold,
+        detectable=0.0,
+        reason=", ".join(changes) or "exact",
     )
-    ratio = after_total / before_total
-    reason = ", ".join(changes) or "exact"
-    yield Finding(
-        key, name, OPERATIONS, before_total, after_total, verdict, worse, ratio, ratio, ratio, threshold, 0.0, reason
+
+
+def _kernel(key: str, name: str, before: str, after: str, gate: Gate | None) -> Finding:
+    """The unfused kernel in place of a fused one is a regression; any other change is noted."""
+    unfused = "math" in str(after).lower() and "math" not in str(before).lower()
+    return Finding(
+        subject=key,
+        name=name,
+        metric="kernel",
+        before=before,
+        after=after,
+        verdict="changed",
+        regression=unfused and gate is not None,
+        reason="a fused kernel was left" if unfused else "another kernel runs",
     )
-    if before["kernel"] != after["kernel"]:
-        fallen = "math" in str(after["kernel"]).lower() and "math" not in str(before["kernel"]).lower()
-        yield Finding(
-            key, name, "kernel", before["kernel"], after["kernel"], "changed", fallen and gate is not None,
-            reason="a fused kernel was left" if fallen else "another kernel runs",
-        )  # fmt: skip
 
 
 def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
-    """How memory and FLOPs of a series grow, whatever the machine: over the sizes that both runs have."""
+    """How the exact figures of a series grow, whatever the machine: over the sizes that both runs have."""
     keys = ok_keys(before) & ok_keys(after)
     for metric in exact_metrics():
-        grown = [_growths(run, metric, keys) for run in (before, after)]
-        for series in grown[0]:
-            if series not in grown[1]:
+        growths_before, growths_after = (_growths(run, metric, keys) for run in (before, after))
+        for series, a in growths_before.items():
+            b = growths_after.get(series)
+            if b is None:
                 continue
-            a, b = grown[0][series], grown[1][series]
             rise = max(b.tail.value - a.tail.value, b.last - a.last, key=abs)
-            known = UNDECIDED not in (a.growth, b.growth)
-            order = GROWTHS.index(b.growth) - GROWTHS.index(a.growth) if known else 0
+            decided = UNDECIDED not in (a.growth, b.growth)
+            order = GROWTHS.index(b.growth) - GROWTHS.index(a.growth) if decided else 0
             worse = rise >= EXPONENT_RISE or (order > 0 and rise > 0.1)
             better = rise <= -EXPONENT_RISE or (order < 0 and rise < -0.1)
             yield Finding(
-                " ".join(series), " ".join(series), f"scaling of {metric}", _told(a), _told(b),
-                "more" if worse else "less" if better else "same", worse and gate is not None,
+                subject=" ".join(series),
+                name=" ".join(series),
+                metric=f"scaling of {metric}",
+                before=str(a),
+                after=str(b),
+                verdict="more" if worse else "less" if better else "same",
+                regression=worse and gate is not None,
                 threshold=0.0 if gate is not None else None,
                 reason=f"exponent {a.last:.2f} → {b.last:.2f} between the largest of {a.sizes[0]} … {a.sizes[-1]}",
-            )  # fmt: skip
+            )
 
 
 @dataclass(frozen=True)
-class _Grown:
-    """last: the slope between the two largest sizes, where a new term of higher order shows first."""
+class _Growth:
+    """How a figure of a series grows.
+
+    Args:
+        tail: the exponent of the largest sizes.
+        last: the slope between the two largest sizes, where a new term of higher order shows first.
+        growth: its class.
+        sizes: of the fit, ascending.
+    """
 
     tail: Exponent
     last: float
     growth: str
     sizes: tuple[int, ...]
 
+    def __str__(self) -> str:
+        exponent = f"N^{self.tail.value:.2f}"
+        return exponent if self.growth == UNDECIDED else f"{self.growth} ({exponent})"
 
-def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Grown]:
-    measured = quantity(run, metric)
+
+def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Growth]:
+    """By series and panel, the growth of a metric over three sizes at least. keys: of the cells that count."""
+    values = quantity(run, metric)
     results = run.results[run.results["key"].isin(keys)]
-    found: dict[tuple[str, str], _Grown] = {}
+    growths: dict[tuple[str, str], _Growth] = {}
     if results.empty:
-        return found
+        return growths
     for panel in panels(results):
         for series in panel.series:
-            points, _ = measured.growing(series)
-            grown = scaling(points) if len({size for size, _ in points}) >= 3 else None
-            if grown is not None:
+            points, _ = values.growing(series)
+            fit = scaling(points) if len({size for size, _ in points}) >= 3 else None
+            if fit is not None:
                 *_, (n, a), (m, b) = dict(points).items()  # 14×28 and 28×14 are one size
                 last = (b.level - a.level) / math.log(m / n)
                 identity = f"{series.operator}:{series.impl} {series.params}"
-                found[identity, panel.title] = _Grown(grown.tail, last, grown.growth, grown.sizes)
-    return found
-
-
-def _told(grown: _Grown) -> str:
-    return f"N^{grown.tail.value:.2f}" if grown.growth == UNDECIDED else f"{grown.growth} (N^{grown.tail.value:.2f})"
+                growths[identity, panel.title] = _Growth(fit.tail, last, fit.growth, fit.sizes)
+    return growths

@@ -27,6 +27,7 @@ METRIC = Metric(
     unit="bytes",
     meaning="Peak allocated above the live inputs, from the allocator's own events.",
     title="Peak memory, parameters included",
+    label="peak memory",
     place=3,
     exact=True,
     guarded=("parameter_bytes",),
