@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from attnbench.terminal import escaped
@@ -14,15 +14,12 @@ from attnbench.units import quoted
 Mode = Literal["fwd", "fwd_bwd"]
 Scope = Literal["core", "layer"]
 Domain = Literal["sequence", "image"]
-Axis = Literal["seq_len", "image_size", "channels"]
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ParamValue = bool | int | float | str
 Params = Mapping[str, Any]  # every value a ParamValue
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-DOMAINS: tuple[Domain, ...] = get_args(Domain)
-AXES: tuple[Axis, ...] = get_args(Axis)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 ITEM_BYTES: dict[Dtype, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -167,11 +164,15 @@ CELL_COLUMNS = (
 """What identifies a cell: a visit carries these too, and a series is the rows that differ in one axis of them."""
 
 
+def problem_of(columns: Mapping[str, Any]) -> Problem:
+    """The problem that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
+    return Problem(**{field.name: columns[field.name] for field in fields(Problem)})
+
+
 def cell_of(columns: Mapping[str, Any]) -> Cell:
     """The cell that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
     params = json.loads(columns["params"])
-    names = ("seq_len", "channels", "heads", "batch", "dtype", "causal", "height", "width")
-    problem = Problem(**{name: columns[name] for name in names})
+    problem = problem_of(columns)
     cell = Cell(columns["operator"], columns["impl"], columns["scope"], columns["mode"], problem, params)
     if canonical_params(params) != columns["params"]:
         raise ValueError(f"params = {quoted(columns['params'])} is not in canonical form")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from attnbench.axes import AXES, Axis, tokens_axis
 from attnbench.errors import BadInput
-from attnbench.problem import AXES, CELL_COLUMNS, Axis
+from attnbench.problem import CELL_COLUMNS, problem_of
 from attnbench.store.records import Cause
 
 
@@ -57,7 +58,7 @@ class Panel:
     """Series that may be compared. fixed: what they have in common, by column (head_dim instead of heads where the
     channel axis keeps that)."""
 
-    axis: Axis
+    axis: str
     fixed: Mapping[str, Any]
     series: tuple[Series, ...]
 
@@ -71,9 +72,9 @@ class Panel:
     def title(self) -> str:
         """The axis and what is fixed, in one line."""
         f = self.fixed
-        split = f"head_dim {f['head_dim']}" if "head_dim" in f else f"heads {f['heads']}"
-        parts = [f"scope {f['scope']}", f["mode"], f["dtype"], "causal" if f["causal"] else "", f"batch {f['batch']}"]
-        parts += [split, f"channels {f['channels']}" if "channels" in f else "", f.get("size", ""), f["device"]]
+        sizes = [f"{name} {f[name]}" for name in ("batch", "heads", "head_dim", "channels") if name in f]
+        parts = [f"scope {f['scope']}", f["mode"], f["dtype"], "causal" if f["causal"] else "", *sizes]
+        parts += [f.get("size", ""), f["device"]]
         return f"{self.axis}: " + ", ".join(part for part in parts if part)
 
 
@@ -86,21 +87,22 @@ def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
     """
     if axis is not None and axis not in AXES:
         raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
-    rows = [{str(k): _plain(v) for k, v in row.items()} for row in results[_USED].to_dict("records")]
+    rows = [_row(row) for row in results[_USED].to_dict("records")]
     names = _names(rows)
     found: list[Panel] = []
     placed: set[str] = set()
-    for kind, fixed in _GROUPINGS:
-        groups = _grouped(rows, kind, fixed)
-        wide = [(common, group) for common, group in groups if len({_size(kind, row)[1] for row in group}) > 1]
-        if kind == "channels" and fixed is _BY_HEAD_DIM and any(p.axis == "channels" for p in found):
-            continue
-        for common, group in wide:
-            found.append(_panel(kind, common, group, names))
-            placed |= {row["key"] for row in group}
+    for each in AXES.values():
+        for fixed in _fixed(each):
+            groups = [_panel(each, common, group, names) for common, group in _grouped(rows, each, fixed)]
+            wide = [panel for panel in groups if len(panel.sizes) > 1]
+            found += wide
+            placed |= {point.key for panel in wide for series in panel.series for point in series.points}
+            if wide:
+                break
     rest = [row for row in rows if row["key"] not in placed]
-    for kind, fixed in _GROUPINGS[:2]:
-        found += [_panel(kind, common, group, names) for common, group in _grouped(rest, kind, fixed)]
+    for each in AXES.values():
+        if each.domain:
+            found += [_panel(each, common, group, names) for common, group in _grouped(rest, each, _fixed(each)[0])]
     chosen = [panel for panel in found if axis in (None, panel.axis)]
     if axis is not None and not chosen:
         have = ", ".join(dict.fromkeys(panel.axis for panel in found)) or "none"
@@ -109,15 +111,27 @@ def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
 
 
 _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
-_COMMON = ("scope", "mode", "dtype", "causal", "batch", "device")
-_BY_HEADS = (*_COMMON, "heads", "size")
-_BY_HEAD_DIM = (*_COMMON, "head_dim", "size")
-_GROUPINGS: tuple[tuple[Axis, tuple[str, ...]], ...] = (
-    ("seq_len", (*_COMMON, "heads", "channels")),
-    ("image_size", (*_COMMON, "heads", "channels")),
-    ("channels", _BY_HEADS),
-    ("channels", _BY_HEAD_DIM),
-)
+_FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "channels", "size")
+"""What the series of a panel have in common, but for what varies along its axis. size: the number of tokens."""
+
+
+def _fixed(axis: Axis) -> list[tuple[str, ...]]:
+    """What is constant along an axis; where a size is a product, once with either of its factors."""
+    varied = "size" if axis.domain else axis.columns[0]
+    fixed = tuple(name for name in _FIXED if name != varied)
+    if axis.factors is None:
+        return [fixed]
+    first, second = axis.factors
+    return [fixed, tuple(second if name == first else name for name in fixed)]
+
+
+def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row of the results with its problem, and what of that a title shows."""
+    values = {str(name): _plain(value) for name, value in row.items()}
+    problem = problem_of(values)
+    tokens = tokens_axis(problem)
+    size = f"{tokens.noun or tokens.name} {tokens.label(problem)}"
+    return {**values, "problem": problem, "head_dim": problem.head_dim, "size": size}
 
 
 def _plain(value: Any) -> Any:
@@ -126,41 +140,27 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _is_image(row: Mapping[str, Any]) -> bool:
-    return row["height"] is not None
-
-
-def _size(axis: Axis, row: Mapping[str, Any]) -> tuple[int, str]:
-    if axis == "channels":
-        return int(row["channels"]), str(int(row["channels"]))
-    label = f"{int(row['height'])}x{int(row['width'])}" if _is_image(row) else str(int(row["seq_len"]))
-    return int(row["seq_len"]), label
-
-
 def _grouped(
     rows: Iterable[dict[str, Any]], axis: Axis, fixed: tuple[str, ...]
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        if axis != "channels" and _is_image(row) != (axis == "image_size"):
-            continue
-        written = {**row, "head_dim": row["channels"] // row["heads"]}
-        written["size"] = ("image " if _is_image(row) else "seq_len ") + _size("seq_len", row)[1]
-        groups.setdefault(tuple(written[name] for name in fixed), []).append(row)
+        if axis.domain in (None, row["problem"].domain):
+            groups.setdefault(tuple(row[name] for name in fixed), []).append(row)
     return [(dict(zip(fixed, values, strict=True)), group) for values, group in groups.items()]
 
 
 def _panel(axis: Axis, fixed: dict[str, Any], rows: list[dict[str, Any]], names: Mapping[Any, str]) -> Panel:
     lines: dict[tuple[str, str, str], list[Point]] = {}
     for row in rows:
-        size, label = _size(axis, row)
+        size, label = axis.position(row["problem"]), axis.label(row["problem"])
         point = Point(size, label, row["key"], row["status"], row["reason"] or "", row["cause"] or "")
         lines.setdefault((row["operator"], row["impl"], row["params"]), []).append(point)
     series = tuple(
         Series(names[line], *line[:2], line[2], tuple(sorted(points, key=lambda p: p.size)))
         for line, points in lines.items()
     )
-    return Panel(axis, fixed, series)
+    return Panel(axis.name, fixed, series)
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:

@@ -13,6 +13,7 @@ from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, metri
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import Scaling, agreement, scaling
 from attnbench.analysis.series import Panel, Series, panels
+from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.registry import placed_metrics
 
@@ -226,7 +227,7 @@ def _line(
 
 def _stated(panel: Panel, series: Series, quantity: Quantity, stated: Mapping[str, Mapping[str, str]]) -> str | None:
     """A definition says how time grows with N for every impl, and how memory grows for its reference."""
-    if panel.axis == "channels":
+    if not AXES[panel.axis].domain:
         return None
     growth = quantity.metric.growth
     if growth is None or (growth == "memory" and series.impl != "reference"):

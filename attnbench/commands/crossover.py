@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import click
 import typer
 
+from attnbench.axes import AXES
 from attnbench.commands._options import format_option
 from attnbench.outputs import _formats as formats
 from attnbench.outputs._rows import Listing, Row
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
 
 def _size(given: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
-    from attnbench.plan.sweep import MAX_TOKENS
+    from attnbench.axes import MAX_TOKENS
     from attnbench.units import whole
     from attnbench.yaml_file import scalar
 
     return whole(1, MAX_TOKENS)(scalar(str(given)))
 
 
+_MEANINGS = "; ".join(f"{name}: {axis.meaning}" for name, axis in AXES.items())
 _SIZE: dict[str, Any] = {"parser": _size, "metavar": "INTEGER"}
 
 
@@ -38,12 +41,14 @@ def command(
         list[str] | None, typer.Argument(help="operator or operator:impl.", metavar="OP...", show_default=False)
     ] = None,
     baseline: Annotated[str, typer.Option(help="operator or operator:impl to compare with.")] = "softmax",
-    axis: Annotated[Literal["seq_len", "image_size", "channels"], typer.Option(help="What is varied.")] = "seq_len",
+    axis: Annotated[
+        str, typer.Option(help=f"What is varied. {_MEANINGS}.", click_type=click.Choice(list(AXES)))
+    ] = "seq_len",
     low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64,
     high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536,
     precision: Annotated[str, typer.Option(help="Half the interval's width at which to stop.")] = "10%",
     metric: Annotated[str, typer.Option(help="What is compared: a metric with a clock.")] = "wall_time",
-    seq_len: Annotated[int, typer.Option(help="Tokens, where channels are varied.", **_SIZE)] = 1024,
+    seq_len: Annotated[int, typer.Option(help="Tokens, where they are not varied.", **_SIZE)] = 1024,
     channels: Annotated[int, typer.Option(help="Channels of all heads together.", **_SIZE)] = 256,
     heads: Annotated[int, typer.Option(help="Number of heads; divides the channels.", **_SIZE)] = 8,
     batch: Annotated[int, typer.Option(help="Number of samples.", **_SIZE)] = 1,
@@ -163,20 +168,22 @@ def _templates(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[
 
 def _run(request: SearchRequest, session: Session, templates: dict[str, Cell]) -> tuple[list[Search], int]:
     """Runs a search per operator. Returns them with the exit code of how they ended."""
+    import math
     from dataclasses import replace
 
     from attnbench.analysis.crossover_search import Search, search
-    from attnbench.measure.crossover_probes import Probes, Unplanned, allowed
+    from attnbench.measure.crossover_probes import Probes, Unplanned
     from attnbench.measure.worker_pool import Stopped
     from attnbench.outputs._progress import progress
 
     base = templates[":".join(request.names()[-1])]
     series = {name: cell for name, cell in templates.items() if cell is not base}
-    first, last = (end * end if request.axis == "image_size" else end for end in (request.low, request.high))
-    nearest = allowed(request.axis, base.problem.heads)
+    axis = AXES[request.axis]
+    first, last = (math.prod(axis.uniform(end)) for end in (request.low, request.high))
+    nearest = axis.allowed(base.problem)
     with progress() as told:
         plan = replace(session.plan, cells=())
-        probes = Probes(plan, session.journal, Unplanned(told), request.axis, series, base, request.column)
+        probes = Probes(plan, session.journal, Unplanned(told), axis, series, base, request.column)
         searches = [
             Search(name, probes, first, last, request.precision, nearest, plan.measure.rounds) for name in series
         ]

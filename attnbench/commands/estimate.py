@@ -45,9 +45,7 @@ def command(
 
     request = EstimateRequest(
         operators=operator,
-        seq_lens=seq_len or (),
-        image_sizes=image_size or (),
-        channels=channels or (),
+        sizes={"seq_len": seq_len or (), "image_size": image_size or (), "channels": channels or ()},
         heads=heads,
         batch=batch,
         dtype=dtype,

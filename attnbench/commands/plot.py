@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from attnbench.axes import AXES
+
 
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
@@ -15,7 +17,7 @@ def command(
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
-    axis: Annotated[str | None, typer.Option(help="Only this axis: seq_len, image_size or channels.")] = None,
+    axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     form: Annotated[Literal["both", "png", "svg"], typer.Option("--format", help="What is written.")] = "both",
 ) -> None:
     """Draw a stored run: log-log time, memory, FLOPs and energy, with intervals and crossovers. Prints what it wrote.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from attnbench.axes import AXES
 from attnbench.commands._options import format_option
 from attnbench.outputs import _formats as formats
 
@@ -17,7 +18,7 @@ def command(
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
-    axis: Annotated[str | None, typer.Option(help="Only this axis: seq_len, image_size or channels.")] = None,
+    axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     form: Annotated[str, format_option("run", "csv holds the figures, json everything.")] = "table",
 ) -> None:
     """Show a stored run: every metric over the axis, crossovers, exponents, and what to use.

@@ -45,10 +45,7 @@ def _suites() -> list[Row]:
         except BadInput as error:
             rows.append({"name": name, "description": f"cannot be read: {error}", "baseline": None, "sweep": None})
             continue
-        sweep = " · ".join(
-            " × ".join(axis for axis in ("seq_len", "image_size", "channels") if getattr(entry, axis))
-            for entry in suite.sweep
-        )
+        sweep = " · ".join(" × ".join(entry) for entry in suite.sweep)
         rows.append({"name": name, "description": suite.description, "baseline": suite.baseline, "sweep": sweep})
     return rows
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.interval import Estimate, estimates
+from attnbench.axes import Axis
 from attnbench.measure import worker_process
 from attnbench.measure.progress import Progress
 from attnbench.measure.runner import Runner
 from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
-from attnbench.problem import Axis, Cell, Problem
+from attnbench.problem import Cell
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.records import ENDED_AS, Visit
@@ -95,7 +96,7 @@ class Probes:
 
     def _pair(self, series: str, size: int) -> list[Cell]:
         found = [
-            replace(cell, problem=at(cell.problem, self.axis, size)) for cell in (self.series[series], self.baseline)
+            replace(cell, problem=self.axis.at(cell.problem, size)) for cell in (self.series[series], self.baseline)
         ]
         for cell in found:
             self.cells.setdefault(cell.key, cell)
@@ -136,8 +137,8 @@ class Probes:
     def _paired(self, series: str, size: int, own: Estimate | None, base: Estimate | None) -> Pair:
         cells = self._pair(series, size)
         a, b = (self._status(cell) for cell in cells)
-        label = cells[0].problem.size.removeprefix("n") if self.axis != "channels" else str(size)
-        place = position(cells[0].problem, self.axis)
+        problem = cells[0].problem
+        place, label = self.axis.position(problem), self.axis.label(problem)
         return Pair(place, label, None if a in BEYOND else own, None if b in BEYOND else base, a, b)
 
 
@@ -161,33 +162,3 @@ class Unplanned:
     def message(self, text: str) -> None:
         """See `progress.Progress`."""
         self.told.message(text)
-
-
-def at(problem: Problem, axis: Axis, size: int) -> Problem:
-    """The problem at another size of an axis: a sequence length, the tokens of a square image, or channels."""
-    if axis == "seq_len":
-        return replace(problem, seq_len=size)
-    if axis == "channels":
-        return replace(problem, channels=size)
-    side = math.isqrt(size)
-    return replace(problem, seq_len=side * side, height=side, width=side)
-
-
-def position(problem: Problem, axis: Axis) -> int:
-    """Where a problem stands on an axis."""
-    return problem.channels if axis == "channels" else problem.seq_len
-
-
-def allowed(axis: Axis, heads: int) -> Callable[[float], int]:
-    """The nearest size that a problem can have, with few binary digits: odd sizes have costs of their own."""
-
-    def nearest(value: float) -> int:
-        if axis == "image_size":
-            side = max(1, round(math.sqrt(value)))
-            return side * side
-        unit = heads if axis == "channels" else 1
-        count = max(1.0, value / unit)
-        step = 1 << max(0, math.floor(math.log2(count)) - 4)
-        return unit * step * max(1, round(count / step))
-
-    return nearest

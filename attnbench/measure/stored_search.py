@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.plan.search_request import SearchRequest
@@ -38,6 +39,7 @@ def read_request(folder: Path) -> SearchRequest:
     types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float}
     wrong = {f.name for f in fields(SearchRequest)} ^ set(data)
     wrong |= {name for name, value in data.items() if type(value) is not types.get(name, str)}
+    wrong |= {"axis"} - wrong if data.get("axis") not in AXES else set()
     if wrong or not all(isinstance(name, str) for name in data["operators"]):
         raise BadInput(f"{path}: {', '.join(sorted(wrong)) or 'operators'}: missing, foreign or mistyped. {REPAIR}")
     return SearchRequest(**{**data, "operators": tuple(data["operators"])})
@@ -45,7 +47,7 @@ def read_request(folder: Path) -> SearchRequest:
 
 def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) -> None:
     """Makes suite.yaml name the sizes that were visited, so that it describes the run; unchanged where none was."""
-    column = {"image_size": "height"}.get(request.axis, request.axis)
+    column = AXES[request.axis].columns[0]
     sizes = sorted({visit.cell[column] for visit in visits})
     data = parse(read_text(folder / SUITE), str(folder / SUITE))
     if sizes and data["sweep"][0][request.axis] != sizes:

@@ -10,7 +10,7 @@ from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Exponent, Scaling
 from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
-from attnbench.axes import place, size
+from attnbench.axes import AXES
 from attnbench.units import percent, plus_minus, shown, times
 
 BEST, WIN = "*", "↓"
@@ -196,8 +196,8 @@ def crossover_text(found: Crossover | None, axis: str, baseline: str) -> str:
     elif found.kind == "never":
         said.append(f"never up to {found.largest.label} ({times(found.largest.ratio)})" if found.largest else "never")
     if found.kind != "undecided":
-        said += [f"within noise up to {place(c.high, axis)}" for c in open_ended if c.high]
-        said += [f"within noise from {place(c.low, axis)}" for c in open_ended if c.low]
+        said += [f"within noise up to {AXES[axis].place(c.high)}" for c in open_ended if c.high]
+        said += [f"within noise from {AXES[axis].place(c.low)}" for c in open_ended if c.low]
     if found.baseline_beyond and (
         found.smallest is None or any(c.at is None and c.low and c.high for c in found.crossings)
     ):
@@ -214,9 +214,9 @@ def _failure(status: str) -> str:
 def crossing(found: Crossing, axis: str) -> str:
     """`>512 [480, 551]`: cheaper above 512; `<96`: below. Open ends are …"""
     sign = {"above": ">", "below": "<"}.get(found.direction, "≈")
-    low, high = (size(end, axis) if end is not None else "…" for end in (found.low, found.high))
+    low, high = (AXES[axis].size(end) if end is not None else "…" for end in (found.low, found.high))
     interval = "" if found.low is None and found.high is None else f"[{low}, {high}]"
-    at = "" if found.at is None else place(found.at, axis)
+    at = "" if found.at is None else AXES[axis].place(found.at)
     if at and low == high:
         interval = ""
     return f"{sign}{at}{' ' if at and interval else ''}{interval}"
@@ -266,7 +266,7 @@ def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
 def _growth(found: Scaling | None, axis: str) -> tuple[str, str, str]:
     if found is None:
         return "", "", ""
-    bound = place(found.launch_bound, axis) if found.launch_bound else ""
+    bound = AXES[axis].place(found.launch_bound) if found.launch_bound else ""
     nearest = found.growth if found.growth_error is None else f"{found.growth} (±{percent(found.growth_error)})"
     return _exponent(found.exponent), nearest, bound
 

@@ -20,16 +20,14 @@ class EstimateRequest:
 
     Args:
         operators: names; `all`: every operator.
-        seq_lens, image_sizes, channels: the sizes.
+        sizes: by axis.
         heads, batch, dtype, causal, mode, scope: of every problem.
         params: `key=value` each, for the operators that have the key.
         operators_from: files and packages of a user's own.
     """
 
     operators: Sequence[str]
-    seq_lens: Sequence[str]
-    image_sizes: Sequence[str]
-    channels: Sequence[str]
+    sizes: Mapping[str, Sequence[str]]
     heads: str
     batch: str
     dtype: str
@@ -81,22 +79,26 @@ def _split(values: Sequence[str] | None) -> list[Any]:
 
 
 def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
-    from attnbench.plan.sweep import CHANNELS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Shape, Sweep, problems, read_side
+    from attnbench.axes import AXES, MAX_BATCH, MAX_CHANNELS
+    from attnbench.plan.sweep import CHANNELS, Shape, problems
 
     mistakes = len(notes.found)
-    lengths = _read(notes, "--seq-len", _split(request.seq_lens), whole(1, MAX_TOKENS))
-    sides = _read(notes, "--image-size", _split(request.image_sizes), read_side)
-    depths = _read(notes, "--channels", _split(request.channels) or [CHANNELS], whole(1, MAX_CHANNELS))
+    words = {name: _split(request.sizes.get(name)) for name in AXES}
+    words["channels"] = words["channels"] or [CHANNELS]
+    sweep = {
+        name: tuple(_read(notes, f"--{name.replace('_', '-')}", values, AXES[name].read))
+        for name, values in words.items()
+        if values
+    }
     head = _read(notes, "--heads", _split([request.heads]), whole(1, MAX_CHANNELS))
     batches = _read(notes, "--batch", _split([request.batch]), whole(1, MAX_BATCH))
     dtypes = _read(notes, "--dtype", [request.dtype], choice(DTYPES))
-    if not (request.seq_lens or request.image_sizes):
+    if not any(AXES[name].domain for name in sweep):
         notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
     if len(notes.found) > mistakes:
         return []
-    shape = Shape(batches[0], head[0], None, depths[0], dtypes[0], request.causal)
-    _read(notes, "--channels", depths, shape.heads_of)
-    sweep = Sweep(tuple(lengths), tuple(sides), tuple(depths))
+    shape = Shape(batches[0], head[0], dtype=dtypes[0], causal=request.causal)
+    _read(notes, "--channels", sweep["channels"], lambda value: shape.at({"seq_len": 1, "channels": value[0]}))
     return problems(sweep, shape) if len(notes.found) == mistakes else []
 
 

@@ -298,7 +298,7 @@ def _check_cells(fields: dict[str, Any], sweeps: dict[str, Sweep], shape: Shape,
     """Notes problems that two entries share, and a suite too large to be meant."""
     variants = sum(math.prod(len(v) for v in grid.values()) for _, grid in fields["operators"])
     repeats = variants * len(fields["impls"]) * len(fields["scope"]) * len(fields["mode"])
-    points = sum(max(1, len(s.channels)) * (len(s.seq_len) + len(s.image_size)) for s in sweeps.values())
+    points = sum(math.prod(map(len, sweep.values())) for sweep in sweeps.values())
     if repeats * points > MAX_CELLS:
         notes.add(
             "", f"{repeats * points} cells; allowed: at most {MAX_CELLS}. Use fewer sizes, operators or parameters"

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.plan.settings import SEARCH_ROUNDS
 from attnbench.plan.suite import written
-from attnbench.problem import Axis, operator_and_impl
+from attnbench.problem import operator_and_impl
 from attnbench.registry import clocks
 from attnbench.units import suggestion
 
@@ -22,7 +23,7 @@ class SearchRequest:
 
     operators: tuple[str, ...]
     baseline: str
-    axis: Axis
+    axis: str
     low: int
     high: int
     precision: float
@@ -59,12 +60,11 @@ def suite_text(
     params: Sequence[str],
     operators_from: Sequence[str],
 ) -> str:
-    """The suite that says the same; its sizes are the ends of the axis. shape: its `problem`. seq_len: where channels
-    are varied. params: `key=value` each. Raises BadInput."""
+    """The suite that says the same; its sizes are the ends of the axis. shape: its `problem`. seq_len: where that is
+    not varied. params: `key=value` each. Raises BadInput."""
     names = request.names()
-    if request.axis == "channels":
-        shape = {key: value for key, value in shape.items() if key != "channels"}
     sizes = {request.axis: [request.low, request.high]}
+    fixed = {} if AXES[request.axis].domain else {"seq_len": [seq_len]}
     data = {
         "name": "crossover",
         "description": f"a search for where {', '.join(':'.join(name) for name in names[:-1])} pass {request.baseline}",
@@ -73,8 +73,8 @@ def suite_text(
         "operators": _with_params(list(dict.fromkeys(name for name, _ in names)), params, operators_from),
         "impls": list(dict.fromkeys(impl for _, impl in names)),
         "scope": [scope],
-        "sweep": [{"seq_len": [seq_len], **sizes} if request.axis == "channels" else sizes],
-        "problem": shape,
+        "sweep": [{**fixed, **sizes}],
+        "problem": {name: value for name, value in shape.items() if name != request.axis},
         "mode": [mode],
         "measure": {
             "rounds": SEARCH_ROUNDS, "within_process_precision": "3%", "min_samples": 5, "max_samples": 200,

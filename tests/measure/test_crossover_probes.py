@@ -13,8 +13,9 @@ import pytest
 from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
+from attnbench.axes import AXES
 from attnbench.commands.crossover import _row
-from attnbench.measure.crossover_probes import Probes, Unplanned, allowed, at
+from attnbench.measure.crossover_probes import Probes, Unplanned
 from attnbench.measure.protocol import (
     Forecast,
     ForecastAnswer,
@@ -25,10 +26,12 @@ from attnbench.measure.protocol import (
 )
 from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
-from attnbench.problem import Axis, Cell, Problem
+from attnbench.problem import Cell, Problem
 from attnbench.store import journal
 from tests.running import Silent, plan
 
+PROBLEM = Problem(64, 64, 4)
+NEAREST = AXES["seq_len"].allowed(PROBLEM)
 SUITE = "name: crossover\nbaseline: softmax\n"
 
 
@@ -78,18 +81,18 @@ def opened(tmp_path: Path) -> Iterator[journal.Journal]:
     found.close()
 
 
-def probes(opened: journal.Journal, machine: Machine, axis: Axis = "seq_len") -> Probes:
-    problem = Problem.image(8, 8, 64, 4) if axis == "image_size" else Problem(64, 64, 4)
+def probes(opened: journal.Journal, machine: Machine, axis: str = "seq_len") -> Probes:
+    problem = Problem.image(8, 8, 64, 4) if axis == "image_size" else PROBLEM
     cells = {name: Cell(name, "reference", "core", "fwd", problem, {}) for name in machine.laws}
     base = cells.pop("softmax")
     what = plan((), operators_from=(), memory_limit=2**30)
-    return Probes(what, opened, Unplanned(Silent()), axis, cells, base, start=machine.start)
+    return Probes(what, opened, Unplanned(Silent()), AXES[axis], cells, base, start=machine.start)
 
 
 def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal) -> None:
     machine = Machine(LAWS)
     bench = probes(opened, machine)
-    found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+    found = Search("series", bench, 64, 8192, 0.1, NEAREST)
     search([found], bench.next_round)
     bench.close()
     near = found.crossing()
@@ -117,14 +120,14 @@ def test_a_search_that_was_interrupted_goes_on_with_what_is_missing(opened: jour
 
     bench = probes(opened, Interrupted(LAWS))
     with pytest.raises(KeyboardInterrupt):
-        search([Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))], bench.next_round)
+        search([Search("series", bench, 64, 8192, 0.1, NEAREST)], bench.next_round)
     bench.kill()
     opened.close()
     before = journal.resume(opened.folder)
     known = list(before.visits)
     machine = Machine(LAWS)
     bench = probes(before, machine)
-    found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+    found = Search("series", bench, 64, 8192, 0.1, NEAREST)
     search([found], bench.next_round)
     bench.close()
     before.close()
@@ -139,7 +142,7 @@ def test_a_finished_search_asked_again_measures_nothing_and_says_the_same(opened
     searches = []
     for machine in (first := Machine(LAWS), again := Machine(LAWS)):
         bench = probes(opened, machine)
-        found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+        found = Search("series", bench, 64, 8192, 0.1, NEAREST)
         search([found], bench.next_round)
         bench.close()
         searches.append(found)
@@ -152,7 +155,7 @@ def test_a_finished_search_asked_again_measures_nothing_and_says_the_same(opened
 def test_pairs_are_measured_in_one_process_and_a_round_has_its_own(opened: journal.Journal) -> None:
     machine = Machine(LAWS)
     bench = probes(opened, machine)
-    search([Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))], bench.next_round)
+    search([Search("series", bench, 64, 8192, 0.1, NEAREST)], bench.next_round)
     timed = [visit for visit in opened.visits if visit.round > 0]
     by_round = {r: {v.process for v in timed if v.round == r} for r in {v.round for v in timed}}
     assert all(len(processes) == 1 for processes in by_round.values())
@@ -167,7 +170,7 @@ def test_pairs_are_measured_in_one_process_and_a_round_has_its_own(opened: journ
 def test_what_does_not_fit_is_out_of_memory_and_not_called(opened: journal.Journal) -> None:
     machine = Machine({**LAWS, "series": lambda n: 3 * LAWS["softmax"](n)}, memory=2048)
     bench = probes(opened, machine)
-    found = Search("series", bench, 64, 8192, 0.1, allowed("seq_len", 4))
+    found = Search("series", bench, 64, 8192, 0.1, NEAREST)
     search([found], bench.next_round)
     assert found.beyond is not None
     assert (found.beyond.series_status, found.beyond.baseline_status) == ("oom", "oom")
@@ -176,10 +179,10 @@ def test_what_does_not_fit_is_out_of_memory_and_not_called(opened: journal.Journ
 
 
 @pytest.mark.parametrize("axis", ["image_size", "channels"])
-def test_the_other_axes(opened: journal.Journal, axis: Axis) -> None:
+def test_the_other_axes(opened: journal.Journal, axis: str) -> None:
     bench = probes(opened, Machine(LAWS), axis)
     low, high = (64, 16384) if axis == "image_size" else (16, 8192)
-    found = Search("series", bench, low, high, 0.1, allowed(axis, 4))
+    found = Search("series", bench, low, high, 0.1, AXES[axis].allowed(PROBLEM))
     search([found], bench.next_round)
     near = found.crossing()
     assert near is not None
@@ -192,8 +195,7 @@ def test_the_other_axes(opened: journal.Journal, axis: Axis) -> None:
 
 
 def test_sizes_have_few_binary_digits() -> None:
-    nearest = allowed("seq_len", 8)
-    assert [nearest(x) for x in (5.2, 31.4, 100, 1000, 12345)] == [5, 31, 100, 992, 12288]
-    assert allowed("channels", 8)(100) % 8 == 0
-    assert allowed("image_size", 8)(800) == 784
-    assert at(Problem(64, 64, 4), "channels", 128).channels == 128
+    assert [NEAREST(x) for x in (5.2, 31.4, 100, 1000, 12345)] == [5, 31, 100, 992, 12288]
+    assert AXES["channels"].allowed(PROBLEM)(100) % 4 == 0
+    assert AXES["image_size"].allowed(PROBLEM)(800) == 784
+    assert AXES["channels"].at(PROBLEM, 128).channels == 128

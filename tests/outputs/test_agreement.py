@@ -20,7 +20,7 @@ from rich.console import Console
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
-from attnbench.axes import place, size
+from attnbench.axes import AXES
 from attnbench.outputs import _run_tables as blocks
 from attnbench.outputs import json, plot
 from attnbench.outputs.table import write
@@ -50,8 +50,8 @@ def crossings(summary: Summary) -> Iterator[tuple[int, str, str, str, dict[str, 
 def told(found: dict[str, Any], axis: str) -> str:
     """A crossing as the tables write it, from the JSON's numbers alone."""
     sign = {"above": ">", "below": "<"}[found["direction"]]
-    low, high = ("…" if end is None else size(end, axis) for end in (found["low"], found["high"]))
-    return f"{sign}{place(found['at'], axis)}" + (f" [{low}, {high}]" if low != high else "")
+    low, high = ("…" if end is None else AXES[axis].size(end) for end in (found["low"], found["high"]))
+    return f"{sign}{AXES[axis].place(found['at'])}" + (f" [{low}, {high}]" if low != high else "")
 
 
 def cells(summary: Summary) -> dict[tuple[int, str, str, str], str]:

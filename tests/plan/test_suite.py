@@ -51,8 +51,8 @@ def mistakes(text: str, directory: Path = Path()) -> str:
 def test_every_key_is_read_into_base_units() -> None:
     full = suite(FULL)
     assert full.operators == (("softmax", {}), ("linformer", {"k": (64, 128), "sharing": ("kv",)}), ("local", {}))
-    assert full.sweep[0].seq_len == (256, 512)
-    assert full.sweep[1].image_size == ((14, 14), (8, 16))
+    assert full.sweep[0]["seq_len"] == ((256,), (512,))
+    assert full.sweep[1]["image_size"] == ((14, 14), (8, 16))
     assert full.measure == Measure(5, 0.03, 4, 9, 0.5)
     assert full.limits == Limits(1.0, 2 * 2**30, 120.0, 3600.0)
     assert full.text == FULL
@@ -83,7 +83,7 @@ def test_what_a_suite_does_not_say_has_defaults() -> None:
     ],
 )
 def test_ranges_include_their_ends_where_they_hit_them(values: str, expected: tuple[int, ...]) -> None:
-    assert suite(f"operators: all\nsweep: [{{seq_len: {values}}}]").sweep[0].seq_len == expected
+    assert suite(f"operators: all\nsweep: [{{seq_len: {values}}}]").sweep[0]["seq_len"] == tuple((n,) for n in expected)
 
 
 def test_heads_follow_head_dim() -> None:
