@@ -11,7 +11,7 @@ import pytest
 import torch
 from pandas import DataFrame
 
-from attnbench.measure.worker import correctness
+from attnbench.measure.worker import answers
 from attnbench.measure.worker.prepared_cell import Wrong
 from attnbench.problem import MODES, Cell, Mode, Problem
 from attnbench.registry import operators
@@ -95,8 +95,8 @@ def test_work_left_on_another_stream_is_wrong(tmp_path: Path) -> None:
 def test_where_no_reference_is_affordable_answers_must_follow_all_the_same(impl: str) -> None:
     def whole_visit(impl: str) -> None:
         of = subject("cheating", impl, seq_len=48)
-        first = correctness.first(of)
-        correctness.after(of, first, None)
+        first = answers.first_answers(of)
+        answers.check_after_timing(of, first, None)
 
     with pytest.raises(Wrong):
         whole_visit(impl)

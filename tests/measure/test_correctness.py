@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.measure.worker import correctness
+from attnbench.measure.worker import answers, correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject
 from attnbench.problem import MODES, Dtype, Mode, Params, Problem
 from tests.measuring import subject
@@ -20,8 +20,8 @@ DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "impl"), [("softmax", "reference"), ("softmax", "sdpa"), ("linformer", "reference")])
 def test_what_is_right_passes(name: str, impl: str, mode: Mode, dtype: Dtype) -> None:
-    found = correctness.before(subject(name, impl, mode, dtype))
-    assert found.relative_error <= found.tolerance <= correctness.CEILING[dtype]
+    found = correctness.check_impl(subject(name, impl, mode, dtype))
+    assert found.relative_error <= found.tolerance <= error_bound.CEILING[dtype]
     assert found.checked_seq_len == 64
 
 
@@ -47,34 +47,34 @@ def with_impl(of: Subject, change: float, gradient: float = 0.0) -> Subject:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_error_of_four_bounds_is_wrong(dtype: Dtype) -> None:
-    bound = correctness.before(subject("softmax", dtype=dtype)).tolerance
+    bound = correctness.check_impl(subject("softmax", dtype=dtype)).tolerance
     with pytest.raises(correctness.Wrong, match="the output differs"):
-        correctness.before(with_impl(subject("softmax", dtype=dtype), 4 * bound))
+        correctness.check_impl(with_impl(subject("softmax", dtype=dtype), 4 * bound))
 
 
 def test_a_stated_exception_widens_the_bound_and_no_more() -> None:
     plain = subject("softmax", dtype="float64")
-    bound = correctness.before(plain).tolerance
+    bound = correctness.check_impl(plain).tolerance
     stated = replace(plain, operator=replace(plain.operator, tolerance=(3.0, "a test")))
-    correctness.before(with_impl(stated, 2 * bound))
+    correctness.check_impl(with_impl(stated, 2 * bound))
     with pytest.raises(correctness.Wrong):
-        correctness.before(with_impl(plain, 2 * bound))
+        correctness.check_impl(with_impl(plain, 2 * bound))
     with pytest.raises(correctness.Wrong):
-        correctness.before(with_impl(stated, 5 * bound))
+        correctness.check_impl(with_impl(stated, 5 * bound))
 
 
 def test_a_wrong_gradient_alone_is_wrong() -> None:
-    correctness.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
+    correctness.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
     with pytest.raises(correctness.Wrong, match="the gradient of"):
-        correctness.before(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
+        correctness.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
 
 
 def test_beyond_what_is_affordable_the_reduced_size_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(correctness.AFFORDABLE_FLOPS, "cpu", 10)
-    found = correctness.before(subject("softmax", "sdpa"))
+    found = correctness.check_impl(subject("softmax", "sdpa"))
     assert found.checked_seq_len == 63
     with pytest.raises(correctness.Wrong):
-        correctness.before(with_impl(subject("softmax"), 1e-3))
+        correctness.check_impl(with_impl(subject("softmax"), 1e-3))
 
 
 def test_what_float64_cannot_hold_in_memory_is_not_tried() -> None:
@@ -93,11 +93,11 @@ def test_reduced_images_are_odd() -> None:
 
 def whole_visit(of: Subject) -> None:
     """Both checks with many calls between them."""
-    correctness.before(of)
-    first = correctness.first(of)
+    correctness.check_impl(of)
+    first = answers.first_answers(of)
     for _ in range(100):
         of.perform(of.calls[0])
-    correctness.after(of, first, None)
+    answers.check_after_timing(of, first, None)
 
 
 @pytest.mark.parametrize("name", ["caches", "caches_by_place", "decays"])
@@ -112,13 +112,13 @@ def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
 
 def test_an_answer_is_told_from_any_other() -> None:
     of = subject("softmax", mode="fwd_bwd")
-    first = correctness.first_outputs(of)
-    expected = correctness.answers(first)
-    correctness.same_answers(of, correctness.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
+    first = answers.first_outputs(of)
+    expected = answers.fingerprints(first)
+    answers.check_fingerprints(of, answers.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
     changed = [tuple(t.clone() for t in outputs) for outputs in first]
     changed[1][0].view(-1)[7] += 0.01 * changed[1][0].abs().max()
     with pytest.raises(correctness.Wrong, match="not the one that was checked"):
-        correctness.same_answers(of, changed, expected, 1e-6)
+        answers.check_fingerprints(of, changed, expected, 1e-6)
     rolled = [(outputs[0].roll(1, dims=-2), *outputs[1:]) for outputs in first]
     with pytest.raises(correctness.Wrong):
-        correctness.same_answers(of, rolled, expected, 1e-6)
+        answers.check_fingerprints(of, rolled, expected, 1e-6)

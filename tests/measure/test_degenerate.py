@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker import correctness
+from attnbench.measure.worker import answers, correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.problem import MODES, Cell, Dtype, Mode, Params, Problem
 from attnbench.registry import operators, why_not
@@ -51,10 +51,10 @@ def test_what_is_right_passes(variant: Variant) -> None:
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
-        found = correctness.before(subject)
-        correctness.after(subject, correctness.first(subject), found.tolerance)
+        found = correctness.check_impl(subject)
+        answers.check_after_timing(subject, answers.first_answers(subject), found.tolerance)
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
-        assert found.relative_error <= found.tolerance <= factor * correctness.CEILING[problem.dtype] * (1 + 1e-12)
+        assert found.relative_error <= found.tolerance <= factor * error_bound.CEILING[problem.dtype] * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
@@ -89,10 +89,10 @@ def test_a_gradient_that_should_be_zero_and_is_not_is_wrong(name: str, tensor: s
     variant = next(v for v in variants() if (v.name, v.scope) == (name, scope))
     problem = variant.problem((1, 1), channels=16, heads=4, batch=1, dtype=dtype)
     right = of(variant, problem, "fwd_bwd")
-    correctness.before(with_gradient(right, tensor, 0.0))
+    correctness.check_impl(with_gradient(right, tensor, 0.0))
     excess = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 1.0}[dtype]
     with pytest.raises(correctness.Wrong, match=f"the gradient of {tensor}"):
-        correctness.before(with_gradient(right, tensor, excess))
+        correctness.check_impl(with_gradient(right, tensor, excess))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
@@ -109,9 +109,9 @@ def test_the_terms_are_of_little_account_where_nothing_cancels(
     truth = subject.once(reference, problem.with_dtype("float64"), correctness.as_dtype(inputs, torch.float64))
     low = subject.once(reference, problem, inputs)
     for ours, exact, terms in zip(
-        low[1:], truth[1:], correctness._terms(subject, problem, inputs, truth[0]), strict=True
+        low[1:], truth[1:], error_bound.terms_of(subject, problem, inputs, truth[0]), strict=True
     ):
         own, scale = float((ours - exact).abs().max()), float(exact.abs().max())
         assert 0 < terms.rounding < scale / 2
-        bounds = [correctness._bound(subject, problem, own, scale, each) for each in (terms, correctness.NO_TERMS)]
+        bounds = [error_bound.bound_of(subject, problem, own, scale, each) for each in (terms, error_bound.NO_TERMS)]
         assert bounds[1] <= bounds[0] <= 3 * bounds[1]

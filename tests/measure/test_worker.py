@@ -18,16 +18,17 @@ import torch
 
 from attnbench.measure import worker_process
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, VisitAnswer, VisitRequest, WorkerLost
-from attnbench.measure.worker import serve as worker
+from attnbench.measure.worker.failures import status_of
+from attnbench.measure.worker.storable import storable
 from tests.running import QUICK, faulty
 
 
 def test_measuring_imports_torch_and_the_standard_library_only() -> None:
     code = (
         "import sys, pkgutil, importlib; from attnbench.measure import worker; "
-        "from attnbench.measure.worker import serve; "
+        "from attnbench.measure.worker import visiting; "
         "[importlib.import_module(f'{worker.__name__}.{m.name}') for m in pkgutil.iter_modules(worker.__path__)]; "
-        "serve.metrics(); "
+        "visiting.metrics(); "
         "found = {'pandas', 'pydantic', 'yaml', 'typer', 'rich', 'scipy'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(found)) or 0)"
     )
@@ -121,19 +122,19 @@ def test_what_an_exception_means_is_asked_of_torch_and_not_read(
             raise RuntimeError("the context is lost")
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    assert worker._status_of(error, device) == status
+    assert status_of(error, device) == status
 
 
 def test_a_failed_allocation_on_the_cpu_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**62, dtype=torch.uint8)
-    assert worker._status_of(raised.value, "cpu") == "oom"
+    assert status_of(raised.value, "cpu") == "oom"
 
 
 def test_what_an_operator_gives_is_made_fit_to_be_stored() -> None:
     numbers = {"flops": np.int64(3), "bytes_required": torch.tensor(4), "softmax_error": np.float32(0.5), "passes": 2}
     bad = {"reference_flops": math.nan, "peak_memory_bytes": 10**30, "energy_j": -1.0, "relative_error": "\ud800"}
-    answer = worker._storable(
+    answer = storable(
         VisitAnswer(
             status="ok",
             reason="so \x9b31m " * 10**6,

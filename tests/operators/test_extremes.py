@@ -78,7 +78,7 @@ def test_every_end_is_right_or_has_its_reason(name: str) -> None:
     tried = 0
     for subject in subjects(name):
         try:
-            correctness.before(subject)
+            correctness.check_impl(subject)
         except Exception as error:
             pytest.fail(f"{subject.cell.key} {dict(subject.cell.params)}: {type(error).__name__}: {error}")
         tried += 1
@@ -144,4 +144,4 @@ def test_what_was_wider_than_the_sound_range_is_refused(
     unsound = subject_of(cell, source, "cpu", 2**32, Forecast())
     if name in ("hamburger", "performer") or problem.causal:
         with pytest.raises((correctness.Wrong, torch.linalg.LinAlgError)):
-            correctness.before(unsound)
+            correctness.check_impl(unsound)
