@@ -73,9 +73,9 @@ def gate(
     """attnbench gate, tier 1: the first half of the blocks is stage 1, the second confirms what that marked."""
     half = len(numbers) // 2
     first = pairs(blocks, before, after, numbers[:half], cells)
-    keys = set(tier1_paired.marked(first, GATE))
+    keys = set(tier1_paired.marked(first, GATE, "wall_time"))
     second = pairs(blocks, before, after, numbers[half:], [c for c, key in blocks.keys.items() if key in keys])
-    found = tier1_paired.decide(first, second if keys else None, GATE)
+    found = tier1_paired.decide(first, second if keys else None, GATE, "wall_time")
     names = {key: cell for cell, key in blocks.keys.items()}
     blamed = frozenset(names[f.subject] for f in found if f.regression)
     undecided = any(f.verdict == "undecided" for f in found)

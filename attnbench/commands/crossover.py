@@ -12,6 +12,7 @@ import typer
 
 from attnbench.axes import AXES
 from attnbench.commands._options import format_option
+from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
 from attnbench.outputs._rows import Listing, Row
 
@@ -47,7 +48,7 @@ def command(
     low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64,
     high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536,
     precision: Annotated[str, typer.Option(help="Half the interval's width at which to stop.")] = "10%",
-    metric: Annotated[str, typer.Option(help="What is compared: a metric with a clock.")] = "wall_time",
+    metric: Annotated[str, typer.Option(help="What is compared: a metric with a clock.")] = DEFAULT_METRIC,
     seq_len: Annotated[int, typer.Option(help="Tokens, where they are not varied.", **_SIZE)] = 1024,
     channels: Annotated[int, typer.Option(help="Channels of all heads together.", **_SIZE)] = 256,
     heads: Annotated[int, typer.Option(help="Number of heads; divides the channels.", **_SIZE)] = 8,

@@ -12,6 +12,8 @@ from attnbench.measure.gate_sides import Log, plan_like, side
 from attnbench.measure.open_run import device_for
 from attnbench.measure.runner import Stopped
 from attnbench.measure.scratch import scratch_folder
+from attnbench.metric import DEFAULT_METRIC
+from attnbench.registry import metrics
 
 if TYPE_CHECKING:
     from attnbench.plan.suite import Suite
@@ -40,7 +42,7 @@ def calibrate(suite: Suite, device: str, pairs: int, log: Log) -> Calibration | 
                 cells = both_survive((one, two), {})
                 stage = Stage.of(cells, pairs)
                 measure_pairs((one, two), cells, stage, plan.seed, log)
-                table = table_of_pairs((one, two), "wall_time_s", stage, cells)
+                table = table_of_pairs((one, two), metrics()[DEFAULT_METRIC].column, stage, cells)
         except Stopped as stopped:
             raise BadInput(f"nothing could be calibrated: {stopped}.") from None
     return None if table.empty else Calibration(noise(table), machine_of(environment), suite.name)

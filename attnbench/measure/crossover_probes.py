@@ -35,7 +35,7 @@ class Probes:
     axis: Axis
     series: Mapping[str, Cell]
     baseline: Cell
-    column: str = "wall_time_s"
+    column: str
     start: Callable[[int, int], worker_process.Worker] = worker_process.start
     cells: dict[str, Cell] = field(default_factory=dict)
     sizes: dict[str, set[int]] = field(default_factory=dict)

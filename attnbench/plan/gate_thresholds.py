@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attnbench.metric import DEFAULT_METRIC
 from attnbench.plan.mistakes import Notes
 from attnbench.thresholds import Gate
 from attnbench.units import fraction, quoted, suggestion
 
-DEFAULT = Gate({"wall_time": 0.05})
+DEFAULT = Gate({DEFAULT_METRIC: 0.05})
 """Of a suite that states none."""
 
 

@@ -52,10 +52,10 @@ def decision(
 ) -> list[str]:
     """The keys that fail the build."""
     first = pairs(rng, number, effects, **model)
-    again = marked(first, GATE)
+    again = marked(first, GATE, "wall_time")
     second = pairs(rng, number, effects, **model)
     second = second[second["key"].isin(again)]
-    return [f.subject for f in decide(first, second, GATE) if f.regression]
+    return [f.subject for f in decide(first, second, GATE, "wall_time") if f.regression]
 
 
 def test_false_alarms_stay_below_one_in_a_hundred_suites() -> None:
@@ -85,7 +85,9 @@ def undecided(number: int, noisy: float) -> float:
         first = pairs(rng, number, own=0.01, shared=0.01)
         loud = first["key"] == KEYS[0]
         first.loc[loud, "after"] *= np.exp(rng.normal(0, noisy, loud.sum()))
-        found.append(any(f.verdict == "undecided" for f in decide(first, None, GATE) if f.threshold is not None))
+        found.append(
+            any(f.verdict == "undecided" for f in decide(first, None, GATE, "wall_time") if f.threshold is not None)
+        )
     return float(np.mean(found))
 
 
@@ -109,12 +111,12 @@ def test_all_cells_slower_is_found_too() -> None:
 def test_what_is_not_confirmed_does_not_fail() -> None:
     rng = np.random.default_rng(4)
     first = pairs(rng, 10, {KEYS[0]: 1.2})
-    assert marked(first, GATE) == [KEYS[0]]
+    assert marked(first, GATE, "wall_time") == [KEYS[0]]
     lucky = pairs(rng, 10)
-    calm = {f.subject: f for f in decide(first, lucky[lucky["key"] == KEYS[0]], GATE)}[KEYS[0]]
+    calm = {f.subject: f for f in decide(first, lucky[lucky["key"] == KEYS[0]], GATE, "wall_time")}[KEYS[0]]
     assert (calm.verdict, calm.regression) == ("same", False)
     assert "not confirmed" in calm.reason
-    gone = {f.subject: f for f in decide(first, None, GATE)}[KEYS[0]]
+    gone = {f.subject: f for f in decide(first, None, GATE, "wall_time")}[KEYS[0]]
     assert (gone.verdict, gone.regression) == ("undecided", False)
 
 
@@ -128,15 +130,15 @@ def test_improvements_and_cells_without_a_threshold_never_fail() -> None:
     rng = np.random.default_rng(6)
     assert decision(rng, 10, {KEYS[0]: 0.7}) == []
     first = pairs(rng, 10, {KEYS[0]: 1.5})
-    assert not any(f.regression for f in decide(first, first, Gate({"flops": 0.0})))
+    assert not any(f.regression for f in decide(first, first, Gate({"flops": 0.0}), "wall_time"))
 
 
 def test_one_pair_and_too_few_for_the_threshold_are_undecided() -> None:
     rng = np.random.default_rng(7)
-    assert {f.verdict for f in decide(pairs(rng, 1), None, GATE)} == {"undecided"}
-    few = decide(pairs(rng, 3, own=0.1, shared=0.1), None, GATE)
+    assert {f.verdict for f in decide(pairs(rng, 1), None, GATE, "wall_time")} == {"undecided"}
+    few = decide(pairs(rng, 3, own=0.1, shared=0.1), None, GATE, "wall_time")
     assert all(f.verdict == "undecided" and f.detectable > 0.05 for f in few)  # type: ignore[operator]
-    enough = decide(pairs(rng, 30, own=0.01, shared=0.01), None, GATE)
+    enough = decide(pairs(rng, 30, own=0.01, shared=0.01), None, GATE, "wall_time")
     assert {f.verdict for f in enough} == {"same"}
 
 

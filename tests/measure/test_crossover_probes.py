@@ -86,7 +86,7 @@ def probes(opened: journal.Journal, machine: Machine, axis: str = "seq_len") -> 
     cells = {name: Cell(name, "reference", "core", "fwd", problem, {}) for name in machine.laws}
     base = cells.pop("softmax")
     what = plan((), operators_from=(), memory_limit=2**30)
-    return Probes(what, opened, Unplanned(Silent()), AXES[axis], cells, base, start=machine.start)
+    return Probes(what, opened, Unplanned(Silent()), AXES[axis], cells, base, "wall_time_s", start=machine.start)
 
 
 def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal) -> None:

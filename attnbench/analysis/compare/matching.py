@@ -32,7 +32,7 @@ def same_cells(before: Iterable[Cell], after: Iterable[Cell], defaults: Defaults
     """By the key of a cell of `before`, the key of the same cell of `after`."""
     later = {completed(cell, defaults).key: cell.key for cell in after}
     matched = ((cell.key, later.get(completed(cell, defaults).key)) for cell in before)
-    return {key: its for key, its in matched if its is not None}
+    return {key: other for key, other in matched if other is not None}
 
 
 def aligned(before: Run, after: Run) -> tuple[Run, Run]:
@@ -44,39 +44,48 @@ def aligned(before: Run, after: Run) -> tuple[Run, Run]:
 def _completed(run: Run, defaults: Defaults) -> Run:
     cells = run.visits.drop_duplicates("key")
     stored = {cell.key: cell for cell in map(_cell, cells[list(CELL_COLUMNS)].to_dict("records"))}
-    whole = {key: completed(cell, defaults) for key, cell in stored.items()}
-    if all(cell.key == key for key, cell in whole.items()):
+    cells_by_key = {key: completed(cell, defaults) for key, cell in stored.items()}
+    if all(cell.key == key for key, cell in cells_by_key.items()):
         return run
-    keys = {key: cell.key for key, cell in whole.items()}
-    params = {key: canonical_params(cell.params) for key, cell in whole.items()}
+    keys = {key: cell.key for key, cell in cells_by_key.items()}
+    params = {key: canonical_params(cell.params) for key, cell in cells_by_key.items()}
     visits = run.visits.assign(key=run.visits["key"].map(keys), params=run.visits["key"].map(params))
-    named = {f"{c.operator} {canonical_params(c.params)}": f"{c.operator} {params[key]}" for key, c in stored.items()}
+    identities = {
+        f"{c.operator} {canonical_params(c.params)}": f"{c.operator} {params[key]}" for key, c in stored.items()
+    }
     stored_keys = {new: key for key, new in keys.items()}
-    return replace(run, visits=visits, environment=_renamed(run.environment, named), stored_keys=stored_keys)
+    return replace(run, visits=visits, environment=_renamed(run.environment, identities), stored_keys=stored_keys)
 
 
 def _cell(columns: Mapping[Any, Any]) -> Cell:
     return cell_of({name: None if pd.isna(value) else value for name, value in columns.items()})
 
 
-def _renamed(environment: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
-    """An environment whose definitions go by the completed params. named: `<operator> <params>`, by the stored one."""
+def _renamed(environment: Mapping[str, Any], identities: Mapping[str, str]) -> dict[str, Any]:
+    """An environment whose definitions go by the completed params.
+
+    Args:
+        identities: `<operator> <params>` as completed, by the stored one.
+    """
     tables = {
-        name: {named.get(key, key): value for key, value in environment[name].items()}
+        name: {identities.get(key, key): value for key, value in environment[name].items()}
         for name in ("stated", "estimates")
         if name in environment
     }
-    exact = {"exact": [named.get(key, key) for key in environment["exact"]]} if "exact" in environment else {}
+    exact = {"exact": [identities.get(key, key) for key in environment["exact"]]} if "exact" in environment else {}
     return {**environment, **tables, **exact}
 
 
 def ok_keys(run: Run) -> set[str]:
-    """The cells that ended ok."""
+    """The keys of the cells that ended ok."""
     return set(run.results.loc[run.results["status"] == "ok", "key"])
 
 
 def unmatched(before: Run, after: Run) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keys that only one of two aligned runs has, and tried to measure there: what is gone, and what is new."""
+    """Keys that only one of two aligned runs has, and tried to measure there.
+
+    Returns: those of `before`, which are missing, and those of `after`, which are new.
+    """
     keys = [set(run.results["key"]) for run in (before, after)]
     tried = [set(run.results.loc[run.results["status"] != "skipped", "key"]) for run in (before, after)]
     return tuple(sorted(tried[0] - keys[1])), tuple(sorted(tried[1] - keys[0]))

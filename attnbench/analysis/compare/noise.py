@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """noise: of one pair. machine: MACHINE of the environment it was measured in. suite: its name."""
+    """Noise as it is stored.
+
+    Args:
+        noise: of one pair.
+        machine: MACHINE of the environment in which it was measured.
+        suite: its name.
+    """
 
     noise: Noise
     machine: Mapping[str, Any]
@@ -34,17 +40,20 @@ def default_path(suite: str) -> Path:
     return Path("results") / "noise" / f"{suite}.json"
 
 
-def write(path: Path, found: Calibration) -> None:
-    """Stores a calibration. Raises BadInput where the disk does not take it."""
+def write(path: Path, calibration: Calibration) -> None:
+    """Stores a calibration.
+
+    Raises: BadInput where the file cannot be written.
+    """
     from attnbench.analysis.compare.tier1_paired import TURNS
 
     data = {
-        "suite": found.suite,
+        "suite": calibration.suite,
         "turns": TURNS,
-        "machine": dict(found.machine),
-        "pairs": found.noise.pairs,
-        "shared": found.noise.shared,
-        "own": dict(found.noise.own),
+        "machine": dict(calibration.machine),
+        "pairs": calibration.noise.pairs,
+        "shared": calibration.noise.shared,
+        "own": dict(calibration.noise.own),
     }
     with storing(path, "Make room, or name another file: --out."):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +61,10 @@ def write(path: Path, found: Calibration) -> None:
 
 
 def read(path: Path) -> Calibration:
-    """A stored calibration. Raises BadInput where it is none."""
+    """A stored calibration.
+
+    Raises: BadInput where the file holds none.
+    """
     from attnbench.analysis.compare.tier1_paired import TURNS, Noise
 
     data = parse_object(read_text(path), str(path))
@@ -79,7 +91,12 @@ def machine_of(environment: Mapping[str, Any]) -> dict[str, Any]:
 def noise_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tuple[Noise, str]:
     """The noise to plan with, and a sentence about where it comes from.
 
-    asked: the user named the file, so that one of another machine is an error. Raises BadInput.
+    Args:
+        path: where it is stored.
+        environment: of the machine that measures.
+        asked: whether the user named the file, so that a missing one, or one of another machine, is an error.
+
+    Raises: BadInput.
     """
     from attnbench.analysis.compare.tier1_paired import ASSUMED, ASSUMED_SD
 
@@ -88,13 +105,13 @@ def noise_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
     )
     if not os.path.isfile(path) and not asked:
         return ASSUMED, assumed
-    found = read(path)
-    for name, there, here in differing(MACHINE, found.machine, environment)[:1]:
-        told = f"{path} is of another machine ({name} {there}, here {here})"
+    calibration = read(path)
+    for name, there, here in differing(MACHINE, calibration.machine, environment)[:1]:
+        reason = f"{path} is of another machine ({name} {there}, here {here})"
         if asked:
-            raise BadInput(f"{told}. Calibrate here, or leave --noise out.")
-        return ASSUMED, f"{told}; {assumed}"
-    noise = found.noise
+            raise BadInput(f"{reason}. Calibrate here, or leave --noise out.")
+        return ASSUMED, f"{reason}; {assumed}"
+    noise = calibration.noise
     return (
         noise,
         f"noise from {count(noise.pairs, 'pair')}: {noise.typical:.1%} per cell, {noise.shared:.1%} shared",

@@ -55,15 +55,21 @@ DECIDED = 0.99
 
 FEWEST_PAIRS, MOST_PAIRS = 4, 60
 
+UNGATED = 0.05
+"""The slow-down that is looked for in a cell without a threshold."""
+
 ASSUMED_SD = 0.04
 """Of one process's luck in log time where no calibration says better: that of a shared 2-core machine."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviations of one pair's log ratio. own: by key; shared: what all cells of a pair have in common.
+    """Standard deviations of one pair's log ratio.
 
-    pairs: from how many it was estimated; 0: assumed.
+    Args:
+        own: by key.
+        shared: of what all cells of a pair have in common.
+        pairs: from how many it was estimated; 0: assumed.
     """
 
     own: Mapping[str, float]
@@ -81,7 +87,14 @@ ASSUMED = Noise({}, ASSUMED_SD * math.sqrt(2), 0)
 
 @dataclass(frozen=True)
 class Power:
-    """What a plan promises for a slow-down of `effect` (a fraction)."""
+    """What a plan promises.
+
+    Args:
+        pairs: of processes, in each stage.
+        cells: that are compared.
+        effect: a slow-down, a fraction.
+        power: how surely it is found.
+    """
 
     pairs: int
     cells: int
@@ -90,7 +103,11 @@ class Power:
 
 
 def pair_estimates(pairs: pd.DataFrame) -> dict[str, Estimate]:
-    """By key, the log ratio after / before. pairs: key, pair, before, after (seconds, one row per pair and cell)."""
+    """By key, the log ratio after / before.
+
+    Args:
+        pairs: columns key, pair, before, after (seconds); one row per pair and cell.
+    """
     usable = pairs[(pairs["before"] > 0) & (pairs["after"] > 0)]
     as_visits = pd.DataFrame(
         {
@@ -106,8 +123,7 @@ def pair_estimates(pairs: pd.DataFrame) -> dict[str, Estimate]:
 
 def noise(pairs: pd.DataFrame) -> Noise:
     """The noise from pairs of one revision against itself."""
-    found = pair_estimates(pairs)
-    known = {key: e for key, e in found.items() if e.known}
+    known = {key: e for key, e in pair_estimates(pairs).items() if e.known}
     shared = max((e.shared * e.rounds for e in known.values()), default=math.nan)
     return Noise(
         {key: math.sqrt(e.own * e.rounds) for key, e in known.items()}, math.sqrt(shared), int(pairs["pair"].nunique())
@@ -135,16 +151,22 @@ def is_seen(smallest: float, threshold: float) -> bool:
 
 
 def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> tuple[Verdict, str]:
-    """The verdict of one stage on one cell, and why. threshold: the slow-down that is to be found, a fraction."""
+    """The verdict of one stage on one cell, and why.
+
+    Args:
+        e: the cell's log ratio.
+        threshold: the slow-down that is to be found, a fraction.
+        false_alarms: of the stage, per suite.
+        cells: of the stage.
+    """
     limit = critical(e, false_alarms, cells)
     least = math.log1p(threshold) / 2
     if math.isnan(limit):
         return "undecided", "one pair has no interval"
     change, bound = math.expm1(e.level), f"±{math.expm1(limit):.1%}"
     if abs(e.level) > limit and abs(e.level) >= least:
-        word: Verdict = "slower" if e.level > 0 else "faster"
         return (
-            word,
+            "slower" if e.level > 0 else "faster",
             f"{change:+.1%} is outside {bound} for {count(cells, 'cell')}, and at least {math.expm1(least):.1%}",
         )
     seen = smallest_seen(e, threshold, false_alarms, cells)
@@ -154,63 +176,73 @@ def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> t
     return "undecided", f"{change:+.1%} within {bound}; only {seen:.1%} would have been found, not {threshold:.1%}"
 
 
-def decide(first: pd.DataFrame, second: pd.DataFrame | None, gate: Gate, metric: str = "wall_time") -> list[Finding]:
-    """The findings of both stages. first, second: pairs as `pair_estimates` takes them; second: of the marked cells.
+def decide(first: pd.DataFrame, second: pd.DataFrame | None, gate: Gate, metric: str) -> list[Finding]:
+    """The findings of both stages on one metric, one per cell.
 
     A cell that stage 1 marks and stage 2 does not is the same: the plan says so before it is measured.
+
+    Args:
+        first: the pairs of stage 1, as `pair_estimates` takes them.
+        second: those of stage 2, of the marked cells; None: there was none.
+        gate: thresholds; a cell without one is judged by UNGATED, and never fails.
     """
-    ungated = 0.05
-    found = pair_estimates(first)
-    cells = len(found)
+    levels = pair_estimates(first)
     confirming = pair_estimates(second) if second is not None and len(second) else {}
     findings = []
-    for key, e in found.items():
+    for key, e in levels.items():
         threshold = gate.threshold(metric, key)
-        looked_for = ungated if threshold is None else threshold
-        word, reason = verdict(e, looked_for, FIRST, cells)
-        regression = False
+        effect = UNGATED if threshold is None else threshold
+        word, reason = verdict(e, effect, FIRST, len(levels))
         if word == "slower" and threshold is not None:
-            again = confirming.get(key)
-            if again is None:
-                word, reason = "undecided", f"{reason}; not confirmed: its fresh processes gave no time"
-            else:
-                limit = critical(again, CONFIRM, len(confirming))
-                regression = again.level > limit and again.level >= math.log1p(looked_for) / 2
-                told = f"{math.expm1(again.level):+.1%} in fresh processes, ±{math.expm1(limit):.1%}"
-                word = "slower" if regression else "same"
-                reason = f"{reason}; {'confirmed' if regression else 'not confirmed'}: {told}"
-        limit = critical(e, FIRST, cells)
+            word, confirmation = _confirmed(confirming.get(key), threshold, len(confirming))
+            reason = f"{reason}; {confirmation}"
+        limit = critical(e, FIRST, len(levels))
         low, high = (None, None) if math.isnan(limit) else (math.exp(e.level - limit), math.exp(e.level + limit))
-        detectable = smallest_seen(e, looked_for, FIRST, cells)
+        detectable = smallest_seen(e, effect, FIRST, len(levels))
         findings.append(
             Finding(
-                key,
-                readable(key),
-                metric,
-                _centre(first, key, "before"),
-                _centre(first, key, "after"),
-                word,
-                regression,
-                math.exp(e.level),
-                low,
-                high,
-                threshold,
-                None if math.isnan(detectable) else detectable,
-                reason,
+                subject=key,
+                name=readable(key),
+                metric=metric,
+                before=_centre(first, key, "before"),
+                after=_centre(first, key, "after"),
+                verdict=word,
+                regression=word == "slower" and threshold is not None,
+                ratio=math.exp(e.level),
+                low=low,
+                high=high,
+                threshold=threshold,
+                detectable=None if math.isnan(detectable) else detectable,
+                reason=reason,
             )
         )
     return findings
 
 
-def marked(first: pd.DataFrame, gate: Gate, metric: str = "wall_time") -> list[str]:
-    """The keys that stage 2 must measure again."""
-    found = pair_estimates(first)
-    keys = []
-    for key, e in found.items():
-        threshold = gate.threshold(metric, key)
-        if threshold is not None and verdict(e, threshold, FIRST, len(found))[0] == "slower":
-            keys.append(key)
-    return keys
+def _confirmed(again: Estimate | None, threshold: float, cells: int) -> tuple[Verdict, str]:
+    """The verdict on a marked cell by stage 2, and why.
+
+    Args:
+        again: the log ratio in fresh processes; None where these gave no time.
+        cells: of stage 2.
+    """
+    if again is None:
+        return "undecided", "not confirmed: its fresh processes gave no time"
+    limit = critical(again, CONFIRM, cells)
+    slower = again.level > limit and again.level >= math.log1p(threshold) / 2
+    change = f"{math.expm1(again.level):+.1%} in fresh processes, ±{math.expm1(limit):.1%}"
+    return ("slower", f"confirmed: {change}") if slower else ("same", f"not confirmed: {change}")
+
+
+def marked(first: pd.DataFrame, gate: Gate, metric: str) -> list[str]:
+    """The keys that stage 2 must measure again. first: pairs as `pair_estimates` takes them."""
+    levels = pair_estimates(first)
+    thresholds = {key: gate.threshold(metric, key) for key in levels}
+    return [
+        key
+        for key, threshold in thresholds.items()
+        if threshold is not None and verdict(levels[key], threshold, FIRST, len(levels))[0] == "slower"
+    ]
 
 
 def _centre(pairs: pd.DataFrame, key: str, side: str) -> float:
@@ -233,8 +265,11 @@ def pairs_for(thresholds: Mapping[str, float], cells: int, noise: Noise) -> tupl
     """How many pairs each stage takes: the fewest that find the smallest threshold in a typical cell with POWER and
     twice it with POWER_TWICE, and that leave no cell undecided.
 
-    thresholds: by key, of the gated ones among `cells`. A cell that MOST_PAIRS would not decide is none to wait for.
-    Returns the pairs with what they promise for both; at most MOST_PAIRS, and then the promise is less.
+    Args:
+        thresholds: by key, of the gated ones among `cells`. A cell that MOST_PAIRS would not decide is not waited for.
+        cells: that are compared.
+
+    Returns: the pairs with what they promise for both; at most MOST_PAIRS, and then the promise is less.
     """
     own, shared, threshold = noise.typical, noise.shared, min(thresholds.values())
     pairs = FEWEST_PAIRS
@@ -243,10 +278,10 @@ def pairs_for(thresholds: Mapping[str, float], cells: int, noise: Noise) -> tupl
         and power(pairs, cells, 2 * threshold, threshold, own, shared) >= POWER_TWICE
     ):
         pairs += 1
-    for key, its in thresholds.items():
+    for key, limit in thresholds.items():
         noisy = noise.own.get(key, own)
-        if decided(MOST_PAIRS, cells, its, noisy, shared):
-            pairs = next(n for n in range(pairs, MOST_PAIRS + 1) if decided(n, cells, its, noisy, shared))
+        if decided(MOST_PAIRS, cells, limit, noisy, shared):
+            pairs = next(n for n in range(pairs, MOST_PAIRS + 1) if decided(n, cells, limit, noisy, shared))
     once, twice = (
         Power(pairs, cells, effect, power(pairs, cells, effect, threshold, own, shared))
         for effect in (threshold, 2 * threshold)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attnbench.analysis.compare.tier1_paired import POWER, Noise, Power, is_seen, pairs_for, smallest_change
+from attnbench.analysis.compare.tier1_paired import (
+    POWER,
+    UNGATED,
+    Noise,
+    Power,
+    is_seen,
+    pairs_for,
+    smallest_change,
+)
+from attnbench.metric import DEFAULT_METRIC
 from attnbench.thresholds import Gate
-
-METRIC = "wall_time"
-UNGATED = 0.05
-"""The slow-down that is looked for where no cell has a threshold."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Visibility:
 
 def visibility(noise: Noise, gate: Gate) -> Visibility:
     """What a gate with these thresholds can see."""
-    limits = {key: gate.threshold(METRIC, key) for key in noise.own}
+    limits = {key: gate.threshold(DEFAULT_METRIC, key) for key in noise.own}
     gated = {key: limit for key, limit in limits.items() if limit is not None}
     thresholds = {key: limit or UNGATED for key, limit in gated.items()} or dict.fromkeys(noise.own, UNGATED)
     smallest, cells = min(thresholds.values()), len(noise.own)
