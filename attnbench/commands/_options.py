@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from typing import Any, get_type_hints
 
 import click
 import typer
@@ -31,3 +35,25 @@ class _Format(click.ParamType):
 def format_option(data: Data, help: str) -> Any:
     """`--format`: one of those that show such data."""
     return typer.Option("--format", click_type=_Format(data), help=help)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command some of whose parameters are dataclasses: every field of one is an option of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    names = {name: [field.name for field in fields(group)] for name, group in groups.items()}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += inspect.signature(groups[parameter.name], eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+
+    @wraps(command)
+    def call(**options: Any) -> None:
+        values = {name: group(**{each: options.pop(each) for each in names[name]}) for name, group in groups.items()}
+        command(**values, **options)
+
+    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    return call

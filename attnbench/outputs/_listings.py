@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
@@ -10,6 +12,8 @@ from attnbench.units import shown
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.visible import Visibility, VisibleChange
+    from attnbench.analysis.crossover import Pair
+    from attnbench.analysis.crossover_search import Search
     from attnbench.analysis.roofline import Roofline
 
 _FIGURES = {
@@ -144,3 +148,46 @@ def estimates(rows: Sequence[Row]) -> Listing:
         table = [{name: value for name, value in row.items() if name != "C"} for row in table]
     reasons = dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"])
     return Listing(rows, table, numbers=("N", "C", *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))
+
+
+def searches(found: Sequence[Search], baseline: str, axis: str) -> Listing:
+    """Of `crossover`: a row for each series. kind: of `analysis.crossover.Crossover`."""
+    from attnbench.outputs._run_tables import crossover_text
+
+    def row(search: Search) -> Row:
+        crossover, nearest, beyond = search.found(), search.crossing(), search.beyond
+        return {
+            "series": search.series,
+            "baseline": baseline,
+            "axis": axis,
+            "kind": crossover.kind,
+            "crossover": crossover_text(crossover, axis, baseline),
+            "crossing": asdict(nearest) if nearest else None,
+            "crossings": [asdict(crossing) for crossing in crossover.crossings],
+            "sizes": search.sizes,
+            "rounds": search.rounds,
+            "one_call": {"size": beyond.size, "ratio": _ratio(beyond)} if beyond else None,
+            "ended": search.ended,
+            "warnings": search.warnings(),
+        }
+
+    def texts(row: Row) -> Row:
+        one = row["one_call"]
+        beyond = f"; one call at {one['size']}: {one['ratio']:.2f}× the baseline" if one and one["ratio"] else ""
+        return {
+            "series": row["series"],
+            f"against {row['baseline']}": row["crossover"],
+            "sizes": len(row["sizes"]),
+            "ended": row["ended"] + beyond + "".join(f"; {text}" for text in row["warnings"]),
+        }
+
+    rows = [row(search) for search in found]
+    return Listing(rows, [texts(row) for row in rows], numbers=("sizes",), sentences=("ended",))
+
+
+def _ratio(pair: Pair) -> float | None:
+    """Of one call: series over baseline; None where one of them did not run."""
+    from attnbench.analysis.crossover_search import side
+
+    gap = side(pair)
+    return math.exp(gap) if gap is not None and math.isfinite(gap) else None

@@ -14,7 +14,6 @@ from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.axes import AXES
-from attnbench.commands.crossover import _row
 from attnbench.measure.crossover_probes import Probes, Unplanned
 from attnbench.measure.protocol import (
     Forecast,
@@ -24,6 +23,7 @@ from attnbench.measure.protocol import (
     SupportRequest,
     VisitAnswer,
 )
+from attnbench.outputs import _listings as listings
 from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
 from attnbench.problem import Cell, Problem
@@ -102,7 +102,7 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     assert (opened.folder / "results.csv").is_file()
     line = next(x for x in summarise(run).panels[0].tables[0].lines if x.series.operator == "series")
     assert line.against_baseline == found.found()
-    row = _row(found, "softmax", "seq_len")
+    (row,) = listings.searches([found], "softmax", "seq_len").rows
     block = next(b for b in parts(summarise(run))[0].blocks if b.title == "Crossover of wall time")
     assert row["crossover"] in {cell.text for cell in block.rows[0]}
     stored = json.loads(json_output.run(summarise(run)))["panels"][0]["metrics"][0]["series"]
