@@ -1,4 +1,4 @@
-"""A copy of attnbench with exactly one file more: the proof that adding a thing is adding its file."""
+"""A copy of attnbench with exactly one file, or one block of lines, more: the proof that adding a thing is no more."""
 
 from __future__ import annotations
 
@@ -21,14 +21,44 @@ def tree_with(folder: Path, path: str, text: str) -> Path:
 
     Raises: AssertionError where anything else differs from the repository.
     """
-    tree = folder / "tree"
-    for name in ("attnbench", "suites"):
-        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tree = _copied(folder)
     before = _files(tree)
     assert path not in before, f"{path} is there already"
     (tree / path).write_text(text, encoding="utf-8")
     after = _files(tree)
     assert {name: content for name, content in after.items() if name != path} == before == _files(REPOSITORY)
+    return tree
+
+
+def tree_with_line(folder: Path, path: str, after: str, lines: str) -> Path:
+    """Copies attnbench and its suites into a folder, adds whole lines to one file, and returns the copy.
+
+    Args:
+        folder: an empty folder.
+        path: of the file, from the top of the repository.
+        after: how the line above them begins; one line of the file does.
+        lines: what is added, each line with its end.
+
+    Raises: AssertionError where anything else differs from the repository.
+    """
+    tree = _copied(folder)
+    original = (tree / path).read_text(encoding="utf-8").splitlines(keepends=True)
+    above = [number for number, line in enumerate(original, 1) if line.startswith(after)]
+    assert len(above) == 1, f"{len(above)} lines of {path} begin with {after}"
+    assert lines.endswith("\n"), "whole lines are added"
+    changed = [*original[: above[0]], lines, *original[above[0] :]]
+    (tree / path).write_text("".join(changed), encoding="utf-8")
+    before, now = _files(REPOSITORY), _files(tree)
+    assert now.pop(path).replace(lines.encode(), b"", 1) == before.pop(path)
+    assert now == before
+    return tree
+
+
+def _copied(folder: Path) -> Path:
+    """A copy of attnbench and its suites, below a folder."""
+    tree = folder / "tree"
+    for name in ("attnbench", "suites"):
+        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tree
 
 
