@@ -1,4 +1,4 @@
-"""What a kernel is compiled for, declared so that it can be compiled and inspected with no GPU at hand."""
+"""Configurations that kernels are compiled for, so that they can be compiled and inspected without a GPU."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may use, by compute capability."""
 
 MOST_REGISTERS = 248
-"""Beyond, a thread has all 255 there are: they are given out by eights."""
+"""A thread with more has all 255 registers: they are allocated in units of eight."""
 
 TRADED = 64
-"""Bytes of stack per thread that ptxas may give up where it has registers to spare.
+"""Bytes of stack per thread that are accepted where ptxas has registers to spare.
 
-Left to itself it aims at as many programs on a multiprocessor as come close to fitting, so it may stop at 80, 128 or
-168 registers and put a few values on the stack that are seldom needed. Told that one may have them all (`maxnreg`),
-it fits fewer programs, and not always with less stack. Tiles are too large only where registers have run out.
+By default ptxas aims at many programs per multiprocessor, so it may stop at 80, 128 or 168 registers and put a few
+seldom needed values on the stack. Allowed all registers (`maxnreg`), it fits fewer programs, and not always with less
+stack. Tiles are too large only where registers have run out.
 """
 
 
@@ -38,10 +38,15 @@ it fits fewer programs, and not always with less stack. Tiles are too large only
 class Configuration:
     """One specialisation of a kernel.
 
-    kernel: the `triton.jit` function. signature: the type of each run-time argument, in order ("*bf16", "i32", "i64",
-    "fp32"). constexprs: by name. label: what it is for, for a table. sample: whether the tests build it (one or two for
-    each kernel; `make kernels` builds all). multiples: whole-number arguments that are multiples of 16 there, such as
-    strides, for which the launcher specialises too. capabilities: those that it is launched on.
+    Attributes:
+        kernel: the `triton.jit` function.
+        signature: the type of each run-time argument, in order ("*bf16", "i32", "i64", "fp32").
+        constexprs: by name.
+        num_warps, num_stages: of the launch.
+        label: what it is for, for a table.
+        sample: whether the tests build it (one or two of each kernel; `make kernels` builds all).
+        multiples: integer arguments that are multiples of 16, such as strides, for which the launcher specialises too.
+        capabilities: the compute capabilities on which it is launched.
     """
 
     kernel: Any
@@ -57,7 +62,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Build:
-    """A compiled configuration. stack_bytes: local memory per thread, for what is not kept in registers."""
+    """A compiled configuration. stack_bytes: local memory per thread, for values that are not kept in registers."""
 
     configuration: Configuration
     capability: int
@@ -68,12 +73,12 @@ class Build:
 
     @property
     def spills(self) -> bool:
-        """Whether registers ran out, or more is on the stack than is gained by it (`TRADED`)."""
+        """Whether registers ran out, or the stack is larger than `TRADED` accepts."""
         return self.stack_bytes > (TRADED if self.registers <= MOST_REGISTERS else 0)
 
     @property
     def fits(self) -> bool:
-        """Whether it spills nothing and takes no more shared memory than there is."""
+        """Whether it spills nothing and its shared memory is within the limit."""
         return not self.spills and self.shared_bytes <= SHARED_MEMORY_LIMIT[self.capability]
 
 
@@ -84,12 +89,12 @@ def algorithms() -> list[ModuleType]:
 
 
 def signature(kernel: Any, types: Mapping[str, str]) -> dict[str, str]:
-    """The run-time arguments of a kernel in order, with their type from `types`; what is not there is an "i32"."""
+    """The run-time arguments of a kernel in order, with their types; "i32" where `types` has none."""
     return {p.name: types.get(p.name, "i32") for p in kernel.params if not p.is_constexpr}
 
 
 def strided(names: Iterable[str]) -> tuple[str, ...]:
-    """Of these arguments those that are multiples of 16 where D is one: it, and the strides (q_n and the like)."""
+    """The arguments that are multiples of 16 where D is: D itself, and strides such as q_n."""
     return tuple(name for name in names if name == "head_dim" or name[1:2] == "_")
 
 
@@ -100,7 +105,7 @@ def build(configuration: Configuration, capability: int) -> Build:
     missing = [name for name in names if name not in configuration.signature and name not in configuration.constexprs]
     if missing:
         raise ValueError(f"{configuration.label}: no type and no value for {', '.join(missing)}")
-    # Tensors that torch allocates are aligned to 16 bytes, which the launcher sees and specialises for.
+    # The launcher specialises for tensors aligned to 16 bytes, as those that torch allocates are.
     special = [i for i, n in enumerate(names) if types[n].startswith("*") or n in configuration.multiples]
     aligned = {(i,): [["tt.divisibility", 16]] for i in special}
     source = ASTSource(configuration.kernel, types, dict(configuration.constexprs), aligned)
@@ -120,7 +125,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
         done = subprocess.run(
             [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         )
-    found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
-    if found is None:
-        raise RuntimeError(f"cuobjdump said nothing of registers: {done.stdout!r}")
-    return int(found[1]), int(found[2])
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    if usage is None:
+        raise RuntimeError(f"no registers in the output of cuobjdump: {done.stdout!r}")
+    return int(usage[1]), int(usage[2])

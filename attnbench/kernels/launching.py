@@ -1,4 +1,4 @@
-"""What the launches of all kernels have in common: sizes of tiles, precision of products, names of types."""
+"""What all launches share: sizes of tiles, precision of products, names of types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnbench.kernels.support import tf32_allowed
 
 @dataclass(frozen=True)
 class Tiles:
-    """Sizes of a launch. constexprs: BLOCK_N and the like, by the kernel's own names."""
+    """Sizes of a launch. constexprs: BLOCK_N and the like, by the kernel's names."""
 
     constexprs: dict[str, Any]
     warps: int
@@ -26,7 +26,7 @@ class Tiles:
 
 
 CAPABILITIES = ((80,), (90, 100))
-"""What tiles are chosen for, by where a product takes its operands from: registers, or shared memory."""
+"""The compute capabilities that tiles are chosen for, by where products read operands: registers or shared memory."""
 
 
 def operands_in_registers(capability: int | None = None) -> bool:
@@ -35,7 +35,7 @@ def operands_in_registers(capability: int | None = None) -> bool:
     capability: 80, 90 …; None: of the current CUDA device, or False where there is none (Triton's interpreter).
     """
     if capability is None:
-        if not torch.cuda.is_initialized():  # asked at every launch, so that it has to be quick
+        if not torch.cuda.is_initialized():  # called at every launch
             return False
         capability = 10 * torch.cuda.get_device_capability()[0]
     return capability // 10 not in (9, 10)

@@ -3,9 +3,9 @@
 margins: [B, C, h, w] → [B, C, h + w], Σ_j x_ij · row_scale, then Σ_i x_ij · column_scale. outer_sum: [B, C, h + w] →
 [B, C, h, w], m_i · row_scale + m_{h+j} · column_scale. Each is the gradient of the other. Serves kao_kv and kao_qkv.
 
-Both move every element of the map once and compute nothing else worth naming: memory is their floor. A program takes a
-band of rows of one plane and runs over its width; where a plane has several bands, their column sums are added up
-afterwards, in float32 as all sums are. Offsets of planes and rows are int64.
+Both move every element of the map once and compute little: they are bound by memory. A program takes a band of rows of
+one plane and runs over its width; where a plane has several bands, their column sums are added up afterwards, in
+float32 as all sums are. Offsets of planes and rows are int64.
 """
 
 from __future__ import annotations

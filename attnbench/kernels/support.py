@@ -1,4 +1,4 @@
-"""Why a Triton kernel cannot run here: asked before anything of Triton is imported."""
+"""Why a Triton kernel cannot run here, without importing Triton."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from attnbench.problem import Problem
 MAX_HEAD_DIM = 256
 
 MAX_EXACT_DIM = 128
-"""Of few_keys in float32 without TF32: beyond, no tile fits into registers."""
+"""The largest head_dim of few_keys in float32 without TF32; with more, no tile fits into registers."""
 
 
 def why_not(problem: Problem, max_head_dim: int = MAX_HEAD_DIM, max_exact_dim: int = MAX_HEAD_DIM) -> str | None:
     """The reason that a kernel cannot run on a CUDA device, or None: Triton, an NVIDIA GPU of compute capability 8.0
-    or more, D ≤ max_head_dim, no float64. That the device is one of CUDA is the registry's question.
+    or more, D ≤ max_head_dim, no float64. The registry checks that the device is a CUDA device.
 
     Args:
         max_exact_dim: the bound on D where float32 is not TF32, whose products take more registers.
@@ -38,5 +38,5 @@ def why_not(problem: Problem, max_head_dim: int = MAX_HEAD_DIM, max_exact_dim: i
 
 
 def tf32_allowed() -> bool:
-    """Whether torch may take TF32 for float32 matrix products, by whichever setting it was told so."""
+    """Whether torch may use TF32 for float32 matrix products, by either of its settings."""
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")  # allow_tf32 cannot be read once this was set

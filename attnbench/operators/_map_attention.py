@@ -1,4 +1,4 @@
-"""Softmax attention, without 1/√D, from every pixel of a map to a few keys: what the image operators share."""
+"""Softmax attention, without 1/√D, from every pixel of a map to a few keys, as the image operators share it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def attend(problem: Problem, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def by_head(problem: Problem, x: Tensor) -> Tensor:
-    """[B, C, …] → [B, H, D, …], with all that follows the channels in one axis."""
+    """[B, C, …] → [B, H, D, M], all axes after the channels flattened into one."""
     return x.reshape(x.shape[0], problem.heads, problem.head_dim, -1)
 
 

@@ -98,7 +98,7 @@ def codes_kernel(
             squares += tl.sum(wide * wide, axis=1)
             lengths += tl.sum(d * d, axis=0)
 
-    there = rows[:, None] * rank + columns[None, :]
+    offsets = rows[:, None] * rank + columns[None, :]
     if KIND == "soft":
         lengths = tl.maximum(tl.sqrt(lengths), epsilon)
         scale = inverse_temperature / tl.maximum(tl.sqrt(squares), epsilon)
@@ -109,7 +109,7 @@ def codes_kernel(
         if KIND == "start":
             c = softmax_rows(projected, column_mask)
         else:
-            c = tl.load(codes + there, mask=mask, other=0.0)
+            c = tl.load(codes + offsets, mask=mask, other=0.0)
         gram = load_bases(grams + sample * rank * rank, 0, rank, rank, BLOCK_R, BLOCK_R)
         c = c * projected / (tl.dot(c, gram, input_precision=PRECISION) + epsilon)
     if LAST:
@@ -122,7 +122,7 @@ def codes_kernel(
             inside = row_mask[:, None] & (channels < width)[None, :]
             tl.store(y + rows[:, None] * width + channels[None, :], out.to(y.dtype.element_ty), mask=inside)
     else:
-        tl.store(codes + there, c, mask=mask)
+        tl.store(codes + offsets, c, mask=mask)
 
 
 @triton.jit
@@ -169,8 +169,8 @@ def sums_kernel(
             total = times(tl.trans(tile), c, total, PRECISION)
             share += tl.sum(c, axis=0)
         channels = first + tl.arange(0, BLOCK_D)
-        there = (part * width + channels)[:, None] * rank + columns[None, :]
-        tl.store(sums + there, total, mask=(channels < width)[:, None] & column_mask[None, :])
+        offsets = (part * width + channels)[:, None] * rank + columns[None, :]
+        tl.store(sums + offsets, total, mask=(channels < width)[:, None] & column_mask[None, :])
         if KIND == "soft":
             if first == 0:
                 tl.store(totals + part * rank + columns, share, mask=column_mask)
@@ -227,8 +227,8 @@ def bases_kernel(
         total = d * total / (tl.dot(d, gram, input_precision=PRECISION) + epsilon)
     else:
         total = total / (share + epsilon)[None, :]
-    there = (sample * width + channels)[:, None] * rank + columns[None, :]
-    tl.store(out + there, total, mask=mask)
+    offsets = (sample * width + channels)[:, None] * rank + columns[None, :]
+    tl.store(out + offsets, total, mask=mask)
     if KIND == "nmf":
         total = tl.where(mask, total, 0.0)
         product = tl.dot(tl.trans(total), total, input_precision=PRECISION)

@@ -9,7 +9,7 @@ of C makes y in the same program, and C is not written. No atomics: results repe
 Layout. x: [B, N, d] contiguous. D: [B, d, r] and C: [B, N, r] in float32. A program holds [BLOCK_N, r] of codes, so
 r ≤ 64. Offsets in tokens are int64.
 
-Backward is one pass over x and dy (`one_step_gradient_kernel`), with what the last update needs made again. cd ends
+Backward is one pass over x and dy (`one_step_gradient_kernel`), which recomputes what the last update needs. cd ends
 with C = x D (DᵀD + βI)⁻¹, whose r×r inverse is torch's.
 
 Precision: all sums are float32. bfloat16 x: products with D and C split into two bfloat16 numbers, 16 bits in all, as
@@ -176,10 +176,10 @@ def next_bases(x: Tensor, d: Tensor, codes: Tensor, updates: Updates) -> tuple[T
 def precision(dtype: torch.dtype, out: bool = False) -> dict[str, str]:
     """PRECISION of float32 products, and (out) that of those that are rounded to the working dtype next."""
     exact = dtype != torch.float32 or not tf32_allowed()
-    found = {"PRECISION": "tf32x3" if exact else "tf32"}
+    constexprs = {"PRECISION": "tf32x3" if exact else "tf32"}
     if out:
-        found["OUT_PRECISION"] = "tf32" if dtype == torch.bfloat16 else found["PRECISION"]
-    return found
+        constexprs["OUT_PRECISION"] = "tf32" if dtype == torch.bfloat16 else constexprs["PRECISION"]
+    return constexprs
 
 
 def tokens(rank: int, capability: int | None) -> int:
@@ -232,25 +232,26 @@ def _configurations(
     floats = ("bases", "answers", "codes", "sums", "grams", "totals", "out", "products")
     types = {**dict.fromkeys(("x", "y", "dy", "dx"), POINTER[dtype]), **dict.fromkeys(floats, "*fp32")}
     types |= dict.fromkeys(("inverse_temperature", "epsilon"), "fp32")
-    whole = {"PRECISION": compute}
-    out = {**whole, "OUT_PRECISION": "tf32" if dtype == torch.bfloat16 else compute}
+    products = {"PRECISION": compute}
+    out = {**products, "OUT_PRECISION": "tf32" if dtype == torch.bfloat16 else compute}
     by_code = code_tiles(rank, capabilities[0])
     step: list[tuple[Any, dict[str, Any], Tiles]] = [
         (codes_kernel, {"KIND": updates.step, "LAST": False, **out}, by_code),
         (codes_kernel, {"KIND": updates.last, "LAST": True, **out}, by_code),
         (one_step_gradient_kernel, {"KIND": updates.last, **out}, gradient_tiles(rank, dtype, capabilities[0])),
-        (sums_kernel, {"KIND": updates.step, **whole}, sum_tiles(rank, capabilities[0])),
-        (bases_kernel, {"KIND": updates.step, **whole}, base_tiles(rank)),
+        (sums_kernel, {"KIND": updates.step, **products}, sum_tiles(rank, capabilities[0])),
+        (bases_kernel, {"KIND": updates.step, **products}, base_tiles(rank)),
     ]
     if updates.kind == "nmf":
         step.append((codes_kernel, {"KIND": "start", "LAST": False, **out}, by_code))
     label = f"{updates.kind} r={rank} {named(dtype, compute)}"
-    for kernel, more, tiles in step:
-        constexprs = {**tiles.constexprs, **more}
-        last = " last" if more.get("LAST") else ""
-        given = {**types, "y": "*fp32"} if more.get("LAST") is False else types  # the codes stand in for y there
-        sample = updates.kind == "nmf" and rank == 64 and dtype == torch.bfloat16 and more["KIND"] != "start"
+    for kernel, flags, tiles in step:
+        constexprs = {**tiles.constexprs, **flags}
+        last = " last" if flags.get("LAST") else ""
+        writes_codes = flags.get("LAST") is False  # then the launch passes them as y
+        argument_types = {**types, "y": "*fp32"} if writes_codes else types
+        sample = updates.kind == "nmf" and rank == 64 and dtype == torch.bfloat16 and flags["KIND"] != "start"
         yield Configuration(
-            kernel, signature(kernel, given), constexprs, tiles.warps, tiles.stages, label + last,
+            kernel, signature(kernel, argument_types), constexprs, tiles.warps, tiles.stages, label + last,
             sample and 90 in capabilities, capabilities=capabilities,
         )  # fmt: skip

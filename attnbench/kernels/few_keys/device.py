@@ -80,13 +80,13 @@ def few_keys_forward_kernel(
     head = (index // blocks).to(tl.int64)
     first_row = (index % blocks) * BLOCK_N
     rows = first_row + tl.arange(0, BLOCK_N)
-    here = seq_len - first_row
+    rows_left = seq_len - first_row
     q += head // heads * q_b + head % heads * q_h + first_row.to(tl.int64) * q_n
     y += head // heads * y_b + head % heads * y_h + first_row.to(tl.int64) * y_n
     k += head * keys * head_dim
     v += head * keys * head_dim
 
-    queries = load_tile(q, here, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
+    queries = load_tile(q, rows_left, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     weight = tl.zeros([BLOCK_N], tl.float32)
     highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
@@ -102,7 +102,7 @@ def few_keys_forward_kernel(
         total = tl.dot(p.to(COMPUTE), tile, total * rescale[:, None], input_precision=PRECISION)
         weight = weight * rescale + tl.sum(p, axis=1)
         highest = raised
-    store_tile(y, total / weight[:, None], here, y_n, y_d, head_dim, BLOCK_N, BLOCK_D)
+    store_tile(y, total / weight[:, None], rows_left, y_n, y_d, head_dim, BLOCK_N, BLOCK_D)
     if SAVE:
         tl.store(lse + head * seq_len + rows, highest + tl.log2(weight), mask=rows < seq_len)
 
@@ -153,7 +153,7 @@ def few_keys_query_gradient_kernel(
     head = (index // blocks).to(tl.int64)
     first_row = (index % blocks) * BLOCK_N
     rows = first_row + tl.arange(0, BLOCK_N)
-    here = seq_len - first_row
+    rows_left = seq_len - first_row
     q += head // heads * q_b + head % heads * q_h + first_row.to(tl.int64) * q_n
     y += head // heads * y_b + head % heads * y_h + first_row.to(tl.int64) * y_n
     dy += head // heads * g_b + head % heads * g_h + first_row.to(tl.int64) * g_n
@@ -161,12 +161,12 @@ def few_keys_query_gradient_kernel(
     k += head * keys * head_dim
     v += head * keys * head_dim
 
-    g = load_tile(dy, here, g_n, g_d, head_dim, BLOCK_N, BLOCK_D)
-    out = load_tile(y, here, y_n, y_d, head_dim, BLOCK_N, BLOCK_D)
+    g = load_tile(dy, rows_left, g_n, g_d, head_dim, BLOCK_N, BLOCK_D)
+    out = load_tile(y, rows_left, y_n, y_d, head_dim, BLOCK_N, BLOCK_D)
     along = tl.sum(g.to(tl.float32) * out.to(tl.float32), axis=1)
     tl.store(delta + head * seq_len + rows, along, mask=rows < seq_len)
     level = tl.load(lse + head * seq_len + rows, mask=rows < seq_len, other=0.0)
-    queries = load_tile(q, here, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
+    queries = load_tile(q, rows_left, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for first in range(0, keys_seen(first_row + BLOCK_N - 1, keys, factor, CAUSAL), BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
@@ -177,7 +177,7 @@ def few_keys_query_gradient_kernel(
         scores = tl.where(allowed(rows, columns, keys, factor, CAUSAL), scores, float("-inf"))
         ds = tl.exp2(scores - level[:, None]) * (dp - along[:, None])
         total = tl.dot(ds.to(COMPUTE), tile, total, input_precision=PRECISION)
-    store_tile(dq, total * scale, here, d_n, d_d, head_dim, BLOCK_N, BLOCK_D)
+    store_tile(dq, total * scale, rows_left, d_n, d_d, head_dim, BLOCK_N, BLOCK_D)
 
 
 @triton.jit
@@ -223,16 +223,16 @@ def few_keys_key_gradient_kernel(
     columns = first_key + tl.arange(0, BLOCK_M)
     q += head // heads * q_b + head % heads * q_h
     dy += head // heads * g_b + head % heads * g_h
-    own = (head * keys + first_key) * head_dim
+    tile_start = (head * keys + first_key) * head_dim
     all_heads = (tl.num_programs(0) // (tiles * splits)).to(tl.int64) * keys * head_dim
-    dk += split.to(tl.int64) * all_heads + own
-    dv += split.to(tl.int64) * all_heads + own
+    dk += split.to(tl.int64) * all_heads + tile_start
+    dv += split.to(tl.int64) * all_heads + tile_start
     lse += head * seq_len
     delta += head * seq_len
 
     count = keys - first_key
-    own_keys = load_tile(k + own, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
-    own_values = load_tile(v + own, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
+    own_keys = load_tile(k + tile_start, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
+    own_values = load_tile(v + tile_start, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
     total_k = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     total_v = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     begin = split.to(tl.int64) * split_len
@@ -243,9 +243,9 @@ def few_keys_key_gradient_kernel(
     dy += begin * g_n
     for first in range(begin, end, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
-        here = seq_len - first
-        queries = load_tile(q, here, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
-        g = load_tile(dy, here, g_n, g_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
+        rows_left = seq_len - first
+        queries = load_tile(q, rows_left, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
+        g = load_tile(dy, rows_left, g_n, g_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
         level = tl.load(lse + rows, mask=rows < seq_len, other=float("inf"))
         along = tl.load(delta + rows, mask=rows < seq_len, other=0.0)
         scores = tl.dot(queries, tl.trans(own_keys), input_precision=PRECISION) * scale_log2

@@ -172,17 +172,17 @@ def _configurations(d: int, dtype: torch.dtype, compute: str, layout: str) -> It
     types = {**tensors, **dict.fromkeys(floats, "*fp32"), "scale": "fp32", "scale_log2": "fp32"}
     for which, kernel in KERNELS.items():
         tiles = _tiles(which, d, dtype, compute, layout == "map")
-        found = signature(kernel, types)
-        # A launch sees that a stride is 1, and compiles for it.
-        unit = [stride for stride in found if len(stride) == 3 and stride.endswith("_n" if layout == "map" else "_d")]
-        rest = {arg: kind for arg, kind in found.items() if arg not in unit}
+        all_types = signature(kernel, types)
+        suffix = "_n" if layout == "map" else "_d"  # of the strides that are 1, for which the launcher specialises
+        unit = [stride for stride in all_types if len(stride) == 3 and stride.endswith(suffix)]
+        argument_types = {arg: kind for arg, kind in all_types.items() if arg not in unit}
         constexprs = {**tiles.constexprs, "CAUSAL": layout == "causal", **dict.fromkeys(unit, 1)}
         if which == "forward":
             constexprs["SAVE"] = True
         label = f"D={d} {named(dtype, compute)} {layout}"
         sample = d == 64 and dtype == torch.bfloat16 and layout != "tokens"
-        multiples = strided(rest) if layout != "map" else ()
-        yield Configuration(kernel, rest, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
+        multiples = strided(argument_types) if layout != "map" else ()
+        yield Configuration(kernel, argument_types, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
 
 
 KERNELS = {

@@ -17,66 +17,75 @@ from attnbench.kernels.flex.windows import TILE, band, block_mask, spans, tiles
 def block_rows(blocks: Tensor, n: int, size: int) -> Any:
     """BigBird's rows: three blocks around the diagonal, the first and the last block both ways, and `blocks`.
 
-    blocks: [H, M − 2, r], the random ones of rows 1 … M − 2; size: tokens of a block, dividing 128 or a multiple of it.
-    Kept for the tensor given, not for its values: choices are made once.
+    Cached by the identity of `blocks`, not by its values: choices are drawn once.
+
+    Args:
+        blocks: [H, M − 2, r], the random blocks of rows 1 … M − 2.
+        size: tokens of a block, a divisor or a multiple of 128.
     """
     m = -(-n // size)
     heads, _, count = blocks.shape
     row = torch.arange(m, device=blocks.device)
-    seen = (row[:, None] - row).abs() <= 1
-    seen[[0, -1]] = True
-    seen[:, [0, -1]] = True
-    seen = seen.repeat(heads, 1, 1)  # [H, M, M]
+    visible = (row[:, None] - row).abs() <= 1
+    visible[[0, -1]] = True
+    visible[:, [0, -1]] = True
+    visible = visible.repeat(heads, 1, 1)  # [H, M, M]
     if count:
-        seen[:, 1:-1].scatter_(-1, blocks, True)
+        visible[:, 1:-1].scatter_(-1, blocks, True)
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         query, key = i // size, j // size
         back = query - key
         ends = (query == 0) | (query == m - 1) | (key == 0) | (key == m - 1)
-        found = ends | ((back <= 1) & (back >= -1))
+        allows = ends | ((back <= 1) & (back >= -1))
         inner = (query - 1).clamp(0, max(0, m - 3))
         for x in range(count):
-            found = found | (blocks[h, inner, x] == key)
-        return found
+            allows = allows | (blocks[h, inner, x] == key)
+        return allows
 
-    some, every = _tiles_of_blocks(seen, n, size)
+    some, every = _tiles_of_blocks(visible, n, size)
     return block_mask(some, every, allowed, n, n)
 
 
-def _tiles_of_blocks(seen: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
+def _tiles_of_blocks(visible: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
     """[H, M, M] → whether each tile has any, and only, blocks that are seen: [H, tiles, tiles], twice."""
     count = tiles(n)
     if size >= TILE:
         per = size // TILE
-        seen = seen.repeat_interleave(per, 1).repeat_interleave(per, 2)[:, :count, :count]
-        return seen, seen
+        visible = visible.repeat_interleave(per, 1).repeat_interleave(per, 2)[:, :count, :count]
+        return visible, visible
     per = TILE // size
-    missing = count * per - seen.shape[-1]
-    grid = pad(seen, (0, missing, 0, missing)).view(-1, count, per, count, per)
+    missing = count * per - visible.shape[-1]
+    grid = pad(visible, (0, missing, 0, missing)).view(-1, count, per, count, per)
     return grid.any(dim=4).any(dim=2), grid.all(dim=4).all(dim=2)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def summaries(n: int, size: int, width: int, count: int, own: bool, causal: bool, device: torch.device) -> Any:
-    """Fixed attention. Keys: `count` summary positions, and with `own` (from `own_start` on) all tokens after them.
+def summaries(n: int, size: int, width: int, count: int, with_tokens: bool, causal: bool, device: torch.device) -> Any:
+    """Fixed attention to `count` summary positions and, where `with_tokens`, to all tokens behind them.
 
-    Without `own` the pattern is causal: a query sees the summary positions up to itself. With `own` it sees those of
+    Without tokens the pattern is causal: a query sees the summary positions up to itself. With tokens it sees those of
     other blocks (causal: of earlier ones) and its own block (causal: up to itself).
+
+    Args:
+        n: tokens.
+        size, width: tokens of a block and of its summary.
+        count: summary positions.
+        with_tokens: whether the keys go on with all tokens, from `tokens_start` on.
     """
-    start = own_start(count) if own else count
-    keys = start + (n if own else 0)
+    start = tokens_start(count) if with_tokens else count
+    keys = start + (n if with_tokens else 0)
     query, key = spans(n, 0, device), spans(keys, 1, device)
     low, high = key.low // width, key.high // width  # blocks of the summaries in a tile
-    if own:
+    if with_tokens:
         some = (low < query.high // size) | (not causal)
         every = (high < query.low // size) | (not causal and (low > query.high // size))
     else:
         some = low * size + size - width + key.low % width <= query.high
         every = high * size + size - width + key.high % width <= query.low
     some, every = some & (key.low < count), every & (key.high < count)
-    if own:
+    if with_tokens:
         first, last = key.low - start, key.high - start
         near = (first // size <= query.high // size) & (last // size >= query.low // size) & (key.high >= start)
         inside = (first // size == query.high // size) & (last // size == query.low // size) & (key.low >= start)
@@ -86,7 +95,7 @@ def summaries(n: int, size: int, width: int, count: int, own: bool, causal: bool
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         block, token = j // width, j - start
-        if not own:
+        if not with_tokens:
             return block * size + size - width + j % width <= i
         far = (j < count) & ((block < i // size) if causal else (block != i // size))
         mine = (j >= start) & (token // size == i // size)
@@ -95,8 +104,8 @@ def summaries(n: int, size: int, width: int, count: int, own: bool, causal: bool
     return block_mask(some[None], every[None], allowed, n, keys)
 
 
-def own_start(count: int) -> int:
-    """Where the tokens stand behind `count` summary positions: at the next tile."""
+def tokens_start(count: int) -> int:
+    """Index of the first token behind `count` summary positions: the next multiple of a tile."""
     return tiles(count) * TILE
 
 

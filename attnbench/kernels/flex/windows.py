@@ -25,7 +25,7 @@ MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def why_not(problem: Problem, queries: int, keys: int, heads: int = 1) -> str | None:
-    """The reason FlexAttention cannot run on so many queries and keys under a mask of its own for `heads` heads."""
+    """The reason FlexAttention cannot run on so many queries and keys with `heads` different masks, or None."""
     if importlib.util.find_spec("triton") is None:
         return "FlexAttention needs Triton: pip install 'attnbench[kernels]'"
     if problem.dtype == "float64":
@@ -85,12 +85,12 @@ def _compiled() -> Callable[..., Any]:
 def block_mask(some: Tensor, all_: Tensor, mask_mod: MaskMod, queries: int, keys: int) -> Any:
     """A BlockMask from tiles. some, all_: [H or 1, query tiles, key tiles], whether any, all pairs are allowed.
 
-    `some` may be true for a tile without a pair (its time is wasted); `all_` may be false for a full one, and is not
-    believed of a tile that the end of the sequence cuts.
+    `some` may be true for a tile without a pair, which costs time; `all_` may be false for a full tile, and is ignored
+    for a tile that the end of the sequence cuts.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    all_ = all_ & whole(queries, all_.device).transpose(0, 1) & whole(keys, all_.device)
+    all_ = all_ & uncut(queries, all_.device).transpose(0, 1) & uncut(keys, all_.device)
     partial = some & ~all_
     return BlockMask.from_kv_blocks(
         *_ordered(partial), *_ordered(all_), BLOCK_SIZE=TILE, mask_mod=mask_mod, seq_lengths=(queries, keys)
@@ -117,8 +117,8 @@ def spans(tokens: int, axis: int, device: torch.device) -> Spans:
     return Spans(low.unsqueeze(1 - axis), high.unsqueeze(1 - axis))
 
 
-def whole(tokens: int, device: torch.device) -> Tensor:
-    """Tiles that are not cut at the end; only these can be full: [1, tiles]."""
+def uncut(tokens: int, device: torch.device) -> Tensor:
+    """Whether a tile is not cut by the end of the sequence; only such a tile can be full: [1, tiles]."""
     return (torch.arange(1, tiles(tokens) + 1, device=device) * TILE <= tokens)[None]
 
 
@@ -137,8 +137,8 @@ def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
     queries, keys, values = (to_classes(x, classes) for x in (q, k, v))  # [B·H, classes, N / classes, D]
     if hubs:
         keys, values = (
-            torch.cat((x[..., :hubs, :].flatten(0, 1)[:, None].expand(-1, classes, -1, -1), own), dim=-2)
-            for x, own in ((k, keys), (v, values))
+            torch.cat((x[..., :hubs, :].flatten(0, 1)[:, None].expand(-1, classes, -1, -1), tokens), dim=-2)
+            for x, tokens in ((k, keys), (v, values))
         )
     return from_classes(attend(queries, keys, values, mask), classes, q)
 

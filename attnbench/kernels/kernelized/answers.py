@@ -97,8 +97,8 @@ def answer_kernel(
             phi = sine * scale
         elif FEATURES == "exp" or FEATURES == "softmax":
             inside = tl.where(column_mask[None, :], a, float("-inf"))
-            top, where = tl.max(inside, axis=1, return_indices=True)
-            place = tl.where(top > highest, first + where, place)
+            top, position = tl.max(inside, axis=1, return_indices=True)
+            place = tl.where(top > highest, first + position, place)
             raised = tl.maximum(highest, top)
             rescale = tl.exp(highest - raised)
             n *= rescale[:, None]
@@ -124,11 +124,11 @@ def answer_kernel(
     tl.store(y + rows[:, None] * y_n + channels[None, :], (n / z[:, None]).to(y.dtype.element_ty), mask=mask)
     if SAVE:
         if first_v == 0:
-            there = head * seq_len + rows
+            offsets = head * seq_len + rows
             if FEATURES == "softmax":
-                tl.store(stabilisers + there, highest + tl.log(z), mask=row_mask)
+                tl.store(stabilisers + offsets, highest + tl.log(z), mask=row_mask)
             else:
-                tl.store(denominators + there, z, mask=row_mask)
+                tl.store(denominators + offsets, z, mask=row_mask)
             if FEATURES == "exp":
-                tl.store(stabilisers + there, highest, mask=row_mask)
-                tl.store(places + there, place, mask=row_mask)
+                tl.store(stabilisers + offsets, highest, mask=row_mask)
+                tl.store(places + offsets, place, mask=row_mask)

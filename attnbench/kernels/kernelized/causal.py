@@ -5,7 +5,7 @@ that run side by side, and a segment into chunks that run one after another. Fir
 (`accumulate_kernel`) and added up to the state before each; then a program carries that state through its segment
 (`scan_answer_kernel`), scoring the pairs within each chunk. There is one state per segment, and no feature is written.
 
-Layout and precision as in `kernelized`. No maximum over keys is taken (φ of a key is exp(a) + ε): nothing looks ahead.
+Layout and precision as in `full`. No maximum over keys is taken (φ of a key is exp(a) + ε): nothing looks ahead.
 
 Backward. With δ_i the denominator, c_i = y_i·dy_i, and P_ij = (v_j·dy_i − c_i) / δ_i for j ≤ i, else 0:
   dφ(q_i) = Σ_j P_ij φ(k_j)          the same scan: earlier segments and chunks through S and z, the chunk through P
@@ -140,7 +140,7 @@ def added(parts: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def configurations() -> Iterator[Configuration]:
-    """Every default configuration, as in `kernelized`; fourier with 64 frequencies, rfa's default."""
+    """Every default configuration, as in `full`; fourier with 64 frequencies, rfa's default."""
     for features, count in (("elu", 0), ("relu", 256), ("exp", 256), ("fourier", 64)):
         for d in (16, 32, 64, 128, 256):
             for dtype, compute in PRECISIONS:
@@ -162,5 +162,5 @@ def _configurations(
         if triton.cdiv(d, tiles.constexprs["BLOCK_V"]) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
         constexprs = {**tiles.constexprs, "SAVE": True} if name == "answer" else tiles.constexprs
-        made = configured(kernel, types, constexprs, tiles, phi, d, dtype, compute, sample)
-        yield replace(made, capabilities=capabilities)
+        configuration = configured(kernel, types, constexprs, tiles, phi, d, dtype, compute, sample)
+        yield replace(configuration, capabilities=capabilities)

@@ -143,8 +143,8 @@ def plain_slope(a, FEATURES: tl.constexpr):
 def sine_and_cosine(a):
     """Both, to float32's precision for |a| up to some thousands (an argument is at most ‖ω‖).
 
-    tl.sin and tl.cos are exact for any argument, at the price of a table in local memory in every thread. Here a is
-    reduced to ±π/4 by multiples of π/2 in three parts, then the polynomials of Cephes (sinf.c) are taken.
+    tl.sin and tl.cos are exact for any argument but need a table in local memory in every thread. Here a is reduced to
+    ±π/4 by multiples of π/2 in three parts; then the polynomials of Cephes (sinf.c) apply.
     """
     quarter = tl.floor(a * 0.6366197723675814 + 0.5)
     r = ((a - quarter * 1.5703125) - quarter * 4.837512969970703e-4) - quarter * 7.549789954891882e-8

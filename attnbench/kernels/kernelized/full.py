@@ -1,6 +1,6 @@
 """y_i = φ(q_i)ᵀ S / (φ(q_i)ᵀ z + ε) with S = Σ_j φ(k_j) v_jᵀ and z = Σ_j φ(k_j), the feature map fused on both sides.
 
-Serves efficient, linear_transformer, rfa and performer, full form, by their maps (`_features`). No feature is ever
+Serves efficient, linear_transformer, rfa and performer, full form, by their maps (`features`). No feature is ever
 written to memory: forward reads k and v once (`accumulate_kernel`), adds up the splits (`combine_kernel`), then reads q
 once and writes y (`answer_kernel`). All sums are float32.
 
@@ -254,8 +254,8 @@ def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -
     launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype, compute)))
     launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype, compute)))
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
-    for kernel, more, tiles in launches:
-        yield configured(kernel, types, {**tiles.constexprs, **more}, tiles, phi, d, dtype, compute, sample)
+    for kernel, flags, tiles in launches:
+        yield configured(kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample)
 
 
 def argument_types(dtype: torch.dtype) -> dict[str, str]:

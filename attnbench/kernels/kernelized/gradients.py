@@ -73,7 +73,7 @@ def query_gradient_kernel(
     count = feature_count(features, FEATURES)
     state += head * count * head_dim
     normaliser += head * count
-    there = head * seq_len + rows
+    offsets = head * seq_len + rows
 
     g = load_rows(dy, rows, row_mask, g_n, 0, head_dim, BLOCK_D)
     out = load_rows(y, rows, row_mask, y_n, 0, head_dim, BLOCK_D)
@@ -81,7 +81,7 @@ def query_gradient_kernel(
     weight = tl.full([BLOCK_N], 1.0, tl.float32)
     stabiliser = tl.zeros([BLOCK_N], tl.float32)
     if FEATURES == "exp" or FEATURES == "softmax":
-        stabiliser = tl.load(stabilisers + there, mask=row_mask, other=0.0)
+        stabiliser = tl.load(stabilisers + offsets, mask=row_mask, other=0.0)
     if FEATURES == "elu" or FEATURES == "softmax":
         tile = along
         scalar = along
@@ -89,9 +89,9 @@ def query_gradient_kernel(
         tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
         scalar = token_scalar(tile, scale, FEATURES)
     if FEATURES != "softmax":
-        weight = 1.0 / tl.load(denominators + there, mask=row_mask, other=1.0)
-        tl.store(weights + there, weight, mask=row_mask)
-        tl.store(shares + there, -along * weight, mask=row_mask)
+        weight = 1.0 / tl.load(denominators + offsets, mask=row_mask, other=1.0)
+        tl.store(weights + offsets, weight, mask=row_mask)
+        tl.store(shares + offsets, -along * weight, mask=row_mask)
     dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     lift = tl.zeros([BLOCK_N], tl.float32)
     for first in range(0, features, BLOCK_M):
@@ -132,9 +132,9 @@ def query_gradient_kernel(
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
     if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
         if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
-            place = tl.load(places + there, mask=row_mask, other=0).to(tl.int64)
+            place = tl.load(places + offsets, mask=row_mask, other=0).to(tl.int64)
             dx -= lift[:, None] * load_rows(omega, place, row_mask, head_dim, 0, head_dim, BLOCK_D).to(tl.float32)
-        if WIDTH != 0:  # rather than kept
+        if WIDTH != 0:  # recomputed, not stored
             tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
         dx = to_token(dx, tile, scalar, scale, FEATURES)
         channels = tl.arange(0, BLOCK_D)

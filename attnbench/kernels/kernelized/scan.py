@@ -131,7 +131,7 @@ def scan_answer_kernel(
     state += (segment * all_heads + head) * count * head_dim
     normaliser += ((tile_v * segments + segment) * all_heads + head) * count
     order = tl.arange(0, BLOCK_N)
-    seen = order[:, None] >= order[None, :]
+    visible = order[:, None] >= order[None, :]
 
     begin = segment * segment_len
     for start in tl.range(begin, tl.minimum(begin + segment_len, seq_len), BLOCK_N, disable_licm=True):
@@ -160,8 +160,8 @@ def scan_answer_kernel(
             )  # fmt: skip
             if FEATURES == "exp":
                 inside = tl.where(column_mask[None, :], a, float("-inf"))
-                top, where = tl.max(inside, axis=1, return_indices=True)
-                place = tl.where(top > highest, first + where, place)
+                top, index = tl.max(inside, axis=1, return_indices=True)
+                place = tl.where(top > highest, first + index, place)
                 raised = tl.maximum(highest, top)
                 rescale = tl.exp(highest - raised)
                 scores *= rescale[:, None]
@@ -202,7 +202,7 @@ def scan_answer_kernel(
             scores += epsilon * feature_sum[None, :]
             n += epsilon * state_sum[None, :]
             d += epsilon * normaliser_sum
-        scores = tl.where(seen, scores, 0.0)
+        scores = tl.where(visible, scores, 0.0)
         n = tl.dot(scores.to(COMPUTE), value, n, input_precision=PRECISION)
         d += tl.sum(scores, axis=1) + denominator_epsilon
         inside = row_mask[:, None] & (channels < head_dim)[None, :]

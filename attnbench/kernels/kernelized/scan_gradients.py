@@ -1,6 +1,6 @@
 """The gradients of the causal scan: of the queries from the first chunk to the last, of keys and values back from it.
 
-Chunks, tiles and the state that a program carries are those of `_kernelized_scan`. Where D needs several tiles of value
+Chunks, tiles and the state that a program carries are those of `scan`. Where D needs several tiles of value
 channels, gradients of the arguments come in parts, one per tile, which add up (they are linear in what a tile brings).
 """
 
@@ -60,25 +60,25 @@ def scan_query_gradient_kernel(
     state += (segment * all_heads + head) * count * head_dim
     normaliser += ((tile_v * segments + segment) * all_heads + head) * count
     order = tl.arange(0, BLOCK_N)
-    seen = order[:, None] >= order[None, :]
+    visible = order[:, None] >= order[None, :]
 
     begin = segment * segment_len
     for start in tl.range(begin, tl.minimum(begin + segment_len, seq_len), BLOCK_N, disable_licm=True):
         rows = start + order.to(tl.int64)
         row_mask = rows < seq_len
-        there = head * seq_len + rows
+        offsets = head * seq_len + rows
         value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
         g = load_rows(dy, rows, row_mask, g_n, first_v, head_dim, BLOCK_V)
         out = load_rows(y, rows, row_mask, y_n, first_v, head_dim, BLOCK_V)
         product = tl.sum(g.to(tl.float32) * out.to(tl.float32), axis=1)
-        tl.store(along + tile_v * all_heads * seq_len + there, product, mask=row_mask)
-        weight = 1.0 / tl.load(denominators + there, mask=row_mask, other=1.0)
+        tl.store(along + tile_v * all_heads * seq_len + offsets, product, mask=row_mask)
+        weight = 1.0 / tl.load(denominators + offsets, mask=row_mask, other=1.0)
         stabiliser = tl.zeros([BLOCK_N], tl.float32)
         if FEATURES == "exp":
-            stabiliser = tl.load(stabilisers + there, mask=row_mask, other=0.0)
+            stabiliser = tl.load(stabilisers + offsets, mask=row_mask, other=0.0)
         g = g.to(COMPUTE)
         pairs = tl.dot(g, tl.trans(value), input_precision=PRECISION) - product[:, None]
-        pairs = tl.where(seen, pairs * weight[:, None], 0.0).to(COMPUTE)
+        pairs = tl.where(visible, pairs * weight[:, None], 0.0).to(COMPUTE)
         q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
         k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
         dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
@@ -128,10 +128,10 @@ def scan_query_gradient_kernel(
         tl.debug_barrier()
         if FEATURES != "elu":
             if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
-                place = tl.load(places + there, mask=row_mask, other=0).to(tl.int64)
+                place = tl.load(places + offsets, mask=row_mask, other=0).to(tl.int64)
                 largest = load_rows(omega, place, row_mask, head_dim, 0, head_dim, BLOCK_D)
                 dx -= lift[:, None] * largest.to(tl.float32)
-            if WIDTH != 0:  # again, rather than kept
+            if WIDTH != 0:  # recomputed, not stored
                 q_tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
             dx = to_token(dx, q_tile, q_scalar, scale, FEATURES)
             channels = tl.arange(0, BLOCK_D)
@@ -189,20 +189,20 @@ def scan_key_gradient_kernel(
     normaliser += ((tile_v * segments + segment) * all_heads + head) * count
     once = tl.where(first_v == 0, 1.0, 0.0)  # what does not depend on the channels is brought by one tile of them
     order = tl.arange(0, BLOCK_N)
-    seen = order[:, None] >= order[None, :]
+    visible = order[:, None] >= order[None, :]
 
     begin = segment * segment_len
     chunks = tl.cdiv(tl.maximum(tl.minimum(begin + segment_len, seq_len) - begin, 0), BLOCK_N)
     for back in tl.range(0, chunks, disable_licm=True):
         rows = begin + (chunks - 1 - back) * BLOCK_N + order.to(tl.int64)
         row_mask = rows < seq_len
-        there = head * seq_len + rows
+        offsets = head * seq_len + rows
         value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
-        weight = tl.load(weights + there, mask=row_mask, other=0.0)
-        share = tl.load(shares + there, mask=row_mask, other=0.0)
+        weight = tl.load(weights + offsets, mask=row_mask, other=0.0)
+        share = tl.load(shares + offsets, mask=row_mask, other=0.0)
         stabiliser = tl.zeros([BLOCK_N], tl.float32)
         if FEATURES == "exp":
-            stabiliser = tl.load(stabilisers + there, mask=row_mask, other=0.0)
+            stabiliser = tl.load(stabilisers + offsets, mask=row_mask, other=0.0)
         g = load_rows(dy, rows, row_mask, g_n, first_v, head_dim, BLOCK_V).to(tl.float32) * weight[:, None]
         g = g.to(COMPUTE)
         q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
@@ -213,7 +213,7 @@ def scan_key_gradient_kernel(
                 dvalue = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
             if turn == TURNS - 1:
                 pairs = tl.dot(g, tl.trans(value), input_precision=PRECISION) + share[:, None] * once
-                pairs = tl.trans(tl.where(seen, pairs, 0.0).to(COMPUTE))
+                pairs = tl.trans(tl.where(visible, pairs, 0.0).to(COMPUTE))
                 dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
                 total = tl.zeros([BLOCK_N], tl.float32)
             for first in tl.range(0, features, BLOCK_M, disable_licm=True):
@@ -269,14 +269,14 @@ def scan_key_gradient_kernel(
                         dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
                         total += tl.sum(da, axis=1)
             if turn == 0:
-                scores = tl.where(seen, scores, 0.0).to(COMPUTE)
+                scores = tl.where(visible, scores, 0.0).to(COMPUTE)
                 dvalue = tl.dot(tl.trans(scores), g, dvalue, input_precision=PRECISION)
                 channels = first_v + tl.arange(0, BLOCK_V)
                 inside = row_mask[:, None] & (channels < head_dim)[None, :]
                 tl.store(dv + rows[:, None] * w_n + channels[None, :], dvalue.to(dv.dtype.element_ty), mask=inside)
         tl.debug_barrier()
         if FEATURES != "elu":
-            if WIDTH != 0:  # again, rather than kept
+            if WIDTH != 0:  # recomputed, not stored
                 k_tile = load_rows(k, rows, row_mask, k_n, 0, head_dim, BLOCK_D)
             dx = to_token(dx, k_tile, k_scalar, scale, FEATURES)
             if FEATURES == "exp":

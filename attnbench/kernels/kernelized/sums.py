@@ -100,8 +100,8 @@ def accumulate_kernel(
         if KEY:
             if STABILISED:
                 inside = tl.where(row_mask[:, None], a, float("-inf"))
-                top, where = tl.max(inside, axis=0, return_indices=True)
-                place = tl.where(top > highest, (start + where).to(tl.int32), place)
+                top, position = tl.max(inside, axis=0, return_indices=True)
+                place = tl.where(top > highest, (start + position).to(tl.int32), place)
                 raised = tl.maximum(highest, top)
                 rescale = tl.exp(highest - raised)
                 s *= rescale[:, None]
@@ -138,18 +138,18 @@ def accumulate_kernel(
     mask = column_mask[:, None] & channel_mask[None, :]
     part = split * all_heads + head
     count = feature_count(features, FEATURES)
-    there = part * count + columns
-    tl.store(state + there[:, None] * head_dim + channels[None, :], s, mask=mask)
+    offsets = part * count + columns
+    tl.store(state + offsets[:, None] * head_dim + channels[None, :], s, mask=mask)
     if FEATURES == "fourier":
-        tl.store(state + (there + features)[:, None] * head_dim + channels[None, :], s_cos, mask=mask)
+        tl.store(state + (offsets + features)[:, None] * head_dim + channels[None, :], s_cos, mask=mask)
     if first_v == 0:
-        tl.store(normaliser + there, z, mask=column_mask)
+        tl.store(normaliser + offsets, z, mask=column_mask)
         if FEATURES == "fourier":
-            tl.store(normaliser + there + features, z_cos, mask=column_mask)
+            tl.store(normaliser + offsets + features, z_cos, mask=column_mask)
         if STABILISED:
-            tl.store(maxima + there, highest, mask=column_mask)
+            tl.store(maxima + offsets, highest, mask=column_mask)
         if STABILISED and FEATURES == "exp":
-            tl.store(places + there, place, mask=column_mask)
+            tl.store(places + offsets, place, mask=column_mask)
     if STABILISED and FEATURES == "exp":
         if first_m == 0:
             tl.store(totals + part * head_dim + channels, total, mask=channel_mask)
@@ -198,11 +198,11 @@ def combine_kernel(
     total = tl.zeros([BLOCK_V], tl.float32)
     for split in range(splits):
         part = split * all_heads + head
-        there = part * features + columns
-        part_s = tl.load(parts + there[:, None] * head_dim + channels[None, :], mask=mask, other=0.0)
-        part_z = tl.load(part_normalisers + there, mask=column_mask, other=0.0)
+        offsets = part * features + columns
+        part_s = tl.load(parts + offsets[:, None] * head_dim + channels[None, :], mask=mask, other=0.0)
+        part_z = tl.load(part_normalisers + offsets, mask=column_mask, other=0.0)
         if STABILISED:
-            factor = tl.exp(tl.load(part_maxima + there, mask=column_mask, other=float("-inf")) - highest)
+            factor = tl.exp(tl.load(part_maxima + offsets, mask=column_mask, other=float("-inf")) - highest)
             part_s *= factor[:, None]
             part_z *= factor
             if FEATURES == "exp":
@@ -216,7 +216,7 @@ def combine_kernel(
         else:
             s /= z[:, None]
             z = highest + tl.log(z)
-    there = head * features + columns
-    tl.store(state + there[:, None] * head_dim + channels[None, :], s, mask=mask)
+    offsets = head * features + columns
+    tl.store(state + offsets[:, None] * head_dim + channels[None, :], s, mask=mask)
     if first_v == 0:
-        tl.store(normaliser + there, z, mask=column_mask)
+        tl.store(normaliser + offsets, z, mask=column_mask)

@@ -1,4 +1,4 @@
-"""The feature map of a launch, and the tiles of every kernel of `kernelized` and `kernelized_causal`.
+"""The feature map of a launch, and the tiles of every kernel of this package.
 
 By head dim, map, dtype and how products are made; the scan's by GPU generation too. compute: PRECISION of the products;
 None: as torch is set.
@@ -17,7 +17,7 @@ from attnbench.kernels.launching import Tiles, operands_in_registers, padded, pr
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A map of `_features`. count: m, the arguments per token. scale: see there. denominator: ε beside φᵀz."""
+    """A map of `features`. count: m, the arguments per token. scale: see there. denominator: ε beside φᵀz."""
 
     features: str
     count: int
@@ -32,7 +32,7 @@ class FeatureMap:
 
 
 def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
-    """COMPUTE and PRECISION of the products, as `kernelized` states. compute: the latter; None: as torch is set."""
+    """COMPUTE and PRECISION of the products, as `full` states. compute: the latter; None: as torch is set."""
     return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
 
 

@@ -21,8 +21,8 @@ def patches(v, lines, line_mask, pixels, offsets, height, width, depth, side):
     x = (pixels % width)[:, None] + (offsets % side - side // 2)[None, :]
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     mask = inside & line_mask[:, None] & (offsets < depth * area)[None, :]
-    there = (lines[:, None] * depth + layer[None, :]) * (height * width) + y * width + x
-    return tl.load(v + there, mask=mask, other=0.0)
+    places = (lines[:, None] * depth + layer[None, :]) * (height * width) + y * width + x
+    return tl.load(v + places, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -61,15 +61,15 @@ def apply_kernel(
     columns = tl.arange(0, BLOCK_K)
     terms = depth * side * side
 
-    found = tl.zeros([BLOCK_V * BLOCK_N, BLOCK_K], tl.float32)
+    lambda_tile = tl.zeros([BLOCK_V * BLOCK_N, BLOCK_K], tl.float32)
     for first in range(0, terms, BLOCK_J):
         offsets = first + tl.arange(0, BLOCK_J)
         near = patches(v, sample * values + channels, row_mask, pixels, offsets, height, width, depth, side)
         mask = (offsets < terms)[:, None] & (columns < keys)[None, :]
         weights = tl.load(e + columns[None, :] * terms + offsets[:, None], mask=mask, other=0.0)
-        found = tl.dot(near, weights, found, input_precision=PRECISION)
+        lambda_tile = tl.dot(near, weights, lambda_tile, input_precision=PRECISION)
 
-    found = tl.reshape(found, [BLOCK_V, BLOCK_N, BLOCK_K])
+    lambda_tile = tl.reshape(lambda_tile, [BLOCK_V, BLOCK_N, BLOCK_K])
     v_index = first_v + tl.arange(0, BLOCK_V)
     n_index = first_n + tl.arange(0, BLOCK_N)
     v_mask = v_index < values
@@ -80,20 +80,20 @@ def apply_kernel(
         mask=v_mask[:, None] & k_mask[None, :],
         other=0.0,
     )
-    found += shared.to(tl.float32)[:, None, :]
+    lambda_tile += shared.to(tl.float32)[:, None, :]
     if SAVE:
         line = ((sample * values + v_index)[:, None, None] * keys + columns[None, None, :]) * seq_len
-        whole = v_mask[:, None, None] & n_mask[None, :, None] & k_mask[None, None, :]
-        tl.store(lambdas + line + n_index[None, :, None], found.to(lambdas.dtype.element_ty), mask=whole)
+        mask_all = v_mask[:, None, None] & n_mask[None, :, None] & k_mask[None, None, :]
+        tl.store(lambdas + line + n_index[None, :, None], lambda_tile.to(lambdas.dtype.element_ty), mask=mask_all)
     for head in range(heads):
         key_line = (sample * heads + head) * keys + columns
         query = tl.load(
             q + key_line[None, :] * seq_len + n_index[:, None], mask=n_mask[:, None] & k_mask[None, :], other=0.0
         ).to(tl.float32)
-        answer = tl.sum(found * query[None, :, :], axis=2)  # [BLOCK_V, BLOCK_N]
+        answer = tl.sum(lambda_tile * query[None, :, :], axis=2)  # [BLOCK_V, BLOCK_N]
         value_line = (sample * heads + head) * values + v_index
-        there = value_line[:, None] * seq_len + n_index[None, :]
-        tl.store(y + there, answer.to(y.dtype.element_ty), mask=v_mask[:, None] & n_mask[None, :])
+        places = value_line[:, None] * seq_len + n_index[None, :]
+        tl.store(y + places, answer.to(y.dtype.element_ty), mask=v_mask[:, None] & n_mask[None, :])
 
 
 @triton.jit
@@ -124,9 +124,9 @@ def lambda_gradient_kernel(
     n_mask = n_index < seq_len
     k_mask = columns < keys
     mask = v_mask[:, None, None] & k_mask[None, :, None] & n_mask[None, None, :]
-    there = ((sample * values + v_index)[:, None, None] * keys + columns[None, :, None]) * seq_len
-    there += n_index[None, None, :]
-    found = tl.load(lambdas + there, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_V, BLOCK_K, BLOCK_N]
+    places = ((sample * values + v_index)[:, None, None] * keys + columns[None, :, None]) * seq_len
+    places += n_index[None, None, :]
+    lambda_tile = tl.load(lambdas + places, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_V, BLOCK_K, BLOCK_N]
     gradient = tl.zeros([BLOCK_V, BLOCK_K, BLOCK_N], tl.float32)
     for head in range(heads):
         line = (sample * heads + head) * keys + columns
@@ -137,10 +137,10 @@ def lambda_gradient_kernel(
             dy + value_line[:, None] * seq_len + n_index[None, :], mask=v_mask[:, None] & n_mask[None, :], other=0.0
         ).to(tl.float32)
         gradient += cotangent[:, None, :] * query[None, :, :]
-        dquery = tl.sum(found * cotangent[:, None, :], axis=0)  # [BLOCK_K, BLOCK_N]
+        dquery = tl.sum(lambda_tile * cotangent[:, None, :], axis=0)  # [BLOCK_K, BLOCK_N]
         part = (tile_v * samples * heads * keys + line)[:, None] * seq_len + n_index[None, :]
         tl.store(dq + part, dquery.to(dq.dtype.element_ty), mask=query_mask)
-    tl.store(dlambdas + there, gradient.to(dlambdas.dtype.element_ty), mask=mask)
+    tl.store(dlambdas + places, gradient.to(dlambdas.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -185,21 +185,21 @@ def value_gradient_kernel(
     banded = (column >= 0) & (column < side)
     inside_x = (xs >= 0) & (xs < width)
 
-    found = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_X], tl.float32)
+    total = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_X], tl.float32)
     for step in range(keys * side):
         key = step // side
         row = step % side
         from_y = ys + half - row
         mask = ((channels < values) & (from_y >= 0) & (from_y < height))[:, None] & inside_x[None, :]
         line = (sample * values + channels) * keys + key
-        there = (line * (height * width) + from_y * width)[:, None] + xs[None, :]
-        gradient = tl.load(dlambdas + there, mask=mask, other=0.0)
+        places = (line * (height * width) + from_y * width)[:, None] + xs[None, :]
+        gradient = tl.load(dlambdas + places, mask=mask, other=0.0)
         band = tl.load(e + ((key * depth + layer) * side + row) * side + column, mask=banded, other=0.0)
-        found = tl.dot(gradient, band, found, input_precision=PRECISION)
+        total = tl.dot(gradient, band, total, input_precision=PRECISION)
     mask = ((channels < values) & (ys < height))[:, None] & (first_x + targets < width)[None, :]
     line = (sample * values + channels) * depth + layer
-    there = (line * (height * width) + ys * width + first_x)[:, None] + targets[None, :]
-    tl.store(dv + there, found.to(dv.dtype.element_ty), mask=mask)
+    places = (line * (height * width) + ys * width + first_x)[:, None] + targets[None, :]
+    tl.store(dv + places, total.to(dv.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -230,15 +230,15 @@ def embedding_gradient_kernel(
     split = (tl.program_id(0) // tiles_j).to(tl.int64)
     columns = tl.arange(0, BLOCK_K)
     begin = split * split_len
-    found = tl.zeros([BLOCK_J, BLOCK_K], tl.float32)
+    total = tl.zeros([BLOCK_J, BLOCK_K], tl.float32)
     for tile in range(begin, tl.minimum(begin + split_len, count)):
         line = tile // tiles_n
         pixels = (tile % tiles_n).to(tl.int32) * BLOCK_N + tl.arange(0, BLOCK_N)
         mask = pixels < seq_len
         every = tl.zeros([BLOCK_N], tl.int64) + line
         near = patches(v, every, mask, pixels, offsets, height, width, depth, side)  # [BLOCK_N, BLOCK_J]
-        there = (line * keys + columns)[None, :] * seq_len + pixels[:, None]
-        gradient = tl.load(dlambdas + there, mask=mask[:, None] & (columns < keys)[None, :], other=0.0)
-        found = tl.dot(tl.trans(near), gradient, found, input_precision=PRECISION)
-    there = (split * terms + offsets)[:, None] * keys + columns[None, :]
-    tl.store(parts + there, found, mask=(offsets < terms)[:, None] & (columns < keys)[None, :])
+        places = (line * keys + columns)[None, :] * seq_len + pixels[:, None]
+        gradient = tl.load(dlambdas + places, mask=mask[:, None] & (columns < keys)[None, :], other=0.0)
+        total = tl.dot(tl.trans(near), gradient, total, input_precision=PRECISION)
+    places = (split * terms + offsets)[:, None] * keys + columns[None, :]
+    tl.store(parts + places, total, mask=(offsets < terms)[:, None] & (columns < keys)[None, :])

@@ -156,20 +156,20 @@ def _configurations(values: int, side: int, dtype: torch.dtype, compute: str) ->
     keys = 16
     types = dict.fromkeys(("q", "v", "e", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv"), POINTER[dtype])
     types["parts"] = "*fp32"
-    whole = {"PRECISION": compute}
+    products = {"PRECISION": compute}
     tiles = lambda_gradient_tiles(keys, values)
     several = {"dq": "*fp32"} if tiles.constexprs["BLOCK_V"] < values else {}
     launches: list[tuple[Any, dict[str, Any], Tiles, dict[str, str]]] = [
-        (apply_kernel, {"SAVE": True, **whole}, apply_tiles(keys, values, dtype), {}),
-        (apply_kernel, {"SAVE": False, **whole}, apply_tiles(keys, values, dtype), {}),
+        (apply_kernel, {"SAVE": True, **products}, apply_tiles(keys, values, dtype), {}),
+        (apply_kernel, {"SAVE": False, **products}, apply_tiles(keys, values, dtype), {}),
         (lambda_gradient_kernel, {}, tiles, several),
-        (value_gradient_kernel, whole, value_gradient_tiles(side, dtype), {}),
-        (embedding_gradient_kernel, whole, embedding_gradient_tiles(keys, dtype), {}),
+        (value_gradient_kernel, products, value_gradient_tiles(side, dtype), {}),
+        (embedding_gradient_kernel, products, embedding_gradient_tiles(keys, dtype), {}),
     ]
     name = f"v={values} r={side} {named(dtype, compute)}"
-    for kernel, more, found, other in launches:
-        label = name + (" saving" if more.get("SAVE") else "")
-        sample = values == 32 and side == 23 and dtype == torch.bfloat16 and more.get("SAVE") is not False
-        constexprs = {**found.constexprs, **more}
-        given = signature(kernel, {**types, **other})
-        yield Configuration(kernel, given, constexprs, found.warps, found.stages, label, sample)
+    for kernel, settings, kernel_tiles, other in launches:
+        label = name + (" saving" if settings.get("SAVE") else "")
+        sample = values == 32 and side == 23 and dtype == torch.bfloat16 and settings.get("SAVE") is not False
+        constexprs = {**kernel_tiles.constexprs, **settings}
+        argument_types = signature(kernel, {**types, **other})
+        yield Configuration(kernel, argument_types, constexprs, kernel_tiles.warps, kernel_tiles.stages, label, sample)

@@ -1,6 +1,6 @@
 """Exact softmax attention by one named library kernel: a backend of torch's SDPA, forced, or the package flash-attn.
 
-torch raises where a forced backend cannot run, so what was asked for is what ran.
+torch raises where a forced backend cannot run, so no other backend can have run instead.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def forced(backend: str) -> Callable[[Problem, Tensor, Tensor, Tensor], Tensor]:
 
 
 def why_not_forced(backend: str, problem: Problem, device: str) -> str | None:
-    """Why torch refuses a backend these dtype, head dimension and causality on this device, in its words; or None."""
+    """Why torch refuses a backend for this dtype, head_dim and causality on a device, in torch's words; or None."""
     return _refusal(backend, torch_dtype(problem), problem.head_dim, problem.causal, device)
 
 
 @lru_cache(maxsize=256)
 def _refusal(backend: str, dtype: torch.dtype, head_dim: int, causal: bool, device: str) -> str | None:
-    """Asks by a call on 16 tokens."""
+    """Tries a call on 16 tokens; the warnings or the error of torch where it refuses."""
     x = torch.zeros(1, 1, 16, head_dim, dtype=dtype, device=device, requires_grad=True)
     problem = Problem(16, head_dim, causal=causal)
     with warnings.catch_warnings(record=True) as caught:
@@ -51,11 +51,11 @@ def _refusal(backend: str, dtype: torch.dtype, head_dim: int, causal: bool, devi
         try:
             forced(backend)(problem, x, x, x)
         except RuntimeError as error:
-            said = [str(warning.message) for warning in caught] or [str(error)]
-            reasons = [text.split("(Triggered")[0].strip() for text in said]
-            # torch lists all backends: what it says of the others is that they are off.
-            own = [text for text in reasons if "not used because" not in text and "disabled" not in text]
-            return f"torch's {backend} kernel does not run here: " + " ".join(own or reasons)
+            messages = [str(warning.message) for warning in caught] or [str(error)]
+            reasons = [text.split("(Triggered")[0].strip() for text in messages]
+            # torch warns about every backend; of the others that they are disabled.
+            about_backend = [text for text in reasons if "not used because" not in text and "disabled" not in text]
+            return f"torch's {backend} kernel does not run here: " + " ".join(about_backend or reasons)
     return None
 
 

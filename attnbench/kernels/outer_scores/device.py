@@ -22,10 +22,10 @@ def load_rows(pointer, rows, row_mask, width, first, BLOCK: tl.constexpr):
 def masked_scores(alpha_tile, beta_column, rows, keys, key_mask, CAUSAL: tl.constexpr):
     """[BLOCK_N, BLOCK_S] in float32, −inf where a query does not see a key."""
     scores = alpha_tile * beta_column[:, None]
-    seen = key_mask[None, :]
+    visible = key_mask[None, :]
     if CAUSAL:
-        seen = seen & (keys[None, :] <= rows[:, None])
-    return tl.where(seen, scores, float("-inf"))
+        visible = visible & (keys[None, :] <= rows[:, None])
+    return tl.where(visible, scores, float("-inf"))
 
 
 @triton.jit
@@ -79,8 +79,8 @@ def attend_outer_kernel(
             answer = tl.dot(weights.to(value.dtype), value, answer * rescale[:, None], input_precision=PRECISION)
             highest = raised
     answer = answer / total[:, None]
-    there = (head * seq_len + rows)[:, None] * head_dim + channels[None, :]
-    tl.store(y + there, answer.to(y.dtype.element_ty), mask=row_mask[:, None] & (channels < head_dim)[None, :])
+    offsets = (head * seq_len + rows)[:, None] * head_dim + channels[None, :]
+    tl.store(y + offsets, answer.to(y.dtype.element_ty), mask=row_mask[:, None] & (channels < head_dim)[None, :])
     tl.store(totals + head * seq_len + rows, highest + tl.log(total), mask=row_mask)
 
 
@@ -133,9 +133,9 @@ def outer_score_gradient_kernel(
             gradient += dscores * beta_column[:, None]
             dcolumn = tl.sum(dscores * alpha_tile, axis=1)
             tl.store(dbeta + (part + rows) * columns + column, dcolumn, mask=row_mask)
-        there = (head * seq_len + rows)[:, None] * width + inside[None, :]
+        offsets = (head * seq_len + rows)[:, None] * width + inside[None, :]
         tl.store(
-            dalpha + there, gradient.to(dalpha.dtype.element_ty), mask=row_mask[:, None] & (inside < width)[None, :]
+            dalpha + offsets, gradient.to(dalpha.dtype.element_ty), mask=row_mask[:, None] & (inside < width)[None, :]
         )
 
 
@@ -183,5 +183,5 @@ def outer_value_gradient_kernel(
         weights = tl.exp(scores - total[:, None])
         cotangent = load_rows(dy, rows, row_mask, head_dim, 0, BLOCK_D)
         gradient = tl.dot(tl.trans(weights.to(cotangent.dtype)), cotangent, gradient, input_precision=PRECISION)
-    there = (head * seq_len + keys)[:, None] * head_dim + channels[None, :]
-    tl.store(dv + there, gradient.to(dv.dtype.element_ty), mask=key_mask[:, None] & (channels < head_dim)[None, :])
+    offsets = (head * seq_len + keys)[:, None] * head_dim + channels[None, :]
+    tl.store(dv + offsets, gradient.to(dv.dtype.element_ty), mask=key_mask[:, None] & (channels < head_dim)[None, :])

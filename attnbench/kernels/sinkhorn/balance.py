@@ -42,10 +42,10 @@ def line_total_kernel(
 @triton.jit
 def line_gradient_kernel(
     x,  # [heads, M, M]
-    own,  # [heads, M], potential of the lines
+    line_potential,  # [heads, M], potential of the lines
     other,  # [heads, M], potential of what runs along them
-    given,  # [heads, M], gradient of what runs along them
-    gradient,  # [heads, M], in and out: −Σ_j given_j exp(x_ij − own_i − other_j) is added to line i
+    along_gradient,  # [heads, M], gradient of what runs along them
+    gradient,  # [heads, M], in and out: −Σ_j along_gradient_j exp(x_ij − line_potential_i − other_j) is added to line i
     size,
     line_stride,
     along_stride,
@@ -59,8 +59,8 @@ def line_gradient_kernel(
     inside = lines < size
     x += head * size * size
     other += head * size
-    given += head * size
-    base = tl.load(own + head * size + lines, mask=inside, other=0.0)
+    along_gradient += head * size
+    base = tl.load(line_potential + head * size + lines, mask=inside, other=0.0)
     sums = tl.load(gradient + head * size + lines, mask=inside, other=0.0)
     for first in range(0, size, BLOCK_J):
         along = first + tl.arange(0, BLOCK_J)
@@ -68,7 +68,7 @@ def line_gradient_kernel(
         at = lines.to(tl.int64)[:, None] * line_stride + along.to(tl.int64)[None, :] * along_stride
         entry = tl.load(x + at, mask=mask, other=float("-inf")) - base[:, None]
         entry -= tl.load(other + along, mask=along < size, other=0.0)[None, :]
-        sums -= tl.sum(tl.exp(entry) * tl.load(given + along, mask=along < size, other=0.0)[None, :], axis=1)
+        sums -= tl.sum(tl.exp(entry) * tl.load(along_gradient + along, mask=along < size, other=0.0)[None, :], axis=1)
     tl.store(gradient + head * size + lines, sums, mask=inside)
 
 
@@ -101,7 +101,7 @@ def matrix_kernel(
 @triton.jit
 def matrix_gradient_kernel(
     x,  # [heads, M, M]
-    taken,  # [heads, rows, M]: dS ∘ S
+    weighted,  # [heads, rows, M]: dS ∘ S
     u,  # [T, heads, M]
     v,  # [T + 1, heads, M]
     du,  # [T, heads, M]
@@ -126,7 +126,7 @@ def matrix_gradient_kernel(
     mask = inside_i[:, None] & inside_j[None, :]
     at = i.to(tl.int64)[:, None] * size + j[None, :]
     entry = tl.load(x + head * size * size + at, mask=mask, other=0.0)
-    total = tl.load(taken + head * rows * size + at, mask=mask & (i < rows)[:, None], other=0.0)
+    total = tl.load(weighted + head * rows * size + at, mask=mask & (i < rows)[:, None], other=0.0)
     for step in range(iterations):
         line = (step * heads + head) * size
         after = line + heads.to(tl.int64) * size

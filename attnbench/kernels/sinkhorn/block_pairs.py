@@ -19,10 +19,10 @@ def store_rows(x, rows, mask, head_dim, tile, BLOCK_D: tl.constexpr):
 @triton.jit
 def logits(s, places_q, places_k, mask_k, CAUSAL: tl.constexpr):
     """s, −inf where the query does not see the key: [queries, keys]."""
-    seen = tl.broadcast_to(mask_k[None, :], s.shape)
+    visible = tl.broadcast_to(mask_k[None, :], s.shape)
     if CAUSAL:
-        seen &= places_k[None, :] <= places_q[:, None]
-    return tl.where(seen, s, float("-inf"))
+        visible &= places_k[None, :] <= places_q[:, None]
+    return tl.where(visible, s, float("-inf"))
 
 
 @triton.jit
@@ -73,16 +73,16 @@ def attend_kernel(
     head = (index // (tiles * blocks)).to(tl.int64)
     begin = number * block
     end = tl.minimum(begin + block, seq_len)
-    made = blocks
+    sorted_rows = blocks
     from_sorted = begin
     if CAUSAL:
-        made = blocks - 1
+        sorted_rows = blocks - 1
         from_sorted = begin - block
     q += head // heads * q_b + head % heads * q_h
     k += head // heads * k_b + head % heads * k_h
     v += head // heads * v_b + head % heads * v_h
-    sorted_k += head * made * block * head_dim
-    sorted_v += head * made * block * head_dim
+    sorted_k += head * sorted_rows * block * head_dim
+    sorted_v += head * sorted_rows * block * head_dim
 
     places = begin + index % tiles * BLOCK + tl.arange(0, BLOCK)
     mask = places < end
@@ -159,23 +159,23 @@ def query_gradient_kernel(
     head = (index // (tiles * blocks)).to(tl.int64)
     begin = number * block
     end = tl.minimum(begin + block, seq_len)
-    made = blocks
+    sorted_rows = blocks
     from_sorted = begin
     if CAUSAL:
-        made = blocks - 1
+        sorted_rows = blocks - 1
         from_sorted = begin - block
     q += head // heads * q_b + head % heads * q_h
     k += head // heads * k_b + head % heads * k_h
     v += head // heads * v_b + head % heads * v_h
     dy += head // heads * g_b + head % heads * g_h
-    sorted_k += head * made * block * head_dim
-    sorted_v += head * made * block * head_dim
+    sorted_k += head * sorted_rows * block * head_dim
+    sorted_v += head * sorted_rows * block * head_dim
 
     places = begin + index % tiles * BLOCK + tl.arange(0, BLOCK)
     mask = places < end
-    given = load_tokens(dy, places, mask, g_n, head_dim, BLOCK_D)
-    own = load_tokens(y + head * seq_len * head_dim, places, mask, head_dim, head_dim, BLOCK_D)
-    agreed = tl.sum(given.to(tl.float32) * own.to(tl.float32), axis=1)
+    cotangents = load_tokens(dy, places, mask, g_n, head_dim, BLOCK_D)
+    outputs = load_tokens(y + head * seq_len * head_dim, places, mask, head_dim, head_dim, BLOCK_D)
+    agreed = tl.sum(cotangents.to(tl.float32) * outputs.to(tl.float32), axis=1)
     tl.store(agreement + head * seq_len + places, agreed, mask=mask)
     z = tl.load(total + head * seq_len + places, mask=mask, other=float("inf"))
     rows = load_tokens(q, places, mask, q_n, head_dim, BLOCK_D)
@@ -190,7 +190,7 @@ def query_gradient_kernel(
         )  # fmt: skip
         p = tl.exp(logits(s * scale, places, places_k, places_k < end, CAUSAL) - z[:, None])
         dp = products(
-            given, values, dy, places, mask, g_n, v, places_k, places_k < end, v_n,
+            cotangents, values, dy, places, mask, g_n, v, places_k, places_k < end, v_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
         ds = p * (dp - agreed[:, None])
@@ -207,7 +207,7 @@ def query_gradient_kernel(
             )  # fmt: skip
             p = tl.exp(logits(s * scale, places, places_k, mask_k, False) - z[:, None])
             dp = products(
-                given, values, dy, places, mask, g_n, sorted_v, places_k, mask_k, head_dim,
+                cotangents, values, dy, places, mask, g_n, sorted_v, places_k, mask_k, head_dim,
                 head_dim, BLOCK_D, WIDTH, PRECISION,
             )  # fmt: skip
             ds = p * (dp - agreed[:, None])
@@ -278,7 +278,7 @@ def key_gradient_kernel(
         places_q = first + tl.arange(0, BLOCK)
         mask_q = places_q < end
         rows = load_tokens(q, places_q, mask_q, q_n, head_dim, BLOCK_D)
-        given = load_tokens(dy, places_q, mask_q, g_n, head_dim, BLOCK_D)
+        cotangents = load_tokens(dy, places_q, mask_q, g_n, head_dim, BLOCK_D)
         z = tl.load(total + head * seq_len + places_q, mask=mask_q, other=float("inf"))
         agreed = tl.load(agreement + head * seq_len + places_q, mask=mask_q, other=0.0)
         s = products(
@@ -287,9 +287,9 @@ def key_gradient_kernel(
         )  # fmt: skip
         s = logits(s * scale, places_q, places, mask, CAUSAL and not SORTED)
         p = tl.exp(s - z[:, None])
-        d_values = tl.dot(tl.trans(p.to(given.dtype)), given, d_values, input_precision=PRECISION)
+        d_values = tl.dot(tl.trans(p.to(cotangents.dtype)), cotangents, d_values, input_precision=PRECISION)
         dp = products(
-            given, values, dy, places_q, mask_q, g_n, v, places, mask, v_n,
+            cotangents, values, dy, places_q, mask_q, g_n, v, places, mask, v_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
         ds = p * (dp - agreed[:, None])

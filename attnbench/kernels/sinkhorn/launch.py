@@ -77,10 +77,10 @@ class _Balance(torch.autograd.Function):
     def backward(ctx: Any, ds: Tensor) -> tuple[Tensor | None, ...]:
         x, u, v, s = ctx.saved_tensors
         iterations, heads, size = u.shape
-        taken = ds.float() * s  # [B, H, rows, M]
+        weighted = ds.float() * s  # [B, H, rows, M]
         du, dv = torch.zeros_like(u), torch.zeros_like(v)
-        du[-1].view(*s.shape[:2], size)[..., : s.shape[2]] = -taken.sum(dim=-1)
-        dv[-1] = -taken.sum(dim=-2).view(heads, size)
+        du[-1].view(*s.shape[:2], size)[..., : s.shape[2]] = -weighted.sum(dim=-1)
+        dv[-1] = -weighted.sum(dim=-2).view(heads, size)
         grid = (triton.cdiv(size, LINES["BLOCK_I"]) * heads,)
         for step in reversed(range(iterations)):
             line_gradient_kernel[grid](
@@ -92,7 +92,7 @@ class _Balance(torch.autograd.Function):
                 )
         dx = torch.empty_like(x)
         matrix_gradient_kernel[_tiles_of(size, size, heads)](
-            x, taken, u, v, du, dv, dx, heads, size, s.shape[2], iterations, **MATRIX, num_warps=WARPS
+            x, weighted, u, v, du, dv, dx, heads, size, s.shape[2], iterations, **MATRIX, num_warps=WARPS
         )
         return dx, None, None, None
 
@@ -151,10 +151,10 @@ class _Attention(torch.autograd.Function):
             CAUSAL=causal, SORTED=False, **options,
         )  # fmt: skip
         d_sorted_k, d_sorted_v = (torch.empty_like(x) for x in (sorted_k, sorted_v))
-        made = sorted_k.shape[2]
-        if made:
-            strides = (h * made * block * d, made * block * d, d)
-            key_gradient_kernel[(programs(made * block, block, tiles) * b * h,)](
+        sorted_blocks = sorted_k.shape[2]
+        if sorted_blocks:
+            strides = (h * sorted_blocks * block * d, sorted_blocks * block * d, d)
+            key_gradient_kernel[(programs(sorted_blocks * block, block, tiles) * b * h,)](
                 q, sorted_k, sorted_v, dy, total, agreement, d_sorted_k, d_sorted_v, h, n, block, d,
                 *q.stride()[:3], *strides, *strides, *dy.stride()[:3], d**-0.5,
                 CAUSAL=causal, SORTED=True, **options,
@@ -207,8 +207,8 @@ def configurations() -> Iterator[Configuration]:
 def _balancing(output: str) -> Iterator[Configuration]:
     for kernel in (line_total_kernel, line_gradient_kernel, matrix_kernel, matrix_gradient_kernel):
         types = {p.name: "*fp32" for p in kernel.params if not p.is_constexpr}
-        whole = dict.fromkeys(("size", "rows", "heads", "iterations", "line_stride", "along_stride"), "i32")
-        types = {name: whole.get(name, output if name == "s" else kind) for name, kind in types.items()}
+        integers = dict.fromkeys(("size", "rows", "heads", "iterations", "line_stride", "along_stride"), "i32")
+        types = {name: integers.get(name, output if name == "s" else kind) for name, kind in types.items()}
         sizes = LINES if kernel in (line_total_kernel, line_gradient_kernel) else MATRIX
         yield Configuration(kernel, types, dict(sizes), WARPS, 3, output[1:], sample=output == "*bf16")
 
@@ -227,8 +227,8 @@ def _attention(
     ]
     label = f"b=64{' causal' if causal else ''} D={d} {named(dtype, compute)}"
     sample = d == 64 and dtype == torch.bfloat16 and not causal and 90 in capabilities
-    for kernel, more, tiles in launches:
-        constexprs = {**tiles.constexprs, **more, "CAUSAL": causal, "PRECISION": compute}
+    for kernel, flags, tiles in launches:
+        constexprs = {**tiles.constexprs, **flags, "CAUSAL": causal, "PRECISION": compute}
         types_of = signature(kernel, types)
         yield Configuration(
             kernel, types_of, constexprs, tiles.warps, tiles.stages, label, sample, strided(types_of), capabilities

@@ -83,13 +83,13 @@ def logits(
     CORRECT: tl.constexpr,
 ):
     """s (− log N_ij where CORRECT), −inf where the query does not see the key: [queries, keys]."""
-    own = label + chosen.to(tl.int64) * seq_len
-    label_q = tl.load(own + tokens_q, mask=mask_q, other=-8)
-    label_k = tl.load(own + tokens_k, mask=mask_k, other=-4)
-    seen = ((label_q[:, None] - label_k[None, :]) | 1) == 1
-    seen &= tokens_q[:, None] != tokens_k[None, :]
+    round_labels = label + chosen.to(tl.int64) * seq_len
+    label_q = tl.load(round_labels + tokens_q, mask=mask_q, other=-8)
+    label_k = tl.load(round_labels + tokens_k, mask=mask_k, other=-4)
+    visible = ((label_q[:, None] - label_k[None, :]) | 1) == 1
+    visible &= tokens_q[:, None] != tokens_k[None, :]
     if CAUSAL:
-        seen &= tokens_k[None, :] <= tokens_q[:, None]
+        visible &= tokens_k[None, :] <= tokens_q[:, None]
     if CORRECT:
         count = tl.zeros(s.shape, tl.int32)
         for other in range(rounds):
@@ -98,7 +98,7 @@ def logits(
             label_k = tl.load(row + tokens_k, mask=mask_k, other=0)
             count += (((label_q[:, None] - label_k[None, :]) | 1) == 1).to(tl.int32)
         s -= tl.log(tl.maximum(count, 1).to(tl.float32))
-    return tl.where(seen, s, float("-inf"))
+    return tl.where(visible, s, float("-inf"))
 
 
 @triton.jit
@@ -168,8 +168,8 @@ def attend_kernel(
     answer = answer / tl.where(alone, 1.0, total)[:, None]
     log_total = tl.where(alone, float("-inf"), largest + tl.log(tl.where(alone, 1.0, total)))
     if SINGLE:
-        own = load_tokens(v, tokens_q, mask_q & alone, v_n, head_dim, BLOCK_D)
-        answer = tl.where(alone[:, None], own.to(tl.float32), answer)
+        own_values = load_tokens(v, tokens_q, mask_q & alone, v_n, head_dim, BLOCK_D)
+        answer = tl.where(alone[:, None], own_values.to(tl.float32), answer)
         log_total = tl.where(alone, float("inf"), log_total)
     at = line * seq_len + tokens_q
     columns = tl.arange(0, BLOCK_D)
@@ -216,9 +216,9 @@ def merge_kernel(
         largest = highest
     alone = weight == 0
     v += head // heads * v_b + head % heads * v_h
-    own = load_tokens(v, tokens, inside & alone, v_n, head_dim, BLOCK_D).to(tl.float32)
+    own_values = load_tokens(v, tokens, inside & alone, v_n, head_dim, BLOCK_D).to(tl.float32)
     weight = tl.where(alone, 1.0, weight)
-    answer = tl.where(alone[:, None], own, answer / weight[:, None])
+    answer = tl.where(alone[:, None], own_values, answer / weight[:, None])
     at = head * seq_len + tokens
     tl.store(y + at[:, None] * head_dim + columns[None, :], answer.to(y.dtype.element_ty), mask=mask)
     tl.store(total + at, tl.where(alone, float("inf"), largest + tl.log(weight)), mask=inside)

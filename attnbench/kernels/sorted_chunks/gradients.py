@@ -80,7 +80,7 @@ def gradient_kernel(
     mask = places < end
     tokens = tl.load(order + places, mask=mask, other=0)
     rows = load_tokens(qk, tokens, mask, q_n, head_dim, BLOCK_D)
-    given = load_tokens(dy, tokens, mask, g_n, head_dim, BLOCK_D)
+    cotangents = load_tokens(dy, tokens, mask, g_n, head_dim, BLOCK_D)
     z = tl.load(total + tokens, mask=mask, other=float("inf"))
     agreed = tl.load(agreement + tokens, mask=mask, other=0.0)
     d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
@@ -99,7 +99,7 @@ def gradient_kernel(
         s = logits(s, tokens, tokens_k, mask, mask_k, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
         p = tl.exp(s - z[:, None])
         dp = products(
-            given, values, dy, tokens, mask, g_n, v, tokens_k, mask_k, v_n,
+            cotangents, values, dy, tokens, mask, g_n, v, tokens_k, mask_k, v_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
         ds = p * (dp - agreed[:, None]) * inverse[None, :]
@@ -114,7 +114,7 @@ def gradient_kernel(
         mask_q = places_q < tl.minimum(begin + 2 * chunk, seq_len)
         tokens_q = tl.load(order + places_q, mask=mask_q, other=0)
         q = load_tokens(qk, tokens_q, mask_q, q_n, head_dim, BLOCK_D)
-        given = load_tokens(dy, tokens_q, mask_q, g_n, head_dim, BLOCK_D)
+        cotangents = load_tokens(dy, tokens_q, mask_q, g_n, head_dim, BLOCK_D)
         z = tl.load(total + tokens_q, mask=mask_q, other=float("inf"))
         agreed = tl.load(agreement + tokens_q, mask=mask_q, other=0.0)
         s = products(
@@ -124,9 +124,9 @@ def gradient_kernel(
         s *= inverse[None, :]
         s = logits(s, tokens_q, tokens, mask_q, mask, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
         p = tl.exp(s - z[:, None])
-        d_values = tl.dot(tl.trans(p.to(given.dtype)), given, d_values, input_precision=PRECISION)
+        d_values = tl.dot(tl.trans(p.to(cotangents.dtype)), cotangents, d_values, input_precision=PRECISION)
         dp = products(
-            given, values, dy, tokens_q, mask_q, g_n, v, tokens, mask, v_n,
+            cotangents, values, dy, tokens_q, mask_q, g_n, v, tokens, mask, v_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
         ds = p * (dp - agreed[:, None])
@@ -136,8 +136,8 @@ def gradient_kernel(
     d_rows += (d_unit - unit * tl.sum(unit * d_unit, axis=1)[:, None]) * inverse[:, None]
     if SINGLE:  # the gradients are final: a token that sees nobody returned its own value
         alone = tl.load(total + tokens, mask=mask, other=0.0) == float("inf")
-        own = load_tokens(dy, tokens, mask & alone, g_n, head_dim, BLOCK_D)
-        d_values += own.to(tl.float32)
+        own_cotangents = load_tokens(dy, tokens, mask & alone, g_n, head_dim, BLOCK_D)
+        d_values += own_cotangents.to(tl.float32)
     at = (line * seq_len + tokens)[:, None] * head_dim + tl.arange(0, BLOCK_D)[None, :]
     mask_d = mask[:, None] & (tl.arange(0, BLOCK_D) < head_dim)[None, :]
     tl.store(dqk + at, d_rows.to(dqk.dtype.element_ty), mask=mask_d)

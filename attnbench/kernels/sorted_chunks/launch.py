@@ -180,23 +180,23 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
     types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "dqk", "dv"), POINTER[dtype])
     types |= dict.fromkeys(("totals", "total", "agreement", "parts_qk", "parts_v"), "*fp32")
     types |= dict.fromkeys(("order", "label"), "*i32")
-    seen = {**flags(seeing, rounds), "PRECISION": compute}
+    pair_constexprs = {**flags(seeing, rounds), "PRECISION": compute}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (attend_kernel, seen, attend_tiles(d, seeing.chunk, dtype, compute)),
-        (gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype, compute)),
+        (attend_kernel, pair_constexprs, attend_tiles(d, seeing.chunk, dtype, compute)),
+        (gradient_kernel, pair_constexprs, gradient_tiles(d, seeing.chunk, dtype, compute)),
         (agreement_kernel, {}, token_tiles(d)),
     ]
     if rounds > 1:
         launches += [(kernel, {}, token_tiles(d)) for kernel in (merge_kernel, add_rounds_kernel)]
-    who = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
-    label = f"{who} D={d} {named(dtype, compute)}"
+    setting = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
+    label = f"{setting} D={d} {named(dtype, compute)}"
     sample = rounds == 4 and d == 64 and dtype == torch.bfloat16 and not seeing.causal
-    for kernel, more, tiles in launches:
-        given = dict(types)
+    for kernel, settings, tiles in launches:
+        argument_types = dict(types)
         if kernel is gradient_kernel and rounds > 1:
-            given |= dict.fromkeys(("dqk", "dv"), "*fp32")
-        constexprs = {**tiles.constexprs, **more}
-        types_of = signature(kernel, given)
+            argument_types |= dict.fromkeys(("dqk", "dv"), "*fp32")
+        constexprs = {**tiles.constexprs, **settings}
+        types_of = signature(kernel, argument_types)
         yield Configuration(
             kernel,
             types_of,

@@ -3,7 +3,7 @@
 Round r sorts the tokens by (bucket, position) and cuts the sorted line into chunks of m. In that round i sees j when
 j is in i's own chunk or in the one before (none precedes the first), in i's bucket (`sees: bucket`), and j ≤ i where
 causal. Queries and keys are the same vectors; the keys are normalised, which leaves logits of variance 1 without 1/√D.
-A token that sees nobody in any round returns its own v_i. Rounds are merged by their log-sum-exp. A key seen in N_ij
+A token that sees no other in any round returns its v_i. Rounds are merged by their log-sum-exp. A key seen in N_ij
 rounds counts once (`repeats: corrected`; the paper's appendix A subtracts log N_ij in each of them, here it counts in
 the first alone, which is the same y); with `repeats: counted`, as in later code, it counts N_ij times.
 
@@ -12,7 +12,7 @@ hash into 2N/m buckets would itself cost N²·D/m. With `hashing: given` they ar
 call starts with the sort; with `hashing: inside` the call hashes as well. Where the chunks end depends on the buckets
 of later tokens, so the map is causal only for given buckets.
 
-Where m does not divide N, the last chunk of the sorted line is short: it is filled up with tokens nobody sees.
+Where m does not divide N, the last chunk of the sorted line is short: it is padded with tokens that no query sees.
 
 Kitaev et al. 2020, "Reformer: The Efficient Transformer", eq. 2–6 and appendix A, https://arxiv.org/abs/2001.04451
 """
@@ -36,7 +36,7 @@ from attnbench.projection import projected
 
 BITS_PER_HASH = 6
 ALONE = -1e5
-"""The logit of a token with itself: it counts only where there is nothing else (the paper's appendix A)."""
+"""The logit of a token with itself: it counts only where there is no other key (the paper's appendix A)."""
 
 
 def reference(
@@ -61,7 +61,7 @@ def reference(
     k, value = (_with_previous(x.flatten(-2)).unflatten(-1, (2 * m, d)) for x in (k, value))
     scores = q @ k.transpose(-2, -1)  # [B, H, R, chunks, m, 2m]
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    with torch.no_grad():  # what is hidden has weight 0, a token alone has weight 1 whatever its logit
+    with torch.no_grad():  # hidden keys have weight 0; a single key has weight 1 whatever its logit
         scores.masked_fill_(_hidden(problem, params, label, token), float("-inf"))
         scores.diagonal(m, -2, -1).fill_(ALONE)
 
@@ -92,7 +92,7 @@ def sort(params: Params, buckets: Tensor, m: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def chunk_length(problem: Problem, params: Params) -> int:
-    """m: the chunk asked for, or all N tokens where there are fewer."""
+    """m: the param, or all N tokens where there are fewer."""
     return min(params["chunk"], problem.seq_len)
 
 
@@ -104,7 +104,7 @@ def hash_sizes(problem: Problem, params: Params) -> list[int]:
 
 
 def bucket_of(problem: Problem, params: Params, qk: Tensor, buckets: Tensor | None, rotations: Tensor | None) -> Tensor:
-    """The buckets given, or else hashed here from rotations. Raises ValueError where there is neither."""
+    """The buckets, or else their hashes from rotations. Raises ValueError where there is neither."""
     if buckets is None and rotations is None:
         raise ValueError("reformer needs buckets or rotations")
     return hashed(qk, rotations, hash_sizes(problem, params)) if buckets is None else buckets  # type: ignore[arg-type]
@@ -176,14 +176,14 @@ def _choices(problem: Problem, params: Params, generator: Generator, qk: Tensor)
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """`flops` counts every pair of tokens that the chunks bring together.
 
-    Which of them the masks then allow (bucket, causality, the token itself) is up to the data, and the definition
-    needs their logits' places all the same. The reference also multiplies what fills up the last chunk and the empty
-    chunk before the first: at most 4 times as much (N = m + 1), 2 times at N ≤ m, and (1 + m/2N) for long sequences.
+    The data decide which of these the masks allow (bucket, causality, the token itself); the definition computes all.
+    The reference also multiplies the padding of the last chunk and the empty chunk before the first: at most 4 times
+    as much (N = m + 1), 2 times at N ≤ m, and (1 + m/2N) for long sequences.
     """
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     rounds, m = params["n_hashes"], chunk_length(problem, params)
-    full, rest = divmod(n, m)
-    pairs = rounds * (m * m + (full - 1) * 2 * m * m + rest * (rest + m))
+    whole_chunks, last_tokens = divmod(n, m)
+    pairs = rounds * (m * m + (whole_chunks - 1) * 2 * m * m + last_tokens * (last_tokens + m))
     executed = rounds * -(-n // m) * m * 2 * m
     columns = rounds * sum(hash_sizes(problem, params)) // 2
     inside = params["hashing"] == "inside"

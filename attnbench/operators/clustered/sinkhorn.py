@@ -11,8 +11,8 @@ Causal: block i's summary is the sum of all keys up to its own first token; S_ij
 columns by running sums over the blocks so far, since a whole column's sum would tell of later blocks. Block 0 has no
 sorted block, and the own block is seen up to the query.
 
-Where b does not divide N the last block is short. Nobody sees what is missing of it; in a sorted block it counts as
-zero. With fewer than b tokens there is one block of N.
+Where b does not divide N the last block is short. No query sees its padding, which counts as zero in a sorted block.
+With fewer than b tokens there is one block of N.
 
 Tay et al. 2020, "Sparse Sinkhorn Attention", sec. 3.1–3.4, https://arxiv.org/abs/2002.11296. The sum, the single linear
 map and its sharing follow the author's code in Long Range Arena; one softmax over both blocks follows the text.
@@ -36,7 +36,7 @@ from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
 COLDEST_CAUSAL = 0.25
-"""The least tau that running sums balance without making rounding errors of logits large."""
+"""The least tau at which running sums do not amplify rounding errors of logits too far."""
 
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _mixed(sorting: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tenso
 
 
 def block_length(problem: Problem, params: Params) -> int:
-    """b: the block asked for, √N rounded up for "sqrt(n)", or all N tokens where there are fewer."""
+    """b: the param, √N rounded up for "sqrt(n)", or all N tokens where there are fewer."""
     n: int = problem.seq_len
     return math.isqrt(n - 1) + 1 if params["block"] == "sqrt(n)" else min(params["block"], n)
 
@@ -77,13 +77,13 @@ def block_count(problem: Problem, params: Params) -> int:
 
 
 def sorted_count(problem: Problem, params: Params) -> int:
-    """How many sorted blocks are made: `cut` for a sortcut, one for each block (causal: but the first) otherwise."""
+    """The number of sorted blocks: `cut` for a sortcut, otherwise one for each block (causal: but the first)."""
     count = block_count(problem, params)
     return min(params["cut"], count) if params["kind"] == "sortcut" else count - problem.causal
 
 
 def blocked(x: Tensor, b: int) -> Tensor:
-    """[B, H, N, D] → [B, H, N_B, b, D], the last block filled up with zeros."""
+    """[B, H, N, D] → [B, H, N_B, b, D], the last block padded with zeros."""
     missing = -x.shape[2] % b
     return (pad(x, (0, 0, 0, missing)) if missing else x).unflatten(2, (-1, b))
 
@@ -91,8 +91,7 @@ def blocked(x: Tensor, b: int) -> Tensor:
 def sorting_matrix(problem: Problem, params: Params, keys: Tensor, w: Tensor, noise: Tensor) -> Tensor:
     """S: [B, H, rows, columns], in float32 for half precisions. keys: [B, H, N_B, b, D].
 
-    rows: the sorted blocks that are needed (causal: of blocks 1 and later); columns: the blocks they are made of
-    (causal: all but the last).
+    rows: the sorted blocks (causal: of blocks 1 and later); columns: the blocks summed (causal: all but the last).
     """
     balance = _balanced_so_far if problem.causal else _balanced
     log = balance(sorting_logits(problem, keys, w, noise) / params["tau"], params["iterations"])
@@ -154,33 +153,33 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The reference fills up the last block, and where causal executes all pairs of blocks and of tokens in a block.
+    """The reference pads the last block, and where causal executes all pairs of blocks and of tokens in a block.
 
-    At most 2 times the exact products (N = b + 1), and none too many where b divides N; causal at most 8 times
+    That is at most 2 times the exact products (N = b + 1), and exactly these where b divides N; causal at most 8 times
     (N = b + 1), 4 in one block, 2 for long sequences.
     """
     batch, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
-    b, count, made = block_length(problem, params), block_count(problem, params), sorted_count(problem, params)
-    full, rest = divmod(n, b)
+    b, count, sorted_blocks = block_length(problem, params), block_count(problem, params), sorted_count(problem, params)
+    whole_blocks, last_tokens = divmod(n, b)
     if params["kind"] == "sortcut":
-        mixed, seen = made * n, n * made * b
+        mixed, pairs = sorted_blocks * n, n * sorted_blocks * b
     elif problem.causal:
         mixed = count * (count - 1) // 2 * b
-        seen = full * b * (b + 1) // 2 + rest * (rest + 1) // 2 + (n - b) * b
+        pairs = whole_blocks * b * (b + 1) // 2 + last_tokens * (last_tokens + 1) // 2 + (n - b) * b
     else:
-        mixed, seen = count * n, full * b * 2 * b + rest * (rest + b)
+        mixed, pairs = count * n, whole_blocks * b * 2 * b + last_tokens * (last_tokens + b)
     columns = count - problem.causal
     compared = columns * (columns + 1) // 2 if problem.causal else count * count
-    executed = n * made * b if params["kind"] == "sortcut" else count * b * 2 * b
+    executed = n * sorted_blocks * b if params["kind"] == "sortcut" else count * b * 2 * b
     size = batch * h * n * d
     return Cost(
         flops=product(batch * h * compared * d, mode)  # X' W: [N_B, D] × [D, N_B]
         + 2 * product(batch * h * mixed * d, mode)  # S K and S V: [N_B, N_B] × [N_B, b·D]
-        + 2 * product(batch * h * seen * d, mode),  # q cᵀ: [b, D] × [D, 2b] and p u: [b, 2b] × [2b, D] in every block
+        + 2 * product(batch * h * pairs * d, mode),  # q cᵀ: [b, D] × [D, 2b] and p u: [b, 2b] × [2b, D] in every block
         reference_flops=product(batch * h * columns * columns * d, mode)
-        + 2 * product(batch * h * made * columns * b * d, mode)
+        + 2 * product(batch * h * sorted_blocks * columns * b * d, mode)
         + 2 * product(batch * h * executed * d, mode),
-        elementwise=batch * h * (4 * seen + 6 * params["iterations"] * compared) * (1 if mode == "fwd" else 2),
+        elementwise=batch * h * (4 * pairs + 6 * params["iterations"] * compared) * (1 if mode == "fwd" else 2),
         bytes_required=traffic(
             problem, mode, read=3 * size + d * count, written=size, constant=batch * h * count * count
         ),

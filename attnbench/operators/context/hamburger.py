@@ -5,8 +5,8 @@ nmf  X = relu(x); C = softmax_r(DᵀX) once at the start; C ← C ⊙ DᵀX / (D
 vq   C = softmax_r(cos(D, X) / temperature); D = X C̃ᵀ, where each row of C̃ is C's over its sum over all tokens
 cd   as vq, each column of D then normalised; at the end C = (DᵀD + βI)⁻¹ DᵀX
 Columns of the first D are random and of length 1; ε = 1e-6. `gradient` one_step: the T steps have no gradient and the
-last update of C has, with D and the C before it constant (the authors' code holds the length of x constant too, vq).
-bptt: through everything.
+last update of C has, with D and the C before it constant (the authors' code treats the length of x as constant too,
+vq). bptt: through all steps.
 
 Geng et al. 2021, "Is Attention Better Than Matrix Decomposition?", sec. 2.2 and 3, algorithms 1 to 3,
 https://arxiv.org/abs/2109.04553. Heads are not used: the paper factorises all channels together. Scope `layer` is the

@@ -24,7 +24,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """Nothing: no product, and no byte that has to move."""
+    """Zero: no product, and no byte that must be moved."""
     return Cost(flops=0, reference_flops=0, elementwise=0, bytes_required=0, passes=0)
 
 

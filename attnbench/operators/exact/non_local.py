@@ -57,14 +57,14 @@ def reference(
 
 def matched(x: Tensor | None, embedded: Tensor | None) -> Tensor:
     """What f multiplies: the embedding, or x itself where there is none."""
-    found = x if embedded is None else embedded
-    if found is None:
+    tokens = x if embedded is None else embedded
+    if tokens is None:
         raise TypeError("non_local takes x, or theta and phi")
-    return found
+    return tokens
 
 
 def summands(theta: Tensor | None, phi: Tensor | None, w: Tensor | None) -> tuple[Tensor, Tensor]:
-    """wᵀ [θ_i, φ_j] as what i and what j bring to it: [B, H, N], each."""
+    """wᵀ [θ_i, φ_j] as a summand of i and one of j: [B, H, N], each."""
     if theta is None or phi is None or w is None:
         raise TypeError("non_local of kind concatenation takes theta, phi and w")
     return (theta @ w[:, 0, :, None]).squeeze(-1), (phi @ w[:, 1, :, None]).squeeze(-1)
@@ -84,7 +84,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 
 def data_names(params: Params) -> tuple[str, ...]:
-    """What the core takes of each token."""
+    """The data tensors of the core, by kind."""
     return ("x", "g") if params["kind"] == "gaussian" else PROJECTED[params["kind"]]
 
 
@@ -106,7 +106,7 @@ def weights(problem: Problem, params: Params, generator: Generator) -> dict[str,
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The reference executes what the formula has, but that of concatenation it multiplies each token once."""
+    """The reference executes the formula; for concatenation it multiplies each token once, not each pair."""
     b, h, n = problem.batch, problem.heads, problem.seq_len
     inner, d = problem.head_dim // 2, problem.head_dim
     kind = params["kind"]
@@ -133,7 +133,7 @@ def of_each_token(problem: Problem, mode: Mode) -> int:
 
 
 def rewritten_flops(problem: Problem, params: Params, mode: Mode) -> int:
-    """What the impl `cuda` multiplies: no pair at all."""
+    """FLOPs of the impl `cuda`, which multiplies no pairs."""
     if params["kind"] == "concatenation":
         return of_each_token(problem, mode)  # then sums along the sorted keys
     b, h, n, inner = problem.batch, problem.heads, problem.seq_len, problem.head_dim // 2
@@ -191,13 +191,13 @@ CORE = Form(
 
 
 def _around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def layer(problem: Problem, params: Params, x: Tensor, w_z: Tensor, **rest: Tensor) -> Tensor:
+    def layer(problem: Problem, params: Params, x: Tensor, w_z: Tensor, **tensors: Tensor) -> Tensor:
         """x: [B, N, C]; w_g, w_theta, w_phi: [C, C/2]; w_z: [C/2, C]. Returns [B, N, C]."""
-        projections = {name: rest.pop(f"w_{name}") for name in PROJECTED[params["kind"]]}
+        projections = {name: tensors.pop(f"w_{name}") for name in PROJECTED[params["kind"]]}
         data = {name: _heads(problem, x @ projection) for name, projection in projections.items()}
         if params["kind"] == "gaussian":
             data["x"] = _heads(problem, x)
-        y = call(problem, params, **data, **rest)
+        y = call(problem, params, **data, **tensors)
         return y.transpose(1, 2).flatten(2) @ w_z + x
 
     return layer
@@ -208,7 +208,7 @@ def _heads(problem: Problem, x: Tensor) -> Tensor:
 
 
 def _layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
-    """x ~ N(0, 1) (gaussian: N(0, 1/√D)); projections such that what they give is distributed as in the core."""
+    """x ~ N(0, 1) (gaussian: N(0, 1/√D)); projections with outputs distributed as in the core."""
     c, deviation = problem.channels, gains(problem, params)
     data = {name: x * deviation.get(name, 1.0) for name, x in tokens(problem, generator, "x").items()}
     projections = {
@@ -247,8 +247,8 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 def _layer_impls() -> Mapping[str, Impl]:
     def around(impl: Impl) -> Impl:
-        own = impl.flops
-        flops = own and (lambda p, params, mode: own(p, params, mode) + _projection_flops(p, params, mode))
+        core = impl.flops
+        flops = core and (lambda p, params, mode: core(p, params, mode) + _projection_flops(p, params, mode))
         return replace(impl, load=lambda: _around(impl.load()), flops=flops)
 
     return {name: around(impl) for name, impl in CORE.impls.items()}

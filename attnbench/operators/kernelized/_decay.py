@@ -25,10 +25,10 @@ def decayed(fq: Tensor, fk: Tensor, v: Tensor, log_keep: Tensor, log_take: Tenso
     log_keep, log_take = (x if x.dtype == torch.float64 else x.float() for x in (log_keep, log_take))  # few, and summed
     fq, fk, v = (in_chunks(x, c) for x in (fq, fk, pad(v, (0, 1), value=1.0)))  # the ones add up to the normaliser
     along = in_chunks(log_keep.unsqueeze(-1), c).squeeze(-1).cumsum(dim=-1)  # [B, H, G, c]
-    taken = in_chunks(log_take.unsqueeze(-1), c).squeeze(-1) - along
-    scores = (fq @ fk.transpose(-2, -1)) * lower(along, taken).to(v.dtype)  # [B, H, G, c, c]
+    log_weights = in_chunks(log_take.unsqueeze(-1), c).squeeze(-1) - along
+    scores = (fq @ fk.transpose(-2, -1)) * lower(along, log_weights).to(v.dtype)  # [B, H, G, c, c]
     y = scores @ v  # [B, H, G, c, D+1]
-    remaining = (taken + along[..., -1:]).exp().to(v.dtype).unsqueeze(-1)[:, :, :-1]  # [B, H, G-1, c, 1]
+    remaining = (log_weights + along[..., -1:]).exp().to(v.dtype).unsqueeze(-1)[:, :, :-1]  # [B, H, G-1, c, 1]
     states = (fk[:, :, :-1] * remaining).transpose(-2, -1) @ v[:, :, :-1]  # [B, H, G-1, m, D+1]
     before = sums(states.flatten(-2), along[:, :, :-1, -1]).view_as(states)
     y[:, :, 1:] += (fq * along.exp().to(v.dtype).unsqueeze(-1))[:, :, 1:] @ before
@@ -60,7 +60,7 @@ def lower(rows: Tensor, columns: Tensor) -> Tensor:
 def executed_decayed(problem: Problem, m: int, mode: Mode) -> int:
     """FLOPs of `decayed`: those of the causal scan, and the triangular products that add up the states.
 
-    Beside the scan's waste, GROUP·m·(D + 1) multiply-adds per state and a fifteenth of that for the groups' own sums.
+    In addition to the scan's, GROUP·m·(D + 1) multiply-adds per state and a fifteenth of that for the sums of groups.
     """
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     c = chunk(d)

@@ -112,7 +112,7 @@ def _passes(problem: Problem, params: Params) -> int:
 
 
 def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Relu features need two channels, and enough of them that no query has none above 0."""
+    """Relu features need two channels, and enough features that every query has one above 0."""
     if params["kind"] != "relu":
         return None
     if problem.head_dim == 1:
@@ -127,7 +127,7 @@ def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def estimated(params: Params) -> Estimated | None:
-    """What φ(q)ᵀφ(k) tends to as m grows (and ε to 0): for the kind softmax exp(qᵀk / √D), normalised."""
+    """The limit of φ(q)ᵀφ(k) as m grows and ε → 0: for the kind softmax exp(qᵀk / √D), normalised."""
     return SOFTMAX if params["kind"] == "softmax" else None
 
 

@@ -37,7 +37,7 @@ SHARED = 2.0
 def reference(
     problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, gate: Tensor | None = None
 ) -> Tensor:
-    """q, k, v: [B, H, N, D]. omega: [m, D]. gate: [B, H, N], given where gated. Returns [B, H, N, D]."""
+    """q, k, v: [B, H, N, D]. omega: [m, D]. gate: [B, H, N], where gated. Returns [B, H, N, D]."""
     dtype = q.dtype
     if problem.dtype == "float16":  # widened inside: z grows as N
         q, k, v, omega = q.float(), k.float(), v.float(), omega.float()
@@ -101,14 +101,14 @@ def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def estimated(params: Params) -> Estimated:
-    """Its own normalised kernel, which is not softmax attention: q and k have lost their lengths."""
+    """Its normalised kernel, which is not softmax attention: q and k have unit length."""
     return Estimated("attention with the Gaussian kernel of normalised q and k", kernel_attention)
 
 
 def kernel_attention(
     problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, gate: Tensor | None = None
 ) -> Tensor:
-    """What it tends to as m grows: exp(q̂ᵀk̂), normalised; where gated, each pair times b_j Π a over j < s ≤ i."""
+    """The limit as m grows: exp(q̂ᵀk̂), normalised; where gated, each pair times b_j Π a over j < s ≤ i."""
     q, k = normalize(q, dim=-1), normalize(k, dim=-1)
     bias = None
     if gate is not None:
@@ -143,8 +143,8 @@ def _fla() -> Callable[..., Tensor]:
         fq, fk = features(q, omega), features(k, omega)
         if gate is None:
             return attend_with_fla(fq, fk, v)
-        taken = fk * torch.sigmoid(-gate).unsqueeze(-1)
-        return attend_with_fla(fq, taken, v, log_keep=logsigmoid(gate.float()))
+        weighted = fk * torch.sigmoid(-gate).unsqueeze(-1)
+        return attend_with_fla(fq, weighted, v, log_keep=logsigmoid(gate.float()))
 
     return call
 
@@ -166,7 +166,7 @@ _UNGATED = projected(CORE)
 
 
 def _with_gate(layer: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Projects the gate for a layer around q, k, v, which hands on what it does not know to the core."""
+    """Adds the gate's projection to a layer around q, k, v, which passes unknown tensors on to the core."""
 
     def call(
         problem: Problem,
@@ -174,12 +174,12 @@ def _with_gate(layer: Callable[..., Tensor]) -> Callable[..., Tensor]:
         x: Tensor,
         w_gate: Tensor | None = None,
         b_gate: Tensor | None = None,
-        **rest: Tensor,
+        **tensors: Tensor,
     ) -> Tensor:
-        """x: [B, N, C]. w_gate: [C, H], b_gate: [H], given where gated. The rest as in any q, k, v layer."""
+        """x: [B, N, C]. w_gate: [C, H], b_gate: [H], where gated. tensors: as in any q, k, v layer."""
         if w_gate is not None and b_gate is not None:
-            rest["gate"] = (x @ w_gate + b_gate).transpose(1, 2)  # [B, H, N]
-        return layer(problem, params, x=x, **rest)
+            tensors["gate"] = (x @ w_gate + b_gate).transpose(1, 2)  # [B, H, N]
+        return layer(problem, params, x=x, **tensors)
 
     return call
 
@@ -198,7 +198,7 @@ def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inpu
 
 
 def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """The layer around q, k, v, and the gate's projection, which takes the place of the gate among what is read."""
+    """The layer around q, k, v, and the gate's projection, whose weights are read in place of the gate."""
     around = _UNGATED.cost(problem, params, mode)
     if not gated(problem, params):
         return around

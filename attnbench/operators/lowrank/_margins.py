@@ -1,4 +1,4 @@
-"""The means of a map over its rows and its columns: what kao_kv and kao_qkv attend to."""
+"""The means of a map over its rows and its columns, which kao_kv and kao_qkv attend to."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from attnbench.problem import Mode, Params, Problem
 CAUSAL = "the mean of a row or a column mixes pixels before and after any of its pixels"
 
 
-def kronecker_paper(where: str) -> Paper:
-    """Where both come from."""
+def kronecker_paper(section: str) -> Paper:
+    """The paper of kao_kv and kao_qkv. section: the part that is implemented."""
     title = "Kronecker Attention Networks"
-    return Paper("Gao, Wang, Ji", 2020, title, "https://arxiv.org/abs/2007.08442", where)
+    return Paper("Gao, Wang, Ji", 2020, title, "https://arxiv.org/abs/2007.08442", section)
 
 
 def margins(x: Tensor) -> Tensor:
@@ -33,11 +33,12 @@ def margin_length(problem: Problem) -> int:
 
 
 def layer_cost(projected: Form, pixels: int, means: int, spared: int) -> Callable[[Problem, Params, Mode], Cost]:
-    """The cost of a layer that projects pixels only where it must, and means elsewhere: a mean commutes with a map.
+    """The cost of a layer that projects means instead of pixels where it can: a mean commutes with a map.
 
-    projected: the layer that projects every pixel; its traffic is the same. pixels, means: how many of the C×C maps
-    are applied to all pixels, and to the h + w means. spared: means of a map that it takes and this layer does not,
-    since one pair of them serves all.
+    Args:
+        projected: the layer that projects every pixel; its traffic is the same.
+        pixels, means: how many of the C×C maps are applied to all pixels, and to the h + w means.
+        spared: means of a map that `projected` computes and this layer does not, since one pair serves all.
     """
 
     def cost(problem: Problem, params: Params, mode: Mode) -> Cost:

@@ -3,7 +3,7 @@
 Liu et al. 2018, "Generating Wikipedia by Summarizing Long Sequences", sec. 4.2.4 "Memory-compressed attention",
 https://arxiv.org/abs/1801.10198. W: a convolution with kernel 3 and stride 3 within each head, one for keys and one
 for values; tokens after the last are 0. Causal, as in the authors' code (Tensor2Tensor): query i sees the blocks whose
-tokens all come before it, 3m + 3 ≤ i, and token 0 as it is, without which the first queries would see nothing.
+tokens all come before it, 3m + 3 ≤ i, and token 0 unchanged, without which the first queries would see no key.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def shortened(problem: Problem, params: Params, x: Tensor, conv: Tensor) -> Tens
 
 
 def blocks(problem: Problem, params: Params) -> int:
-    """How many blocks are convolved."""
+    """The number of blocks that are convolved."""
     n, factor = problem.seq_len, params["factor"]
     return (n - 1) // factor if problem.causal else -(-n // factor)
 
@@ -87,8 +87,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 def sum_of_floors(n: int, factor: int) -> int:
     """Σ ⌊i / factor⌋ over 0 ≤ i < n."""
-    whole, rest = divmod(n, factor)
-    return factor * (whole * (whole - 1) // 2) + rest * whole
+    quotient, remainder = divmod(n, factor)
+    return factor * (quotient * (quotient - 1) // 2) + remainder * quotient
 
 
 def _cuda() -> Callable[..., Tensor]:

@@ -38,8 +38,8 @@ def shortened(e: Tensor, x: Tensor) -> Tensor:
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1); E, F ~ N(0, 1/N), so that shortened keys, and the logits, keep variance 1."""
-    own = (problem.heads,) if params["sharing"] == "none" else ()
-    shape = (*own, params["k"], problem.seq_len)
+    per_head = (problem.heads,) if params["sharing"] == "none" else ()
+    shape = (*per_head, params["k"], problem.seq_len)
     names = ("e",) if params["sharing"] == "kv" else ("e", "f")
     scale = problem.seq_len**-0.5
     parameters = {name: normal(problem, generator, *shape, scale=scale) for name in names}

@@ -1,4 +1,4 @@
-"""How few channels a layer norm makes sense of."""
+"""The fewest channels for which a layer norm is meaningful."""
 
 from __future__ import annotations
 

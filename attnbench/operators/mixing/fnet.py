@@ -41,9 +41,9 @@ class _RealTransform(torch.autograd.Function):
 def real_transform(x: Tensor) -> Tensor:
     """Re of the 2-D transform of a real x, [B, N, C]: half the channels, and their mirror image y_nc = y_(−n)(−c)."""
     half = torch.fft.rfft2(x, dim=(-2, -1)).real  # [B, N, C/2 + 1]
-    rest = half[..., 1 : (x.shape[-1] + 1) // 2]
-    rest = torch.cat((rest[..., :1, :], rest[..., 1:, :].flip(-2)), dim=-2).flip(-1)
-    return torch.cat((half, rest), dim=-1)
+    mirrored = half[..., 1 : (x.shape[-1] + 1) // 2]
+    mirrored = torch.cat((mirrored[..., :1, :], mirrored[..., 1:, :].flip(-2)), dim=-2).flip(-1)
+    return torch.cat((half, mirrored), dim=-1)
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:

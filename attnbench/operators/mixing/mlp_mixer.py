@@ -1,4 +1,4 @@
-"""y = x + W₂ GELU(W₁ LN(x)), W₁: S×N, W₂: N×S over the tokens: each channel by itself, all channels alike.
+"""y = x + W₂ GELU(W₁ LN(x)), W₁: S×N, W₂: N×S over the tokens, the same for every channel.
 
 Tolstikhin et al. 2021, "MLP-Mixer: An all-MLP Architecture for Vision", eq. 1, first line; the second line, the same
 over the channels (y + GELU(LN(y) W₃) W₄), is added in scope `layer`. https://arxiv.org/abs/2105.01601

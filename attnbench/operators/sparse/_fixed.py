@@ -42,10 +42,10 @@ def summary_positions(problem: Problem, params: Params, device: torch.device) ->
 
 
 def summary_count(problem: Problem, params: Params) -> int:
-    """S: c for every whole block, and what the last one reaches of its summary."""
-    whole, rest = divmod(problem.seq_len, block(problem, params))
+    """S: c for every whole block, and the part of the last block's summary within the sequence."""
+    whole_blocks, last_tokens = divmod(problem.seq_len, block(problem, params))
     width = summary_width(problem, params)
-    return whole * width + max(0, rest - (block(problem, params) - width))
+    return whole_blocks * width + max(0, last_tokens - (block(problem, params) - width))
 
 
 def to_blocks(problem: Problem, params: Params, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def to_blocks(problem: Problem, params: Params, x: Tensor) -> Tensor:
 def outside_block(problem: Problem, params: Params, device: torch.device) -> Tensor | None:
     """True for pairs of a block that are not allowed: [l, l] where causal, [M, 1, l] where only padding is left out.
 
-    A padding token may see what it likes, so that no row is empty.
+    Padding tokens see every key, so that no row is empty.
     """
     size = block(problem, params)
     if problem.causal:  # padding is later than every token
@@ -71,7 +71,7 @@ def outside_block(problem: Problem, params: Params, device: torch.device) -> Ten
 
 
 def own_block(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention to the tokens of one's own block. q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
+    """Attention to the tokens of the same block. q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
     queries, keys, values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
     scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l]
     outside = outside_block(problem, params, q.device)
@@ -99,13 +99,13 @@ def empty_rows(problem: Problem, params: Params) -> int:
 
 
 def union(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention to the own block and the summaries of the others (causal: earlier ones). q, k, v: [B, H, N, D]."""
+    """Attention to a token's block and the summaries of other blocks (causal: earlier). q, k, v: [B, H, N, D]."""
     queries, keys, values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
     positions = summary_positions(problem, params, q.device)
     # Every block has the summaries beside its own keys: a copy of S keys per block, where scores would be two of l·S.
     keys, values = (
-        torch.cat((own, x.index_select(2, positions)[:, :, None].expand(-1, -1, own.shape[2], -1, -1)), dim=3)
-        for own, x in ((keys, k), (values, v))
+        torch.cat((rows, x.index_select(2, positions)[:, :, None].expand(-1, -1, rows.shape[2], -1, -1)), dim=3)
+        for rows, x in ((keys, k), (values, v))
     )
     scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l + S]
     scores = hide(scores, _outside_union(problem, params, positions))
@@ -115,20 +115,20 @@ def union(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> 
 def _outside_union(problem: Problem, params: Params, positions: Tensor) -> Tensor:
     """True for pairs that are not allowed, the summaries of the own block among them: [M, l, l + S]."""
     size, rows = block(problem, params), block_count(problem, params)
-    own = outside_block(problem, params, positions.device)
-    own = torch.zeros(size, size, dtype=torch.bool, device=positions.device) if own is None else own
+    in_block = outside_block(problem, params, positions.device)
+    in_block = torch.zeros(size, size, dtype=torch.bool, device=positions.device) if in_block is None else in_block
     row, column = torch.arange(rows, device=positions.device).view(-1, 1, 1), positions // size
-    others = column >= row if problem.causal else column == row  # [M, 1, S]
-    return torch.cat((own.expand(rows, size, -1), others.expand(-1, size, -1)), dim=-1)
+    in_summary = column >= row if problem.causal else column == row  # [M, 1, S]
+    return torch.cat((in_block.expand(rows, size, -1), in_summary.expand(-1, size, -1)), dim=-1)
 
 
 def own_pairs(problem: Problem, params: Params) -> int:
     """Pairs within blocks."""
-    whole, rest = divmod(problem.seq_len, block(problem, params))
+    whole_blocks, last_tokens = divmod(problem.seq_len, block(problem, params))
     size = block(problem, params)
     if problem.causal:
-        return whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
-    return whole * size * size + rest * rest
+        return whole_blocks * (size * (size + 1) // 2) + last_tokens * (last_tokens + 1) // 2
+    return whole_blocks * size * size + last_tokens * last_tokens
 
 
 def summary_pairs(problem: Problem, params: Params) -> int:
@@ -136,21 +136,21 @@ def summary_pairs(problem: Problem, params: Params) -> int:
     n, size, c = problem.seq_len, block(problem, params), summary_width(problem, params)
     if not problem.causal:
         return n * summary_count(problem, params)
-    whole = n // size
-    rest = summary_count(problem, params) - whole * c
+    m = n // size
+    last_summary = summary_count(problem, params) - m * c
     # Position t·l + l − c + u is seen by the N − (t·l + l − c + u) tokens from it on: summed over t, then u.
-    seen = whole * c * (n - (size - c)) - size * c * (whole * (whole - 1) // 2) - whole * (c * (c - 1) // 2)
-    return seen + rest * (rest + 1) // 2
+    pairs = m * c * (n - (size - c)) - size * c * (m * (m - 1) // 2) - m * (c * (c - 1) // 2)
+    return pairs + last_summary * (last_summary + 1) // 2
 
 
 def shared_pairs(problem: Problem, params: Params) -> int:
     """Pairs with a summary position of the own block, which a union counts once."""
     size, c = block(problem, params), summary_width(problem, params)
-    whole, rest = divmod(problem.seq_len, size)
-    reached = max(0, rest - (size - c))
+    whole_blocks, last_tokens = divmod(problem.seq_len, size)
+    reached = max(0, last_tokens - (size - c))
     if problem.causal:
-        return whole * (c * (c + 1) // 2) + reached * (reached + 1) // 2
-    return whole * size * c + rest * reached
+        return whole_blocks * (c * (c + 1) // 2) + reached * (reached + 1) // 2
+    return whole_blocks * size * c + last_tokens * reached
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -171,7 +171,7 @@ def summary_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def union_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """Both of the above, with the summaries of the own block multiplied twice."""
+    """The costs of block and summaries; the summaries of a token's block are multiplied twice."""
     rows = block_count(problem, params) * block(problem, params)
     pairs = own_pairs(problem, params) + summary_pairs(problem, params) - shared_pairs(problem, params)
     return pair_cost(problem, mode, pairs, rows * (block(problem, params) + summary_count(problem, params)))
@@ -219,7 +219,7 @@ def _union_cuda() -> Callable[..., Tensor]:
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         positions = summary_positions(problem, params, q.device)
-        missing = patterns.own_start(len(positions)) - len(positions)
+        missing = patterns.tokens_start(len(positions)) - len(positions)
         keys, values = (  # summaries, up to a whole tile, then all tokens
             torch.cat((pad(x.index_select(2, positions), (0, 0, 0, missing)), x), dim=2) for x in (k, v)
         )
@@ -228,9 +228,9 @@ def _union_cuda() -> Callable[..., Tensor]:
     return call
 
 
-def _mask(problem: Problem, params: Params, own: bool) -> tuple[int, int, int, int, bool, bool]:
+def _mask(problem: Problem, params: Params, with_tokens: bool) -> tuple[int, int, int, int, bool, bool]:
     sizes = block(problem, params), summary_width(problem, params), summary_count(problem, params)
-    return problem.seq_len, *sizes, own, problem.causal
+    return problem.seq_len, *sizes, with_tokens, problem.causal
 
 
 def _flex_why_not(problem: Problem, params: Params, device: str) -> str | None:

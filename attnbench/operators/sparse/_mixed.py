@@ -1,4 +1,4 @@
-"""Heads that differ: consecutive groups of heads, each computed by a form of its own on its share of q, k, v."""
+"""Heads that differ: consecutive groups of heads, each computed by another form on its share of q, k, v."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnbench.problem import Mode, Params, Problem
 
 @dataclass(frozen=True)
 class Part:
-    """What one group of heads computes. takes: the names of the tensors beside q, k, v that its form is given."""
+    """One group of heads. takes: the names of the tensors that its form takes beside q, k, v."""
 
     form: Form
     params: Params
@@ -36,14 +36,14 @@ def groups(problem: Problem, parts: Sequence[Part]) -> list[tuple[Problem, Part]
     ]
 
 
-def reference(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **others: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]; others: what some parts take. Returns [B, H, N, D]."""
-    return _apply(problem, parts, (q, k, v), others, lambda inner, part: part.form.reference)
+def reference(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **extra: Tensor) -> Tensor:
+    """q, k, v: [B, H, N, D]; extra: the tensors that parts take beside them. Returns [B, H, N, D]."""
+    return _apply(problem, parts, (q, k, v), extra, lambda inner, part: part.form.reference)
 
 
-def accelerated(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **others: Tensor) -> Tensor:
-    """The same, each group by the fast GPU path of its form."""
-    return _apply(problem, parts, (q, k, v), others, lambda inner, part: _fast(inner, part, q.device.type)[0].load())
+def accelerated(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **extra: Tensor) -> Tensor:
+    """As `reference`, each group by the fast GPU path of its form."""
+    return _apply(problem, parts, (q, k, v), extra, lambda inner, part: _fast(inner, part, q.device.type)[0].load())
 
 
 def why_not(problem: Problem, parts: Sequence[Part], device: str) -> str | None:
@@ -52,7 +52,7 @@ def why_not(problem: Problem, parts: Sequence[Part], device: str) -> str | None:
 
 
 def _fast(problem: Problem, part: Part, device: str) -> tuple[Impl, str | None]:
-    """The form's `cuda`, or `sdpa` where the best GPU path is listed as that; with the reason against it."""
+    """The form's `cuda`, or `sdpa` where that is its best GPU path, and the reason why it cannot run, or None."""
     impls = [part.form.impls[name] for name in ("cuda", "sdpa") if name in part.form.impls]
     reasons = [impl.why_not(problem, part.params, device) for impl in impls]
     return next(((i, r) for i, r in zip(impls, reasons, strict=True) if r is None), (impls[0], reasons[0]))
@@ -62,21 +62,21 @@ def _apply(
     problem: Problem,
     parts: Sequence[Part],
     qkv: tuple[Tensor, ...],
-    others: Mapping[str, Tensor],
+    extra: Mapping[str, Tensor],
     call: Callable[[Problem, Part], Callable[..., Tensor]],
 ) -> Tensor:
     chosen = groups(problem, parts)
     sizes = [inner.heads for inner, _ in chosen]
     shared = zip(*(x.split(sizes, dim=1) for x in qkv), strict=True)  # one (q, k, v) per group
     outputs = [
-        call(inner, part)(inner, part.params, *mine, **{name: others[name] for name in part.takes})
+        call(inner, part)(inner, part.params, *mine, **{name: extra[name] for name in part.takes})
         for (inner, part), mine in zip(chosen, shared, strict=True)
     ]
     return torch.cat(outputs, dim=1)
 
 
 def cost(problem: Problem, parts: Sequence[Part], mode: Mode) -> Cost:
-    """The sum over the groups; the groups do not wait for one another."""
+    """The sum over the groups, which run independently."""
     each = [part.form.cost(inner, part.params, mode) for inner, part in groups(problem, parts)]
     return Cost(
         flops=sum(c.flops for c in each),

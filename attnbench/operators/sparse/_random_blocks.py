@@ -1,4 +1,4 @@
-"""Random blocks of keys: how they are drawn and gathered, and attention to nothing but them."""
+"""Random blocks of keys: drawing and gathering them, and attention to them alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def draw(generator: Generator, groups: int, among: Tensor, count: int) -> Tensor
         top = among - count + step  # [rows]
         uniform = torch.rand(groups, len(among), generator=generator, device=generator.device, dtype=torch.float64)
         candidate = (uniform * (top + 1)).long()
-        taken = (chosen == candidate[..., None]).any(dim=-1)
-        chosen = torch.cat((chosen, torch.where(taken, top, candidate)[..., None]), dim=-1)
+        repeated = (chosen == candidate[..., None]).any(dim=-1)
+        chosen = torch.cat((chosen, torch.where(repeated, top, candidate)[..., None]), dim=-1)
     return chosen
 
 
@@ -71,9 +71,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1), and r of the whole blocks for every head and block of queries."""
     data = heads(problem, generator, "q", "k", "v")
-    whole = problem.seq_len // size(params["block"], problem.seq_len)
-    among = torch.full((_rows(problem, params),), whole, device=generator.device)
-    return Inputs(data, choices={"blocks": draw(generator, problem.heads, among, min(params["random"], whole))})
+    whole_blocks = problem.seq_len // size(params["block"], problem.seq_len)
+    among = torch.full((_rows(problem, params),), whole_blocks, device=generator.device)
+    return Inputs(data, choices={"blocks": draw(generator, problem.heads, among, min(params["random"], whole_blocks))})
 
 
 def _rows(problem: Problem, params: Params) -> int:

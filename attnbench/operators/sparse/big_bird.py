@@ -43,7 +43,7 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     inner = slice(b, (m - 1) * b)
     edges = _full(torch.cat((q[:, :, :b], q[:, :, inner.stop :]), dim=2), k, v)
     queries = q[:, :, inner].unflatten(2, (m - 2, b))  # [B, H, M − 2, b, D]
-    keys, values = (_seen(x, blocks, b, m) for x in (k, v))  # [B, H, M − 2, (5 + r)·b, D]
+    keys, values = (_visible(x, blocks, b, m) for x in (k, v))  # [B, H, M − 2, (5 + r)·b, D]
     scores = queries @ keys.transpose(-2, -1)
     scores = hide(scores, _outside(problem.seq_len, b, m, keys.shape[-2], q.device))
     y = (scores.softmax(dim=-1) @ values).flatten(2, 3)
@@ -54,8 +54,8 @@ def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
-def _seen(x: Tensor, blocks: Tensor, b: int, m: int) -> Tensor:
-    """What each inner block of queries sees: its window of three blocks, the first, the last, the random ones."""
+def _visible(x: Tensor, blocks: Tensor, b: int, m: int) -> Tensor:
+    """The keys of each inner block of queries: its window of three blocks, the first, the last, the random ones."""
     x = pad(x, (0, 0, 0, m * b - x.shape[2])) if m * b > x.shape[2] else x
     window = x.unfold(2, 3 * b, b).transpose(-2, -1)  # [B, H, M − 2, 3b, D], overlapping
     first, last = (x[:, :, None, start : start + b].expand(-1, -1, m - 2, -1, -1) for start in (0, (m - 1) * b))
@@ -83,7 +83,7 @@ def random_count(problem: Problem, params: Params) -> int:
 
 
 def parts(params: Params) -> tuple[Part, ...]:
-    """What the groups of heads of kind mixed_heads compute."""
+    """The form and params of each group of heads of kind mixed_heads."""
     b = params["block"]
     return (
         Part(_random_blocks.CORE, {"block": b, "random": params["random"]}, takes=("blocks",)),

@@ -42,7 +42,7 @@ def two_rectangles(
 ) -> Tensor:
     """Dense attention of the global queries to all keys, [g, N], and of the others to the global keys, [N − g, g]."""
     if added:
-        q, k, v = (torch.cat((extra, own), dim=-2) for extra, own in zip(_added(**added), (q, k, v), strict=True))
+        q, k, v = (torch.cat((extra, x), dim=-2) for extra, x in zip(_added(**added), (q, k, v), strict=True))
     g = global_count(problem, params)
     full = attend(q[..., :g, :], k, v)
     if g == q.shape[-2]:
@@ -117,10 +117,10 @@ INNER = projected(CORE)
 
 
 def _layer(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def layer(problem: Problem, params: Params, x: Tensor, tokens: Tensor | None = None, **rest: Tensor) -> Tensor:
+    def layer(problem: Problem, params: Params, x: Tensor, tokens: Tensor | None = None, **tensors: Tensor) -> Tensor:
         if tokens is not None:
             x = torch.cat((tokens.expand(x.shape[0], -1, -1), x), dim=1)  # [B, g + N, C]
-        return inner(*_inside(problem, params), x=x, **rest)
+        return inner(*_inside(problem, params), x=x, **tensors)
 
     return layer
 

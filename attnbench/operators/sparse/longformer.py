@@ -25,10 +25,10 @@ from attnbench.operators.sparse._mixed import Part
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.window import attend, class_length, executed_pairs, window_pairs
 
-OWN = ("q_global", "k_global", "v_global")
+GLOBAL_DATA = ("q_global", "k_global", "v_global")
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **own: Tensor) -> Tensor:
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **global_data: Tensor) -> Tensor:
     """q, k, v, k_global, v_global: [B, H, N, D]; q_global: [B, H, g, D]; without global tokens q, k, v only.
 
     Returns [B, H, N, D].
@@ -38,7 +38,7 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     before, after = local.sides(problem, params)
     g = global_count(problem, params)
     y = attend(q * problem.head_dim**-0.5, k, v, before, after, classes=dilation(problem, params), hubs=g)
-    return torch.cat((global_rows(**own), y[..., g:, :]), dim=-2) if own else y
+    return torch.cat((global_rows(**global_data), y[..., g:, :]), dim=-2) if global_data else y
 
 
 def global_rows(q_global: Tensor, k_global: Tensor, v_global: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def global_rows(q_global: Tensor, k_global: Tensor, v_global: Tensor) -> Tensor:
 
 
 def parts(params: Params) -> tuple[Part, ...]:
-    """What the groups of heads of kind mixed_heads compute."""
+    """The form and params of each group of heads of kind mixed_heads."""
     return (
         Part(local.CORE, {"window": params["window"]}),
         Part(strided.CORE, {"stride": params["stride"], "reach": params["window"]}),
@@ -69,7 +69,7 @@ def dilation(problem: Problem, params: Params) -> int:
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """All ~ N(0, 1): the logits have variance 1."""
     data = heads(problem, generator, "q", "k", "v")
-    if has_own(problem, params):
+    if has_global_projections(problem, params):
         shape = (problem.batch, problem.heads, global_count(problem, params), problem.head_dim)
         data |= {"q_global": normal(problem, generator, *shape)}
         data |= heads(problem, generator, "k_global", "v_global")
@@ -90,13 +90,13 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     pairs = g * n + (n - g) * g + window_pairs(n - g, before, after, classes)
     executed = g * n + executed_pairs(n, before, after, classes, g)
     size = b * h * n * d
-    own = 2 * size + b * h * g * d if g else 0  # k_global, v_global and q_global
+    global_size = 2 * size + b * h * g * d if g else 0  # k_global, v_global and q_global
     return Cost(
         flops=product(b * h * pairs * d, mode)  # q kᵀ: [g, D] × [D, N], then N − g rows of [1, D] × [D, g + 2w + 1]
         + product(b * h * pairs * d, mode),  # p v: the same pairs
         reference_flops=2 * product(b * h * executed * d, mode),
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size + own, written=size),
+        bytes_required=traffic(problem, mode, read=3 * size + global_size, written=size),
         passes=1,
     )
 
@@ -104,14 +104,15 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 def _cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.flex.windows import window
 
-    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **own: Tensor) -> Tensor:
+    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **global_data: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
             return _mixed.accelerated(problem, parts(params), q, k, v)
         g = global_count(problem, params)
         y = window(q, k, v, *local.sides(problem, params), classes=dilation(problem, params), hubs=g)
-        if not own:
+        if not global_data:
             return y
-        full = scaled_dot_product_attention(own["q_global"], own["k_global"], own["v_global"])  # [B, H, g, D]
+        queries, keys, values = (global_data[name] for name in GLOBAL_DATA)
+        full = scaled_dot_product_attention(queries, keys, values)  # [B, H, g, D]
         return torch.cat((full, y[..., g:, :]), dim=-2)
 
     return call
@@ -152,13 +153,13 @@ def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """x ~ N(0, 1); weights that keep the variance."""
     c = problem.channels
-    names = ("q", "k", "v", "o", *(OWN if has_own(problem, params) else ()))
+    names = ("q", "k", "v", "o", *(GLOBAL_DATA if has_global_projections(problem, params) else ()))
     weights = {f"w_{name}": normal(problem, generator, c, c, scale=c**-0.5) for name in names}
     return Inputs(tokens(problem, generator, "x"), weights)
 
 
-def has_own(problem: Problem, params: Params) -> bool:
-    """Whether global tokens have projections of their own."""
+def has_global_projections(problem: Problem, params: Params) -> bool:
+    """Whether global tokens have separate projections."""
     return params["kind"] == "window" and global_count(problem, params) > 0
 
 
@@ -166,10 +167,10 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """As the core's, with 4·N·C² of projections and (2N + g)·C² for the global ones."""
     inner = cost(problem, params, mode)
     b, n, c = problem.batch, problem.seq_len, problem.channels
-    own = has_own(problem, params)
-    rows = 4 * n + (2 * n + global_count(problem, params) if own else 0)
+    projected = has_global_projections(problem, params)
+    rows = 4 * n + (2 * n + global_count(problem, params) if projected else 0)
     projections = product(b * rows * c * c, mode)  # [B·rows, C] × [C, C]
-    weights = (7 if own else 4) * c * c
+    weights = (7 if projected else 4) * c * c
     return replace(
         inner,
         flops=inner.flops + projections,

@@ -57,7 +57,7 @@ def fixed_params(problem: Problem, params: Params) -> Params:
 
 
 def parts(problem: Problem, params: Params) -> tuple[Part, Part]:
-    """What the two groups of split heads compute."""
+    """The form and params of each of the two groups of split heads."""
     if params["kind"] == "fixed":
         inner = fixed_params(problem, params)
         return Part(_fixed.OWN, inner), Part(_fixed.SUMMARIES, inner)

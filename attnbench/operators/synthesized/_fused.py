@@ -1,4 +1,4 @@
-"""Synthesizer's kinds as one SDPA call, or our kernel: no N×N logits of the input's own in memory."""
+"""Synthesizer's kinds as one SDPA call or one Triton kernel, without input-dependent N×N logits in memory."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _sdpa() -> Call:
 
 
 def _cuda() -> Call:
-    def call(problem: Problem, params: Params, v: Tensor, **given: Tensor) -> Tensor:
+    def call(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> Tensor:
         by_kind: dict[str, Call] = {"dense": dense, "random": random, "factorized_dense": factorized_dense}
-        return by_kind[params["kind"]](problem, v, **given)
+        return by_kind[params["kind"]](problem, v, **tensors)
 
     return call
 
 
 def dense(problem: Problem, v: Tensor, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Queries [relu(x W₁ + b₁), 1], keys [W₂, b₂], scale 1; q, k and v of one width, a multiple of 8, as flash asks."""
+    """Queries [relu(x W₁ + b₁), 1], keys [W₂, b₂], scale 1; q, k, v of one width, a multiple of 8 for flash."""
     d = problem.head_dim
     zeros = 8 - (d + 1) % 8 if (d + 1) % 8 else 0
     hidden = (x @ w1 + b1).relu()  # [B, H, N, D]
@@ -51,18 +51,18 @@ def random(problem: Problem, v: Tensor, r: Tensor) -> Tensor:
     return scaled_dot_product_attention(nothing, nothing, v, attn_mask=r.expand(problem.batch, -1, -1, -1))
 
 
-def factorized_dense(problem: Problem, v: Tensor, **given: Tensor) -> Tensor:
+def factorized_dense(problem: Problem, v: Tensor, **tensors: Tensor) -> Tensor:
     """Two layers for α and for β, then a kernel that multiplies them as it attends."""
     from attnbench.kernels.outer_scores.launch import attend
     from attnbench.operators.synthesized._two_layers import two_layers
 
-    alpha, beta = (two_layers(given, suffix).transpose(0, 1) for suffix in ("_alpha", "_beta"))  # [B, H, N, a or t]
+    alpha, beta = (two_layers(tensors, suffix).transpose(0, 1) for suffix in ("_alpha", "_beta"))  # [B, H, N, a or t]
     return attend(alpha, beta, v, problem.causal)
 
 
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if params["kind"] != "factorized_random":
-        return f"kind {params['kind']} is no attention between given factors; with work around it one call is impl cuda"
+        return f"kind {params['kind']} is not attention between two factors; one call with work around it is impl cuda"
     return None
 
 

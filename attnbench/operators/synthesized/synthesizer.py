@@ -6,7 +6,7 @@ random            l = R, a learned N×N matrix, the same for every input
 factorized_dense  l_ij = α_i,(j mod a) · β_i,⌊j/a⌋, where α_i (a of them) and β_i come from x_i through two layers each
 factorized_random l = R₁ R₂ᵀ of rank `rank`
 a is the largest divisor of N in √N/2 … √N, and β_i has N/a values; where N has no such divisor, a = ⌈√N⌉, β_i has ⌈N/a⌉
-and what lies beyond N is cut off.
+and the products beyond N are cut off.
 
 Tay et al. 2021, "Synthesizer: Rethinking Self-Attention in Transformer Models", sec. 3.1 to 3.4 (2020 as a preprint),
 https://arxiv.org/abs/2005.00743. Head h of the dense kinds takes channels h·D … (h + 1)·D − 1 of x.
@@ -29,9 +29,9 @@ from attnbench.operators.synthesized._two_layers import two_layers
 from attnbench.problem import Mode, Params, Problem
 
 
-def reference(problem: Problem, params: Params, v: Tensor, **given: Tensor) -> Tensor:
+def reference(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> Tensor:
     """v (and x of the dense kinds): [B, H, N, D]; weights as `make_inputs` shapes them. Returns [B, H, N, D]."""
-    weights = _masked(problem, logits(problem, params, **given)).softmax(dim=-1)
+    weights = _masked(problem, logits(problem, params, **tensors)).softmax(dim=-1)
     b, h, n, d = v.shape
     if weights.dim() == 3:  # the same for all samples: one product for all of them
         y = weights @ v.permute(1, 2, 0, 3).reshape(h, n, b * d)  # [H, N, N] × [H, N, B·D]
@@ -39,16 +39,16 @@ def reference(problem: Problem, params: Params, v: Tensor, **given: Tensor) -> T
     return (weights @ v.transpose(0, 1)).transpose(0, 1)  # [H, B, N, N] × [H, B, N, D]
 
 
-def logits(problem: Problem, params: Params, **given: Tensor) -> Tensor:
+def logits(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
     """l before the causal mask: [H, N, N], or [H, B, N, N] where it depends on x."""
     kind = params["kind"]
     if kind == "random":
-        return given["r"]
+        return tensors["r"]
     if kind == "factorized_random":
-        return given["r1"] @ given["r2"].transpose(-2, -1)
+        return tensors["r1"] @ tensors["r2"].transpose(-2, -1)
     if kind == "dense":
-        return two_layers(given, "")
-    alpha, beta = two_layers(given, "_alpha"), two_layers(given, "_beta")  # [H, B, N, a], [H, B, N, ⌈N/a⌉]
+        return two_layers(tensors, "")
+    alpha, beta = two_layers(tensors, "_alpha"), two_layers(tensors, "_beta")  # [H, B, N, a], [H, B, N, ⌈N/a⌉]
     tiled = (beta.unsqueeze(-1) * alpha.unsqueeze(-2)).flatten(-2)  # [H, B, N, ≥ N], a running fastest
     return tiled[..., : problem.seq_len]
 
@@ -57,7 +57,7 @@ def _masked(problem: Problem, scores: Tensor) -> Tensor:
     if not problem.causal:
         return scores
     ahead = torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
-    return scores + ahead  # R itself is among them: not in place
+    return scores + ahead  # not in place: the scores can be R itself
 
 
 def factors(seq_len: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnbench.operators.sparse._mixed import shares
-from attnbench.operators.sparse.longformer import OWN
+from attnbench.operators.sparse.longformer import GLOBAL_DATA
 from attnbench.registry import operators, outside_definition
 from tests.operators.sparse.masked import Case, Sees, attention, close, gradients, mask
 
@@ -29,7 +29,7 @@ def dense(case: Case, w: int, dilation: int, g: int, swap: bool = False) -> Tens
     y = attention(*case.qkv, mask(n, sees(w, dilation, g), causal))
     if not g:
         return y
-    own = case.qkv if swap else [case.inputs.data[name] for name in OWN]
+    own = case.qkv if swap else [case.inputs.data[name] for name in GLOBAL_DATA]
     rows = own[0][:, :, :g]
     full = attention(rows, own[1], own[2], torch.ones(rows.shape[2], n, dtype=torch.bool))
     return torch.cat((full, y[:, :, g:]), dim=2)
@@ -57,7 +57,7 @@ def test_each_part_of_the_pattern_is_noticed() -> None:
 def test_gradients_equal_the_masked_form(params: dict[str, Any]) -> None:
     case = Case("longformer", 75, **params)
     names = list(case.inputs.data)
-    assert set(OWN) < set(names)
+    assert set(GLOBAL_DATA) < set(names)
     tensors = [t.requires_grad_() for t in case.inputs.data.values()]
     w, dilation, g = (case.params[name] for name in ("window", "dilation", "global_tokens"))
     ours = gradients(case.output(), tensors)
