@@ -76,7 +76,7 @@ _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
 
-LONGEST_S = 7 * 24 * 3600.0
+LONGEST_DURATION_S = 7 * 24 * 3600.0
 
 
 def quoted(value: object) -> str:
@@ -101,7 +101,7 @@ def seconds(value: Any) -> float:
     """`500ms`, `1s`, `5m`, `1h` → seconds."""
     match = re.fullmatch(_NUMBER + r"\s*(ms|s|m|h)", value.strip()) if isinstance(value, str) else None
     result = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if not 0 < result <= LONGEST_S:
+    if not 0 < result <= LONGEST_DURATION_S:
         raise ValueError(f"{quoted(value)}; allowed: a duration above zero, up to a week, such as 500ms, 1s, 5m or 1h")
     return result
 

@@ -1,8 +1,8 @@
 """Where a series' metric passes the baseline's on an axis.
 
 The log ratio of the two is interpolated over log size. Its interval at any size is the ratio's t interval there, so
-the interval of a crossing is every size at which the ratio cannot be told from 1 (a test inverted, as Fieller 1954
-does for ratios): it may be open where a crossing lies at the edge of what was measured.
+the interval of a crossing is every size at which the ratio is not significantly different from 1 (an inverted test, as
+Fieller 1954 for ratios): it is open where a crossing lies at the edge of the measured sizes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnbench.analysis.interval import Estimate, quantile, ratio
+from attnbench.analysis.distributions import t_quantile
+from attnbench.analysis.interval import Estimate, ratio
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,19 +25,24 @@ Kind = Literal["crossing", "always", "never", "same", "undecided", "nothing"]
 Direction = Literal["above", "below", "within noise"]
 
 STEPS = 64
-"""Points per interval between two measured sizes at which the interpolated ratio is looked at."""
+"""Points between two neighbouring sizes at which the interpolated ratio is evaluated."""
 
 CURVATURE_SHARE = 0.3
-"""Of the difference between the curvatures on either side, how much widens the interval, at sizes a factor of 2 apart;
-it grows with the cube of the log distance. Simulated with launch floors and kinks beside the crossing: at a factor of
-2 this holds 93 %, at a factor of 4 nothing less than 8 times it does."""
+"""The share of the difference between the curvatures on either side that widens the interval, at sizes a factor of 2
+apart; it grows with the cube of the log distance. In simulations with launch overheads and kinks beside the crossing,
+this covers 93 % at a factor of 2; at a factor of 4 it takes 8 times as much."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One size: the series' level and the baseline's, None where there is none; and then their status.
+    """One size of a series and of its baseline.
 
-    An out-of-memory or time-out on one side decides the size for the other, without a ratio.
+    Where one side ran out of memory or time, the other is the cheaper one there, without a ratio.
+
+    Attributes:
+        size, label: the size, as a number and as shown.
+        series, baseline: their levels; None where there is none.
+        series_status, baseline_status: why, where there is none.
     """
 
     size: int
@@ -48,12 +54,12 @@ class Pair:
 
     @property
     def beyond_series(self) -> bool:
-        """The baseline has a value and the series could not be run for its size."""
+        """Whether the baseline has a value and the series ran out of memory or time."""
         return self.baseline is not None and self.series is None and self.series_status in BEYOND
 
     @property
     def beyond_baseline(self) -> bool:
-        """The series has a value and the baseline could not be run for its size: a win."""
+        """Whether the series has a value and the baseline ran out of memory or time."""
         return self.series is not None and self.baseline is None and self.baseline_status in BEYOND
 
 
@@ -62,9 +68,13 @@ BEYOND = ("oom", "timeout")
 
 @dataclass(frozen=True)
 class Crossing:
-    """One crossing, in sizes. direction: the series is cheaper `above` or `below` it; "within noise" where the ratio
-    touches 1 and returns. low, high: the 95 % interval; None: open on that side (the edge of what was measured, or one
-    round). at: None where only the interval is known."""
+    """One crossing, in sizes.
+
+    Attributes:
+        at: where the ratio is 1; None where only the interval is known.
+        low, high: the 95 % interval; None: open on that side (the edge of the measured sizes, or one round).
+        direction: the series is cheaper `above` or `below` it; "within noise" where the ratio touches 1 and returns.
+    """
 
     at: float | None
     low: float | None
@@ -85,14 +95,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Crossover:
-    """What became of a series against a baseline.
+    """The verdict on a series against a baseline.
 
-    crossing: `crossings`, in ascending order. always: cheaper at every size; never: at none (then crossings may hold an
-    interval that is open at an edge, where the ratio there is within noise). same: exact figures that are equal.
-    undecided: within noise of 1 all the way.
-    nothing: no size has both. smallest, largest: the ratio at the ends of what both were measured on.
-    baseline_beyond, series_beyond: the first size at which the one ran out of memory or time and the other did not,
-    with the status; the former is a win and is counted as one.
+    Attributes:
+        kind: "crossing": see `crossings`; "always": cheaper at every size; "never": at none; "same": equal exact
+            figures; "undecided": within noise of 1 at every size; "nothing": no size has both.
+        crossings: in ascending order; of "always" and "never" the intervals that are open at an edge, where the ratio
+            there is within noise.
+        smallest, largest: the ratio at the smallest and largest size that has both.
+        baseline_beyond, series_beyond: the first size at which the one ran out of memory or time and the other did not,
+            with the status; the former counts as cheaper.
     """
 
     kind: Kind
@@ -106,31 +118,31 @@ class Crossover:
 def crossover(pairs: Sequence[Pair]) -> Crossover:
     """The crossover of pairs by ascending size."""
     beyond = next(((p.label, p.baseline_status) for p in pairs if p.beyond_baseline), None)
-    lost = next(((p.label, p.series_status) for p in pairs if p.beyond_series), None)
-    both = [p for i, p in enumerate(pairs) if p.series and p.baseline and (i == 0 or p.size > pairs[i - 1].size)]
-    if not both:
-        kind: Kind = "always" if beyond and not lost else "never" if lost and not beyond else "nothing"
-        return Crossover(kind, baseline_beyond=beyond, series_beyond=lost)
-    edges = (_edge(both[0]), _edge(both[-1]))
-    if all(p.series and p.baseline and abs(p.series.level - p.baseline.level) < 1e-12 for p in both) and not beyond:
-        return Crossover("same", (), *edges, beyond, lost)
-    crossings, cheaper = _crossings(both)
+    series_lost = next(((p.label, p.series_status) for p in pairs if p.beyond_series), None)
+    compared = [p for i, p in enumerate(pairs) if p.series and p.baseline and (i == 0 or p.size > pairs[i - 1].size)]
+    if not compared:
+        kind: Kind = "always" if beyond and not series_lost else "never" if series_lost and not beyond else "nothing"
+        return Crossover(kind, baseline_beyond=beyond, series_beyond=series_lost)
+    edges = (_edge(compared[0]), _edge(compared[-1]))
+    if all(p.series and p.baseline and abs(p.series.level - p.baseline.level) < 1e-12 for p in compared) and not beyond:
+        return Crossover("same", (), *edges, beyond, series_lost)
+    crossings, cheaper = _crossings(compared)
     if beyond and not cheaper[-1]:
-        last = both[-1].size
+        last = compared[-1].size
         first = next(p.size for p in pairs if p.beyond_baseline)
-        if first > last:  # dearer as far as both ran, then the baseline fell out: it crosses in between
+        if first > last:  # more expensive up to where both ran; then the baseline did not run: a crossing in between
             crossings = [c for c in crossings if c.high is not None]
             crossings.append(Crossing(None, float(last), float(first), "above"))
-    if len(both) > 1 and all(_unclear(p) for p in both):  # then a place in the middle of it means nothing
+    if len(compared) > 1 and all(_unclear(p) for p in compared):  # then the place of a crossing has no meaning
         crossings = [c for c in crossings if c.low is not None or c.high is not None]
     real = [c for c in crossings if c.direction != "within noise" and (c.at is not None or (c.low and c.high))]
     if real:
         kind = "crossing"
-    elif all(_unclear(p) for p in both) and len(both) > 1:
+    elif all(_unclear(p) for p in compared) and len(compared) > 1:
         kind = "undecided"
     else:
         kind = "always" if cheaper[0] else "never"
-    return Crossover(kind, tuple(crossings), *edges, beyond, lost)
+    return Crossover(kind, tuple(crossings), *edges, beyond, series_lost)
 
 
 def _edge(pair: Pair) -> Edge:
@@ -144,19 +156,19 @@ def _unclear(pair: Pair) -> bool:
     return edge.low <= 1 <= edge.high and edge.low < edge.high
 
 
-def _crossings(both: Sequence[Pair]) -> tuple[list[Crossing], tuple[bool, bool]]:
+def _crossings(pairs: Sequence[Pair]) -> tuple[list[Crossing], tuple[bool, bool]]:
     """The crossings, and whether the series is cheaper at the smallest and at the largest size."""
-    gap = np.array([p.series.level - p.baseline.level for p in both if p.series and p.baseline])
-    spread = np.array([sum(_squared(e) for e in (p.series, p.baseline) if e) for p in both])
+    gap = np.array([p.series.level - p.baseline.level for p in pairs if p.series and p.baseline])
+    spread = np.array([sum(_squared(e) for e in (p.series, p.baseline) if e) for p in pairs])
     ends = (bool(gap[0] < 0), bool(gap[-1] < 0))
-    if len(both) == 1:
+    if len(pairs) == 1:
         return [], ends
     one_round = bool(np.isnan(spread).any())
-    sizes, spread = tuple(p.size for p in both), np.nan_to_num(spread)
+    sizes, spread = tuple(p.size for p in pairs), np.nan_to_num(spread)
     grid, line, weights, allowance = _interpolated(sizes, gap)
     half = np.sqrt(weights**2 @ spread) + allowance + _steps(sizes, gap, spread, line)
     signs = np.where(line < 0, -1, 1)
-    found = []
+    crossings = []
     for start, stop in _runs(np.abs(line) <= half, signs):
         low = None if start == 0 and abs(line[0]) <= half[0] > 0 else _boundary(grid, np.abs(line) - half, start, -1)
         high = (
@@ -174,18 +186,18 @@ def _crossings(both: Sequence[Pair]) -> tuple[list[Crossing], tuple[bool, bool]]
         if len(zeros) % 2:
             direction: Direction = "above" if after < 0 else "below"
         elif low is None or high is None:
-            # A crossing beyond an edge: on the inner side the ratio is clear.
+            # A crossing beyond an edge: on the inner side the ratio is significant.
             inner = after if low is None else before
             direction = ("below" if inner > 0 else "above") if low is None else ("above" if inner > 0 else "below")
             at = None
         else:
             direction, at = "within noise", None
-        found.append(Crossing(at, None if one_round else low, None if one_round else high, direction))
-    return found, ends
+        crossings.append(Crossing(at, None if one_round else low, None if one_round else high, direction))
+    return crossings, ends
 
 
 def _squared(level: Estimate) -> float:
-    return quantile(level.own_freedom) ** 2 * level.own if level.own > 0 else level.own
+    return t_quantile(level.own_freedom) ** 2 * level.own if level.own > 0 else level.own
 
 
 def _runs(unclear: npt.NDArray[np.bool_], signs: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -199,7 +211,7 @@ def _runs(unclear: npt.NDArray[np.bool_], signs: npt.NDArray[np.int64]) -> list[
 
 
 def _boundary(grid: Floats, clear: Floats, index: int, step: int) -> float:
-    """Where `clear` (above 0: told from 1) changes sign next to the end of a run, between two grid points."""
+    """Where `clear` (above 0: significant) changes sign next to the end of a run, between two grid points."""
     other = min(max(index + step, 0), len(grid) - 1)
     inside, outside = clear[index], clear[other]
     share = 0.0 if other == index or inside >= 0 else inside / (inside - outside)
@@ -207,12 +219,17 @@ def _boundary(grid: Floats, clear: Floats, index: int, step: int) -> float:
 
 
 def _interpolated(sizes: tuple[int, ...], gap: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """The gap between the sizes: a grid of log sizes, the gap there, the weights of the sizes' gaps in it, and an
-    allowance for what the curve may do unseen.
+    """The log ratio between the measured sizes.
 
-    Between two sizes: a parabola through both, with the smaller of the two curvatures that the neighbours on either
-    side suggest, none where they point in opposite ways; so a kink next door does not bend what is straight. By as
-    much as the two suggestions differ, the curve is uncertain.
+    Between two sizes it is a parabola through both, with the smaller of the two curvatures that the neighbours on
+    either side suggest, or 0 where these have opposite signs, so that a nearby kink does not bend a straight stretch.
+    The difference of the two suggestions is the curve's uncertainty.
+
+    Args:
+        sizes: ascending.
+        gap: the log ratio at each.
+    Returns: a grid of log sizes; the log ratio there; its weights of the measured ratios; and half the allowance for
+        the curve's unmeasured shape.
     """
     x = np.log(np.array(sizes, dtype=np.float64))
     grid, straight, bulge, segment = _grid(sizes)
@@ -229,21 +246,21 @@ def _interpolated(sizes: tuple[int, ...], gap: Floats) -> tuple[Floats, Floats, 
             middles += [inner] if 0 < inner < len(x) - 1 else []
         if not middles:
             continue
-        found = [curvature[m] for m in middles]
-        if min(found) * max(found) > 0:
-            chosen[i] = second[middles[int(np.argmin(np.abs(found)))]]
-        apart[i] = max(found) - min(found) if len(found) > 1 else abs(found[0])
+        curvatures = [curvature[m] for m in middles]
+        if min(curvatures) * max(curvatures) > 0:
+            chosen[i] = second[middles[int(np.argmin(np.abs(curvatures)))]]
+        apart[i] = max(curvatures) - min(curvatures) if len(curvatures) > 1 else abs(curvatures[0])
     weights = straight + bulge[:, None] * chosen[segment]
     share = CURVATURE_SHARE * (np.diff(x) / math.log(2)) ** 3
     return grid, weights @ gap, weights, np.abs(bulge) * (share * apart)[segment]
 
 
 def _steps(sizes: tuple[int, ...], gap: Floats, spread: Floats, line: Floats) -> Floats:
-    """How far beside the line the gap may lie towards 0, by a step between two sizes.
+    """How much closer to 0 than the line the log ratio may be because of a step between two sizes.
 
-    Where a stretch is steeper, or flatter, than both its neighbours, the gap may go on as before on one side, jump, and
-    go on as after it (a second thread, another kernel from some size on). How far it jumps is what the stretch has
-    beyond the nearer neighbour and beyond the noise; where, nobody knows.
+    Where a segment is steeper, or flatter, than both its neighbours, the ratio may jump at an unknown place within it
+    (a second thread, another kernel from some size on). The jump is the segment's excess over the more similar
+    neighbour, where that exceeds the noise.
     """
     x = np.log(np.array(sizes, dtype=np.float64))
     slope = np.diff(gap) / np.diff(x)

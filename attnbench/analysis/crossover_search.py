@@ -1,9 +1,9 @@
-"""The search for one crossover: which sizes to measure, and when to stop. What measures is given to it.
+"""The search for one crossover: which sizes to measure, and when to stop; a `Prober` measures them.
 
-Upward from the cheap end in steps of 4 until the ratio to the baseline changes side; then between the two, where the
-interpolated ratio is 1; then on both sides of that place, as far away as the precision, so that whatever the ratio does
-in between (a step, where a second thread or another kernel sets in) is within the interval. All that takes one round;
-further rounds repeat the sizes around the crossing alone.
+The first round goes up from the smallest size in steps of 4 until the ratio to the baseline crosses 1; then it measures
+between the two, where the interpolated ratio is 1; then on both sides of that place, at the distance of the precision,
+so that a step of the ratio in between (a second thread, another kernel) lies within the interval. Further rounds repeat
+only the sizes around the crossing.
 """
 
 from __future__ import annotations
@@ -22,35 +22,44 @@ STEP = 4
 """Factor between the sizes on the way up."""
 
 MOST_SIZES = 8
-"""Sizes that one search measures."""
+"""The most sizes that one search measures."""
 
 LEAST_APART = 0.03
-"""Sizes are not placed closer together than this (relative): noise would be all that is seen between them."""
+"""The least relative distance of two sizes; closer ones would differ by noise alone."""
 
 LEAST_ROUNDS = 3
 
 
 class Prober(Protocol):
-    """What a search measures with. Sizes are positions on the axis; the baseline is always measured beside a series."""
+    """Measures sizes (positions on the axis) for a search, always a series and its baseline together."""
 
     def measure(self, series: str, size: int, round: int) -> None:
-        """Makes the visits of a series and of its baseline at a size in a round, where they are missing."""
+        """Measures a series and its baseline at a size in a round, where those visits are missing."""
 
     def pairs(self, series: str) -> list[Pair]:
-        """Every size measured so far, with all its rounds, ascending."""
+        """Every measured size with all its rounds, ascending."""
 
     def once(self, series: str, size: int) -> Pair:
-        """One call of each at a size: levels without intervals, or what became of them."""
+        """One call of each at a size: levels without intervals, or their statuses."""
 
 
 @dataclass
 class Search:
-    """One series' search. low, high: sizes. allowed: the size nearest to a position that a problem can have.
+    """The search of one series.
 
-    precision: half the width of the interval over its place at which the search stops. most_rounds: after which it
-    stops without it. ended: why it stopped.
-    beyond: the one call that was made further up: at `high` where nothing measured had crossed, else one step above the
-    crossing, to see whether it crosses back.
+    Attributes:
+        series: its name.
+        prober: measures.
+        low, high: the range of sizes.
+        precision: half the relative width of the interval at which the search stops.
+        allowed: a position → the nearest size that a problem can have.
+        most_rounds: after which the search stops in any case.
+        sizes: measured so far, ascending.
+        around: those that further rounds repeat.
+        rounds: measured so far.
+        ended: why the search stopped; empty while it runs.
+        beyond: a single call above: at `high` where no measured size has crossed, else one step above the crossing, to
+            see whether the ratio crosses back.
     """
 
     series: str
@@ -75,7 +84,7 @@ class Search:
         self._close_in(*bracket)
 
     def again(self) -> None:
-        """One more round of the sizes around the crossing, and of its place where it lies too far from all of them."""
+        """One more round of the sizes around the crossing, with new sizes where it is too far from all of them."""
         self.rounds += 1
         near = self.crossing()
         if near is not None and near.at is not None and self.precision < half_width(near) < math.inf:
@@ -83,12 +92,12 @@ class Search:
         for size in self.around:
             self.prober.measure(self.series, size, self.rounds)
 
-    def found(self) -> Crossover:
-        """What is known now."""
+    def crossover(self) -> Crossover:
+        """The crossover from all sizes measured so far."""
         return crossover(self.prober.pairs(self.series))
 
     def done(self) -> bool:
-        """Whether to stop, with the reason in `ended`."""
+        """Whether to stop; sets the reason in `ended`."""
         if self.ended:
             return True
         if self.rounds < LEAST_ROUNDS:
@@ -102,27 +111,27 @@ class Search:
         return bool(self.ended)
 
     def crossing(self) -> Crossing | None:
-        """The crossing nearest to the sizes that are repeated."""
-        found = [c for c in self.found().crossings if c.direction != "within noise"]
-        if not found or not self.around:
+        """The crossing nearest to the sizes that are repeated; None where there is none."""
+        crossings = [c for c in self.crossover().crossings if c.direction != "within noise"]
+        if not crossings or not self.around:
             return None
         middle = math.log(self.around[len(self.around) // 2])
-        return min(found, key=lambda c: abs(math.log(c.at or c.low or c.high or 1) - middle))
+        return min(crossings, key=lambda c: abs(math.log(c.at or c.low or c.high or 1) - middle))
 
     def warnings(self) -> list[str]:
-        """What speaks against a single crossing."""
+        """Observations that contradict a single crossing, as sentences."""
         measured = [p for p in self.prober.pairs(self.series) if not self.beyond or p.size < self.beyond.size]
-        known = [*measured, *([self.beyond] if self.beyond else [])]
-        gaps = [(p.label, gap) for p in known if (gap := side(p)) is not None]
+        pairs = [*measured, *([self.beyond] if self.beyond else [])]
+        gaps = [(p.label, gap) for p in pairs if (gap := side(p)) is not None]
         finite = [(label, gap) for label, gap in gaps if math.isfinite(gap)]
         turns = [
             label
             for (_, a), (label, b), (_, c) in zip(finite, finite[1:], finite[2:], strict=False)
             if (b - a) * (c - b) < 0 and min(abs(b - a), abs(c - b)) > 0.1
         ]
-        said = [f"the ratio turns round at {label}: it may cross again between measured sizes" for label in turns]
+        texts = [f"the ratio reverses at {label}: it may cross again between measured sizes" for label in turns]
         changes = sum((a < 0) != (b < 0) for (_, a), (_, b) in pairwise(gaps))
-        return said + ([f"the ratio crosses {changes} times"] if changes > 1 else [])
+        return texts + ([f"the ratio crosses {changes} times"] if changes > 1 else [])
 
     def _visit(self, size: int) -> float | None:
         if size not in self.sizes:
@@ -131,7 +140,7 @@ class Search:
         return side(next(p for p in self.prober.pairs(self.series) if p.size == size))
 
     def _gallop(self) -> tuple[int, int] | None:
-        """Neighbouring sizes with the crossing between them."""
+        """Goes up in steps. Returns neighbouring sizes with the crossing between them, or None."""
         size = self.low
         first = self._visit(size)
         last = size
@@ -146,25 +155,25 @@ class Search:
                 return last, size
             last = size
         if first is None:
-            self.ended = "cannot be compared at the smallest size"
+            self.ended = "not comparable at the smallest size"
             return None
         self.beyond = self.prober.once(self.series, self.high)
         gap = side(self.beyond)
         if gap is not None and (gap < 0) != (first < 0):
             return last, self.high
-        told = "one call there agrees" if gap is not None else "it cannot be called there"
-        self.ended = f"no crossing up to {last}; at {self.high} {told}"
+        top = "one call agrees" if gap is not None else "it cannot be called"
+        self.ended = f"no crossing up to {last}; at {self.high} {top}"
         return None
 
     def _close_in(self, a: int, b: int) -> None:
-        """Measures where the ratio should be 1, twice, then on both sides of that."""
+        """Measures where the interpolated ratio is 1, twice, then on both sides of that place."""
         for _ in range(2):
             middle = self._place(a, b)
             gap = self._visit(middle) if len(self.sizes) < MOST_SIZES else None
             if gap is None:
                 break
-            left = side(self._pair(a))
-            a, b = (middle, b) if left is not None and (gap < 0) == (left < 0) else (a, middle)
+            lower_gap = side(self._pair(a))
+            a, b = (middle, b) if lower_gap is not None and (gap < 0) == (lower_gap < 0) else (a, middle)
             if b / a < self._apart**2:
                 break
         self._flank(self._place(a, b))
@@ -174,34 +183,36 @@ class Search:
         return 1 + max(self.precision, LEAST_APART)
 
     def _flank(self, centre: float, nearest: float = 1.0) -> None:
-        """Sees to it that there are sizes close to a place on either side, and repeats those around it from now on.
+        """Measures sizes close to a place on either side where there are none; further rounds repeat those around it.
 
-        nearest: a size that is closer than by this factor is none to one side.
+        Args:
+            centre: the place.
+            nearest: the least factor between the place and a size that counts as lying to one side.
         """
         for step in (1 / self._apart, self._apart):
-            wanted = self.allowed(centre * step)
+            size_beside = self.allowed(centre * step)
             factors = [size / centre if step > 1 else centre / size for size in self.sizes]
-            there = any(nearest <= factor <= self._apart**1.5 for factor in factors)
-            if not there and self.low <= wanted <= self.high and len(self.sizes) < MOST_SIZES:
-                self._visit(wanted)
+            is_flanked = any(nearest <= factor <= self._apart**1.5 for factor in factors)
+            if not is_flanked and self.low <= size_beside <= self.high and len(self.sizes) < MOST_SIZES:
+                self._visit(size_beside)
         ordered = sorted(self.sizes, key=lambda s: abs(math.log(s / centre)))
         self.around = sorted(s for s in ordered[:4] if abs(math.log(s / centre)) < math.log(STEP))
 
     def _pair(self, size: int) -> Pair:
-        found = next((p for p in self.prober.pairs(self.series) if p.size == size), None)
-        return found or self.prober.once(self.series, size)
+        pair = next((p for p in self.prober.pairs(self.series) if p.size == size), None)
+        return pair or self.prober.once(self.series, size)
 
     def _place(self, a: int, b: int) -> int:
-        """Where a straight line in log-log crosses; the middle where one end has no ratio. Not one of the ends."""
-        left, right = side(self._pair(a)), side(self._pair(b))
+        """Where a straight line in log-log crosses 1, strictly between two sizes; the middle where one has no ratio."""
+        lower, upper = side(self._pair(a)), side(self._pair(b))
         share = 0.5
-        if left is not None and right is not None and math.isfinite(left - right) and left != right:
-            share = min(max(left / (left - right), 0.1), 0.9)
+        if lower is not None and upper is not None and math.isfinite(lower - upper) and lower != upper:
+            share = min(max(lower / (lower - upper), 0.1), 0.9)
         return self.allowed(math.exp(math.log(a) + share * math.log(b / a)))
 
     def _why(self, half: float) -> str:
         if math.isinf(half):
-            return "the crossing lies at the edge of what was measured, or nowhere"
+            return "the crossing lies at the edge of the measured sizes, or nowhere"
         pairs = [p for p in self.prober.pairs(self.series) if p.size in self.around and side(p) is not None]
         slope = (
             abs(_gap(pairs[-1]) - _gap(pairs[0])) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0
@@ -214,7 +225,7 @@ class Search:
 
 
 def side(pair: Pair) -> float | None:
-    """The log ratio to the baseline, infinite where one side alone has run; None where neither tells."""
+    """The log ratio to the baseline; infinite where only one of the two ran; None where it is unknown."""
     if pair.series is not None and pair.baseline is not None:
         return _gap(pair)
     if pair.beyond_baseline:
@@ -226,15 +237,15 @@ def _gap(pair: Pair) -> float:
     return pair.series.level - pair.baseline.level if pair.series and pair.baseline else math.nan
 
 
-def half_width(found: Crossing) -> float:
+def half_width(crossing: Crossing) -> float:
     """Half a crossing's interval, relative; infinite where it is open."""
-    if found.low is None or found.high is None:
+    if crossing.low is None or crossing.high is None:
         return math.inf
-    return math.sqrt(found.high / found.low) - 1
+    return math.sqrt(crossing.high / crossing.low) - 1
 
 
 def search(searches: Sequence[Search], next_round: Callable[[int], None]) -> None:
-    """Runs searches side by side: each round is one set of fresh processes, shared by all. next_round: begins one."""
+    """Runs searches together: the processes of a round serve all of them. next_round: begins the round of a number."""
     next_round(1)
     for each in searches:
         each.navigate()

@@ -1,4 +1,4 @@
-"""Quantiles and gamma functions for the intervals. Not from scipy, whose import takes longer than `show` may."""
+"""Quantiles and gamma functions for intervals, without scipy, whose import takes longer than `show` may."""
 
 from __future__ import annotations
 
@@ -7,27 +7,34 @@ from functools import lru_cache
 
 import numpy as np
 
+CONFIDENCE = 0.95
+"""Of the intervals that are shown."""
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
 def normal(probability: float) -> float:
-    """The standard normal's quantile."""
+    """The quantile of the standard normal distribution."""
     from statistics import NormalDist
 
     return NormalDist().inv_cdf(probability)
 
 
 @lru_cache(maxsize=4096)
-def student(freedom: float, confidence: float) -> float:
-    """The two-sided t quantile; infinite freedom is the normal one. Relative error below 1e-5.
+def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
+    """The two-sided quantile of Student's t distribution, with a relative error below 1e-5.
 
-    With t = √ν / tan φ the density is sin^(ν−1) φ. Up to ν = 4 the tail is integrated, over φ^ν, in which it is
-    nearly constant; then the body, over φ; from ν = 200 the expansion of Abramowitz and Stegun 1964, 26.7.5.
+    With t = √ν / tan φ the density is sin^(ν−1) φ. Up to ν = 4 the tail is integrated over φ^ν, in which it is nearly
+    constant; above, the body is integrated over φ; from ν = 200 the expansion of Abramowitz and Stegun 1964, 26.7.5.
+
+    Args:
+        freedom: ν > 0; infinite: the normal quantile.
+        confidence: the probability between both ends.
     """
     z = normal(0.5 + confidence / 2)
     if freedom >= 200:
         return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
+    total = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
     low, high = 0.0, math.pi / 2
     for _ in range(48):
         middle = (low + high) / 2
@@ -37,8 +44,8 @@ def student(freedom: float, confidence: float) -> float:
             tail = end / 2 / freedom * float(_WEIGHTS @ (np.sin(angles) / angles) ** (freedom - 1))
         else:
             body = math.pi / 2 - middle
-            tail = whole - body / 2 * float(_WEIGHTS @ np.cos(body / 2 * (_NODES + 1)) ** (freedom - 1))
-        low, high = (middle, high) if tail < (1 - confidence) * whole else (low, middle)
+            tail = total - body / 2 * float(_WEIGHTS @ np.cos(body / 2 * (_NODES + 1)) ** (freedom - 1))
+        low, high = (middle, high) if tail < (1 - confidence) * total else (low, middle)
     return math.sqrt(freedom) / math.tan(low)
 
 

@@ -1,20 +1,20 @@
-"""Intervals from rounds: what the next run of fresh processes may show, not what one process repeats.
+"""Intervals from rounds: they cover the next run's fresh processes, not the repetitions within one process.
 
-Model of one visit, in logs: log y = cell + process + own. `process` is an offset shared by everything that one
-worker measured; `own` is what is left for one cell in one process. Absolute values carry both. In the ratio of two
-cells that the same workers measured, `process` cancels.
+Model of one visit, in logs: log y = cell + process + own. `process` is an offset common to all cells that one worker
+measured; `own` is the residual of one cell in one process. Absolute values vary with both. In the ratio of two cells
+that the same workers measured, `process` cancels.
 
-own: a cell's variance from 2 or 3 rounds alone is nearly worthless, one variance for all cells is unfair where some
-are noisier. Between the two stands the moderated variance of Smyth 2004 ("Linear Models and Empirical Bayes Methods
-for Assessing Differential Expression in Microarray Experiments", sections 3 and 6.2,
-https://doi.org/10.2202/1544-6115.1027): the cells' variances are draws from a scaled inverse χ², whose freedom d₀ is
-estimated from how much log s² varies over the cells beyond what χ² explains. Like cells give d₀ = ∞, which is plain
-pooling; unlike cells give a small d₀, and each cell then speaks for itself. That is the check that pooling is fair.
+own: the variance of a cell from 2 or 3 rounds alone is nearly worthless, and one variance for all cells is wrong where
+some are noisier. The moderated variance of Smyth 2004 ("Linear Models and Empirical Bayes Methods for Assessing
+Differential Expression in Microarray Experiments", sections 3 and 6.2, https://doi.org/10.2202/1544-6115.1027) is a
+compromise: the cells' variances are draws from a scaled inverse χ², whose freedom d₀ is estimated from how much log s²
+varies over the cells beyond what χ² explains. Similar cells give d₀ = ∞, which is plain pooling; dissimilar cells give
+a small d₀, and each cell then mostly uses its own variance. So pooling is applied only as far as the data support it.
 
-process: its variance is known from as many draws as there were workers, however many cells each measured. Both parts
-keep their own t quantile, and the squared half widths add up (Banerjee 1960, "Approximate confidence interval for
+process: its variance is estimated from as many draws as there were workers, however many cells each measured. Each
+part has its own t quantile, and the squared half widths add up (Banerjee 1960, "Approximate confidence interval for
 linear functions of means of k populations when the population variances are not equal", Sankhyā 22: never below the
-nominal coverage). So two rounds that differ as a whole give a wide interval, rightly.
+nominal coverage). So two rounds that differ as a whole give a wide interval.
 """
 
 from __future__ import annotations
@@ -26,29 +26,27 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.distributions import digamma, student, tetragamma, trigamma
+from attnbench.analysis.distributions import digamma, t_quantile, tetragamma, trigamma
 
 Floats = npt.NDArray[np.float64]
 
-CONFIDENCE = 0.95
-
 POOLED_SHARE = 0.6
-"""Of the cells' freedom, what a moderated variance may claim. Simulated: 8 unlike cells in 2 rounds need it to reach
-93 % coverage, and 24 cells hardly notice."""
-
-
-def quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """The two-sided t quantile; infinite freedom is the normal one."""
-    return student(freedom, confidence)
+"""The share of all cells' freedom that a moderated variance may claim. In simulations 8 dissimilar cells in 2 rounds
+need it to reach 93 % coverage; for 24 cells it hardly matters."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The level of one cell and how well it is known, in natural logs.
+    """The level of one cell and its uncertainty, in natural logs.
 
-    level: log of the value, process offsets taken out. own, own_freedom: variance of `level` from what concerns this
-    cell alone. shared, shared_freedom: the same from process offsets. Both are nan where nothing tells: in a run of
-    one round, and for a cell of one round among cells too unlike to lend it theirs.
+    Attributes:
+        level: log of the value, adjusted for process offsets.
+        own, own_freedom: variance of `level` from this cell's residuals, and its degrees of freedom.
+        shared, shared_freedom: the same from process offsets.
+        rounds: visits of the cell.
+
+    Both variances are nan where they cannot be estimated: in a run of one round, and for a cell of one round among
+    cells too dissimilar to pool with.
     """
 
     level: float
@@ -66,14 +64,14 @@ class Estimate:
     @property
     def half_width(self) -> float:
         """Half the interval of the absolute value, in logs; nan from one round."""
-        own = quantile(self.own_freedom) ** 2 * self.own if self.own > 0 else self.own
-        shared = quantile(self.shared_freedom) ** 2 * self.shared if self.shared > 0 else 0.0
-        return math.sqrt(own + shared)
+        own_squared = t_quantile(self.own_freedom) ** 2 * self.own if self.own > 0 else self.own
+        shared_squared = t_quantile(self.shared_freedom) ** 2 * self.shared if self.shared > 0 else 0.0
+        return math.sqrt(own_squared + shared_squared)
 
 
 def ratio_half_width(a: Estimate, b: Estimate) -> float:
     """Half the interval of log(a / b), both measured by the same processes; nan where either has one round."""
-    return math.sqrt(sum(quantile(x.own_freedom) ** 2 * x.own if x.own > 0 else x.own for x in (a, b)))
+    return math.sqrt(sum(t_quantile(x.own_freedom) ** 2 * x.own if x.own > 0 else x.own for x in (a, b)))
 
 
 def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
@@ -83,10 +81,13 @@ def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
 
 
 def intervals(visits: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The value of a column per key with its 95 % interval: value, low, high, rounds, indexed by key.
+    """The value of a column per key with its 95 % interval.
 
-    visits: one row per visit with key, round, process, status and `column` (a positive quantity; base units). Round 0
-    and visits that are not ok are left out. Where nothing tells a variance (one round), low and high are nan.
+    Args:
+        visits: one row per visit with key, round, process, status and the column. Round 0 and visits that are not ok
+            are ignored.
+        column: a positive quantity, in base units.
+    Returns: value, low, high and rounds, indexed by key; low and high are nan from one round.
     """
     rows = {
         key: (math.exp(e.level), math.exp(e.level - e.half_width), math.exp(e.level + e.half_width), e.rounds)
@@ -98,7 +99,12 @@ def intervals(visits: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def estimates(visits: pd.DataFrame, column: str) -> dict[str, Estimate]:
-    """An Estimate per key, from the timed rounds of a run (or of both sides of a comparison taken together)."""
+    """An Estimate per key, from the timed rounds of a run, or of both sides of a comparison together.
+
+    Args:
+        visits: as in `intervals`.
+        column: a positive quantity, in base units.
+    """
     if column not in visits:
         return {}
     usable = visits[(visits["round"] > 0) & (visits["status"] == "ok") & (visits[column] > 0)]
@@ -109,18 +115,18 @@ def estimates(visits: pd.DataFrame, column: str) -> dict[str, Estimate]:
     logs = np.log(usable[column].to_numpy(dtype=np.float64))
     fit = _fit(logs, cells, processes, np.ones(len(keys)))
     if fit.freedom.sum() > 0:
-        own, own_freedom = moderate(fit.variance, fit.freedom)
-        # Once more with the noisy cells counting less in the processes' offsets.
-        fit = _fit(logs, cells, processes, np.where(own > 0, own, 1.0))
-        own, own_freedom = moderate(fit.variance, fit.freedom)
+        variance, freedom = moderate(fit.variance, fit.freedom)
+        # Again with less weight for noisy cells in the offsets of processes.
+        fit = _fit(logs, cells, processes, np.where(variance > 0, variance, 1.0))
+        variance, freedom = moderate(fit.variance, fit.freedom)
     else:
-        own, own_freedom = np.full(len(keys), np.nan), np.zeros(len(keys))
+        variance, freedom = np.full(len(keys), np.nan), np.zeros(len(keys))
     return {
         str(key): Estimate(
             level=float(fit.level[i]),
-            own=float(own[i] / fit.rounds[i]) if own_freedom[i] > 0 else math.nan,
-            own_freedom=float(own_freedom[i]),
-            shared=float(fit.shared / fit.rounds[i]) if own_freedom[i] > 0 else math.nan,
+            own=float(variance[i] / fit.rounds[i]) if freedom[i] > 0 else math.nan,
+            own_freedom=float(freedom[i]),
+            shared=float(fit.shared / fit.rounds[i]) if freedom[i] > 0 else math.nan,
             shared_freedom=fit.shared_freedom,
             rounds=int(fit.rounds[i]),
         )
@@ -151,7 +157,7 @@ def _fit(logs: Floats, cells: npt.NDArray[np.int64], processes: npt.NDArray[np.i
     incidence = np.stack([centred((processes == p).astype(np.float64)) for p in range(processes.max() + 1)], axis=1)
     normal = incidence.T @ (weight[:, None] * incidence)  # [processes, processes]
     rank = int(np.linalg.matrix_rank(normal)) if spare else 0
-    # Workers that measured hardly more than one cell each leave nothing to tell their offsets from the cells' own.
+    # Where workers measured hardly more than one cell each, their offsets cannot be separated from the residuals.
     separable = 0 < rank <= 0.75 * spare
     offset = np.zeros(normal.shape[0])
     shared = shared_freedom = 0.0
@@ -164,7 +170,7 @@ def _fit(logs: Floats, cells: npt.NDArray[np.int64], processes: npt.NDArray[np.i
         rank = 0
     residual = y - incidence @ offset
     offset = offset - _gauge(normal, offset, np.bincount(processes).astype(np.float64))
-    # Adjusted levels: a cell that missed a round is not credited with that round's offset.
+    # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
     level = np.bincount(cells, weights=logs - offset[processes]) / rounds
     freedom = np.asarray((rounds - 1) * ((spare - rank) / spare if spare else 0.0), dtype=np.float64)
     squares = np.bincount(cells, weights=residual**2)
@@ -173,7 +179,7 @@ def _fit(logs: Floats, cells: npt.NDArray[np.int64], processes: npt.NDArray[np.i
 
 
 def _gauge(normal: Floats, offset: Floats, visits: Floats) -> Floats:
-    """What to subtract so that the offsets of processes that share cells, directly or not, average 0 over visits."""
+    """The shift that makes offsets average 0 over the visits of each group of processes connected by common cells."""
     values, vectors = np.linalg.eigh(normal)
     free = vectors[:, values <= 1e-9 * max(values[-1], 1e-300)]  # constant on each connected group of processes
     weighted = free * visits[:, None]
@@ -181,23 +187,25 @@ def _gauge(normal: Floats, offset: Floats, visits: Floats) -> Floats:
 
 
 def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
-    """Smyth's moderated variance of each cell and its freedom.
+    """Smyth's moderated variance of each cell, and its degrees of freedom.
 
-    variance, freedom: s² and d per cell; cells with d = 0 get the prior's. Where every s² is 0 the result is 0 with
-    infinite freedom: the quantity repeats exactly.
+    Args:
+        variance: s² per cell.
+        freedom: d per cell; cells with d = 0 get the prior variance.
+    Returns: where every s² is 0, as for figures that repeat exactly, 0 with infinite freedom.
     """
-    seen = freedom > 0
-    if not seen.any() or not (variance[seen] > 0).any():
+    estimated = freedom > 0
+    if not estimated.any() or not (variance[estimated] > 0).any():
         return np.zeros_like(variance), np.full_like(variance, np.inf)
-    s2, d = variance[seen], freedom[seen]
+    s2, d = variance[estimated], freedom[estimated]
     total = float(d.sum())
-    s2 = np.maximum(s2, 1e-5 * np.median(s2[s2 > 0]))  # two equal times are luck, not a variance of 0
-    unique, where = np.unique(d, return_inverse=True)
-    log_s2 = np.log(s2) - np.array([digamma(x / 2) for x in unique])[where] + np.log(d / 2)
+    s2 = np.maximum(s2, 1e-5 * np.median(s2[s2 > 0]))  # two equal times are chance, not a variance of 0
+    unique, index = np.unique(d, return_inverse=True)
+    log_s2 = np.log(s2) - np.array([digamma(x / 2) for x in unique])[index] + np.log(d / 2)
     centre = float(log_s2.mean())
     excess = float("inf")
     if len(s2) > 1:
-        excess = float(log_s2.var(ddof=1) - np.array([trigamma(x / 2) for x in unique])[where].mean())
+        excess = float(log_s2.var(ddof=1) - np.array([trigamma(x / 2) for x in unique])[index].mean())
     if excess <= 0:
         prior_freedom, prior = np.inf, float((s2 * d).sum() / total)
     elif not math.isfinite(excess):
@@ -205,12 +213,12 @@ def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
     else:
         prior_freedom = 2 * _inverse_trigamma(excess)
         prior = math.exp(centre + digamma(prior_freedom / 2) - math.log(prior_freedom / 2))
-    floored = np.where(seen, np.maximum(variance, s2.min()), 0.0)
+    at_least = np.where(estimated, np.maximum(variance, s2.min()), 0.0)
     if math.isinf(prior_freedom):
         moderated = np.full_like(variance, prior)
     else:
-        moderated = (prior_freedom * prior + freedom * floored) / np.maximum(prior_freedom + freedom, 1e-12)
-    # The prior itself is an estimate from the same cells: pooling knows less than all of them together.
+        moderated = (prior_freedom * prior + freedom * at_least) / np.maximum(prior_freedom + freedom, 1e-12)
+    # The prior is itself estimated from these cells, so pooling has fewer degrees of freedom than all of them.
     return moderated, np.minimum(prior_freedom + freedom, np.maximum(POOLED_SHARE * total, freedom))
 
 

@@ -1,7 +1,8 @@
-"""How a metric grows along an axis: the tail's slope, a floor plus a power, and the nearest class of growth.
+"""How a metric grows along an axis: the slope of the tail, an overhead plus a power, and the nearest class of growth.
 
-A launch floor makes a linear operator look slower-growing than it is, so a floor is fitted; a kink (cache to memory,
-memory-bound to compute-bound) fools that fit, so its misfit is tested and the tail's slope then stands alone.
+Launch overhead makes a linear operator appear to grow more slowly than it does, so an overhead is fitted; a kink (cache
+to memory, memory-bound to compute-bound) distorts that fit, so its misfit is tested, and then only the tail's slope is
+used.
 """
 
 from __future__ import annotations
@@ -10,30 +11,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from attnbench.analysis.distributions import chi_square
-from attnbench.analysis.interval import Estimate, quantile
+from attnbench.analysis.distributions import chi_square, t_quantile
+from attnbench.analysis.interval import Estimate
+from attnbench.operator import Growth
 
 Floats = npt.NDArray[np.float64]
 
-GROWTHS = ("1", "log n", "n", "n log n", "n^1.5", "n^2", "n^3")
+GROWTHS = tuple(growth for growth in get_args(Growth) if growth != "0")
+"""The classes that are fitted, by order of growth."""
+
 UNDECIDED = "undecided"
 
 MODEL_TOLERANCE = 0.02
-"""What a timed point may differ from any smooth law, by alignment and caches, before the law is called unfit."""
+"""The relative deviation from a smooth law that alignment and caches may cause in a timed point."""
 
 EXACT_TOLERANCE = 0.001
-"""The same for figures that repeat exactly: lower-order terms."""
+"""The same for figures that repeat exactly, by lower-order terms."""
 
 WORST_CLASS = 0.2
-"""A class that misses the times by more than this is not named, however the others do."""
+"""The largest rms relative error of a class that is named."""
 
 AGREEMENT = 0.1
-"""A measured exponent this far outside its interval still agrees with the stated one: at the sizes one can measure,
-honest linear operators show exponents of 1.07 to 1.09."""
+"""How far outside the interval of the measured exponent the stated one may be and still agree: at measurable sizes
+linear operators have exponents of 1.07 to 1.09."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +54,37 @@ class Exponent:
 class Scaling:
     """How one series grows.
 
-    tail: slope over the largest sizes (within a factor of 4, at least three). fit: exponent α of a + b·size^α, a ≥ 0,
-    over all sizes; None with fewer than four. fits: whether that law holds within noise and MODEL_TOLERANCE.
-    floor: a, in the metric's unit; 0 where the law does not hold. launch_bound: the size below which the floor is more
-    than half of the total; None where it never is. exponent: `fit` where it fits, else `tail`. growth, growth_error:
-    the class that fits best and its rms relative error; "undecided" and None where two classes do, or none, or where
-    it contradicts the exponent. The classes are b·g(size) over the sizes of the exponent, with a floor a where that
-    has one or no class fits without; of exact figures, which have lower-order terms and no noise, always a + b·g(size).
+    Attributes:
+        sizes: ascending.
+        tail: slope over the largest sizes (within a factor of 4, at least three).
+        fit: exponent α of a + b·size^α, a ≥ 0, over all sizes; None with fewer than four.
+        fits: whether that law holds within noise and MODEL_TOLERANCE.
+        overhead: a, in the metric's unit; 0 where the law does not hold.
+        launch_bound: the size below which the overhead is more than half of the total; None where it never is.
+        growth, growth_error: the class that fits best and its rms relative error; "undecided" and None where two
+            classes fit, or none, or where it contradicts the exponent.
+
+    The classes are b·g(size) over the sizes of the exponent, with an overhead a where the law has one or no class fits
+    without; of exact figures, which have lower-order terms and no noise, always a + b·g(size).
     """
 
     sizes: tuple[int, ...]
     tail: Exponent
     fit: Exponent | None
     fits: bool
-    floor: float
+    overhead: float
     launch_bound: float | None
     growth: str
     growth_error: float | None
 
     @property
     def exponent(self) -> Exponent:
-        """The one to show."""
+        """The exponent that is shown: `fit` where the law holds, else `tail`."""
         return self.fit if self.fit is not None and self.fits else self.tail
 
 
 def scaling(points: Sequence[tuple[int, Estimate]]) -> Scaling | None:
-    """The scaling of (size, level) by ascending size; None with fewer than two sizes."""
+    """The scaling of (size, level) pairs by ascending size; None with fewer than two sizes."""
     points = [p for i, p in enumerate(points) if i == 0 or p[0] > points[i - 1][0]]
     if len(points) < 2:
         return None
@@ -82,55 +92,57 @@ def scaling(points: Sequence[tuple[int, Estimate]]) -> Scaling | None:
     x = np.log(np.array(sizes, dtype=np.float64))
     y = np.array([level.level for _, level in points])
     noise = np.array([level.own for _, level in points])
-    t = np.array([quantile(level.own_freedom) if level.own > 0 else 0.0 for _, level in points])
+    t = np.array([t_quantile(level.own_freedom) if level.own > 0 else 0.0 for _, level in points])
     exact = bool((noise == 0).all())
     tail = _tail(sizes)
     slope = _slope(x[tail], y[tail], noise[tail], t[tail])
     variance = np.nan_to_num(noise) + (EXACT_TOLERANCE if exact else MODEL_TOLERANCE) ** 2
-    fit, fits, floor, bound = None, False, 0.0, None
+    fit, fits, overhead, bound = None, False, 0.0, None
     if len(points) >= 4:
-        fit, fits, floor, bound = _affine(
+        fit, fits, overhead, bound = _affine(
             sizes, y, variance, max(2.0, float(t.max())), one_round=bool(np.isnan(noise).any())
         )
     if not fits:
-        floor, bound = 0.0, None
+        overhead, bound = 0.0, None
     if exact:
         growth, error = _growth(x, y, variance)
-        return Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
+        return Scaling(sizes, slope, fit, fits, overhead, bound, growth, error)
     used = slice(None) if fits else tail
-    named = None if floor > 0 else _class(x[used], y[used], variance[used], floor=False)
+    named = None if overhead > 0 else _class(x[used], y[used], variance[used], overhead=False)
     growth, error = named or _class(x[used], y[used], variance[used]) or (UNDECIDED, None)
-    found = Scaling(sizes, slope, fit, fits, floor, bound, growth, error)
-    if growth != UNDECIDED and not _holds(found, growth):
-        return replace(found, growth=UNDECIDED, growth_error=None)
-    return replace(found, launch_bound=float(sizes[-1])) if growth == "1" else found
+    result = Scaling(sizes, slope, fit, fits, overhead, bound, growth, error)
+    if growth != UNDECIDED and not _holds(result, growth):
+        return replace(result, growth=UNDECIDED, growth_error=None)
+    return replace(result, launch_bound=float(sizes[-1])) if growth == "1" else result
 
 
-def agreement(found: Scaling, stated: str) -> str:
+def agreement(measured: Scaling, stated: str) -> str:
     """ "agrees", "lower", "higher" or "undecided": the measured exponent against a stated growth such as "n log n".
 
-    A growth with a log term has no exponent of its own: it is given the slope of its own curve over the same sizes.
+    The exponent of a growth with a log term is the slope of its curve over the same sizes.
     """
-    exponent = found.exponent
+    exponent = measured.exponent
     half = (exponent.high - exponent.low) / 2
     if math.isnan(half) or half > 0.3:
         return UNDECIDED
-    if stated == found.growth or _holds(found, stated):
+    if stated == measured.growth or _holds(measured, stated):
         return "agrees"
-    return "higher" if exponent.value > stated_exponent(found, stated) else "lower"
+    return "higher" if exponent.value > stated_exponent(measured, stated) else "lower"
 
 
-def _holds(found: Scaling, growth: str) -> bool:
-    """Whether the exponent's interval, AGREEMENT wider, has the slope of a growth; from one round, the exponent."""
-    low, high = (found.exponent.value if math.isnan(e) else e for e in (found.exponent.low, found.exponent.high))
-    return low - AGREEMENT <= stated_exponent(found, growth) <= high + AGREEMENT
+def _holds(measured: Scaling, growth: str) -> bool:
+    """Whether the exponent's interval (from one round its value), widened by AGREEMENT, contains a growth's slope."""
+    low, high = (
+        measured.exponent.value if math.isnan(e) else e for e in (measured.exponent.low, measured.exponent.high)
+    )
+    return low - AGREEMENT <= stated_exponent(measured, growth) <= high + AGREEMENT
 
 
-def stated_exponent(found: Scaling, stated: str) -> float:
-    """The slope that a stated growth shows over the sizes from which `found.exponent` is taken."""
-    sizes = np.array(found.sizes, dtype=np.float64)
-    if found.exponent is found.tail:
-        sizes = sizes[_tail(found.sizes)]
+def stated_exponent(measured: Scaling, stated: str) -> float:
+    """The slope of a stated growth over the sizes that the measured exponent is from."""
+    sizes = np.array(measured.sizes, dtype=np.float64)
+    if measured.exponent is measured.tail:
+        sizes = sizes[_tail(measured.sizes)]
     if stated in ("0", "1"):
         return 0.0
     x, y = np.log(sizes), np.log(_curve(stated, sizes))
@@ -143,7 +155,7 @@ def _tail(sizes: Sequence[int]) -> slice:
 
 
 def _slope(x: Floats, y: Floats, noise: Floats, t: Floats) -> Exponent:
-    """Least squares; process offsets cancel in a slope, so only each cell's own variance counts."""
+    """Least squares; process offsets cancel in a slope, so only the cells' residual variances count."""
     weight = (x - x.mean()) / ((x - x.mean()) @ (x - x.mean()))
     value = float(weight @ y)
     half = math.sqrt(float(weight**2 @ (t**2 * noise)))
@@ -153,7 +165,7 @@ def _slope(x: Floats, y: Floats, noise: Floats, t: Floats) -> Exponent:
 def _affine(
     sizes: tuple[int, ...], y: Floats, variance: Floats, t: float, *, one_round: bool
 ) -> tuple[Exponent, bool, float, float | None]:
-    """Fit of y = log(b) + log(e^τ + e^(αu)), u the centred log size; the floor only where it earns its parameter."""
+    """Fit of y = log(b) + log(e^τ + e^(αu)), u the centred log size; with an overhead only where significant."""
     u, models, squares, taus, alphas = _models(sizes)
     w = 1 / variance
     y_mean = float(w @ y / w.sum())
@@ -161,11 +173,11 @@ def _affine(
     degrees = len(y) - 2
     misfit = plain.misfit
     result = Exponent(plain.slope, plain.slope - t * plain.error, plain.slope + t * plain.error)
-    floor, bound = 0.0, None
-    if plain.misfit <= t**2:  # no floor could improve on that by what it must
+    overhead, bound = 0.0, None
+    if plain.misfit <= t**2:  # no overhead could improve the fit significantly
         if one_round:
             result = Exponent(result.value, math.nan, math.nan)
-        return result, True, floor, bound
+        return result, True, overhead, bound
     r = y - y_mean
     mean = models @ w / w.sum()
     cost = squares @ w - w.sum() * mean**2 - 2 * (models @ (w * r)) + 2 * mean * float(w @ r)
@@ -175,12 +187,12 @@ def _affine(
     if polished < plain.misfit - t**2 and alpha > 0:
         misfit, degrees = polished, len(y) - 3
         result = Exponent(alpha, max(0.0, alpha - t * error), alpha + t * error)
-        floor = math.exp(scale + tau)
+        overhead = math.exp(scale + tau)
         size = math.exp(float(np.log(sizes).mean()) + tau / alpha)
         bound = min(size, float(sizes[-1])) if size > sizes[0] else None
     if one_round:
         result = Exponent(result.value, math.nan, math.nan)
-    return result, misfit <= chi_square(degrees, 0.01), floor, bound
+    return result, misfit <= chi_square(degrees, 0.01), overhead, bound
 
 
 @dataclass(frozen=True)
@@ -219,7 +231,7 @@ def _polish(u: Floats, y: Floats, w: Floats, tau: float, alpha: float) -> tuple[
     cost, damping = float(w @ r**2), 1e-3
     normal = np.eye(2)
     for _ in range(30):
-        share = 1 / (1 + np.exp(alpha * u - tau))  # of the floor, at each size
+        share = 1 / (1 + np.exp(alpha * u - tau))  # of the overhead, at each size
         jacobian = np.stack([share, (1 - share) * u])
         jacobian = jacobian - (jacobian @ w / w.sum())[:, None]
         normal = (jacobian * w) @ jacobian.T
@@ -228,9 +240,9 @@ def _polish(u: Floats, y: Floats, w: Floats, tau: float, alpha: float) -> tuple[
         r_next, scale_next = residual(*candidate)
         cost_next = float(w @ r_next**2)
         if cost_next <= cost:
-            done = cost - cost_next < 1e-6 * (1 + cost)
+            converged = cost - cost_next < 1e-6 * (1 + cost)
             (tau, alpha), r, scale, cost, damping = candidate, r_next, scale_next, cost_next, damping / 5
-            if done:
+            if converged:
                 break
         else:
             damping *= 10
@@ -247,47 +259,47 @@ def _curve(growth: str, n: Floats) -> Floats:
 
 
 def _growth(x: Floats, y: Floats, variance: Floats) -> tuple[str, float | None]:
-    """Of exact figures: over all sizes; where no class fits those, over the tail of at least four; else undecided."""
-    found = _class(x, y, variance)
+    """The class of exact figures over all sizes, or where none fits, over the tail of at least four; else undecided."""
+    named = _class(x, y, variance)
     tail = slice(-max(4, sum(x >= x[-1] - math.log(4) - 1e-9)), None)
-    if found is None and len(x[tail]) < len(x):
-        found = _class(x[tail], y[tail], variance[tail])
-    return found if found is not None else (UNDECIDED, None)
+    if named is None and len(x[tail]) < len(x):
+        named = _class(x[tail], y[tail], variance[tail])
+    return named if named is not None else (UNDECIDED, None)
 
 
-def _class(x: Floats, y: Floats, variance: Floats, *, floor: bool = True) -> tuple[str, float | None] | None:
-    """The class of growth, with a floor or without, and its rms relative error; None where none fits."""
+def _class(x: Floats, y: Floats, variance: Floats, *, overhead: bool = True) -> tuple[str, float | None] | None:
+    """The class of growth, with or without an overhead, and its rms relative error; None where none fits."""
     if len(x) < 3:
         return UNDECIDED, None
     n = np.exp(x)
-    relative = np.exp(y.mean() - y)  # 1 / T, scaled: errors are relative ones
+    relative = np.exp(y.mean() - y)  # 1 / T, scaled, so that errors are relative
     w = 1 / variance
-    found = []
+    fits = []
     for growth in GROWTHS:
         shape = np.ones_like(n) if growth == "1" else _curve(growth, n) / _curve(growth, n).max()
-        error = _relative_error(relative, shape, w, floor=floor)
-        found.append((float(w @ error**2), growth, math.sqrt(float((error**2).mean()))))
-    constant = found[0]
-    found.sort()
-    best, second = found[0], found[1]
-    if floor and constant[0] - best[0] < 4:  # with a floor every class contains the constant
+        error = _relative_error(relative, shape, w, overhead=overhead)
+        fits.append((float(w @ error**2), growth, math.sqrt(float((error**2).mean()))))
+    constant = fits[0]
+    fits.sort()
+    best, second = fits[0], fits[1]
+    if overhead and constant[0] - best[0] < 4:  # with an overhead every class contains the constant
         best, second = constant, (math.inf, "", 0.0)
-    if best[0] > chi_square(max(1, len(x) - (2 if floor and best[1] != "1" else 1)), 0.001):
+    if best[0] > chi_square(max(1, len(x) - (2 if overhead and best[1] != "1" else 1)), 0.001):
         return None
     return (best[1], best[2]) if second[0] - best[0] >= 4 and best[2] <= WORST_CLASS else (UNDECIDED, None)
 
 
-def _relative_error(relative: Floats, shape: Floats, w: Floats, *, floor: bool) -> Floats:
-    """1 − (a + b·shape)/T with a, b ≥ 0 of the least weighted square; a = 0 without a floor."""
+def _relative_error(relative: Floats, shape: Floats, w: Floats, *, overhead: bool) -> Floats:
+    """1 − (a + b·shape)/T with the a, b ≥ 0 of the least weighted square; a = 0 without an overhead."""
     columns = np.stack([relative, relative * shape], axis=1)
     first, last = columns.T
     s11, s12, s22 = float(w @ first**2), float(w @ (first * last)), float(w @ last**2)
     r1, r2 = float(w @ first), float(w @ last)
     candidates = [np.array([0.0, r2 / s22])]
-    candidates += [np.array([r1 / s11, 0.0])] if floor else []
+    candidates += [np.array([r1 / s11, 0.0])] if overhead else []
     determinant = s11 * s22 - s12**2
-    if floor and determinant > 1e-12 * s11 * s22:
-        both = np.array([r1 * s22 - r2 * s12, r2 * s11 - r1 * s12]) / determinant
-        candidates += [both] if (both >= 0).all() else []
+    if overhead and determinant > 1e-12 * s11 * s22:
+        interior = np.array([r1 * s22 - r2 * s12, r2 * s11 - r1 * s12]) / determinant
+        candidates += [interior] if (interior >= 0).all() else []
     errors = [1 - columns @ c for c in candidates]
     return min(errors, key=lambda e: float(w @ e**2))

@@ -51,10 +51,10 @@ class SelfTest:
 
         The farther end of the 95 % interval of the mean log ratio second / first, over the turns.
         """
-        from attnbench.analysis.distributions import student
+        from attnbench.analysis.distributions import t_quantile
 
         logs = [math.log(second / first) for first, second in self.pairs]
-        end = abs(mean(logs)) + student(len(logs) - 1, 0.95) * stdev(logs) / math.sqrt(len(logs))
+        end = abs(mean(logs)) + t_quantile(len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
         return math.expm1(end) if end < math.log(1000) else math.inf
 
     def share(self, flag: str) -> float:

@@ -155,7 +155,7 @@ def searches(found: Sequence[Search], baseline: str, axis: str) -> Listing:
     from attnbench.outputs._run_tables import crossover_text
 
     def row(search: Search) -> Row:
-        crossover, nearest, beyond = search.found(), search.crossing(), search.beyond
+        crossover, nearest, beyond = search.crossover(), search.crossing(), search.beyond
         return {
             "series": search.series,
             "baseline": baseline,

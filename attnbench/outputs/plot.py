@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from attnbench.analysis.interval import CONFIDENCE
+from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace

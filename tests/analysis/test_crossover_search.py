@@ -113,8 +113,8 @@ def test_below_is_found_too() -> None:
 
 def test_never_costs_one_call_at_the_top() -> None:
     found = find(lambda n: 3 * quadratic(n))
-    assert found.found().kind == "never"
-    assert "no crossing up to 16384; at 65536 one call there agrees" in found.ended
+    assert found.crossover().kind == "never"
+    assert "no crossing up to 16384; at 65536 one call agrees" in found.ended
     assert 65536 not in found.sizes
     assert found.rounds == 1
 
@@ -130,14 +130,14 @@ def test_not_yet_is_told_from_never_and_followed_up() -> None:
 
 def test_always_is_told() -> None:
     found = find(lambda n: 0.5 * quadratic(n))
-    assert found.found().kind == "always"
+    assert found.crossover().kind == "always"
     assert found.crossing() is None
 
 
 def test_a_baseline_out_of_memory_is_a_win_to_search_under() -> None:
     found = find(lambda n: 1.3e-5 * n, memory={"baseline": 9000})
-    assert found.found().kind == "crossing"
-    assert found.found().baseline_beyond is not None
+    assert found.crossover().kind == "crossing"
+    assert found.crossover().baseline_beyond is not None
 
 
 def test_too_shallow_says_why_it_stops() -> None:

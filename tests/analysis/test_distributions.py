@@ -5,17 +5,17 @@ import math
 import pytest
 from scipy.special import chdtri, ndtri, polygamma, psi, stdtrit
 
-from attnbench.analysis.distributions import chi_square, digamma, normal, student, tetragamma, trigamma
+from attnbench.analysis.distributions import chi_square, digamma, normal, t_quantile, tetragamma, trigamma
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999, 0.99999])
 @pytest.mark.parametrize("freedom", [0.6, 1.0, 1.3, 2.0, 9.9, 10.1, 4.5, 30.0, 199.0, 200.0, 1e5])
 def test_student_is_scipys(freedom: float, confidence: float) -> None:
-    assert student(freedom, confidence) == pytest.approx(float(stdtrit(freedom, 0.5 + confidence / 2)), rel=1e-5)
+    assert t_quantile(freedom, confidence) == pytest.approx(float(stdtrit(freedom, 0.5 + confidence / 2)), rel=1e-5)
 
 
 def test_infinite_freedom_is_the_normal() -> None:
-    assert student(math.inf, 0.95) == pytest.approx(1.959964, rel=1e-6)
+    assert t_quantile(math.inf, 0.95) == pytest.approx(1.959964, rel=1e-6)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 5, 10])

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench.analysis.interval import Estimate, estimates, intervals, moderate, quantile, ratio, ratio_half_width
+from attnbench.analysis.distributions import t_quantile
+from attnbench.analysis.interval import Estimate, estimates, intervals, moderate, ratio, ratio_half_width
 
 OFFSET = 0.04
 
@@ -59,7 +60,7 @@ def coverage(seed: int, rounds: int, *, relative: bool, repeats: int = 40, cells
             else:
                 error, half, variance = a.level - level[cell], a.half_width, per_visit[cell] / a.rounds
             held.append(abs(error) <= half)
-            widths.append(half / (quantile(math.inf) * math.sqrt(variance)))
+            widths.append(half / (t_quantile(math.inf) * math.sqrt(variance)))
     return float(np.mean(held)), float(np.median(widths))
 
 
@@ -107,7 +108,7 @@ def test_per_cell_and_plainly_pooled_intervals_would_fail() -> None:
         for cell in range(12):
             error = abs(mean[f"c{cell}"] - level[cell])
             alone.append(error <= 1.96 * math.sqrt(variance[f"c{cell}"] / 2))
-            pooled.append(error <= quantile(12) * math.sqrt(variance.mean() / 2))
+            pooled.append(error <= t_quantile(12) * math.sqrt(variance.mean() / 2))
     assert np.mean(alone) < 0.85
     assert np.mean(pooled) < 0.85
 

@@ -42,7 +42,7 @@ def test_a_launch_floor_hides_a_linear_law_from_the_tail_and_not_from_the_fit() 
     assert middle == pytest.approx(1, abs=0.05)
     found = measured(launched)
     assert found.fits
-    assert found.floor == pytest.approx(20e-6, rel=0.1)
+    assert found.overhead == pytest.approx(20e-6, rel=0.1)
     assert found.launch_bound == pytest.approx(5000, rel=0.15)
     assert {measured(launched, seed=s).growth for s in range(50)} <= {"n", "n log n", "undecided"}
     assert agreement(found, "n") == "agrees"
@@ -154,4 +154,4 @@ def test_a_floor_is_shown_only_where_its_law_holds() -> None:
     found = [measured(floor_and_kink, seed=seed) for seed in range(20)]
     unfit = [f for f in found if not f.fits and f.growth != "1"]
     assert unfit
-    assert all((f.floor, f.launch_bound) == (0.0, None) for f in unfit)
+    assert all((f.overhead, f.launch_bound) == (0.0, None) for f in unfit)

@@ -101,7 +101,7 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     run = read_run(opened.folder)
     assert (opened.folder / "results.csv").is_file()
     line = next(x for x in summarise(run).panels[0].tables[0].lines if x.series.operator == "series")
-    assert line.against_baseline == found.found()
+    assert line.against_baseline == found.crossover()
     (row,) = listings.searches([found], "softmax", "seq_len").rows
     block = next(b for b in parts(summarise(run))[0].blocks if b.title == "Crossover of wall time")
     assert row["crossover"] in {cell.text for cell in block.rows[0]}
@@ -149,7 +149,7 @@ def test_a_finished_search_asked_again_measures_nothing_and_says_the_same(opened
     assert first.asked
     assert not again.asked
     assert [(s.sizes, s.rounds, s.ended) for s in searches[:1]] == [(s.sizes, s.rounds, s.ended) for s in searches[1:]]
-    assert searches[0].found() == searches[1].found()
+    assert searches[0].crossover() == searches[1].crossover()
 
 
 def test_pairs_are_measured_in_one_process_and_a_round_has_its_own(opened: journal.Journal) -> None:
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_out_of_memory_and_not_called(opened: journal.Journ
     search([found], bench.next_round)
     assert found.beyond is not None
     assert (found.beyond.series_status, found.beyond.baseline_status) == ("oom", "oom")
-    assert "it cannot be called there" in found.ended
+    assert "it cannot be called" in found.ended
     assert max(n for _, _, n, _ in machine.asked) <= 2048
 
 

@@ -22,7 +22,8 @@ from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
 from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.compare.tier0_exact import exact_findings, not_repeating
-from attnbench.analysis.interval import CONFIDENCE, Estimate, estimates, quantile
+from attnbench.analysis.distributions import CONFIDENCE, t_quantile
+from attnbench.analysis.interval import Estimate, estimates
 from attnbench.analysis.metric_values import metric_names
 from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
@@ -190,12 +191,12 @@ def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[lis
 def _half(pair: tuple[Estimate, Estimate], cells: int) -> float:
     """Half the interval of log(after / before) from the cells' own variance, at 95 % for all cells together."""
     confidence = 1 - (1 - CONFIDENCE) / max(cells, 1)
-    return math.sqrt(sum(quantile(e.own_freedom, confidence) ** 2 * e.own if e.own > 0 else e.own for e in pair))
+    return math.sqrt(sum(t_quantile(e.own_freedom, confidence) ** 2 * e.own if e.own > 0 else e.own for e in pair))
 
 
 def _shared(pair: tuple[Estimate, Estimate]) -> float:
     """Half the interval of what the processes of one side have in common; one event, however many cells there are."""
-    return math.sqrt(sum(quantile(e.shared_freedom) ** 2 * e.shared if e.shared > 0 else e.shared for e in pair))
+    return math.sqrt(sum(t_quantile(e.shared_freedom) ** 2 * e.shared if e.shared > 0 else e.shared for e in pair))
 
 
 def _finding(
