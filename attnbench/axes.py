@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attnbench.problem import Domain, Problem
-from attnbench.units import digits, quoted, whole
+from attnbench.units import digits, quoted, whole_number
 
 MAX_TOKENS = 2**26
 MAX_SIDE = 2**13
@@ -48,7 +48,7 @@ class Axis:
 
         Raises: ValueError with what is allowed.
         """
-        number = whole(1, self.most)
+        number = whole_number(1, self.most)
         if len(self.columns) == 1:
             return (number(value),)
         match = re.fullmatch(r"(\d{1,5})\s*[x×]\s*(\d{1,5})", value.strip()) if isinstance(value, str) else None

@@ -134,7 +134,7 @@ def memory(value: Any) -> tuple[float, int | None]:
     raise ValueError(f"{quoted(value)}; allowed: a share of the device's memory such as 80%, or a size such as 8GiB")
 
 
-def whole(low: int, high: int) -> Callable[[Any], int]:
+def whole_number(low: int, high: int) -> Callable[[Any], int]:
     """Reads a whole number from low to high, both inclusive."""
 
     def read(value: Any) -> int:

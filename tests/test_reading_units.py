@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnbench.units import choice, flag, fraction, memory, quoted, seconds, suggestion, whole
+from attnbench.units import choice, flag, fraction, memory, quoted, seconds, suggestion, whole_number
 
 
 @pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1s", 1.0), ("1.5 m", 90.0), ("2h", 7200.0)])
@@ -39,9 +39,9 @@ def test_memory_is_a_share_or_a_size() -> None:
 
 @pytest.mark.parametrize("value", [True, 1.5, math.nan, math.inf, 10**400, -1, 0, "3", None, [3]])
 def test_only_whole_numbers_within_bounds_pass(value: object) -> None:
-    assert whole(1, 9)(3) == whole(1, 9)(3.0) == 3
+    assert whole_number(1, 9)(3) == whole_number(1, 9)(3.0) == 3
     with pytest.raises(ValueError, match="whole number from 1 to 9"):
-        whole(1, 9)(value)
+        whole_number(1, 9)(value)
 
 
 def test_names_are_matched_exactly_and_the_nearest_is_suggested() -> None:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def _size(given: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
     from attnbench.axes import MAX_TOKENS
-    from attnbench.units import whole
+    from attnbench.units import whole_number
     from attnbench.yaml_file import scalar
 
-    return whole(1, MAX_TOKENS)(scalar(str(given)))
+    return whole_number(1, MAX_TOKENS)(scalar(str(given)))
 
 
 _MEANINGS = "; ".join(f"{name}: {axis.meaning}" for name, axis in AXES.items())

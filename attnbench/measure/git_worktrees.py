@@ -13,7 +13,7 @@ from pathlib import Path
 import attnbench
 from attnbench.errors import BadInput
 from attnbench.measure.scratch import scratch_folder
-from attnbench.plan.suite import own_places, shipped
+from attnbench.plan.suite import operator_places, shipped
 from attnbench.yaml_file import parse, read_text
 
 
@@ -120,7 +120,7 @@ def _has_attnbench(root: Path) -> bool:
 def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, *, lenient: bool = False) -> Checkout:
     """lenient: files of the suite that this revision does not have are left out."""
     own = []
-    for place in own_places(parse(text, f"{file} ({name} {commit[:12]})")):
+    for place in operator_places(parse(text, f"{file} ({name} {commit[:12]})")):
         if not isinstance(place, str) or not place.endswith(".py"):
             own.append(place)
             continue

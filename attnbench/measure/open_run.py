@@ -200,11 +200,11 @@ def stored_suite(folder: Path) -> Suite:
 def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
     """The suite of a stored search, whose own operators must be named again. operators_from: .py files, relative to
     the current directory, and packages. Raises BadInput where these are not those that the search was asked with."""
-    from attnbench.plan.suite import from_text, own_places
+    from attnbench.plan.suite import from_text, operator_places
 
     path = folder / SUITE
     text = read_text(path)
-    stored = [_own_name(str(place)) for place in own_places(parse(text, str(path)))]
+    stored = [_own_name(str(place)) for place in operator_places(parse(text, str(path)))]
     missing = [name for name in stored if name not in map(_own_name, operators_from)]
     more = [place for place in operators_from if _own_name(place) not in stored]
     if missing:

@@ -24,7 +24,8 @@ def cells(suite: Suite) -> list[Cell]:
     """Every cell, in a fixed order. Imports the operators, and torch with them.
 
     Cells outside an operator's definition are among them: the runner records these as skipped, with the reason.
-    Raises BadInput with all mistakes: parameters, impls that no operator has, cells given twice.
+
+    Raises: BadInput with all mistakes: parameters, impls that no operator has, cells given twice.
     """
     notes = Notes(suite.where)
     sources = operators(suite.operators_from)
@@ -32,20 +33,20 @@ def cells(suite: Suite) -> list[Cell]:
     variants = [(name, params) for name, grid in suite.operators for params in _params(name, loaded[name], grid, notes)]
     _check_impls(suite, loaded, notes)
     notes.close()
-    found: dict[str, Cell] = {}
+    by_key: dict[str, Cell] = {}
     for cell in _expand(suite, loaded, variants):
-        if cell.key in found:
+        if cell.key in by_key:
             notes.add(f"operators.{cell.operator}", f"the params {dict(cell.params)} are given twice; remove one")
-        found[cell.key] = cell
+        by_key[cell.key] = cell
     notes.close()
     for name, source in sources.items():
         if name in loaded and not source.shipped:
-            _check_contract(source, loaded[name], [cell for cell in found.values() if cell.operator == name])
-    return list(found.values())
+            _check_contract(source, loaded[name], [cell for cell in by_key.values() if cell.operator == name])
+    return list(by_key.values())
 
 
 def _params(name: str, operator: Operator, grid: Grid, notes: Notes) -> list[Params]:
-    sound = len(notes.found)
+    mistakes = len(notes.mistakes)
     for key, values in grid.items():
         if key not in operator.params:
             allowed = ", ".join(operator.params) or "none: it takes no parameters"
@@ -57,7 +58,7 @@ def _params(name: str, operator: Operator, grid: Grid, notes: Notes) -> list[Par
                 resolve(operator, {key: value})
             except ValueError as error:
                 notes.add(f"operators.{name}", str(error))
-    if len(notes.found) > sound:
+    if len(notes.mistakes) > mistakes:
         return []
     return [resolve(operator, dict(zip(grid, point, strict=True))) for point in itertools.product(*grid.values())]
 
@@ -78,29 +79,29 @@ def _impl_names(operator: Operator) -> list[str]:
 
 def _expand_impls(suite: Suite, operator: Operator) -> list[str]:
     """The suite's impls as this operator has them. `cuda` stays where there is none, to be recorded as skipped."""
-    has = _impl_names(operator)
-    result: list[str] = []
+    names = _impl_names(operator)
+    impls: list[str] = []
     for impl in suite.impls:
         if impl in ("reference", "compiled"):
-            result.append(impl)
+            impls.append(impl)
         elif ":" in impl:
-            result += [impl] if impl in has else []
+            impls += [impl] if impl in names else []
         else:
-            result += [name for name in has if name.split(":")[0] == impl] or (["cuda"] if impl == "cuda" else [])
-    return list(dict.fromkeys(result))
+            impls += [name for name in names if name.split(":")[0] == impl] or (["cuda"] if impl == "cuda" else [])
+    return list(dict.fromkeys(impls))
 
 
 def _expand(suite: Suite, loaded: Mapping[str, Operator], variants: Sequence[tuple[str, Params]]) -> Iterator[Cell]:
     for sweep in suite.sweep:
-        at = problems(sweep, suite.problem)
+        sizes = problems(sweep, suite.problem)
         for name, params in variants:
             impls = _expand_impls(suite, loaded[name])
-            for impl, scope, mode, problem in itertools.product(impls, suite.scope, suite.mode, at):
+            for impl, scope, mode, problem in itertools.product(impls, suite.scope, suite.mode, sizes):
                 yield Cell(name, impl, scope, mode, problem, params)
 
 
 def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -> None:
-    """Asks a user's operator for what every operator has, so that what is missing is said before anything is run."""
+    """Checks, before anything runs, that a user's operator has what every operator has. Raises BadInput."""
     from attnbench.operator import Cost, Form
 
     place = source.location

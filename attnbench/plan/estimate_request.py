@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.plan.mistakes import Notes
 from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem
-from attnbench.units import choice, whole
+from attnbench.units import choice, whole_number
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -82,7 +82,7 @@ def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
     from attnbench.axes import AXES, MAX_BATCH, MAX_CHANNELS
     from attnbench.plan.sweep import CHANNELS, Shape, problems
 
-    mistakes = len(notes.found)
+    mistakes = len(notes.mistakes)
     words = {name: _split(request.sizes.get(name)) for name in AXES}
     words["channels"] = words["channels"] or [CHANNELS]
     sweep = {
@@ -90,16 +90,16 @@ def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
         for name, values in words.items()
         if values
     }
-    head = _read(notes, "--heads", _split([request.heads]), whole(1, MAX_CHANNELS))
-    batches = _read(notes, "--batch", _split([request.batch]), whole(1, MAX_BATCH))
+    head = _read(notes, "--heads", _split([request.heads]), whole_number(1, MAX_CHANNELS))
+    batches = _read(notes, "--batch", _split([request.batch]), whole_number(1, MAX_BATCH))
     dtypes = _read(notes, "--dtype", [request.dtype], choice(DTYPES))
     if not any(AXES[name].domain for name in sweep):
         notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
-    if len(notes.found) > mistakes:
+    if len(notes.mistakes) > mistakes:
         return []
     shape = Shape(batches[0], head[0], dtype=dtypes[0], causal=request.causal)
     _read(notes, "--channels", sweep["channels"], lambda value: shape.at({"seq_len": 1, "channels": value[0]}))
-    return problems(sweep, shape) if len(notes.found) == mistakes else []
+    return problems(sweep, shape) if len(notes.mistakes) == mistakes else []
 
 
 def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str, Operator]:
@@ -113,11 +113,11 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
 
 def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By operator, its params: defaults, and what was given for keys it has."""
-    from attnbench.plan.schema import read_given
+    from attnbench.plan.schema import read_params
     from attnbench.registry import resolve
 
     result = {}
-    chosen = read_given(given, {name: list(operator.params) for name, operator in loaded.items()}, notes)
+    chosen = read_params(given, {name: list(operator.params) for name, operator in loaded.items()}, notes)
     for name, operator in loaded.items():
         try:
             result[name] = resolve(operator, chosen[name])

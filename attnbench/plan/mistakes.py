@@ -16,52 +16,67 @@ MAX_VALUES = 1000
 
 
 class Mistakes(ValueError):
-    """Several mistakes in one value: (key path below the value, sentence) each."""
+    """Several mistakes in one value.
 
-    def __init__(self, found: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(sentence for _, sentence in found))
-        self.found = found
+    Args:
+        by_path: (key path below the value, sentence) each.
+    """
+
+    def __init__(self, by_path: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(sentence for _, sentence in by_path))
+        self.by_path = by_path
 
 
 @dataclass
 class Notes:
-    """The mistakes found in one file. `where`: how the file is named in messages."""
+    """The mistakes in one file.
+
+    Attributes:
+        where: how messages name the file.
+        mistakes: a sentence each, after its key path.
+    """
 
     where: str
-    found: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
 
     def add(self, path: str, sentence: str) -> None:
         """Notes one mistake: `sweep[0].seq_len: -5; allowed: …`."""
         path = printable(path, 200)
-        self.found.append(f"{path}: {sentence}" if path else sentence)
+        self.mistakes.append(f"{path}: {sentence}" if path else sentence)
 
     def close(self) -> None:
         """Raises one BadInput with all mistakes, or does nothing where there are none."""
-        if not self.found:
+        if not self.mistakes:
             return
-        unique = list(dict.fromkeys(self.found))
-        shown_first, more = unique[:30], len(unique) - 30
+        unique = list(dict.fromkeys(self.mistakes))
+        first, more = unique[:30], len(unique) - 30
         count = "one mistake" if len(unique) == 1 else f"{len(unique)} mistakes"
-        lines = [f"{self.where} has {count}; nothing was measured.", *(f"  {line}" for line in shown_first)]
+        lines = [f"{self.where} has {count}; nothing was measured.", *(f"  {line}" for line in first)]
         lines += [f"  and {more} more"] if more > 0 else []
         raise BadInput("\n".join([*lines, f"Correct {'it' if len(unique) == 1 else 'them'} and try again."]))
 
 
 class Section:
-    """One mapping: `take` each key that it may have, then `close` to find the keys it may not."""
+    """One mapping: `take` each key that it may have, then `close` to find the keys it may not.
+
+    Args:
+        value: what stands at the path; anything but a mapping is noted as a mistake.
+        path: its key path; empty for the file itself.
+        notes: where mistakes are noted.
+    """
 
     def __init__(self, value: Any, path: str, notes: Notes) -> None:
         self.path, self.notes = path, notes
         self.data: Mapping[str, Any] = value if isinstance(value, dict) else {}
         self.taken: list[str] = []
-        self.found = len(notes.found)
+        self._mistakes_before = len(notes.mistakes)
         if not isinstance(value, dict):
             notes.add(path, f"{quoted(value)}; allowed: a mapping, `key: value`")
 
     @property
     def ok(self) -> bool:
         """Whether no mistake was noted since this section was opened."""
-        return len(self.notes.found) == self.found
+        return len(self.notes.mistakes) == self._mistakes_before
 
     def at(self, key: str) -> str:
         """The key path of a key of this section."""
@@ -75,7 +90,7 @@ class Section:
         try:
             return read(self.data[key])
         except Mistakes as error:
-            for below, sentence in error.found:
+            for below, sentence in error.by_path:
                 self.notes.add(self.at(key) + below, sentence)
         except ValueError as error:
             self.notes.add(self.at(key), str(error))
@@ -106,20 +121,20 @@ def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
             raise ValueError("empty; give at least one value")
         if len(value) > MAX_VALUES:
             raise ValueError(f"{len(value)} values; allowed: at most {MAX_VALUES}")
-        result: dict[T, None] = {}
+        elements: dict[T, None] = {}
         mistakes: list[tuple[str, str]] = []
         for index, item in enumerate(value):
             try:
-                one = read(item)
-                if one in result:
+                element = read(item)
+                if element in elements:
                     raise ValueError(f"{quoted(item)} is given twice; remove one")
-                result[one] = None
+                elements[element] = None
             except Mistakes as error:
-                mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.found]
+                mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.by_path]
             except ValueError as error:
                 mistakes.append((f"[{index}]", str(error)))
         if mistakes:
             raise Mistakes(mistakes)
-        return tuple(result)
+        return tuple(elements)
 
     return read_all

@@ -18,7 +18,7 @@ from attnbench.registry import operators as known_operators
 from attnbench.registry import scan
 from attnbench.terminal import escaped
 from attnbench.thresholds import MATCHED, Gate, Threshold
-from attnbench.units import choice, fraction, memory, quoted, seconds, suggestion, text, whole
+from attnbench.units import choice, fraction, memory, quoted, seconds, suggestion, text, whole_number
 from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000
@@ -31,9 +31,16 @@ _LINE = text(r"[^\x00-\x1f\x7f-\x9f]{0,200}", "one line of up to 200 characters"
 def read_fields(
     data: dict[str, Any], where: str, directory: Path, name: str, operators_from: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The fields of Suite that the YAML sets, with their defaults. operators_from: in place of the YAML's own.
+    """The fields of Suite that the YAML sets, with their defaults.
 
-    Raises BadInput with all mistakes.
+    Args:
+        data: the YAML, parsed.
+        where: how messages name it.
+        directory: what relative paths are relative to.
+        name: the suite's where the YAML has none.
+        operators_from: in place of that of the YAML.
+
+    Raises: BadInput with all mistakes.
     """
     notes = Notes(where)
     if operators_from is not None:
@@ -97,7 +104,7 @@ def read_impl(value: Any) -> str:
 
 
 def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:
-    def one(value: Any) -> str:
+    def place(value: Any) -> str:
         if not isinstance(value, str) or not value or "\0" in value:
             raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
         if value.endswith(".py"):
@@ -106,24 +113,24 @@ def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:
             raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
         return value
 
-    return several(one)
+    return several(place)
 
 
 def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, dict[str, Any]], ...]]:
     name = read_operator_name(known)
 
-    def entry(value: Any, path: str, found: list[tuple[str, str]]) -> list[tuple[str, dict[str, Any]]]:
+    def entry(value: Any, path: str, mistakes: list[tuple[str, str]]) -> list[tuple[str, dict[str, Any]]]:
         pairs = value.items() if isinstance(value, dict) else [(value, None)]
-        result = []
+        variants = []
         for key, grid in pairs:
             try:
                 operator = name(key)
-                result.append((operator, _read_grid(grid)))
+                variants.append((operator, _read_grid(grid)))
             except Mistakes as error:
-                found += [(f"{path}.{key}{below}", sentence) for below, sentence in error.found]
+                mistakes += [(f"{path}.{key}{below}", sentence) for below, sentence in error.by_path]
             except ValueError as error:
-                found.append((path, str(error)))
-        return result
+                mistakes.append((path, str(error)))
+        return variants
 
     def read(value: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
         if value == "all":
@@ -132,20 +139,20 @@ def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, 
             raise ValueError(f"{'empty' if value in ({}, []) else quoted(value)}; allowed: all, or a list of names")
         if isinstance(value, list) and len(value) > MAX_VALUES:
             raise ValueError(f"{len(value)} entries; allowed: at most {MAX_VALUES}")
-        found: list[tuple[str, str]] = []
+        mistakes: list[tuple[str, str]] = []
         if not isinstance(value, list):
-            result = entry(value, "", found)
+            variants = entry(value, "", mistakes)
         else:
-            result = [one for i, item in enumerate(value) for one in entry(item, f"[{i}]", found)]
-        seen: set[Any] = set()
-        for operator, grid in result:
-            one = (operator, frozenset(grid.items()))
-            if one in seen:
-                found.append(("", f"'{operator}' is given twice with the same parameters; remove one"))
-            seen.add(one)
-        if found:
-            raise Mistakes(found)
-        return tuple(result)
+            variants = [variant for i, item in enumerate(value) for variant in entry(item, f"[{i}]", mistakes)]
+        distinct: set[Any] = set()
+        for operator, grid in variants:
+            variant = (operator, frozenset(grid.items()))
+            if variant in distinct:
+                mistakes.append(("", f"'{operator}' is given twice with the same parameters; remove one"))
+            distinct.add(variant)
+        if mistakes:
+            raise Mistakes(mistakes)
+        return tuple(variants)
 
     return read
 
@@ -156,29 +163,32 @@ def _read_grid(value: Any) -> dict[str, tuple[ParamValue, ...]]:
     if not isinstance(value, dict):
         raise Mistakes([("", f"{quoted(value)}; allowed: parameters and their values, such as {{k: [64, 256]}}")])
     grid: dict[str, tuple[ParamValue, ...]] = {}
-    found: list[tuple[str, str]] = []
+    mistakes: list[tuple[str, str]] = []
     for key, values in value.items():
         try:
             grid[key] = several(_read_param)(values)
         except Mistakes as error:
-            found += [(f".{key}{below}", sentence) for below, sentence in error.found]
+            mistakes += [(f".{key}{below}", sentence) for below, sentence in error.by_path]
         except ValueError as error:
-            found.append((f".{key}", str(error)))
-    if found:
-        raise Mistakes(found)
+            mistakes.append((f".{key}", str(error)))
+    if mistakes:
+        raise Mistakes(mistakes)
     return grid
 
 
-def read_given(
-    given: Sequence[str], operators: Mapping[str, Collection[str]], notes: Notes
+def read_params(
+    words: Sequence[str], operators: Mapping[str, Collection[str]], notes: Notes
 ) -> dict[str, dict[str, ParamValue]]:
-    """`--param key=value`, each value as a suite reads it: by operator, those whose key it has.
+    """The parameters of a command line by operator: to each those whose key it has.
 
-    operators: their names, with the parameters each has. Mistakes are noted.
+    Args:
+        words: of `--param`: `key=value` each, the value as a suite reads it.
+        operators: the names of the parameters of each.
+        notes: where mistakes are noted.
     """
     known = sorted({key for keys in operators.values() for key in keys})
     values: dict[str, ParamValue] = {}
-    for pair in given:
+    for pair in words:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             notes.add("--param", f"{quoted(pair)}; allowed: key=value, such as k=128")
@@ -187,8 +197,8 @@ def read_given(
             if key in values:
                 raise ValueError("given twice; remove one")
             if operators and key not in known:
-                near, have = suggestion(key, known), ", ".join(known) or "none"
-                raise ValueError(f"none of {', '.join(operators)} has it{near}; allowed: {have}")
+                near, allowed = suggestion(key, known), ", ".join(known) or "none"
+                raise ValueError(f"none of {', '.join(operators)} has it{near}; allowed: {allowed}")
             values[key] = _read_param(scalar(value))
         except ValueError as error:
             notes.add(f"--param {key[:60]}", str(error))
@@ -216,18 +226,18 @@ def _read_sweeps(top: Section, notes: Notes) -> dict[str, Sweep]:
             f"{'empty' if value == [] else quoted(value)}; allowed: a list such as [{{seq_len: [256, 1024]}}]",
         )
         return {}
-    read = {f"sweep[{i}]": read_sweep(entry, f"sweep[{i}]", notes) for i, entry in enumerate(value)}
-    return {path: sweep for path, sweep in read.items() if sweep is not None}
+    sweeps = {f"sweep[{i}]": read_sweep(entry, f"sweep[{i}]", notes) for i, entry in enumerate(value)}
+    return {path: sweep for path, sweep in sweeps.items() if sweep is not None}
 
 
 def _read_measure(top: Section, notes: Notes) -> Measure:
     default = Measure()
     section = _section(top, "measure", notes)
     measure = Measure(
-        section.take("rounds", whole(1, 1000), default.rounds),
+        section.take("rounds", whole_number(1, 1000), default.rounds),
         section.take("within_process_precision", fraction(1e-4, 1.0), default.within_process_precision),
-        section.take("min_samples", whole(1, 10**6), default.min_samples),
-        section.take("max_samples", whole(1, 10**6), default.max_samples),
+        section.take("min_samples", whole_number(1, 10**6), default.min_samples),
+        section.take("max_samples", whole_number(1, 10**6), default.max_samples),
         section.take("max_time", seconds, default.max_time_s),
     )
     section.close()
@@ -284,9 +294,9 @@ def gated_names() -> list[str]:
 
 def _take_thresholds(section: Section) -> dict[str, float]:
     metrics = gated_names()
-    given = {name: section.take(name, fraction(0.0, 100.0), math.nan) for name in metrics if name in section.data}
+    thresholds = {name: section.take(name, fraction(0.0, 100.0), math.nan) for name in metrics if name in section.data}
     section.taken += [name for name in metrics if name not in section.taken]
-    return given
+    return thresholds
 
 
 def _section(top: Section, key: str, notes: Notes) -> Section:
@@ -304,13 +314,13 @@ def _check_cells(fields: dict[str, Any], sweeps: dict[str, Sweep], shape: Shape,
             "", f"{repeats * points} cells; allowed: at most {MAX_CELLS}. Use fewer sizes, operators or parameters"
         )
         return
-    if notes.found:
+    if notes.mistakes:
         return
-    seen: dict[Any, str] = {}
+    entries: dict[Any, str] = {}
     for path, sweep in sweeps.items():
         for problem in problems(sweep, shape):
-            if problem in seen:
+            if problem in entries:
                 notes.add(
-                    path, f"{problem.size} at {problem.channels} channels is in {seen[problem]} already; remove one"
+                    path, f"{problem.size} at {problem.channels} channels is in {entries[problem]} already; remove one"
                 )
-            seen[problem] = path
+            entries[problem] = path

@@ -90,12 +90,12 @@ def _with_params(names: list[str], given: Sequence[str], operators_from: Sequenc
     if not given:
         return list(names)
     from attnbench.plan.mistakes import Notes
-    from attnbench.plan.schema import read_given
+    from attnbench.plan.schema import read_params
     from attnbench.registry import operators
 
     sources = operators(operators_from)
     notes = Notes("the command line")
     has = {name: list(sources[name].load().params) if name in sources else [] for name in names}
-    chosen = read_given(given, has, notes)
+    chosen = read_params(given, has, notes)
     notes.close()
     return [{name: {key: [v] for key, v in grid.items()}} if grid else name for name, grid in chosen.items()]

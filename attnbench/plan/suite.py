@@ -16,7 +16,7 @@ from attnbench.plan.sweep import Shape, Sweep, problems
 from attnbench.problem import Mode, ParamValue, Problem, Scope
 from attnbench.registry import operators as known_operators
 from attnbench.thresholds import Gate
-from attnbench.units import quoted, seconds, suggestion, whole
+from attnbench.units import quoted, seconds, suggestion, whole_number
 from attnbench.yaml_file import parse, read_text
 
 Grid = Mapping[str, tuple[ParamValue, ...]]
@@ -29,11 +29,16 @@ MAX_ROUNDS = 1000
 class Suite:
     """What to measure, as a YAML file says it.
 
-    baseline: the operator the others are compared with. operators: (name, values of its parameters) each; the values
-    multiply. operators_from: a user's own .py files (absolute) and packages. impls: names as DESIGN's glossary has
-    them; a name without a variant stands for all its variants. problem: the fixed part of every problem.
-    where: how messages name the file. directory: what its relative paths are relative to. text: the YAML as read, but
-    without absolute paths.
+    Attributes:
+        baseline: the operator that the others are compared with.
+        operators_from: a user's own .py files (absolute) and packages.
+        operators: (name, values of its parameters) each.
+        impls: a name without a variant stands for all its variants.
+        sweep: its entries; within one the axes multiply.
+        problem: the fixed part of every problem.
+        where: how messages name the file.
+        directory: what its relative paths are relative to.
+        text: the YAML as read, but without absolute paths.
     """
 
     name: str
@@ -94,8 +99,13 @@ def from_text(
 ) -> Suite:
     """The suite that a YAML text describes.
 
-    where: how messages name the text. directory: what `operators_from` is relative to. name: where the text has none.
-    operators_from: in place of the text's own, of which then nothing is looked at: a run folder may be anybody's.
+    Args:
+        where: how messages name the text.
+        directory: what `operators_from` is relative to.
+        name: where the text has none.
+        operators_from: in place of the text's, which then is not read: a run folder may be anybody's.
+
+    Raises: BadInput with all mistakes.
     """
     from attnbench.plan.schema import read_fields
 
@@ -105,14 +115,19 @@ def from_text(
 
 
 def without_places(text: str, data: Mapping[str, Any], directory: Path) -> str:
-    """A suite's text as it is stored: an absolute path of `operators_from` becomes relative to the suite's directory
-    where it is below that, else the file's name. data: the text, parsed."""
-    places = own_places(data)
+    """A suite's text as it is stored: without absolute paths in `operators_from`.
+
+    Such a path becomes relative to the suite's directory where it is below that, else the file's name.
+
+    Args:
+        data: the text, parsed.
+    """
+    places = operator_places(data)
     stored = [_without_place(place, directory) for place in places]
     return text if stored == places else written({**data, "operators_from": stored})
 
 
-def own_places(data: Mapping[str, Any]) -> list[Any]:
+def operator_places(data: Mapping[str, Any]) -> list[Any]:
     """`operators_from` of a suite's data, unchecked; [] where there is none."""
     places = data.get("operators_from", [])
     return places if isinstance(places, list) else [places]
@@ -141,10 +156,15 @@ def override(
     rounds: int | None = None,
     budget: str | None = None,
 ) -> Suite:
-    """The suite with the command line's --operator, --impl, --rounds and --budget in place of its own.
+    """The suite with what the command line says in place of what the YAML says; its `text` becomes YAML that says so.
 
-    An operator that the suite has keeps its parameters there; another one has its defaults. A list may be given as
-    several values or separated by commas. `text` becomes the YAML that says the same. Raises BadInput.
+    Args:
+        operators: several values, or separated by commas. One that the suite has keeps its parameters there; another
+            one has its defaults.
+        impls: the same.
+        rounds, budget: None: those of the suite.
+
+    Raises: BadInput with all mistakes.
     """
     from attnbench.plan.schema import read_impl, read_operator_name
 
@@ -153,13 +173,13 @@ def override(
     known = known_operators(suite.operators_from)
     if operators:
         names = _checked("--operator", operators, lambda name: read_operator_name(known)(name), notes)
-        kept = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
-        present = {name for name, _ in suite.operators}
-        data["operators"] = [*kept, *(name for name in names if name not in present)]
+        present = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
+        suite_names = {name for name, _ in suite.operators}
+        data["operators"] = [*present, *(name for name in names if name not in suite_names)]
     if impls:
         data["impls"] = _checked("--impl", impls, read_impl, notes)
     if rounds is not None:
-        _checked("--rounds", [rounds], whole(1, MAX_ROUNDS), notes)
+        _checked("--rounds", [rounds], whole_number(1, MAX_ROUNDS), notes)
         data["measure"] = {**(data.get("measure") or {}), "rounds": rounds}
     if budget is not None:
         _checked("--budget", [budget], seconds, notes)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from attnbench.axes import AXES, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Value
 from attnbench.plan.mistakes import MAX_VALUES, Notes, Section, several
 from attnbench.problem import DTYPES, Dtype, Problem
-from attnbench.units import choice, flag, quoted, whole
+from attnbench.units import choice, flag, quoted, whole_number
 
 T = TypeVar("T")
 
@@ -95,11 +95,11 @@ def _range(value: dict[str, Any]) -> list[int]:
     example = "allowed: a list of values, {from: 256, to: 4096, factor: 2} or {from: 256, to: 4096, step: 256}"
     if set(value) not in ({"from", "to", "factor"}, {"from", "to", "step"}):
         raise ValueError(f"a range with the keys {quoted(', '.join(value))}; {example}")
-    low, high = (whole(1, MAX_TOKENS)(value[key]) for key in ("from", "to"))
+    low, high = (whole_number(1, MAX_TOKENS)(value[key]) for key in ("from", "to"))
     if high < low:
         raise ValueError(f"from {low} is above to {high}, so the range is empty; exchange them")
     if "step" in value:
-        numbers = list(range(low, high + 1, whole(1, MAX_TOKENS)(value["step"]))[: MAX_VALUES + 1])
+        numbers = list(range(low, high + 1, whole_number(1, MAX_TOKENS)(value["step"]))[: MAX_VALUES + 1])
     else:
         factor = value["factor"]
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1.01 <= factor <= 1e6:
@@ -130,10 +130,10 @@ def read_sweep(value: Any, path: str, notes: Notes) -> Sweep | None:
 def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:
     """`problem:`, or None where it has mistakes (noted)."""
     section = Section(value, path, notes)
-    batch = section.take("batch", whole(1, MAX_BATCH), BATCH)
-    heads = section.take("heads", whole(1, MAX_CHANNELS), None)
-    head_dim = section.take("head_dim", whole(1, MAX_CHANNELS), None)
-    channels = section.take("channels", whole(1, MAX_CHANNELS), None)
+    batch = section.take("batch", whole_number(1, MAX_BATCH), BATCH)
+    heads = section.take("heads", whole_number(1, MAX_CHANNELS), None)
+    head_dim = section.take("head_dim", whole_number(1, MAX_CHANNELS), None)
+    channels = section.take("channels", whole_number(1, MAX_CHANNELS), None)
     dtype: Dtype = section.take("dtype", choice(DTYPES), DTYPES[1])
     causal = section.take("causal", flag, False)
     for name, axis in AXES.items():
@@ -146,7 +146,7 @@ def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:
         return None
     if head_dim is not None and channels is None:
         try:
-            whole(1, MAX_CHANNELS)((heads or HEADS) * head_dim)
+            whole_number(1, MAX_CHANNELS)((heads or HEADS) * head_dim)
         except ValueError as error:
             notes.add(section.at("channels"), f"heads {heads or HEADS} · head_dim {head_dim} is {error}")
             return None
