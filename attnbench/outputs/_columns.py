@@ -71,7 +71,7 @@ def _widths(
 
 def _glued(text: str) -> str:
     """A text whose intervals are not broken: `[480, 551]` is one word."""
-    return re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", _GLUE), text)
+    return re.sub(r"\[[^]]*\]", lambda interval: interval[0].replace(" ", _GLUE), text)
 
 
 def _broken(text: str, width: int, indent: str = "") -> list[str]:

@@ -20,10 +20,10 @@ from attnbench.units import count, shown, times
 _MOST = 40
 
 
-def chosen(found: Comparison) -> list[Finding]:
+def chosen(comparison: Comparison) -> list[Finding]:
     """What is worth a line: everything that changed, and what the gate cannot tell."""
-    undecided = set(map(id, found.undecided))
-    return [f for f in found.findings if f.verdict not in ("same", "undecided") or id(f) in undecided][:_MOST]
+    undecided = set(map(id, comparison.undecided))
+    return [f for f in comparison.findings if f.verdict not in ("same", "undecided") or id(f) in undecided][:_MOST]
 
 
 def listing(findings: Sequence[Finding]) -> Listing:
@@ -68,35 +68,35 @@ def change(f: Finding) -> str:
     return text
 
 
-def around(found: Comparison, shown_above: Sequence[Finding]) -> list[str]:
+def around(comparison: Comparison, above: Sequence[Finding]) -> list[str]:
     """What stands below the table: what was left out, cells without a partner, crossovers, and the decision."""
     lines = []
-    left = [f for f in found.findings if f not in shown_above]
-    if left:
-        counts = Counter(f.verdict for f in left)
+    rest = [f for f in comparison.findings if f not in above]
+    if rest:
+        counts = Counter(f.verdict for f in rest)
         lines.append("not shown: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())))
-    for what, keys in (("gone", found.missing), ("new", found.new)):
+    for what, keys in (("gone", comparison.missing), ("new", comparison.new)):
         if keys:
             lines.append(f"{what}: {count(len(keys), 'cell')}: {_by_operator(keys)}")
     lines += [
         f"crossover of {c.series} in {c.metric} against {c.baseline}: {c.before} → {c.after}"
-        for c in found.shifts
+        for c in comparison.shifts
         if c.changed
     ]
-    seen = [f.detectable for f in found.findings if f.detectable and f.threshold is not None]
-    if seen:
-        lines.append(f"smallest slow-down seen: {min(seen):.1%} at best, {max(seen):.1%} at worst")
-    return [*lines, found.decision]
+    detectable = [f.detectable for f in comparison.findings if f.detectable and f.threshold is not None]
+    if detectable:
+        lines.append(f"smallest slow-down seen: {min(detectable):.1%} at best, {max(detectable):.1%} at worst")
+    return [*lines, comparison.decision]
 
 
 def _by_operator(keys: Sequence[str], most: int = 8) -> str:
     """How many of the keys each operator's impl has: `performer (4), softmax:sdpa (2)`."""
     series = Counter(operator_with_impl(*key_parts(key)[:2]) for key in keys)
-    told = [f"{name} ({number})" for name, number in series.items()]
-    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
+    texts = [f"{name} ({number})" for name, number in series.items()]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def store(folder: Path, found: Comparison) -> None:
+def store(folder: Path, comparison: Comparison) -> None:
     """gate.json: the comparison as `compare --format json` gives it."""
     with files.storing(folder):
-        files.replace(folder / "gate.json", without_paths(json.comparisons([found])))
+        files.replace(folder / "gate.json", without_paths(json.comparisons([comparison])))

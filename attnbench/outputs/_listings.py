@@ -150,7 +150,7 @@ def estimates(rows: Sequence[Row]) -> Listing:
     return Listing(rows, table, numbers=("N", "C", *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))
 
 
-def searches(found: Sequence[Search], baseline: str, axis: str) -> Listing:
+def searches(searched: Sequence[Search], baseline: str, axis: str) -> Listing:
     """Of `crossover`: a row for each series. kind: of `analysis.crossover.Crossover`."""
     from attnbench.outputs._run_tables import crossover_text
 
@@ -181,7 +181,7 @@ def searches(found: Sequence[Search], baseline: str, axis: str) -> Listing:
             "ended": row["ended"] + beyond + "".join(f"; {text}" for text in row["warnings"]),
         }
 
-    rows = [row(search) for search in found]
+    rows = [row(search) for search in searched]
     return Listing(rows, [texts(row) for row in rows], numbers=("sizes",), sentences=("ended",))
 
 

@@ -1,4 +1,4 @@
-"""How a run tells of itself: a live line on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""The progress of a run: a live line on a terminal, plain lines elsewhere. Everything goes to stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnbench.store.records import Visit
 from attnbench.units import count
 
 EVERY_S = 10.0
-"""Plain lines about an undisturbed run come this far apart."""
+"""Plain lines of a run without incidents are this far apart."""
 
 
 def log(text: str) -> None:
@@ -23,12 +23,12 @@ def log(text: str) -> None:
 
 def duration(seconds: float) -> str:
     """`42 s`, `3 min 10 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
 def title(cell: Cell) -> str:
@@ -36,12 +36,12 @@ def title(cell: Cell) -> str:
     return f"{cell.operator} {cell.impl} {cell.mode} {cell.problem.size}"
 
 
-class Told:
-    """Progress in words; `show` puts up a line about the present, `say` a line that stays."""
+class Words:
+    """Progress in words; `show` is called with a line about what runs now, `keep` with one that stays."""
 
-    def __init__(self, show: Callable[[str], None], say: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], keep: Callable[[str], None]) -> None:
         self._show = show
-        self._say = say
+        self._keep = keep
         self._total = 0
         self._count = 0
         self._left_s: float | None = None
@@ -52,7 +52,7 @@ class Told:
         self._total, self._count, self._left_s = visits, 0, seconds
         self._phase = "check" if seconds is None else "timed rounds"
         about = "" if seconds is None else f", about {duration(seconds)}"
-        self._say(f"{self._phase}: {count(visits, 'visit')}{about}")
+        self._keep(f"{self._phase}: {count(visits, 'visit')}{about}")
 
     def begun(self, cell: Cell, round: int) -> None:
         """See `progress.Progress`."""
@@ -66,56 +66,56 @@ class Told:
         self._count += 1
         self._left_s = seconds
         if visit.status not in ("ok", "skipped"):
-            self._say(f"{visit.status}: {visit.key}: {visit.reason}")
+            self._keep(f"{visit.status}: {visit.key}: {visit.reason}")
         for warning in visit.warnings:
-            self._say(f"warning: {visit.key}: {warning}")
+            self._keep(f"warning: {visit.key}: {warning}")
 
     def message(self, text: str) -> None:
         """See `progress.Progress`."""
-        self._say(text)
+        self._keep(text)
 
 
-def plain(stream: TextIO) -> Told:
-    """Lines for a file or a pipe; the present is shown every EVERY_S."""
+def plain(stream: TextIO) -> Words:
+    """Lines for a file or a pipe; what runs now is shown every EVERY_S."""
     last = time.monotonic()
 
     def show(line: str) -> None:
         nonlocal last
         if time.monotonic() - last >= EVERY_S:
             last = time.monotonic()
-            say(line)
+            keep(line)
 
-    def say(line: str) -> None:
+    def keep(line: str) -> None:
         print(line, file=stream, flush=True)
 
-    return Told(show, say)
+    return Words(show, keep)
 
 
 class Live:
-    """A live line on a terminal while its block runs; `told` is the progress to give to a runner."""
+    """A live line on a terminal while its block runs; `words` is the progress that a runner takes."""
 
     def __init__(self) -> None:
         from rich.text import Text
 
         self._console = terminal.console(stderr=True)
         self._status = self._console.status("starting", spinner="line")
-        self.told = Told(
+        self.words = Words(
             lambda line: self._status.update(Text(terminal.escaped(line))),
             lambda line: self._console.print(line, soft_wrap=True),
         )
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> Words:
         self._status.start()
-        return self.told
+        return self.words
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
 
 
 class Plain:
-    """The same seam without a terminal."""
+    """The same without a terminal."""
 
-    def __enter__(self) -> Told:
+    def __enter__(self) -> Words:
         return plain(sys.stderr)
 
     def __exit__(self, *_: object) -> None:

@@ -174,49 +174,55 @@ def _crossovers(report: PanelReport) -> Iterator[Block]:
             cells = [line.series.name, crossover_text(line.against_baseline, axis, report.baseline)]
             cells += [crossover_text(line.against_exact, axis, "exact softmax")] if exact else []
             if beside:
-                found = stated.get(line.series)
-                cells.append(crossover_text(found.against_baseline, axis, report.baseline) if found else "")
+                counted = stated.get(line.series)
+                cells.append(crossover_text(counted.against_baseline, axis, report.baseline) if counted else "")
             rows.append(tuple(map(Field, cells)))
         if rows:
             yield Block(f"Crossover of {table.quantity.title.lower()}", tuple(columns), tuple(rows))
 
 
-def crossover_text(found: Crossover | None, axis: str, baseline: str) -> str:
+def crossover_text(crossover: Crossover | None, axis: str, baseline: str) -> str:
     """What became of a series against a baseline, in words: `CROSSOVER_WORDS` explains them."""
-    if found is None:
+    if crossover is None:
         return ""
-    said: list[str] = []
-    open_ended = [c for c in found.crossings if c.at is None and (c.low is None or c.high is None)]
-    if found.kind == "crossing":
-        said += [crossing(c, axis) for c in found.crossings if c not in open_ended and c.direction != "within noise"]
-    elif found.kind in ("undecided", "same"):
-        said.append("within noise everywhere" if found.kind == "undecided" else "the same")
-    elif found.kind == "always":
-        said.append(f"always ({times(found.smallest.ratio)})" if found.smallest else "always")
-    elif found.kind == "never":
-        said.append(f"never up to {found.largest.label} ({times(found.largest.ratio)})" if found.largest else "never")
-    if found.kind != "undecided":
-        said += [f"within noise up to {AXES[axis].place(c.high)}" for c in open_ended if c.high]
-        said += [f"within noise from {AXES[axis].place(c.low)}" for c in open_ended if c.low]
-    if found.baseline_beyond and (
-        found.smallest is None or any(c.at is None and c.low and c.high for c in found.crossings)
+    phrases: list[str] = []
+    open_ends = [c for c in crossover.crossings if c.at is None and (c.low is None or c.high is None)]
+    if crossover.kind == "crossing":
+        phrases += [
+            crossing_text(c, axis) for c in crossover.crossings if c not in open_ends and c.direction != "within noise"
+        ]
+    elif crossover.kind in ("undecided", "same"):
+        phrases.append("within noise everywhere" if crossover.kind == "undecided" else "the same")
+    elif crossover.kind == "always":
+        phrases.append(f"always ({times(crossover.smallest.ratio)})" if crossover.smallest else "always")
+    elif crossover.kind == "never":
+        phrases.append(
+            f"never up to {crossover.largest.label} ({times(crossover.largest.ratio)})"
+            if crossover.largest
+            else "never"
+        )
+    if crossover.kind != "undecided":
+        phrases += [f"within noise up to {AXES[axis].place(c.high)}" for c in open_ends if c.high]
+        phrases += [f"within noise from {AXES[axis].place(c.low)}" for c in open_ends if c.low]
+    if crossover.baseline_beyond and (
+        crossover.smallest is None or any(c.at is None and c.low and c.high for c in crossover.crossings)
     ):
-        said.append(f"{baseline} {_failure(found.baseline_beyond[1])} at {found.baseline_beyond[0]}")
-    if found.series_beyond:
-        said.append(f"itself {_failure(found.series_beyond[1])} at {found.series_beyond[0]}")
-    return "; ".join(said)
+        phrases.append(f"{baseline} {_failure(crossover.baseline_beyond[1])} at {crossover.baseline_beyond[0]}")
+    if crossover.series_beyond:
+        phrases.append(f"itself {_failure(crossover.series_beyond[1])} at {crossover.series_beyond[0]}")
+    return "; ".join(phrases)
 
 
 def _failure(status: str) -> str:
     return {"oom": "out of memory", "timeout": "out of time"}.get(status, status)
 
 
-def crossing(found: Crossing, axis: str) -> str:
+def crossing_text(crossing: Crossing, axis: str) -> str:
     """`>512 [480, 551]`: cheaper above 512; `<96`: below. Open ends are …"""
-    sign = {"above": ">", "below": "<"}.get(found.direction, "≈")
-    low, high = (AXES[axis].size(end) if end is not None else "…" for end in (found.low, found.high))
-    interval = "" if found.low is None and found.high is None else f"[{low}, {high}]"
-    at = "" if found.at is None else AXES[axis].place(found.at)
+    sign = {"above": ">", "below": "<"}.get(crossing.direction, "≈")
+    low, high = (AXES[axis].size(end) if end is not None else "…" for end in (crossing.low, crossing.high))
+    interval = "" if crossing.low is None and crossing.high is None else f"[{low}, {high}]"
+    at = "" if crossing.at is None else AXES[axis].place(crossing.at)
     if at and low == high:
         interval = ""
     return f"{sign}{at}{' ' if at and interval else ''}{interval}"
@@ -263,21 +269,21 @@ def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
     return (line.stated or "", exponent, *([line.agreement or ""] if origin else []))
 
 
-def _growth(found: Scaling | None, axis: str) -> tuple[str, str, str]:
-    if found is None:
+def _growth(scaling: Scaling | None, axis: str) -> tuple[str, str, str]:
+    if scaling is None:
         return "", "", ""
-    bound = AXES[axis].place(found.launch_bound) if found.launch_bound else ""
-    nearest = found.growth if found.growth_error is None else f"{found.growth} (±{percent(found.growth_error)})"
-    return _exponent(found.exponent), nearest, bound
+    bound = AXES[axis].place(scaling.launch_bound) if scaling.launch_bound else ""
+    nearest = scaling.growth if scaling.growth_error is None else f"{scaling.growth} (±{percent(scaling.growth_error)})"
+    return _exponent(scaling.exponent), nearest, bound
 
 
-def _exponent(found: Exponent) -> str:
-    return plus_minus(found.value, (found.high - found.low) / 2)
+def _exponent(exponent: Exponent) -> str:
+    return plus_minus(exponent.value, (exponent.high - exponent.low) / 2)
 
 
-def _choices(axis: str, found: Sequence[Recommendation]) -> Block:
+def _choices(axis: str, recommendations: Sequence[Recommendation]) -> Block:
     rows = []
-    for each in found:
+    for each in recommendations:
         use = each.use
         gain = ""
         if each.exact and each.speed_up is not None and not use.exact:
@@ -292,7 +298,7 @@ def _choices(axis: str, found: Sequence[Recommendation]) -> Block:
         cells = (each.label, use.series.name, shown(use.time_s, "s"), gain, shown(use.memory_bytes, "bytes"), note)
         rows.append(tuple(map(Field, cells)))
     columns = (axis, "use", "time", "over best exact", "memory", "")
-    notes = (f"another function: {ANOTHER_FUNCTION}",) if any(not each.use.exact for each in found) else ()
+    notes = (f"another function: {ANOTHER_FUNCTION}",) if any(not each.use.exact for each in recommendations) else ()
     return Block("What to use", columns, tuple(rows), notes=notes)
 
 
@@ -300,13 +306,13 @@ def _notes(report: PanelReport) -> Iterator[str]:
     """What is not in this panel and why, then the first failure of each series, with its reason."""
     for name, reason in report.skipped.items():
         yield f"{name}: skipped: {reason}"
-    told = set()
+    failures = set()
     groups: dict[str, list[str]] = {}
     lines: Iterable[Line] = (line for table in report.tables for line in table.lines)
     for line in lines:
         for figure in line.figures:
-            if figure.status != "ok" and (line.series.name, figure.status) not in told:
-                told.add((line.series.name, figure.status))
+            if figure.status != "ok" and (line.series.name, figure.status) not in failures:
+                failures.add((line.series.name, figure.status))
                 counted = figure.status in BEYOND and line.against_baseline is None
                 win = ", counted as a win for those that run there" if counted else ""
                 what = f"{figure.status} at {figure.label}{win}: {figure.reason}"

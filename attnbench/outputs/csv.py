@@ -63,11 +63,11 @@ def rows(listing: Listing) -> str:
     return file.getvalue()
 
 
-def comparisons(found: Sequence[Comparison]) -> str:
+def comparisons(compared: Sequence[Comparison]) -> str:
     """One row per finding, with a header for each comparison."""
     file = io.StringIO()
     writer = csv.DictWriter(file, [*Finding.__dataclass_fields__], lineterminator="\n")
-    for comparison in found:
+    for comparison in compared:
         writer.writeheader()
         writer.writerows(_finite(asdict(finding)) for finding in comparison.findings)
     return file.getvalue()

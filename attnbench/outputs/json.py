@@ -39,11 +39,11 @@ def rows(listing: Listing, folder: Path | None = None) -> str:
     return _text([{**row, **place} for row in listing.rows])
 
 
-def comparisons(found: Sequence[Comparison]) -> str:
+def comparisons(compared: Sequence[Comparison]) -> str:
     """`version` and `comparisons`, each with `before`, `after`, `decision`, `exit_code`, `measured`, `notes`,
     `findings` (the fields of `findings.Finding`, in base units, all of them), `missing`, `new` (keys) and `crossovers`
     (the fields of `findings.CrossoverShift`)."""
-    return _text(_plain({"version": COMPARISON_VERSION, "comparisons": [_comparison(each) for each in found]}))
+    return _text(_plain({"version": COMPARISON_VERSION, "comparisons": [_comparison(each) for each in compared]}))
 
 
 def _text(document: object) -> str:
@@ -118,51 +118,51 @@ def _series(series: Series) -> dict[str, Any]:
     }
 
 
-def _scaling(found: Scaling | None) -> dict[str, Any] | None:
-    return None if found is None else {**asdict(found), "exponent": asdict(found.exponent)}
+def _scaling(scaling: Scaling | None) -> dict[str, Any] | None:
+    return None if scaling is None else {**asdict(scaling), "exponent": asdict(scaling.exponent)}
 
 
-def _crossover(found: Crossover | None) -> dict[str, Any] | None:
-    if found is None:
+def _crossover(crossover: Crossover | None) -> dict[str, Any] | None:
+    if crossover is None:
         return None
-    result = asdict(found)
+    result = asdict(crossover)
     for side in ("baseline_beyond", "series_beyond"):
-        beyond = getattr(found, side)
+        beyond = getattr(crossover, side)
         result[side] = {"label": beyond[0], "status": beyond[1]} if beyond else None
     return result
 
 
-def _recommendation(found: Recommendation) -> dict[str, Any]:
+def _recommendation(each: Recommendation) -> dict[str, Any]:
     return {
-        "size": found.size,
-        "label": found.label,
-        "use": _choice(found.use),
-        "fastest": _choice(found.fastest),
-        "best_exact": _choice(found.exact),
-        "speed_up": {"value": found.speed_up, "low": found.low, "high": found.high},
+        "size": each.size,
+        "label": each.label,
+        "use": _choice(each.use),
+        "fastest": _choice(each.fastest),
+        "best_exact": _choice(each.exact),
+        "speed_up": {"value": each.speed_up, "low": each.low, "high": each.high},
     }
 
 
-def _choice(found: Choice | None) -> dict[str, Any] | None:
-    if found is None:
+def _choice(choice: Choice | None) -> dict[str, Any] | None:
+    if choice is None:
         return None
-    note = None if found.exact else "a different function; quality not measured here"
-    figures = {"time_s": found.time_s, "memory_bytes": found.memory_bytes, "exact": found.exact, "note": note}
-    return {**_series(found.series), **figures}
+    note = None if choice.exact else "a different function; quality not measured here"
+    figures = {"time_s": choice.time_s, "memory_bytes": choice.memory_bytes, "exact": choice.exact, "note": note}
+    return {**_series(choice.series), **figures}
 
 
-def _comparison(found: Comparison) -> dict[str, Any]:
+def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {
-        "before": found.before,
-        "after": found.after,
-        "decision": found.decision,
-        "exit_code": found.exit_code,
-        "measured": found.measured,
-        "notes": found.notes,
-        "findings": found.findings,
-        "missing": found.missing,
-        "new": found.new,
-        "crossovers": found.shifts,
+        "before": comparison.before,
+        "after": comparison.after,
+        "decision": comparison.decision,
+        "exit_code": comparison.exit_code,
+        "measured": comparison.measured,
+        "notes": comparison.notes,
+        "findings": comparison.findings,
+        "missing": comparison.missing,
+        "new": comparison.new,
+        "crossovers": comparison.shifts,
     }
 
 

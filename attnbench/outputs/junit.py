@@ -9,14 +9,14 @@ from attnbench.analysis.compare.findings import Comparison
 from attnbench.outputs._comparison import change
 
 
-def comparisons(found: Sequence[Comparison]) -> str:
+def comparisons(compared: Sequence[Comparison]) -> str:
     """A document for each."""
-    return "".join(map(_document, found))
+    return "".join(map(_document, compared))
 
 
-def _document(found: Comparison) -> str:
+def _document(comparison: Comparison) -> str:
     """The document. A build without any decision has one failing test that says so."""
-    gated = [f for f in found.findings if f.threshold is not None or f.regression]
+    gated = [f for f in comparison.findings if f.threshold is not None or f.regression]
     suite = ElementTree.Element("testsuite", name="attnbench")
     failures = skipped = 0
     for f in gated:
@@ -28,11 +28,11 @@ def _document(found: Comparison) -> str:
             skipped += 1
             ElementTree.SubElement(case, "skipped", message=_clean(f.reason))
     tests = len(gated)
-    for key in found.missing:
+    for key in comparison.missing:
         tests, skipped = tests + 1, skipped + 1
         case = ElementTree.SubElement(suite, "testcase", classname="missing", name=_clean(key))
         ElementTree.SubElement(case, "skipped", message="gone: not measured any more")
-    if not found.measured:
+    if not comparison.measured:
         tests, failures = tests + 1, failures + 1
         case = ElementTree.SubElement(suite, "testcase", classname="attnbench", name="measured")
         ElementTree.SubElement(case, "failure", message="nothing was measured")
@@ -40,7 +40,7 @@ def _document(found: Comparison) -> str:
     suite.set("failures", str(failures))
     suite.set("skipped", str(skipped))
     output = ElementTree.SubElement(suite, "system-out")
-    output.text = _clean("\n".join([*found.notes, found.decision]))
+    output.text = _clean("\n".join([*comparison.notes, comparison.decision]))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 

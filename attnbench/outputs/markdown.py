@@ -41,20 +41,20 @@ def rows(listing: Listing) -> str:
     return "".join([*(f"| {' | '.join(line)} |\n" for line in lines), *(["\n", *notes] if notes else [])])
 
 
-def comparisons(found: Sequence[Comparison]) -> str:
+def comparisons(compared: Sequence[Comparison]) -> str:
     """The step summary of a build."""
-    return "".join(map(_comparison, found))
+    return "".join(map(_comparison, compared))
 
 
-def _comparison(found: Comparison) -> str:
+def _comparison(comparison: Comparison) -> str:
     from attnbench.outputs import _comparison as view
 
-    mark = {0: "pass", 1: "regression", 3: "undecided"}[found.exit_code] if found.gated else "comparison"
-    lines = [f"### attnbench: {mark}", "", escaped(f"{found.before} → {found.after}"), ""]
-    lines += [f"- {escaped(note)}" for note in found.notes] + ([""] if found.notes else [])
-    findings = view.chosen(found)
+    mark = {0: "pass", 1: "regression", 3: "undecided"}[comparison.exit_code] if comparison.gated else "comparison"
+    lines = [f"### attnbench: {mark}", "", escaped(f"{comparison.before} → {comparison.after}"), ""]
+    lines += [f"- {escaped(note)}" for note in comparison.notes] + ([""] if comparison.notes else [])
+    findings = view.chosen(comparison)
     lines += [rows(view.listing(findings))] if findings else []
-    return "\n".join([*lines, *map(escaped, view.around(found, findings))]) + "\n"
+    return "\n".join([*lines, *map(escaped, view.around(comparison, findings))]) + "\n"
 
 
 def _block(block: Block) -> list[str]:

@@ -13,7 +13,7 @@ from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace
-from attnbench.outputs._run_tables import crossing
+from attnbench.outputs._run_tables import crossing_text
 from attnbench.problem import operator_and_impl
 from attnbench.units import shown
 
@@ -78,15 +78,15 @@ def draw(
 
 def _named(reports: Sequence[PanelReport]) -> dict[str, PanelReport]:
     """File names: the axis and the mode, and whatever else tells two panels apart."""
-    found: dict[str, PanelReport] = {}
+    by_stem: dict[str, PanelReport] = {}
     varied = {k for s in reports for k in s.panel.fixed if len({repr(t.panel.fixed.get(k)) for t in reports}) > 1}
     for report in reports:
         fixed = report.panel.fixed
         parts = [report.panel.axis, str(fixed["mode"])]
         parts += [f"{k}{v}" for k, v in fixed.items() if k in varied and k != "mode"]
         stem = "-".join(parts).replace(" ", "")
-        found[stem if stem not in found else f"{stem}-{len(found)}"] = report
-    return found
+        by_stem[stem if stem not in by_stem else f"{stem}-{len(by_stem)}"] = report
+    return by_stem
 
 
 def _overview(report: PanelReport, families: Mapping[str, str]) -> Picture:
@@ -104,11 +104,11 @@ def _overview(report: PanelReport, families: Mapping[str, str]) -> Picture:
     groups = sorted({families.get(line.series.operator, "other") for lines in chosen for line in lines})
     for i, (table, lines) in enumerate(zip(report.tables, chosen, strict=True)):
         axes = picture.add_subplot(1, count, i + 1)
-        seen: dict[str, int] = {}
+        turns: dict[str, int] = {}
         styles = {}
         for line in lines:
             group = groups.index(families.get(line.series.operator, "other"))
-            turn = seen[str(group)] = seen.get(str(group), -1) + 1
+            turn = turns[str(group)] = turns.get(str(group), -1) + 1
             styles[line.series.name] = _Style(
                 COLOURS[group % len(COLOURS)], SHAPES[group % len(SHAPES)], DASHES[turn % len(DASHES)]
             )
@@ -120,15 +120,15 @@ def _overview(report: PanelReport, families: Mapping[str, str]) -> Picture:
 def _cheapest(table: Table, baseline: str) -> list[Line]:
     """One line per operator and params, the baseline always among them."""
     best: dict[str, Line] = {}
-    kept = []
+    baselines = []
     for line in filter(_drawn, table.lines):
         if _is(line, baseline):
-            kept.append(line)
+            baselines.append(line)
             continue
-        known = best.get(line.series.identity)
-        if known is None or _last(line) < _last(known):
+        cheapest = best.get(line.series.identity)
+        if cheapest is None or _last(line) < _last(cheapest):
             best[line.series.identity] = line
-    return [*kept, *best.values()]
+    return [*baselines, *best.values()]
 
 
 def _drawn(line: Line) -> bool:
@@ -225,14 +225,14 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
             axes.plot(
                 [x[-1]], [y[-1]], marker="x", color="black" if wide else style.colour, markersize=6, mew=1.4, zorder=4
             )
-        found = line.against_baseline.crossings if line.against_baseline else ()
-        for each in found:
+        crossings = line.against_baseline.crossings if line.against_baseline else ()
+        for each in crossings:
             if each.at is not None and len(x) > 1:
                 axes.plot(
                     [each.at], [_on(x, y, each.at)], marker="o", markersize=5.5, mfc="none", mec=style.colour, zorder=4
                 )
-        told = ", ".join(crossing(each, axis).split(" ")[0] for each in found if each.at is not None)
-        label = line.series.name + (f" {failed.status}" if failed else "") + (f"  {told}" if told else "")
+        places = ", ".join(crossing_text(each, axis).split(" ")[0] for each in crossings if each.at is not None)
+        label = line.series.name + (f" {failed.status}" if failed else "") + (f"  {places}" if places else "")
         ends.append((x[-1], y[-1], label, "black" if wide else style.colour))
     sizes = table.panel.sizes
     step = -(-len(sizes) // 7)
@@ -264,8 +264,8 @@ def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     to_share = axes.transAxes.inverted()
     axes.autoscale_view()
     order = sorted(ends, key=lambda end: end[1])
-    wanted = [float(to_share.transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in order]
-    placed = spread(wanted, TEXT_PT * 1.12 / height, 0.0, 1.0)
+    heights = [float(to_share.transform(axes.transData.transform((x, y)))[1]) for x, y, _, _ in order]
+    placed = spread(heights, TEXT_PT * 1.12 / height, 0.0, 1.0)
     for (x, y, label, colour), at in zip(order, placed, strict=True):
         axes.annotate(
             label, xy=(x, y), xycoords="data", xytext=(1.07, at), textcoords="axes fraction", color=colour,
@@ -276,16 +276,16 @@ def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
         )  # fmt: skip
 
 
-def spread(wanted: Sequence[float], gap: float, low: float = -inf, high: float = inf) -> list[float]:
-    """Places nearest to the wanted ones (ascending) that are at least `gap` apart and, where they have room there,
+def spread(heights: Sequence[float], gap: float, low: float = -inf, high: float = inf) -> list[float]:
+    """Places nearest to these heights (ascending) that are at least `gap` apart and, where they have room there,
     between low and high: neighbours too close move together, around their common middle."""
-    groups: list[list[float]] = []  # [sum of the wanted places of the first member, count]
-    for i, place in enumerate(wanted):
+    groups: list[list[float]] = []  # [sum of the first member's heights, count]
+    for i, place in enumerate(heights):
         groups.append([place - i * gap, 1.0])
         while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
             total, count = groups.pop()
             groups[-1][0] += total
             groups[-1][1] += count
     bases = [total / count for total, count in groups for _ in range(int(count))]
-    last = max(low, high - (len(wanted) - 1) * gap)
+    last = max(low, high - (len(heights) - 1) * gap)
     return [min(max(base, low), last) + i * gap for i, base in enumerate(bases)]

@@ -47,11 +47,11 @@ def rows(listing: Listing) -> None:
         console.print(note)
 
 
-def comparisons(found: Sequence[Comparison]) -> None:
+def comparisons(compared: Sequence[Comparison]) -> None:
     """Prints each with what stands around its table."""
     from attnbench.outputs import _comparison as view
 
-    for comparison in found:
+    for comparison in compared:
         print(f"{comparison.before} → {comparison.after}")
         for note in comparison.notes:
             print(f"note: {note}")
