@@ -29,10 +29,16 @@ ITEM_BYTES: dict[Dtype, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "floa
 class Problem:
     """The shapes an operator is given.
 
-    batch: samples B. heads: H. seq_len: tokens N. channels: C = H · D, all heads together.
-    dtype: the working dtype. causal: whether token i may see only tokens j ≤ i.
-    height, width: both None for a sequence; for an image N = height · width, tokens in row-major order.
-    Raises ValueError where heads do not divide channels or height · width is not seq_len.
+    Args:
+        seq_len: tokens N.
+        channels: C = H · D, of all heads together.
+        heads: H.
+        batch: samples B.
+        dtype: the working dtype.
+        causal: whether token i may see only tokens j ≤ i.
+        height, width: both None for a sequence; of an image N = height · width, tokens in row-major order.
+
+    Raises: ValueError where heads do not divide channels or height · width is not seq_len.
     """
 
     seq_len: int
@@ -144,7 +150,7 @@ class Cell:
         """The stable name of this cell: the same in every run, on every machine, safe in a shell.
 
         `performer.reference.core.fwd.float32.full.b1.h8.c256.n1024.p5d1f9b2a`: params as the first 8 hex
-        digits of the SHA-256 of their canonical JSON; the impl's `:` is kept (`softmax.cuda:flash. …`).
+        digits of the SHA-256 of their canonical JSON; the impl's `:` stays (`softmax.cuda:flash. …`).
         """
         p = self.problem
         causality = "causal" if p.causal else "full"

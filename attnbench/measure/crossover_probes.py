@@ -25,8 +25,14 @@ from attnbench.store.records import ENDED_AS, Visit
 class Probes:
     """`crossover_search.Prober` over worker processes. One process measures a round; another makes the checks.
 
-    series, baseline: a cell each, of any size, that the others differ from in size alone. plan: with no cells yet.
-    column: the visits' column that is compared.
+    Attributes:
+        plan: with no cells yet.
+        axis: what sizes are positions on.
+        series, baseline: a cell each, of any size; those measured differ from it in size alone.
+        column: of the visits; what is compared.
+        start: starts a worker process.
+        cells: all so far, by key.
+        sizes: of a series, all so far.
     """
 
     plan: Plan
@@ -58,28 +64,30 @@ class Probes:
         pair = self._pair(series, size)
         self._check(pair)
         runner = self._runner(self._timing)
-        made = {(visit.key, visit.round) for visit in self.journal.visits}
+        visited = {(visit.key, visit.round) for visit in self.journal.visits}
         self._random.shuffle(pair)
         for cell in pair:
-            if self._status(cell) == "ok" and (cell.key, round) not in made:
+            if self._status(cell) == "ok" and (cell.key, round) not in visited:
                 self._number(self._timing)
-                runner.visit(cell, round, sum(1 for _, r in made if r == round))
+                runner.visit(cell, round, sum(1 for _, r in visited if r == round))
 
     def pairs(self, series: str) -> list[Pair]:
-        """See `crossover_search.Prober`. Visits of later rounds than were asked for, which a resumed run has, are left
-        out: so it takes the way that it took."""
+        """See `crossover_search.Prober`.
+
+        Later rounds, which a resumed run has, are left out: so the search takes the same way again.
+        """
         levels = estimates(frame([v for v in self.journal.visits if v.round <= self._round]), self.column)
         return [
-            self._paired(series, size, levels.get(own.key), levels.get(base.key))
+            self._paired(series, size, levels.get(cell.key), levels.get(base.key))
             for size in sorted(self.sizes.get(series, ()))
-            for own, base in [self._pair(series, size)]
+            for cell, base in [self._pair(series, size)]
         ]
 
     def once(self, series: str, size: int) -> Pair:
         """See `crossover_search.Prober`; the call is the check's."""
-        own, base = self._pair(series, size)
-        self._check([own, base])
-        return self._paired(series, size, self._called(own), self._called(base))
+        cell, base = self._pair(series, size)
+        self._check([cell, base])
+        return self._paired(series, size, self._one_call(cell), self._one_call(base))
 
     def close(self) -> None:
         """Ends every process; results.csv is made current."""
@@ -95,20 +103,20 @@ class Probes:
             workers.kill()
 
     def _pair(self, series: str, size: int) -> list[Cell]:
-        found = [
+        pair = [
             replace(cell, problem=self.axis.at(cell.problem, size)) for cell in (self.series[series], self.baseline)
         ]
-        for cell in found:
+        for cell in pair:
             self.cells.setdefault(cell.key, cell)
-        return found
+        return pair
 
     def _runner(self, workers: Workers) -> Runner:
         plan = replace(self.plan, cells=tuple(self.cells.values()))
         return Runner(plan, self.journal, self.progress, workers=workers)
 
     def _check(self, cells: Sequence[Cell]) -> None:
-        made = {visit.key for visit in self.journal.visits if visit.round == 0}
-        missing = [cell for cell in cells if cell.key not in made]
+        checked = {visit.key for visit in self.journal.visits if visit.round == 0}
+        missing = [cell for cell in cells if cell.key not in checked]
         if missing:
             self._number(self._checking)
             self._runner(self._checking).check(keep=True)
@@ -120,8 +128,8 @@ class Probes:
 
     def _visit(self, cell: Cell) -> Visit | None:
         """The last visit of a cell that did not end well, else its check."""
-        own = [visit for visit in self.journal.visits if visit.key == cell.key]
-        return next((v for v in reversed(own) if v.status != "ok"), own[0] if own else None)
+        visits = [visit for visit in self.journal.visits if visit.key == cell.key]
+        return next((v for v in reversed(visits) if v.status != "ok"), visits[0] if visits else None)
 
     def _status(self, cell: Cell) -> str:
         visit = self._visit(cell)
@@ -129,36 +137,37 @@ class Probes:
             return "skipped"
         return ENDED_AS.get(visit.cause, visit.status)
 
-    def _called(self, cell: Cell) -> Estimate | None:
+    def _one_call(self, cell: Cell) -> Estimate | None:
+        """The level of the check's call, without an interval."""
         visit = self._visit(cell)
         time = visit.metrics.get("check_time_s") if visit is not None and visit.status == "ok" else None
         return Estimate(math.log(time), math.nan, 0.0, math.nan, 0.0, 1) if time else None
 
-    def _paired(self, series: str, size: int, own: Estimate | None, base: Estimate | None) -> Pair:
+    def _paired(self, series: str, size: int, level: Estimate | None, base: Estimate | None) -> Pair:
         cells = self._pair(series, size)
         a, b = (self._status(cell) for cell in cells)
         problem = cells[0].problem
-        place, label = self.axis.position(problem), self.axis.label(problem)
-        return Pair(place, label, None if a in BEYOND else own, None if b in BEYOND else base, a, b)
+        position, label = self.axis.position(problem), self.axis.label(problem)
+        return Pair(position, label, None if a in BEYOND else level, None if b in BEYOND else base, a, b)
 
 
 @dataclass(frozen=True)
 class Unplanned:
-    """A progress without totals: how many visits a search takes shows only as it goes on."""
+    """A progress without totals: how many visits a search takes is not known beforehand."""
 
-    told: Progress
+    progress: Progress
 
     def planned(self, visits: int, seconds: float | None) -> None:
         """Nothing: a probe is no plan."""
 
     def begun(self, cell: Cell, round: int) -> None:
         """See `progress.Progress`."""
-        self.told.begun(cell, round)
+        self.progress.begun(cell, round)
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
         """See `progress.Progress`."""
-        self.told.ended(visit, None)
+        self.progress.ended(visit, None)
 
     def message(self, text: str) -> None:
         """See `progress.Progress`."""
-        self.told.message(text)
+        self.progress.message(text)

@@ -22,13 +22,13 @@ SEARCH = "search.json"
 
 
 def write_request(request: SearchRequest, folder: Path) -> None:
-    """Stores the question in a run folder. Raises BadInput where that cannot be written."""
+    """Stores a request in a run folder. Raises BadInput where that cannot be written."""
     with storing(folder):
         replace(folder / SEARCH, json.dumps(asdict(request), indent=2) + "\n")
 
 
 def read_request(folder: Path) -> SearchRequest:
-    """The question of a stored search. Raises BadInput where the folder is none, or the file is damaged."""
+    """The request of a stored search. Raises BadInput where the folder is none, or the file is damaged."""
     path = folder / SEARCH
     if not os.path.isfile(path):
         raise BadInput(
@@ -39,14 +39,14 @@ def read_request(folder: Path) -> SearchRequest:
     types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float}
     wrong = {f.name for f in fields(SearchRequest)} ^ set(data)
     wrong |= {name for name, value in data.items() if type(value) is not types.get(name, str)}
-    wrong |= {"axis"} - wrong if data.get("axis") not in AXES else set()
+    wrong |= {"axis"} if str(data.get("axis")) not in AXES else set()
     if wrong or not all(isinstance(name, str) for name in data["operators"]):
         raise BadInput(f"{path}: {', '.join(sorted(wrong)) or 'operators'}: missing, foreign or mistyped. {REPAIR}")
     return SearchRequest(**{**data, "operators": tuple(data["operators"])})
 
 
 def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) -> None:
-    """Makes suite.yaml name the sizes that were visited, so that it describes the run; unchanged where none was."""
+    """Writes the sizes that were visited into suite.yaml, so that it describes the run; unchanged where none was."""
     column = AXES[request.axis].columns[0]
     sizes = sorted({visit.cell[column] for visit in visits})
     data = parse(read_text(folder / SUITE), str(folder / SUITE))

@@ -64,18 +64,18 @@ def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[A
     return result
 
 
-def _split(values: Sequence[str] | None) -> list[Any]:
+def _split(words: Sequence[str] | None) -> list[Any]:
     """The parts of an option that takes several values, each as a suite reads it; as text where it is no value."""
     from attnbench.yaml_file import scalar
 
-    parts = [part.strip() for value in values or () for part in value.split(",")]
-    found: list[Any] = []
+    parts = [part.strip() for word in words or () for part in word.split(",")]
+    values: list[Any] = []
     for part in parts:
         try:
-            found.append(scalar(part))
+            values.append(scalar(part))
         except ValueError:
-            found.append(part)
-    return found
+            values.append(part)
+    return values
 
 
 def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
@@ -111,13 +111,13 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
     return {name: sources[name].load() for name in chosen}
 
 
-def _params(notes: Notes, loaded: Mapping[str, Operator], given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By operator, its params: defaults, and what was given for keys it has."""
+def _params(notes: Notes, loaded: Mapping[str, Operator], words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By operator, its params: the defaults, and the values of the command line for keys that it has."""
     from attnbench.plan.schema import read_params
     from attnbench.registry import resolve
 
     result = {}
-    chosen = read_params(given, {name: list(operator.params) for name, operator in loaded.items()}, notes)
+    chosen = read_params(words, {name: list(operator.params) for name, operator in loaded.items()}, notes)
     for name, operator in loaded.items():
         try:
             result[name] = resolve(operator, chosen[name])

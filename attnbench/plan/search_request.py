@@ -17,8 +17,14 @@ from attnbench.units import suggestion
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """operators, baseline: `operator` or `operator:impl`. low, high: the ends of the axis; of an image its side.
-    precision: half of the interval's width at which to stop, relative. column: of the visits, what is compared.
+    """What a search is to find.
+
+    Attributes:
+        operators, baseline: `operator` or `operator:impl`.
+        axis: the name of what is varied.
+        low, high: the ends of the axis; of an image the side.
+        precision: half of the interval's width at which to stop, relative.
+        column: of the visits; what is compared.
     """
 
     operators: tuple[str, ...]
@@ -32,10 +38,10 @@ class SearchRequest:
     def names(self) -> list[tuple[str, str]]:
         """(operator, impl) of each, the baseline last. Raises BadInput where there is nothing but the baseline."""
         baseline = operator_and_impl(self.baseline)
-        found = [name for name in dict.fromkeys(map(operator_and_impl, self.operators)) if name != baseline]
-        if not found:
+        names = [name for name in dict.fromkeys(map(operator_and_impl, self.operators)) if name != baseline]
+        if not names:
             raise BadInput(f"OP: only the baseline {self.baseline} was given. Name an operator to compare with it.")
-        return [*found, baseline]
+        return [*names, baseline]
 
 
 def clock_column(metric: str) -> str:
@@ -60,8 +66,17 @@ def suite_text(
     params: Sequence[str],
     operators_from: Sequence[str],
 ) -> str:
-    """The suite that says the same; its sizes are the ends of the axis. shape: its `problem`. seq_len: where that is
-    not varied. params: `key=value` each. Raises BadInput."""
+    """The suite that says the same; its sizes are the ends of the axis.
+
+    Args:
+        shape: its `problem`.
+        seq_len: the tokens, where they are not varied.
+        mode, scope: of every cell.
+        params: `key=value` each.
+        operators_from: files and packages of a user's own.
+
+    Raises: BadInput.
+    """
     names = request.names()
     sizes = {request.axis: [request.low, request.high]}
     fixed = {} if AXES[request.axis].domain else {"seq_len": [seq_len]}
@@ -85,9 +100,9 @@ def suite_text(
     return written(data)
 
 
-def _with_params(names: list[str], given: Sequence[str], operators_from: Sequence[str]) -> list[Any]:
-    """The operators, each with those of the given params that it has. Raises BadInput for one that none has."""
-    if not given:
+def _with_params(names: list[str], params: Sequence[str], operators_from: Sequence[str]) -> list[Any]:
+    """The operators, each with those of the params that it has. Raises BadInput for one that none has."""
+    if not params:
         return list(names)
     from attnbench.plan.mistakes import Notes
     from attnbench.plan.schema import read_params
@@ -95,7 +110,7 @@ def _with_params(names: list[str], given: Sequence[str], operators_from: Sequenc
 
     sources = operators(operators_from)
     notes = Notes("the command line")
-    has = {name: list(sources[name].load().params) if name in sources else [] for name in names}
-    chosen = read_params(given, has, notes)
+    known = {name: list(sources[name].load().params) if name in sources else [] for name in names}
+    chosen = read_params(params, known, notes)
     notes.close()
     return [{name: {key: [v] for key, v in grid.items()}} if grid else name for name, grid in chosen.items()]

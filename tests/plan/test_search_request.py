@@ -25,7 +25,15 @@ def test_a_question_comes_back_as_it_was_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"low": "64"}, {"precision": None}, {"operators": "rfa"}, {"operators": [3]}, {"more": 1}, {"low": True}],
+    [
+        {"low": "64"},
+        {"precision": None},
+        {"operators": "rfa"},
+        {"operators": [3]},
+        {"more": 1},
+        {"low": True},
+        {"axis": "width"},
+    ],
 )
 def test_a_damaged_question_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     (tmp_path / SEARCH).write_text(json.dumps({**asdict(ASKED), **change}))
