@@ -49,12 +49,12 @@ def metrics_in_csv() -> dict[str, Metric]:
     return dict(sorted(named, key=lambda item: (item[1].csv_place is None, item[1].csv_place or 0)))
 
 
-def clocks(*, gpu: bool) -> dict[str, Metric]:
-    """The metrics with a clock, the placed ones first. gpu: those that need a GPU as well."""
+def clocks(*, device_clock: bool) -> dict[str, Metric]:
+    """The metrics with a clock, the placed ones first. device_clock: whether the device has one of its own."""
     return {
         name: metric
         for name, metric in {**placed_metrics(), **metrics()}.items()
-        if metric.clock and (gpu or not metric.needs_gpu)
+        if metric.clock and (device_clock or not metric.needs_gpu)
     }
 
 

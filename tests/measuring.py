@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.worker.forecast import forecast_of
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.measure.worker.visit import Bench
@@ -29,7 +30,7 @@ def subject(
     if "sequence" not in source.load().domains:
         problem = Problem.image(8, seq_len // 8, 32, 2, dtype=dtype)
     cell = Cell(name, impl, scope, mode, problem, resolve(source.load(), params))
-    return subject_of(cell, source, "cpu", 2**32, forecast_of(replace(cell, impl="reference"), source))
+    return subject_of(cell, source, CPU, 2**32, forecast_of(replace(cell, impl="reference"), source))
 
 
 def bench(of: Subject) -> Bench:

@@ -49,11 +49,11 @@ def test_device_time_leaves_out_the_launches_and_grows_with_the_work(tmp_path: P
 
 
 def test_energy_is_there_where_the_board_counts_it(tmp_path: Path) -> None:
-    from attnbench.measure.machine.nvml import Gpu
+    from attnbench.measure.device.cuda import gpu
 
     cell = softmax(2048)
     row = run(tmp_path / "run", cell).results.iloc[0]
-    if Gpu.current().energy_j() is None:
+    if gpu().energy_j() is None:
         assert row["energy_j"] != row["energy_j"], "empty, not 0"
     else:
         assert 5 < row["energy_j"] / row["device_time_s"] < 3000, "watts of one board"

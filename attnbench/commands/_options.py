@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import click
 import typer
 
+from attnbench.measure.device import AUTO, device_names
 from attnbench.outputs._formats import Data, formats
 
 
@@ -57,3 +58,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
     call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     return call
+
+
+def device_option(help: str = "auto: CUDA where there is a GPU.") -> Any:
+    """`--device`: the name of a kind of device, or auto."""
+    return typer.Option("--device", click_type=click.Choice([AUTO, *device_names()]), help=help)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import format_option
+from attnbench.commands._options import device_option, format_option
 from attnbench.outputs import _formats as formats
 
 
 def command(
     suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped suite.")],
     pairs: Annotated[int, typer.Option(help="Pairs of processes.", min=3)] = 8,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
+    device: Annotated[str, device_option()] = "auto",
     out: Annotated[Path | None, typer.Option(help="File to write; default results/noise/<suite>.json.")] = None,
     form: Annotated[str, format_option("rows", "How it is printed.")] = "table",
 ) -> None:

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import format_option, grouped
+from attnbench.commands._options import device_option, format_option, grouped
 from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
 
@@ -73,7 +73,7 @@ def command(
         list[str] | None, typer.Argument(help="operator or operator:impl.", metavar="OP...", show_default=False)
     ] = None,
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
+    device: Annotated[str, device_option()] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default results/crossover-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A search to go on with; name --operators-from again.")] = None,
     form: Annotated[str, format_option("rows", "json: one object per operator.")] = "table",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from attnbench import files
-from attnbench.commands._options import format_option
+from attnbench.commands._options import device_option, format_option
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def command(
     fail_on: Annotated[list[str] | None, typer.Option(help="metric:5%, in place of the suite's `gate:`.")] = None,
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
+    device: Annotated[str, device_option()] = "auto",
     noise: Annotated[Path | None, typer.Option(help="Stored noise; default results/noise/<suite>.json.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,

@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.commands._options import format_option
+from attnbench.commands._options import device_option, format_option
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def command(
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is a GPU.")] = "auto",
+    device: Annotated[str, device_option()] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, in place of the suite's.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m; small sizes first.")] = None,
     dry_run: Annotated[
@@ -46,6 +46,7 @@ def command(
     check_can_measure("run")
     from attnbench.errors import BadInput
     from attnbench.measure import open_run as sessions
+    from attnbench.measure.device import choose_device
     from attnbench.plan import suite as suites
 
     begun = time.monotonic()
@@ -55,18 +56,14 @@ def command(
         raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
     chosen = suites.load(suite) if suite is not None else sessions.stored_suite(resume or Path())
     chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=budget)
-    on = (
-        sessions.choose_device(device)
-        if resume is not None
-        else sessions.device_for(chosen.where, chosen.impls, device)
-    )
+    on = choose_device(device) if resume is not None else sessions.device_for(chosen.where, chosen.impls, device)
     if dry_run:
         _list(sessions.plan_of(chosen, on)[0], form)
         return
-    others = sessions.others_on_gpu(on)
-    if strict and others:
-        raise BadInput(f"--strict: {others[0]}. See to that, or run without --strict.")
-    for text in [*others, *sessions.disturbances()]:
+    users = sessions.other_users(on)
+    if strict and users:
+        raise BadInput(f"--strict: {users[0]}. See to that, or run without --strict.")
+    for text in [*users, *sessions.disturbances()]:
         print(f"warning: {text}", file=sys.stderr)
     session = sessions.begin(chosen, on, out) if resume is None else sessions.go_on(chosen, device, resume)
     if not session.environment.get("rates"):

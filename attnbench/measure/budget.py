@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
+from attnbench.measure.device import device_of
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, series_of
 from attnbench.problem import Cell
@@ -49,7 +50,7 @@ class Budget:
         self.measure = self.plan.measure
         self.limit_s = self.plan.limits.budget_s
         self._cells = {cell.key: cell for cell in self.plan.cells}
-        self._clocks = len(clocks(gpu=self.plan.device == "cuda"))
+        self._clocks = len(clocks(device_clock=device_of(self.plan.device).clock is not None))
         self._smallest = min(map(time_budget.size, self.plan.cells), default=(0, 0, 0))
 
     def note_check(self, visit: Visit) -> None:

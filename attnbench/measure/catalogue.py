@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.errors import BadInput
+from attnbench.measure.device import AUTO, choose_device, device_of
 from attnbench.units import quoted, suggestion
 
 if TYPE_CHECKING:
@@ -16,16 +17,17 @@ What = Literal["operators", "suites", "metrics"]
 Row = dict[str, Any]
 
 
-def catalogue(what: What, names: Sequence[str] = ()) -> list[Row]:
+def catalogue(what: What, names: Sequence[str] = (), device: str = AUTO) -> list[Row]:
     """A row for each operator, suite or metric.
 
     Args:
         what: of which of the three.
         names: only these; empty: all.
+        device: of operators: the kind of device on which an impl may run, or AUTO.
 
     Raises: BadInput for a name that there is not.
     """
-    rows = ROWS[what]()
+    rows = _operators(device) if what == "operators" else _suites() if what == "suites" else _metrics()
     by_name = {str(row["name"]): row for row in rows}
     for name in names:
         if name not in by_name:
@@ -65,13 +67,11 @@ def _metrics() -> list[Row]:
     ]
 
 
-def _operators() -> list[Row]:
-    import torch
-
+def _operators(device: str) -> list[Row]:
     from attnbench.registry import operators
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [_operator(name, source.family, source.load(), device) for name, source in operators().items()]
+    kind = device_of(choose_device(device)).type
+    return [_operator(name, source.family, source.load(), kind) for name, source in operators().items()]
 
 
 def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
@@ -138,6 +138,3 @@ def _probe(operator: Operator, params: dict[str, Any], scope: Scope) -> Problem:
     ]
     inside = [p for p in candidates if outside_definition(operator, p, params, scope) is None]
     return (inside or candidates)[0]
-
-
-ROWS: Mapping[What, Callable[[], list[Row]]] = {"operators": _operators, "suites": _suites, "metrics": _metrics}

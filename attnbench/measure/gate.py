@@ -13,6 +13,7 @@ from attnbench.analysis.compare.noise import default_path, noise_for
 from attnbench.analysis.compare.tier0_exact import UNTIMED, tier0
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
+from attnbench.measure.device import AUTO
 from attnbench.measure.gate_pairs import both_survive, tier1
 from attnbench.measure.gate_sides import Log, Only, expand_both, plan_like, side
 from attnbench.measure.git_worktrees import checkouts
@@ -62,7 +63,7 @@ def against_run(request: GateRequest, run: Path, log: Log) -> tuple[Comparison, 
     suite = suites.override(suites.load(request.suite), operators=request.only[0], impls=request.only[1])
     gate = request.thresholds or effective(suite.gate)
     stored = read_run(run)
-    device = str(stored.environment.get("device", "cpu")) if request.device == "auto" else request.device
+    device = str(stored.environment.get("device", request.device)) if request.device == AUTO else request.device
     folder = request.folder(suite.name)
     with _comparing():
         plan, environment = plan_like(suite, device, stored.environment)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attnbench.analysis.compare.findings import Finding
 from attnbench.analysis.compare.matching import Defaults, same_cells
 from attnbench.analysis.compare.tier1_paired import FEWEST_VISITS, TURNS
+from attnbench.measure.device import device_of
 from attnbench.measure.gate_sides import Log
 from attnbench.measure.runner import Runner
 from attnbench.plan import time_budget
@@ -106,7 +107,7 @@ def tier1(
     from attnbench.analysis.compare import tier1_paired
 
     cells, seed = [after for _, after in twins], sides[1].plan.seed
-    timed = clocks(gpu=sides[0].plan.device == "cuda")
+    timed = clocks(device_clock=device_of(sides[0].plan.device).clock is not None)
     metrics = [m for m in timed if any(gate.threshold(m, cell.key) is not None for cell in cells)]
     if not cells or not metrics:
         return [], [

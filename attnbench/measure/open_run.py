@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
-from attnbench.measure.machine import advice, environment, host, nvml
+from attnbench.measure.device import AUTO, alternatives, choose_device, device_names, device_of
+from attnbench.measure.machine import advice, environment, host
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, WorkerLost
 from attnbench.measure.stored_search import SEARCH
 from attnbench.plan import time_budget
@@ -21,6 +22,7 @@ from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
 from attnbench.plan.settings import Limits, Measure
+from attnbench.registry import device_type_of
 from attnbench.store import journal
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
 from attnbench.store.trusted_json import read_text
@@ -72,46 +74,33 @@ def assembled(cells: Sequence[Cell], measure: Measure, limits: Limits, found: Ma
     )
 
 
-def choose_device(wanted: str) -> str:
-    """ "cpu" or "cuda". Raises BadInput where CUDA is wanted and missing."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise BadInput(
-            f"--device cuda: torch {torch.__version__} finds no usable GPU. `attnbench doctor` says what is missing; "
-            "use --device cpu, or auto."
-        )
-    return "cuda" if wanted != "cpu" and there else "cpu"
-
-
 def device_for(where: str, impls: Sequence[str], wanted: str) -> str:
-    """The device of a new run. where: the suite's name for messages; impls: its own.
+    """The device of a new run.
 
-    Raises BadInput where a suite for CUDA would go to a CPU that nobody named.
+    Args:
+        where: the suite's name for messages.
+        impls: the suite's.
+        wanted: the name of a device, or "auto".
+
+    Raises: BadInput where a suite for a GPU would go to another device that nobody named.
     """
-    import torch
-
     device = choose_device(wanted)
-    cuda = [impl for impl in impls if impl.split(":")[0] == "cuda"]
-    if wanted == "auto" and device == "cpu" and cuda:
+    others = [impl for impl in impls if device_type_of(impl) not in (None, device_of(device).type)]
+    if wanted == AUTO and others:
+        needed = device_type_of(others[0])
+        reasons = [kind.why_not() for kind in map(device_of, device_names()) if kind.type == needed]
         raise BadInput(
-            f"{where}: impls: {', '.join(cuda)}: these need a GPU, and torch {torch.__version__} finds no usable "
-            "one. `attnbench doctor` says what is missing; --device cpu skips them and measures all else on the CPU."
+            f"{where}: impls: {', '.join(others)}: these need a GPU, and {'; '.join(filter(None, reasons))}. "
+            f"`attnbench doctor` says what is missing; --device {device} skips them and measures all else there."
         )
     return device
 
 
 def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
-    """Bytes that a cell may need: of the device's memory, on the CPU never more than is available now."""
+    """Bytes that a cell may need: the suite's, or its fraction of the device's memory."""
     if limits.memory_bytes is not None:
         return limits.memory_bytes
-    if found["device"] == "cuda":
-        return int(limits.memory_fraction * found["gpu"]["memory_bytes"])
-    sizes = [b for b in (found["memory_bytes"], found["cgroup_memory_bytes"]) if b]
-    share = int(limits.memory_fraction * min(sizes)) if sizes else 2**33
-    available = host.memory_available_bytes()
-    return share if available is None else min(share, available)
+    return device_of(found["device"]).memory_limit(limits.memory_fraction, found)
 
 
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
@@ -132,7 +121,7 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
             f"({folder / SUITE}). Give --resume alone, or start anew with --out."
         )
     stored = journal.stored_environment(folder)
-    plan, found = plan_of(suite, str(stored.get("device")) if device == "auto" else choose_device(device))
+    plan, found = plan_of(suite, choose_device(str(stored.get("device")) if device == AUTO else device))
     for name, before, now in differing(ONE_RUN, stored, found):
         raise BadInput(
             f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
@@ -224,15 +213,12 @@ def _own_name(place: str) -> str:
     return os.path.basename(place) if place.endswith(".py") else place
 
 
-def others_on_gpu(device: str) -> list[str]:
-    """Who else computes on the GPU that a run would use, or that this is unknown, as sentences."""
-    if device != "cuda":
-        return []
-    try:
-        others = nvml.others_in_use(os.environ)
-    except nvml.Unknown as unknown:
+def other_users(device: str) -> list[str]:
+    """Who else computes on the device that a run would use, or that this is unknown, as sentences."""
+    users, unknown = device_of(device).other_users()
+    if unknown is not None:
         return [f"whether others use the GPU is unknown ({unknown}): times and memory may be disturbed"]
-    return [f"{who} is using the GPU: times and memory are disturbed" for who in others]
+    return [f"{user} is using the GPU: times and memory are disturbed" for user in users]
 
 
 def disturbances() -> list[str]:
@@ -241,19 +227,19 @@ def disturbances() -> list[str]:
 
 
 def _environment(device: str, threads: int) -> dict[str, Any]:
-    if device == "cpu":
+    if device_of(device).is_host:
         import torch
 
         torch.set_num_threads(threads)
         return environment.collect(device)
-    # CUDA is started in a worker only: a context of the runner's own would be another process on the GPU.
+    # Started in a worker only: a CUDA context of the runner's own would be another process on the GPU.
     try:
         with contextlib.closing(worker_process.start(0, threads)) as worker:
             return worker.ask(EnvironmentRequest(device), worker_process.START_TIMEOUT_S).environment
     except WorkerLost as lost:
         raise BadInput(
             f"--device {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this machine "
-            "can measure; use --device cpu meanwhile."
+            f"can measure; use --device {alternatives(device)} meanwhile."
         ) from None
 
 

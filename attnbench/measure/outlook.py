@@ -8,6 +8,7 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.device import device_of
 from attnbench.measure.protocol import RatesRequest, SupportRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
@@ -46,7 +47,7 @@ def outlook(plan: Plan) -> Outlook:
     reasons, rates = _asked(plan)
     skipped = {cell.key: reason for cell, reason in zip(plan.cells, reasons, strict=True) if reason is not None}
     sources = operators(plan.operators_from)
-    sampled = len(clocks(gpu=plan.device == "cuda"))
+    sampled = len(clocks(device_clock=device_of(plan.device).clock is not None))
     seconds = {}
     for cell in plan.cells:
         if cell.key not in skipped:

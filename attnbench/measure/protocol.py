@@ -356,7 +356,7 @@ class ExpansionRequest:
     def to_json(self) -> dict[str, Any]:
         """See `Request`. device and host_limit: workers that know no such request take it for a visit's."""
         lists = {name: list(getattr(self, name)) for name in ("operators_from", "operators", "impls")}
-        return {"do": "expand", "device": "cpu", "host_limit": None, **asdict(self), **lists}
+        return {"do": "expand", "device": "", "host_limit": None, **asdict(self), **lists}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> ExpansionRequest:

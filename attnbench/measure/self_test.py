@@ -65,7 +65,7 @@ class SelfTest:
 def self_test(
     device: str, threads: int, start: Callable[[int, int], worker_process.Worker] = worker_process.start
 ) -> SelfTest:
-    """Measures on a device ("cpu" or "cuda"). Raises WorkerLost where a worker is lost or the cell gives no time."""
+    """Measures on a device. Raises WorkerLost where a worker is lost or the cell gives no time."""
     workers: list[worker_process.Worker] = []
     try:
         workers.append(start(0, threads))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from attnbench.errors import BadInput, printable
 from attnbench.measure.budget import Budget
+from attnbench.measure.device import device_of
 from attnbench.measure.progress import Progress
 from attnbench.measure.protocol import NOTHING_KNOWN, Forecast, VisitAnswer, VisitRequest, WorkerLost
 from attnbench.measure.visit_log import VisitLog
@@ -101,7 +102,7 @@ class VisitMaker:
             device=self.plan.device,
             operators_from=tuple(self.plan.operators_from),
             memory_limit=self.plan.memory_limit,
-            host_limit=self.plan.memory_limit if self.plan.device == "cpu" else None,
+            host_limit=self.plan.memory_limit if device_of(self.plan.device).is_host else None,
             forecast=forecast,
             tolerance=checked.get("tolerance"),
             answers=tuple(checked[name] for name in ("answer_0", "answer_1", "answer_2") if name in checked),

@@ -27,7 +27,7 @@ from typing import Any
 STARTS = ("attnbench.worker", "attnbench.measure.worker_process")
 """The measured process, and what starts it: threads and allocator are decided there."""
 
-SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.measure.metrics")
+SCANNED = ("attnbench.operators", "attnbench.kernels", "attnbench.measure.metrics", "attnbench.measure.device")
 
 READERS = (
     "attnbench.analysis", "attnbench.outputs", "attnbench.commands", "attnbench.store.frames",

@@ -15,7 +15,7 @@ from attnbench.problem import Cell, canonical_params
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is. device: "cpu" or "cuda". memory_limit: bytes. seed: of the order of visits. code: what every
+    """What a run is. device: the name of its kind. memory_limit: bytes. seed: of the order of visits. code: what every
     worker must still find to measure; None: that is not looked at. baseline: the operator that comes first at a size.
     """
 

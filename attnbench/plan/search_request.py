@@ -49,7 +49,7 @@ def clock_column(metric: str) -> str:
 
     Raises: BadInput where it is no such metric.
     """
-    timed = clocks(gpu=True)
+    timed = clocks(device_clock=True)
     if metric not in timed:
         raise BadInput(
             f"--metric {metric}: not timed by a clock{suggestion(metric, timed)}; allowed: {', '.join(timed)}."

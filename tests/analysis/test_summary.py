@@ -7,6 +7,7 @@ import pytest
 from attnbench.analysis.run import Run
 from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
+from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.metrics import flops
 from attnbench.measure.worker.forecast import forecast_of
 from attnbench.measure.worker.prepared_cell import subject_of
@@ -232,7 +233,7 @@ def test_an_own_operator_that_hides_its_square_is_shown(
     cells = []
     for n in SIZES:
         what = Cell(own.stem, "reference", "core", "fwd", Problem(n, 32, 2), {})
-        made = Bench(subject_of(what, source, "cpu", 2**32, forecast_of(what, source)), Measure())
+        made = Bench(subject_of(what, source, CPU, 2**32, forecast_of(what, source)), Measure())
         cells.append((what, 1.0, flops.check(made)))
     found = summarise(run_of(visits_of(cells), definitions([c for c, _, _ in cells], [str(own)])), ["flops"])
     grown = line(found, own.stem, "flops")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from attnbench.__main__ import app
 from attnbench.measure import protocol, self_test
+from attnbench.measure.device import cuda
 from attnbench.measure.machine import advice, nvml
 from attnbench.measure.machine import host as processor
 from attnbench.measure.machine import load as machine
@@ -218,7 +219,7 @@ def test_fewer_threads_than_cores_name_their_cause(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_gpu_in_order_has_nothing_to_warn_of() -> None:
-    found = named(advice.gpu(GPU_FACTS, []))
+    found = named(cuda.conditions(GPU_FACTS, []))
     assert {c.level for c in found.values()} == {"good"}
     assert {"GPU", "driver", "NVML", "persistence", "clocks", "other processes"} == set(found)
     assert "1980 of 1980 MHz" in found["clocks"].found
@@ -234,18 +235,18 @@ def test_a_gpu_in_order_has_nothing_to_warn_of() -> None:
     ],
 )
 def test_a_gpu_that_disturbs_is_told(own: dict[str, Any], more: dict[str, Any], others: list[str], name: str) -> None:
-    found = named(advice.gpu({**GPU_FACTS, "gpu": {**GPU_FACTS["gpu"], **own}, **more}, others))
+    found = named(cuda.conditions({**GPU_FACTS, "gpu": {**GPU_FACTS["gpu"], **own}, **more}, others))
     assert [c.subject for c in found.values() if c.level != "good"] == [name]
 
 
 def test_who_else_is_there_may_be_unknown_and_is_then_not_none() -> None:
-    told = named(advice.gpu(GPU_FACTS, [], "NVML: Insufficient Permissions"))["other processes"]
+    told = named(cuda.conditions(GPU_FACTS, [], "NVML: Insufficient Permissions"))["other processes"]
     assert (told.level, told.found) == ("note", "unknown: NVML: Insufficient Permissions")
 
 
 def test_a_gpu_of_which_nothing_is_known_is_no_error() -> None:
-    assert advice.gpu({}, [])
-    assert advice.gpu({"gpu": dict.fromkeys(GPU_FACTS["gpu"])}, [])
+    assert cuda.conditions({}, [])
+    assert cuda.conditions({"gpu": dict.fromkeys(GPU_FACTS["gpu"])}, [])
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,7 @@ def test_a_gpu_of_which_nothing_is_known_is_no_error() -> None:
 def test_why_there_is_no_gpu(
     built_for: str | None, listed: int | None, why: str | None, visible: str | None, word: str
 ) -> None:
-    found = advice.no_gpu(built_for, listed, why, visible)
+    found = cuda.no_gpu(built_for, listed, why, visible)
     assert found.level == "missing"
     assert word in found.found
 

@@ -124,13 +124,13 @@ def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, BadInput), done.exception
     assert str(done.exception).startswith(f"{suite}: impls: cuda, cuda:flash: these need a GPU, and torch ")
-    assert "--device cpu skips them and measures all else on the CPU" in str(done.exception)
+    assert "--device cpu skips them and measures all else there" in str(done.exception)
     if verb == "run":
         assert isinstance(CliRunner().invoke(app, [*words, "--dry-run"]).exception, BadInput)
         assert str(CliRunner().invoke(app, [*words, "--impl", "reference"]).exception) == "cpu"
     assert str(CliRunner().invoke(app, [*words, "--device", "cpu"]).exception) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(open_run, "others_on_gpu", lambda device: [])
+    monkeypatch.setattr(open_run, "other_users", lambda device: [])
     assert str(CliRunner().invoke(app, words).exception) == "cuda"
 
 

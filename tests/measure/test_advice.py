@@ -8,12 +8,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from attnbench.commands import doctor
 from attnbench.errors import BadInput
 from attnbench.measure import open_run, protocol, worker_process
+from attnbench.measure.device import cuda
 from attnbench.measure.machine import advice
 from attnbench.measure.machine import host as processor
 from attnbench.measure.machine import nvml as gpu
@@ -65,7 +66,7 @@ def test_a_gpu_whose_first_worker_is_lost_is_a_message(monkeypatch: pytest.Monke
         raise protocol.WorkerLost("crashed", "the worker was killed by SIGSEGV")
 
     monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(open_run, "others_on_gpu", lambda device: [])
+    monkeypatch.setattr(open_run, "other_users", lambda device: [])
     monkeypatch.setattr(worker_process, "start", lost)
     done = CliRunner().invoke(app, ["run", "quick"])
     assert isinstance(done.exception, BadInput)
@@ -245,9 +246,9 @@ def test_of_a_divided_gpu_one_instance_is_in_use(nvml: FakeNvml, visible: str | 
 def test_work_on_another_gpu_does_not_count(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.boards, nvml.running = EQUAL, {"GPU-cc": (7,)}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert open_run.others_on_gpu("cuda") == []
+    assert open_run.other_users("cuda") == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert open_run.others_on_gpu("cuda") == [
+    assert open_run.other_users("cuda") == [
         "trainer7 (process 7, GPU 1) is using the GPU: times and memory are disturbed"
     ]
 
@@ -258,12 +259,12 @@ def test_an_nvml_that_fails_makes_it_unknown_not_none(
 ) -> None:
     nvml.failing = {failing}
     told = "whether others use the GPU is unknown (NVML: Unknown Error)"
-    assert open_run.others_on_gpu("cuda")[0].startswith(told)
+    assert open_run.other_users("cuda")[0].startswith(told)
     monkeypatch.setattr(open_run, "choose_device", lambda wanted: "cuda")
     refused = CliRunner().invoke(app, ["run", "quick", "--strict"])
     assert isinstance(refused.exception, BadInput)
     assert str(refused.exception).startswith(f"--strict: {told}")
-    assert doctor._others() == ([], "NVML: Unknown Error")
+    assert cuda.other_users() == ([], "NVML: Unknown Error")
 
 
 def test_a_pynvml_that_does_not_start_makes_it_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,28 +277,30 @@ def test_a_pynvml_that_does_not_start_makes_it_unknown(monkeypatch: pytest.Monke
     fake = ModuleType("pynvml")
     vars(fake).update(NVMLError=DriverNotLoaded, nvmlInit=init)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
     gpu.nvml.cache_clear()
     try:
-        assert doctor._others() == ([], "Driver Not Loaded")
+        assert cuda.other_users() == ([], "Driver Not Loaded")
         with pytest.raises(gpu.Unknown, match="Driver Not Loaded"):
             gpu.listed()
-        found = doctor._no_gpu("12.8")
+        found = cuda.missing()[0]
     finally:
         gpu.nvml.cache_clear()
     assert found.found == "none that torch's CUDA 12.8 can use (Driver Not Loaded)"
 
 
 def test_doctor_tells_a_gpu_that_is_hidden(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert doctor._no_gpu("12.8").found.startswith("hidden by CUDA_VISIBLE_DEVICES='3', which names none of the 1")
+    assert cuda.missing()[0].found.startswith("hidden by CUDA_VISIBLE_DEVICES='3', which names none of the 1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert doctor._no_gpu("12.8").found == "NVML lists 1, but torch finds no usable one"
+    assert cuda.missing()[0].found == "NVML lists 1, but torch finds no usable one"
 
 
 def test_without_nvml_it_is_unknown_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "nvml", lambda: None)
     monkeypatch.setattr(gpu, "nvml_missing", lambda: "the package nvidia-ml-py is not installed")
-    assert "unknown (the package nvidia-ml-py is not installed)" in open_run.others_on_gpu("cuda")[0]
+    assert "unknown (the package nvidia-ml-py is not installed)" in open_run.other_users("cuda")[0]
 
 
 class Begun(Exception):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench.measure.device import cpu
 from attnbench.measure.worker import answers, correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject
 from attnbench.problem import MODES, Dtype, Mode, Params, Problem
@@ -69,12 +70,12 @@ def test_a_wrong_gradient_alone_is_wrong() -> None:
         correctness.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
 
 
-def test_beyond_what_is_affordable_the_reduced_size_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(correctness.AFFORDABLE_FLOPS, "cpu", 10)
-    found = correctness.check_impl(subject("softmax", "sdpa"))
+def test_beyond_what_is_affordable_the_reduced_size_is_checked() -> None:
+    slow = replace(cpu.DEVICE, affordable_flops=10)
+    found = correctness.check_impl(replace(subject("softmax", "sdpa"), device=slow))
     assert found.checked_seq_len == 63
     with pytest.raises(correctness.Wrong):
-        correctness.check_impl(with_impl(subject("softmax"), 1e-3))
+        correctness.check_impl(with_impl(replace(subject("softmax"), device=slow), 1e-3))
 
 
 def test_what_float64_cannot_hold_in_memory_is_not_tried() -> None:

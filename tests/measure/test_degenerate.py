@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker import answers, correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
@@ -30,7 +31,7 @@ def tiny(variant: Variant) -> list[Problem]:
 
 def of(variant: Variant, problem: Problem, mode: Mode, impl: str = "reference") -> Subject:
     cell = Cell(variant.name, impl, variant.scope, mode, problem, variant.params)
-    return subject_of(cell, operators()[variant.name], "cpu", 2**32, Forecast())
+    return subject_of(cell, operators()[variant.name], CPU, 2**32, Forecast())
 
 
 def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from attnbench.measure.machine import nvml
+from attnbench.measure.device import cpu
 from attnbench.measure.metrics import energy, estimate_error, flops, peak_memory, softmax_error, wall_time
 from attnbench.measure.worker import operations as dispatch
 from attnbench.measure.worker import timing as clock
@@ -149,12 +150,17 @@ def test_energy_is_what_the_counter_moves_by_call(
         calls += 1
         return ()
 
-    counter = SimpleNamespace(energy_j=lambda: None if per_call is None else 1e6 + per_call * calls)
-    monkeypatch.setattr(nvml.Gpu, "current", lambda: counter)
+    def energy_j() -> float | None:
+        return None if per_call is None else 1e6 + per_call * calls
+
     monkeypatch.setattr(energy, "SPAN_S", 0.01)
     made = bench(subject("softmax"))
     pretended = SimpleNamespace(
-        device="cuda", spent=made.subject.spent, cell=made.subject.cell, calls=(call, call), synchronise=lambda: None
+        device=replace(cpu.DEVICE, energy_j=energy_j, energy_step_j=1e-3),
+        spent=made.subject.spent,
+        cell=made.subject.cell,
+        calls=(call, call),
+        synchronise=lambda: None,
     )
     object.__setattr__(made, "subject", pretended)
     told = energy.timed(made)
@@ -163,7 +169,7 @@ def test_energy_is_what_the_counter_moves_by_call(
     else:
         assert told == {
             "energy_j": pytest.approx(found),
-            "energy_resolution_j": pytest.approx(energy.COUNTER_STEP_J / calls),
+            "energy_resolution_j": pytest.approx(1e-3 / calls),
         }
         assert made.subject.spent.seconds >= energy.SPAN_S
 
@@ -249,10 +255,10 @@ def test_an_error_that_is_not_finite_is_empty_and_named() -> None:
     assert "softmax_error_at_4" in made.notes[0]
 
 
-def test_softmax_error_is_taken_where_it_is_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_softmax_error_is_taken_where_it_is_affordable() -> None:
     assert errors(subject("performer", seq_len=256))
-    monkeypatch.setattr("attnbench.measure.worker.correctness.AFFORDABLE_FLOPS", {"cpu": 1e6})
-    assert errors(subject("performer", seq_len=256)) == {}
+    slow = replace(cpu.DEVICE, affordable_flops=1e6)
+    assert errors(replace(subject("performer", seq_len=256), device=slow)) == {}
 
 
 def test_the_logit_scale_is_the_standard_deviation_of_the_logits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.metrics import peak_memory
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.fake_memory import predict
@@ -40,7 +41,7 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
         problem = variant.problem((32, 32), channels=64, heads=2, batch=2)
     cell = Cell(variant.name, "reference", variant.scope, mode, problem, variant.params)
     source = operators()[variant.name]
-    of = subject_of(cell, source, "cpu", 2**33, Forecast())
+    of = subject_of(cell, source, CPU, 2**33, Forecast())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
     predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
     return predicted, int(peak_memory.check(bench(of))["peak_memory_bytes"])

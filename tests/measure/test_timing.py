@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from attnbench.measure.device import Device, cpu, cuda
 from attnbench.measure.metrics import wall_time
 from attnbench.measure.worker import timing as clock
 from attnbench.measure.worker.prepared_cell import Spent
@@ -51,7 +52,7 @@ class Machine:
     def sm_clock_mhz(self) -> int | None:
         return self.clocks.pop(0) if len(self.clocks) > 1 else self.clocks[0]
 
-    def subject(self, device: str = "cuda", synchronises: bool = False) -> Any:
+    def subject(self, device: Device = cuda.DEVICE, synchronises: bool = False) -> Any:
         return SimpleNamespace(
             cell=SimpleNamespace(mode="fwd"),
             calls=(self.call, self.call),
@@ -67,7 +68,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
     def made(*given: Any, **more: Any) -> Machine:
         machine = Machine(*given, **more)
         monkeypatch.setattr(clock, "perf_counter", lambda: machine.now)
-        monkeypatch.setattr(clock, "Gpu", SimpleNamespace(current=lambda: machine))
+        monkeypatch.setattr(cuda, "perf_counter", lambda: machine.now)
+        monkeypatch.setattr(cuda, "gpu", lambda: machine)
         monkeypatch.setattr(clock, "_involuntary_switches", lambda: 0)
         return machine
 
@@ -127,7 +129,7 @@ def test_a_sample_that_lost_the_processor_is_marked_and_counts(
 ) -> None:
     machine = pretend(lambda call: 1e-3)
     monkeypatch.setattr(clock, "_involuntary_switches", lambda: machine.calls // 4)
-    timing = clock.wall_time(machine.subject("cpu"), MEASURE, 1e-3)
+    timing = clock.wall_time(machine.subject(cpu.DEVICE), MEASURE, 1e-3)
     assert [told for _, told in timing.samples[:8]] == ["", "", "", "switched"] * 2
     assert timing.centre.median == pytest.approx(1e-3)
     assert machine.asked == 0, "no GPU is asked on a CPU"
@@ -187,25 +189,25 @@ def test_device_time_flushes_before_and_queues_behind_a_bounded_sleep(
 ) -> None:
     """Launches that take longer than the sleep leave gaps, and that is said."""
     machine = pretend(lambda call: 1e-3)
-    cuda = Cuda(machine)
-    monkeypatch.setattr(clock, "torch", cuda)
+    pretended = Cuda(machine)
+    monkeypatch.setattr(cuda, "torch", pretended)
     monkeypatch.setattr(clock, "grad_mode", lambda mode: nullcontext())
     timing = clock.device_time(machine.subject(), MEASURE, estimate)
     assert machine.done[:5] == ["flush", "sleep", "record", "call", "record"]
     assert machine.done == machine.done[:5] * len(timing.samples)
     assert {told for _, told in timing.samples} == {flags}
     assert timing.centre.median == pytest.approx(1e-3)
-    assert all(estimate < seconds <= clock.QUEUE_S for seconds in cuda.slept)
+    assert all(estimate < seconds <= cuda.QUEUE_S for seconds in pretended.slept)
     clock.device_time(machine.subject(), MEASURE, 60.0)
-    assert max(cuda.slept) == clock.QUEUE_S
+    assert max(pretended.slept) == cuda.QUEUE_S
 
 
 def test_an_impl_that_synchronises_inside_is_not_held_back(
     pretend: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = pretend(lambda call: 1e-3)
-    cuda = Cuda(machine)
-    monkeypatch.setattr(clock, "torch", cuda)
+    pretended = Cuda(machine)
+    monkeypatch.setattr(cuda, "torch", pretended)
     timing = clock.device_time(machine.subject(synchronises=True), MEASURE, 1e-4)
-    assert not cuda.slept
+    assert not pretended.slept
     assert {told for _, told in timing.samples} == {""}

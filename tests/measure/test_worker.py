@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from attnbench.measure import worker_process
+from attnbench.measure.device import device_of
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, VisitAnswer, VisitRequest, WorkerLost
 from attnbench.measure.worker.failures import status_of
 from attnbench.measure.worker.storable import storable
@@ -122,13 +123,13 @@ def test_what_an_exception_means_is_asked_of_torch_and_not_read(
             raise RuntimeError("the context is lost")
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    assert status_of(error, device) == status
+    assert status_of(error, device_of(device)) == status
 
 
 def test_a_failed_allocation_on_the_cpu_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**62, dtype=torch.uint8)
-    assert status_of(raised.value, "cpu") == "oom"
+    assert status_of(raised.value, device_of("cpu")) == "oom"
 
 
 def test_what_an_operator_gives_is_made_fit_to_be_stored() -> None:

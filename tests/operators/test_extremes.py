@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker import correctness
 from attnbench.measure.worker.fake_memory import run
@@ -69,7 +70,7 @@ def subjects(name: str) -> Iterator[Subject]:
                 if why_not(operator, rougher, "cpu") is None:
                     continue  # for time: in roundings of the dtype, bfloat16 has the narrower bound
             if why_not(operator, cell, "cpu") is None:
-                yield subject_of(cell, source, "cpu", 2**32, Forecast())
+                yield subject_of(cell, source, CPU, 2**32, Forecast())
 
 
 @pytest.mark.parametrize("name", sorted(operators()))
@@ -141,7 +142,7 @@ def test_what_was_wider_than_the_sound_range_is_refused(
     params: Params = {**resolve(operator, {}), **given}
     cell = Cell(name, "reference", "core", "fwd_bwd", problem, params)
     assert by_bound or why_not(operator, cell, "cpu")
-    unsound = subject_of(cell, source, "cpu", 2**32, Forecast())
+    unsound = subject_of(cell, source, CPU, 2**32, Forecast())
     if name in ("hamburger", "performer") or problem.causal:
         with pytest.raises((correctness.Wrong, torch.linalg.LinAlgError)):
             correctness.check_impl(unsound)

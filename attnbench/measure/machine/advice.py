@@ -7,13 +7,14 @@ the system does not state is None, and never an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from attnbench.measure.device import device_of
 from attnbench.measure.machine import host
 from attnbench.measure.machine.condition import NOTHING, Condition, gib
 from attnbench.measure.protocol import THROTTLED
-from attnbench.registry import metrics, metrics_in_csv
+from attnbench.registry import metrics_in_csv
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
@@ -165,8 +166,7 @@ def measuring(test: SelfTest | None, failures: Mapping[str, str]) -> list[Condit
     columns = {name: metric.column for name, metric in metrics_in_csv().items() if not metric.of_estimates}
     have = ", ".join(name for name, column in columns.items() if column in test.metrics)
     lacking = ", ".join(name for name, column in columns.items() if column not in test.metrics)
-    why = "need a GPU" if test.device == "cpu" else "this GPU or NVML has no counter for it"
-    todo = f"{lacking}: {why}." if lacking else NOTHING
+    todo = f"{lacking}: {device_of(test.device).unmeasured}." if lacking else NOTHING
     return [*found, Condition("metrics", "good", f"on {test.device}: {have}", todo), _noise(test), _samples(test)]
 
 
@@ -192,67 +192,3 @@ def _samples(test: SelfTest) -> Condition:
     if shares["capped"] > SWITCHED_SHARE:
         todo.append("capped: the power limit holds the clock down; lock a clock that it can hold.")
     return Condition("samples", "warning" if todo else "good", found, " ".join(todo) or NOTHING)
-
-
-def gpu(facts: Mapping[str, Any], others: Sequence[str], unknown: str | None = None) -> list[Condition]:
-    """The GPU in use. facts: host.json of a run on it; others: who else computes on it; unknown: why that
-    cannot be known, or None.
-    """
-    own: Mapping[str, Any] = facts.get("gpu") or {}
-    name = f"{own.get('name')}, {gib(own.get('memory_bytes'))}, capability {own.get('capability')}"
-    driver = f"{own.get('driver') or 'unknown'}, torch's CUDA {facts.get('cuda')}, cuDNN {facts.get('cudnn')}"
-    found = [Condition("GPU", "good", name), Condition("driver", "good", driver)]
-    missing = facts.get("nvml_missing")
-    if missing:
-        todo = (
-            "Install nvidia-ml-py and the driver's NVML; without it there is no energy, and throttling and other "
-            "processes go unseen."
-        )
-        return [*found, Condition("NVML", "warning", missing, todo)]
-    found += [Condition("NVML", "good", "answers"), _persistence(own.get("persistence")), _clocks(own)]
-    if others:
-        todo = "Stop them; `attnbench run --strict` refuses to measure beside them."
-        return [*found, Condition("other processes", "warning", "; ".join(others), todo)]
-    if unknown is not None:
-        todo = "nvidia-smi may list them; `attnbench run --strict` refuses to measure unless there are none."
-        return [*found, Condition("other processes", "note", f"unknown: {unknown}", todo)]
-    return [*found, Condition("other processes", "good", "none on the GPU in use")]
-
-
-def _persistence(mode: int | None) -> Condition:
-    todo = "As root: nvidia-smi --persistence-mode 1."
-    if mode is None:
-        return Condition("persistence", "note", "not stated", todo)
-    if not mode:
-        return Condition("persistence", "note", "off: the first use after a pause is slow", todo)
-    return Condition("persistence", "good", "on")
-
-
-def _clocks(own: Mapping[str, Any]) -> Condition:
-    now, most, power = (own.get(n) for n in ("sm_clock_mhz", "max_sm_clock_mhz", "power_limit_w"))
-    if now is None and most is None:
-        return Condition("clocks", "warning", "not stated", "Throttling goes unseen: compare within one run only.")
-    found = f"SM {now or 'unknown'} of {most or 'unknown'} MHz" + (f", power limit {power:g} W" if power else "")
-    todo = "For the smallest noise, as root: nvidia-smi --lock-gpu-clocks to a clock it can hold."
-    return Condition("clocks", "good", found, todo)
-
-
-def no_gpu(built_for: str | None, listed: int | None, why: str | None, visible: str | None) -> Condition:
-    """Why torch finds no GPU. built_for: torch's CUDA version; listed: how many NVML lists, None: unknown, and why;
-    visible: CUDA_VISIBLE_DEVICES where that names none of them.
-    """
-    if listed and built_for is None:
-        todo = "Install a build of torch for CUDA (https://pytorch.org/get-started/locally)."
-        return Condition("GPU", "missing", f"NVML lists {listed}, but this torch is built without CUDA", todo)
-    if listed and visible is not None:
-        found = f"hidden by CUDA_VISIBLE_DEVICES='{visible}', which names none of the {listed} that NVML lists"
-        return Condition("GPU", "missing", found, "Unset CUDA_VISIBLE_DEVICES, or name one that is there.")
-    if listed:
-        todo = f"A driver older than torch's CUDA {built_for} is the usual reason: see nvidia-smi, update the driver."
-        return Condition("GPU", "missing", f"NVML lists {listed}, but torch finds no usable one", todo)
-    found = f"none that torch's CUDA {built_for} can use"
-    if built_for is None:
-        found = "none" if listed == 0 else "this torch is built without CUDA; whether there is one is unknown"
-    names = ", ".join(name for name, metric in metrics().items() if metric.needs_gpu)
-    todo = f"{names} and impl cuda need one; everything else is measured on the CPU."
-    return Condition("GPU", "missing", found + (f" ({why})" if why else ""), todo)

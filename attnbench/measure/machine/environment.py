@@ -9,16 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import attnbench
+from attnbench.measure.device import device_of
 from attnbench.measure.machine import allocator, host
 
 PACKAGES = ("torch", "triton", "numpy", "pandas", "scipy", "nvidia-ml-py")
 
 
 def collect(device: str) -> dict[str, Any]:
-    """Everything that a number may depend on. device: "cpu" or "cuda". Imports torch; on "cuda" starts CUDA."""
+    """environment.json: everything that a number may depend on.
+
+    Args:
+        device: the name of the kind that is measured on; the device is started.
+    """
+    return {
+        **software(),
+        "device": device,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **host.facts(),
+        **device_of(device).facts(),
+    }
+
+
+def software() -> dict[str, Any]:
+    """What is installed, and how torch is set. Imports torch."""
     import torch
 
-    found: dict[str, Any] = {
+    return {
         "attnbench": attnbench.__version__,
         "commit": commit(),
         "python": platform.python_version(),
@@ -27,21 +43,7 @@ def collect(device: str) -> dict[str, Any]:
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "allocator": allocator.described(),
-        "device": device,
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **host.facts(),
     }
-    if device == "cuda":
-        from attnbench.kernels.support import tf32_allowed
-        from attnbench.measure.machine.nvml import Gpu, nvml_missing
-
-        found["gpu"] = Gpu.current().facts()
-        found["gpu_name"] = Gpu.current().name
-        found["cuda"] = torch.version.cuda
-        found["cudnn"] = torch.backends.cudnn.version()
-        found["tf32"] = tf32_allowed()
-        found["nvml_missing"] = nvml_missing()
-    return found
 
 
 def commit() -> str | None:

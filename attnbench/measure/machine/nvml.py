@@ -57,11 +57,6 @@ class Gpu:
     name: str
     capability: str
 
-    @classmethod
-    def current(cls) -> Gpu:
-        """The GPU that torch uses by default in this process. Starts CUDA."""
-        return _current()
-
     @cached_property
     def _handle(self) -> Any | None:
         module = nvml()
@@ -134,14 +129,6 @@ class Gpu:
             "max_sm_clock_mhz": self._ask("nvmlDeviceGetMaxClockInfo", 1),
             "power_limit_w": (self._ask("nvmlDeviceGetPowerManagementLimit") or 0) / 1e3 or None,
         }
-
-
-@cache
-def _current() -> Gpu:
-    import torch
-
-    p = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return Gpu(str(p.uuid), p.L2_cache_size, p.total_memory, p.name, f"{p.major}.{p.minor}")
 
 
 class Unknown(Exception):

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 SPAN_S = 0.5
 """Calls go on for at least this long: NVML's counter moves every 20 to 100 ms."""
 
-COUNTER_STEP_J = 1e-3
-"""The counter is in whole millijoules."""
-
 METRIC = Metric(
     column="energy_j",
     columns={"energy_j": float, "energy_resolution_j": float},
@@ -34,23 +31,22 @@ METRIC = Metric(
 
 def timed(bench: Bench) -> dict[str, float]:
     """Joules per call of the whole board while calls follow one another, and the counter's step per call."""
-    from attnbench.measure.machine.nvml import Gpu
     from attnbench.measure.worker.prepared_cell import grad_mode
 
     subject = bench.subject
-    if subject.device != "cuda" or Gpu.current().energy_j() is None:
+    device = subject.device
+    if device.energy_j() is None:
         return {}
-    gpu = Gpu.current()
     count = 0
     with subject.spent.inside(), grad_mode(subject.cell.mode):
         subject.synchronise()
-        start, before = perf_counter(), gpu.energy_j()
+        start, before = perf_counter(), device.energy_j()
         while perf_counter() - start < SPAN_S:
             for call in subject.calls:
                 call()
             count += len(subject.calls)
             subject.synchronise()
-        after = gpu.energy_j()
+        after = device.energy_j()
     if after is None or before is None or after <= before:
         return {}
-    return {"energy_j": (after - before) / count, "energy_resolution_j": COUNTER_STEP_J / count}
+    return {"energy_j": (after - before) / count, "energy_resolution_j": device.energy_step_j / count}

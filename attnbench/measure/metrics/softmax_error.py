@@ -68,7 +68,7 @@ def check(bench: Bench) -> dict[str, float | int]:
     own_flops = subject.form.cost(problem, cell.params, "fwd").reference_flops
     if not affordable(subject, float(len(SCALES) * (own_flops + truth_flops))):
         return {}
-    drawn = heads(problem, torch.Generator(device=subject.device).manual_seed(SEED), "q", "k", "v")
+    drawn = heads(problem, torch.Generator(device=subject.device.type).manual_seed(SEED), "q", "k", "v")
     found: dict[str, float | int] = {}
     with subject.spent.inside(), torch.inference_mode():
         for scale in SCALES:

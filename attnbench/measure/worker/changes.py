@@ -72,10 +72,9 @@ class Observer:
         subject = self.subject
         with subject.spent.inside(), grad_mode(subject.cell.mode):
             outputs = call()
-            if subject.device == "cuda":
-                torch.cuda.current_stream().synchronize()  # not the device: other streams may be at work
+            subject.device.synchronise_stream()  # other streams may be at work
         differentiable = subject.cell.mode == "fwd_bwd"
-        misfit = misfit_of_output(outputs[0], self.problem, subject.device, differentiable=differentiable)
+        misfit = misfit_of_output(outputs[0], self.problem, subject.device.type, differentiable=differentiable)
         if misfit is not None:
             raise Wrong(misfit)
         return tuple(tensor.detach() for tensor in outputs)

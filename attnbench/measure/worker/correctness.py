@@ -20,9 +20,6 @@ from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Params, Problem
 from attnbench.registry import outside_definition
 
-AFFORDABLE_FLOPS = {"cpu": 1e10, "cuda": 2e13}
-"""A reference that executes more than this is not run in float64 at the timed size: about a second on each device."""
-
 ODD_SIDES = ((7, 9), (11, 13), (17, 19), (31, 33))
 """Height × width of the reduced image, tried in this order; a reduced sequence has as many tokens."""
 
@@ -85,7 +82,7 @@ def affordable(subject: Subject, flops: float | None = None) -> bool:
     cell = subject.cell
     if flops is None:
         flops = subject.form.cost(cell.problem, cell.params, cell.mode).reference_flops
-    if flops > AFFORDABLE_FLOPS[subject.device]:
+    if flops > subject.device.affordable_flops:
         return False
     reference_bytes = subject.forecast.reference_bytes
     if reference_bytes is None:  # judged by its FLOPs alone
@@ -115,7 +112,7 @@ def _takes(subject: Subject, problem: Problem) -> bool:
     if outside_definition(subject.operator, problem, cell.params, cell.scope) is not None:
         return False
     impl = subject.form.impls.get(cell.impl)
-    return impl is None or impl.why_not(problem, cell.params, subject.device) is None
+    return impl is None or impl.why_not(problem, cell.params, subject.device.type) is None
 
 
 def _check_on(subject: Subject, problem: Problem, inputs: Inputs, *changes: Change) -> Checked:
@@ -169,7 +166,7 @@ def _validated(subject: Subject) -> Callable[..., Tensor]:
     def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
         output = subject.call(problem, params, **tensors)
         differentiable = subject.cell.mode == "fwd_bwd"
-        misfit = misfit_of_output(output, problem, subject.device, differentiable=differentiable)
+        misfit = misfit_of_output(output, problem, subject.device.type, differentiable=differentiable)
         if misfit is not None:
             raise Wrong(misfit)
         return output

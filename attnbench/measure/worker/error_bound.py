@@ -37,10 +37,6 @@ CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2
 STORED = 8
 """Products stored in the working dtype between ℓ and a gradient: an attention's six, and the norm or map before it."""
 
-CPU_SDPA_EPS = 2.0**-18
-"""Stands for eps in float32 SDPA on the CPU: torch's kernel there has an exponential of 20 bits (`exp_u20`), and the
-error of a weight is that of an exponential and of their sum."""
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -80,7 +76,7 @@ def bound_of(subject: Subject, problem: Problem, reference_error: float, scale: 
 
 def _eps(subject: Subject, problem: Problem) -> float:
     eps = torch.finfo(torch_dtype(problem)).eps
-    return max(eps, CPU_SDPA_EPS) if subject.cell.impl == "sdpa" and subject.device == "cpu" else eps
+    return max(eps, subject.device.sdpa_eps) if subject.cell.impl == "sdpa" else eps
 
 
 def terms_of(subject: Subject, problem: Problem, inputs: Inputs, output: Tensor) -> Iterator[Terms]:

@@ -6,29 +6,18 @@ import os
 import traceback
 
 from attnbench.errors import described, printable
+from attnbench.measure.device import Device
 from attnbench.store.records import Status
 
 CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:"
 """How the RuntimeError of torch's CPU allocator begins; torch has no type of its own for it."""
 
-CUDA_OUT_OF_MEMORY = 2
-"""cudaErrorMemoryAllocation, the `error_code` of a torch.AcceleratorError."""
 
-
-def status_of(error: BaseException, device: str) -> Status:
-    """ "oom" where an allocation failed, "crashed" where the CUDA context does not answer any more, else "error"."""
-    import torch
-
-    if type(error) is RuntimeError and str(error).startswith(CPU_ALLOCATOR):
+def status_of(error: BaseException, device: Device) -> Status:
+    """ "oom" where an allocation failed, "crashed" where the device answers no more in this process, else "error"."""
+    if (type(error) is RuntimeError and str(error).startswith(CPU_ALLOCATOR)) or device.out_of_memory(error):
         return "oom"
-    if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY:
-        return "oom"
-    if device == "cuda":
-        try:
-            torch.cuda.synchronize()
-        except Exception:  # an error that stays: every later call in this process would give it
-            return "crashed"
-    return "error"
+    return "crashed" if device.is_lost() else "error"
 
 
 def text_of(error: BaseException) -> str:

@@ -10,9 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.measure.worker.prepared_cell import Subject
 
-KERNEL_PREFIX = "cuda:"
-"""Marks launched kernels among the operations of a visit."""
-
 
 class Dispatched(TorchDispatchMode):
     """Counts the operators that reach a backend while it is active, by name without a default overload."""
@@ -38,29 +35,20 @@ def operations(subject: Subject) -> dict[str, int]:
     call = subject.calls[0]
     with Dispatched() as seen:
         subject.perform(call)
-    return {**dict(sorted(seen.counts.items())), **(_kernels(subject) if subject.device == "cuda" else {})}
+    launched = subject.device.launched_kernels(lambda: subject.perform(call))
+    prefix = kernel_prefix(subject)
+    return {**dict(sorted(seen.counts.items())), **{prefix + name: count for name, count in launched.items()}}
 
 
-def _kernels(subject: Subject) -> dict[str, int]:
-    """Kernels in the order of their device time, longest first."""
-    from torch._C._autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        subject.perform(subject.calls[0])
-    events = [e for e in profiler.events() if e.device_type == DeviceType.CUDA]
-    time: Counter[str] = Counter()
-    count: Counter[str] = Counter()
-    for event in events:
-        if not event.name.startswith(("Memcpy", "Memset")):
-            time[event.name] += event.device_time_total
-            count[event.name] += 1
-    return {KERNEL_PREFIX + name: count[name] for name, _ in time.most_common()}
+def kernel_prefix(subject: Subject) -> str:
+    """Marks launched kernels among the operations of a visit."""
+    return f"{subject.device.type}:"
 
 
 def kernel(subject: Subject, seen: Mapping[str, int]) -> str:
     """What the `kernel` column says: the longest kernel on CUDA, SDPA's backend, else what the impl states."""
-    launched = [name.removeprefix(KERNEL_PREFIX) for name in seen if name.startswith(KERNEL_PREFIX)]
+    prefix = kernel_prefix(subject)
+    launched = [name.removeprefix(prefix) for name in seen if name.startswith(prefix)]
     impl = subject.cell.impl
     if launched and impl != "reference":
         return launched[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.inputs import torch_dtype
+from attnbench.measure.device import Device
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.returned import misfit_of_inputs
 from attnbench.operator import Form, Inputs, Operator
@@ -59,12 +60,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class Subject:
-    """The cell, its operator and the callable of its impl, on one device ("cpu" or "cuda")."""
+    """The cell, its operator and the callable of its impl, on one device."""
 
     cell: Cell
     operator: Operator
     call: Callable[..., Tensor]
-    device: str
+    device: Device
     memory_limit: int
     forecast: Forecast
     spent: Spent = field(default_factory=Spent)
@@ -82,9 +83,9 @@ class Subject:
 
     def inputs(self, problem: Problem, seed: int) -> Inputs:
         """Inputs of a problem, the same for a seed in every process on this device. Raises Misfit."""
-        generator = Generator(device=self.device).manual_seed(seed)
+        generator = Generator(device=self.device.type).manual_seed(seed)
         made = self.form.make_inputs(problem, self.cell.params, generator)
-        misfit = misfit_of_inputs(made, problem, self.device)
+        misfit = misfit_of_inputs(made, problem, self.device.type)
         if misfit is not None:
             raise Misfit(misfit)
         return made
@@ -123,8 +124,7 @@ class Subject:
 
     def synchronise(self) -> None:
         """Waits for the device."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        self.device.synchronise()
 
     def release(self) -> None:
         """Lets go of the sets; they are made again when asked for."""
@@ -170,7 +170,7 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return replace(inputs, data=cast(inputs.data), parameters=cast(inputs.parameters), choices=cast(inputs.choices))
 
 
-def subject_of(cell: Cell, source: Source, device: str, memory_limit: int, forecast: Forecast) -> Subject:
+def subject_of(cell: Cell, source: Source, device: Device, memory_limit: int, forecast: Forecast) -> Subject:
     """Imports the operator and its impl."""
     operator = source.load()
     form = operator.forms[cell.scope]

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import IO, Any
 
+from attnbench.measure.device import device_of
 from attnbench.measure.protocol import (
     Answer,
     EnvironmentAnswer,
@@ -99,7 +100,7 @@ def _answer(request: Request[Answer]) -> Answer:
     if isinstance(request, RatesRequest):
         from attnbench.measure.machine.peak_rates import rates
 
-        return RatesAnswer(rates(request.device, request.dtypes))
+        return RatesAnswer(rates(device_of(request.device), request.dtypes))
     assert isinstance(request, VisitRequest)
     from attnbench.measure.worker.visiting import make_visit
 
@@ -133,9 +134,10 @@ def _with_changes(request: Request[Answer], answer: Answer, changes: Sequence[st
 
 def _reasons(request: SupportRequest) -> Iterator[tuple[Status, str | None]]:
     """Of each cell; an operator's file that cannot say is an error, and shown as such."""
+    device = device_of(request.device).type
     sources = operators(request.operators_from)
     for cell in request.cells:
         try:
-            yield "skipped", why_not(sources[cell.operator].load(), cell, request.device)
+            yield "skipped", why_not(sources[cell.operator].load(), cell, device)
         except BaseException as error:
             yield "error", text_of(error)

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from attnbench.measure.device import device_names, device_of
+
 OWN_VARIABLES = (
     "CUDA_MODULE_LOADING", "DISABLE_CUPTI_", "KINETO_", "TEARDOWN_CUPTI", "TORCHINDUCTOR_", "_TORCHINDUCTOR_",
     "TRITON_",
@@ -54,13 +56,10 @@ def _threads() -> int | None:
     return None if "torch._inductor.async_compile" in sys.modules else _thread._count()
 
 
-def _cuda() -> tuple[object, ...]:
-    if not torch.cuda.is_initialized():
-        return 0, True
-    stream = torch.cuda.current_stream()
-    return torch.cuda.current_device(), stream == torch.cuda.default_stream()
+DEVICES = tuple(map(device_of, device_names()))
+"""Every kind; their modules are imported before any operator's."""
 
-
+_TYPES = sorted({device.type for device in DEVICES})
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_STACK)
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 _SETTINGS: dict[str, Callable[[], object]] = {
@@ -69,8 +68,8 @@ _SETTINGS: dict[str, Callable[[], object]] = {
     "torch's number of threads": torch.get_num_threads,
     "torch's grad mode": torch.is_grad_enabled,
     "torch's inference mode": torch.is_inference_mode_enabled,
-    "torch's autocast": lambda: [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
-    "torch's autocast dtype": lambda: [torch.get_autocast_dtype(device) for device in ("cpu", "cuda")],
+    "torch's autocast": lambda: [torch.is_autocast_enabled(name) for name in _TYPES],
+    "torch's autocast dtype": lambda: [torch.get_autocast_dtype(name) for name in _TYPES],
     "torch's anomaly mode": torch.is_anomaly_enabled,
     "torch's active modes": lambda: torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack(),
     "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled,
@@ -95,7 +94,6 @@ _SETTINGS: dict[str, Callable[[], object]] = {
         torch.backends.cuda.math_sdp_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
     ],
-    "the current CUDA device or stream": _cuda,
     "denormal numbers": lambda: "flushed" if sys.float_info.min / 2 == 0.0 else "kept",
     "the working directory": _working_directory,
     "sys.path": lambda: tuple(sys.path),
@@ -109,6 +107,7 @@ _SETTINGS: dict[str, Callable[[], object]] = {
     "the processors it may use": lambda: os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
     "its priority": lambda: os.getpriority(os.PRIO_PROCESS, 0),
     "a resource limit": lambda: [resource.getrlimit(each) for each in _LIMITS],
+    **{name: setting for device in DEVICES for name, setting in device.settings.items()},
 }
 """By what a person calls them. A setting that cannot be read (None) counts as one that does not change."""
 
@@ -168,9 +167,8 @@ def replaced(before: State, after: State) -> list[str]:
 
 def same_random_numbers() -> None:
     """Seeds the global generators alike: what one operator draws from them is not what the next one finds."""
-    torch.default_generator.manual_seed(0)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(0)
+    for device in DEVICES:
+        device.seed(0)
     random.seed(0)
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:

@@ -12,9 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
-import torch
-
-from attnbench.measure.machine.nvml import Gpu
 from attnbench.measure.protocol import THROTTLED
 from attnbench.measure.worker import sampling
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, grad_mode
@@ -28,9 +25,6 @@ WARM_UP_S = 0.05
 
 CLOCK_UP_S = 2.0
 """The longest wait for the SM clock to stop rising."""
-
-QUEUE_S = 0.02
-"""The longest a launch is held back behind the sleep kernel."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,6 @@ class Timing:
 
 def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
     """Calls each set once and then for a while. Returns the seconds of the fastest call, synchronised."""
-    gpu = Gpu.current() if subject.device == "cuda" else None
     fastest, index = float("inf"), 0
     begun = perf_counter()
     clock = 0
@@ -59,7 +52,7 @@ def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
             index += 1
             elapsed = perf_counter() - begun
             if elapsed >= seconds and index >= len(subject.calls):
-                now = gpu.sm_clock_mhz() if gpu else None
+                now = subject.device.clock_mhz()
                 if now is None or now <= clock * 1.01 or elapsed >= CLOCK_UP_S:
                     return fastest
                 clock, seconds = now, elapsed + WARM_UP_S
@@ -82,7 +75,6 @@ def wall_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
     """
     calls = subject.calls
     block = 1 if estimate >= BLOCK_S else -(-max(1, round(BLOCK_S / max(estimate, 1e-9))) // len(calls)) * len(calls)
-    gpu = Gpu.current() if subject.device == "cuda" else None
     order = [calls[i % len(calls)] for i in range(block)]
     synchronise = subject.synchronise
 
@@ -97,39 +89,24 @@ def wall_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
         seconds = (perf_counter() - start) / block
         del outputs
         flags = ["switched"] if _involuntary_switches() != switches else []
-        return seconds, "+".join(flags + (gpu.flags() if gpu else []))
+        return seconds, "+".join(flags + subject.device.flags())
 
     return collect(subject, measure, sample)
 
 
 def device_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
-    """Seconds per call between CUDA events: L2 flushed before, launches queued behind a bounded sleep kernel.
+    """Seconds per call by the device's own clock, which it has.
 
-    estimate: seconds of one call, synchronised: the sleep is a little longer, so that the device starts only when
-    all launches are queued; an impl that synchronises inside is not held back. A sample whose launches took longer
-    than the sleep is flagged "gaps": launch gaps may be in it.
+    Args:
+        estimate: seconds of one call, synchronised.
     """
-    gpu = Gpu.current()
-    flush = torch.empty(2 * gpu.l2_bytes // 4, dtype=torch.int32, device="cuda")
-    hold = 0.0 if subject.synchronises else min(QUEUE_S, 1.5 * estimate + 2e-5)
-    cycles = int(hold * gpu.max_sm_clock_hz)
+    assert subject.device.clock is not None
+    timed = subject.device.clock(estimate, subject.synchronises)
+    calls = subject.calls
 
     def sample(index: int) -> tuple[float, str]:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        call = subject.calls[index % len(subject.calls)]
-        torch.cuda.synchronize()
-        flush.zero_()
-        begun = perf_counter()
-        if cycles:
-            torch.cuda._sleep(cycles)
-        start.record()
-        outputs = call()
-        end.record()
-        queued = perf_counter() - begun
-        torch.cuda.synchronize()
-        del outputs
-        flags = ["gaps"] if queued > hold and not subject.synchronises else []
-        return start.elapsed_time(end) / 1e3, "+".join(flags + gpu.flags())
+        seconds, flags = timed(calls[index % len(calls)])
+        return seconds, "+".join(flags)
 
     return collect(subject, measure, sample)
 

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import torch
 
+from attnbench.measure.device import Device, device_of
 from attnbench.measure.protocol import VisitAnswer, VisitRequest
 from attnbench.measure.worker import answers, correctness, operations, timing
 from attnbench.measure.worker.failures import status_of, text_of
@@ -36,9 +37,10 @@ def make_visit(request: VisitRequest) -> VisitAnswer:
 
 def _visit(request: VisitRequest) -> VisitAnswer:
     bench: Bench | None = None
+    device = device_of(request.device)
     try:
         limit_host_memory(request.host_limit)
-        bench = _bench(request)
+        bench = _bench(request, device)
         return _check(bench) if request.phase == "check" else _time(bench, request)
     except Wrong as error:
         return VisitAnswer("wrong", str(error))
@@ -49,19 +51,18 @@ def _visit(request: VisitRequest) -> VisitAnswer:
     except torch.OutOfMemoryError as error:
         return VisitAnswer("oom", f"out of GPU memory: {text_of(error)}")
     except BaseException as error:  # an operator's own failure, whatever it is, is that visit's reason
-        status = status_of(error, request.device)
+        status = status_of(error, device)
         return VisitAnswer(status, ("out of memory: " if status == "oom" else "") + text_of(error))
     finally:
         if bench is not None:
             bench.subject.release()
-        if request.device == "cuda":
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):
+            device.empty_cache()
 
 
-def _bench(request: VisitRequest) -> Bench:
+def _bench(request: VisitRequest, device: Device) -> Bench:
     source = operators(request.operators_from)[request.cell.operator]
-    subject = subject_of(request.cell, source, request.device, request.memory_limit, request.forecast)
+    subject = subject_of(request.cell, source, device, request.memory_limit, request.forecast)
     return Bench(subject, request.measure)
 
 
