@@ -1,13 +1,13 @@
-"""What a crossover search saves, against a grid of factor √2 over the same range, measured to the same precision.
+"""The time that a crossover search saves against a grid of factor √2 over the same range, at the same precision.
 
     python benchmarks/crossover_search.py [OPERATOR] [--low 64] [--high 2048] [--precision 15%]
 
-Both are measured on the CPU into temporary folders, with the same measure settings. The grid is given as many rounds as
-the search took, and is charged only for those after which its own interval was within the precision: all of them, where
-it never was. Compared is the time inside the operators' calls, summed over the visits, checks included.
+Both are measured on the CPU into temporary folders, with the same measure settings. The grid has as many rounds as the
+search took; its time counts only up to the round in which its interval reaches the precision, or all rounds where it
+never does. The times compared are those inside the operators' calls, summed over the visits, checks included.
 
 Exits 1 where the search takes more than a quarter of the grid's time, where the two crossings contradict each other,
-and where nothing is shown: no crossing up to high / 4, or a search that ended wider than the precision.
+and where nothing is shown: no crossing up to high / 4, or a search that ended without the precision.
 """
 
 from __future__ import annotations
@@ -33,8 +33,14 @@ SHARE = 0.25
 
 @dataclass(frozen=True)
 class Spent:
-    """What it took to know a crossing: rounds, visits, seconds inside the operators' calls. half: of the interval,
-    relative; infinite where it is open or there is no crossing."""
+    """The cost of a crossing.
+
+    Attributes:
+        crossing: None where there is none.
+        half: half the interval's relative width; infinite where it is open or there is no crossing.
+        rounds, visits: how many it took.
+        seconds: inside the operators' calls.
+    """
 
     crossing: Crossing | None
     half: float
@@ -44,26 +50,26 @@ class Spent:
 
     def __str__(self) -> str:
         c = self.crossing
-        found = f"{c.at:.0f} [{c.low:.0f}, {c.high:.0f}] {c.direction}, " if c and c.at and c.low and c.high else ""
+        place = f"{c.at:.0f} [{c.low:.0f}, {c.high:.0f}] {c.direction}, " if c and c.at and c.low and c.high else ""
         return (
-            f"{self.seconds:7.1f} s in {self.visits} visits of {self.rounds} rounds: {found or 'no closed interval, '}"
+            f"{self.seconds:7.1f} s in {self.visits} visits of {self.rounds} rounds: {place or 'no closed interval, '}"
             f"±{self.half:.1%}"
         )
 
 
 def upto(run: Run, rounds: int, operator: str) -> Spent:
-    """What a run knew, and had spent, after so many rounds."""
+    """The crossing of a run, and its cost, after so many rounds."""
     part = replace(run, visits=run.visits[run.visits["round"] <= rounds])
     table = summarise(part, ["wall_time"]).panels[0].tables[0]
     line = next(line for line in table.lines if line.series.operator == operator)
-    found = line.against_baseline.crossings if line.against_baseline else ()
-    best = min((c for c in found if c.at is not None), key=half_width, default=None)
+    crossings = line.against_baseline.crossings if line.against_baseline else ()
+    best = min((c for c in crossings if c.at is not None), key=half_width, default=None)
     half = half_width(best) if best else float("inf")
     return Spent(best, half, rounds, len(part.visits), float(part.visits["operator_s"].sum()))
 
 
 def needed(run: Run, operator: str, precision: float) -> Spent:
-    """The same after the fewest rounds that reach the precision; after all of them where none does."""
+    """The same after the fewest rounds that reach the precision; after all rounds where none does."""
     last = int(run.visits["round"].max())
     every = [upto(run, rounds, operator) for rounds in range(min(LEAST_ROUNDS, last), last + 1)]
     return next((spent for spent in every if spent.half <= precision), every[-1])
@@ -77,15 +83,15 @@ def grid(suite: dict[str, Any], low: int, high: int, rounds: int) -> dict[str, A
     return {**suite, "sweep": [{"seq_len": sizes}], "measure": {**suite["measure"], "rounds": rounds}}
 
 
-def attnbench(*arguments: object) -> None:
-    command = [sys.executable, "-m", "attnbench", *map(str, arguments), "--device", "cpu"]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
+def attnbench(*words: object) -> None:
+    command = [sys.executable, "-m", "attnbench", *map(str, words), "--device", "cpu"]
+    process = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{process.stderr[-2000:]}")
 
 
 def verdict(search: Spent, gridded: Spent, precision: float, high: int) -> str:
-    """What is wrong; empty where the claim is shown."""
+    """The reason why the claim is not shown; empty where it is."""
     if search.crossing is None or search.crossing.at is None or search.crossing.at > high / 4:
         return f"nothing shown: no crossing up to {high // 4}; choose another range or operator"
     if search.half > precision:
@@ -102,25 +108,27 @@ def main() -> int:
     parser.add_argument("--low", type=int, default=64)
     parser.add_argument("--high", type=int, default=2048)
     parser.add_argument("--precision", default="15%")
-    given = parser.parse_args()
-    precision = fraction(0.005, 1.0)(given.precision)
+    args = parser.parse_args()
+    precision = fraction(0.005, 1.0)(args.precision)
     with tempfile.TemporaryDirectory() as folder:
         searched, gridded = Path(folder) / "search", Path(folder) / "grid"
-        ends = ("--low", given.low, "--high", given.high, "--precision", given.precision)
-        attnbench("crossover", given.operator, *ends, "--out", searched)
+        ends = ("--low", args.low, "--high", args.high, "--precision", args.precision)
+        attnbench("crossover", args.operator, *ends, "--out", searched)
         run = read_run(searched)
         rounds = int(run.visits["round"].max())
-        text = yaml.safe_dump(grid(run.suite, given.low, given.high, rounds))
+        text = yaml.safe_dump(grid(run.suite, args.low, args.high, rounds))
         (Path(folder) / "grid.yaml").write_text(text)
         attnbench("run", Path(folder) / "grid.yaml", "--out", gridded)
-        search, whole = upto(run, rounds, given.operator), needed(read_run(gridded), given.operator, precision)
-    print(f"{given.operator} against softmax, seq_len {given.low} to {given.high}, to ±{given.precision}")
+        search, on_grid = (
+            upto(run, rounds, args.operator),
+            needed(read_run(gridded), args.operator, precision),
+        )
+    print(f"{args.operator} against softmax, seq_len {args.low} to {args.high}, to ±{args.precision}")
     print(f"search      {search}")
-    print(f"grid of √2  {whole}" + ("" if whole.half <= precision else " (wider: its time is a lower bound)"))
-    wrong = verdict(search, whole, precision, given.high)
-    print(
-        f"the search takes {search.seconds / whole.seconds:.0%} of the grid's time (limit {SHARE:.0%}) {wrong}".strip()
-    )
+    print(f"grid of √2  {on_grid}" + ("" if on_grid.half <= precision else " (wider: its time is a lower bound)"))
+    wrong = verdict(search, on_grid, precision, args.high)
+    share = search.seconds / on_grid.seconds
+    print(f"the search takes {share:.0%} of the grid's time (limit {SHARE:.0%}) {wrong}".strip())
     return int(bool(wrong))
 
 

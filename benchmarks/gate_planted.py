@@ -1,4 +1,4 @@
-"""What the gate study plants: extra work of a known share in one operator, and lost complexity in many."""
+"""What the gate study plants: a known share of extra work in one operator, and lost complexity in many."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ CHUNKING = """    q, k, v = (tensors[name] for name in "qkv")
 
 
 def write_timed(folder: Path, extra: Mapping[int, int], most: int) -> Path:
-    """The operator with this much extra work by size, in a folder of its own. Returns the file."""
+    """Writes the operator with extra work by size into a new folder. Returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{OPERATOR}.py"
     path.write_text(TIMED.format(extra=dict(sorted(extra.items())), most=most), encoding="utf-8")
@@ -102,19 +102,18 @@ def write_timed(folder: Path, extra: Mapping[int, int], most: int) -> Path:
 
 
 def calibrated() -> dict[float, dict[int, int]]:
-    """By slow-down and size, how many numbers make the operator slower by that share, measured here and now.
+    """By slow-down and size, how many numbers make the operator slower by that share, measured now.
 
-    In a process with the allocator of a worker; the operator's own time depends on it.
+    In a process with a worker's allocator, on which the operator's time depends.
     """
     environment = {**os.environ, **allocator.variables(os.environ)}
-    done = subprocess.run([sys.executable, __file__], env=environment, stdout=subprocess.PIPE, check=True)
-    return {
-        float(share): {int(n): count for n, count in sizes.items()} for share, sizes in json.loads(done.stdout).items()
-    }
+    process = subprocess.run([sys.executable, __file__], env=environment, stdout=subprocess.PIPE, check=True)
+    by_share = json.loads(process.stdout)
+    return {float(share): {int(n): count for n, count in sizes.items()} for share, sizes in by_share.items()}
 
 
 def _calibrate() -> dict[float, dict[int, int]]:
-    """From the fastest of many calls, which what else runs disturbs least."""
+    """From the fastest of many calls, which other load disturbs least."""
     import torch
 
     from attnbench.operators.sparse import local
@@ -124,7 +123,7 @@ def _calibrate() -> dict[float, dict[int, int]]:
     few, many = 2_000, 20_000
     numbers = torch.linspace(1, 9, many)
     results = torch.empty_like(numbers)
-    found: dict[float, dict[int, int]] = {share: {} for share in (0.0, *SLOW_DOWNS)}
+    counts: dict[float, dict[int, int]] = {share: {} for share in (0.0, *SLOW_DOWNS)}
     for n in SIZES:
         problem = Problem(n, 64, 4)
         inputs = local.make_inputs(problem, {}, torch.Generator().manual_seed(0))
@@ -134,9 +133,9 @@ def _calibrate() -> dict[float, dict[int, int]]:
         ]
         with torch.inference_mode():
             call, small, large = (min(timeit.repeat(c, number=1, repeat=400)) for c in calls)
-        for share in found:
-            found[share][n] = round(share * call * (many - few) / (large - small))
-    return found
+        for share in counts:
+            counts[share][n] = round(share * call * (many - few) / (large - small))
+    return counts
 
 
 def planted_complexities() -> Iterator[tuple[str, str, str, str]]:
@@ -153,14 +152,14 @@ def planted_complexities() -> Iterator[tuple[str, str, str, str]]:
         yield (
             f"{name}_mask",
             "N×N mask",
-            *_both(name, source.location, MASK, " with a mask of N² that it does not need"),
+            *_before_and_after(name, source.location, MASK, " with a mask of N² that it does not need"),
         )
         if name == "local":
             dense = ", all pairs at once in place of blocks"
-            yield (f"{name}_dense", "lost chunking", *_both(name, source.location, CHUNKING, dense))
+            yield (f"{name}_dense", "lost chunking", *_before_and_after(name, source.location, CHUNKING, dense))
 
 
-def _both(name: str, module: str, body: str, lost: str) -> Sequence[str]:
+def _before_and_after(name: str, module: str, body: str, lost: str) -> Sequence[str]:
     unchanged = COMPLEX.format(name=name, lost="", module=module, body=UNCHANGED)
     return unchanged, COMPLEX.format(name=name, lost=lost, module=module, body=body)
 

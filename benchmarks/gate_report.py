@@ -29,7 +29,7 @@ there are *disjoint* groups of blocks ("independent"); where these are few, the 
 """
 
 ALIKE = (("base", "again"), ("slower_2%", "slower_5%"), ("slower_10%", "slower_25%"))
-"""Pairs of processes of a block of which no two share one; they differ in the planted operator only."""
+"""Disjoint pairs of processes of a block; they differ in the planted operator only."""
 
 WORDS = {0: "pass", 1: "regression", 2: "cannot compare", 3: "undecided"}
 
@@ -82,17 +82,17 @@ def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], resampl
 
 
 def _plan(blocks: Blocks, block_s: float) -> tuple[int, str]:
-    """How many pairs per stage the decisions use, and why."""
+    """The number of pairs per stage that the decisions use, and the reason as text."""
     noise = tier1_paired.noise(gate_rules.pairs(blocks, "base", "again", blocks.numbers))
-    wanted, once, twice = tier1_paired.pairs_for(
+    planned, once, twice = tier1_paired.pairs_for(
         dict.fromkeys(noise.own, GATE.thresholds["wall_time"]), len(blocks.keys), noise
     )
-    used = min(wanted, len(blocks.numbers) // 2)
-    short = "" if used == wanted else f" (all that {len(blocks.numbers)} blocks give)"
+    used = min(planned, len(blocks.numbers) // 2)
+    short = "" if used == planned else f" (all that {len(blocks.numbers)} blocks give)"
     minutes = used * block_s / len(ALIKE) / 60
     return used, (
         f"Noise of a pair, the base against itself: {noise.typical:.1%} per cell (four cells in five stay below), "
-        f"{noise.shared:.1%} common to all cells. With it the gate plans {wanted} pairs per stage, which find "
+        f"{noise.shared:.1%} common to all cells. With it the gate plans {planned} pairs per stage, which find "
         f"{once.effect:.0%} with probability {once.power:.0%} and {twice.effect:.0%} with {twice.power:.0%}. The "
         f"decisions below use {used} pairs{short} per stage: {minutes:.1f} minutes, twice that where stage 1 marks all "
         "cells."
@@ -107,21 +107,21 @@ def _rules(blocks: Blocks, pairs: int, resamples: int) -> Iterator[str]:
     yield f"| tier 1 | false alarms per suite | {planted} | independent |"
     yield f"| --- | ---: | {' | '.join('---:' for _ in SLOW_DOWNS)} | ---: |"
     undecided: list[float] = []
-    others: list[float] = []
+    blames_others: list[float] = []
     for name, (rule, each) in rules.items():
-        same = rates(rule, blocks, "base", "again", each, resamples, "")
+        unchanged = rates(rule, blocks, "base", "again", each, resamples, "")
         slower = [rates(rule, blocks, "base", f"slower_{s:.0%}", each, resamples, OPERATOR) for s in SLOW_DOWNS]
-        shares = " | ".join([_share(same, same.alarms), *(_share(r, r.found) for r in slower)])
-        yield f"| {name} | {shares} | {same.independent} |"
+        shares = " | ".join([_share(unchanged, unchanged.alarms), *(_share(r, r.found) for r in slower)])
+        yield f"| {name} | {shares} | {unchanged.independent} |"
         if rule is gate_rules.gate:
-            undecided = [same.undecided, *(r.undecided for r in slower)]
-            others = [r.alarms for r in slower]
+            undecided = [unchanged.undecided, *(r.undecided for r in slower)]
+            blames_others = [r.alarms for r in slower]
     yield ""
     steps = [f"{share:.0%}" for share in SLOW_DOWNS]
     undecided_shares = ", ".join(
         f"{x:.1%} ({step})" for x, step in zip(undecided, ["nothing planted", *steps], strict=True)
     )
-    blamed_shares = ", ".join(f"{x:.1%} ({step})" for x, step in zip(others, steps, strict=True))
+    blamed_shares = ", ".join(f"{x:.1%} ({step})" for x, step in zip(blames_others, steps, strict=True))
     yield (
         f"The gate is undecided in {undecided_shares}; the naive rules never are. Where one operator is slower, the "
         f"gate also blames another in {blamed_shares}."
@@ -197,21 +197,21 @@ def _plan_of(decision: Mapping[str, Any]) -> str:
 
 def _outcomes(decisions: Sequence[Mapping[str, Any]]) -> str:
     slower = [d["exit_code"] for d in decisions if d["planted"]]
-    same = [d["exit_code"] for d in decisions if not d["planted"]]
-    words = ", ".join(f"{same.count(code)} {word}" for code, word in WORDS.items() if code in same)
+    unchanged = [d["exit_code"] for d in decisions if not d["planted"]]
+    words = ", ".join(f"{unchanged.count(code)} {word}" for code, word in WORDS.items() if code in unchanged)
     return f"Found: {slower.count(1)} of {len(slower)} slow-downs. With nothing planted: {words}."
 
 
 def _live(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for plan, group in groupby(decisions, key=_plan_of):
-        same = list(group)
-        yield f"## {len(same)} complete decisions by `attnbench gate`"
+        of_plan = list(group)
+        yield f"## {len(of_plan)} complete decisions by `attnbench gate`"
         yield ""
-        yield f"After one `attnbench calibrate`. The plan: {plan}. {_outcomes(same)}"
+        yield f"After one `attnbench calibrate`. The plan: {plan}. {_outcomes(of_plan)}"
         yield ""
         yield "| planted | decision | blamed | minutes | when |"
         yield "| ---: | --- | --- | ---: | --- |"
-        for d in same:
+        for d in of_plan:
             share = f"{d['planted']:.0%}" if d["planted"] else "nothing"
             blamed = ", ".join(d["slower"]) or "—"
             yield f"| {share} | {WORDS[d['exit_code']]} | {blamed} | {d['minutes']} | {d['date']} |"

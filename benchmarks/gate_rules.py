@@ -1,4 +1,4 @@
-"""The decisions that the gate study compares on the same recorded blocks: the gate's own, and three naive rules."""
+"""The decisions that the gate study compares on the same recorded blocks: the gate's and those of naive rules."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule concludes of a suite, and the cells that it blames."""
+    """A rule's decision on a suite, and the cells that it blames."""
 
     outcome: str
     blamed: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Blocks, str, str, Sequence[int]], Decision]
-"""(blocks, variant before, variant after, numbers of the blocks that may be looked at) → the decision."""
+"""(blocks, variant before, variant after, numbers of the blocks to use) → the decision."""
 
 
 def read(path: Path, keys: Mapping[str, str]) -> Blocks:
-    """The blocks of one condition; a block that was cut off is left out."""
+    """The blocks of one condition; an incomplete block is left out."""
     table = pd.read_csv(path, dtype={"samples_us": str})
-    whole = table.groupby("block").size()
-    table = table[table["block"].isin(whole[whole == whole.max()].index)]
+    rows = table.groupby("block").size()
+    table = table[table["block"].isin(rows[rows == rows.max()].index)]
     medians: dict[str, dict[tuple[int, str], float]] = {}
     samples: dict[str, dict[tuple[int, str], np.ndarray]] = {}
     for block, cell, variant, median, text in table.itertuples(index=False):
@@ -58,7 +58,7 @@ def read(path: Path, keys: Mapping[str, str]) -> Blocks:
 def pairs(
     blocks: Blocks, before: str, after: str, numbers: Sequence[int], cells: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """The pairs that `analysis.paired` takes: one per block, numbered anew."""
+    """The pairs that `tier1_paired` takes: one per block, numbered from 0."""
     rows = [
         (blocks.keys[cell], pair, blocks.medians[before][block, cell], blocks.medians[after][block, cell])
         for pair, block in enumerate(numbers)
@@ -75,10 +75,10 @@ def gate(
     first = pairs(blocks, before, after, numbers[:half], cells)
     keys = set(tier1_paired.marked(first, GATE, "wall_time"))
     second = pairs(blocks, before, after, numbers[half:], [c for c, key in blocks.keys.items() if key in keys])
-    found = tier1_paired.decide(first, second if keys else None, GATE, "wall_time")
+    findings = tier1_paired.decide(first, second if keys else None, GATE, "wall_time")
     names = {key: cell for cell, key in blocks.keys.items()}
-    blamed = frozenset(names[f.subject] for f in found if f.regression)
-    undecided = any(f.verdict == "undecided" for f in found)
+    blamed = frozenset(names[f.subject] for f in findings if f.regression)
+    undecided = any(f.verdict == "undecided" for f in findings)
     return Decision(FAILS if blamed else UNDECIDED if undecided else PASSES, blamed)
 
 
@@ -125,9 +125,13 @@ NAIVE: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares of resampled decisions: false alarms blame what was not planted, found ones what was.
+    """Shares of resampled decisions.
 
-    independent: how many disjoint groups of blocks there are.
+    Attributes:
+        found: blame the planted operator.
+        alarms: blame another one.
+        undecided: come to no decision.
+        independent: the number of disjoint groups of blocks.
     """
 
     found: float
@@ -151,7 +155,7 @@ class Rates:
 def rates(
     rule: Rule, blocks: Blocks, before: str, after: str, each: int, resamples: int, planted: str, seed: int = 0
 ) -> Rates:
-    """Decisions on random groups of `each` different blocks. planted: the operator that is slower; "": none is."""
+    """Decisions on random groups of `each` different blocks. planted: the slower operator; "": none."""
     rng = np.random.default_rng(seed)
     if each == 1:
         groups: list[tuple[int, ...]] = [(number,) for number in blocks.numbers]

@@ -3,8 +3,8 @@
     python benchmarks/gate_study.py [--blocks 60] [--loaded 30] [--live 10] [--out FOLDER] [--report FILE]
 
 A block is six fresh processes whose visits take turns as in `attnbench gate`: base, base again, and one operator made
-slower by 2, 5, 10 and 25 % with real extra work. What is there already is kept, so it can be interrupted and gone on
-with; --blocks 0 --loaded 0 --live 0 only writes the report again.
+slower by 2, 5, 10 and 25 % with real extra work. Recorded blocks are kept, so it can be interrupted and continued;
+--blocks 0 --loaded 0 --live 0 only writes the report again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from attnbench.plan import suite as suites
 
 VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}
 LIVE = (0.0, 0.10, 0.0, 0.05, 0.0, 0.10, 0.0, 0.25, 0.0, 0.10)
-"""The slow-downs of live decisions, in turns."""
+"""The slow-downs of successive live decisions."""
 
 LOAD = """
 import os, random, time
@@ -55,28 +55,28 @@ while os.getppid() == parent:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=60, help="clean blocks there shall be")
-    parser.add_argument("--loaded", type=int, default=30, help="blocks under a competing load there shall be")
-    parser.add_argument("--live", type=int, default=0, help="whole decisions by attnbench gate there shall be")
+    parser.add_argument("--blocks", type=int, default=60, help="clean blocks in all")
+    parser.add_argument("--loaded", type=int, default=30, help="blocks under a competing load in all")
+    parser.add_argument("--live", type=int, default=0, help="complete decisions by attnbench gate in all")
     parser.add_argument("--resamples", type=int, default=200, help="decisions drawn from the blocks")
     parser.add_argument("--out", type=Path, default=Path("results/reference/gate-study"))
     parser.add_argument("--report", type=Path, default=Path("docs/gate-study.md"))
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    study = Study(given.out)
-    for condition, wanted in (("clean", given.blocks), ("loaded", given.loaded)):
-        record(study, condition, wanted)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    study = Study(args.out)
+    for condition, total in (("clean", args.blocks), ("loaded", args.loaded)):
+        record(study, condition, total)
     complexities(study)
-    live(study, given.live)
+    live(study, args.live)
     import gate_report
 
-    gate_report.write(given.out, given.report, given.resamples)
-    print(given.report)
+    gate_report.write(args.out, args.report, args.resamples)
+    print(args.report)
     return 0
 
 
 class Study:
-    """study.json: the machine, what is planted, when it was recorded, and the decisions that are not resampled."""
+    """study.json: the machine, the planted work, when it was recorded, and the live decisions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -90,7 +90,7 @@ class Study:
         beside.replace(self.path)
 
     def extra(self) -> dict[float, dict[int, int]]:
-        """Planted numbers by slow-down and size; calibrated once, so that all blocks are of the same programs."""
+        """Planted numbers by slow-down and size; calibrated once, so that all blocks run the same programs."""
         if "planted" not in self.data:
             self.save(planted={str(share): by_size for share, by_size in gate_planted.calibrated().items()})
         return {float(s): {int(n): c for n, c in sizes.items()} for s, sizes in self.data["planted"].items()}
@@ -102,11 +102,11 @@ class Study:
             raise SystemExit(f"{self.path} was recorded on {stored}, this is {machine}. Record into another --out.")
 
 
-def record(study: Study, condition: str, wanted: int) -> None:
-    """Blocks until there are `wanted`; each is on disk when it ends."""
+def record(study: Study, condition: str, total: int) -> None:
+    """Records blocks until there are `total`; each is on disk when it ends."""
     path = study.folder / f"{condition}.csv"
-    done = pd.read_csv(path)["block"].max() if path.is_file() else 0
-    if done >= wanted:
+    recorded = pd.read_csv(path)["block"].max() if path.is_file() else 0
+    if recorded >= total:
         return
     extra = study.extra()
     with contextlib.ExitStack() as stack:
@@ -121,23 +121,23 @@ def record(study: Study, condition: str, wanted: int) -> None:
         study.same_machine(environment)
         sides = {}
         for name, file in files.items():
-            own = replace(plan, operators_from=(str(file),), code=None)
-            sides[name] = stack.enter_context(side(own, suite.text, environment, folder / f"run-{name}", None, tell))
+            side_plan = replace(plan, operators_from=(str(file),), code=None)
+            sides[name] = stack.enter_context(
+                side(side_plan, suite.text, environment, folder / f"run-{name}", None, tell)
+            )
             sides[name].check()
         cells = [(before,) * len(sides) for before, _ in both_survive((sides["base"], sides["again"]), {})]
         study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c, *_ in cells})
-        tell(f"{condition}: {wanted - done} blocks of {len(sides)} processes, {len(cells)} cells")
-        begun, first, turns = time.time(), int(done) + 1, Stage.of(cells, 1).turns
-        for block in range(first, wanted + 1):
+        tell(f"{condition}: {total - recorded} blocks of {len(sides)} processes, {len(cells)} cells")
+        begun, first, turns = time.time(), int(recorded) + 1, Stage.of(cells, 1).turns
+        for block in range(first, total + 1):
             stage = Stage(block * turns, 1, turns)
             measure_pairs(tuple(sides.values()), cells, stage, plan.seed, lambda text: None)
             store(path, block, stage, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
             each = (time.time() - begun) / (block - first + 1)
             study.save(**{f"{condition}_block_s": each, f"{condition}_until": time.strftime("%Y-%m-%d %H:%M")})
             study.data.setdefault(f"{condition}_from", time.strftime("%Y-%m-%d %H:%M", time.localtime(begun)))
-            tell(
-                f"{condition} block {block} of {wanted}: {each:.1f} s each, {(wanted - block) * each / 60:.0f} min left"
-            )
+            tell(f"{condition} block {block} of {total}: {each:.1f} s each, {(total - block) * each / 60:.0f} min left")
         study.save()
 
 
@@ -147,18 +147,18 @@ def store(path: Path, block: int, stage: Stage, folders: dict[str, Path], cells:
     rows = []
     for variant, folder in folders.items():
         run = read_run(folder)
-        own = run.samples[run.samples["round"].between(stage.first, stage.after - 1)]
-        samples = own.groupby("key")["seconds"].apply(list)
+        stage_samples = run.samples[run.samples["round"].between(stage.first, stage.after - 1)]
+        samples = stage_samples.groupby("key")["seconds"].apply(list)
         for (key, _), seconds in fastest(run.visits, "wall_time_s", stage).items():
-            taken = " ".join(f"{1e6 * s:.5g}" for s in samples[key])
-            rows.append((block, short[key], variant, f"{1e6 * seconds:.6g}", taken))
+            samples_text = " ".join(f"{1e6 * s:.5g}" for s in samples[key])
+            rows.append((block, short[key], variant, f"{1e6 * seconds:.6g}", samples_text))
     table = pd.DataFrame(rows, columns=["block", "cell", "variant", "median_us", "samples_us"])
     table.to_csv(path, mode="a", header=not path.is_file(), index=False)
 
 
 @contextlib.contextmanager
 def competing_load() -> Iterator[None]:
-    """Two processes that are busy by turns."""
+    """Two processes that are alternately busy and idle."""
     started = [subprocess.Popen([sys.executable, "-c", LOAD], stdout=subprocess.DEVNULL) for _ in range(2)]
     try:
         yield
@@ -185,28 +185,28 @@ def complexities(study: Study) -> None:
         plan, environment = plan_like(suite, "cpu", None)
         for side_name in ("base", "again", "head"):
             places = tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted)
-            own = replace(plan, operators_from=places, code=None)
-            with side(own, suite.text, environment, folder / f"run-{side_name}", None, tell) as runner:
+            side_plan = replace(plan, operators_from=places, code=None)
+            with side(side_plan, suite.text, environment, folder / f"run-{side_name}", None, tell) as runner:
                 runner.check()
         runs = {n: read_run(folder / f"run-{n}") for n in ("base", "again", "head")}
     other = {**runs["head"].environment, "threads": "another", "cpu": "another"}
     elsewhere = replace(runs["head"], environment=other)
-    found = {}
+    regressions = {}
     for label, pair in {
         "unchanged": (runs["base"], runs["again"]),
         "here": (runs["base"], runs["head"]),
         "elsewhere": (runs["base"], elsewhere),
     }.items():
         decision = tier0(*pair, suite.gate)
-        found[label] = sorted({f.name.split(":")[0].split()[0] for f in decision.regressions})
+        regressions[label] = sorted({f.name.split(":")[0].split()[0] for f in decision.regressions})
     kinds = {entry[0]: entry[1] for entry in planted}
-    study.save(complexities={"planted": kinds, **found})
+    study.save(complexities={"planted": kinds, **regressions})
 
 
-def live(study: Study, wanted: int) -> None:
-    """Whole decisions: attnbench calibrate once, then attnbench gate on a repository of its own."""
+def live(study: Study, total: int) -> None:
+    """Complete decisions: attnbench calibrate once, then attnbench gate on a new repository."""
     decisions = study.data.setdefault("live", [])
-    if len(decisions) >= wanted:
+    if len(decisions) >= total:
         return
     extra = study.extra()
     most = max(count for sizes in extra.values() for count in sizes.values())
@@ -219,25 +219,27 @@ def live(study: Study, wanted: int) -> None:
             subprocess.run(["git", "-C", str(root), *words], check=True)
         attnbench = [sys.executable, "-m", "attnbench"]
         subprocess.run([*attnbench, "calibrate", "suite.yaml", "--pairs", "12"], cwd=root, check=True)
-        for number in range(len(decisions), wanted):
+        for number in range(len(decisions), total):
             share = LIVE[number % len(LIVE)]
             gate_planted.write_timed(root, extra[share], most)
             begun = time.monotonic()
             words = ["gate", "suite.yaml", "--base", "HEAD", "--device", "cpu", "--out", f"run-{number}"]
-            done = subprocess.run([*attnbench, *words, "--format", "json"], cwd=root, stdout=subprocess.PIPE, text=True)
-            (found,) = json.loads(done.stdout)["comparisons"]
+            process = subprocess.run(
+                [*attnbench, *words, "--format", "json"], cwd=root, stdout=subprocess.PIPE, text=True
+            )
+            (decision,) = json.loads(process.stdout)["comparisons"]
             decisions.append(
                 {
                     "planted": share,
-                    "exit_code": done.returncode,
-                    "slower": sorted(f["name"] for f in found["findings"] if f["regression"]),
+                    "exit_code": process.returncode,
+                    "slower": sorted(f["name"] for f in decision["findings"] if f["regression"]),
                     "minutes": round((time.monotonic() - begun) / 60, 1),
-                    "plan": next((note for note in found["notes"] if "pairs of processes" in note), ""),
+                    "plan": next((note for note in decision["notes"] if "pairs of processes" in note), ""),
                     "date": time.strftime("%Y-%m-%d %H:%M"),
                 }
             )
             study.save()
-            tell(f"live decision {number + 1} of {wanted}: planted {share:.0%}, exit code {done.returncode}")
+            tell(f"live decision {number + 1} of {total}: planted {share:.0%}, exit code {process.returncode}")
 
 
 def tell(text: str) -> None:

@@ -1,9 +1,9 @@
-"""Compiles every shipped kernel configuration for sm_80, sm_90 and sm_100, with no GPU, and tables what each takes.
+"""Compiles every shipped kernel configuration for sm_80, sm_90 and sm_100, without a GPU, and prints their resources.
 
-Registers and stack per thread, shared memory per program, its limit. Exit 1 where registers have run out (`spills`, a
-few bytes of stack below the limit of registers are ptxas's choice), shared memory is over the limit, or one does not
-compile. Names after the command choose algorithms (`margins`, `kernelized.causal`); default: all. What fails is said
-at once, the table at the end. Triton keeps what it has built, so a sweep that was cut short goes on where it was.
+The table has registers and stack per thread, shared memory per program and its limit. Exit 1 where registers have run
+out (`spills`; a few bytes of stack below the limit of registers are ptxas's choice), shared memory is over the limit,
+or a configuration does not compile. Arguments choose algorithms (`margins`, `kernelized.causal`); default: all.
+Failures are printed immediately, the table at the end. Triton caches builds, so an interrupted sweep continues.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def main() -> int:
     parser.add_argument("--capability", type=int, action="append", choices=SHARED_MEMORY_LIMIT, help="default: all")
     parser.add_argument("--only", default="", help="configurations whose label or kernel contains this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="builds at a time; default: one for each core")
-    given = parser.parse_args()
-    wanted = [
+    args = parser.parse_args()
+    builds = [
         (name, index, capability)
-        for name in given.names
+        for name in args.names
         for index, c in enumerate(configurations(name))
-        for capability in given.capability or SHARED_MEMORY_LIMIT
-        if capability in c.capabilities and given.only in f"{c.kernel.__name__} {c.label}"
+        for capability in args.capability or SHARED_MEMORY_LIMIT
+        if capability in c.capabilities and args.only in f"{c.kernel.__name__} {c.label}"
     ]
-    table = Table(*COLUMNS, title=f"{len(wanted)} builds")
+    table = Table(*COLUMNS, title=f"{len(builds)} builds")
     failed, traded = 0, []
-    with ProcessPoolExecutor(given.jobs) as pool:
-        for row, fine, stack in pool.map(attempt, wanted, chunksize=4):
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for row, fine, stack in pool.map(attempt, builds, chunksize=4):
             failed += not fine
             if not fine:
                 print("  ".join(row), file=sys.stderr, flush=True)
@@ -49,20 +49,21 @@ def main() -> int:
                 traded.append(stack)
             table.add_row(*row, style="red" if not fine else "yellow" if stack else "")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
-    print(f"{len(wanted) - failed} of {len(wanted)} builds are fine: {len(wanted) - failed - len(traded)} use no stack")
+    within = len(builds) - failed
+    print(f"{within} of {len(builds)} builds are within the limits: {within - len(traded)} use no stack")
     if traded:
-        print(f"{len(traded)} give up {min(traded)} to {max(traded)} bytes of it, with registers to spare")
+        print(f"{len(traded)} use {min(traded)} to {max(traded)} bytes of stack with registers to spare")
     return 1 if failed else 0
 
 
 def configurations(name: str) -> list[Configuration]:
-    """Of one algorithm."""
+    """The configurations of one algorithm."""
     return list(DECLARED[name].configurations())
 
 
-def attempt(wanted: tuple[str, int, int]) -> tuple[list[str], bool, int]:
+def attempt(build_of: tuple[str, int, int]) -> tuple[list[str], bool, int]:
     """A row of the table, whether the build is within the limits, and its bytes of stack."""
-    name, index, capability = wanted
+    name, index, capability = build_of
     configuration = configurations(name)[index]
     head = [configuration.kernel.__name__, configuration.label, str(capability), str(configuration.num_warps)]
     limit = SHARED_MEMORY_LIMIT[capability]

@@ -2,11 +2,11 @@
 
     python benchmarks/operators.py [--seq-len 2048] [--channels 256] [--only NAME ...]
 
-A low share is not a fault where the operator is bound by memory or by elementwise work. The last column is the time
-over what its cost predicts: reference_flops at the matmul's rate, plus elementwise operations and required traffic at
-the rate of an exponential. A row is flagged `slow` where it is more than FLAG_ABOVE times that and above 0.2 ms.
-Timings are the best of several calls, in one process, with both rates taken again for each row so that drift cancels.
-With OMP_NUM_THREADS=1 they are CPU time, which other work on the machine hardly changes.
+A low share is expected where the operator is bound by memory or by elementwise work. The last column is the time over
+the time predicted from its cost: reference_flops at the matmul's rate, plus elementwise operations and required traffic
+at the rate of an exponential. A row is flagged `slow` above FLAG_ABOVE times that and 0.2 ms. Times are the best of
+several calls in one process, with both rates measured again for each row so that drift cancels. With OMP_NUM_THREADS=1
+they are CPU time, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attnbench.problem import MODES, Mode, Problem
 from attnbench.registry import operators, outside_definition, resolve
 
 FLAG_ABOVE = 4.0
-"""A row is flagged when it takes more than this many times its products at the matmul's rate plus its traffic."""
+"""The ratio of measured to predicted time above which a row is flagged."""
 
 
 def best_of(call: Callable[[], object], seconds: float = 0.6) -> float:
@@ -57,23 +57,23 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--only", nargs="*")
-    given = parser.parse_args()
-    side = int(given.seq_len**0.5)
-    table = Table(title=f"References on {torch.get_num_threads()} threads, N = {given.seq_len}, C = {given.channels}")
+    args = parser.parse_args()
+    side = int(args.seq_len**0.5)
+    table = Table(title=f"References on {torch.get_num_threads()} threads, N = {args.seq_len}, C = {args.channels}")
     columns = ("operator", "kind", "mode", "ms", "GFLOP", "of matmul", "time / (products + elements)", "")
     for column in columns:
         table.add_column(column, justify="left" if column in ("operator", "kind", "mode") else "right")
     for name, source in operators().items():
-        if given.only and name not in given.only:
+        if args.only and name not in args.only:
             continue
         operator = source.load()
         for kind in operator.params["kind"].choices if "kind" in operator.params else ("",):
             params = resolve(operator, {"kind": kind} if kind else {})
-            problem = Problem(given.seq_len, given.channels, given.heads)
+            problem = Problem(args.seq_len, args.channels, args.heads)
             if "sequence" not in operator.domains:
-                problem = Problem.image(side, side, given.channels, given.heads)
+                problem = Problem.image(side, side, args.channels, args.heads)
             if outside_definition(operator, problem, params, "core") is not None:
-                problem = Problem(given.seq_len, given.channels, given.heads, causal=True)
+                problem = Problem(args.seq_len, args.channels, args.heads, causal=True)
             for mode in MODES:
                 table.add_row(name, str(kind), mode, *row(operator.forms["core"], problem, params, mode))
     Console(width=120).print(table)

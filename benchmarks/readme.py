@@ -1,4 +1,4 @@
-"""Puts the tables of the reference runs into README.md, between its markers; what `make readme` runs.
+"""Updates the tables of the reference runs in README.md, between its markers, for `make readme`.
 
     python benchmarks/readme.py [--check]
 
@@ -23,13 +23,13 @@ def sections(markdown: str, level: int) -> dict[str, str]:
     return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
 
 
-def tables(what: str) -> str:
-    run, options, panel, headings = (part.strip() for part in what.split("|"))
+def tables(marker: str) -> str:
+    run, options, panel, headings = (part.strip() for part in marker.split("|"))
     command = [sys.executable, "-m", "attnbench", "show", run, *options.split(), "--format", "markdown"]
-    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    (text,) = (text for title, text in sections(shown, 2).items() if panel in title)
-    kept = sections(text, 3)
-    return "\n\n".join(f"**{name}**\n\n{kept[name]}" for name in map(str.strip, headings.split(";")))
+    markdown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (text,) = (text for title, text in sections(markdown, 2).items() if panel in title)
+    by_heading = sections(text, 3)
+    return "\n\n".join(f"**{name}**\n\n{by_heading[name]}" for name in map(str.strip, headings.split(";")))
 
 
 def main() -> None:

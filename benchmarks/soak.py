@@ -102,25 +102,25 @@ KINDS = (
 def faulty_cells(failures: int) -> dict[str, tuple[Cell, Kind]]:
     """Cells that fail, by key, each a series of its own, so that none is skipped because of another."""
     kinds = [kind for kind in KINDS for _ in range(kind.share)]
-    found = {}
+    cells = {}
     for index in range(failures):
         kind = kinds[index % len(kinds)]
         params = {"from_n": 10**6 + index}
         # What remembers has no gradient to give: it would fail before it is found wrong.
         mode = "fwd" if kind.impl.startswith("caches") else MODES[index % 2]
         cell = Cell("faulty", kind.impl, "core", mode, Problem(16 + 8 * (index % 12), 8), params)
-        found[cell.key] = (cell, kind)
-    return found
+        cells[cell.key] = (cell, kind)
+    return cells
 
 
 def honest_cells() -> list[Cell]:
-    found = []
+    cells = []
     for name in HONEST:
         operator = operators()[name].load()
         params = resolve(operator, {})
         for impl in ("reference", *(i for i in operator.forms["core"].impls if i == "sdpa")):
-            found += [Cell(name, impl, "core", m, Problem(n, 32, 2), params) for n in HONEST_SIZES for m in MODES]
-    return found
+            cells += [Cell(name, impl, "core", m, Problem(n, 32, 2), params) for n in HONEST_SIZES for m in MODES]
+    return cells
 
 
 def victim_cells() -> list[Cell]:
@@ -168,7 +168,7 @@ def soak_failures(failures: int, place: Path) -> str:
     rows = mixed.results.set_index("key")
 
     _same_figures(calm, mixed, keys)
-    counted = [{v.key: (v.operations, v.kernel) for v in found if v.round == 0} for found in (calm_visits, visits)]
+    counted = [{v.key: (v.operations, v.kernel) for v in stored if v.round == 0} for stored in (calm_visits, visits)]
     assert all(counted[0][key] == counted[1][key] for key in keys), "other operations than without failures"
     _nothing_lost(mixed, visits, cells, honest)
     assert children() == before, f"processes are left: {children() - before}"
@@ -178,12 +178,12 @@ def soak_failures(failures: int, place: Path) -> str:
         assert (lost.round, lost.status) == (killed[cell.key], "crashed"), lost
         assert rows.loc[cell.key, "status"] == "ok"
         assert "SIGKILL" in lost.reason, lost.reason
-    told = Counter(v.status for v in visits if v.status != "ok")
-    assert told.total() >= failures + len(victims), told
-    counts = ", ".join(f"{count} {status}" for status, count in told.most_common())
+    failed_statuses = Counter(v.status for v in visits if v.status != "ok")
+    assert failed_statuses.total() >= failures + len(victims), failed_statuses
+    counts = ", ".join(f"{count} {status}" for status, count in failed_statuses.most_common())
     workers = len({v.process for v in visits})
     return (
-        f"{told.total()} injected failures ({counts}) in {len(visits)} visits by {workers} workers; "
+        f"{failed_statuses.total()} injected failures ({counts}) in {len(visits)} visits by {workers} workers; "
         f"{len(honest)} other cells identical to a run without them, nothing lost, nothing twice, no worker left"
     )
 
@@ -211,8 +211,8 @@ def _nothing_lost(run: Run, visits: Sequence[Visit], cells: Sequence[Cell], hone
     assert set(places.values()) == {1}, "a visit is there twice"
     assert list(places) == list(zip(run.visits["key"], run.visits["round"], strict=True)), "a stored visit is lost"
     assert {key for key, round in places if round == 0} == {cell.key for cell in cells}, "a cell was not checked"
-    wanted = {(cell.key, round) for cell in honest for round in range(MEASURE.rounds + 1)}
-    assert wanted <= set(places), f"visits are lost: {sorted(wanted - set(places))[:5]}"
+    planned = {(cell.key, round) for cell in honest for round in range(MEASURE.rounds + 1)}
+    assert planned <= set(places), f"visits are lost: {sorted(planned - set(places))[:5]}"
     samples = run.samples.groupby(["key", "round"]).size().to_dict()
     assert samples == {(v.key, v.round): v.samples for v in visits if v.samples}, "samples are lost or there twice"
 
@@ -234,7 +234,7 @@ def one_case(case: int, shared: Path) -> Done:
     draw = random.Random(f"soak {case}")
     is_folder = draw.random() < FOLDER_SHARE
     begun = time.monotonic()
-    what, kind, refused, fault = "run folder" if is_folder else "suite", "not judged", False, None
+    target, kind, refused, fault = "run folder" if is_folder else "suite", "not judged", False, None
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         try:
@@ -251,8 +251,8 @@ def one_case(case: int, shared: Path) -> Done:
             seconds = time.monotonic() - begun
             frame = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {str(error)[:400]} ({Path(frame.filename).name}, line {frame.lineno})"
-            print(f"case {case} ({what}, {kind}): {fault}", flush=True)
-    return Done(case, f"{what}, {kind}", refused, seconds, fault)
+            print(f"case {case} ({target}, {kind}): {fault}", flush=True)
+    return Done(case, f"{target}, {kind}", refused, seconds, fault)
 
 
 @cache
@@ -272,10 +272,10 @@ def _through_the_command_line(case: int, original: Run | None, place: Path) -> N
         path.with_suffix(".yaml").write_bytes(data)
         words = ["run", path.with_suffix(".yaml"), "--dry-run"]
     command = [sys.executable, "-m", "attnbench", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
-    assert done.returncode in (0, 1, 2, 3), f"{words[0]}: {mutation.kind}: exit code {done.returncode}"
-    assert "Traceback" not in done.stderr, f"{words[0]}: {mutation.kind}: {done.stderr[-300:]}"
-    assert done.returncode != 2 or done.stderr.count("\n") < 100, "a message is a paragraph"
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert process.returncode in (0, 1, 2, 3), f"{words[0]}: {mutation.kind}: exit code {process.returncode}"
+    assert "Traceback" not in process.stderr, f"{words[0]}: {mutation.kind}: {process.stderr[-300:]}"
+    assert process.returncode != 2 or process.stderr.count("\n") < 100, "a message is a paragraph"
 
 
 def summary_of(done: Sequence[Done]) -> tuple[str, int]:
@@ -301,14 +301,14 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--case", type=int, help="only this mutation")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if given.case is None:
-            return soak(given.failures, given.cases, given.processes, folder)
-        done = one_case(given.case, folder)
-        print(done)
-        return int(done.fault is not None)
+        if args.case is None:
+            return soak(args.failures, args.cases, args.processes, folder)
+        case = one_case(args.case, folder)
+        print(case)
+        return int(case.fault is not None)
 
 
 def soak(failures: int, cases: int, processes: int, folder: Path) -> int:
@@ -316,11 +316,11 @@ def soak(failures: int, cases: int, processes: int, folder: Path) -> int:
     begun = time.monotonic()
     faults = 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        done = pool.imap_unordered(partial(one_case, shared=folder), range(cases), chunksize=20)
+        cases_done = pool.imap_unordered(partial(one_case, shared=folder), range(cases), chunksize=20)
         if failures:
             print(soak_failures(failures, folder), f"({time.monotonic() - begun:.0f} s)", flush=True)
         if cases:
-            text, faults = summary_of(list(done))
+            text, faults = summary_of(list(cases_done))
             print(text, f"({time.monotonic() - begun:.0f} s)", flush=True)
     return int(bool(faults))
 

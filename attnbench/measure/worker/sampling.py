@@ -70,14 +70,6 @@ def centre(samples: Sequence[float]) -> Centre:
     return Centre(median(ordered), ordered[rank - 1], ordered[-rank])
 
 
-def next_look(n: int, measure: Measure) -> int:
-    """How many samples there shall be when the interval is next looked at, n being there."""
-    look = FIRST_LOOK
-    while look <= n:
-        look *= 2
-    return min(look, measure.max_samples)
-
-
 def enough(samples: Sequence[float], elapsed: float, measure: Measure) -> str | None:
     """Why to stop now ("precise", "max_samples", "max_time"), or None: go on until the next look.
 

@@ -245,4 +245,3 @@ UNION_CUDA = Impl(_union_cuda, "FlexAttention, block mask", _flex_why_not)
 
 OWN = Form(own_block, make_inputs, own_cost, impls={"cuda": OWN_CUDA})
 SUMMARIES = Form(summaries, make_inputs, summary_cost, impls={"cuda": SUMMARIES_CUDA})
-UNION = Form(union, make_inputs, union_cost, impls={"cuda": UNION_CUDA})
