@@ -15,7 +15,12 @@ from attnbench.store.records import ENDED_AS
 
 @dataclass(frozen=True)
 class Baseline:
-    """points: the cell to compare with at each size, by label. members: names of the series they come from."""
+    """What series are compared with.
+
+    Args:
+        points: by label, the cell to compare with at that size.
+        members: names of the series that these come from.
+    """
 
     name: str
     points: Mapping[str, Point]
@@ -34,11 +39,14 @@ def named(panel: Panel, baseline: str) -> Baseline | None:
 
 
 def check(panels: Sequence[Panel], baseline: str) -> None:
-    """Raises BadInput where no panel has the baseline."""
+    """Nothing where a panel has the baseline.
+
+    Raises: BadInput where none has it.
+    """
     if not any(named(panel, baseline) for panel in panels):
-        have = sorted({f"{s.operator}:{s.impl}" for panel in panels for s in panel.series})
+        names = sorted({f"{s.operator}:{s.impl}" for panel in panels for s in panel.series})
         raise BadInput(
-            f"--baseline {baseline}: this run has no such series. It has {', '.join(have)}. "
+            f"--baseline {baseline}: this run has no such series. It has {', '.join(names)}. "
             "Give one of them as operator or operator:impl."
         )
 
@@ -56,33 +64,32 @@ def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Base
     candidates = [series for series in panel.series if is_exact(series, exact)]
     points: dict[str, Point] = {}
     for label in panel.sizes:
-        found = [p for series in candidates if (p := series.at(label)) is not None]
-        known = [p for p in found if p.key in quantity.levels]
-        if known:
-            points[label] = min(known, key=lambda p: quantity.levels[p.key].level)
-        elif found:
-            points[label] = next((p for p in found if p.status == "ok"), found[0])
+        tried = [p for series in candidates if (p := series.at(label)) is not None]
+        measured = [p for p in tried if p.key in quantity.levels]
+        if measured:
+            points[label] = min(measured, key=lambda p: quantity.levels[p.key].level)
+        elif tried:
+            points[label] = next((p for p in tried if p.status == "ok"), tried[0])
     members = frozenset(series.name for series in candidates)
     return Baseline(quantity.metric.best_exact, points, members) if points else None
 
 
 def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Pair]:
     """The sizes that a series and its baseline have, ascending. A failed call loses no analytic figure."""
-    found = []
+    sizes = []
     levels = quantity.levels
-    own = fate(series.points)
-    other = fate(sorted(baseline.points.values(), key=lambda p: p.size))
+    fates, baseline_fates = fate(series.points), fate(sorted(baseline.points.values(), key=lambda p: p.size))
     for label, size in panel.sizes.items():
         a, b = series.at(label), baseline.points.get(label)
         if a is not None and b is not None:
-            fates = ("", "") if quantity.metric.analytic else (own[label], other[label])
-            found.append(Pair(size, label, levels.get(a.key), levels.get(b.key), *fates))
-    return found
+            statuses = ("", "") if quantity.metric.analytic else (fates[label], baseline_fates[label])
+            sizes.append(Pair(size, label, levels.get(a.key), levels.get(b.key), *statuses))
+    return sizes
 
 
 def fate(points: Sequence[Point]) -> dict[str, str]:
     """Status by label, where what was skipped because it would run out of memory or time has that status."""
-    found = {}
+    statuses = {}
     frontier = ""
     for point in points:
         status = point.status
@@ -90,5 +97,5 @@ def fate(points: Sequence[Point]) -> dict[str, str]:
             frontier = status
         elif status == "skipped":  # runs that stored no cause: beyond a failure nothing is tried
             status = ENDED_AS.get(point.cause, frontier if not point.cause and frontier else status)
-        found[point.label] = status
-    return found
+        statuses[point.label] = status
+    return statuses

@@ -71,10 +71,10 @@ class Quantity:
         """The sizes of a series with the levels on which growth is judged; of `executed`, whether they are counts."""
         levels = self.executed or self.levels
         points = [point for point in series.points if point.key in levels]
-        found = [(point.size, levels[point.key]) for point in points]
+        sizes = [(point.size, levels[point.key]) for point in points]
         if not self.executed:
-            return found, None
-        return found, "counted" if all(point.key in self.counted for point in points) else "stated"
+            return sizes, None
+        return sizes, "counted" if all(point.key in self.counted for point in points) else "stated"
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """The 95 % interval of a value; None from one round, and where no rounds measured it."""

@@ -1,4 +1,4 @@
-"""results.csv from visits: one row per key. Derived only, so that it can always be made again."""
+"""results.csv from visits: one row per key. It is derived, so it can be made again at any time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ def derive(visits: DataFrame) -> DataFrame:
     status: the check's where it is not ok; `wrong` where any round found the output wrong, and then no time;
     ok as long as one timed round gave a time (reason names the rounds that were lost), else the timed rounds' own.
     What a metric takes in timed rounds is derived from them as its `Metric.derived` says; the rest is the check's.
+
+    Args:
+        visits: one row per visit, as `Run.visits`.
     """
     import pandas as pd
 
     timed = [(metric, _intervals(visits, metric)) for metric in metrics().values() if metric.timed]
-    groups: dict[str, list[dict[str, Any]]] = {}
+    visits_by_key: dict[str, list[_Row]] = {}
     for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
-        groups.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
-    rows = [_row(key, group, timed) for key, group in groups.items()]
+        visits_by_key.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
+    rows = [_row(key, group, timed) for key, group in visits_by_key.items()]
     table = pd.DataFrame(rows, columns=list(result_columns()))
     for name in table.columns:
         if name in visits and name not in CELL_COLUMNS:
@@ -40,14 +43,19 @@ def derive(visits: DataFrame) -> DataFrame:
 
 
 def write(folder: Path, visits: DataFrame) -> DataFrame:
-    """Derives results.csv and replaces it atomically. Returns what was written. Raises OSError."""
+    """Derives results.csv of a run folder and replaces it atomically.
+
+    Returns: its rows. Raises: OSError.
+    """
     table = derive(visits)
     replace(folder / RESULTS, table.to_csv(index=False))
     return table
 
 
+_Row = dict[str, Any]
+
 _Intervals = dict[Hashable, tuple[float, float, float]]
-"""The centre over timed rounds and the ends of its interval, by key."""
+"""By key, the centre over timed rounds and the ends of its interval."""
 
 
 def _intervals(visits: DataFrame, metric: Metric) -> _Intervals:
@@ -55,51 +63,56 @@ def _intervals(visits: DataFrame, metric: Metric) -> _Intervals:
 
     if metric.derived != "interval":
         return {}
-    found = intervals(visits, metric.column).to_dict("index")
-    return {key: (each["value"], each["low"], each["high"]) for key, each in found.items()}
+    table = intervals(visits, metric.column).to_dict("index")
+    return {key: (row["value"], row["low"], row["high"]) for key, row in table.items()}
 
 
-def _row(key: str, group: list[dict[str, Any]], timed: list[tuple[Metric, _Intervals]]) -> dict[str, Any]:
-    rounds = [visit for visit in group if visit["round"] > 0]
-    checks = [visit for visit in group if visit["round"] == 0]
+def _row(key: str, visits: list[_Row], timed: list[tuple[Metric, _Intervals]]) -> _Row:
+    """The row of a cell from its visits."""
+    rounds = [visit for visit in visits if visit["round"] > 0]
+    checks = [visit for visit in visits if visit["round"] == 0]
     first = (checks or rounds)[0]
-    good = [visit for visit in rounds if visit["status"] == "ok"]
-    row = {**first, **_status(first, rounds, good), "rounds": len(good)}
-    row["samples"] = sum(int(visit["samples"]) for visit in good)
+    ok = [visit for visit in rounds if visit["status"] == "ok"]
+    row = {**first, **_status(first, rounds, ok), "rounds": len(ok)}
+    row["samples"] = sum(int(visit["samples"]) for visit in ok)
     for metric, intervals in timed:
-        row.update(_over_rounds(metric, good if row["status"] == "ok" else [], intervals.get(key)))
+        row.update(_over_rounds(metric, ok if row["status"] == "ok" else [], intervals.get(key)))
     return row
 
 
-def _over_rounds(
-    metric: Metric, good: list[dict[str, Any]], interval: tuple[float, float, float] | None
-) -> dict[str, Any]:
-    """The columns of a timed metric from the rounds that are ok; missing: None."""
-    found = {name: _middle([visit[name] for visit in good if name in visit]) for name in metric.columns}
+def _over_rounds(metric: Metric, visits: list[_Row], interval: tuple[float, float, float] | None) -> _Row:
+    """The columns of a timed metric from the visits that count; missing: None."""
+    figures = {name: _middle([visit[name] for visit in visits if name in visit]) for name in metric.columns}
     if metric.derived == "interval":
-        ends = interval if interval is not None and good else (None, None, None)
-        found.update(zip((metric.column, *metric.ends), ends, strict=True))
-    return found
+        ends = interval if interval is not None and visits else (None, None, None)
+        figures.update(zip((metric.column, *metric.ends), ends, strict=True))
+    return figures
 
 
 def _middle(values: list[Any]) -> Any:
     """The median of what is not missing; of counts a count."""
     import pandas as pd
 
-    known = [value for value in values if not pd.isna(value)]
-    if not known:
+    present = [value for value in values if not pd.isna(value)]
+    if not present:
         return None
-    return float(median(known)) if any(isinstance(value, float) for value in known) else median_low(known)
+    return float(median(present)) if any(isinstance(value, float) for value in present) else median_low(present)
 
 
-def _status(first: dict[str, Any], timed: list[dict[str, Any]], good: list[dict[str, Any]]) -> dict[str, Any]:
-    """status, reason and cause of a row."""
-    own = {name: first[name] for name in ("status", "reason", "cause")}
-    if own["status"] != "ok":
-        return own
-    lost = [visit for visit in timed if visit["status"] != "ok"]
-    told = "; ".join(f"round {v['round']}: {v['status']}, {v['reason']}" for v in lost)
-    decisive = next((visit for visit in lost if visit["status"] == "wrong"), lost[0] if lost and not good else None)
+def _status(first: _Row, rounds: list[_Row], ok: list[_Row]) -> _Row:
+    """status, reason and cause of a row.
+
+    Args:
+        first: the check.
+        rounds: the timed visits.
+        ok: those of them that are.
+    """
+    outcome = {name: first[name] for name in ("status", "reason", "cause")}
+    if outcome["status"] != "ok":
+        return outcome
+    lost = [visit for visit in rounds if visit["status"] != "ok"]
+    reasons = "; ".join(f"round {v['round']}: {v['status']}, {v['reason']}" for v in lost)
+    decisive = next((visit for visit in lost if visit["status"] == "wrong"), lost[0] if lost and not ok else None)
     if decisive is not None:
-        return {"status": decisive["status"], "reason": told, "cause": decisive["cause"]}
-    return {**own, "reason": told or own["reason"]}
+        return {"status": decisive["status"], "reason": reasons, "cause": decisive["cause"]}
+    return {**outcome, "reason": reasons or outcome["reason"]}

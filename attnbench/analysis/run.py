@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 class Run:
     """A stored run, checked.
 
-    visits: one row per visit in the order stored: key, CELL_COLUMNS, device, round, process, order, status, reason,
-    kernel, samples, threads, contract, cause, warnings, operations, then every metric column (missing: NaN or NA).
-    environment: environment.json. suite_text: suite.yaml as run. stored_keys: by key, the one in the run's files,
-    where `analysis.matching` has completed cells.
+    Args:
+        folder: its files.
+        visits: one row per visit in the order stored: key, CELL_COLUMNS, device, round, process, order, status, reason,
+            kernel, samples, threads, contract, cause, warnings, operations, then every metric column (missing: NaN or
+            NA).
+        environment: environment.json.
+        suite_text: suite.yaml as run.
+        stored_keys: by key, the one in the run's files, where `compare.matching` has completed cells.
     """
 
     folder: Path
@@ -39,26 +43,35 @@ class Run:
 
     @cached_property
     def results(self) -> DataFrame:
-        """results.csv, derived again from the visits: one row per key."""
+        """results.csv, derived from the visits: one row per key."""
         from attnbench.analysis.results import derive
 
         return derive(self.visits)
 
     @cached_property
     def suite(self) -> dict[str, Any]:
-        """suite.yaml as plain data; nothing that it names is imported. Raises BadInput."""
+        """suite.yaml as plain data; nothing that it names is imported.
+
+        Raises: BadInput.
+        """
         from attnbench.yaml_file import parse
 
         return parse(self.suite_text, str(self.folder / SUITE))
 
     @property
     def baseline(self) -> str:
-        """The operator that the suite compares the others with. Raises BadInput."""
+        """The operator that the suite compares the others with.
+
+        Raises: BadInput.
+        """
         return self._named("baseline") or BASELINE
 
     @property
     def name(self) -> str:
-        """The suite's name, or the folder's. Raises BadInput."""
+        """The suite's name, or the folder's.
+
+        Raises: BadInput.
+        """
         return self._named("name") or self.folder.name
 
     def _named(self, key: str) -> str:
@@ -80,9 +93,9 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """The run stored in a folder. Raises BadInput where it is none, or where what it holds cannot be trusted.
+    """The run stored in a folder. A torn last line is a visit that never finished, and is left out.
 
-    A torn last line is a visit that never finished, and is left out.
+    Raises: BadInput where the folder is no run, or where what it holds cannot be trusted.
     """
     from attnbench.store.frames import frame
 

@@ -20,7 +20,14 @@ from attnbench.store.records import Cause
 
 @dataclass(frozen=True)
 class Point:
-    """One cell of a series. size: N, h · w or C. label: the size as written ("1024", "14x28")."""
+    """One cell of a series.
+
+    Args:
+        size: its place on the axis.
+        label: the size as written ("1024", "14x28").
+        key: the cell's.
+        status, reason, cause: of its row in results.csv.
+    """
 
     size: int
     label: str
@@ -32,9 +39,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """An operator with its params and impl along an axis. points: by ascending size.
+    """An operator with its params and impl along an axis.
 
-    name: `operator`, the params in which the run's series of this operator differ, `:impl` unless it is the reference.
+    Args:
+        name: `operator`, the params in which the run's series of this operator differ, `:impl` unless it is the
+            reference.
+        params: as canonical JSON.
+        points: by ascending size.
     """
 
     name: str
@@ -55,8 +66,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Series that may be compared. fixed: what they have in common, by column (head_dim instead of heads where the
-    channel axis keeps that)."""
+    """Series that may be compared.
+
+    Args:
+        axis: its name.
+        fixed: by column, what they have in common; of two sizes whose product varies, the one that is constant.
+    """
 
     axis: str
     fixed: Mapping[str, Any]
@@ -65,8 +80,8 @@ class Panel:
     @property
     def sizes(self) -> dict[str, int]:
         """Every size of the panel by its label, ascending."""
-        found = {p.label: p.size for s in self.series for p in s.points}
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+        sizes = {p.label: p.size for s in self.series for p in s.points}
+        return dict(sorted(sizes.items(), key=lambda item: item[1]))
 
     @property
     def title(self) -> str:
@@ -79,34 +94,37 @@ class Panel:
 
 
 def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
-    """The panels of a run, sequences first, then images, then channels; a cell that varies along no axis with others
-    stands in a panel of one size.
+    """The panels of a run, in the order of AXES; a cell that varies along no axis with others stands in a panel of one
+    size.
 
-    results: one row per key (`Run.results`). axis: only this one. Raises BadInput where it is no axis, or one
-    that the run does not vary.
+    Args:
+        results: one row per key, as `Run.results`.
+        axis: the only one that is wanted; None: all.
+
+    Raises: BadInput where that is no axis, or one that the run does not vary.
     """
     if axis is not None and axis not in AXES:
         raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
     rows = [_row(row) for row in results[_USED].to_dict("records")]
     names = _names(rows)
-    found: list[Panel] = []
+    every: list[Panel] = []
     placed: set[str] = set()
     for each in AXES.values():
         for fixed in _fixed(each):
             groups = [_panel(each, common, group, names) for common, group in _grouped(rows, each, fixed)]
             wide = [panel for panel in groups if len(panel.sizes) > 1]
-            found += wide
+            every += wide
             placed |= {point.key for panel in wide for series in panel.series for point in series.points}
             if wide:
                 break
     rest = [row for row in rows if row["key"] not in placed]
     for each in AXES.values():
         if each.domain:
-            found += [_panel(each, common, group, names) for common, group in _grouped(rest, each, _fixed(each)[0])]
-    chosen = [panel for panel in found if axis in (None, panel.axis)]
+            every += [_panel(each, common, group, names) for common, group in _grouped(rest, each, _fixed(each)[0])]
+    chosen = [panel for panel in every if axis in (None, panel.axis)]
     if axis is not None and not chosen:
-        have = ", ".join(dict.fromkeys(panel.axis for panel in found)) or "none"
-        raise BadInput(f"--axis {axis}: this run does not vary it; it varies {have}. Choose one of these.")
+        varied = ", ".join(dict.fromkeys(panel.axis for panel in every)) or "none"
+        raise BadInput(f"--axis {axis}: this run does not vary it; it varies {varied}. Choose one of these.")
     return chosen
 
 
@@ -171,12 +189,11 @@ def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]
         by_operator.setdefault(operator, []).append(json.loads(params))
     names = {}
     for operator, impl, params in lines:
-        own = json.loads(params)
-        others = by_operator[operator]
-        differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
-        told = ",".join(f"{name}={_text(own[name])}" for name in differing)
+        values, others = json.loads(params), by_operator[operator]
+        differing = [name for name in values if any(other.get(name) != values[name] for other in others)]
+        text = ",".join(f"{name}={_text(values[name])}" for name in differing)
         names[operator, impl, params] = (
-            f"{operator}{' ' + told if told else ''}{'' if impl == 'reference' else ':' + impl}"
+            f"{operator}{' ' + text if text else ''}{'' if impl == 'reference' else ':' + impl}"
         )
     return names
 

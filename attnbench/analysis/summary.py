@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """One cell of a table. value None: `status` and `reason` say why. best: of its column, identity apart.
-    first_win: the smallest size at which the series is clearly cheaper than the baseline. vs_baseline: their ratio.
-    curve: the figure and what it is judged by along the metric's curve, where it has one."""
+    """One size of a series in a table.
+
+    Args:
+        label, size: on the panel's axis.
+        value: None: `status` and `reason` say why.
+        low, high: the ends of its interval; None: it has none.
+        best: whether it is the least of its column, identity apart.
+        first_win: whether this is the smallest size at which the series is clearly cheaper than the baseline.
+        vs_baseline: its ratio to the baseline's.
+        curve: the figure and what it is judged by along the metric's curve, where it has one.
+    """
 
     label: str
     size: int
@@ -42,11 +51,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A series in one metric. exact: whether it computes softmax attention. estimates: the exact map that it is an
-    estimate of. origin: of FLOPs, whether `scaling` is of what was counted or of what is stated. stated: the growth
-    that the operator's definition gives; None where it says nothing of this axis, metric or impl. against_baseline,
-    against_exact (`Metric.best_exact`): None for the baseline's own series, without one, and where the metric is not
-    comparable; then `scaling` is None too."""
+    """A series in one metric.
+
+    Args:
+        exact: whether it computes softmax attention.
+        estimates: the exact map that it is an estimate of.
+        figures: by ascending size.
+        scaling: its growth; None where the metric is not comparable, or sizes are too few.
+        origin: of an analytic metric, whether `scaling` is of what was counted or of what is stated.
+        stated: the growth that the operator's definition gives; None where it says nothing of this axis, metric or
+            impl.
+        agreement: of `scaling` with `stated`.
+        against_baseline, against_exact (`Metric.best_exact`): None for the baseline's own series, without one, and
+            where the metric is not comparable.
+    """
 
     series: Series
     exact: bool
@@ -71,8 +89,14 @@ class Table:
 
 @dataclass(frozen=True)
 class PanelReport:
-    """One panel: its tables, one per metric, and what to use. skipped: series that ran elsewhere in the run and not
-    here, with the reason."""
+    """What is shown of one panel.
+
+    Args:
+        baseline: `operator[:impl]`.
+        tables: one per metric.
+        recommendations: one per size.
+        skipped: by series that ran elsewhere in the run and not here, the reason.
+    """
 
     panel: Panel
     baseline: str
@@ -83,7 +107,13 @@ class PanelReport:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run. baseline: `operator[:impl]`. name: the suite's. skipped: series that never ran, with the reason."""
+    """What is shown of a run.
+
+    Args:
+        name: the suite's.
+        baseline: `operator[:impl]`.
+        skipped: by series that never ran, the reason.
+    """
 
     name: str
     baseline: str
@@ -100,59 +130,86 @@ class _Definitions:
     estimates: Mapping[str, str]
 
 
-def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None, axis: str | None = None) -> Summary:
-    """metrics: those to show (none: all that the run has); baseline: None takes the suite's; axis: None is all.
+@dataclass(frozen=True)
+class _Column:
+    """What the lines of one table share.
 
-    Raises BadInput where the run has no such metric, baseline or axis.
+    Args:
+        reference: the baseline; None: the panel has none.
+        cheapest: the best exact softmax; None: there is none, or it is the baseline.
+        best: by label, the least level of the contenders.
     """
-    wanted = tuple(metrics)
-    placed = placed_metrics()
-    known = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
+
+    panel: Panel
+    quantity: Quantity
+    reference: Baseline | None
+    cheapest: Baseline | None
+    definitions: _Definitions
+    best: Mapping[str, float]
+
+
+def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None, axis: str | None = None) -> Summary:
+    """Everything that is shown of a run.
+
+    Args:
+        metrics: those to show; none: all with a place that the run has.
+        baseline: None: the suite's.
+        axis: None: all.
+
+    Raises: BadInput where the run has no such metric, baseline or axis.
+    """
+    wanted, placed = tuple(metrics), placed_metrics()
+    quantities = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
     for name in wanted:
-        if not known[name].values:
+        if not quantities[name].values:
             raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
-    shown = [known[name] for name in wanted or placed if known[name].values]
-    found = panels(run.results, axis)
+    shown = [quantities[name] for name in wanted or placed if quantities[name].values]
+    every = panels(run.results, axis)
     if baseline is not None:
-        check(found, baseline)
-    base = baseline or run.baseline
-    own = _Definitions(
-        frozenset(run.environment.get("exact", ())),
-        run.environment.get("stated", {}),
-        run.environment.get("estimates", {}),
+        check(every, baseline)
+    definitions = _Definitions(
+        exact=frozenset(run.environment.get("exact", ())),
+        stated=run.environment.get("stated", {}),
+        estimates=run.environment.get("estimates", {}),
     )
-    measured = [known[name] for name in placed if known[name].values]
-    time = next((q for q in measured if q.metric.role == "time"), None)
-    memory = next((q for q in measured if q.metric.role == "memory"), None)
-    analytic = next((q for q in measured if q.metric.analytic), None)
-    never = _never_ran(found)
+    measured = [quantities[name] for name in placed if quantities[name].values]
+    never = _never_ran(every)
     reports = []
-    for panel in found:
-        reference = named(panel, base)
-        tables = tuple(_table(panel, q, reference, own) for q in shown)
-        choices = recommendations(panel, time, memory, analytic, own.exact) if time else []
-        here = {name: reason for name, reason in _never_ran([panel]).items() if name not in never}
-        reports.append(PanelReport(panel, base, tables, tuple(choices), here))
-    return Summary(run.name, base, tuple(reports), never)
+    for panel in every:
+        reference = named(panel, baseline or run.baseline)
+        reports.append(
+            PanelReport(
+                panel=panel,
+                baseline=baseline or run.baseline,
+                tables=tuple(_table(panel, each, reference, definitions) for each in shown),
+                recommendations=tuple(_recommendations(panel, measured, definitions.exact)),
+                skipped={name: reason for name, reason in _never_ran([panel]).items() if name not in never},
+            )
+        )
+    return Summary(run.name, baseline or run.baseline, tuple(reports), never)
 
 
 def _measured(run: Run) -> list[str]:
     return [name for name in metric_names() if quantity(run, name).values] or ["none at all"]
 
 
-def _never_ran(found: Iterable[Panel]) -> dict[str, str]:
-    every = [(s, p) for panel in found for s in panel.series for p in s.points]
-    ran = {s.name for s, p in every if p.status != "skipped"}
-    return {s.name: p.reason for s, p in every if s.name not in ran}
+def _recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collection[str]) -> list[Recommendation]:
+    """measured: the metrics with a place of which the run has figures."""
+    time = next((each for each in measured if each.metric.role == "time"), None)
+    memory = next((each for each in measured if each.metric.role == "memory"), None)
+    analytic = next((each for each in measured if each.metric.analytic), None)
+    return recommendations(panel, time, memory, analytic, exact) if time else []
 
 
-def _table(
-    panel: Panel,
-    quantity: Quantity,
-    reference: Baseline | None,
-    own: _Definitions,
-) -> Table:
-    cheapest = best_exact(panel, quantity, own.exact)
+def _never_ran(panels: Iterable[Panel]) -> dict[str, str]:
+    """By series without any cell that ran, the reason."""
+    points = [(series, point) for panel in panels for series in panel.series for point in series.points]
+    ran = {series.name for series, point in points if point.status != "skipped"}
+    return {series.name: point.reason for series, point in points if series.name not in ran}
+
+
+def _table(panel: Panel, quantity: Quantity, reference: Baseline | None, definitions: _Definitions) -> Table:
+    cheapest = best_exact(panel, quantity, definitions.exact)
     if cheapest is not None and reference is not None and cheapest.members <= reference.members:
         cheapest = None  # the same cells: nothing more to learn
     shown = [s for s in panel.series if any(p.status != "skipped" for p in s.points)]
@@ -164,69 +221,75 @@ def _table(
         keys = [p.key for s in contenders if (p := s.at(label)) and p.key in quantity.levels]
         if len(keys) > 1:
             best[label] = min(quantity.levels[key].level for key in keys)
-    lines = tuple(_line(panel, s, quantity, reference, cheapest, own, best) for s in shown)
-    return Table(panel, quantity, lines)
+    column = _Column(panel, quantity, reference, cheapest, definitions, best)
+    return Table(panel, quantity, tuple(_line(series, column) for series in shown))
 
 
-def _line(
-    panel: Panel,
-    series: Series,
-    quantity: Quantity,
-    reference: Baseline | None,
-    cheapest: Baseline | None,
-    own: _Definitions,
-    best: dict[str, float],
-) -> Line:
-    free = series.operator == "identity"
-    compared = quantity.metric.comparable and not free
-    levels = quantity.levels
-    own_baseline = reference is not None and series.name in reference.members
-    figures, won = [], False
-    statuses = fate(series.points)
-    for point in series.points:
-        base = reference.points.get(point.label) if reference else None
-        level, other = levels.get(point.key), levels.get(base.key) if base else None
-        against = ratio(level, other) if level and other and not own_baseline else None
-        # One round has no interval: then the ratio itself must do.
-        wins = against is not None and (against[2] < 1 or (against[2] != against[2] and against[0] < 1))
-        low, high = quantity.interval(point.key) or (None, None)
-        figures.append(
-            Figure(
-                point.label,
-                point.size,
-                quantity.values.get(point.key),
-                low,
-                high,
-                statuses[point.label] if point.status == "skipped" else point.status,
-                point.reason,
-                compared and level is not None and level.level <= best.get(point.label, float("-inf")) + 1e-12,
-                wins and not won and compared,
-                against[0] if against else None,
-                quantity.curves.get(point.key, ()),
-            )
-        )
-        won = won or wins
+def _line(series: Series, column: _Column) -> Line:
+    quantity, definitions = column.quantity, column.definitions
+    compared = _compared(series, quantity)
     points, origin = quantity.growing(series)
-    grown = scaling(points) if compared else None
-    growth = _stated(panel, series, quantity, own.stated)
+    growth = scaling(points) if compared else None
+    stated = _stated(column.panel, series, quantity, definitions.stated)
     return Line(
-        series,
-        is_exact(series, own.exact),
-        own.estimates.get(series.identity),
-        tuple(figures),
-        grown,
-        origin if grown else None,
-        growth,
-        agreement(grown, growth) if grown and growth else None,
-        crossover(pairs(panel, series, reference, quantity)) if compared and reference and not own_baseline else None,
-        crossover(pairs(panel, series, cheapest, quantity))
-        if compared and cheapest and series.name not in cheapest.members
-        else None,
+        series=series,
+        exact=is_exact(series, definitions.exact),
+        estimates=definitions.estimates.get(series.identity),
+        figures=tuple(_figures(series, column)),
+        scaling=growth,
+        origin=origin if growth else None,
+        stated=stated,
+        agreement=agreement(growth, stated) if growth and stated else None,
+        against_baseline=_crossover(series, column, column.reference) if compared else None,
+        against_exact=_crossover(series, column, column.cheapest) if compared else None,
     )
 
 
+def _compared(series: Series, quantity: Quantity) -> bool:
+    """Whether to be least, to pass the baseline and to grow mean anything; identity costs nothing."""
+    return quantity.metric.comparable and series.operator != "identity"
+
+
+def _crossover(series: Series, column: _Column, baseline: Baseline | None) -> Crossover | None:
+    if baseline is None or series.name in baseline.members:
+        return None
+    return crossover(pairs(column.panel, series, baseline, column.quantity))
+
+
+def _figures(series: Series, column: _Column) -> Iterator[Figure]:
+    quantity, levels = column.quantity, column.quantity.levels
+    reference = None if column.reference and series.name in column.reference.members else column.reference
+    compared, won = _compared(series, quantity), False
+    statuses = fate(series.points)
+    for point in series.points:
+        baseline = reference.points.get(point.label) if reference else None
+        level, other = levels.get(point.key), levels.get(baseline.key) if baseline else None
+        against = ratio(level, other) if level and other else None
+        wins = against is not None and _is_win(against[0], against[2])
+        low, high = quantity.interval(point.key) or (None, None)
+        yield Figure(
+            label=point.label,
+            size=point.size,
+            value=quantity.values.get(point.key),
+            low=low,
+            high=high,
+            status=statuses[point.label] if point.status == "skipped" else point.status,
+            reason=point.reason,
+            best=compared and level is not None and level.level <= column.best.get(point.label, -math.inf) + 1e-12,
+            first_win=wins and not won and compared,
+            vs_baseline=against[0] if against else None,
+            curve=quantity.curves.get(point.key, ()),
+        )
+        won = won or wins
+
+
+def _is_win(value: float, high: float) -> bool:
+    """Whether a ratio is below 1, by the upper end of its interval; from one round, which has none, by itself."""
+    return value < 1 if math.isnan(high) else high < 1
+
+
 def _stated(panel: Panel, series: Series, quantity: Quantity, stated: Mapping[str, Mapping[str, str]]) -> str | None:
-    """A definition says how time grows with N for every impl, and how memory grows for its reference."""
+    """The growth that a definition gives: of time with N for every impl, of memory for its reference."""
     if not AXES[panel.axis].domain:
         return None
     growth = quantity.metric.growth
