@@ -169,6 +169,12 @@ CELL_COLUMNS = (
 )  # fmt: skip
 """What identifies a cell: a visit carries these too, and a series is the rows that differ in one axis of them."""
 
+SIZES = ("batch", "heads", "seq_len", "channels")
+"""Of these the numbers that every problem has."""
+
+SIDES = ("height", "width")
+"""Of these the numbers that an image has; None of a sequence."""
+
 
 def problem_of(columns: Mapping[str, Any]) -> Problem:
     """The problem that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
@@ -190,9 +196,5 @@ def cell_of(columns: Mapping[str, Any]) -> Cell:
 
 def columns_of(cell: Cell) -> dict[str, Any]:
     """CELL_COLUMNS of a cell: the opposite of `cell_of`."""
-    p = cell.problem
-    return {
-        "operator": cell.operator, "impl": cell.impl, "scope": cell.scope, "params": canonical_params(cell.params),
-        "dtype": p.dtype, "mode": cell.mode, "batch": p.batch, "heads": p.heads, "seq_len": p.seq_len,
-        "height": p.height, "width": p.width, "channels": p.channels, "causal": p.causal,
-    }  # fmt: skip
+    values = {**vars(cell.problem), **vars(cell), "params": canonical_params(cell.params)}
+    return {name: values[name] for name in CELL_COLUMNS}

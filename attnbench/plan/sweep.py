@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -65,6 +65,7 @@ class Shape:
 
 
 _SHAPE_FIELDS = {field.name for field in fields(Shape)}
+_SPLIT = {"heads", "head_dim", "channels"}
 
 
 def problems(sweep: Sweep, shape: Shape) -> list[Problem]:
@@ -72,7 +73,11 @@ def problems(sweep: Sweep, shape: Shape) -> list[Problem]:
     sizes = {name: [AXES[name].fields(value) for value in values] for name, values in sweep.items()}
     tokens = [each for name, axis in AXES.items() if axis.domain for each in sizes.get(name, ())]
     others = [sizes[name] for name, axis in reversed(AXES.items()) if not axis.domain and name in sizes]
-    return [shape.at({k: v for part in point for k, v in part.items()}) for point in itertools.product(*others, tokens)]
+    return [shape.at(_merged(point)) for point in itertools.product(*others, tokens)]
+
+
+def _merged(sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return {name: number for each in sizes for name, number in each.items()}
 
 
 def read_values(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
@@ -154,21 +159,17 @@ def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:
 
 
 def check_heads(sweeps: Mapping[str, Sweep], shape: Shape, path: str, notes: Notes) -> None:
-    """Notes every value that cannot be split into heads.
+    """Notes every size whose channels cannot be split into heads.
 
     Args:
         sweeps: by key path.
         path: the key path of the shape.
     """
     for place, sweep in sweeps.items():
-        splits = [
-            (f"{place}.{name}[{i}]", AXES[name].fields(value))
-            for name in sweep
-            if AXES[name].factors
-            for i, value in enumerate(sweep[name])
-        ]
-        for where, sizes in splits or [(f"{path}.channels", {})]:
+        axes = [axis for name in sweep if _SPLIT & set((axis := AXES[name]).columns)]
+        for point in itertools.product(*(enumerate(sweep[axis.name]) for axis in axes)):
+            sizes = _merged(axis.fields(value) for axis, (_, value) in zip(axes, point, strict=True))
             try:
                 shape.at({"seq_len": 1, **sizes})
             except ValueError as error:
-                notes.add(where, str(error))
+                notes.add(f"{place}.{axes[0].name}[{point[0][0]}]" if axes else f"{path}.channels", str(error))

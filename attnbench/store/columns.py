@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnbench.problem import SIDES, SIZES
 from attnbench.registry import metrics, metrics_in_csv
 
 _BEFORE = (
@@ -18,10 +19,7 @@ TEXT = (
 )  # fmt: skip
 """Columns of text."""
 
-_WHOLE = (
-    "batch", "heads", "seq_len", "height", "width", "channels", "round", "process", "order", "samples", "threads",
-    "rounds",
-)  # fmt: skip
+_WHOLE = (*SIZES, *SIDES, "round", "process", "order", "samples", "threads", "rounds")
 """Columns of counts that are no metric's."""
 
 
