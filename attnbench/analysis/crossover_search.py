@@ -96,7 +96,7 @@ class Search:
         """The crossover from all sizes measured so far."""
         return crossover(self.prober.pairs(self.series))
 
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether to stop; sets the reason in `ended`."""
         if self.ended:
             return True
@@ -249,7 +249,7 @@ def search(searches: Sequence[Search], next_round: Callable[[int], None]) -> Non
     next_round(1)
     for each in searches:
         each.navigate()
-    while active := [each for each in searches if not each.done()]:
+    while active := [each for each in searches if not each.is_done()]:
         next_round(active[0].rounds + 1)
         for each in active:
             each.again()

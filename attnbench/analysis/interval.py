@@ -57,8 +57,8 @@ class Estimate:
     rounds: int
 
     @property
-    def known(self) -> bool:
-        """Whether there is an interval."""
+    def has_interval(self) -> bool:
+        """Whether the variance could be estimated, so that there is an interval."""
         return not math.isnan(self.own)
 
     @property

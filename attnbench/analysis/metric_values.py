@@ -79,7 +79,7 @@ class Quantity:
     def interval(self, key: str) -> tuple[float, float] | None:
         """The 95 % interval of a value; None from one round, and where no rounds measured it."""
         level = self.levels.get(key)
-        if level is None or not level.known or not self.metric.timed:
+        if level is None or not level.has_interval or not self.metric.timed:
             return None
         return math.exp(level.level - level.half_width), math.exp(level.level + level.half_width)
 

@@ -10,7 +10,7 @@ from attnbench.problem import Params, Problem
 
 VALUE_MAP = Param(
     False,
-    "one learned C×C map on the values, after pooling where there is any, as KANets' costs have it",
+    "one learned C×C map of the values, after any pooling, as in the cost table of KANets",
     (False, True),
 )
 

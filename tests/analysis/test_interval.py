@@ -52,7 +52,7 @@ def coverage(seed: int, rounds: int, *, relative: bool, repeats: int = 40, cells
         for cell in range(cells):
             other = (cell + 1) % cells
             a, b = found.get(f"c{cell}"), found.get(f"c{other}")
-            if a is None or b is None or not (a.known and b.known):
+            if a is None or b is None or not (a.has_interval and b.has_interval):
                 continue
             if relative:
                 error = a.level - b.level - level[cell] + level[other]

@@ -123,7 +123,7 @@ def pair_estimates(pairs: pd.DataFrame) -> dict[str, Estimate]:
 
 def noise(pairs: pd.DataFrame) -> Noise:
     """The noise from pairs of one revision against itself."""
-    known = {key: e for key, e in pair_estimates(pairs).items() if e.known}
+    known = {key: e for key, e in pair_estimates(pairs).items() if e.has_interval}
     shared = max((e.shared * e.rounds for e in known.values()), default=math.nan)
     return Noise(
         {key: math.sqrt(e.own * e.rounds) for key, e in known.items()}, math.sqrt(shared), int(pairs["pair"].nunique())
@@ -132,7 +132,7 @@ def noise(pairs: pd.DataFrame) -> Noise:
 
 def critical(e: Estimate, false_alarms: float, cells: int) -> float:
     """What a log ratio must exceed to be called slower, minimum effect apart; nan from one pair."""
-    if not e.known:
+    if not e.has_interval:
         return math.nan
     own = float(stdtrit(min(e.own_freedom, 1e9), 1 - false_alarms / cells)) ** 2 * e.own if e.own > 0 else 0.0
     shared = float(stdtrit(min(e.shared_freedom, 1e9), 1 - false_alarms)) ** 2 * e.shared if e.shared > 0 else 0.0

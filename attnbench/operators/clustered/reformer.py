@@ -213,9 +213,13 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     if params["hashing"] == "given":
         return None
     if problem.causal:
-        return "hashing: inside is not causal: where chunks end depends on the buckets of later tokens; use given"
+        return (
+            "hashing: inside is not causal: where chunks end depends on the buckets of later tokens; use hashing: given"
+        )
     if scope == "layer":
-        return "hashing: inside of a layer is no fixed map: the projection's rounding flips buckets; use given"
+        return (
+            "hashing: inside in a layer is not a fixed map: the projection's rounding flips buckets; use hashing: given"
+        )
     return None
 
 

@@ -195,7 +195,7 @@ def _complexity(params: Params) -> Complexity:
 
 def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     if params["kind"] == "sortcut" and problem.causal:
-        return "kind: sortcut is not causal: every query sees the same sorted blocks, later tokens among them"
+        return "kind: sortcut is not causal: every query sees the same sorted blocks, including later tokens"
     if problem.causal and params["tau"] < COLDEST_CAUSAL:
         return (
             f"tau {params['tau']}: balancing by running sums multiplies the rounding of logits over tau at every "
@@ -237,7 +237,7 @@ OPERATOR = Operator(
     params={
         "kind": Param("sinkhorn", "own and sorted block, or the first sorted blocks only", ("sinkhorn", "sortcut")),
         "block": Param(64, "b, tokens of a block", ("sqrt(n)",), minimum=1),
-        "cut": Param(2, "how many sorted blocks a sortcut keeps", minimum=1),
+        "cut": Param(2, "number of sorted blocks that a sortcut keeps", minimum=1),
         "tau": Param(0.75, "temperature of the sorting logits (causal: 0.25 or more)", minimum=0.01),
         "iterations": Param(8, "T, rounds of balancing rows and columns", minimum=1),
     },

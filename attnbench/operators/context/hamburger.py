@@ -289,6 +289,6 @@ OPERATOR = Operator(
     },
     causal="D is found from all tokens",
     why_not=why_not,
-    tolerance=(4.0, "T updates, and a softmax at temperature 0.01, amplify rounding: two orders of summation part"),
+    tolerance=(4.0, "T updates, and a softmax at temperature 0.01, amplify rounding: two orders of summation diverge"),
     notes="the one-step gradient is not the gradient of the output, by design",
 )

@@ -217,7 +217,7 @@ def _fused() -> Callable[..., Tensor]:
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if params["kind"] != "conv":
-        return f"kind {params['kind']} is cuBLAS products of the reference; nothing of ours would beat them"
+        return f"kind {params['kind']} is cuBLAS products of the reference, which no kernel here would beat"
     if params["key_depth"] > MAX_KEY_DEPTH:
         return f"key_depth {params['key_depth']} is more than the {MAX_KEY_DEPTH} that one program holds"
     return kernel_why_not(problem, max_head_dim=problem.head_dim)

@@ -40,6 +40,6 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": projected(CORE, names=("v",))},
     complexity=lambda params: Complexity(time="0", memory="0"),
-    notes="zero cost: stands outside logarithmic fits",
+    notes="zero cost: excluded from logarithmic fits",
     no_kernel="it computes nothing: its output is a view of v",
 )

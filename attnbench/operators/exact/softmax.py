@@ -70,7 +70,7 @@ def _sdpa() -> Callable[..., Tensor]:
 
 
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return "the value map is a product of its own beside the SDPA call" if has_value_map(params) else None
+    return "the value map is a separate product beside the SDPA call" if has_value_map(params) else None
 
 
 def _forced(backend: str) -> Impl:

@@ -120,8 +120,8 @@ def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
     m, fewest = features_count(problem, params), FEWEST_RELU[problem.dtype]
     if m < fewest:
         return (
-            f"kind relu with {m} features in {problem.dtype}: those of a query that are above 0 are too few for "
-            f"numerator and normaliser to be told apart; it takes {fewest} or more"
+            f"kind relu with {m} features in {problem.dtype}: too few of a query's features are above 0 to determine "
+            f"numerator and normaliser separately; it takes {fewest} or more"
         )
     return None
 

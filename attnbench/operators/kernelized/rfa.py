@@ -89,12 +89,12 @@ def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
     """The denominator estimates a positive number; where few terms estimate it, it is often 0."""
     if problem.head_dim < FEWEST_CHANNELS:
         return (
-            f"head_dim {problem.head_dim}: normalised to length 1, so few channels point any way, the denominator "
-            f"comes near 0 and gradients are infinite; it takes {FEWEST_CHANNELS} or more"
+            f"head_dim {problem.head_dim}: for unit vectors of so few channels the denominator comes near 0 and "
+            f"gradients become infinite; it takes {FEWEST_CHANNELS} or more"
         )
     if params["m"] < FEWEST_FREQUENCIES:
         return (
-            f"m {params['m']}: so few frequencies estimate a denominator that is often near 0; it takes "
+            f"m {params['m']}: with so few frequencies the estimated denominator is often near 0; it takes "
             f"{FEWEST_FREQUENCIES} or more"
         )
     return None

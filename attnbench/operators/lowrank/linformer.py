@@ -101,7 +101,7 @@ OPERATOR = Operator(
     params={
         "k": Param(256, "length of the shortened keys and values", minimum=1),
         "sharing": Param(
-            "headwise", "who shares E and F: nobody, all heads, or keys and values too", ("none", "headwise", "kv")
+            "headwise", "which share E and F: none, all heads, or also keys and values", ("none", "headwise", "kv")
         ),
     },
     causal="shortening mixes all positions, so no token can be kept from seeing later ones",

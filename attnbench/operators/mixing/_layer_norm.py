@@ -7,4 +7,4 @@ def too_narrow(channels: int) -> str | None:
     """The reason so few channels are outside the definition, or None."""
     if channels > 2:
         return None
-    return "the layer norm of one or two channels keeps at most which is larger: its gradient is rounding"
+    return "the layer norm of one or two channels keeps only their order: its gradient is rounding error"

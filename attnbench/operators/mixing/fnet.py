@@ -86,5 +86,5 @@ OPERATOR = Operator(
     complexity=lambda params: Complexity(time="n log n", memory="n"),
     causal="every output of a Fourier transform depends on every token",
     notes="no projections: scope layer is the core",
-    no_kernel="the reference is cuFFT, which nothing of ours would beat",
+    no_kernel="the reference is cuFFT, which no kernel here would beat",
 )

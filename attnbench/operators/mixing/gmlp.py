@@ -118,5 +118,5 @@ OPERATOR = Operator(
     causal="W mixes all tokens; a triangular W is another operator",
     why_not=why_not,
     notes="parameters grow with N²",
-    no_kernel="the reference is one cuBLAS product, which nothing of ours would beat",
+    no_kernel="the reference is one cuBLAS product, which no kernel here would beat",
 )

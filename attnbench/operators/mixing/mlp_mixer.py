@@ -124,5 +124,5 @@ OPERATOR = Operator(
     causal="W₁ mixes all tokens; triangular weights are another operator",
     why_not=why_not,
     notes="parameters grow with N",
-    no_kernel="the reference is two cuBLAS products, which nothing of ours would beat",
+    no_kernel="the reference is two cuBLAS products, which no kernel here would beat",
 )

@@ -166,7 +166,7 @@ OPERATOR = Operator(
     forms={"core": CORE, "layer": LAYER},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
-        "kind": Param("internal", "existing tokens are global, or added ones", ("internal", "external")),
+        "kind": Param("internal", "whether existing or added tokens are global", ("internal", "external")),
         "global_tokens": Param(
             128, "g: the tokens that see and are seen by all (BigBird: two blocks of 64)", minimum=1
         ),

@@ -202,6 +202,6 @@ OPERATOR = Operator(
         ),
         "rank": Param(8, "columns of R₁ and R₂ (factorized_random)", minimum=1),
     },
-    tolerance=(3.0, "biases get sums of gradients that cancel, so that each order of summation rounds its own way"),
+    tolerance=(3.0, "biases get sums of gradients that cancel, so that the order of summation changes the rounding"),
     notes="parameters grow with N, of kind random with N²",
 )
