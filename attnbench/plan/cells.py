@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import Notes
+from attnbench.plan.schema import IMPL_NAME, IMPLS
 from attnbench.plan.suite import Grid, Suite
 from attnbench.plan.sweep import problems
 from attnbench.problem import Cell, Params
@@ -64,13 +65,14 @@ def _params(name: str, operator: Operator, grid: Grid, notes: Notes) -> list[Par
 
 
 def _check_impls(suite: Suite, loaded: Mapping[str, Operator], notes: Notes) -> None:
-    known = {name for operator in loaded.values() for name in _impl_names(operator)}
+    names = {name for operator in loaded.values() for name in _impl_names(operator)}
+    known = dict.fromkeys((*IMPLS, *sorted({name.partition(":")[0] for name in names}), *sorted(names)))
     for index, impl in enumerate(suite.impls):
-        if ":" in impl and impl not in known:
-            variants = sorted(name for name in known if ":" in name)
-            allowed = ", ".join(variants) or "none: these operators have no variants"
-            near = suggestion(impl, variants)
-            notes.add(f"impls[{index}]", f"no operator of the suite has {quoted(impl)}{near}; allowed: {allowed}")
+        if impl not in known:
+            near = suggestion(impl, known)
+            notes.add(
+                f"impls[{index}]", f"no operator of the suite has {quoted(impl)}{near}; allowed: {', '.join(known)}"
+            )
 
 
 def _impl_names(operator: Operator) -> list[str]:
@@ -109,7 +111,7 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
         if scope not in ("core", "layer") or not isinstance(form, Form):
             raise BadInput(f"{place}: forms has {quoted(scope)}; allowed: 'core' and 'layer', each a Form. Correct it.")
         for impl in form.impls:
-            if not isinstance(impl, str) or not re.fullmatch(r"[a-z0-9_]+(:[a-z0-9_]+)?", impl):
+            if not isinstance(impl, str) or not re.fullmatch(IMPL_NAME, impl):
                 raise BadInput(
                     f"{place}: an impl is named {quoted(impl)}; allowed: small letters, digits and _, with a variant "
                     "after a colon, such as cuda:flash. Rename it."

@@ -23,6 +23,10 @@ from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000
 IMPLS = ("reference", "sdpa", "compiled", "cuda")
+"""Impls that a suite may ask for whatever its operators are."""
+
+IMPL_NAME = r"[a-z0-9_]+(:[a-z0-9_]+)?"
+"""How an impl may be named: a variant stands after the colon."""
 
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and _")
 _LINE = text(r"[^\x00-\x1f\x7f-\x9f]{0,200}", "one line of up to 200 characters")
@@ -94,13 +98,13 @@ def read_operator_name(known: Collection[str]) -> Callable[[Any], str]:
 
 
 def read_impl(value: Any) -> str:
-    """Reads the name of an impl: one of four, the last of which may name a variant (`cuda:flash`)."""
-    if isinstance(value, str) and re.fullmatch(r"(sdpa|cuda):[a-z0-9_]+", value):
+    """Reads the name of an impl. Whether an operator of the suite has one of this name, `cells` sees."""
+    if isinstance(value, str) and re.fullmatch(IMPL_NAME, value):
         return value
     try:
         return choice(IMPLS)(value)
     except ValueError as error:
-        raise ValueError(f"{error}, or a variant such as cuda:flash") from None
+        raise ValueError(f"{error}, or an operator's own name for one, such as cuda:flash") from None
 
 
 def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:

@@ -124,7 +124,8 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
         ("operators: {linformer: 4}", "operators.linformer: 4; allowed: parameters and their values"),
         ("operators: [linformer, {linformer: {k: 256}}]", "are given twice"),
         ("baseline: sofmax", "baseline: 'sofmax' is no operator (did you mean 'softmax'?)"),
-        ("impls: [refrence]", "impls[0]: 'refrence' (did you mean 'reference'?); allowed: reference, sdpa"),
+        ("impls: [refrence]", "impls[0]: no operator of the suite has 'refrence' (did you mean 'reference'?); allo"),
+        ("impls: [Reference]", "impls[0]: 'Reference' (did you mean 'reference'?); allowed: reference, sdpa"),
         ("impls: ['cuda:flsh']", "impls[0]: no operator of the suite has 'cuda:flsh'"),
         ("impls: []", "impls: empty"),
         ("scope: [cor]", "scope[0]: 'cor' (did you mean 'core'?); allowed: core, layer"),
@@ -291,11 +292,11 @@ def test_overrides_replace_what_the_suite_says() -> None:
 
 def test_overrides_are_checked_like_the_suite() -> None:
     with pytest.raises(BadInput) as caught:
-        override(suite(FULL), operators=["locl"], impls=["sdp"], rounds=0, budget="5")
+        override(suite(FULL), operators=["locl"], impls=["Sdpa"], rounds=0, budget="5")
     told = str(caught.value)
     for part in (
         "--operator: 'locl' is no operator (did you mean 'local'?)",
-        "--impl: 'sdp'",
+        "--impl: 'Sdpa' (did you mean 'sdpa'?)",
         "--rounds: 0",
         "--budget: '5'",
     ):
