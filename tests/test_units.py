@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from attnbench.axes import AXES
 from attnbench.units import percent, plus_minus, shown, times
 
 
@@ -32,13 +31,9 @@ def test_three_digits_and_a_prefix(value: float | None, unit: str, text: str) ->
     assert shown(value, unit) == text
 
 
-def test_ratios_and_places() -> None:
+def test_ratios() -> None:
     assert [times(x) for x in (2.314, 0.0993, 0.00469, 1.2e-5)] == ["2.31×", "0.099×", "0.0047×", "1.20e-05×"]
     assert times(math.nan) == ""
-    image = AXES["image_size"]
-    assert AXES["seq_len"].size(1234.0) == "1230"
-    assert (image.size(784.0), image.place(784.0)) == ("28", "28x28")
-    assert image.place(390.0) == "20x20"
 
 
 def test_widths_stay_readable() -> None:

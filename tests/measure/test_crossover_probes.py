@@ -192,10 +192,3 @@ def test_the_other_axes(opened: journal.Journal, axis: str) -> None:
         assert all(cell["channels"] % 4 == 0 and cell["seq_len"] == 64 for cell in problems)
     else:
         assert all(cell["height"] == cell["width"] and cell["height"] ** 2 == cell["seq_len"] for cell in problems)
-
-
-def test_sizes_have_few_binary_digits() -> None:
-    assert [NEAREST(x) for x in (5.2, 31.4, 100, 1000, 12345)] == [5, 31, 100, 992, 12288]
-    assert AXES["channels"].allowed(PROBLEM)(100) % 4 == 0
-    assert AXES["image_size"].allowed(PROBLEM)(800) == 784
-    assert AXES["channels"].at(PROBLEM, 128).channels == 128
