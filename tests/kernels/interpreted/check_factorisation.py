@@ -22,12 +22,12 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 16, so that every loop runs more than once and there are several splits."""
 
     def smaller(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
-        def made(*args: Any) -> Tiles:
-            found = tiles(*args)
-            sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_D") if name in found.constexprs}
-            return Tiles({**found.constexprs, **sizes}, found.warps)
+        def sixteen(*args: Any) -> Tiles:
+            shipped = tiles(*args)
+            sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_D") if name in shipped.constexprs}
+            return Tiles({**shipped.constexprs, **sizes}, shipped.warps)
 
-        return made
+        return sixteen
 
     for name in ("code_tiles", "gradient_tiles", "sum_tiles", "base_tiles"):
         monkeypatch.setattr(launch, name, smaller(getattr(launch, name)))
@@ -38,7 +38,7 @@ def form_of(kind: str, scope: Scope = "core", **given: Any) -> tuple[Form, Param
     return operator.forms[scope], resolve(operator, {"kind": kind, "rank": 11, "steps": 2, "temperature": 0.5, **given})
 
 
-def found(
+def disagreeing(
     kind: str, problem: Problem, call: Callable[..., Tensor] | None = None, scope: Scope = "core", **given: Any
 ) -> dict[str, str]:
     form, params = form_of(kind, scope, **given)
@@ -49,17 +49,17 @@ def found(
 @each_kind
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(kind: str, dtype: str) -> None:
-    assert not found(kind, Problem(37, 21, 1, 2, dtype))
+    assert not disagreeing(kind, Problem(37, 21, 1, 2, dtype))
 
 
 @each_kind
 def test_agrees_in_a_layer(kind: str) -> None:
-    assert not found(kind, Problem(19, 20, 1, 2), scope="layer", d=18)
+    assert not disagreeing(kind, Problem(19, 20, 1, 2), scope="layer", d=18)
 
 
 @each_kind
 def test_agrees_on_fewer_tokens_than_a_tile_and_one_step(kind: str) -> None:
-    assert not found(kind, Problem(3, 5, 1, 3), steps=1, rank=2)
+    assert not disagreeing(kind, Problem(3, 5, 1, 3), steps=1, rank=2)
 
 
 @each_kind
@@ -82,30 +82,30 @@ def test_a_dropped_token_or_step_is_noticed(kind: str) -> None:
     def hasty(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
         return form.impls["cuda"].load()(problem, {**params, "steps": 1}, x, bases)
 
-    assert set(found(kind, Problem(35, 16), short)) == {"output", "x"}
-    assert set(found(kind, Problem(35, 16), hasty)) == {"output", "x"}
+    assert set(disagreeing(kind, Problem(35, 16), short)) == {"output", "x"}
+    assert set(disagreeing(kind, Problem(35, 16), hasty)) == {"output", "x"}
     assert params["steps"] == 2
 
 
 def test_a_stale_gram_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """D updated with the codes of the step before."""
-    plain, kept = launch.next_bases, []
+    plain, steps = launch.next_bases, []
 
     def stale(x: Tensor, d: Tensor, codes: Tensor, updates: launch.Updates) -> tuple[Tensor, Tensor]:
-        kept.append(codes.clone())
-        return plain(x, d, kept[max(0, len(kept) - 2)], updates)
+        steps.append(codes.clone())
+        return plain(x, d, steps[max(0, len(steps) - 2)], updates)
 
     monkeypatch.setattr(launch, "next_bases", stale)
-    assert set(found("nmf", Problem(35, 16))) == {"output", "x"}
+    assert set(disagreeing("nmf", Problem(35, 16))) == {"output", "x"}
 
 
 def test_half_precision_bases_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cosines over a temperature of 0.01 need more bits than bfloat16 has."""
     plain = launch.next_bases
     monkeypatch.setattr(launch, "next_bases", lambda *args: [t.bfloat16().float() for t in plain(*args)])
-    assert found("vq", Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
+    assert disagreeing("vq", Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
 
 
 @each_kind
 def test_the_temperature_of_the_paper(kind: str) -> None:
-    assert not found(kind, Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
+    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)

@@ -38,9 +38,9 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def small(tiles: Callable[..., Tiles], names: tuple[str, ...]) -> Callable[..., Tiles]:
         def smaller(*args: Any, **kwargs: Any) -> Tiles:
-            made = tiles(*args, **kwargs)
-            sizes = {name: 16 for name in names if name in made.constexprs}
-            return Tiles({**made.constexprs, **sizes}, made.warps, made.stages)
+            shipped = tiles(*args, **kwargs)
+            sizes = {name: 16 for name in names if name in shipped.constexprs}
+            return Tiles({**shipped.constexprs, **sizes}, shipped.warps, shipped.stages)
 
         return smaller
 
@@ -51,16 +51,19 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal, "cut", lambda heads, n, *rest: (-(-n // 32), 32))
 
 
-def found(features: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
+def disagreeing(features: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
     form, params = form_of(features)
     inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
     return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
 
 
-@each_map
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_agrees_with_the_reference(features: str, dtype: str) -> None:
-    assert not found(features, Problem(67, 23, 1, 1, dtype, causal=True))
+@pytest.mark.parametrize(
+    ("features", "tokens", "dtype"),
+    [*((each, 67, "float32") for each in CASES), *((each, 37, "bfloat16") for each in CASES), ("exp", 37, "float16")],
+)
+def test_agrees_with_the_reference(features: str, tokens: int, dtype: str) -> None:
+    """In three segments, and two; the maps themselves are tried in float16 without an order."""
+    assert not disagreeing(features, Problem(tokens, 23, 1, 1, dtype, causal=True))
 
 
 @pytest.mark.parametrize("features", ["exp", "fourier"])
@@ -69,19 +72,19 @@ def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPat
     tiles = causal.scan_tiles
 
     def narrow(kernel: str, *args: Any) -> Tiles:
-        made = tiles(kernel, *args)
+        shipped = tiles(kernel, *args)
         changed = {"WIDTH": 16} | ({"TURNS": 1} if kernel == "key" else {})
-        return Tiles({**made.constexprs, **changed}, made.warps, made.stages)
+        return Tiles({**shipped.constexprs, **changed}, shipped.warps, shipped.stages)
 
     monkeypatch.setattr(causal, "scan_tiles", narrow)
-    assert not found(features, Problem(35, 23, 1, 1, causal=True))
+    assert not disagreeing(features, Problem(35, 23, 1, 1, causal=True))
 
 
 @pytest.mark.parametrize("features", ["exp", "fourier"])
 def test_the_tiles_that_are_shipped(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Float32 with more channels than a product takes at a time."""
     monkeypatch.undo()
-    assert not found(features, Problem(35, 72, 1, 1, causal=True))
+    assert not disagreeing(features, Problem(19, 72, 1, 1, causal=True))
 
 
 @each_map
@@ -92,7 +95,7 @@ def test_takes_the_strides_of_a_layer(features: str) -> None:
         apart = {k: x.transpose(1, 2).contiguous().transpose(1, 2) if x.dim() == 4 else x for k, x in tensors.items()}
         return form.impls["cuda"].load()(problem, params, **apart)
 
-    assert not found(features, Problem(19, 2 * 16, 2, 3, causal=True), strided)
+    assert not disagreeing(features, Problem(19, 2 * 16, 2, 2, causal=True), strided)
 
 
 @each_map
@@ -109,8 +112,8 @@ def test_offsets_beyond_32_bits(features: str, tmp_path: Path) -> None:
 def test_segments_left_to_themselves_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal, wrong, torch.zeros_like)
     expected = {"before": {"output", "q"}, "after": {"k", "v"}}[wrong]
-    assert set(found("elu", Problem(70, 16, 1, causal=True))) >= expected
-    assert set(found("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"
+    assert set(disagreeing("elu", Problem(70, 16, 1, causal=True))) >= expected
+    assert set(disagreeing("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"
 
 
 def test_a_later_token_is_noticed() -> None:
@@ -119,4 +122,4 @@ def test_a_later_token_is_noticed() -> None:
     def full(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return kernelized.attend(q, k, v, kernelized.FeatureMap("elu", problem.head_dim, denominator=1e-6))
 
-    assert set(found("elu", Problem(30, 16, 1, causal=True), full)) == {"output", "q", "k", "v"}
+    assert set(disagreeing("elu", Problem(30, 16, 1, causal=True), full)) == {"output", "q", "k", "v"}

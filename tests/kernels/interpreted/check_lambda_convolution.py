@@ -39,7 +39,7 @@ def form_of(scope: Scope = "core", **given: Any) -> tuple[Form, Params]:
     return operator.forms[scope], resolve(operator, {"key_depth": 5, "window": 3, **given})
 
 
-def found(
+def disagreeing(
     problem: Problem, call: Callable[..., Tensor] | None = None, scope: Scope = "core", **given: Any
 ) -> dict[str, str]:
     form, params = form_of(scope, **given)
@@ -49,20 +49,20 @@ def found(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(dtype: Any) -> None:
-    assert not found(Problem.image(5, 19, 6, 2, 2, dtype))
+    assert not disagreeing(Problem.image(5, 19, 6, 2, 2, dtype))
 
 
 @pytest.mark.parametrize(("window", "intra"), [(1, 1), (3, 2), (7, 1)])
 def test_agrees_for_every_window_and_intra_depth(window: int, intra: int) -> None:
-    assert not found(Problem.image(4, 7, 6, 2), window=window, intra_depth=intra)
+    assert not disagreeing(Problem.image(4, 7, 6, 2), window=window, intra_depth=intra)
 
 
 def test_agrees_in_a_layer() -> None:
-    assert not found(Problem.image(5, 7, 6, 2, 2), scope="layer")
+    assert not disagreeing(Problem.image(5, 7, 6, 2, 2), scope="layer")
 
 
 def test_agrees_on_one_pixel_and_one_channel() -> None:
-    assert not found(Problem.image(1, 1, 1))
+    assert not disagreeing(Problem.image(1, 1, 1))
 
 
 def test_agrees_without_a_gradient() -> None:
@@ -79,7 +79,7 @@ def test_a_mirrored_window_is_noticed() -> None:
     def mirrored(problem: Problem, params: Params, e: Tensor, **tensors: Tensor) -> Tensor:
         return form.impls["cuda"].load()(problem, params, e=e.flip(-1), **tensors)
 
-    assert set(found(Problem.image(5, 7, 6, 2), mirrored)) == {"output", "q", "v", "e"}
+    assert set(disagreeing(Problem.image(5, 7, 6, 2), mirrored)) == {"output", "q", "v", "e"}
 
 
 def test_another_content_lambda_is_noticed() -> None:
@@ -89,11 +89,11 @@ def test_another_content_lambda_is_noticed() -> None:
         y: Tensor = form.impls["cuda"].load()(problem, params, k=0 * k, v=v, **tensors)
         return y
 
-    assert "output" in found(Problem.image(5, 7, 6, 2), uniform)
+    assert "output" in disagreeing(Problem.image(5, 7, 6, 2), uniform)
 
 
 @pytest.mark.parametrize("gradient", ["value_gradients", "embedding_gradients"])
 def test_a_wrong_gradient_is_noticed(gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = getattr(launch, gradient)
     monkeypatch.setattr(launch, gradient, lambda *args: plain(*args).roll(1, -1))
-    assert set(found(Problem.image(5, 7, 6, 2))) == {gradient[0]}
+    assert set(disagreeing(Problem.image(5, 7, 6, 2))) == {gradient[0]}

@@ -33,7 +33,7 @@ def form_of(scope: Scope = "core") -> tuple[Form, Params]:
     return operator.forms[scope], resolve(operator, {"kind": "factorized_dense"})
 
 
-def found(problem: Problem, call: Callable[..., Tensor] | None = None, scope: Scope = "core") -> dict[str, str]:
+def disagreeing(problem: Problem, call: Callable[..., Tensor] | None = None, scope: Scope = "core") -> dict[str, str]:
     form, params = form_of(scope)
     inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
     stated = operators()["synthesizer"].load().tolerance
@@ -44,29 +44,29 @@ def found(problem: Problem, call: Callable[..., Tensor] | None = None, scope: Sc
 @each_causal
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(dtype: Any, causal: bool) -> None:
-    assert not found(Problem(37, 2 * 11, 2, 1, dtype, causal))
+    assert not disagreeing(Problem(37, 2 * 11, 2, 1, dtype, causal))
 
 
 @each_causal
 def test_agrees_where_a_is_more_than_a_tile(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """17 columns of scores in tiles of 16; of queries larger tiles, to be quick."""
     for name in ("query_tiles", "score_tiles", "key_tiles"):
-        made = getattr(launch, name)(17, 5, torch.float32).constexprs
-        assert made["BLOCK_S"] == 16
-        monkeypatch.setattr(launch, name, lambda *_, made=made: Tiles({**made, "BLOCK_N": 64}, 4))
-    assert not found(Problem(257, 5, 1, 1, causal=causal))
+        shipped = getattr(launch, name)(17, 5, torch.float32).constexprs
+        assert shipped["BLOCK_S"] == 16
+        monkeypatch.setattr(launch, name, lambda *_, shipped=shipped: Tiles({**shipped, "BLOCK_N": 64}, 4))
+    assert not disagreeing(Problem(257, 5, 1, 1, causal=causal))
 
 
 @each_causal
 def test_agrees_in_a_layer(causal: bool) -> None:
-    assert not found(Problem(19, 2 * 5, 2, 2, causal=causal), scope="layer")
+    assert not disagreeing(Problem(19, 2 * 5, 2, 2, causal=causal), scope="layer")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_agrees_on_few_tokens(n: int) -> None:
     """Of one token only the output: where a query sees one key its gradients are 0 and only rounding is compared."""
     if n > 1:
-        assert not found(Problem(n, 4, 1, 2))
+        assert not disagreeing(Problem(n, 4, 1, 2))
     form, params = form_of()
     problem = Problem(n, 4, 1, 2)
     inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
@@ -79,8 +79,8 @@ def test_swapped_values_and_one_token_ahead_are_noticed() -> None:
     def turned(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> Tensor:
         return form.impls["cuda"].load()(problem, params, v=v.roll(1, 2), **tensors)
 
-    assert set(found(Problem(37, 8), turned)) >= {"output", "v", "w2_alpha", "w2_beta"}
-    assert "output" in found(Problem(37, 8), lambda p, params, **t: full_instead(p, params, **t))
+    assert set(disagreeing(Problem(37, 8), turned)) >= {"output", "v", "w2_alpha", "w2_beta"}
+    assert "output" in disagreeing(Problem(37, 8), lambda p, params, **t: full_instead(p, params, **t))
 
 
 def full_instead(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
@@ -93,4 +93,4 @@ def full_instead(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
 def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = launch.score_gradients
     monkeypatch.setattr(launch, "score_gradients", lambda *args: plain(*args[:-2], 0 * args[-2], args[-1]))
-    assert {"w2_alpha", "w2_beta", "x"} <= set(found(Problem(37, 8)))
+    assert {"w2_alpha", "w2_beta", "x"} <= set(disagreeing(Problem(37, 8)))

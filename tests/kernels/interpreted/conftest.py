@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,49 @@ def patched_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return interpreter._LangPatchScope()
 
     monkeypatch.setattr(interpreter, "_patch_lang", patch_lang)
+
+
+BLOCK_TYPES: dict[tuple[int, ...], tl.core.block_type] = {}
+"""By the id of the element's type, and the shape. A block's type holds its element's, whose id nobody else takes."""
+
+TENSORS: dict[int, tuple[Any, ...]] = {}
+"""By the id of a type in BLOCK_TYPES: shape, numel and dtype of a tensor of that type."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def types_made_once() -> Iterator[None]:
+    """The interpreter makes the type of every intermediate tensor anew, which takes as long as its arithmetic."""
+    block, tensor = tl.core.block_type, tl.core.tensor
+    init_block, init_tensor = block.__init__, tensor.__init__
+    scalar = cache(interpreter._get_np_dtype)
+
+    def same_block(cls: Any, element_ty: Any, shape: Any) -> Any:
+        key = (id(element_ty), *(n.value if isinstance(n, tl.constexpr) else n for n in shape))
+        if key not in BLOCK_TYPES:
+            first = object.__new__(cls)
+            init_block(first, element_ty, shape)
+            BLOCK_TYPES[key] = first
+        return BLOCK_TYPES[key]
+
+    def tensor_of(self: Any, handle: Any, type: Any) -> None:
+        if id(type) in TENSORS:
+            self.handle, self.type = handle, type
+            self.shape, self.numel, self.dtype = TENSORS[id(type)]
+            return
+        init_tensor(self, handle, type)
+        if isinstance(type, block):
+            TENSORS[id(type)] = self.shape, self.numel, self.dtype
+
+    def np_dtype(type: Any) -> np.dtype[Any]:
+        element = type.element_ty if isinstance(type, block) else type
+        return np.dtype(np.uint64) if isinstance(element, tl.pointer_type) else scalar(element)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block, "__new__", same_block)
+        patch.setattr(block, "__init__", lambda self, element_ty, shape: None)
+        patch.setattr(tensor, "__init__", tensor_of)
+        patch.setattr(interpreter, "_get_np_dtype", np_dtype)
+        yield
 
 
 @pytest.fixture(autouse=True)
