@@ -21,9 +21,9 @@ SETTLED = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2
 
 def chosen(environment: Mapping[str, str]) -> list[str]:
     """Variables by which a user has chosen an allocator, or tuned it; theirs is then left as it is."""
-    own = [n for n, value in environment.items() if n.startswith("MALLOC_") and SETTLED.get(n) != value]
-    own += ["GLIBC_TUNABLES"] if "glibc.malloc" in environment.get("GLIBC_TUNABLES", "") else []
-    return sorted(own + ["LD_PRELOAD"] * bool(environment.get("LD_PRELOAD")))
+    names = [n for n, value in environment.items() if n.startswith("MALLOC_") and SETTLED.get(n) != value]
+    names += ["GLIBC_TUNABLES"] if "glibc.malloc" in environment.get("GLIBC_TUNABLES", "") else []
+    return sorted(names + ["LD_PRELOAD"] * bool(environment.get("LD_PRELOAD")))
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -33,8 +33,8 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def described() -> str:
     """The allocator of a worker that this process starts, or of this one where it is a worker: for environment.json."""
-    if own := chosen(os.environ):
-        return f"as {', '.join(own)} asks for"
+    if names := chosen(os.environ):
+        return f"as {', '.join(names)} asks for"
     return "glibc, settled" if platform.libc_ver()[0] == "glibc" else "the system's"
 
 

@@ -82,8 +82,8 @@ def memory_available_bytes() -> int | None:
 
 def cgroup_memory_bytes() -> int | None:
     """The memory limit of the control group this process is in, or None."""
-    found = [_first(d / name) for d in _cgroups() for name in ("memory.max", "memory.limit_in_bytes")]
-    limits = [int(text) for text in found if text and text.isdigit()]
+    texts = [_first(d / name) for d in _cgroups() for name in ("memory.max", "memory.limit_in_bytes")]
+    limits = [int(text) for text in texts if text and text.isdigit()]
     total = memory_bytes()
     limits = [b for b in limits if total is None or b < total]
     return min(limits) if limits else None
@@ -91,27 +91,27 @@ def cgroup_memory_bytes() -> int | None:
 
 def _left_by_cgroups() -> list[int]:
     """Of each control group with a limit, limit less use; the page cache that it would drop first is no use."""
-    found = []
+    free = []
     for folder in _cgroups():
         for limit, use in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             most, used = _first(folder / limit) or "", _first(folder / use) or "0"
             if most.isdigit() and used.isdigit():
                 stated = dict(line.split(" ", 1) for line in _lines(str(folder / "memory.stat")) if " " in line)
                 droppable = int(stated.get("total_inactive_file") or stated.get("inactive_file") or 0)
-                found.append(max(0, int(most) - max(0, int(used) - droppable)))
-    return found
+                free.append(max(0, int(most) - max(0, int(used) - droppable)))
+    return free
 
 
 def cgroup_cpus() -> float | None:
     """The cores' worth of time that the control group allows, or None."""
-    found = []
+    cores = []
     for folder in _cgroups():
         quota, _, period = (_first(folder / "cpu.max") or "").partition(" ")
         if not quota:
             quota, period = _first(folder / "cpu.cfs_quota_us") or "", _first(folder / "cpu.cfs_period_us") or ""
         if quota.isdigit() and period.isdigit() and int(period):
-            found.append(int(quota) / int(period))
-    return min(found) if found else None
+            cores.append(int(quota) / int(period))
+    return min(cores) if cores else None
 
 
 def out_of_memory_kills() -> int | None:
@@ -124,12 +124,12 @@ def out_of_memory_kills() -> int | None:
 
 def _cgroups() -> list[Path]:
     root = Path("/sys/fs/cgroup")
-    found = [root, root / "memory", root / "cpu"]
+    folders = [root, root / "memory", root / "cpu"]
     for line in _lines("/proc/self/cgroup"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        own = root.joinpath(*filter(None, controllers.split(",")[:1])) / path.strip("/")
-        found += [own, *(p for p in own.parents if root in p.parents)]
-    return list(dict.fromkeys(found))
+        group = root.joinpath(*filter(None, controllers.split(",")[:1])) / path.strip("/")
+        folders += [group, *(p for p in group.parents if root in p.parents)]
+    return list(dict.fromkeys(folders))
 
 
 def output_of(*command: str) -> str | None:

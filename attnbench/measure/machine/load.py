@@ -16,8 +16,11 @@ CLOCK_SOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocks
 
 @dataclass(frozen=True)
 class Load:
-    """others: cores busy with work that is not attnbench's; stolen: the share of time that the host of a virtual
-    machine gave to others. None where the system does not say.
+    """What the processor did while attnbench waited. None where the system does not say.
+
+    Args:
+        others: cores busy with other work.
+        stolen: share of the time that the host of a virtual machine gave to others.
     """
 
     others: float | None
@@ -26,7 +29,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Clock:
-    """The host clock. step_s: the smallest step seen; source: what the kernel counts with, or None."""
+    """The host clock.
+
+    Args:
+        step_s: its smallest step.
+        source: what the kernel counts with, or None.
+    """
 
     step_s: float
     source: str | None
@@ -40,11 +48,11 @@ def watch(seconds: float = LOOK_S) -> Load:
     if before is None or after is None:
         return Load(None, None)
     spent = [b - a for a, b in zip(before, after, strict=True)]
-    whole = sum(spent)
-    if whole <= 0 or min(spent) < 0:
+    total = sum(spent)
+    if total <= 0 or min(spent) < 0:
         return Load(None, None)
     idle, stolen = spent[3] + spent[4], spent[7]
-    return Load((os.cpu_count() or 1) * (whole - idle - stolen) / whole, stolen / whole)
+    return Load((os.cpu_count() or 1) * (total - idle - stolen) / total, stolen / total)
 
 
 def _ticks() -> list[int] | None:

@@ -49,7 +49,15 @@ def nvml_missing() -> str | None:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. index: as torch counts; uuid: how NVML finds the same one whatever CUDA_VISIBLE_DEVICES says."""
+    """One GPU.
+
+    Args:
+        uuid: by which NVML has the same GPU, whatever CUDA_VISIBLE_DEVICES says; without "GPU-".
+        l2_bytes: of its last cache.
+        total_bytes: of its memory.
+        name: the model.
+        capability: of computing, such as "9.0".
+    """
 
     uuid: str
     l2_bytes: int
@@ -93,9 +101,9 @@ class Gpu:
     def event_reasons(self) -> int | None:
         """NVML's bit field of what holds the clock down now; None where it does not say."""
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
-            found = self._ask(name)
-            if found is not None:
-                return int(found)
+            reasons = self._ask(name)
+            if reasons is not None:
+                return int(reasons)
         return None
 
     def flags(self) -> list[str]:
@@ -105,8 +113,8 @@ class Gpu:
 
     def energy_j(self) -> float | None:
         """The counter of all energy since the driver was loaded; it steps in millijoules."""
-        found = self._ask("nvmlDeviceGetTotalEnergyConsumption")
-        return None if found is None else found / 1e3
+        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else millijoules / 1e3
 
     def process_memory_bytes(self) -> int | None:
         """What this process holds on the GPU, context and libraries included."""
@@ -137,7 +145,14 @@ class Unknown(Exception):
 
 @dataclass(frozen=True)
 class Listed:
-    """A GPU, or a MIG instance of one, as NVML lists it. name: its place, for people; handle: NVML's own."""
+    """A GPU, or a MIG instance of one, as NVML lists it.
+
+    Args:
+        name: its place, for people.
+        model: what it is called.
+        uuid: with "GPU-" or "MIG-".
+        handle: by which NVML's functions take it.
+    """
 
     name: str
     model: str
@@ -169,7 +184,12 @@ def in_use(environment: Mapping[str, str]) -> list[Listed]:
 
     CUDA itself is not asked: a context of this process would be one more user of the GPU. Where GPUs of several models
     are counted by CUDA's own order (fastest first), an index may be any of them: then all are returned. Of a GPU in
-    MIG mode CUDA uses one instance, the first unless it is named. Raises Unknown where NVML does not answer.
+    MIG mode CUDA uses one instance, the first unless it is named.
+
+    Args:
+        environment: variables of the process, as os.environ.
+
+    Raises: Unknown where NVML does not answer.
     """
     gpus = listed()
     named = environment.get("CUDA_VISIBLE_DEVICES")
@@ -190,7 +210,7 @@ def in_use(environment: Mapping[str, str]) -> list[Listed]:
 def _instances(gpu: Listed) -> list[Listed]:
     """The MIG instances of a GPU, in NVML's order; none where it is not divided. Raises Unknown."""
     module: Any = nvml()
-    found: list[Listed] = []
+    instances: list[Listed] = []
     try:
         if module.nvmlDeviceGetMigMode(gpu.handle)[0] != module.NVML_DEVICE_MIG_ENABLE:
             return []
@@ -203,13 +223,18 @@ def _instances(gpu: Listed) -> list[Listed]:
             uuid = _text(module.nvmlDeviceGetUUID(handle))
         except module.NVMLError:  # an empty place
             continue
-        found.append(Listed(f"MIG instance {place} of {gpu.name}", gpu.model, uuid, handle))
-    return found
+        instances.append(Listed(f"MIG instance {place} of {gpu.name}", gpu.model, uuid, handle))
+    return instances
 
 
 def others_in_use(environment: Mapping[str, str]) -> list[str]:
-    """Who but this process computes on what a run would use. To be asked before any worker has started CUDA: in a
-    container NVML gives process ids that are not those seen inside. Raises Unknown where NVML does not say.
+    """Who but this process computes on what a run would use. To be called before any worker has started CUDA: in a
+    container NVML gives process ids that differ from those inside.
+
+    Args:
+        environment: variables of the process, as os.environ.
+
+    Raises: Unknown where NVML does not say.
     """
     gpus = in_use(environment)
     if not gpus:
@@ -217,24 +242,27 @@ def others_in_use(environment: Mapping[str, str]) -> list[str]:
     return other_processes(gpus, {os.getpid()})
 
 
-def other_processes(gpus: Sequence[Listed], mine: set[int]) -> list[str]:
-    """Who else computes on these, as "name (process, GPU)"; `mine`: process ids that do not count.
+def other_processes(gpus: Sequence[Listed], ignored: set[int]) -> list[str]:
+    """Who computes on these, as "name (process, GPU)".
 
-    Raises Unknown where NVML does not say.
+    Args:
+        ignored: ids of processes that do not count.
+
+    Raises: Unknown where NVML does not say.
     """
     module: Any = nvml()
-    found = []
+    users = []
     for gpu in gpus:
         try:
             running = module.nvmlDeviceGetComputeRunningProcesses(gpu.handle)
         except module.NVMLError as error:
             raise Unknown(f"NVML: {error}") from None
-        found += [
+        users += [
             f"{_process_name(module, process.pid)} (process {process.pid}, {gpu.name})"
             for process in running
-            if process.pid not in mine
+            if process.pid not in ignored
         ]
-    return found
+    return users
 
 
 def _process_name(module: Any, pid: int) -> str:

@@ -28,9 +28,8 @@ METRIC = Metric(
 
 def timed(bench: Bench) -> dict[str, float]:
     """Median of this visit's samples, with its within-process interval; the samples go to the bench."""
-    from attnbench.measure.worker import timing as clock
+    from attnbench.measure.worker import timing
 
     if bench.subject.device.clock is None:
         return {}
-    timing = clock.device_time(bench.subject, bench.measure, bench.estimate)
-    return bench.keep(METRIC, timing)
+    return bench.keep(METRIC, timing.device_time(bench.subject, bench.measure, bench.estimate))

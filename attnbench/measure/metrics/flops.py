@@ -47,7 +47,7 @@ def check(bench: Bench) -> dict[str, float | int]:
     cost = subject.form.cost(cell.problem, cell.params, cell.mode)
     left_out = {name: amount for name, amount in cost.uncounted.items() if amount}
     uncounted = sum(left_out.values())
-    found: dict[str, float | int] = {
+    figures: dict[str, float | int] = {
         "flops": cost.flops,
         "reference_flops": cost.reference_flops,
         "flops_uncounted": uncounted,
@@ -56,18 +56,18 @@ def check(bench: Bench) -> dict[str, float | int]:
     }
     impl = subject.form.impls.get(cell.impl)
     if impl is not None and impl.flops is not None:  # a cheaper exact form
-        found["impl_flops"] = impl.flops(cell.problem, cell.params, cell.mode)
+        figures["impl_flops"] = impl.flops(cell.problem, cell.params, cell.mode)
     if left_out:
         named = ", ".join(f"{name} ({amount} FLOPs)" for name, amount in left_out.items())
         bench.notes.append(f"flops_counted leaves out {named}")
     counted = subject.forecast.flops_counted
     if not counted and cost.reference_flops and uncounted == cost.reference_flops:
-        return found
+        return figures
     if counted is None:
         bench.notes.append("flops_counted is empty: the reference does not run on fake tensors")
-        return found
-    found["flops_counted"] = counted
+        return figures
+    figures["flops_counted"] = counted
     stated = cost.reference_flops - uncounted
     if counted != stated:
         bench.warnings.append(f"torch counted {counted} FLOPs on the reference, its cost states {stated}")
-    return found
+    return figures

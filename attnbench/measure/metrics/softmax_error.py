@@ -60,29 +60,29 @@ def check(bench: Bench) -> dict[str, float | int]:
     from attnbench.measure.worker.correctness import affordable
 
     subject = bench.subject
-    cell, problem, own = subject.cell, subject.cell.problem, subject.sets[0]
-    if cell.scope != "core" or subject.operator.estimates(cell.params) is None or set(own.data) != {"q", "k", "v"}:
+    cell, problem, first = subject.cell, subject.cell.problem, subject.sets[0]
+    if cell.scope != "core" or subject.operator.estimates(cell.params) is None or set(first.data) != {"q", "k", "v"}:
         return {}
-    rows = torch.linspace(0, problem.seq_len - 1, min(ROWS, problem.seq_len), device=own.data["q"].device).long()
+    rows = torch.linspace(0, problem.seq_len - 1, min(ROWS, problem.seq_len), device=first.data["q"].device).long()
     truth_flops = 4 * problem.batch * len(rows) * problem.seq_len * problem.channels
-    own_flops = subject.form.cost(problem, cell.params, "fwd").reference_flops
-    if not affordable(subject, float(len(SCALES) * (own_flops + truth_flops))):
+    reference_flops = subject.form.cost(problem, cell.params, "fwd").reference_flops
+    if not affordable(subject, float(len(SCALES) * (reference_flops + truth_flops))):
         return {}
     drawn = heads(problem, torch.Generator(device=subject.device.type).manual_seed(SEED), "q", "k", "v")
-    found: dict[str, float | int] = {}
+    errors: dict[str, float | int] = {}
     with subject.spent.inside(), torch.inference_mode():
         for scale in SCALES:
             q, k, v = drawn["q"] * scale**0.5, drawn["k"] * scale**0.5, drawn["v"]
-            inputs = replace(own, data={"q": q, "k": k, "v": v})
+            inputs = replace(first, data={"q": q, "k": k, "v": v})
             ours = subject.call(problem, cell.params, **inputs.tensors())[:, :, rows]
             truth = attention(q, k, v, rows, causal=problem.causal)
             mean = attention(0 * q, k, v, rows, causal=problem.causal)
-            found[f"softmax_error_at_{scale:g}"] = error(ours, truth)
-            found[f"mean_error_at_{scale:g}"] = error(mean, truth)
-    kept = {name: value for name, value in found.items() if isfinite(value) and value < LARGEST}
-    if len(kept) < len(found):
-        bench.notes.append(f"no finite {', '.join(sorted(found.keys() - kept.keys()))}")
-    return kept
+            errors[f"softmax_error_at_{scale:g}"] = error(ours, truth)
+            errors[f"mean_error_at_{scale:g}"] = error(mean, truth)
+    finite = {name: value for name, value in errors.items() if isfinite(value) and value < LARGEST}
+    if len(finite) < len(errors):
+        bench.notes.append(f"no finite {', '.join(sorted(errors.keys() - finite.keys()))}")
+    return finite
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, causal: bool) -> Tensor:

@@ -27,7 +27,6 @@ METRIC = Metric(
 
 def timed(bench: Bench) -> dict[str, float]:
     """Median of this visit's samples, with its within-process interval; the samples go to the bench."""
-    from attnbench.measure.worker import timing as clock
+    from attnbench.measure.worker import timing
 
-    timing = clock.wall_time(bench.subject, bench.measure, bench.estimate)
-    return bench.keep(METRIC, timing)
+    return bench.keep(METRIC, timing.wall_time(bench.subject, bench.measure, bench.estimate))

@@ -1,4 +1,4 @@
-"""What really runs in one call: dispatched operators, and on CUDA the launched kernels."""
+"""What really runs in one call: dispatched operators, and the kernels that the device launches."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Dispatched(TorchDispatchMode):
 def operations(subject: Subject) -> dict[str, int]:
     """Operators and kernels of one call on the first set, with their counts."""
     call = subject.calls[0]
-    with Dispatched() as seen:
+    with Dispatched() as dispatched:
         subject.perform(call)
     launched = subject.device.launched_kernels(lambda: subject.perform(call))
     prefix = kernel_prefix(subject)
-    return {**dict(sorted(seen.counts.items())), **{prefix + name: count for name, count in launched.items()}}
+    return {**dict(sorted(dispatched.counts.items())), **{prefix + name: count for name, count in launched.items()}}
 
 
 def kernel_prefix(subject: Subject) -> str:
@@ -45,10 +45,14 @@ def kernel_prefix(subject: Subject) -> str:
     return f"{subject.device.type}:"
 
 
-def kernel(subject: Subject, seen: Mapping[str, int]) -> str:
-    """What the `kernel` column says: the longest kernel on CUDA, SDPA's backend, else what the impl states."""
+def kernel(subject: Subject, counts: Mapping[str, int]) -> str:
+    """What the `kernel` column says: the longest kernel launched, SDPA's backend, else what the impl states.
+
+    Args:
+        counts: the operations of a call.
+    """
     prefix = kernel_prefix(subject)
-    launched = [name.removeprefix(prefix) for name in seen if name.startswith(prefix)]
+    launched = [name.removeprefix(prefix) for name in counts if name.startswith(prefix)]
     impl = subject.cell.impl
     if launched and impl != "reference":
         return launched[0]
@@ -56,7 +60,7 @@ def kernel(subject: Subject, seen: Mapping[str, int]) -> str:
         return "eager"
     if impl == "compiled":
         return "inductor"
-    fused = [name for name in seen if "scaled_dot_product" in name and "backward" not in name]
+    fused = [name for name in counts if "scaled_dot_product" in name and "backward" not in name]
     if fused:
         return fused[0].removeprefix("aten.").lstrip("_")
     return "SDPA math" if impl == "sdpa" else subject.form.impls[impl].kernel

@@ -84,11 +84,11 @@ class Subject:
     def inputs(self, problem: Problem, seed: int) -> Inputs:
         """Inputs of a problem, the same for a seed in every process on this device. Raises Misfit."""
         generator = Generator(device=self.device.type).manual_seed(seed)
-        made = self.form.make_inputs(problem, self.cell.params, generator)
-        misfit = misfit_of_inputs(made, problem, self.device.type)
+        inputs = self.form.make_inputs(problem, self.cell.params, generator)
+        misfit = misfit_of_inputs(inputs, problem, self.device.type)
         if misfit is not None:
             raise Misfit(misfit)
-        return made
+        return inputs
 
     def bind(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Callable[[], Outputs]:
         """One call of `call` on these inputs in the cell's mode, without arguments.
@@ -134,10 +134,10 @@ class Subject:
     @cached_property
     def sets(self) -> tuple[Inputs, ...]:
         """The input sets of the timed size; two at least."""
-        made = [self.inputs(self.cell.problem, seed) for seed in range(2)]
-        size = sum(t.numel() * t.element_size() for t in made[0].tensors().values())
-        more = range(2, SETS if size * SETS <= SETS_BYTES else 2)
-        return (*made, *(self.inputs(self.cell.problem, seed) for seed in more))
+        first = [self.inputs(self.cell.problem, seed) for seed in range(2)]
+        size = sum(t.numel() * t.element_size() for t in first[0].tensors().values())
+        further = range(2, SETS if size * SETS <= SETS_BYTES else 2)
+        return (*first, *(self.inputs(self.cell.problem, seed) for seed in further))
 
     @cached_property
     def calls(self) -> tuple[Callable[[], Outputs], ...]:

@@ -1,7 +1,7 @@
-"""How one call is timed: host clock with the device synchronised on both sides, or CUDA events.
+"""How one call is timed: by the host's clock with the device synchronised on both sides, or by the device's own.
 
-Nothing here looks at what a call returns; see `check` for that, and `sampling` for when to stop. The clock is bound
-before any operator is imported; see `state` for those that replace it.
+Nothing here looks at what a call returns (see `answers`), nor decides when to stop (see `sampling`). The clock is bound
+before any operator is imported; see `shared_state` for operators that replace it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ BLOCK_S = 1e-4
 """A sample lasts at least this long: the clock's resolution and the loop's own cost are then below 0.1 %."""
 
 WARM_UP_S = 0.05
-"""Calls before the first sample go on for this long (one at least; on CUDA until the clock is up as well)."""
+"""Calls before the first sample last this long: one at least, and until the device's clock has stopped rising."""
 
 CLOCK_UP_S = 2.0
-"""The longest wait for the SM clock to stop rising."""
+"""The longest wait for the device's clock to stop rising."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The samples of one clock: (seconds per call, flags), why sampling stopped, and the centre of those that count."""
+    """The samples of one clock.
+
+    Args:
+        samples: (seconds per call, flags joined by "+").
+        stopped: why sampling stopped.
+        centre: of the samples that count.
+    """
 
     samples: list[tuple[float, str]]
     stopped: str
@@ -42,7 +48,13 @@ class Timing:
 
 
 def warm_up(subject: Subject, seconds: float = WARM_UP_S) -> float:
-    """Calls each set once and then for a while. Returns the seconds of the fastest call, synchronised."""
+    """Calls each set once, and on until the device is warm.
+
+    Args:
+        seconds: the shortest time of it.
+
+    Returns: seconds of the fastest call, synchronised.
+    """
     fastest, index = float("inf"), 0
     begun = perf_counter()
     clock = 0
@@ -69,9 +81,11 @@ def _once(subject: Subject, call: Callable[[], Outputs]) -> float:
 
 
 def wall_time(subject: Subject, measure: Measure, estimate: float) -> Timing:
-    """Seconds per call by the host clock; calls shorter than BLOCK_S are timed in blocks of whole rotations.
+    """Seconds per call by the host clock; calls shorter than BLOCK_S are timed in blocks of full rotations. A sample
+    during which the kernel took the processor away is flagged "switched".
 
-    estimate: seconds of one call. A sample during which the kernel took the processor away is flagged "switched".
+    Args:
+        estimate: seconds of one call.
     """
     calls = subject.calls
     block = 1 if estimate >= BLOCK_S else -(-max(1, round(BLOCK_S / max(estimate, 1e-9))) // len(calls)) * len(calls)
@@ -135,7 +149,7 @@ def collect(subject: Subject, measure: Measure, sample: Callable[[int], tuple[fl
 
 
 def _hopeless(taken: int, counted: int, elapsed: float, measure: Measure) -> bool:
-    """Whether samples are discarded so fast that the visit must end without its minimum."""
+    """Whether so many samples are discarded that the visit must end without its minimum."""
     lost = taken - counted
     return lost > 0 and (taken >= 2 * measure.max_samples or elapsed >= 2 * measure.max_time_s)
 
