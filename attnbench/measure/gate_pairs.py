@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from attnbench.analysis.compare import tier1_paired
 from attnbench.analysis.compare.findings import Finding
 from attnbench.analysis.compare.matching import Defaults, same_cells
 from attnbench.analysis.compare.tier1_paired import FEWEST_VISITS, TURNS
@@ -24,7 +25,7 @@ from attnbench.units import count
 if TYPE_CHECKING:
     import pandas as pd
 
-    from attnbench.analysis.compare.tier1_paired import Noise
+    from attnbench.analysis.compare.tier1_paired import Noise, Power
 
 Twins = tuple[Cell, ...]
 """One cell as every side has it, base first: its params differ where a change adds a parameter to the operator."""
@@ -32,8 +33,13 @@ Twins = tuple[Cell, ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """Pairs of fresh processes that measure some cells, each in so many turns; a turn is a round, numbered from
-    `first`."""
+    """Pairs of fresh processes that measure some cells. A turn is a round.
+
+    Args:
+        first: the number of its first round.
+        pairs: of processes.
+        turns: that a pair takes: in each every side visits every cell.
+    """
 
     first: int
     pairs: int
@@ -41,22 +47,30 @@ class Stage:
 
     @classmethod
     def of(cls, cells: Sequence[Twins], pairs: int, first: int = 1) -> Stage:
-        """With the turns that so many cells take."""
+        """A stage of these cells: few cells take more turns."""
         return cls(first, pairs, max(TURNS, math.ceil(FEWEST_VISITS / max(len(cells), 1))))
 
     @property
     def after(self) -> int:
-        """The first round of what comes next."""
+        """The number of the first round after it."""
         return self.first + self.pairs * self.turns
 
     def expected_s(self, sides: Sequence[Runner], cells: Sequence[Twins]) -> float:
-        """The most that it is expected to take."""
+        """Seconds that it takes at most."""
         turn = sum(runner.expected_s(cell) for twins in cells for runner, cell in zip(sides, twins, strict=True))
         return self.pairs * (self.turns * turn + len(sides) * time_budget.START_S)
 
 
 def measure_pairs(sides: Sequence[Runner], cells: Sequence[Twins], stage: Stage, seed: int, log: Log) -> None:
-    """In every turn every cell is visited by all sides, one right after the other; both in random order."""
+    """Measures a stage: in every turn every cell is visited by all sides, one right after the other.
+
+    Args:
+        sides: the runs; those of a pair start a fresh process each.
+        cells: in random order, as are the sides at each.
+        stage: pairs and turns.
+        seed: of the random orders.
+        log: shows progress, a line for every pair.
+    """
     for number in range(stage.first, stage.after):
         pair, turn = divmod(number - stage.first, stage.turns)
         draw = random.Random(f"{seed} {number}")
@@ -75,23 +89,25 @@ def measure_pairs(sides: Sequence[Runner], cells: Sequence[Twins], stage: Stage,
 
 
 def table_of_pairs(sides: tuple[Runner, Runner], column: str, stage: Stage, cells: Sequence[Twins]) -> pd.DataFrame:
-    """key (the candidate's), pair, before, after: the fastest of a pair's visits on each side, where both have a
-    time."""
+    """A row for each cell and pair in which both sides have a time.
+
+    Returns: the columns key (the candidate's), pair, and before and after: the fastest of the pair's visits.
+    """
     before, after = (fastest(frame(runner.journal.visits), column, stage) for runner in sides)
     before = before.rename({a.key: b.key for a, b in cells}, level="key")
     return before.rename("before").reset_index().merge(after.rename("after").reset_index(), on=["key", "pair"])
 
 
 def fastest(visits: pd.DataFrame, column: str, stage: Stage) -> pd.Series[float]:
-    """By key and pair, the fastest of a stage's visits that are ok; none where no visit has the column."""
+    """The fastest of a stage's visits that are ok, by key and pair; empty where no visit has the column."""
     visits = visits if column in visits else visits.assign(**{column: math.nan})
-    chosen = visits[visits["round"].between(stage.first, stage.after - 1) & (visits["status"] == "ok")]
-    pair = (chosen["round"].astype(int) - stage.first) // stage.turns
-    return chosen.groupby(["key", pair.rename("pair")])[column].min().dropna()
+    ok = visits[visits["round"].between(stage.first, stage.after - 1) & (visits["status"] == "ok")]
+    pair = (ok["round"].astype(int) - stage.first) // stage.turns
+    return ok.groupby(["key", pair.rename("pair")])[column].min().dropna()
 
 
 def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins]:
-    """Cells that both sides' checks found ok. defaults: of the operators' parameters."""
+    """The cells that are ok in the checks of both sides. defaults: of the operators' parameters."""
     before, after = ({cell.key: cell for cell in runner.survivors()} for runner in sides)
     return [(before[a], after[b]) for a, b in same_cells(before.values(), after.values(), defaults).items()]
 
@@ -101,69 +117,85 @@ def tier1(
 ) -> tuple[list[Finding], list[str]]:
     """Both stages of the paired decision on every metric with a clock that is gated.
 
-    twins: the cells. pairs: of each stage; None: as many as the power calculation wants. Returns the findings and
-    notes.
-    """
-    from attnbench.analysis.compare import tier1_paired
+    Args:
+        sides: base and candidate.
+        twins: the cells that both can run.
+        gate: the thresholds.
+        noise: what the number of pairs is planned with.
+        pairs: of each stage; None: as many as the power calculation wants.
+        log: shows progress.
 
-    cells, seed = [after for _, after in twins], sides[1].plan.seed
+    Returns: the findings, and notes on what the plan promises.
+    """
+    cells = [after for _, after in twins]
     timed = clocks(device_clock=device_of(sides[0].plan.device).clock is not None)
     metrics = [m for m in timed if any(gate.threshold(m, cell.key) is not None for cell in cells)]
     if not cells or not metrics:
         return [], [
             f"no time was compared: no cell that both revisions can run has a threshold for {' or '.join(timed)}"
         ]
-    asked = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
-    thresholds = {key: max(t, 0.001) for key, t in sorted(asked, reverse=True)}  # of two metrics the smaller one
-    threshold = min(thresholds.values())
-    wanted, once, twice = tier1_paired.pairs_for(thresholds, len(cells), noise)
-    number = pairs or wanted
-    once, twice = (
-        replace(
-            p,
-            pairs=number,
-            power=tier1_paired.power(number, len(cells), p.effect, threshold, noise.typical, noise.shared),
-        )
-        for p in (once, twice)
-    )
-    stage = Stage.of(twins, number)
-    minutes = max(1, math.ceil(stage.expected_s(sides, twins) / 60))
+    limits = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
+    thresholds = {key: max(t, 0.001) for key, t in sorted(limits, reverse=True)}  # of two metrics the smaller one
+    pairs, *powers = tier1_paired.pairs_for(thresholds, len(cells), noise, pairs)
+    stage = Stage.of(twins, pairs)
+    notes = _promises(powers, stage.expected_s(sides, twins), noise)
+    log(notes[0])
+
+    def measured(stage: Stage, twins: Sequence[Twins]) -> dict[str, pd.DataFrame]:
+        measure_pairs(sides, twins, stage, sides[1].plan.seed, log)
+        return {m: table_of_pairs(sides, timed[m].column, stage, twins) for m in metrics}
+
+    first = measured(stage, twins)
+    second: dict[str, pd.DataFrame] = {}
+    marked = {key for m, table in first.items() for key in tier1_paired.marked(table, gate, m)}
+    if marked:
+        log(f"{count(len(marked), 'cell')} looked slower; confirming in fresh processes")
+        confirmed = [each for each in twins if each[-1].key in marked]
+        second = measured(Stage.of(confirmed, pairs, stage.after), confirmed)
+    findings = [f for m in metrics for f in tier1_paired.decide(first[m], second.get(m), gate, m)]
+    return [*findings, *(f for m in metrics for f in untimed(cells, first[m], gate, m))], notes
+
+
+def _promises(powers: Sequence[Power], seconds: float, noise: Noise) -> list[str]:
+    """What a plan can see, before anything is measured.
+
+    Args:
+        powers: for the smallest threshold and for twice it.
+        seconds: that a stage takes at most.
+        noise: that the plan was made with.
+    """
+    once, twice = powers
+    minutes = max(1, math.ceil(seconds / 60))
     rate = tier1_paired.FIRST * tier1_paired.CONFIRM
-    promise = (
-        f"{count(number, 'pair')} of processes per stage (at most about {minutes} min), {count(len(cells), 'cell')}: "
-        f"a slow-down of {once.effect:.1%} is found with {once.power:.0%}, one of {twice.effect:.1%} with "
-        f"{twice.power:.0%}; at most {rate:.1%} false alarms per suite"
-    )
-    log(promise)
-    notes = [promise]
+    notes = [
+        f"{count(once.pairs, 'pair')} of processes per stage (at most about {minutes} min), "
+        f"{count(once.cells, 'cell')}: a slow-down of {once.effect:.1%} is found with {once.power:.0%}, one of "
+        f"{twice.effect:.1%} with {twice.power:.0%}; at most {rate:.1%} false alarms per suite"
+    ]
     if once.power < tier1_paired.POWER:
-        seen = tier1_paired.smallest_change(
-            number, len(cells), threshold, noise.typical, noise.shared, tier1_paired.POWER
+        smallest = tier1_paired.smallest_change(
+            once.pairs, once.cells, once.effect, noise.typical, noise.shared, tier1_paired.POWER
         )
         notes.append(
-            f"the threshold {threshold:.1%} is below what this machine can see in {count(number, 'pair')}: {seen:.1%}"
+            f"the threshold {once.effect:.1%} is below what this machine can see in {count(once.pairs, 'pair')}: "
+            f"{smallest:.1%}"
         )
-    measure_pairs(sides, twins, stage, seed, log)
-    firsts = {m: table_of_pairs(sides, timed[m].column, stage, twins) for m in metrics}
-    keys = {key for m, table in firsts.items() for key in tier1_paired.marked(table, gate, m)}
-    seconds: dict[str, pd.DataFrame] = {}
-    if keys:
-        log(f"{count(len(keys), 'cell')} looked slower; confirming in fresh processes")
-        looked_at = [each for each in twins if each[-1].key in keys]
-        again = Stage.of(looked_at, number, stage.after)
-        measure_pairs(sides, looked_at, again, seed, log)
-        seconds = {m: table_of_pairs(sides, timed[m].column, again, looked_at) for m in metrics}
-    found = [f for m in metrics for f in tier1_paired.decide(firsts[m], seconds.get(m), gate, m)]
-    return [*found, *(f for m in metrics for f in untimed(cells, firsts[m], gate, m))], notes
+    return notes
 
 
 def untimed(cells: Sequence[Cell], pairs: pd.DataFrame, gate: Gate, metric: str) -> Iterator[Finding]:
     """Cells with a threshold of which no pair gave a time on both sides: these are undecided."""
-    seen = set(pairs["key"])
+    timed = set(pairs["key"])
     for cell in cells:
         threshold = gate.threshold(metric, cell.key)
-        if threshold is not None and cell.key not in seen:
+        if threshold is not None and cell.key not in timed:
             yield Finding(
-                cell.key, cell.key, metric, None, None, "undecided", threshold=threshold,
+                subject=cell.key,
+                name=cell.key,
+                metric=metric,
+                before=None,
+                after=None,
+                verdict="undecided",
+                threshold=threshold,
                 reason="no pair of processes gave a time on both sides",
-            )  # fmt: skip
+            )

@@ -30,7 +30,7 @@ Only = tuple[Sequence[str], Sequence[str]]
 
 @dataclass
 class Quiet:
-    """Progress of a gate: only what a user must know."""
+    """Progress of a gate: failures and messages alone."""
 
     log: Log
 
@@ -91,7 +91,16 @@ def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> E
 def expand_both(
     sides: tuple[Checkout, Checkout], where: Path, only: Only
 ) -> tuple[tuple[Expansion, Expansion], list[str]]:
-    """Both sides' own suites, and what a reader must know of them. Raises BadInput."""
+    """The suite of each side.
+
+    Args:
+        sides: base and candidate.
+        where: the suite's path, for messages.
+        only: the command line's operators and impls.
+
+    Returns: both, and notes on where they come from.
+    Raises: BadInput.
+    """
     before, after = (expanded(side, where, only, lenient=side is sides[0]) for side in sides)
     if after is None:
         raise BadInput(
@@ -107,11 +116,20 @@ def expand_both(
 def side(
     plan: Plan, text: str, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, log: Log
 ) -> Iterator[Runner]:
-    """A run in its own folder, of a checkout or (None) of what is installed. text: its suite."""
+    """A run in a folder of its own.
+
+    Args:
+        plan: what is measured.
+        text: the suite.
+        environment: of this machine.
+        folder: to write.
+        checkout: the revision that is measured; None: what is installed.
+        log: shows progress.
+    """
     commit = checkout.revision if checkout else environment.get("commit")
-    told = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
+    facts = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
     plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's check before the other's
-    opened = journal.create(folder, text, told)
+    opened = journal.create(folder, text, facts)
     start = worker_process.start
     if checkout is not None:
         plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is
@@ -126,9 +144,13 @@ def side(
 
 
 def plan_like(suite: Suite, device: str, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a suite; stored: the environment whose threads and instruction set are taken on where possible.
+    """The plan of a suite under the conditions of a stored run, with the environment.
 
-    Must be called before torch is imported for the instruction set to be taken on.
+    Args:
+        suite: what is measured.
+        device: to measure on.
+        stored: the stored run's environment, whose thread count and, where torch is not imported yet and the processor
+            has it, instruction set are used; None: there is none.
     """
     if stored is not None and stored.get("instruction_set") in ("AVX2", "DEFAULT") and _has_avx2():
         os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())

@@ -21,7 +21,7 @@ from attnbench.__main__ import app
 from attnbench.analysis.compare import noise
 from attnbench.analysis.compare.tier1_paired import TURNS
 from attnbench.errors import BadInput
-from attnbench.measure import gate_pairs
+from attnbench.measure import gate, gate_pairs
 from attnbench.measure.git_worktrees import checkouts
 from attnbench.plan import suite as suites
 from tests.running import without_forecast
@@ -251,7 +251,7 @@ def test_bad_usage_is_a_sentence_and_exit_code_2(
     repository: Path, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process: what is raised as BadInput ends so, as other tests here show."""
-    monkeypatch.setattr(gate_pairs, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
+    monkeypatch.setattr(gate, "expand_both", lambda sides, file, only: ([suites.load(str(file))] * 2, []))
     done = in_this_process(repository, "gate", *words)
     assert isinstance(done.exception, BadInput), done.exception
     assert message in str(done.exception)

@@ -261,16 +261,29 @@ def power(pairs: int, cells: int, effect: float, threshold: float, own: float, s
     return both
 
 
-def pairs_for(thresholds: Mapping[str, float], cells: int, noise: Noise) -> tuple[int, Power, Power]:
-    """How many pairs each stage takes: the fewest that find the smallest threshold in a typical cell with POWER and
-    twice it with POWER_TWICE, and that leave no cell undecided.
+def pairs_for(
+    thresholds: Mapping[str, float], cells: int, noise: Noise, pairs: int | None = None
+) -> tuple[int, Power, Power]:
+    """How many pairs each stage takes, and what they promise.
 
     Args:
         thresholds: by key, of the gated ones among `cells`. A cell that MOST_PAIRS would not decide is not waited for.
         cells: that are compared.
+        pairs: of each stage; None: the fewest that find the smallest threshold in a typical cell with POWER and twice
+            it with POWER_TWICE, and that leave no cell undecided, but at most MOST_PAIRS.
 
-    Returns: the pairs with what they promise for both; at most MOST_PAIRS, and then the promise is less.
+    Returns: the pairs, and with which power they find the smallest threshold and twice it.
     """
+    own, shared, threshold = noise.typical, noise.shared, min(thresholds.values())
+    pairs = pairs or _fewest_pairs(thresholds, cells, noise)
+    once, twice = (
+        Power(pairs, cells, effect, power(pairs, cells, effect, threshold, own, shared))
+        for effect in (threshold, 2 * threshold)
+    )
+    return pairs, once, twice
+
+
+def _fewest_pairs(thresholds: Mapping[str, float], cells: int, noise: Noise) -> int:
     own, shared, threshold = noise.typical, noise.shared, min(thresholds.values())
     pairs = FEWEST_PAIRS
     while pairs < MOST_PAIRS and not (
@@ -282,11 +295,7 @@ def pairs_for(thresholds: Mapping[str, float], cells: int, noise: Noise) -> tupl
         noisy = noise.own.get(key, own)
         if decided(MOST_PAIRS, cells, limit, noisy, shared):
             pairs = next(n for n in range(pairs, MOST_PAIRS + 1) if decided(n, cells, limit, noisy, shared))
-    once, twice = (
-        Power(pairs, cells, effect, power(pairs, cells, effect, threshold, own, shared))
-        for effect in (threshold, 2 * threshold)
-    )
-    return pairs, once, twice
+    return pairs
 
 
 def decided(pairs: int, cells: int, threshold: float, own: float, shared: float) -> bool:
