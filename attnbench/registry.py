@@ -29,18 +29,22 @@ def scan(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
 
 
+def metric_modules() -> dict[str, ModuleType]:
+    """Every file of `attnbench/measure/metrics/` by the metric's name, imported; none of them imports torch."""
+    package = "attnbench.measure.metrics"
+    return {name: importlib.import_module(f"{package}.{name}") for name in scan(package)}
+
+
 @cache
 def metrics() -> Mapping[str, Metric]:
-    """What every file of `attnbench/measure/metrics/` declares, by the metric's name. Imports no torch."""
-    return {
-        name: importlib.import_module(f"attnbench.measure.metrics.{name}").METRIC
-        for name in scan("attnbench.measure.metrics")
-    }
+    """What every metric's file declares, by the metric's name."""
+    return {name: module.METRIC for name, module in metric_modules().items()}
 
 
 def placed_metrics() -> dict[str, Metric]:
     """The metrics that tables, crossovers and pictures are about, by `Metric.place`."""
-    return {name: metrics()[name] for _, name in sorted((m.place, n) for n, m in metrics().items() if m.place)}
+    places = sorted((metric.place, name) for name, metric in metrics().items() if metric.place is not None)
+    return {name: metrics()[name] for _, name in places}
 
 
 def metrics_in_csv() -> dict[str, Metric]:

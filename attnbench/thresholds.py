@@ -8,6 +8,9 @@ from fnmatch import fnmatchcase
 
 from attnbench.problem import key_parts
 
+OPERATIONS = "operations"
+"""What dispatched operators and launched kernels, added up, are called among the metrics that have thresholds."""
+
 MATCHED = ("operator", "impl", "scope", "mode", "cell")
 """What an override may match of a cell: parts of its key, or the key."""
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from attnbench import files
 from attnbench.analysis.compare.findings import Comparison, Finding
-from attnbench.analysis.compare.tier0_exact import OPERATIONS
 from attnbench.outputs import json
 from attnbench.outputs._rows import Listing
 from attnbench.problem import key_parts, operator_with_impl
 from attnbench.registry import metrics
 from attnbench.store.privacy import without_paths
+from attnbench.thresholds import OPERATIONS
 from attnbench.units import count, shown, times
 
 _MOST = 40

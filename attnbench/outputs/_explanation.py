@@ -46,16 +46,20 @@ def _findings(comparison: Comparison, key: str) -> list[str]:
 
 
 def _rounds(side: str, run: Run, key: str) -> list[str]:
-    """A line for every visit of a cell."""
-    samples = run.samples[(run.samples["key"] == key) & (run.samples["clock"] == "wall")]
+    """A line for every visit of a cell, with what its samples say: by clock where there are several."""
+    samples = run.samples[run.samples["key"] == key]
+    clocks = samples["clock"].unique()
     lines = []
     for visit in run.visits[run.visits["key"] == key].to_dict("records"):
         line = f"{side} round {visit['round']} process {visit['process']} {visit['status']} {visit['reason'] or ''}"
-        seconds = samples[samples["round"] == int(visit["round"])]["seconds"]
-        if len(seconds):
-            line += (
-                f" median {shown(float(seconds.median()), 's')} of {count(len(seconds), 'sample')}"
-                f" from {shown(float(seconds.min()), 's')} to {shown(float(seconds.max()), 's')}"
-            )
+        for clock in clocks:
+            chosen = (samples["round"] == int(visit["round"])) & (samples["clock"] == clock)
+            seconds = samples[chosen]["seconds"]
+            if len(seconds):
+                line += (
+                    f"{f' {clock}' if len(clocks) > 1 else ''} median {shown(float(seconds.median()), 's')}"
+                    f" of {count(len(seconds), 'sample')}"
+                    f" from {shown(float(seconds.min()), 's')} to {shown(float(seconds.max()), 's')}"
+                )
         lines.append(line)
     return lines

@@ -14,10 +14,10 @@ from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, severa
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
 from attnbench.problem import BASELINE, MODES, SCOPES, ParamValue
+from attnbench.registry import metrics
 from attnbench.registry import operators as known_operators
-from attnbench.registry import scan
 from attnbench.terminal import escaped
-from attnbench.thresholds import MATCHED, Gate, Threshold
+from attnbench.thresholds import MATCHED, OPERATIONS, Gate, Threshold
 from attnbench.units import choice, fraction, memory, quoted, seconds, suggestion, text, whole_number
 from attnbench.yaml_file import scalar
 
@@ -293,7 +293,7 @@ def _read_gate(top: Section, notes: Notes) -> Gate:
 
 def gated_names() -> list[str]:
     """What may have a threshold: the metrics, and the number of operations."""
-    return [*scan("attnbench.measure.metrics"), "operations"]
+    return [*metrics(), OPERATIONS]
 
 
 def _take_thresholds(section: Section) -> dict[str, float]:

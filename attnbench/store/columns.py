@@ -26,7 +26,8 @@ _WHOLE = (*SIZES, *SIDES, "round", "process", "order", "samples", "threads", "ro
 def first_columns() -> tuple[str, ...]:
     """The columns with which results.csv begins, in every run: the cell's, those of metrics with a `csv_place` but for
     their `csv_later`, and what it was measured under."""
-    figures = (name for m in metrics_in_csv().values() if m.csv_place for name in m.columns if name not in m.csv_later)
+    placed = (metric for metric in metrics_in_csv().values() if metric.csv_place is not None)
+    figures = (name for metric in placed for name in metric.columns if name not in metric.csv_later)
     return (*_BEFORE, *figures, *_BEHIND)
 
 

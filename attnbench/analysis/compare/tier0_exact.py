@@ -17,13 +17,10 @@ from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
 from attnbench.analysis.series import panels
 from attnbench.metric import Metric
 from attnbench.registry import metrics
-from attnbench.thresholds import Gate
+from attnbench.thresholds import OPERATIONS, Gate
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
-
-OPERATIONS = "operations"
-"""The threshold's name for dispatched operators and launched kernels, added up."""
 
 EXPONENT_RISE = 0.25
 """By how much the tail exponent of an exact figure may rise: sums of powers bend, classes differ by half at least."""

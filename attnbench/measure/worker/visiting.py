@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 from dataclasses import replace
 from time import perf_counter
 from types import ModuleType
@@ -22,7 +21,7 @@ from attnbench.measure.worker.prepared_cell import Misfit, Wrong, subject_of
 from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.visit import Bench
-from attnbench.registry import operators, scan
+from attnbench.registry import metric_modules, operators
 
 
 def make_visit(request: VisitRequest) -> VisitAnswer:
@@ -118,7 +117,4 @@ def _figures(bench: Bench, phase: str) -> dict[str, float | int]:
 
 def metrics() -> list[ModuleType]:
     """Every metric's module; times first, so that what the others leave behind does not disturb them."""
-    modules = [
-        importlib.import_module(f"attnbench.measure.metrics.{name}") for name in scan("attnbench.measure.metrics")
-    ]
-    return sorted(modules, key=lambda m: not m.METRIC.clock)
+    return sorted(metric_modules().values(), key=lambda module: not module.METRIC.clock)
