@@ -36,13 +36,13 @@ READERS = (
 """They read a suite, or read and show what was measured."""
 
 LIBRARIES = ("torch", "triton", "numpy")
-"""Told even where no operator imports them, and by their versions even where they are built in a checkout."""
+"""Compared even where no operator imports them, and by version even where they are built in a checkout."""
 
 DISTRIBUTIONS = {"pynvml": "nvidia-ml-py", "fla": "flash-linear-attention"}
 """Distributions that attnbench's own imports are from, where they have another name: looking one up takes a second."""
 
 MOST_FILES = 2000
-"""A package of more is a library, too: not looked through, but told by its version where it has one."""
+"""A package of more is a library, too: its files are not read, its version is compared where it has one."""
 
 SOURCES = frozenset((".py", ".so", ".pyd", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp", ".ptx", ".cubin"))
 """Files of a package that hold code."""
@@ -50,7 +50,12 @@ SOURCES = frozenset((".py", ".so", ".pyd", ".c", ".cc", ".cpp", ".cu", ".cuh", "
 
 @dataclass(frozen=True)
 class MeasuredCode:
-    """files: digest by name, as it is imported (`package/module.py`). libraries: version by name of the package."""
+    """What a worker would import.
+
+    Attributes:
+        files: digest by name, as it is imported (`package/module.py`).
+        libraries: version by name of the package.
+    """
 
     files: Mapping[str, str]
     libraries: Mapping[str, str]
@@ -70,50 +75,61 @@ class MeasuredCode:
 
 
 def measured_code(operators_from: Iterable[str]) -> MeasuredCode:
-    """What a worker would import now. operators_from: a user's .py files and packages, as a suite has them."""
+    """What a worker would import now.
+
+    Args:
+        operators_from: a user's .py files and packages, as a suite has them.
+    """
     places = list(operators_from)
-    found = _Found(frozenset(("attnbench", *(p.partition(".")[0] for p in places if not p.endswith(".py")))))
+    code = _Collection(frozenset(("attnbench", *(p.partition(".")[0] for p in places if not p.endswith(".py")))))
     for name in STARTS:
-        found.add_module(name)
+        code.add_module(name)
     for name in (*SCANNED, *(place for place in places if not place.endswith(".py"))):
-        found.add_package(_specs(name))
+        code.add_package(_specs(name))
     for place in places:
         if place.endswith(".py"):
-            found.add_file(Path(place), Path(place).name, "")
-    return MeasuredCode(dict(sorted(found.digests.items())), _versions(found.installed))
+            code.add_file(Path(place), Path(place).name, "")
+    return MeasuredCode(dict(sorted(code.digests.items())), _versions(code.installed))
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str], most: int = 3) -> str:
     """What differs between two tables of digests or versions, in words; empty where nothing does."""
-    told = [
+    texts = [
         f"{name} is gone" if name not in now
         else f"{name} is new" if name not in before
         else f"{name} has changed ({before[name]} → {now[name]})"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]  # fmt: skip
-    more = [f"{len(told) - most} more"] if len(told) > most else []
-    return ", ".join([*told[:most], *more])
+    more = [f"{len(texts) - most} more"] if len(texts) > most else []
+    return ", ".join([*texts[:most], *more])
 
 
 @dataclass
-class _Found:
-    """What was found so far. own: top-level packages that count by their files even where they are installed."""
+class _Collection:
+    """What is known of the code so far.
 
-    own: frozenset[str]
+    Attributes:
+        by_files: top-level packages that count by their files even where they are installed.
+        digests: of each file, by the name that messages give it.
+        installed: top-level packages that count by their version.
+        visited: names of modules and paths of files that are not read again.
+    """
+
+    by_files: frozenset[str]
     digests: dict[str, str] = field(default_factory=dict)
     installed: set[str] = field(default_factory=set)
-    seen: set[str | Path] = field(default_factory=set)
+    visited: set[str | Path] = field(default_factory=set)
 
     def add_module(self, name: str) -> None:
-        """A module by its full name, with what it imports; a name that is none is passed over."""
+        """A module by its full name, with what it imports; nothing where there is no such module."""
         top = name.partition(".")[0]
         reads = any(name == reader or name.startswith(f"{reader}.") for reader in READERS)
-        specs = [] if name in self.seen or reads or top in sys.stdlib_module_names else _specs(name)
-        self.seen.add(name)
+        specs = [] if name in self.visited or reads or top in sys.stdlib_module_names else _specs(name)
+        self.visited.add(name)
         if not specs:
             return
-        if top not in self.own and (top in LIBRARIES or _is_installed(specs[0])):
+        if top not in self.by_files and (top in LIBRARIES or _is_installed(specs[0])):
             self.installed.add(top)
         elif top == "attnbench":
             for spec in specs:
@@ -124,12 +140,12 @@ class _Found:
             self.add_package(specs if specs[-1].submodule_search_locations else specs[:-1])
 
     def add_package(self, specs: Sequence[ModuleSpec]) -> None:
-        """The last of these whole, with what its files import, and the `__init__` of those that it is in."""
+        """Every file of the last package, with what it imports, and the `__init__` of the packages that it is in."""
         for spec in specs[:-1]:
             self._add_spec(spec)
         for spec in specs[-1:]:
             top = spec.name.partition(".")[0]
-            most = None if top in self.own else MOST_FILES + 1
+            most = None if top in self.by_files else MOST_FILES + 1
             for folder in map(Path, spec.submodule_search_locations or ()):
                 paths = list(islice(_code_in(folder), most))
                 if len(paths) == most:
@@ -141,11 +157,16 @@ class _Found:
                     self.add_file(path, f"{spec.name.replace('.', '/')}/{inside.as_posix()}", package)
 
     def add_file(self, path: Path, name: str, package: str) -> None:
-        """One file. name: how messages call it; package: what its relative imports start from."""
+        """One file, with what it imports.
+
+        Args:
+            name: how messages call it.
+            package: what its relative imports start from.
+        """
         path = path.resolve()
-        if path in self.seen:
+        if path in self.visited:
             return
-        self.seen.add(path)
+        self.visited.add(path)
         try:
             content = path.read_bytes()
         except OSError:  # a file that is not there any more, or that nobody can import either
@@ -172,13 +193,13 @@ def _specs(name: str) -> list[ModuleSpec]:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
-    found = []
+    specs = []
     while spec is not None:
-        found.append(spec)
+        specs.append(spec)
         if not rest or spec.submodule_search_locations is None:
             break
         spec = PathFinder.find_spec(f"{spec.name}.{rest.pop(0)}", list(spec.submodule_search_locations))
-    return found
+    return specs
 
 
 def _is_installed(spec: ModuleSpec) -> bool:
@@ -205,7 +226,7 @@ def _imports(content: bytes, package: str) -> tuple[str, ...]:
     """Full names of all that a file's statements import; `from a import b` may mean a module a.b as well as a."""
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError):  # it is told where the file is imported
+    except (SyntaxError, ValueError, RecursionError):  # importing the file says so
         return ()
     names: list[str] = []
     for node in _executed(tree, expressions=b"import_module" in content or b"__import__" in content):
@@ -220,14 +241,18 @@ def _imports(content: bytes, package: str) -> tuple[str, ...]:
 
 
 def _executed(tree: ast.AST, *, expressions: bool) -> Iterator[ast.AST]:
-    """The statements of a file, but not those that only a type checker sees. expressions: with what is within them."""
-    left = [tree]
-    while left:
-        node = left.pop()
+    """The statements of a file, but not those that only a type checker sees.
+
+    Args:
+        expressions: whether the expressions within them are given too.
+    """
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
         if not (isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING"):
             yield node
             inner = ast.iter_child_nodes(node)
-            left += inner if expressions else (n for n in inner if not isinstance(n, ast.expr))
+            nodes += inner if expressions else (n for n in inner if not isinstance(n, ast.expr))
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
@@ -241,8 +266,8 @@ def _name(node: ast.AST) -> str | None:
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
-    found = {name: _version(name) for name in sorted({*LIBRARIES, *packages})}
-    return {name: version for name, version in found.items() if version is not None}
+    versions = {name: _version(name) for name in sorted({*LIBRARIES, *packages})}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 @lru_cache(maxsize=256)

@@ -13,11 +13,16 @@ from attnbench.user_code import user_errors
 
 
 def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> dict[str, Any]:
-    """For environment.json; imports the operators (torch with them).
+    """What environment.json stores of the operators of these cells; imports them, and torch with them.
 
-    stated: by "<operator> <canonical params>", how time and memory grow with N. exact: those of these names that
-    compute softmax attention itself. families: by operator, its family. defaults: by operator, those of its
-    parameters. estimates: by these names, the exact map that it is an estimate of.
+    Returns:
+        stated: by `<operator> <canonical params>`, how time and memory grow with N.
+        exact: those of these names that compute softmax attention itself.
+        estimates: by these names, the exact map that it is an estimate of.
+        families: by operator, its family.
+        defaults: by operator, those of its parameters.
+
+    Raises: BadInput where a user's operator fails or states what is not allowed.
     """
     sources = operators(operators_from)
     stated: dict[str, dict[str, str]] = {}

@@ -15,8 +15,11 @@ SEARCH_ROUNDS = 9
 class Measure:
     """How each cell is timed.
 
-    rounds: timed rounds after the check. within_process_precision: a visit stops once half the width of the interval
-    of its median, over the median, is at most this. min_samples, max_samples, max_time_s: bounds on one visit.
+    Attributes:
+        rounds: timed rounds after the check.
+        within_process_precision: a visit stops once half the width of the interval of its median, over the median, is
+            at most this.
+        min_samples, max_samples, max_time_s: bounds on one visit.
     """
 
     rounds: int = 3
@@ -28,7 +31,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may take. memory_fraction of the device's memory, or memory_bytes where that is not None."""
+    """What a run may take.
+
+    Attributes:
+        memory_fraction: of the device's memory; where memory_bytes is None.
+        memory_bytes: instead of it.
+        cell_timeout_s: of one visit.
+        budget_s: of the run; None: no bound.
+    """
 
     memory_fraction: float = 0.8
     memory_bytes: int | None = None
