@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from attnbench.measure import self_test
 from attnbench.measure.device import available_devices, device_names, device_of
@@ -10,6 +12,9 @@ from attnbench.measure.machine import advice, environment, host, load
 from attnbench.measure.machine.condition import Condition
 from attnbench.measure.protocol import WorkerLost
 from attnbench.measure.self_test import SelfTest
+
+VERSION = 1
+"""Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
 
 
 def examine() -> tuple[list[Condition], SelfTest | None]:
@@ -35,6 +40,28 @@ def examine() -> tuple[list[Condition], SelfTest | None]:
         elif name not in available:
             conditions += device.missing()
     return conditions, test
+
+
+def document(conditions: Sequence[Condition], test: SelfTest | None) -> dict[str, Any]:
+    """What was examined, as plain data.
+
+    Returns: `version`, `measurable`, `self_test` (None where nothing can be measured) and `conditions`.
+
+    self_test: device, noise_floor (a fraction; None beyond 1000), pairs (seconds of one call by the first and the
+    second process), samples, flagged (samples by flag) and the columns that were measured.
+    """
+    tested = None
+    if test is not None:
+        tested = {
+            "device": test.device,
+            "noise_floor": test.noise if test.noise < 1000 else None,
+            "pairs": [list(pair) for pair in test.pairs],
+            "samples": test.samples,
+            "flagged": dict(test.flagged),
+            "columns": sorted(test.metrics),
+        }
+    rows = [asdict(condition) for condition in conditions]
+    return {"version": VERSION, "measurable": test is not None, "self_test": tested, "conditions": rows}
 
 
 def _first_test(devices: Sequence[str], threads: int) -> tuple[SelfTest | None, dict[str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
-from attnbench.units import shown
+from attnbench.units import count, shown
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.visible import Visibility, VisibleChange
@@ -191,3 +191,17 @@ def _ratio(pair: Pair) -> float | None:
 
     gap = side(pair)
     return math.exp(gap) if gap is not None and math.isfinite(gap) else None
+
+
+def conditions(document: Mapping[str, Any]) -> Listing:
+    """Of `doctor`. document: `measure.examination.document`."""
+    rows, test = document["conditions"], document["self_test"]
+    table = [
+        {"": row["level"], "what": row["subject"], "found": row["found"], "what to do": row["todo"]} for row in rows
+    ]
+    warnings = sum(row["level"] == "warning" for row in rows)
+    verdict = "Nothing can be measured here: see what is missing above."
+    if test is not None:
+        disturbances = count(warnings, "warning") if warnings else "nothing disturbs it"
+        verdict = f"This machine can measure on {test['device']}; {disturbances}."
+    return Listing(rows, table, sentences=("what to do",), notes=(verdict,), document=document)

@@ -20,6 +20,7 @@ class Listing:
         numbers: columns that are set to the right.
         sentences: columns that stand below their row, on lines of their own.
         notes: lines below the table.
+        document: what JSON shows instead of the rows, where they are a part of it.
     """
 
     rows: Sequence[Row]
@@ -27,6 +28,7 @@ class Listing:
     numbers: Sequence[str] = ()
     sentences: Sequence[str] = ()
     notes: Sequence[str] = ()
+    document: Mapping[str, Any] | None = None
 
     @property
     def shown(self) -> Sequence[Row]:

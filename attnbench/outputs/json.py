@@ -34,7 +34,14 @@ def run(summary: Summary, folder: Path | None = None) -> str:
 
 
 def rows(listing: Listing, folder: Path | None = None) -> str:
-    """A list of objects. folder: that of a run just measured, in every object as `run`."""
+    """A list of objects, or the document that they are a part of.
+
+    Args:
+        listing: what is shown.
+        folder: that of a run just measured, in every object as `run`.
+    """
+    if listing.document is not None:
+        return _text(listing.document)
     place = {} if folder is None else {"run": str(folder)}
     return _text([{**row, **place} for row in listing.rows])
 

@@ -12,10 +12,12 @@ from rich.console import Console
 import attnbench
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.summary import summarise
-from attnbench.commands import doctor, roofline
 from attnbench.commands import list as listed
+from attnbench.commands import roofline
+from attnbench.measure import examination
 from attnbench.measure.catalogue import catalogue
 from attnbench.measure.machine.condition import Condition
+from attnbench.outputs import _listings as listings
 from attnbench.outputs import table
 from attnbench.outputs._columns import lines
 from attnbench.outputs._rows import Listing
@@ -59,18 +61,19 @@ def calibrated(tmp_path: Path) -> list[str]:
 
 
 def diagnosed(tmp_path: Path) -> list[str]:
-    doctor._print([Condition("transparent huge pages", "warning", REASON, REASON)], None)
+    document = examination.document([Condition("transparent huge pages", "warning", REASON, REASON)], None)
+    table.rows(listings.conditions(document))
     return ["warning", *REASON.split()]
 
 
 def metrics(tmp_path: Path) -> list[str]:
     rows = catalogue("metrics")
-    listed.command("metrics", None, "table")
+    listed.command("metrics", form="table")
     return [word for row in rows for word in f"{row['name']} {row['column']} {row['meaning']}".split()]
 
 
 def operators(tmp_path: Path) -> list[str]:
-    listed.command("operators", ["softmax", "sparse_transformer"], "table")
+    listed.command("operators", ["softmax", "sparse_transformer"], form="table")
     return ["sparse_transformer", "n^1.5", "reference,", "sdpa,", "(cuda:flash_attn)"]
 
 
