@@ -75,13 +75,13 @@ def command(
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None,
     device: Annotated[str, device_option()] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default results/crossover-<time>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="A search to go on with; name --operators-from again.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="A search to continue; name --operators-from again.")] = None,
     form: Annotated[str, format_option("rows", "json: one object per operator.")] = "table",
 ) -> None:
     """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
 
     The last line of stdout is the run folder, which `attnbench show` and `plot` read like any other. Exit code: 0; 2
-    bad usage; 3 where nothing could be compared; 130 interrupted, to be gone on with by --resume.
+    bad usage; 3 where nothing could be compared; 130 interrupted, to be continued with --resume.
 
     Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
     """
@@ -114,7 +114,7 @@ def command(
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if outcome.code:
-        print(f"what was measured is kept; go on with: attnbench crossover --resume {folder}", file=sys.stderr)
+        print(f"what was measured is kept; continue with: attnbench crossover --resume {folder}", file=sys.stderr)
     if outcome.code or all(row["kind"] == "nothing" for row in listing.rows):
         raise typer.Exit(outcome.code or 3)
 
@@ -146,4 +146,4 @@ def _check_alone(folder: Path, context: typer.Context) -> None:
         if value and name not in alone and str(context.get_parameter_source(name)).endswith("COMMANDLINE")
     ]
     if more:
-        raise BadInput(f"--resume {folder}: the search goes on with what it was asked. Leave out {', '.join(more)}.")
+        raise BadInput(f"--resume {folder}: a search continues with its own request. Leave out {', '.join(more)}.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(
     suite: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped suite.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/<suite>-<time>.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None,
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option()] = "auto",
@@ -51,7 +51,7 @@ def command(
 
     begun = time.monotonic()
     if resume is not None and out is not None:
-        raise BadInput("--resume and --out: a run is gone on with where it is. Give one of the two.")
+        raise BadInput("--resume and --out: a run continues in its own folder. Give one of the two.")
     if suite is None and resume is None:
         raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
     chosen = suites.load(suite) if suite is not None else sessions.stored_suite(resume or Path())
@@ -142,7 +142,7 @@ def _measure(session: Session, form: str, begun: float) -> int:
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code is not None:
-        print(f"what was measured is kept; go on with: attnbench run --resume {folder}", file=sys.stderr)
+        print(f"what was measured is kept; continue with: attnbench run --resume {folder}", file=sys.stderr)
     return exit_code(session.journal.visits) if code is None else code
 
 

@@ -1,4 +1,4 @@
-"""From a suite and the command line to a plan and an open journal: a new run, or one to be gone on with."""
+"""From a suite and the command line to a plan and an open journal: a new run, or one to continue."""
 
 from __future__ import annotations
 
@@ -111,21 +111,21 @@ def begin(suite: Suite, device: str, out: Path | None) -> Session:
 
 
 def go_on(suite: Suite, device: str, folder: Path) -> Session:
-    """A stored run to be gone on with. Raises BadInput where its suite, contract or machine is another."""
+    """A stored run to continue. Raises BadInput where its suite, contract or machine is another."""
     from attnbench.plan.suite import without_places
 
     stored_text = read_text(folder / SUITE)
     if without_places(stored_text, parse(stored_text, str(folder / SUITE)), suite.directory) != suite.text:
         raise BadInput(
             f"--resume {folder}: {suite.where} with these options is not the suite that this run measures "
-            f"({folder / SUITE}). Give --resume alone, or start anew with --out."
+            f"({folder / SUITE}). Give --resume alone, or start a new run with --out."
         )
     stored = journal.stored_environment(folder)
     plan, found = plan_of(suite, choose_device(str(stored.get("device")) if device == AUTO else device))
     for name, before, now in differing(ONE_RUN, stored, found):
         raise BadInput(
             f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
-            "both. Go on where it was begun, or start anew with --out."
+            "both. Continue it where it was started, or start a new run with --out."
         )
     _refuse_other_code(folder, stored, found)
     opened = journal.resume(folder)
@@ -134,14 +134,14 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
         opened.close()
         raise BadInput(
             f"--resume {folder}: its visits were measured by contract '{other[0]}' ({folder / VISITS}), "
-            f"now it is '{plan.contract}'. Start anew with --out."
+            f"now it is '{plan.contract}'. Start a new run with --out."
         )
     foreign = sorted({v.key for v in opened.visits} - {cell.key for cell in plan.cells})
     if foreign:
         opened.close()
         raise BadInput(
             f"--resume {folder}: it measured {foreign[0]}, which its suite gives no more: an operator's "
-            "parameters have changed since. Start anew with --out."
+            "parameters have changed since. Start a new run with --out."
         )
     return Session(plan, opened, stored)
 
@@ -152,7 +152,7 @@ def _refuse_other_code(folder: Path, stored: Mapping[str, Any], found: Mapping[s
     if before is None or now is None:
         raise BadInput(
             f"--resume {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, so nobody can "
-            "say that it is this code: it is of an older attnbench, or one side of a gate. Start anew with --out."
+            "say that it is this code: it is of an older attnbench, or one side of a gate. Start a new run with --out."
         )
     for what, changed in (
         ("library", changes(before.libraries, now.libraries)),
@@ -162,7 +162,7 @@ def _refuse_other_code(folder: Path, stored: Mapping[str, Any], found: Mapping[s
             todo = "Install what it was begun with" if what == "library" else "Put it back as it was"
             raise BadInput(
                 f"--resume {folder}: since the run was begun {changed}; one run cannot hold times of both. "
-                f"{todo}, or start anew with --out."
+                f"{todo}, or start a new run with --out."
             )
 
 
@@ -171,7 +171,7 @@ def stored_suite(folder: Path) -> Suite:
     from attnbench.plan.suite import from_text
 
     if not os.path.isfile(folder / SUITE):
-        raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start anew with --out.")
+        raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start a new run with --out.")
     if os.path.isfile(folder / SEARCH):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "

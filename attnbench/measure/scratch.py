@@ -53,7 +53,7 @@ def _remove_stale() -> None:
 
 
 def _remove(folder: Path, repository: Path | None) -> None:
-    """The lock is the last to go: a removal that is cut short is gone on with by the next command."""
+    """The lock is the last to go: an interrupted removal is completed by the next command."""
     for worktree in _worktrees(repository) if repository else ():
         if worktree.is_relative_to(folder):
             shutil.rmtree(worktree, ignore_errors=True)

@@ -158,5 +158,5 @@ class VisitMaker:
             raise Stopped(
                 f"the GPU's clock was throttled throughout {UNSTEADY_VISITS} visits in a row. "
                 "Cool the machine, raise the power limit or "
-                "lock a lower clock (nvidia-smi --lock-gpu-clocks), then go on with --resume."
+                "lock a lower clock (nvidia-smi --lock-gpu-clocks), then continue with --resume."
             )

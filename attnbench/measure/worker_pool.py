@@ -82,13 +82,13 @@ class Workers:
         self.measuring = self.forecasting = None
 
     def _start(self, number: int, threads: int) -> worker_process.Worker:
-        """A fresh process, which imports all anew. Raises WorkerLost; Stopped where it would import other code."""
+        """A fresh process, with fresh imports. Raises WorkerLost; Stopped where it would import other code."""
         if self.plan.code is not None:
             changed = changes(self.plan.code.files, measured_code(self.plan.operators_from).files)
             if changed:
                 raise Stopped(
                     f"since it was begun {changed}, and one run cannot hold times of both. "
-                    "Put it back as it was before going on, or start anew"
+                    "Put it back as it was before continuing, or start a new run"
                 )
         return self.start(number, threads)
 

@@ -52,7 +52,7 @@ CHECK_S = 0.03
 """A check visit takes this and so many calls: its checks, in float64 too, and its memory passes (the same runs)."""
 
 COMPILE_S = 20.0
-"""What compiling takes, in every process anew."""
+"""What compiling takes, in every process again."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def resume(folder: Path) -> Journal:
     """
     for name in (VISITS, SAMPLES, ENVIRONMENT, SUITE):
         if not os.path.isfile(folder / name):
-            raise BadInput(f"--resume {folder}: not a run folder, it has no {name}. Start anew with --out.")
+            raise BadInput(f"--resume {folder}: not a run folder, it has no {name}. Start a new run with --out.")
     return _open(folder)
 
 

@@ -202,7 +202,7 @@ def test_a_run_goes_on_with_the_same_code_only(tmp_path: Path, monkeypatch: pyte
     helper.write_text("other = 1")
     told = refused(*words)
     assert "since the run was begun helper_of_the_test.py has changed (" in told
-    assert "Put it back as it was, or start anew with --out." in told
+    assert "Put it back as it was, or start a new run with --out." in told
     helper.write_text("")
     stored = json.loads((folder / "environment.json").read_text())
     code = stored["code"]

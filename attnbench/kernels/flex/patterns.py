@@ -72,7 +72,7 @@ def summaries(n: int, size: int, width: int, count: int, with_tokens: bool, caus
         n: tokens.
         size, width: tokens of a block and of its summary.
         count: summary positions.
-        with_tokens: whether the keys go on with all tokens, from `tokens_start` on.
+        with_tokens: whether all tokens follow as keys, from `tokens_start` on.
     """
     start = tokens_start(count) if with_tokens else count
     keys = start + (n if with_tokens else 0)

@@ -3,7 +3,7 @@
 glibc maps large blocks one by one, from a threshold that moves up with the sizes freed (to 32 MiB at most), and gives
 the top of its heap back to the kernel. By what came before, a call then pays a page fault for every 4 KiB of its
 temporaries, or none: the same visit of eager softmax took 1.8 ms or 5 ms. Workers start where the threshold ends and
-keep their heap. Blocks of 32 MiB and more are still mapped, and faulted in, at every call, as in any program with this
+keep their heap. Blocks of 32 MiB and more are still mapped at every call, with page faults, as in any program with this
 allocator.
 """
 

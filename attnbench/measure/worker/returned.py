@@ -1,4 +1,4 @@
-"""What an operator returns, held against its cell: the tensors of its `Inputs`, and the output of a call.
+"""What an operator returns, compared with its cell: the tensors of its `Inputs`, and the output of a call.
 
 Each function gives a sentence that names the tensor and what was expected, or None where everything fits.
 """
