@@ -19,14 +19,14 @@ VERBS = tuple(scan("attnbench.commands"))
 
 
 def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
-    """The app with these verbs. Only those are imported and parsed: all of them take as long as a quick command."""
+    """The app with these verbs. No other is imported: all of them together take as long as a quick command."""
     app = typer.Typer(
         name="attnbench",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    app.callback()(_whole)  # with a callback a single verb is still named on the command line
+    app.callback()(_options)  # with a callback a single verb is still named on the command line
     for verb in verbs:
         app.command(name=verb)(importlib.import_module(f"attnbench.commands.{verb}").command)
     return app
@@ -45,7 +45,7 @@ def run() -> int:
 
 
 def _check_words(words: Sequence[str]) -> None:
-    """Raises BadInput for what nobody means: an empty word (a variable that is not set), control characters."""
+    """Raises BadInput for an empty word (a variable that is not set) and for control characters."""
     for position, word in enumerate(words, 1):
         place = f"word {position} of the command line (after {printable(['attnbench', *words][position - 1])})"
         if not word or (word.startswith("--") and word.endswith("=")):
@@ -55,15 +55,15 @@ def _check_words(words: Sequence[str]) -> None:
             raise BadInput(f"{place} holds control characters: {printable(word)}. Rename the file, or correct it.")
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"attnbench {__version__}")
         raise typer.Exit
 
 
-def _whole(
+def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """At which size does O(N²) attention stop paying on this hardware, and what should replace it?"""

@@ -1,4 +1,4 @@
-"""The standard streams of a command: open, writable in every encoding, and never the reason that a result is lost."""
+"""The standard streams of a command: open, writable in every encoding, and no cause of a lost result."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, TextIO, cast
 from attnbench.terminal import escaped
 
 READABLE = "attnbench.readable"
-"""The error handler: what an encoding lacks is written as the nearest character of ASCII, so that columns stay."""
+"""The error handler: a character that an encoding lacks becomes the nearest one of ASCII, so that columns stay."""
 
 _NEAREST = str.maketrans("×·−–—…²³≤≥→←µ±‖’‘“”│┃─━", "x.---.23<>><u~|''\"\"||--")
 
 
 def prepare() -> None:
-    """Opens those of 0, 1 and 2 that are closed, and makes stdout and stderr write whatever they are given."""
+    """Opens those of 0, 1 and 2 that are closed, and makes stdout and stderr write any text."""
     _open_closed()
     codecs.register_error(READABLE, _nearest)
     sys.stdout = _writer(sys.stdout, 1)
@@ -27,7 +27,7 @@ def prepare() -> None:
 
 
 def lost() -> str:
-    """Why stdout did not take all that was written so far, or an empty text. A reader that has gone is no reason."""
+    """Why stdout could not be written so far; empty where it could, or where its reader has ended."""
     try:
         sys.stdout.flush()
     except (AttributeError, OSError, ValueError) as error:
@@ -38,7 +38,7 @@ def lost() -> str:
 
 
 def finish(code: int) -> int:
-    """Writes out what is left. Returns the exit code: `code`, but 2 where that is 0 and stdout did not take it all."""
+    """Flushes both. Returns the exit code: `code`, but 2 where that is 0 and stdout could not be written."""
     reason = lost()
     if reason:
         print(
@@ -68,7 +68,7 @@ def _nearest(error: UnicodeError) -> tuple[str, int]:
 
 
 class _Raw(io.FileIO):
-    """Writes until something fails, and then swallows the rest. error: what failed."""
+    """Writes until an error, and discards the rest. error: that error."""
 
     error: OSError | None = None
 
@@ -86,8 +86,8 @@ class _Raw(io.FileIO):
 
 
 class _Lines(io.TextIOWrapper):
-    """Plain text of any origin: control characters in it are written out. rich, which styles, goes past that and must
-    see to it itself: `terminal.console` does."""
+    """Plain text of any origin, with control characters escaped. rich, whose styles are control characters, writes past
+    it and escapes by itself: see `terminal.console`."""
 
     def write(self, text: str, /) -> int:
         super().write(escaped(text, lines=True))

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from attnbench.plan.search_request import SearchRequest
 
 
-def _size(given: str | int) -> int:
+def _size(value: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
     from attnbench.axes import MAX_TOKENS
     from attnbench.units import whole_number
     from attnbench.yaml_file import scalar
 
-    return whole_number(1, MAX_TOKENS)(scalar(str(given)))
+    return whole_number(1, MAX_TOKENS)(scalar(str(value)))
 
 
 _MEANINGS = "; ".join(f"{name}: {axis.meaning}" for name, axis in AXES.items())
@@ -136,7 +136,7 @@ def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
 
 
 def _check_alone(folder: Path, context: typer.Context) -> None:
-    """Raises BadInput where a stored search is asked for anything else."""
+    """Raises BadInput where other options than a stored search takes are on the command line."""
     from attnbench.errors import BadInput
 
     alone = ("resume", "device", "form", "operators_from")

@@ -79,17 +79,17 @@ def _list(plan: Plan, form: str) -> None:
     expected = outlook(plan)
     rows = [
         {
-            "operator": c.operator,
-            "impl": c.impl,
-            "scope": c.scope,
-            "mode": c.mode,
-            "size": c.problem.size,
-            "params": canonical_params(c.params),
-            "key": c.key,
-            "skipped": expected.skipped.get(c.key, ""),
-            "expected_s": expected.seconds.get(c.key),
+            "operator": cell.operator,
+            "impl": cell.impl,
+            "scope": cell.scope,
+            "mode": cell.mode,
+            "size": cell.problem.size,
+            "params": canonical_params(cell.params),
+            "key": cell.key,
+            "skipped": expected.skipped.get(cell.key, ""),
+            "expected_s": expected.seconds.get(cell.key),
         }
-        for c in plan.cells
+        for cell in plan.cells
     ]
     shown = ("operator", "impl", "scope", "mode", "size")
     table = [{name: row[name] for name in shown} for row in rows]
@@ -98,7 +98,7 @@ def _list(plan: Plan, form: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
+def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
     from collections import Counter
 
     from attnbench.outputs._progress import duration
@@ -107,17 +107,17 @@ def _expectation(plan: Plan, expected: Outlook) -> Iterator[str]:
 
     visits = count(len(plan.cells) * (1 + plan.measure.rounds), "visit")
     yield f"{count(len(plan.cells), 'cell')}, {visits} at most; no cell was measured, nothing written"
-    for reason, cells in Counter(expected.skipped.values()).most_common():
+    for reason, cells in Counter(outlook.skipped.values()).most_common():
         yield f"skipped on {plan.device}: {count(cells, 'cell')}: {reason}"
     limit = plan.limits.budget_s
     ended = "" if limit is None else f", the budget is {duration(limit)}"
-    if limit is not None and limit < expected.total_s:
+    if limit is not None and limit < outlook.total_s:
         ended += " and ends it sooner: small sizes come first"
-    known = f"a call is taken to last {CALL_BY_ROOFLINE:g} times what its FLOPs and bytes take at this machine's rates"
-    if expected.rated:
-        yield f"expected: about {duration(expected.total_s)}{ended} (an estimate: {known})"
+    basis = f"a call is taken to last {CALL_BY_ROOFLINE:g} times what its FLOPs and bytes take at this machine's rates"
+    if outlook.rated:
+        yield f"expected: about {duration(outlook.total_s)}{ended} (an estimate: {basis})"
     else:
-        yield f"expected: at least {duration(expected.total_s)}{ended}: this machine's rates could not be measured"
+        yield f"expected: at least {duration(outlook.total_s)}{ended}: this machine's rates could not be measured"
 
 
 def _measure(session: Session, form: str, begun: float) -> int:
@@ -129,8 +129,8 @@ def _measure(session: Session, form: str, begun: float) -> int:
     folder = session.journal.folder
     code: int | None = None
     try:
-        with progress() as told:
-            Runner(session.plan, session.journal, told, begun=begun).run()
+        with progress() as shown:
+            Runner(session.plan, session.journal, shown, begun=begun).run()
     except KeyboardInterrupt:
         code = 130
     except Stopped as stopped:
@@ -147,7 +147,7 @@ def _measure(session: Session, form: str, begun: float) -> int:
 
 
 def _show(folder: Path, form: str) -> None:
-    """Prints the results so far, and names the folder."""
+    """Prints the results so far, and the folder; why they cannot be shown, where that is so."""
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput

@@ -19,10 +19,16 @@ from attnbench.yaml_file import parse, read_text
 
 @dataclass(frozen=True)
 class Checkout:
-    """One side. revision: its commit. root: its worktree. text: its suite. operators_from: as that suite has them, but
-    from here.
+    """One side of a gate.
 
-    imports: folders that its processes import from before all others. notes: sentences on where its suite comes from.
+    Args:
+        name: base or head.
+        revision: its commit.
+        root: its worktree.
+        text: its suite.
+        operators_from: those of its suite, files in its worktree.
+        imports: folders from which its processes import before all others.
+        notes: sentences on where its suite comes from.
     """
 
     name: str
@@ -39,10 +45,14 @@ class Checkout:
 
 @contextlib.contextmanager
 def checkouts(file: Path, base: str, head: str | None) -> Iterator[tuple[Checkout, Checkout]]:
-    """Base and head, removed again at the end.
+    """Base and head as worktrees, which are removed at the end.
 
-    file: of the suite, whose repository is taken; where it is in none, that of the current directory. base, head:
-    revisions; head None: the working tree with its changes to tracked files. Raises BadInput.
+    Args:
+        file: the suite. Its repository is compared; where it is in none, that of the current directory.
+        base: a revision.
+        head: a revision; None: the working tree with the changes to tracked files.
+
+    Raises: BadInput.
     """
     file = file.resolve()
     top, inside = _repository(file)
@@ -57,7 +67,7 @@ def checkouts(file: Path, base: str, head: str | None) -> Iterator[tuple[Checkou
 
 
 def _repository(file: Path) -> tuple[Path, Path | None]:
-    """The top of the repository that is measured, and the suite's path in it; None: the suite is not in it."""
+    """The top of the repository that is compared, and the suite's path in it; None where the suite is not in it."""
     with contextlib.suppress(BadInput):
         folder = next(parent for parent in file.parents if os.path.isdir(parent))
         top = Path(_git(folder, "rev-parse", "--show-toplevel")).resolve()
@@ -77,7 +87,7 @@ def _repository(file: Path) -> tuple[Path, Path | None]:
 def _sides(
     file: Path, top: Path, inside: Path | None, commits: Mapping[str, str], working_tree: bool, roots: Sequence[Path]
 ) -> tuple[Checkout, Checkout]:
-    """Both sides with their suites; a base that has none measures head's, and says so."""
+    """Both sides with their suites; a base without the suite measures head's, and has a note."""
     before, after = (_suite_of(file, inside, root) for root in roots)
     if after is None and working_tree and file.is_file():  # not known to git yet
         after = file
@@ -97,10 +107,10 @@ def _sides(
     sides = (replace(base, notes=tuple(notes)), head)
     measured = [_check_imports(side, top) for side in sides]
     if not any(measured):
-        said = f"nothing that {file.name} measures is in the repository {top}: both revisions measure what is installed"
+        note = f"nothing that {file.name} measures is in the repository {top}: both revisions measure what is installed"
         if inside is None:
-            raise BadInput(f"{said}. Run the gate in the repository of what you change, with a suite of its own.")
-        sides = (replace(sides[0], notes=(*sides[0].notes, said)), head)
+            raise BadInput(f"{note}. Run the gate in the repository of what you change, with a suite of its own.")
+        sides = (replace(sides[0], notes=(*sides[0].notes, note)), head)
     return sides
 
 
@@ -118,11 +128,23 @@ def _has_attnbench(root: Path) -> bool:
 
 
 def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, *, lenient: bool = False) -> Checkout:
-    """lenient: files of the suite that this revision does not have are left out."""
-    own = []
+    """One side.
+
+    Args:
+        name: base or head.
+        commit: its revision.
+        root: its worktree.
+        text: its suite.
+        file: the suite's path, for messages and relative paths.
+        top: of the repository.
+        lenient: files of the suite that this revision does not have are left out.
+
+    Raises: BadInput.
+    """
+    places = []
     for place in operator_places(parse(text, f"{file} ({name} {commit[:12]})")):
         if not isinstance(place, str) or not place.endswith(".py"):
-            own.append(place)
+            places.append(place)
             continue
         path = (file.parent / place).resolve()
         if not path.is_relative_to(top):
@@ -132,7 +154,7 @@ def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, 
             )
         there = root / path.relative_to(top)
         if there.is_file():
-            own.append(str(there))
+            places.append(str(there))
         elif path.is_file() and name == "head":
             raise BadInput(
                 f"operators_from: git does not know {path.relative_to(top)} in {name} {commit[:12]}. `git add` it, so "
@@ -143,14 +165,14 @@ def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, 
                 f"operators_from: {path.relative_to(top)} is not in {name} {commit[:12]}, whose suite names it. "
                 "Correct the suite, or commit the file."
             )
-    files = (Path(place).parent for place in own if isinstance(place, str) and place.endswith(".py"))
+    files = (Path(place).parent for place in places if isinstance(place, str) and place.endswith(".py"))
     folders = tuple(str(f) for f in dict.fromkeys([root, root / "src", *files]) if f.is_dir())
-    return Checkout(name, commit, root, text, tuple(own), folders)
+    return Checkout(name, commit, root, text, tuple(places), folders)
 
 
 def _working_tree(top: Path) -> str:
-    """A commit of HEAD with the uncommitted changes of tracked files; nothing in the repository moves."""
-    # `git stash create` fails without a word where a file was written again as it was.
+    """A commit of HEAD with the uncommitted changes of tracked files; the repository stays as it is."""
+    # `git stash create` fails without a message where a file was rewritten with the same content.
     changed = _git(top, "status", "--porcelain", "--untracked-files=no")
     return _git(top, "stash", "create") if changed else _git(top, "rev-parse", "HEAD")
 
@@ -168,8 +190,10 @@ def _commit(top: Path, revision: str, option: str) -> str:
 
 
 def _check_imports(side: Checkout, top: Path) -> bool:
-    """Whether anything that is measured comes from the worktree. Raises BadInput where a package of it does not: then
-    both sides would measure the same code."""
+    """Whether anything that is measured is imported from the worktree.
+
+    Raises: BadInput where a package of the suite is imported from elsewhere: both sides would measure the same code.
+    """
     packages = [place for place in side.operators_from if isinstance(place, str) and not place.endswith(".py")]
     if Path(attnbench.__file__).resolve().is_relative_to(top) or _has_attnbench(side.root):
         packages.append("attnbench")
@@ -206,6 +230,6 @@ def _git(place: Path, *words: str) -> str:
     except OSError as error:
         raise BadInput(f"git cannot be run: {error.strerror}. Install it: the gate compares two revisions.") from None
     if done.returncode:
-        said = " ".join(done.stderr.split())[:300] or f"exit code {done.returncode}"
-        raise BadInput(f"git {words[0]} in {folder}: {said}. The gate needs the git repository that the suite is in.")
+        reason = " ".join(done.stderr.split())[:300] or f"exit code {done.returncode}"
+        raise BadInput(f"git {words[0]} in {folder}: {reason}. The gate needs the git repository that the suite is in.")
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""Temporary folders of a command, with the git worktrees in them; the next command removes what a killed one left."""
+"""Temporary folders of a command, with the git worktrees in them. The next command removes those of a killed one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from attnbench.errors import BadInput
 
 PREFIX = "attnbench-"
 LOCK = ".owner"
-"""Held with flock by the command that a folder belongs to, so it is free once that has ended; names the repository."""
+"""A file with the name of the repository, locked (flock) by the command that a folder belongs to while it runs."""
 
 
 @contextlib.contextmanager
 def scratch_folder(kind: str, repository: Path | None = None) -> Iterator[Path]:
-    """A new folder `attnbench-<kind>-…`, removed at the end with the worktrees of the repository that lie in it."""
+    """A new folder `attnbench-<kind>-…`, removed at the end with the worktrees in it.
+
+    Args:
+        kind: of the command, for the name.
+        repository: whose worktrees are in the folder; None: there are none.
+
+    Raises: BadInput where no folder can be made.
+    """
     import fcntl
 
     _remove_stale()
@@ -38,7 +45,7 @@ def scratch_folder(kind: str, repository: Path | None = None) -> Iterator[Path]:
 
 
 def _remove_stale() -> None:
-    """Removes the folders of commands that were killed: this user's, with a lock that nobody holds."""
+    """Removes the folders of killed commands: those of this user whose lock is free."""
     import fcntl
 
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{LOCK}"):
@@ -70,7 +77,7 @@ def _worktrees(repository: Path) -> list[Path]:
 
 
 def _git(repository: Path | None, *words: str) -> str:
-    """What git prints; nothing where it fails. In a session of its own, so that Ctrl-C is not its end."""
+    """What git prints; empty where it fails. In a session of its own, so that Ctrl-C does not end it."""
     with contextlib.suppress(OSError):
         return subprocess.run(
             ["git", "-C", str(repository), *words],

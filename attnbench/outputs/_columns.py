@@ -75,7 +75,7 @@ def _glued(text: str) -> str:
 
 
 def _broken(text: str, width: int, indent: str = "") -> list[str]:
-    """A text over lines of at most `width`, but for a word that is longer: nobody could put its parts together."""
+    """A text over lines of at most `width`; a longer word is not broken."""
     parts = wrap(_glued(text), width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
     return [_plain(part) for part in parts] or [""]
 

@@ -64,9 +64,9 @@ def visibility(noise: Noise, gate: Gate) -> Visibility:
     smallest, cells = min(thresholds.values()), len(noise.own)
     pairs, once, twice = pairs_for(thresholds, cells, noise)
     changes = []
-    for key, own in sorted(noise.own.items(), key=lambda item: -item[1]):
+    for key, sd in sorted(noise.own.items(), key=lambda item: -item[1]):
         limit = limits[key]
         target = smallest if limit is None else limit
-        change = smallest_change(pairs, cells, target, own, noise.shared, POWER)
-        changes.append(VisibleChange(key, own, change, limit))
+        change = smallest_change(pairs, cells, target, sd, noise.shared, POWER)
+        changes.append(VisibleChange(key, sd, change, limit))
     return Visibility(pairs, once, twice, changes)
