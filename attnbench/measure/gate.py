@@ -114,7 +114,7 @@ def between_revisions(request: GateRequest, base: str, head: str | None, log: Lo
         folder = request.folder(both[1].name)
         here = machine(device_for(str(file), both[1].impls, request.device))
         path = request.noise or default_path(both[1].name)
-        noise, origin = noise_for(path, here, asked=request.noise is not None)
+        noise, origin = noise_for(path, here, required=request.noise is not None)
         environments = [{**here, **each.definitions, "seed": order_seed(each.text)} for each in both]
         plans = [
             assembled(each.cells, both[1].measure, both[1].limits, environment)

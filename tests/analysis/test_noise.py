@@ -17,7 +17,7 @@ def test_noise_is_stored_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "noise" / "ci.json"
     write(path, FOUND)
     assert read(path) == FOUND
-    noise, said = noise_for(path, {**HERE, "load": 9.0}, asked=False)
+    noise, said = noise_for(path, {**HERE, "load": 9.0}, required=False)
     assert noise == FOUND.noise
     assert "from 8 pairs: 2.0% per cell, 3.0% shared" in said
 
@@ -26,19 +26,19 @@ def test_another_machine_s_noise_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "ci.json"
     write(path, FOUND)
     other = {**HERE, "threads": 4}
-    noise, said = noise_for(path, other, asked=False)
+    noise, said = noise_for(path, other, required=False)
     assert noise is ASSUMED
     assert "another machine (threads 1, here 4)" in said
     with pytest.raises(BadInput, match="another machine"):
-        noise_for(path, other, asked=True)
+        noise_for(path, other, required=True)
 
 
 def test_without_one_the_assumption_is_stated(tmp_path: Path) -> None:
-    noise, said = noise_for(tmp_path / "none.json", HERE, asked=False)
+    noise, said = noise_for(tmp_path / "none.json", HERE, required=False)
     assert noise is ASSUMED
     assert "4% from process to process is assumed" in said
     with pytest.raises(BadInput):
-        noise_for(tmp_path / "none.json", HERE, asked=True)
+        noise_for(tmp_path / "none.json", HERE, required=True)
 
 
 @pytest.mark.parametrize(

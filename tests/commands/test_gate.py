@@ -217,9 +217,9 @@ def test_calibrate_stores_noise_that_the_gate_of_this_machine_takes(
     stored = json.loads(path.read_text())
     assert stored["own"] == {cell["cell"]: cell["noise"] for cell in cells}
     found = noise.read(path)
-    assert noise.noise_for(path, dict(found.machine), asked=True)[1].startswith("noise from 3 pairs")
+    assert noise.noise_for(path, dict(found.machine), required=True)[1].startswith("noise from 3 pairs")
     with pytest.raises(BadInput, match="of another machine"):
-        noise.noise_for(path, {**found.machine, "cores": 999}, asked=True)
+        noise.noise_for(path, {**found.machine, "cores": 999}, required=True)
 
 
 def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:

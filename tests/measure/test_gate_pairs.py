@@ -173,6 +173,16 @@ def test_twins_are_timed_under_the_candidates_key() -> None:
     assert (table["after"] / table["before"]).round(6).tolist() == [2.0, 2.0]
 
 
+def test_a_metric_that_one_side_does_not_know_gives_no_pairs() -> None:
+    """A change that adds a metric: the base measures none of it, and its threshold leaves every cell undecided."""
+    own = cell("local", Problem(64, 64, 4))
+    visits = visits_of([(own, 1.0, {})], rounds=4)
+    new = [replace(v, metrics={**v.metrics, "new_time_s": 1.0}) for v in visits]
+    sides = [SimpleNamespace(journal=SimpleNamespace(visits=each)) for each in (visits, new)]
+    assert table_of_pairs((sides[0], sides[1]), "new_time_s", Stage(1, 2, 2), [(own, own)]).empty  # type: ignore[arg-type]
+    assert len(table_of_pairs((sides[1], sides[1]), "new_time_s", Stage(1, 2, 2), [(own, own)])) == 2  # type: ignore[arg-type]
+
+
 def test_a_cell_that_lost_all_its_pairs_is_undecided_where_it_has_a_threshold() -> None:
     one, two = cell("local", Problem(64, 64, 4)), cell("softmax", Problem(64, 64, 4))
     pairs = pd.DataFrame({"key": [one.key], "pair": [1], "before": [1.0], "after": [1.0]})

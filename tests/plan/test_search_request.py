@@ -9,7 +9,7 @@ import yaml
 
 from attnbench.errors import BadInput
 from attnbench.measure.stored_search import SEARCH, name_sizes, read_request, write_request
-from attnbench.plan.search_request import SearchRequest, suite_text
+from attnbench.plan.search_request import SearchRequest, clock_column, suite_text
 from attnbench.store.records import SUITE
 from tests.stored import cell, visit
 
@@ -48,3 +48,10 @@ def test_the_suite_names_the_sizes_that_were_visited(tmp_path: Path) -> None:
     assert yaml.safe_load(path.read_text())["sweep"] == [{"seq_len": [64, 1024]}]
     name_sizes(ASKED, tmp_path, [visit(cell(seq_len=n)) for n in (256, 64, 256)])
     assert yaml.safe_load(path.read_text())["sweep"] == [{"seq_len": [64, 256]}]
+
+
+def test_what_is_searched_is_a_metric_with_a_clock() -> None:
+    assert [clock_column(name) for name in ("wall_time", "device_time")] == ["wall_time_s", "device_time_s"]
+    for name in ("energy", "peak_memory", "wall_tim"):
+        with pytest.raises(BadInput, match="allowed: wall_time, device_time"):
+            clock_column(name)

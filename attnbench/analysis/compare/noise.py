@@ -88,13 +88,13 @@ def machine_of(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: environment.get(name) for name in MACHINE}
 
 
-def noise_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tuple[Noise, str]:
+def noise_for(path: Path, environment: Mapping[str, Any], *, required: bool) -> tuple[Noise, str]:
     """The noise to plan with, and a sentence about where it comes from.
 
     Args:
         path: where it is stored.
         environment: of the machine that measures.
-        asked: whether the user named the file, so that a missing one, or one of another machine, is an error.
+        required: whether a missing file, or one of another machine, is an error: the user has named it.
 
     Raises: BadInput.
     """
@@ -103,12 +103,12 @@ def noise_for(path: Path, environment: Mapping[str, Any], *, asked: bool) -> tup
     assumed = (
         f"not calibrated here: {ASSUMED_SD:.0%} from process to process is assumed; `attnbench calibrate` measures it"
     )
-    if not os.path.isfile(path) and not asked:
+    if not os.path.isfile(path) and not required:
         return ASSUMED, assumed
     calibration = read(path)
     for name, there, here in differing(MACHINE, calibration.machine, environment)[:1]:
         reason = f"{path} is of another machine ({name} {there}, here {here})"
-        if asked:
+        if required:
             raise BadInput(f"{reason}. Calibrate here, or leave --noise out.")
         return ASSUMED, f"{reason}; {assumed}"
     noise = calibration.noise

@@ -1,4 +1,4 @@
-"""Two stored runs, cell by cell: what got faster, what slower, and what nobody can tell.
+"""Two stored runs, cell by cell: what got faster, what slower, and what cannot be told apart.
 
 Stored runs were measured one after the other, and a shared machine's state moves in between. What moved in common is
 therefore estimated over the operators (the median of their medians), noted, and taken out; a cell is called slower for

@@ -169,11 +169,11 @@ def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> t
             "slower" if e.level > 0 else "faster",
             f"{change:+.1%} is outside {bound} for {count(cells, 'cell')}, and at least {math.expm1(least):.1%}",
         )
-    seen = smallest_seen(e, threshold, false_alarms, cells)
+    smallest = smallest_seen(e, threshold, false_alarms, cells)
     # A slow-down of the threshold would have been found, or is excluded by the interval itself.
-    if is_seen(seen, threshold) or e.level + limit < math.log1p(threshold):
-        return "same", f"{change:+.1%} is within {bound}; {seen:.1%} would have been found"
-    return "undecided", f"{change:+.1%} within {bound}; only {seen:.1%} would have been found, not {threshold:.1%}"
+    if is_seen(smallest, threshold) or e.level + limit < math.log1p(threshold):
+        return "same", f"{change:+.1%} is within {bound}; {smallest:.1%} would have been found"
+    return "undecided", f"{change:+.1%} within {bound}; only {smallest:.1%} would have been found, not {threshold:.1%}"
 
 
 def decide(first: pd.DataFrame, second: pd.DataFrame | None, gate: Gate, metric: str) -> list[Finding]:
