@@ -6,6 +6,7 @@ The table is the documentation; CONTRIBUTING.md says what each room is for.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -142,3 +143,22 @@ def test_a_circle_and_a_function_local_import_are_seen() -> None:
     text = "def f():\n    from attnbench.plan import cells\n    import attnbench.store\n"
     text += "    import_module('attnbench.cost')\n"
     assert sorted(imports(text, known)) == ["attnbench.cost", "attnbench.plan.cells", "attnbench.store"]
+
+
+def missing_paths(text: str) -> list[str]:
+    """The files and folders that a text names in backticks, whole or by their last parts, and that are not there."""
+    top = PACKAGE.parent
+    files = [
+        path.relative_to(top) for room in ("attnbench", "tests", "benchmarks") for path in (top / room).rglob("*.py")
+    ]
+    there = {f"/{file.as_posix()}" for file in files} | {
+        f"/{parent.as_posix()}/" for f in files for parent in f.parents
+    }
+    named = re.findall(r"`([a-z_0-9/]+(?:\.py|/))`", text)
+    return sorted({name for name in named if not any(path.endswith(f"/{name}") for path in there)})
+
+
+def test_contributing_names_files_that_are_there() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert missing_paths(text) == []
+    assert missing_paths("`plan/suite.py`, `suite.py`, `kernels/flex/` and `plan/gone.py`") == ["plan/gone.py"]
