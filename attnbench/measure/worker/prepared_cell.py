@@ -60,7 +60,17 @@ class Spent:
 
 @dataclass(frozen=True)
 class Subject:
-    """The cell, its operator and the callable of its impl, on one device."""
+    """A cell that can be called.
+
+    Args:
+        cell: what is measured.
+        operator: the cell's.
+        call: the callable of the cell's impl.
+        device: on which its tensors are.
+        memory_limit: bytes that it may need.
+        forecast: what its shapes alone tell.
+        spent: seconds inside the operator's calls.
+    """
 
     cell: Cell
     operator: Operator
@@ -82,7 +92,10 @@ class Subject:
         return impl is not None and impl.synchronises
 
     def inputs(self, problem: Problem, seed: int) -> Inputs:
-        """Inputs of a problem, the same for a seed in every process on this device. Raises Misfit."""
+        """Inputs of a problem, the same for a seed in every process on this device.
+
+        Raises: Misfit where the operator draws others than the problem asks for.
+        """
         generator = Generator(device=self.device.type).manual_seed(seed)
         inputs = self.form.make_inputs(problem, self.cell.params, generator)
         misfit = misfit_of_inputs(inputs, problem, self.device.type)
@@ -91,23 +104,26 @@ class Subject:
         return inputs
 
     def bind(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Callable[[], Outputs]:
-        """One call of `call` on these inputs in the cell's mode, without arguments.
+        """One call on these inputs in the cell's mode, without arguments; to be made under `grad_mode`.
 
-        fwd: call it under inference_mode. fwd_bwd: the cotangent is fixed, random, of the output's shape and dtype.
+        Args:
+            call: of the operator's form, such as its impl or its reference.
+            problem: that of the inputs.
+            inputs: one set. In fwd_bwd the cotangent is fixed, random, of the output's shape and dtype.
         """
         params = self.cell.params
         if self.cell.mode == "fwd":
             tensors = inputs.tensors()
             return lambda: (call(problem, params, **tensors),)
         leaves = {name: t.detach().requires_grad_() for name, t in inputs.differentiated().items()}
-        wanted, choices = list(leaves.values()), inputs.choices
+        differentiated, choices = list(leaves.values()), inputs.choices
         cotangents: list[Tensor] = []
 
         def forward_and_backward() -> Outputs:
             output = call(problem, params, **leaves, **choices)
             if not cotangents:
                 cotangents.append(cotangent(output, torch_dtype(self.cell.problem)))
-            return (output, *torch.autograd.grad(output, wanted, cotangents[0]))
+            return (output, *torch.autograd.grad(output, differentiated, cotangents[0]))
 
         return forward_and_backward
 
@@ -146,8 +162,12 @@ class Subject:
 
 
 def cotangent(output: Tensor, working: torch.dtype) -> Tensor:
-    """N(0, 1) of the output's shape and dtype, fixed by its shape; its values are those of the working dtype,
-    so that a float64 reference and a working-dtype one differentiate the same thing.
+    """N(0, 1) of the output's shape and dtype, fixed by its shape.
+
+    Args:
+        output: what is differentiated.
+        working: the dtype whose values it has, so that a float64 reference and a working-dtype one differentiate the
+            same thing.
     """
     generator = Generator(device=output.device).manual_seed(1)
     drawn = torch.randn(output.shape, generator=generator, device=output.device, dtype=torch.float32)
