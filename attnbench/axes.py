@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from attnbench.problem import Domain, Problem
@@ -27,12 +27,14 @@ class Axis:
     Attributes:
         name: as suites, options and tables write it.
         meaning: what a value is, for help.
-        columns: of a visit, and fields of a problem, that hold a value: one number each.
+        columns: properties of a problem that hold a value: one number each.
         most: the largest number allowed.
         domain: the problems whose number of tokens the axis sets, of which every sweep has one; None: it varies
             something else, of problems of any domain.
         noun: what precedes a value where it stands fixed in a title ("image 14x28"); default: the name.
-        factors: the two fields whose product a value is. Either is constant along a series; the first divides values.
+        divisor: the property of a problem that divides every value; empty: none does.
+        varies: of the sizes that a panel's title names, the one that varies along the axis; default: the column.
+        instead: (another of these, which may vary as well; what is constant then).
     """
 
     name: str
@@ -41,7 +43,9 @@ class Axis:
     most: int
     domain: Domain | None = None
     noun: str = ""
-    factors: tuple[str, str] | None = None
+    divisor: str = ""
+    varies: str = ""
+    instead: tuple[str, str] | None = None
 
     def read(self, value: Any) -> Value:
         """A value from YAML or, after `yaml_file.scalar`, from the command line: `1024`; of an image `28` or `32x64`.
@@ -71,7 +75,7 @@ class Axis:
     def at(self, problem: Problem, position: int) -> Problem:
         """The problem at a position; of an image the largest square with no more tokens."""
         side = math.isqrt(position) if len(self.columns) == 2 else position
-        return replace(problem, **self.fields(self.uniform(side)))  # type: ignore[arg-type]
+        return problem.with_sizes(**self.fields(self.uniform(side)))
 
     def position(self, problem: Problem) -> int:
         """Where a problem stands."""
@@ -86,7 +90,7 @@ class Axis:
 
         It has few binary digits: odd sizes have costs of their own.
         """
-        unit = getattr(problem, self.factors[0]) if self.factors else 1
+        unit = getattr(problem, self.divisor) if self.divisor else 1
 
         def nearest(position: float) -> int:
             if len(self.columns) == 2:
@@ -111,7 +115,7 @@ AXES: dict[str, Axis] = {
     for axis in (
         Axis("seq_len", "tokens of a sequence", ("seq_len",), MAX_TOKENS, "sequence"),
         Axis("image_size", "sides of an image", ("height", "width"), MAX_SIDE, "image", noun="image"),
-        Axis("channels", "channels of all heads together", ("channels",), MAX_CHANNELS, factors=("heads", "head_dim")),
+        Axis("channels", "of all heads", ("channels",), MAX_CHANNELS, divisor="heads", instead=("heads", "head_dim")),
     )
 }
 """Every axis by name, in the order of tables and panels; in a sweep the later ones vary slower."""

@@ -92,6 +92,13 @@ class Problem:
         """Bytes of one element of the working dtype."""
         return ITEM_BYTES[self.dtype]
 
+    def with_sizes(self, **sizes: int) -> Problem:
+        """The same problem at other sizes, by field or head_dim, which sets the channels."""
+        head_dim = sizes.pop("head_dim", None)
+        if head_dim is not None:
+            sizes["channels"] = head_dim * sizes.get("heads", self.heads)
+        return replace(self, **sizes)  # type: ignore[arg-type]
+
     def with_dtype(self, dtype: Dtype) -> Problem:
         """The same problem in another working dtype."""
         return replace(self, dtype=dtype)

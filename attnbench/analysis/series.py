@@ -134,13 +134,13 @@ _FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "chann
 
 
 def _fixed(axis: Axis) -> list[tuple[str, ...]]:
-    """What is constant along an axis; where a size is a product, once with either of its factors."""
-    varied = "size" if axis.domain else axis.columns[0]
+    """What is constant along an axis, the first choice first."""
+    varied = "size" if axis.domain else axis.varies or axis.columns[0]
     fixed = tuple(name for name in _FIXED if name != varied)
-    if axis.factors is None:
+    if axis.instead is None:
         return [fixed]
-    first, second = axis.factors
-    return [fixed, tuple(second if name == first else name for name in fixed)]
+    varies_too, constant = axis.instead
+    return [fixed, tuple(constant if name == varies_too else name for name in fixed)]
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.plan.search_request import SearchRequest
 from attnbench.plan.suite import written
+from attnbench.problem import problem_of
 from attnbench.store.records import SUITE, Visit
 from attnbench.store.trusted_json import REPAIR, parse_object, read_text
 from attnbench.yaml_file import parse
@@ -48,7 +49,7 @@ def read_request(folder: Path) -> SearchRequest:
 def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) -> None:
     """Writes the sizes that were visited into suite.yaml, so that it describes the run; unchanged where none was."""
     column = AXES[request.axis].columns[0]
-    sizes = sorted({visit.cell[column] for visit in visits})
+    sizes = sorted({getattr(problem_of(visit.cell), column) for visit in visits})
     data = parse(read_text(folder / SUITE), str(folder / SUITE))
     if sizes and data["sweep"][0][request.axis] != sizes:
         data["sweep"][0][request.axis] = sizes
