@@ -26,9 +26,9 @@ def ran(*words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
 def raising(what: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """`attnbench list metrics`, in which something raises."""
     code = (
-        "import sys, attnbench.commands.list as verb, attnbench.__main__ as door\n"
+        "import sys, attnbench.measure.catalogue as verb, attnbench.__main__ as door\n"
         f"def write(*given, **named):\n    {what}\n"
-        "verb.write = write\nsys.argv = ['attnbench', 'list', 'metrics']\ndoor.main()"
+        "verb.catalogue = write\nsys.argv = ['attnbench', 'list', 'metrics']\ndoor.main()"
     )
     return ran(sys.executable, "-c", code, **variables)
 
