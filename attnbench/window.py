@@ -88,7 +88,13 @@ def executed_pairs(seq_len: int, before: int, after: int, classes: int = 1, hubs
 def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
     """y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j) over i − j in {−after, …, before}·classes, and over all j < hubs.
 
-    q (already scaled), k, v: [B, H, N, D]. A hub inside the window is seen once. Returns [B, H, N, D].
+    Args:
+        q: [B, H, N, D], already scaled.
+        k, v: [B, H, N, D].
+        before, after: keys of a window before and after its query.
+        classes: residue classes; the window is counted in steps of so many tokens.
+        hubs: the first tokens, which every query sees; one inside the window is seen once.
+    Returns: [B, H, N, D].
     """
     cut = windows(class_length(q.shape[-2], classes), before, after)
     scores = window_scores(q, k, cut, classes, hubs)  # [B·H, classes, blocks, block, hubs + keys]
@@ -124,7 +130,12 @@ def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
 def to_classes(x: Tensor, classes: int, length: int | None = None) -> Tensor:
     """Tokens permuted so that each residue class is contiguous: [B, H, N, D] → [B·H, classes, length, D].
 
-    Position p of class r is token p·classes + r; zeros fill every class up to `length` (None: the longest class's).
+    Position p of class r is token p·classes + r; every class is padded with zeros.
+
+    Args:
+        x: [B, H, N, D].
+        classes: residue classes.
+        length: tokens of a class with its padding; None: of the longest class.
     """
     n = x.shape[-2]
     length = class_length(n, classes) if length is None else length

@@ -30,9 +30,10 @@ CAPABILITIES = ((80,), (90, 100))
 
 
 def operands_in_registers(capability: int | None = None) -> bool:
-    """Whether products take them from there: on all but sm_90 and sm_100, which leaves less room for tiles.
+    """Whether products read operands from registers, as on all but sm_90 and sm_100; then tiles have less room.
 
-    capability: 80, 90 …; None: of the current CUDA device, or False where there is none (Triton's interpreter).
+    Args:
+        capability: 80, 90 …; None: of the current CUDA device; without one (Triton's interpreter) the result is False.
     """
     if capability is None:
         if not torch.cuda.is_initialized():  # called at every launch

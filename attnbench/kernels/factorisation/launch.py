@@ -41,7 +41,15 @@ MAX_SPLITS = 64
 
 @dataclass(frozen=True)
 class Updates:
-    """What is computed. kind: nmf, vq or cd. temperature: vq and cd. beta: cd."""
+    """A factorisation.
+
+    Attributes:
+        kind: nmf, vq or cd.
+        steps: T.
+        temperature: of the softmax (vq, cd).
+        beta: of the ridge (cd).
+        epsilon: added to denominators.
+    """
 
     kind: str
     steps: int
@@ -61,7 +69,14 @@ class Updates:
 
 
 def factorise(x: Tensor, bases: Tensor, updates: Updates) -> Tensor:
-    """x: [B, N, d] on one CUDA device. bases: [B, d, r], r ≤ 64. Returns [B, N, d]. Differentiable in x, once."""
+    """C Dᵀ after all updates; differentiable in x, once.
+
+    Args:
+        x: [B, N, d] on one CUDA device.
+        bases: the first D, [B, d, r], r ≤ 64.
+        updates: the kind of factorisation and its steps.
+    Returns: [B, N, d].
+    """
     y: Tensor = _OneStep.apply(x.contiguous(), bases, updates)
     return y
 

@@ -42,9 +42,14 @@ MAX_SPLITS = 64
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int = 0) -> Tensor:
-    """q: [B, H, N, D]; k, v: [B, H, M, D]; D ≤ 256. Returns [B, H, N, D]. Differentiable once.
+    """Attention of every query to the keys, differentiable once.
 
-    factor: 0: every query sees every key; else query i sees the keys m with m · factor ≤ i.
+    Args:
+        q: [B, H, N, D] on a CUDA device, D ≤ 256.
+        k, v: [B, H, M, D].
+        scale: factor of the logits.
+        factor: 0: every query sees every key; otherwise query i sees the keys m with m · factor ≤ i.
+    Returns: [B, H, N, D].
     """
     if q.stride(-1) != 1 and not (q.stride(-2) == 1 and q.shape[-1] <= MAX_MAP_DIM and q.dtype != torch.float32):
         q = q.contiguous()

@@ -34,9 +34,13 @@ from attnbench.kernels.launching import CAPABILITIES, PRECISIONS
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
-    """q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256, phi not softmax. omega: [m, D]. Returns [B, H, N, D].
+    """Kernelized attention over the keys j ≤ i; differentiable in q, k and v, once.
 
-    Differentiable in q, k and v, once.
+    Args:
+        q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256.
+        phi: the feature map, not softmax.
+        omega: [m, D], for relu, exp and fourier; None: the map has none.
+    Returns: [B, H, N, D].
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))

@@ -53,10 +53,10 @@ def row_products(
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x yᵀ of these rows of x and those of y (its stride is width): [rows, BLOCK_M].
+    """x yᵀ of the given rows of x and of y, whose stride is width: [rows, BLOCK_M].
 
-    WIDTH: 0: all channels at once, those of x being in `tile` [rows, BLOCK_D]. Else WIDTH at a time, loaded again (tile
-    is not used): operands of a product lie in registers, and those of all channels would not fit beside the sums.
+    WIDTH 0: all channels at once, with those of x in `tile` [rows, BLOCK_D]. Otherwise WIDTH channels at a time, loaded
+    again (`tile` is unused): operands are in registers, where those of all channels do not fit beside the sums.
     """
     if WIDTH == 0:
         b = load_rows(y, columns, column_mask, width, 0, width, BLOCK_D).to(COMPUTE)

@@ -47,9 +47,13 @@ MAX_SPLITS = 32
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
-    """q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256. omega: [m, D] for relu, exp and fourier. Returns [B, H, N, D].
+    """Kernelized attention over all keys; differentiable in q, k and v, once.
 
-    Differentiable in q, k and v, once.
+    Args:
+        q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256.
+        phi: the feature map.
+        omega: [m, D], for relu, exp and fourier; None: the map has none.
+    Returns: [B, H, N, D].
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
@@ -137,10 +141,12 @@ def accumulate(
     split_len: int,
     stabilised: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """By split of split_len tokens: the state [splits, B·H, M, D] and the normaliser [splits, B·H, M].
+    """The state and the normaliser of each split of split_len tokens.
 
-    query: weights, shares and stabilisers of queries, [B·H, N] each; None: x are keys. Where stabilised also maxima and
-    their tokens [splits, B·H, m], and Σ values [splits, B·H, D].
+    Args:
+        query: weights, shares and stabilisers of queries, [B·H, N] each; None: x are keys.
+    Returns: the state [splits, B·H, M, D] and the normaliser [splits, B·H, M]; where stabilised also maxima and their
+        tokens [splits, B·H, m], and Σ values [splits, B·H, D].
     """
     b, h, n, d = x.shape
     tiles = sum_tiles(d, phi, x.dtype)

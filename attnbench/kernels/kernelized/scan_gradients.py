@@ -174,7 +174,7 @@ def scan_key_gradient_kernel(
 ):  # fmt: skip
     """One program per value tile, segment and head, in that order, from the segment's last chunk to its first.
 
-    TURNS: 1, or 2 to run through the features for dv, then again for dk, where the sums of both do not fit.
+    TURNS: 1; or 2 where the sums of dv and dk do not fit together: a loop over the features for each.
     """
     tile_v, segment, head, all_heads = place_of(head_dim, segments, BLOCK_V)
     first_v = tile_v.to(tl.int32) * BLOCK_V

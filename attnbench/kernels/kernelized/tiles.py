@@ -17,7 +17,14 @@ from attnbench.kernels.launching import Tiles, operands_in_registers, padded, pr
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A map of `features`. count: m, the arguments per token. scale: see there. denominator: ε beside φᵀz."""
+    """A map of `features`.
+
+    Attributes:
+        features: its name.
+        count: m, the arguments per token.
+        scale, epsilon: as in the table of `features`.
+        denominator: ε beside φᵀz.
+    """
 
     features: str
     count: int
@@ -106,12 +113,14 @@ def scan_tiles(
 ) -> Tiles:  # fmt: skip
     """Of scan_answer_kernel ("answer"), scan_query_gradient_kernel ("query") and scan_key_gradient_kernel ("key").
 
-    compute: PRECISION of its products; None: as torch is set. capability: 80, 90 …; None: of the current device.
-
-    The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since warps beyond the rows of a
-    product would repeat them; fewer where registers fill up: three TF32 products hold every operand twice; a gradient
-    through ω adds up [BLOCK_N, BLOCK_D]; and where operands lie in registers too, in float32 for all but bfloat16. Two
+    The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since more warps than rows of a
+    product would repeat them; fewer where registers are short: three TF32 products hold every operand twice; a gradient
+    through ω sums [BLOCK_N, BLOCK_D]; and operands can be in registers too, in float32 for all but bfloat16. Two
     features per argument (fourier) double the rest.
+
+    Args:
+        compute: PRECISION of its products; None: as torch is set.
+        capability: 80, 90 …; None: of the current device.
     """
     chosen = products(dtype, compute)
     wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)

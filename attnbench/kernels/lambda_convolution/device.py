@@ -11,9 +11,11 @@ import triton.language as tl
 
 @triton.jit
 def patches(v, lines, line_mask, pixels, offsets, height, width, depth, side):
-    """v at every pixel moved by every offset, 0 outside the map: [rows, offsets].
+    """v at every pixel shifted by every offset, 0 outside the map: [rows, offsets].
 
-    lines: the row's b·|v| + channel. offsets: (u·r + row)·r + column of E, and so which layer and where to.
+    Args:
+        lines: b·|v| + channel of each row.
+        offsets: (u·r + row)·r + column of E, which gives the layer and the shift.
     """
     area = side * side
     layer = offsets // area

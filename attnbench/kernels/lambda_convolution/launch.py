@@ -36,9 +36,14 @@ PROGRAMS = 528
 
 
 def apply(q: Tensor, v: Tensor, e: Tensor, content: Tensor) -> Tensor:
-    """q: [B, h, |k|, height, width]. v: [B, |v|, u, height, width]. e: [|k|, u, r, r], r odd. content: [B, |v|, |k|].
+    """The lambdas of position and content applied to the queries; differentiable in all tensors, once.
 
-    All on one CUDA device, |k| ≤ 64. Returns [B, h, |v|, height, width]. Differentiable in all four, once.
+    Args:
+        q: [B, h, |k|, height, width] on one CUDA device, |k| ≤ 64.
+        v: [B, |v|, u, height, width].
+        e: [|k|, u, r, r], r odd.
+        content: [B, |v|, |k|].
+    Returns: [B, h, |v|, height, width].
     """
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, v, e, content))
     y: Tensor = _Apply.apply(*(x.contiguous() for x in (q, v, e, content)), save)

@@ -30,10 +30,16 @@ def why_not_fla(problem: Problem, features: int) -> str | None:
 
 
 def attend_with_fla(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0, log_keep: Tensor | None = None) -> Tensor:
-    """φ(q_i)ᵀ S_i / (φ(q_i)ᵀ z_i + ε), with S and z forgetting by exp(log_keep) where that is given.
+    """φ(q_i)ᵀ S_i / (φ(q_i)ᵀ z_i + ε), with S and z decayed by exp(log_keep).
 
-    fq, fk: [B, H, N, m]. v: [B, H, N, D]. log_keep: [B, H, N], float32. Returns [B, H, N, D]. Columns of ones beside v
-    add up to z: eight of them, to keep rows aligned.
+    Columns of ones beside v sum to z: eight of them, to keep rows aligned.
+
+    Args:
+        fq, fk: features, [B, H, N, m].
+        v: [B, H, N, D].
+        epsilon: added to the normaliser.
+        log_keep: [B, H, N], float32; None: no decay.
+    Returns: [B, H, N, D].
     """
     from fla.ops.simple_gla import chunk_simple_gla
 

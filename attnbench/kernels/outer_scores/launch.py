@@ -31,9 +31,14 @@ STAGES = 1
 
 
 def attend(alpha: Tensor, beta: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """alpha: [B, H, N, a]. beta: [B, H, N, t], a·t ≥ N. v: [B, H, N, D], D ≤ 128. All on one CUDA device.
+    """Attention with the scores α_i,(j mod a) · β_i,⌊j/a⌋; differentiable in all tensors, once.
 
-    Returns [B, H, N, D]. Differentiable in all three, once.
+    Args:
+        alpha: [B, H, N, a] on one CUDA device.
+        beta: [B, H, N, t], a·t ≥ N.
+        v: [B, H, N, D], D ≤ 128.
+        causal: whether only over j ≤ i.
+    Returns: [B, H, N, D].
     """
     y: Tensor = _Attention.apply(*(x.contiguous() for x in (alpha, beta, v)), causal)
     return y

@@ -48,9 +48,14 @@ WARPS = 4
 
 
 def balance(x: Tensor, iterations: int, rows: int, dtype: torch.dtype) -> Tensor:
-    """The first `rows` rows of exp(x) balanced `iterations` times, rows then columns: [B, H, rows, M] in dtype.
+    """The first rows of exp(x) after balancing rows, then columns; differentiable in x, once.
 
-    x: float32 [B, H, M, M] on a CUDA device. Differentiable in x, once.
+    Args:
+        x: float32 [B, H, M, M] on a CUDA device.
+        iterations: of balancing.
+        rows: how many are returned.
+        dtype: of the result.
+    Returns: [B, H, rows, M].
     """
     s: Tensor = _Balance.apply(x.contiguous(), iterations, rows, dtype)
     return s
@@ -102,10 +107,14 @@ def _tiles_of(rows: int, columns: int, heads: int) -> tuple[int]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sorted_k: Tensor, sorted_v: Tensor, block: int, causal: bool) -> Tensor:
-    """q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256. sorted_k, sorted_v: [B, H, N_B, b, D]. Returns [B, H, N, D].
+    """Attention of every block's queries to the same block and to its sorted block, by q kᵀ/√D; differentiable once.
 
-    Queries of block i see their own block and sorted block i, by q kᵀ/√D. causal: of their own block the tokens so far,
-    and sorted block i − 1 (there are N_B − 1; block 0 sees none). Differentiable in all five, once.
+    Args:
+        q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256.
+        sorted_k, sorted_v: [B, H, N_B, b, D]; causal: N_B − 1 blocks.
+        block: b, the tokens of a block.
+        causal: queries of block i see tokens of their block up to themselves, and sorted block i − 1 (block 0: none).
+    Returns: [B, H, N, D].
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     y: Tensor = _Attention.apply(q, k, v, sorted_k.contiguous(), sorted_v.contiguous(), block, causal)

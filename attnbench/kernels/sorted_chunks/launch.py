@@ -33,7 +33,13 @@ from attnbench.kernels.sorted_chunks.gradients import add_rounds_kernel, agreeme
 
 @dataclass(frozen=True)
 class Seeing:
-    """Who sees whom. chunk: m. causal: only earlier tokens. corrected: a key met in N_ij rounds counts once."""
+    """Which keys a query sees.
+
+    Attributes:
+        chunk: m, the tokens of a chunk.
+        causal: only earlier tokens.
+        corrected: whether a key met in N_ij rounds counts once.
+    """
 
     chunk: int
     causal: bool
@@ -41,10 +47,17 @@ class Seeing:
 
 
 def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
-    """qk, v: [B, H, N, D] on one CUDA device, D ≤ 256. order, label: int32 [B, H, R, N]. Returns [B, H, N, D].
+    """Attention within sorted chunks, merged over rounds; differentiable in qk and v, once.
 
-    In round r token i sees j where label_i − label_j is 0 or 1 and they stand in the same chunk of `order` or in
-    neighbouring ones. Differentiable in qk and v, once.
+    In round r token i sees j where label_i − label_j is 0 or 1 and both are in the same chunk of `order` or in
+    neighbouring ones.
+
+    Args:
+        qk, v: [B, H, N, D] on one CUDA device, D ≤ 256.
+        order: int32 [B, H, R, N], the token at each place of a round.
+        label: int32 [B, H, R, N], of each token in a round.
+        seeing: which keys a query sees.
+    Returns: [B, H, N, D].
     """
     qk, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (qk, v))
     y: Tensor = _Attention.apply(qk, v, order.contiguous(), label.contiguous(), seeing)

@@ -113,8 +113,12 @@ def bucket_of(problem: Problem, params: Params, qk: Tensor, buckets: Tensor | No
 def hashed(qk: Tensor, rotations: Tensor, sizes: list[int]) -> Tensor:
     """h(x) = argmax [x R; −x R] for every hash of a round, combined into one number: int32 [B, H, R, N].
 
-    qk: [B, H, N, D]. rotations: [H, D, R·K], K half the sum of `sizes`. Always in float32, so that a call in float64
-    on the same values finds the same buckets.
+    Always in float32, so that a call in float64 on the same values has the same buckets.
+
+    Args:
+        qk: [B, H, N, D].
+        rotations: [H, D, R·K], K half the sum of `sizes`.
+        sizes: the buckets of each hash of a round.
     """
     rotated = qk.detach().float() @ rotations.float()  # [B, H, N, R·K]
     rotated = rotated.unflatten(-1, (-1, sum(sizes) // 2))
