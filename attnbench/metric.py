@@ -52,7 +52,8 @@ class Executed:
 class Metric:
     """A quantity with a unit, as a file of `attnbench/measure/metrics/` defines it under the name METRIC.
 
-    A metric with a `clock` is decided on by pairs of processes (`gate --tier 1`), an `exact` one exactly (tier 0).
+    Of every metric less is better. One with a `clock` is decided on by pairs of processes (`gate --tier 1`), an `exact`
+    one exactly (tier 0).
 
     Args:
         column: the column of results.csv that holds the figure.

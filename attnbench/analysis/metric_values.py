@@ -19,17 +19,21 @@ from attnbench.registry import metrics, placed_metrics
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
 
-
 UNCOUNTED_SHARE = 0.05
 """Of the FLOPs that a reference executes: where torch cannot count more than this, they are stated, not counted."""
-
 
 Origin = Literal["counted", "stated"]
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A figure at one value of what a metric's curve is over, beside what it is judged by; None: not measured."""
+    """A metric's figure at one value of what its curve is over.
+
+    Args:
+        at: that value, as shown.
+        value: the figure; None: not measured.
+        beside: what it is judged by; None: not measured.
+    """
 
     at: str
     value: float | None

@@ -42,8 +42,7 @@ def tier0(before: Run, after: Run, gate: Gate, notes: Sequence[str] = ()) -> Com
     circumstances = differences(before, after)
     if not circumstances.alike:
         what = "; ".join((*circumstances.hardware, *circumstances.software))
-        portable = ", ".join(metric.label for metric in exact_metrics().values() if metric.analytic)
-        notes = [*notes, f"{not_repeating()} ({what}). {portable}, status and growth are"]
+        notes = [*notes, f"{not_repeating()} ({what}). {_labels(analytic=True)}, status and growth are"]
     before, after = aligned(before, after)
     missing, new = unmatched(before, after)
     return Comparison(
@@ -65,8 +64,13 @@ def exact_metrics() -> dict[str, Metric]:
 
 def not_repeating() -> str:
     """The sentence about what is not compared between runs made in different circumstances."""
-    names = ", ".join(metric.label or name for name, metric in exact_metrics().items() if not metric.analytic)
-    return f"{names} and operations are not compared: they repeat only in the same circumstances"
+    labels = _labels(analytic=False)
+    return f"{labels} and operations are not compared: they repeat only in the same circumstances"
+
+
+def _labels(*, analytic: bool) -> str:
+    """What the exact metrics that are analytic, or are not, are called."""
+    return ", ".join(m.label or name for name, m in exact_metrics().items() if m.analytic == analytic)
 
 
 def exact_findings(before: Run, after: Run, gate: Gate | None, *, alike: bool) -> list[Finding]:
