@@ -43,15 +43,19 @@ class Session:
 
 
 def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a suite on a device, with the environment. Imports the operators."""
+    """The plan of a suite on a device, and its environment. Imports the operators."""
     from attnbench.plan.cells import cells
 
     code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
-    made = cells(suite)
-    told = {**definitions(made, suite.operators_from), "code": code.stored(), "seed": order_seed(suite.text)}
-    found = {**machine(device), **told}
-    plan = assembled(made, suite.measure, suite.limits, found)
-    return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), found
+    planned = cells(suite)
+    facts = {
+        **machine(device),
+        **definitions(planned, suite.operators_from),
+        "code": code.stored(),
+        "seed": order_seed(suite.text),
+    }
+    plan = assembled(planned, suite.measure, suite.limits, facts)
+    return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), facts
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -61,16 +65,16 @@ def machine(device: str) -> dict[str, Any]:
     return _environment(device, min(torch.get_num_threads(), host.usable_cores()))
 
 
-def assembled(cells: Sequence[Cell], measure: Measure, limits: Limits, found: Mapping[str, Any]) -> Plan:
-    """A plan in an environment that has a seed."""
+def assembled(cells: Sequence[Cell], measure: Measure, limits: Limits, facts: Mapping[str, Any]) -> Plan:
+    """A plan. facts: the environment, with a seed."""
     return Plan(
         cells=cells,
         measure=measure,
         limits=limits,
-        device=found["device"],
-        threads=found["threads"],
-        memory_limit=memory_limit(limits, found),
-        seed=found["seed"],
+        device=facts["device"],
+        threads=facts["threads"],
+        memory_limit=memory_limit(limits, facts),
+        seed=facts["seed"],
     )
 
 
@@ -96,18 +100,18 @@ def device_for(where: str, impls: Sequence[str], wanted: str) -> str:
     return device
 
 
-def memory_limit(limits: Limits, found: Mapping[str, Any]) -> int:
+def memory_limit(limits: Limits, facts: Mapping[str, Any]) -> int:
     """Bytes that a cell may need: the suite's, or its fraction of the device's memory."""
     if limits.memory_bytes is not None:
         return limits.memory_bytes
-    return device_of(found["device"]).memory_limit(limits.memory_fraction, found)
+    return device_of(facts["device"]).memory_limit(limits.memory_fraction, facts)
 
 
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
     """A new run folder. Raises BadInput."""
-    plan, found = plan_of(suite, device)
-    found["rates"] = _rates(plan) if time_budget.rates_fit(plan.limits.budget_s) else {}
-    return Session(plan, journal.create(out or default_folder(suite.name), suite.text, found), found)
+    plan, facts = plan_of(suite, device)
+    facts["rates"] = _rates(plan) if time_budget.rates_fit(plan.limits.budget_s) else {}
+    return Session(plan, journal.create(out or default_folder(suite.name), suite.text, facts), facts)
 
 
 def go_on(suite: Suite, device: str, folder: Path) -> Session:
@@ -121,34 +125,34 @@ def go_on(suite: Suite, device: str, folder: Path) -> Session:
             f"({folder / SUITE}). Give --resume alone, or start a new run with --out."
         )
     stored = journal.stored_environment(folder)
-    plan, found = plan_of(suite, choose_device(str(stored.get("device")) if device == AUTO else device))
-    for name, before, now in differing(ONE_RUN, stored, found):
+    plan, facts = plan_of(suite, choose_device(str(stored.get("device")) if device == AUTO else device))
+    for name, before, now in differing(ONE_RUN, stored, facts):
         raise BadInput(
             f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
             "both. Continue it where it was started, or start a new run with --out."
         )
-    _refuse_other_code(folder, stored, found)
-    opened = journal.resume(folder)
-    other = sorted({v.contract for v in opened.visits} - {plan.contract})
-    if other:
-        opened.close()
+    _refuse_other_code(folder, stored, facts)
+    visits = journal.resume(folder)
+    contracts = sorted({visit.contract for visit in visits.visits} - {plan.contract})
+    if contracts:
+        visits.close()
         raise BadInput(
-            f"--resume {folder}: its visits were measured by contract '{other[0]}' ({folder / VISITS}), "
+            f"--resume {folder}: its visits were measured by contract '{contracts[0]}' ({folder / VISITS}), "
             f"now it is '{plan.contract}'. Start a new run with --out."
         )
-    foreign = sorted({v.key for v in opened.visits} - {cell.key for cell in plan.cells})
-    if foreign:
-        opened.close()
+    keys = sorted({visit.key for visit in visits.visits} - {cell.key for cell in plan.cells})
+    if keys:
+        visits.close()
         raise BadInput(
-            f"--resume {folder}: it measured {foreign[0]}, which its suite gives no more: an operator's "
+            f"--resume {folder}: it measured {keys[0]}, which its suite gives no more: an operator's "
             "parameters have changed since. Start a new run with --out."
         )
-    return Session(plan, opened, stored)
+    return Session(plan, visits, stored)
 
 
-def _refuse_other_code(folder: Path, stored: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Raises BadInput where a stored run was begun with other measured code than there is now, or does not say."""
-    before, now = MeasuredCode.of(stored), MeasuredCode.of(found)
+    before, now = MeasuredCode.of(stored), MeasuredCode.of(facts)
     if before is None or now is None:
         raise BadInput(
             f"--resume {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, so nobody can "
@@ -187,15 +191,21 @@ def stored_suite(folder: Path) -> Suite:
 
 
 def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
-    """The suite of a stored search, whose own operators must be named again. operators_from: .py files, relative to
-    the current directory, and packages. Raises BadInput where these are not those that the search was asked with."""
+    """The suite of a stored search, whose user's operators must be named again.
+
+    Args:
+        folder: the stored search.
+        operators_from: .py files, relative to the current directory, and packages.
+
+    Raises: BadInput where these are not those that the search was begun with.
+    """
     from attnbench.plan.suite import from_text, operator_places
 
     path = folder / SUITE
     text = read_text(path)
-    stored = [_own_name(str(place)) for place in operator_places(parse(text, str(path)))]
-    missing = [name for name in stored if name not in map(_own_name, operators_from)]
-    more = [place for place in operators_from if _own_name(place) not in stored]
+    stored = [_stored_place(str(place)) for place in operator_places(parse(text, str(path)))]
+    missing = [name for name in stored if name not in map(_stored_place, operators_from)]
+    more = [place for place in operators_from if _stored_place(place) not in stored]
     if missing:
         raise BadInput(
             f"--resume {folder}: the search has operators of your own ({', '.join(missing)}), and code runs only from "
@@ -208,8 +218,8 @@ def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
     return from_text(text, str(path), Path.cwd(), operators_from=operators_from)
 
 
-def _own_name(place: str) -> str:
-    """What is stored of where an operator of one's own is, without its folder: a file's name, or a package's."""
+def _stored_place(place: str) -> str:
+    """What is stored of where a user's operators are, without the folder: a file's name, or a package's."""
     return os.path.basename(place) if place.endswith(".py") else place
 
 

@@ -42,9 +42,9 @@ class Outlook:
 def outlook(plan: Plan) -> Outlook:
     """Asks a worker what the operators support here and for the rates of the hardware; measures no cell.
 
-    Raises BadInput where an operator does not answer.
+    Raises: BadInput where an operator does not answer.
     """
-    reasons, rates = _asked(plan)
+    reasons, rates = _support_and_rates(plan)
     skipped = {cell.key: reason for cell, reason in zip(plan.cells, reasons, strict=True) if reason is not None}
     sources = operators(plan.operators_from)
     sampled = len(clocks(device_clock=device_of(plan.device).clock is not None))
@@ -58,7 +58,7 @@ def outlook(plan: Plan) -> Outlook:
     return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))
 
 
-def _asked(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:
+def _support_and_rates(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:
     """By cell, why it cannot run; and the rates, empty where they cannot be measured."""
     workers = Workers(plan, -1)
     try:

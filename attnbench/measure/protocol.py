@@ -456,8 +456,8 @@ class VisitRequest:
         operators_from: a user's own files and packages.
         memory_limit: bytes that the cell may need.
         host_limit: bytes that the process may allocate beside what it has; None: no limit.
-        forecast: what its shapes told, for a check.
-        tolerance: the bound on its error that the check held it to; None: not known.
+        forecast: what its shapes tell, for a check.
+        tolerance: the bound of its check, over the largest value; None: not known.
         answers: fingerprints of the outputs that were checked, one for each input set.
     """
 

@@ -28,9 +28,15 @@ MEMORY_BYTES = 2**30
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What two workers measured. metrics: columns of everything they could measure. pairs: seconds of one call by the
-    first and by the second worker, turn by turn. samples: how many there were; flagged: how many by flag. facts:
-    environment.json as the workers would have it.
+    """What two workers measured.
+
+    Attributes:
+        device: on which.
+        metrics: columns of everything they could measure.
+        pairs: seconds of one call by the first and by the second worker, turn by turn.
+        samples: how many there were.
+        flagged: how many samples have each flag.
+        facts: environment.json as the workers would have it.
     """
 
     device: str
@@ -78,16 +84,14 @@ def self_test(
             worker.close()
     answers = [answer for turn in turns for answer in turn]
     samples = [flags.split("+") for answer in answers for _, flags in _wall(answer)]
+    names = sorted({flag for flags in samples for flag in flags if flag})
     return SelfTest(
-        device,
-        frozenset(name for answer in (checked, *answers) for name in answer.metrics),
-        tuple((first.metrics["wall_time_s"], second.metrics["wall_time_s"]) for first, second in turns),
-        len(samples),
-        {
-            flag: sum(flag in flags for flags in samples)
-            for flag in sorted({f for flags in samples for f in flags if f})
-        },
-        facts,
+        device=device,
+        metrics=frozenset(name for answer in (checked, *answers) for name in answer.metrics),
+        pairs=tuple((first.metrics["wall_time_s"], second.metrics["wall_time_s"]) for first, second in turns),
+        samples=len(samples),
+        flagged={name: sum(name in flags for flags in samples) for name in names},
+        facts=facts,
     )
 
 

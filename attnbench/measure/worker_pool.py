@@ -25,7 +25,17 @@ class Stopped(Exception):
 
 @dataclass
 class Workers:
-    """number: of the last worker started (`process` of its visits). start_s: seconds that each start took."""
+    """Starts workers as they are needed.
+
+    Attributes:
+        plan: the run's, which says what a worker must find.
+        number: of the last worker started (`process` of its visits).
+        start: starts a worker, by its number and threads.
+        measuring: the worker that measures; None: the next request starts one.
+        start_s: seconds that each start took.
+        forecast_s: seconds that the last forecast took.
+        forecasting: the worker that forecasts; None: the next forecast starts one.
+    """
 
     plan: Plan
     number: int

@@ -33,7 +33,15 @@ MOST_ANSWER_BYTES = 2**28
 
 @dataclass
 class Worker:
-    """A running worker process. number: its `process` in the visits."""
+    """A running worker process.
+
+    Attributes:
+        number: its `process` in the visits.
+        read, write: the runner's ends of both pipes.
+        printed: what it prints.
+        kills_before: how many processes the kernel had killed for memory when it started; None: not known.
+        start_s: how long it took to be ready.
+    """
 
     number: int
     process: subprocess.Popen[bytes]
@@ -43,21 +51,27 @@ class Worker:
     kills_before: int | None
     start_s: float = 0.0
     _pending: bytearray = field(default_factory=bytearray)
-    _asked: int = 0
+    _requests: int = 0
 
     def ask(self, request: Request[A_co], timeout: float) -> A_co:
-        """The answer to a request, within a timeout in seconds. Raises WorkerLost; the process is then gone and its
-        group killed."""
+        """The answer to a request.
+
+        Args:
+            request: one of `protocol`'s.
+            timeout: seconds that the answer may take.
+
+        Raises: WorkerLost; the process is then gone and its group killed.
+        """
         interrupts.check()
         if os.fstat(self.printed.fileno()).st_size > MOST_PRINTED_BYTES:
             self.printed.seek(0)  # the worker's stdout is at the same place
             self.printed.truncate()
-        self._asked += 1
-        text = json.dumps({**request.to_json(), "id": self._asked}) + "\n"
+        self._requests += 1
+        text = json.dumps({**request.to_json(), "id": self._requests}) + "\n"
         try:
             self._send(text.encode(), timeout)
             message = self._receive(timeout)
-            if message.get("id") != self._asked:
+            if message.get("id") != self._requests:
                 raise WorkerLost("crashed", f"the worker answered something that was not asked: {str(message)[:100]}")
             return answer_to(request, message)
         except WorkerLost:
@@ -152,8 +166,8 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     try:
         printed = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
     except OSError as error:
-        told = f"no temporary file for what it prints: {error.strerror or error}; make room, or set TMPDIR"
-        raise WorkerLost("crashed", told) from None
+        reason = f"no temporary file for what it prints: {error.strerror or error}; make room, or set TMPDIR"
+        raise WorkerLost("crashed", reason) from None
     read_requests, write = os.pipe()
     read, write_answers = os.pipe()
     # What the runner can import, the worker can: operators_from may name a package found through sys.path alone.

@@ -57,7 +57,13 @@ COMPILE_S = 20.0
 
 @dataclass(frozen=True)
 class Afforded:
-    """rounds: as many are begun. max_time_s: of every visit alike. out_of_reach: cells that are not timed, and why."""
+    """What a budget affords.
+
+    Attributes:
+        rounds: as many are begun.
+        max_time_s: of sampling, for every visit alike.
+        out_of_reach: by key, why a cell is not timed.
+    """
 
     rounds: int
     max_time_s: float
@@ -110,7 +116,7 @@ def least_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
 
 
 def afford(
-    checked: Sequence[tuple[Cell, float]],
+    calls_s: Sequence[tuple[Cell, float]],
     measure: Measure,
     left_s: float | None,
     rounds: int,
@@ -121,34 +127,54 @@ def afford(
     """Shortens every visit alike; where even the fewest samples are too much, leaves out the largest sizes of all;
     where even the smallest size is, makes fewer rounds; and of a single round that is too long, what comes last.
 
-    checked: each cell that is to be timed with the seconds of its call, in order of precedence. left_s: of the budget;
-    None: no budget. start_s: what a fresh worker costs. before_all: so many of the first cells are kept in any case.
+    Args:
+        calls_s: each cell that is to be timed with the seconds of its call, in order of precedence.
+        measure: the suite's.
+        left_s: of the budget; None: no budget.
+        rounds: as many as the suite asks for.
+        clocks: metrics that take samples.
+        start_s: what a fresh worker costs.
+        before_all: so many of the first cells are timed in any case.
     """
     if left_s is None:
         return Afforded(rounds, measure.max_time_s, {})
-    fewest = [(cell, least_s(t, measure, clocks)) for cell, t in checked]
-    number, kept = max(rounds, 1), 0
-    while not kept and number:
-        per_round = max(left_s, 0.0) / number - start_s
-        kept = _reached(fewest, per_round, whole_sizes=True)
-        number -= not kept
-    if not kept:
-        number, per_round = 1, max(left_s, 0.0) - start_s
-        kept = max(before_all, _reached(fewest, per_round, whole_sizes=False))
-    out: dict[str, str] = {}
-    for cell, _ in fewest[kept:]:
-        same = [s for other, s in fewest[kept:] if size(other) == size(cell)]
-        told = f"{count(len(same), 'cell')} of it would take about {sum(same) * rounds:.0f} s more"
-        out[cell.key] = f"the budget does not reach this size: {told}"
-    timed = checked[:kept]
+    costs = [(cell, least_s(call, measure, clocks)) for cell, call in calls_s]
+    number, reached = max(rounds, 1), 0
+    while not reached and number:
+        round_s = max(left_s, 0.0) / number - start_s
+        reached = _reached(costs, round_s, whole_sizes=True)
+        number -= not reached
+    if not reached:
+        number, round_s = 1, max(left_s, 0.0) - start_s
+        reached = max(before_all, _reached(costs, round_s, whole_sizes=False))
+    max_time_s = _max_time_s([call for _, call in calls_s[:reached]], measure, round_s, clocks)
+    return Afforded(min(number, rounds), max_time_s, _out_of_reach(costs[reached:], rounds))
+
+
+def _max_time_s(calls_s: Sequence[float], measure: Measure, round_s: float, clocks: int) -> float:
+    """The longest sampling, up to the suite's, with which a round of these calls takes at most round_s."""
+
+    def fits(seconds: float) -> bool:
+        shorter = replace(measure, max_time_s=seconds)
+        return sum(visit_s(call, shorter, clocks) for call in calls_s) <= round_s
+
+    if fits(measure.max_time_s):
+        return measure.max_time_s
     low, high = 0.0, measure.max_time_s
     for _ in range(30):
         middle = (low + high) / 2
-        shorter = replace(measure, max_time_s=middle)
-        fits = sum(visit_s(t, shorter, clocks) for _, t in timed) <= per_round
-        low, high = (middle, high) if fits else (low, middle)
-    whole = sum(visit_s(t, measure, clocks) for _, t in timed) <= per_round
-    return Afforded(min(number, rounds), measure.max_time_s if whole else max(low, 0.01), out)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return max(low, 0.01)
+
+
+def _out_of_reach(costs: Sequence[tuple[Cell, float]], rounds: int) -> dict[str, str]:
+    """By key, why a cell is not timed. costs: the seconds of one visit of each."""
+    reasons: dict[str, str] = {}
+    for cell, _ in costs:
+        same = [seconds for other, seconds in costs if size(other) == size(cell)]
+        more = f"{count(len(same), 'cell')} of it would take about {sum(same) * rounds:.0f} s more"
+        reasons[cell.key] = f"the budget does not reach this size: {more}"
+    return reasons
 
 
 def _reached(costs: Sequence[tuple[Cell, float]], most_s: float, *, whole_sizes: bool) -> int:

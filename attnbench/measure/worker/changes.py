@@ -1,4 +1,4 @@
-"""Calls that are looked at so that an answer kept from before, or not there yet, shows.
+"""Calls whose outputs are looked at, so that an answer of an earlier call, or one that is not there yet, shows.
 
 A set's values are changed where no cache looks: one random element of each data tensor, written behind the version
 counter, at the same address, in the same object. Parameters stay as they are: packing them once is legitimate.

@@ -80,29 +80,29 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
-        self._seen: set[int] = set()
+        self._live: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        arguments = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _identity(leaf) not in given:
+            if isinstance(leaf, Tensor) and _identity(leaf) not in arguments:
                 self._add(leaf.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         identity = storage._cdata
-        if identity in self._seen:
+        if identity in self._live:
             return
-        self._seen.add(identity)
+        self._live.add(identity)
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._free, identity, storage.nbytes())
 
     def _free(self, identity: int, size: int) -> None:
-        self._seen.discard(identity)
+        self._live.discard(identity)
         self.now -= size
 
 

@@ -1,7 +1,7 @@
 """What can be known of a cell from shapes alone: memory, and what torch counts. Nothing is computed.
 
-It runs operators on fake tensors, which an operator with a cache of its own would keep; so it is asked in a worker
-that measures nothing.
+It runs operators on fake tensors, which an operator with a cache of its own would keep; so a worker of its own does it,
+which measures nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ T = TypeVar("T")
 
 
 def forecast_of(cell: Cell, source: Source) -> Forecast:
-    """What shapes alone say of a cell."""
+    """What shapes alone tell of a cell."""
     reference_bytes, flops = _reference(
         source, cell.scope, cell.mode, cell.problem, canonical_params(cell.params), tuple(cell.params.items())
     )
     if cell.impl in ("reference", "compiled"):
         return Forecast(reference_bytes, reference_bytes, flops)
     form = source.load().forms[cell.scope]
-    own = _attempt(lambda: _total(form, cell.problem, cell.params, cell.mode, form.impls[cell.impl].load()))
-    return Forecast(own, reference_bytes, flops)
+    impl_bytes = _attempt(lambda: _total(form, cell.problem, cell.params, cell.mode, form.impls[cell.impl].load()))
+    return Forecast(impl_bytes, reference_bytes, flops)
 
 
 def footprint(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint | None:
@@ -45,10 +45,10 @@ def _reference(
     source: Source, scope: Scope, mode: Mode, problem: Problem, canonical: str, params: tuple[tuple[str, Any], ...]
 ) -> tuple[int | None, int | None]:
     """Bytes and FLOPs of the reference, kept for the other impls of the same size. canonical: True and 1 are two."""
-    form, given = source.load().forms[scope], dict(params)
+    form, values = source.load().forms[scope], dict(params)
     return (
-        _attempt(lambda: _total(form, problem, given, mode, None)),
-        _attempt(lambda: _counted(form, problem, given, mode)),
+        _attempt(lambda: _total(form, problem, values, mode, None)),
+        _attempt(lambda: _counted(form, problem, values, mode)),
     )
 
 

@@ -20,24 +20,24 @@ PLAIN = (Tensor, torch.nn.Parameter)
 DRAW = "make_inputs draws on generator.device, in torch_dtype(problem) of attnbench.inputs, as its helpers do"
 
 
-def misfit_of_inputs(made: object, problem: Problem, device: str) -> str | None:
+def misfit_of_inputs(inputs: object, problem: Problem, device: str) -> str | None:
     """Why inputs are not those of a problem on a device. Types, dtypes, devices and sizes; not values."""
-    if not isinstance(made, Inputs):
-        return f"make_inputs returns {type(made).__name__}; expected attnbench.operator.Inputs"
-    if not made.data:
+    if not isinstance(inputs, Inputs):
+        return f"make_inputs returns {type(inputs).__name__}; expected attnbench.operator.Inputs"
+    if not inputs.data:
         return "make_inputs returns no data tensor; expected at least one"
-    groups = {"data": made.data, "parameters": made.parameters, "choices": made.choices}
-    seen: dict[str, str] = {}
+    groups = {"data": inputs.data, "parameters": inputs.parameters, "choices": inputs.choices}
+    group_of: dict[str, str] = {}
     for group, tensors in groups.items():
         for name, tensor in tensors.items():
-            if name in seen:
-                return f"make_inputs returns '{name}' in {seen[name]} and in {group}; expected each name once"
-            seen[name] = group
+            if name in group_of:
+                return f"make_inputs returns '{name}' in {group_of[name]} and in {group}; expected each name once"
+            group_of[name] = group
             fault = _misfit_of_one(group, tensor, problem, device)
             if fault is not None:
                 return f"make_inputs returns {group} '{name}' as {described(tensor)}; expected {fault}. {DRAW}"
-    if not any(_of_size(tensor, problem) for tensor in made.data.values()):
-        shapes = ", ".join(f"'{name}' {list(tensor.shape)}" for name, tensor in made.data.items())
+    if not any(_of_size(tensor, problem) for tensor in inputs.data.values()):
+        shapes = ", ".join(f"'{name}' {list(tensor.shape)}" for name, tensor in inputs.data.items())
         return (
             f"make_inputs returns data of another size: {shapes}; expected one at least with the dimensions "
             f"{_size(problem)} of the cell"

@@ -113,8 +113,8 @@ def _with_changes(request: Request[Answer], answer: Answer, changes: Sequence[st
     A visit keeps its own number and warns; one that replaced what measures it has none.
 
     Args:
-        request: what was asked.
-        answer: to it.
+        request: that was answered.
+        answer: without what changed.
         changes: what the next operator would find otherwise, one phrase each.
         replaced: functions by which attnbench measures that are others now.
     """

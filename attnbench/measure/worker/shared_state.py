@@ -112,12 +112,12 @@ _SETTINGS: dict[str, Callable[[], object]] = {
 """By what a person calls them. A setting that cannot be read (None) counts as one that does not change."""
 
 _NOT_SHOWN = ("sys.path", "sys.stdout or sys.stderr", "garbage collection", "a resource limit")
-"""Changes told without their values: long, or paths of the user's."""
+"""Changes named without their values: long, or paths of the user's."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What was found at one moment. functions: by module, the names and objects by which attnbench measures."""
+    """A process at one moment. functions: by module, the names and objects by which attnbench measures."""
 
     settings: Mapping[str, object]
     environment: Mapping[str, str]
@@ -137,8 +137,8 @@ def now() -> State:
 
 def changes(before: State, after: State) -> list[str]:
     """What differs, one phrase each, from what to what. Values of environment variables may be secrets: not shown."""
-    found = [
-        _told(name, value, after.settings[name])
+    phrases = [
+        _phrase(name, value, after.settings[name])
         for name, value in before.settings.items()
         if _differ(name, value, after.settings[name])
     ]
@@ -146,13 +146,13 @@ def changes(before: State, after: State) -> list[str]:
         old, new = before.environment.get(name), after.environment.get(name)
         if old != new:
             how = "set" if old is None else "removed" if new is None else "changed"
-            found.append(f"the environment variable {name} ({how})")
-    found += [
-        _told(f"the handler of {name}", handler, after.handlers[name])
+            phrases.append(f"the environment variable {name} ({how})")
+    phrases += [
+        _phrase(f"the handler of {name}", handler, after.handlers[name])
         for name, handler in before.handlers.items()
         if after.handlers[name] != handler
     ]
-    return found
+    return phrases
 
 
 def replaced(before: State, after: State) -> list[str]:
@@ -180,8 +180,8 @@ _SHARED: dict[str, ModuleType] = {m.__name__: m for m in (builtins, math, random
 
 def _measuring_modules() -> dict[str, ModuleType]:
     """The modules as they would be imported now."""
-    own = {n: m for n, m in sys.modules.items() if n.startswith("attnbench.") and not n.startswith(_OPERATORS)}
-    return {**{name: sys.modules.get(name, module) for name, module in _SHARED.items()}, **own}
+    measuring = {n: m for n, m in sys.modules.items() if n.startswith("attnbench.") and not n.startswith(_OPERATORS)}
+    return {**{name: sys.modules.get(name, module) for name, module in _SHARED.items()}, **measuring}
 
 
 _OPERATORS = ("attnbench.operators", "attnbench.kernels")
@@ -201,7 +201,7 @@ def _differ(name: str, old: object, new: object) -> bool:
     return old is not None and new is not None and old != new
 
 
-def _told(name: str, old: object, new: object) -> str:
+def _phrase(name: str, old: object, new: object) -> str:
     texts = [_text(name, value) for value in (old, new)]
     if name in _NOT_SHOWN or any(len(text) > LONGEST for text in texts):
         return name

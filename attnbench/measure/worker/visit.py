@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 class Bench:
     """What the metrics of one visit share: the subject, the settings, and what they find beside their columns.
 
-    checked: relative_error, tolerance, checked_seq_len. estimate: seconds of one call, from the warm-up.
-    metrics: what the visit stores. samples: (clock, seconds, flags) in the order taken. warnings: sentences for the
-    user. notes: for `reason`. throttled: whether a clock had no sample without throttling.
+    Attributes:
+        subject: the cell, ready to be called.
+        measure: the settings.
+        checked: relative_error, tolerance, checked_seq_len.
+        estimate: seconds of one call, from the warm-up.
+        metrics: what the visit stores.
+        samples: (clock, seconds, flags) in the order taken.
+        warnings: sentences for the user.
+        notes: for `reason`.
+        throttled: whether a clock had no sample without throttling.
     """
 
     subject: Subject
@@ -45,7 +52,7 @@ class Bench:
         if timing.throttled:
             self.throttled = True
             self.warnings.append(f"the GPU's clock was throttled: all {len(timing.samples)} samples of {name} time")
-        found = {metric.column: centre.median}
+        columns = {metric.column: centre.median}
         if centre.low is not None and centre.high is not None:
-            found |= dict(zip(metric.ends, (centre.low, centre.high), strict=True))
-        return found
+            columns |= dict(zip(metric.ends, (centre.low, centre.high), strict=True))
+        return columns
