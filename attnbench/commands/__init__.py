@@ -1,1 +1,1 @@
-"""One file per verb; each defines `command`, and __main__ registers it under the file's name."""
+"""One file per verb, which defines `command`: it parses, calls and prints. Helpers begin with `_`."""

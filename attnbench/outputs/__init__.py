@@ -1,1 +1,1 @@
-"""One file per output: views of records and analyses, no arithmetic."""
+"""One file per output, which is a `--format` by its name; helpers begin with `_`. Views of analyses, no arithmetic."""

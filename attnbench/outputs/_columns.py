@@ -1,4 +1,4 @@
-"""Rows of texts set in columns within a width. No word, number or interval is ever broken, no text is left out."""
+"""Rows of texts in columns within a width. No word, number or interval is broken, and no text is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ HEADING = -1
 
 
 class Piece(NamedTuple):
-    """A part of a line: its text, and the row and column it comes from; column None: between columns."""
+    """A part of a line.
+
+    Args:
+        text: what is printed.
+        row: that it belongs to, or HEADING.
+        column: that it belongs to; None: between columns.
+    """
 
     text: str
     row: int
@@ -34,9 +40,15 @@ def lines(
 ) -> Iterator[Printed]:
     """The lines of a table.
 
-    numbers: columns set to the right. sentences: columns that stand below their row, on lines of their own. Where the
-    table is too wide for `width`, texts of all columns but the first are broken between words; where that does not
-    suffice, every row becomes a paragraph of `heading text` pairs.
+    Where the table is too wide, texts of all columns but the first are broken between words; where it still is, every
+    row becomes a paragraph of `heading text` pairs.
+
+    Args:
+        head: the headings.
+        rows: the texts of each row.
+        width: in characters.
+        numbers: columns that are set to the right.
+        sentences: columns that stand below their row, on lines of their own.
     """
     columns = [i for i in range(len(head)) if i not in sentences]
     widths = _widths(head, rows, columns, width)
@@ -55,7 +67,7 @@ def lines(
 def _widths(
     head: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[int], width: int
 ) -> dict[int, int] | None:
-    """By column: as wide as its texts; where that is too wide, the widest give way down to their longest word."""
+    """By column: as wide as its texts, or as its longest word at least; None where the table is still too wide."""
     texts = {i: [head[i], *(row[i] for row in rows)] for i in columns}
     widths = {i: max(map(len, texts[i])) for i in columns}
     least = {i: max((len(word) for text in texts[i] for word in _glued(text).split(" ")), default=0) for i in columns}

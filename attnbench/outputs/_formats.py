@@ -32,10 +32,12 @@ def formats(data: Data) -> list[str]:
 
 
 def _functions(name: str) -> set[str]:
-    """What a file of the package defines at its top."""
+    """The functions that a file of the package defines."""
     spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
     source = getattr(spec and spec.loader, "get_source", lambda _: None)(f"{PACKAGE}.{name}")
-    return {node.name for node in ast.parse(source or "").body if isinstance(node, ast.FunctionDef)}
+    if source is None:  # installed without its source
+        return set(vars(_output(name)))
+    return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
 
 
 def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:

@@ -30,7 +30,13 @@ GROWTH_WORDS = (
 
 @dataclass(frozen=True)
 class Field:
-    """A text with what a colour may repeat: best of its column, first win over the baseline."""
+    """A text, and what its colour repeats.
+
+    Args:
+        text: what is printed.
+        best: the least of its column.
+        win: the first size at which the series is below the baseline.
+    """
 
     text: str
     best: bool = False
@@ -39,8 +45,15 @@ class Field:
 
 @dataclass(frozen=True)
 class Block:
-    """One table. columns: headings; the first names the rows. sizes: whether the columns but the first are sizes, so
-    that a wide block may be broken between them."""
+    """One table.
+
+    Args:
+        title: above it.
+        columns: headings; the first names the rows.
+        rows: a field for each column.
+        sizes: whether the columns but the first are sizes, so that a wide block may be broken between them.
+        notes: below it.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -114,7 +127,7 @@ def _has_curve(table: Table) -> bool:
 
 
 def _beside(table: Table, labels: Sequence[str]) -> tuple[Field, ...]:
-    """What the figures are judged by, which is the same for every series."""
+    """A row of what every series' figures are judged by."""
     metric = table.quantity.metric
     assert metric.curve is not None
     values = {
@@ -151,7 +164,7 @@ def _figure(figure: Figure | None, unit: str) -> Field:
 
 
 def _spread(figures: Iterable[Figure]) -> str:
-    """The median half width of a row's intervals, relative."""
+    """The median of the relative half widths of a row's intervals."""
     halves = sorted(math.sqrt(f.high / f.low) - 1 for f in figures if f.low and f.high)
     return percent(halves[len(halves) // 2]) if halves else ""
 
@@ -182,7 +195,7 @@ def _crossovers(report: PanelReport) -> Iterator[Block]:
 
 
 def crossover_text(crossover: Crossover | None, axis: str, baseline: str) -> str:
-    """What became of a series against a baseline, in words: `CROSSOVER_WORDS` explains them."""
+    """The crossover of a series with a baseline in words, which `CROSSOVER_WORDS` explains; empty without one."""
     if crossover is None:
         return ""
     phrases: list[str] = []

@@ -43,9 +43,16 @@ class _Style:
 def draw(
     summary: Summary, families: Mapping[str, str], folder: Path, forms: Iterable[PictureFormat] = ("png", "svg")
 ) -> list[Path]:
-    """Writes the pictures of every panel and returns their paths.
+    """Writes the pictures of every panel.
 
-    families: by operator; what is not in it is drawn as "other". Raises BadInput where matplotlib is missing.
+    Args:
+        summary: of a run.
+        families: by operator; an operator without one is drawn as "other".
+        folder: to write into.
+        forms: the file formats.
+
+    Returns: the paths of the pictures.
+    Raises: BadInput where matplotlib is missing.
     """
     try:
         import matplotlib
@@ -250,14 +257,14 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
 
 
 def _on(x: Sequence[float], y: Sequence[float], at: float) -> float:
-    """The height of a curve at a size, straight in log-log."""
+    """The height of a curve at a size, interpolated in log-log."""
     import numpy as np
 
     return float(np.exp(np.interp(np.log(at), np.log(x), np.log(y))))
 
 
 def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """A label beside the end of each line, moved apart until none overlaps, tied to its line by a hair."""
+    """Labels beside the ends of the lines, without overlaps, tied to them. ends: x, y, text, colour."""
     if not ends:
         return
     height = axes.get_position().height * axes.figure.bbox.height / axes.figure.dpi * 72  # pt
@@ -277,8 +284,13 @@ def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
 
 
 def spread(heights: Sequence[float], gap: float, low: float = -inf, high: float = inf) -> list[float]:
-    """Places nearest to these heights (ascending) that are at least `gap` apart and, where they have room there,
-    between low and high: neighbours too close move together, around their common middle."""
+    """The places nearest to these heights that are far enough apart: neighbours move around their common middle.
+
+    Args:
+        heights: ascending.
+        gap: between two places, at least.
+        low, high: the places are between them where there is room for all.
+    """
     groups: list[list[float]] = []  # [sum of the first member's heights, count]
     for i, place in enumerate(heights):
         groups.append([place - i * gap, 1.0])
