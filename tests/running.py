@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from attnbench.analysis.run import Run, read_run
+from attnbench.measure import open_run
 from attnbench.measure.protocol import NOTHING_KNOWN
 from attnbench.measure.runner import Runner
 from attnbench.measure.worker_pool import Workers
@@ -62,6 +64,32 @@ class Silent:
 def without_forecast(patch: pytest.MonkeyPatch) -> None:
     """Nothing is said of a cell beforehand: the worker that does takes twice what one that measures takes to start."""
     patch.setattr(Workers, "forecast", lambda workers, cell, timeout: NOTHING_KNOWN)
+
+
+def without_rates(patch: pytest.MonkeyPatch) -> None:
+    """The hardware's rates are not measured, which takes as long as three workers take to start."""
+    patch.setattr(open_run, "_rates", lambda plan: {})
+
+
+LEAN = """
+import sys
+from attnbench.__main__ import main
+from attnbench.measure import open_run
+from attnbench.measure import open_run
+from attnbench.measure.protocol import NOTHING_KNOWN
+from attnbench.measure.worker_pool import Workers
+open_run._rates = lambda plan: {}
+Workers.foresee = lambda workers, cell, timeout: NOTHING_KNOWN
+sys.argv[0] = "attnbench"
+main()
+"""
+
+
+def lean(*words: str | Path) -> list[str]:
+    """`attnbench WORDS` as a process that neither measures the hardware's rates nor foresees: one start in place of
+    three, and no large products.
+    """
+    return [sys.executable, "-c", LEAN, *map(str, words)]
 
 
 def measured(folder: Path, what: Plan, progress: Silent | None = None, *, forecast: bool = False) -> Run:

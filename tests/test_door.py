@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from attnbench import interrupts
 from attnbench.commands import _standard_streams as standard_streams
 from attnbench.errors import BadInput
 from attnbench.user_code import user_errors
+from tests.running import lean
 
 LIST = (sys.executable, "-m", "attnbench", "list", "metrics")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
@@ -146,7 +148,7 @@ def test_a_run_measures_and_stores_whatever_its_streams_are(where: str, code: in
         "operators: [softmax]\nimpls: [reference]\nsweep: [{seq_len: [16]}]\nproblem: {heads: 1, channels: 8}\n"
         "measure: {rounds: 1, max_samples: 8, max_time: 20ms}\n"
     )
-    command = f"{sys.executable} -m attnbench run {suite} --device cpu --out {folder} {where}"
+    command = f"{shlex.join(lean('run', suite, '--device', 'cpu', '--out', folder))} {where}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert len((folder / "visits.jsonl").read_text().splitlines()) == 2

@@ -18,6 +18,7 @@ from attnbench.measure.scratch import scratch_folder
 from attnbench.store.records import VISITS
 from tests.commands.test_gate import SUITE as GATED
 from tests.commands.test_gate import example, git
+from tests.running import lean
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -66,7 +67,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
     """A command, from when it heeds signals."""
     variables = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "attnbench", *words], cwd=folder, env={**os.environ, **variables},
+        lean(*words), cwd=folder, env={**os.environ, **variables},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     within(600, lambda: process.poll() is not None or caught(process.pid) >> (signal.SIGTERM - 1) & 1)
@@ -89,7 +90,7 @@ def within(seconds: float, true: object) -> None:
 def left(folder: Path) -> list[int]:
     """Processes that operators have left running, and those that a command has started in this folder."""
     daemons = {int(line) for path in folder.glob("*.pids") for line in path.read_text().split()}
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             here = Path(os.readlink(path / "cwd")) == folder
@@ -97,8 +98,8 @@ def left(folder: Path) -> list[int]:
         except OSError:
             continue
         if running and (here or int(path.name) in daemons):
-            found.append(int(path.name))
-    return found
+            processes.append(int(path.name))
+    return processes
 
 
 def test_what_an_operator_leaves_running_ends_with_the_command(tmp_path: Path, suite: Path) -> None:

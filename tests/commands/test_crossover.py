@@ -16,12 +16,12 @@ from attnbench.measure.stored_search import write_request
 from attnbench.plan import suite as suites
 from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.store.records import SUITE
+from tests.running import lean
 from tests.stored import folder
 
 
 def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "attnbench", "crossover", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+    return subprocess.run(lean("crossover", *map(str, arguments)), capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.slow

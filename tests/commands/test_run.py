@@ -23,7 +23,7 @@ from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.suite import Suite
-from tests.running import faulty, plan
+from tests.running import faulty, plan, without_forecast, without_rates
 from tests.stored import CELL, visit
 
 SUITE = """
@@ -189,6 +189,8 @@ def refused(*arguments: str) -> str:
 
 
 def test_a_run_goes_on_with_the_same_code_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_rates(monkeypatch)
+    without_forecast(monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     own, helper, suite, folder = (tmp_path / n for n in ("own.py", "helper_of_the_test.py", "own.yaml", "run"))
     own.write_text(OWN)

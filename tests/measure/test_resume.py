@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 
 from attnbench.analysis.run import read_run
+from attnbench.errors import BadInput
+from attnbench.measure.open_run import begin, go_on
 from attnbench.measure.runner import Runner
+from attnbench.plan import suite as suites
 from attnbench.plan.settings import CONTRACT, Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
 from attnbench.store.records import SAMPLES, VISITS
-from tests.running import Silent, faulty, measured, plan
+from tests.running import Silent, faulty, lean, measured, plan, without_forecast, without_rates
+from tests.stored import visit
 
 SUITE = """
 name: small
@@ -29,14 +33,15 @@ baseline: softmax
 impls: [reference, sdpa]
 sweep: [{seq_len: [16, 32]}]
 problem: {heads: 2, channels: 16}
-measure: {rounds: 2, min_samples: 5, max_samples: 64, max_time: 150ms}
+measure: {rounds: 2, min_samples: 5, max_samples: 64, max_time: 80ms}
 limits: {memory: 1GiB, cell_timeout: 60s, budget: 10m}
 """
 VISITS_OF_SUITE = 8 * 3
 ROUNDS = Measure(rounds=2, within_process_precision=0.5, min_samples=5, max_samples=8, max_time_s=0.02)
 
 
-def test_kill_9_of_a_worker_costs_its_visit_only(tmp_path: Path) -> None:
+def test_kill_9_of_a_worker_costs_its_visit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_forecast(monkeypatch)
     cells = [faulty(impl, n) for impl in ("reference", "honest") for n in (16, 32)]
     victims: list[tuple[str, int]] = []
 
@@ -67,7 +72,7 @@ def lines(folder: Path) -> list[str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "attnbench", "run", *map(str, arguments), "--device", "cpu"]
+    return lean("run", *arguments, "--device", "cpu")
 
 
 def started(folder: Path, suite: Path, visits: int) -> subprocess.Popen[str]:
@@ -156,20 +161,25 @@ def test_a_finished_run_has_nothing_to_resume(tmp_path: Path) -> None:
     assert not runner.workers.start_s
 
 
-def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path) -> None:
+def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: what is raised as BadInput ends a command with exit code 2."""
     folder = tmp_path / "run"
-    process = started(folder, suite, visits=1)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
+    monkeypatch.chdir(Path(__file__).parents[2])
+    without_rates(monkeypatch)
+    begun = begin(suites.load(str(suite)), "cpu", folder)
+    begun.journal.close()
+    (folder / VISITS).write_text(
+        visit(begun.plan.cells[0]).line().replace('"contract":"1"', f'"contract":"{begun.plan.contract}"')
+    )
     other = tmp_path / "other.yaml"
     other.write_text(SUITE.replace("[16, 32]", "[16, 64]"))
 
     def refused(given: Path) -> str:
-        done = subprocess.run(command(given, "--resume", folder), capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        return done.stderr
+        with pytest.raises(BadInput) as refusal:
+            go_on(suites.load(str(given)), "cpu", folder)
+        return str(refusal.value)
 
+    go_on(suites.load(str(suite)), "cpu", folder).journal.close()
     assert "not the suite that this run measures" in refused(other)
     stored = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps({**stored, "cpu": "Another CPU"}))
@@ -177,4 +187,5 @@ def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path) -> Non
     (folder / "environment.json").write_text(json.dumps(stored))
     text = (folder / VISITS).read_text()
     (folder / VISITS).write_text(text.replace(f'"contract":"{CONTRACT} ', '"contract":"0 '))
+    assert (folder / VISITS).read_text() != text
     assert "contract" in refused(suite)
