@@ -65,7 +65,7 @@ def command(
         raise BadInput(f"--strict: {users[0]}. See to that, or run without --strict.")
     for text in [*users, *sessions.disturbances()]:
         print(f"warning: {text}", file=sys.stderr)
-    session = sessions.begin(chosen, on, out) if resume is None else sessions.go_on(chosen, device, resume)
+    session = sessions.begin(chosen, on, out) if resume is None else sessions.resume(chosen, device, resume)
     if not session.environment.get("rates"):
         print("note: this machine's rates are not measured: the budget is too short, or it failed", file=sys.stderr)
     raise typer.Exit(_measure(session, form, begun))

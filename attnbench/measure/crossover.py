@@ -11,7 +11,7 @@ from attnbench.analysis.crossover_search import Search, search
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.measure.crossover_probes import Probes, Unplanned
-from attnbench.measure.open_run import Session, begin, device_for, go_on, stored_search
+from attnbench.measure.open_run import Session, begin, device_for, resume, stored_search
 from attnbench.measure.runner import Progress
 from attnbench.measure.stored_search import name_sizes, read_request, write_request
 from attnbench.measure.worker_pool import Stopped
@@ -75,7 +75,7 @@ def resume_search(folder: Path, device: str, operators_from: Sequence[str]) -> O
     request = read_request(folder)
     stored_search(folder, operators_from)
     name_sizes(request, folder, read_visits(folder))  # a killed search had no time to
-    session = go_on(stored_search(folder, operators_from), device, folder)
+    session = resume(stored_search(folder, operators_from), device, folder)
     return OpenSearch(request, session, _series(session.plan.cells, request.names()))
 
 

@@ -114,7 +114,7 @@ def begin(suite: Suite, device: str, out: Path | None) -> Session:
     return Session(plan, journal.create(out or default_folder(suite.name), suite.text, facts), facts)
 
 
-def go_on(suite: Suite, device: str, folder: Path) -> Session:
+def resume(suite: Suite, device: str, folder: Path) -> Session:
     """A stored run to continue. Raises BadInput where its suite, contract or machine is another."""
     from attnbench.plan.suite import without_places
 
@@ -179,7 +179,7 @@ def stored_suite(folder: Path) -> Suite:
     if os.path.isfile(folder / SEARCH):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
-            f"Go on with: attnbench crossover --resume {folder}"
+            f"Continue it with: attnbench crossover --resume {folder}"
         )
     text = read_text(folder / SUITE)
     if "operators_from" in parse(text, str(folder / SUITE)):

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on."""
+"""What a run reports while it measures."""
 
 from __future__ import annotations
 

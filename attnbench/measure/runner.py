@@ -22,7 +22,7 @@ __all__ = ["Progress", "Runner", "Stopped"]
 
 
 class Runner:
-    """A run: a new one, or one that goes on where it was interrupted.
+    """A run: a new one, or one that continues where it was interrupted.
 
     Args:
         plan: what it is to do.

@@ -34,7 +34,7 @@ def read_request(folder: Path) -> SearchRequest:
     if not os.path.isfile(path):
         raise BadInput(
             f"--resume {folder}: not a folder that `attnbench crossover` wrote, it has no {SEARCH}. "
-            f"Go on with a suite's run by: attnbench run --resume {folder}"
+            f"Continue a suite's run with: attnbench run --resume {folder}"
         )
     data = parse_object(read_text(path), str(path))
     types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float}

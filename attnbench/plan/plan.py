@@ -1,4 +1,4 @@
-"""What a run is to do: cells, settings, limits; and what cells of a series say about each other."""
+"""What a run is to do: cells, settings, limits; and which cells are one series."""
 
 from __future__ import annotations
 
@@ -15,8 +15,19 @@ from attnbench.problem import Cell, canonical_params
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is. device: the name of its kind. memory_limit: bytes. seed: of the order of visits. code: what every
-    worker must still find to measure; None: that is not looked at. baseline: the operator that comes first at a size.
+    """What a run is.
+
+    Attributes:
+        cells: that are measured.
+        measure: how they are timed.
+        limits: what the run may take.
+        device: the name of its kind.
+        threads: that torch computes with.
+        memory_limit: bytes that a cell may need.
+        operators_from: a user's .py files and packages.
+        seed: of the order of visits.
+        code: what every worker must still find to measure; None: that is not looked at.
+        baseline: the operator that comes first at a size.
     """
 
     cells: Sequence[Cell]
