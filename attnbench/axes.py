@@ -77,6 +77,11 @@ class Axis:
         side = math.isqrt(position) if len(self.columns) == 2 else position
         return problem.with_sizes(**self.fields(self.uniform(side)))
 
+    def varies_in(self, problem: Problem) -> bool:
+        """Whether a problem stands on the axis: it is of the domain, and has every number of a value."""
+        has_value = all(getattr(problem, column) is not None for column in self.columns)
+        return has_value and self.domain in (None, problem.domain)
+
     def position(self, problem: Problem) -> int:
         """Where a problem stands."""
         return math.prod(getattr(problem, column) for column in self.columns)

@@ -104,6 +104,16 @@ class Problem:
         return replace(self, dtype=dtype)
 
 
+SIZES = ("batch", "heads", "seq_len", "channels")
+"""The numbers that every problem has."""
+
+SIDES = ("height", "width")
+"""The numbers that an image has; None of a sequence."""
+
+LATER = tuple(field.name for field in fields(Problem) if field.default is None and field.name not in SIDES)
+"""Numbers that problems got after the first runs were stored: where one is None, no key or stored visit names it."""
+
+
 def canonical_params(params: Params) -> str:
     """The one text form of params: JSON, keys sorted, no spaces."""
     return json.dumps(dict(params), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -134,11 +144,19 @@ class KeyParts(NamedTuple):
     channels: str
     size: str
     params: str
+    later: tuple[str, ...] = ()
+    """Of LATER those that are not None, in a key before the params."""
+
+    @property
+    def key(self) -> str:
+        """The key that has these parts."""
+        return ".".join((*self[:10], *self.later, self.params))
 
 
 def key_parts(key: str) -> KeyParts:
     """The parts of a cell's key: the opposite of `Cell.key`."""
-    return KeyParts(*key.split(".", len(KeyParts._fields) - 1))
+    *parts, params = key.split(".")
+    return KeyParts._make((*parts[:10], params, tuple(parts[10:])))
 
 
 @dataclass(frozen=True)
@@ -163,7 +181,9 @@ class Cell:
         causality = "causal" if p.causal else "full"
         digest = hashlib.sha256(canonical_params(self.params).encode()).hexdigest()[:8]
         named = (self.operator, self.impl, self.scope, self.mode, p.dtype, causality)
-        return ".".join(KeyParts(*named, f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size, f"p{digest}"))
+        sizes = (f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size)
+        later = tuple(f"{name}{n}" for name in LATER if (n := getattr(p, name)) is not None)
+        return KeyParts(*named, *sizes, f"p{digest}", later).key
 
 
 BASELINE = "softmax"
@@ -172,20 +192,16 @@ BASELINE = "softmax"
 
 CELL_COLUMNS = (
     "operator", "impl", "scope", "params", "dtype", "mode",
-    "batch", "heads", "seq_len", "height", "width", "channels", "causal",
+    "batch", "heads", "seq_len", "height", "width", "channels", "causal", *LATER,
 )  # fmt: skip
 """What identifies a cell: a visit carries these too, and a series is the rows that differ in one axis of them."""
-
-SIZES = ("batch", "heads", "seq_len", "channels")
-"""Of these the numbers that every problem has."""
-
-SIDES = ("height", "width")
-"""Of these the numbers that an image has; None of a sequence."""
 
 
 def problem_of(columns: Mapping[str, Any]) -> Problem:
     """The problem that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
-    return Problem(**{field.name: columns[field.name] for field in fields(Problem)})
+    names = [field.name for field in fields(Problem)]
+    values: dict[str, Any] = {name: columns.get(name) if name in LATER else columns[name] for name in names}
+    return Problem(**values)
 
 
 def cell_of(columns: Mapping[str, Any]) -> Cell:

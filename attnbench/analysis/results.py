@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.files import replace
 from attnbench.metric import Metric
-from attnbench.problem import CELL_COLUMNS, SIDES
+from attnbench.problem import CELL_COLUMNS, LATER, SIDES
 from attnbench.registry import metrics
 from attnbench.store.columns import result_columns
 from attnbench.store.records import RESULTS
@@ -39,7 +39,7 @@ def derive(visits: DataFrame) -> DataFrame:
     for name in table.columns:
         if name in visits and name not in CELL_COLUMNS:
             table[name] = table[name].astype(visits[name].dtype)
-    return table.astype({"rounds": "Int64", **dict.fromkeys(SIDES, "Int64"), "causal": "bool"})
+    return table.astype({"rounds": "Int64", **dict.fromkeys((*SIDES, *LATER), "Int64"), "causal": "bool"})
 
 
 def write(folder: Path, visits: DataFrame) -> DataFrame:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from attnbench.axes import AXES, Axis, tokens_axis
 from attnbench.errors import BadInput
-from attnbench.problem import CELL_COLUMNS, problem_of
+from attnbench.problem import CELL_COLUMNS, LATER, problem_of
 from attnbench.store.records import Cause
 
 
@@ -87,7 +87,7 @@ class Panel:
     def title(self) -> str:
         """The axis and what is fixed, in one line."""
         f = self.fixed
-        sizes = [f"{name} {f[name]}" for name in ("batch", "heads", "head_dim", "channels") if name in f]
+        sizes = [f"{name} {f[name]}" for name in _TITLED if f.get(name) is not None]
         parts = [f"scope {f['scope']}", f["mode"], f["dtype"], "causal" if f["causal"] else "", *sizes]
         parts += [f.get("size", ""), f["device"]]
         return f"{self.axis}: " + ", ".join(part for part in parts if part)
@@ -129,8 +129,11 @@ def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
 
 
 _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
-_FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "channels", "size")
+_FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "channels", *LATER, "size")
 """What the series of a panel have in common, but for what varies along its axis. size: the number of tokens."""
+
+
+_TITLED = ("batch", "heads", "head_dim", "channels", *LATER)
 
 
 def _fixed(axis: Axis) -> list[tuple[str, ...]]:
@@ -163,7 +166,7 @@ def _grouped(
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        if axis.domain in (None, row["problem"].domain):
+        if axis.varies_in(row["problem"]):
             groups.setdefault(tuple(row[name] for name in fixed), []).append(row)
     return [(dict(zip(fixed, values, strict=True)), group) for values, group in groups.items()]
 

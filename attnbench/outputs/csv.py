@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.outputs._rows import Listing, text_of
+from attnbench.problem import LATER
 
 if TYPE_CHECKING:
     from attnbench.analysis.summary import Figure, Summary, Table
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "axis", "scope", "mode", "dtype", "causal", "batch", "heads", "head_dim", "channels", "problem", "device",
     "metric", "unit", "series", "operator", "impl", "params", "size", "label", "value", "low", "high",
-    "ratio_to_baseline", "best", "first_win", "status", "reason",
+    "ratio_to_baseline", "best", "first_win", "status", "reason", *LATER,
 )  # fmt: skip
 
 

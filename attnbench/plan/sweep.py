@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from attnbench.axes import AXES, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Value
 from attnbench.plan.mistakes import MAX_VALUES, Notes, Section, several
-from attnbench.problem import DTYPES, Dtype, Problem
+from attnbench.problem import DTYPES, LATER, Dtype, Problem
 from attnbench.units import choice, flag, quoted, whole_number
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class Shape:
     Attributes:
         heads: default HEADS, or channels / head_dim where that is given.
         channels: default heads · head_dim, or CHANNELS where no head_dim is given. An axis may set another number.
+        later: sizes of LATER, by name.
     """
 
     batch: int = BATCH
@@ -36,6 +37,7 @@ class Shape:
     channels: int | None = None
     dtype: Dtype = "float32"
     causal: bool = False
+    later: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, sizes: Mapping[str, int]) -> Problem:
         """The problem with these fields.
@@ -43,10 +45,10 @@ class Shape:
         Raises: ValueError where the heads do not divide the channels.
         """
         shape = replace(self, **{name: sizes[name] for name in _SHAPE_FIELDS & set(sizes)})  # type: ignore[arg-type]
-        tokens = {name: number for name, number in sizes.items() if name not in _SHAPE_FIELDS}
+        others = {**self.later, **{name: number for name, number in sizes.items() if name not in _SHAPE_FIELDS}}
         heads, channels = shape._split()
         return Problem(
-            channels=channels, heads=heads, batch=shape.batch, dtype=shape.dtype, causal=shape.causal, **tokens
+            channels=channels, heads=heads, batch=shape.batch, dtype=self.dtype, causal=self.causal, **others
         )
 
     def _split(self) -> tuple[int, int]:
@@ -64,7 +66,7 @@ class Shape:
         return heads or channels // divisor, channels
 
 
-_SHAPE_FIELDS = {field.name for field in fields(Shape)}
+_SHAPE_FIELDS = {each.name for each in fields(Shape)}
 _SPLIT = {"heads", "head_dim", "channels"}
 
 
@@ -141,6 +143,8 @@ def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:
     channels = section.take("channels", whole_number(1, MAX_CHANNELS), None)
     dtype: Dtype = section.take("dtype", choice(DTYPES), DTYPES[1])
     causal = section.take("causal", flag, False)
+    later = {name: section.take(name, AXES[name].read, (0,))[0] for name in LATER if name in section.data}
+    section.taken += [name for name in LATER if name not in section.taken]
     for name, axis in AXES.items():
         if axis.domain and name in section.data:
             section.taken.append(name)
@@ -155,7 +159,7 @@ def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:
         except ValueError as error:
             notes.add(section.at("channels"), f"heads {heads or HEADS} · head_dim {head_dim} is {error}")
             return None
-    return Shape(batch, heads, head_dim, channels, dtype, causal)
+    return Shape(batch, heads, head_dim, channels, dtype, causal, later)
 
 
 def check_heads(sweeps: Mapping[str, Sweep], shape: Shape, path: str, notes: Notes) -> None:

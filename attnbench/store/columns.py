@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnbench.problem import SIDES, SIZES
+from attnbench.problem import LATER, SIDES, SIZES
 from attnbench.registry import metrics, metrics_in_csv
 
 _BEFORE = (
     "key", "operator", "impl", "kernel", "scope", "params", "device", "dtype", "mode", "batch", "heads",
     "seq_len", "height", "width", "channels", "causal", "status", "reason", "rounds", "samples",
 )  # fmt: skip
-_BEHIND = ("threads", "contract", "cause")
+_BEHIND = ("threads", "contract", *LATER, "cause")
 
 TEXT = (
     "key", "operator", "impl", "scope", "params", "dtype", "mode", "device", "status", "reason", "kernel", "contract",
@@ -19,7 +19,7 @@ TEXT = (
 )  # fmt: skip
 """Columns of text."""
 
-_WHOLE = (*SIZES, *SIDES, "round", "process", "order", "samples", "threads", "rounds")
+_WHOLE = (*SIZES, *SIDES, *LATER, "round", "process", "order", "samples", "threads", "rounds")
 """Columns of counts that are no metric's."""
 
 

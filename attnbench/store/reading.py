@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 from attnbench.errors import BadInput
 from attnbench.metric import Metric
 from attnbench.operator import Growth
-from attnbench.problem import CELL_COLUMNS, DTYPES, MODES, SCOPES, SIDES, SIZES, cell_of
+from attnbench.problem import CELL_COLUMNS, DTYPES, LATER, MODES, SCOPES, SIDES, SIZES, cell_of
 from attnbench.registry import metrics
 from attnbench.store.columns import TEXT, dtype_of
 from attnbench.store.records import CAUSES, ENVIRONMENT, LONGEST_S, STATUSES, VISITS, Visit
@@ -87,7 +87,7 @@ def parse_visit(text: str, where: str) -> Visit:
             raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {allowed}. {REPAIR}")
     values["warnings"] = tuple(values.get("warnings", ()))
     values["metrics"] = {RENAMED.get(name, name): value for name, value in values.get("metrics", {}).items()}
-    cell = values["cell"] = {name: values["cell"][name] for name in CELL_COLUMNS}
+    cell = values["cell"] = {name: values["cell"].get(name) for name in CELL_COLUMNS}
     try:
         key = cell_of(cell).key
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
@@ -98,10 +98,10 @@ def parse_visit(text: str, where: str) -> Visit:
 
 
 def _is_cell(value: object) -> bool:
-    if not isinstance(value, dict) or not set(CELL_COLUMNS) <= set(value):
+    if not isinstance(value, dict) or not set(CELL_COLUMNS) - set(LATER) <= set(value):
         return False
     sizes = all(is_whole(value[n]) and value[n] > 0 for n in SIZES)
-    image = all(value[n] is None or (is_whole(value[n]) and value[n] > 0) for n in SIDES)
+    image = all(value.get(n) is None or (is_whole(value[n]) and value[n] > 0) for n in (*SIDES, *LATER))
     text = all(is_text(value[n]) for n in ("operator", "impl", "params"))
     # A backslash comes from a control character that `parse_object` has escaped; no name contains one.
     text = text and not any("\\" in value[n] for n in ("operator", "impl"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adding.tree import REPOSITORY, attnbench, tree_with, tree_with_line
+from tests.adding.tree import REPOSITORY, attnbench, tree_with, tree_with_lines
 
 
 def test_the_copy_runs_its_own_files_and_a_file_that_is_there_is_none_to_add(tmp_path: Path) -> None:
@@ -26,4 +26,4 @@ def test_added_lines_are_whole_and_stand_at_one_place(tmp_path: Path) -> None:
         [("import math", "# no end"), ("    ", "# which one\n"), ("nowhere", "# none\n")]
     ):
         with pytest.raises(AssertionError, match=r"whole lines|lines of attnbench/axes.py begin"):
-            tree_with_line(tmp_path / str(number), "attnbench/axes.py", after, lines)
+            tree_with_lines(tmp_path / str(number), ("attnbench/axes.py", after, lines))

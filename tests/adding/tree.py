@@ -30,27 +30,29 @@ def tree_with(folder: Path, path: str, text: str) -> Path:
     return tree
 
 
-def tree_with_line(folder: Path, path: str, after: str, lines: str) -> Path:
-    """Copies attnbench and its suites into a folder, adds whole lines to one file, and returns the copy.
+def tree_with_lines(folder: Path, *added: tuple[str, str, str]) -> Path:
+    """Copies attnbench and its suites into a folder, adds a block of lines to some of its files, and returns the copy.
 
     Args:
         folder: an empty folder.
-        path: of the file, from the top of the repository.
-        after: how the line above them begins; one line of the file does.
-        lines: what is added, each line with its end.
+        added: (path from the top of the repository, how the line above the block begins, the block) each. One line
+            of the file begins so, and the block is of whole lines.
 
     Raises: AssertionError where anything else differs from the repository.
     """
     tree = _copied(folder)
-    original = (tree / path).read_text(encoding="utf-8").splitlines(keepends=True)
-    above = [number for number, line in enumerate(original, 1) if line.startswith(after)]
-    assert len(above) == 1, f"{len(above)} lines of {path} begin with {after}"
-    assert lines.endswith("\n"), "whole lines are added"
-    changed = [*original[: above[0]], lines, *original[above[0] :]]
-    (tree / path).write_text("".join(changed), encoding="utf-8")
-    before, now = _files(REPOSITORY), _files(tree)
-    assert now.pop(path).replace(lines.encode(), b"", 1) == before.pop(path)
-    assert now == before
+    before = _files(REPOSITORY)
+    for path, above, block in added:
+        lines = before[path].decode().splitlines(keepends=True)
+        places = [number for number, line in enumerate(lines, 1) if line.startswith(above)]
+        assert len(places) == 1, f"{len(places)} lines of {path} begin with {above}"
+        assert block.endswith("\n"), "whole lines are added"
+        text = "".join([*lines[: places[0]], block, *lines[places[0] :]])
+        (tree / path).write_text(text, encoding="utf-8")
+    after = _files(tree)
+    for path, _, block in added:
+        assert after.pop(path).replace(block.encode(), b"", 1) == before.pop(path)
+    assert after == before
     return tree
 
 

@@ -162,4 +162,4 @@ def readable(key: str, series: str | None = None) -> str:
     usual = {parts.scope: "core", parts.dtype: "float32", parts.causality: "full", parts.batch: "b1"}
     unusual = [word for word, common in usual.items() if word != common]
     name = series or operator_with_impl(parts.operator, parts.impl)
-    return " ".join([name, parts.mode, parts.size, *unusual, parts.heads, parts.channels])
+    return " ".join([name, parts.mode, parts.size, *unusual, parts.heads, parts.channels, *parts.later])
