@@ -1,4 +1,4 @@
-"""By how much a metric may grow: the thresholds that suites state, and that compare and gate decide by."""
+"""By how much a metric may grow: the thresholds of suites, by which compare and gate decide."""
 
 from __future__ import annotations
 
