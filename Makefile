@@ -70,7 +70,7 @@ bench: $(BIN)/.ready  ## what the harness itself costs; what a crossover search 
 bench-operators: $(BIN)/.ready  ## every reference on the CPU beside its cost, as a share of a matmul's rate
 	$(BIN)/python benchmarks/operators.py
 
-# One folder per machine and suite; a run that was interrupted goes on.
+# One folder per machine and suite; an interrupted run continues.
 REFERENCE := results/reference
 MACHINE ?= cpu
 results: $(BIN)/.ready  ## measure the CPU suites into results/reference (MACHINE=name), then the README's tables
@@ -90,7 +90,7 @@ ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci,
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
 
-gate-study: $(BIN)/.ready  ## record how often the gate is wrong (two to three hours; goes on where it was), into docs/gate-study.md
+gate-study: $(BIN)/.ready  ## record how often the gate is wrong (two to three hours; continues where it was), into docs/gate-study.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 20
 
 soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders
