@@ -7,8 +7,8 @@ a number, `id`, which its answer repeats. This file alone knows the words on the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from attnbench.errors import BadInput, printable
 from attnbench.plan.settings import Limits, Measure
@@ -97,22 +97,32 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """As it is sent, without the number of its request."""
-        return {"restart": True} if self.restart else {}
+        values = _as_json(self)
+        return values if self.restart else {name: value for name, value in values.items() if name != "restart"}
 
 
 A_co = TypeVar("A_co", bound=Answer, covariant=True)
 
 
-class Request(Protocol[A_co]):
-    """What a worker can be asked. runs_operators: whether it imports or calls operators for it."""
+@dataclass(frozen=True)
+class Request(Generic[A_co]):
+    """What a worker can be asked.
 
-    runs_operators: ClassVar[bool]
+    Attributes:
+        word: that it is known by.
+        runs_operators: whether the worker imports or calls operators for it.
+    """
+
+    word: ClassVar[str]
+    runs_operators: ClassVar[bool] = False
 
     def to_json(self) -> dict[str, Any]:
         """As it is sent, without its number."""
+        return {"do": self.word, **_as_json(self)}
 
     def read(self, message: Mapping[str, Any]) -> A_co:
         """The answer to this request. Raises LookupError, TypeError or ValueError where it is none."""
+        raise NotImplementedError
 
 
 def answer_to(request: Request[A_co], message: Mapping[str, Any]) -> A_co:
@@ -129,28 +139,16 @@ class SupportAnswer(Answer):
 
     reasons: tuple[tuple[Status, str | None], ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """See `Answer`."""
-        return {**super().to_json(), "reasons": [list(each) for each in self.reasons]}
-
 
 @dataclass(frozen=True)
-class SupportRequest:
+class SupportRequest(Request[SupportAnswer]):
     """Which of these cells can run on a device?"""
 
     cells: tuple[Cell, ...]
     device: str
     operators_from: tuple[str, ...]
+    word: ClassVar[str] = "why_not"
     runs_operators: ClassVar[bool] = True
-
-    def to_json(self) -> dict[str, Any]:
-        """See `Request`."""
-        return {
-            "do": "why_not",
-            "cells": [columns_of(cell) for cell in self.cells],
-            "device": self.device,
-            "operators_from": list(self.operators_from),
-        }
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> SupportRequest:
@@ -187,20 +185,17 @@ class ForecastAnswer(Answer):
 
     def to_json(self) -> dict[str, Any]:
         """See `Answer`."""
-        return {**super().to_json(), "foreseen": asdict(self.forecast)}
+        return {("foreseen" if name == "forecast" else name): value for name, value in super().to_json().items()}
 
 
 @dataclass(frozen=True)
-class ForecastRequest:
+class ForecastRequest(Request[ForecastAnswer]):
     """How much memory and how many FLOPs does a cell need, by its shapes?"""
 
     cell: Cell
     operators_from: tuple[str, ...]
+    word: ClassVar[str] = "foresee"
     runs_operators: ClassVar[bool] = True
-
-    def to_json(self) -> dict[str, Any]:
-        """See `Request`."""
-        return {"do": "foresee", "cell": columns_of(self.cell), "operators_from": list(self.operators_from)}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> ForecastRequest:
@@ -218,21 +213,13 @@ class EnvironmentAnswer(Answer):
 
     environment: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """See `Answer`."""
-        return {"environment": self.environment}
-
 
 @dataclass(frozen=True)
-class EnvironmentRequest:
+class EnvironmentRequest(Request[EnvironmentAnswer]):
     """What is measured on a device from there?"""
 
     device: str
-    runs_operators: ClassVar[bool] = False
-
-    def to_json(self) -> dict[str, Any]:
-        """See `Request`."""
-        return {"do": "environment", "device": self.device}
+    word: ClassVar[str] = "environment"
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> EnvironmentRequest:
@@ -250,22 +237,14 @@ class RatesAnswer(Answer):
 
     rates: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
-        """See `Answer`."""
-        return {"rates": self.rates}
-
 
 @dataclass(frozen=True)
-class RatesRequest:
+class RatesRequest(Request[RatesAnswer]):
     """How fast does a device multiply matrices of these dtypes, and copy?"""
 
     device: str
     dtypes: tuple[Dtype, ...]
-    runs_operators: ClassVar[bool] = False
-
-    def to_json(self) -> dict[str, Any]:
-        """See `Request`."""
-        return {"do": "rates", "device": self.device, "dtypes": list(self.dtypes)}
+    word: ClassVar[str] = "rates"
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> RatesRequest:
@@ -289,15 +268,6 @@ class Expansion:
     gate: Gate
     cells: tuple[Cell, ...]
     definitions: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is sent."""
-        return {
-            **{name: getattr(self, name) for name in ("name", "text", "definitions")},
-            **{name: asdict(getattr(self, name)) for name in ("measure", "limits", "gate")},
-            "impls": list(self.impls),
-            "cells": [columns_of(cell) for cell in self.cells],
-        }
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> Expansion:
@@ -325,11 +295,11 @@ class ExpansionAnswer(Answer):
 
     def to_json(self) -> dict[str, Any]:
         """See `Answer`."""
-        return {"expansion": {"refused": self.refused} if self.expansion is None else self.expansion.to_json()}
+        return {"expansion": {"refused": self.refused} if self.expansion is None else _as_json(self.expansion)}
 
 
 @dataclass(frozen=True)
-class ExpansionRequest:
+class ExpansionRequest(Request[ExpansionAnswer]):
     """Which cells has a suite with the operators there?
 
     Args:
@@ -351,12 +321,11 @@ class ExpansionRequest:
     operators: tuple[str, ...] = ()
     impls: tuple[str, ...] = ()
     lenient: bool = False
-    runs_operators: ClassVar[bool] = False
+    word: ClassVar[str] = "expand"
 
     def to_json(self) -> dict[str, Any]:
         """See `Request`. device and host_limit: workers that know no such request take it for a visit's."""
-        lists = {name: list(getattr(self, name)) for name in ("operators_from", "operators", "impls")}
-        return {"do": "expand", "device": "", "host_limit": None, **asdict(self), **lists}
+        return {**super().to_json(), "device": "", "host_limit": None}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> ExpansionRequest:
@@ -415,8 +384,7 @@ class VisitAnswer(Answer):
 
     def to_json(self) -> dict[str, Any]:
         """See `Answer`; what is empty is left out."""
-        values = asdict(self)
-        return {name: value for name, value in values.items() if value or name in ("status", "reason")}
+        return {name: value for name, value in _as_json(self).items() if value or name in ("status", "reason")}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> VisitAnswer:
@@ -445,7 +413,7 @@ class VisitAnswer(Answer):
 
 
 @dataclass(frozen=True)
-class VisitRequest:
+class VisitRequest(Request[VisitAnswer]):
     """One visit of a cell.
 
     Args:
@@ -475,18 +443,8 @@ class VisitRequest:
 
     def to_json(self) -> dict[str, Any]:
         """See `Request`."""
-        return {
-            "do": _PHASE_WORDS[self.phase],
-            "cell": columns_of(self.cell),
-            "measure": asdict(self.measure),
-            "foreseen": asdict(self.forecast),
-            "tolerance": self.tolerance,
-            "answers": list(self.answers),
-            "device": self.device,
-            "operators_from": list(self.operators_from),
-            "memory_limit": self.memory_limit,
-            "host_limit": self.host_limit,
-        }
+        values = _as_json(self)
+        return {"do": _PHASE_WORDS[values.pop("phase")], "foreseen": values.pop("forecast"), **values}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> VisitRequest:
@@ -511,11 +469,11 @@ class VisitRequest:
 
 
 _REQUESTS: dict[str, Callable[[Mapping[str, Any]], Request[Answer]]] = {
-    "why_not": SupportRequest.from_json,
-    "foresee": ForecastRequest.from_json,
-    "environment": EnvironmentRequest.from_json,
-    "rates": RatesRequest.from_json,
-    "expand": ExpansionRequest.from_json,
+    SupportRequest.word: SupportRequest.from_json,
+    ForecastRequest.word: ForecastRequest.from_json,
+    EnvironmentRequest.word: EnvironmentRequest.from_json,
+    RatesRequest.word: RatesRequest.from_json,
+    ExpansionRequest.word: ExpansionRequest.from_json,
     **dict.fromkeys(_PHASE_WORDS.values(), VisitRequest.from_json),
 }
 """By the word that a message has under `do`."""
@@ -524,6 +482,17 @@ _REQUESTS: dict[str, Callable[[Mapping[str, Any]], Request[Answer]]] = {
 def request_of(message: Mapping[str, Any]) -> Request[Answer]:
     """The request of a message that a worker has received."""
     return _REQUESTS[message["do"]](message)
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON has it: a cell as its columns, a dataclass as an object of its fields."""
+    if isinstance(value, Cell):
+        return columns_of(value)
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if is_dataclass(value):
+        return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
+    return value
 
 
 def _status(value: object) -> Status:
