@@ -39,6 +39,8 @@ def run() -> int:
     try:
         code: int | None = assemble(verb if verb and verb[0] in VERBS else VERBS)(standalone_mode=False)
     except click.ClickException as error:
+        if isinstance(error, click.BadParameter) and error.param is not None and error.param.envvar is None:
+            error.param.show_envvar = False  # type: ignore[attr-defined]  # or Typer says "(env var: 'None')"
         error.show()
         return error.exit_code
     return code or 0
