@@ -13,7 +13,7 @@ from attnbench.measure.machine.condition import Condition
 from attnbench.measure.protocol import WorkerLost
 from attnbench.measure.self_test import SelfTest
 
-VERSION = 1
+VERSION = 2
 """Of the JSON: raised when the meaning of a field changes or one is taken away; fields may be added."""
 
 
@@ -47,14 +47,14 @@ def document(conditions: Sequence[Condition], test: SelfTest | None) -> dict[str
 
     Returns: `version`, `measurable`, `self_test` (None where nothing can be measured) and `conditions`.
 
-    self_test: device, noise_floor (a fraction; None beyond 1000), pairs (seconds of one call by the first and the
+    self_test: device, noise (a fraction; None beyond 1000), pairs (seconds of one call by the first and the
     second process), samples, flagged (samples by flag) and the columns that were measured.
     """
     tested = None
     if test is not None:
         tested = {
             "device": test.device,
-            "noise_floor": test.noise if test.noise < 1000 else None,
+            "noise": test.noise if test.noise < 1000 else None,
             "pairs": [list(pair) for pair in test.pairs],
             "samples": test.samples,
             "flagged": dict(test.flagged),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.series import Series
     from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
-VERSION = 1
+VERSION = 2
 """Of a run: raised when the meaning of a field changes or one is taken away; fields may be added."""
 
 COMPARISON_VERSION = 1

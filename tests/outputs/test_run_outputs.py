@@ -96,7 +96,7 @@ def test_csv_keeps_base_units_and_leaves_the_missing_empty(summary: Summary) -> 
 
 def test_json_is_strict_and_holds_everything(summary: Summary) -> None:
     found = json_module.loads(json.run(summary), parse_constant=pytest.fail)
-    assert (found["version"], found["suite"], found["baseline"]) == (1, "synthetic", "softmax")
+    assert (found["version"], found["suite"], found["baseline"]) == (2, "synthetic", "softmax")
     (panel,) = found["panels"]
     wall = next(m for m in panel["metrics"] if m["metric"] == "wall_time")
     performer = next(s for s in wall["series"] if s["name"] == "performer")
