@@ -15,7 +15,7 @@ import pytest
 
 from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
-from attnbench.measure.open_run import begin, go_on
+from attnbench.measure.open_run import begin, resume
 from attnbench.measure.runner import Runner
 from attnbench.plan import suite as suites
 from attnbench.plan.settings import CONTRACT, Measure
@@ -176,10 +176,10 @@ def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path, monkey
 
     def refused(given: Path) -> str:
         with pytest.raises(BadInput) as refusal:
-            go_on(suites.load(str(given)), "cpu", folder)
+            resume(suites.load(str(given)), "cpu", folder)
         return str(refusal.value)
 
-    go_on(suites.load(str(suite)), "cpu", folder).journal.close()
+    resume(suites.load(str(suite)), "cpu", folder).journal.close()
     assert "not the suite that this run measures" in refused(other)
     stored = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps({**stored, "cpu": "Another CPU"}))
