@@ -73,16 +73,17 @@ def without_rates(patch: pytest.MonkeyPatch) -> None:
 
 LEAN = """
 import sys
+from unittest.mock import patch
 from attnbench.__main__ import main
-from attnbench.measure import open_run
 from attnbench.measure import open_run
 from attnbench.measure.protocol import NOTHING_KNOWN
 from attnbench.measure.worker_pool import Workers
-open_run._rates = lambda plan: {}
-Workers.foresee = lambda workers, cell, timeout: NOTHING_KNOWN
+patch.object(open_run, "_rates", lambda plan: {}).start()
+patch.object(Workers, "forecast", lambda workers, cell, timeout: NOTHING_KNOWN).start()
 sys.argv[0] = "attnbench"
 main()
 """
+"""A name that is there no more is an error, by `patch`."""
 
 
 def lean(*words: str | Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.commands.test_gate import SUITE, example, git, only, plant
+from tests.running import lean
 
 ACTION = yaml.safe_load((Path(__file__).parents[1] / "action.yml").read_text())
 EXPRESSION = re.compile(r"\$\{\{ *inputs\.(\w+) *\}\}")
@@ -33,7 +35,7 @@ def gate_step(root: Path, command: str, **inputs: str) -> tuple[int, str, str, s
     summary.write_text("")
     environment = {
         **os.environ,
-        **{name: EXPRESSION.sub(lambda found: given[found[1]], text) for name, text in step["env"].items()},
+        **{name: EXPRESSION.sub(lambda match: given[match[1]], text) for name, text in step["env"].items()},
         "RUNNER_TEMP": str(aside),
         "GITHUB_OUTPUT": str(output),
         "GITHUB_STEP_SUMMARY": str(summary),
@@ -49,19 +51,20 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_the_step_passes_an_unchanged_tree_and_finds_a_lost_complexity(repository: Path) -> None:
-    command = f'"{sys.executable}" -m attnbench "$@"'
+    command = f'{shlex.join(lean())} "$@"'
     inputs = {"suite": "own.yaml", "base": "HEAD", "tier": "0"}
-    status, code, summary, said = gate_step(repository, command, **inputs)
-    assert (status, code) == (0, "code=0\n"), said
+    status, code, summary, printed = gate_step(repository, command, **inputs)
+    assert (status, code) == (0, "code=0\n"), printed
     assert "pass" in summary
     out = (repository / "attnbench-gate").rename(repository / "stored")
     assert only((out / "gate.json").read_text())["measured"] == 6
-    status, _, _, said = gate_step(repository, command, suite="own.yaml", against="stored/head")
-    assert status == 0, said
+    whole = f'"{sys.executable}" -m attnbench "$@"'
+    status, _, _, printed = gate_step(repository, whole, suite="own.yaml", against="stored/head")
+    assert status == 0, printed
     shutil.rmtree(repository / "attnbench-gate")
     plant(repository)
-    status, code, summary, said = gate_step(repository, command, **inputs)
-    assert (status, code) == (1, "code=1\n"), said
+    status, code, summary, printed = gate_step(repository, command, **inputs)
+    assert (status, code) == (1, "code=1\n"), printed
     assert "decayed" in summary
     assert "MORE" in summary
     out = repository / "attnbench-gate"
@@ -76,16 +79,16 @@ def test_the_step_passes_an_unchanged_tree_and_finds_a_lost_complexity(repositor
 
 @pytest.mark.parametrize(("undecided", "expected"), [("warn", 0), ("fail", 3)])
 def test_undecided_warns_or_fails_as_asked(repository: Path, undecided: str, expected: int) -> None:
-    status, code, _, said = gate_step(repository, "exit 3", suite="own.yaml", base="HEAD", undecided=undecided)
+    status, code, _, printed = gate_step(repository, "exit 3", suite="own.yaml", base="HEAD", undecided=undecided)
     assert (status, code) == (expected, "code=3\n")
-    assert ("::warning::" in said) == (undecided == "warn")
+    assert ("::warning::" in printed) == (undecided == "warn")
 
 
 def test_every_input_reaches_the_command(repository: Path) -> None:
     command = 'echo "words: $*; threads: $OMP_NUM_THREADS"'
     inputs = {"suite": "own.yaml", "against": "stored", "tier": "1", "noise": "noise.json", "threads": "2"}
-    status, _, _, said = gate_step(repository, command, **inputs)
-    assert status == 0, said
+    status, _, _, printed = gate_step(repository, command, **inputs)
+    assert status == 0, printed
     for words in ("gate own.yaml", "--against stored", "--tier 1", "--noise noise.json", "threads: 2"):
-        assert words in said
-    assert "--base" not in said
+        assert words in printed
+    assert "--base" not in printed

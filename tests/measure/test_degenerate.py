@@ -38,7 +38,7 @@ def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
     for problem in tiny(variant):
         for dtype in DTYPES:
             for impl in ("reference", *variant.form.impls):
-                for mode in MODES:
+                for mode in MODES if dtype == "bfloat16" else ("fwd_bwd",):
                     cell = Cell(variant.name, impl, variant.scope, mode, problem.with_dtype(dtype), variant.params)
                     if why_not(variant.operator, cell, "cpu") is None:
                         yield impl, mode, cell.problem
@@ -46,16 +46,17 @@ def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
 
 @pytest.mark.parametrize("variant", variants(), ids=str)
 def test_what_is_right_passes(variant: Variant) -> None:
-    """Every impl that runs here, before timing and after; and what is allowed is never more than the ceiling, whatever
-    it is a share of.
+    """Every impl that runs here, before timing and, where roundings are large enough to matter, after it; and what is
+    allowed is never more than the ceiling, whatever it is a share of. A backward pass has a forward one before it.
     """
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
-        found = correctness.check_impl(subject)
-        answers.check_after_timing(subject, answers.first_answers(subject), found.tolerance)
+        checked = correctness.check_impl(subject)
+        if problem.dtype != "float64":
+            answers.check_after_timing(subject, answers.first_answers(subject), checked.tolerance)
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
-        assert found.relative_error <= found.tolerance <= factor * error_bound.CEILING[problem.dtype] * (1 + 1e-12)
+        assert checked.relative_error <= checked.tolerance <= factor * error_bound.CEILING[problem.dtype] * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
