@@ -34,6 +34,8 @@ def projected(
         gains: factors on the N(0, 1/C) projections by name, for a core without a scale of its own; None: 1.
     """
 
+    matrices = len(names) + 1
+
     def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **tensors: Tensor) -> Tensor:
             weights = {name: tensors.pop(f"w_{name}") for name in names}
@@ -53,31 +55,32 @@ def projected(
         data = (tokens if layout == "heads" else maps)(problem, generator, "x")
         return Inputs(data, {**weights, **inner.parameters}, inner.choices)
 
-    def projections(problem: Problem, mode: Mode) -> int:
-        b, n, c = problem.batch, problem.seq_len, problem.channels
-        return product((len(names) + 1) * b * n * c * c, mode)  # [B·N, C] × [C, C], each
-
     def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         inner = core.cost(problem, params, mode)
         b, n, c = problem.batch, problem.seq_len, problem.channels
-        count = len(names) + 1
         # Around the core, x takes the place of the core's inputs; the weights come on top.
-        outside = traffic(problem, mode, read=b * n * c + count * c * c, written=b * n * c)
+        outside = traffic(problem, mode, read=b * n * c + matrices * c * c, written=b * n * c)
         replaced = traffic(problem, mode, read=len(names) * b * n * c, written=b * n * c)
         return replace(
             inner,
-            flops=inner.flops + projections(problem, mode),
-            reference_flops=inner.reference_flops + projections(problem, mode),
+            flops=inner.flops + _projections(matrices, problem, mode),
+            reference_flops=inner.reference_flops + _projections(matrices, problem, mode),
             bytes_required=outside + max(0, inner.bytes_required - replaced),  # never less than the projections' own
         )
 
     def layer_impl(impl: Impl) -> Impl:
         core_flops = impl.flops
-        flops = core_flops and (lambda p, params, mode: core_flops(p, params, mode) + projections(p, mode))
+        flops = core_flops and (lambda p, params, mode: core_flops(p, params, mode) + _projections(matrices, p, mode))
         return replace(impl, load=lambda: around(impl.load()), flops=flops)
 
     impls: Mapping[str, Impl] = {name: layer_impl(impl) for name, impl in core.impls.items()}
     return Form(around(core.reference), make_inputs, cost, impls)
+
+
+def _projections(matrices: int, problem: Problem, mode: Mode) -> int:
+    """FLOPs of that many projections of x."""
+    b, n, c = problem.batch, problem.seq_len, problem.channels
+    return product(matrices * b * n * c * c, mode)  # [B·N, C] × [C, C], each
 
 
 def _project(problem: Problem, x: Tensor, w: Tensor, layout: Layout) -> Tensor:

@@ -187,7 +187,9 @@ def override(
     notes.close()
     if not (operators or impls or rounds is not None or budget is not None):
         return suite
-    return from_text(written(data), suite.where, suite.directory, suite.name, suite.operators_from)
+    return from_text(
+        written(data), f"{suite.where} with the options given", suite.directory, suite.name, suite.operators_from
+    )
 
 
 def _checked(option: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:
