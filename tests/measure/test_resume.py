@@ -22,7 +22,7 @@ from attnbench.plan.settings import CONTRACT, Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
 from attnbench.store.records import SAMPLES, VISITS
-from tests.running import Silent, faulty, lean, measured, plan, without_forecast, without_rates
+from tests.running import Silent, faulty, lean, plan, without_forecast, without_rates
 from tests.stored import visit
 
 SUITE = """
@@ -40,9 +40,13 @@ VISITS_OF_SUITE = 8 * 3
 ROUNDS = Measure(rounds=2, within_process_precision=0.5, min_samples=5, max_samples=8, max_time_s=0.02)
 
 
-def test_kill_9_of_a_worker_costs_its_visit_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_forecast(monkeypatch)
-    cells = [faulty(impl, n) for impl in ("reference", "honest") for n in (16, 32)]
+CELLS = [faulty(impl, n) for impl in ("reference", "honest") for n in (16, 32)]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, int]]]:
+    """The folder of a finished run whose worker was killed in a visit, and that visit's key and round."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
     victims: list[tuple[str, int]] = []
 
     def begin(cell: Cell, round: int) -> None:
@@ -52,12 +56,19 @@ def test_kill_9_of_a_worker_costs_its_visit_only(tmp_path: Path, monkeypatch: py
             os.kill(worker.process.pid, signal.SIGKILL)
             worker.process.wait()
 
-    opened = journal.create(tmp_path / "run", "name: made\n", {})
-    runner = Runner(plan(cells, measure=ROUNDS), opened, Silent(begin))
-    runner.run()
+    opened = journal.create(folder, "name: made\n", {})
+    runner = Runner(plan(CELLS, measure=ROUNDS), opened, Silent(begin))
+    with pytest.MonkeyPatch.context() as patch:
+        without_forecast(patch)
+        runner.run()
     opened.close()
-    run = read_run(tmp_path / "run")
-    assert len(run.visits) == len(cells) * 3
+    return folder, victims
+
+
+def test_kill_9_of_a_worker_costs_its_visit_only(killed: tuple[Path, list[tuple[str, int]]]) -> None:
+    folder, victims = killed
+    run = read_run(folder)
+    assert len(run.visits) == len(CELLS) * 3
     bad = run.visits[run.visits["status"] != "ok"]
     assert list(zip(bad["key"], bad["round"], strict=True)) == victims
     assert "SIGKILL" in bad["reason"].iloc[0]
@@ -149,15 +160,14 @@ def test_ctrl_c_ends_soon_keeps_everything_and_says_how_to_resume(tmp_path: Path
     assert (folder / "results.csv").is_file()
 
 
-def test_a_finished_run_has_nothing_to_resume(tmp_path: Path) -> None:
-    cells = [faulty("honest", 16)]
-    measured(tmp_path / "run", plan(cells))
-    before = (tmp_path / "run" / VISITS).read_text()
-    opened = journal.resume(tmp_path / "run")
-    runner = Runner(plan(cells), opened, Silent())
+def test_a_finished_run_has_nothing_to_resume(killed: tuple[Path, list[tuple[str, int]]]) -> None:
+    folder, _ = killed
+    before = (folder / VISITS).read_text()
+    opened = journal.resume(folder)
+    runner = Runner(plan(CELLS, measure=ROUNDS), opened, Silent())
     runner.run()
     opened.close()
-    assert (tmp_path / "run" / VISITS).read_text() == before
+    assert (folder / VISITS).read_text() == before
     assert not runner.workers.start_s
 
 
