@@ -1,4 +1,4 @@
-"""A run's tables as titled blocks of text, which the terminal and Markdown print alike."""
+"""A run as titled tables of text, which the terminal and Markdown print alike."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Block:
+class TextTable:
     """One table.
 
     Args:
         title: above it.
         columns: headings; the first names the rows.
         rows: a field for each column.
-        sizes: whether the columns but the first are sizes, so that a wide block may be broken between them.
+        sizes: whether the columns but the first are sizes, so that a wide table may be broken between them.
         notes: below it.
     """
 
@@ -64,10 +64,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Part:
-    """One panel: a heading, its blocks, and notes below them."""
+    """One panel: a heading, its tables, and notes below them."""
 
     heading: str
-    blocks: tuple[Block, ...]
+    text_tables: tuple[TextTable, ...]
     notes: tuple[str, ...]
 
 
@@ -94,14 +94,14 @@ def legend(summary: Summary) -> list[str]:
 
 
 def _part(report: PanelReport) -> Part:
-    blocks = [*map(_figures, report.tables), *map(_curve, filter(_has_curve, report.tables))]
-    blocks += [*_crossovers(report), *_growths(report)]
+    text_tables = [*map(_figures, report.tables), *map(_curve, filter(_has_curve, report.tables))]
+    text_tables += [*_crossovers(report), *_growths(report)]
     if report.recommendations:
-        blocks.append(_choices(report.panel.axis, report.recommendations))
-    return Part(report.panel.title, tuple(blocks), tuple(_notes(report)))
+        text_tables.append(_choices(report.panel.axis, report.recommendations))
+    return Part(report.panel.title, tuple(text_tables), tuple(_notes(report)))
 
 
-def _figures(table: Table) -> Block:
+def _figures(table: Table) -> TextTable:
     unit = table.quantity.metric.unit
     labels = tuple(table.panel.sizes)
     timed = table.quantity.metric.timed
@@ -119,7 +119,7 @@ def _figures(table: Table) -> Block:
         notes = tuple(f"{line.series.name} estimates {line.estimates}" for line in table.lines if line.estimates)
     curve = table.quantity.metric.curve
     at = f", {curve.over} {curve.main}" if curve else ""
-    return Block(table.quantity.title + at, columns, tuple(rows), True, notes)
+    return TextTable(table.quantity.title + at, columns, tuple(rows), True, notes)
 
 
 def _has_curve(table: Table) -> bool:
@@ -140,7 +140,7 @@ def _beside(table: Table, labels: Sequence[str]) -> tuple[Field, ...]:
     return Field(metric.curve.beside_name), *(Field(shown(values.get(label), metric.unit)) for label in labels)
 
 
-def _curve(table: Table) -> Block:
+def _curve(table: Table) -> TextTable:
     """Each series at the largest size where it was measured, with what it is judged by in the row below."""
     curve = table.quantity.metric.curve
     assert curve is not None
@@ -151,7 +151,7 @@ def _curve(table: Table) -> Block:
             name = f"{line.series.name} at {figure.label}"
             rows.append((Field(name), *(Field(shown(point.value, "")) for point in figure.curve)))
             rows.append((Field(f"  {curve.beside_name}"), *(Field(shown(p.beside, "")) for p in figure.curve)))
-    return Block(f"{table.quantity.title} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
+    return TextTable(f"{table.quantity.title} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
 
 
 def _figure(figure: Figure | None, unit: str) -> Field:
@@ -169,7 +169,7 @@ def _spread(figures: Iterable[Figure]) -> str:
     return percent(halves[len(halves) // 2]) if halves else ""
 
 
-def _crossovers(report: PanelReport) -> Iterator[Block]:
+def _crossovers(report: PanelReport) -> Iterator[TextTable]:
     axis = report.panel.axis
     analytic = next((t for t in report.tables if t.quantity.metric.analytic), None)
     stated = {line.series: line for line in analytic.lines} if analytic else {}
@@ -191,7 +191,7 @@ def _crossovers(report: PanelReport) -> Iterator[Block]:
                 cells.append(crossover_text(counted.against_baseline, axis, report.baseline) if counted else "")
             rows.append(tuple(map(Field, cells)))
         if rows:
-            yield Block(f"Crossover of {table.quantity.title.lower()}", tuple(columns), tuple(rows))
+            yield TextTable(f"Crossover of {table.quantity.title.lower()}", tuple(columns), tuple(rows))
 
 
 def crossover_text(crossover: Crossover | None, axis: str, baseline: str) -> str:
@@ -241,7 +241,7 @@ def crossing_text(crossing: Crossing, axis: str) -> str:
     return f"{sign}{at}{' ' if at and interval else ''}{interval}"
 
 
-def _growths(report: PanelReport) -> Iterator[Block]:
+def _growths(report: PanelReport) -> Iterator[TextTable]:
     axis = report.panel.axis
     shown_tables = [t for t in report.tables if any(line.scaling for line in t.lines)]
     for table in shown_tables:
@@ -253,7 +253,7 @@ def _growths(report: PanelReport) -> Iterator[Block]:
             if line.scaling
         ]
         columns = (axis, "stated", "exponent", "nearest", "launch-bound below", "agreement")
-        yield Block(f"Growth of {table.quantity.title.lower()}", columns, tuple(rows))
+        yield TextTable(f"Growth of {table.quantity.title.lower()}", columns, tuple(rows))
     exact = [t for t in shown_tables if t.quantity.metric.exact]
     if exact:
         names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.scaling))
@@ -267,7 +267,7 @@ def _growths(report: PanelReport) -> Iterator[Block]:
                 line = next((x for x in table.lines if x.series == series), None)
                 cells += map(Field, _exact_growth(line, _has_origin(table)))
             rows.append(tuple(cells))
-        yield Block("Growth of exact figures", tuple(heads), tuple(rows))
+        yield TextTable("Growth of exact figures", tuple(heads), tuple(rows))
 
 
 def _has_origin(table: Table) -> bool:
@@ -294,7 +294,7 @@ def _exponent(exponent: Exponent) -> str:
     return plus_minus(exponent.value, (exponent.high - exponent.low) / 2)
 
 
-def _choices(axis: str, recommendations: Sequence[Recommendation]) -> Block:
+def _choices(axis: str, recommendations: Sequence[Recommendation]) -> TextTable:
     rows = []
     for each in recommendations:
         use = each.use
@@ -312,7 +312,7 @@ def _choices(axis: str, recommendations: Sequence[Recommendation]) -> Block:
         rows.append(tuple(map(Field, cells)))
     columns = (axis, "use", "time", "over best exact", "memory", "")
     notes = (f"another function: {ANOTHER_FUNCTION}",) if any(not each.use.exact for each in recommendations) else ()
-    return Block("What to use", columns, tuple(rows), notes=notes)
+    return TextTable("What to use", columns, tuple(rows), notes=notes)
 
 
 def _notes(report: PanelReport) -> Iterator[str]:

@@ -11,7 +11,7 @@ from attnbench.outputs._rows import Listing, text_of
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.summary import Summary
-    from attnbench.outputs._run_tables import Block
+    from attnbench.outputs._run_tables import TextTable
 
 
 def run(summary: Summary) -> str:
@@ -21,9 +21,9 @@ def run(summary: Summary) -> str:
     lines = []
     for part in parts(summary):
         lines += [f"## {part.heading}", ""]
-        for block in part.blocks:
-            lines += [f"### {block.title}", "", *_block(block), ""]
-            lines += [f"{escaped(note)}\n" for note in block.notes]
+        for text_table in part.text_tables:
+            lines += [f"### {text_table.title}", "", *_text_table(text_table), ""]
+            lines += [f"{escaped(note)}\n" for note in text_table.notes]
         lines += [f"- {escaped(note)}" for note in part.notes]
         lines += [""] if part.notes else []
     lines += [escaped(line) + "  " for line in legend(summary)]
@@ -57,10 +57,10 @@ def _comparison(comparison: Comparison) -> str:
     return "\n".join([*lines, *map(escaped, view.around(comparison, findings))]) + "\n"
 
 
-def _block(block: Block) -> list[str]:
-    lines = ["| " + " | ".join(map(escaped, block.columns)) + " |"]
-    lines.append("| --- |" + (" ---: |" if block.sizes else " --- |") * (len(block.columns) - 1))
-    for row in block.rows:
+def _text_table(text_table: TextTable) -> list[str]:
+    lines = ["| " + " | ".join(map(escaped, text_table.columns)) + " |"]
+    lines.append("| --- |" + (" ---: |" if text_table.sizes else " --- |") * (len(text_table.columns) - 1))
+    for row in text_table.rows:
         cells = [f"**{escaped(cell.text)}**" if cell.best else escaped(cell.text) for cell in row]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.summary import Summary
-    from attnbench.outputs._run_tables import Block
+    from attnbench.outputs._run_tables import TextTable
 
 _GAP = 2
 
@@ -73,8 +73,8 @@ def write(summary: Summary, console: Console) -> None:
         return
     for part in panels:
         console.print(Text(f"\n{part.heading}\n", style="bold"))
-        for block in part.blocks:
-            for piece in _pieces(block, console.width):
+        for text_table in part.text_tables:
+            for piece in _pieces(text_table, console.width):
                 _print(piece, console)
         for note in part.notes:
             console.print(Text(note, style="dim"))
@@ -83,46 +83,48 @@ def write(summary: Summary, console: Console) -> None:
         console.print(Text(line, style="dim"))
 
 
-def _pieces(block: Block, width: int) -> Iterator[Block]:
-    """A block broken between sizes so that each piece fits; other blocks wrap inside their fields."""
-    if not block.sizes:
-        yield block
+def _pieces(text_table: TextTable, width: int) -> Iterator[TextTable]:
+    """A table broken between sizes so that each piece fits; other tables wrap inside their fields."""
+    if not text_table.sizes:
+        yield text_table
         return
-    widths = [max((len(row[i].text) for row in block.rows), default=0) for i in range(len(block.columns))]
-    widths = [max(w, len(name)) + _GAP for w, name in zip(widths, block.columns, strict=True)]
+    widths = [max((len(row[i].text) for row in text_table.rows), default=0) for i in range(len(text_table.columns))]
+    widths = [max(w, len(name)) + _GAP for w, name in zip(widths, text_table.columns, strict=True)]
     start = 1
-    while start < len(block.columns):
+    while start < len(text_table.columns):
         stop, used = start, widths[0]
-        while stop < len(block.columns) and (stop == start or used + widths[stop] <= width):
+        while stop < len(text_table.columns) and (stop == start or used + widths[stop] <= width):
             used += widths[stop]
             stop += 1
         chosen = [0, *range(start, stop)]
-        title = block.title if start == 1 else f"{block.title}, continued"
-        rows = tuple(tuple(row[i] for i in chosen) for row in block.rows)
-        notes = block.notes if start == 1 else ()
-        yield replace(block, title=title, columns=tuple(block.columns[i] for i in chosen), rows=rows, notes=notes)
+        title = text_table.title if start == 1 else f"{text_table.title}, continued"
+        rows = tuple(tuple(row[i] for i in chosen) for row in text_table.rows)
+        notes = text_table.notes if start == 1 else ()
+        yield replace(
+            text_table, title=title, columns=tuple(text_table.columns[i] for i in chosen), rows=rows, notes=notes
+        )
         start = stop
 
 
-def _print(block: Block, console: Console) -> None:
+def _print(text_table: TextTable, console: Console) -> None:
     from rich.text import Text
 
-    text = Text(block.title + "\n", style="")
+    text = Text(text_table.title + "\n", style="")
     text.stylize("italic")
-    numbers = range(1, len(block.columns)) if block.sizes else ()
-    rows = [[cell.text for cell in row] for row in block.rows]
-    for line in lines(block.columns, rows, console.width, numbers):
+    numbers = range(1, len(text_table.columns)) if text_table.sizes else ()
+    rows = [[cell.text for cell in row] for row in text_table.rows]
+    for line in lines(text_table.columns, rows, console.width, numbers):
         for piece in line:
-            text.append(piece.text, style=_style(block, piece))
+            text.append(piece.text, style=_style(text_table, piece))
         text.append("\n")
     console.print(text, no_wrap=True, crop=False, overflow="ignore", end="")
-    for note in block.notes:
+    for note in text_table.notes:
         console.print(Text(note, style="dim"))
     console.print()
 
 
-def _style(block: Block, piece: Piece) -> str:
+def _style(text_table: TextTable, piece: Piece) -> str:
     if piece.row == HEADING:
         return "bold"
-    cell = block.rows[piece.row][piece.column] if piece.column is not None else None
+    cell = text_table.rows[piece.row][piece.column] if piece.column is not None else None
     return "" if cell is None else "bold green" if cell.best else "cyan" if cell.win else ""

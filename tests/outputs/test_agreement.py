@@ -57,11 +57,11 @@ def told(found: dict[str, Any], axis: str) -> str:
 def cells(summary: Summary) -> dict[tuple[int, str, str, str], str]:
     """(panel, title, series, column) → text of the crossover tables."""
     return {
-        (i, block.title, row[0].text, name): cell.text
+        (i, table.title, row[0].text, name): cell.text
         for i, part in enumerate(blocks.parts(summary))
-        for block in part.blocks
-        for row in block.rows
-        for name, cell in zip(block.columns, row, strict=True)
+        for table in part.text_tables
+        for row in table.rows
+        for name, cell in zip(table.columns, row, strict=True)
     }
 
 
