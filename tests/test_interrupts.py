@@ -71,6 +71,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     within(600, lambda: process.poll() is not None or caught(process.pid) >> (signal.SIGTERM - 1) & 1)
+    assert process.poll() is None, "it ended before it heeded a signal"
     return process
 
 
