@@ -62,7 +62,7 @@ impls: [reference]
 sweep: [{seq_len: [16, 32]}]
 problem: {channels: 16, heads: 2}
 measure: {rounds: 2, min_samples: 5, max_samples: 8, max_time: 50ms}
-limits: {budget: 50s}
+limits: {budget: 20m}
 """
 GATE = '''
 import json
