@@ -96,7 +96,7 @@ def _fused(problem: Problem, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor 
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.margins import margin_means
+    from attnbench.kernels.margins.launch import margin_means
 
     def call(
         problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
@@ -107,7 +107,7 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_layer() -> Callable[..., Tensor]:
-    from attnbench.kernels.margins import margin_means
+    from attnbench.kernels.margins.launch import margin_means
 
     return layer(margin_means, _fused)
 

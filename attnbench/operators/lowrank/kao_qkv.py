@@ -105,13 +105,13 @@ def _fused(problem: Problem, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor 
 
 
 def _fused_spread(problem: Problem, means: Tensor) -> Tensor:
-    from attnbench.kernels.margins import outer_sum
+    from attnbench.kernels.margins.launch import outer_sum
 
     return outer_sum(means, *sides(problem))
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.margins import margin_means
+    from attnbench.kernels.margins.launch import margin_means
 
     def call(
         problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
@@ -123,7 +123,7 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_layer() -> Callable[..., Tensor]:
-    from attnbench.kernels.margins import margin_means
+    from attnbench.kernels.margins.launch import margin_means
 
     return layer(margin_means, _fused, _fused_spread)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels import margins
 from attnbench.kernels.few_keys import launch
 from attnbench.kernels.launching import Tiles
+from attnbench.kernels.margins import launch as margins
 from attnbench.operator import Form
 from attnbench.problem import Dtype, Params, Problem
 from attnbench.registry import operators, resolve
