@@ -9,7 +9,8 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
-from attnbench.kernels.margins.launch import blocks, margin_means, margins_kernel, outer_sum, outer_sum_kernel
+from attnbench.kernels.margins.device import margins_kernel, outer_sum_kernel
+from attnbench.kernels.margins.launch import blocks, margin_means, outer_sum
 
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (3, 5), (14, 14), (65, 70), (2, 300)])
