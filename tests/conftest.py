@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 
+# Without its bytecode a worker compiles attnbench at every start, which takes a fifth of a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, here and in what is started from here
 # A shell starts a job in the background with SIGINT ignored, nohup with SIGHUP, and what is started here inherits that.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

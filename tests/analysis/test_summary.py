@@ -138,7 +138,7 @@ def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
     assert not any(f.best or f.first_win for f in every)
     assert all(f.low is None for f in every), "one check tells no interval"
     assert any(f.best for found in summary.panels[0].tables[1].lines for f in found.figures)
-    titles = [block.title for part in parts(summarise(run, ["relative_error"])) for block in part.blocks]
+    titles = [block.title for part in parts(summarise(run, ["relative_error"])) for block in part.text_tables]
     assert titles == ["relative_error", "What to use"]
 
 
@@ -239,5 +239,5 @@ def test_an_own_operator_that_hides_its_square_is_shown(
     grown = line(found, own.stem, "flops")
     assert grown.scaling is not None
     assert (grown.origin, grown.scaling.growth, grown.agreement) == told
-    (block,) = [b for part in parts(found) for b in part.blocks if b.title == "Growth of exact figures"]
+    (block,) = [b for part in parts(found) for b in part.text_tables if b.title == "Growth of exact figures"]
     assert block.rows[0][-1].text == told[2]

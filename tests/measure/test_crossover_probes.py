@@ -103,7 +103,7 @@ def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal
     line = next(x for x in summarise(run).panels[0].tables[0].lines if x.series.operator == "series")
     assert line.against_baseline == found.crossover()
     (row,) = listings.searches([found], "softmax", "seq_len").rows
-    block = next(b for b in parts(summarise(run))[0].blocks if b.title == "Crossover of wall time")
+    block = next(b for b in parts(summarise(run))[0].text_tables if b.title == "Crossover of wall time")
     assert row["crossover"] in {cell.text for cell in block.rows[0]}
     stored = json.loads(json_output.run(summarise(run)))["panels"][0]["metrics"][0]["series"]
     (same,) = (s for s in stored if s["operator"] == "series")
