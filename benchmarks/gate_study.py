@@ -64,7 +64,7 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     study = Study(args.out)
-    for condition, total in (("clean", args.text_tables), ("loaded", args.loaded)):
+    for condition, total in (("clean", args.blocks), ("loaded", args.loaded)):
         record(study, condition, total)
     complexities(study)
     live(study, args.live)

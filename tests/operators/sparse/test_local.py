@@ -105,7 +105,7 @@ def test_waste_is_bounded(w: int, causal: bool, bound: float) -> None:
 def test_blocks_cover_every_token() -> None:
     for n in (1, 31, 32, 33, 500, 4097):
         cut = windows(n, 64, 64)
-        assert (cut.text_tables - 1) * cut.block < n <= cut.text_tables * cut.block
+        assert (cut.blocks - 1) * cut.block < n <= cut.blocks * cut.block
 
 
 def test_memory_is_linear_and_far_below_dense() -> None:
