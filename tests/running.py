@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +93,25 @@ def lean(*words: str | Path) -> list[str]:
     three, and no large products.
     """
     return [sys.executable, "-c", LEAN, *map(str, words)]
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that several tests read, made by whichever of pytest's processes needs it first.
+
+    Args:
+        name: of the folder, the same in every process.
+        make: fills the folder, which is there and empty.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            unfinished = folder.with_suffix(".unfinished")
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
 
 
 def measured(folder: Path, what: Plan, progress: Silent | None = None, *, forecast: bool = False) -> Run:

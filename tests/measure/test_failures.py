@@ -6,10 +6,10 @@ import pytest
 from pandas import Series
 
 from attnbench.analysis.baseline import fate
-from attnbench.analysis.run import Run
+from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.series import panels
 from attnbench.plan.settings import Limits
-from tests.running import faulty, measured, plan
+from tests.running import faulty, made_once, measured, plan
 
 EXPECTED = {
     "honest": ("ok", ""),
@@ -59,8 +59,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     cells += [faulty(impl, n, from_n=64) for impl in ("oom_from", "reference") for n in (128, 32, 64)]
     cells += [faulty(impl, 64) for impl in ("absent", "honest")]
     cells += [faulty("decays", 48), faulty("hangs", 32), faulty("hangs", 64)]
-    folder = tmp_path_factory.mktemp("failures") / "run"
-    return measured(folder, plan(cells, limits=Limits(cell_timeout_s=20.0)), forecast=True)
+    limits = Limits(cell_timeout_s=20.0)
+    folder = made_once(
+        tmp_path_factory, "failures", lambda made: measured(made / "run", plan(cells, limits=limits), forecast=True)
+    )
+    return read_run(folder / "run")
 
 
 def row(run: Run, impl: str, seq_len: int = FIRST) -> Series:
