@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from tests.adding.tree import REPOSITORY, attnbench, tree_with_lines
+from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with_lines
 
 PATH = "attnbench/axes.py"
 ABOVE = '        Axis("channels",'
@@ -27,12 +27,6 @@ measure: {rounds: 1, min_samples: 5, max_samples: 8, max_time: 50ms}
 """
 
 
-def suite(folder: Path) -> str:
-    path = folder / "small.yaml"
-    path.write_text(SUITE, encoding="utf-8")
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree_with_lines(tmp_path_factory.mktemp("adding"), (PATH, ABOVE, ROW))
@@ -41,7 +35,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tree: Path) -> str:
     """A small run of the tree."""
-    measured = attnbench(tree, "run", suite(tree), "--out", str(tree / "run"), "--device", "cpu")
+    measured = run_suite(tree, SUITE, tree)
     assert measured.returncode == 0, measured.stderr
     return str(tree / "run")
 
@@ -72,7 +66,7 @@ def test_a_search_takes_its_name_and_its_bounds(tree: Path) -> None:
 
 
 def test_without_its_row_it_is_refused(tmp_path: Path) -> None:
-    refused = attnbench(REPOSITORY, "run", suite(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu")
+    refused = run_suite(REPOSITORY, SUITE, tmp_path)
     assert refused.returncode == 2
     assert "sweep[0].batch: unknown key; allowed: seq_len, image_size, channels" in refused.stderr
     searched = CliRunner().invoke(app, ["crossover", "rfa", "--axis", "batch"])

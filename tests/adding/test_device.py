@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adding.tree import REPOSITORY, attnbench, tree_with
+from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with
 
 PATH = "attnbench/measure/device/pretend.py"
 DEVICE = '''"""The CPU, behind a clock, an allocator and a profiler that only pretend."""
@@ -69,11 +69,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tree: Path) -> Path:
     """A small run on the pretended device."""
-    suite, folder = tree / "small.yaml", tree / "run"
-    suite.write_text(SUITE, encoding="utf-8")
-    measured = attnbench(tree, "run", str(suite), "--out", str(folder), "--device", "pretend")
+    measured = run_suite(tree, SUITE, tree, "pretend")
     assert measured.returncode == 0, measured.stderr
-    return folder
+    return tree / "run"
 
 
 def test_what_it_measures_is_stored(run: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adding.tree import REPOSITORY, attnbench, tree_with
+from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with
 
 PATH = "attnbench/measure/metrics/cpu_time.py"
 METRIC = '''"""Processor time of one call, of all threads."""
@@ -100,12 +100,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tree: Path) -> Path:
     """A small run of the tree, with what it printed beside it."""
-    suite, folder = tree / "small.yaml", tree / "run"
-    suite.write_text(SUITE, encoding="utf-8")
-    measured = attnbench(tree, "run", str(suite), "--out", str(folder), "--device", "cpu")
+    measured = run_suite(tree, SUITE, tree)
     assert measured.returncode == 0, measured.stderr
     (tree / "printed").write_text(measured.stdout, encoding="utf-8")
-    return folder
+    return tree / "run"
 
 
 def slowed(run: Path, folder: Path, column: str, factor: float) -> Path:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from tests.adding.tree import REPOSITORY, attnbench, tree_with
+from tests.adding.tree import REPOSITORY, attnbench, run_suite, suite_file, tree_with
 
 PATH = "attnbench/operators/exact/doubled.py"
 OPERATOR = '''"""y_i = 2 v_i.
@@ -69,19 +69,13 @@ measure: {rounds: 1, min_samples: 5, max_samples: 5, max_time: 20ms}
 """
 
 
-def suite(folder: Path, text: str) -> str:
-    path = folder / "small.yaml"
-    path.write_text(text)
-    return str(path)
-
-
 def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tmp_path: Path) -> None:
     tree = tree_with(tmp_path, PATH, OPERATOR)
     listed = attnbench(tree, "list", "operators", "--format", "csv")
     assert listed.returncode == 0, listed.stderr
     (row,) = [row for row in csv.DictReader(io.StringIO(listed.stdout)) if row["name"] == "doubled"]
     assert json.loads(row["impls"]) == {"core": {"reference": None, "mine": None, "compiled": None}}
-    run = attnbench(tree, "run", suite(tmp_path, SUITE), "--device", "cpu", "--out", str(tmp_path / "run"))
+    run = run_suite(tree, SUITE, tmp_path)
     assert run.returncode == 0, run.stderr
     stored = (tmp_path / "run" / "results.csv").read_text(encoding="utf-8")
     rows = {(row["operator"], row["impl"]): row for row in csv.DictReader(io.StringIO(stored))}
@@ -95,7 +89,7 @@ def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tmp_path: Pa
 
 
 def test_without_the_file_the_operator_is_refused(tmp_path: Path) -> None:
-    run = attnbench(REPOSITORY, "run", suite(tmp_path, SUITE), "--device", "cpu", "--out", str(tmp_path / "run"))
+    run = run_suite(REPOSITORY, SUITE, tmp_path)
     assert run.returncode == 2
     assert "operators[1]: 'doubled' is no operator" in run.stderr
     assert not (tmp_path / "run").exists()
@@ -103,7 +97,7 @@ def test_without_the_file_the_operator_is_refused(tmp_path: Path) -> None:
 
 def test_an_impl_that_no_operator_has_is_refused(tmp_path: Path) -> None:
     text = SUITE.replace("softmax, doubled", "softmax, identity")
-    done = CliRunner().invoke(app, ["run", suite(tmp_path, text), "--device", "cpu", "--dry-run"])
+    done = CliRunner().invoke(app, ["run", suite_file(tmp_path, text), "--device", "cpu", "--dry-run"])
     assert isinstance(done.exception, BadInput)
     with pytest.raises(BadInput, match=r"impls\[1\]: no operator of the suite has 'mine'; allowed: reference, sdpa, "):
         raise done.exception

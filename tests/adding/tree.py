@@ -71,6 +71,19 @@ def attnbench(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
+def suite_file(folder: Path, text: str) -> str:
+    """Writes a suite into a folder. Returns the file's path."""
+    path = folder / "small.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def run_suite(tree: Path, text: str, folder: Path, device: str = "cpu") -> subprocess.CompletedProcess[str]:
+    """Runs a suite by the command line of a copy. In the folder are then the suite and the run, `run`."""
+    words = ("run", suite_file(folder, text), "--out", str(folder / "run"), "--device", device)
+    return attnbench(tree, *words)
+
+
 def _files(top: Path) -> dict[str, bytes]:
     """The content of every file of attnbench and the suites, by its path."""
     return {
