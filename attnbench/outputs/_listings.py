@@ -55,10 +55,9 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
 
     def names(roofline: Roofline) -> Row:
         cell = roofline.cell
-        size = f"{cell['height']}x{cell['width']}" if isinstance(cell["height"], int) else str(cell["seq_len"])
         return {
             **{name: cell[name] for name in ("operator", "impl", "mode", "dtype")},
-            "N": size,
+            "N": _tokens(cell),
             "C": cell["channels"],
         }
 
@@ -130,14 +129,13 @@ def estimates(rows: Sequence[Row]) -> Listing:
     """Of `estimate`. A dash: outside the definition, not known, or (intensity) nothing to divide by."""
 
     def texts(row: Row) -> Row:
-        size = f"{row['height']}x{row['width']}" if row["height"] else str(row["seq_len"])
         amounts = {name: row[key] for name, (key, _) in _FIGURES.items()}
         if row["peak_memory_bytes"] is not None:  # with the parameters, as the tables of a run show it
             amounts["memory"] += row["parameter_bytes"]
         intensity = row["arithmetic_intensity"]
         return {
             "operator": row["operator"],
-            "N": size,
+            "N": _tokens(row),
             "C": row["channels"],
             **{name: "—" if amount is None else shown(amount, _FIGURES[name][1]) for name, amount in amounts.items()},
             _INTENSITY: "—" if intensity is None else f"{intensity:.3g}",
@@ -205,3 +203,9 @@ def conditions(document: Mapping[str, Any]) -> Listing:
         disturbances = count(warnings, "warning") if warnings else "nothing disturbs it"
         verdict = f"This machine can measure on {test['device']}; {disturbances}."
     return Listing(rows, table, sentences=("what to do",), notes=(verdict,), document=document)
+
+
+def _tokens(columns: Mapping[Any, Any]) -> str:
+    """The size of a cell by its columns: its tokens, or the sides of its image."""
+    height = columns["height"]
+    return f"{height}x{columns['width']}" if isinstance(height, int) else str(columns["seq_len"])
