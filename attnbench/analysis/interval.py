@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.distributions import digamma, t_quantile, tetragamma, trigamma
+from attnbench.analysis.distributions import CONFIDENCE, digamma, t_quantile, tetragamma, trigamma
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,6 +44,7 @@ class Estimate:
         own, own_freedom: variance of `level` from this cell's residuals, and its degrees of freedom.
         shared, shared_freedom: the same from process offsets.
         rounds: visits of the cell.
+        confidence: of its interval; where a run may stop at several looks, what each of them has.
 
     Both variances are nan where they cannot be estimated: in a run of one round, and for a cell of one round among
     cells too dissimilar to pool with.
@@ -55,6 +56,7 @@ class Estimate:
     shared: float
     shared_freedom: float
     rounds: int
+    confidence: float = CONFIDENCE
 
     @property
     def has_interval(self) -> bool:
@@ -64,14 +66,14 @@ class Estimate:
     @property
     def half_width(self) -> float:
         """Half the interval of the absolute value, in logs; nan from one round."""
-        own_squared = t_quantile(self.own_freedom) ** 2 * self.own if self.own > 0 else self.own
-        shared_squared = t_quantile(self.shared_freedom) ** 2 * self.shared if self.shared > 0 else 0.0
+        own_squared = t_quantile(self.own_freedom, self.confidence) ** 2 * self.own if self.own > 0 else self.own
+        shared_squared = t_quantile(self.shared_freedom, self.confidence) ** 2 * self.shared if self.shared > 0 else 0.0
         return math.sqrt(own_squared + shared_squared)
 
 
 def ratio_half_width(a: Estimate, b: Estimate) -> float:
     """Half the interval of log(a / b), both measured by the same processes; nan where either has one round."""
-    return math.sqrt(sum(t_quantile(x.own_freedom) ** 2 * x.own if x.own > 0 else x.own for x in (a, b)))
+    return math.sqrt(sum(t_quantile(x.own_freedom, x.confidence) ** 2 * x.own if x.own > 0 else x.own for x in (a, b)))
 
 
 def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
@@ -98,12 +100,13 @@ def intervals(visits: pd.DataFrame, column: str) -> pd.DataFrame:
     return table
 
 
-def estimates(visits: pd.DataFrame, column: str) -> dict[str, Estimate]:
+def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE) -> dict[str, Estimate]:
     """An Estimate per key, from the timed rounds of a run, or of both sides of a comparison together.
 
     Args:
         visits: as in `intervals`.
         column: a positive quantity, in base units.
+        confidence: of the interval of each.
     """
     if column not in visits:
         return {}
@@ -129,6 +132,7 @@ def estimates(visits: pd.DataFrame, column: str) -> dict[str, Estimate]:
             shared=float(fit.shared / fit.rounds[i]) if freedom[i] > 0 else math.nan,
             shared_freedom=fit.shared_freedom,
             rounds=int(fit.rounds[i]),
+            confidence=confidence,
         )
         for i, key in enumerate(keys)
     }
