@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench bench-operators results readme ci-baseline gate-study soak kernels gpu-test gpu-bench clean
+.PHONY: run test check format lint types bench bench-operators results readme ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -89,6 +89,9 @@ ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci,
 	rm -rf $(REFERENCE)/ci
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
+
+statistics: $(BIN)/.ready  ## simulate how often intervals and labels are right, into docs/statistics.md (PARTS="intervals …"; minutes)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(PARTS)
 
 gate-study: $(BIN)/.ready  ## record how often the gate is wrong (two to three hours; continues where it was), into docs/gate-study.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 20
