@@ -16,7 +16,7 @@ from attnbench.problem import Cell, Dtype, cell_of, columns_of
 from attnbench.store.records import CAUSE_OF, CAUSES, STATUSES, Cause, Status, is_sample
 from attnbench.thresholds import Gate, Threshold
 
-VERSION = 1
+VERSION = 2
 """Raised by hand where a worker of the version before could not read a request, or would mean another thing by an
 answer. A gate starts workers of other revisions: see `OtherVersion`."""
 
@@ -32,8 +32,8 @@ THROTTLED = "throttled"
 Phase = Literal["check", "time"]
 """What a visit is for: `check` in round 0, `time` in every later one."""
 
-_PHASE_WORDS: dict[Phase, str] = {"check": "scout", "time": "time"}
-"""Phases as version 1 writes them."""
+_PHASE_WORDS: dict[Phase, str] = {"check": "visit_check", "time": "visit_time"}
+"""What a `VisitRequest` is known by."""
 
 
 class WorkerLost(Exception):
@@ -183,10 +183,6 @@ class ForecastAnswer(Answer):
 
     forecast: Forecast
 
-    def to_json(self) -> dict[str, Any]:
-        """See `Answer`."""
-        return {("foreseen" if name == "forecast" else name): value for name, value in super().to_json().items()}
-
 
 @dataclass(frozen=True)
 class ForecastRequest(Request[ForecastAnswer]):
@@ -194,7 +190,7 @@ class ForecastRequest(Request[ForecastAnswer]):
 
     cell: Cell
     operators_from: tuple[str, ...]
-    word: ClassVar[str] = "foresee"
+    word: ClassVar[str] = "forecast"
     runs_operators: ClassVar[bool] = True
 
     @classmethod
@@ -204,7 +200,7 @@ class ForecastRequest(Request[ForecastAnswer]):
 
     def read(self, message: Mapping[str, Any]) -> ForecastAnswer:
         """See `Request`."""
-        return ForecastAnswer(Forecast(**message.get("foreseen", {})), restart=_flag(message, "restart"))
+        return ForecastAnswer(Forecast(**message.get("forecast", {})), restart=_flag(message, "restart"))
 
 
 @dataclass(frozen=True)
@@ -352,30 +348,20 @@ class ExpansionRequest(Request[ExpansionAnswer]):
 
 
 @dataclass(frozen=True)
-class VisitAnswer(Answer):
-    """What became of a visit.
+class CellAnswer(Answer):
+    """What all answers about one cell have.
 
     Args:
-        status: "ok" where it has figures.
-        reason: notes, or why it has no figures.
+        status: "ok" where what was asked for is there.
+        reason: notes, or why it is not.
         cause: the reason as a code.
-        kernel: what the impl launched.
-        metrics: values by results.csv column.
-        samples: (clock, seconds, flags) in the order taken.
         warnings: sentences for the user.
-        operations: dispatched operators and launched kernels with their counts.
-        throttled: whether a clock had no sample free of THROTTLED.
     """
 
     status: Status
     reason: str = ""
     cause: Cause = ""
-    kernel: str = ""
-    metrics: dict[str, float | int] = field(default_factory=dict)
-    samples: Sequence[tuple[str, float, str]] = ()
-    warnings: tuple[str, ...] = ()
-    operations: dict[str, int] = field(default_factory=dict)
-    throttled: bool = False
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def fatal(self) -> bool:
@@ -386,30 +372,220 @@ class VisitAnswer(Answer):
         """See `Answer`; what is empty is left out."""
         return {name: value for name, value in _as_json(self).items() if value or name in ("status", "reason")}
 
+
+@dataclass(frozen=True)
+class VisitAnswer(CellAnswer):
+    """What became of a visit; all that is stored of it but its samples.
+
+    Args:
+        kernel: what the impl launched.
+        metrics: values by results.csv column.
+        samples: (clock, seconds, flags) in the order taken.
+        operations: dispatched operators and launched kernels with their counts.
+        throttled: whether a clock had no sample free of THROTTLED.
+    """
+
+    kernel: str = ""
+    metrics: dict[str, float | int] = field(default_factory=dict)
+    samples: Sequence[tuple[str, float, str]] = ()
+    operations: dict[str, int] = field(default_factory=dict)
+    throttled: bool = False
+
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> VisitAnswer:
         """The answer of a message. What its texts and numbers may be, the store says."""
-        status = _status(message["status"])
-        cause = message.get("cause", CAUSE_OF.get(status, ""))
-        samples, warnings = message.get("samples", []), message.get("warnings", [])
-        if cause not in CAUSES:
-            raise ValueError(f"cause = {cause!r}")
-        if not isinstance(warnings, list):
-            raise ValueError(f"warnings = {warnings!r}")
-        if not isinstance(samples, list) or not all(map(is_sample, samples)):
-            raise ValueError("a sample is no number of seconds")
         return cls(
-            status=status,
-            reason=message.get("reason", ""),
-            cause=cause,
+            **_outcome(message),
             kernel=message.get("kernel", ""),
             metrics=_object(message.get("metrics", {}), "metrics"),
-            samples=tuple((clock, seconds, flags) for clock, seconds, flags in samples),
-            warnings=tuple(warnings),
+            samples=_samples(message),
             operations=_object(message.get("operations", {}), "operations"),
             throttled=_flag(message, "throttled"),
-            restart=_flag(message, "restart"),
         )
+
+
+@dataclass(frozen=True)
+class CheckRequest(Request[VisitAnswer]):
+    """Is a cell right, what does it need, and what does it execute? Nothing else of the process is alive meanwhile: an
+    open block is released.
+
+    The metrics of the answer have, beside those of the metric files, `held_bytes` (what the cell would hold as a member
+    of a block, alone: its input sets, its cotangent), answer_0 … (fingerprints of its outputs, one for each input set),
+    check_time_s (of one call), operator_s, visit_s, and compile_s of impl `compiled`.
+
+    Args:
+        cell: what is called.
+        device: where.
+        operators_from: a user's own files and packages.
+        memory_limit: bytes that the cell may need.
+        host_limit: bytes that the process may allocate beside what it has; None: no limit.
+        forecast: what its shapes tell.
+    """
+
+    cell: Cell
+    device: str
+    operators_from: tuple[str, ...]
+    memory_limit: int
+    host_limit: int | None
+    forecast: Forecast = NOTHING_KNOWN
+    word: ClassVar[str] = "check"
+    runs_operators: ClassVar[bool] = True
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> CheckRequest:
+        """The request of a message."""
+        return cls(**_surroundings(message), forecast=Forecast(**message["forecast"]))
+
+    def read(self, message: Mapping[str, Any]) -> VisitAnswer:
+        """See `Request`."""
+        return VisitAnswer.from_json(message)
+
+
+@dataclass(frozen=True)
+class PreparedAnswer(CellAnswer):
+    """What became of a cell that was to become a member of the open block.
+
+    Args:
+        first_call_s: seconds of its first call in this process; None where there was none.
+        call_s: of the call after it.
+        held_bytes: what this member holds beside those that are there: tensors that it shares with them count once.
+    """
+
+    first_call_s: float | None = None
+    call_s: float | None = None
+    held_bytes: int = 0
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> PreparedAnswer:
+        """The answer of a message."""
+        first_call_s, call_s = (_seconds(message, name) for name in ("first_call_s", "call_s"))
+        held_bytes = message.get("held_bytes", 0)
+        if not isinstance(held_bytes, int) or held_bytes < 0:
+            raise ValueError(f"held_bytes = {held_bytes!r}")
+        outcome = _outcome(message)
+        if outcome["status"] == "ok" and (first_call_s is None or call_s is None):
+            raise ValueError("a member without the time of a call")
+        return cls(**outcome, first_call_s=first_call_s, call_s=call_s, held_bytes=held_bytes)
+
+
+@dataclass(frozen=True)
+class PrepareRequest(Request[PreparedAnswer]):
+    """Makes a cell a member of this process's open block, beside those that are there, and calls it twice. One of the
+    same key is replaced.
+
+    Args:
+        cell: what is called.
+        device: where.
+        operators_from: a user's own files and packages.
+        memory_limit: bytes that the cell may need.
+        host_limit: bytes that the process may allocate beside what it has; None: no limit.
+        tolerance: the bound of its check, over the largest value; None: not known.
+        answers: fingerprints of the outputs that were checked, one for each input set.
+    """
+
+    cell: Cell
+    device: str
+    operators_from: tuple[str, ...]
+    memory_limit: int
+    host_limit: int | None
+    tolerance: float | None = None
+    answers: tuple[float, ...] = ()
+    word: ClassVar[str] = "prepare"
+    runs_operators: ClassVar[bool] = True
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> PrepareRequest:
+        """The request of a message."""
+        return cls(**_surroundings(message), tolerance=message["tolerance"], answers=tuple(message["answers"]))
+
+    def read(self, message: Mapping[str, Any]) -> PreparedAnswer:
+        """See `Request`."""
+        return PreparedAnswer.from_json(message)
+
+
+@dataclass(frozen=True)
+class SampleAnswer(CellAnswer):
+    """One turn's sample of a member.
+
+    Args:
+        samples: (clock, seconds, flags) in the order taken; each clock of the device has one at least.
+        throttled: whether a clock had no sample free of THROTTLED.
+    """
+
+    samples: Sequence[tuple[str, float, str]] = ()
+    throttled: bool = False
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> SampleAnswer:
+        """The answer of a message."""
+        return cls(**_outcome(message), samples=_samples(message), throttled=_flag(message, "throttled"))
+
+
+@dataclass(frozen=True)
+class SampleRequest(Request[SampleAnswer]):
+    """Times calls of a member: two untimed ones first where one lasts less than 10 ms, then timed ones until 10 ms have
+    passed or 8 were made. A member that fails is freed.
+
+    Args:
+        key: of its cell.
+    """
+
+    key: str
+    word: ClassVar[str] = "sample"
+    runs_operators: ClassVar[bool] = True
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> SampleRequest:
+        """The request of a message."""
+        return cls(message["key"])
+
+    def read(self, message: Mapping[str, Any]) -> SampleAnswer:
+        """See `Request`."""
+        return SampleAnswer.from_json(message)
+
+
+@dataclass(frozen=True)
+class FinishRequest(Request[VisitAnswer]):
+    """Ends a member's visit: the last checks, the figures taken beside samples (energy_j, operator_s, visit_s), and
+    it is freed. The answer has no samples.
+
+    Args:
+        key: of its cell.
+    """
+
+    key: str
+    word: ClassVar[str] = "finish"
+    runs_operators: ClassVar[bool] = True
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> FinishRequest:
+        """The request of a message."""
+        return cls(message["key"])
+
+    def read(self, message: Mapping[str, Any]) -> VisitAnswer:
+        """See `Request`."""
+        return VisitAnswer.from_json(message)
+
+
+@dataclass(frozen=True)
+class ReleasedAnswer(Answer):
+    """The open block has no member any more."""
+
+
+@dataclass(frozen=True)
+class ReleaseRequest(Request[ReleasedAnswer]):
+    """Frees all members of the open block: at its end, or before it starts again."""
+
+    word: ClassVar[str] = "release"
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> ReleaseRequest:
+        """The request of a message."""
+        return cls()
+
+    def read(self, message: Mapping[str, Any]) -> ReleasedAnswer:
+        """See `Request`."""
+        return ReleasedAnswer(restart=_flag(message, "restart"))
 
 
 @dataclass(frozen=True)
@@ -444,7 +620,7 @@ class VisitRequest(Request[VisitAnswer]):
     def to_json(self) -> dict[str, Any]:
         """See `Request`."""
         values = _as_json(self)
-        return {"do": _PHASE_WORDS[values.pop("phase")], "foreseen": values.pop("forecast"), **values}
+        return {"do": _PHASE_WORDS[values.pop("phase")], **values}
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> VisitRequest:
@@ -458,7 +634,7 @@ class VisitRequest(Request[VisitAnswer]):
             operators_from=tuple(message["operators_from"]),
             memory_limit=message["memory_limit"],
             host_limit=message["host_limit"],
-            forecast=Forecast(**message["foreseen"]),
+            forecast=Forecast(**message["forecast"]),
             tolerance=message["tolerance"],
             answers=tuple(message["answers"]),
         )
@@ -474,6 +650,11 @@ _REQUESTS: dict[str, Callable[[Mapping[str, Any]], Request[Answer]]] = {
     EnvironmentRequest.word: EnvironmentRequest.from_json,
     RatesRequest.word: RatesRequest.from_json,
     ExpansionRequest.word: ExpansionRequest.from_json,
+    CheckRequest.word: CheckRequest.from_json,
+    PrepareRequest.word: PrepareRequest.from_json,
+    SampleRequest.word: SampleRequest.from_json,
+    FinishRequest.word: FinishRequest.from_json,
+    ReleaseRequest.word: ReleaseRequest.from_json,
     **dict.fromkeys(_PHASE_WORDS.values(), VisitRequest.from_json),
 }
 """By the word that a message has under `do`."""
@@ -492,6 +673,47 @@ def _as_json(value: Any) -> Any:
         return [_as_json(item) for item in value]
     if is_dataclass(value):
         return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
+    return value
+
+
+def _surroundings(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell and where it is called, as arguments of a request."""
+    return {
+        "cell": cell_of(message["cell"]),
+        "operators_from": tuple(message["operators_from"]),
+        **{name: message[name] for name in ("device", "memory_limit", "host_limit")},
+    }
+
+
+def _outcome(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What all answers about a cell have, as arguments of one."""
+    status = _status(message["status"])
+    cause, warnings = message.get("cause", CAUSE_OF.get(status, "")), message.get("warnings", [])
+    if cause not in CAUSES:
+        raise ValueError(f"cause = {cause!r}")
+    if not isinstance(warnings, list):
+        raise ValueError(f"warnings = {warnings!r}")
+    return {
+        "status": status,
+        "reason": message.get("reason", ""),
+        "cause": cause,
+        "warnings": tuple(warnings),
+        "restart": _flag(message, "restart"),
+    }
+
+
+def _samples(message: Mapping[str, Any]) -> tuple[tuple[str, float, str], ...]:
+    samples = message.get("samples", [])
+    if not isinstance(samples, list) or not all(map(is_sample, samples)):
+        raise ValueError("a sample is no number of seconds")
+    return tuple((clock, seconds, flags) for clock, seconds, flags in samples)
+
+
+def _seconds(message: Mapping[str, Any], name: str) -> float | None:
+    """A time that is stored, or None."""
+    value = message.get(name)
+    if value is not None and not is_sample((name, value, "")):
+        raise ValueError(f"{name} = {value!r}")
     return value
 
 

@@ -13,18 +13,25 @@ from attnbench.errors import BadInput
 from attnbench.measure import gate_sides, protocol
 from attnbench.measure.git_worktrees import Checkout
 from attnbench.measure.protocol import (
+    CheckRequest,
     EnvironmentAnswer,
     EnvironmentRequest,
     Expansion,
     ExpansionAnswer,
     ExpansionRequest,
+    FinishRequest,
     Forecast,
     ForecastAnswer,
     ForecastRequest,
     OtherVersion,
+    PreparedAnswer,
+    PrepareRequest,
     RatesAnswer,
     RatesRequest,
-    Ready,
+    ReleasedAnswer,
+    ReleaseRequest,
+    SampleAnswer,
+    SampleRequest,
     SupportAnswer,
     SupportRequest,
     VisitAnswer,
@@ -43,6 +50,9 @@ OWN = ("mine.py", "package")
 GATE = Gate({"flops": 0.0}, (Threshold({"operator": "a*"}, {"wall_time": 0.1}),))
 EXPANSION = Expansion("s", "name: s", ("sdpa",), MEASURE, Limits(budget_s=9.0), GATE, (CELL,), {"exact": ["softmax"]})
 VISIT = VisitRequest("time", CELL, MEASURE, "cpu", OWN, 2**30, None, Forecast(1, 2, 3), 1e-6, (0.5, 0.25))
+CHECK = CheckRequest(CELL, "cpu", OWN, 2**30, None, Forecast(1, 2, 3))
+PREPARE = PrepareRequest(CELL, "cpu", OWN, 2**30, 2**31, 1e-6, (0.5, 0.25))
+SAMPLE = SampleRequest(CELL.key)
 SAMPLES = (("wall", 1e-3, ""), ("device", 2e-3, "throttled+gaps"))
 
 SENT: list[tuple[Any, Any]] = [
@@ -53,8 +63,14 @@ SENT: list[tuple[Any, Any]] = [
     (RatesRequest("cpu", ("float32",)), RatesAnswer({"copy_bytes_per_s": 1e9})),
     (ExpansionRequest("t", "w", "/d", "n", OWN, ("a,b",), ("sdpa",), lenient=True), ExpansionAnswer(EXPANSION)),
     (ExpansionRequest("t", "w", "/d", "n", ()), ExpansionAnswer(refused="t: no such operator")),
-    (VISIT, VisitAnswer("ok", "so", "", "k", {"flops": 3}, SAMPLES, ("hot",), {"aten.mm": 2}, throttled=True)),
-    (VISIT, VisitAnswer("error", "it raised", "bad_inputs", restart=True)),
+    (VISIT, VisitAnswer("ok", "so", "", "k", {"flops": 3}, SAMPLES, {"aten.mm": 2}, True, warnings=("hot",))),
+    (CHECK, VisitAnswer("error", "it raised", "bad_inputs", restart=True)),
+    (PREPARE, PreparedAnswer("ok", "", "", 0.2, 0.1, 2**40, warnings=("hot",))),
+    (PREPARE, PreparedAnswer("wrong", "it differs", "wrong", restart=True)),
+    (SAMPLE, SampleAnswer("ok", "", "", SAMPLES, throttled=True)),
+    (SAMPLE, SampleAnswer("wrong", "it replaces time.sleep", "tampered", restart=True)),
+    (FinishRequest(CELL.key), VisitAnswer("ok", metrics={"operator_s": 0.5})),
+    (ReleaseRequest(), ReleasedAnswer()),
 ]
 
 
@@ -69,7 +85,7 @@ def test_what_is_sent_is_read_back_as_it_was(request_: Any, answer: Any) -> None
 
 
 def test_every_request_is_known_by_its_word() -> None:
-    words = {request.to_json()["do"] for request, _ in SENT} | {"scout"}
+    words = {request.to_json()["do"] for request, _ in SENT} | {"visit_check"}
     assert words == set(protocol._REQUESTS)
 
 
@@ -82,6 +98,12 @@ def test_every_request_is_known_by_its_word() -> None:
         (VISIT, {"status": "ok", "throttled": "yes"}),
         (VISIT, {"status": "ok", "samples": [["wall", -1.0, ""]]}),
         (VISIT, {"status": "ok", "metrics": []}),
+        (SAMPLE, {"status": "ok", "samples": [["wall", "soon", ""]]}),
+        (SAMPLE, {"status": "ok", "warnings": "hot"}),
+        (PREPARE, {"status": "ok"}),
+        (PREPARE, {"status": "ok", "first_call_s": -1.0, "call_s": 1.0}),
+        (PREPARE, {"status": "ok", "first_call_s": 1.0, "call_s": 1.0, "held_bytes": "all"}),
+        (ReleaseRequest(), {"restart": 1}),
         (SENT[0][0], {"reasons": []}),
         (SENT[0][0], {"reasons": [["fine", None]]}),
         (SENT[3][0], {"environment": "Linux"}),
@@ -100,19 +122,10 @@ def test_after_which_answers_a_worker_ends(status: Any) -> None:
     assert VisitAnswer(status).fatal == (status in ("oom", "crashed"))
 
 
-def test_version_1_is_what_the_first_workers_spoke() -> None:
-    """They say no version, call round 0's visits otherwise, and read exactly these keys."""
-    check_ready({"ready": 4711, "threads": 2})
-    check_ready(Ready(4711, 2).to_json())
-    cell = {"operator": "softmax", "impl": "reference", "scope": "core", "params": "{}", "dtype": "float32"}
-    cell |= {"mode": "fwd", "batch": 1, "heads": 4, "seq_len": 64, "height": None, "width": None, "channels": 32}
-    measure = {"rounds": 2, "within_process_precision": 0.02, "min_samples": 5, "max_samples": 1000, "max_time_s": 0.5}
-    common = {"cell": {**cell, "causal": False}, "measure": measure, "device": "cpu", "operators_from": list(OWN)}
-    limits = {"memory_limit": 2**30, "host_limit": 2**30}
-    nothing = {"foreseen": {"total_bytes": None, "reference_bytes": None, "flops_counted": None}}
-    check = VisitRequest("check", CELL, MEASURE, "cpu", OWN, 2**30, 2**30)
-    assert check.to_json() == {"do": "scout", **common, **limits, **nothing, "tolerance": None, "answers": []}
-    assert answer_to(check, {"status": "oom"}).cause == "oom", "they leave out the cause that goes with a status"
+@pytest.mark.parametrize("answer", [PreparedAnswer("oom"), SampleAnswer("crashed")])
+def test_a_member_that_ends_its_process_does_so_by_any_answer(answer: Any) -> None:
+    assert answer.fatal
+    assert not type(answer)("wrong").fatal
 
 
 WORKER = """
@@ -137,13 +150,12 @@ def checkout(folder: Path, name: str, ready: dict[str, Any]) -> Checkout:
 @pytest.mark.parametrize(
     ("ready", "ours", "theirs"),
     [
-        ({"ready": 1, "threads": 1}, 1, None),
-        ({"ready": 1, "threads": 1, "protocol": 1}, 1, None),
-        ({"ready": 1, "threads": 1, "protocol": 99}, 1, "99"),
-        ({"ready": 1, "threads": 1, "protocol": "x"}, 1, "x"),
+        ({"ready": 1, "threads": 1, "protocol": 2}, 2, None),
+        ({"ready": 1, "threads": 1, "protocol": 99}, 2, "99"),
+        ({"ready": 1, "threads": 1, "protocol": "x"}, 2, "x"),
         ({"ready": 1, "threads": 1}, 2, "1"),
     ],
-    ids=["silent", "same", "later", "strange", "earlier"],
+    ids=["same", "later", "strange", "earlier"],
 )
 def test_a_gate_says_which_revision_speaks_another_version(
     ready: dict[str, Any], ours: int, theirs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -163,7 +175,7 @@ def test_a_gate_says_which_revision_speaks_another_version(
 
 
 def test_elsewhere_another_version_is_a_message_too() -> None:
-    with pytest.raises(OtherVersion, match=r"speaks version 7 .*this process version 1: .*Start again\."):
+    with pytest.raises(OtherVersion, match=r"speaks version 7 .*this process version 2: .*Start again\."):
         check_ready({"ready": 1, "protocol": 7})
     with pytest.raises(WorkerLost, match="did not say that it is ready"):
         check_ready({"threads": 1})

@@ -50,7 +50,7 @@ def test_workers_take_turns_and_who_begins_changes() -> None:
         return SimpleNamespace(ask=ask, close=lambda: None)
 
     found = self_test.self_test("cpu", 1, start)
-    assert [number for number, do in asked if do == "time"] == [0, 1, 1, 0] * (self_test.TURNS // 2)
+    assert [number for number, do in asked if do == "visit_time"] == [0, 1, 1, 0] * (self_test.TURNS // 2)
     assert found.pairs == ((1.0, 2.0),) * self_test.TURNS
     assert found.noise == pytest.approx(1.0)
     assert (found.share("switched"), found.share("throttled")) == (0.5, 0.0)
