@@ -73,7 +73,7 @@ def _row(key: str, visits: list[_Row], timed: list[tuple[Metric, _Intervals]]) -
     checks = [visit for visit in visits if visit["round"] == 0]
     first = (checks or rounds)[0]
     ok = [visit for visit in rounds if visit["status"] == "ok"]
-    row = {**first, **_status(first, rounds, ok), "rounds": len(ok)}
+    row = {**first, **_status(first, rounds, ok), "rounds": len({visit["round"] for visit in ok})}
     row["samples"] = sum(int(visit["samples"]) for visit in ok)
     for metric, intervals in timed:
         row.update(_over_rounds(metric, ok if row["status"] == "ok" else [], intervals.get(key)))

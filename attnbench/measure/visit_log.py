@@ -48,7 +48,8 @@ class VisitLog:
         visit = replace(
             visit, reason=without_paths(visit.reason), kernel=without_paths(visit.kernel), warnings=warnings
         )
-        self.journal.add(visit, samples)
+        self.journal.take(samples)
+        self.journal.add(visit)
         self._visits[visit.key, visit.round] = visit
         return visit
 

@@ -19,7 +19,7 @@ TEXT = (
 )  # fmt: skip
 """Columns of text."""
 
-_WHOLE = (*SIZES, *SIDES, *LATER, "round", "process", "order", "samples", "threads", "rounds")
+_WHOLE = (*SIZES, *SIDES, *LATER, "round", "process", "order", "samples", "threads", "rounds", "part")
 """Columns of counts that are no metric's."""
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS
 from attnbench.store.columns import dtype_of, first_columns
-from attnbench.store.records import LONGEST_S, SAMPLE_COLUMNS, SAMPLES, Visit
+from attnbench.store.records import LONGEST_S, OLDER_SAMPLE_COLUMNS, SAMPLE_COLUMNS, SAMPLES, Visit
 from attnbench.store.trusted_json import REPAIR, read_text
 from attnbench.units import quoted
 
@@ -44,13 +44,13 @@ def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
     text = read_text(path)
     text = text[: text.rfind("\n") + 1]
     head = text.partition("\n")[0].rstrip("\r")
-    if head != ",".join(SAMPLE_COLUMNS):
+    if head not in (",".join(SAMPLE_COLUMNS), ",".join(OLDER_SAMPLE_COLUMNS)):
         raise BadInput(f"{path}, line 1: {quoted(head)}; allowed: {','.join(SAMPLE_COLUMNS)}. {REPAIR}")
     types = dict.fromkeys(("key", "clock", "flags"), "str")
     try:
         table = pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False, on_bad_lines="error")
-        table = table[list(SAMPLE_COLUMNS)]
-        for name in ("round", "process", "index"):
+        table = (table if "part" in table else table.assign(part=0))[list(SAMPLE_COLUMNS)]
+        for name in ("round", "process", "index", "part"):
             numbers = pd.to_numeric(table[name])
             if len(numbers) and not (numbers % 1 == 0).all():
                 raise ValueError(f"{name} holds a number that is not whole")
@@ -65,5 +65,6 @@ def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
         raise BadInput(
             f"{path}, line {row + 2}: seconds = {table['seconds'].iloc[row]}; allowed: 0 to {LONGEST_S:g}. {REPAIR}"
         )
-    finished = pd.MultiIndex.from_frame(visits[["key", "round", "process"]].astype({"round": int, "process": int}))
-    return table[pd.MultiIndex.from_frame(table[["key", "round", "process"]]).isin(finished)].reset_index(drop=True)
+    visit = ["key", "round", "process", "part"]
+    finished = pd.MultiIndex.from_frame(visits[visit].astype(dict.fromkeys(visit[1:], int)))
+    return table[pd.MultiIndex.from_frame(table[visit]).isin(finished)].reset_index(drop=True)

@@ -1,6 +1,7 @@
 """Writes a run folder so that no finished visit is lost, whatever ends the run.
 
-A visit's samples are on disk before its line, and the line completes it; an incomplete tail is an unfinished visit.
+Samples are written as they are taken. A visit's are on disk before its line, and the line completes it: samples without
+one, and an incomplete tail, are of an unfinished visit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,20 @@ from attnbench.errors import BadInput
 from attnbench.files import replace, storing, to_be_continued, write
 from attnbench.interrupts import held
 from attnbench.store.reading import parse_visits
-from attnbench.store.records import ENVIRONMENT, SAMPLE_COLUMNS, SAMPLES, SUITE, VISITS, Sample, Visit
+from attnbench.store.records import (
+    ENVIRONMENT,
+    OLDER_SAMPLE_COLUMNS,
+    SAMPLE_COLUMNS,
+    SAMPLES,
+    SUITE,
+    VISITS,
+    Sample,
+    Visit,
+)
 from attnbench.store.trusted_json import REPAIR, decoded, parse_object, read_text
 from attnbench.units import quoted
 
-HEADER = ",".join(SAMPLE_COLUMNS) + "\n"
+HEADER, OLDER_HEADER = (",".join(columns) + "\n" for columns in (SAMPLE_COLUMNS, OLDER_SAMPLE_COLUMNS))
 
 
 class Journal:
@@ -39,13 +49,20 @@ class Journal:
         self._lines = lines
         self._rows = rows
 
-    def add(self, visit: Visit, samples: Sequence[Sample]) -> None:
-        """Stores a visit with its samples. Raises BadInput where writing fails; earlier visits remain intact."""
+    def take(self, samples: Iterable[Sample]) -> None:
+        """Writes samples of visits that go on. Raises BadInput where writing fails."""
+        with held(), storing(self.folder):
+            _append(self._rows, "".join(sample.line() for sample in samples))
+
+    def add(self, *visits: Visit) -> None:
+        """Stores visits that have ended, together; their samples are on disk before. Raises BadInput where writing
+        fails; earlier visits remain intact.
+        """
         with held():
             with storing(self.folder):
-                _append(self._rows, "".join(sample.line() for sample in samples))
-                _append(self._lines, visit.line())
-            self.visits.append(visit)
+                os.fsync(self._rows.fileno())
+                _append(self._lines, "".join(visit.line() for visit in visits), flushed=True)
+            self.visits.extend(visits)
 
     def close(self) -> None:
         """Closes the files and releases the lock on the folder."""
@@ -112,26 +129,32 @@ def _without_orphans(data: bytes, path: Path, visits: Sequence[Visit]) -> str | 
     Args:
         data: content of the file.
         path: of the file, for messages.
-        visits: the finished ones; their rows are identified by key, round and process.
+        visits: the finished ones; their rows are identified by key, round, process and part.
     Raises: BadInput where it is not a samples.csv.
     """
     text = decoded(data, path, torn=True)
     head, *rows = text[: text.rfind("\n") + 1].splitlines(keepends=True) or [""]
-    if head != HEADER:
+    if head not in (HEADER, OLDER_HEADER):
         raise BadInput(f"{path}, line 1: {quoted(head)}; allowed: {HEADER.strip()}. {REPAIR}")
-    finished = {(v.key, str(v.round), str(v.process)) for v in visits}
-    repaired = HEADER + "".join(row for row in rows if tuple(row.split(",", 3)[:3]) in finished)
+    parts = head == HEADER
+    finished = {(v.key, str(v.round), str(v.process), str(v.part)) for v in visits}
+
+    def visit_of(row: str) -> tuple[str, ...]:
+        return (*row.split(",", 3)[:3], row.rstrip("\n").rpartition(",")[2] if parts else "0")
+
+    repaired = (head if visits else HEADER) + "".join(row for row in rows if visit_of(row) in finished)
     return None if repaired.encode() == data else repaired
 
 
-def _append(file: FileIO, text: str) -> None:
-    """Appends and flushes to disk; a partial write is undone. Raises OSError."""
+def _append(file: FileIO, text: str, *, flushed: bool = False) -> None:
+    """Appends; a partial write is undone. flushed: whether it must be on disk afterwards. Raises OSError."""
     if not text:
         return
     begun = file.tell()
     try:
         write(file, text.encode())
-        os.fsync(file.fileno())
+        if flushed:
+            os.fsync(file.fileno())
     except OSError:
         with contextlib.suppress(OSError):
             file.truncate(begun)

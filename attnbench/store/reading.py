@@ -54,10 +54,10 @@ def parse_visits(data: bytes, path: Path) -> list[Visit]:
     """
     lines = decoded(data, path, torn=True).split("\n")[:-1]
     visits: list[Visit] = []
-    line_of: dict[tuple[str, int], int] = {}
+    line_of: dict[tuple[str, int, int], int] = {}
     for number, text in enumerate(lines, 1):
         visit = parse_visit(text, f"{path}, line {number}")
-        first = line_of.setdefault((visit.key, visit.round), number)
+        first = line_of.setdefault((visit.key, visit.round, visit.part), number)
         if first != number:
             raise BadInput(
                 f"{path}, line {number}: key {visit.key} in round {visit.round} is a duplicate of line {first}; "
@@ -182,5 +182,6 @@ _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "operations": ("an object of whole numbers ≥ 0", _is_table(is_whole)),
     "threads": ("a whole number up to 10000, or null", lambda value: value is None or _up_to(10**4)[1](value)),
     "contract": ("text", is_text),
+    "part": _up_to(10**7),
     "cause": (f"empty, {', '.join(CAUSES[1:])}", lambda value: isinstance(value, str) and value in CAUSES),
 }

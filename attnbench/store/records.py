@@ -78,13 +78,15 @@ class Visit:
         order: position in the round.
         reason: why it has its status, for people; empty where ok.
         kernel: what the impl ran, where known.
-        metrics: values by column of results.csv, in base units; wall_time_s is the median of this visit's samples.
+        metrics: values by column of results.csv, in base units; wall_time_s is the undisturbed time of this visit's
+            samples (contracts 1 and 2: their median).
         samples: how many.
         warnings: sentences for the user.
         operations: dispatched operators and launched kernels with their counts (check only).
         threads: of the worker; None: not stored.
         contract: under which its times were measured.
         cause: why it has its status, for code.
+        part: of its block, where that was measured in several; each has the baseline.
     """
 
     key: str
@@ -103,6 +105,7 @@ class Visit:
     threads: int | None = None
     contract: str = ""
     cause: Cause = ""
+    part: int = 0
 
     def line(self) -> str:
         """The visit as a line of visits.jsonl, with its line end."""
@@ -120,6 +123,7 @@ class Sample:
         clock: `Metric.clock` of the metric that took it.
         seconds: per call; where a sample times several calls, their mean.
         flags: "" or words joined by "+", such as "throttled", "switched".
+        part: of its visit.
     """
 
     key: str
@@ -129,6 +133,7 @@ class Sample:
     clock: str
     seconds: float
     flags: str = ""
+    part: int = 0
 
     def line(self) -> str:
         """The sample as a row of samples.csv, with its line end. No field needs quoting."""
@@ -145,3 +150,5 @@ def is_sample(value: object) -> bool:
 
 
 SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
+OLDER_SAMPLE_COLUMNS = SAMPLE_COLUMNS[: SAMPLE_COLUMNS.index("part")]
+"""Of contracts 1 and 2, whose visits have no parts."""

@@ -100,7 +100,7 @@ for problem in (*problems("seq_len: [16, 32]", ""), *problems("seq_len: 16, quer
     columns = {name: value for name, value in columns_of(cell).items() if (name, value) != ("query_len", None)}
     for number in range(2):
         metrics = dict.fromkeys(("wall_time_s", "wall_time_low_s", "wall_time_high_s"), 1.0) if number else {}
-        opened.add(Visit(cell.key, columns, "cpu", number, number, 0, "ok", metrics=metrics), ())
+        opened.add(Visit(cell.key, columns, "cpu", number, number, 0, "ok", metrics=metrics))
 opened.close()
 run = read_run(folder)
 header = list(run.results)

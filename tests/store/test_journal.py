@@ -17,8 +17,9 @@ SAMPLES_OF_ROUND_1 = [Sample(CELL.key, 1, 1, index, "wall", 0.25, "switched") fo
 
 def begun(folder: Path) -> journal.Journal:
     opened = journal.create(folder, "name: made\n", {"torch": "2.13.0"})
-    opened.add(visit(CELL), [])
-    opened.add(timed(CELL, 1, 0.25), SAMPLES_OF_ROUND_1)
+    opened.add(visit(CELL))
+    opened.take(SAMPLES_OF_ROUND_1)
+    opened.add(timed(CELL, 1, 0.25))
     return opened
 
 
@@ -37,7 +38,8 @@ def test_a_torn_tail_is_cut_and_its_samples_discarded(tmp_path: Path, lost: int)
     (folder / VISITS).write_bytes(whole[:-lost])
     opened = journal.resume(folder)
     assert [v.round for v in opened.visits] == [0]
-    opened.add(timed(CELL, 1, 0.5, process=2), [Sample(CELL.key, 1, 2, 0, "wall", 0.5)])
+    opened.take([Sample(CELL.key, 1, 2, 0, "wall", 0.5)])
+    opened.add(timed(CELL, 1, 0.5, process=2))
     opened.close()
     run = read_run(folder)
     assert list(run.visits["round"]) == [0, 1]
@@ -61,7 +63,33 @@ def test_torn_and_unfinished_samples_are_discarded(tmp_path: Path) -> None:
         file.write(Sample(CELL.key, 2, 2, 0, "wall", 0.5).line() + "softmax.ref")
     journal.resume(folder).close()
     assert (folder / SAMPLES).read_text().count("\n") == 4
-    assert (folder / SAMPLES).read_text().endswith("switched\n")
+    assert (folder / SAMPLES).read_text().endswith("switched,0\n")
+
+
+def test_samples_of_an_unfinished_part_are_of_no_visit(tmp_path: Path) -> None:
+    """A part that begins again has the same key, round and process."""
+    folder = tmp_path / "run"
+    opened = begun(folder)
+    parts = [Sample(CELL.key, 1, 1, 0, "wall", 0.5, part=part) for part in (1, 2)]
+    opened.take(parts[:1])
+    opened.take(parts[1:])
+    opened.add(timed(CELL, 1, 0.5, part=2))
+    assert list(read_run(folder).samples["part"]) == [0, 0, 0, 2]
+    opened.close()
+    journal.resume(folder).close()
+    assert (folder / SAMPLES).read_text().count("\n") == 5
+    assert [visit.part for visit in journal.resume(folder).visits] == [0, 0, 2]
+
+
+def test_samples_of_older_contracts_have_no_parts(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begun(folder).close()
+    rows = (folder / SAMPLES).read_text().splitlines()
+    older = "\n".join(row.rpartition(",")[0] for row in rows) + "\n"
+    (folder / SAMPLES).write_text(older)
+    assert list(read_run(folder).samples["part"]) == [0, 0, 0]
+    journal.resume(folder).close()
+    assert (folder / SAMPLES).read_text() == older
 
 
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
@@ -77,7 +105,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(tmp_path: Path) 
     opened._lines.close()
     opened._lines = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed with the journal
     with pytest.raises(BadInput, match=r"No space left on device.*kept.*--resume"):
-        opened.add(visit(cell("linformer")), [])
+        opened.add(visit(cell("linformer")))
     opened.close()
     assert len(read_run(tmp_path / "run").visits) == 2
     assert [v.key for v in journal.resume(tmp_path / "run").visits] == [CELL.key, CELL.key]
