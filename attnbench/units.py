@@ -58,13 +58,6 @@ def percent(value: float) -> str:
     return ">999%" if value > 9.99 else f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
 
 
-def plus_minus(value: float, half: float) -> str:
-    """A number of the order of 1 with half its interval: `0.92 ±0.05`; the half is left out where it rounds to 0."""
-    if math.isnan(half) or half < 0.005:
-        return f"{value:.2f}"
-    return f"{value:.2f} ±{half:.2f}" if half < 10 else f"{value:.2f} ±>9"
-
-
 def count(number: int, what: str) -> str:
     """So many of a countable thing: `1 cell`, `2 cells`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -64,16 +64,20 @@ class Estimate:
         return not math.isnan(self.own)
 
     @property
+    def own_half_width(self) -> float:
+        """Half the interval, in logs, of what is left where process offsets cancel; nan from one round."""
+        return math.sqrt(t_quantile(self.own_freedom, self.confidence) ** 2 * self.own if self.own > 0 else self.own)
+
+    @property
     def half_width(self) -> float:
         """Half the interval of the absolute value, in logs; nan from one round."""
-        own_squared = t_quantile(self.own_freedom, self.confidence) ** 2 * self.own if self.own > 0 else self.own
         shared_squared = t_quantile(self.shared_freedom, self.confidence) ** 2 * self.shared if self.shared > 0 else 0.0
-        return math.sqrt(own_squared + shared_squared)
+        return math.hypot(self.own_half_width, math.sqrt(shared_squared))
 
 
 def ratio_half_width(a: Estimate, b: Estimate) -> float:
     """Half the interval of log(a / b), both measured by the same processes; nan where either has one round."""
-    return math.sqrt(sum(t_quantile(x.own_freedom, x.confidence) ** 2 * x.own if x.own > 0 else x.own for x in (a, b)))
+    return math.hypot(a.own_half_width, b.own_half_width)
 
 
 def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:

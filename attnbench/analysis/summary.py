@@ -12,7 +12,7 @@ from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, metric_names, quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
-from attnbench.analysis.scaling import Scaling, agreement, scaling
+from attnbench.analysis.scaling import Doubling, ExactGrowth, agreement, doubling, exact_growth
 from attnbench.analysis.series import Panel, Series, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
@@ -57,11 +57,12 @@ class Line:
         exact: whether it computes softmax attention.
         estimates: the exact map that it is an estimate of.
         figures: by ascending size.
-        scaling: its growth; None where the metric is not comparable, or sizes are too few.
-        origin: of an analytic metric, whether `scaling` is of what was counted or of what is stated.
+        doubling: how it grows, of a metric that is taken in timed rounds; growth: of an exact one. None where the
+            metric is not comparable, or sizes are too few.
+        origin: of an analytic metric, whether `growth` is of what was counted or of what is stated.
         stated: the growth that the operator's definition gives; None where it says nothing of this axis, metric or
             impl.
-        agreement: of `scaling` with `stated`.
+        agreement: of `growth` with `stated`.
         against_baseline, against_exact (`Metric.best_exact`): None for the baseline's own series, without one, and
             where the metric is not comparable.
     """
@@ -70,7 +71,8 @@ class Line:
     exact: bool
     estimates: str | None
     figures: tuple[Figure, ...]
-    scaling: Scaling | None
+    doubling: Doubling | None
+    growth: ExactGrowth | None
     origin: Origin | None
     stated: str | None
     agreement: str | None
@@ -229,14 +231,15 @@ def _line(series: Series, column: _Column) -> Line:
     quantity, definitions = column.quantity, column.definitions
     compared = _compared(series, quantity)
     points, origin = quantity.growing(series)
-    growth = scaling(points) if compared else None
     stated = _stated(column.panel, series, quantity, definitions.stated)
+    growth = exact_growth(points) if compared and quantity.metric.exact else None
     return Line(
         series=series,
         exact=is_exact(series, definitions.exact),
         estimates=definitions.estimates.get(series.identity),
         figures=tuple(_figures(series, column)),
-        scaling=growth,
+        doubling=doubling(points, stated) if compared and quantity.metric.timed else None,
+        growth=growth,
         origin=origin if growth else None,
         stated=stated,
         agreement=agreement(growth, stated) if growth and stated else None,

@@ -21,7 +21,7 @@ def command(
     axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     form: Annotated[str, format_option("run", "csv holds the figures, json everything.")] = "table",
 ) -> None:
-    """Show a stored run: every metric over the axis, crossovers, exponents, and what to use.
+    """Show a stored run: every metric over the axis, crossovers, growth, and what to use.
 
     Example: attnbench show results/reference/cpu-sequence --metric wall_time --baseline softmax:sdpa
     """

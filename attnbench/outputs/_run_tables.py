@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
-from attnbench.analysis.scaling import Exponent, Scaling
+from attnbench.analysis.scaling import UNDECIDED, Doubling
 from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
-from attnbench.units import percent, plus_minus, shown, times
+from attnbench.units import percent, shown, times
 
 BEST, WIN = "*", "↓"
 ANOTHER_FUNCTION = "a different function; quality not measured here"
@@ -21,10 +21,10 @@ CROSSOVER_WORDS = (
     "size, of never at the largest. within noise: the interval of that ratio holds 1"
 )
 GROWTH_WORDS = (
-    "exponent: of a launch overhead plus a power of the size where that law fits, else the log-log slope of the "
-    "largest sizes. nearest: the class of growth that fits these best, with its rms error; undecided where two do "
-    "or none. launch-bound: the overhead is more than half of the total. agreement: of the exponent with what the "
-    "definition states. FLOPs grow as counted on the reference; (stated): torch cannot count more than 5 % of them"
+    "per doubling: the factor between the two largest sizes; stated: what the definition predicts between the same "
+    "two. not asymptotic yet: the factor below them differs beyond noise, or the time grows less than stated, as where "
+    "launches are most of it. Of exact figures the class that fits, or the exponent of the largest sizes where none or "
+    "two do. FLOPs grow as counted on the reference; (stated): torch cannot count more than 5 % of them"
 )
 
 
@@ -86,7 +86,7 @@ def legend(summary: Summary) -> list[str]:
     ]
     every = [line for report in summary.panels for table in report.tables for line in table.lines]
     lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
-    lines += [f"growth: {GROWTH_WORDS}"] if any(x.scaling for x in every) else []
+    lines += [f"growth: {GROWTH_WORDS}"] if any(x.doubling or x.growth for x in every) else []
     reasons: dict[str, list[str]] = {}
     for name, reason in summary.skipped.items():
         reasons.setdefault(reason or "skipped", []).append(name)
@@ -243,23 +243,18 @@ def crossing_text(crossing: Crossing, axis: str) -> str:
 
 def _growths(report: PanelReport) -> Iterator[TextTable]:
     axis = report.panel.axis
-    shown_tables = [t for t in report.tables if any(line.scaling for line in t.lines)]
-    for table in shown_tables:
-        if table.quantity.metric.exact:
-            continue
-        rows = [
-            tuple(map(Field, (line.series.name, line.stated or "", *_growth(line.scaling, axis), line.agreement or "")))
-            for line in table.lines
-            if line.scaling
-        ]
-        columns = (axis, "stated", "exponent", "nearest", "launch-bound below", "agreement")
-        yield TextTable(f"Growth of {table.quantity.title.lower()}", columns, tuple(rows))
-    exact = [t for t in shown_tables if t.quantity.metric.exact]
+    labels = {size: label for label, size in report.panel.sizes.items()}
+    for table in report.tables:
+        rows = [_doubling(line.series.name, line.doubling, labels) for line in table.lines if line.doubling]
+        if rows:
+            columns = (axis, "stated", "per doubling", "between", "")
+            yield TextTable(f"Growth of {table.quantity.title.lower()}", columns, tuple(rows))
+    exact = [t for t in report.tables if any(line.growth for line in t.lines)]
     if exact:
-        names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.scaling))
+        names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.growth))
         heads: list[str] = [axis]
         for table in exact:
-            heads += [f"{table.quantity.name} stated", "exponent", *(["agreement"] if _has_origin(table) else [])]
+            heads += [f"{table.quantity.name} stated", "growth", *(["agreement"] if _has_origin(table) else [])]
         rows = []
         for series in names:
             cells = [Field(series.name)]
@@ -270,28 +265,31 @@ def _growths(report: PanelReport) -> Iterator[TextTable]:
         yield TextTable("Growth of exact figures", tuple(heads), tuple(rows))
 
 
+def _doubling(name: str, growth: Doubling, labels: Mapping[int, str]) -> tuple[Field, ...]:
+    between = "–".join(labels[size] for size in growth.sizes)
+    note = "not asymptotic yet" if growth.settled is False else ""
+    factor = interval_text(growth.factor, growth.low, growth.high)
+    return tuple(map(Field, (name, times(growth.stated), factor, between, note)))
+
+
+def interval_text(value: float, low: float | None, high: float | None) -> str:
+    """`2.31× [2.2, 2.4]`; without an interval the value alone."""
+    ends = "" if low is None or high is None or math.isnan(low) or low == high else f" [{times(low)}, {times(high)}]"
+    return times(value) + ends.replace("×", "")
+
+
 def _has_origin(table: Table) -> bool:
     return any(line.origin for line in table.lines)
 
 
 def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
-    """What is stated, the exponent, and where the metric has an origin the agreement."""
-    if line is None or line.scaling is None:
+    """What is stated, the class or else the exponent, and where the metric has an origin the agreement."""
+    if line is None or line.growth is None:
         return ("",) * (3 if origin else 2)
-    exponent = _exponent(line.scaling.exponent) + (" (stated)" if line.origin == "stated" else "")
-    return (line.stated or "", exponent, *([line.agreement or ""] if origin else []))
-
-
-def _growth(scaling: Scaling | None, axis: str) -> tuple[str, str, str]:
-    if scaling is None:
-        return "", "", ""
-    bound = AXES[axis].place(scaling.launch_bound) if scaling.launch_bound else ""
-    nearest = scaling.growth if scaling.growth_error is None else f"{scaling.growth} (±{percent(scaling.growth_error)})"
-    return _exponent(scaling.exponent), nearest, bound
-
-
-def _exponent(exponent: Exponent) -> str:
-    return plus_minus(exponent.value, (exponent.high - exponent.low) / 2)
+    undecided = line.growth.growth == UNDECIDED
+    growth = f"n^{line.growth.exponent:.2f}" if undecided else line.growth.growth
+    growth += " (stated)" if line.origin == "stated" else ""
+    return (line.stated or "", growth, *([line.agreement or ""] if origin else []))
 
 
 def _choices(axis: str, recommendations: Sequence[Recommendation]) -> TextTable:

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.crossover import Crossover
     from attnbench.analysis.recommendation import Choice, Recommendation
-    from attnbench.analysis.scaling import Scaling
     from attnbench.analysis.series import Series
     from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
-VERSION = 2
+VERSION = 3
 """Of a run: raised when the meaning of a field changes or one is taken away; fields may be added."""
 
 COMPARISON_VERSION = 1
@@ -65,8 +64,9 @@ def document(summary: Summary) -> dict[str, Any]:
     `best_exact` (what `against_exact` is called in the tables), `curve` (of a metric that has one: what it is over, and
     what its points are judged by) and `series`.
     A series: `name`, `operator`, `impl`, `params`, `exact`, `estimates` (the exact map it is an estimate of), `figures`
-    (per size), `scaling`, `scaling_of` (of FLOPs: whether what was "counted" or what is "stated" grows so), `stated`,
-    `agreement`, `against_baseline` and `against_exact` (crossovers, as `analysis.crossover.Crossover`).
+    (per size), `doubling` (of times and energy: `analysis.scaling.Doubling`), `growth` (of exact figures:
+    `analysis.scaling.ExactGrowth`), `growth_of` (of FLOPs: whether what was "counted" or what is "stated" grows so),
+    `stated`, `agreement` (of `growth`), `against_baseline` and `against_exact` (`analysis.crossover.Crossover`).
     """
     return {
         "version": VERSION,
@@ -107,8 +107,9 @@ def _line(line: Line) -> dict[str, Any]:
         "exact": line.exact,
         "estimates": line.estimates,
         "figures": [asdict(figure) for figure in line.figures],
-        "scaling": _scaling(line.scaling),
-        "scaling_of": line.origin,
+        "doubling": line.doubling,
+        "growth": line.growth,
+        "growth_of": line.origin,
         "stated": line.stated,
         "agreement": line.agreement,
         "against_baseline": _crossover(line.against_baseline),
@@ -123,10 +124,6 @@ def _series(series: Series) -> dict[str, Any]:
         "impl": series.impl,
         "params": json.loads(series.params),
     }
-
-
-def _scaling(scaling: Scaling | None) -> dict[str, Any] | None:
-    return None if scaling is None else {**asdict(scaling), "exponent": asdict(scaling.exponent)}
 
 
 def _crossover(crossover: Crossover | None) -> dict[str, Any] | None:

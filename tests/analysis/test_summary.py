@@ -62,7 +62,7 @@ def test_the_baseline_itself_and_identity_have_no_crossover() -> None:
     assert line(summary, "softmax:sdpa").against_baseline is not None
     assert line(summary, "softmax:sdpa").against_exact is None
     assert line(summary, "identity").against_baseline is None
-    assert line(summary, "identity").scaling is None
+    assert line(summary, "identity").doubling is None
 
 
 def test_another_baseline_can_be_asked_for() -> None:
@@ -75,7 +75,15 @@ def test_another_baseline_can_be_asked_for() -> None:
 
 def test_the_stated_growth_stands_beside_the_measured() -> None:
     summary = summarise(run())
-    assert (line(summary, "performer").stated, line(summary, "performer").agreement) == ("n", "agrees")
+    performer = line(summary, "performer")
+    assert (performer.stated, performer.growth, performer.agreement) == ("n", None, None), "a time has no class"
+    assert performer.doubling is not None
+    assert performer.doubling.stated == pytest.approx(2)
+    assert performer.doubling.low < 2 < performer.doubling.high
+    memory = line(summary, "performer", "peak_memory")
+    assert memory.doubling is None
+    assert memory.growth is not None
+    assert (memory.stated, memory.growth.growth, memory.agreement) == ("n", "n", "agrees")
     assert line(summary, "softmax:sdpa", "peak_memory").stated is None
     assert line(summary, "identity").stated is None
 
@@ -132,8 +140,8 @@ def test_a_rounding_error_has_no_crossover_no_growth_and_no_best() -> None:
     error, counts = (line(summary, "performer", name) for name in ("relative_error", "flops"))
     assert counts.against_baseline is not None
     assert counts.against_exact is not None
-    assert counts.scaling is not None
-    assert (error.against_baseline, error.against_exact, error.scaling, error.agreement) == (None, None, None, None)
+    assert counts.growth is not None
+    assert (error.against_baseline, error.against_exact, error.doubling, error.growth) == (None, None, None, None)
     every = [f for found in summary.panels[0].tables[0].lines for f in found.figures]
     assert not any(f.best or f.first_win for f in every)
     assert all(f.low is None for f in every), "one check tells no interval"
@@ -155,13 +163,13 @@ def stated(n: int, **others: int) -> dict[str, int]:
 def test_growth_of_flops_is_of_what_was_counted_and_what_cannot_be() -> None:
     """What `cost` states, n, decides nothing where torch counted n²; an honest count is the control."""
     planted = flops_grow(tuple(stated(n, flops_counted=n * n, flops_uncounted=0) for n in SIZES))
-    assert planted.scaling is not None
-    assert (planted.origin, planted.scaling.growth, planted.agreement) == ("counted", "n^2", "higher")
+    assert planted.growth is not None
+    assert (planted.origin, planted.growth.growth, planted.agreement) == ("counted", "n^2", "higher")
     honest = flops_grow(tuple(stated(n, flops_counted=100 * n, flops_uncounted=0) for n in SIZES))
-    assert honest.scaling is not None
-    assert (honest.origin, honest.scaling.growth, honest.agreement) == ("counted", "n", "agrees")
+    assert honest.growth is not None
+    assert (honest.origin, honest.growth.growth, honest.agreement) == ("counted", "n", "agrees")
     hidden = flops_grow(tuple(stated(n, flops_counted=n, flops_uncounted=n * n) for n in SIZES))
-    assert hidden.scaling is not None
+    assert hidden.growth is not None
     assert (hidden.origin, hidden.agreement) == ("stated", "higher"), "what cannot be counted grows too"
 
 
@@ -184,8 +192,8 @@ def test_flops_are_called_counted_where_torch_cannot_count_five_percent_at_most(
 ) -> None:
     found = flops_grow(tuple(stated(n, **{name: n * value for name, value in figures.items()}) for n in SIZES))
     assert (found.origin, found.agreement) == (origin, "agrees")
-    assert found.scaling is not None
-    assert found.scaling.growth == "n"
+    assert found.growth is not None
+    assert found.growth.growth == "n"
 
 
 PLANTED = '''
@@ -237,7 +245,7 @@ def test_an_own_operator_that_hides_its_square_is_shown(
         cells.append((what, 1.0, flops.check(made)))
     found = summarise(run_of(visits_of(cells), definitions([c for c, _, _ in cells], [str(own)])), ["flops"])
     grown = line(found, own.stem, "flops")
-    assert grown.scaling is not None
-    assert (grown.origin, grown.scaling.growth, grown.agreement) == told
+    assert grown.growth is not None
+    assert (grown.origin, grown.growth.growth, grown.agreement) == told
     (block,) = [b for part in parts(found) for b in part.text_tables if b.title == "Growth of exact figures"]
     assert block.rows[0][-1].text == told[2]

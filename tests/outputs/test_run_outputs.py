@@ -75,7 +75,9 @@ def test_crossovers_growth_and_choice_are_told(summary: Summary) -> None:
     assert "Crossover of wall time" in text
     assert "against fastest exact softmax" in text
     assert "a different function; quality not measured here" in text
-    assert "agrees" in text
+    assert "2.00×" in text
+    assert "8192–16384" in text
+    assert "Growth of exact figures" in text
 
 
 def test_a_run_without_visits_says_so() -> None:
@@ -96,13 +98,16 @@ def test_csv_keeps_base_units_and_leaves_the_missing_empty(summary: Summary) -> 
 
 def test_json_is_strict_and_holds_everything(summary: Summary) -> None:
     found = json_module.loads(json.run(summary), parse_constant=pytest.fail)
-    assert (found["version"], found["suite"], found["baseline"]) == (2, "synthetic", "softmax")
+    assert (found["version"], found["suite"], found["baseline"]) == (3, "synthetic", "softmax")
     (panel,) = found["panels"]
     wall = next(m for m in panel["metrics"] if m["metric"] == "wall_time")
     performer = next(s for s in wall["series"] if s["name"] == "performer")
     assert performer["against_baseline"]["crossings"][0]["at"] == pytest.approx(100, rel=0.05)
     assert performer["against_exact"]["crossings"][0]["direction"] == "above"
-    assert performer["scaling"]["exponent"]["value"] == pytest.approx(1, abs=0.05)
+    assert performer["doubling"]["low"] < 2 < performer["doubling"]["high"]
+    assert (performer["doubling"]["sizes"], performer["growth"]) == ([8192, 16384], None)
+    memory = next(m for m in panel["metrics"] if m["metric"] == "peak_memory")["series"]
+    assert next(s for s in memory if s["name"] == "performer")["growth"]["growth"] == "n"
     assert performer["stated"] == "n"
     assert performer["against_baseline"]["baseline_beyond"] == {"label": "8192", "status": "oom"}
     last = panel["recommendations"][-1]

@@ -13,7 +13,7 @@ from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
 from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.metric_values import quantity
-from attnbench.analysis.scaling import GROWTHS, UNDECIDED, Exponent, scaling
+from attnbench.analysis.scaling import GROWTHS, UNDECIDED, ExactGrowth, exact_growth
 from attnbench.analysis.series import panels
 from attnbench.metric import Metric
 from attnbench.registry import metrics
@@ -209,9 +209,9 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
             b = growths_after.get(series)
             if b is None:
                 continue
-            rise = max(b.tail.value - a.tail.value, b.last - a.last, key=abs)
-            decided = UNDECIDED not in (a.growth, b.growth)
-            order = GROWTHS.index(b.growth) - GROWTHS.index(a.growth) if decided else 0
+            rise = max(b.exact.exponent - a.exact.exponent, b.last - a.last, key=abs)
+            classes, ends = (a.exact.growth, b.exact.growth), (a.exact.sizes[0], a.exact.sizes[-1])
+            order = 0 if UNDECIDED in classes else GROWTHS.index(classes[1]) - GROWTHS.index(classes[0])
             worse = rise >= EXPONENT_RISE or (order > 0 and rise > 0.1)
             better = rise <= -EXPONENT_RISE or (order < 0 and rise < -0.1)
             yield Finding(
@@ -223,7 +223,7 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
                 verdict="more" if worse else "less" if better else "same",
                 regression=worse and gate is not None,
                 threshold=0.0 if gate is not None else None,
-                reason=f"exponent {a.last:.2f} → {b.last:.2f} between the largest of {a.sizes[0]} … {a.sizes[-1]}",
+                reason=f"exponent {a.last:.2f} → {b.last:.2f} between the largest of {' … '.join(map(str, ends))}",
             )
 
 
@@ -232,20 +232,15 @@ class _Growth:
     """How a figure of a series grows.
 
     Args:
-        tail: the exponent of the largest sizes.
         last: the slope between the two largest sizes, where a new term of higher order shows first.
-        growth: its class.
-        sizes: of the fit, ascending.
     """
 
-    tail: Exponent
+    exact: ExactGrowth
     last: float
-    growth: str
-    sizes: tuple[int, ...]
 
     def __str__(self) -> str:
-        exponent = f"N^{self.tail.value:.2f}"
-        return exponent if self.growth == UNDECIDED else f"{self.growth} ({exponent})"
+        exponent = f"N^{self.exact.exponent:.2f}"
+        return exponent if self.exact.growth == UNDECIDED else f"{self.exact.growth} ({exponent})"
 
 
 def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Growth]:
@@ -258,10 +253,10 @@ def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Gr
     for panel in panels(results):
         for series in panel.series:
             points, _ = values.growing(series)
-            fit = scaling(points) if len({size for size, _ in points}) >= 3 else None
-            if fit is not None:
+            growth = exact_growth(points) if len({size for size, _ in points}) >= 3 else None
+            if growth is not None:
                 *_, (n, a), (m, b) = dict(points).items()  # 14×28 and 28×14 are one size
                 last = (b.level - a.level) / math.log(m / n)
                 identity = f"{series.operator}:{series.impl} {series.params}"
-                growths[identity, panel.title] = _Growth(fit.tail, last, fit.growth, fit.sizes)
+                growths[identity, panel.title] = _Growth(growth, last)
     return growths
