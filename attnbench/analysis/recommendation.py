@@ -1,13 +1,19 @@
-"""What to use at each size: the fastest series of a panel, and its speed-up over the best exact softmax."""
+"""What to use at each size: every series of a panel that cannot be told from the fastest.
+
+A series stays where for no other one the interval of their ratio lies above 1, one-sided and at once for all that stay:
+multiple comparisons with the best (Hsu 1996, "Multiple Comparisons: Theory and Methods", section 4.2), with the
+quantile of Bonferroni in place of Dunnett, as variances and freedoms differ, and again among those that are left until
+none goes (Hansen, Lunde and Nason 2011, "The Model Confidence Set"). So 95 % of the sets hold the truly fastest.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from attnbench.analysis.baseline import best_exact, is_exact
-from attnbench.analysis.interval import ratio
+from attnbench.analysis.baseline import is_exact
+from attnbench.analysis.interval import Estimate, ratio_half_width
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
 
@@ -28,24 +34,23 @@ class Recommendation:
 
     Attributes:
         size, label: the size, as a number and as shown.
-        fastest: of all series that compute something.
+        choices: all that cannot be told from the fastest, exact ones first, then by memory; from one round that alone.
+        fastest: the one of them with the least time.
         exact: the fastest exact softmax; None where none ran.
-        speed_up, low, high: of `fastest` over `exact`, and its interval; None without `exact`; nan ends from one round.
+        speed_up: of `fastest` over the fastest exact softmax, without what choosing the fastest added to it; None
+            without `exact`, and where that is the fastest.
+        low, high: its interval, at once for all of `choices` and all that might be the fastest exact softmax; None
+            without `speed_up`; nan from one round.
     """
 
     size: int
     label: str
+    choices: tuple[Choice, ...]
     fastest: Choice
     exact: Choice | None
-    speed_up: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def use(self) -> Choice:
-        """`fastest` where it is exact or its speed-up is significantly above 1, else `exact`."""
-        clear = self.low is None or math.isnan(self.low) or self.low > 1
-        return self.fastest if self.exact is None or self.fastest.exact or clear else self.exact
+    speed_up: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 def recommendations(
@@ -60,27 +65,71 @@ def recommendations(
         analytic: FLOPs; None: not stored.
         exact: operators that compute softmax attention itself.
     """
-    best = best_exact(panel, time, exact)
-    owner = {p.key: s for s in panel.series for p in s.points}
-
-    def choice(point: Point) -> Choice:
-        series = owner[point.key]
-        memory_bytes = memory.values.get(point.key) if memory else None
-        return Choice(series, time.values[point.key], memory_bytes, is_exact(series, exact))
-
-    choices = []
+    found = []
     for label, size in panel.sizes.items():
-        points = [p for s in panel.series if (p := s.at(label)) and p.key in time.levels and not _free(s, p, analytic)]
-        if not points:
-            continue
-        fastest = min(points, key=lambda p: time.levels[p.key].level)
-        base = best.points.get(label) if best else None
-        if base is None or base.key not in time.levels:
-            choices.append(Recommendation(size, label, choice(fastest), None, None, None, None))
-        else:
-            gain = ratio(time.levels[base.key], time.levels[fastest.key])
-            choices.append(Recommendation(size, label, choice(fastest), choice(base), *gain))
-    return choices
+        candidates = []
+        for series in panel.series:
+            point = series.at(label)
+            if point and point.key in time.levels and not _free(series, point, analytic):
+                memory_bytes = memory.values.get(point.key) if memory else None
+                choice = Choice(series, time.values[point.key], memory_bytes, is_exact(series, exact))
+                candidates.append((time.levels[point.key], choice))
+        if candidates:
+            found.append(_recommendation(size, label, sorted(candidates, key=lambda c: c[0].level)))
+    return found
+
+
+_Candidate = tuple[Estimate, Choice]
+
+
+def _recommendation(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommendation:
+    """candidates: the fastest first."""
+    chosen = _not_told_apart(candidates)
+    ordered = sorted((c for _, c in chosen), key=lambda c: (not c.exact, c.memory_bytes or math.inf, c.time_s))
+    (level, fastest), exact = candidates[0], [candidate for candidate in candidates if candidate[1].exact]
+    result = Recommendation(size, label, tuple(ordered), fastest, exact[0][1] if exact else None)
+    if not exact or fastest.exact:
+        return result
+    rivals = [other for other, _ in _not_told_apart(exact)]
+    halves = [_half(level, other, 1 / (len(chosen) * len(rivals))) for other in rivals]
+    gains = [other.level - level.level for other in rivals]
+    low, high = (min(gain + side * half for gain, half in zip(gains, halves, strict=True)) for side in (-1, 1))
+    gain = gains[0] - _luck([level for level, _ in chosen])
+    gain = gain if math.isnan(low) else min(max(gain, low), high)
+    return replace(result, speed_up=math.exp(gain), low=math.exp(low), high=math.exp(high))
+
+
+def _not_told_apart(candidates: Sequence[_Candidate]) -> Sequence[_Candidate]:
+    """Those that are slower than no other beyond the interval of their ratio; from one round the first."""
+    if any(not level.has_interval for level, _ in candidates):
+        return candidates[:1]
+    share = 2 / max(2, len(candidates) - 1)  # of the two-sided α: the intervals are one-sided
+    rest = [
+        (level, choice)
+        for level, choice in candidates
+        if all(level.level - other.level <= _half(level, other, share) for other, _ in candidates)
+    ]
+    return rest if len(rest) == len(candidates) else _not_told_apart(rest)
+
+
+def _half(a: Estimate, b: Estimate, share: float) -> float:
+    """Half the interval of log(a / b) that takes a share of the α of an interval alone."""
+    return ratio_half_width(*(replace(e, confidence=1 - share * (1 - e.confidence)) for e in (a, b)))
+
+
+def _luck(levels: Sequence[Estimate]) -> float:
+    """By how much the least level lies below its truth because it was chosen for being the least.
+
+    Levels that cannot be told apart are drawn to their mean as far as noise explains how they differ: the positive-part
+    estimator of Efron and Morris 1973, "Stein's Estimation Rule and Its Competitors", section 2, toward the mean.
+
+    Args:
+        levels: of the set, the least first.
+    """
+    mean = sum(e.level for e in levels) / len(levels)
+    spread = sum((e.level - mean) ** 2 for e in levels)
+    noise = sum(e.own for e in levels) * (len(levels) - 1) / len(levels)
+    return (mean - levels[0].level) * min(1.0, noise / spread) if spread > 0 else 0.0
 
 
 def _free(series: Series, point: Point, analytic: Quantity | None) -> bool:

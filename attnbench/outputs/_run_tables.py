@@ -272,8 +272,8 @@ def _doubling(name: str, growth: Doubling, labels: Mapping[int, str]) -> tuple[F
     return tuple(map(Field, (name, times(growth.stated), factor, between, note)))
 
 
-def interval_text(value: float, low: float | None, high: float | None) -> str:
-    """`2.31× [2.2, 2.4]`; without an interval the value alone."""
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
+    """`2.31× [2.2, 2.4]`; without an interval the value alone; empty without a value."""
     ends = "" if low is None or high is None or math.isnan(low) or low == high else f" [{times(low)}, {times(high)}]"
     return times(value) + ends.replace("×", "")
 
@@ -293,23 +293,27 @@ def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
 
 
 def _choices(axis: str, recommendations: Sequence[Recommendation]) -> TextTable:
+    """A row for each series that cannot be told from the fastest; the size stands in the first."""
     rows = []
     for each in recommendations:
-        use = each.use
-        gain = ""
-        if each.exact and each.speed_up is not None and not use.exact:
-            gain = times(each.speed_up)
-            if each.low is not None and each.high is not None and not math.isnan(each.low) and each.low < each.high:
-                gain += f" [{times(each.low)}, {times(each.high)}]".replace("×", "")
-        note = "exact" if use.exact else "another function"
-        if each.exact is None:
-            note = f"no exact softmax ran; {note}" if not use.exact else note
-        elif use is not each.fastest:
-            note = f"exact; {each.fastest.series.name} is within noise"
-        cells = (each.label, use.series.name, shown(use.time_s, "s"), gain, shown(use.memory_bytes, "bytes"), note)
-        rows.append(tuple(map(Field, cells)))
-    columns = (axis, "use", "time", "over best exact", "memory", "")
-    notes = (f"another function: {ANOTHER_FUNCTION}",) if any(not each.use.exact for each in recommendations) else ()
+        for choice in each.choices:
+            is_fastest = choice is each.fastest
+            rows.append(
+                (
+                    Field(each.label if choice is each.choices[0] else ""),
+                    Field(choice.series.name),
+                    Field(f"{shown(choice.time_s, 's')}{BEST if is_fastest else ''}", best=is_fastest),
+                    Field(shown(choice.memory_bytes, "bytes")),
+                    Field(interval_text(each.speed_up, each.low, each.high) if is_fastest else ""),
+                    Field("exact" if choice.exact else "no exact softmax ran" if each.exact is None else ""),
+                )
+            )
+    notes: tuple[str, ...] = ()
+    if any(len(each.choices) > 1 for each in recommendations):
+        notes += (f"the rows of one size cannot be told from its fastest ({BEST}): exact ones first, then by memory",)
+    if any(not choice.exact for each in recommendations for choice in each.choices):
+        notes += (f"not exact: {ANOTHER_FUNCTION}",)
+    columns = (axis, "use", "time", "memory", "over best exact", "")
     return TextTable("What to use", columns, tuple(rows), notes=notes)
 
 

@@ -59,7 +59,8 @@ def _text(document: object) -> str:
 def document(summary: Summary) -> dict[str, Any]:
     """`version`, `suite`, `baseline`, `skipped` (series: reason) and `panels`.
 
-    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and `recommendations`.
+    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and `recommendations` (per size
+    `choices`, all that cannot be told from `fastest`, and the `speed_up` of that over `best_exact`).
     A metric: `metric`, `column`, `unit`, `comparable` (whether crossovers and exponents of it mean anything),
     `best_exact` (what `against_exact` is called in the tables), `curve` (of a metric that has one: what it is over, and
     what its points are judged by) and `series`.
@@ -140,7 +141,7 @@ def _recommendation(each: Recommendation) -> dict[str, Any]:
     return {
         "size": each.size,
         "label": each.label,
-        "use": _choice(each.use),
+        "choices": [_choice(choice) for choice in each.choices],
         "fastest": _choice(each.fastest),
         "best_exact": _choice(each.exact),
         "speed_up": {"value": each.speed_up, "low": each.low, "high": each.high},
