@@ -29,7 +29,7 @@ def test_measuring_imports_torch_and_the_standard_library_only() -> None:
         "import sys, pkgutil, importlib; from attnbench.measure import worker; "
         "from attnbench.measure.worker import visiting; "
         "[importlib.import_module(f'{worker.__name__}.{m.name}') for m in pkgutil.iter_modules(worker.__path__)]; "
-        "visiting.metrics(); "
+        "visit.metrics(); "
         "found = {'pandas', 'pydantic', 'yaml', 'typer', 'rich', 'scipy'} & set(sys.modules); "
         "sys.exit(', '.join(sorted(found)) or 0)"
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
+    from attnbench.measure.worker.clocks import Clock
+    from attnbench.measure.worker.prepared_cell import Subject
     from attnbench.measure.worker.visit import Bench
 
 METRIC = Metric(
@@ -24,6 +26,13 @@ METRIC = Metric(
     needs_gpu=True,
     csv_place=2,
 )
+
+
+def timer(subject: Subject, call_s: float) -> Clock | None:
+    """Samples by the device's own clock, where it has one. call_s: seconds of one call."""
+    from attnbench.measure.worker import clocks
+
+    return clocks.device_clock(subject, call_s)
 
 
 def timed(bench: Bench) -> dict[str, float]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
+    from attnbench.measure.worker.clocks import Clock
+    from attnbench.measure.worker.prepared_cell import Subject
     from attnbench.measure.worker.visit import Bench
 
 METRIC = Metric(
@@ -23,6 +25,13 @@ METRIC = Metric(
     role="time",
     csv_place=1,
 )
+
+
+def timer(subject: Subject, call_s: float) -> Clock:
+    """Samples by the host's clock."""
+    from attnbench.measure.worker import clocks
+
+    return clocks.host_clock(subject)
 
 
 def timed(bench: Bench) -> dict[str, float]:

@@ -4,7 +4,6 @@ the same before and after.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from attnbench.inputs import torch_dtype
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed
 from attnbench.measure.worker.correctness import largest_of, names_of, require_finite
 from attnbench.measure.worker.error_bound import CEILING
+from attnbench.measure.worker.fingerprints import fingerprint
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong
 
 ANSWER_SLACK = 4.0
@@ -90,22 +90,6 @@ def _changed_answer(subject: Subject, observer: Observer, first: Outputs, index:
     return ChangedAnswer(index, change, distances)
 
 
-def fingerprints(outputs: Sequence[Outputs]) -> list[float]:
-    """One number for each set's outputs that any wrong value changes: each over its largest value, summed with random
-    signs. Divided by the root of the count, so that errors of some relative size move it by about as much.
-    """
-    totals, count = [0.0] * len(outputs), 0
-    for index, tensor in enumerate(outputs[0]):
-        generator = torch.Generator(device=tensor.device).manual_seed(index)
-        signs = torch.randint(0, 2, tensor.shape, generator=generator, device=tensor.device, dtype=torch.int8)
-        signs.mul_(2).sub_(1)
-        for number, tensors in enumerate(outputs):
-            largest = largest_of(tensors[index]) or 1.0
-            totals[number] += float((tensors[index].double() * signs).sum()) / largest
-        count += tensor.numel()
-    return [abs(total) / math.sqrt(max(count, 1)) for total in totals]
-
-
 def check_fingerprints(
     subject: Subject, outputs: Sequence[Outputs], expected: Sequence[float], tolerance: float | None
 ) -> None:
@@ -118,7 +102,7 @@ def check_fingerprints(
         tolerance: see `check_after_timing`.
     """
     allowed = ANSWER_SLACK * _allowed_difference(subject, tolerance)
-    for now, before in zip(fingerprints(outputs), expected, strict=False):
+    for now, before in zip(map(fingerprint, outputs), expected, strict=False):
         if not abs(now - before) <= allowed:
             raise Wrong(
                 f"its answer is not the one that was checked: their sums with random signs are {now:.6g} "

@@ -73,10 +73,7 @@ class Observer:
         with subject.spent.inside(), grad_mode(subject.cell.mode):
             outputs = call()
             subject.device.synchronise_stream()  # other streams may be at work
-        differentiable = subject.cell.mode == "fwd_bwd"
-        misfit = misfit_of_output(outputs[0], self.problem, subject.device.type, differentiable=differentiable)
-        if misfit is not None:
-            raise Wrong(misfit)
+        require_plain(subject, outputs[0], self.problem)
         return tuple(tensor.detach() for tensor in outputs)
 
     def outputs(self, call: Callable[[], Outputs]) -> Outputs:
@@ -93,11 +90,25 @@ class Observer:
     def settle(self) -> None:
         """Looks at what the last call returned again, and lets go of it. Raises Wrong."""
         last, self._last = self._last, None
-        if last is not None and not all(_same_values(now, then) for now, then in zip(*last, strict=True)):
-            raise Wrong(
-                "its output changes after the call has returned: work is left to a thread or a stream, or another call "
-                "writes to the same memory"
-            )
+        if last is not None:
+            require_same(*last)
+
+
+def require_plain(subject: Subject, output: object, problem: Problem) -> None:
+    """Raises Wrong where a call has returned what no output of a problem can be."""
+    differentiable = subject.cell.mode == "fwd_bwd"
+    misfit = misfit_of_output(output, problem, subject.device.type, differentiable=differentiable)
+    if misfit is not None:
+        raise Wrong(misfit)
+
+
+def require_same(returned: Outputs, copies: Outputs) -> None:
+    """Raises Wrong where what a call has returned is no longer what it was when it was copied."""
+    if not all(map(_same_values, returned, copies)):
+        raise Wrong(
+            "its output changes after the call has returned: work is left to a thread or a stream, or another call "
+            "writes to the same memory"
+        )
 
 
 def _same_values(a: Tensor, b: Tensor) -> bool:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attnbench.measure.worker.changes import Change, Observer, change_of, changed
+from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
 from attnbench.measure.worker.error_bound import CEILING, NO_TERMS, bound_of, terms_of
 from attnbench.measure.worker.prepared_cell import Misfit, Outputs, Subject, Wrong, as_dtype
-from attnbench.measure.worker.returned import described, misfit_of_output, not_finite
+from attnbench.measure.worker.returned import described, not_finite
 from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Params, Problem
 from attnbench.registry import outside_definition
@@ -165,10 +165,7 @@ def _validated(subject: Subject) -> Callable[..., Tensor]:
 
     def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
         output = subject.call(problem, params, **tensors)
-        differentiable = subject.cell.mode == "fwd_bwd"
-        misfit = misfit_of_output(output, problem, subject.device.type, differentiable=differentiable)
-        if misfit is not None:
-            raise Wrong(misfit)
+        require_plain(subject, output, problem)
         return output
 
     return call

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
 
 from attnbench.errors import described, printable
 from attnbench.measure.device import Device
-from attnbench.store.records import Status
+from attnbench.measure.protocol import CellAnswer
+from attnbench.measure.worker.prepared_cell import Misfit, Wrong
+from attnbench.store.records import CAUSE_OF, Status
 
 CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:"
 """How the RuntimeError of torch's CPU allocator begins; torch has no type of its own for it."""
+
+
+A = TypeVar("A", bound=CellAnswer)
+
+
+def guarded(kind: type[A], device: Device, ask: Callable[[], A]) -> A:
+    """What an operator is asked for, or what it did wrong as an answer of the same kind: status, reason, cause."""
+    try:
+        return ask()
+    except Wrong as error:
+        return kind("wrong", str(error), "wrong")
+    except Misfit as error:
+        return kind("error", str(error), "bad_inputs")
+    except MemoryError as error:
+        return kind("oom", f"out of memory: {text_of(error)}", "oom")
+    except torch.OutOfMemoryError as error:
+        return kind("oom", f"out of GPU memory: {text_of(error)}", "oom")
+    except BaseException as error:  # an operator's own failure, whatever it is, is that cell's reason
+        status = status_of(error, device)
+        return kind(status, ("out of memory: " if status == "oom" else "") + text_of(error), CAUSE_OF[status])
 
 
 def status_of(error: BaseException, device: Device) -> Status:

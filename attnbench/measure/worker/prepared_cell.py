@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -24,6 +25,9 @@ Outputs = tuple[Tensor, ...]
 
 SETS = 3
 """Input sets that calls rotate among, so that the answer of the last call is never the answer of the next."""
+
+COMPILED = 256
+"""Compiled members that may live together: torch counts them by the function they are compiled from."""
 
 SETS_BYTES = 2**30
 """Sets beyond the second are made only while all of them together stay below this."""
@@ -69,6 +73,7 @@ class Subject:
         device: on which its tensors are.
         memory_limit: bytes that it may need.
         forecast: what its shapes alone tell.
+        share: (number of an input set, the set as drawn) -> the set as it is used.
         spent: seconds inside the operator's calls.
     """
 
@@ -78,6 +83,7 @@ class Subject:
     device: Device
     memory_limit: int
     forecast: Forecast
+    share: Callable[[int, Inputs], Inputs] = lambda index, inputs: inputs
     spent: Spent = field(default_factory=Spent)
 
     @property
@@ -122,10 +128,18 @@ class Subject:
         def forward_and_backward() -> Outputs:
             output = call(problem, params, **leaves, **choices)
             if not cotangents:
-                cotangents.append(cotangent(output, torch_dtype(self.cell.problem)))
+                cotangents.append(self._cotangent(output))
             return (output, *torch.autograd.grad(output, differentiated, cotangents[0]))
 
         return forward_and_backward
+
+    def _cotangent(self, output: Tensor) -> Tensor:
+        """That of all outputs of a shape and dtype: one tensor, whatever the input set."""
+        kept: dict[object, Tensor] = self.__dict__.setdefault("cotangents", {})
+        place = output.shape, output.dtype
+        if place not in kept:
+            kept[place] = cotangent(output, torch_dtype(self.cell.problem))
+        return kept[place]
 
     def once(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Outputs:
         """The outputs of one call, detached."""
@@ -144,21 +158,35 @@ class Subject:
 
     def release(self) -> None:
         """Lets go of the sets; they are made again when asked for."""
-        for name in ("sets", "calls"):
+        for name in ("sets", "calls", "cotangents"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def sets(self) -> tuple[Inputs, ...]:
-        """The input sets of the timed size; two at least."""
-        first = [self.inputs(self.cell.problem, seed) for seed in range(2)]
-        size = sum(t.numel() * t.element_size() for t in first[0].tensors().values())
-        further = range(2, SETS if size * SETS <= SETS_BYTES else 2)
-        return (*first, *(self.inputs(self.cell.problem, seed) for seed in further))
+        """The input sets of the timed size, two at least, with the parameters of the first."""
+        first = self.share(0, self.inputs(self.cell.problem, seed=0))
+        size = sum(t.numel() * t.element_size() for t in first.tensors().values())
+        further = range(1, SETS if size * SETS <= SETS_BYTES else 2)
+        return (first, *(self._set(number, first) for number in further))
+
+    def _set(self, number: int, first: Inputs) -> Inputs:
+        return self.share(number, replace(self.inputs(self.cell.problem, number), parameters=first.parameters))
+
+    def held(self) -> list[Tensor]:
+        """The tensors of its input sets, and its cotangents."""
+        kept: dict[object, Tensor] = self.__dict__.get("cotangents", {})
+        return [*(tensor for inputs in self.sets for tensor in inputs.tensors().values()), *kept.values()]
 
     @cached_property
     def calls(self) -> tuple[Callable[[], Outputs], ...]:
         """The impl bound to each set."""
         return tuple(self.bind(self.call, self.cell.problem, inputs) for inputs in self.sets)
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """What tensors take; memory that several are in counts once."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def cotangent(output: Tensor, working: torch.dtype) -> Tensor:
@@ -190,15 +218,28 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return replace(inputs, data=cast(inputs.data), parameters=cast(inputs.parameters), choices=cast(inputs.choices))
 
 
-def subject_of(cell: Cell, source: Source, device: Device, memory_limit: int, forecast: Forecast) -> Subject:
+def subject_of(
+    cell: Cell,
+    source: Source,
+    device: Device,
+    memory_limit: int,
+    forecast: Forecast,
+    share: Callable[[int, Inputs], Inputs] = lambda index, inputs: inputs,
+) -> Subject:
     """Imports the operator and its impl."""
     operator = source.load()
     form = operator.forms[cell.scope]
     if cell.impl == "reference":
         call = form.reference
     elif cell.impl == "compiled":
-        torch._dynamo.reset()
+        torch._dynamo.config.recompile_limit = COMPILED
         call = torch.compile(form.reference, dynamic=False)
     else:
         call = form.impls[cell.impl].load()
-    return Subject(cell, operator, call, device, memory_limit, forecast)
+    return Subject(cell, operator, call, device, memory_limit, forecast, share)
+
+
+def forget_compiled() -> None:
+    """Frees what torch has compiled, and compiles anew what is called from now on."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

@@ -16,30 +16,40 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from attnbench.measure.device import device_of
 from attnbench.measure.protocol import (
     Answer,
+    CellAnswer,
+    CheckRequest,
     EnvironmentAnswer,
     EnvironmentRequest,
     ExpansionRequest,
+    FinishRequest,
     ForecastAnswer,
     ForecastRequest,
+    PrepareRequest,
     RatesAnswer,
     RatesRequest,
     Ready,
+    ReleasedAnswer,
+    ReleaseRequest,
     Request,
+    SampleRequest,
     SupportAnswer,
     SupportRequest,
-    VisitAnswer,
     VisitRequest,
     request_of,
 )
 from attnbench.measure.worker.failures import text_of
 from attnbench.measure.worker.lifetime import CLEAN_EXIT, die_with, exit_when_closed
+from attnbench.problem import Cell
 from attnbench.registry import operators, why_not
 from attnbench.store.records import Status
+
+if TYPE_CHECKING:
+    from attnbench.measure.worker.block import Block
 
 
 def main() -> None:
@@ -51,12 +61,15 @@ def main() -> None:
     threading.Thread(target=exit_when_closed, args=(write,), daemon=True).start()
     import torch
 
-    from attnbench.measure.worker import shared_state, visiting
+    from attnbench.measure.worker import shared_state
+    from attnbench.measure.worker.block import Block
+    from attnbench.measure.worker.visit import metrics
 
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
     with open(write, "w", encoding="utf-8") as answers, open(read, encoding="utf-8") as requests:
-        visiting.metrics()
+        metrics()
+        block = Block()
         gc.collect()
         gc.freeze()  # what torch leaves behind is not looked through again by every collection
         _send(answers, Ready(os.getpid(), torch.get_num_threads()).to_json())
@@ -64,11 +77,11 @@ def main() -> None:
         for line in requests:
             message = json.loads(line)
             request = request_of(message)
-            answer = _answer(request)
-            after = shared_state.now()
+            answer = _answer(request, block)
+            after = shared_state.now(before)
             if request.runs_operators:
                 changes, replaced = shared_state.changes(before, after), shared_state.replaced(before, after)
-                answer = _with_changes(request, answer, changes, replaced)
+                answer = _with_changes(_cell(request, block), answer, changes, replaced)
             before = after
             _send(answers, {"id": message["id"], **answer.to_json()})
             if answer.fatal:
@@ -82,7 +95,23 @@ def _send(answers: IO[str], message: dict[str, Any]) -> None:
     answers.flush()
 
 
-def _answer(request: Request[Answer]) -> Answer:
+def _cell(request: Request[Answer], block: Block) -> Cell | None:
+    """The cell that a request runs, of those that run one."""
+    if isinstance(request, (SampleRequest, FinishRequest)):
+        return block.cells.get(request.key)
+    return request.cell if isinstance(request, (CheckRequest, PrepareRequest, VisitRequest)) else None
+
+
+def _answer(request: Request[Answer], block: Block) -> Answer:
+    if isinstance(request, PrepareRequest):
+        return block.prepare(request)
+    if isinstance(request, SampleRequest):
+        return block.sample(request)
+    if isinstance(request, FinishRequest):
+        return block.finish(request)
+    if isinstance(request, ReleaseRequest):
+        block.release()
+        return ReleasedAnswer()
     if isinstance(request, SupportRequest):
         return SupportAnswer(tuple(_reasons(request)))
     if isinstance(request, ExpansionRequest):
@@ -101,32 +130,33 @@ def _answer(request: Request[Answer]) -> Answer:
         from attnbench.measure.machine.peak_rates import rates
 
         return RatesAnswer(rates(device_of(request.device), request.dtypes))
-    assert isinstance(request, VisitRequest)
+    assert isinstance(request, (CheckRequest, VisitRequest))
     from attnbench.measure.worker.visiting import make_visit
 
+    block.release()
     return make_visit(request)
 
 
-def _with_changes(request: Request[Answer], answer: Answer, changes: Sequence[str], replaced: Sequence[str]) -> Answer:
+def _with_changes(cell: Cell | None, answer: Answer, changes: Sequence[str], replaced: Sequence[str]) -> Answer:
     """The answer, with `restart` where an operator left this process otherwise than it found it, and its name.
 
     A visit keeps its own number and warns; one that replaced what measures it has none.
 
     Args:
-        request: that was answered.
+        cell: that ran; None: the request was about none, or about several.
         answer: without what changed.
         changes: what the next operator would find otherwise, one phrase each.
         replaced: functions by which attnbench measures that are others now.
     """
     if not changes and not replaced:
         return answer
-    if not (isinstance(request, VisitRequest) and isinstance(answer, VisitAnswer)):
+    if cell is None or not isinstance(answer, CellAnswer):
         return replace(answer, restart=True)
     if replaced:
         tampered = f"it replaces {', '.join(replaced)}, which attnbench measures with"
-        return VisitAnswer("wrong", tampered, "tampered", restart=True)
+        return type(answer)("wrong", tampered, "tampered", restart=True)
     warning = (
-        f"{request.cell.operator} ({request.cell.impl}) changes what the next operator would find, which is therefore "
+        f"{cell.operator} ({cell.impl}) changes what the next operator would find, which is therefore "
         f"measured in a fresh process: {', '.join(changes)}"
     )
     return replace(answer, restart=True, warnings=(*answer.warnings, warning))

@@ -10,6 +10,7 @@ import _thread
 import builtins
 import gc
 import math
+import operator
 import os
 import random
 import resource
@@ -117,22 +118,44 @@ _NOT_SHOWN = ("sys.path", "sys.stdout or sys.stderr", "garbage collection", "a r
 
 @dataclass(frozen=True)
 class State:
-    """A process at one moment. functions: by module, the names and objects by which attnbench measures."""
+    """A process at one moment.
+
+    Attributes:
+        settings: of torch, Python and the process, by name.
+        environment: its variables.
+        handlers: of signals.
+        functions: by module, the names and objects by which attnbench measures.
+        imported: how many modules there are.
+    """
 
     settings: Mapping[str, object]
     environment: Mapping[str, str]
     handlers: Mapping[str, object]
     functions: Mapping[str, Mapping[str, object]]
+    imported: int
 
 
-def now() -> State:
-    """What this process is set to now."""
+def now(before: State | None = None) -> State:
+    """What this process is set to now. before: an earlier state, of which what has stayed is taken over."""
     return State(
         {name: _read(setting) for name, setting in _SETTINGS.items()},
         _environment(),
         _handlers(),
-        {name: dict(vars(module)) for name, module in _measuring_modules().items()},
+        _functions(before),
+        len(sys.modules),
     )
+
+
+def _functions(before: State | None) -> dict[str, Mapping[str, object]]:
+    """Names and objects by module; a module's mapping is that of `before` where all of its names stand for the same."""
+    known = before.functions if before is not None else {}
+    names = known if before is not None and before.imported == len(sys.modules) else _measuring_modules()
+    functions: dict[str, Mapping[str, object]] = {}
+    for name in names:
+        own, then = vars(sys.modules.get(name, _SHARED.get(name, _GONE))), known.get(name, {})
+        same = len(own) == len(then) and all(map(operator.is_, own.values(), then.values()))
+        functions[name] = then if same and name in known else dict(own)
+    return functions
 
 
 def changes(before: State, after: State) -> list[str]:
@@ -160,6 +183,7 @@ def replaced(before: State, after: State) -> list[str]:
     return sorted(
         f"{module}.{name}"
         for module, names in before.functions.items()
+        if after.functions.get(module) is not names
         for name, value in names.items()
         if after.functions.get(module, {}).get(name) is not value and callable(value)
     )
@@ -178,10 +202,13 @@ def same_random_numbers() -> None:
 _SHARED: dict[str, ModuleType] = {m.__name__: m for m in (builtins, math, random, statistics, time)}
 
 
-def _measuring_modules() -> dict[str, ModuleType]:
-    """The modules as they would be imported now."""
-    measuring = {n: m for n, m in sys.modules.items() if n.startswith("attnbench.") and not n.startswith(_OPERATORS)}
-    return {**{name: sys.modules.get(name, module) for name, module in _SHARED.items()}, **measuring}
+_GONE = ModuleType("a module that is imported no more")
+
+
+def _measuring_modules() -> list[str]:
+    """The names of the modules that measure, and of those that they use."""
+    own = (n for n in sys.modules if n.startswith("attnbench.") and not n.startswith(_OPERATORS))
+    return [*_SHARED, *own]
 
 
 _OPERATORS = ("attnbench.operators", "attnbench.kernels")

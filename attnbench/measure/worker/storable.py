@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from attnbench.errors import MOST_OF_A_REASON, printable
-from attnbench.measure.protocol import VisitAnswer
+from attnbench.measure.protocol import CellAnswer, VisitAnswer
 from attnbench.store.reading import is_metric
 
+A = TypeVar("A", bound=CellAnswer)
 
-def storable(answer: VisitAnswer) -> VisitAnswer:
-    """A visit's answer, of which all can be stored, read again and shown, whatever an operator has put into it."""
+
+def storable(answer: A) -> A:
+    """An answer of which all can be stored, read again and shown, whatever an operator has put into it."""
+    figures, left_out = _figures(answer) if isinstance(answer, VisitAnswer) else ({}, ())
+    return replace(
+        answer,
+        reason=printable(answer.reason, MOST_OF_A_REASON),
+        warnings=tuple(printable(text, MOST_OF_A_REASON) for text in (*answer.warnings, *left_out)),
+        **figures,
+    )
+
+
+def _figures(answer: VisitAnswer) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a visit that it alone has, and a sentence about each metric that is left out."""
     metrics = {name: _number(value) for name, value in answer.metrics.items()}
-    left_out = [name for name, value in metrics.items() if not is_metric(name, value)]
-    warnings = [
-        f"{name} = {printable(metrics.pop(name), 60)} is no value that it can have, and left out" for name in left_out
+    left_out = [
+        f"{name} = {printable(metrics.pop(name), 60)} is no value that it can have, and left out"
+        for name in [name for name, value in metrics.items() if not is_metric(name, value)]
     ]
     operations: dict[str, int] = {}
     for name, count in answer.operations.items():
         operations[printable(name)] = operations.get(printable(name), 0) + count
-    return replace(
-        answer,
-        reason=printable(answer.reason, MOST_OF_A_REASON),
-        kernel=printable(answer.kernel),
-        metrics=metrics,
-        operations=operations,
-        warnings=tuple(printable(text, MOST_OF_A_REASON) for text in (*answer.warnings, *warnings)),
-    )
+    return {"kernel": printable(answer.kernel), "metrics": metrics, "operations": operations}, left_out
 
 
 def _number(value: Any) -> Any:

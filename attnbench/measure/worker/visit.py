@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from attnbench.measure.worker.prepared_cell import Subject
 from attnbench.metric import Metric
 from attnbench.plan.settings import Measure
+from attnbench.registry import metric_modules
 
 if TYPE_CHECKING:
     from attnbench.measure.worker.timing import Timing
@@ -30,7 +32,7 @@ class Bench:
     """
 
     subject: Subject
-    measure: Measure
+    measure: Measure = field(default_factory=Measure)
     checked: dict[str, float | int] = field(default_factory=dict)
     estimate: float = 0.0
     metrics: dict[str, float | int] = field(default_factory=dict)
@@ -56,3 +58,17 @@ class Bench:
         if centre.low is not None and centre.high is not None:
             columns |= dict(zip(metric.ends, (centre.low, centre.high), strict=True))
         return columns
+
+
+def figures(bench: Bench, phase: str) -> dict[str, float | int]:
+    """What every metric that has this phase ("check", "finish") measures, in passes of their own."""
+    found: dict[str, float | int] = {}
+    for measure in (getattr(module, phase, None) for module in metrics()):
+        if measure is not None:
+            found.update(measure(bench))
+    return found
+
+
+def metrics() -> list[ModuleType]:
+    """Every metric's module; those with a clock first, in the order of their names."""
+    return sorted(metric_modules().values(), key=lambda module: not module.METRIC.clock)

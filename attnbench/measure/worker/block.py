@@ -1,0 +1,319 @@
+"""The open block: cells that are made ready once and kept alive together, for turns that take a sample of every one.
+
+The only try/except around the calls of an operator is `failures.guarded`, here and in a check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
+
+from attnbench.measure.device import device_of
+from attnbench.measure.protocol import (
+    NOTHING_KNOWN,
+    THROTTLED,
+    CellAnswer,
+    FinishRequest,
+    PreparedAnswer,
+    PrepareRequest,
+    SampleAnswer,
+    SampleRequest,
+    VisitAnswer,
+)
+from attnbench.measure.worker import clocks
+from attnbench.measure.worker.changes import Observer
+from attnbench.measure.worker.clocks import Call, Clock
+from attnbench.measure.worker.correctness import require_finite
+from attnbench.measure.worker.failures import guarded
+from attnbench.measure.worker.input_pool import InputPool
+from attnbench.measure.worker.lifetime import limit_host_memory
+from attnbench.measure.worker.prepared_cell import Subject, bytes_of, forget_compiled, grad_mode, subject_of
+from attnbench.measure.worker.shared_state import same_random_numbers
+from attnbench.measure.worker.storable import storable
+from attnbench.measure.worker.timed_checks import TimedChecks, Watched
+from attnbench.measure.worker.visit import Bench, figures, metrics
+from attnbench.problem import Cell
+from attnbench.registry import operators
+
+SAMPLE_S = 0.01
+"""A turn's sample of a member ends once its timed calls have taken so long …"""
+
+MOST_CALLS = 8
+"""… or are so many."""
+
+SHORT_CALL_S = 0.01
+"""Calls shorter than this are preceded by untimed ones: the first after other members takes up to twice as long."""
+
+UNTIMED_CALLS = 2
+
+CHECKED = 8
+"""One sample in so many is checked; of the first, one among the six that every visit has."""
+
+FIRST_CHECKED = 6
+
+CHEAP_CALL_S = 1e-3
+"""A visit of calls shorter than this has CHEAP_CHECKS checks at least, made at its end where its samples had fewer."""
+
+CHEAP_CHECKS = 3
+
+_drawn = random.Random()
+"""Of the system's own seed: which samples are checked is unknown beforehand."""
+
+Taken = list[tuple[str, float, str]]
+A = TypeVar("A", bound=CellAnswer)
+
+
+@dataclass
+class Member:
+    """A cell that is alive in the open block.
+
+    Attributes:
+        subject: it, ready to be called.
+        checks: of its timed calls.
+        timers: by the name of a metric's clock.
+        call_s: seconds of the fastest call so far.
+        visit_s: seconds of its requests.
+    """
+
+    subject: Subject
+    checks: TimedChecks
+    timers: dict[str, Clock] = field(default_factory=dict)
+    call_s: float = 0.0
+    visit_s: float = 0.0
+    _turn: int = 0
+    _samples: int = 0
+    _checked: int = field(default_factory=lambda: _drawn.randrange(FIRST_CHECKED))
+
+    def prepare(self) -> tuple[float, float]:
+        """Calls each input set, of long calls two alone, and compares what they give with the check's.
+
+        Returns: seconds of the first call, and of the fastest later one.
+        Raises: Wrong.
+        """
+        subject = self.subject
+        observer = Observer(subject, subject.cell.problem)
+        seconds: list[float] = []
+        for number, call in enumerate(subject.calls):
+            begun = subject.spent.seconds
+            outputs = observer.outputs(call)
+            seconds.append(subject.spent.seconds - begun)
+            require_finite(subject, outputs)
+            self.checks.first(number, outputs)
+            if number and seconds[-1] >= SHORT_CALL_S:
+                break
+        observer.settle()
+        clocks.raise_clock(subject)
+        self.call_s = min(seconds[1:])
+        if self.call_s < SHORT_CALL_S:
+            with grad_mode(subject.cell.mode), subject.spent.inside():
+                self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
+        self._note(self.call_s)
+        for module in metrics():
+            timer = module.timer(subject, self.call_s) if hasattr(module, "timer") else None
+            if timer is not None:
+                self.timers[module.METRIC.clock] = timer
+        return seconds[0], self.call_s
+
+    def sample(self) -> Taken:
+        """One turn's sample. Raises Wrong; RuntimeError where torch compiles in every one."""
+        for _ in range(2):
+            compiled, taken = compilations(), self._checked_sample()
+            if compilations() == compiled:
+                return taken
+        raise RuntimeError("torch compiles it anew in timed calls: it has no time of its own")
+
+    def _checked_sample(self) -> Taken:
+        taken: Taken = []
+
+        def take(watched: Watched | None = None) -> None:
+            taken.extend(self._take(watched))
+
+        self._warm()
+        upcoming = self._turn % len(self.subject.sets)
+        number = _drawn.choice(sorted(self.checks.known)) if self.checks.short else upcoming
+        if self._samples >= self._checked and number in self.checks.known and self.checks.awaited() is None:
+            self._checked += CHECKED
+            self.checks.after_write(number, take)
+        elif self.checks.awaited() == upcoming:
+            self.checks.after_return(take)
+        else:
+            take()
+        self._samples += 1
+        return taken
+
+    def _warm(self) -> None:
+        if self.call_s < SHORT_CALL_S:
+            with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
+                for number in self._numbers(UNTIMED_CALLS):
+                    self._note(clocks.once(self.subject, self.subject.calls[number]))
+
+    def _note(self, seconds: float) -> None:
+        """Takes note of the time of a call by the host's clock."""
+        self.call_s = min(self.call_s, seconds)
+        self.checks.short = self.call_s < SHORT_CALL_S
+
+    def _take(self, watched: Watched | None) -> Taken:
+        """The timed calls of a sample, by every clock; of those by one, one is watched."""
+        watching = _drawn.choice(list(self.timers))
+        return [
+            (name, seconds, flags)
+            for name, timer in self.timers.items()
+            for seconds, flags in self._timed(timer, watched if name == watching else None)
+        ]
+
+    def _timed(self, timer: Clock, watched: Watched | None) -> list[tuple[float, str]]:
+        sets = len(self.subject.sets)
+        size = clocks.batch_of(self.call_s, sets) if timer.batches else 1
+        taken: list[tuple[float, str]] = []
+        with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
+            begun = perf_counter()
+            while len(taken) < MOST_CALLS or (watched and watched.outputs is None):
+                seconds, flags = timer.sample(self._calls(size, watched))
+                taken.append((seconds / size, "+".join(flags)))
+                if timer.batches:
+                    self._note(seconds / size)
+                if watched:
+                    watched.copy()
+                if perf_counter() - begun >= SAMPLE_S and not (watched and watched.outputs is None):
+                    break
+        return taken
+
+    def _numbers(self, count: int) -> list[int]:
+        """The input sets of the next calls: never that of the call before."""
+        begun, self._turn = self._turn, self._turn + count
+        return [number % len(self.subject.sets) for number in range(begun, self._turn)]
+
+    def _calls(self, count: int, watched: Watched | None) -> Sequence[Call]:
+        numbers = self._numbers(count)
+        calls = [self.subject.calls[number] for number in numbers]
+        return watched.within(numbers, calls) if watched else calls
+
+    def finish(self) -> None:
+        """The checks that its samples have not had. Raises Wrong."""
+        least = CHEAP_CHECKS if self.call_s < CHEAP_CALL_S else 1
+        while self.checks.made < least:
+            number = _drawn.choice(sorted(self.checks.known))
+            self.checks.after_write(number, lambda watched: self._until(watched))
+        awaited = self.checks.awaited()
+        if awaited is not None:
+            observer = Observer(self.subject, self.subject.cell.problem)
+            self.checks.returned(awaited, observer.outputs(self.subject.calls[awaited]))
+            observer.settle()
+
+    def _until(self, watched: Watched) -> None:
+        """Timed calls that are stored nowhere, until the watched one has been among them."""
+        timer = next(iter(self.timers.values()))
+        size = clocks.batch_of(self.call_s, len(self.subject.sets)) if timer.batches else 1
+        with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
+            while watched.outputs is None:
+                timer.sample(self._calls(size, watched))
+                watched.copy()
+
+
+@dataclass
+class Block:
+    """The members that are alive together. cells: of all that were prepared since it was opened, by key."""
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    _members: dict[str, Member] = field(default_factory=dict)
+    _pool: InputPool = field(default_factory=InputPool)
+
+    def prepare(self, request: PrepareRequest) -> PreparedAnswer:
+        """See `PrepareRequest`."""
+        begun = perf_counter()
+        key = request.cell.key
+        self._free(key)
+        self.cells[key] = request.cell
+        answer = guarded(PreparedAnswer, device_of(request.device), lambda: self._prepare(request))
+        if answer.status != "ok":
+            self._free(key)
+        else:
+            self._members[key].visit_s += perf_counter() - begun
+        return storable(answer)
+
+    def _prepare(self, request: PrepareRequest) -> PreparedAnswer:
+        same_random_numbers()
+        limit_host_memory(request.host_limit)
+        source = operators(request.operators_from)[request.cell.operator]
+        subject = subject_of(
+            request.cell, source, device_of(request.device), request.memory_limit, NOTHING_KNOWN, self._pool.share
+        )
+        member = Member(subject, TimedChecks(subject, self._pool, dict(enumerate(request.answers)), request.tolerance))
+        before = self._held_bytes()
+        self._members[request.cell.key] = member
+        first_call_s, call_s = member.prepare()
+        gc.freeze()  # what it has brought is not looked through while others are timed
+        return PreparedAnswer("ok", first_call_s=first_call_s, call_s=call_s, held_bytes=self._held_bytes() - before)
+
+    def _held_bytes(self) -> int:
+        return bytes_of(tensor for member in self._members.values() for tensor in member.subject.held())
+
+    def sample(self, request: SampleRequest) -> SampleAnswer:
+        """See `SampleRequest`."""
+        return storable(self._ask(request.key, SampleAnswer, _sample))
+
+    def finish(self, request: FinishRequest) -> VisitAnswer:
+        """See `FinishRequest`."""
+        answer = self._ask(request.key, VisitAnswer, _finish)
+        self._free(request.key)
+        return storable(answer)
+
+    def release(self) -> None:
+        """Frees all members, and what torch has compiled for them."""
+        compiled = any(cell.impl == "compiled" for cell in self.cells.values())
+        for key in list(self._members):
+            self._free(key)
+        self._pool = InputPool()
+        self.cells.clear()
+        if compiled:
+            forget_compiled()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+    def _ask(self, key: str, kind: type[A], request: Callable[[Member], A]) -> A:
+        """An answer about a member, which is freed where that is not "ok"."""
+        begun = perf_counter()
+        member = self._members[key]
+        same_random_numbers()
+        answer = guarded(kind, member.subject.device, lambda: request(member))
+        member.visit_s += perf_counter() - begun
+        if answer.status != "ok":
+            self._free(key)
+        elif isinstance(answer, VisitAnswer):
+            answer.metrics["visit_s"] = member.visit_s
+        return answer
+
+    def _free(self, key: str) -> None:
+        member = self._members.pop(key, None)
+        if member is not None:
+            member.subject.release()
+            with contextlib.suppress(RuntimeError):
+                member.subject.device.empty_cache()
+
+
+def _sample(member: Member) -> SampleAnswer:
+    taken = member.sample()
+    steady = {name for name, _, flags in taken if THROTTLED not in flags.split("+")}
+    lost = [name for name in member.timers if name not in steady]
+    return SampleAnswer("ok", samples=taken, throttled=bool(lost))
+
+
+def _finish(member: Member) -> VisitAnswer:
+    member.finish()
+    bench = Bench(member.subject)
+    bench.metrics.update(figures(bench, "finish"))
+    bench.metrics["operator_s"] = member.subject.spent.seconds
+    return VisitAnswer("ok", "; ".join(bench.notes), metrics=bench.metrics, warnings=tuple(bench.warnings))
+
+
+def compilations() -> int:
+    """How often torch has compiled something in this process."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return int(utils.counters["frames"]["total"]) if utils is not None else 0
