@@ -27,7 +27,7 @@ from tests.running import QUICK, faulty
 def test_measuring_imports_torch_and_the_standard_library_only() -> None:
     code = (
         "import sys, pkgutil, importlib; from attnbench.measure import worker; "
-        "from attnbench.measure.worker import visiting; "
+        "from attnbench.measure.worker import visit; "
         "[importlib.import_module(f'{worker.__name__}.{m.name}') for m in pkgutil.iter_modules(worker.__path__)]; "
         "visit.metrics(); "
         "found = {'pandas', 'pydantic', 'yaml', 'typer', 'rich', 'scipy'} & set(sys.modules); "
