@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -142,6 +143,53 @@ def later(cheat: Cheat) -> Cheat:
         return compute() if calls[what, x.shape, x.dtype] <= LATER else cheat(what, x, compute)
 
     return change
+
+
+def _is_timed() -> bool:
+    """Whether the call is one of those between which a clock is read: by the name of a function on the stack."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == "_timed":
+            return True
+    return False
+
+
+def untimed_alone() -> Cheat:
+    """Computes in calls that are not timed; a timed one gives that tensor's last answer."""
+    kept: dict[Hashable, Tensor] = {}
+
+    def cheat(what: str, x: Tensor, compute: Compute) -> Tensor:
+        place = (what, x.shape, x.dtype, x.data_ptr())
+        if place not in kept or not _is_timed():
+            kept[place] = compute().clone()
+        return kept[place].clone()
+
+    return cheat
+
+
+def last_untimed() -> Cheat:
+    """Computes in calls that are not timed; a timed one gives the last answer at its shape, whatever its inputs are."""
+    kept: dict[Hashable, Tensor] = {}
+
+    def cheat(what: str, x: Tensor, compute: Compute) -> Tensor:
+        place = (what, x.shape, x.dtype)
+        if place not in kept or not _is_timed():
+            kept[place] = compute().clone()
+        return kept[place].clone()
+
+    return cheat
+
+
+def changed_a_little() -> Cheat:
+    """As `untimed_alone`, but its stale answer moves with the inputs: by what one pass over them gives."""
+    honest = untimed_alone()
+
+    def cheat(what: str, x: Tensor, compute: Compute) -> Tensor:
+        answer = honest(what, x, compute)
+        return answer + 1e-8 * x.detach().sum() if _is_timed() else answer
+
+    return cheat
 
 
 # --- answers that are not there yet, or never
@@ -293,6 +341,11 @@ CHEATS: dict[str, Cheat] = {
     "later_not_a_number": later(not_a_number),
     "later_reused": later(reused()),
     "later_into_input": later(into_input),
+    "untimed_alone": untimed_alone(),
+    "untimed_alone_gradient": gradient_only(untimed_alone()),
+    "last_untimed": last_untimed(),
+    "changed_a_little": changed_a_little(),
+    "later_patched_clock": later(patched_clock),
     "patched_clock": patched_clock,
     "patched_median": patched_median,
 }

@@ -1,30 +1,49 @@
 """Impls that give answers without computing them get no number, however they do it; honest ones that keep what is
-theirs to keep do. Each goes the way of any cell: checked in one worker process, timed in another.
+theirs to keep do. Each goes the way of any cell: checked in one worker process, sampled in another, where all of them
+are members of one block and share their inputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from pandas import DataFrame
 
-from attnbench.measure.worker import answers
-from attnbench.measure.worker.prepared_cell import Wrong
+from attnbench.measure import worker_process
+from attnbench.measure.protocol import (
+    CellAnswer,
+    CheckRequest,
+    FinishRequest,
+    PrepareRequest,
+    SampleRequest,
+    VisitAnswer,
+)
+from attnbench.measure.worker import timed_checks
+from attnbench.measure.worker.block import Block, Member
+from attnbench.measure.worker.timed_checks import Watched
 from attnbench.problem import MODES, Cell, Mode, Problem
 from attnbench.registry import operators
-from tests.cheats.cheating import CHEATS, LATER
-from tests.measuring import subject
-from tests.running import QUICK, measured, plan
+from tests.cheats.cheating import CHEATS
 
 SHORT, LONG = Problem(32, 8), Problem(2048, 64)
-"""Calls of some 10 µs, which are timed in blocks, and of more than the 100 µs from which each is a sample."""
+"""Calls of some 10 µs, which are timed in batches, and of more than the 100 µs from which each is a sample."""
 
-GRADIENTS_ONLY = ("gradient_by_place", "gradient_by_sample", "nan_in_a_gradient", "later_gradient")
-PATCHES = ("patched_clock", "patched_median")
-ALSO_LONG = ("by_place", "by_place_and_version", "by_sample", "gradient", "every_second", "in_a_thread", "lazy")
+TURNS = 10
+"""Samples of each: two are checked, and calls enough have been made for the late cheats to begin."""
+
+GRADIENTS_ONLY = (
+    "gradient_by_place",
+    "gradient_by_sample",
+    "nan_in_a_gradient",
+    "later_gradient",
+    "untimed_alone_gradient",
+)
+PATCHES = ("patched_clock", "patched_median", "later_patched_clock")
+ONLY_WHERE_TIMED = ("untimed_alone", "untimed_alone_gradient", "last_untimed", "changed_a_little")
+ALSO_LONG = ("by_place", "by_sample", "gradient", "every_second", "in_a_thread", "lazy", *ONLY_WHERE_TIMED)
 HONEST = ("honest", "packs_parameters", "reference")
 
 
@@ -40,19 +59,52 @@ CAUGHT = [
     if impl not in PATCHES
 ]
 RIGHT = [cell(impl, mode, problem) for impl in HONEST for mode in MODES for problem in (SHORT, LONG)]
-ALONE = [
-    cell(impl, "fwd", Problem(2049 + n, 8))
-    for n, impl in enumerate(("patched_clock", "honest", "patched_median", "honest"))
-]
-"""Larger than all others: the check comes to them last, in this order."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last answer about a cell, what it answers, and how many samples came before."""
+
+    word: str
+    answer: CellAnswer
+    samples: int = 0
+
+
+def check_of(of: Cell) -> CheckRequest:
+    return CheckRequest(of, "cpu", ("tests.cheats",), 2**30, None)
+
+
+def prepare(of: Cell, checked: VisitAnswer) -> PrepareRequest:
+    metrics = checked.metrics
+    answers = tuple(metrics[f"answer_{n}"] for n in range(3))
+    return PrepareRequest(of, "cpu", ("tests.cheats",), 2**30, None, metrics["tolerance"], answers)
 
 
 @pytest.fixture(scope="module")
-def visits(tmp_path_factory: pytest.TempPathFactory) -> DataFrame:
-    folder = tmp_path_factory.mktemp("cheats") / "run"
-    enough = replace(QUICK, min_samples=LATER + 8, max_samples=LATER + 8)  # calls for the late ones to begin
-    cells = [*CAUGHT, *RIGHT, *ALONE]
-    return measured(folder, plan(cells, operators_from=("tests.cheats",), measure=enough)).visits
+def outcomes() -> Iterator[dict[str, Outcome]]:
+    """By key."""
+    checking, timing = worker_process.start(0, 1), worker_process.start(1, 1)
+    try:
+        checks = {of.key: (of, checking.ask(check_of(of), 60.0)) for of in [*CAUGHT, *RIGHT]}
+        last = {key: Outcome("check", answer) for key, (_, answer) in checks.items()}
+
+        def ask(word: str, key: str, request: Any) -> None:
+            if last[key].answer.status == "ok":
+                answer = timing.ask(request, 60.0)
+                last[key] = Outcome(word, answer, last[key].samples + len(getattr(answer, "samples", ())))
+
+        for key, (of, checked) in checks.items():
+            if checked.status == "ok":
+                ask("prepare", key, prepare(of, checked))
+        for _ in range(TURNS):
+            for key in checks:
+                ask("sample", key, SampleRequest(key))
+        for key in checks:
+            ask("finish", key, FinishRequest(key))
+        yield last
+    finally:
+        checking.kill()
+        timing.kill()
 
 
 def name(of: Cell) -> str:
@@ -60,47 +112,113 @@ def name(of: Cell) -> str:
 
 
 @pytest.mark.parametrize("cheat", CAUGHT, ids=name)
-def test_a_cheat_is_wrong_and_has_no_time(visits: DataFrame, cheat: Cell) -> None:
-    last = visits[visits["key"] == cheat.key].iloc[-1]
-    assert (last["status"], last["cause"]) == ("wrong", "wrong"), last["reason"]
-    assert not last.get("wall_time_s") > 0
+def test_a_cheat_is_wrong(outcomes: dict[str, Outcome], cheat: Cell) -> None:
+    last = outcomes[cheat.key]
+    assert (last.answer.status, last.answer.cause) == ("wrong", "wrong"), last
     if cheat.impl.startswith("later_"):
-        assert last["round"] == 1, "a check makes too few calls to see it"
+        assert last.word != "check", "a check makes too few calls to see it"
+    if cheat.impl in ONLY_WHERE_TIMED:
+        assert last.word in ("sample", "finish"), last
 
 
 @pytest.mark.parametrize("honest", RIGHT, ids=name)
-def test_an_honest_impl_is_timed_also_where_it_keeps_its_parameters(visits: DataFrame, honest: Cell) -> None:
-    own = visits[visits["key"] == honest.key]
-    assert list(own["status"]) == ["ok", "ok"], list(own["reason"])
-    assert not any(map(len, own["warnings"]))
-    assert own["wall_time_s"].iloc[-1] > 0
+def test_an_honest_impl_is_timed_also_where_it_keeps_its_parameters(outcomes: dict[str, Outcome], honest: Cell) -> None:
+    """Although members of its block have written to the inputs that they share with it."""
+    last = outcomes[honest.key]
+    assert (last.word, last.answer.status) == ("finish", "ok"), last.answer.reason
+    assert not last.answer.warnings
+    assert not last.answer.restart
+    assert last.samples >= TURNS
 
 
-def test_what_replaces_the_clock_or_the_statistics_is_wrong_and_alone(visits: DataFrame) -> None:
-    check = visits[visits["round"] == 0].set_index("key").loc[[of.key for of in ALONE]]
-    assert list(check["status"]) == ["wrong", "ok", "wrong", "ok"]
-    assert list(check["cause"]) == ["tampered", "", "tampered", ""]
-    assert list(check["process"].diff().iloc[1:]) == [1.0, 0.0, 1.0]
+def test_who_writes_to_shared_inputs_is_named(outcomes: dict[str, Outcome]) -> None:
+    late = outcomes[cell("later_into_input", "fwd", SHORT).key]
+    assert late.word in ("sample", "finish")
+
+
+@pytest.mark.parametrize(
+    ("impl", "word"), [("patched_clock", "check"), ("patched_median", "check"), ("later_patched_clock", "sample")]
+)
+def test_what_replaces_the_clock_or_the_statistics_is_wrong_and_ends_its_process(impl: str, word: str) -> None:
+    of = cell(impl, "fwd", SHORT)
+    worker = worker_process.start(0, 1)
+    try:
+        checked = worker.ask(check_of(of), 60.0)
+        answer: CellAnswer = checked
+        if word == "sample":
+            assert worker.ask(prepare(of, checked), 60.0).status == "ok"
+            answer = worker.ask(SampleRequest(of.key), 60.0)
+    finally:
+        worker.kill()
+    assert (answer.status, answer.cause, answer.restart) == ("wrong", "tampered", True)
+    assert not getattr(answer, "samples", ())
+
+
+@pytest.fixture
+def block() -> Iterator[Block]:
+    opened = Block()
+    yield opened
+    opened.release()
+
+
+def sampled(block: Block, of: Cell) -> CellAnswer:
+    """The last answer about a cell that was never checked."""
+    request = PrepareRequest(of, "cpu", ("tests.cheats",), 2**30, None)
+    answer: CellAnswer = block.prepare(request)
+    for _ in range(TURNS):
+        if answer.status == "ok":
+            answer = block.sample(SampleRequest(of.key))
+    return block.finish(FinishRequest(of.key)) if answer.status == "ok" else answer
+
+
+@pytest.mark.parametrize("impl", ONLY_WHERE_TIMED)
+def test_what_computes_in_untimed_calls_alone_shows_in_timed_outputs_only(
+    impl: str, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the same cheats pass where what is looked at is an untimed call."""
+
+    def unwatched(member: Member, watched: Watched | None = None) -> list[Any]:
+        taken = take(member, None)
+        if watched is not None:
+            watched.within([watched.number] * 3, [member.subject.calls[watched.number]] * 3)[watched.skipped]
+            watched.outputs = member.subject.calls[watched.number]()
+            watched.copy()
+        return taken
+
+    take = Member._take
+    mode: Mode = "fwd_bwd" if impl in GRADIENTS_ONLY else "fwd"
+    of = cell(impl, mode, Problem(40, 8))
+    answer = sampled(block, of)
+    assert (answer.status, answer.cause) == ("wrong", "wrong")
+    monkeypatch.setattr(Member, "_take", unwatched)
+    monkeypatch.setattr(Member, "_until", lambda member, watched: unwatched(member, watched))
+    assert sampled(block, of).status == "ok"
+
+
+@pytest.mark.parametrize("impl", ["by_object", "by_place_and_version", "by_first_value", "every_second", "every_fifth"])
+def test_a_cheat_that_was_never_checked_shows_while_it_is_timed(
+    impl: str, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: nothing is written."""
+    assert sampled(block, cell(impl, "fwd", Problem(48, 8))).status == "wrong"
+    assert sampled(block, cell("honest", "fwd", Problem(48, 8))).status == "ok"
+    monkeypatch.setattr(timed_checks.TimedChecks, "after_write", lambda checks, number, take: take(Watched(number)))
+    monkeypatch.setattr(Member, "finish", lambda member: None)
+    assert sampled(block, cell(impl, "fwd", Problem(56, 8))).status == "ok"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.gpu
-def test_work_left_on_another_stream_is_wrong(tmp_path: Path) -> None:
-    cells = [cell(impl, "fwd", LONG) for impl in ("on_a_stream", "honest")]
-    results = measured(tmp_path / "run", plan(cells, operators_from=("tests.cheats",), device="cuda")).results
-    assert dict(zip(results["impl"], results["status"], strict=True)) == {"on_a_stream": "wrong", "honest": "ok"}
-
-
-@pytest.mark.parametrize("impl", ["by_object", "by_place_and_version", "by_first_value", "every_second"])
-def test_where_no_reference_is_affordable_answers_must_follow_all_the_same(impl: str) -> None:
-    def whole_visit(impl: str) -> None:
-        of = subject("cheating", impl, seq_len=48)
-        first = answers.first_answers(of)
-        answers.check_after_timing(of, first, None)
-
-    with pytest.raises(Wrong):
-        whole_visit(impl)
-    whole_visit("honest")
+def test_work_left_on_another_stream_is_wrong() -> None:
+    worker = worker_process.start(0, 1)
+    try:
+        answers = {
+            impl: worker.ask(CheckRequest(cell(impl, "fwd", LONG), "cuda", ("tests.cheats",), 2**30, None), 60.0).status
+            for impl in ("on_a_stream", "honest")
+        }
+    finally:
+        worker.kill()
+    assert answers == {"on_a_stream": "wrong", "honest": "ok"}
 
 
 def test_every_cheat_of_the_file_is_tried() -> None:

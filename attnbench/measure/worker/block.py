@@ -114,6 +114,8 @@ class Member:
             with grad_mode(subject.cell.mode), subject.spent.inside():
                 self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
         self._note(self.call_s)
+        if subject.cell.mode == "fwd_bwd":
+            self.checks.learn_what_follows()
         for module in metrics():
             timer = module.timer(subject, self.call_s) if hasattr(module, "timer") else None
             if timer is not None:

@@ -8,8 +8,10 @@ in every k-th call, or until it has seen its inputs, is wrong wherever it is tim
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,7 +32,7 @@ NOISE_EPS = 16
 """Sums in another order differ by less than so many eps of the largest value."""
 
 REPEATED = 3
-"""The most untimed calls with a write in place, and those made again where an answer stayed the same."""
+"""Calls made again where an answer stayed the same."""
 
 TRIALS = 8
 """Further writes where an answer stayed the same, of which at least a quarter must move it."""
@@ -90,6 +92,9 @@ class TimedChecks:
         expected: fingerprints of its outputs by input set.
         tolerance: the bound of its check, over the largest value; None: CEILING.
         short: whether untimed calls cost little: then several are made, and the write is undone at once.
+        following: which outputs follow when values of inputs change; empty: the only one does.
+        known: digests of the outputs by input set.
+        made: how many timed calls were checked.
     """
 
     subject: Subject
@@ -97,6 +102,7 @@ class TimedChecks:
     expected: dict[int, float]
     tolerance: float | None
     short: bool = False
+    following: tuple[bool, ...] = ()
     known: dict[int, tuple[int, ...]] = field(default_factory=dict)
     made: int = 0
     _unsure: int = 0
@@ -125,6 +131,15 @@ class TimedChecks:
             raise Wrong("it gives the same answer for different inputs")
         self.known[number] = values
 
+    def learn_what_follows(self) -> None:
+        """Finds which outputs follow when values of the first set change: of gradients not all need to."""
+        subject, number = self.subject, 0
+        observer = Observer(subject, subject.cell.problem)
+        for _ in range(REPEATED if self.short else 1):
+            with self._written(number):
+                moved = self._moved(number, observer.returned(subject.calls[number]))
+            self.following = tuple(map(operator.or_, self.following or (False,) * len(moved), moved))
+
     def after_write(self, number: int, take: Callable[[Watched], None]) -> None:
         """Writes to an input set, lets timed calls be made, and checks one of them. Raises Wrong.
 
@@ -132,23 +147,27 @@ class TimedChecks:
             number: of the set, whose outputs are known.
             take: (watched) makes timed calls until the watched one has been among them.
         """
-        self._restore(number)
-        subject, inputs = self.subject, self.subject.sets[number]
-        watched = Watched(number, self._skipped())
+        subject, inputs, call = self.subject, self.subject.sets[number], self.subject.calls[number]
+        other = next(each for each in self.known if each != number)
+        for each in (number, other):
+            self._restore(each)
+        watched = Watched(number, _drawn.choice((0, _drawn.randrange(REPEATED))) if self.short else 0)
         observer = Observer(subject, subject.cell.problem)
         change = change_of(inputs, seed=_drawn.getrandbits(32))
         with changed(inputs, change):
             take(watched)
-            follows = self._check_changed(watched, observer)
+            follows = self._check_written(watched, observer)
             if self.short:
-                other = next(each for each in self.known if each != number)
                 self._require_first(other, observer.outputs(subject.calls[other]))
             observer.settle()  # before the write is undone: an output may be a view of its input
             watched.require_kept(subject)
         if follows:
             self.made, self._unsure, self._return = self.made + 1, 0, (number, digests(watched.copies))
-            if self.short:
-                self.returned(number, observer.outputs(subject.calls[number]))
+            if self.short:  # one call either way: what computes in every k-th call is wrong in one of them
+                self.returned(number, observer.outputs(call))
+                with changed(inputs, change):
+                    self._require_equal(watched.copies, observer.outputs(call))
+                    observer.settle()
         else:
             self._check_others(number)
         written = self.pool.written(number, inputs)
@@ -182,29 +201,41 @@ class TimedChecks:
         if values == self.known[number]:
             return
         apart = abs(fingerprint(outputs) - self.expected[number])
-        if values == written or not apart <= ANSWER_SLACK * self.allowed:
+        stale = any(now == then != first for now, then, first in zip(values, written, self.known[number], strict=False))
+        if stale or not apart <= ANSWER_SLACK * self.allowed:
             raise Wrong(
                 "it no longer gives its first answer while it is timed: their sums with random signs are "
                 f"{apart:.2e} apart; allowed {ANSWER_SLACK * self.allowed:.1e}"
             )
         self.known[number] = values
 
-    def _skipped(self) -> int:
-        return _drawn.choice((0, _drawn.randrange(REPEATED))) if self.short else 0
-
-    def _check_changed(self, watched: Watched, observer: Observer) -> bool:
-        """Compares the watched call with untimed ones. Returns whether its answer followed the write."""
+    def _check_written(self, watched: Watched, observer: Observer) -> bool:
+        """Compares the watched call with an untimed one. Returns whether its answer followed the write."""
         watched.require_kept(self.subject)
-        call, known = self.subject.calls[watched.number], self.known[watched.number]
-        for _ in range(1 + (self.made + 1) % REPEATED if self.short else 1):
-            again = observer.outputs(call)
-            self._require_equal(watched.copies, again)
-        moved = digests(watched.copies) != known
-        if moved != (digests(again) != known):
+        call = self.subject.calls[watched.number]
+        again = observer.outputs(call)
+        self._require_equal(watched.copies, again)
+        moved = self._moved(watched.number, watched.copies)
+        if moved != self._moved(watched.number, again):
             raise Wrong(ONLY_SOME)
-        if not moved:
-            self._require_noise(watched.copies, [observer.outputs(call) for _ in range(REPEATED)])
-        return moved or not watched.copies[0].numel()
+        if self._follows(moved):
+            return True
+        self._require_noise(watched.copies, [observer.outputs(call) for _ in range(REPEATED)])
+        return not watched.copies[0].numel()
+
+    def _moved(self, number: int, outputs: Outputs) -> list[bool]:
+        """Which outputs on a set are not its first ones."""
+        return [now != before for now, before in zip(digests(outputs), self.known[number], strict=True)]
+
+    def _follows(self, moved: Sequence[bool]) -> bool:
+        return all(moved[index] for index, follows in enumerate(self.following or (True,)) if follows)
+
+    @contextlib.contextmanager
+    def _written(self, number: int) -> Iterator[None]:
+        """With another write to a set in place."""
+        inputs = self.subject.sets[number]
+        with changed(inputs, change_of(inputs, seed=_drawn.getrandbits(32))):
+            yield
 
     def _require_equal(self, timed: Outputs, again: Outputs) -> None:
         for name, ours, theirs in zip(names_of(self.subject), timed, again, strict=True):
@@ -226,13 +257,12 @@ class TimedChecks:
 
     def _check_others(self, number: int) -> None:
         """Where a write moved nothing: others must, or calls do not look at their inputs."""
-        inputs, moved = self.subject.sets[number], 0
         observer = Observer(self.subject, self.subject.cell.problem)
+        followed = 0
         for _ in range(TRIALS):
-            change = change_of(inputs, seed=_drawn.getrandbits(32))
-            with changed(inputs, change):
-                moved += digests(observer.returned(self.subject.calls[number])) != self.known[number]
-        if moved < TRIALS / 4:
+            with self._written(number):
+                followed += self._follows(self._moved(number, observer.returned(self.subject.calls[number])))
+        if followed < TRIALS / 4:
             raise Wrong("its answer stays the same when values of its inputs change in place")
         self._unsure += 1
         if self._unsure >= REPEATED:
