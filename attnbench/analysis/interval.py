@@ -1,8 +1,8 @@
 """Intervals from rounds: they cover the next run's fresh processes, not the repetitions within one process.
 
-Model of one visit, in logs: log y = cell + process + own. `process` is an offset common to all cells that one worker
-measured; `own` is the residual of one cell in one process. Absolute values vary with both. In the ratio of two cells
-that the same workers measured, `process` cancels.
+Model of one visit, in logs: log y = cell + group + own. A group is what was measured in turns: one block in one
+process, and before contract 3, where blocks had no turns, one process. Its offset is common to all cells in it, and
+cancels in the ratio of two of them. `own` is the residual of one cell in one group. Absolute values vary with both.
 
 own: the variance of a cell from 2 or 3 rounds alone is nearly worthless, and one variance for all cells is wrong where
 some are noisier. The moderated variance of Smyth 2004 ("Linear Models and Empirical Bayes Methods for Assessing
@@ -11,10 +11,9 @@ compromise: the cells' variances are draws from a scaled inverse χ², whose fre
 varies over the cells beyond what χ² explains. Similar cells give d₀ = ∞, which is plain pooling; dissimilar cells give
 a small d₀, and each cell then mostly uses its own variance. So pooling is applied only as far as the data support it.
 
-process: its variance is estimated from as many draws as there were workers, however many cells each measured. Each
-part has its own t quantile, and the squared half widths add up (Banerjee 1960, "Approximate confidence interval for
-linear functions of means of k populations when the population variances are not equal", Sankhyā 22: never below the
-nominal coverage). So two rounds that differ as a whole give a wide interval.
+group: offset = process + block in the process, a nested model: as far as whole processes differ, there are only as many
+draws as processes; as far as blocks differ within one, as many as groups. The freedom of a sum of variances is
+Satterthwaite's (1946, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2).
 """
 
 from __future__ import annotations
@@ -27,12 +26,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from attnbench.analysis.distributions import CONFIDENCE, digamma, t_quantile, tetragamma, trigamma
+from attnbench.problem import CELL_COLUMNS
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 POOLED_SHARE = 0.6
 """The share of all cells' freedom that a moderated variance may claim. In simulations 8 dissimilar cells in 2 rounds
 need it to reach 93 % coverage; for 24 cells it hardly matters."""
+
+TURNS_SINCE = 3
+"""The first timing contract whose blocks are measured in turns."""
+
+MEMBER_COLUMNS = ("operator", "impl", "params")
+"""In what the members of a block differ."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,9 @@ class Estimate:
     """The level of one cell and its uncertainty, in natural logs.
 
     Attributes:
-        level: log of the value, adjusted for process offsets.
+        level: log of the value, adjusted for group offsets.
         own, own_freedom: variance of `level` from this cell's residuals, and its degrees of freedom.
-        shared, shared_freedom: the same from process offsets.
+        shared, shared_freedom: the same from group offsets.
         rounds: visits of the cell.
         confidence: of its interval; where a run may stop at several looks, what each of them has.
 
@@ -65,18 +72,31 @@ class Estimate:
 
     @property
     def own_half_width(self) -> float:
-        """Half the interval, in logs, of what is left where process offsets cancel; nan from one round."""
-        return math.sqrt(t_quantile(self.own_freedom, self.confidence) ** 2 * self.own if self.own > 0 else self.own)
+        """Half the interval, in logs, of what is left where group offsets cancel; nan from one round."""
+        return half_width(self.confidence, (self.own, self.own_freedom))
 
     @property
     def half_width(self) -> float:
         """Half the interval of the absolute value, in logs; nan from one round."""
-        shared_squared = t_quantile(self.shared_freedom, self.confidence) ** 2 * self.shared if self.shared > 0 else 0.0
-        return math.hypot(self.own_half_width, math.sqrt(shared_squared))
+        return half_width(self.confidence, (self.own, self.own_freedom), (self.shared, self.shared_freedom))
+
+
+def half_width(confidence: float, *parts: tuple[float, float]) -> float:
+    """Half the t interval of a sum; nan where a part is.
+
+    Each part keeps its t quantile and the squared half widths add up (Banerjee 1960, "Approximate confidence interval
+    for linear functions of means of k populations when the population variances are not equal", Sankhyā 22: never below
+    the nominal coverage, also where moderation makes the parts' variances alike).
+
+    Args:
+        confidence: of the interval.
+        parts: variance and degrees of freedom of each summand.
+    """
+    return math.sqrt(sum(t_quantile(freedom, confidence) ** 2 * x if x > 0 else x for x, freedom in parts))
 
 
 def ratio_half_width(a: Estimate, b: Estimate) -> float:
-    """Half the interval of log(a / b), both measured by the same processes; nan where either has one round."""
+    """Half the interval of log(a / b), both measured in the same groups; nan where either has one round."""
     return math.hypot(a.own_half_width, b.own_half_width)
 
 
@@ -108,7 +128,7 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
     """An Estimate per key, from the timed rounds of a run, or of both sides of a comparison together.
 
     Args:
-        visits: as in `intervals`.
+        visits: as in `intervals`; with contract, CELL_COLUMNS and part where blocks were measured in turns.
         column: a positive quantity, in base units.
         confidence: of the interval of each.
     """
@@ -118,23 +138,28 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
     if usable.empty:
         return {}
     cells, keys = pd.factorize(usable["key"])
-    processes = pd.factorize(usable["process"])[0]
     logs = np.log(usable[column].to_numpy(dtype=np.float64))
-    fit = _fit(logs, cells, processes, np.ones(len(keys)))
+    processes = pd.factorize(usable["process"])[0]
+    blocks, groups = _blocks(usable, cells, processes)
+    fit = _fit(logs, cells, blocks, groups, np.ones(len(keys)))
+    variance, freedom = np.full(len(keys), np.nan), np.zeros(len(keys))
     if fit.freedom.sum() > 0:
         variance, freedom = moderate(fit.variance, fit.freedom)
-        # Again with less weight for noisy cells in the offsets of processes.
-        fit = _fit(logs, cells, processes, np.where(variance > 0, variance, 1.0))
+        # Again with less weight for noisy cells in the offsets of groups.
+        fit = _fit(logs, cells, blocks, groups, np.where(variance > 0, variance, 1.0))
         variance, freedom = moderate(fit.variance, fit.freedom)
-    else:
-        variance, freedom = np.full(len(keys), np.nan), np.zeros(len(keys))
+    shared, shared_freedom = _between(fit.offset, blocks, groups, processes)
+    estimated = freedom > 0
+    own = np.where(estimated, variance / fit.rounds, np.nan)
+    # A cell outside every group has its process's offset in its own residuals.
+    common = np.where(estimated, shared * fit.grouped / fit.rounds, np.nan)
     return {
         str(key): Estimate(
             level=float(fit.level[i]),
-            own=float(variance[i] / fit.rounds[i]) if freedom[i] > 0 else math.nan,
+            own=float(own[i]),
             own_freedom=float(freedom[i]),
-            shared=float(fit.shared / fit.rounds[i]) if freedom[i] > 0 else math.nan,
-            shared_freedom=fit.shared_freedom,
+            shared=float(common[i]),
+            shared_freedom=shared_freedom,
             rounds=int(fit.rounds[i]),
             confidence=confidence,
         )
@@ -142,56 +167,102 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
     }
 
 
+def _blocks(usable: pd.DataFrame, cells: Indices, processes: Indices) -> tuple[Indices, Indices]:
+    """The block and the group of each visit, numbered; before contract 3 a run is one block."""
+    turns = usable["contract"].iloc[0] if "contract" in usable else ""
+    if not turns.split(" ")[0].isdecimal() or int(turns.split(" ")[0]) < TURNS_SINCE:
+        return np.zeros_like(processes), processes
+    columns = [name for name in CELL_COLUMNS if name in usable and name not in MEMBER_COLUMNS]
+    first = usable.iloc[np.unique(cells, return_index=True)[1]]
+    blocks = first.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()[cells]
+    part = usable["part"].to_numpy(dtype=np.int64)
+    groups = np.unique(np.stack([blocks, processes, part]), axis=1, return_inverse=True)[1].ravel()
+    return np.asarray(blocks, dtype=np.int64), np.asarray(groups, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class _Fit:
     level: Floats  # [cells]
-    rounds: npt.NDArray[np.int64]  # [cells]
-    variance: Floats  # [cells], of one visit around cell and process
+    rounds: Indices  # [cells]
+    variance: Floats  # [cells], of one visit around cell and group
     freedom: Floats  # [cells]
-    shared: float  # variance of one visit that processes explain
-    shared_freedom: float
+    offset: Floats  # [visits], of its group; nan outside every group
+    grouped: Floats  # [cells], the share of its visits that lie in a group
 
 
-def _fit(logs: Floats, cells: npt.NDArray[np.int64], processes: npt.NDArray[np.int64], cell_variance: Floats) -> _Fit:
-    """Weighted least squares of logs = cell + process; `cell_variance` gives each cell's weight."""
+def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats) -> _Fit:
+    """Weighted least squares of logs = cell + group; `cell_variance` gives each cell's weight."""
     rounds = np.bincount(cells)
+    offset, lost = np.full(len(logs), np.nan), np.zeros(len(logs))
+    for block in range(blocks.max() + 1):  # no cell is in two
+        here = np.flatnonzero(blocks == block)
+        offset[here], lost[here] = _offsets(logs[here], cells[here], groups[here], 1 / cell_variance[cells[here]])
+    adjusted = logs - np.nan_to_num(offset)
+    # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
+    level = np.bincount(cells, weights=adjusted) / rounds
+    freedom = (rounds - 1) * (1 - np.bincount(cells, weights=lost) / rounds)
+    variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
+    return _Fit(level, rounds, variance, freedom, offset, np.bincount(cells, weights=~np.isnan(offset)) / rounds)
+
+
+def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, float]:
+    """The offset of each visit's group, and the share of the residuals' freedom that estimating offsets takes.
+
+    A visit alone in its group has none (nan); nor has any where workers measured hardly more than one cell each, whose
+    offsets cannot be separated from the residuals.
+    """
+    cells, groups = (np.unique(x, return_inverse=True)[1] for x in (cells, groups))
+    rounds, visits = np.bincount(cells), np.bincount(groups)
+    common = np.flatnonzero(visits > 1)
     spare = len(logs) - len(rounds)
-    weight = 1.0 / cell_variance[cells]
 
     def centred(x: Floats) -> Floats:
-        return x - (np.bincount(cells, weights=x) / rounds)[cells]
+        return x - (np.stack([np.bincount(cells, weights=column) for column in x.T]) / rounds)[:, cells].T
 
-    y = centred(logs)
-    incidence = np.stack([centred((processes == p).astype(np.float64)) for p in range(processes.max() + 1)], axis=1)
-    normal = incidence.T @ (weight[:, None] * incidence)  # [processes, processes]
-    rank = int(np.linalg.matrix_rank(normal)) if spare else 0
-    # Where workers measured hardly more than one cell each, their offsets cannot be separated from the residuals.
-    separable = 0 < rank <= 0.75 * spare
-    offset = np.zeros(normal.shape[0])
-    shared = shared_freedom = 0.0
-    if separable:
-        right = incidence.T @ (weight * y)
-        offset = np.linalg.pinv(normal) @ right
-        # Henderson 1953, method 3: E[right · offset] = rank + trace(normal) · variance of a process.
-        shared, shared_freedom = float(right @ offset) / float(np.trace(normal)), float(rank)
-    else:
-        rank = 0
-    residual = y - incidence @ offset
-    offset = offset - _gauge(normal, offset, np.bincount(processes).astype(np.float64))
-    # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
-    level = np.bincount(cells, weights=logs - offset[processes]) / rounds
-    freedom = np.asarray((rounds - 1) * ((spare - rank) / spare if spare else 0.0), dtype=np.float64)
-    squares = np.bincount(cells, weights=residual**2)
-    variance = squares / np.where(freedom > 0, freedom, 1.0)
-    return _Fit(level, rounds, variance, freedom, shared, shared_freedom)
+    member = (groups[:, None] == common).astype(np.float64)  # [visits, groups]
+    if not (spare and len(common)):
+        return np.full(len(logs), np.nan), 0.0
+    incidence = centred(member)
+    values, vectors = np.linalg.eigh(incidence.T @ (weight[:, None] * incidence))
+    known = values > 1e-9 * values[-1]
+    rank = int(known.sum())
+    if not 0 < rank <= 0.75 * spare:
+        return np.full(len(logs), np.nan), 0.0
+    right = incidence.T @ (weight * centred(logs[:, None])[:, 0])
+    offset = vectors[:, known] @ ((vectors[:, known].T @ right) / values[known])
+    # Offsets average 0 over the visits of each set of groups that common cells connect, on which they are constant.
+    free = vectors[:, ~known]
+    weighted = free * visits[common][:, None]
+    offset -= free @ np.linalg.solve(free.T @ weighted, weighted.T @ offset)
+    return np.where(visits[groups] > 1, member @ offset, np.nan), rank / spare
 
 
-def _gauge(normal: Floats, offset: Floats, visits: Floats) -> Floats:
-    """The shift that makes offsets average 0 over the visits of each group of processes connected by common cells."""
-    values, vectors = np.linalg.eigh(normal)
-    free = vectors[:, values <= 1e-9 * max(values[-1], 1e-300)]  # constant on each connected group of processes
-    weighted = free * visits[:, None]
-    return np.asarray(free @ np.linalg.solve(free.T @ weighted, weighted.T @ offset), dtype=np.float64)
+def _between(offset: Floats, blocks: Indices, groups: Indices, processes: Indices) -> tuple[float, float]:
+    """The variance of the offsets of groups, and its degrees of freedom: those of a nested model.
+
+    The squares of whole processes' means have as many as there are processes less one, what is left around them has
+    the rest.
+    """
+    first = np.unique(groups, return_index=True)[1]
+    first = first[~np.isnan(offset[first])]
+    if not len(first):
+        return 0.0, 0.0
+    block, process, value = (
+        np.unique(blocks[first], return_inverse=True)[1],
+        np.unique(processes[first], return_inverse=True)[1],
+        offset[first],
+    )
+    each = np.bincount(block)
+    freedom = float(len(first) - len(each))
+    value = value - (np.bincount(block, weights=value) / each)[block]
+    total = float(value @ value)
+    if not total > 0 or not freedom:
+        return 0.0, freedom
+    whole = min(float((np.bincount(process, weights=value) ** 2 / np.bincount(process)).sum()), total)
+    whole_freedom = float(each.max() - 1)
+    rest = freedom - whole_freedom
+    spread = whole**2 / whole_freedom + ((total - whole) ** 2 / rest if rest > 0 else 0.0)
+    return total / freedom, total**2 / spread
 
 
 def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
