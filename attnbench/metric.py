@@ -63,7 +63,8 @@ class Metric:
         title: its heading in tables and pictures; empty: its name.
         label: what it is called beside another metric; empty: its name.
         place: where it stands among the tables, crossovers and pictures of a run; None: only where it is asked for.
-        clock: of the samples that it takes in timed rounds, as samples.csv names it; empty: it takes none.
+        clock: of the samples that it takes in timed rounds, as samples.csv names it; empty: it takes none. Its file has
+            `timer(subject, seconds of one call)`, what a sample is taken by (`worker.clocks.Clock`), or None.
         exact: whether it repeats to the last digit on the same machine set-up; then it may not grow.
         guarded: of an exact metric, further columns that may not grow; the one that grew most is judged.
         analytic: whether it is known without a call: the same on every machine, and not lost where a call fails.
@@ -117,10 +118,18 @@ class Metric:
     @property
     def ends(self) -> tuple[str, str]:
         """The columns of the interval's ends: `<stem>_low_<unit>` and `<stem>_high_<unit>`."""
+        return self._column("low"), self._column("high")
+
+    @property
+    def median_column(self) -> str:
+        """Of one with a clock: the column of the median, beside the undisturbed time."""
+        return self._column("median")
+
+    def _column(self, name: str) -> str:
         stem, unit = self.column, ""
         if self.unit and stem.endswith(f"_{self.unit}"):
             stem, unit = stem.removesuffix(f"_{self.unit}"), f"_{self.unit}"
-        return f"{stem}_low{unit}", f"{stem}_high{unit}"
+        return f"{stem}_{name}{unit}"
 
     @property
     def best_exact(self) -> str:

@@ -1,4 +1,4 @@
-"""The A/A self-test: two fresh workers measure the same small cell in turns. What differs is noise."""
+"""The A/A self-test: two fresh workers take samples of the same small cell in turns. What differs is noise."""
 
 from __future__ import annotations
 
@@ -6,20 +6,32 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from attnbench.measure import worker_process
-from attnbench.measure.protocol import EnvironmentRequest, Phase, VisitAnswer, VisitRequest, WorkerLost
-from attnbench.plan.settings import Measure
+from attnbench.measure.protocol import (
+    CellAnswer,
+    CheckRequest,
+    EnvironmentRequest,
+    FinishRequest,
+    PrepareRequest,
+    Request,
+    SampleRequest,
+    WorkerLost,
+)
 from attnbench.problem import Cell, Problem
+from attnbench.registry import clocks
+
+Samples = list[tuple[str, float, str]]
+A = TypeVar("A", bound=CellAnswer)
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
 
 TURNS = 6
-"""Pairs of visits, one by each worker."""
+"""Pairs of times, one by each worker."""
 
-MEASURE = Measure(rounds=TURNS, within_process_precision=0.0, min_samples=5, max_samples=400, max_time_s=0.1)
-"""Every visit samples for its whole time: a precision of 0 is reached only by samples that are all equal."""
+SAMPLES = 8
+"""Samples that one of the times is of."""
 
 TIMEOUT_S = 60.0
 MEMORY_BYTES = 2**30
@@ -48,7 +60,7 @@ class SelfTest:
 
     @property
     def call_s(self) -> float:
-        """Seconds of one call, the geometric mean of all visits."""
+        """Seconds of one call, the geometric mean of all times."""
         return math.exp(mean(math.log(s) for pair in self.pairs for s in pair))
 
     @property
@@ -76,49 +88,47 @@ def self_test(
     try:
         workers.append(start(0, threads))
         facts = workers[0].ask(EnvironmentRequest(device), TIMEOUT_S).environment
-        checked = _visit(workers[0], "check", device, None)
+        checked = _ask(workers[0], CheckRequest(CELL, device, (), MEMORY_BYTES, None))
+        prepare = PrepareRequest(CELL, device, (), MEMORY_BYTES, None, checked.metrics.get("tolerance"))
         workers.append(start(1, threads))
-        turns = [_turn(workers, number, device, checked.metrics.get("tolerance")) for number in range(TURNS)]
+        for worker in workers:
+            _ask(worker, prepare)
+        turns = [_turn(workers, number) for number in range(TURNS)]
+        finished = _ask(workers[0], FinishRequest(CELL.key))
     finally:
         for worker in workers:
             worker.close()
-    answers = [answer for turn in turns for answer in turn]
-    samples = [flags.split("+") for answer in answers for _, flags in _wall(answer)]
-    names = sorted({flag for flags in samples for flag in flags if flag})
+    samples = [sample for turn in turns for each in turn for sample in each]
+    flags = [flags.split("+") for clock, _, flags in samples if clock == "wall"]
+    names = {flag for each in flags for flag in each if flag}
+    timed = {clock for clock, _, _ in samples}
+    columns = {metric.column for metric in clocks(device_clock=True).values() if metric.clock in timed}
     return SelfTest(
         device=device,
-        metrics=frozenset(name for answer in (checked, *answers) for name in answer.metrics),
-        pairs=tuple((first.metrics["wall_time_s"], second.metrics["wall_time_s"]) for first, second in turns),
-        samples=len(samples),
-        flagged={name: sum(name in flags for flags in samples) for name in names},
+        metrics=frozenset(columns | checked.metrics.keys() | finished.metrics.keys()),
+        pairs=tuple((_wall_s(first), _wall_s(second)) for first, second in turns),
+        samples=len(flags),
+        flagged={name: sum(name in each for each in flags) for name in sorted(names)},
         facts=facts,
     )
 
 
-def _wall(answer: VisitAnswer) -> list[tuple[float, str]]:
-    return [(seconds, flags) for clock, seconds, flags in answer.samples if clock == "wall"]
+def _wall_s(samples: Samples) -> float:
+    from attnbench.analysis.undisturbed import undisturbed
+
+    return undisturbed([seconds for clock, seconds, _ in samples if clock == "wall"])
 
 
-def _turn(
-    workers: Sequence[worker_process.Worker], number: int, device: str, tolerance: float | None
-) -> tuple[VisitAnswer, VisitAnswer]:
-    """One visit by each; who begins changes from turn to turn, so that a drift of the machine cancels."""
-    order = (0, 1) if number % 2 == 0 else (1, 0)
-    answers = {index: _visit(workers[index], "time", device, tolerance) for index in order}
-    return answers[0], answers[1]
+def _turn(workers: Sequence[worker_process.Worker], number: int) -> tuple[Samples, Samples]:
+    """SAMPLES by each, one right after the other; who begins changes from turn to turn, so that a drift cancels."""
+    taken: tuple[Samples, Samples] = ([], [])
+    for _ in range(SAMPLES):
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            taken[index].extend(_ask(workers[index], SampleRequest(CELL.key)).samples)
+    return taken
 
 
-def _visit(worker: worker_process.Worker, phase: Phase, device: str, tolerance: float | None) -> VisitAnswer:
-    request = VisitRequest(
-        phase=phase,
-        cell=CELL,
-        measure=MEASURE,
-        device=device,
-        operators_from=(),
-        memory_limit=MEMORY_BYTES,
-        host_limit=None,
-        tolerance=tolerance,
-    )
+def _ask(worker: worker_process.Worker, request: Request[A]) -> A:
     answer = worker.ask(request, TIMEOUT_S)
     if answer.status != "ok":
         raise WorkerLost(answer.status, answer.reason or answer.status)

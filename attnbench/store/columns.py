@@ -32,9 +32,9 @@ def first_columns() -> tuple[str, ...]:
 
 
 def result_columns() -> tuple[str, ...]:
-    """Every column of results.csv: `first_columns`, then the others of metrics with a `csv_place` and those of metrics
-    without one, both by the metrics' names."""
-    others = sorted(metrics().values(), key=lambda metric: metric.csv_place is None)
+    """Every column of results.csv: `first_columns`, then the others of metrics with a `csv_place`, those with a clock
+    last, and those of metrics without one; each by the metrics' names."""
+    others = sorted(metrics().values(), key=lambda metric: (metric.csv_place is None, bool(metric.clock)))
     return tuple(dict.fromkeys((*first_columns(), *(name for metric in others for name in metric.columns))))
 
 

@@ -17,7 +17,7 @@ def test_two_workers_measure_here() -> None:
     found = self_test.self_test("cpu", 1)
     assert len(found.pairs) == self_test.TURNS
     assert all(0 < seconds < 10 for pair in found.pairs for seconds in pair)
-    assert found.samples >= 2 * self_test.TURNS * self_test.MEASURE.min_samples
+    assert found.samples >= 2 * self_test.TURNS * self_test.SAMPLES
     assert found.metrics >= {"wall_time_s", "flops", "peak_memory_bytes", "relative_error"}
     assert found.facts["threads"] == 1
     assert found.noise > 0
@@ -44,13 +44,15 @@ def test_workers_take_turns_and_who_begins_changes() -> None:
         def ask(request: Any, timeout: float) -> Any:
             asked.append((number, request.to_json()["do"]))
             samples = [["wall", 1.0 + number, "switched"], ["wall", 1.0 + number, ""], ["device", 9.0, "throttled"]]
-            metrics = {"wall_time_s": 1.0 + number}
-            return request.read({"status": "ok", "environment": {}, "metrics": metrics, "samples": samples})
+            times = {"first_call_s": 1.0, "call_s": 1.0}
+            return request.read({"status": "ok", "environment": {}, "samples": samples, **times})
 
         return SimpleNamespace(ask=ask, close=lambda: None)
 
     found = self_test.self_test("cpu", 1, start)
-    assert [number for number, do in asked if do == "visit_time"] == [0, 1, 1, 0] * (self_test.TURNS // 2)
+    pair = [0, 1] * self_test.SAMPLES
+    assert [number for number, do in asked if do == "sample"] == [*pair, *pair[::-1]] * (self_test.TURNS // 2)
+    assert {"wall_time_s", "device_time_s"} <= found.metrics
     assert found.pairs == ((1.0, 2.0),) * self_test.TURNS
     assert found.noise == pytest.approx(1.0)
     assert (found.share("switched"), found.share("throttled")) == (0.5, 0.0)

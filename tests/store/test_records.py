@@ -39,7 +39,7 @@ HEADER = (
     "relative_error,tolerance,checked_seq_len,threads,contract,cause,energy_resolution_j,estimate_error,"
     "flops_uncounted,impl_flops,passes,softmax_error_at_0.25,softmax_error_at_0.5,softmax_error_at_1,"
     "softmax_error_at_2,softmax_error_at_4,mean_error_at_0.25,mean_error_at_0.5,mean_error_at_1,mean_error_at_2,"
-    "mean_error_at_4"
+    "mean_error_at_4,device_time_median_s,wall_time_median_s,first_call_s"
 )
 """Of results.csv, as it was published: a column never moves, and new ones follow."""
 

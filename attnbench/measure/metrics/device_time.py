@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="device_time_s",
-    columns={"device_time_s": float, "device_time_low_s": float, "device_time_high_s": float},
+    columns={
+        "device_time_s": float,
+        "device_time_low_s": float,
+        "device_time_high_s": float,
+        "device_time_median_s": float,
+    },
     unit="s",
     meaning="Device time of one call between CUDA events; empty on a CPU.",
     title="Device time",
@@ -25,6 +30,7 @@ METRIC = Metric(
     role="time",
     needs_gpu=True,
     csv_place=2,
+    csv_later=("device_time_median_s",),
 )
 
 

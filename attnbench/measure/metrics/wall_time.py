@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 METRIC = Metric(
     column="wall_time_s",
-    columns={"wall_time_s": float, "wall_time_low_s": float, "wall_time_high_s": float},
+    columns={
+        "wall_time_s": float,
+        "wall_time_low_s": float,
+        "wall_time_high_s": float,
+        "wall_time_median_s": float,
+        "first_call_s": float,
+    },
     unit="s",
     meaning="Wall time of one call, host clock, device synchronised on both sides.",
     title="Wall time",
@@ -24,6 +30,7 @@ METRIC = Metric(
     growth="time",
     role="time",
     csv_place=1,
+    csv_later=("wall_time_median_s", "first_call_s"),
 )
 
 
