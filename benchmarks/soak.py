@@ -48,7 +48,7 @@ from tests.mutated.suites import mutated_suite
 from tests.running import Silent, plan
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURE = Measure(rounds=2, within_process_precision=0.5, min_samples=5, max_samples=8, max_time_s=0.02)
+MEASURE = Measure(rounds=2, crossover_precision=None, min_turns=2, max_turns=2)
 CELL_TIMEOUT_S = 45.0
 EXACT = (
     *("flops", "reference_flops", "flops_counted", "flops_uncounted", "bytes_required"),

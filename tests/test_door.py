@@ -146,7 +146,7 @@ def test_a_run_measures_and_stores_whatever_its_streams_are(where: str, code: in
     suite, folder = tmp_path / "tiny.yaml", tmp_path / "run"
     suite.write_text(
         "operators: [softmax]\nimpls: [reference]\nsweep: [{seq_len: [16]}]\nproblem: {heads: 1, channels: 8}\n"
-        "measure: {rounds: 1, max_samples: 8, max_time: 20ms}\n"
+        "measure: {rounds: 1, min_turns: 2, max_turns: 2}\n"
     )
     command = f"{shlex.join(lean('run', suite, '--device', 'cpu', '--out', folder))} {where}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

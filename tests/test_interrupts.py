@@ -52,7 +52,7 @@ operators: [leaves, softmax]
 impls: [reference]
 sweep: [{seq_len: [8]}]
 problem: {heads: 1, channels: 8}
-measure: {rounds: 1, min_samples: 5, max_samples: 8, max_time: 20ms, within_process_precision: 20%}
+measure: {rounds: 1, min_turns: 2, max_turns: 2}
 """
 
 

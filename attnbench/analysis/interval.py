@@ -106,18 +106,19 @@ def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
     return math.exp(level), math.exp(level - half), math.exp(level + half)
 
 
-def intervals(visits: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The value of a column per key with its 95 % interval.
+def intervals(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """The value of a column per key with its interval.
 
     Args:
         visits: one row per visit with key, round, process, status and the column. Round 0 and visits that are not ok
             are ignored.
         column: a positive quantity, in base units.
+        confidence: of the interval.
     Returns: value, low, high and rounds, indexed by key; low and high are nan from one round.
     """
     rows = {
         key: (math.exp(e.level), math.exp(e.level - e.half_width), math.exp(e.level + e.half_width), e.rounds)
-        for key, e in estimates(visits, column).items()
+        for key, e in estimates(visits, column, confidence).items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "rounds"])
     table.index.name = "key"

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
 
+from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.files import replace
 from attnbench.metric import Metric
 from attnbench.problem import CELL_COLUMNS, LATER, SIDES
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def derive(visits: DataFrame) -> DataFrame:
+def derive(visits: DataFrame, confidence: float = CONFIDENCE) -> DataFrame:
     """One row per key, in the order of the first visit, with `result_columns`.
 
     status: the check's where it is not ok; `wrong` where any round found the output wrong, and then no time;
@@ -27,10 +28,11 @@ def derive(visits: DataFrame) -> DataFrame:
 
     Args:
         visits: one row per visit, as `Run.visits`.
+        confidence: of its intervals.
     """
     import pandas as pd
 
-    timed = [(metric, _intervals(visits, metric)) for metric in metrics().values() if metric.timed]
+    timed = [(metric, _intervals(visits, metric, confidence)) for metric in metrics().values() if metric.timed]
     visits_by_key: dict[str, list[_Row]] = {}
     for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
         visits_by_key.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
@@ -42,12 +44,12 @@ def derive(visits: DataFrame) -> DataFrame:
     return table.astype({"rounds": "Int64", **dict.fromkeys((*SIDES, *LATER), "Int64"), "causal": "bool"})
 
 
-def write(folder: Path, visits: DataFrame) -> DataFrame:
+def write(folder: Path, visits: DataFrame, confidence: float = CONFIDENCE) -> DataFrame:
     """Derives results.csv of a run folder and replaces it atomically.
 
     Returns: its rows. Raises: OSError.
     """
-    table = derive(visits)
+    table = derive(visits, confidence)
     replace(folder / RESULTS, table.to_csv(index=False))
     return table
 
@@ -58,12 +60,12 @@ _Intervals = dict[Hashable, tuple[float, float, float]]
 """By key, the centre over timed rounds and the ends of its interval."""
 
 
-def _intervals(visits: DataFrame, metric: Metric) -> _Intervals:
+def _intervals(visits: DataFrame, metric: Metric, confidence: float) -> _Intervals:
     from attnbench.analysis.interval import intervals
 
     if metric.derived != "interval":
         return {}
-    table = intervals(visits, metric.column).to_dict("index")
+    table = intervals(visits, metric.column, confidence).to_dict("index")
     return {key: (row["value"], row["low"], row["high"]) for key, row in table.items()}
 
 

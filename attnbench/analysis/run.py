@@ -46,7 +46,7 @@ class Run:
         """results.csv, derived from the visits: one row per key."""
         from attnbench.analysis.results import derive
 
-        return derive(self.visits)
+        return derive(self.visits, self.confidence)
 
     @cached_property
     def suite(self) -> dict[str, Any]:
@@ -57,6 +57,13 @@ class Run:
         from attnbench.yaml_file import parse
 
         return parse(self.suite_text, str(self.folder / SUITE))
+
+    @property
+    def confidence(self) -> float:
+        """Of the intervals of its times: where it could stop at several looks, what each of them has."""
+        from attnbench.analysis.looks import confidence_at
+
+        return confidence_at(tuple(self.environment.get("looks", (1,))))
 
     @property
     def baseline(self) -> str:

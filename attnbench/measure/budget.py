@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
@@ -41,7 +41,8 @@ class Budget:
     now: Callable[[], float] = time.monotonic
     _check_s: dict[tuple[Any, ...], tuple[Cell, float]] = field(default_factory=dict)
     _call_s: dict[str, float] = field(default_factory=dict)
-    _fewest_s: dict[str, float] = field(default_factory=dict)
+    _compile_s: dict[str, float] = field(default_factory=dict)
+    _least_s: dict[str, float] = field(default_factory=dict)
     _smallest_left_out: tuple[int, ...] | None = None
     _taken_s: float = 0.0
     _expected_s: float = 0.0
@@ -61,16 +62,33 @@ class Budget:
         call_s, compile_s = (float(visit.metrics.get(name, 0.0)) for name in ("check_time_s", "compile_s"))
         self._check_s[series_of(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
         self._call_s[cell.key] = call_s
-        self._fewest_s[cell.key] = time_budget.least_s(call_s, self.measure, self._clocks) + compile_s
+        self._compile_s[cell.key] = compile_s
+        self._least_s[cell.key] = self._fewest_s([cell])
 
-    def note_timed(self, cell: Cell, seconds: float) -> None:
-        """A timed visit of a cell has taken so many seconds."""
+    def note_block(self, cells: Iterable[Cell], seconds: float) -> None:
+        """A block of these cells has taken so many seconds."""
         self._taken_s += seconds
-        self._expected_s += self.timed_visit_s(cell)
+        self._expected_s += self.expected_s(cells)
 
-    def timed_visit_s(self, cell: Cell) -> float:
-        """The most that a timed visit of a cell is expected to take, after its check."""
-        return time_budget.visit_s(self._call_s[cell.key], self.measure, self._clocks)
+    @property
+    def has_timed(self) -> bool:
+        """Whether it is known what blocks take."""
+        return self._expected_s > 0
+
+    def expected_s(self, cells: Iterable[Cell]) -> float:
+        """What blocks of these cells are expected to take in a round, after their checks."""
+        return self._timing_s(cells, self.measure.max_turns)
+
+    def _fewest_s(self, cells: Iterable[Cell]) -> float:
+        """The same with the fewest turns."""
+        return self._timing_s(cells, self.measure.min_turns)
+
+    def _timing_s(self, cells: Iterable[Cell], turns: int) -> float:
+        return sum(each.visit_s(turns, self._clocks) + self._compile_s[each.cell.key] for each in self._timed(cells))
+
+    def _timed(self, cells: Iterable[Cell]) -> Iterator[time_budget.Timed]:
+        calls_s = [(cell, self._call_s[cell.key]) for cell in cells]
+        return time_budget.timed(calls_s, self.measure, self.plan.baseline)
 
     def precedence(self, cell: Cell) -> tuple[Any, ...]:
         """What cells are sorted by: where not everything can be measured, the first of them are."""
@@ -80,26 +98,26 @@ class Budget:
         """What a fresh worker costs: as those of this run did."""
         return mean(self.starts_s) if self.starts_s else time_budget.START_S
 
-    def left_s(self, number: int, cell: Cell | None = None) -> float | None:
+    def left_s(self, number: int, cells: Sequence[Cell] = ()) -> float | None:
         """Seconds that the budget leaves for visits of a round; checks must leave time for a round of what is checked.
 
         Args:
             number: of the round.
-            cell: whose visit it is for, where that may be one that goes before all.
+            cells: whose visits it is for, where these may all go before all.
 
         Returns: None where there is no budget.
         """
         if self.limit_s is None:
             return None
-        timing = 0.0 if number else time_budget.ROOM * (self.start_s() + sum(self._fewest_s.values()))
+        timing = 0.0 if number else time_budget.ROOM * (self.start_s() + sum(self._least_s.values()))
         reserved = time_budget.END_S
-        if number <= 1 and cell is not None and self.goes_before_all(cell):
+        if number <= 1 and cells and all(map(self.goes_before_all, cells)):
             reserved = -time_budget.GRACE_S
-        return self.limit_s - reserved - self._elapsed_s() - timing
+        return self.limit_s - reserved - self.elapsed_s() - timing
 
     def timeout_s(self, most: float, cell: Cell, number: int) -> float:
         """A limit in seconds, cut to what the budget leaves for a cell in a round."""
-        left = self.left_s(number, cell)
+        left = self.left_s(number, [cell])
         return most if left is None else min(most, max(left, LEAST_TIMEOUT_S))
 
     def goes_before_all(self, cell: Cell) -> bool:
@@ -114,10 +132,10 @@ class Budget:
             cell: that is to be checked next.
             starts: workers that must be started for it.
         """
-        left = self.left_s(0, cell)
+        left = self.left_s(0, [cell])
         if self.limit_s is None or left is None:
             return None
-        late = self._elapsed_s() > time_budget.CHECK_SHARE * self.limit_s
+        late = self.elapsed_s() > time_budget.CHECK_SHARE * self.limit_s
         smallest = self._is_smallest(cell)
         fits = self._expected_check_s(cell, starts) <= left and (smallest or not late)
         if not fits and not smallest and self._smallest_left_out is None:
@@ -130,34 +148,34 @@ class Budget:
         """Fixes what the budget affords: from here on visits are expected to be as short as it makes them.
 
         Args:
-            cells: that are to be timed, in order of precedence.
-            before_all: so many of the first cells are timed in any case.
+            cells: that are to be timed.
+            before_all: so many of the first by precedence are timed in any case.
         """
-        calls_s = [(cell, self._call_s[cell.key]) for cell in cells]
-        rounds = self.plan.measure.rounds
+        timed = sorted(self._timed(cells), key=lambda each: self.precedence(each.cell))
         afforded = time_budget.afford(
-            calls_s, self.plan.measure, self.left_s(1), rounds, self._clocks, self.start_s(), before_all
+            timed, self.plan.measure, self.left_s(1), self._clocks, self.start_s(), before_all
         )
-        self.measure = replace(self.plan.measure, max_time_s=afforded.max_time_s)
+        self.measure = replace(self.plan.measure, max_turns=afforded.turns)
         return afforded
 
-    def fits(self, cell: Cell, later: Iterable[Cell], starts: int) -> bool:
-        """Whether the budget leaves time for a timed visit, beside those that go before it.
+    def fits(self, cells: Sequence[Cell], later: Iterable[Cell], starts: int) -> bool:
+        """Whether the budget leaves time for a block, beside those that go before it.
 
         Args:
-            cell: that is to be visited next.
+            cells: of the block that is to be measured next.
             later: still to come in the round.
             starts: workers that must be started for it.
         """
-        left = self.left_s(1, cell)
+        left = self.left_s(1, cells)
         if left is None:
             return True
-        rank = self.precedence(cell)
-        before = sum(self._fewest_s[other.key] for other in later if self.precedence(other) < rank)
+        rank = min(map(self.precedence, cells))
+        before = self._fewest_s(other for other in later if self.precedence(other) < rank)
         late = max(1.0, self._taken_s / self._expected_s) if self._expected_s else 1.0
-        return starts * self.start_s() + late * (before + self._fewest_s[cell.key]) <= left
+        return starts * self.start_s() + late * (before + self._fewest_s(cells)) <= left
 
-    def _elapsed_s(self) -> float:
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
         return self.now() - self.begun
 
     def _is_smallest(self, cell: Cell) -> bool:

@@ -47,7 +47,7 @@ def _check(maker: VisitMaker, cell: Cell, position: int) -> None:
         forecast = workers.forecast(cell, timeout)
         refusal = _over_memory(forecast.total_bytes, maker.plan.memory_limit)
     if refusal is None:
-        maker.make(cell, 0, position, maker.plan.measure, forecast)
+        maker.check(cell, position, forecast)
     else:
         maker.skip(cell, 0, position, *refusal)
 

@@ -8,11 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from attnbench.analysis.crossover import BEYOND, Pair
+from attnbench.analysis.crossover_search import LEAST_ROUNDS
 from attnbench.analysis.interval import Estimate, estimates
+from attnbench.analysis.looks import confidence_at
 from attnbench.axes import Axis
 from attnbench.measure import worker_process
+from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.progress import Progress
 from attnbench.measure.runner import Runner
+from attnbench.measure.visit_maker import Place
 from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
@@ -58,25 +62,27 @@ class Probes:
         self._timing.end()
 
     def measure(self, series: str, size: int, round: int) -> None:
-        """The visits of a series and the baseline at a size in a round, in random order, where they are missing."""
+        """Measures a block of a series and the baseline at a size in a round, where that is missing."""
         self._round = max(self._round, round)
         self.sizes.setdefault(series, set()).add(size)
         pair = self._pair(series, size)
         self._check(pair)
-        runner = self._runner(self._timing)
-        visited = {(visit.key, visit.round) for visit in self.journal.visits}
-        self._random.shuffle(pair)
-        for cell in pair:
-            if self._status(cell) == "ok" and (cell.key, round) not in visited:
-                self._number(self._timing)
-                runner.visit(cell, round, sum(1 for _, r in visited if r == round))
+        visited = {visit.key for visit in self.journal.visits if visit.round == round}
+        alive = [cell for cell in pair if self._status(cell) == "ok"]
+        if any(cell.key not in visited for cell in alive):
+            self._number(self._timing)
+            maker = self._runner(self._timing).maker
+            place = Place(round, len(visited), maker.log.next_part(pair, round))
+            measure_block([maker], [Member((cell,)) for cell in alive], place, self.plan.measure, self._random)
 
     def pairs(self, series: str) -> list[Pair]:
         """See `crossover_search.Prober`.
 
         Later rounds, which a resumed run has, are left out: so the search takes the same way again.
         """
-        levels = estimates(frame([v for v in self.journal.visits if v.round <= self._round]), self.column)
+        visits = frame([visit for visit in self.journal.visits if visit.round <= self._round])
+        looks = tuple(range(LEAST_ROUNDS, max(self.plan.measure.rounds, LEAST_ROUNDS) + 1))
+        levels = estimates(visits, self.column, confidence_at(looks))
         return [
             self._paired(series, size, levels.get(cell.key), levels.get(base.key))
             for size in sorted(self.sizes.get(series, ()))

@@ -17,6 +17,7 @@ from attnbench.measure.device import AUTO, alternatives, choose_device, device_n
 from attnbench.measure.machine import advice, environment, host
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, WorkerLost
 from attnbench.measure.stored_search import SEARCH
+from attnbench.measure.visit_log import stops
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
@@ -53,6 +54,7 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
         **definitions(planned, suite.operators_from),
         "code": code.stored(),
         "seed": order_seed(suite.text),
+        "looks": stops(suite.measure),
     }
     plan = assembled(planned, suite.measure, suite.limits, facts)
     return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), facts

@@ -48,13 +48,19 @@ def outlook(plan: Plan) -> Outlook:
     skipped = {cell.key: reason for cell, reason in zip(plan.cells, reasons, strict=True) if reason is not None}
     sources = operators(plan.operators_from)
     sampled = len(clocks(device_clock=device_of(plan.device).clock is not None))
-    seconds = {}
+    calls_s = []
     for cell in plan.cells:
         if cell.key not in skipped:
             source = sources[cell.operator]
             with user_errors(f"{source.location}: cost"):
                 cost = source.load().forms[cell.scope].cost(cell.problem, cell.params, cell.mode)
-            seconds[cell.key] = time_budget.cell_s(cell, time_budget.call_s(cost, cell, rates), plan.measure, sampled)
+            calls_s.append((cell, time_budget.call_s(cost, cell, rates)))
+    measure = plan.measure
+    seconds = {
+        each.cell.key: time_budget.check_s(each.cell, each.call_s)
+        + measure.rounds * (each.visit_s(measure.max_turns, sampled) + time_budget.compile_s(each.cell))
+        for each in time_budget.timed(calls_s, measure, plan.baseline)
+    }
     return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))
 
 

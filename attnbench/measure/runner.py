@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable
 
 from attnbench.measure import worker_process
+from attnbench.measure.added_rounds import add_rounds
+from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.budget import Budget
 from attnbench.measure.check_round import check_cells
 from attnbench.measure.progress import Progress
 from attnbench.measure.timed_rounds import TimedRounds
 from attnbench.measure.visit_log import VisitLog
-from attnbench.measure.visit_maker import VisitMaker
+from attnbench.measure.visit_maker import Place, VisitMaker
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
@@ -49,35 +52,39 @@ class Runner:
         self.journal = journal
         self.workers = workers or Workers(plan, max((v.process for v in journal.visits), default=-1), start)
         self._log = VisitLog(plan, journal)
-        self._budget = Budget(plan, self.workers.start_s, now() if begun is None else begun, now)
-        self._maker = VisitMaker(plan, self.workers, self._log, self._budget, progress)
+        budget = Budget(plan, self.workers.start_s, now() if begun is None else begun, now)
+        self.maker = VisitMaker(plan, self.workers, self._log, budget, progress)
         for visit in journal.visits:
-            self._budget.note_check(visit)
-
-    @property
-    def harness_s(self) -> list[float]:
-        """Seconds of visits spent outside the operators' calls, one entry per visit that is ok."""
-        return self._maker.harness_s
+            budget.note_check(visit)
 
     def run(self) -> None:
         """Makes every missing visit. However it ends (Stopped, BadInput, KeyboardInterrupt), results.csv is current."""
-        rounds = TimedRounds(self._maker)
+        rounds = TimedRounds(self.maker)
         try:
-            check_cells(self._maker)
+            check_cells(self.maker)
             self.workers.end_forecasting()
             self.end_process()
-            for number in range(1, rounds.plan_rounds() + 1):
+            done = rounds.plan_rounds()
+            for number in range(1, done + 1):
                 rounds.make_round(number)
                 self.end_process()
             rounds.skip_unreached()
+            add_rounds(rounds, done)
+            self._report_share()
         finally:
             self.workers.kill()
             self._log.write_results()
 
+    def _report_share(self) -> None:
+        maker = self.maker
+        if maker.sampled_s:
+            run_s = maker.budget.elapsed_s()
+            maker.progress.message(f"timed samples: {maker.sampled_s:.0f} of {run_s:.0f} s")
+
     def check(self, *, keep: bool = False) -> None:
         """Makes the missing checks alone. keep: the workers stay, for cells to come."""
         try:
-            check_cells(self._maker)
+            check_cells(self.maker)
         finally:
             if not keep:
                 self.workers.end_forecasting()
@@ -88,12 +95,14 @@ class Runner:
         return self._log.survivors(1)
 
     def visit(self, cell: Cell, number: int, position: int) -> None:
-        """One timed visit in round `number`, in the current worker process or, where there is none, a fresh one."""
-        self._maker.make(cell, number, position, self.plan.measure)
+        """A block of one cell in round `number`, in the current worker process or, where there is none, a fresh one."""
+        place = Place(number, position)
+        draw = random.Random(f"{self.plan.seed} {number} {position}")
+        measure_block([self.maker], [Member((cell,))], place, self.plan.measure, draw)
 
     def expected_s(self, cell: Cell) -> float:
-        """The most that a timed visit of a cell is expected to take, after its check."""
-        return self._budget.timed_visit_s(cell)
+        """What a block of one cell is expected to take, after its check."""
+        return self.maker.budget.expected_s([cell])
 
     def end_process(self) -> None:
         """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""

@@ -1,25 +1,33 @@
-"""The timed rounds: passes over all cells whose check is ok, in random order, each by a fresh process."""
+"""The timed rounds: passes over the blocks of all cells whose check is ok, in random order, each by a fresh process."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from attnbench.measure.visit_maker import VisitMaker
+from attnbench.measure.blocks import Member, measure_block
+from attnbench.measure.visit_maker import Place, VisitMaker
+from attnbench.plan.blocks import baseline_of, blocks_of, parts_of, weight
 from attnbench.plan.time_budget import Afforded
+from attnbench.problem import Cell
 from attnbench.units import count
 
 
 @dataclass
 class TimedRounds:
-    """The timed rounds of a run. not_made: visits that the budget left no time for."""
+    """The timed rounds of a run.
+
+    Attributes:
+        maker: makes the visits.
+        not_made: visits that the budget left no time for.
+    """
 
     maker: VisitMaker
     not_made: int = 0
 
     def plan_rounds(self) -> int:
-        """Fixes what the budget affords, and reports it. Returns the number of rounds."""
+        """Fixes what the budget affords, and reports it. Returns the number of rounds before the first look."""
         log, budget, progress = self.maker.log, self.maker.budget, self.maker.progress
         survivors = sorted(log.survivors(1), key=budget.precedence)
         incomplete = [cell for cell in survivors if not log.is_complete(cell)]
@@ -30,29 +38,72 @@ class TimedRounds:
         timed = [cell for cell in incomplete if cell.key not in afforded.out_of_reach]
         for text in self._cuts(afforded, timing=bool(timed)):
             progress.message(text)
-        missing = [cell for n in range(1, afforded.rounds + 1) for cell in timed if not log.has(cell, n)]
-        self.maker.remaining_s = sum(map(budget.timed_visit_s, missing))
-        progress.planned(len(missing), self.maker.remaining_s)
+        self.announce([[c for c in timed if not log.has(c, n)] for n in range(1, afforded.rounds + 1)])
         return afforded.rounds
 
-    def make_round(self, number: int) -> None:
-        """Makes the missing visits of a round, as far as the budget reaches. Raises Stopped."""
+    def announce(self, rounds: Sequence[Sequence[Cell]]) -> None:
+        """Reports what is to come. rounds: the cells that each will visit."""
+        self.maker.remaining_s = sum(map(self.maker.budget.expected_s, rounds))
+        self.maker.progress.planned(sum(map(len, rounds)), self.maker.remaining_s)
+
+    def make_round(self, number: int, only: frozenset[str] | None = None) -> None:
+        """Measures the blocks of a round of which visits are missing, as far as the budget reaches. Raises Stopped.
+
+        Args:
+            number: of the round.
+            only: the keys of the cells that are visited; None: all.
+        """
         maker, budget = self.maker, self.maker.budget
-        order = sorted(maker.log.survivors(1), key=lambda cell: cell.key)
-        random.Random(f"{maker.plan.seed} {number}").shuffle(order)
-        alive = {cell.key for cell in maker.log.survivors(number)}
-        missing = {cell.key: cell for cell in order if cell.key in alive and not maker.log.has(cell, number)}
-        for position, cell in enumerate(order):
-            if missing.pop(cell.key, None) is None:
-                continue
-            if budget.fits(cell, missing.values(), starts=not maker.workers.measuring):
+        draw = random.Random(f"{maker.plan.seed} {number}")
+        missing = dict(enumerate(self.missing(number, only)))
+        for position in self._order(missing, draw):
+            cells = missing.pop(position)
+            later = [cell for others in missing.values() for cell in others]
+            if cells and budget.fits(cells, later, starts=not maker.workers.measuring):
                 maker.workers.ready()
                 begun = budget.now()
-                self.not_made += not maker.make(cell, number, position, budget.measure)
-                budget.note_timed(cell, budget.now() - begun)
+                self.not_made += self._measure(cells, Place(number, position), draw)
+                budget.note_block(cells, budget.now() - begun)
             else:
-                self.not_made += 1
-            maker.remaining_s = (maker.remaining_s or 0.0) - budget.timed_visit_s(cell)
+                self.not_made += len(cells)
+            maker.remaining_s = (maker.remaining_s or 0.0) - budget.expected_s(cells)
+
+    def _order(self, missing: Mapping[int, Sequence[Cell]], draw: random.Random) -> list[int]:
+        """The blocks in random order; where a budget may end soon, the first of all is one that goes before the others.
+
+        By what that takes, it shows whether visits take longer than expected.
+        """
+        order, budget = draw.sample(sorted(missing), len(missing)), self.maker.budget
+        if budget.limit_s is None or budget.has_timed or not any(missing.values()):
+            return order
+        first = min((n for n in order if missing[n]), key=lambda n: budget.precedence(missing[n][0]))
+        return [first, *(n for n in order if n != first)]
+
+    def missing(self, number: int, only: frozenset[str] | None = None) -> list[list[Cell]]:
+        """By block, the cells that a round must visit; with some of them, the baseline. See `make_round`."""
+        log = self.maker.log
+        blocks = []
+        for block in blocks_of(sorted(log.survivors(number), key=lambda cell: cell.key)):
+            cells = [c for c in block if not log.has(c, number) and (only is None or c.key in only)]
+            base = baseline_of(block, self.maker.plan.baseline)
+            blocks.append([*([base] if cells and base is not None and base not in cells else []), *cells])
+        return blocks
+
+    def _measure(self, cells: Sequence[Cell], place: Place, draw: random.Random) -> int:
+        """Measures the missing cells of a block, in the parts that fit into memory. Returns how many were not made."""
+        maker = self.maker
+        base = baseline_of(cells, maker.plan.baseline)
+        checks = {cell.key: maker.log.check_of(cell).metrics for cell in cells}
+        memory = {
+            key: (int(found.get("held_bytes", 0)), int(found.get("peak_memory_bytes", 0)))
+            for key, found in checks.items()
+        }
+        for part in parts_of(draw.sample(cells, len(cells)), base, memory, maker.plan.memory_limit):
+            members = [Member((cell,), weight(cell, base)) for cell in part]
+            first = Place(place.round, place.position, maker.log.next_part(cells, place.round))
+            if not measure_block([maker], members, first, maker.budget.measure, draw):
+                return sum(not maker.log.has(cell, place.round) for cell in cells)
+        return 0
 
     def skip_unreached(self) -> None:
         """Skips what the budget left without any time; a visit of a later round is left to a resumed run."""
@@ -76,5 +127,5 @@ class TimedRounds:
             )
         elif timing and afforded.rounds < plan.measure.rounds:
             yield f"the budget leaves {afforded.rounds} of {count(plan.measure.rounds, 'round')}"
-        if timing and afforded.max_time_s < plan.measure.max_time_s:
-            yield f"the budget leaves {afforded.max_time_s:.2g} s of sampling to every visit"
+        if timing and afforded.turns < plan.measure.max_turns:
+            yield f"the budget leaves at most {count(afforded.turns, 'turn')} to a block"

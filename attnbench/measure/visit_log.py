@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attnbench.analysis import results
+from attnbench.analysis.looks import confidence_at, looks
 from attnbench.files import storing
 from attnbench.plan.plan import Plan, beyond
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.privacy import without_paths
-from attnbench.store.records import Sample, Visit
+from attnbench.store.records import Visit
 
 RESULTS_EVERY_S = 10.0
 """results.csv is derived again this often, and after every round."""
 
 RETRIED = ("ok", "crashed", "error")
 """A cell whose last visit ended otherwise is not visited again: the outcome would be the same, or worthless."""
+
+
+def stops(measure: Measure) -> tuple[int, ...]:
+    """The round counts at which a run may stop."""
+    return looks(measure.rounds, measure.rounds if measure.crossover_precision is None else measure.max_rounds)
 
 
 @dataclass
@@ -31,7 +38,10 @@ class VisitLog:
 
     def __post_init__(self) -> None:
         self._cells = {cell.key: cell for cell in self.plan.cells}
-        self._visits = {(visit.key, visit.round): visit for visit in self.journal.visits}
+        self._visits: dict[tuple[str, int], Visit] = {}
+        self._last_part: dict[tuple[str, int], int] = {}
+        for visit in self.journal.visits:
+            self._note(visit)
         self._written = time.monotonic()
 
     def has(self, cell: Cell, number: int) -> bool:
@@ -42,16 +52,32 @@ class VisitLog:
         """The visit of a cell in round 0."""
         return self._visits[cell.key, 0]
 
-    def add(self, visit: Visit, samples: Sequence[Sample] = ()) -> Visit:
-        """Stores a visit with its samples. Returns it as stored: without the user's paths."""
-        warnings = tuple(map(without_paths, visit.warnings))
-        visit = replace(
-            visit, reason=without_paths(visit.reason), kernel=without_paths(visit.kernel), warnings=warnings
-        )
-        self.journal.take(samples)
-        self.journal.add(visit)
-        self._visits[visit.key, visit.round] = visit
-        return visit
+    def add(self, *visits: Visit) -> list[Visit]:
+        """Stores visits together. Returns them as stored: without the user's paths."""
+        stored = [
+            replace(
+                visit,
+                reason=without_paths(visit.reason),
+                kernel=without_paths(visit.kernel),
+                warnings=tuple(map(without_paths, visit.warnings)),
+            )
+            for visit in visits
+        ]
+        self.journal.add(*stored)
+        for visit in stored:
+            self._note(visit)
+        return stored
+
+    def _note(self, visit: Visit) -> None:
+        """A cell that is in several parts of a block has several visits in a round: one that is not ok stays."""
+        earlier = self._visits.get((visit.key, visit.round))
+        if earlier is None or earlier.status == "ok":
+            self._visits[visit.key, visit.round] = visit
+        self._last_part[visit.key, visit.round] = visit.part
+
+    def next_part(self, cells: Iterable[Cell], number: int) -> int:
+        """The first number that no part of a block of these cells has in a round."""
+        return 1 + max((self._last_part.get((cell.key, number), -1) for cell in cells), default=-1)
 
     def survivors(self, number: int) -> list[Cell]:
         """Cells to visit in a timed round: their check is ok, and no timed round before ended them."""
@@ -83,7 +109,7 @@ class VisitLog:
         """Makes results.csv current, where there is any visit."""
         if self.journal.visits:
             with storing(self.journal.folder):
-                results.write(self.journal.folder, frame(self.journal.visits))
+                results.write(self.journal.folder, frame(self.journal.visits), confidence_at(stops(self.plan.measure)))
         self._written = time.monotonic()
 
     def write_results_if_due(self) -> None:

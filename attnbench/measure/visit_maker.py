@@ -1,8 +1,7 @@
-"""Makes one visit: a request to a worker, the time it may take, and what is stored of the answer."""
+"""Makes visits: requests to a worker, the time they may take, and what is stored of the answers."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,20 +9,48 @@ from attnbench.errors import BadInput, printable
 from attnbench.measure.budget import Budget
 from attnbench.measure.device import device_of
 from attnbench.measure.progress import Progress
-from attnbench.measure.protocol import NOTHING_KNOWN, Forecast, VisitAnswer, VisitRequest, WorkerLost
+from attnbench.measure.protocol import (
+    NOTHING_KNOWN,
+    A_co,
+    CheckRequest,
+    Forecast,
+    PrepareRequest,
+    Request,
+    VisitAnswer,
+    WorkerLost,
+)
 from attnbench.measure.visit_log import VisitLog
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan.plan import Plan
-from attnbench.plan.settings import Measure
+from attnbench.plan.time_budget import LEAST_SAMPLE_S
 from attnbench.problem import Cell, columns_of
 from attnbench.store.reading import parse_visit
 from attnbench.store.records import Cause, Sample, Status, Visit
 
 COMPILE_LIMIT_S = 300.0
-"""What a cell of impl `compiled` may take beside its cell_timeout."""
+"""What a cell of impl `compiled` may take beside its cell_timeout while it is made ready."""
 
 UNSTEADY_VISITS = 5
 """Visits without one steady sample, one after another, before the run ends."""
+
+
+class OutOfTime(Exception):
+    """The budget has ended while a worker was to answer, and the worker is gone."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a run visits are made.
+
+    Args:
+        round: its number; 0: the checks.
+        position: in the round.
+        part: of a block; the first number that its parts have not used in this round.
+    """
+
+    round: int
+    position: int = 0
+    part: int = 0
 
 
 @dataclass
@@ -38,6 +65,8 @@ class VisitMaker:
         progress: what it reports to.
         harness_s: seconds of visits spent outside the operators' calls, one entry per visit that is ok.
         remaining_s: what the timed visits still to come are expected to take; None: not known yet.
+        sampled_s: seconds of all samples taken.
+        apart: operators and impls that change what the next one would find.
     """
 
     plan: Plan
@@ -47,71 +76,100 @@ class VisitMaker:
     progress: Progress
     harness_s: list[float] = field(default_factory=list)
     remaining_s: float | None = None
+    sampled_s: float = 0.0
+    apart: set[tuple[str, str]] = field(default_factory=set)
     _unsteady: int = 0
 
-    def make(
-        self, cell: Cell, number: int, position: int, measure: Measure, forecast: Forecast = NOTHING_KNOWN
-    ) -> bool:
-        """One visit in the current worker process or, where there is none, a fresh one.
+    def check(self, cell: Cell, position: int, forecast: Forecast = NOTHING_KNOWN) -> None:
+        """The check of a cell, in the current worker process or, where there is none, a fresh one. Raises Stopped.
 
         Args:
-            cell: that is visited.
-            number: of the round; 0: its check.
-            position: in the round.
-            measure: how it is timed.
-            forecast: what its shapes tell, for a check.
-
-        Returns: False where the budget ended a timed visit, which then is not stored.
-        Raises: Stopped.
+            cell: that is checked.
+            position: in round 0.
+            forecast: what its shapes tell.
         """
-        self.progress.begun(cell, number)
-        most_s = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if cell.impl == "compiled" else 0.0)
+        self.progress.begun(cell, 0)
         self.workers.ready()
-        timeout = self.budget.timeout_s(most_s, cell, number)
-        begun = time.perf_counter()
+        begun = self.budget.now()
+        request = CheckRequest(
+            cell, self.plan.device, tuple(self.plan.operators_from), self.plan.memory_limit, self._host_limit, forecast
+        )
         try:
-            answer = self.workers.ask(self._request(cell, number, measure, forecast), timeout)
+            answer = self.ask(request, cell, 0)
+        except OutOfTime:
+            reason = f"the budget of {self.budget.limit_s:g} s ended while it was checked"
+            self.skip(cell, 0, position, reason, "budget")
+            return
         except WorkerLost as lost:
-            if lost.status == "timeout" and timeout < most_s:
-                if number == 0:
-                    reason = f"the budget of {self.budget.limit_s:g} s ended while it was checked"
-                    self.skip(cell, number, position, reason, "budget")
-                return number == 0
-            reason = f"{lost} (cell_timeout)" if lost.status == "timeout" else str(lost)
-            answer = VisitAnswer(lost.status, reason, lost.cause)
-        visit = self._store_answer(cell, number, position, answer)
-        if visit.status == "ok":
-            forecast_s = 0.0 if number else self.workers.forecast_s
-            self.harness_s.append(time.perf_counter() - begun + forecast_s - visit.metrics.get("operator_s", 0.0))
-        self._watch_clock(visit, throttled=answer.throttled)
+            answer = VisitAnswer(lost.status, str(lost), lost.cause)
+        if answer.restart:
+            self.apart.add((cell.operator, cell.impl))
+            self.workers.end()
+        self.end([(cell, answer)], Place(0, position), self.budget.now() - begun + self.workers.forecast_s)
+
+    def ask(self, request: Request[A_co], cell: Cell, number: int) -> A_co:
+        """The worker's answer about a cell in a round. Raises WorkerLost, OutOfTime, Stopped."""
+        compiling = cell.impl == "compiled" and isinstance(request, (CheckRequest, PrepareRequest))
+        most_s = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if compiling else 0.0)
+        timeout = self.budget.timeout_s(most_s, cell, number)
+        try:
+            return self.workers.ask(request, timeout, keep=True)
+        except WorkerLost as lost:
+            if lost.status != "timeout":
+                raise
+            if timeout < most_s:
+                raise OutOfTime from None
+            raise WorkerLost(lost.status, f"{lost} (cell_timeout)", lost.cause) from None
+
+    def preparation(self, cell: Cell) -> PrepareRequest:
+        """Asks for a cell as a member of the worker's block, by what its check has found."""
+        checked = self.log.check_of(cell).metrics
+        return PrepareRequest(
+            cell=cell,
+            device=self.plan.device,
+            operators_from=tuple(self.plan.operators_from),
+            memory_limit=self.plan.memory_limit,
+            host_limit=self._host_limit,
+            tolerance=checked.get("tolerance"),
+            answers=tuple(checked[name] for name in ("answer_0", "answer_1", "answer_2") if name in checked),
+        )
+
+    def take(self, cell: Cell, place: Place, index: int, samples: Sequence[tuple[str, float, str]]) -> None:
+        """Stores samples of a visit that goes on. index: of the first of them within the visit."""
+        numbered = enumerate(samples, index)
+        process = self.workers.number
+        self.log.journal.take(Sample(cell.key, place.round, process, n, *each, place.part) for n, each in numbered)
+        self.sampled_s += sum(max(seconds, LEAST_SAMPLE_S) for _, seconds, _ in samples)
+
+    def end(self, answers: Sequence[tuple[Cell, VisitAnswer]], place: Place, seconds: float = 0.0) -> None:
+        """Stores visits that have ended together; their samples are stored already. Raises Stopped.
+
+        Args:
+            answers: what became of each.
+            place: where they were made.
+            seconds: that they took together.
+        """
+        visits = self._store(*(self._visit(cell, answer, place) for cell, answer in answers))
+        inside_s = sum(visit.metrics.get("operator_s", 0.0) for visit in visits)
+        self.harness_s += [(seconds - inside_s) / len(visits) for visit in visits if visit.status == "ok"]
+        for visit, (_, answer) in zip(visits, answers, strict=True):
+            self._watch_clock(visit, throttled=answer.throttled)
         self.log.write_results_if_due()
-        return True
 
     def skip(
         self, cell: Cell, number: int, position: int, reason: str, cause: Cause, status: Status = "skipped"
     ) -> None:
         """Stores why a cell is not visited in a round."""
-        self._store(self._without_figures(cell, number, position, status, reason, cause))
+        self._store(self._without_figures(cell, Place(number, position), status, reason, cause))
 
-    def _request(self, cell: Cell, number: int, measure: Measure, forecast: Forecast) -> VisitRequest:
-        checked = self.log.check_of(cell).metrics if number else {}
-        return VisitRequest(
-            phase="time" if number else "check",
-            cell=cell,
-            measure=measure,
-            device=self.plan.device,
-            operators_from=tuple(self.plan.operators_from),
-            memory_limit=self.plan.memory_limit,
-            host_limit=self.plan.memory_limit if device_of(self.plan.device).is_host else None,
-            forecast=forecast,
-            tolerance=checked.get("tolerance"),
-            answers=tuple(checked[name] for name in ("answer_0", "answer_1", "answer_2") if name in checked),
-        )
+    @property
+    def _host_limit(self) -> int | None:
+        return self.plan.memory_limit if device_of(self.plan.device).is_host else None
 
-    def _store_answer(self, cell: Cell, number: int, position: int, answer: VisitAnswer) -> Visit:
-        """Stores a visit and its samples; as a crash where what is stored of it could not be read again."""
+    def _visit(self, cell: Cell, answer: VisitAnswer, place: Place) -> Visit:
+        """What is stored of an answer: a crash where it could not be read again."""
         visit = replace(
-            self._without_figures(cell, number, position, answer.status, answer.reason, answer.cause),
+            self._without_figures(cell, place, answer.status, answer.reason, answer.cause),
             kernel=answer.kernel,
             metrics=answer.metrics,
             samples=len(answer.samples),
@@ -119,35 +177,33 @@ class VisitMaker:
             operations=answer.operations,
         )
         try:
-            visit = parse_visit(visit.line().encode().decode(), "its visit")
+            return parse_visit(visit.line().encode().decode(), "its visit")
         except (BadInput, ValueError) as error:  # an operator has written to the pipe
             reason = f"the worker sent what is no answer: {printable(error)}"
-            return self._store(self._without_figures(cell, number, position, "crashed", reason, "crashed"))
-        samples = [Sample(cell.key, number, visit.process, n, *sample) for n, sample in enumerate(answer.samples)]
-        return self._store(visit, samples)
+            return self._without_figures(cell, place, "crashed", reason, "crashed")
 
-    def _without_figures(
-        self, cell: Cell, number: int, position: int, status: Status, reason: str, cause: Cause
-    ) -> Visit:
+    def _without_figures(self, cell: Cell, place: Place, status: Status, reason: str, cause: Cause) -> Visit:
         return Visit(
             key=cell.key,
             cell=columns_of(cell),
             device=self.plan.device,
-            round=number,
+            round=place.round,
             process=max(self.workers.number, 0),
-            order=position,
+            order=place.position,
             status=status,
             reason=reason,
             cause=cause,
             threads=self.plan.threads,
             contract=self.plan.contract,
+            part=place.part,
         )
 
-    def _store(self, visit: Visit, samples: Sequence[Sample] = ()) -> Visit:
-        visit = self.log.add(visit, samples)
-        self.budget.note_check(visit)
-        self.progress.ended(visit, self.remaining_s if visit.round else None)
-        return visit
+    def _store(self, *visits: Visit) -> list[Visit]:
+        stored = self.log.add(*visits)
+        for visit in stored:
+            self.budget.note_check(visit)
+            self.progress.ended(visit, self.remaining_s if visit.round else None)
+        return stored
 
     def _watch_clock(self, visit: Visit, *, throttled: bool) -> None:
         if throttled:

@@ -45,15 +45,21 @@ class Workers:
     forecast_s: float = 0.0
     forecasting: worker_process.Worker | None = None
 
-    def ask(self, request: Request[A_co], timeout: float) -> A_co:
-        """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped."""
+    def ask(self, request: Request[A_co], timeout: float, *, keep: bool = False) -> A_co:
+        """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped.
+
+        Args:
+            request: one of `protocol`'s.
+            timeout: seconds that the answer may take.
+            keep: a worker stays in which an operator has changed what the next one would find.
+        """
         worker = self.ready()
         try:
             answer = worker.ask(request, timeout)
         except WorkerLost:
             self.measuring = None
             raise
-        if answer.fatal or answer.restart:
+        if answer.fatal or (answer.restart and not keep):
             self.end()
         return answer
 

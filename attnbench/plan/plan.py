@@ -45,9 +45,10 @@ class Plan:
     def contract(self) -> str:
         """The timing contract stored with every visit: its version and the measure settings."""
         m = self.measure
+        precision = "none" if m.crossover_precision is None else f"{m.crossover_precision:g}"
         return (
-            f"{CONTRACT} rounds={m.rounds} precision={m.within_process_precision:g} "
-            f"samples={m.min_samples}-{m.max_samples} time={m.max_time_s:g}s"
+            f"{CONTRACT} rounds={m.rounds}-{m.max_rounds} precision={precision} "
+            f"turns={m.min_turns}-{m.max_turns} time={m.max_time_s:g}s"
         )
 
 

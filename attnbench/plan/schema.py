@@ -11,7 +11,7 @@ from typing import Any
 
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, several
-from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
 from attnbench.problem import BASELINE, MODES, SCOPES, ParamValue
 from attnbench.registry import metrics
@@ -22,6 +22,7 @@ from attnbench.units import choice, fraction, memory, quoted, seconds, suggestio
 from attnbench.yaml_file import scalar
 
 MAX_CELLS = 10_000
+MAX_TURNS = 10_000
 IMPLS = ("reference", "sdpa", "compiled", "cuda")
 """Impls that a suite may ask for whatever its operators are."""
 
@@ -234,22 +235,45 @@ def _read_sweeps(top: Section, notes: Notes) -> dict[str, Sweep]:
     return {path: sweep for path, sweep in sweeps.items() if sweep is not None}
 
 
+_REPLACED = {
+    "within_process_precision": "crossover_precision is what a run is precise to now (5% by default)",
+    "min_samples": "min_turns is the least that a visit takes now, of up to 8 calls each",
+    "max_samples": "max_turns is the most that a visit takes now, of up to 8 calls each",
+}
+"""Keys of `measure` before timing contract 3, and what there is in their place."""
+
+
 def _read_measure(top: Section, notes: Notes) -> Measure:
     default = Measure()
     section = _section(top, "measure", notes)
+    for key in _REPLACED.keys() & section.data.keys():
+        notes.add(section.at(key), f"of an earlier timing contract: {_REPLACED[key]}. Remove it")
+    section.data = {key: value for key, value in section.data.items() if key not in _REPLACED}
+    rounds = section.take("rounds", whole_number(1, MAX_ROUNDS), default.rounds)
     measure = Measure(
-        section.take("rounds", whole_number(1, 1000), default.rounds),
-        section.take("within_process_precision", fraction(1e-4, 1.0), default.within_process_precision),
-        section.take("min_samples", whole_number(1, 10**6), default.min_samples),
-        section.take("max_samples", whole_number(1, 10**6), default.max_samples),
-        section.take("max_time", seconds, default.max_time_s),
+        rounds=rounds,
+        max_rounds=section.take("max_rounds", whole_number(1, MAX_ROUNDS), max(rounds, default.max_rounds)),
+        crossover_precision=section.take("crossover_precision", _read_precision, default.crossover_precision),
+        min_turns=section.take("min_turns", whole_number(1, MAX_TURNS), default.min_turns),
+        max_turns=section.take("max_turns", whole_number(1, MAX_TURNS), default.max_turns),
+        max_time_s=section.take("max_time", seconds, default.max_time_s),
     )
     section.close()
-    if section.ok and measure.min_samples > measure.max_samples:
-        notes.add(
-            "measure", f"min_samples {measure.min_samples} is above max_samples {measure.max_samples}; exchange them"
-        )
+    for low, high in (("rounds", "max_rounds"), ("min_turns", "max_turns")):
+        least, most = getattr(measure, low), getattr(measure, high)
+        if section.ok and least > most:
+            notes.add("measure", f"{low} {least} is above {high} {most}; exchange them")
     return measure
+
+
+def _read_precision(value: Any) -> float | None:
+    """A percentage; null: no round is added."""
+    if value is None:
+        return None
+    try:
+        return fraction(1e-3, 1.0)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or null: then `rounds` rounds are made and no more") from None
 
 
 def _read_limits(top: Section, notes: Notes) -> Limits:

@@ -91,12 +91,9 @@ def suite_text(
         "sweep": [{**fixed, **sizes}],
         "problem": {name: value for name, value in shape.items() if name != request.axis},
         "mode": [mode],
-        "measure": {
-            "rounds": SEARCH_ROUNDS, "within_process_precision": "3%", "min_samples": 5, "max_samples": 200,
-            "max_time": "500ms",
-        },
+        "measure": {"rounds": SEARCH_ROUNDS, "crossover_precision": None},
         "limits": {"memory": "60%", "cell_timeout": "60s"},
-    }  # fmt: skip
+    }
     return written(data)
 
 

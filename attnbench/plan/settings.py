@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CONTRACT = 2
+CONTRACT = 3
 """Version of the timing contract: raised by hand when the meaning of a stored number changes."""
+
+MAX_ROUNDS = 1000
+"""The most that a suite may ask for."""
 
 SEARCH_ROUNDS = 9
 """The most rounds of a crossover search."""
@@ -16,17 +19,23 @@ class Measure:
     """How each cell is timed.
 
     Attributes:
-        rounds: timed rounds after the check.
-        within_process_precision: a visit stops once half the width of the interval of its median, over the median, is
-            at most this.
-        min_samples, max_samples, max_time_s: bounds on one visit.
+        rounds: timed rounds after the check, before the first look at the crossovers.
+        max_rounds: that are made where a crossover is not precise enough.
+        crossover_precision: half the relative width of a crossover's interval at which no round is added; None:
+            `rounds` rounds and no more.
+        min_turns, max_turns: of a block; after min_turns it ends as soon as a typical member has max_time_s.
+        max_time_s: of a visit's timed samples.
     """
 
     rounds: int = 3
+    max_rounds: int = 9
+    crossover_precision: float | None = 0.05
+    min_turns: int = 6
+    max_turns: int = 24
+    max_time_s: float = 0.5
     within_process_precision: float = 0.02
     min_samples: int = 5
     max_samples: int = 1000
-    max_time_s: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import attnbench
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import Notes
-from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
 from attnbench.problem import Mode, ParamValue, Problem, Scope
 from attnbench.registry import operators as known_operators
@@ -21,8 +21,6 @@ from attnbench.yaml_file import parse, read_text
 
 Grid = Mapping[str, tuple[ParamValue, ...]]
 """The values of an operator's parameters, by name; they multiply."""
-
-MAX_ROUNDS = 1000
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,8 @@ def override(
         operators: several values, or separated by commas. One that the suite has keeps its parameters there; another
             one has its defaults.
         impls: the same.
-        rounds, budget: None: those of the suite.
+        rounds: so many and no more; None: the suite's.
+        budget: None: the suite's.
 
     Raises: BadInput with all mistakes.
     """
@@ -180,7 +179,7 @@ def override(
         data["impls"] = _checked("--impl", impls, read_impl, notes)
     if rounds is not None:
         _checked("--rounds", [rounds], whole_number(1, MAX_ROUNDS), notes)
-        data["measure"] = {**(data.get("measure") or {}), "rounds": rounds}
+        data["measure"] = {**(data.get("measure") or {}), "rounds": rounds, "max_rounds": rounds}
     if budget is not None:
         _checked("--budget", [budget], seconds, notes)
         data["limits"] = {**(data.get("limits") or {}), "budget": budget}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from attnbench.plan.blocks import baseline_of, blocks_of, weight
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.units import count
@@ -15,11 +17,20 @@ if TYPE_CHECKING:
     from attnbench.operator import Cost
 
 CALLS_AROUND = 13
-"""Calls of a timed visit that are not samples: outputs before and after, on each set and with changes of two of them,
-and the least of the warm-up."""
+"""Calls of a timed visit that are no samples: outputs before and after, on each set and with changes of two of them."""
 
-VISIT_S = 0.05
-"""What a visit costs beside its calls."""
+VISIT_S = 0.03
+"""What a visit costs beside its calls and its samples."""
+
+SAMPLE_S = 0.001
+"""What a turn's sample costs beside its calls."""
+
+LEAST_SAMPLE_S = 1e-4
+"""A timed sample of shorter calls is of so many that they last so long."""
+
+SHORT_S, WARM_CALLS, MOST_CALLS = 0.01, 2, 8
+"""A sample of a call shorter than this is preceded by so many untimed calls, and takes as many calls as fill that time,
+at most so many."""
 
 CHECK_SHARE = 0.5
 """The check goes no further up in size once it has used this share of the budget."""
@@ -56,17 +67,44 @@ COMPILE_S = 20.0
 
 
 @dataclass(frozen=True)
+class Timed:
+    """A cell that is to be timed.
+
+    Args:
+        cell: that is called.
+        call_s: what a call takes.
+        turns: that its block takes without a budget.
+        weight: its samples in a turn.
+    """
+
+    cell: Cell
+    call_s: float
+    turns: int
+    weight: int = 1
+
+    def visit_s(self, turns: int, clocks: int = 1) -> float:
+        """What a visit is expected to take.
+
+        Args:
+            turns: that its block takes at most.
+            clocks: metrics that take samples.
+        """
+        samples = min(turns, self.turns) * self.weight
+        return VISIT_S + CALLS_AROUND * self.call_s + samples * sample_s(self.call_s, clocks)
+
+
+@dataclass(frozen=True)
 class Afforded:
     """What a budget affords.
 
     Attributes:
         rounds: as many are begun.
-        max_time_s: of sampling, for every visit alike.
+        turns: that a block takes at most.
         out_of_reach: by key, why a cell is not timed.
     """
 
     rounds: int
-    max_time_s: float
+    turns: int
     out_of_reach: Mapping[str, str]
 
 
@@ -97,49 +135,62 @@ def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
     return max(SHORTEST_S, CALL_BY_ROOFLINE * roofline)
 
 
-def cell_s(cell: Cell, call: float, measure: Measure, clocks: int = 1) -> float:
-    """What the check and all rounds of a cell are expected to take, of which a call takes `call` seconds."""
-    compiling = COMPILE_S if cell.impl == "compiled" else 0.0
-    check = CHECK_S + CHECK_CALLS * call + compiling
-    return check + measure.rounds * (visit_s(call, measure, clocks) + compiling)
+def check_s(cell: Cell, call: float) -> float:
+    """What the check of a cell is expected to take, of which a call takes `call` seconds."""
+    return CHECK_S + CHECK_CALLS * call + compile_s(cell)
 
 
-def visit_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
-    """The most a timed visit is expected to take. clocks: metrics that take samples."""
-    samples = max(measure.min_samples * call_s, min(measure.max_time_s, measure.max_samples * max(call_s, 1e-4)))
-    return VISIT_S + CALLS_AROUND * call_s + clocks * samples
+def compile_s(cell: Cell) -> float:
+    """What compiling a cell is expected to take."""
+    return COMPILE_S if cell.impl == "compiled" else 0.0
 
 
-def least_s(call_s: float, measure: Measure, clocks: int = 1) -> float:
-    """What a timed visit takes with the fewest samples that give an interval of their own."""
-    return visit_s(call_s, replace(measure, max_time_s=0.0), clocks)
+def timed_calls(call_s: float) -> int:
+    """The timed calls of a sample."""
+    return max(1, min(MOST_CALLS, math.ceil(SHORT_S / call_s))) if call_s else MOST_CALLS
+
+
+def sample_s(call_s: float, clocks: int = 1) -> float:
+    """What a turn's sample of a member takes. clocks: metrics that take samples."""
+    warm_s = WARM_CALLS * call_s if call_s < SHORT_S else 0.0
+    return SAMPLE_S + warm_s + clocks * timed_calls(call_s) * max(call_s, LEAST_SAMPLE_S)
+
+
+def timed(calls_s: Sequence[tuple[Cell, float]], measure: Measure, baseline: str) -> Iterator[Timed]:
+    """What is to be timed of cells, by the seconds of their calls, block by block."""
+    by_key = {cell.key: call for cell, call in calls_s}
+    for block in blocks_of(cell for cell, _ in calls_s):
+        base = baseline_of(block, baseline)
+        series = [by_key[cell.key] for cell in block if cell != base] or [by_key[cell.key] for cell in block]
+        typical_s = median(max(call, LEAST_SAMPLE_S) * timed_calls(call) for call in series)
+        enough = math.ceil(measure.max_time_s / typical_s)
+        turns = max(measure.min_turns, min(measure.max_turns, enough))
+        yield from (Timed(cell, by_key[cell.key], turns, weight(cell, base)) for cell in block)
 
 
 def afford(
-    calls_s: Sequence[tuple[Cell, float]],
+    cells: Sequence[Timed],
     measure: Measure,
     left_s: float | None,
-    rounds: int,
     clocks: int = 1,
     start_s: float = START_S,
     before_all: int = 0,
 ) -> Afforded:
-    """Shortens every visit alike; where even the fewest samples are too much, leaves out the largest sizes of all;
+    """Shortens every visit alike; where even the fewest turns are too much, leaves out the largest sizes of all;
     where even the smallest size is, makes fewer rounds; and of a single round that is too long, what comes last.
 
     Args:
-        calls_s: each cell that is to be timed with the seconds of its call, in order of precedence.
+        cells: that are to be timed, in order of precedence.
         measure: the suite's.
         left_s: of the budget; None: no budget.
-        rounds: as many as the suite asks for.
         clocks: metrics that take samples.
         start_s: what a fresh worker costs.
         before_all: so many of the first cells are timed in any case.
     """
     if left_s is None:
-        return Afforded(rounds, measure.max_time_s, {})
-    costs = [(cell, least_s(call, measure, clocks)) for cell, call in calls_s]
-    number, reached = max(rounds, 1), 0
+        return Afforded(measure.rounds, measure.max_turns, {})
+    costs = [(each.cell, each.visit_s(measure.min_turns, clocks)) for each in cells]
+    number, reached = max(measure.rounds, 1), 0
     while not reached and number:
         round_s = max(left_s, 0.0) / number - start_s
         reached = _reached(costs, round_s, whole_sizes=True)
@@ -147,24 +198,15 @@ def afford(
     if not reached:
         number, round_s = 1, max(left_s, 0.0) - start_s
         reached = max(before_all, _reached(costs, round_s, whole_sizes=False))
-    max_time_s = _max_time_s([call for _, call in calls_s[:reached]], measure, round_s, clocks)
-    return Afforded(min(number, rounds), max_time_s, _out_of_reach(costs[reached:], rounds))
+    turns = _most_turns(cells[:reached], measure, round_s, clocks)
+    return Afforded(min(number, measure.rounds), turns, _out_of_reach(costs[reached:], measure.rounds))
 
 
-def _max_time_s(calls_s: Sequence[float], measure: Measure, round_s: float, clocks: int) -> float:
-    """The longest sampling, up to the suite's, with which a round of these calls takes at most round_s."""
-
-    def fits(seconds: float) -> bool:
-        shorter = replace(measure, max_time_s=seconds)
-        return sum(visit_s(call, shorter, clocks) for call in calls_s) <= round_s
-
-    if fits(measure.max_time_s):
-        return measure.max_time_s
-    low, high = 0.0, measure.max_time_s
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return max(low, 0.01)
+def _most_turns(cells: Sequence[Timed], measure: Measure, round_s: float, clocks: int) -> int:
+    """The most turns, up to the suite's, with which a round of these cells takes at most round_s."""
+    possible = range(measure.max_turns, measure.min_turns, -1)
+    fitting = (turns for turns in possible if sum(each.visit_s(turns, clocks) for each in cells) <= round_s)
+    return next(fitting, measure.min_turns)
 
 
 def _out_of_reach(costs: Sequence[tuple[Cell, float]], rounds: int) -> dict[str, str]:

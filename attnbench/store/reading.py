@@ -121,6 +121,12 @@ def _are_rates(value: Mapping[str, Any]) -> bool:
     return is_number(value.get("copy_bytes_per_s", 0)) and _is_table(is_number)(value.get("matmul_flops_per_s", {}))
 
 
+def _are_looks(value: object) -> bool:
+    """At most 4, as `analysis.looks` has them."""
+    looks = value if isinstance(value, list) and all(map(is_whole, value)) else []
+    return 0 < len(looks) <= 4 and looks == sorted(set(looks)) and looks[0] >= 1 and looks[-1] <= 1000
+
+
 def _is_table(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(is_valid(v) for v in value.values())
 
@@ -161,6 +167,7 @@ _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
     "defaults": ("an object of objects of parameters", _is_table(_is_table(_is_param))),
     "estimates": ("an object of text", _is_table(is_text)),
     "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
+    "looks": ("a list of whole numbers, ascending, from 1 to 1000", _are_looks),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
 }
 """The values of environment.json that analyses read: what is allowed, and the test."""

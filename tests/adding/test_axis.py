@@ -23,7 +23,7 @@ operators: [softmax, linear_transformer]
 impls: [reference]
 sweep: [{seq_len: 16, batch: {from: 1, to: 4, factor: 2}}]
 problem: {channels: 16, heads: 2}
-measure: {rounds: 1, min_samples: 5, max_samples: 8, max_time: 50ms}
+measure: {rounds: 1, min_turns: 2, max_turns: 2}
 """
 
 

@@ -65,7 +65,7 @@ operators: [softmax, doubled]
 impls: [reference, mine]
 sweep: [{seq_len: [16]}]
 problem: {heads: 2, channels: 8}
-measure: {rounds: 1, min_samples: 5, max_samples: 5, max_time: 20ms}
+measure: {rounds: 1, min_turns: 2, max_turns: 2}
 """
 
 

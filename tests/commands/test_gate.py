@@ -33,7 +33,7 @@ operators: [{decayed: {half_life: [8]}}, identity]
 impls: [reference]
 sweep: [{seq_len: [64, 128, 256]}]
 problem: {heads: 2, channels: 16}
-measure: {rounds: 2, min_samples: 5, max_samples: 20, max_time: 2ms}
+measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 2}
 gate: {wall_time: 5%, peak_memory: 0%}
 """
 PLACE = "\n    padding = -n % width"

@@ -32,7 +32,7 @@ operators: [softmax, linformer]
 impls: [reference]
 sweep: [{seq_len: [16, 32]}]
 problem: {heads: 2, channels: 16}
-measure: {rounds: 2, max_samples: 8, max_time: 20ms}
+measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 2}
 limits: {memory: 1GiB}
 """
 
@@ -156,10 +156,10 @@ def test_a_call_is_expected_from_its_operations_and_bytes() -> None:
     assert of(many, replace(CELL, impl="sdpa")) == of(few, CELL), "only the reference executes what it executes"
     assert of(moved, CELL) == pytest.approx(time_budget.CALL_BY_ROOFLINE * 1e-1)
     assert time_budget.call_s(many, CELL, {}) == time_budget.SHORTEST_S
-    measure = Measure(rounds=3, max_time_s=0.5)
-    assert time_budget.cell_s(CELL, 0.1, measure) == pytest.approx(
-        0.03 + 12 * 0.1 + 3 * time_budget.visit_s(0.1, measure)
-    )
+    assert time_budget.check_s(CELL, 0.1) == pytest.approx(0.03 + 12 * 0.1)
+    (timed,) = time_budget.timed([(CELL, 0.1)], Measure(min_turns=2, max_turns=9, max_time_s=0.5), "")
+    assert timed.turns == 5
+    assert timed.visit_s(9) == timed.visit_s(5) == pytest.approx(timed.visit_s(2) + 3 * time_budget.sample_s(0.1))
 
 
 def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, suite: Path) -> None:

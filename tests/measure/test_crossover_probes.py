@@ -16,9 +16,16 @@ from attnbench.analysis.summary import summarise
 from attnbench.axes import AXES
 from attnbench.measure.crossover_probes import Probes, Unplanned
 from attnbench.measure.protocol import (
+    FinishRequest,
     Forecast,
     ForecastAnswer,
     ForecastRequest,
+    PreparedAnswer,
+    PrepareRequest,
+    ReleasedAnswer,
+    ReleaseRequest,
+    SampleAnswer,
+    SampleRequest,
     SupportAnswer,
     SupportRequest,
     VisitAnswer,
@@ -53,17 +60,26 @@ class Worker:
     number: int
     speed: float
     start_s: float = 0.0
+    times: dict[str, float] = field(default_factory=dict)
 
     def ask(self, request: Any, timeout: float) -> Any:
         if isinstance(request, SupportRequest):
             return SupportAnswer((("skipped", None),) * len(request.cells))
-        operator, problem = request.cell.operator, request.cell.problem
+        if isinstance(request, ReleaseRequest):
+            return ReleasedAnswer()
+        if isinstance(request, FinishRequest):
+            return VisitAnswer("ok")
+        if isinstance(request, SampleRequest):
+            return SampleAnswer("ok", samples=[("wall", self.times[request.key], "")])
+        problem = request.cell.problem
         if isinstance(request, ForecastRequest):
             return ForecastAnswer(Forecast(2**40 if problem.seq_len > self.machine.memory else 1))
-        self.machine.asked.append((request.phase, operator, problem.seq_len, self.number))
-        time = self.machine.laws[operator](problem.seq_len * problem.channels / 64) * self.speed
-        column = "check_time_s" if request.phase == "check" else "wall_time_s"
-        return VisitAnswer("ok", metrics={column: time, "operator_s": time})
+        self.machine.asked.append((request.word, request.cell.operator, problem.seq_len, self.number))
+        law = self.machine.laws[request.cell.operator]
+        time = self.times[request.cell.key] = law(problem.seq_len * problem.channels / 64) * self.speed
+        if isinstance(request, PrepareRequest):
+            return PreparedAnswer("ok", first_call_s=time, call_s=time)
+        return VisitAnswer("ok", metrics={"check_time_s": time, "operator_s": time})
 
     def close(self) -> None:
         return

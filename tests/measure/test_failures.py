@@ -156,6 +156,5 @@ def test_what_cannot_run_at_any_size_is_one_row(run: Run) -> None:
 def test_what_decayed_before_its_visit_began_is_wrong_as_well(run: Run) -> None:
     decayed = run.results[run.results["impl"] == "decays"]
     assert list(decayed["status"]) == ["wrong", "wrong"]
-    assert sorted("after timing" in reason for reason in decayed["reason"]) == [False, True]
     assert sum("its answer is not the one that was checked" in reason for reason in decayed["reason"]) == 1
     assert decayed["wall_time_s"].isna().all()

@@ -33,11 +33,11 @@ baseline: softmax
 impls: [reference, sdpa]
 sweep: [{seq_len: [16, 32]}]
 problem: {heads: 2, channels: 16}
-measure: {rounds: 2, min_samples: 5, max_samples: 64, max_time: 80ms}
+measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 4}
 limits: {memory: 1GiB, cell_timeout: 60s, budget: 10m}
 """
 VISITS_OF_SUITE = 8 * 3
-ROUNDS = Measure(rounds=2, within_process_precision=0.5, min_samples=5, max_samples=8, max_time_s=0.02)
+ROUNDS = Measure(rounds=2, crossover_precision=None, min_turns=2, max_turns=2)
 
 
 CELLS = [faulty(impl, n) for impl in ("reference", "honest") for n in (16, 32)]

@@ -18,73 +18,31 @@ from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
 from attnbench.measure.protocol import (
-    Forecast,
-    ForecastAnswer,
-    ForecastRequest,
-    SupportAnswer,
-    SupportRequest,
-    VisitRequest,
+    CheckRequest,
+    FinishRequest,
+    PrepareRequest,
+    Request,
+    SampleRequest,
     WorkerLost,
     answer_to,
 )
 from attnbench.measure.runner import Runner, Stopped, exit_code
 from attnbench.plan import time_budget
+from attnbench.plan.blocks import BASELINE_WEIGHT
 from attnbench.plan.measured_code import measured_code
 from attnbench.plan.plan import beyond
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
 from attnbench.store import journal
 from attnbench.store.records import VISITS, Visit
+from tests.pretended import FORESEEN, Pretended, fine, of, ran
 from tests.running import Silent, faulty, plan
 from tests.stored import CELL, cell, visit
 
-FORESEEN = 3 * 2**20
-Answers = Callable[[VisitRequest], dict[str, Any]]
-"""The message that answers a visit's request."""
-
-
-class Pretended:
-    """A worker that answers without a process."""
-
-    def __init__(self, number: int, answer: Answers) -> None:
-        self.number = number
-        self.start_s = 0.0
-        self.answer = answer
-        self.closed = False
-
-    def ask(self, request: Any, timeout: float) -> Any:
-        assert not self.closed
-        if isinstance(request, SupportRequest):
-            return SupportAnswer((("skipped", None),) * len(request.cells))
-        if isinstance(request, ForecastRequest):
-            return ForecastAnswer(Forecast(FORESEEN))
-        return answer_to(request, self.answer(request))
-
-    def close(self) -> None:
-        self.closed = True
-
-    kill = close
-
-
-def fine(request: VisitRequest) -> dict[str, Any]:
-    metrics = {"operator_s": 0.0, "check_time_s": 1e-3, "tolerance": 1e-5}
-    if request.phase == "check":
-        return {"status": "ok", "metrics": metrics}
-    return {"status": "ok", "metrics": {"operator_s": 0.0, "wall_time_s": 1e-3}, "samples": [["wall", 1e-3, ""]]}
-
-
-def ran(folder: Path, cells: list[Cell], answer: Answers = fine, **given: Any) -> Run:
-    opened = journal.create(folder, "name: made\n", {})
-    start: Any = lambda number, threads: Pretended(number, answer)  # noqa: E731
-    try:
-        Runner(plan(cells, **given), opened, Silent(), start).run()
-    finally:
-        opened.close()
-    return read_run(folder)
-
-
 CELLS = [faulty(impl, n) for impl in ("reference", "honest") for n in (64, 32, 128)]
-ROUNDS = Measure(rounds=3)
+TURNS = 4
+ROUNDS = Measure(rounds=3, max_rounds=3, min_turns=2, max_turns=TURNS)
+ONCE = replace(ROUNDS, rounds=1, max_rounds=1)
 
 
 def test_the_check_goes_up_in_size_and_rounds_are_shuffled_alike_for_a_seed(tmp_path: Path) -> None:
@@ -93,7 +51,9 @@ def test_the_check_goes_up_in_size_and_rounds_are_shuffled_alike_for_a_seed(tmp_
     assert list(checked["seq_len"]) == [32, 32, 64, 64, 128, 128]
     orders = [tuple(run.visits[run.visits["round"] == n]["key"]) for n in (1, 2, 3)]
     assert len(set(orders)) == 3
-    assert all(list(run.visits[run.visits["round"] == n]["order"]) == list(range(6)) for n in (1, 2, 3))
+    for n in (1, 2, 3):
+        blocks = run.visits[run.visits["round"] == n].groupby("seq_len", sort=False)["order"].unique()
+        assert sorted(map(list, blocks)) == [[0], [1], [2]], "the members of a block are visited together"
     again = ran(tmp_path / "b", CELLS, measure=ROUNDS, seed=1)
     assert list(again.visits["key"]) == list(run.visits["key"])
     other = ran(tmp_path / "c", CELLS, measure=ROUNDS, seed=2)
@@ -107,22 +67,22 @@ def test_every_round_has_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_a_fatal_answer_ends_its_worker(tmp_path: Path) -> None:
-    def answer(request: VisitRequest) -> dict[str, Any]:
-        bad = request.phase == "time" and request.cell.problem.seq_len == 64
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        bad = of(request, ".n64.") and isinstance(request, SampleRequest)
         return {"status": "crashed", "reason": "lost"} if bad else fine(request)
 
-    run = ran(tmp_path / "run", CELLS, answer, measure=Measure(rounds=1))
-    timed = run.visits[run.visits["round"] == 1]
-    after = timed.sort_values("order")
-    for crashed in after[after["status"] == "crashed"]["order"]:
-        later = after[after["order"] > crashed]["process"]
-        assert (later > int(after[after["order"] == crashed]["process"].iloc[0])).all()
+    run = ran(tmp_path / "run", CELLS, answer, measure=ONCE)
+    timed = run.visits[run.visits["round"] == 1].reset_index(drop=True)
+    crashed = timed.index[timed["status"] == "crashed"]
+    assert len(crashed) == 2
+    for index in crashed:
+        assert (timed["process"][index + 1 :] > timed["process"][index]).all()
 
 
 @pytest.mark.parametrize(("status", "visits"), [("wrong", 1), ("timeout", 1), ("oom", 1), ("crashed", 3), ("error", 3)])
 def test_what_would_fail_the_same_way_is_not_visited_again(tmp_path: Path, status: str, visits: int) -> None:
-    def answer(request: VisitRequest) -> dict[str, Any]:
-        return fine(request) if request.phase == "check" else {"status": status, "reason": "so"}
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        return {"status": status, "reason": "so"} if of(request, "") else fine(request)
 
     run = ran(tmp_path / "run", CELLS[:1], answer, measure=ROUNDS)
     assert len(run.visits[run.visits["round"] > 0]) == visits
@@ -130,24 +90,27 @@ def test_what_would_fail_the_same_way_is_not_visited_again(tmp_path: Path, statu
 
 
 def test_a_clock_that_is_never_steady_ends_the_run_with_a_reason(tmp_path: Path) -> None:
-    def answer(request: VisitRequest) -> dict[str, Any]:
-        found = fine(request)
-        return found if request.phase == "check" else {**found, "throttled": True}
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        slow = {"samples": [["wall", 1e-3, "throttled"]]} if isinstance(request, SampleRequest) else {}
+        return {**fine(request), **slow}
 
     with pytest.raises(Stopped, match="throttled throughout 5 visits"):
         ran(tmp_path / "run", CELLS, answer, measure=ROUNDS)
     run = read_run(tmp_path / "run")
-    assert len(run.visits) == 6 + 5
+    assert len(run.visits) == 6 + 6, "three blocks of two, the third of which it looks at when it is stored"
+    assert "wall_time_s" not in run.visits or run.visits["wall_time_s"].isna().all()
     assert (tmp_path / "run" / "results.csv").is_file()
 
 
 def test_an_older_worker_calls_the_time_of_a_check_otherwise(tmp_path: Path) -> None:
-    def answer(request: VisitRequest) -> dict[str, Any]:
+    def answer(request: Request[Any]) -> dict[str, Any]:
         message = fine(request)
+        if not isinstance(request, CheckRequest):
+            return message
         metrics = {name.replace("check_time_s", "scout_time_s"): v for name, v in message["metrics"].items()}
         return {**message, "metrics": metrics}
 
-    run = ran(tmp_path / "run", CELLS[:1], answer, measure=Measure(rounds=1))
+    run = ran(tmp_path / "run", CELLS[:1], answer, measure=ONCE)
     first = run.visits.iloc[0]
     assert (first["round"], first["check_time_s"]) == (0, 1e-3)
     assert "scout_time_s" not in run.visits
@@ -171,10 +134,11 @@ def test_an_older_worker_calls_the_time_of_a_check_otherwise(tmp_path: Path) -> 
     ids=str,
 )
 def test_an_answer_that_could_not_be_read_again_is_a_crash_of_its_visit(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    def answer(request: VisitRequest) -> dict[str, Any]:
-        return {**fine(request), **(wrong if request.cell.impl == "honest" else {})}
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        impl = request.cell.impl if isinstance(request, CheckRequest) else ""
+        return {**fine(request), **(wrong if impl == "honest" or of(request, ".honest.") else {})}
 
-    run = ran(tmp_path / "run", CELLS, answer, measure=Measure(rounds=1))
+    run = ran(tmp_path / "run", CELLS, answer, measure=ONCE)
     honest = run.results["impl"] == "honest"
     assert (run.results["status"] == "crashed").tolist() == honest.tolist()
     assert run.results[honest]["reason"].str.startswith("the worker sent what is no answer: ").all()
@@ -257,7 +221,8 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
     Runner(plan(CELLS), again, Silent(), start).run()
     again.close()
     run = read_run(folder)
-    assert list(run.visits["key"]) == list(whole.visits["key"])
+    visits = [sorted(zip(r.visits["key"], r.visits["round"], strict=True)) for r in (run, whole)]
+    assert visits[0] == visits[1]
     assert len(run.samples) == len(whole.samples)
 
 
@@ -278,6 +243,7 @@ class Clock:
         self.now_s = 100.0
         self.call_s = call_s
         self.late = late
+        self.cells: dict[str, Cell] = {}
 
     def now(self) -> float:
         return self.now_s
@@ -290,18 +256,23 @@ class Clock:
         return worker
 
     def ask(self, request: Any, timeout: float) -> Any:
-        if not isinstance(request, VisitRequest):
+        if not isinstance(request, (CheckRequest, PrepareRequest, SampleRequest, FinishRequest)):
             self.now_s += 0.01
             return Pretended(0, fine).ask(request, timeout)
-        call, checks = self.call_s(request.cell), request.phase == "check"
-        timed_s = self.late * time_budget.visit_s(call, request.measure)
-        takes = time_budget.CHECK_S + 12 * call if checks else timed_s
+        if not isinstance(request, (SampleRequest, FinishRequest)):
+            self.cells[request.cell.key] = request.cell
+        call = self.call_s(self.cells[getattr(request, "key", "") or request.cell.key])  # type: ignore[union-attr]
+        around_s = (time_budget.VISIT_S + time_budget.CALLS_AROUND * call) / 2
+        takes = self.late * (time_budget.sample_s(call) if isinstance(request, SampleRequest) else around_s)
+        if isinstance(request, CheckRequest):
+            takes = time_budget.CHECK_S + 12 * call
         self.now_s += min(takes, timeout)
         if takes > timeout:
             raise WorkerLost("timeout", f"no answer within {timeout:g} s")
         answer = fine(request)
-        metrics = {**answer["metrics"], "check_time_s": call, "visit_s": takes} if checks else answer["metrics"]
-        return answer_to(request, {**answer, "metrics": metrics})
+        if isinstance(request, CheckRequest):
+            answer["metrics"] = {**answer["metrics"], "check_time_s": call, "visit_s": takes}
+        return answer_to(request, answer)
 
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -402,27 +373,45 @@ def test_a_budget_of_nothing_checks_the_smallest_and_skips_the_rest_alike(tmp_pa
 
 
 def test_budget_shortens_all_alike_before_it_drops_the_largest() -> None:
-    measure = Measure(rounds=2, min_samples=5, max_time_s=1.0)
-    checked = [(cell(seq_len=n), n * 1e-4) for n in (64, 128, 256, 512)]
-    free = time_budget.afford(checked, measure, None, 2)
-    assert (free.rounds, free.max_time_s, free.out_of_reach) == (2, 1.0, {})
-    roomy = time_budget.afford(checked, measure, 100.0, 2)
-    assert (roomy.max_time_s, roomy.out_of_reach) == (1.0, {})
-    tight = time_budget.afford(checked, measure, 10.0, 2)
-    assert tight.max_time_s < 1.0
-    assert not tight.out_of_reach
-    spent = sum(time_budget.visit_s(t, replace(measure, max_time_s=tight.max_time_s)) for _, t in checked)
-    assert 2 * (spent + time_budget.START_S) == pytest.approx(10.0, rel=0.01)
-    scant = time_budget.afford(checked, measure, 7.2, 2)
+    measure = Measure(rounds=2, min_turns=2, max_turns=20, max_time_s=10.0)
+    cells = [cell(seq_len=n) for n in (64, 128, 256, 512)]
+    checked = list(time_budget.timed([(c, c.problem.seq_len * 1e-4) for c in cells], measure, ""))
+
+    def round_s(turns: int) -> float:
+        return sum(each.visit_s(turns) for each in checked) + time_budget.START_S
+
+    free = time_budget.afford(checked, measure, None)
+    assert (free.rounds, free.turns, free.out_of_reach) == (2, 20, {})
+    roomy = time_budget.afford(checked, measure, 2 * round_s(20) + 1)
+    assert (roomy.turns, roomy.out_of_reach) == (20, {})
+    tight = time_budget.afford(checked, measure, 2 * round_s(9) + 1e-6)
+    assert (tight.turns, tight.out_of_reach) == (9, {})
+    scant = time_budget.afford(checked, measure, 2 * round_s(2) - 0.01)
     assert set(scant.out_of_reach) == {cell(seq_len=512).key}
     assert scant.rounds == 2
-    once = time_budget.afford(checked, measure, 4.6, 2)
+    once = time_budget.afford(checked[:1], measure, 1.5 * (checked[0].visit_s(2) + time_budget.START_S))
     assert (once.rounds, len(once.out_of_reach)) == (1, 0), "fewer rounds where not even the smallest size has two"
-    same = [(replace(c, impl=impl), 0.05) for c, _ in checked[:1] for impl in ("reference", "sdpa", "compiled")]
-    part = time_budget.afford(same, measure, 4.5, 2)
+    impls = ("reference", "sdpa", "compiled")
+    same = list(time_budget.timed([(replace(cells[0], impl=impl), 0.05) for impl in impls], measure, ""))
+    two_s = sum(each.visit_s(2) for each in same[:2]) + time_budget.START_S
+    part = time_budget.afford(same, measure, two_s + 0.01)
     assert (part.rounds, len(part.out_of_reach)) == (1, 1), "of a size that does not fit, what comes first"
-    none = time_budget.afford(same, measure, 1.0, 2, before_all=1)
-    assert (none.rounds, set(none.out_of_reach)) == (1, {c.key for c, _ in same[1:]})
+    none = time_budget.afford(same, measure, 1.0, before_all=1)
+    assert (none.rounds, set(none.out_of_reach)) == (1, {each.cell.key for each in same[1:]})
+
+
+def test_a_block_of_long_calls_takes_fewer_turns_and_the_baseline_more_samples() -> None:
+    measure = Measure()
+    timed = {
+        each.cell.problem.seq_len: each
+        for each in time_budget.timed(
+            [(cell(seq_len=n), call) for n, call in ((64, 1e-5), (128, 2e-3), (256, 0.05), (512, 1.0))],
+            measure,
+            "softmax",
+        )
+    }
+    assert [each.turns for each in timed.values()] == [24, 24, 10, 6]
+    assert {each.weight for each in timed.values()} == {BASELINE_WEIGHT}
 
 
 def test_beyond_means_no_size_smaller_and_one_larger() -> None:

@@ -22,7 +22,7 @@ sweep:
   - image_size: [7, 4x8]
 problem: {batch: 2, heads: 4, channels: 32, dtype: float32}
 mode: [fwd, fwd_bwd]
-measure: {rounds: 2, within_process_precision: 3%, min_samples: 4, max_samples: 9, max_time: 500ms}
+measure: {rounds: 2, max_rounds: 4, crossover_precision: 3%, min_turns: 4, max_turns: 9, max_time: 500ms}
 limits: {memory: 2GiB, cell_timeout: 2m, budget: 1h}
 gate:
   wall_time: 5%

@@ -28,7 +28,7 @@ sweep:
   - image_size: [14, 8x16]
 problem: {batch: 2, heads: 4, channels: 32, dtype: bfloat16, causal: true}
 mode: [fwd, fwd_bwd]
-measure: {rounds: 5, within_process_precision: 3%, min_samples: 4, max_samples: 9, max_time: 500ms}
+measure: {rounds: 5, max_rounds: 7, crossover_precision: 3%, min_turns: 4, max_turns: 9, max_time: 400ms}
 limits: {memory: 2GiB, cell_timeout: 2m, budget: 1h}
 gate:
   wall_time: 5%
@@ -53,7 +53,7 @@ def test_every_key_is_read_into_base_units() -> None:
     assert full.operators == (("softmax", {}), ("linformer", {"k": (64, 128), "sharing": ("kv",)}), ("local", {}))
     assert full.sweep[0]["seq_len"] == ((256,), (512,))
     assert full.sweep[1]["image_size"] == ((14, 14), (8, 16))
-    assert full.measure == Measure(5, 0.03, 4, 9, 0.5)
+    assert full.measure == Measure(5, 7, 0.03, 4, 9, 0.4)
     assert full.limits == Limits(1.0, 2 * 2**30, 120.0, 3600.0)
     assert full.text == FULL
     assert full.problems()[0] == Problem(256, 64, 4, 2, "bfloat16", True)
@@ -159,7 +159,12 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
         ("problem: {seq_len: 64}", "problem.seq_len: a size belongs in `sweep:`"),
         ("problem: [64]", "problem: [64]; allowed: a mapping"),
         ("measure: {rounds: 0}", "measure.rounds: 0; allowed"),
-        ("measure: {min_samples: 9, max_samples: 3}", "measure: min_samples 9 is above max_samples 3"),
+        ("measure: {min_turns: 9, max_turns: 3}", "measure: min_turns 9 is above max_turns 3; exchange them"),
+        ("measure: {rounds: 9, max_rounds: 3}", "measure: rounds 9 is above max_rounds 3; exchange them"),
+        ("measure: {max_samples: 9}", "measure.max_samples: of an earlier timing contract: max_turns is the most"),
+        ("measure: {within_process_precision: 5%}", "crossover_precision is what a run is precise to now"),
+        ("measure: {crossover_precision: 5}", "crossover_precision: 5; allowed: a percentage from 0.1% to 100%"),
+        ("measure: {crossover_precision: none}", "or null: then `rounds` rounds are made and no more"),
         ("measure: {max_time: 1}", "measure.max_time: 1; allowed: a duration"),
         ("measure: null", "measure: nothing; allowed: a mapping"),
         ("limits: {memory: 200%}", "limits.memory: '200%'"),
@@ -284,7 +289,7 @@ def test_overrides_replace_what_the_suite_says() -> None:
     changed = override(suite(FULL), operators=["linformer", "identity"], impls=["reference"], rounds=2, budget="90s")
     assert changed.operators == (("linformer", {"k": (64, 128), "sharing": ("kv",)}), ("identity", {}))
     assert (changed.impls, changed.measure.rounds, changed.limits.budget_s) == (("reference",), 2, 90.0)
-    assert changed.measure.max_samples == 9
+    assert (changed.measure.max_rounds, changed.measure.max_turns) == (2, 9)
     assert cells(suite(changed.text)) == cells(changed)
     assert override(suite(FULL)).text == FULL
     assert [name for name, _ in override(suite(FULL), operators=["local,softmax"]).operators] == ["softmax", "local"]
