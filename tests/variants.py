@@ -11,7 +11,7 @@ import torch
 
 from attnbench.operator import Form, Inputs, Operator
 from attnbench.problem import Params, Problem, Scope
-from attnbench.registry import operators, outside_definition, resolve
+from attnbench.registry import Source, operators, outside_definition, resolve
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,19 @@ class Variant:
 
 
 @cache
+def sources() -> dict[str, Source]:
+    """The shipped operators by name; to look for them reads a dozen folders."""
+    return operators()
+
+
+@cache
 def variants() -> tuple[Variant, ...]:
     """The default of every operator, and each listed choice away from it, in every scope it has."""
     return tuple(_variants())
 
 
 def _variants() -> Iterator[Variant]:
-    for name, source in operators().items():
+    for name, source in sources().items():
         operator = source.load()
         chosen: list[dict[str, Any]] = [{}]
         for param, spec in operator.params.items():

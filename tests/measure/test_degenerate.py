@@ -14,24 +14,34 @@ from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker import answers, correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.problem import MODES, Cell, Dtype, Mode, Params, Problem
-from attnbench.registry import operators, why_not
-from tests.variants import Variant, variants
+from attnbench.registry import why_not
+from tests.variants import Variant, sources, variants
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16")
 
 
 def tiny(variant: Variant) -> list[Problem]:
-    """One token, in a batch too; one number; one channel of a head; several tokens of one channel; causal ones."""
-    shapes = [((1, 1), 8, 4, 1), ((1, 1), 8, 4, 3), ((1, 1), 1, 1, 1), ((1, 5), 4, 4, 1), ((2, 3), 4, 4, 1)]
+    """One token, in a batch too; one number; several tokens of one channel; of images a row and more, else causal."""
+    shapes = [((1, 1), 8, 4, 1), ((1, 5), 4, 4, 1), ((1, 1), 8, 4, 3), ((1, 1), 1, 1, 1)]
     problems = [variant.problem(side, channels=c, heads=h, batch=b) for side, c, h, b in shapes]
     if "sequence" in variant.operator.domains:
-        problems += [replace(p, causal=True) for p in (problems[0], problems[3])]
-    return problems
+        return [*problems, *(replace(p, causal=True) for p in problems[:2])]
+    return [*problems, variant.problem((2, 3), channels=4, heads=4, batch=1)]
+
+
+def checked_after_timing(mode: Mode, impl: str, problem: Problem) -> bool:
+    """Whether its answers are checked again as after timing: in bfloat16, whose roundings are largest; in float32 of
+    impls, and of the reference with one token and with one channel.
+    """
+    if problem.dtype == "bfloat16":
+        return mode == "fwd_bwd" or impl != "reference"
+    single = problem.batch == 1 and problem.channels > 1
+    return problem.dtype == "float32" and (impl != "reference" or single)
 
 
 def of(variant: Variant, problem: Problem, mode: Mode, impl: str = "reference") -> Subject:
     cell = Cell(variant.name, impl, variant.scope, mode, problem, variant.params)
-    return subject_of(cell, operators()[variant.name], CPU, 2**32, Forecast())
+    return subject_of(cell, sources()[variant.name], CPU, 2**32, Forecast())
 
 
 def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
@@ -46,14 +56,14 @@ def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
 
 @pytest.mark.parametrize("variant", variants(), ids=str)
 def test_what_is_right_passes(variant: Variant) -> None:
-    """Every impl that runs here, before timing and, where roundings are large enough to matter, after it; and what is
-    allowed is never more than the ceiling, whatever it is a share of. A backward pass has a forward one before it.
+    """Every impl that runs here, before timing and as after it; and what is allowed is never more than the ceiling,
+    whatever it is a share of. A backward pass has a forward one before it.
     """
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
         checked = correctness.check_impl(subject)
-        if problem.dtype != "float64":
+        if checked_after_timing(mode, impl, problem):
             answers.check_after_timing(subject, answers.first_answers(subject), checked.tolerance)
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
         assert checked.relative_error <= checked.tolerance <= factor * error_bound.CEILING[problem.dtype] * (1 + 1e-12)

@@ -10,9 +10,8 @@ from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.fake_memory import predict
 from attnbench.measure.worker.prepared_cell import subject_of
 from attnbench.problem import MODES, Cell, Mode, canonical_params
-from attnbench.registry import operators
 from tests.measuring import bench
-from tests.variants import Variant, variants
+from tests.variants import Variant, sources, variants
 
 SCRATCH = {
     ("softmax_pool", "fwd_bwd"): "_softmax_backward_data makes a strided gradient contiguous",
@@ -40,8 +39,7 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
     if not variant.defined(problem):
         problem = variant.problem((32, 32), channels=64, heads=2, batch=2)
     cell = Cell(variant.name, "reference", variant.scope, mode, problem, variant.params)
-    source = operators()[variant.name]
-    of = subject_of(cell, source, CPU, 2**33, Forecast())
+    of = subject_of(cell, sources()[variant.name], CPU, 2**33, Forecast())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
     predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
     return predicted, int(peak_memory.check(bench(of))["peak_memory_bytes"])
