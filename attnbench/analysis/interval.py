@@ -194,20 +194,21 @@ class _Fit:
 def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats) -> _Fit:
     """Weighted least squares of logs = cell + group; `cell_variance` gives each cell's weight."""
     rounds = np.bincount(cells)
-    offset, lost = np.full(len(logs), np.nan), np.zeros(len(logs))
+    offset, leverage = np.full(len(logs), np.nan), np.zeros(len(logs))
     for block in range(blocks.max() + 1):  # no cell is in two
         here = np.flatnonzero(blocks == block)
-        offset[here], lost[here] = _offsets(logs[here], cells[here], groups[here], 1 / cell_variance[cells[here]])
+        offset[here], leverage[here] = _offsets(logs[here], cells[here], groups[here], 1 / cell_variance[cells[here]])
     adjusted = logs - np.nan_to_num(offset)
     # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
     level = np.bincount(cells, weights=adjusted) / rounds
-    freedom = (rounds - 1) * (1 - np.bincount(cells, weights=lost) / rounds)
+    freedom = rounds - 1 - np.bincount(cells, weights=leverage)
+    freedom = np.where(freedom > 1e-6, freedom, 0.0)
     variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
     return _Fit(level, rounds, variance, freedom, offset, np.bincount(cells, weights=~np.isnan(offset)) / rounds)
 
 
-def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, float]:
-    """The offset of each visit's group, and the share of the residuals' freedom that estimating offsets takes.
+def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, Floats]:
+    """The offset of each visit's group, and the visit's leverage on it: the freedom that its residual loses.
 
     A visit alone in its group has none (nan); nor has any where workers measured hardly more than one cell each, whose
     offsets cannot be separated from the residuals.
@@ -220,22 +221,22 @@ def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> t
     def centred(x: Floats) -> Floats:
         return x - (np.stack([np.bincount(cells, weights=column) for column in x.T]) / rounds)[:, cells].T
 
-    member = (groups[:, None] == common).astype(np.float64)  # [visits, groups]
     if not (spare and len(common)):
-        return np.full(len(logs), np.nan), 0.0
+        return np.full(len(logs), np.nan), np.zeros(len(logs))
+    member = (groups[:, None] == common).astype(np.float64)  # [visits, groups]
     incidence = centred(member)
     values, vectors = np.linalg.eigh(incidence.T @ (weight[:, None] * incidence))
     known = values > 1e-9 * values[-1]
-    rank = int(known.sum())
-    if not 0 < rank <= 0.75 * spare:
-        return np.full(len(logs), np.nan), 0.0
+    if not 0 < known.sum() <= 0.75 * spare:
+        return np.full(len(logs), np.nan), np.zeros(len(logs))
+    leverage = weight * ((incidence @ vectors[:, known]) ** 2 / values[known]).sum(axis=1)
     right = incidence.T @ (weight * centred(logs[:, None])[:, 0])
     offset = vectors[:, known] @ ((vectors[:, known].T @ right) / values[known])
     # Offsets average 0 over the visits of each set of groups that common cells connect, on which they are constant.
     free = vectors[:, ~known]
     weighted = free * visits[common][:, None]
     offset -= free @ np.linalg.solve(free.T @ weighted, weighted.T @ offset)
-    return np.where(visits[groups] > 1, member @ offset, np.nan), rank / spare
+    return np.where(visits[groups] > 1, member @ offset, np.nan), leverage
 
 
 def _between(offset: Floats, blocks: Indices, groups: Indices, processes: Indices) -> tuple[float, float]:
