@@ -201,8 +201,8 @@ def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_va
     adjusted = logs - np.nan_to_num(offset)
     # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
     level = np.bincount(cells, weights=adjusted) / rounds
-    freedom = rounds - 1 - np.bincount(cells, weights=leverage)
-    freedom = np.where(freedom > 1e-6, freedom, 0.0)
+    left = rounds - 1.0 - np.bincount(cells, weights=leverage)
+    freedom = np.where(left > 1e-6, left, 0.0)
     variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
     return _Fit(level, rounds, variance, freedom, offset, np.bincount(cells, weights=~np.isnan(offset)) / rounds)
 

@@ -1,6 +1,6 @@
 """Simulates how often intervals and labels are right, and puts the tables into docs/statistics.md: `make statistics`.
 
-    python -m benchmarks.coverage [--draws 400] [PART ...]
+    python -m benchmarks.coverage [--draws 200] [PART ...]
 
 A part is a module of this folder with `table(draws) -> str`, Markdown. It replaces what stands between its markers:
     <!-- part: intervals -->
@@ -17,7 +17,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
 MARKED = re.compile(r"(?P<head><!-- part: (?P<part>\w+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
-DRAWS = 400
+DRAWS = 200
 
 
 def tables(page: str, parts: list[str], draws: int) -> str:
