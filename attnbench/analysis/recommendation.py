@@ -75,14 +75,14 @@ def recommendations(
                 choice = Choice(series, time.values[point.key], memory_bytes, is_exact(series, exact))
                 candidates.append((time.levels[point.key], choice))
         if candidates:
-            found.append(_recommendation(size, label, sorted(candidates, key=lambda c: c[0].level)))
+            found.append(choose(size, label, sorted(candidates, key=lambda c: c[0].level)))
     return found
 
 
 _Candidate = tuple[Estimate, Choice]
 
 
-def _recommendation(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommendation:
+def choose(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommendation:
     """candidates: the fastest first."""
     chosen = _not_told_apart(candidates)
     ordered = sorted((c for _, c in chosen), key=lambda c: (not c.exact, c.memory_bytes or math.inf, c.time_s))

@@ -20,7 +20,7 @@ def command(
         list[str] | None, typer.Option(help="metric:5%, makes it a gate; repeat it or use commas.")
     ] = None,
     across_machines: Annotated[
-        bool, typer.Option("--across-machines", help="Compare what is exact, and ratios to the baseline.")
+        bool, typer.Option("--across-machines", help="Compare although their machines or software differ.")
     ] = False,
     explain: Annotated[
         str | None, typer.Option(help="A cell's key, or a part of one: its rounds, and why its verdicts.")
@@ -30,7 +30,8 @@ def command(
     """Compare stored runs: ratio, interval and verdict per cell and metric, what changed first.
 
     Exit code: 0 pass; with --fail-on 1 regression, 3 undecided or nothing measured; 2 cannot compare or bad usage.
-    Runs measured one after the other differ by what the machine did meanwhile: `attnbench gate` takes turns instead.
+    Runs measured one after the other differ by what the machine did meanwhile: a time is judged beside the others that
+    were measured in turns with it, and the first lines say what that can show. `attnbench gate` takes turns instead.
 
     Example: attnbench compare results/before results/after --fail-on wall_time:5%,peak_memory:0%
     """

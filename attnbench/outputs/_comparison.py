@@ -15,7 +15,7 @@ from attnbench.problem import key_parts, operator_with_impl
 from attnbench.registry import metrics
 from attnbench.store.privacy import without_paths
 from attnbench.thresholds import OPERATIONS
-from attnbench.units import count, shown, times
+from attnbench.units import count, shown
 
 _MOST = 40
 
@@ -52,8 +52,6 @@ def value_text(value: float | str | None, finding: Finding) -> str:
     """A value of a finding in the unit of its metric; empty where there is none."""
     if value is None or isinstance(value, str):
         return value or ""
-    if finding.relative:
-        return times(value)
     metric = metrics().get(finding.metric)
     return shown(value, metric.unit) if metric else f"{value:g}"
 

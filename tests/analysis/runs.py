@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def visits_of(
     process: float = 0.04,
     own: float = 0.02,
     drift: float = 0.0,
+    contract: str = "",
 ) -> list[Visit]:
     """Visits of cells with a true time, or with a status instead of one; metrics go to the check.
 
@@ -55,7 +57,7 @@ def visits_of(
             found.append(
                 Visit(what.key, columns_of(what), "cpu", round_, round_, order, "ok", metrics={"wall_time_s": time})
             )
-    return found
+    return [replace(visit, contract=contract) for visit in found]
 
 
 def run_of(visits: Sequence[Visit], environment: Mapping[str, Any] | None = None) -> Run:

@@ -8,7 +8,7 @@ import pytest
 
 from attnbench.analysis.interval import estimates
 from attnbench.analysis.metric_values import quantity
-from attnbench.analysis.recommendation import Choice, Recommendation, _recommendation, recommendations
+from attnbench.analysis.recommendation import Choice, Recommendation, choose, recommendations
 from attnbench.analysis.series import Series, panels
 from benchmarks.coverage.noise import visits
 from tests.analysis.runs import Law, laws
@@ -71,7 +71,7 @@ def simulated(truth: Sequence[float], exact: Sequence[bool], sd: float, rounds: 
         (levels[f"0.{i}"], Choice(Series(str(i), str(i), "reference", "{}", ()), 1.0, None, exact[i]))
         for i in range(len(truth))
     ]
-    return _recommendation(64, "64", sorted(candidates, key=lambda c: c[0].level))
+    return choose(64, "64", sorted(candidates, key=lambda c: c[0].level))
 
 
 def test_at_sixteen_percent_noise_the_truly_fastest_is_in_the_set_and_no_speed_up_is_overstated() -> None:

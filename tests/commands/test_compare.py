@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,10 +23,10 @@ def run(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def folder(path: Path, seconds: float, *, rounds: int = 4, memory: int = 1000) -> str:
+def folder(path: Path, seconds: float, *, rounds: int = 4, memory: int = 1000, contract: int = 3) -> str:
     visits, samples = [], []
     for n in (64, 128):
-        for operator in ("softmax", "local", "linformer"):
+        for operator in ("softmax", "local", "linformer", "performer", "fnet"):
             cell = stored.cell(operator, seq_len=n)
             visits.append(stored.visit(cell, metrics={"peak_memory_bytes": memory, "flops": 10}))
             for number in range(1, rounds + 1):
@@ -33,7 +34,7 @@ def folder(path: Path, seconds: float, *, rounds: int = 4, memory: int = 1000) -
                 took = own * (1 + 0.001 * ((number * 7 + n) % 3))
                 visits.append(stored.timed(cell, number, took))
                 samples += [Sample(cell.key, number, number, i, "wall", took) for i in range(5)]
-    stored.folder(path, visits, samples)
+    stored.folder(path, [replace(visit, contract=f"{contract} rounds={rounds}") for visit in visits], samples)
     return str(path)
 
 
@@ -49,6 +50,8 @@ def test_exit_codes(runs: tuple[str, str, str], tmp_path: Path) -> None:
     assert run(a, b, "--fail-on", "wall_time:5%")[0] == 1
     assert run(b, a, "--fail-on", "wall_time:5%")[0] == 0
     assert run(a, a, c, "--fail-on", "peak_memory:0%")[0] == 1
+    older = [folder(tmp_path / f"older {s}", s, contract=2) for s in (1e-3, 1.2e-3)]
+    assert run(*older, "--fail-on", "wall_time:5%")[0] == 3, "its cells took no turns"
     once = folder(tmp_path / "once", 1e-3, rounds=1)
     assert run(once, folder(tmp_path / "again", 1.001e-3, rounds=1), "--fail-on", "wall_time:5%")[0] == 3
 
@@ -61,7 +64,7 @@ def test_every_format_tells_the_slower_cell(runs: tuple[str, str, str], form: st
     assert "local" in text
     if form == "json":
         (found,) = json.loads(text)["comparisons"]
-        assert (found["exit_code"], found["measured"]) == (1, 6)
+        assert (found["exit_code"], found["measured"]) == (1, 10)
         slower = [f for f in found["findings"] if f["regression"]]
         assert [f["verdict"] for f in slower] == ["slower", "slower"]
         assert slower[0]["ratio"] == pytest.approx(1.2, rel=0.01)
@@ -70,6 +73,7 @@ def test_every_format_tells_the_slower_cell(runs: tuple[str, str, str], form: st
     elif form == "table":
         assert "not shown: " in text
         assert "same" in text
+        assert "note: wall_time: made one after the other, these runs show" in text
 
 
 def test_explain_shows_rounds_samples_and_why(runs: tuple[str, str, str]) -> None:

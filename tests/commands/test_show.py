@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.analysis.compare.stored_runs import _baseline_keys
+from attnbench.analysis.baseline import named
 from attnbench.analysis.run import read_run
+from attnbench.analysis.series import panels
 from attnbench.analysis.summary import summarise
 from attnbench.errors import BadInput
 from tests.analysis.runs import cell, sequence, visits_of
@@ -72,7 +73,9 @@ def test_the_baseline_is_the_suites_however_it_is_written(stored: Path, tmp_path
     run = read_run(tmp_path / "run")
     found = summarise(run)
     assert (found.baseline, found.name) == ("local", "quoted")
-    assert _baseline_keys(run)[cell("softmax", sequence(64)).key] == cell("local", sequence(64)).key
+    reference = named(panels(run.results)[0], run.baseline)
+    assert reference is not None
+    assert reference.points["64"].key == cell("local", sequence(64)).key
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Finding:
     Args:
         subject: a cell's key, a series, or "all cells".
         name: the same for people.
-        metric: its name, or "status", "kernel", "operations", "scaling of …", "… / baseline".
+        metric: its name, or "status", "kernel", "operations" or "scaling of …".
         before, after: the values; None where there is none.
         verdict: faster, same, slower or undecided for times; less, same, more or undecided for the rest; changed for
             what has no order.
@@ -34,7 +34,6 @@ class Finding:
         threshold: the gate's, a fraction; None: not gated.
         detectable: the smallest growth that would have been seen, a fraction.
         reason: why the verdict is what it is.
-        relative: whether before and after are ratios to the baseline's figure.
     """
 
     subject: str
@@ -50,7 +49,6 @@ class Finding:
     threshold: float | None = None
     detectable: float | None = None
     reason: str = ""
-    relative: bool = False
 
     @property
     def weight(self) -> tuple[int, float]:

@@ -1,9 +1,11 @@
 """Two stored runs, cell by cell: what got faster, what slower, and what cannot be told apart.
 
-Stored runs were measured one after the other, and a shared machine's state moves in between. What moved in common is
-therefore estimated over the operators (the median of their medians), noted, and taken out; a cell is called slower for
-what it did beyond the others. With fewer than three operators nothing can be taken out: then process offsets widen
-every interval instead. `attnbench gate` interleaves the two sides and needs neither.
+Stored runs were measured one after the other, and a shared machine's state moves in between, for one cell more than for
+another. The rounds of either run say nothing of that. So a change of a time is the code's only where it stands out of
+  - what its block changed by, the median over the other operators that were measured in turns with it (contract 3), in
+    which what the machine did to the block cancels;
+  - and how the changes of all cells scatter around that.
+Else it is undecided. `attnbench gate` measures both sides in turns and needs neither.
 """
 
 from __future__ import annotations
@@ -16,20 +18,19 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from attnbench.analysis.baseline import named
 from attnbench.analysis.compare.crossover_shift import shifts
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
-from attnbench.analysis.compare.same_machine import differences
+from attnbench.analysis.compare.same_machine import contract_version, differences
 from attnbench.analysis.compare.tier0_exact import exact_findings, not_repeating
-from attnbench.analysis.distributions import CONFIDENCE, t_quantile
-from attnbench.analysis.interval import Estimate, estimates
+from attnbench.analysis.distributions import t_quantile
+from attnbench.analysis.interval import Estimate, estimates, ratio_half_width
 from attnbench.analysis.metric_values import metric_names
-from attnbench.analysis.series import panels
 from attnbench.errors import BadInput
 from attnbench.problem import key_parts
 from attnbench.registry import metrics
 from attnbench.thresholds import Gate
+from attnbench.units import percent
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -37,8 +38,19 @@ if TYPE_CHECKING:
 DEFAULT_EFFECT = 0.05
 """The change that a comparison without thresholds looks for."""
 
-FEWEST_OPERATORS = 3
-"""With fewer, what all cells share cannot be told from what one operator does."""
+FALSE_ALARMS = 0.01
+"""The share of comparisons of equal runs in which any cell may be called slower, or faster."""
+
+FEWEST_OTHERS = 3
+"""Operators beside its own in a cell's block, without which what the machine did cannot be told: of two, the one that
+changed would move the median."""
+
+TURNS_CONTRACT = 3
+"""The contract from which the cells of a block are measured in turns."""
+
+SCATTER_FREEDOM = 0.37
+"""Degrees of freedom per cell of a standard deviation from the median of absolute deviations: its relative variance is
+1.36 / n, where the standard deviation's own is 1 / 2n."""
 
 ALL_CELLS = "all cells"
 
@@ -51,7 +63,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
 
     Args:
         gate: the thresholds that decide a build; None: nothing is decided.
-        across_machines: compare what is exact, and times as ratios to the baseline.
+        across_machines: compare what is exact, and times beside the others of their blocks.
 
     Raises: BadInput where the two were made in different circumstances.
     """
@@ -61,7 +73,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         raise BadInput(
             f"{before.folder} and {after.folder} were measured in different circumstances: {'; '.join(texts)}. "
             "Times and bytes of the two say nothing of the code. Measure both in the same, or give --across-machines "
-            "to compare what is exact, and ratios to the baseline."
+            "to compare what is exact, and times beside the others of their blocks."
         )
     before, after = aligned(before, after)
     notes = [f"different {text}" for text in texts]
@@ -72,7 +84,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
     cell_names = names(before.results)
     for metric in metric_names():
         if metrics()[metric].timed:
-            timed, more = (_across if texts else _timed)(before, after, metric, gate)
+            timed, more = _timed(before, after, metric, gate)
             findings += [_worded(finding, metric, cell_names) for finding in timed]
             compared |= {metric} if timed else set()
             notes += more
@@ -114,133 +126,175 @@ def _uncompared(compared: Collection[str], gate: Gate | None) -> list[Finding]:
 
 def _of_all_cells(metric: str, threshold: float | None, reason: str, ratio: float | None = None) -> Finding:
     return Finding(
-        subject=ALL_CELLS,
-        name=ALL_CELLS,
-        metric=metric,
-        before=None,
-        after=None,
-        verdict="undecided",
-        ratio=ratio,
-        threshold=threshold,
-        reason=reason,
+        ALL_CELLS, ALL_CELLS, metric, None, None, "undecided", ratio=ratio, threshold=threshold, reason=reason
     )
 
 
-def _both(before: Run, after: Run, column: str) -> tuple[Sides, set[str]]:
-    """Estimates of both sides by key, from one fit, and the keys whose visits are the very same."""
-    if column not in before.visits or column not in after.visits:
-        return {}, set()
-    shared = ok_keys(before) & ok_keys(after)
+def levels_of_both(before: pd.DataFrame, after: pd.DataFrame, column: str) -> Sides:
+    """Estimates of both sides by key, from one fit, as sure as all keys together need.
+
+    Args:
+        before, after: visits.
+        column: a positive quantity.
+    """
+    keys = sorted({*before["key"]} & {*after["key"]})
     parts = []
-    for side, run in (("before ", before), ("after ", after)):
-        part = run.visits.loc[run.visits["key"].isin(shared), ["key", "round", "process", "status", column]].copy()
-        part["key"] = side + part["key"].astype(str)
-        part["process"] = side + part["process"].astype(str)
-        parts.append(part)
-    levels = estimates(pd.concat(parts, ignore_index=True), column)
-    sides = {
-        key: (levels["before " + key], levels["after " + key])
-        for key in sorted(shared)
-        if "before " + key in levels and "after " + key in levels
+    for side, visits in (("before ", before), ("after ", after)):
+        part = visits[visits["key"].isin(keys)]
+        parts.append(part.assign(key=side + part["key"], process=side + part["process"].astype(str)))
+    levels = estimates(pd.concat(parts, ignore_index=True), column, 1 - FALSE_ALARMS / max(len(keys), 1))
+    pairs = {key: (levels.get("before " + key), levels.get("after " + key)) for key in keys}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def standing_out(sides: Sides, *, in_turns: bool) -> dict[str, tuple[float | None, float]]:
+    """By key, in logs, what of its change is the machine's (None: that cannot be told), and half an interval around it.
+
+    Args:
+        in_turns: whether the cells of a block were measured in turns.
+    """
+    references = _references(sides) if in_turns else {}
+    apart = [abs(_change(sides[key]) - reference) for key, (reference, _) in references.items()]
+    confidence = 1 - FALSE_ALARMS / len(sides)
+    scatter = t_quantile(SCATTER_FREEDOM * len(apart), confidence) * 1.4826 * median(apart) if apart else 0.0
+    known = {key: references.get(key, (None, 0.0)) for key in sides}
+    return {
+        key: (reference, max(math.hypot(ratio_half_width(*sides[key]), noise), scatter))
+        for key, (reference, noise) in known.items()
     }
-    values = [run.visits.loc[run.visits["round"] > 0].groupby("key")[column].apply(list) for run in (before, after)]
-    return sides, {key for key in sides if values[0][key] == values[1][key]}
+
+
+def _references(sides: Sides) -> dict[str, tuple[float, float]]:
+    """By key, what its block changed by and half the interval of that: the median over the other operators.
+
+    Missing where the block has too few of them.
+    """
+    blocks: dict[object, dict[str, list[str]]] = {}
+    for key in sides:
+        parts = key_parts(key)
+        block = blocks.setdefault(parts._replace(operator="", impl="", params=""), {})
+        block.setdefault(parts.operator, []).append(key)
+    references = {}
+    for block in blocks.values():
+        changes = {name: median(_change(sides[key]) for key in keys) for name, keys in block.items()}
+        for name, keys in block.items():
+            others = [other for other in block if other != name]
+            if len(others) >= FEWEST_OTHERS:
+                halves = [ratio_half_width(*sides[block[other][0]]) for other in others]
+                half = math.sqrt(math.pi / 2) * math.hypot(*halves) / len(others)  # of a median
+                references.update(dict.fromkeys(keys, (median(changes[other] for other in others), half)))
+    return references
+
+
+def _change(pair: tuple[Estimate, Estimate]) -> float:
+    return pair[1].level - pair[0].level
 
 
 def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[list[Finding], list[str]]:
-    """Findings of one metric, with what all cells share taken out of the verdicts, and a note where that is much."""
-    sides, copies = _both(before, after, metrics()[metric].column)
+    """Findings of one metric, and notes: first what the two runs can show, then what all cells of a block share."""
+    column, shared = metrics()[metric].column, ok_keys(before) & ok_keys(after)
+    if column not in before.visits or column not in after.visits:
+        return [], []
+    a, b = (run.visits[run.visits["key"].isin(shared) & (run.visits["round"] > 0)] for run in (before, after))
+    sides = levels_of_both(a, b, column)
     if not sides:
         return [], []
-    by_operator: dict[str, list[float]] = {}
-    for key, (a, b) in sides.items():
-        by_operator.setdefault(key_parts(key).operator, []).append(b.level - a.level)
-    removable = len(by_operator) >= FEWEST_OPERATORS
-    common = median(median(changes) for changes in by_operator.values()) if removable else 0.0
-    findings = []
-    for key, (a, b) in sides.items():
-        half = _half((a, b), len(sides))
-        findings.append(
-            _finding(
-                key,
-                metric,
-                levels=(a.level, b.level),
-                common=common,
-                half=half if removable else math.hypot(half, _shared((a, b))),
-                threshold=gate.threshold(metric, key) if gate else None,
-                copied=key in copies,
-            )
-        )
-    thresholds = [finding.threshold for finding in findings if finding.threshold is not None]
+    measured = standing_out(sides, in_turns=contract_version(after) >= TURNS_CONTRACT)
+    figures, others = (visits.groupby("key")[column].apply(list) for visits in (a, b))
+    measured |= {key: (0.0, 0.0) for key in sides if figures[key] == others[key]}
+    findings = [
+        _finding(key, metric, pair, *measured[key], gate.threshold(metric, key) if gate else None)
+        for key, pair in sides.items()
+    ]
+    references = {key: reference for key, (reference, _) in measured.items() if reference is not None}
+    shift, notes = _shift(sides, references, metric, [f.threshold for f in findings if f.threshold is not None])
+    return [*findings, *shift], [_shown(findings, metric), *notes]
+
+
+def _shift(
+    sides: Sides, references: Mapping[str, float], metric: str, thresholds: Collection[float]
+) -> tuple[list[Finding], list[str]]:
+    """What all cells of a block share, where it is more than the rounds explain: a note; of a slow-down a finding."""
     least = math.log1p(min(thresholds, default=DEFAULT_EFFECT)) / 2
-    shared = _shared(next(iter(sides.values())))
-    clear = math.isnan(shared) or abs(common) > shared or abs(common) > math.log(1.1)
-    if not (removable and abs(common) >= least and clear):
-        return findings, []
-    if common > 0:
-        threshold = max(thresholds) if thresholds else None
-        findings.append(_of_all_cells(metric, threshold, "a shift that all cells share", math.exp(common)))
+    clear = [
+        reference
+        for key, reference in references.items()
+        if abs(reference) >= least and not abs(reference) <= min(_shared(sides[key]), math.log(1.1))
+    ]
+    if not clear:
+        return [], []
+    most = max(clear, key=lambda reference: (reference > 0, abs(reference)))
     note = (
-        f"all cells take {'more' if common > 0 else 'less'} {metric} by about the same factor "
-        f"({math.exp(abs(common)):.3g} times): another machine, or another state of this one, rather than one "
-        "operator. It is taken out of the verdicts; `attnbench gate` measures both sides in turns"
+        f"all cells of a block take {'more' if most > 0 else 'less'} {metric} by about the same factor "
+        f"({math.exp(abs(most)):.3g} times): another state of the machine, rather than one operator, and left out of "
+        "the verdicts; `attnbench gate` measures both sides in turns"
     )
-    return findings, [note]
-
-
-def _half(pair: tuple[Estimate, Estimate], cells: int) -> float:
-    """Half the interval of log(after / before) from the cells' own variance, at 95 % for all cells together."""
-    confidence = 1 - (1 - CONFIDENCE) / max(cells, 1)
-    return math.sqrt(sum(t_quantile(e.own_freedom, confidence) ** 2 * e.own if e.own > 0 else e.own for e in pair))
+    found = _of_all_cells(metric, max(thresholds, default=None), "a shift that all cells share", math.exp(most))
+    return [found] if most > 0 else [], [note]
 
 
 def _shared(pair: tuple[Estimate, Estimate]) -> float:
-    """Half the interval of what the processes of one side have in common; one event, however many cells there are."""
-    return math.sqrt(sum(t_quantile(e.shared_freedom) ** 2 * e.shared if e.shared > 0 else e.shared for e in pair))
+    """Half the interval of what the cells of one side have in common."""
+    return math.sqrt(sum(e.half_width**2 - e.own_half_width**2 for e in pair))
+
+
+def _shown(findings: Collection[Finding], metric: str) -> str:
+    """The sentence on what two runs can show."""
+    visible = sorted(f.detectable for f in findings if f.detectable is not None)
+    if all(f.verdict == "same" for f in findings) and not visible:
+        return f"{metric}: both runs are the same measurements"
+    if not visible:
+        return (
+            f"{metric}: made one after the other, these runs do not tell a change from what the machine did meanwhile; "
+            "`attnbench gate` does"
+        )
+    span = " to ".join(dict.fromkeys(percent(visible[i]) for i in (0, -1)))
+    return (
+        f"{metric}: made one after the other, these runs show what one cell changed beside the others of its block, of "
+        f"{span} or more; what all share only `attnbench gate` shows"
+    )
 
 
 def _finding(
     key: str,
     metric: str,
-    *,
-    levels: tuple[float, float],
-    common: float,
+    pair: tuple[Estimate, Estimate],
+    reference: float | None,
     half: float,
     threshold: float | None,
-    copied: bool,
 ) -> Finding:
     """The finding of one cell.
 
     Args:
-        levels: before and after, in logs.
-        common: of their difference, what all cells share.
-        half: half the interval of their difference; nan from one round.
+        pair: before and after.
+        reference, half: as in `standing_out`; nan half: from one round; 0: both are the same measurements.
         threshold: the gate's, a fraction; None: not gated.
-        copied: whether both sides are the same measurements.
     """
-    change = levels[1] - levels[0]
+    change = _change(pair)
     effect = math.log1p(DEFAULT_EFFECT if threshold is None else threshold)
-    verdict, reason = judge(change - common, half, effect)
-    if copied:
-        verdict, reason = "same", "the same measurements"
+    verdict, reason = judge(change - (reference or 0.0), half, effect)
+    if half == 0:
+        reason = "the same measurements"
     elif math.isnan(half):
         reason = "one round: no interval; measure with more rounds"
-    elif abs(common) > 0.005:
-        reason += f"; beyond the {math.expm1(common):+.1%} that all cells share"
-    low, high = (None, None) if math.isnan(half) else (math.exp(change - half), math.exp(change + half))
+    elif reference is None:
+        verdict, reason = "undecided", "not told from what the machine did between the two runs"
+    elif abs(reference) > 0.005:
+        reason += f"; beyond the {math.expm1(reference):+.1%} that its block shares"
+    known = reference is not None and not math.isnan(half)
     return Finding(
         subject=key,
         name=readable(key),
         metric=metric,
-        before=math.exp(levels[0]),
-        after=math.exp(levels[1]),
+        before=math.exp(pair[0].level),
+        after=math.exp(pair[1].level),
         verdict=verdict,
         regression=verdict == "slower" and threshold is not None,
         ratio=math.exp(change),
-        low=low,
-        high=high,
+        low=math.exp(change - half) if known else None,
+        high=math.exp(change + half) if known else None,
         threshold=threshold,
-        detectable=None if copied or math.isnan(half) else math.expm1(max(half, effect / 2)),
+        detectable=math.expm1(max(half, effect / 2)) if known and half > 0 else None,
         reason=reason,
     )
 
@@ -265,38 +319,3 @@ def judge(level: float, half: float, effect: float) -> tuple[Verdict, str]:
     if abs(level) + half < effect or (half <= least and abs(level) < least):
         return "same", f"±{math.expm1(half):.1%} leaves no room for {math.expm1(effect):.1%}"
     return "undecided", f"±{math.expm1(half):.1%} leaves room for {math.expm1(effect):.1%}; measure more rounds"
-
-
-def _across(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[list[Finding], list[str]]:
-    """Figures over the baseline's at the same size, in which much of the machine cancels, with a note that says so."""
-    sides, _ = _both(before, after, metrics()[metric].column)
-    baselines = _baseline_keys(before)
-    findings = []
-    for key, (a, b) in sides.items():
-        baseline = baselines.get(key)
-        if baseline is None or baseline == key or baseline not in sides:
-            continue
-        c, d = sides[baseline]
-        finding = _finding(
-            key,
-            metric,
-            levels=(a.level - c.level, b.level - d.level),
-            common=0.0,
-            half=math.hypot(_half((a, b), len(sides)), _half((c, d), len(sides))),
-            threshold=gate.threshold(metric, key) if gate else None,
-            copied=False,
-        )
-        findings.append(replace(finding, metric=f"{metric} / baseline", relative=True))
-    return findings, [f"{metric} is compared as a ratio to the baseline at the same size"] if findings else []
-
-
-def _baseline_keys(run: Run) -> dict[str, str]:
-    """By key, the baseline's key at the same size."""
-    keys: dict[str, str] = {}
-    for panel in panels(run.results):
-        reference = named(panel, run.baseline)
-        if reference is not None:
-            for point in (point for series in panel.series for point in series.points):
-                if point.label in reference.points:
-                    keys[point.key] = reference.points[point.label].key
-    return keys
