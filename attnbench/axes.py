@@ -106,13 +106,16 @@ class Axis:
 
         return nearest
 
-    def size(self, position: float) -> str:
-        """A position with three significant digits; of an image the side in pixels of a square with as many tokens."""
-        return f"{math.sqrt(position):.0f}" if len(self.columns) == 2 else f"{digits(position):.0f}"
+    def size(self, position: float, measured: bool = False) -> str:
+        """A position with three significant digits, a measured one with all; of an image the side in pixels of a square
+        with as many tokens."""
+        if len(self.columns) == 2:
+            return f"{math.sqrt(position):.0f}"
+        return f"{position if measured else digits(position):.0f}"
 
-    def place(self, position: float) -> str:
+    def place(self, position: float, measured: bool = False) -> str:
         """The same, standing alone: of an image both sides."""
-        return "x".join([self.size(position)] * len(self.columns))
+        return "x".join([self.size(position, measured)] * len(self.columns))
 
 
 AXES: dict[str, Axis] = {

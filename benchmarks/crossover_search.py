@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from attnbench.analysis.crossover import Crossing
-from attnbench.analysis.crossover_search import LEAST_ROUNDS, half_width
+from attnbench.analysis.crossover_search import LEAST_ROUNDS, centre, half_width
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import summarise
 from attnbench.units import fraction
@@ -50,7 +50,7 @@ class Spent:
 
     def __str__(self) -> str:
         c = self.crossing
-        place = f"{c.at:.0f} [{c.low:.0f}, {c.high:.0f}] {c.direction}, " if c and c.at and c.low and c.high else ""
+        place = f"{centre(c):.0f} [{c.low:.0f}, {c.high:.0f}] {c.direction}, " if c and c.low and c.high else ""
         return (
             f"{self.seconds:7.1f} s in {self.visits} visits of {self.rounds} rounds: {place or 'no closed interval, '}"
             f"±{self.half:.1%}"
@@ -63,7 +63,7 @@ def upto(run: Run, rounds: int, operator: str) -> Spent:
     table = summarise(part, ["wall_time"]).panels[0].tables[0]
     line = next(line for line in table.lines if line.series.operator == operator)
     crossings = line.against_baseline.crossings if line.against_baseline else ()
-    best = min((c for c in crossings if c.at is not None), key=half_width, default=None)
+    best = min(crossings, key=half_width, default=None)
     half = half_width(best) if best else float("inf")
     return Spent(best, half, rounds, len(part.visits), float(part.visits["operator_s"].sum()))
 
@@ -92,7 +92,7 @@ def attnbench(*words: object) -> None:
 
 def verdict(search: Spent, gridded: Spent, precision: float, high: int) -> str:
     """The reason why the claim is not shown; empty where it is."""
-    if search.crossing is None or search.crossing.at is None or search.crossing.at > high / 4:
+    if search.crossing is None or centre(search.crossing) > high / 4:
         return f"nothing shown: no crossing up to {high // 4}; choose another range or operator"
     if search.half > precision:
         return f"nothing shown: the search ended at ±{search.half:.1%}, not ±{precision:.1%}"

@@ -1,8 +1,10 @@
-"""Where a series' metric passes the baseline's on an axis.
+"""Where a series' metric passes the baseline's on an axis, and where it is cheaper for certain.
 
-The log ratio of the two is interpolated over log size. Its interval at any size is the ratio's t interval there, so
-the interval of a crossing is every size at which the ratio is not significantly different from 1 (an inverted test, as
-Fieller 1954 for ratios): it is open where a crossing lies at the edge of the measured sizes.
+Whether the ratio is below 1 is told by a band over all sizes: k intervals of confidence c^(1/k), which hold together
+with c or more (Šidák 1967, "Rectangular confidence regions for the means of multivariate normal distributions"). A
+crossing is where that says cheaper at one size and dearer at another. Its interval is every size in between at which
+the interpolated log ratio is not significantly different from 0 (an inverted test, as Fieller 1954 for ratios). Where
+the ratio may jump between two sizes, no curve says where: the answer is those two.
 """
 
 from __future__ import annotations
@@ -10,39 +12,47 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import groupby, pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from attnbench.analysis.distributions import t_quantile
-from attnbench.analysis.interval import Estimate, ratio
+from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
 
 Floats = npt.NDArray[np.float64]
 
-Kind = Literal["crossing", "always", "never", "same", "undecided", "nothing"]
-Direction = Literal["above", "below", "within noise"]
+Kind = Literal["crossing", "always", "never", "stretch", "same", "undecided", "nothing"]
+Direction = Literal["above", "below"]
+
+BEYOND = ("oom", "timeout")
+
+EQUAL = 1e-12
+"""The largest difference of two logs that are the same exact figure."""
 
 STEPS = 64
-"""Points between two neighbouring sizes at which the interpolated ratio is evaluated."""
+"""Into which the interval between two neighbouring sizes is divided."""
 
-CURVATURE_SHARE = 0.3
-"""The share of the difference between the curvatures on either side that widens the interval, at sizes a factor of 2
-apart; it grows with the cube of the log distance. In simulations with launch overheads and kinks beside the crossing,
-this covers 93 % at a factor of 2; at a factor of 4 it takes 8 times as much."""
+BEND_SHARE = 0.25
+"""By how much the curvature between two sizes may differ from those at both. In simulations with launch overheads and
+sizes a factor of 4 apart, intervals need it to reach 93 % coverage; at a factor of 2 it hardly matters."""
+
+JUMP = 0.05
+"""The least jump, in logs, for which two sizes are given in place of a number; a smaller one widens the interval."""
+
+SUSPICION = 0.85
+"""The confidence at which a slope counts as unlike its neighbours'. A jump that is overlooked makes an interval wrong,
+a suspected one only makes it wide."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """One size of a series and of its baseline.
 
-    Where one side ran out of memory or time, the other is the cheaper one there, without a ratio.
-
     Attributes:
         size, label: the size, as a number and as shown.
         series, baseline: their levels; None where there is none.
-        series_status, baseline_status: why, where there is none.
+        series_status, baseline_status: why, where there is none; out of memory or time, the other is the cheaper one.
     """
 
     size: int
@@ -51,6 +61,13 @@ class Pair:
     baseline: Estimate | None
     series_status: str = "ok"
     baseline_status: str = "ok"
+
+    @property
+    def levels(self) -> tuple[Estimate, Estimate]:
+        """Both levels, where there are both."""
+        assert self.series is not None
+        assert self.baseline is not None
+        return self.series, self.baseline
 
     @property
     def beyond_series(self) -> bool:
@@ -63,23 +80,22 @@ class Pair:
         return self.series is not None and self.baseline is None and self.baseline_status in BEYOND
 
 
-BEYOND = ("oom", "timeout")
-
-
 @dataclass(frozen=True)
 class Crossing:
     """One crossing, in sizes.
 
     Attributes:
-        at: where the ratio is 1; None where only the interval is known.
-        low, high: the 95 % interval; None: open on that side (the edge of the measured sizes, or one round).
-        direction: the series is cheaper `above` or `below` it; "within noise" where the ratio touches 1 and returns.
+        at: where the interpolated ratio is 1; None of a bracket.
+        low, high: the 95 % interval; None from one round.
+        direction: the series is cheaper `above` or `below` it.
+        bracket: whether all that is known are two measured sizes, `low` and `high`, with the crossing between them.
     """
 
     at: float | None
     low: float | None
     high: float | None
     direction: Direction
+    bracket: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,14 +110,37 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """The longest run of measured sizes at which the band is on the same side of 1.
+
+    Attributes:
+        cheaper: whether the series is.
+        first, last: labels of its ends; None where that is the smallest or the largest size that was compared.
+    """
+
+    cheaper: bool
+    first: str | None
+    last: str | None
+
+    @property
+    def where(self) -> str:
+        """`from 512 on`, `up to 2048`, `from 512 to 2048`, `at 512`."""
+        if self.first == self.last:
+            return f"at {self.first}"
+        start = "up" if self.first is None else f"from {self.first}"
+        return f"{start} on" if self.last is None else f"{start} to {self.last}"
+
+
+@dataclass(frozen=True)
 class Crossover:
     """The verdict on a series against a baseline.
 
     Attributes:
-        kind: "crossing": see `crossings`; "always": cheaper at every size; "never": at none; "same": equal exact
-            figures; "undecided": within noise of 1 at every size; "nothing": no size has both.
-        crossings: in ascending order; of "always" and "never" the intervals that are open at an edge, where the ratio
-            there is within noise.
+        kind: "crossing": see `crossings`; "always": cheaper at every size; "never": dearer at every size; "stretch":
+            told apart at some sizes, and always on the same side; "same": equal exact figures; "undecided": told apart
+            at no size; "nothing": no size has both.
+        crossings: in ascending order.
+        stretch: of "stretch".
         smallest, largest: the ratio at the smallest and largest size that has both.
         baseline_beyond, series_beyond: the first size at which the one ran out of memory or time and the other did not,
             with the status; the former counts as cheaper.
@@ -109,6 +148,7 @@ class Crossover:
 
     kind: Kind
     crossings: tuple[Crossing, ...] = ()
+    stretch: Stretch | None = None
     smallest: Edge | None = None
     largest: Edge | None = None
     baseline_beyond: tuple[str, str] | None = None
@@ -117,177 +157,138 @@ class Crossover:
 
 def crossover(pairs: Sequence[Pair]) -> Crossover:
     """The crossover of pairs by ascending size."""
+    lost = next(((p.label, p.series_status) for p in pairs if p.beyond_series), None)
     beyond = next(((p.label, p.baseline_status) for p in pairs if p.beyond_baseline), None)
-    series_lost = next(((p.label, p.series_status) for p in pairs if p.beyond_series), None)
     compared = [p for i, p in enumerate(pairs) if p.series and p.baseline and (i == 0 or p.size > pairs[i - 1].size)]
     if not compared:
-        kind: Kind = "always" if beyond and not series_lost else "never" if series_lost and not beyond else "nothing"
-        return Crossover(kind, baseline_beyond=beyond, series_beyond=series_lost)
-    edges = (_edge(compared[0]), _edge(compared[-1]))
-    if all(p.series and p.baseline and abs(p.series.level - p.baseline.level) < 1e-12 for p in compared) and not beyond:
-        return Crossover("same", (), *edges, beyond, series_lost)
-    crossings, cheaper = _crossings(compared)
-    if beyond and not cheaper[-1]:
-        last = compared[-1].size
-        first = next(p.size for p in pairs if p.beyond_baseline)
-        if first > last:  # more expensive up to where both ran; then the baseline did not run: a crossing in between
-            crossings = [c for c in crossings if c.high is not None]
-            crossings.append(Crossing(None, float(last), float(first), "above"))
-    if len(compared) > 1 and all(_unclear(p) for p in compared):  # then the place of a crossing has no meaning
-        crossings = [c for c in crossings if c.low is not None or c.high is not None]
-    real = [c for c in crossings if c.direction != "within noise" and (c.at is not None or (c.low and c.high))]
-    if real:
+        kind: Kind = "always" if beyond and not lost else "never" if lost and not beyond else "nothing"
+        return Crossover(kind, baseline_beyond=beyond, series_beyond=lost)
+    compared = [p for p in compared if _known(p)] or compared
+    smallest, largest = (Edge(p.label, p.size, *ratio(*p.levels)) for p in (compared[0], compared[-1]))
+    places = [*compared, *(p for p in pairs if p.beyond_baseline and p.size > compared[-1].size)]
+    sides = [*_sides(compared), *[-1] * (len(places) - len(compared))]
+    told = [i for i, side in enumerate(sides) if side]
+    curve = _Curve(compared)
+    crossings = tuple(
+        curve.crossing(a, b, sides[a])
+        if b < len(compared)
+        else Crossing(None, places[a].size, places[b].size, "above", bracket=True)
+        for a, b in pairwise(told)
+        if sides[a] != sides[b]
+    )
+    if all(abs(gap) < EQUAL for gap in curve.gap) and not beyond:
+        kind = "same"
+    elif crossings:
         kind = "crossing"
-    elif all(_unclear(p) for p in compared) and len(compared) > 1:
-        kind = "undecided"
+    elif len(told) < len(sides):
+        kind = "stretch" if told else "undecided"
     else:
-        kind = "always" if cheaper[0] else "never"
-    return Crossover(kind, tuple(crossings), *edges, beyond, series_lost)
+        kind = "always" if sides[0] < 0 else "never"
+    stretch = _stretch(places, sides) if kind == "stretch" else None
+    return Crossover(kind, crossings, stretch, smallest, largest, beyond, lost)
 
 
-def _edge(pair: Pair) -> Edge:
-    assert pair.series is not None
-    assert pair.baseline is not None
-    return Edge(pair.label, pair.size, *ratio(pair.series, pair.baseline))
+def _gap(pair: Pair) -> float:
+    return pair.levels[0].level - pair.levels[1].level
 
 
-def _unclear(pair: Pair) -> bool:
-    edge = _edge(pair)
-    return edge.low <= 1 <= edge.high and edge.low < edge.high
+def _known(pair: Pair) -> bool:
+    """Whether the ratio has an interval."""
+    return all(level.has_interval for level in pair.levels)
 
 
-def _crossings(pairs: Sequence[Pair]) -> tuple[list[Crossing], tuple[bool, bool]]:
-    """The crossings, and whether the series is cheaper at the smallest and at the largest size."""
-    gap = np.array([p.series.level - p.baseline.level for p in pairs if p.series and p.baseline])
-    spread = np.array([sum(_squared(e) for e in (p.series, p.baseline) if e) for p in pairs])
-    ends = (bool(gap[0] < 0), bool(gap[-1] < 0))
-    if len(pairs) == 1:
-        return [], ends
-    one_round = bool(np.isnan(spread).any())
-    sizes, spread = tuple(p.size for p in pairs), np.nan_to_num(spread)
-    grid, line, weights, allowance = _interpolated(sizes, gap)
-    half = np.sqrt(weights**2 @ spread) + allowance + _steps(sizes, gap, spread, line)
-    signs = np.where(line < 0, -1, 1)
-    crossings = []
-    for start, stop in _runs(np.abs(line) <= half, signs):
-        low = None if start == 0 and abs(line[0]) <= half[0] > 0 else _boundary(grid, np.abs(line) - half, start, -1)
-        high = (
-            None
-            if stop == len(grid) - 1 and abs(line[-1]) <= half[-1] > 0
-            else _boundary(grid, np.abs(line) - half, stop, 1)
-        )
-        zeros = [i for i in range(max(start - 1, 0), min(stop + 1, len(grid) - 1)) if signs[i] != signs[i + 1]]
-        at = None
-        if zeros:
-            roots = [grid[i] + (grid[i + 1] - grid[i]) * line[i] / (line[i] - line[i + 1]) for i in zeros]
-            at = math.exp(roots[len(roots) // 2])
-            low, high = low and min(low, at), high and max(high, at)
-        before, after = signs[max(start - 1, 0)], signs[min(stop + 1, len(grid) - 1)]
-        if len(zeros) % 2:
-            direction: Direction = "above" if after < 0 else "below"
-        elif low is None or high is None:
-            # A crossing beyond an edge: on the inner side the ratio is significant.
-            inner = after if low is None else before
-            direction = ("below" if inner > 0 else "above") if low is None else ("above" if inner > 0 else "below")
-            at = None
-        else:
-            direction, at = "within noise", None
-        crossings.append(Crossing(at, None if one_round else low, None if one_round else high, direction))
-    return crossings, ends
+def _half(pair: Pair, confidence: float | None = None, together: int = 1) -> float:
+    """Half the interval of the log ratio; 0 from one round, where the ratio has to do."""
+    half = ratio_half_width(*pair.levels, (confidence or pair.levels[0].confidence) ** (1 / together))
+    return 0.0 if math.isnan(half) else half
 
 
-def _squared(level: Estimate) -> float:
-    return t_quantile(level.own_freedom) ** 2 * level.own if level.own > 0 else level.own
+def _sides(pairs: Sequence[Pair]) -> list[int]:
+    """At each size −1 where the series is cheaper, 1 where it is dearer, by the band over all sizes; else 0.
 
-
-def _runs(unclear: npt.NDArray[np.bool_], signs: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Index ranges in which a crossing may lie: where the ratio is unclear, or its sign changes at once."""
-    marked = unclear.copy()
-    for i in np.flatnonzero(signs[1:] != signs[:-1]):
-        if not (marked[i] or marked[i + 1]):
-            marked[i] = True
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], marked.astype(np.int8), [0]])))
-    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _boundary(grid: Floats, clear: Floats, index: int, step: int) -> float:
-    """Where `clear` (above 0: significant) changes sign next to the end of a run, between two grid points."""
-    other = min(max(index + step, 0), len(grid) - 1)
-    inside, outside = clear[index], clear[other]
-    share = 0.0 if other == index or inside >= 0 else inside / (inside - outside)
-    return math.exp(grid[index] + share * (grid[other] - grid[index]))
-
-
-def _interpolated(sizes: tuple[int, ...], gap: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """The log ratio between the measured sizes.
-
-    Between two sizes it is a parabola through both, with the smaller of the two curvatures that the neighbours on
-    either side suggest, or 0 where these have opposite signs, so that a nearby kink does not bend a straight stretch.
-    The difference of the two suggestions is the curve's uncertainty.
-
-    Args:
-        sizes: ascending.
-        gap: the log ratio at each.
-    Returns: a grid of log sizes; the log ratio there; its weights of the measured ratios; and half the allowance for
-        the curve's unmeasured shape.
+    Of exact figures, and from one round, 1 is any that is not cheaper.
     """
-    x = np.log(np.array(sizes, dtype=np.float64))
-    grid, straight, bulge, segment = _grid(sizes)
-    second = np.zeros((len(x), len(x)))  # row m: the divided difference over x[m-1], x[m], x[m+1]
-    for m in range(1, len(x) - 1):
-        for j in (m - 1, m, m + 1):
-            second[m, j] = 1 / math.prod(x[j] - x[k] for k in (m - 1, m, m + 1) if k != j)
-    curvature = second @ gap
-    chosen, apart = np.zeros((len(x) - 1, len(x))), np.zeros(len(x) - 1)
-    for i in range(len(x) - 1):
-        middles = [m for m in (i, i + 1) if 0 < m < len(x) - 1]
-        if len(middles) == 1:
-            inner = middles[0] + (1 if middles[0] == i + 1 else -1)
-            middles += [inner] if 0 < inner < len(x) - 1 else []
-        if not middles:
-            continue
-        curvatures = [curvature[m] for m in middles]
-        if min(curvatures) * max(curvatures) > 0:
-            chosen[i] = second[middles[int(np.argmin(np.abs(curvatures)))]]
-        apart[i] = max(curvatures) - min(curvatures) if len(curvatures) > 1 else abs(curvatures[0])
-    weights = straight + bulge[:, None] * chosen[segment]
-    share = CURVATURE_SHARE * (np.diff(x) / math.log(2)) ** 3
-    return grid, weights @ gap, weights, np.abs(bulge) * (share * apart)[segment]
+    sides = []
+    for pair in pairs:
+        gap, half = _gap(pair), _half(pair, together=len(pairs))
+        sides.append(-1 if gap < -max(half, EQUAL) else 1 if gap > half or half == 0 else 0)
+    return sides
 
 
-def _steps(sizes: tuple[int, ...], gap: Floats, spread: Floats, line: Floats) -> Floats:
-    """How much closer to 0 than the line the log ratio may be because of a step between two sizes.
+def _stretch(places: Sequence[Pair], sides: Sequence[int]) -> Stretch:
+    """The longest run of sizes told apart; of two as long the one with larger sizes."""
+    runs = [[*run] for side, run in groupby(range(len(sides)), sides.__getitem__) if side]
+    first, last = max(((run[0], run[-1]) for run in runs), key=lambda run: (run[1] - run[0], run))
+    labels = (places[first].label if first else None, places[last].label if last < len(places) - 1 else None)
+    return Stretch(sides[first] < 0, *labels)
 
-    Where a segment is steeper, or flatter, than both its neighbours, the ratio may jump at an unknown place within it
-    (a second thread, another kernel from some size on). The jump is the segment's excess over the more similar
-    neighbour, where that exceeds the noise.
+
+class _Curve:
+    """The log ratio between the measured sizes, [intervals, points]; an interval lies between two neighbouring sizes.
+
+    Between two sizes it is a parabola through both. Its curvature lies between those that the neighbours on either side
+    suggest (at an edge: and none), so that a kink beside it does not bend a straight stretch.
+
+    Attributes:
+        sizes, x, gap, measured: the sizes, their logs, the log ratios there, and whether these have intervals.
+        points, line, half: log sizes between them, the log ratio there, and half its interval.
+        jumps: of each interval, whether the ratio may jump in it.
     """
-    x = np.log(np.array(sizes, dtype=np.float64))
-    slope = np.diff(gap) / np.diff(x)
-    jump = np.zeros(len(slope))
-    for i in range(1, len(slope) - 1):
-        beside = min((i - 1, i + 1), key=lambda j: abs(slope[i] - slope[j]))
-        if (slope[i] - slope[i - 1]) * (slope[i] - slope[i + 1]) > 0:
-            width, other = x[i + 1] - x[i], x[beside + 1] - x[beside]
-            weights = np.zeros(len(x))
-            weights[[i, i + 1]] += (-1, 1)
-            weights[[beside, beside + 1]] += (width / other, -width / other)
-            beyond = float(weights @ gap)
-            jump[i] = beyond if abs(beyond) > math.sqrt(weights**2 @ spread) else 0.0
-    _, straight, _, segment = _grid(sizes)
-    share = straight[np.arange(len(segment)), segment + 1]
-    return np.abs(jump)[segment] * np.where((jump[segment] > 0) == (line < 0), 1 - share, share)
+
+    def __init__(self, pairs: Sequence[Pair]):
+        self.sizes = [p.size for p in pairs]
+        self.x = np.log(self.sizes)
+        self.gap = np.array([_gap(p) for p in pairs])
+        self.measured = any(_known(p) for p in pairs)
+        square = np.array([_half(p) ** 2 for p in pairs])
+        width, share = np.diff(self.x)[:, None], np.linspace(0, 1, STEPS + 1)[None, :]
+        jump = self._jump(np.array([_half(p, SUSPICION) ** 2 for p in pairs]))
+        self.jumps = jump > JUMP
+        bend = np.pad(self._bends(self.gap) / (self.x[2:] - self.x[:-2]), 1)
+        bends = np.sort(np.stack([bend[:-1], bend[1:]]), axis=0)
+        low, high = bends + BEND_SHARE * np.abs(bends) * [[-1], [1]]
+        bulge = width**2 * share * (1 - share)
+        self.points = self.x[:-1, None] + share * width
+        self.line = (1 - share) * self.gap[:-1, None] + share * self.gap[1:, None] - bulge * (low + high)[:, None] / 2
+        noise = np.sqrt((1 - share) ** 2 * square[:-1, None] + share**2 * square[1:, None])
+        self.half = noise + bulge * (high - low)[:, None] / 2 + np.where(self.jumps, 0, jump)[:, None]
+
+    def _bends(self, values: Floats) -> Floats:
+        """How much the slope of values at the sizes changes at each inner size."""
+        return np.diff(np.diff(values) / np.diff(self.x))
+
+    def _jump(self, square: Floats) -> Floats:
+        """By how much the ratio jumps within each interval, in logs; 0 where noise explains it.
+
+        A jump makes an interval steeper, or flatter, than both its neighbours. At an edge there is one neighbour, and a
+        jump looks like a bend. Two sizes alone have none: anything may happen between them. square: of half intervals.
+        """
+        width = np.diff(self.x)
+        if len(width) < 2:
+            return np.full(len(width), math.inf)
+        weights = np.array([self._bends(row) for row in np.eye(len(self.x))])
+        bends = self.gap @ weights
+        bends = np.where(np.abs(bends) > np.sqrt(square @ weights**2), bends, 0.0)
+        left, right = np.append(bends, -bends[-1]), np.append(-bends[0], -bends)
+        left[0], right[-1] = right[0], left[-1]
+        return np.where(left * right > 0, np.minimum(np.abs(left), np.abs(right)), 0) * width
+
+    def crossing(self, a: int, b: int, side: int) -> Crossing:
+        """The crossing between the sizes at positions a and b, told apart on different sides; side: that of a."""
+        direction: Direction = "above" if side > 0 else "below"
+        x, half, line = (grid[a:b].ravel() for grid in (self.points, self.half, side * self.line))
+        low, high = _first_root(x, line - half), _first_root(x[::-1], (-line - half)[::-1])
+        first = int(np.searchsorted(self.x, low + EQUAL, "right")) - 1
+        last = int(np.searchsorted(self.x, high - EQUAL, "left"))
+        if self.measured and self.jumps[first:last].any():
+            return Crossing(None, self.sizes[first], self.sizes[last], direction, bracket=True)
+        behind = np.concatenate([[False], line[1:-1] <= 0, [True]])
+        zeros = [_first_root(x[i : i + 2], line[i : i + 2]) for i in np.flatnonzero(behind[1:] != behind[:-1])]
+        at, low, high = math.exp(zeros[len(zeros) // 2]), math.exp(low), math.exp(high)
+        return Crossing(at, low, high, direction) if self.measured else Crossing(at, None, None, direction)
 
 
-@lru_cache(maxsize=256)
-def _grid(sizes: tuple[int, ...]) -> tuple[Floats, Floats, Floats, npt.NDArray[np.int64]]:
-    """A grid of log sizes; the weights of straight interpolation, (x − x_i)(x − x_i+1), and i at each of its points."""
-    x = np.log(np.array(sizes, dtype=np.float64))
-    segment = np.append(np.repeat(np.arange(len(x) - 1), STEPS), len(x) - 2)
-    share = np.append(np.tile(np.arange(STEPS) / STEPS, len(x) - 1), 1.0)
-    width = np.diff(x)[segment]
-    straight = np.zeros((len(segment), len(x)))
-    rows = np.arange(len(segment))
-    straight[rows, segment] = 1 - share
-    straight[rows, segment + 1] = share
-    return x[segment] + share * width, straight, -(width**2) * share * (1 - share), segment
+def _first_root(x: Floats, y: Floats) -> float:
+    """Where y, which begins above 0 and is linear between points, first reaches 0."""
+    i = int(np.argmax(y <= 0))
+    return float(x[i - 1] + (x[i] - x[i - 1]) * y[i - 1] / (y[i - 1] - y[i])) if i else float(x[0])

@@ -2,8 +2,8 @@
 
 The first round goes up from the smallest size in steps of 4 until the ratio to the baseline crosses 1; then it measures
 between the two, where the interpolated ratio is 1; then on both sides of that place, at the distance of the precision,
-so that a step of the ratio in between (a second thread, another kernel) lies within the interval. Further rounds repeat
-only the sizes around the crossing.
+so that a step of the ratio in between (a second thread, another kernel) lies between two close sizes. Further rounds
+repeat only the sizes around the crossing, and halve a bracket that is still too wide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from attnbench.units import count, percent
 STEP = 4
 """Factor between the sizes on the way up."""
 
-MOST_SIZES = 8
+MOST_SIZES = 12
 """The most sizes that one search measures."""
 
 LEAST_APART = 0.03
@@ -87,8 +87,10 @@ class Search:
         """One more round of the sizes around the crossing, with new sizes where it is too far from all of them."""
         self.rounds += 1
         near = self.crossing()
-        if near is not None and near.at is not None and self.precision < half_width(near) < math.inf:
-            self._flank(near.at, nearest=self._apart**0.5)
+        if near is None:
+            self._add(self.sizes[-1] * self._apart**2)
+        elif self.precision < half_width(near) < math.inf:
+            self._flank(centre(near), nearest=self._apart**0.5) if near.at else self._add(centre(near))
         for size in self.around:
             self.prober.measure(self.series, size, self.rounds)
 
@@ -112,11 +114,11 @@ class Search:
 
     def crossing(self) -> Crossing | None:
         """The crossing nearest to the sizes that are repeated; None where there is none."""
-        crossings = [c for c in self.crossover().crossings if c.direction != "within noise"]
+        crossings = self.crossover().crossings
         if not crossings or not self.around:
             return None
-        middle = math.log(self.around[len(self.around) // 2])
-        return min(crossings, key=lambda c: abs(math.log(c.at or c.low or c.high or 1) - middle))
+        middle = self.around[len(self.around) // 2]
+        return min(crossings, key=lambda c: abs(math.log(centre(c) / middle)))
 
     def warnings(self) -> list[str]:
         """Observations that contradict a single crossing, as sentences."""
@@ -182,21 +184,34 @@ class Search:
     def _apart(self) -> float:
         return 1 + max(self.precision, LEAST_APART)
 
-    def _flank(self, centre: float, nearest: float = 1.0) -> None:
+    def _flank(self, place: float, nearest: float = 1.0) -> None:
         """Measures sizes close to a place on either side where there are none; further rounds repeat those around it.
 
         Args:
-            centre: the place.
+            place: a size of any kind.
             nearest: the least factor between the place and a size that counts as lying to one side.
         """
         for step in (1 / self._apart, self._apart):
-            size_beside = self.allowed(centre * step)
-            factors = [size / centre if step > 1 else centre / size for size in self.sizes]
+            size_beside = self.allowed(place * step)
+            factors = [size / place if step > 1 else place / size for size in self.sizes]
             is_flanked = any(nearest <= factor <= self._apart**1.5 for factor in factors)
             if not is_flanked and self.low <= size_beside <= self.high and len(self.sizes) < MOST_SIZES:
                 self._visit(size_beside)
-        ordered = sorted(self.sizes, key=lambda s: abs(math.log(s / centre)))
-        self.around = sorted(s for s in ordered[:4] if abs(math.log(s / centre)) < math.log(STEP))
+        self._repeat_around(place)
+
+    def _add(self, place: float) -> None:
+        """Measures at a place: inside a bracket, or further up, where the ratio is not told from 1 around its crossing.
+
+        Further rounds repeat the sizes around it.
+        """
+        size = min(self.allowed(place), self.high)
+        if len(self.sizes) < MOST_SIZES and size not in self.sizes:
+            self._visit(size)
+        self._repeat_around(size)
+
+    def _repeat_around(self, place: float) -> None:
+        ordered = sorted(self.sizes, key=lambda s: abs(math.log(s / place)))
+        self.around = sorted(s for s in ordered[:4] if abs(math.log(s / place)) < math.log(STEP))
 
     def _pair(self, size: int) -> Pair:
         pair = next((p for p in self.prober.pairs(self.series) if p.size == size), None)
@@ -211,8 +226,11 @@ class Search:
         return self.allowed(math.exp(math.log(a) + share * math.log(b / a)))
 
     def _why(self, half: float) -> str:
-        if math.isinf(half):
-            return "the crossing lies at the edge of the measured sizes, or nowhere"
+        near = self.crossing()
+        if near is None or math.isinf(half):
+            return "the crossing lies at the edge of the sizes at which the ratio is told from 1, or nowhere"
+        if near.bracket:
+            return f"±{percent(half)}; the ratio jumps somewhere between {near.low:.0f} and {near.high:.0f}"
         pairs = [p for p in self.prober.pairs(self.series) if p.size in self.around and side(p) is not None]
         slope = (
             abs(_gap(pairs[-1]) - _gap(pairs[0])) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0
@@ -235,6 +253,11 @@ def side(pair: Pair) -> float | None:
 
 def _gap(pair: Pair) -> float:
     return pair.series.level - pair.baseline.level if pair.series and pair.baseline else math.nan
+
+
+def centre(crossing: Crossing) -> float:
+    """Where a crossing is; of a bracket the middle."""
+    return crossing.at or math.sqrt((crossing.low or 1) * (crossing.high or 1))
 
 
 def half_width(crossing: Crossing) -> float:

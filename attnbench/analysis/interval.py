@@ -19,7 +19,7 @@ Satterthwaite's (1946, "An Approximate Distribution of Estimates of Variance Com
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +95,15 @@ def half_width(confidence: float, *parts: tuple[float, float]) -> float:
     return math.sqrt(sum(t_quantile(freedom, confidence) ** 2 * x if x > 0 else x for x, freedom in parts))
 
 
-def ratio_half_width(a: Estimate, b: Estimate) -> float:
-    """Half the interval of log(a / b), both measured in the same groups; nan where either has one round."""
+def ratio_half_width(a: Estimate, b: Estimate, confidence: float | None = None) -> float:
+    """Half the interval of log(a / b), both measured in the same groups; nan where either has one round.
+
+    Args:
+        a, b: the two.
+        confidence: None: their own.
+    """
+    if confidence is not None:
+        a, b = replace(a, confidence=confidence), replace(b, confidence=confidence)
     return math.hypot(a.own_half_width, b.own_half_width)
 
 

@@ -114,7 +114,7 @@ def _not_told_apart(candidates: Sequence[_Candidate]) -> Sequence[_Candidate]:
 
 def _half(a: Estimate, b: Estimate, share: float) -> float:
     """Half the interval of log(a / b) that takes a share of the α of an interval alone."""
-    return ratio_half_width(*(replace(e, confidence=1 - share * (1 - e.confidence)) for e in (a, b)))
+    return ratio_half_width(a, b, 1 - share * (1 - a.confidence))
 
 
 def _luck(levels: Sequence[Estimate]) -> float:

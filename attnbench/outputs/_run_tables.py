@@ -16,9 +16,10 @@ from attnbench.units import percent, shown, times
 BEST, WIN = "*", "↓"
 ANOTHER_FUNCTION = "a different function; quality not measured here"
 CROSSOVER_WORDS = (
-    ">N: cheaper than the baseline above N, <N: below N; [a, b]: the 95 % interval, [a, …] where that leaves the "
-    "sizes measured. always, never: cheaper at every size, at none; (0.50×): series over baseline at the smallest "
-    "size, of never at the largest. within noise: the interval of that ratio holds 1"
+    ">N: cheaper than the baseline above N, <N: below N; [a, b]: the 95 % interval; between a and b: no more is known "
+    "than these two sizes. By one band that holds every size with 95 %: always, never: cheaper, dearer at all sizes; "
+    "from N on, up to N: cheaper there; never from N on, never up to N: dearer there; elsewhere not told apart. "
+    "(0.50×): series over baseline at the smallest size, of never and from at the largest"
 )
 GROWTH_WORDS = (
     "per doubling: the factor between the two largest sizes; stated: what the definition predicts between the same "
@@ -198,47 +199,40 @@ def crossover_text(crossover: Crossover | None, axis: str, baseline: str) -> str
     """The crossover of a series with a baseline in words, which `CROSSOVER_WORDS` explains; empty without one."""
     if crossover is None:
         return ""
-    phrases: list[str] = []
-    open_ends = [c for c in crossover.crossings if c.at is None and (c.low is None or c.high is None)]
-    if crossover.kind == "crossing":
-        phrases += [
-            crossing_text(c, axis) for c in crossover.crossings if c not in open_ends and c.direction != "within noise"
-        ]
-    elif crossover.kind in ("undecided", "same"):
-        phrases.append("within noise everywhere" if crossover.kind == "undecided" else "the same")
-    elif crossover.kind == "always":
-        phrases.append(f"always ({times(crossover.smallest.ratio)})" if crossover.smallest else "always")
-    elif crossover.kind == "never":
-        phrases.append(
-            f"never up to {crossover.largest.label} ({times(crossover.largest.ratio)})"
-            if crossover.largest
-            else "never"
-        )
-    if crossover.kind != "undecided":
-        phrases += [f"within noise up to {AXES[axis].place(c.high)}" for c in open_ends if c.high]
-        phrases += [f"within noise from {AXES[axis].place(c.low)}" for c in open_ends if c.low]
-    if crossover.baseline_beyond and (
-        crossover.smallest is None or any(c.at is None and c.low and c.high for c in crossover.crossings)
-    ):
+    phrases = [crossing_text(each, axis) for each in crossover.crossings] or [_label(crossover)]
+    if crossover.smallest and math.isnan(crossover.smallest.low):
+        phrases.append("one round, no interval")
+    if crossover.baseline_beyond and (crossover.smallest is None or any(c.bracket for c in crossover.crossings)):
         phrases.append(f"{baseline} {_failure(crossover.baseline_beyond[1])} at {crossover.baseline_beyond[0]}")
     if crossover.series_beyond:
         phrases.append(f"itself {_failure(crossover.series_beyond[1])} at {crossover.series_beyond[0]}")
-    return "; ".join(phrases)
+    return "; ".join(phrase for phrase in phrases if phrase)
+
+
+def _label(crossover: Crossover) -> str:
+    """What is said where there is no crossing."""
+    stretch, edge = crossover.stretch, crossover.smallest if crossover.kind == "always" else crossover.largest
+    if stretch is not None:
+        edge = crossover.smallest if stretch.first is None else crossover.largest if stretch.last is None else None
+    words = {"undecided": "not told apart", "same": "the same", "nothing": ""}
+    if crossover.kind in words:
+        return words[crossover.kind]
+    label = crossover.kind if stretch is None else stretch.where if stretch.cheaper else f"never {stretch.where}"
+    return f"{label} ({times(edge.ratio)})" if edge else label
 
 
 def _failure(status: str) -> str:
     return {"oom": "out of memory", "timeout": "out of time"}.get(status, status)
 
 
-def crossing_text(crossing: Crossing, axis: str) -> str:
-    """`>512 [480, 551]`: cheaper above 512; `<96`: below. Open ends are …"""
-    sign = {"above": ">", "below": "<"}.get(crossing.direction, "≈")
-    low, high = (AXES[axis].size(end) if end is not None else "…" for end in (crossing.low, crossing.high))
-    interval = "" if crossing.low is None and crossing.high is None else f"[{low}, {high}]"
-    at = "" if crossing.at is None else AXES[axis].place(crossing.at)
-    if at and low == high:
-        interval = ""
-    return f"{sign}{at}{' ' if at and interval else ''}{interval}"
+def crossing_text(crossing: Crossing, axis: str, brief: bool = False) -> str:
+    """`>512 [480, 551]`: cheaper above 512; `<96`: below; `> between 256 and 512`. brief: `>512`; `>256…512`."""
+    sign, ends = ">" if crossing.direction == "above" else "<", (crossing.low, crossing.high)
+    if crossing.at is None:
+        low, high = (AXES[axis].place(end, measured=True) if end else "" for end in ends)
+        return f"{sign}{low}…{high}" if brief else f"{sign} between {low} and {high}"
+    low, high = (AXES[axis].size(end) if end else "" for end in ends)
+    return f"{sign}{AXES[axis].place(crossing.at)}" + ("" if brief or low == high else f" [{low}, {high}]")
 
 
 def _growths(report: PanelReport) -> Iterator[TextTable]:

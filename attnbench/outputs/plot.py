@@ -196,7 +196,7 @@ def _families(report: PanelReport, table: Table, families: Mapping[str, str]) ->
 def _heading(report: PanelReport, tables: Sequence[Table]) -> str:
     notes = [f"bands: {CONFIDENCE:.0%} intervals"] if any(t.quantity.metric.timed for t in tables) else []
     if any(t.quantity.metric.comparable for t in tables):
-        notes.append(f"rings: crossovers with {report.baseline}, >N: cheaper above N, <N: below N")
+        notes.append(f"rings: crossovers with {report.baseline}, >N: cheaper above N, <N: below N, a…b: between")
     return f"{report.panel.title}\n{'; '.join([*notes, '×: out of memory or time beyond'])}"
 
 
@@ -238,7 +238,7 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
                 axes.plot(
                     [each.at], [_on(x, y, each.at)], marker="o", markersize=5.5, mfc="none", mec=style.colour, zorder=4
                 )
-        places = ", ".join(crossing_text(each, axis).split(" ")[0] for each in crossings if each.at is not None)
+        places = ", ".join(crossing_text(each, axis, brief=True) for each in crossings)
         label = line.series.name + (f" {failed.status}" if failed else "") + (f"  {places}" if places else "")
         ends.append((x[-1], y[-1], label, "black" if wide else style.colour))
     sizes = table.panel.sizes

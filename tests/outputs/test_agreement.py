@@ -37,20 +37,22 @@ def stored(name: str) -> tuple[Run, Summary]:
 
 
 def crossings(summary: Summary) -> Iterator[tuple[int, str, str, str, dict[str, Any]]]:
-    """(panel, metric, series, side, crossing) of every crossing with a place, from the JSON."""
+    """(panel, metric, series, side, crossing) of every crossing, from the JSON."""
     for i, panel in enumerate(json_module.loads(json.run(summary))["panels"]):
         for metric in panel["metrics"]:
             for series in metric["series"]:
                 for side in ("against_baseline", "against_exact"):
                     for found in (series[side] or {"crossings": []})["crossings"]:
-                        if found["at"] is not None:
-                            yield i, metric["metric"], series["name"], side, found
+                        yield i, metric["metric"], series["name"], side, found
 
 
-def told(found: dict[str, Any], axis: str) -> str:
-    """A crossing as the tables write it, from the JSON's numbers alone."""
-    sign = {"above": ">", "below": "<"}[found["direction"]]
-    low, high = ("…" if end is None else AXES[axis].size(end) for end in (found["low"], found["high"]))
+def told(found: dict[str, Any], axis: str, picture: bool = False) -> str:
+    """A crossing as the tables, or the labels of pictures, write it, from the JSON's numbers alone."""
+    sign, ends = {"above": ">", "below": "<"}[found["direction"]], (found["low"], found["high"])
+    if found["bracket"]:
+        low, high = (f"{end**0.5:.0f}x{end**0.5:.0f}" if axis == "image_size" else str(end) for end in ends)
+        return f"{sign}{low}…{high}" if picture else f"{sign} between {low} and {high}"
+    low, high = (AXES[axis].size(end) for end in ends)
     return f"{sign}{AXES[axis].place(found['at'])}" + (f" [{low}, {high}]" if low != high else "")
 
 
@@ -91,9 +93,9 @@ def missing_from_pictures(summary: Summary, families: dict[str, str], shown: Sum
             for panel, metric, series, side, found in every:
                 if (panel, metric, side) != (i, table.quantity.name, "against_baseline"):
                     continue
-                head = told(found, report.panel.axis).split(" ")[0]
+                head = told(found, report.panel.axis, picture=True).split(" ")[0]
                 named = [t for t in labels if t.split("  ")[0].removesuffix(" oom") == series and head in t]
-                ringed = any(math.isclose(x, found["at"], rel_tol=1e-9) for x in rings)
+                ringed = found["bracket"] or any(math.isclose(x, found["at"], rel_tol=1e-9) for x in rings)
                 missing += [] if named and ringed else [f"{series} {metric}: {found}"]
     return missing
 
@@ -143,7 +145,8 @@ def test_a_view_that_moved_its_crossings_is_found() -> None:
     def moved(found: Crossover | None) -> Crossover | None:
         if found is None:
             return None
-        return replace(found, crossings=tuple(replace(c, at=c.at and 1.1 * c.at) for c in found.crossings))
+        ends = [(c, c.at and 1.1 * c.at, 1.1 * (c.low or 1), 1.1 * (c.high or 1)) for c in found.crossings]
+        return replace(found, crossings=tuple(replace(c, at=at, low=low, high=high) for c, at, low, high in ends))
 
     reports = tuple(
         replace(

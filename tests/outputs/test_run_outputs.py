@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import json as json_module
+import math
 
 import pytest
 from rich.console import Console
 
+from attnbench.analysis.crossover import Crossing, Crossover, Edge, Stretch
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.outputs import csv, json, markdown, table
+from attnbench.outputs._run_tables import crossing_text, crossover_text
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -186,3 +189,36 @@ def test_csv_and_json_hold_the_curve() -> None:
     assert float(told["mean_error_at_1", "rfa", "64"]) == 0.5
     assert told["softmax_error_at_4", "performer", "128"] == ""
     assert len(told) == len(rows)
+
+
+BRACKET = Crossing(None, 1024, 2048, "below", bracket=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Crossover("always", smallest=Edge("256", 256, 0.5, 0.4, 0.6)), "always (0.50×)"),
+        (Crossover("never", largest=Edge("4096", 4096, 2.0, 1.9, 2.1)), "never (2.00×)"),
+        (Crossover("undecided"), "not told apart"),
+        (Crossover("same"), "the same"),
+        (Crossover("nothing"), ""),
+        (Crossover("stretch", stretch=Stretch(True, "512", None)), "from 512 on"),
+        (Crossover("stretch", stretch=Stretch(False, None, "512")), "never up to 512"),
+        (Crossover("stretch", stretch=Stretch(True, "512", "2048")), "from 512 to 2048"),
+        (Crossover("crossing", (Crossing(700, 650, 760, "above"),)), ">700 [650, 760]"),
+        (
+            Crossover("crossing", (Crossing(700, 650, 760, "above"), BRACKET)),
+            ">700 [650, 760]; < between 1024 and 2048",
+        ),
+        (
+            Crossover("crossing", (Crossing(700, None, None, "above"),), None, Edge("256", 256, 2, math.nan, math.nan)),
+            ">700; one round, no interval",
+        ),
+    ],
+)
+def test_a_crossover_in_words(found: Crossover, text: str) -> None:
+    assert crossover_text(found, "seq_len", "softmax") == text
+
+
+def test_a_bracket_in_an_image_has_both_sides() -> None:
+    assert crossing_text(Crossing(None, 196, 400, "above", bracket=True), "image_size") == "> between 14x14 and 20x20"

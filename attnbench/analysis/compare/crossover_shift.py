@@ -49,23 +49,31 @@ def _crossovers(run: Run) -> dict[_Place, Crossover]:
 
 
 def _words(crossover: Crossover) -> str:
+    if crossover.stretch is not None:
+        return f"{'cheaper' if crossover.stretch.cheaper else 'dearer'} {crossover.stretch.where}"
     if crossover.kind != "crossing":
-        return crossover.kind
+        return {"undecided": "not told apart"}.get(crossover.kind, crossover.kind)
     return ", ".join(
         f"{c.direction} {c.at:.0f}" if c.at is not None else f"{c.direction} {c.low:.0f} … {c.high:.0f}"
         for c in crossover.crossings
-        if c.at is not None or (c.low is not None and c.high is not None)
     )
 
 
 def _differ(a: Crossover, b: Crossover) -> bool:
-    """Whether two crossovers cannot be the same: another kind, or intervals that do not meet."""
-    if a.kind != b.kind:
-        return "undecided" not in (a.kind, b.kind)
-    if len(a.crossings) != len(b.crossings):
+    """Whether two crossovers cannot be the same: contrary labels, or intervals that do not meet."""
+    if a.stretch or b.stretch or "undecided" in (a.kind, b.kind):
+        return _side(a) * _side(b) < 0
+    if a.kind != b.kind or len(a.crossings) != len(b.crossings):
         return True
     pairs = zip(a.crossings, b.crossings, strict=True)
     return any(c.direction != d.direction or _apart(c, d) for c, d in pairs)
+
+
+def _side(crossover: Crossover) -> int:
+    """−1 where the series is only ever told to be cheaper, 1 where dearer; else 0."""
+    if crossover.stretch is not None:
+        return -1 if crossover.stretch.cheaper else 1
+    return {"always": -1, "never": 1}.get(crossover.kind, 0)
 
 
 def _apart(a: Crossing, b: Crossing) -> bool:
