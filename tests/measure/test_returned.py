@@ -9,6 +9,8 @@ import torch
 from pandas import Series
 
 from attnbench.analysis.run import Run
+from attnbench.measure.protocol import FinishRequest, PrepareRequest, SampleRequest
+from attnbench.measure.worker.block import Block
 from attnbench.measure.worker.returned import misfit_of_inputs, misfit_of_output, not_finite
 from attnbench.problem import DTYPES, Cell, Mode, Problem, Scope
 from attnbench.registry import operators, outside_definition, resolve
@@ -123,3 +125,14 @@ def test_every_shipped_operator_fits(name: str) -> None:
             assert misfit_of_inputs(inputs, other, "cpu") is not None
             seen += 1
     assert seen
+
+
+def test_an_output_may_be_a_view_of_its_input_while_that_is_written_to() -> None:
+    """identity returns its values; every eighth sample is checked behind a write."""
+    source = operators(())["identity"]
+    cell = Cell("identity", "reference", "core", "fwd", Problem(64, 64, 4), resolve(source.load(), {}))
+    block = Block()
+    assert block.prepare(PrepareRequest(cell, "cpu", (), 2**30, None)).status == "ok"
+    answers = [block.sample(SampleRequest(cell.key)) for _ in range(24)]
+    ended = block.finish(FinishRequest(cell.key))
+    assert {answer.reason for answer in (*answers, ended)} == {""}

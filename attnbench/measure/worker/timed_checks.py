@@ -165,6 +165,7 @@ class TimedChecks:
             self.made, self._unsure, self._return = self.made + 1, 0, (number, digests(watched.copies))
             if self.short:  # one call either way: what computes in every k-th call is wrong in one of them
                 self.returned(number, observer.outputs(call))
+                observer.settle()
                 with changed(inputs, change):
                     self._require_equal(watched.copies, observer.outputs(call))
                     observer.settle()
