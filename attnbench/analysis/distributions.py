@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 CONFIDENCE = 0.95
 """Of the intervals that are shown."""
+
+Number = TypeVar("Number", float, npt.NDArray[np.float64])
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
@@ -60,28 +64,22 @@ def chi_square(freedom: int, tail: float) -> float:
     return freedom * (1 - spread + normal(1 - tail) * math.sqrt(spread)) ** 3
 
 
-def digamma(x: float) -> float:
-    """ψ(x), x > 0."""
-    shift = 0.0
-    while x < 8:
-        shift -= 1 / x
-        x += 1
-    return shift + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
+def digamma(x: Number) -> Number:
+    """ψ(x), x > 0: the asymptotic series (Abramowitz and Stegun 1964, 6.3.18) at x + 8, stepped back by 6.3.5."""
+    y = x + 8
+    series: Number = np.log(y) - 1 / (2 * y) - 1 / (12 * y**2) + 1 / (120 * y**4) - 1 / (252 * y**6)
+    return series - sum(1 / (x + k) for k in range(8))
 
 
-def trigamma(x: float) -> float:
-    """ψ′(x), x > 0."""
-    shift = 0.0
-    while x < 8:
-        shift += 1 / x**2
-        x += 1
-    return shift + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7) - 1 / (30 * x**9)
+def trigamma(x: Number) -> Number:
+    """ψ′(x), x > 0: the derivative of `digamma`."""
+    y = x + 8
+    series = 1 / y + 1 / (2 * y**2) + 1 / (6 * y**3) - 1 / (30 * y**5) + 1 / (42 * y**7) - 1 / (30 * y**9)
+    return series + sum(1 / (x + k) ** 2 for k in range(8))
 
 
-def tetragamma(x: float) -> float:
-    """ψ″(x), x > 0."""
-    shift = 0.0
-    while x < 8:
-        shift -= 2 / x**3
-        x += 1
-    return shift - 1 / x**2 - 1 / x**3 - 1 / (2 * x**4) + 1 / (6 * x**6) - 1 / (6 * x**8) + 3 / (10 * x**10)
+def tetragamma(x: Number) -> Number:
+    """ψ″(x), x > 0: the derivative of `trigamma`."""
+    y = x + 8
+    series = -1 / y**2 - 1 / y**3 - 1 / (2 * y**4) + 1 / (6 * y**6) - 1 / (6 * y**8) + 3 / (10 * y**10)
+    return series - sum(2 / (x + k) ** 3 for k in range(8))

@@ -1,165 +1,163 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench.analysis.distributions import t_quantile
 from attnbench.analysis.interval import Estimate, estimates, intervals, moderate, ratio, ratio_half_width
+from benchmarks.coverage import noise
+from benchmarks.coverage.noise import NOISES, visits
 
-OFFSET = 0.04
-
-
-def simulate(
-    rng: np.random.Generator,
-    cells: int,
-    rounds: int,
-    *,
-    process: float = 0.0,
-    own: float = 0.0,
-    spread: float = 0.0,
-    lost: float = 0.0,
-    one_process_per_visit: bool = False,
-) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """True log levels, standard deviations per cell, and visits of a run."""
-    level = rng.normal(0, 2, cells)
-    deviation = own * np.exp(rng.normal(0, spread, cells))
-    rows, worker = [], 0
-    for round_ in range(1, rounds + 1):
-        worker += 1
-        offset = rng.normal(0, process)
-        for cell in rng.permutation(cells):
-            if one_process_per_visit:
-                worker += 1
-                offset = rng.normal(0, process)
-            if rng.random() >= lost:
-                time = math.exp(level[cell] + offset + rng.normal(0, deviation[cell]))
-                rows.append((f"c{cell}", round_, worker, "ok", time))
-    return level, deviation, pd.DataFrame(rows, columns=["key", "round", "process", "status", "wall_time_s"])
+BLOCKS, MEMBERS, DRAWS = 4, 8, 20
 
 
-def coverage(seed: int, rounds: int, *, relative: bool, repeats: int = 40, cells: int = 24, **model: float | bool):
-    """Share of intervals that hold the truth, and the median width over that of one who knows the variances."""
+def of_one_block(cells: int, rounds: int, own: float = 0.0, process: float = 0.04, seed: int = 0) -> pd.DataFrame:
+    """Visits of a run of one block; the log of the true time of cell c3 is 3."""
     rng = np.random.default_rng(seed)
-    held, widths = [], []
-    together = bool(model.get("one_process_per_visit"))
-    for _ in range(repeats):
-        level, deviation, visits = simulate(rng, cells, rounds, **model)  # type: ignore[arg-type]
-        found = estimates(visits, "wall_time_s")
-        per_visit = deviation**2 + (float(model.get("process", 0)) ** 2 if together or not relative else 0.0)
-        for cell in range(cells):
-            other = (cell + 1) % cells
-            a, b = found.get(f"c{cell}"), found.get(f"c{other}")
-            if a is None or b is None or not (a.has_interval and b.has_interval):
-                continue
-            if relative:
-                error = a.level - b.level - level[cell] + level[other]
-                half, variance = ratio_half_width(a, b), per_visit[cell] / a.rounds + per_visit[other] / b.rounds
-            else:
-                error, half, variance = a.level - level[cell], a.half_width, per_visit[cell] / a.rounds
-            held.append(abs(error) <= half)
-            widths.append(half / (t_quantile(math.inf) * math.sqrt(variance)))
-    return float(np.mean(held)), float(np.median(widths))
+    shape = (1, rounds, 1, cells)
+    deviations = noise.parts(rng, shape, own * rng.standard_normal(shape), process=process, block=0)
+    run = visits(deviations[0], np.arange(cells)[None])
+    return run.assign(key="c" + run["operator"].str[1:])
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+def coverage(
+    name: str,
+    rounds: int,
+    half: Callable[[Estimate, Estimate], float],
+    change: Callable[[pd.DataFrame], pd.DataFrame] = lambda run: run,
+    *,
+    relative: bool = True,
+) -> tuple[float, float]:
+    """Share of intervals that hold the truth, and their mean width over one that would hold 95 % of the errors.
+
+    Args:
+        name: of a noise model.
+        half: half the interval, of a cell and the first member of its block.
+        change: what to make of the visits first.
+        relative: of the ratio to that member; otherwise of the time.
+    """
+    found = []
+    for deviations in NOISES[name].draw(np.random.default_rng(rounds), (DRAWS, rounds, BLOCKS, MEMBERS)):
+        levels = estimates(change(visits(deviations, np.zeros((BLOCKS, MEMBERS)))), "wall_time_s")
+        for block in range(BLOCKS):
+            first = levels[f"{block}.0"]
+            for member in range(1, MEMBERS):
+                cell = levels[f"{block}.{member}"]
+                found.append((abs(cell.level - (first.level if relative else 0)), half(cell, first)))
+    error, width = np.array(found).T
+    return float(np.mean(error <= width)), float(width.mean() / np.quantile(error, 0.95))
+
+
 @pytest.mark.parametrize("rounds", [2, 3, 5])
-def test_holds_the_truth_when_every_visit_has_its_own_offset(rounds: int, seed: int) -> None:
-    model = {"process": OFFSET, "one_process_per_visit": True}
-    for relative in (False, True):
-        held, width = coverage(seed, rounds, relative=relative, **model)
-        assert held >= 0.93
-        assert width <= 1.5
+@pytest.mark.parametrize("name", ["Gaussian", "unlike cells", "one slow round", "recorded, loaded"])
+def test_ratios_within_a_block_hold_the_truth(name: str, rounds: int) -> None:
+    held, width = coverage(name, rounds, ratio_half_width)
+    assert 0.9 <= held <= 0.995  # 80 baselines with 7 ratios each
+    assert width <= 1.3
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_ratio_that_knows_no_blocks_is_wider_and_one_without_moderation_misses_the_truth() -> None:
+    before_turns = coverage("shared 8 %", 3, ratio_half_width, lambda run: run.drop(columns="contract"))
+    assert before_turns[1] > 1.3 * coverage("shared 8 %", 3, ratio_half_width)[1]
+    held, _ = coverage("unlike cells", 3, lambda a, b: 1.96 * math.sqrt(a.own + b.own))
+    assert held < 0.88
+
+
 @pytest.mark.parametrize("rounds", [2, 3, 5])
-def test_ratios_within_one_process_are_narrow(rounds: int, seed: int) -> None:
-    held, width = coverage(seed, rounds, relative=True, process=OFFSET, own=0.02)
+def test_times_know_that_blocks_and_rounds_differ_as_a_whole(rounds: int) -> None:
+    held, width = coverage("Gaussian", rounds, lambda cell, _: cell.half_width, relative=False)
     assert held >= 0.93
-    assert width <= 1.5
+    assert width <= 2.6
+    assert coverage("Gaussian", rounds, lambda cell, _: cell.own_half_width, relative=False)[0] < 0.9
 
 
-@pytest.mark.parametrize("seed", [7, 8, 9])
-@pytest.mark.parametrize("rounds", [2, 3, 5])
-def test_absolute_values_know_that_rounds_differ_as_a_whole(rounds: int, seed: int) -> None:
-    held, _ = coverage(seed, rounds, relative=False, repeats=200, cells=12, process=OFFSET, own=0.01)
-    assert held >= 0.93
+def test_the_baseline_of_a_split_block_is_compared_part_by_part() -> None:
+    """Two parts of a block with offsets of their own, the baseline in both."""
+    run = of_one_block(5, 3, own=0.001)
+    second = of_one_block(5, 3, own=0.001).assign(part=1)
+    second["wall_time_s"] *= 1.5
+    parts = pd.concat([run[run["key"].isin(["c0", "c1", "c2"])], second[second["key"].isin(["c0", "c3", "c4"])]])
+    found, whole = estimates(parts, "wall_time_s"), estimates(run, "wall_time_s")
+    for key in ("c1", "c3"):
+        split = found[key].level - found["c0"].level
+        assert split == pytest.approx(whole[key].level - whole["c0"].level, abs=0.005)
+    merged = estimates(parts.assign(part=0), "wall_time_s")
+    assert abs(merged["c3"].level - merged["c0"].level - whole["c3"].level + whole["c0"].level) > 0.1
 
 
-@pytest.mark.parametrize("rounds", [2, 3])
-def test_noisy_cells_and_lost_visits(rounds: int) -> None:
-    for model in ({"spread": 0.6}, {"lost": 0.15}):
-        held, width = coverage(5, rounds, relative=True, own=0.03, process=0.03, **model)
-        assert held >= 0.93
-        assert width <= 1.5
+def test_a_cell_in_a_process_of_its_own_has_its_offset_among_its_residuals() -> None:
+    run = of_one_block(8, 5, own=0.001)
+    run.loc[run["key"] == "c3", "process"] += 5
+    assert moved(run)["c3"].own > 20 * moved(run)["c4"].own
 
 
-def test_per_cell_and_plainly_pooled_intervals_would_fail() -> None:
-    """The negative control: what the moderated, two-part interval is compared with does miss the truth."""
-    rng = np.random.default_rng(3)
-    alone, pooled = [], []
-    for _ in range(200):
-        level, _, visits = simulate(rng, 12, 2, process=OFFSET, own=0.01)
-        logs = np.log(visits["wall_time_s"]).groupby(visits["key"])
-        mean, variance = logs.mean(), logs.var()
-        for cell in range(12):
-            error = abs(mean[f"c{cell}"] - level[cell])
-            alone.append(error <= 1.96 * math.sqrt(variance[f"c{cell}"] / 2))
-            pooled.append(error <= t_quantile(12) * math.sqrt(variance.mean() / 2))
-    assert np.mean(alone) < 0.85
-    assert np.mean(pooled) < 0.85
+def moved(run: pd.DataFrame) -> dict[str, Estimate]:
+    """Estimates where the processes of c3 were slower or faster than those of the others."""
+    factor = np.exp(0.05 * np.random.default_rng(1).standard_normal(11))[run["process"]]
+    return estimates(run.assign(wall_time_s=run["wall_time_s"] * factor), "wall_time_s")
+
+
+def test_later_rounds_may_have_fewer_cells() -> None:
+    found: list[tuple[float, float]] = []
+    for seed in range(60):
+        run = of_one_block(8, 9, own=0.03, seed=seed)
+        kept = estimates(run[(run["round"] <= 3) | run["key"].isin(["c0", "c1"])], "wall_time_s")
+        for key, member in (("c1", 1), ("c5", 5)):
+            error = kept[key].level - kept["c0"].level - member
+            found.append((abs(error), ratio_half_width(kept[key], kept["c0"])))
+    assert np.mean([error <= half for error, half in found]) >= 0.92
 
 
 def test_one_round_has_a_value_and_no_interval() -> None:
-    _, _, visits = simulate(np.random.default_rng(0), 3, 1, process=OFFSET)
-    found = intervals(visits, "wall_time_s")
+    run = of_one_block(3, 1)
+    found = intervals(run, "wall_time_s")
     assert found["value"].notna().all()
     assert found[["low", "high"]].isna().all(axis=None)
 
 
 def test_check_and_failed_visits_are_left_out() -> None:
-    _, _, visits = simulate(np.random.default_rng(0), 3, 3, own=0.02)
-    extra = visits.head(2).assign(round=0, wall_time_s=1e9)
-    failed = visits.tail(2).assign(status="wrong", wall_time_s=1e-9)
+    run = of_one_block(3, 3, own=0.02)
+    extra = run.head(2).assign(round=0, wall_time_s=1e9)
+    failed = run.tail(2).assign(status="wrong", wall_time_s=1e-9)
     pd.testing.assert_frame_equal(
-        intervals(pd.concat([extra, visits, failed]), "wall_time_s").sort_index(),
-        intervals(visits, "wall_time_s").sort_index(),
+        intervals(pd.concat([extra, run, failed]), "wall_time_s").sort_index(),
+        intervals(run, "wall_time_s").sort_index(),
     )
 
 
 def test_a_quantity_that_repeats_exactly_has_an_interval_of_no_width() -> None:
-    _, _, visits = simulate(np.random.default_rng(0), 4, 3)
-    found = intervals(visits, "wall_time_s")
+    run = of_one_block(4, 3, process=0)
+    found = intervals(run, "wall_time_s")
     np.testing.assert_allclose(found["low"], found["high"], rtol=1e-12)
 
 
 def test_a_cell_that_missed_a_slow_round_is_not_called_fast() -> None:
-    _, _, visits = simulate(np.random.default_rng(0), 12, 3, own=0.001)
-    visits.loc[visits["round"] == 2, "wall_time_s"] *= 2
-    whole = estimates(visits, "wall_time_s")
-    without = estimates(visits[~((visits["round"] == 2) & (visits["key"] == "c4"))], "wall_time_s")
+    run = of_one_block(12, 3, own=0.001)
+    run.loc[run["round"] == 2, "wall_time_s"] *= 2
+    whole = estimates(run, "wall_time_s")
+    without = estimates(run[~((run["round"] == 2) & (run["key"] == "c4"))], "wall_time_s")
     assert without["c4"].level == pytest.approx(whole["c4"].level, abs=0.03)
     assert without["c4"].rounds == 2
 
 
 def test_cells_that_no_process_shares_keep_their_own_levels() -> None:
     """Two groups of cells, each visited by workers of its own, at speeds that have nothing to do with each other."""
-    _, _, near = simulate(np.random.default_rng(0), 6, 3, process=OFFSET, own=0.01)
-    _, _, far = simulate(np.random.default_rng(1), 6, 3, process=OFFSET, own=0.01)
+    near = of_one_block(6, 3, own=0.01)
+    far = of_one_block(6, 3, own=0.01, seed=1)
     far = far.assign(key="far" + far["key"], process=far["process"] + 3)
     found = estimates(pd.concat([near, far]), "wall_time_s")
-    for visits in (near, far):
-        for key, times in visits.groupby("key")["wall_time_s"]:
+    for run in (near, far):
+        for key, times in run.groupby("key")["wall_time_s"]:
             assert found[key].level == pytest.approx(np.log(times).mean(), abs=1e-9)
 
 
 def test_missing_column_and_no_visits_give_nothing() -> None:
-    _, _, visits = simulate(np.random.default_rng(0), 2, 2, own=0.01)
-    assert estimates(visits, "energy_j") == {}
-    assert intervals(visits.head(0), "wall_time_s").empty
+    run = of_one_block(2, 2, own=0.01)
+    assert estimates(run, "energy_j") == {}
+    assert intervals(run.head(0), "wall_time_s").empty
 
 
 def test_like_cells_are_pooled_and_unlike_ones_are_not() -> None:
@@ -184,8 +182,8 @@ def test_ratio_of_two_estimates() -> None:
 
 
 def test_a_cell_of_one_round_borrows_the_variance_of_like_cells() -> None:
-    _, _, visits = simulate(np.random.default_rng(0), 24, 3, own=0.02)
-    found = estimates(visits[~((visits["key"] == "c4") & (visits["round"] > 1))], "wall_time_s")
+    run = of_one_block(24, 3, own=0.02)
+    found = estimates(run[~((run["key"] == "c4") & (run["round"] > 1))], "wall_time_s")
     assert found["c4"].rounds == 1
     assert found["c4"].own == pytest.approx(3 * found["c5"].own, rel=1.0)
     assert found["c4"].half_width > found["c5"].half_width
