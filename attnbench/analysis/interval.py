@@ -179,10 +179,15 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
     }
 
 
+def in_turns(visits: pd.DataFrame) -> bool:
+    """Whether the blocks of a run's visits were measured in turns."""
+    version, *_ = (visits["contract"].iloc[0] if "contract" in visits else "").split(" ")
+    return version.isdecimal() and int(version) >= TURNS_SINCE
+
+
 def _blocks(usable: pd.DataFrame, cells: Indices, processes: Indices) -> tuple[Indices, Indices]:
     """The block and the group of each visit, numbered; before contract 3 a run is one block."""
-    turns = usable["contract"].iloc[0] if "contract" in usable else ""
-    if not turns.split(" ")[0].isdecimal() or int(turns.split(" ")[0]) < TURNS_SINCE:
+    if not in_turns(usable):
         return np.zeros_like(processes), processes
     columns = [name for name in CELL_COLUMNS if name in usable and name not in MEMBER_COLUMNS]
     first = usable.iloc[np.unique(cells, return_index=True)[1]]

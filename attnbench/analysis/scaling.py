@@ -31,9 +31,6 @@ SMOOTH = 0.05
 EXACT_TOLERANCE = 0.001
 """The relative deviation of an exact figure from its class that terms of lower order may cause."""
 
-WORST_CLASS = 0.2
-"""The largest rms relative error of a class that is named."""
-
 AGREEMENT = 0.1
 """How far the exponent of an exact figure may lie from the stated one over the same sizes and still agree."""
 
@@ -67,14 +64,12 @@ class ExactGrowth:
     Attributes:
         sizes: ascending.
         exponent: the log-log slope of the largest sizes (within a factor of 4, at least three).
-        growth, error: the class a + b·g(size), a and b ≥ 0, that fits best, and its rms relative error; "undecided" and
-            None where two classes fit, or none.
+        growth: the class a + b·g(size), a and b ≥ 0, that fits best; "undecided" where two do, or none.
     """
 
     sizes: tuple[int, ...]
     exponent: float
     growth: str
-    error: float | None
 
 
 def doubling(points: Sequence[tuple[int, Estimate]], stated: str | None) -> Doubling | None:
@@ -89,7 +84,7 @@ def doubling(points: Sequence[tuple[int, Estimate]], stated: str | None) -> Doub
     sizes, chain = list(levels), [*levels][-1:]
     while len(chain) < 3 and chain[0] > sizes[0]:
         chain.insert(0, max((size for size in sizes if 2 * size <= chain[0]), default=sizes[0]))
-    y, half = np.array([(levels[size].level, levels[size].own_half_width) for size in chain]).T
+    y, half = np.array([(levels[size].level, levels[size].half_width) for size in chain]).T
     steps = np.diff(np.eye(len(chain)), axis=0) * (math.log(2) / np.diff(np.log(chain)))[:, None]  # [doublings, sizes]
     factors, noise = steps @ y, _half_width(steps[-1], half)
     predicted = float(steps[-1] @ _log_curve(stated, chain)) if stated else None
@@ -117,8 +112,8 @@ def exact_growth(points: Sequence[tuple[int, Estimate]]) -> ExactGrowth | None:
     sizes = tuple(levels)
     x, y = np.log(np.array(sizes, dtype=np.float64)), np.array([level.level for level in levels.values()])
     tail = _tail(sizes)
-    growth, error = _class(x, y) or _class(x[-max(4, tail) :], y[-max(4, tail) :]) or (UNDECIDED, None)
-    return ExactGrowth(sizes, _least_squares(x[-tail:], y[-tail:]), growth, error)
+    growth = _class(x, y) or _class(x[-max(4, tail) :], y[-max(4, tail) :]) or UNDECIDED
+    return ExactGrowth(sizes, _least_squares(x[-tail:], y[-tail:]), growth)
 
 
 def agreement(measured: ExactGrowth, stated: str) -> str:
@@ -162,23 +157,23 @@ def _log_curve(growth: str, sizes: npt.ArrayLike) -> Floats:
     return np.asarray(np.log(powers.get(growth, np.ones_like(n))), dtype=np.float64)
 
 
-def _class(x: Floats, y: Floats) -> tuple[str, float | None] | None:
-    """The class of growth of log figures y over log sizes x, and its rms relative error; None where none fits."""
+def _class(x: Floats, y: Floats) -> str | None:
+    """The class of growth of log figures y over log sizes x; None where none fits."""
     if len(x) < 3:
-        return UNDECIDED, None
+        return UNDECIDED
     relative = np.exp(y.mean() - y)  # 1 / T, scaled, so that errors are relative
     fits = []
     for growth in GROWTHS:
         curve = _log_curve(growth, np.exp(x))
         error = _relative_error(relative, np.exp(curve - curve.max()))
-        fits.append((float(error @ error) / EXACT_TOLERANCE**2, growth, math.sqrt(float((error**2).mean()))))
+        fits.append((float(error @ error) / EXACT_TOLERANCE**2, growth))
     constant = fits[0]
     best, second = sorted(fits)[:2]
     if constant[0] - best[0] < 4:  # every class contains the constant
-        best, second = constant, (math.inf, "", 0.0)
+        best, second = constant, (math.inf, "")
     if best[0] > chi_square(max(1, len(x) - (1 if best[1] == "1" else 2)), 0.001):
         return None
-    return (best[1], best[2]) if second[0] - best[0] >= 4 and best[2] <= WORST_CLASS else (UNDECIDED, None)
+    return best[1] if second[0] - best[0] >= 4 else UNDECIDED
 
 
 def _relative_error(relative: Floats, shape: Floats) -> Floats:

@@ -135,7 +135,7 @@ def verdicts(load: str, rounds: int, draws: int, slower: float = 1.0) -> tuple[f
     for _ in range(draws):
         sides = levels_of_both(loaded(rng, load, rounds, 1.0), loaded(rng, load, rounds, slower), "wall_time_s")
         judged = sides if slower == 1 else {key: pair for key, pair in sides.items() if key.startswith("o0.")}
-        measured = standing_out(sides, in_turns=True)
+        measured = standing_out(sides, turns=True)
         changes = {key: b.level - a.level for key, (a, b) in judged.items()}
         called.append(
             any(

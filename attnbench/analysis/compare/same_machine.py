@@ -71,12 +71,6 @@ def _sentences(names: Sequence[str], before: Run, after: Run) -> tuple[str, ...]
     return tuple(f"{name.replace('_', ' ')}: {text(a)} → {text(b)}" for name, a, b in pairs)
 
 
-def contract_version(run: Run) -> int:
-    """The version of the contract that a run was measured under; 0 where none is stored."""
-    version, _ = _contract(run)
-    return int(version) if version.isdecimal() else 0
-
-
 def _contract(run: Run) -> tuple[str, str]:
     """The version of a run's contract and its settings but for the number of rounds; empty where none is stored."""
     contracts = [str(text) for text in run.visits["contract"].unique() if text]

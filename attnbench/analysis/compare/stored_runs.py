@@ -21,10 +21,10 @@ import pandas as pd
 from attnbench.analysis.compare.crossover_shift import shifts
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names, readable
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
-from attnbench.analysis.compare.same_machine import contract_version, differences
+from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.compare.tier0_exact import exact_findings, not_repeating
 from attnbench.analysis.distributions import t_quantile
-from attnbench.analysis.interval import Estimate, estimates, ratio_half_width
+from attnbench.analysis.interval import Estimate, estimates, half_width, in_turns, ratio_half_width
 from attnbench.analysis.metric_values import metric_names
 from attnbench.errors import BadInput
 from attnbench.problem import key_parts
@@ -45,12 +45,12 @@ FEWEST_OTHERS = 3
 """Operators beside its own in a cell's block, without which what the machine did cannot be told: of two, the one that
 changed would move the median."""
 
-TURNS_CONTRACT = 3
-"""The contract from which the cells of a block are measured in turns."""
-
 SCATTER_FREEDOM = 0.37
 """Degrees of freedom per cell of a standard deviation from the median of absolute deviations: its relative variance is
 1.36 / n, where the standard deviation's own is 1 / 2n."""
+
+MUCH = math.log(1.1)
+"""A change of a whole block that is worth a line even where the rounds of both runs differ as much."""
 
 ALL_CELLS = "all cells"
 
@@ -147,13 +147,13 @@ def levels_of_both(before: pd.DataFrame, after: pd.DataFrame, column: str) -> Si
     return {key: (a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
 
 
-def standing_out(sides: Sides, *, in_turns: bool) -> dict[str, tuple[float | None, float]]:
+def standing_out(sides: Sides, *, turns: bool) -> dict[str, tuple[float | None, float]]:
     """By key, in logs, what of its change is the machine's (None: that cannot be told), and half an interval around it.
 
     Args:
-        in_turns: whether the cells of a block were measured in turns.
+        turns: whether the cells of a block were measured in turns.
     """
-    references = _references(sides) if in_turns else {}
+    references = _references(sides) if turns else {}
     apart = [abs(_change(sides[key]) - reference) for key, (reference, _) in references.items()]
     confidence = 1 - FALSE_ALARMS / len(sides)
     scatter = t_quantile(SCATTER_FREEDOM * len(apart), confidence) * 1.4826 * median(apart) if apart else 0.0
@@ -191,7 +191,7 @@ def _change(pair: tuple[Estimate, Estimate]) -> float:
 
 
 def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[list[Finding], list[str]]:
-    """Findings of one metric, and notes: first what the two runs can show, then what all cells of a block share."""
+    """Findings of one metric, and a note on what the two runs can show."""
     column, shared = metrics()[metric].column, ok_keys(before) & ok_keys(after)
     if column not in before.visits or column not in after.visits:
         return [], []
@@ -199,7 +199,7 @@ def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[lis
     sides = levels_of_both(a, b, column)
     if not sides:
         return [], []
-    measured = standing_out(sides, in_turns=contract_version(after) >= TURNS_CONTRACT)
+    measured = standing_out(sides, turns=in_turns(after.visits))
     figures, others = (visits.groupby("key")[column].apply(list) for visits in (a, b))
     measured |= {key: (0.0, 0.0) for key in sides if figures[key] == others[key]}
     findings = [
@@ -207,35 +207,26 @@ def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[lis
         for key, pair in sides.items()
     ]
     references = {key: reference for key, (reference, _) in measured.items() if reference is not None}
-    shift, notes = _shift(sides, references, metric, [f.threshold for f in findings if f.threshold is not None])
-    return [*findings, *shift], [_shown(findings, metric), *notes]
+    shift = _shift(sides, references, metric, [f.threshold for f in findings if f.threshold is not None])
+    return [*findings, *shift], [_shown(findings, metric)]
 
 
-def _shift(
-    sides: Sides, references: Mapping[str, float], metric: str, thresholds: Collection[float]
-) -> tuple[list[Finding], list[str]]:
-    """What all cells of a block share, where it is more than the rounds explain: a note; of a slow-down a finding."""
+def _shift(sides: Sides, references: Mapping[str, float], metric: str, thresholds: Collection[float]) -> list[Finding]:
+    """One finding where all cells of a block share more than half of the least threshold, and than rounds explain."""
     least = math.log1p(min(thresholds, default=DEFAULT_EFFECT)) / 2
-    clear = [
-        reference
-        for key, reference in references.items()
-        if abs(reference) >= least and not abs(reference) <= min(_shared(sides[key]), math.log(1.1))
-    ]
+    clear = []
+    for key, reference in references.items():
+        rounds = half_width(sides[key][0].confidence, *((e.shared, e.shared_freedom) for e in sides[key]))
+        if abs(reference) >= least and not abs(reference) <= min(rounds, MUCH):
+            clear.append(reference)
     if not clear:
-        return [], []
-    most = max(clear, key=lambda reference: (reference > 0, abs(reference)))
-    note = (
-        f"all cells of a block take {'more' if most > 0 else 'less'} {metric} by about the same factor "
-        f"({math.exp(abs(most)):.3g} times): another state of the machine, rather than one operator, and left out of "
-        "the verdicts; `attnbench gate` measures both sides in turns"
+        return []
+    most = max(clear, key=abs)
+    reason = (
+        f"all cells of a block take {'more' if most > 0 else 'less'} {metric} by about the same factor: another state "
+        "of the machine, rather than one operator, and left out of the verdicts; `attnbench gate` measures in turns"
     )
-    found = _of_all_cells(metric, max(thresholds, default=None), "a shift that all cells share", math.exp(most))
-    return [found] if most > 0 else [], [note]
-
-
-def _shared(pair: tuple[Estimate, Estimate]) -> float:
-    """Half the interval of what the cells of one side have in common."""
-    return math.sqrt(sum(e.half_width**2 - e.own_half_width**2 for e in pair))
+    return [_of_all_cells(metric, max(thresholds, default=None), reason, math.exp(most))]
 
 
 def _shown(findings: Collection[Finding], metric: str) -> str:
