@@ -93,8 +93,8 @@ ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci,
 statistics: $(BIN)/.ready  ## simulate how often intervals and labels are right, into docs/statistics.md (PARTS="intervals …"; minutes)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.coverage $(PARTS)
 
-gate-study: $(BIN)/.ready  ## record how often the gate is wrong (two to three hours; continues where it was), into docs/gate-study.md
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gate_study.py --live 20
+gate-study: $(BIN)/.ready  ## record how often the gate is wrong (hours; continues where it was), into docs/gate-study.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate_study --live 20
 
 soak: $(BIN)/.ready   ## hundreds of injected failures in one run; ten thousand mutated suites and run folders
 	$(BIN)/python benchmarks/soak.py

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 DEFAULT_METRIC = "wall_time"
-"""What is gated, calibrated and searched where no metric is named."""
+"""What is gated and searched where no metric is named."""
 
 Unit = Literal["s", "bytes", "flop", "j", ""]
 Derived = Literal["check", "median", "interval"]

@@ -24,7 +24,7 @@ operators: [softmax, {{{OPERATOR}: {{window: 64}}}}, linformer, performer]
 impls: [reference]
 sweep: [{{seq_len: {list(SIZES)}}}]
 problem: {{heads: 4, channels: 64}}
-measure: {{rounds: 1, min_turns: 1, max_turns: 1}}
+measure: {{rounds: 1}}
 gate: {{wall_time: 5%}}
 """
 

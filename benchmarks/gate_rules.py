@@ -2,113 +2,204 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import betaincinv
 from scipy.stats import mannwhitneyu
 
-from attnbench.analysis.compare import tier1_paired
-from attnbench.thresholds import Gate
+from attnbench.analysis.compare.findings import Verdict
+from attnbench.analysis.compare.tier1_paired import LOOKS, PairedTest
+from attnbench.analysis.undisturbed import undisturbed
 
-GATE = Gate({"wall_time": 0.05})
-FAILS, PASSES, UNDECIDED = "fails", "passes", "undecided"
+THRESHOLD = 0.05
+CHUNK = 100
 
-Samples = Mapping[tuple[int, str], np.ndarray]
+Floats = npt.NDArray[np.float64]
+Generator = np.random.Generator
+Draw = Callable[[Generator, int], Floats]
+"""(generator, suites) → log ratios after / before, [suites, pairs, cells]."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Recorded blocks. keys: by cell. medians, samples: by variant, then (block, cell); microseconds."""
+    """Recorded blocks.
 
-    numbers: tuple[int, ...]
-    keys: Mapping[str, str]
-    medians: Mapping[str, Mapping[tuple[int, str], float]]
-    samples: Mapping[str, Samples]
+    Args:
+        cells: names, operator and size.
+        logs: by variant, log of the undisturbed times, [blocks, cells].
+        samples: by variant and cell, for each block; microseconds.
+    """
+
+    cells: tuple[str, ...]
+    logs: Mapping[str, Floats]
+    samples: Mapping[tuple[str, str], Sequence[Floats]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.logs.values()), ()))
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Of each cell: what is measured together."""
+        return tuple(cell.split(".")[1] for cell in self.cells)
+
+    def of(self, operator: str) -> tuple[int, ...]:
+        """The cells of an operator."""
+        return tuple(i for i, cell in enumerate(self.cells) if cell.split(".")[0] == operator)
+
+    def ratios(self, before: str, after: str) -> Floats:
+        """Log ratios of two variants, [blocks, cells]."""
+        return self.logs[after] - self.logs[before]
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A rule's decision on a suite, and the cells that it blames."""
-
-    outcome: str
-    blamed: frozenset[str] = frozenset()
-
-
-Rule = Callable[[Blocks, str, str, Sequence[int]], Decision]
-"""(blocks, variant before, variant after, numbers of the blocks to use) → the decision."""
-
-
-def read(path: Path, keys: Mapping[str, str]) -> Blocks:
+def read(path: Path) -> Blocks:
     """The blocks of one condition; an incomplete block is left out."""
     table = pd.read_csv(path, dtype={"samples_us": str})
     rows = table.groupby("block").size()
-    table = table[table["block"].isin(rows[rows == rows.max()].index)]
-    medians: dict[str, dict[tuple[int, str], float]] = {}
-    samples: dict[str, dict[tuple[int, str], np.ndarray]] = {}
-    for block, cell, variant, median, text in table.itertuples(index=False):
-        medians.setdefault(variant, {})[block, cell] = float(median)
-        samples.setdefault(variant, {})[block, cell] = np.array(text.split(), dtype=float)
-    return Blocks(tuple(int(b) for b in sorted(table["block"].unique())), keys, medians, samples)
+    table = table[table["block"].isin(rows[rows == rows.max()].index)].sort_values("block")
+    cells = tuple(sorted(table["cell"].unique()))
+    samples = {
+        key: [np.array(text.split(), dtype=float) for text in group["samples_us"]]
+        for key, group in table.groupby(["variant", "cell"])
+    }
+    logs = {
+        variant: np.log(np.array([[undisturbed(s.tolist()) for s in samples[variant, cell]] for cell in cells]).T)
+        for variant in table["variant"].unique()
+    }
+    return Blocks(cells, logs, samples)
 
 
-def pairs(
-    blocks: Blocks, before: str, after: str, numbers: Sequence[int], cells: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """The pairs that `tier1_paired` takes: one per block, numbered from 0."""
-    rows = [
-        (blocks.keys[cell], pair, blocks.medians[before][block, cell], blocks.medians[after][block, cell])
-        for pair, block in enumerate(numbers)
-        for cell in (cells or blocks.keys)
-    ]
-    return pd.DataFrame(rows, columns=["key", "pair", "before", "after"])
+@dataclass(frozen=True)
+class Outcome:
+    """The gate's decision on a suite. pairs: that it took. visits: of one side, of all cells."""
+
+    verdicts: tuple[Verdict, ...]
+    pairs: int
+    visits: int
+
+    def slower(self, cells: Sequence[int]) -> bool:
+        """Whether one of some cells is called slower."""
+        return any(self.verdicts[cell] == "slower" for cell in cells)
 
 
-def gate(
-    blocks: Blocks, before: str, after: str, numbers: Sequence[int], cells: Sequence[str] | None = None
-) -> Decision:
-    """attnbench gate, tier 1: the first half of the blocks is stage 1, the second confirms what that marked."""
-    half = len(numbers) // 2
-    first = pairs(blocks, before, after, numbers[:half], cells)
-    keys = set(tier1_paired.marked(first, GATE, "wall_time"))
-    second = pairs(blocks, before, after, numbers[half:], [c for c, key in blocks.keys.items() if key in keys])
-    findings = tier1_paired.decide(first, second if keys else None, GATE, "wall_time")
-    names = {key: cell for cell, key in blocks.keys.items()}
-    blamed = frozenset(names[f.subject] for f in findings if f.regression)
-    undecided = any(f.verdict == "undecided" for f in findings)
-    return Decision(FAILS if blamed else UNDECIDED if undecided else PASSES, blamed)
+def gate(logs: Floats, blocks: Sequence[object], threshold: float = THRESHOLD) -> Outcome:
+    """attnbench gate, tier 1. logs: [pairs, cells] of after / before, of all pairs that it may use, of all cells."""
+    keys = [str(cell) for cell in range(len(blocks))]
+    looks = (*(look for look in LOOKS if look < len(logs)), min(len(logs), LOOKS[-1]))
+    test = PairedTest("wall_time", dict.fromkeys(keys, threshold), blocks, looks, len(keys))
+    known = np.array(logs, dtype=np.float64)
+    done = visits = 0
+    for look in looks:
+        measured = test.measured
+        if not measured:
+            break
+        known[done:look, [key not in measured for key in keys]] = np.nan
+        visits += len(measured) * (look - done)
+        done = look
+        test.look(known[:look])
+    return Outcome(tuple(test.decided[key].verdict for key in keys), done, visits)
 
 
-def _per_cell(test: Callable[[np.ndarray, np.ndarray], bool]) -> Rule:
-    """A rule that fails a suite for any cell whose samples, pooled over the blocks, fail a test."""
-
-    def rule(blocks: Blocks, before: str, after: str, numbers: Sequence[int]) -> Decision:
-        blamed = frozenset(
-            cell
-            for cell in blocks.keys
-            if test(*(np.concatenate([blocks.samples[v][b, cell] for b in numbers]) for v in (before, after)))
-        )
-        return Decision(FAILS if blamed else PASSES, blamed)
-
-    return rule
+def clopper_pearson(hits: int, draws: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Clopper and Pearson 1934, "The use of confidence or fiducial limits")."""
+    low = float(betaincinv(hits, draws - hits + 1, 0.025)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, draws - hits, 0.975)) if hits < draws else 1.0
+    return low, high
 
 
-def _ratio(before: np.ndarray, after: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Rates:
+    """How many suites, of so many draws,
+
+    Args:
+        draws: suites.
+        found: call a planted cell slower.
+        alarms: call another cell slower.
+        undecided: have an undecided cell.
+        pairs: that they took: the median, and what nine in ten stay below.
+    """
+
+    draws: int
+    found: int
+    alarms: int
+    undecided: int
+    pairs: tuple[float, float]
+
+    @property
+    def most_alarms(self) -> float:
+        """The upper end of the 95 % interval of the share of false alarms."""
+        return clopper_pearson(self.alarms, self.draws)[1]
+
+
+def rated(outcomes: Sequence[Outcome], planted: Sequence[int]) -> Rates:
+    """The rates of decisions. planted: the cells that are slower."""
+    others = [cell for cell in range(len(outcomes[0].verdicts)) if cell not in planted]
+    median, most = np.quantile([outcome.pairs for outcome in outcomes], [0.5, 0.9]).tolist()
+    return Rates(
+        draws=len(outcomes),
+        found=sum(outcome.slower(planted) for outcome in outcomes),
+        alarms=sum(outcome.slower(others) for outcome in outcomes),
+        undecided=sum("undecided" in outcome.verdicts for outcome in outcomes),
+        pairs=(median, most),
+    )
+
+
+def rates(draw: Draw, suites: int, blocks: Sequence[object], planted: Sequence[int] = ()) -> Rates:
+    """The rates of the gate on drawn suites."""
+    rng = np.random.default_rng(15)
+    logs = (each for begun in range(0, suites, CHUNK) for each in draw(rng, min(CHUNK, suites - begun)))
+    return rated([gate(each, blocks) for each in logs], planted)
+
+
+def resampled(rng: Generator, suites: int, ratios: Floats) -> Floats:
+    """Suites of LOOKS[-1] pairs, drawn with replacement from what recorded ones leave around their means."""
+    centred = ratios - ratios.mean(axis=0)
+    drawn = centred[rng.integers(0, len(ratios), (suites, LOOKS[-1]))]
+    return np.asarray(drawn * rng.choice([-1.0, 1.0], (suites, LOOKS[-1], 1)))
+
+
+def swapped(rng: Generator, suites: int, ratios: Floats) -> Floats:
+    """The recorded pairs of unchanged code, each once, in random order, their sides changed over at random."""
+    return np.asarray(ordered(rng, suites, ratios) * rng.choice([-1.0, 1.0], (suites, len(ratios), 1)))
+
+
+def ordered(rng: Generator, suites: int, ratios: Floats) -> Floats:
+    """The recorded pairs, each once, in random order."""
+    return np.asarray(ratios[np.argsort(rng.random((suites, len(ratios))), axis=1)])
+
+
+def disjoint(ratios: Floats, blocks: Sequence[object]) -> Iterator[Outcome]:
+    """Decisions that share no pair, one after the other in the order of recording. One for which too few are left, and
+    which is not decided by them, is none."""
+    while len(ratios) >= LOOKS[0]:
+        outcome = gate(ratios, blocks)
+        if "undecided" in outcome.verdicts and outcome.pairs < LOOKS[-1]:
+            return
+        yield outcome
+        ratios = ratios[outcome.pairs :]
+
+
+Rule = Callable[[Floats, Floats], bool]
+"""(samples before, samples after) → whether a cell is called slower."""
+
+
+def _ratio(before: Floats, after: Floats) -> float:
     return float(np.median(after) / np.median(before))
 
 
-def _above_5_percent(before: np.ndarray, after: np.ndarray) -> bool:
+def _above_5_percent(before: Floats, after: Floats) -> bool:
     return _ratio(before, after) > 1.05
 
 
-def _mann_whitney(before: np.ndarray, after: np.ndarray) -> bool:
+def _mann_whitney(before: Floats, after: Floats) -> bool:
     return _ratio(before, after) > 1 and float(mannwhitneyu(before, after).pvalue) < 0.05
 
 
-def _asv(before: np.ndarray, after: np.ndarray) -> bool:
+def _asv(before: Floats, after: Floats) -> bool:
     """asv 0.6 `continuous`: worse by more than --factor (1.1), and `is_different`: Mann-Whitney p < 0.002.
 
     https://github.com/airspeed-velocity/asv, asv/commands/compare.py and asv_runner/statistics.py.
@@ -117,55 +208,28 @@ def _asv(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 NAIVE: Mapping[str, Rule] = {
-    "ratio of medians > 5 %": _per_cell(_above_5_percent),
-    "Mann-Whitney, p < .05": _per_cell(_mann_whitney),
-    "asv: ratio > 1.1 and p < .002": _per_cell(_asv),
+    "ratio of medians > 5 %": _above_5_percent,
+    "Mann-Whitney, p < .05": _mann_whitney,
+    "asv: ratio > 1.1 and p < .002": _asv,
 }
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Shares of resampled decisions.
-
-    Attributes:
-        found: blame the planted operator.
-        alarms: blame another one.
-        undecided: come to no decision.
-        independent: the number of disjoint groups of blocks.
-    """
-
-    found: float
-    alarms: float
-    undecided: float
-    independent: int
-
-    def interval(self, share: float) -> tuple[float, float]:
-        """95 %, as if only the independent decisions had been made.
-
-        The mean over all groups of blocks varies no more than the mean over disjoint ones (Hoeffding 1963, "Probability
-        Inequalities for Sums of Bounded Random Variables", sec. 5), so Clopper and Pearson's interval for those, at a
-        count that need not be whole, is not too narrow.
-        """
-        n, k = self.independent, share * self.independent
-        low = float(betaincinv(k, n - k + 1, 0.025)) if k > 0 else 0.0
-        high = float(betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0
-        return low, high
-
-
-def rates(
-    rule: Rule, blocks: Blocks, before: str, after: str, each: int, resamples: int, planted: str, seed: int = 0
+def naive(
+    rule: Rule, blocks: Blocks, before: str, after: str, each: int, groups: int, planted: Sequence[int] = ()
 ) -> Rates:
-    """Decisions on random groups of `each` different blocks. planted: the slower operator; "": none."""
-    rng = np.random.default_rng(seed)
-    if each == 1:
-        groups: list[tuple[int, ...]] = [(number,) for number in blocks.numbers]
-    else:
-        groups = [tuple(rng.choice(blocks.numbers, each, replace=False).tolist()) for _ in range(resamples)]
-    decisions = [rule(blocks, before, after, group) for group in groups]
-    right = [{cell for cell in d.blamed if cell.split(".")[0] == planted} for d in decisions]
-    return Rates(
-        float(np.mean([bool(blamed) for blamed in right])),
-        float(np.mean([bool(d.blamed - blamed) for d, blamed in zip(decisions, right, strict=True)])),
-        float(np.mean([d.outcome == UNDECIDED for d in decisions])),
-        len(blocks.numbers) // each,
+    """The rates of a rule on the pooled samples of random groups of `each` blocks; of one block: of every block."""
+    rng = np.random.default_rng(0)
+    chosen = (
+        np.arange(len(blocks))[:, None]
+        if each == 1
+        else np.array([rng.choice(len(blocks), each, replace=False) for _ in range(groups)])
     )
+
+    def verdicts(group: Sequence[int]) -> tuple[Verdict, ...]:
+        pooled = (
+            [np.concatenate([blocks.samples[variant, cell][b] for b in group]) for variant in (before, after)]
+            for cell in blocks.cells
+        )
+        return tuple("slower" if rule(*both) else "same" for both in pooled)
+
+    return rated([Outcome(verdicts(group.tolist()), each, each * len(blocks.cells)) for group in chosen], planted)

@@ -1,10 +1,10 @@
 """How often the gate is wrong: blocks of interleaved processes are recorded, and decisions made from them.
 
-    python benchmarks/gate_study.py [--blocks 60] [--loaded 30] [--live 10] [--out FOLDER] [--report FILE]
+    python -m benchmarks.gate_study [--blocks 60] [--loaded 30] [--live 20] [--out FOLDER] [--report FILE]
 
-A block is six fresh processes whose visits take turns as in `attnbench gate`: base, base again, and one operator made
-slower by 2, 5, 10 and 25 % with real extra work. Recorded blocks are kept, so it can be interrupted and continued;
---blocks 0 --loaded 0 --live 0 only writes the report again.
+A block is six fresh processes that take turns as in `attnbench gate`: base, base again, and one operator made slower by
+2, 5, 10 and 25 % with real extra work. What is recorded is kept, so it can be interrupted and continued; --blocks 0
+--loaded 0 --live 0 only writes the report again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import gate_planted
 import pandas as pd
-from gate_planted import SLOW_DOWNS, SUITE
 
-from attnbench.analysis.compare.noise import machine_of
+from attnbench.analysis.compare.same_machine import MACHINE
 from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import read_run
-from attnbench.measure.gate_pairs import Stage, both_survive, fastest, measure_pairs
+from attnbench.measure.gate_pairs import both_survive, measure_pair
 from attnbench.measure.gate_sides import plan_like, side
 from attnbench.plan import suite as suites
+from benchmarks import gate_planted, gate_report
+from benchmarks.gate_planted import SLOW_DOWNS, SUITE
 
 VARIANTS = {"base": 0.0, "again": 0.0, **{f"slower_{share:.0%}": share for share in SLOW_DOWNS}}
+COLUMNS = ("block", "cell", "variant", "samples_us")
 LIVE = (0.0, 0.10, 0.0, 0.05, 0.0, 0.10, 0.0, 0.25, 0.0, 0.10)
 """The slow-downs of successive live decisions."""
 
@@ -58,7 +59,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=60, help="clean blocks in all")
     parser.add_argument("--loaded", type=int, default=30, help="blocks under a competing load in all")
     parser.add_argument("--live", type=int, default=0, help="complete decisions by attnbench gate in all")
-    parser.add_argument("--resamples", type=int, default=200, help="decisions drawn from the blocks")
+    parser.add_argument("--draws", type=int, default=10_000, help="suites drawn from the blocks, without a slow-down")
     parser.add_argument("--out", type=Path, default=Path("results/reference/gate-study"))
     parser.add_argument("--report", type=Path, default=Path("docs/gate-study.md"))
     args = parser.parse_args()
@@ -68,9 +69,7 @@ def main() -> int:
         record(study, condition, total)
     complexities(study)
     live(study, args.live)
-    import gate_report
-
-    gate_report.write(args.out, args.report, args.resamples)
+    gate_report.write(args.out, args.report, args.draws)
     print(args.report)
     return 0
 
@@ -96,7 +95,7 @@ class Study:
         return {float(s): {int(n): c for n, c in sizes.items()} for s, sizes in self.data["planted"].items()}
 
     def same_machine(self, environment: dict[str, Any]) -> None:
-        machine = machine_of(environment)
+        machine = {name: environment.get(name) for name in MACHINE}
         stored = self.data.setdefault("machine", machine)
         if stored != machine:
             raise SystemExit(f"{self.path} was recorded on {stored}, this is {machine}. Record into another --out.")
@@ -105,9 +104,12 @@ class Study:
 def record(study: Study, condition: str, total: int) -> None:
     """Records blocks until there are `total`; each is on disk when it ends."""
     path = study.folder / f"{condition}.csv"
-    recorded = pd.read_csv(path)["block"].max() if path.is_file() else 0
+    stored = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS, dtype=int)
+    recorded = int(stored["block"].max()) if len(stored) else 0
     if recorded >= total:
         return
+    if tuple(stored.columns) != COLUMNS:
+        raise SystemExit(f"{path} was recorded by an earlier attnbench. Record into another --out.")
     extra = study.extra()
     with contextlib.ExitStack() as stack:
         if condition == "loaded":
@@ -129,11 +131,10 @@ def record(study: Study, condition: str, total: int) -> None:
         cells = [(before,) * len(sides) for before, _ in both_survive((sides["base"], sides["again"]), {})]
         study.save(cells={f"{c.operator}.{c.problem.size}": c.key for c, *_ in cells})
         tell(f"{condition}: {total - recorded} blocks of {len(sides)} processes, {len(cells)} cells")
-        begun, first, turns = time.time(), int(recorded) + 1, Stage.of(cells, 1).turns
+        begun, first = time.time(), recorded + 1
         for block in range(first, total + 1):
-            stage = Stage(block * turns, 1, turns)
-            measure_pairs(tuple(sides.values()), cells, stage, plan.seed, lambda text: None)
-            store(path, block, stage, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
+            measure_pair(tuple(sides.values()), cells, block)
+            store(path, block, {name: folder / f"run-{name}" for name in sides}, study.data["cells"])
             each = (time.time() - begun) / (block - first + 1)
             study.save(**{f"{condition}_block_s": each, f"{condition}_until": time.strftime("%Y-%m-%d %H:%M")})
             study.data.setdefault(f"{condition}_from", time.strftime("%Y-%m-%d %H:%M", time.localtime(begun)))
@@ -141,18 +142,15 @@ def record(study: Study, condition: str, total: int) -> None:
         study.save()
 
 
-def store(path: Path, block: int, stage: Stage, folders: dict[str, Path], cells: dict[str, str]) -> None:
-    """One row per cell and process of a block: the fastest median of its visits, and all their samples, both in µs."""
-    short = {key: name for name, key in cells.items()}
+def store(path: Path, block: int, folders: dict[str, Path], cells: dict[str, str]) -> None:
+    """One row per cell and process of a block, with all its samples in µs."""
     rows = []
     for variant, folder in folders.items():
-        run = read_run(folder)
-        stage_samples = run.samples[run.samples["round"].between(stage.first, stage.after - 1)]
-        samples = stage_samples.groupby("key")["seconds"].apply(list)
-        for (key, _), seconds in fastest(run.visits, "wall_time_s", stage).items():
-            samples_text = " ".join(f"{1e6 * s:.5g}" for s in samples[key])
-            rows.append((block, short[key], variant, f"{1e6 * seconds:.6g}", samples_text))
-    table = pd.DataFrame(rows, columns=["block", "cell", "variant", "median_us", "samples_us"])
+        samples = read_run(folder).samples
+        by_key = samples[samples["round"] == block].groupby("key")["seconds"].apply(list)
+        for name, key in cells.items():
+            rows.append((block, name, variant, " ".join(f"{1e6 * s:.5g}" for s in by_key[key])))
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table.to_csv(path, mode="a", header=not path.is_file(), index=False)
 
 
@@ -204,8 +202,8 @@ def complexities(study: Study) -> None:
 
 
 def live(study: Study, total: int) -> None:
-    """Complete decisions: attnbench calibrate once, then attnbench gate on a new repository."""
-    decisions = study.data.setdefault("live", [])
+    """Complete decisions: attnbench gate on a new repository."""
+    decisions = study.data.setdefault("sequential", [])
     if len(decisions) >= total:
         return
     extra = study.extra()
@@ -218,7 +216,6 @@ def live(study: Study, total: int) -> None:
         for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "base")):
             subprocess.run(["git", "-C", str(root), *words], check=True)
         attnbench = [sys.executable, "-m", "attnbench"]
-        subprocess.run([*attnbench, "calibrate", "suite.yaml", "--pairs", "12"], cwd=root, check=True)
         for number in range(len(decisions), total):
             share = LIVE[number % len(LIVE)]
             gate_planted.write_timed(root, extra[share], most)
@@ -234,7 +231,7 @@ def live(study: Study, total: int) -> None:
                     "exit_code": process.returncode,
                     "slower": sorted(f["name"] for f in decision["findings"] if f["regression"]),
                     "minutes": round((time.monotonic() - begun) / 60, 1),
-                    "plan": next((note for note in decision["notes"] if "pairs of processes" in note), ""),
+                    "pairs": int(read_run(root / f"run-{number}" / "head").visits["round"].max()),
                     "date": time.strftime("%Y-%m-%d %H:%M"),
                 }
             )

@@ -86,9 +86,9 @@ def test_undecided_warns_or_fails_as_asked(repository: Path, undecided: str, exp
 
 def test_every_input_reaches_the_command(repository: Path) -> None:
     command = 'echo "words: $*; threads: $OMP_NUM_THREADS"'
-    inputs = {"suite": "own.yaml", "against": "stored", "tier": "1", "noise": "noise.json", "threads": "2"}
+    inputs = {"suite": "own.yaml", "against": "stored", "tier": "1", "threads": "2"}
     status, _, _, printed = gate_step(repository, command, **inputs)
     assert status == 0, printed
-    for words in ("gate own.yaml", "--against stored", "--tier 1", "--noise noise.json", "threads: 2"):
+    for words in ("gate own.yaml", "--against stored", "--tier 1", "threads: 2"):
         assert words in printed
     assert "--base" not in printed

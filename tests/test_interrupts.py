@@ -179,7 +179,6 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path, suite: P
     [
         (("gate", "own.yaml", "--base", "HEAD", "--device", "cpu"), signal.SIGTERM),
         (("gate", "own.yaml", "--base", "HEAD", "--device", "cpu"), signal.SIGKILL),
-        (("calibrate", "own.yaml", "--device", "cpu"), signal.SIGHUP),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else value.name,
 )

@@ -13,9 +13,9 @@ from attnbench.registry import metrics
 from tests.test_rooms import modules
 
 SUBJECTS = {
-    "attnbench.metric": "DEFAULT_METRIC: what is gated, calibrated and searched where no metric is named",
+    "attnbench.metric": "DEFAULT_METRIC: what is gated and searched where no metric is named",
     "attnbench.analysis.roofline": "the bound of the time by the FLOPs and bytes of the definition",
-    "attnbench.measure.self_test": "its noise is that of the wall time",
+    "attnbench.measure.visit_maker": "what a member of a block needs, by the peak memory of its check",
     "attnbench.measure.estimates": "estimates of FLOPs and memory without a run, in the columns of one",
     "attnbench.measure.device.cpu": "takes the columns of the peak memory",
     "attnbench.measure.device.cuda": "takes the columns of the peak memory",

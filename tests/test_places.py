@@ -11,8 +11,6 @@ from typer.testing import CliRunner
 
 from attnbench import files
 from attnbench.__main__ import app
-from attnbench.analysis.compare import noise
-from attnbench.analysis.compare.tier1_paired import ASSUMED
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
 from attnbench.store import journal
@@ -43,7 +41,6 @@ COMMANDS = [
     ["roofline", "@"],
     ["gate", "quick", "--against", "@"],
     ["gate", "@", "--base", "HEAD"],
-    ["calibrate", "@"],
 ]
 
 
@@ -78,10 +75,6 @@ def test_operators_from_of_a_suite_names_files(here: Path, name: str) -> None:
 
 STORES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "run": (lambda path: journal.create(path, "", {}).close(), {"folder", "folder.yaml", "folder.py"}),
-    "noise": (
-        lambda path: noise.write(path, noise.Calibration(ASSUMED, {}, "s")),
-        {"file", "loop", "pipe"},
-    ),
     "report": (lambda path: files.check_place(path, "--report"), {"file"}),
 }
 """What writes there, and the names that it may take: an empty folder, a file, or what makes way for one."""
@@ -109,9 +102,9 @@ def test_a_file_that_can_be_written_is_left_as_it_was(here: Path) -> None:
     assert not (here / "new" / "file").exists()
 
 
-@pytest.mark.parametrize("words", [["gate", "quick", "--base", "HEAD", "--junit"], ["calibrate", "quick", "--out"]])
-def test_what_a_long_command_is_to_write_is_looked_at_first(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbench.measure.calibration.plan_like", lambda *_: pytest.fail("it began to measure"))
-    result = CliRunner().invoke(app, [*words, "folder"])
+@pytest.mark.parametrize("option", ["--report", "--junit"])
+def test_what_a_long_command_is_to_write_is_looked_at_first(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnbench.measure.gate.between_revisions", lambda *_: pytest.fail("it began to measure"))
+    result = CliRunner().invoke(app, ["gate", "quick", "--base", "HEAD", option, "folder"])
     assert isinstance(result.exception, BadInput), result.exception
-    assert f"Name another file: {words[-1]}" in str(result.exception)
+    assert f"Name another file: {option}" in str(result.exception)

@@ -1,4 +1,4 @@
-"""attnbench gate: has a change made anything worse? Both revisions measured in turns, decided by a fixed plan."""
+"""attnbench gate: has a change made anything worse? Both revisions measured in turns, until all is decided."""
 
 from __future__ import annotations
 
@@ -24,14 +24,11 @@ def command(
     tier: Annotated[
         Literal["0", "1"], typer.Option(help="0: exact figures alone. 1: then time, in pairs of processes.")
     ] = "1",
-    pairs: Annotated[
-        int | None, typer.Option(help="Pairs per stage, in place of the power calculation.", min=2)
-    ] = None,
+    pairs: Annotated[int | None, typer.Option(help="The most pairs of processes; default 60.", min=2)] = None,
     fail_on: Annotated[list[str] | None, typer.Option(help="metric:5%, in place of the suite's `gate:`.")] = None,
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option()] = "auto",
-    noise: Annotated[Path | None, typer.Option(help="Stored noise; default results/noise/<suite>.json.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
@@ -40,8 +37,8 @@ def command(
     """Decide whether a change makes anything worse.
 
     Tier 0 compares FLOPs, peak memory, status and how memory grows, exactly; operations are noted, and gated only
-    where the suite or --fail-on names them. Tier 1 measures both revisions in turns in several pairs of fresh
-    processes, whatever tier 0 found, and confirms what looks slower once more.
+    where the suite or --fail-on names them. Tier 1, whatever tier 0 found, measures both revisions in turns in pairs
+    of fresh processes, and adds pairs for the cells that are not decided: looks and error rates are fixed beforehand.
 
     Each side measures its own suite: what only the base has is gone, what only the candidate has is new.
 
@@ -65,7 +62,7 @@ def command(
     if junit is not None:
         files.check_place(junit, "--junit")
     only = (operator or (), impl or ())
-    request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, noise, out)
+    request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, out)
     if against is not None:
         comparison, folder = against_run(request, against, log)
     else:

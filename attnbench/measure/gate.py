@@ -9,7 +9,6 @@ from pathlib import Path
 
 from attnbench.analysis.compare.findings import Comparison, Finding, by_importance, names
 from attnbench.analysis.compare.matching import defaults_of
-from attnbench.analysis.compare.noise import default_path, noise_for
 from attnbench.analysis.compare.tier0_exact import UNTIMED, tier0
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
@@ -35,8 +34,7 @@ class GateRequest:
         thresholds: in place of the suite's; None: the suite's.
         device: auto, or the device to measure on.
         tier: 0: exact figures alone; 1: then time.
-        pairs: of processes in each stage; None: as many as the power calculation wants.
-        noise: a file that calibrate wrote; None: that of the suite, where there is one.
+        pairs: of processes, at most; None: as many as the looks have.
         out: the folder to write; None: a new one below results/.
     """
 
@@ -46,7 +44,6 @@ class GateRequest:
     device: str = "auto"
     tier: int = 1
     pairs: int | None = None
-    noise: Path | None = None
     out: Path | None = None
 
     def folder(self, suite: str) -> Path:
@@ -113,8 +110,6 @@ def between_revisions(request: GateRequest, base: str, head: str | None, log: Lo
         notes.insert(0, f"{sides[0]}, {sides[1]}{' (the working tree)' if head is None else ''}")
         folder = request.folder(both[1].name)
         here = machine(device_for(str(file), both[1].impls, request.device))
-        path = request.noise or default_path(both[1].name)
-        noise, origin = noise_for(path, here, required=request.noise is not None)
         environments = [{**here, **each.definitions, "seed": order_seed(each.text)} for each in both]
         plans = [
             assembled(each.cells, both[1].measure, both[1].limits, environment)
@@ -129,11 +124,10 @@ def between_revisions(request: GateRequest, base: str, head: str | None, log: Lo
             exact = tier0(read_run(folder / "base"), read_run(folder / "head"), gate, notes)
             if request.tier == 0:
                 return replace(exact, notes=(*exact.notes, UNTIMED)), folder
-            log(origin)
             twins = both_survive((before, after), defaults_of(*environments))
-            timed, promises = tier1((before, after), twins, gate, noise, request.pairs, log)
+            timed, course = tier1((before, after), twins, gate, request.pairs, log)
         findings = _findings(read_run(folder / "base"), read_run(folder / "head"), gate, timed)
-        return replace(exact, findings=findings, notes=(*exact.notes, origin, *promises)), folder
+        return replace(exact, findings=findings, notes=(*exact.notes, *course)), folder
 
 
 def _findings(before: Run, after: Run, gate: Gate, timed: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -1,109 +1,86 @@
-"""Measures time for a gate: pairs of fresh processes, one of each side, whose visits take turns."""
+"""Measures time for a gate: pairs of fresh processes, one of each side, that take turns within each block."""
 
 from __future__ import annotations
 
 import math
 import random
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from attnbench.analysis.compare import tier1_paired
+import numpy as np
+
 from attnbench.analysis.compare.findings import Finding
 from attnbench.analysis.compare.matching import Defaults, same_cells
-from attnbench.analysis.compare.tier1_paired import FEWEST_VISITS, TURNS
+from attnbench.analysis.compare.tier1_paired import ALPHA, Floats, PairedTest, looks_until
+from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.device import device_of
 from attnbench.measure.gate_sides import Log
 from attnbench.measure.runner import Runner
-from attnbench.plan import time_budget
+from attnbench.measure.visit_maker import Place
+from attnbench.plan.blocks import blocks_of, parts_of
 from attnbench.problem import Cell
 from attnbench.registry import clocks
 from attnbench.store.frames import frame
 from attnbench.thresholds import Gate
 from attnbench.units import count
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from attnbench.analysis.compare.tier1_paired import Noise, Power
-
 Twins = tuple[Cell, ...]
 """One cell as every side has it, base first: its params differ where a change adds a parameter to the operator."""
 
+FEWEST_TURNS, MOST_TURNS = 6, 24
+"""Of a block in a pair of processes.
 
-@dataclass(frozen=True)
-class Stage:
-    """Pairs of fresh processes that measure some cells. A turn is a round.
+What else runs on a machine only adds time, and for about a second at a time; turns that lie apart do not all meet it.
+On a shared 2-core machine a cell's noise from pair to pair was 17 % with 1 visit of 8 samples, 6 % with 3, 3 % with 6.
+"""
 
-    Args:
-        first: the number of its first round.
-        pairs: of processes.
-        turns: that a pair takes: in each every side visits every cell.
-    """
-
-    first: int
-    pairs: int
-    turns: int
-
-    @classmethod
-    def of(cls, cells: Sequence[Twins], pairs: int, first: int = 1) -> Stage:
-        """A stage of these cells: few cells take more turns."""
-        return cls(first, pairs, max(TURNS, math.ceil(FEWEST_VISITS / max(len(cells), 1))))
-
-    @property
-    def after(self) -> int:
-        """The number of the first round after it."""
-        return self.first + self.pairs * self.turns
-
-    def expected_s(self, sides: Sequence[Runner], cells: Sequence[Twins]) -> float:
-        """Seconds that it takes at most."""
-        turn = sum(runner.expected_s(cell) for twins in cells for runner, cell in zip(sides, twins, strict=True))
-        return self.pairs * (self.turns * turn + len(sides) * time_budget.START_S)
+TURNS_OF_ALL = 96
+"""Turns times cells: few cells, which are soon gone through, take more turns."""
 
 
-def measure_pairs(sides: Sequence[Runner], cells: Sequence[Twins], stage: Stage, seed: int, log: Log) -> None:
-    """Measures a stage: in every turn every cell is visited by all sides, one right after the other.
+def measure_pair(sides: Sequence[Runner], cells: Sequence[Twins], number: int) -> None:
+    """Measures cells in a fresh process of each side: block by block, in turns of all sides one right after the other.
 
     Args:
-        sides: the runs; those of a pair start a fresh process each.
-        cells: in random order, as are the sides at each.
-        stage: pairs and turns.
-        seed: of the random orders.
-        log: shows progress, a line for every pair.
+        sides: the runs.
+        cells: that are visited; blocks, members and sides are in random order.
+        number: of the pair, from 1: the round of its visits.
     """
-    for number in range(stage.first, stage.after):
-        pair, turn = divmod(number - stage.first, stage.turns)
-        draw = random.Random(f"{seed} {number}")
-        if turn == 0:
-            for runner in sides:
-                runner.end_process()
-        order = sorted(cells, key=lambda twins: twins[-1].key)
-        draw.shuffle(order)
-        for position, twins in enumerate(order):
-            for index in draw.sample(range(len(sides)), len(sides)):
-                sides[index].visit(twins[index], number, position)
-        if turn == stage.turns - 1:
-            log(f"pair {pair + 1} of {stage.pairs}: {count(len(order), 'cell')}, {count(stage.turns, 'visit')} each")
+    plan, makers = sides[-1].plan, [runner.maker for runner in sides]
+    turns = min(max(TURNS_OF_ALL // len(cells), FEWEST_TURNS), MOST_TURNS)
+    measure = replace(plan.measure, min_turns=FEWEST_TURNS, max_turns=turns)
+    draw = random.Random(f"{plan.seed} {number}")
+    twins_of = {twins[-1].key: twins for twins in cells}
+    memory = {key: _memory(sides, twins) for key, twins in twins_of.items()}
+    for runner in sides:
+        runner.end_process()
+    blocks = blocks_of(sorted((twins[-1] for twins in cells), key=lambda cell: cell.key))
+    for position, block in enumerate(draw.sample(blocks, len(blocks))):
+        used = 0
+        for part in parts_of(draw.sample(block, len(block)), None, memory, plan.memory_limit):
+            members = [Member(twins_of[cell.key]) for cell in part]
+            measure_block(makers, members, Place(number, position, used), measure, draw)
+            used = 1 + max((v.part for r in sides for v in r.journal.visits if v.round == number), default=-1)
     for runner in sides:
         runner.end_process()
 
 
-def table_of_pairs(sides: tuple[Runner, Runner], column: str, stage: Stage, cells: Sequence[Twins]) -> pd.DataFrame:
-    """A row for each cell and pair in which both sides have a time.
-
-    Returns: the columns key (the candidate's), pair, and before and after: the fastest of the pair's visits.
-    """
-    before, after = (fastest(frame(runner.journal.visits), column, stage) for runner in sides)
-    before = before.rename({a.key: b.key for a, b in cells}, level="key")
-    return before.rename("before").reset_index().merge(after.rename("after").reset_index(), on=["key", "pair"])
+def _memory(sides: Sequence[Runner], twins: Twins) -> tuple[int, int]:
+    """Bytes that all sides hold together while others are called, and at most while one of them is."""
+    held, peaks = zip(*(run.maker.memory(cell) for run, cell in zip(sides, twins, strict=True)), strict=True)
+    return sum(held), max(peaks)
 
 
-def fastest(visits: pd.DataFrame, column: str, stage: Stage) -> pd.Series[float]:
-    """The fastest of a stage's visits that are ok, by key and pair; empty where no visit has the column."""
-    visits = visits if column in visits else visits.assign(**{column: math.nan})
-    ok = visits[visits["round"].between(stage.first, stage.after - 1) & (visits["status"] == "ok")]
-    pair = (ok["round"].astype(int) - stage.first) // stage.turns
-    return ok.groupby(["key", pair.rename("pair")])[column].min().dropna()
+def seconds(runner: Runner, column: str, keys: Sequence[str], pairs: int) -> Floats:
+    """[pairs, keys] of a side's times; nan where there is none, as of a metric that it does not know."""
+    visits = frame(runner.journal.visits)
+    if column not in visits:
+        return np.full((pairs, len(keys)), math.nan)
+    ok = visits[(visits["round"] > 0) & (visits["status"] == "ok")]
+    table = ok.groupby(["round", "key"])[column].min().unstack("key")
+    return table.reindex(index=range(1, pairs + 1), columns=list(keys)).to_numpy(dtype=np.float64)
 
 
 def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins]:
@@ -113,89 +90,73 @@ def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins
 
 
 def tier1(
-    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, noise: Noise, pairs: int | None, log: Log
+    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, pairs: int | None, log: Log
 ) -> tuple[list[Finding], list[str]]:
-    """Both stages of the paired decision on every metric with a clock that is gated.
+    """The paired decision on every metric with a clock that is gated.
 
     Args:
         sides: base and candidate.
         twins: the cells that both can run.
         gate: the thresholds.
-        noise: what the number of pairs is planned with.
-        pairs: of each stage; None: as many as the power calculation wants.
-        log: shows progress.
+        pairs: the most; None: as many as `LOOKS` has.
+        log: shows progress, a line for every pair and every look.
 
-    Returns: the findings, and notes on what the plan promises.
+    Returns: the findings, and notes on how they were made.
     """
     cells = [after for _, after in twins]
     timed = clocks(device_clock=device_of(sides[0].plan.device).clock is not None)
     metrics = [m for m in timed if any(gate.threshold(m, cell.key) is not None for cell in cells)]
-    if not cells or not metrics:
+    if not metrics:
         return [], [
             f"no time was compared: no cell that both revisions can run has a threshold for {' or '.join(timed)}"
         ]
-    limits = [(c.key, t) for m in metrics for c in cells if (t := gate.threshold(m, c.key)) is not None]
-    thresholds = {key: max(t, 0.001) for key, t in sorted(limits, reverse=True)}  # of two metrics the smaller one
-    pairs, *powers = tier1_paired.pairs_for(thresholds, len(cells), noise, pairs)
-    stage = Stage.of(twins, pairs)
-    notes = _promises(powers, stage.expected_s(sides, twins), noise)
-    log(notes[0])
-
-    def measured(stage: Stage, twins: Sequence[Twins]) -> dict[str, pd.DataFrame]:
-        measure_pairs(sides, twins, stage, sides[1].plan.seed, log)
-        return {m: table_of_pairs(sides, timed[m].column, stage, twins) for m in metrics}
-
-    first = measured(stage, twins)
-    second: dict[str, pd.DataFrame] = {}
-    marked = {key for m, table in first.items() for key in tier1_paired.marked(table, gate, m)}
-    if marked:
-        log(f"{count(len(marked), 'cell')} looked slower; confirming in fresh processes")
-        confirmed = [each for each in twins if each[-1].key in marked]
-        second = measured(Stage.of(confirmed, pairs, stage.after), confirmed)
-    findings = [f for m in metrics for f in tier1_paired.decide(first[m], second.get(m), gate, m)]
-    return [*findings, *(f for m in metrics for f in untimed(cells, first[m], gate, m))], notes
-
-
-def _promises(powers: Sequence[Power], seconds: float, noise: Noise) -> list[str]:
-    """What a plan can see, before anything is measured.
-
-    Args:
-        powers: for the smallest threshold and for twice it.
-        seconds: that a stage takes at most.
-        noise: that the plan was made with.
-    """
-    once, twice = powers
-    minutes = max(1, math.ceil(seconds / 60))
-    rate = tier1_paired.FIRST * tier1_paired.CONFIRM
-    notes = [
-        f"{count(once.pairs, 'pair')} of processes per stage (at most about {minutes} min), "
-        f"{count(once.cells, 'cell')}: a slow-down of {once.effect:.1%} is found with {once.power:.0%}, one of "
-        f"{twice.effect:.1%} with {twice.power:.0%}; at most {rate:.1%} false alarms per suite"
+    looks = looks_until(pairs)
+    blocks = [(cell.scope, cell.mode, cell.problem) for cell in cells]
+    tests = [
+        PairedTest(m, {c.key: gate.threshold(m, c.key) for c in cells}, blocks, looks, len(cells) * len(metrics))
+        for m in metrics
     ]
-    if once.power < tier1_paired.POWER:
-        smallest = tier1_paired.smallest_change(
-            once.pairs, once.cells, once.effect, noise.typical, noise.shared, tier1_paired.POWER
-        )
-        notes.append(
-            f"the threshold {once.effect:.1%} is below what this machine can see in {count(once.pairs, 'pair')}: "
-            f"{smallest:.1%}"
-        )
-    return notes
+
+    def times(test: PairedTest, done: int) -> tuple[Floats, Floats]:
+        keys = ([before.key for before, _ in twins], [after.key for _, after in twins])
+        column = timed[test.metric].column
+        return seconds(sides[0], column, keys[0], done), seconds(sides[1], column, keys[1], done)
+
+    log(f"{count(len(cells), 'cell')}; at most {count(looks[-1], 'pair')} of processes, {count(len(looks), 'look')}")
+    begun, done = time.monotonic(), 0
+    for stop in looks:
+        measured = {key for test in tests for key in test.measured}
+        if not measured:
+            break
+        for number in range(done + 1, stop + 1):
+            measure_pair(sides, [each for each in twins if each[-1].key in measured], number)
+            log(f"pair {number} of {stop}: {count(len(measured), 'cell')}, {time.monotonic() - begun:.0f} s")
+        done = stop
+        for test in tests:
+            before, after = times(test, done)
+            test.look(np.log(after / before))
+            log(f"after {count(done, 'pair')}: {_summary(test)}")
+    findings = [finding for test in tests for finding in test.findings(*times(test, done))]
+    minutes = (time.monotonic() - begun) / 60
+    return findings, [
+        f"{count(done, 'pair')} of processes in {minutes:.1f} min, decided after {_listed(looks)} pairs; at most "
+        f"{ALPHA:.0%} false alarms per suite",
+        *(note for test in tests for note in _notes(test)),
+    ]
 
 
-def untimed(cells: Sequence[Cell], pairs: pd.DataFrame, gate: Gate, metric: str) -> Iterator[Finding]:
-    """Cells with a threshold of which no pair gave a time on both sides: these are undecided."""
-    timed = set(pairs["key"])
-    for cell in cells:
-        threshold = gate.threshold(metric, cell.key)
-        if threshold is not None and cell.key not in timed:
-            yield Finding(
-                subject=cell.key,
-                name=cell.key,
-                metric=metric,
-                before=None,
-                after=None,
-                verdict="undecided",
-                threshold=threshold,
-                reason="no pair of processes gave a time on both sides",
-            )
+def _listed(looks: Sequence[int]) -> str:
+    return f"{', '.join(map(str, looks[:-1]))} or {looks[-1]}" if len(looks) > 1 else str(looks[0])
+
+
+def _summary(test: PairedTest) -> str:
+    """What a look has decided."""
+    verdicts = Counter(decided.verdict for decided in test.decided.values())
+    return f"{test.metric}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(verdicts.items()))}"
+
+
+def _notes(test: PairedTest) -> Iterator[str]:
+    """What the pairs could see."""
+    seen = [math.expm1(d.change.high) for d in test.decided.values() if d.verdict == "same"]
+    if seen:
+        yield f"{test.metric}: in the cells that are the same, a slow-down of {max(*seen, 0):.1%} would have been found"

@@ -93,11 +93,7 @@ class TimedRounds:
         """Measures the missing cells of a block, in the parts that fit into memory. Returns how many were not made."""
         maker = self.maker
         base = baseline_of(cells, maker.plan.baseline)
-        checks = {cell.key: maker.log.check_of(cell).metrics for cell in cells}
-        memory = {
-            key: (int(found.get("held_bytes", 0)), int(found.get("peak_memory_bytes", 0)))
-            for key, found in checks.items()
-        }
+        memory = {cell.key: maker.memory(cell) for cell in cells}
         for part in parts_of(draw.sample(cells, len(cells)), base, memory, maker.plan.memory_limit):
             members = [Member((cell,), weight(cell, base)) for cell in part]
             first = Place(place.round, place.position, maker.log.next_part(cells, place.round))

@@ -134,6 +134,11 @@ class VisitMaker:
             answers=tuple(checked[name] for name in ("answer_0", "answer_1", "answer_2") if name in checked),
         )
 
+    def memory(self, cell: Cell) -> tuple[int, int]:
+        """Bytes that a cell holds as a member of a block while others are called, and at most while it is called."""
+        checked = self.log.check_of(cell).metrics
+        return int(checked.get("held_bytes", 0)), int(checked.get("peak_memory_bytes", 0))
+
     def take(self, cell: Cell, place: Place, index: int, samples: Sequence[tuple[str, float, str]]) -> None:
         """Stores samples of a visit that goes on. index: of the first of them within the visit."""
         numbered = enumerate(samples, index)

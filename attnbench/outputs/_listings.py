@@ -11,7 +11,6 @@ from attnbench.outputs._rows import Listing, Row
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
-    from attnbench.analysis.compare.visible import Visibility, VisibleChange
     from attnbench.analysis.crossover import Pair
     from attnbench.analysis.crossover_search import Search
     from attnbench.analysis.roofline import Roofline
@@ -32,22 +31,6 @@ _NOTES = (
     "traffic: bytes that any impl must read and write. memory: predicted from shapes, the most that the reference "
     "holds beside its inputs, parameters included.",
 )
-
-
-def visible_changes(visibility: Visibility) -> Listing:
-    """Of `calibrate`: the noise of each cell, and what is visible in it."""
-    from attnbench.analysis.compare.findings import readable
-
-    def row(change: VisibleChange) -> Row:
-        figures = {"noise": change.noise, "visible": change.smallest, "threshold": change.threshold}
-        return {"cell": change.key, **figures, "seen": change.seen}
-
-    def texts(row: Row) -> Row:
-        return {name: f"{value:.1%}" if isinstance(value, float) else value for name, value in row.items()}
-
-    rows = [row(change) for change in visibility.changes]
-    table = [{**texts(row), "cell": readable(str(row["cell"]))} for row in rows]
-    return Listing(rows, table, numbers=("noise", "visible", "threshold"))
 
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:

@@ -67,8 +67,7 @@ limits: {budget: 20m}
 GATE = '''
 import json
 from types import SimpleNamespace
-from attnbench.analysis.compare.tier1_paired import ASSUMED
-from attnbench.measure.gate_pairs import tier1
+from attnbench.measure import gate_pairs
 from attnbench.problem import Cell, Problem, columns_of
 from attnbench.store.records import Visit
 from attnbench.thresholds import Gate
@@ -76,18 +75,21 @@ from attnbench.thresholds import Gate
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(16, 16, 2), {})
 
 def side(seconds):
-    """A runner whose visits take so long, and a few percent more in every other round."""
-    visits = []
-    def visit(cell, number, position):
-        metrics = {"cpu_time_s": seconds * (1.0, 1.03)[number % 2], "wall_time_s": 1.0}
-        visits.append(Visit(cell.key, columns_of(cell), "cpu", number, number, position, "ok", metrics=metrics))
+    """A run whose calls take so long, and up to a few percent more from pair to pair."""
     return SimpleNamespace(
-        plan=SimpleNamespace(device="cpu", seed=0), journal=SimpleNamespace(visits=visits), visit=visit,
-        end_process=lambda: None, expected_s=lambda cell: 1.0,
+        plan=SimpleNamespace(device="cpu"), journal=SimpleNamespace(visits=[]), seconds=seconds
     )
 
+def measure_pair(sides, cells, number):
+    for noise, side in zip((1.0, 1.01 + 0.02 * (number % 2)), sides):
+        metrics = {"cpu_time_s": side.seconds * noise, "wall_time_s": 1.0}
+        visit = Visit(CELL.key, columns_of(CELL), "cpu", number, number, 0, "ok", metrics=metrics)
+        side.journal.visits.append(visit)
+
+gate_pairs.measure_pair = measure_pair
 for slower in (1.0, 2.0):
-    found, _ = tier1((side(1.0), side(slower)), [(CELL, CELL)], Gate({"cpu_time": 0.2}), ASSUMED, 8, lambda text: None)
+    sides = (side(1.0), side(slower))
+    found, _ = gate_pairs.tier1(sides, [(CELL, CELL)], Gate({"cpu_time": 0.2}), 8, lambda text: None)
     print(json.dumps([[f.metric, f.verdict, f.regression] for f in found]))
 '''
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from attnbench.analysis.compare import noise
-from attnbench.analysis.compare.tier1_paired import TURNS
 from attnbench.errors import BadInput
-from attnbench.measure import gate, gate_pairs
+from attnbench.measure import gate
+from attnbench.measure.gate_pairs import FEWEST_TURNS
 from attnbench.measure.git_worktrees import checkouts
 from attnbench.plan import suite as suites
 from tests.running import without_forecast
@@ -134,7 +132,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     assert file.read_text() != text
     git(root, "add", "--all")
     done = in_this_process(
-        root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "2", "--out", "r", "--report", "summary.md",
+        root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "4", "--out", "r", "--report", "summary.md",
         "--junit", "junit.xml",
     )  # fmt: skip
     assert (root / "r" / "gate.json").is_file(), done.stderr
@@ -169,12 +167,13 @@ def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(judged: Judged)
     failing = [f for f in timed.values() if f["regression"]]
     assert "decayed" in {f["name"].split()[0] for f in failing}, judged.comparison["notes"]
     assert ("identity", "wall_time") not in judged.failing
-    assert "confirmed" in failing[0]["reason"]
+    assert failing[0]["reason"].endswith(" in 4 pairs")
+    assert any(note.startswith("4 pairs of processes in ") for note in judged.comparison["notes"])
     visits = [json.loads(line) for line in (judged.root / "r" / "head" / "visits.jsonl").read_text().splitlines()]
-    assert len({visit["process"] for visit in visits if visit["round"]}) == 4  # 2 pairs, and 2 that confirm
-    first = [visit for visit in visits if 1 <= visit["round"] <= TURNS]
-    assert len({visit["process"] for visit in first}) == 1
-    assert {visit["key"]: TURNS for visit in first} == Counter(visit["key"] for visit in first)
+    made = [visit for visit in visits if visit["round"] and visit["key"].startswith("decayed")]
+    assert [visit["round"] for visit in made] == [1, 2, 3, 4]
+    assert len({visit["process"] for visit in made}) == 4
+    assert all(visit["samples"] >= FEWEST_TURNS for visit in made)
     explained = in_this_process(judged.root, "compare", "r/base", "r/head", "--explain", "decayed.reference")
     assert "round 3" in explained.stdout
 
@@ -201,27 +200,6 @@ def test_of_the_operators_asked_for_nothing_is_gone_or_new(judged: Judged) -> No
     assert json.loads((judged.root / "p" / "gate.json").read_text()) == json.loads(part.stdout)
 
 
-def test_calibrate_stores_noise_that_the_gate_of_this_machine_takes(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate_pairs, "FEWEST_VISITS", 2)
-    small = SUITE.replace("{decayed: {half_life: [8]}}, identity", "identity").replace("64, 128, 256", "64, 128")
-    (repository / "own.yaml").write_text(small)
-    done = in_this_process(repository, "calibrate", "own.yaml", "--pairs", "3", "--format", "json")
-    assert done.exit_code == 0, done.stderr
-    cells = json.loads(done.stdout)
-    assert [cell["threshold"] for cell in cells] == [0.05, 0.05]
-    assert all(cell["noise"] > 0 and cell["visible"] > 0.025 for cell in cells)
-    assert [cell["seen"] for cell in cells] == [cell["visible"] <= cell["threshold"] * 1.0001 for cell in cells]
-    path = repository / "results" / "noise" / "own.json"
-    stored = json.loads(path.read_text())
-    assert stored["own"] == {cell["cell"]: cell["noise"] for cell in cells}
-    found = noise.read(path)
-    assert noise.noise_for(path, dict(found.machine), required=True)[1].startswith("noise from 3 pairs")
-    with pytest.raises(BadInput, match="of another machine"):
-        noise.noise_for(path, {**found.machine, "cores": 999}, required=True)
-
-
 def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
     file = repository / "operators" / "decayed.py"
     head = git(repository, "rev-parse", "HEAD").strip()
@@ -244,7 +222,6 @@ def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
         (("own.yaml", "--against", "nothing"), "nothing: no such folder"),
         (("own.yaml", "--base", "HEAD", "--fail-on", "wal_time:5%"), "did you mean 'wall_time'"),
         (("own.yaml", "--base", "HEAD", "--fail-on", "wall_time:5"), "--fail-on wall_time: '5'; allowed: a percentage"),
-        (("own.yaml", "--base", "HEAD", "--noise", "none.json"), "none.json"),
     ],
 )
 def test_bad_usage_is_a_sentence_and_exit_code_2(

@@ -103,7 +103,7 @@ class Begun(Exception):
     """A run would have begun on this device."""
 
 
-@pytest.mark.parametrize("verb", ["run", "gate", "calibrate"])
+@pytest.mark.parametrize("verb", ["run", "gate"])
 def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
     verb: str, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
 
 from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import Run
+from attnbench.measure import gate_pairs
 from attnbench.measure.gate import _part
-from attnbench.measure.gate_pairs import Stage, both_survive, table_of_pairs, untimed
+from attnbench.measure.gate_pairs import both_survive, measure_pair, seconds, tier1
 from attnbench.measure.gate_sides import side
 from attnbench.measure.git_worktrees import Checkout
+from attnbench.measure.visit_maker import Place
 from attnbench.plan import suite as suites
 from attnbench.plan.gate_thresholds import loosened
 from attnbench.plan.measured_code import MeasuredCode
-from attnbench.plan.settings import Limits
-from attnbench.problem import Problem
+from attnbench.plan.settings import Limits, Measure
+from attnbench.problem import Cell, Problem
 from attnbench.store.journal import stored_environment
+from attnbench.store.records import Visit
 from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, run_of, visits_of
 from tests.running import plan
@@ -160,32 +164,90 @@ def test_thresholds_that_a_change_loosens_are_told() -> None:
 def test_twins_are_timed_under_the_candidates_key() -> None:
     old, new = (cell("local", Problem(64, 64, 4), params=params) for params in ({"w": 4}, {"w": 4, "d": 1}))
     other = cell("softmax", Problem(64, 64, 4))
-    sides = []
-    for own, seconds in ((old, 1.0), (new, 2.0)):
-        visits = visits_of([(own, seconds, {})], rounds=4, process=0.0, own=0.0)
-        journal = SimpleNamespace(visits=visits)
-        sides.append(SimpleNamespace(journal=journal, survivors=lambda own=own: [own, other]))
+    sides = [SimpleNamespace(survivors=lambda own=own: [own, other]) for own in (old, new)]
     twins = both_survive((sides[0], sides[1]), {"local": {"w": 8, "d": 1}})  # type: ignore[arg-type]
     assert twins == [(old, new), (other, other)]
     assert both_survive((sides[0], sides[1]), {}) == [(other, other)]  # type: ignore[arg-type]
-    table = table_of_pairs((sides[0], sides[1]), "wall_time_s", Stage(1, 2, 2), twins)  # type: ignore[arg-type]
-    assert table["key"].tolist() == [new.key] * 2
-    assert (table["after"] / table["before"]).round(6).tolist() == [2.0, 2.0]
 
 
-def test_a_metric_that_one_side_does_not_know_gives_no_pairs() -> None:
-    """A change that adds a metric: the base measures none of it, and its threshold leaves every cell undecided."""
+def runner(cells: Sequence[Cell], visits: Sequence[Visit] = ()) -> Any:
+    """What a gate needs of a run."""
+    plan = SimpleNamespace(measure=Measure(), memory_limit=1 << 20, seed=1, device="cpu")
+    ends: list[int] = []
+    return SimpleNamespace(
+        plan=plan, maker=SimpleNamespace(memory=lambda cell: (8, 80)), journal=SimpleNamespace(visits=list(visits)),
+        ends=ends, end_process=lambda: ends.append(1), survivors=lambda: list(cells),
+    )  # fmt: skip
+
+
+def test_times_are_by_pair_and_a_metric_that_one_side_does_not_know_has_none() -> None:
+    own, other = cell("local", Problem(64, 64, 4)), cell("softmax", Problem(64, 64, 4))
+    visits = visits_of([(own, 2.0, {})], rounds=4, process=0.0, own=0.0)
+    lost = [replace(v, status="oom") if v.round == 2 else v for v in visits]
+    found = seconds(runner([], lost), "wall_time_s", [own.key, other.key], 3)
+    assert found[:, 0].tolist() == [2.0, pytest.approx(math.nan, nan_ok=True), 2.0]
+    assert np.isnan(found[:, 1]).all()
+    assert np.isnan(seconds(runner([], visits), "new_time_s", [own.key], 3)).all()
+
+
+@pytest.mark.parametrize(("sizes", "turns"), [((64, 128, 256), 16), ((64,), 24), (range(8, 200, 8), 6)])
+def test_a_pair_measures_every_block_once_in_fresh_processes(
+    sizes: Sequence[int], turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few cells take more turns."""
+    cells = [cell(name, Problem(n, 64, 4)) for n in sizes for name in ("local", "softmax")]
+    sides = [runner(cells), runner(cells)]
+    blocks: list[tuple[list[Any], Place]] = []
+
+    def measured(makers: Any, members: Any, place: Place, measure: Measure, draw: Any) -> bool:
+        assert makers == [side.maker for side in sides]
+        assert (measure.min_turns, measure.max_turns) == (6, turns)
+        assert [len(side.ends) for side in sides] == [1, 1]
+        blocks.append(([member.cells for member in members], place))
+        return True
+
+    monkeypatch.setattr(gate_pairs, "measure_block", measured)
+    measure_pair(sides, [(c, c) for c in cells], 3)
+    assert [len(side.ends) for side in sides] == [2, 2]
+    assert sorted(each[0].key for members, _ in blocks for each in members) == sorted(c.key for c in cells)
+    assert all(len({before.problem for before, _ in members}) == 1 for members, _ in blocks)
+    assert [(place.round, place.position) for _, place in blocks] == [(3, n) for n in range(len(sizes))]
+
+
+def test_pairs_are_added_only_for_what_is_not_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [cell(name, Problem(64, 64, 4)) for name in ("local", "softmax", "linformer")]
+    sides = (runner(cells), runner(cells))
+    rng = np.random.default_rng(3)
+    pairs: list[list[str]] = []
+
+    def measured(sides: Any, twins: Any, number: int) -> None:
+        pairs.append([after.key for _, after in twins])
+        for index, run in enumerate(sides):
+            for _, own in twins:
+                sd = 0.08 if own.operator == "local" else 0.002
+                time_s = math.exp(rng.normal(0, sd)) * (1.5 if index and own.operator == "softmax" else 1.0)
+                _, visit = visits_of([(own, time_s, {})], rounds=1, process=0.0, own=0.0)
+                run.journal.visits.append(replace(visit, round=number))
+
+    monkeypatch.setattr(gate_pairs, "measure_pair", measured)
+    lines: list[str] = []
+    findings, notes = tier1(sides, [(c, c) for c in cells], GATE, 8, lines.append)
+    verdicts = {f.subject.split(".")[0]: (f.verdict, f.regression) for f in findings}
+    assert verdicts["softmax"] == ("slower", True)
+    assert verdicts["linformer"] == ("same", False)
+    assert len(pairs) == 8
+    assert set(pairs[0]) == {c.key for c in cells}
+    assert cells[0].key in pairs[-1]
+    assert cells[1].key not in pairs[-1]
+    assert notes[0].startswith("8 pairs of processes in 0.0 min, decided after 5 or 8 pairs")
+    assert "would have been found" in notes[1]
+    assert any(line.startswith("after 5 pairs: wall_time: ") for line in lines)
+
+
+def test_without_a_threshold_for_a_time_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     own = cell("local", Problem(64, 64, 4))
-    visits = visits_of([(own, 1.0, {})], rounds=4)
-    new = [replace(v, metrics={**v.metrics, "new_time_s": 1.0}) for v in visits]
-    sides = [SimpleNamespace(journal=SimpleNamespace(visits=each)) for each in (visits, new)]
-    assert table_of_pairs((sides[0], sides[1]), "new_time_s", Stage(1, 2, 2), [(own, own)]).empty  # type: ignore[arg-type]
-    assert len(table_of_pairs((sides[1], sides[1]), "new_time_s", Stage(1, 2, 2), [(own, own)])) == 2  # type: ignore[arg-type]
-
-
-def test_a_cell_that_lost_all_its_pairs_is_undecided_where_it_has_a_threshold() -> None:
-    one, two = cell("local", Problem(64, 64, 4)), cell("softmax", Problem(64, 64, 4))
-    pairs = pd.DataFrame({"key": [one.key], "pair": [1], "before": [1.0], "after": [1.0]})
-    (found,) = untimed([one, two], pairs, GATE, "wall_time")
-    assert (found.subject, found.verdict, found.threshold) == (two.key, "undecided", 0.05)
-    assert list(untimed([one, two], pairs, Gate({"flops": 0.0}), "wall_time")) == []
+    monkeypatch.setattr(gate_pairs, "measure_pair", lambda *_: pytest.fail("it began to measure"))
+    sides = (runner([own]), runner([own]))
+    findings, notes = tier1(sides, [(own, own)], Gate({"flops": 0.0}), None, lambda text: None)
+    assert findings == []
+    assert "no time was compared" in notes[0]

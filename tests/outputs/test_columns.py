@@ -20,7 +20,6 @@ from attnbench.measure.machine.condition import Condition
 from attnbench.outputs import _listings as listings
 from attnbench.outputs import table
 from attnbench.outputs._columns import lines
-from attnbench.outputs._rows import Listing
 from attnbench.store.records import SUITE
 from tests import stored
 from tests.analysis.runs import laws
@@ -52,12 +51,6 @@ def compared(tmp_path: Path) -> list[str]:
         "CHANGED", "SLOWER", "MORE", "undecided", "wrong", "1.23ms", "1.50ms", "117MiB", "143MiB", "+23.4%",
         "[+10.0%, +34.5%]", "[-2.0%, +30.0%]", "(N^1.00)", "(N^1.87)", "scaling", KEY, *REASON.split(),
     ]  # fmt: skip
-
-
-def calibrated(tmp_path: Path) -> list[str]:
-    row = {"cell": NAME, "noise": "12.3%", "visible": "45.6%", "threshold": "5.0%", "seen": False}
-    table.rows(Listing([row, {**row, "cell": KEY}], numbers=("noise", "visible", "threshold")))
-    return [KEY, "12.3%", "45.6%", "5.0%", "false"]
 
 
 def diagnosed(tmp_path: Path) -> list[str]:
@@ -99,7 +92,7 @@ def shown(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("prints", [compared, calibrated, diagnosed, metrics, operators, rooflines, shown])
+@pytest.mark.parametrize("prints", [compared, diagnosed, metrics, operators, rooflines, shown])
 def test_nothing_is_cut_in_any_table(
     prints: Callable[[Path], list[str]],
     width: int,

@@ -32,7 +32,7 @@ def test_nothing_is_imported_to_know_the_formats() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=600).returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["run", "show", "list", "estimate", "roofline", "calibrate", "crossover", "doctor"])
+@pytest.mark.parametrize("verb", ["run", "show", "list", "estimate", "roofline", "crossover", "doctor"])
 def test_a_verb_offers_what_shows_its_data_and_refuses_the_rest(verb: str) -> None:
     words = {"list": ["suites"], "estimate": ["softmax"], "doctor": []}.get(verb, ["x"])
     refused = CliRunner().invoke(app, [verb, *words, "--format", "junit"], env={"COLUMNS": "200"})

@@ -1,315 +1,295 @@
-"""Tier 1: the decision on interleaved pairs of processes, the power that it promises, and how many pairs that takes.
+"""Tier 1: a group-sequential paired test. Pairs of processes are added, one of each side, until every cell is decided.
 
 Model of one pair: log(after / before) of a cell = its effect + pair + own. `pair` is the luck of the two processes and
-concerns all cells alike; `own` is what is left for one cell. Both variances are estimated over all cells and pairs by
-`analysis.interval`, a cell's own moderated by the others'.
+concerns all cells alike; `own` is what is left for one cell. Both variances come from all cells and pairs; own ones are
+moderated by those of the other cells (`analysis.interval.moderate`).
 
-The plan is fixed before the first pair is measured. Stage 1 measures `pairs` pairs of all cells and marks what is
-slower with FIRST false alarms per suite; stage 2 measures what was marked once more, in as many fresh pairs, with
-CONFIRM. A false alarm needs both, so there are at most FIRST · CONFIRM of them per suite, and a slow-down is found with
-the product of the two powers. Nothing is ever measured until it is significant.
-
-Cells are corrected for by Bonferroni on their own part; the pair's part is one event for all cells, and is not. Both
-parts keep their own t quantile and their squared half widths add up, as in `analysis.interval`.
+The looks are fixed beforehand. At each, a cell is
+    slower  where its interval lies above half its threshold, or where the interval of its change relative to the median
+            of its block does and the change itself is at least half the threshold: the pair's luck cancels in that;
+    faster  where its interval lies below minus half the threshold;
+    same    where its interval lies below the threshold;
+and only cells that are none of these are measured further. The interval's lower end errs in ALPHA of suites, over all
+looks and cells (Bonferroni; half of it each for the change and for the relative one), its upper end in BETA of cells,
+over all looks (`analysis.looks`). Holm's steps gain nothing: a suite has few slower cells among many.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
-from scipy.special import chdtri, ndtr, ndtri, stdtrit
+import numpy.typing as npt
+from scipy.special import stdtrit
 
 from attnbench.analysis.compare.findings import Finding, Verdict, readable
-from attnbench.analysis.interval import Estimate, estimates
-from attnbench.thresholds import Gate
+from attnbench.analysis.interval import moderate
+from attnbench.analysis.looks import confidence_at
 from attnbench.units import count
 
-TURNS = 6
-"""Visits of a cell by each side in a pair of processes; the fastest is what the pair says.
+Floats = npt.NDArray[np.float64]
 
-What else runs on a machine only adds time, and for about a second at a time; visits that lie apart do not all meet it.
-On a shared 2-core machine a cell's noise from pair to pair was 17 % with 1 visit, 6 % with 3, 3 % with 6 and with 8.
-"""
+LOOKS = (5, 8, 12, 18, 27, 40, 60)
+"""Pairs of processes after which is decided, half as many more each time. With fewer than five the variances of unlike
+cells are not known well enough to be moderated."""
 
-FEWEST_VISITS = 24
-"""Visits that each side makes in a pair at least; few cells, which are soon gone through, take more turns."""
+ALPHA = 0.01
+"""Suites in which a cell is called slower that is not, by half its threshold."""
 
-FIRST = 0.05
-"""False alarms of stage 1 per suite, one-sided."""
-
-CONFIRM = 0.1
-"""The same of stage 2. Together 0.5 %: half of what is promised, for what the model does not know."""
-
-POWER = 0.8
-"""How surely a slow-down of the threshold is found, both stages together."""
-
-POWER_TWICE = 0.95
-"""How surely one of twice the threshold is found."""
-
-DECIDED = 0.99
-"""How surely a cell that is as slow as before is called the same, and not undecided."""
-
-FEWEST_PAIRS, MOST_PAIRS = 4, 60
+BETA = 0.05
+"""Cells slower by their threshold that are called the same."""
 
 UNGATED = 0.05
 """The slow-down that is looked for in a cell without a threshold."""
 
-ASSUMED_SD = 0.04
-"""Of one process's luck in log time where no calibration says better: that of a shared 2-core machine."""
+LEAST_THRESHOLD = 0.001
+
+WIDEST = 5.0
+"""Half of an interval, in logs; a wider one is none."""
+
+COMPANY = 3
+"""Other cells of a pair whose median stands for its luck, at least."""
+
+
+def looks_until(most: int | None) -> tuple[int, ...]:
+    """The looks of a gate. most: pairs, at least 2; None: as many as LOOKS has."""
+    return LOOKS if most is None else (*(n for n in LOOKS if n < most), most)
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Standard deviations of one pair's log ratio.
+class Change:
+    """What the pairs say of one cell, in logs of after / before.
 
     Args:
-        own: by key.
-        shared: of what all cells of a pair have in common.
-        pairs: from how many it was estimated; 0: assumed.
+        level: the change.
+        low, high: its interval; see the module. All three are nan or infinite where there are too few pairs.
+        relative, relative_low: the same against the median of its block; nan where that has too few cells.
     """
 
-    own: Mapping[str, float]
-    shared: float
+    level: float
+    low: float
+    high: float
+    relative: float
+    relative_low: float
+
+    def verdict(self, threshold: float) -> Verdict:
+        """What is concluded. threshold: the slow-down that is to be found, a fraction."""
+        limit = math.log1p(max(threshold, LEAST_THRESHOLD))
+        if self.low > limit / 2 or (self.level >= limit / 2 and self.relative_low > limit / 2):
+            return "slower"
+        if not self.high < limit:
+            return "undecided"
+        return "faster" if 2 * self.level - self.low < -limit / 2 else "same"
+
+    def __str__(self) -> str:
+        interval = f"{math.expm1(self.level):+.1%} [{math.expm1(self.low):+.1%}, {math.expm1(self.high):+.1%}]"
+        against = f"; {math.expm1(self.relative):+.1%} [from {math.expm1(self.relative_low):+.1%}] against its block"
+        return interval + (against if self.relative_low > self.low else "")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variances of one pair, [cells]: own ones with their degrees of freedom; what all cells of a pair have in common,
+    0 for a cell whose own variance includes it, with one number for its freedom."""
+
+    own: Floats
+    own_freedom: Floats
+    shared: Floats
+    shared_freedom: float
+
+
+def spread(logs: Floats) -> Spread:
+    """The noise of pairs. logs: [pairs, cells] of after / before; nan where a cell was not measured.
+
+    The offset of a pair is the weighted mean of its cells' residuals; its variance, less what the residuals give it, is
+    the shared one (method of moments, pairs weighted by their precision). A cell that alone has at least the freedom
+    that all together give it, as when the others have stopped, is judged by its own pairs.
+    """
+    known = ~np.isnan(logs)
+    pairs = np.maximum(known.sum(axis=0), 1)
+    residuals = np.where(known, logs - np.where(known, logs, 0).sum(axis=0) / pairs, 0)
+    alone = (residuals**2).sum(axis=0) / np.maximum(pairs - 1, 1)
+    own, freedom = alone, np.zeros(len(pairs))
+    shared = shared_freedom = 0.0
+    weight = np.ones(len(pairs))
+    for _ in range(2):  # again with less weight for noisy cells
+        weights = known * weight
+        precision = np.maximum(weights.sum(axis=1), 1e-300)
+        offset = (weights * residuals).sum(axis=1) / precision
+        left = np.where(known, residuals - offset[:, None], 0)
+        share = (known * (1 - weights / precision[:, None])).sum(axis=0) * (1 - 1 / pairs)
+        estimated = share > 0.5
+        if not estimated.any():
+            break
+        variance = np.where(estimated, (left**2).sum(axis=0) / np.maximum(share, 0.5), 0)
+        own, freedom = moderate(variance, np.where(estimated, share, 0))
+        weight = 1 / np.maximum(own, 1e-12)
+    else:
+        several = known.sum(axis=1) > 1
+        precision = (known * weight).sum(axis=1)[several]
+        excess = offset[several] ** 2 - (1 - 1 / len(logs)) / precision
+        shared_freedom = float(precision.sum() ** 2 / (precision**2).sum()) - 1
+        if shared_freedom > 0:
+            shared = max(float((precision * excess).sum() / precision.sum()) * (1 + 1 / shared_freedom), 0.0)
+    by_itself = (pairs - 1 >= freedom) | (shared_freedom <= 0)
+    return Spread(
+        np.where(by_itself, alone, own),
+        np.where(by_itself, pairs - 1, freedom),
+        np.where(by_itself, 0.0, shared),
+        max(shared_freedom, 1.0),
+    )
+
+
+def _critical(freedom: Floats | float, error: float, looks: tuple[int, ...]) -> Floats:
+    """Student's t of a bound at each look, such that those of all looks together err by `error`."""
+    at_each = (1 - confidence_at(looks, 1 - 2 * error)) / 2
+    return np.asarray(stdtrit(np.minimum(freedom, 1e9), 1 - at_each), dtype=np.float64)
+
+
+def changes(logs: Floats, blocks: Sequence[object], looks: tuple[int, ...], decisions: int) -> list[Change]:
+    """What pairs say of each cell.
+
+    Args:
+        logs: [pairs, cells] of after / before; nan where a cell was not measured.
+        blocks: of each cell.
+        looks: all that the gate takes.
+        decisions: of the gate: its cells, over all metrics.
+    """
+    noise, pairs = spread(logs), (~np.isnan(logs)).sum(axis=0)
+    alpha = ALPHA / 2 if len(blocks) > COMPANY else ALPHA
+
+    def half(own_error: float, shared_error: float) -> Floats:
+        own = _critical(np.maximum(noise.own_freedom, 1), own_error, looks) ** 2 * noise.own
+        shared = _critical(noise.shared_freedom, shared_error, looks) ** 2 * noise.shared
+        width = np.sqrt((own + shared) / np.maximum(pairs, 1))
+        return np.where((pairs > 1) & (width < WIDEST), width, math.inf)
+
+    below, above = half(alpha / decisions, alpha), half(BETA, BETA)
+    found = []
+    for cell, values in enumerate(logs.T):
+        level = float(values[~np.isnan(values)].mean()) if pairs[cell] else math.nan
+        apart = relative(logs, company(blocks, cell), cell)
+        middle = least = math.nan
+        if len(apart) > 2:
+            middle = float(apart.mean())
+            error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
+            least = middle - float(_critical(len(apart) - 1, alpha / decisions, looks)) * error
+        found.append(Change(level, level - float(below[cell]), level + float(above[cell]), middle, least))
+    return found
+
+
+def company(blocks: Sequence[object], cell: int) -> list[int]:
+    """The cells whose median stands for a pair's luck: the others of its block, or of all where these are too few."""
+    others = [other for other in range(len(blocks)) if other != cell]
+    near = [other for other in others if blocks[other] == blocks[cell]]
+    return near if len(near) >= COMPANY else others
+
+
+def relative(logs: Floats, others: Sequence[int], cell: int) -> Floats:
+    """A cell's logs less the median of its company, in the pairs that have both."""
+    near = np.sort(logs[:, others], axis=1)  # nan last
+    known = (~np.isnan(near)).sum(axis=1)
+    rows = np.flatnonzero((known >= COMPANY) & ~np.isnan(logs[:, cell]))
+    middle = (near[rows, (known[rows] - 1) // 2] + near[rows, known[rows] // 2]) / 2
+    return np.asarray(logs[rows, cell] - middle, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A cell's verdict, by which change, after how many pairs."""
+
+    verdict: Verdict
+    change: Change
     pairs: int
+
+
+@dataclass
+class PairedTest:
+    """The decision on one metric, look by look.
+
+    Args:
+        metric: its name.
+        thresholds: by key; None: not gated. Such a cell is judged by UNGATED, and no pair is added for it.
+        blocks: of each key, in the same order.
+        looks: pairs after which is decided.
+        decisions: of the gate: its cells, over all metrics.
+    """
+
+    metric: str
+    thresholds: Mapping[str, float | None]
+    blocks: Sequence[object]
+    looks: tuple[int, ...]
+    decisions: int
+    decided: dict[str, Decided] = field(default_factory=dict)
+    _kept: set[str] = field(default_factory=set)
+
+    def is_open(self, key: str) -> bool:
+        """Whether more pairs may decide a cell; one of which no pair gave a time is given up."""
+        decided = self.decided.get(key)
+        return decided is None or (decided.verdict == "undecided" and not math.isnan(decided.change.level))
 
     @property
-    def typical(self) -> float:
-        """The own noise that four cells in five stay below."""
-        return float(np.quantile(list(self.own.values()), 0.8)) if self.own else ASSUMED_SD * math.sqrt(2)
+    def measured(self) -> list[str]:
+        """The keys that the next pairs measure; none: all that have a threshold are decided."""
+        if not any(threshold is not None and self.is_open(key) for key, threshold in self.thresholds.items()):
+            return []
+        return [key for key in self.thresholds if self.is_open(key) or key in self._kept]
 
+    def look(self, logs: Floats) -> None:
+        """Decides what can be decided. logs: [pairs, keys] of after / before; nan where a cell was not measured."""
+        measured = self.measured
+        found = dict(zip(self.thresholds, changes(logs, self.blocks, self.looks, self.decisions), strict=True))
+        for key in filter(self.is_open, self.thresholds):
+            threshold = self.thresholds[key]
+            verdict = found[key].verdict(UNGATED if threshold is None else threshold)
+            self.decided[key] = Decided(verdict, found[key], len(logs))
+        steady = [key for key in measured if self.decided[key].verdict == "same"]
+        self._keep(sorted(steady, key=lambda key: found[key].high - found[key].level))
 
-ASSUMED = Noise({}, ASSUMED_SD * math.sqrt(2), 0)
+    def _keep(self, steady: Sequence[str]) -> None:
+        """Lets some of the cells that are the same go on as company, where the luck of pairs hides what is open.
 
+        Args:
+            steady: the keys to choose from, the least noisy first.
+        """
+        self._kept = set()
+        keys = list(self.thresholds)
+        for cell, key in enumerate(keys):
+            change = self.decided[key].change
+            if self.is_open(key) and change.relative - change.relative_low < change.level - change.low:
+                near = [keys[other] for other in company(self.blocks, cell)]
+                missing = COMPANY - sum(self.is_open(other) or other in self._kept for other in near)
+                spare = [other for other in steady if other in near and other not in self._kept]
+                self._kept.update(spare[: max(missing, 0)])
 
-@dataclass(frozen=True)
-class Power:
-    """What a plan promises.
+    def findings(self, before: Floats, after: Floats) -> list[Finding]:
+        """One for each cell. before, after: seconds, [pairs, keys]; nan where there is no time."""
+        both = np.isfinite(np.log(after / before))
+        return [
+            self._finding(key, before[both[:, cell], cell], after[both[:, cell], cell])
+            for cell, key in enumerate(self.thresholds)
+        ]
 
-    Args:
-        pairs: of processes, in each stage.
-        cells: that are compared.
-        effect: a slow-down, a fraction.
-        power: how surely it is found.
-    """
-
-    pairs: int
-    cells: int
-    effect: float
-    power: float
-
-
-def pair_estimates(pairs: pd.DataFrame) -> dict[str, Estimate]:
-    """By key, the log ratio after / before.
-
-    Args:
-        pairs: columns key, pair, before, after (seconds); one row per pair and cell.
-    """
-    usable = pairs[(pairs["before"] > 0) & (pairs["after"] > 0)]
-    as_visits = pd.DataFrame(
-        {
-            "key": usable["key"],
-            "round": usable["pair"] + 1,
-            "process": usable["pair"],
-            "status": "ok",
-            "ratio": usable["after"] / usable["before"],
-        }
-    )
-    return estimates(as_visits, "ratio")
-
-
-def noise(pairs: pd.DataFrame) -> Noise:
-    """The noise from pairs of one revision against itself."""
-    known = {key: e for key, e in pair_estimates(pairs).items() if e.has_interval}
-    shared = max((e.shared * e.rounds for e in known.values()), default=math.nan)
-    return Noise(
-        {key: math.sqrt(e.own * e.rounds) for key, e in known.items()}, math.sqrt(shared), int(pairs["pair"].nunique())
-    )
-
-
-def critical(e: Estimate, false_alarms: float, cells: int) -> float:
-    """What a log ratio must exceed to be called slower, minimum effect apart; nan from one pair."""
-    if not e.has_interval:
-        return math.nan
-    own = float(stdtrit(min(e.own_freedom, 1e9), 1 - false_alarms / cells)) ** 2 * e.own if e.own > 0 else 0.0
-    shared = float(stdtrit(min(e.shared_freedom, 1e9), 1 - false_alarms)) ** 2 * e.shared if e.shared > 0 else 0.0
-    return math.sqrt(own + shared)
-
-
-def smallest_seen(e: Estimate, threshold: float, false_alarms: float, cells: int, power: float = POWER) -> float:
-    """The smallest slow-down (a fraction) that this estimate finds with `power`; nan from one pair."""
-    least = max(critical(e, false_alarms, cells), math.log1p(threshold) / 2)
-    return math.expm1(least + float(ndtri(power)) * math.sqrt(e.own + e.shared))
-
-
-def is_seen(smallest: float, threshold: float) -> bool:
-    """Whether a slow-down of the threshold is at least the smallest that is seen, but for rounding."""
-    return smallest <= threshold * 1.0001
-
-
-def verdict(e: Estimate, threshold: float, false_alarms: float, cells: int) -> tuple[Verdict, str]:
-    """The verdict of one stage on one cell, and why.
-
-    Args:
-        e: the cell's log ratio.
-        threshold: the slow-down that is to be found, a fraction.
-        false_alarms: of the stage, per suite.
-        cells: of the stage.
-    """
-    limit = critical(e, false_alarms, cells)
-    least = math.log1p(threshold) / 2
-    if math.isnan(limit):
-        return "undecided", "one pair has no interval"
-    change, bound = math.expm1(e.level), f"±{math.expm1(limit):.1%}"
-    if abs(e.level) > limit and abs(e.level) >= least:
-        return (
-            "slower" if e.level > 0 else "faster",
-            f"{change:+.1%} is outside {bound} for {count(cells, 'cell')}, and at least {math.expm1(least):.1%}",
+    def _finding(self, key: str, before: Floats, after: Floats) -> Finding:
+        """Of one cell. before, after: seconds of the pairs that have both."""
+        decided, threshold, pairs = self.decided[key], self.thresholds[key], len(before)
+        low, level, high = (math.exp(x) for x in (decided.change.low, decided.change.level, decided.change.high))
+        known = math.isfinite(high)
+        reason = f"{decided.change} in {count(pairs, 'pair')}" if known else f"no interval from {count(pairs, 'pair')}"
+        return Finding(
+            subject=key,
+            name=readable(key),
+            metric=self.metric,
+            before=float(np.exp(np.log(before).mean())) if pairs else None,
+            after=float(np.exp(np.log(after).mean())) if pairs else None,
+            verdict=decided.verdict,
+            regression=decided.verdict == "slower" and threshold is not None,
+            ratio=level if pairs else None,
+            low=low if known else None,
+            high=high if known else None,
+            threshold=threshold,
+            detectable=max(high - 1, 0.0) if known else None,
+            reason=reason if pairs else "no pair of processes gave a time on both sides",
         )
-    smallest = smallest_seen(e, threshold, false_alarms, cells)
-    # A slow-down of the threshold would have been found, or is excluded by the interval itself.
-    if is_seen(smallest, threshold) or e.level + limit < math.log1p(threshold):
-        return "same", f"{change:+.1%} is within {bound}; {smallest:.1%} would have been found"
-    return "undecided", f"{change:+.1%} within {bound}; only {smallest:.1%} would have been found, not {threshold:.1%}"
-
-
-def decide(first: pd.DataFrame, second: pd.DataFrame | None, gate: Gate, metric: str) -> list[Finding]:
-    """The findings of both stages on one metric, one per cell.
-
-    A cell that stage 1 marks and stage 2 does not is the same: the plan says so before it is measured.
-
-    Args:
-        first: the pairs of stage 1, as `pair_estimates` takes them.
-        second: those of stage 2, of the marked cells; None: there was none.
-        gate: thresholds; a cell without one is judged by UNGATED, and never fails.
-    """
-    levels = pair_estimates(first)
-    confirming = pair_estimates(second) if second is not None and len(second) else {}
-    findings = []
-    for key, e in levels.items():
-        threshold = gate.threshold(metric, key)
-        effect = UNGATED if threshold is None else threshold
-        word, reason = verdict(e, effect, FIRST, len(levels))
-        if word == "slower" and threshold is not None:
-            word, confirmation = _confirmed(confirming.get(key), threshold, len(confirming))
-            reason = f"{reason}; {confirmation}"
-        limit = critical(e, FIRST, len(levels))
-        low, high = (None, None) if math.isnan(limit) else (math.exp(e.level - limit), math.exp(e.level + limit))
-        detectable = smallest_seen(e, effect, FIRST, len(levels))
-        findings.append(
-            Finding(
-                subject=key,
-                name=readable(key),
-                metric=metric,
-                before=_centre(first, key, "before"),
-                after=_centre(first, key, "after"),
-                verdict=word,
-                regression=word == "slower" and threshold is not None,
-                ratio=math.exp(e.level),
-                low=low,
-                high=high,
-                threshold=threshold,
-                detectable=None if math.isnan(detectable) else detectable,
-                reason=reason,
-            )
-        )
-    return findings
-
-
-def _confirmed(again: Estimate | None, threshold: float, cells: int) -> tuple[Verdict, str]:
-    """The verdict on a marked cell by stage 2, and why.
-
-    Args:
-        again: the log ratio in fresh processes; None where these gave no time.
-        cells: of stage 2.
-    """
-    if again is None:
-        return "undecided", "not confirmed: its fresh processes gave no time"
-    limit = critical(again, CONFIRM, cells)
-    slower = again.level > limit and again.level >= math.log1p(threshold) / 2
-    change = f"{math.expm1(again.level):+.1%} in fresh processes, ±{math.expm1(limit):.1%}"
-    return ("slower", f"confirmed: {change}") if slower else ("same", f"not confirmed: {change}")
-
-
-def marked(first: pd.DataFrame, gate: Gate, metric: str) -> list[str]:
-    """The keys that stage 2 must measure again. first: pairs as `pair_estimates` takes them."""
-    levels = pair_estimates(first)
-    thresholds = {key: gate.threshold(metric, key) for key in levels}
-    return [
-        key
-        for key, threshold in thresholds.items()
-        if threshold is not None and verdict(levels[key], threshold, FIRST, len(levels))[0] == "slower"
-    ]
-
-
-def _centre(pairs: pd.DataFrame, key: str, side: str) -> float:
-    return float(np.exp(np.log(pairs.loc[pairs["key"] == key, side]).mean()))
-
-
-def power(pairs: int, cells: int, effect: float, threshold: float, own: float, shared: float) -> float:
-    """How surely both stages find a slow-down of `effect` in one cell. own, shared: standard deviations of one pair."""
-    both = 1.0
-    for false_alarms in (FIRST, CONFIRM):
-        e = Estimate(
-            0.0, own**2 / pairs, max((pairs - 1) * (cells - 1), pairs - 1), shared**2 / pairs, pairs - 1, pairs
-        )
-        least = max(critical(e, false_alarms, cells), math.log1p(threshold) / 2)
-        both *= float(ndtr((math.log1p(effect) - least) / math.sqrt(e.own + e.shared))) if e.own + e.shared else 1.0
-    return both
-
-
-def pairs_for(
-    thresholds: Mapping[str, float], cells: int, noise: Noise, pairs: int | None = None
-) -> tuple[int, Power, Power]:
-    """How many pairs each stage takes, and what they promise.
-
-    Args:
-        thresholds: by key, of the gated ones among `cells`. A cell that MOST_PAIRS would not decide is not waited for.
-        cells: that are compared.
-        pairs: of each stage; None: the fewest that find the smallest threshold in a typical cell with POWER and twice
-            it with POWER_TWICE, and that leave no cell undecided, but at most MOST_PAIRS.
-
-    Returns: the pairs, and with which power they find the smallest threshold and twice it.
-    """
-    own, shared, threshold = noise.typical, noise.shared, min(thresholds.values())
-    pairs = pairs or _fewest_pairs(thresholds, cells, noise)
-    once, twice = (
-        Power(pairs, cells, effect, power(pairs, cells, effect, threshold, own, shared))
-        for effect in (threshold, 2 * threshold)
-    )
-    return pairs, once, twice
-
-
-def _fewest_pairs(thresholds: Mapping[str, float], cells: int, noise: Noise) -> int:
-    own, shared, threshold = noise.typical, noise.shared, min(thresholds.values())
-    pairs = FEWEST_PAIRS
-    while pairs < MOST_PAIRS and not (
-        power(pairs, cells, threshold, threshold, own, shared) >= POWER
-        and power(pairs, cells, 2 * threshold, threshold, own, shared) >= POWER_TWICE
-    ):
-        pairs += 1
-    for key, limit in thresholds.items():
-        noisy = noise.own.get(key, own)
-        if decided(MOST_PAIRS, cells, limit, noisy, shared):
-            pairs = next(n for n in range(pairs, MOST_PAIRS + 1) if decided(n, cells, limit, noisy, shared))
-    return pairs
-
-
-def decided(pairs: int, cells: int, threshold: float, own: float, shared: float) -> bool:
-    """Whether stage 1 would see a slow-down of the threshold even if the noise looked as large as it does in one of
-    hundred plans: then a cell that is not marked is the same. own, shared: standard deviations of one pair."""
-    looks = float(chdtri(pairs, 1 - DECIDED)) / pairs
-    e = Estimate(0.0, looks * own**2 / pairs, pairs, shared**2 / pairs, pairs - 1, pairs)
-    return is_seen(smallest_seen(e, threshold, FIRST, cells), threshold)
-
-
-def smallest_change(pairs: int, cells: int, threshold: float, own: float, shared: float, wanted: float) -> float:
-    """The smallest slow-down (a fraction) that `pairs` pairs per stage find with `wanted` power, by bisection."""
-    low, high = 0.0, 10.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(pairs, cells, middle, threshold, own, shared) >= wanted else (middle, high)
-    return high
