@@ -26,7 +26,9 @@ def command(
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option()] = "auto",
-    rounds: Annotated[int | None, typer.Option(help="Timed rounds, in place of the suite's.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Timed rounds, so many and no more.")
+    ] = None,
     budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m; small sizes first.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells, what is skipped, and the time expected; run none.")
@@ -34,7 +36,7 @@ def command(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
     form: Annotated[str, format_option("run", "How results are printed.")] = "table",
 ) -> None:
-    """Measure a suite: check every cell, take its memory and FLOPs, then its time in several rounds.
+    """Measure a suite: check every cell, take its memory and FLOPs, then its time in as many rounds as crossovers need.
 
     Exit code: 0 only ok and skipped; 1 any wrong, crashed, error, timeout or oom; 2 bad usage; 3 nothing measured;
     130 interrupted. The last line of stdout is the run folder.
@@ -101,12 +103,16 @@ def _list(plan: Plan, form: str) -> None:
 def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
     from collections import Counter
 
+    from attnbench.measure.visit_log import stops
     from attnbench.outputs._progress import duration
     from attnbench.plan.time_budget import CALL_BY_ROOFLINE
     from attnbench.units import count
 
-    visits = count(len(plan.cells) * (1 + plan.measure.rounds), "visit")
+    first, *later = stops(plan.measure)
+    visits = count(len(plan.cells) * (1 + first), "visit")
     yield f"{count(len(plan.cells), 'cell')}, {visits} at most; no cell was measured, nothing written"
+    if later:
+        yield f"up to {count(later[-1] - first, 'round')} may be added, where crossovers need them: not in what follows"
     for reason, cells in Counter(outlook.skipped.values()).most_common():
         yield f"skipped on {plan.device}: {count(cells, 'cell')}: {reason}"
     limit = plan.limits.budget_s
