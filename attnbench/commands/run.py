@@ -26,9 +26,7 @@ def command(
     operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option()] = "auto",
-    rounds: Annotated[
-        int | None, typer.Option(help="Timed rounds, so many and no more.")
-    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Timed rounds, so many and no more.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m; small sizes first.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells, what is skipped, and the time expected; run none.")

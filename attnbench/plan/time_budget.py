@@ -16,8 +16,8 @@ from attnbench.units import count
 if TYPE_CHECKING:
     from attnbench.operator import Cost
 
-CALLS_AROUND = 13
-"""Calls of a timed visit that are no samples: outputs before and after, on each set and with changes of two of them."""
+CALLS_AROUND = 6
+"""Calls of a timed visit that are no samples: two or three before, one or more after, and those that check samples."""
 
 VISIT_S = 0.03
 """What a visit costs beside its calls and its samples."""
