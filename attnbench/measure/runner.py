@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable
 
 from attnbench.measure import worker_process
 from attnbench.measure.added_rounds import add_rounds
-from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.budget import Budget
 from attnbench.measure.check_round import check_cells
 from attnbench.measure.progress import Progress
 from attnbench.measure.timed_rounds import TimedRounds
 from attnbench.measure.visit_log import VisitLog
-from attnbench.measure.visit_maker import Place, VisitMaker
+from attnbench.measure.visit_maker import VisitMaker
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
@@ -93,16 +91,6 @@ class Runner:
     def survivors(self) -> list[Cell]:
         """The cells that a timed round may visit."""
         return self._log.survivors(1)
-
-    def visit(self, cell: Cell, number: int, position: int) -> None:
-        """A block of one cell in round `number`, in the current worker process or, where there is none, a fresh one."""
-        place = Place(number, position)
-        draw = random.Random(f"{self.plan.seed} {number} {position}")
-        measure_block([self.maker], [Member((cell,))], place, self.plan.measure, draw)
-
-    def expected_s(self, cell: Cell) -> float:
-        """What a block of one cell is expected to take, after its check."""
-        return self.maker.budget.expected_s([cell])
 
     def end_process(self) -> None:
         """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""
