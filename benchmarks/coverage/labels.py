@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +11,17 @@ import pandas as pd
 
 from attnbench.analysis.compare.stored_runs import DEFAULT_EFFECT, judge, levels_of_both, standing_out
 from attnbench.analysis.interval import Estimate, estimates, ratio, ratio_half_width
-from attnbench.analysis.recommendation import Choice, Recommendation, choose
+from attnbench.analysis.recommendation import Choice, choose
 from attnbench.analysis.scaling import doubling
 from attnbench.analysis.series import Series
 from attnbench.problem import Cell, Problem
-from benchmarks.coverage.noise import NOISES, ROUNDS, Generator, gaussian, visits
+from benchmarks.coverage.noise import NOISES, ROUNDS, Generator, Noise, gaussian, parts, visits
 
 Floats = npt.NDArray[np.float64]
 
 SIZES = (256, 512, 1024, 2048, 4096)
 
-SERIES = (0.0, 0.03, 0.05, 0.08, 0.4, 1.0, 1.02, 1.5)
+SERIES = (0.0, 0.01, 0.02, 0.04, 0.4, 1.0, 1.02, 1.5)
 """Log times over the fastest's: four series that are near it."""
 
 EXACT = (5, 6)
@@ -35,6 +35,11 @@ LAWS: Mapping[str, tuple[Callable[[float], float], str]] = {
     "kink": (lambda n: 1e-6 * n * max(1.0, n / 2048), "n^2"),
 }
 """Times with the declared growth; of the last two the largest doubling is not that of the law."""
+
+MODELS = {
+    **NOISES,
+    "Gaussian, own 16 %": Noise(lambda rng, shape: parts(rng, shape, 0.16 * rng.standard_normal(shape)), "as Gaussian"),
+}
 
 SETTLED = ("n", "n log n", "n^2")
 
@@ -52,61 +57,67 @@ LOADS: Mapping[str, Callable[[Generator, tuple[int, int]], Floats]] = {
 """What another load adds to the log time of each cell [sizes, operators] for all of a run, beside 0 to 30 % of all."""
 
 
-def runs(noise: str, rounds: int, draws: int, level: Floats) -> Iterator[dict[str, Estimate]]:
-    """The estimates of simulated runs. level: true log times, [sizes, members]."""
-    for deviations in NOISES[noise].draw(np.random.default_rng(rounds), (draws, rounds, *level.shape)):
+Levels = Mapping[str, Estimate]
+"""Of a simulated run, by `size.member`: the members are LAWS at every size, then SERIES at the first two sizes, and at
+the last as many equal ones."""
+
+
+def runs(noise: str, rounds: int, draws: int) -> Iterator[Levels]:
+    """The estimates of simulated runs."""
+    level = np.zeros((len(SIZES), len(LAWS) + len(SERIES)))
+    level[:, : len(LAWS)] = np.log([[law(n) for law, _ in LAWS.values()] for n in SIZES])
+    level[:2, len(LAWS) :] = SERIES
+    for deviations in MODELS[noise].draw(np.random.default_rng(rounds), (draws, rounds, *level.shape)):
         yield estimates(visits(deviations, level), "wall_time_s")
 
 
-def choice(levels: Mapping[str, Estimate], block: int) -> Recommendation:
-    """The choice among the series of one block; their names are their places in SERIES."""
-    candidates = [
-        (levels[f"{block}.{i}"], Choice(Series(str(i), str(i), "reference", "{}", ()), 1.0, None, i in EXACT))
-        for i in range(len(SERIES))
-    ]
-    return choose(SIZES[block], str(SIZES[block]), sorted(candidates, key=lambda each: each[0].level))
+def of_series(levels: Levels, block: int) -> list[Estimate]:
+    """The levels of SERIES at a size."""
+    return [levels[f"{block}.{len(LAWS) + i}"] for i in range(len(SERIES))]
 
 
-def choices(noise: str, rounds: int, draws: int) -> tuple[float, float, float, float]:
-    """Shares and a mean: the set holds the fastest; the fastest alone is right; the speed-up's interval holds; by how
-    much, in logs, the speed-up is overstated."""
-    held, single, covered, over = [], [], [], []
-    for levels in runs(noise, rounds, draws, np.tile(SERIES, (2, 1))):
-        for block in range(2):
-            found = choice(levels, block)
-            chosen = int(found.fastest.series.name)
-            held.append("0" in {each.series.name for each in found.choices})
-            single.append(chosen == 0)
-            if found.speed_up is not None and found.low is not None and found.high is not None:
-                truth = SERIES[EXACT[0]] - SERIES[chosen]
-                covered.append(found.low <= math.exp(truth) <= found.high)
-                over.append(math.log(found.speed_up) - truth)
-    return float(np.mean(held)), float(np.mean(single)), float(np.mean(covered)), float(np.mean(over))
+def choices(levels: Levels) -> Iterator[Mapping[str, float]]:
+    """Of the choices at the first two sizes, whether the set holds the fastest, whether the fastest alone is right,
+    whether the speed-up's interval holds, and by how much, in logs, the speed-up is overstated."""
+    for block in range(2):
+        candidates = [
+            (level, Choice(Series(str(i), str(i), "reference", "{}", ()), 1.0, None, i in EXACT))
+            for i, level in enumerate(of_series(levels, block))
+        ]
+        found = choose(SIZES[block], "", sorted(candidates, key=lambda each: each[0].level))
+        chosen = int(found.fastest.series.name)
+        yield {"set": "0" in {each.series.name for each in found.choices}, "alone": chosen == 0}
+        if found.speed_up is not None and found.low is not None and found.high is not None:
+            truth = SERIES[EXACT[0]] - SERIES[chosen]
+            covered = found.low <= math.exp(truth) <= found.high
+            yield {"speed-up": covered, "overstated": math.log(found.speed_up) - truth}
 
 
-def growths(noise: str, rounds: int, draws: int) -> tuple[float, float, float, float]:
-    """Shares: the factor's interval holds; "not asymptotic yet" of settled laws, of launches, of a kink."""
-    level = np.log([[law(n) for law, _ in LAWS.values()] for n in SIZES])
-    held, unsettled = [], {name: [] for name in LAWS}
-    for levels in runs(noise, rounds, draws, level):
-        for i, (name, (law, stated)) in enumerate(LAWS.items()):
-            found = doubling([(size, levels[f"{block}.{i}"]) for block, size in enumerate(SIZES)], stated)
-            assert found is not None
-            held.append(found.low <= law(SIZES[-1]) / law(SIZES[-2]) <= found.high)
-            unsettled[name].append(found.settled is False)
-    false = np.mean([unsettled[name] for name in SETTLED])
-    return float(np.mean(held)), float(false), float(np.mean(unsettled["launches"])), float(np.mean(unsettled["kink"]))
+def growths(levels: Levels) -> Iterator[Mapping[str, float]]:
+    """Of every law, whether the factor's interval holds, and whether it is called not asymptotic yet."""
+    for i, (name, (law, stated)) in enumerate(LAWS.items()):
+        found = doubling([(size, levels[f"{block}.{i}"]) for block, size in enumerate(SIZES)], stated)
+        assert found is not None
+        held = found.low <= law(SIZES[-1]) / law(SIZES[-2]) <= found.high
+        yield {"factor": held, "settled" if name in SETTLED else name: found.settled is False}
 
 
-def tied(noise: str, rounds: int, draws: int, exact: int) -> float:
-    """The share of intervals of a ratio to the fastest of several equal exact series that hold the truth."""
-    held = []
-    for levels in runs(noise, rounds, draws, np.zeros((2, 8))):
-        for block in range(2):
-            best = min((levels[f"{block}.{i}"] for i in range(exact)), key=lambda level: level.level)
-            _, low, high = ratio(levels[f"{block}.7"], best)
-            held.append(low <= 1 <= high)
-    return float(np.mean(held))
+def tied(levels: Levels) -> Iterator[Mapping[str, float]]:
+    """Whether the interval of a ratio to the fastest of one to three equal exact series holds the truth."""
+    equal = of_series(levels, len(SIZES) - 1)
+    for exact in (1, 2, 3):
+        _, low, high = ratio(equal[-1], min(equal[:exact], key=lambda level: level.level))
+        yield {f"{exact} exact": low <= 1 <= high}
+
+
+def rates(noise: str, rounds: int, draws: int) -> Mapping[str, float]:
+    """The means over simulated runs of what `choices`, `growths` and `tied` tell."""
+    told: dict[str, list[float]] = {}
+    for levels in runs(noise, rounds, draws):
+        for outcome in (*choices(levels), *growths(levels), *tied(levels)):
+            for name, value in outcome.items():
+                told.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in told.items()}
 
 
 def loaded(rng: Generator, load: str, rounds: int, slower: float, operators: int = 6) -> pd.DataFrame:
@@ -149,41 +160,47 @@ def verdicts(load: str, rounds: int, draws: int, slower: float = 1.0) -> tuple[f
     return float(np.mean(called)), float(np.mean(alone))
 
 
-def _rows(head: list[str], rows: Mapping[str, list[str]]) -> str:
+def _rows(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *([name, *cells] for name, cells in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _each_round(first: str, others: tuple[str, ...]) -> list[str]:
-    return [f"{what}, R = {r}" if r == ROUNDS[0] else str(r) for what in (first, *others) for r in ROUNDS]
+def _head(first: str, columns: Iterable[str]) -> list[str]:
+    return [first, *(f"{what}, R = {r}" if r == ROUNDS[0] else str(r) for what in columns for r in ROUNDS)]
+
+
+TABLES: Mapping[str, Mapping[str, str]] = {
+    "The choice among eight series, four of them near the fastest; interval and overstatement of the speed-up:": {
+        "set": "set holds it", "alone": "fastest alone", "speed-up": "interval holds", "overstated": "overstated",
+    },
+    "The factor per doubling from 2048 to 4096, and what is called not asymptotic yet:": {
+        "factor": "interval holds", "settled": "settled laws", "launches": "launches 1/3", "kink": "kink at 2048",
+    },
+    "The interval of a ratio to the fastest of so many equal exact series holds:": {
+        "1 exact": "one", "2 exact": "two", "3 exact": "three",
+    },
+}  # fmt: skip
 
 
 def table(draws: int) -> str:
     """The choice, the growth, the best exact softmax, and two stored runs."""
-    chosen, grown, best = {}, {}, {}
-    for noise in NOISES:
-        held, single, covered, over = zip(*(choices(noise, r, draws) for r in ROUNDS), strict=True)
-        chosen[noise] = [f"{x:.0%}" for x in (*held, *single, *covered)] + [f"{x:+.1%}" for x in over]
-        grown[noise] = [
-            f"{x:.0%}" for each in zip(*(growths(noise, r, draws) for r in ROUNDS), strict=True) for x in each
-        ]
-        best[noise] = [f"{tied(noise, r, draws, exact):.0%}" for exact in (1, 2, 3) for r in ROUNDS]
-    alarms = {
-        load: [f"{x:.1%}" for each in zip(*(verdicts(load, r, draws) for r in ROUNDS), strict=True) for x in each]
-        + [f"{verdicts(load, 3, draws, slower)[0]:.0%}" for slower in (1.1, 1.3, 2.0)]
-        for load in LOADS
-    }
-    return "\n\n".join(
-        [
-            "The choice among eight series, of which four are near the fastest:",
-            _rows(["noise", *_each_round("set holds it", ("alone right", "interval", "overstated"))], chosen),
-            "Growth per doubling from 2048 to 4096:",
-            _rows(["noise", *_each_round("interval", ("settled laws called unsettled", "launches", "kink"))], grown),
-            "The interval of a ratio to the fastest of so many equal exact series:",
-            _rows(["noise", *_each_round("one", ("two", "three"))], best),
-            "Two stored runs of 6 operators at 4 sizes, equal, or with one operator slower (R = 3):",
-            _rows(
-                ["load", *_each_round("called slower", ("by rounds alone",)), "10 % slower", "30 %", "100 %"], alarms
-            ),
-        ]
-    )
+    told = {(noise, r): rates(noise, r, draws) for noise in MODELS for r in ROUNDS}
+    texts = []
+    for title, columns in TABLES.items():
+        rows = {
+            noise: [
+                f"{told[noise, r][name]:{'+.1%' if name == 'overstated' else '.0%'}}"
+                for name in columns
+                for r in ROUNDS
+            ]
+            for noise in MODELS
+        }
+        texts += [title, _rows(_head("noise", columns.values()), rows)]
+    alarms = {}
+    for load in LOADS:
+        called, alone = zip(*(verdicts(load, r, draws) for r in ROUNDS), strict=True)
+        seen = [verdicts(load, 3, draws, slower)[0] for slower in (1.1, 1.3, 2.0)]
+        alarms[load] = [*(f"{x:.1%}" for x in (*called, *alone)), *(f"{x:.0%}" for x in seen)]
+    head = [*_head("load", ("called slower", "by rounds alone")), "10 % slower is found, R = 3", "30 %", "100 %"]
+    texts += ["Two stored runs of six operators at four sizes, equal, or one operator slower:", _rows(head, alarms)]
+    return "\n\n".join(texts)
