@@ -53,19 +53,19 @@ class Recommendation:
     high: float | None = None
 
 
-def recommendations(
-    panel: Panel, time: Quantity, memory: Quantity | None, analytic: Quantity | None, exact: Collection[str]
-) -> list[Recommendation]:
+def recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collection[str]) -> list[Recommendation]:
     """One per size at which any series ran; series without FLOPs (identity) are a bound, not a choice.
 
     Args:
         panel: the comparable series.
-        time: the metric that decides.
-        memory: shown beside it; None: not measured.
-        analytic: FLOPs; None: not stored.
+        measured: the metrics with figures; the first time decides, and the first memory stands beside it.
         exact: operators that compute softmax attention itself.
     """
-    found = []
+    time, memory = (next((q for q in measured if q.metric.role == role), None) for role in ("time", "memory"))
+    analytic = next((each for each in measured if each.metric.analytic), None)
+    found: list[Recommendation] = []
+    if time is None:
+        return found
     for label, size in panel.sizes.items():
         candidates = []
         for series in panel.series:

@@ -7,7 +7,7 @@ class of growth would be named after whichever of them rules there. An exact fig
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -62,14 +62,17 @@ class ExactGrowth:
     """How an exact figure grows.
 
     Attributes:
-        sizes: ascending.
-        exponent: the log-log slope of the largest sizes (within a factor of 4, at least three).
+        sizes: the largest, behind the largest that is at most half of it.
+        exponent: the log-log slope between these two.
         growth: the class a + b·g(size), a and b ≥ 0, that fits best; "undecided" where two do, or none.
     """
 
-    sizes: tuple[int, ...]
+    sizes: tuple[int, int]
     exponent: float
     growth: str
+
+    def __str__(self) -> str:
+        return f"n^{self.exponent:.2f}" if self.growth == UNDECIDED else self.growth
 
 
 def doubling(points: Sequence[tuple[int, Estimate]], stated: str | None) -> Doubling | None:
@@ -81,9 +84,7 @@ def doubling(points: Sequence[tuple[int, Estimate]], stated: str | None) -> Doub
     levels = _by_size(points)
     if len(levels) < 2:
         return None
-    sizes, chain = list(levels), [*levels][-1:]
-    while len(chain) < 3 and chain[0] > sizes[0]:
-        chain.insert(0, max((size for size in sizes if 2 * size <= chain[0]), default=sizes[0]))
+    chain = _largest(levels, 3)
     y, half = np.array([(levels[size].level, levels[size].half_width) for size in chain]).T
     steps = np.diff(np.eye(len(chain)), axis=0) * (math.log(2) / np.diff(np.log(chain)))[:, None]  # [doublings, sizes]
     factors, noise = steps @ y, _half_width(steps[-1], half)
@@ -109,20 +110,19 @@ def exact_growth(points: Sequence[tuple[int, Estimate]]) -> ExactGrowth | None:
     levels = _by_size(points)
     if len(levels) < 2:
         return None
-    sizes = tuple(levels)
-    x, y = np.log(np.array(sizes, dtype=np.float64)), np.array([level.level for level in levels.values()])
-    tail = _tail(sizes)
-    growth = _class(x, y) or _class(x[-max(4, tail) :], y[-max(4, tail) :]) or UNDECIDED
-    return ExactGrowth(sizes, _least_squares(x[-tail:], y[-tail:]), growth)
+    low, high = _largest(levels, 2)
+    x, y = np.log(np.array([*levels], dtype=np.float64)), np.array([level.level for level in levels.values()])
+    exponent = (levels[high].level - levels[low].level) / math.log(high / low)
+    return ExactGrowth((low, high), exponent, _class(x, y) or _class(x[-4:], y[-4:]) or UNDECIDED)
 
 
 def agreement(measured: ExactGrowth, stated: str) -> str:
     """ "agrees", "lower" or "higher": an exact figure's growth against a stated one, by its class or its exponent.
 
-    The exponent of a stated growth is the slope of its curve over the same sizes.
+    The exponent of a stated growth is the slope of its curve between the same sizes.
     """
-    sizes = measured.sizes[-_tail(measured.sizes) :]
-    beyond = measured.exponent - _least_squares(np.log(np.array(sizes)), _log_curve(stated, sizes))
+    low, high = _log_curve(stated, measured.sizes)
+    beyond = measured.exponent - (high - low) / math.log(measured.sizes[1] / measured.sizes[0])
     if stated == measured.growth or abs(beyond) <= AGREEMENT:
         return "agrees"
     return "higher" if beyond > 0 else "lower"
@@ -136,18 +136,17 @@ def _by_size(points: Sequence[tuple[int, Estimate]]) -> dict[int, Estimate]:
     return levels
 
 
+def _largest(levels: Mapping[int, Estimate], most: int) -> list[int]:
+    """The largest size, behind the largest that is at most half of it (else the smallest), and so on; ascending."""
+    chain = [max(levels)]
+    while len(chain) < most and chain[0] > min(levels):
+        chain.insert(0, max((size for size in levels if 2 * size <= chain[0]), default=min(levels)))
+    return chain
+
+
 def _half_width(weights: Floats, half: Floats) -> float:
     """Of a weighted sum of levels, from theirs, whose squares add up (Banerjee 1960)."""
     return math.sqrt(float(weights**2 @ half**2))
-
-
-def _tail(sizes: Sequence[int]) -> int:
-    """How many of the sizes, from the largest on, an exponent is taken from."""
-    return min(len(sizes), max(3, sum(size * 4 >= sizes[-1] for size in sizes)))
-
-
-def _least_squares(x: Floats, y: Floats) -> float:
-    return float((x - x.mean()) @ y / ((x - x.mean()) @ x))
 
 
 def _log_curve(growth: str, sizes: npt.ArrayLike) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -184,7 +184,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
                 panel=panel,
                 baseline=baseline or run.baseline,
                 tables=tuple(_table(panel, each, reference, definitions) for each in shown),
-                recommendations=tuple(_recommendations(panel, measured, definitions.exact)),
+                recommendations=tuple(recommendations(panel, measured, definitions.exact)),
                 skipped={name: reason for name, reason in _never_ran([panel]).items() if name not in never},
             )
         )
@@ -193,14 +193,6 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
 
 def _measured(run: Run) -> list[str]:
     return [name for name in metric_names() if quantity(run, name).values] or ["none at all"]
-
-
-def _recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collection[str]) -> list[Recommendation]:
-    """measured: the metrics with a place of which the run has figures."""
-    time = next((each for each in measured if each.metric.role == "time"), None)
-    memory = next((each for each in measured if each.metric.role == "memory"), None)
-    analytic = next((each for each in measured if each.metric.analytic), None)
-    return recommendations(panel, time, memory, analytic, exact) if time else []
 
 
 def _never_ran(panels: Iterable[Panel]) -> dict[str, str]:

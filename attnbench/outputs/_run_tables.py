@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
 from attnbench.analysis.recommendation import Recommendation
-from attnbench.analysis.scaling import UNDECIDED, Doubling
+from attnbench.analysis.scaling import Doubling
 from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
 from attnbench.units import percent, shown, times
@@ -280,9 +280,7 @@ def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
     """What is stated, the class or else the exponent, and where the metric has an origin the agreement."""
     if line is None or line.growth is None:
         return ("",) * (3 if origin else 2)
-    undecided = line.growth.growth == UNDECIDED
-    growth = f"n^{line.growth.exponent:.2f}" if undecided else line.growth.growth
-    growth += " (stated)" if line.origin == "stated" else ""
+    growth = str(line.growth) + (" (stated)" if line.origin == "stated" else "")
     return (line.stated or "", growth, *([line.agreement or ""] if origin else []))
 
 

@@ -21,8 +21,7 @@ def recommended(
 ) -> list[Recommendation]:
     run = laws([64, 256, 1024], {"softmax": SOFTMAX, **others}, statuses=statuses, own=0.005, rounds=rounds)
     (panel,) = panels(run.results)
-    time, memory, flops = (quantity(run, name) for name in ("wall_time", "peak_memory", "flops"))
-    return recommendations(panel, time, memory, flops, ())
+    return recommendations(panel, [quantity(run, name) for name in ("wall_time", "peak_memory", "flops")], ())
 
 
 def names(found: Recommendation) -> list[str]:

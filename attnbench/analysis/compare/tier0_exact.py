@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -209,9 +208,9 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
             b = growths_after.get(series)
             if b is None:
                 continue
-            rise = max(b.exact.exponent - a.exact.exponent, b.last - a.last, key=abs)
-            classes, ends = (a.exact.growth, b.exact.growth), (a.exact.sizes[0], a.exact.sizes[-1])
-            order = 0 if UNDECIDED in classes else GROWTHS.index(classes[1]) - GROWTHS.index(classes[0])
+            rise = b.exponent - a.exponent  # between the largest sizes, where a new term of higher order shows first
+            decided = UNDECIDED not in (a.growth, b.growth)
+            order = GROWTHS.index(b.growth) - GROWTHS.index(a.growth) if decided else 0
             worse = rise >= EXPONENT_RISE or (order > 0 and rise > 0.1)
             better = rise <= -EXPONENT_RISE or (order < 0 and rise < -0.1)
             yield Finding(
@@ -223,31 +222,15 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
                 verdict="more" if worse else "less" if better else "same",
                 regression=worse and gate is not None,
                 threshold=0.0 if gate is not None else None,
-                reason=f"exponent {a.last:.2f} → {b.last:.2f} between the largest of {' … '.join(map(str, ends))}",
+                reason=f"exponent {a.exponent:.2f} → {b.exponent:.2f} between {a.sizes[0]} and {a.sizes[1]}",
             )
 
 
-@dataclass(frozen=True)
-class _Growth:
-    """How a figure of a series grows.
-
-    Args:
-        last: the slope between the two largest sizes, where a new term of higher order shows first.
-    """
-
-    exact: ExactGrowth
-    last: float
-
-    def __str__(self) -> str:
-        exponent = f"N^{self.exact.exponent:.2f}"
-        return exponent if self.exact.growth == UNDECIDED else f"{self.exact.growth} ({exponent})"
-
-
-def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Growth]:
+def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], ExactGrowth]:
     """By series and panel, the growth of a metric over three sizes at least. keys: of the cells that count."""
     values = quantity(run, metric)
     results = run.results[run.results["key"].isin(keys)]
-    growths: dict[tuple[str, str], _Growth] = {}
+    growths: dict[tuple[str, str], ExactGrowth] = {}
     if results.empty:
         return growths
     for panel in panels(results):
@@ -255,8 +238,6 @@ def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], _Gr
             points, _ = values.growing(series)
             growth = exact_growth(points) if len({size for size, _ in points}) >= 3 else None
             if growth is not None:
-                *_, (n, a), (m, b) = dict(points).items()  # 14×28 and 28×14 are one size
-                last = (b.level - a.level) / math.log(m / n)
                 identity = f"{series.operator}:{series.impl} {series.params}"
-                growths[identity, panel.title] = _Growth(growth, last)
+                growths[identity, panel.title] = growth
     return growths
