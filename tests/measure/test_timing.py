@@ -1,4 +1,4 @@
-"""How calls are timed and samples judged, on a host clock, a GPU and CUDA events that only pretend."""
+"""How calls are timed, on a host clock, a GPU and CUDA events that only pretend."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from attnbench.measure.device import Device, cpu, cuda
-from attnbench.measure.metrics import wall_time
-from attnbench.measure.worker import timing as clock
+from attnbench.measure.protocol import SampleAnswer
+from attnbench.measure.worker import block, clocks
+from attnbench.measure.worker.block import MOST_CALLS, SAMPLE_S, UNTIMED_CALLS, Member
 from attnbench.measure.worker.prepared_cell import Spent
-from attnbench.measure.worker.visit import Bench
-from attnbench.plan.settings import Measure
 
-MEASURE = Measure(within_process_precision=0.0, min_samples=5, max_samples=20, max_time_s=1.0)
+NEVER = 10**9
+"""Samples before the first that is checked."""
 
 
 class Machine:
@@ -56,6 +56,7 @@ class Machine:
         return SimpleNamespace(
             cell=SimpleNamespace(mode="fwd"),
             calls=(self.call, self.call),
+            sets=((), ()),
             device=device,
             spent=Spent(),
             synchronise=lambda: None,
@@ -67,89 +68,119 @@ class Machine:
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
     def made(*given: Any, **more: Any) -> Machine:
         machine = Machine(*given, **more)
-        monkeypatch.setattr(clock, "perf_counter", lambda: machine.now)
-        monkeypatch.setattr(cuda, "perf_counter", lambda: machine.now)
+        for module in (block, clocks, cuda):
+            monkeypatch.setattr(module, "perf_counter", lambda: machine.now)
         monkeypatch.setattr(cuda, "gpu", lambda: machine)
-        monkeypatch.setattr(clock, "_involuntary_switches", lambda: 0)
+        monkeypatch.setattr(clocks, "_involuntary_switches", lambda: 0)
         return machine
 
     return made
+
+
+def member(machine: Machine, call_s: float, device: Device = cuda.DEVICE) -> Member:
+    """One that is never checked, and of which the host's clock alone takes samples."""
+    subject = machine.subject(device)
+    checks: Any = SimpleNamespace(short=call_s < block.SHORT_CALL_S, known=(0, 1), awaited=lambda: None)
+    return Member(subject, checks, {"wall": clocks.host_clock(subject)}, call_s, _checked=NEVER)
+
+
+def sampled(machine: Machine, call_s: float, device: Device = cuda.DEVICE) -> SampleAnswer:
+    return block._sample(member(machine, call_s, device))
+
+
+@pytest.mark.parametrize(
+    ("call_s", "untimed", "timed"),
+    [(1e-3, 2, 8), (3e-3, 2, 4), (0.9e-2, 2, 2), (1e-2, 0, 1), (0.3, 0, 1), (2e-4, 2, 8)],
+)
+def test_a_sample_is_warm_and_lasts_ten_milliseconds_or_eight_calls(
+    pretend: Callable[..., Machine], call_s: float, untimed: int, timed: int
+) -> None:
+    machine = pretend(lambda call: 3 * call_s if call == 0 else call_s)
+    of = member(machine, call_s)
+    if not untimed:
+        machine.call()  # the first call of all would be in a sample
+    answer = block._sample(of)
+    assert len(answer.samples) == timed
+    assert machine.calls == (untimed or 1) + timed
+    assert [seconds for _, seconds, _ in answer.samples] == pytest.approx([call_s] * timed), "the cold call is in none"
+
+
+def test_the_first_call_of_a_turn_would_be_in_the_samples_were_it_not_warm(
+    pretend: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    monkeypatch.setattr(Member, "_warm", lambda member: None)
+    machine = pretend(lambda call: 3e-3 if call == 0 else 1e-3)
+    assert sampled(machine, 1e-3).samples[0][1] == pytest.approx(3e-3)
+
+
+def test_short_calls_are_timed_in_batches_of_whole_rotations(pretend: Callable[..., Machine]) -> None:
+    machine = pretend(lambda call: 1e-5)
+    answer = sampled(machine, 1e-5)
+    assert len(answer.samples) == MOST_CALLS
+    size, rest = divmod(machine.calls - UNTIMED_CALLS, MOST_CALLS)
+    assert (size, rest) == (10, 0)
+    assert [seconds for _, seconds, _ in answer.samples] == pytest.approx([1e-5] * MOST_CALLS)
+    assert [clocks.batch_of(call_s, 3) for call_s in (1e-4, 0.9e-4, 3e-5, 1e-6)] == [1, 3, 3, 102]
+
+
+def test_a_call_that_was_slow_once_is_not_taken_for_a_long_one_for_ever(pretend: Callable[..., Machine]) -> None:
+    machine = pretend(lambda call: 1e-3)
+    of = member(machine, 0.05)
+    assert len(block._sample(of).samples) == MOST_CALLS
+    assert machine.calls == MOST_CALLS
+    block._sample(of)
+    assert machine.calls == 2 * MOST_CALLS + UNTIMED_CALLS
 
 
 def half_throttled(sample: int) -> list[str]:
     return ["throttled"] if sample % 2 else []
 
 
-def slow_while_throttled(call: int) -> float:
-    return 2e-3 if call % 2 else 1e-3
-
-
 @pytest.mark.parametrize(
-    ("flags", "median", "lost"), [(half_throttled, 1e-3, 19), (lambda sample: [], 1.5e-3, 0)], ids=["told", "untold"]
+    ("flags", "lost", "throttled"),
+    [
+        (half_throttled, 4, False),
+        (lambda sample: [], 0, False),
+        (lambda sample: ["throttled"], 8, True),
+        (lambda sample: ["capped"], 0, False),
+    ],
+    ids=["half", "none", "all", "capped"],
 )
-def test_throttled_samples_are_kept_and_count_for_nothing(
-    pretend: Callable[..., Machine], flags: Callable[[int], list[str]], median: float, lost: int
+def test_throttled_samples_are_kept_and_said(
+    pretend: Callable[..., Machine], flags: Callable[[int], list[str]], lost: int, throttled: bool
 ) -> None:
-    """The second case is the control: a GPU that does not say so gives a slower time."""
-    machine = pretend(slow_while_throttled, flags)
-    timing = clock.wall_time(machine.subject(), MEASURE, 1e-3)
-    assert timing.centre.median == pytest.approx(median)
-    assert [told for _, told in timing.samples].count("") == MEASURE.max_samples
-    assert [told for _, told in timing.samples].count("throttled") == lost
-    assert not timing.throttled
+    answer = sampled(pretend(lambda call: 1e-3, flags), 1e-3)
+    assert len(answer.samples) == MOST_CALLS
+    assert sum(told == "throttled" for _, _, told in answer.samples) == lost
+    assert answer.throttled is throttled
 
 
-def test_a_power_cap_is_noted_and_not_discarded(pretend: Callable[..., Machine]) -> None:
-    machine = pretend(lambda call: 1e-3, lambda sample: ["capped"])
-    timing = clock.wall_time(machine.subject(), MEASURE, 1e-3)
-    assert {told for _, told in timing.samples} == {"capped"}
-    assert (timing.stopped, timing.throttled) == ("precise", False)
-
-
-@pytest.mark.parametrize("seconds", [1e-6, 1e-3, 0.7])
-def test_a_clock_that_is_never_steady_ends_the_visit_with_a_warning(
-    pretend: Callable[..., Machine], seconds: float
-) -> None:
-    machine = pretend(lambda call: seconds, lambda sample: ["throttled"])
-    timing = clock.wall_time(machine.subject(), MEASURE, seconds)
-    assert timing.stopped == "throttled"
-    assert timing.throttled
-    assert len(timing.samples) <= 2 * MEASURE.max_samples
-    assert machine.now <= 2 * MEASURE.max_time_s + seconds
-    bench = Bench(machine.subject(), MEASURE)
-    assert bench.keep(wall_time.METRIC, timing)["wall_time_s"] == pytest.approx(seconds)
-    assert bench.warnings == [f"the GPU's clock was throttled: all {len(timing.samples)} samples of wall time"]
-    steady = clock.wall_time(pretend(lambda call: seconds).subject(), MEASURE, seconds)
-    assert bench.keep(wall_time.METRIC, steady)
-    assert len(bench.warnings) == 1
-
-
-def test_a_sample_that_lost_the_processor_is_marked_and_counts(
+def test_a_sample_that_lost_the_processor_is_marked(
     pretend: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = pretend(lambda call: 1e-3)
-    monkeypatch.setattr(clock, "_involuntary_switches", lambda: machine.calls // 4)
-    timing = clock.wall_time(machine.subject(cpu.DEVICE), MEASURE, 1e-3)
-    assert [told for _, told in timing.samples[:8]] == ["", "", "", "switched"] * 2
-    assert timing.centre.median == pytest.approx(1e-3)
+    monkeypatch.setattr(clocks, "_involuntary_switches", lambda: (machine.calls - UNTIMED_CALLS) // 4)
+    answer = sampled(machine, 1e-3, cpu.DEVICE)
+    assert [told for _, _, told in answer.samples] == ["", "", "", "switched"] * 2
     assert machine.asked == 0, "no GPU is asked on a CPU"
 
 
 @pytest.mark.parametrize(
-    ("clocks", "seconds"),
+    ("rates", "seconds"),
     [
-        ((None,), 0.05),
-        ((1980,), 2 * 0.05),
-        ((300, 900, 1500, 1980, 1980), 5 * 0.05),
-        (tuple(range(300, 90_000, 300)), clock.CLOCK_UP_S),
+        ((None,), 0.0),
+        ((1980,), 1 * clocks.WARM_UP_S),
+        ((300, 900, 1500, 1980, 1980), 4 * clocks.WARM_UP_S),
+        (tuple(range(300, 90_000, 300)), clocks.CLOCK_UP_S),
     ],
     ids=["unknown", "steady", "rising", "for ever"],
 )
-def test_warm_up_lasts_until_the_clock_is_up_and_no_longer_than_its_limit(
-    pretend: Callable[..., Machine], clocks: tuple[int | None, ...], seconds: float
+def test_warming_up_lasts_until_the_clock_is_up_and_no_longer_than_its_limit(
+    pretend: Callable[..., Machine], rates: tuple[int | None, ...], seconds: float
 ) -> None:
-    machine = pretend(lambda call: 1e-3 if call else 0.5e-3, clocks=clocks)
-    assert clock.warm_up(machine.subject(), 0.05) == pytest.approx(0.5e-3)
+    machine = pretend(lambda call: 1e-3, clocks=rates)
+    clocks.raise_clock(machine.subject())
     assert machine.now == pytest.approx(seconds, rel=0.05)
 
 
@@ -191,14 +222,21 @@ def test_device_time_flushes_before_and_queues_behind_a_bounded_sleep(
     machine = pretend(lambda call: 1e-3)
     pretended = Cuda(machine)
     monkeypatch.setattr(cuda, "torch", pretended)
-    monkeypatch.setattr(clock, "grad_mode", lambda mode: nullcontext())
-    timing = clock.device_time(machine.subject(), MEASURE, estimate)
-    assert machine.done[:5] == ["flush", "sleep", "record", "call", "record"]
-    assert machine.done == machine.done[:5] * len(timing.samples)
-    assert {told for _, told in timing.samples} == {flags}
-    assert timing.centre.median == pytest.approx(1e-3)
+    monkeypatch.setattr(block, "grad_mode", lambda mode: nullcontext())
+    timer = clocks.device_clock(machine.subject(), estimate)
+    assert timer is not None
+    of = member(machine, estimate)
+    of.timers = {"device": timer}
+    samples = block._sample(of).samples
+    order = machine.done[UNTIMED_CALLS:]
+    assert order[:5] == ["flush", "sleep", "record", "call", "record"]
+    assert order == order[:5] * len(samples), "single calls, however short"
+    assert {told for _, _, told in samples} == {flags}
+    assert [seconds for _, seconds, _ in samples] == pytest.approx([1e-3] * MOST_CALLS)
     assert all(estimate < seconds <= cuda.QUEUE_S for seconds in pretended.slept)
-    clock.device_time(machine.subject(), MEASURE, 60.0)
+    long = clocks.device_clock(machine.subject(), 60.0)
+    assert long is not None
+    long.sample([machine.call])
     assert max(pretended.slept) == cuda.QUEUE_S
 
 
@@ -208,6 +246,21 @@ def test_an_impl_that_synchronises_inside_is_not_held_back(
     machine = pretend(lambda call: 1e-3)
     pretended = Cuda(machine)
     monkeypatch.setattr(cuda, "torch", pretended)
-    timing = clock.device_time(machine.subject(synchronises=True), MEASURE, 1e-4)
+    timer = clocks.device_clock(machine.subject(synchronises=True), 1e-4)
+    assert timer is not None
+    assert timer.sample([machine.call]) == (pytest.approx(1e-3), [])
     assert not pretended.slept
-    assert {told for _, told in timing.samples} == {""}
+
+
+def test_both_clocks_of_a_device_take_samples_in_a_turn(
+    pretend: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = pretend(lambda call: 4e-3)
+    monkeypatch.setattr(cuda, "torch", Cuda(machine))
+    of = member(machine, 4e-3)
+    timer = clocks.device_clock(of.subject, 4e-3)
+    assert timer is not None
+    of.timers["device"] = timer
+    names = [name for name, _, _ in block._sample(of).samples]
+    assert names == ["wall"] * 3 + ["device"] * 3
+    assert SAMPLE_S <= 3 * 4e-3
