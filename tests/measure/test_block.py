@@ -13,7 +13,7 @@ import torch
 
 from attnbench.measure.protocol import CellAnswer, FinishRequest, PreparedAnswer, PrepareRequest, SampleRequest
 from attnbench.measure.worker import block as blocks
-from attnbench.measure.worker import visiting
+from attnbench.measure.worker import checking
 from attnbench.measure.worker.block import Block
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import bytes_of
@@ -70,7 +70,7 @@ def test_gradients_have_one_cotangent_whatever_the_set(block: Block) -> None:
 
 def test_a_check_says_what_a_member_would_hold() -> None:
     of = cell("softmax")
-    checked = visiting.make_visit(blocks_check(of))
+    checked = checking.make_visit(blocks_check(of))
     assert checked.metrics["held_bytes"] == 3 * SET + SET // 3, "three sets, and the outputs of a call"
 
 

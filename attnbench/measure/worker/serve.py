@@ -131,7 +131,7 @@ def _answer(request: Request[Answer], block: Block) -> Answer:
 
         return RatesAnswer(rates(device_of(request.device), request.dtypes))
     assert isinstance(request, (CheckRequest, VisitRequest))
-    from attnbench.measure.worker.visiting import make_visit
+    from attnbench.measure.worker.checking import make_visit
 
     block.release()
     return make_visit(request)
