@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from attnbench.measure.device.cpu import DEVICE as CPU
+from attnbench.measure.worker.block import Member
 from attnbench.measure.worker.forecast import forecast_of
+from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
-from attnbench.measure.worker.visit import Bench
-from attnbench.plan.settings import Measure
+from attnbench.measure.worker.timed_checks import TimedChecks
 from attnbench.problem import Cell, Dtype, Mode, Problem, Scope
 from attnbench.registry import operators, resolve
 
@@ -33,5 +34,10 @@ def subject(
     return subject_of(cell, source, CPU, 2**32, forecast_of(replace(cell, impl="reference"), source))
 
 
-def bench(of: Subject) -> Bench:
-    return Bench(of, Measure(rounds=1, min_samples=5, max_samples=32, max_time_s=0.05))
+def member(of: Subject, tolerance: float | None = None) -> Member:
+    """A cell as a member of a block of its own, called and ready to be sampled."""
+    pool = InputPool()
+    shared = replace(of, share=pool.share)
+    made = Member(shared, TimedChecks(shared, pool, {}, tolerance))
+    made.prepare()
+    return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from attnbench.errors import BadInput, printable
 from attnbench.plan.settings import Limits, Measure
@@ -28,12 +28,6 @@ FATAL: tuple[Status, ...] = ("oom", "crashed")
 
 THROTTLED = "throttled"
 """The flag of a sample taken while the GPU's clock was held down: stored, but left out of every figure."""
-
-Phase = Literal["check", "time"]
-"""What a visit is for: `check` in round 0, `time` in every later one."""
-
-_PHASE_WORDS: dict[Phase, str] = {"check": "visit_check", "time": "visit_time"}
-"""What a `VisitRequest` is known by."""
 
 
 class WorkerLost(Exception):
@@ -588,62 +582,6 @@ class ReleaseRequest(Request[ReleasedAnswer]):
         return ReleasedAnswer(restart=_flag(message, "restart"))
 
 
-@dataclass(frozen=True)
-class VisitRequest(Request[VisitAnswer]):
-    """One visit of a cell.
-
-    Args:
-        phase: what it is for.
-        cell: what is called.
-        measure: how it is timed.
-        device: where.
-        operators_from: a user's own files and packages.
-        memory_limit: bytes that the cell may need.
-        host_limit: bytes that the process may allocate beside what it has; None: no limit.
-        forecast: what its shapes tell, for a check.
-        tolerance: the bound of its check, over the largest value; None: not known.
-        answers: fingerprints of the outputs that were checked, one for each input set.
-    """
-
-    phase: Phase
-    cell: Cell
-    measure: Measure
-    device: str
-    operators_from: tuple[str, ...]
-    memory_limit: int
-    host_limit: int | None
-    forecast: Forecast = NOTHING_KNOWN
-    tolerance: float | None = None
-    answers: tuple[float, ...] = ()
-    runs_operators: ClassVar[bool] = True
-
-    def to_json(self) -> dict[str, Any]:
-        """See `Request`."""
-        values = _as_json(self)
-        return {"do": _PHASE_WORDS[values.pop("phase")], **values}
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> VisitRequest:
-        """The request of a message."""
-        phase: Phase = "time" if message["do"] == _PHASE_WORDS["time"] else "check"
-        return cls(
-            phase=phase,
-            cell=cell_of(message["cell"]),
-            measure=Measure(**message["measure"]),
-            device=message["device"],
-            operators_from=tuple(message["operators_from"]),
-            memory_limit=message["memory_limit"],
-            host_limit=message["host_limit"],
-            forecast=Forecast(**message["forecast"]),
-            tolerance=message["tolerance"],
-            answers=tuple(message["answers"]),
-        )
-
-    def read(self, message: Mapping[str, Any]) -> VisitAnswer:
-        """See `Request`."""
-        return VisitAnswer.from_json(message)
-
-
 _REQUESTS: dict[str, Callable[[Mapping[str, Any]], Request[Answer]]] = {
     SupportRequest.word: SupportRequest.from_json,
     ForecastRequest.word: ForecastRequest.from_json,
@@ -655,7 +593,6 @@ _REQUESTS: dict[str, Callable[[Mapping[str, Any]], Request[Answer]]] = {
     SampleRequest.word: SampleRequest.from_json,
     FinishRequest.word: FinishRequest.from_json,
     ReleaseRequest.word: ReleaseRequest.from_json,
-    **dict.fromkeys(_PHASE_WORDS.values(), VisitRequest.from_json),
 }
 """By the word that a message has under `do`."""
 

@@ -33,9 +33,6 @@ class Measure:
     min_turns: int = 6
     max_turns: int = 24
     max_time_s: float = 0.5
-    within_process_precision: float = 0.02
-    min_samples: int = 5
-    max_samples: int = 1000
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,19 @@ METRIC = '''"""Processor time of one call, of all threads."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import process_time
 from typing import TYPE_CHECKING
 
 from attnbench.metric import Metric
 
 if TYPE_CHECKING:
-    from attnbench.measure.worker.visit import Bench
-
-CALLS = 20
+    from attnbench.measure.worker.clocks import Call, Clock
+    from attnbench.measure.worker.prepared_cell import Subject
 
 METRIC = Metric(
     column="cpu_time_s",
-    columns={"cpu_time_s": float, "cpu_time_low_s": float, "cpu_time_high_s": float},
+    columns=dict.fromkeys(("cpu_time_s", "cpu_time_low_s", "cpu_time_high_s", "cpu_time_median_s"), float),
     unit="s",
     meaning="Processor time of one call, of all threads.",
     title="CPU time",
@@ -42,19 +42,17 @@ METRIC = Metric(
 )
 
 
-def timed(bench: Bench) -> dict[str, float]:
-    """The median of this visit's samples, with its within-process interval."""
-    from attnbench.measure.worker import timing
+def timer(subject: Subject, call_s: float) -> Clock:
+    """Samples by the process's clock."""
+    from attnbench.measure.worker.clocks import Clock
 
-    call = bench.subject.calls[0]
-
-    def sample(index: int) -> tuple[float, str]:
+    def sample(calls: Sequence[Call]) -> tuple[float, list[str]]:
         start = process_time()
-        for _ in range(CALLS):
+        for call in calls:
             call()
-        return (process_time() - start) / CALLS, ""
+        return process_time() - start, []
 
-    return bench.keep(METRIC, timing.collect(bench.subject, bench.measure, sample))
+    return Clock(sample)
 '''
 SUITE = """
 operators: [softmax, linear_transformer]
@@ -132,7 +130,7 @@ def test_it_is_stored_behind_the_others_and_shown(tree: Path, run: Path) -> None
     assert "least busy" not in printed, "there is one exact softmax alone"
     with (run / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[-3:] == ["cpu_time_s", "cpu_time_low_s", "cpu_time_high_s"]
+    assert list(rows[0])[-4:] == ["cpu_time_s", "cpu_time_low_s", "cpu_time_high_s", "cpu_time_median_s"]
     for row in rows:
         assert 0 < float(row["cpu_time_low_s"]) <= float(row["cpu_time_s"]) <= float(row["cpu_time_high_s"])
     clocks = {line.split(",")[4] for line in (run / "samples.csv").read_text(encoding="utf-8").splitlines()}

@@ -14,7 +14,6 @@ from attnbench.measure.worker.prepared_cell import subject_of
 from attnbench.measure.worker.visit import Bench
 from attnbench.outputs._run_tables import parts
 from attnbench.plan.operator_facts import definitions
-from attnbench.plan.settings import Measure
 from attnbench.problem import Cell, Problem
 from attnbench.registry import operators
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
@@ -241,7 +240,7 @@ def test_an_own_operator_that_hides_its_square_is_shown(
     cells = []
     for n in SIZES:
         what = Cell(own.stem, "reference", "core", "fwd", Problem(n, 32, 2), {})
-        made = Bench(subject_of(what, source, CPU, 2**32, forecast_of(what, source)), Measure())
+        made = Bench(subject_of(what, source, CPU, 2**32, forecast_of(what, source)))
         cells.append((what, 1.0, flops.check(made)))
     found = summarise(run_of(visits_of(cells), definitions([c for c, _, _ in cells], [str(own)])), ["flops"])
     grown = line(found, own.stem, "flops")

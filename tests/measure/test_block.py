@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from attnbench.measure.protocol import CellAnswer, FinishRequest, PreparedAnswer, PrepareRequest, SampleRequest
+from attnbench.measure.protocol import (
+    CellAnswer,
+    CheckRequest,
+    FinishRequest,
+    PreparedAnswer,
+    PrepareRequest,
+    SampleRequest,
+)
 from attnbench.measure.worker import block as blocks
 from attnbench.measure.worker import checking
 from attnbench.measure.worker.block import Block
 from attnbench.measure.worker.input_pool import InputPool
-from attnbench.measure.worker.prepared_cell import bytes_of
 from attnbench.problem import Cell, Mode, Problem
 from attnbench.registry import operators, resolve
 from tests.measuring import subject
@@ -53,15 +59,16 @@ def visited(block: Block, of: Cell, turns: int = 10) -> CellAnswer:
 
 
 def test_members_share_equal_data_and_hold_parameters_once(block: Block) -> None:
-    first, second, third = (prepared(block, cell(name)) for name in ("softmax", "linear_transformer", "linformer"))
-    assert first.held_bytes == 3 * SET
-    assert second.held_bytes == 0
-    parameters = bytes_of(subject("linformer").sets[0].parameters.values())
-    assert third.held_bytes == parameters > 0
+    first, second = (prepared(block, cell(name)) for name in ("softmax", "linear_transformer"))
+    assert (first.held_bytes, second.held_bytes) == (3 * SET, 0)
     tensors = [member.subject.sets[1].data["q"] for member in block._members.values()]
     assert len({tensor.data_ptr() for tensor in tensors}) == 1
-    assert len({id(tensor) for tensor in tensors}) == 3, "an object, and a version counter, of its own each"
+    assert len({id(tensor) for tensor in tensors}) == 2, "an object, and a version counter, of its own each"
     assert prepared(block, cell("softmax", seq_len=48)).held_bytes > 0, "the control: other values"
+    packs = [Cell("cheating", impl, "core", "fwd", Problem(N, C), {}) for impl in ("honest", "packs_parameters")]
+    one, other = (block.prepare(PrepareRequest(of, "cpu", ("tests.cheats",), 2**30, None)) for of in packs)
+    weights = 4 * C * C
+    assert (one.held_bytes, other.held_bytes) == (SET + weights, weights), "of three sets one"
 
 
 def test_gradients_have_one_cotangent_whatever_the_set(block: Block) -> None:
@@ -70,14 +77,8 @@ def test_gradients_have_one_cotangent_whatever_the_set(block: Block) -> None:
 
 def test_a_check_says_what_a_member_would_hold() -> None:
     of = cell("softmax")
-    checked = checking.make_visit(blocks_check(of))
+    checked = checking.check(CheckRequest(of, "cpu", (), 2**30, None))
     assert checked.metrics["held_bytes"] == 3 * SET + SET // 3, "three sets, and the outputs of a call"
-
-
-def blocks_check(of: Cell) -> Any:
-    from attnbench.measure.protocol import CheckRequest
-
-    return CheckRequest(of, "cpu", ("tests.injected",), 2**30, None)
 
 
 def test_finishing_and_releasing_free_what_is_no_longer_needed(block: Block) -> None:

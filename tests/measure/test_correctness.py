@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from attnbench.measure.device import cpu
-from attnbench.measure.worker import answers, correctness, error_bound
-from attnbench.measure.worker.fingerprints import fingerprint
+from attnbench.measure.worker import checking, correctness, error_bound
+from attnbench.measure.worker.fingerprints import digest, fingerprint
+from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Subject
+from attnbench.measure.worker.timed_checks import TimedChecks
 from attnbench.problem import MODES, Dtype, Mode, Params, Problem
-from tests.measuring import subject
+from tests.measuring import member, subject
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
 
@@ -94,16 +96,16 @@ def test_reduced_images_are_odd() -> None:
 
 
 def whole_visit(of: Subject) -> None:
-    """Both checks with many calls between them."""
+    """A check, and a visit of many calls."""
     correctness.check_impl(of)
-    first = answers.first_answers(of)
-    for _ in range(100):
-        of.perform(of.calls[0])
-    answers.check_after_timing(of, first, None)
+    timed = member(of)
+    for _ in range(10):
+        timed.sample()
+    timed.finish()
 
 
 @pytest.mark.parametrize("name", ["caches", "caches_by_place", "decays"])
-def test_cheating_impls_are_found_at_the_latest_after_timing(name: str) -> None:
+def test_cheating_impls_are_found_at_the_latest_when_they_are_timed(name: str) -> None:
     with pytest.raises(correctness.Wrong):
         whole_visit(subject("faulty", name, seq_len=48))
 
@@ -114,13 +116,30 @@ def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
 
 def test_an_answer_is_told_from_any_other() -> None:
     of = subject("softmax", mode="fwd_bwd")
-    first = answers.first_outputs(of)
-    expected = [fingerprint(outputs) for outputs in first]
-    answers.check_fingerprints(of, answers.first_outputs(subject("softmax", mode="fwd_bwd")), expected, 1e-6)
-    changed = [tuple(t.clone() for t in outputs) for outputs in first]
-    changed[1][0].view(-1)[7] += 0.01 * changed[1][0].abs().max()
+    first = checking.first_outputs(of)
+
+    def known() -> TimedChecks:
+        return TimedChecks(of, InputPool(), dict(enumerate(map(fingerprint, first))), 1e-6)
+
+    for number, outputs in enumerate(checking.first_outputs(subject("softmax", mode="fwd_bwd"))):
+        known().first(number, outputs)
+    changed = tuple(t.clone() for t in first[1])
+    changed[0].view(-1)[7] += 0.01 * changed[0].abs().max()
     with pytest.raises(correctness.Wrong, match="not the one that was checked"):
-        answers.check_fingerprints(of, changed, expected, 1e-6)
-    rolled = [(outputs[0].roll(1, dims=-2), *outputs[1:]) for outputs in first]
-    with pytest.raises(correctness.Wrong):
-        answers.check_fingerprints(of, rolled, expected, 1e-6)
+        known().first(1, changed)
+    with pytest.raises(correctness.Wrong, match="not the one that was checked"):
+        known().first(1, (first[1][0].roll(1, dims=-2), *first[1][1:]))
+    with pytest.raises(correctness.Wrong, match="not the one that was checked"):
+        known().first(0, first[1])
+
+
+@pytest.mark.parametrize("count", [0, 40, 4093, 3 * 4093 * 1024 + 5])
+def test_a_fingerprint_and_a_digest_are_of_every_value(count: int) -> None:
+    values = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    before = fingerprint((values,)), digest(values)
+    for place in {0, count // 2, count - 1} if count else ():
+        other = values.clone()
+        other[place] += 0.5
+        assert abs(fingerprint((other,)) - before[0]) * max(count, 1) ** 0.5 > 0.05
+        assert digest(other) != before[1]
+    assert (fingerprint((values.clone(),)), digest(values.clone())) == before

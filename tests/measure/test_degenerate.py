@@ -11,10 +11,11 @@ from torch import Tensor
 
 from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker import answers, correctness, error_bound
+from attnbench.measure.worker import correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.problem import MODES, Cell, Dtype, Mode, Params, Problem
 from attnbench.registry import why_not
+from tests.measuring import member
 from tests.variants import Variant, sources, variants
 
 DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16")
@@ -29,8 +30,8 @@ def tiny(variant: Variant) -> list[Problem]:
     return [*problems, variant.problem((2, 3), channels=4, heads=4, batch=1)]
 
 
-def checked_after_timing(mode: Mode, impl: str, problem: Problem) -> bool:
-    """Whether its answers are checked again as after timing: in bfloat16, whose roundings are largest; in float32 of
+def checked_when_timed(mode: Mode, impl: str, problem: Problem) -> bool:
+    """Whether its answers are checked as in timed calls: in bfloat16, whose roundings are largest; in float32 of
     impls, and of the reference with one token and with one channel.
     """
     if problem.dtype == "bfloat16":
@@ -56,15 +57,15 @@ def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
 
 @pytest.mark.parametrize("variant", variants(), ids=str)
 def test_what_is_right_passes(variant: Variant) -> None:
-    """Every impl that runs here, before timing and as after it; and what is allowed is never more than the ceiling,
+    """Every impl that runs here, in a check and as it is timed; and what is allowed is never more than the ceiling,
     whatever it is a share of. A backward pass has a forward one before it.
     """
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
         checked = correctness.check_impl(subject)
-        if checked_after_timing(mode, impl, problem):
-            answers.check_after_timing(subject, answers.first_answers(subject), checked.tolerance)
+        if checked_when_timed(mode, impl, problem):
+            member(subject, checked.tolerance).finish()
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
         assert checked.relative_error <= checked.tolerance <= factor * error_bound.CEILING[problem.dtype] * (1 + 1e-12)
 

@@ -10,19 +10,18 @@ import pytest
 import torch
 
 from attnbench.measure.device import cpu
-from attnbench.measure.metrics import energy, estimate_error, flops, peak_memory, softmax_error, wall_time
+from attnbench.measure.metrics import energy, estimate_error, flops, peak_memory, softmax_error
 from attnbench.measure.worker import operations as dispatch
-from attnbench.measure.worker import timing as clock
 from attnbench.measure.worker.prepared_cell import Subject
-from attnbench.plan.settings import Measure
+from attnbench.measure.worker.visit import Bench
 from attnbench.problem import MODES, Mode, Params, Problem
-from tests.measuring import bench, subject
+from tests.measuring import member, subject
 
 N, C, H = 64, 32, 2
 
 
 def test_eager_softmax_holds_two_n_by_n_matrices() -> None:
-    found = peak_memory.check(bench(subject("softmax")))
+    found = peak_memory.check(Bench(subject("softmax")))
     assert found["peak_memory_bytes"] == pytest.approx(4 * (N * C + 2 * H * N * N), abs=256)
     assert found["input_bytes"] == 3 * 4 * N * C
     assert found["parameter_bytes"] == 0
@@ -36,27 +35,27 @@ def test_peak_memory_repeats_to_the_byte_whatever_came_before(name: str, mode: M
     def peak() -> float:
         of = subject(name, mode=mode)
         of.perform(of.calls[0])
-        return peak_memory.check(bench(of))["peak_memory_bytes"]
+        return peak_memory.check(Bench(of))["peak_memory_bytes"]
 
     alone = peak()
     large = subject("softmax", seq_len=1024)
     large.perform(large.calls[0])
-    peak_memory.check(bench(large))
+    peak_memory.check(Bench(large))
     assert peak() == alone
 
 
 def test_a_kept_temporary_shows_in_the_peak() -> None:
     of = subject("softmax")
-    plain = peak_memory.check(bench(of))["peak_memory_bytes"]
+    plain = peak_memory.check(Bench(of))["peak_memory_bytes"]
     kept: list[torch.Tensor] = []
     reference = of.call
     object.__setattr__(of, "call", lambda *a, **k: kept.append(torch.zeros(2**16)) or reference(*a, **k))
-    assert peak_memory.check(bench(of))["peak_memory_bytes"] >= plain + 4 * 2**16
+    assert peak_memory.check(Bench(of))["peak_memory_bytes"] >= plain + 4 * 2**16
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_flops_are_stated_and_counted_alike(mode: Mode) -> None:
-    of = bench(subject("softmax", mode=mode))
+    of = Bench(subject("softmax", mode=mode))
     found = flops.check(of)
     assert found["flops"] == found["reference_flops"] == found["flops_counted"] > 0
     assert not of.warnings
@@ -66,7 +65,7 @@ def test_a_count_that_differs_from_the_stated_one_is_said() -> None:
     of = subject("softmax")
     forecast = type(of.forecast)(flops_counted=12)
     object.__setattr__(of, "forecast", forecast)
-    made = bench(of)
+    made = Bench(of)
     flops.check(made)
     assert "torch counted 12" in made.warnings[0]
 
@@ -74,67 +73,35 @@ def test_a_count_that_differs_from_the_stated_one_is_said() -> None:
 def test_a_count_that_is_missing_is_empty_and_named() -> None:
     of = subject("softmax")
     object.__setattr__(of, "forecast", type(of.forecast)())
-    made = bench(of)
+    made = Bench(of)
     assert "flops_counted" not in flops.check(made)
     assert "flops_counted is empty" in made.notes[0]
 
 
 def test_what_torch_cannot_count_is_stored_beside_the_count() -> None:
-    found = flops.check(bench(subject("fnet")))
+    found = flops.check(Bench(subject("fnet")))
     assert found["flops_uncounted"] == found["reference_flops"] > 0
     assert "flops_counted" not in found
-    assert flops.check(bench(subject("softmax")))["flops_uncounted"] == 0
+    assert flops.check(Bench(subject("softmax")))["flops_uncounted"] == 0
 
 
 def test_a_count_where_nothing_should_be_countable_is_kept() -> None:
     of = subject("fnet")
     object.__setattr__(of, "forecast", type(of.forecast)(flops_counted=12))
-    made = bench(of)
+    made = Bench(of)
     assert flops.check(made)["flops_counted"] == 12
     assert "torch counted 12" in made.warnings[0]
 
 
-def test_short_calls_are_timed_in_blocks_of_whole_rotations() -> None:
-    of = subject("identity")
-    estimate = clock.warm_up(of, seconds=0.01)
-    assert estimate < clock.BLOCK_S
-    calls = 0
-    inner = of.calls
-
-    def counted(call):  # type: ignore[no-untyped-def]
-        def run() -> tuple[torch.Tensor, ...]:
-            nonlocal calls
-            calls += 1
-            return call()  # type: ignore[no-any-return]
-
-        return run
-
-    of.__dict__["calls"] = tuple(counted(call) for call in inner)
-    timing = clock.wall_time(of, Measure(min_samples=5, max_samples=5, max_time_s=1.0), estimate)
-    assert len(timing.samples) == 5
-    block = calls // 5
-    assert calls == 5 * block
-    assert block % len(inner) == 0
-    assert block * estimate > clock.BLOCK_S / 2
-
-
 def test_wall_time_of_a_known_sleep() -> None:
-    made = bench(subject("faulty", "slow"))
-    made.estimate = clock.warm_up(made.subject, seconds=0.0)
-    found = wall_time.timed(made)
-    assert 0.02 <= found["wall_time_s"] < 0.2
-    assert all(name == "wall" and seconds >= 0.02 for name, seconds, _ in made.samples)
-
-
-def test_a_limit_that_won_is_said() -> None:
-    made = bench(subject("faulty", "slow"))
-    made.estimate = 0.02
-    wall_time.timed(made)
-    assert "max_time came before ±2.0%" in made.notes[0]
+    timed = member(subject("faulty", "slow"))
+    samples = timed.sample()
+    assert [name for name, _, _ in samples] == ["wall"]
+    assert 0.02 <= samples[0][1] < 0.2
 
 
 def test_no_energy_without_a_counter() -> None:
-    assert energy.timed(bench(subject("softmax"))) == {}
+    assert energy.finish(Bench(subject("softmax"))) == {}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +121,7 @@ def test_energy_is_what_the_counter_moves_by_call(
         return None if per_call is None else 1e6 + per_call * calls
 
     monkeypatch.setattr(energy, "SPAN_S", 0.01)
-    made = bench(subject("softmax"))
+    made = Bench(subject("softmax"))
     pretended = SimpleNamespace(
         device=replace(cpu.DEVICE, energy_j=energy_j, energy_step_j=1e-3),
         spent=made.subject.spent,
@@ -163,7 +130,7 @@ def test_energy_is_what_the_counter_moves_by_call(
         synchronise=lambda: None,
     )
     object.__setattr__(made, "subject", pretended)
-    told = energy.timed(made)
+    told = energy.finish(made)
     if found is None:
         assert told == {}
     else:
@@ -191,7 +158,7 @@ ERRORS, MEANS = list(CURVE.columns.values()), list(CURVE.beside.values())
 
 
 def errors(of: Subject) -> dict[str, float]:
-    return softmax_error.check(bench(of))
+    return softmax_error.check(Bench(of))
 
 
 def answering(of: Subject, call: object) -> Subject:
@@ -231,7 +198,7 @@ def test_softmax_error_means_the_same_for_every_operator() -> None:
     performer, rfa = (errors(subject(name)) for name in ("performer", "rfa"))
     assert [performer[name] for name in MEANS] == [rfa[name] for name in MEANS]
     assert all(value < 1e-6 for name, value in errors(answering(subject("rfa"), exact)).items() if name in ERRORS)
-    own = estimate_error.check(bench(subject("rfa", m=256)))["estimate_error"]
+    own = estimate_error.check(Bench(subject("rfa", m=256)))["estimate_error"]
     assert own < 0.1, "near its own kernel"
     assert errors(subject("rfa", m=256))["softmax_error_at_4"] > 0.5, "and far from softmax where that concentrates"
     assert errors(subject("performer", m=2048))["softmax_error_at_0.25"] < 0.2
@@ -243,13 +210,13 @@ def test_what_estimates_nothing_has_no_softmax_error() -> None:
     assert errors(subject("performer", scope="layer")) == {}
     gated = subject("rfa", causal=True)
     assert errors(gated) == {}, "the gate makes it another function"
-    assert estimate_error.check(bench(gated)).keys() == {"estimate_error"}
+    assert estimate_error.check(Bench(gated)).keys() == {"estimate_error"}
     assert errors(subject("rfa", causal=True, gate="none")).keys() == {*ERRORS, *MEANS}
-    assert estimate_error.check(bench(subject("performer"))) == {}, "its map is softmax attention"
+    assert estimate_error.check(Bench(subject("performer"))) == {}, "its map is softmax attention"
 
 
 def test_an_error_that_is_not_finite_is_empty_and_named() -> None:
-    made = bench(answering(subject("performer"), lambda *a, v, **t: v * float("inf")))
+    made = Bench(answering(subject("performer"), lambda *a, v, **t: v * float("inf")))
     assert softmax_error.check(made).keys() == set(MEANS)
     assert "no finite" in made.notes[0]
     assert "softmax_error_at_4" in made.notes[0]

@@ -9,8 +9,8 @@ from attnbench.measure.metrics import peak_memory
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.fake_memory import predict
 from attnbench.measure.worker.prepared_cell import subject_of
+from attnbench.measure.worker.visit import Bench
 from attnbench.problem import MODES, Cell, Mode, canonical_params
-from tests.measuring import bench
 from tests.variants import Variant, sources, variants
 
 SCRATCH = {
@@ -42,7 +42,7 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
     of = subject_of(cell, sources()[variant.name], CPU, 2**33, Forecast())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
     predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
-    return predicted, int(peak_memory.check(bench(of))["peak_memory_bytes"])
+    return predicted, int(peak_memory.check(Bench(of))["peak_memory_bytes"])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -35,7 +35,6 @@ from attnbench.measure.protocol import (
     SupportAnswer,
     SupportRequest,
     VisitAnswer,
-    VisitRequest,
     WorkerLost,
     answer_to,
     check_ready,
@@ -49,7 +48,6 @@ MEASURE = Measure(rounds=2, max_time_s=0.5)
 OWN = ("mine.py", "package")
 GATE = Gate({"flops": 0.0}, (Threshold({"operator": "a*"}, {"wall_time": 0.1}),))
 EXPANSION = Expansion("s", "name: s", ("sdpa",), MEASURE, Limits(budget_s=9.0), GATE, (CELL,), {"exact": ["softmax"]})
-VISIT = VisitRequest("time", CELL, MEASURE, "cpu", OWN, 2**30, None, Forecast(1, 2, 3), 1e-6, (0.5, 0.25))
 CHECK = CheckRequest(CELL, "cpu", OWN, 2**30, None, Forecast(1, 2, 3))
 PREPARE = PrepareRequest(CELL, "cpu", OWN, 2**30, 2**31, 1e-6, (0.5, 0.25))
 SAMPLE = SampleRequest(CELL.key)
@@ -63,7 +61,7 @@ SENT: list[tuple[Any, Any]] = [
     (RatesRequest("cpu", ("float32",)), RatesAnswer({"copy_bytes_per_s": 1e9})),
     (ExpansionRequest("t", "w", "/d", "n", OWN, ("a,b",), ("sdpa",), lenient=True), ExpansionAnswer(EXPANSION)),
     (ExpansionRequest("t", "w", "/d", "n", ()), ExpansionAnswer(refused="t: no such operator")),
-    (VISIT, VisitAnswer("ok", "so", "", "k", {"flops": 3}, SAMPLES, {"aten.mm": 2}, True, warnings=("hot",))),
+    (CHECK, VisitAnswer("ok", "so", "", "k", {"flops": 3}, SAMPLES, {"aten.mm": 2}, True, warnings=("hot",))),
     (CHECK, VisitAnswer("error", "it raised", "bad_inputs", restart=True)),
     (PREPARE, PreparedAnswer("ok", "", "", 0.2, 0.1, 2**40, warnings=("hot",))),
     (PREPARE, PreparedAnswer("wrong", "it differs", "wrong", restart=True)),
@@ -85,19 +83,19 @@ def test_what_is_sent_is_read_back_as_it_was(request_: Any, answer: Any) -> None
 
 
 def test_every_request_is_known_by_its_word() -> None:
-    words = {request.to_json()["do"] for request, _ in SENT} | {"visit_check"}
+    words = {request.to_json()["do"] for request, _ in SENT}
     assert words == set(protocol._REQUESTS)
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (VISIT, {}),
-        (VISIT, {"status": "fine"}),
-        (VISIT, {"status": "ok", "cause": "bad luck"}),
-        (VISIT, {"status": "ok", "throttled": "yes"}),
-        (VISIT, {"status": "ok", "samples": [["wall", -1.0, ""]]}),
-        (VISIT, {"status": "ok", "metrics": []}),
+        (CHECK, {}),
+        (CHECK, {"status": "fine"}),
+        (CHECK, {"status": "ok", "cause": "bad luck"}),
+        (CHECK, {"status": "ok", "throttled": "yes"}),
+        (CHECK, {"status": "ok", "samples": [["wall", -1.0, ""]]}),
+        (CHECK, {"status": "ok", "metrics": []}),
         (SAMPLE, {"status": "ok", "samples": [["wall", "soon", ""]]}),
         (SAMPLE, {"status": "ok", "warnings": "hot"}),
         (PREPARE, {"status": "ok"}),

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from attnbench.measure import worker_process
-from attnbench.measure.protocol import VisitAnswer, VisitRequest
+from attnbench.measure.protocol import CheckRequest, VisitAnswer
 from attnbench.measure.worker import shared_state
 from attnbench.problem import Cell, Problem
 from tests.meddling.meddlers import CHANGES, GOOD
-from tests.running import QUICK, Silent, measured, plan
+from tests.running import Silent, measured, plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processors and resource limits are read as on Linux")
 
@@ -59,7 +59,7 @@ def worker() -> Iterator[worker_process.Worker]:
 
 def checked(worker: worker_process.Worker, impl: str) -> VisitAnswer:
     """The answer of a worker that goes on, whatever it answers."""
-    request = VisitRequest("check", meddler(impl), QUICK, "cpu", ("tests.meddling",), 2**30, host_limit=None)
+    request = CheckRequest(meddler(impl), "cpu", ("tests.meddling",), 2**30, host_limit=None)
     return worker.ask(request, 60.0)
 
 

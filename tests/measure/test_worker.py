@@ -18,10 +18,10 @@ import torch
 
 from attnbench.measure import worker_process
 from attnbench.measure.device import device_of
-from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, VisitAnswer, VisitRequest, WorkerLost
+from attnbench.measure.protocol import CheckRequest, EnvironmentRequest, RatesRequest, VisitAnswer, WorkerLost
 from attnbench.measure.worker.failures import status_of
 from attnbench.measure.worker.storable import storable
-from tests.running import QUICK, faulty
+from tests.running import faulty
 
 
 def test_measuring_imports_torch_and_the_standard_library_only() -> None:
@@ -47,14 +47,14 @@ def test_a_worker_ends_when_its_pipe_closes() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_worker_in_native_code_ends_with_its_parent() -> None:
     code = (
-        "from attnbench.measure.protocol import VisitRequest; from tests.running import QUICK, faulty, plan\n"
+        "from attnbench.measure.protocol import CheckRequest; from tests.running import faulty, plan\n"
         "from attnbench.measure.worker_pool import Workers\n"
         "import os, signal, threading\n"
         "workers = Workers(plan([]), -1)\n"
         "cell = faulty('hangs', 32)\n"
         "workers.ready(); print(workers.measuring.process.pid, flush=True)\n"
         "threading.Timer(3.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
-        "workers.ask(VisitRequest('check', cell, QUICK, 'cpu', ('tests.injected',), 2**30, 2**30), 60)\n"
+        "workers.ask(CheckRequest(cell, 'cpu', ('tests.injected',), 2**30, 2**30), 60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -159,7 +159,7 @@ def test_what_a_worker_prints_does_not_fill_the_disk(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(worker_process, "MOST_PRINTED_BYTES", 100)
     started = worker_process.start(0, threads=1)
     try:
-        request = VisitRequest("check", faulty("prints", 16), QUICK, "cpu", ("tests.injected",), 2**30, host_limit=None)
+        request = CheckRequest(faulty("prints", 16), "cpu", ("tests.injected",), 2**30, host_limit=None)
         started.ask(request, 60.0)
         assert os.fstat(started.printed.fileno()).st_size > 100
         started.ask(EnvironmentRequest("cpu"), 60.0)

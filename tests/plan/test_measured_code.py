@@ -108,8 +108,8 @@ def test_a_library_in_a_checkout_is_not_looked_through(place: Path, monkeypatch:
 def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
     found = set(measured_code([]).files)
     measuring = (
-        "worker", "measure/worker/serve", "measure/worker/correctness", "measure/worker/timing",
-        "measure/worker/sampling", "measure/worker/prepared_cell", "measure/metrics/wall_time",
+        "worker", "measure/worker/serve", "measure/worker/correctness", "measure/worker/clocks",
+        "measure/worker/block", "measure/worker/prepared_cell", "measure/metrics/wall_time",
         "operators/exact/softmax", "kernels/few_keys/launch", "kernels/few_keys/device", "measure/worker_process",
         "measure/machine/allocator", "measure/machine/environment", "cost",
     )  # fmt: skip

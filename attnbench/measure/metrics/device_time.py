@@ -9,7 +9,6 @@ from attnbench.metric import Metric
 if TYPE_CHECKING:
     from attnbench.measure.worker.clocks import Clock
     from attnbench.measure.worker.prepared_cell import Subject
-    from attnbench.measure.worker.visit import Bench
 
 METRIC = Metric(
     column="device_time_s",
@@ -39,12 +38,3 @@ def timer(subject: Subject, call_s: float) -> Clock | None:
     from attnbench.measure.worker import clocks
 
     return clocks.device_clock(subject, call_s)
-
-
-def timed(bench: Bench) -> dict[str, float]:
-    """Median of this visit's samples, with its within-process interval; the samples go to the bench."""
-    from attnbench.measure.worker import timing
-
-    if bench.subject.device.clock is None:
-        return {}
-    return bench.keep(METRIC, timing.device_time(bench.subject, bench.measure, bench.estimate))

@@ -115,7 +115,7 @@ class Member:
                 self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
         self._note(self.call_s)
         if subject.cell.mode == "fwd_bwd":
-            self.checks.learn_what_follows()
+            self.checks.learn_what_follows(8 if self.call_s < CHEAP_CALL_S else 3 if self.checks.short else 1)
         for module in metrics():
             timer = module.timer(subject, self.call_s) if hasattr(module, "timer") else None
             if timer is not None:
@@ -312,7 +312,7 @@ def _finish(member: Member) -> VisitAnswer:
     bench = Bench(member.subject)
     bench.metrics.update(figures(bench, "finish"))
     bench.metrics["operator_s"] = member.subject.spent.seconds
-    return VisitAnswer("ok", "; ".join(bench.notes), metrics=bench.metrics, warnings=tuple(bench.warnings))
+    return bench.answer()
 
 
 def compilations() -> int:

@@ -39,7 +39,6 @@ from attnbench.measure.protocol import (
     SampleRequest,
     SupportAnswer,
     SupportRequest,
-    VisitRequest,
     request_of,
 )
 from attnbench.measure.worker.failures import text_of
@@ -99,7 +98,7 @@ def _cell(request: Request[Answer], block: Block) -> Cell | None:
     """The cell that a request runs, of those that run one."""
     if isinstance(request, (SampleRequest, FinishRequest)):
         return block.cells.get(request.key)
-    return request.cell if isinstance(request, (CheckRequest, PrepareRequest, VisitRequest)) else None
+    return request.cell if isinstance(request, (CheckRequest, PrepareRequest)) else None
 
 
 def _answer(request: Request[Answer], block: Block) -> Answer:
@@ -130,11 +129,11 @@ def _answer(request: Request[Answer], block: Block) -> Answer:
         from attnbench.measure.machine.peak_rates import rates
 
         return RatesAnswer(rates(device_of(request.device), request.dtypes))
-    assert isinstance(request, (CheckRequest, VisitRequest))
-    from attnbench.measure.worker.checking import make_visit
+    assert isinstance(request, CheckRequest)
+    from attnbench.measure.worker.checking import check
 
     block.release()
-    return make_visit(request)
+    return check(request)
 
 
 def _with_changes(cell: Cell | None, answer: Answer, changes: Sequence[str], replaced: Sequence[str]) -> Answer:

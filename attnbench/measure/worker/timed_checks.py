@@ -131,14 +131,14 @@ class TimedChecks:
             raise Wrong("it gives the same answer for different inputs")
         self.known[number] = values
 
-    def learn_what_follows(self) -> None:
-        """Finds which outputs follow when values of the first set change: of gradients not all need to."""
+    def learn_what_follows(self, trials: int) -> None:
+        """Finds which outputs follow every one of so many writes to the first set: of gradients not all need to."""
         subject, number = self.subject, 0
         observer = Observer(subject, subject.cell.problem)
-        for _ in range(REPEATED if self.short else 1):
+        for _ in range(trials):
             with self._written(number):
                 moved = self._moved(number, observer.returned(subject.calls[number]))
-            self.following = tuple(map(operator.or_, self.following or (False,) * len(moved), moved))
+            self.following = tuple(map(operator.and_, self.following or (True,) * len(moved), moved))
 
     def after_write(self, number: int, take: Callable[[Watched], None]) -> None:
         """Writes to an input set, lets timed calls be made, and checks one of them. Raises Wrong.
