@@ -117,30 +117,12 @@ def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
     return math.exp(level), math.exp(level - half), math.exp(level + half)
 
 
-def intervals(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE) -> pd.DataFrame:
-    """The value of a column per key with its interval.
-
-    Args:
-        visits: one row per visit with key, round, process, status and the column. Round 0 and visits that are not ok
-            are ignored.
-        column: a positive quantity, in base units.
-        confidence: of the interval.
-    Returns: value, low, high and rounds, indexed by key; low and high are nan from one round.
-    """
-    rows = {
-        key: (math.exp(e.level), math.exp(e.level - e.half_width), math.exp(e.level + e.half_width), e.rounds)
-        for key, e in estimates(visits, column, confidence).items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "rounds"])
-    table.index.name = "key"
-    return table
-
-
 def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE) -> dict[str, Estimate]:
     """An Estimate per key, from the timed rounds of a run, or of both sides of a comparison together.
 
     Args:
-        visits: as in `intervals`; with contract, CELL_COLUMNS and part where blocks were measured in turns.
+        visits: one row per visit with key, round, process, status and the column; with contract, CELL_COLUMNS and part
+            where blocks were measured in turns. Round 0 and visits that are not ok are ignored.
         column: a positive quantity, in base units.
         confidence: of the interval of each.
     """
@@ -160,11 +142,12 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
         # Again with less weight for noisy cells in the offsets of groups.
         fit = _fit(logs, cells, blocks, groups, np.where(variance > 0, variance, 1.0))
         variance, freedom = moderate(fit.variance, fit.freedom)
-    shared, shared_freedom = _between(fit.offset, blocks, groups, processes)
+    shared, shared_freedom = _between(fit, blocks, groups, processes)
     estimated = freedom > 0
     own = np.where(estimated, variance / fit.rounds, np.nan)
     # A cell outside every group has its process's offset in its own residuals.
-    common = np.where(estimated, shared * fit.grouped / fit.rounds, np.nan)
+    grouped = np.bincount(cells, weights=~np.isnan(fit.offset)) / fit.rounds
+    common = np.where(estimated, shared * grouped / fit.rounds, np.nan)
     return {
         str(key): Estimate(
             level=float(fit.level[i]),
@@ -204,7 +187,7 @@ class _Fit:
     variance: Floats  # [cells], of one visit around cell and group
     freedom: Floats  # [cells]
     offset: Floats  # [visits], of its group; nan outside every group
-    grouped: Floats  # [cells], the share of its visits that lie in a group
+    leverage: Floats  # [visits], on the offset
 
 
 def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats) -> _Fit:
@@ -220,7 +203,7 @@ def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_va
     left = rounds - 1.0 - np.bincount(cells, weights=leverage)
     freedom = np.where(left > 1e-6, left, 0.0)
     variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
-    return _Fit(level, rounds, variance, freedom, offset, np.bincount(cells, weights=~np.isnan(offset)) / rounds)
+    return _Fit(level, rounds, variance, freedom, offset, leverage)
 
 
 def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, Floats]:
@@ -255,32 +238,27 @@ def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> t
     return np.where(visits[groups] > 1, member @ offset, np.nan), leverage
 
 
-def _between(offset: Floats, blocks: Indices, groups: Indices, processes: Indices) -> tuple[float, float]:
-    """The variance of the offsets of groups, and its degrees of freedom: those of a nested model.
+def _between(fit: _Fit, blocks: Indices, groups: Indices, processes: Indices) -> tuple[float, float]:
+    """The variance of the offsets of groups, and its degrees of freedom, in a nested model.
 
-    The squares of whole processes' means have as many as there are processes less one, what is left around them has
-    the rest.
+    The squares of means of processes have one less than there are processes, what is left around them has the rest.
     """
-    first = np.unique(groups, return_index=True)[1]
-    first = first[~np.isnan(offset[first])]
-    if not len(first):
+    freedoms = np.bincount(blocks, weights=fit.leverage)
+    freedom, whole_freedom = float(freedoms.sum()), float(freedoms.max())
+    if not freedom > 0:
         return 0.0, 0.0
-    block, process, value = (
-        np.unique(blocks[first], return_inverse=True)[1],
-        np.unique(processes[first], return_inverse=True)[1],
-        offset[first],
-    )
-    each = np.bincount(block)
-    freedom = float(len(first) - len(each))
-    value = value - (np.bincount(block, weights=value) / each)[block]
-    total = float(value @ value)
-    if not total > 0 or not freedom:
-        return 0.0, freedom
-    whole = min(float((np.bincount(process, weights=value) ** 2 / np.bincount(process)).sum()), total)
-    whole_freedom = float(each.max() - 1)
-    rest = freedom - whole_freedom
-    spread = whole**2 / whole_freedom + ((total - whole) ** 2 / rest if rest > 0 else 0.0)
-    return total / freedom, total**2 / spread
+    first = np.unique(groups, return_index=True)[1]
+    first = first[~np.isnan(fit.offset[first])]
+    value, process = fit.offset[first], processes[first]
+    total, rest_freedom = float(value @ value), freedom - whole_freedom
+    whole = float((np.bincount(process, weights=value) ** 2 / np.maximum(np.bincount(process), 1)).sum())
+    rest = total - whole
+    if rest_freedom > 0.5:  # processes differ at least as much as blocks within one
+        whole = max(whole, rest * whole_freedom / rest_freedom)
+    else:
+        whole, rest, rest_freedom = total, 0.0, 1.0
+    spread = whole**2 / whole_freedom + rest**2 / rest_freedom
+    return (whole + rest) / freedom, (whole + rest) ** 2 / spread if spread else freedom
 
 
 def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:

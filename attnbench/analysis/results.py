@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from math import exp
 from pathlib import Path
 from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
@@ -56,17 +56,17 @@ def write(folder: Path, visits: DataFrame, confidence: float = CONFIDENCE) -> Da
 
 _Row = dict[str, Any]
 
-_Intervals = dict[Hashable, tuple[float, float, float]]
-"""By key, the centre over timed rounds and the ends of its interval."""
+_Intervals = dict[str, tuple[float, float, float]]
+"""By key, the centre over timed rounds and the ends of its interval (nan from one round)."""
 
 
 def _intervals(visits: DataFrame, metric: Metric, confidence: float) -> _Intervals:
-    from attnbench.analysis.interval import intervals
+    from attnbench.analysis.interval import estimates
 
     if metric.derived != "interval":
         return {}
-    table = intervals(visits, metric.column, confidence).to_dict("index")
-    return {key: (row["value"], row["low"], row["high"]) for key, row in table.items()}
+    levels = estimates(visits, metric.column, confidence)
+    return {key: (exp(e.level), exp(e.level - e.half_width), exp(e.level + e.half_width)) for key, e in levels.items()}
 
 
 def _row(key: str, visits: list[_Row], timed: list[tuple[Metric, _Intervals]]) -> _Row:

@@ -16,7 +16,7 @@ import contextlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from statistics import median
 from typing import NoReturn, TypeVar
 
@@ -38,6 +38,9 @@ from attnbench.problem import Cell
 from attnbench.registry import clocks
 
 C = TypeVar("C", bound=CellAnswer)
+
+Timed = tuple[str, float, str]
+"""Clock, seconds, flags."""
 
 RELEASE_TIMEOUT_S = 60.0
 """Freeing memory takes no longer; a worker that does not answer by then is ended."""
@@ -115,12 +118,24 @@ def _end_processes(sides: Sequence[VisitMaker]) -> None:
 
 @dataclass
 class _Visit:
-    """The visit of a member on a side, while it is made. warnings: of its samples, without repetition, in order."""
+    """The visit of a member on a side, while it is made.
+
+    Args:
+        weight: samples in a turn.
+        turns: what each sample took, as many in a row as make a turn.
+        warnings: of its samples, without repetition, in order.
+    """
 
     cell: Cell
     prepared: PreparedAnswer
-    samples: list[tuple[str, float, str]] = field(default_factory=list)
+    weight: int
+    turns: list[Sequence[Timed]] = field(default_factory=list)
     warnings: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> list[Timed]:
+        """All that was timed."""
+        return list(chain.from_iterable(self.turns))
 
     @property
     def sampled_s(self) -> float:
@@ -129,7 +144,8 @@ class _Visit:
 
     def answer(self, last: VisitAnswer) -> VisitAnswer:
         """What becomes of it. last: the answer that finished it."""
-        figures, throttled = _figures(self.samples)
+        members = [list(chain.from_iterable(self.turns[first :: self.weight])) for first in range(self.weight)]
+        figures, throttled = _figures(members)
         first = {"first_call_s": self.prepared.first_call_s} if self.prepared.first_call_s is not None else {}
         return replace(
             last,
@@ -140,16 +156,23 @@ class _Visit:
         )
 
 
-def _figures(samples: Sequence[tuple[str, float, str]]) -> tuple[dict[str, float], bool]:
-    """The undisturbed and the median time of each clock, and whether a clock was throttled throughout."""
+def _figures(members: Sequence[Sequence[Timed]]) -> tuple[dict[str, float], bool]:
+    """The undisturbed and the median time of each clock, and whether a clock was throttled throughout.
+
+    Args:
+        members: what was timed of each member that the cell stands for.
+    """
     figures: dict[str, float] = {}
-    taken = {clock for clock, _, _ in samples}
+    taken = {clock for samples in members for clock, _, _ in samples}
     for metric in clocks(device_clock=True).values():
-        steady = [s for clock, s, flags in samples if clock == metric.clock and THROTTLED not in flags.split("+")]
-        if steady:
+        steady = [
+            [s for clock, s, flags in samples if clock == metric.clock and THROTTLED not in flags.split("+")]
+            for samples in members
+        ]
+        if any(steady):
             figures |= {
-                metric.column: undisturbed(steady),
-                metric.median_column: median(steady),
+                metric.column: undisturbed(*filter(None, steady)),
+                metric.median_column: median(chain.from_iterable(steady)),
             }
             taken.discard(metric.clock)
     return figures, bool(taken)
@@ -210,14 +233,14 @@ class _Turns:
         maker, cell = self.sides[side], member.cells[side]
         maker.progress.begun(cell, self.place.round)
         answer = self._answer(maker.preparation(cell), member, side)
-        self._visits[side, cell.key] = _Visit(cell, answer)
+        self._visits[side, cell.key] = _Visit(cell, answer, member.weight)
 
     def _sample(self, member: Member, side: int) -> None:
         maker, visit = self.sides[side], self._visits[side, member.cells[side].key]
         answer = self._answer(SampleRequest(visit.cell.key), member, side)
         visit.warnings.update(dict.fromkeys(answer.warnings))
         maker.take(visit.cell, self.place, len(visit.samples), answer.samples)
-        visit.samples += answer.samples
+        visit.turns.append(answer.samples)
 
     def _finish(self, member: Member, side: int) -> tuple[Cell, VisitAnswer]:
         """What became of a member's visit; one that ends badly spoils no other, where its process lives."""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench.analysis.interval import Estimate, estimates, intervals, moderate, ratio, ratio_half_width
+from attnbench.analysis.interval import Estimate, estimates, moderate, ratio, ratio_half_width
 from benchmarks.coverage import noise
 from benchmarks.coverage.noise import NOISES, visits
 
@@ -113,25 +113,22 @@ def test_later_rounds_may_have_fewer_cells() -> None:
 
 def test_one_round_has_a_value_and_no_interval() -> None:
     run = of_one_block(3, 1)
-    found = intervals(run, "wall_time_s")
-    assert found["value"].notna().all()
-    assert found[["low", "high"]].isna().all(axis=None)
+    for key, level in estimates(run, "wall_time_s").items():
+        assert level.level == pytest.approx(float(key[1:]), abs=0.2)
+        assert not level.has_interval
+        assert math.isnan(level.half_width)
 
 
 def test_check_and_failed_visits_are_left_out() -> None:
     run = of_one_block(3, 3, own=0.02)
     extra = run.head(2).assign(round=0, wall_time_s=1e9)
     failed = run.tail(2).assign(status="wrong", wall_time_s=1e-9)
-    pd.testing.assert_frame_equal(
-        intervals(pd.concat([extra, run, failed]), "wall_time_s").sort_index(),
-        intervals(run, "wall_time_s").sort_index(),
-    )
+    assert estimates(pd.concat([extra, run, failed]), "wall_time_s") == estimates(run, "wall_time_s")
 
 
 def test_a_quantity_that_repeats_exactly_has_an_interval_of_no_width() -> None:
     run = of_one_block(4, 3, process=0)
-    found = intervals(run, "wall_time_s")
-    np.testing.assert_allclose(found["low"], found["high"], rtol=1e-12)
+    assert [level.half_width for level in estimates(run, "wall_time_s").values()] == pytest.approx([0] * 4, abs=1e-12)
 
 
 def test_a_cell_that_missed_a_slow_round_is_not_called_fast() -> None:
@@ -157,7 +154,7 @@ def test_cells_that_no_process_shares_keep_their_own_levels() -> None:
 def test_missing_column_and_no_visits_give_nothing() -> None:
     run = of_one_block(2, 2, own=0.01)
     assert estimates(run, "energy_j") == {}
-    assert intervals(run.head(0), "wall_time_s").empty
+    assert estimates(run.head(0), "wall_time_s") == {}
 
 
 def test_like_cells_are_pooled_and_unlike_ones_are_not() -> None:

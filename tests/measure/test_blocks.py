@@ -125,6 +125,21 @@ def test_a_visit_has_the_undisturbed_and_the_median_time_of_its_steady_samples(
     assert list(rows["seconds"])[::2] == taken
 
 
+def test_the_time_of_a_baseline_is_that_of_three_members(tmp_path: Path, sides: list[Side]) -> None:
+    taken = [1.0 + random.Random(number).random() for number in range(15)]
+    times = iter(taken)
+
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        if isinstance(request, SampleRequest) and of(request, "softmax"):
+            return {"status": "ok", "samples": [["wall", next(times), ""]]}
+        return fine(request)
+
+    side = measured(tmp_path, sides, answer, replace(MEASURE, min_turns=5))
+    (visit,) = (v for v in side.timed() if "softmax" in v.key)
+    assert visit.metrics["wall_time_s"] == undisturbed(taken[0::3], taken[1::3], taken[2::3]) > undisturbed(taken)
+    assert visit.samples == 15
+
+
 def failing(word: str, status: str) -> Answers:
     """performer fails when it is asked for this."""
     kinds = {"prepare": PrepareRequest, "sample": SampleRequest, "finish": FinishRequest}
