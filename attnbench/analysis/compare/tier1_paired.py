@@ -31,8 +31,8 @@ from attnbench.units import count
 
 Floats = npt.NDArray[np.float64]
 
-LOOKS = (5, 8, 12, 18, 27, 40, 60)
-"""Pairs of processes after which is decided, half as many more each time. With fewer than five the variances of unlike
+LOOKS = (5, 8, 11, 15, 21, 30, 42, 60)
+"""Pairs of processes after which is decided, about a third more each time. With fewer than five the variances of unlike
 cells are not known well enough to be moderated."""
 
 ALPHA = 0.01
