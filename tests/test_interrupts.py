@@ -15,7 +15,7 @@ import pytest
 
 from attnbench.analysis.run import read_run
 from attnbench.measure.scratch import scratch_folder
-from attnbench.store.records import VISITS
+from attnbench.store.records import SAMPLES, VISITS
 from tests.commands.test_gate import SUITE as GATED
 from tests.commands.test_gate import example, git
 from tests.running import lean
@@ -123,15 +123,14 @@ def test_somebody_elses_processes_are_left_alone(tmp_path: Path, suite: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("visits", "after_s"),
-    [(0, 0.0), (3, 0.1), (4, 0.0)],
+    ("file", "lines"),
+    [(VISITS, 0), (SAMPLES, 2), (VISITS, 4)],
     ids=["imports", "round", "tables"],
 )
-def test_five_quick_interrupts_at_any_moment_are_one(tmp_path: Path, suite: Path, visits: int, after_s: float) -> None:
-    draw, stored = random.Random(after_s), tmp_path / "run" / VISITS
+def test_five_quick_interrupts_at_any_moment_are_one(tmp_path: Path, suite: Path, file: str, lines: int) -> None:
+    draw, stored = random.Random(lines), tmp_path / "run" / file
     process = started(tmp_path, "run", suite.name, "--device", "cpu", "--out", "run")
-    within(600, lambda: visits == 0 or (stored.is_file() and stored.read_text().count("\n") >= visits))
-    time.sleep(after_s)
+    within(600, lambda: lines == 0 or (stored.is_file() and stored.read_text().count("\n") >= lines))
     for _ in range(5):
         process.send_signal(draw.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
         time.sleep(draw.uniform(0, 0.1))

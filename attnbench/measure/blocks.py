@@ -237,6 +237,7 @@ class _Turns:
 
     def _sample(self, member: Member, side: int) -> None:
         maker, visit = self.sides[side], self._visits[side, member.cells[side].key]
+        maker.progress.begun(visit.cell, self.place.round)
         answer = self._answer(SampleRequest(visit.cell.key), member, side)
         visit.warnings.update(dict.fromkeys(answer.warnings))
         maker.take(visit.cell, self.place, len(visit.samples), answer.samples)

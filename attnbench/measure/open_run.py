@@ -22,9 +22,10 @@ from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
-from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.settings import CONTRACT, Limits, Measure
 from attnbench.registry import device_type_of
 from attnbench.store import journal
+from attnbench.store.reading import read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
 from attnbench.store.trusted_json import read_text
 from attnbench.yaml_file import parse
@@ -138,10 +139,7 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     contracts = sorted({visit.contract for visit in visits.visits} - {plan.contract})
     if contracts:
         visits.close()
-        raise BadInput(
-            f"--resume {folder}: its visits were measured by contract '{contracts[0]}' ({folder / VISITS}), "
-            f"now it is '{plan.contract}'. Start a new run with --out."
-        )
+        raise _other_contract(folder, contracts[0], plan.contract)
     keys = sorted({visit.key for visit in visits.visits} - {cell.key for cell in plan.cells})
     if keys:
         visits.close()
@@ -150,6 +148,20 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
             "parameters have changed since. Start a new run with --out."
         )
     return Session(plan, visits, stored)
+
+
+def _refuse_other_contract(folder: Path) -> None:
+    """Raises BadInput where a stored run was measured by another contract: its suite may have keys of that."""
+    for visit in read_visits(folder) if os.path.isfile(folder / VISITS) else ():
+        if not visit.contract.startswith(f"{CONTRACT} "):
+            raise _other_contract(folder, visit.contract, str(CONTRACT))
+
+
+def _other_contract(folder: Path, before: str, now: str) -> BadInput:
+    return BadInput(
+        f"--resume {folder}: its visits were measured by contract '{before}' ({folder / VISITS}), "
+        f"now it is '{now}'. Start a new run with --out."
+    )
 
 
 def _refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -183,6 +195,7 @@ def stored_suite(folder: Path) -> Suite:
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
             f"Continue it with: attnbench crossover --resume {folder}"
         )
+    _refuse_other_contract(folder)
     text = read_text(folder / SUITE)
     if "operators_from" in parse(text, str(folder / SUITE)):
         raise BadInput(
@@ -203,6 +216,7 @@ def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
     """
     from attnbench.plan.suite import from_text, operator_places
 
+    _refuse_other_contract(folder)
     path = folder / SUITE
     text = read_text(path)
     stored = [_stored_place(str(place)) for place in operator_places(parse(text, str(path)))]

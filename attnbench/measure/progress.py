@@ -15,7 +15,7 @@ class Progress(Protocol):
         """So many visits are still to come, in about this time (None: not known yet)."""
 
     def begun(self, cell: Cell, round: int) -> None:
-        """This visit is being made."""
+        """This visit is being made; of a member of a block, at each of its turns."""
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
         """This visit is stored; about so many seconds are left (None: not known yet)."""

@@ -246,8 +246,9 @@ _REPLACED = {
 def _read_measure(top: Section, notes: Notes) -> Measure:
     default = Measure()
     section = _section(top, "measure", notes)
-    for key in _REPLACED.keys() & section.data.keys():
-        notes.add(section.at(key), f"of an earlier timing contract: {_REPLACED[key]}. Remove it")
+    for key, now in _REPLACED.items():
+        if key in section.data:
+            notes.add(section.at(key), f"of an earlier timing contract: {now}. Remove it")
     section.data = {key: value for key, value in section.data.items() if key not in _REPLACED}
     rounds = section.take("rounds", whole_number(1, MAX_ROUNDS), default.rounds)
     measure = Measure(

@@ -15,7 +15,7 @@ import pytest
 
 from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
-from attnbench.measure.open_run import begin, resume
+from attnbench.measure.open_run import begin, resume, stored_search, stored_suite
 from attnbench.measure.runner import Runner
 from attnbench.plan import suite as suites
 from attnbench.plan.settings import CONTRACT, Measure
@@ -23,6 +23,7 @@ from attnbench.problem import Cell
 from attnbench.store import journal
 from attnbench.store.records import SAMPLES, VISITS
 from tests.running import Silent, faulty, lean, plan, without_forecast, without_rates
+from tests.stored import folder as stored_folder
 from tests.stored import visit
 
 SUITE = """
@@ -199,3 +200,11 @@ def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path, monkey
     (folder / VISITS).write_text(text.replace(f'"contract":"{CONTRACT} ', '"contract":"0 '))
     assert (folder / VISITS).read_text() != text
     assert "contract" in refused(suite)
+
+
+@pytest.mark.parametrize("command", ["run", "crossover"])
+def test_a_run_of_an_earlier_contract_is_refused_as_such_whatever_its_suite_says(tmp_path: Path, command: str) -> None:
+    folder = stored_folder(tmp_path / "run", [visit()])
+    (folder / "suite.yaml").write_text(SUITE.replace("min_turns", "min_samples"))
+    with pytest.raises(BadInput, match=rf"measured by contract '1' .*, now it is '{CONTRACT}'\. Start a new run"):
+        stored_suite(folder) if command == "run" else stored_search(folder, ())

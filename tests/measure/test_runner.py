@@ -226,6 +226,30 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
     assert len(run.samples) == len(whole.samples)
 
 
+@pytest.mark.parametrize("asked", [1, 5, 30, 61])
+def test_an_interrupt_within_a_block_costs_that_block_alone(tmp_path: Path, asked: int) -> None:
+    left = iter(range(asked))
+
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        if not isinstance(request, CheckRequest) and next(left, None) is None:
+            raise KeyboardInterrupt
+        return fine(request)
+
+    with pytest.raises(KeyboardInterrupt):
+        ran(tmp_path / "run", CELLS, answer, measure=ROUNDS)
+    before = read_run(tmp_path / "run")
+    assert len(before.visits) % 2 == 0, "the visits of a block are there together"
+    assert len(before.samples) == before.visits["samples"].sum()
+    again = journal.resume(tmp_path / "run")
+    start: Any = lambda number, threads: Pretended(number, fine)  # noqa: E731
+    Runner(plan(CELLS, measure=ROUNDS), again, Silent(), start).run()
+    again.close()
+    after, whole = read_run(tmp_path / "run"), ran(tmp_path / "whole", CELLS, measure=ROUNDS)
+    assert after.visits["key"].head(len(before.visits)).tolist() == before.visits["key"].tolist()
+    assert len(after.visits) == len(whole.visits)
+    assert len(after.samples) == len(whole.samples)
+
+
 def test_a_results_file_that_cannot_be_written_loses_no_visit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
