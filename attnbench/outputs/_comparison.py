@@ -15,7 +15,7 @@ from attnbench.problem import key_parts, operator_with_impl
 from attnbench.registry import metrics
 from attnbench.store.privacy import without_paths
 from attnbench.thresholds import OPERATIONS
-from attnbench.units import count, shown
+from attnbench.units import count, percent, shown
 
 _MOST = 40
 
@@ -57,12 +57,12 @@ def value_text(value: float | str | None, finding: Finding) -> str:
 
 
 def change(f: Finding) -> str:
-    """`+12.3% [+8.1%, +16.7%]`; empty where there is no ratio."""
+    """`+12.3% [+8.1%, +16.7%]`, with … for an end above tenfold; empty where there is no ratio."""
     if f.ratio is None or not math.isfinite(f.ratio):
         return ""
     text = f"{f.ratio - 1:+.1%}"
     if f.low is not None and f.high is not None and f.low != f.high:
-        text += f" [{f.low - 1:+.1%}, {f.high - 1:+.1%}]"
+        text += f" [{f.low - 1:+.1%}, {'…' if f.high > 11 else f'{f.high - 1:+.1%}'}]"
     return text
 
 
@@ -83,7 +83,8 @@ def around(comparison: Comparison, above: Sequence[Finding]) -> list[str]:
     ]
     detectable = [f.detectable for f in comparison.findings if f.detectable and f.threshold is not None]
     if detectable:
-        lines.append(f"smallest slow-down seen: {min(detectable):.1%} at best, {max(detectable):.1%} at worst")
+        best, worst = percent(min(detectable)), percent(max(detectable))
+        lines.append(f"smallest slow-down seen: {best} at best, {worst} at worst")
     return [*lines, comparison.decision]
 
 

@@ -88,6 +88,16 @@ def test_equal_runs_under_other_loads_are_hardly_ever_called_slower(load: str) -
     assert load == "none" or by_rounds_alone >= 0.25, "the control"
 
 
+def test_runs_that_differ_by_everything_are_undecided() -> None:
+    """Four cells, of which each changed by another power of ten."""
+
+    def run(power: int) -> Run:
+        cells = [(cell(f"op{i}", Problem(64, 64, 4)), 1e-9 * 10.0 ** (i * power), {}) for i in range(4)]
+        return run_of(visits_of(cells, seed=power, **QUIET), HERE)
+
+    assert {f.verdict for f in timed(compare(run(0), run(30), GATE)) if f.subject != "all cells"} == {"undecided"}
+
+
 def test_beside_others_that_scatter_a_slow_down_must_be_larger_than_they_do() -> None:
     calm = compare(loaded(1, operators=12), loaded(2, slower=1.1, operators=12), GATE)
     assert calm.regressions == []

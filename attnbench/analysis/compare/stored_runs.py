@@ -49,6 +49,9 @@ SCATTER_FREEDOM = 0.37
 """Degrees of freedom per cell of a standard deviation from the median of absolute deviations: its relative variance is
 1.36 / n, where the standard deviation's own is 1 / 2n."""
 
+WIDEST = 700.0
+"""In logs, the end of an interval that is still a number."""
+
 MUCH = math.log(1.1)
 """A change of a whole block that is worth a line even where the rounds of both runs differ as much."""
 
@@ -283,9 +286,9 @@ def _finding(
         regression=verdict == "slower" and threshold is not None,
         ratio=math.exp(change),
         low=math.exp(change - half) if known else None,
-        high=math.exp(change + half) if known else None,
+        high=math.exp(min(change + half, WIDEST)) if known else None,
         threshold=threshold,
-        detectable=math.expm1(max(half, effect / 2)) if known and half > 0 else None,
+        detectable=math.expm1(min(max(half, effect / 2), WIDEST)) if known and half > 0 else None,
         reason=reason,
     )
 
@@ -302,11 +305,10 @@ def judge(level: float, half: float, effect: float) -> tuple[Verdict, str]:
     least = effect / 2
     if math.isnan(half):
         return "undecided", "no interval"
+    width, room = percent(math.expm1(min(half, WIDEST))), f"{math.expm1(effect):.1%}"
     if abs(level) > half and abs(level) >= least:
-        return (
-            "slower" if level > 0 else "faster",
-            f"{math.expm1(abs(level)):.1%} is outside ±{math.expm1(half):.1%} and above {math.expm1(least):.1%}",
-        )
+        beyond = f"{math.expm1(abs(level)):.1%} is outside ±{width} and above {math.expm1(least):.1%}"
+        return "slower" if level > 0 else "faster", beyond
     if abs(level) + half < effect or (half <= least and abs(level) < least):
-        return "same", f"±{math.expm1(half):.1%} leaves no room for {math.expm1(effect):.1%}"
-    return "undecided", f"±{math.expm1(half):.1%} leaves room for {math.expm1(effect):.1%}; measure more rounds"
+        return "same", f"±{width} leaves no room for {room}"
+    return "undecided", f"±{width} leaves room for {room}"
