@@ -80,19 +80,18 @@ from attnbench.__main__ import main
 from attnbench.measure import open_run
 from attnbench.measure.protocol import NOTHING_KNOWN
 from attnbench.measure.worker_pool import Workers
-patch.object(open_run, "_rates", lambda plan: {}).start()
-patch.object(Workers, "forecast", lambda workers, cell, timeout: NOTHING_KNOWN).start()
-sys.argv[0] = "attnbench"
-main()
 """
+NO_RATES = 'patch.object(open_run, "_rates", lambda plan: {}).start()\n'
+NO_FORECAST = 'patch.object(Workers, "forecast", lambda workers, cell, timeout: NOTHING_KNOWN).start()\n'
 """A name that is there no more is an error, by `patch`."""
 
 
-def lean(*words: str | Path) -> list[str]:
-    """`attnbench WORDS` as a process that neither measures the hardware's rates nor foresees: one start in place of
-    three, and no large products.
+def lean(*words: str | Path, rates: bool = False, forecast: bool = False) -> list[str]:
+    """`attnbench WORDS` as a process that neither measures the hardware's rates nor foresees, if not wanted: one start
+    in place of three, and no large products.
     """
-    return [sys.executable, "-c", LEAN, *map(str, words)]
+    code = LEAN + ("" if rates else NO_RATES) + ("" if forecast else NO_FORECAST)
+    return [sys.executable, "-c", f'{code}sys.argv[0] = "attnbench"\nmain()\n', *map(str, words)]
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

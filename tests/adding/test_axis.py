@@ -23,7 +23,7 @@ operators: [softmax, linear_transformer]
 impls: [reference]
 sweep: [{seq_len: 16, batch: {from: 1, to: 4, factor: 2}}]
 problem: {channels: 16, heads: 2}
-measure: {rounds: 1, min_turns: 2, max_turns: 2}
+measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 """
 
 

@@ -56,7 +56,7 @@ operators: [softmax, linear_transformer]
 impls: [reference]
 sweep: [{seq_len: [16, 32]}]
 problem: {channels: 16, heads: 2}
-measure: {rounds: 1, min_turns: 2, max_turns: 2}
+measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 limits: {budget: 20m}
 """
 
@@ -69,7 +69,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tree: Path) -> Path:
     """A small run on the pretended device."""
-    measured = run_suite(tree, SUITE, tree, "pretend")
+    measured = run_suite(tree, SUITE, tree, "pretend", rates=True)
     assert measured.returncode == 0, measured.stderr
     return tree / "run"
 
@@ -77,6 +77,7 @@ def run(tree: Path) -> Path:
 def test_what_it_measures_is_stored(run: Path) -> None:
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     assert (environment["device"], environment["gpu_name"]) == ("pretend", "Pretended")
+    assert environment["rates"]["copy_bytes_per_s"] > 0
     visits = [json.loads(line) for line in (run / "visits.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(visit["device"], visit["status"]) for visit in visits} == {("pretend", "ok")}
     assert all(visit["operations"]["cpu:pretended_kernel"] == 2 for visit in visits if visit["round"] == 0)

@@ -65,7 +65,7 @@ operators: [softmax, doubled]
 impls: [reference, mine]
 sweep: [{seq_len: [16]}]
 problem: {heads: 2, channels: 8}
-measure: {rounds: 1, min_turns: 2, max_turns: 2}
+measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 """
 
 
@@ -75,7 +75,7 @@ def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tmp_path: Pa
     assert listed.returncode == 0, listed.stderr
     (row,) = [row for row in csv.DictReader(io.StringIO(listed.stdout)) if row["name"] == "doubled"]
     assert json.loads(row["impls"]) == {"core": {"reference": None, "mine": None, "compiled": None}}
-    run = run_suite(tree, SUITE, tmp_path)
+    run = run_suite(tree, SUITE, tmp_path, forecast=True)
     assert run.returncode == 0, run.stderr
     stored = (tmp_path / "run" / "results.csv").read_text(encoding="utf-8")
     rows = {(row["operator"], row["impl"]): row for row in csv.DictReader(io.StringIO(stored))}

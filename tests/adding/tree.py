@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.running import lean
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -66,8 +68,11 @@ def _copied(folder: Path) -> Path:
 
 def attnbench(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Runs the command line of a copy in its own process. Returns it with stdout and stderr as text."""
+    return _started(tree, [sys.executable, "-m", "attnbench", *words])
+
+
+def _started(tree: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(tree), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "attnbench", *words]
     return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
@@ -78,10 +83,12 @@ def suite_file(folder: Path, text: str) -> str:
     return str(path)
 
 
-def run_suite(tree: Path, text: str, folder: Path, device: str = "cpu") -> subprocess.CompletedProcess[str]:
-    """Runs a suite by the command line of a copy. In the folder are then the suite and the run, `run`."""
-    words = ("run", suite_file(folder, text), "--out", str(folder / "run"), "--device", device)
-    return attnbench(tree, *words)
+def run_suite(
+    tree: Path, text: str, folder: Path, device: str = "cpu", *, rates: bool = False, forecast: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Runs a suite by the command line of a copy, `lean`. In the folder are then the suite and the run, `run`."""
+    words = ("run", suite_file(folder, text), "--out", folder / "run", "--device", device)
+    return _started(tree, lean(*words, rates=rates, forecast=forecast))
 
 
 def _files(top: Path) -> dict[str, bytes]:

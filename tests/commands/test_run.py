@@ -162,7 +162,11 @@ def test_a_call_is_expected_from_its_operations_and_bytes() -> None:
     assert timed.visit_s(9) == timed.visit_s(5) == pytest.approx(timed.visit_s(2) + 3 * time_budget.sample_s(0.1))
 
 
-def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(tmp_path: Path, suite: Path) -> None:
+def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(
+    tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_rates(monkeypatch)
+    suite.write_text(SUITE.replace("rounds: 2", "rounds: 1"))
     folder = tmp_path / "run"
     done = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder), "--device", "cpu"])
     assert done.exit_code == 0, done.stderr
