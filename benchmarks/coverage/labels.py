@@ -58,8 +58,8 @@ LOADS: Mapping[str, Callable[[Generator, tuple[int, int]], Floats]] = {
 
 
 Levels = Mapping[str, Estimate]
-"""Of a simulated run, by `size.member`: the members are LAWS at every size, then SERIES at the first two sizes, and at
-the last as many equal ones."""
+"""Of a simulated run, by `size.member`: the members are LAWS at every size, then SERIES at the first two sizes, and as
+many equal ones at the others."""
 
 
 def runs(noise: str, rounds: int, draws: int) -> Iterator[Levels]:
@@ -104,10 +104,11 @@ def growths(levels: Levels) -> Iterator[Mapping[str, float]]:
 
 def tied(levels: Levels) -> Iterator[Mapping[str, float]]:
     """Whether the interval of a ratio to the fastest of one to three equal exact series holds the truth."""
-    equal = of_series(levels, len(SIZES) - 1)
-    for exact in (1, 2, 3):
-        _, low, high = ratio(equal[-1], min(equal[:exact], key=lambda level: level.level))
-        yield {f"{exact} exact": low <= 1 <= high}
+    for block in range(2, len(SIZES)):
+        equal = of_series(levels, block)
+        for exact in (1, 2, 3):
+            _, low, high = ratio(equal[-1], min(equal[:exact], key=lambda level: level.level))
+            yield {f"{exact} exact": low <= 1 <= high}
 
 
 def rates(noise: str, rounds: int, draws: int) -> Mapping[str, float]:

@@ -198,12 +198,15 @@ def _timed(before: Run, after: Run, metric: str, gate: Gate | None) -> tuple[lis
     column, shared = metrics()[metric].column, ok_keys(before) & ok_keys(after)
     if column not in before.visits or column not in after.visits:
         return [], []
-    a, b = (run.visits[run.visits["key"].isin(shared) & (run.visits["round"] > 0)] for run in (before, after))
+    a, b = (
+        run.visits[run.visits["key"].isin(shared) & (run.visits["round"] > 0) & run.visits[column].notna()]
+        for run in (before, after)
+    )
     sides = levels_of_both(a, b, column)
     if not sides:
         return [], []
     measured = standing_out(sides, turns=in_turns(after.visits))
-    figures, others = (visits.groupby("key")[column].apply(list) for visits in (a, b))
+    figures, others = (visits.groupby("key")[column].apply(sorted) for visits in (a, b))
     measured |= {key: (0.0, 0.0) for key in sides if figures[key] == others[key]}
     findings = [
         _finding(key, metric, pair, *measured[key], gate.threshold(metric, key) if gate else None)
