@@ -56,8 +56,8 @@ class TimedRounds:
         maker, budget = self.maker, self.maker.budget
         draw = random.Random(f"{maker.plan.seed} {number}")
         missing = dict(enumerate(self.missing(number, only)))
-        for position in self._order(missing, draw):
-            cells = missing.pop(position)
+        for position, index in enumerate(self._order(missing, draw)):
+            cells = missing.pop(index)
             later = [cell for others in missing.values() for cell in others]
             if cells and budget.fits(cells, later, starts=not maker.workers.measuring):
                 maker.workers.ready()

@@ -75,7 +75,7 @@ class Visit:
         device: the kind of device, such as "cpu".
         round: 0 is the check.
         process: number of the worker within the run.
-        order: position in the round.
+        order: position in the round; of contract 3 that of its block.
         reason: why it has its status, for people; empty where ok.
         kernel: what the impl ran, where known.
         metrics: values by column of results.csv, in base units; wall_time_s is the undisturbed time of this visit's

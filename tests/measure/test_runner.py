@@ -53,7 +53,7 @@ def test_the_check_goes_up_in_size_and_rounds_are_shuffled_alike_for_a_seed(tmp_
     assert len(set(orders)) == 3
     for n in (1, 2, 3):
         blocks = run.visits[run.visits["round"] == n].groupby("seq_len", sort=False)["order"].unique()
-        assert sorted(map(list, blocks)) == [[0], [1], [2]], "the members of a block are visited together"
+        assert list(map(list, blocks)) == [[0], [1], [2]], "the members of a block are visited together"
     again = ran(tmp_path / "b", CELLS, measure=ROUNDS, seed=1)
     assert list(again.visits["key"]) == list(run.visits["key"])
     other = ran(tmp_path / "c", CELLS, measure=ROUNDS, seed=2)
