@@ -404,8 +404,8 @@ class CheckRequest(Request[VisitAnswer]):
     open block is released.
 
     The metrics of the answer have, beside those of the metric files, `held_bytes` (what the cell would hold as a member
-    of a block, alone: its input sets, its cotangent), answer_0 … (fingerprints of its outputs, one for each input set),
-    check_time_s (of one call), operator_s, visit_s, and compile_s of impl `compiled`.
+    of a block, alone: its input sets, its cotangent, the outputs of a call), answer_0 and answer_1 (fingerprints of its
+    outputs, one for each input set), check_time_s (of one call), operator_s, visit_s, and compile_s of impl `compiled`.
 
     Args:
         cell: what is called.

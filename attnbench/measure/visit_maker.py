@@ -131,7 +131,7 @@ class VisitMaker:
             memory_limit=self.plan.memory_limit,
             host_limit=self._host_limit,
             tolerance=checked.get("tolerance"),
-            answers=tuple(checked[name] for name in ("answer_0", "answer_1", "answer_2") if name in checked),
+            answers=tuple(checked[name] for name in ("answer_0", "answer_1") if name in checked),
         )
 
     def memory(self, cell: Cell) -> tuple[int, int]:

@@ -6,12 +6,20 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from attnbench.measure import worker_process
-from attnbench.measure.protocol import CheckRequest, VisitAnswer
+from attnbench.measure.protocol import (
+    CheckRequest,
+    FinishRequest,
+    PrepareRequest,
+    ReleaseRequest,
+    SampleRequest,
+    VisitAnswer,
+)
 from attnbench.measure.worker import shared_state
 from attnbench.problem import Cell, Problem
 from tests.meddling.meddlers import CHANGES, GOOD
@@ -84,6 +92,20 @@ def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_
     assert warning.startswith(f"meddlers (does_{change}) changes what the next operator would find")
     assert TOLD[change] in warning
     assert "secret" not in warning
+
+
+def test_a_change_is_named_whatever_was_asked(worker: worker_process.Worker) -> None:
+    does, undoes = meddler("does_variable", 24), meddler("undoes_variable", 24)
+    requests: list[Any] = [PrepareRequest(of, "cpu", ("tests.meddling",), 2**30, None) for of in (does, undoes)]
+    requests += [SampleRequest(does.key), SampleRequest(does.key), FinishRequest(undoes.key), ReleaseRequest()]
+    answers = [worker.ask(request, 60.0) for request in requests]
+    assert [answer.restart for answer in answers] == [True, True, True, False, True, False]
+    assert {answer.status for answer in answers[:-1]} == {"ok"}
+    for answer, how, impl in zip(answers, ("set", "removed", "set"), ("does", "undoes", "does"), strict=False):
+        (warning,) = answer.warnings
+        assert f"meddlers ({impl}_variable) changes" in warning
+        assert f"the environment variable MEDDLED ({how})" in warning
+    assert not answers[3].warnings, "it is so already"
 
 
 @pytest.mark.parametrize("impl", GOOD)

@@ -91,7 +91,7 @@ class Member:
     _checked: int = field(default_factory=lambda: _drawn.randrange(FIRST_CHECKED))
 
     def prepare(self) -> tuple[float, float]:
-        """Calls each input set, of long calls two alone, and compares what they give with the check's.
+        """Calls each input set, and compares what they give with the check's.
 
         Returns: seconds of the first call, and of the fastest later one.
         Raises: Wrong.
@@ -105,8 +105,6 @@ class Member:
             seconds.append(subject.spent.seconds - begun)
             require_finite(subject, outputs)
             self.checks.first(number, outputs)
-            if number and seconds[-1] >= SHORT_CALL_S:
-                break
         observer.settle()
         clocks.raise_clock(subject)
         self.call_s = min(seconds[1:])
@@ -138,8 +136,8 @@ class Member:
 
         self._warm()
         upcoming = self._turn % len(self.subject.sets)
-        number = _drawn.choice(sorted(self.checks.known)) if self.checks.short else upcoming
-        if self._samples >= self._checked and number in self.checks.known and self.checks.awaited() is None:
+        number = _drawn.randrange(len(self.subject.sets)) if self.checks.short else upcoming
+        if self._samples >= self._checked and self.checks.awaited() is None:
             self._checked += CHECKED
             self.checks.after_write(number, take)
         elif self.checks.awaited() == upcoming:
@@ -200,7 +198,7 @@ class Member:
         """The checks that its samples have not had. Raises Wrong."""
         least = CHEAP_CHECKS if self.call_s < CHEAP_CALL_S else 1
         while self.checks.made < least:
-            number = _drawn.choice(sorted(self.checks.known))
+            number = _drawn.randrange(len(self.subject.sets))
             self.checks.after_write(number, lambda watched: self._until(watched))
         awaited = self.checks.awaited()
         if awaited is not None:
@@ -250,7 +248,6 @@ class Block:
         before = self._held_bytes()
         self._members[request.cell.key] = member
         first_call_s, call_s = member.prepare()
-        gc.freeze()  # what it has brought is not looked through while others are timed
         return PreparedAnswer("ok", first_call_s=first_call_s, call_s=call_s, held_bytes=self._held_bytes() - before)
 
     def _held_bytes(self) -> int:
@@ -268,6 +265,8 @@ class Block:
 
     def release(self) -> None:
         """Frees all members, and what torch has compiled for them."""
+        if not self.cells:
+            return
         compiled = any(cell.impl == "compiled" for cell in self.cells.values())
         for key in list(self._members):
             self._free(key)
@@ -275,7 +274,6 @@ class Block:
         self.cells.clear()
         if compiled:
             forget_compiled()
-        gc.unfreeze()
         gc.collect()
         gc.freeze()
 

@@ -23,14 +23,11 @@ from attnbench.registry import Source
 Outputs = tuple[Tensor, ...]
 """What one call gives: the output, and in fwd_bwd the gradients of `Inputs.differentiated()` in its order."""
 
-SETS = 3
+SETS = 2
 """Input sets that calls rotate among, so that the answer of the last call is never the answer of the next."""
 
 COMPILED = 256
 """Compiled members that may live together: torch counts them by the function they are compiled from."""
-
-SETS_BYTES = 2**30
-"""Sets beyond the second are made only while all of them together stay below this."""
 
 
 class Wrong(Exception):
@@ -163,11 +160,9 @@ class Subject:
 
     @cached_property
     def sets(self) -> tuple[Inputs, ...]:
-        """The input sets of the timed size, two at least, with the parameters of the first."""
+        """The input sets of the timed size, with the parameters of the first."""
         first = self.share(0, self.inputs(self.cell.problem, seed=0))
-        size = sum(t.numel() * t.element_size() for t in first.tensors().values())
-        further = range(1, SETS if size * SETS <= SETS_BYTES else 2)
-        return (first, *(self._set(number, first) for number in further))
+        return (first, *(self._set(number, first) for number in range(1, SETS)))
 
     def _set(self, number: int, first: Inputs) -> Inputs:
         return self.share(number, replace(self.inputs(self.cell.problem, number), parameters=first.parameters))

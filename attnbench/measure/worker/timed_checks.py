@@ -148,8 +148,8 @@ class TimedChecks:
             take: (watched) makes timed calls until the watched one has been among them.
         """
         subject, inputs, call = self.subject, self.subject.sets[number], self.subject.calls[number]
-        other = next(each for each in self.known if each != number)
-        for each in (number, other):
+        other = (number + 1) % len(subject.sets)
+        for each in (number, other) if self.short else (number,):
             self._restore(each)
         watched = Watched(number, _drawn.choice((0, _drawn.randrange(REPEATED))) if self.short else 0)
         observer = Observer(subject, subject.cell.problem)
