@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attnbench.analysis.compare import crossover_shift
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.analysis.compare.stored_runs import compare, judge
+from attnbench.analysis.crossover import Crossing, Crossover, Stretch
 from attnbench.analysis.run import Run
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
@@ -311,6 +313,32 @@ def test_crossovers_of_every_metric_are_told() -> None:
     both = replace(run, visits=run.visits.assign(device_time_s=timed))
     told = {c.metric for c in compare(both, both).shifts}
     assert told == {"wall_time", "device_time", "peak_memory", "flops", "energy"}
+
+
+ALWAYS, NEVER, UNDECIDED = (Crossover(kind) for kind in ("always", "never", "undecided"))
+CHEAPER, DEARER = (Crossover("stretch", stretch=Stretch(cheaper, "512", None)) for cheaper in (True, False))
+BRACKET = Crossover("crossing", (Crossing(None, 256, 512, "above", bracket=True),))
+NEAR, FAR = (Crossover("crossing", (Crossing(at, 0.9 * at, 1.1 * at, "above"),)) for at in (500, 700))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [
+        (ALWAYS, NEVER, True),
+        (ALWAYS, NEAR, True),
+        (ALWAYS, CHEAPER, False),
+        (ALWAYS, DEARER, True),
+        (CHEAPER, DEARER, True),
+        (CHEAPER, NEAR, False),
+        (UNDECIDED, NEVER, False),
+        (BRACKET, NEAR, False),
+        (BRACKET, FAR, True),
+        (NEAR, FAR, True),
+        (NEAR, NEAR, False),
+    ],
+)
+def test_crossovers_moved_where_they_cannot_be_the_same(before: Crossover, after: Crossover, moved: bool) -> None:
+    assert crossover_shift._differ(before, after) == crossover_shift._differ(after, before) == moved
 
 
 def test_crossovers_before_and_after_are_told_where_they_moved() -> None:

@@ -81,14 +81,16 @@ def test_without_suspicion_a_step_is_missed(measured: Measured, monkeypatch: pyt
 
 
 def test_a_constant_ratio_has_no_crossing_and_no_wrong_label(measured: Measured) -> None:
-    assert max(wrong_labels(measured)) <= 0.06
+    *wrong, told = wrong_labels(measured)
+    assert max(wrong) <= 0.05
+    assert told <= 0.1
 
 
 def test_an_interval_at_each_size_is_no_band(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: what holds at each size for itself does not hold at all of them."""
     half = module._half
     monkeypatch.setattr(module, "_half", lambda pair, confidence=None, together=1: half(pair, confidence) * 0.6)
-    assert max(wrong_labels(measured)) > 0.1
+    assert max(wrong_labels(measured)) > 0.15
 
 
 @pytest.mark.parametrize(
