@@ -132,7 +132,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     assert file.read_text() != text
     git(root, "add", "--all")
     done = in_this_process(
-        root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "4", "--out", "r", "--report", "summary.md",
+        root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "3", "--out", "r", "--report", "summary.md",
         "--junit", "junit.xml",
     )  # fmt: skip
     assert (root / "r" / "gate.json").is_file(), done.stderr
@@ -167,12 +167,12 @@ def test_time_is_measured_in_turns_and_a_planted_slow_down_fails(judged: Judged)
     failing = [f for f in timed.values() if f["regression"]]
     assert "decayed" in {f["name"].split()[0] for f in failing}, judged.comparison["notes"]
     assert ("identity", "wall_time") not in judged.failing
-    assert failing[0]["reason"].endswith(" in 4 pairs")
-    assert any(note.startswith("4 pairs of processes in ") for note in judged.comparison["notes"])
+    assert failing[0]["reason"].endswith(" in 3 pairs")
+    assert any(note.startswith("3 pairs of processes in ") for note in judged.comparison["notes"])
     visits = [json.loads(line) for line in (judged.root / "r" / "head" / "visits.jsonl").read_text().splitlines()]
     made = [visit for visit in visits if visit["round"] and visit["key"].startswith("decayed")]
-    assert [visit["round"] for visit in made] == [1, 2, 3, 4]
-    assert len({visit["process"] for visit in made}) == 4
+    assert [visit["round"] for visit in made] == [1, 2, 3]
+    assert len({visit["process"] for visit in made}) == 3
     assert all(visit["samples"] >= FEWEST_TURNS for visit in made)
     explained = in_this_process(judged.root, "compare", "r/base", "r/head", "--explain", "decayed.reference")
     assert "round 3" in explained.stdout
