@@ -10,8 +10,8 @@ The looks are fixed beforehand. At each, a cell is
     faster  where its interval lies below minus half the threshold;
     same    where its interval lies below the threshold;
 and only cells that are none of these are measured further. The interval's lower end errs in ALPHA of suites, over all
-looks and cells (Bonferroni; half of it each for the change and for the relative one), its upper end in BETA of cells,
-over all looks (`analysis.looks`). Holm's steps gain nothing: a suite has few slower cells among many.
+looks (`analysis.looks`) and cells (Bonferroni; half of it each for the change and for the relative one), its upper end
+in BETA of cells, over all looks. Holm's steps gain nothing: a suite has few slower cells among many.
 """
 
 from __future__ import annotations
