@@ -11,7 +11,7 @@ import pytest
 
 from attnbench.analysis.compare import crossover_shift
 from attnbench.analysis.compare.findings import Comparison, Finding
-from attnbench.analysis.compare.stored_runs import compare, judge
+from attnbench.analysis.compare.stored_runs import SCATTER_FREEDOM, _scatter, compare, judge
 from attnbench.analysis.crossover import Crossing, Crossover, Stretch
 from attnbench.analysis.run import Run
 from attnbench.errors import BadInput
@@ -88,6 +88,15 @@ def test_equal_runs_under_other_loads_are_hardly_ever_called_slower(load: str) -
     called, by_rounds_alone = verdicts(load, 3, 100)
     assert called <= 0.02
     assert load == "none" or by_rounds_alone >= 0.25, "the control"
+
+
+def test_the_scatter_is_that_of_most() -> None:
+    values = np.random.default_rng(0).normal(0, 0.1, (300, 12))
+    scatter = [_scatter(x) for x in values]
+    assert np.mean(scatter) == pytest.approx(0.1, rel=0.05)
+    assert np.std(scatter) / np.mean(scatter) == pytest.approx((2 * SCATTER_FREEDOM * 12) ** -0.5, rel=0.3)
+    values[:, :4] += 1e6
+    assert np.mean([_scatter(x) for x in values]) < 0.4 < 0.1 * float(np.std(values[0]))
 
 
 def test_runs_that_differ_by_everything_are_undecided() -> None:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from attnbench.analysis.compare.crossover_shift import shifts
@@ -45,9 +47,8 @@ FEWEST_OTHERS = 3
 """Operators beside its own in a cell's block, without which what the machine did cannot be told: of two, the one that
 changed would move the median."""
 
-SCATTER_FREEDOM = 0.37
-"""Degrees of freedom per cell of a standard deviation from the median of absolute deviations: its relative variance is
-1.36 / n, where the standard deviation's own is 1 / 2n."""
+SCATTER_FREEDOM = 0.82
+"""Degrees of freedom per cell of the standard deviation from `_scatter`: its efficiency."""
 
 WIDEST = 700.0
 """In logs, the end of an interval that is still a number."""
@@ -157,14 +158,25 @@ def standing_out(sides: Sides, *, turns: bool) -> dict[str, tuple[float | None, 
         turns: whether the cells of a block were measured in turns.
     """
     references = _references(sides) if turns else {}
-    apart = [abs(_change(sides[key]) - reference) for key, (reference, _) in references.items()]
-    confidence = 1 - FALSE_ALARMS / len(sides)
-    scatter = t_quantile(SCATTER_FREEDOM * len(apart), confidence) * 1.4826 * median(apart) if apart else 0.0
+    apart = np.array([_change(sides[key]) - reference for key, (reference, _) in references.items()])
+    freedom, confidence = SCATTER_FREEDOM * len(apart), 1 - FALSE_ALARMS / len(sides)
+    scatter = t_quantile(freedom, confidence) * _scatter(apart) if len(apart) else 0.0
     known = {key: references.get(key, (None, 0.0)) for key in sides}
     return {
         key: (reference, max(math.hypot(ratio_half_width(*sides[key]), noise), scatter))
         for key, (reference, noise) in known.items()
     }
+
+
+def _scatter(values: npt.NDArray[np.float64]) -> float:
+    """The standard deviation of most of some values, which less than half of them, however far away, do not move.
+
+    Q_n of Rousseeuw and Croux 1993, "Alternatives to the Median Absolute Deviation", with their factors for few values.
+    """
+    count, half = len(values), len(values) // 2 + 1
+    apart = np.abs(values[:, None] - values)[np.triu_indices(count, 1)]
+    order = half * (half - 1) // 2
+    return 2.2219 * float(np.partition(apart, order - 1)[order - 1]) * count / (count + (1.4 if count % 2 else 3.8))
 
 
 def _references(sides: Sides) -> dict[str, tuple[float, float]]:
