@@ -148,22 +148,22 @@ class TimedChecks:
             take: (watched) makes timed calls until the watched one has been among them.
         """
         subject, inputs, call = self.subject, self.subject.sets[number], self.subject.calls[number]
-        other = (number + 1) % len(subject.sets)
-        for each in (number, other) if self.short else (number,):
+        other, short = (number + 1) % len(subject.sets), self.short
+        for each in (number, other) if short else (number,):
             self._restore(each)
-        watched = Watched(number, _drawn.choice((0, _drawn.randrange(REPEATED))) if self.short else 0)
+        watched = Watched(number, _drawn.choice((0, _drawn.randrange(REPEATED))) if short else 0)
         observer = Observer(subject, subject.cell.problem)
         change = change_of(inputs, seed=_drawn.getrandbits(32))
         with changed(inputs, change):
             take(watched)
             follows = self._check_written(watched, observer)
-            if self.short:
+            if short:
                 self._require_first(other, observer.outputs(subject.calls[other]))
             observer.settle()  # before the write is undone: an output may be a view of its input
             watched.require_kept(subject)
         if follows:
             self.made, self._unsure, self._return = self.made + 1, 0, (number, digests(watched.copies))
-            if self.short:  # one call either way: what computes in every k-th call is wrong in one of them
+            if short:  # one call either way: what computes in every k-th call is wrong in one of them
                 self.returned(number, observer.outputs(call))
                 observer.settle()
                 with changed(inputs, change):
