@@ -221,11 +221,11 @@ def row(noise: str, rounds: int, draws: int) -> Row:
 
 ABOUT = """\
 A panel has {sizes} sizes a factor of 2 apart and {members} members a block; the estimates are those of a run
-(`analysis.interval.estimates`), shifted to the true levels. Four figures in a field are of {rounds} rounds. *held*: the
-share of panels whose interval holds the true crossing, or whose label, where it claims no crossing, is true; *width*:
-the median over that of one who knows the noise and the shape; *as two sizes*: the share of crossings that are given as
-the two sizes beside them. Smooth ratios are straight, bent by launch overheads of either side or of both, or have a
-kink below the crossing, which lies anywhere between two sizes.
+(`analysis.interval.estimates`), shifted to the true levels. Four figures in a field are of {rounds} rounds, each
+from {draws} panels. *held*: the share of panels whose interval holds the true crossing, or whose label, where it claims
+no crossing, is true; *width*: the median over that of one who knows the noise and the shape; *as two sizes*: the share
+of crossings that are given as the two sizes beside them. Smooth ratios are straight, bent by launch overheads of either
+side or of both, or have a kink below the crossing, which lies anywhere between two sizes.
 """
 
 STEPS_ABOUT = """\
@@ -276,7 +276,7 @@ def table(draws: int) -> str:
     )
     return "\n".join(
         [
-            ABOUT.format(sizes=len(SIZES), members=MEMBERS, rounds=shown),
+            ABOUT.format(sizes=len(SIZES), members=MEMBERS, rounds=shown, draws=draws),
             smooths + "\n",
             widths + "\n",
             STEPS_ABOUT.format(least=LEAST_JUMP, most=MOST_JUMP),
