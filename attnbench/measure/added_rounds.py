@@ -40,7 +40,7 @@ class Precision:
         precise = sum(half <= asked for half in self.crossovers)
         after = f"after {count(rounds, 'round')}"
         if not self.crossovers:
-            return f"crossovers: none {after}"
+            return f"crossovers: none with an interval {after}"
         widest = f"; the widest is ± {percent(max(self.crossovers))}" if precise < len(self.crossovers) else ""
         return f"crossovers: {precise} of {len(self.crossovers)} within ± {percent(asked)} {after}{widest}"
 
