@@ -19,7 +19,8 @@ from attnbench.measure.worker.fake_memory import run
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, MODES, Cell, Params, Problem, canonical_params
-from attnbench.registry import operators, outside_definition, resolve, why_not
+from attnbench.registry import outside_definition, resolve, why_not
+from tests.variants import sources
 
 LARGE, LARGE_TO_COUNT = 71, 17
 """Stand for a maximum where there is none: more than there are tokens, channels or blocks."""
@@ -55,7 +56,7 @@ def extremes(operator: Operator, large: int = LARGE) -> Iterator[Params]:
 
 def subjects(name: str) -> Iterator[Subject]:
     """The gradient of every impl that runs here and says no reason why not, in every dtype that can tell something."""
-    source = operators()[name]
+    source = sources()[name]
     operator = source.load()
     image = Problem.image(5, 7, 64, 4)
     plain = Problem(35, 64, 4)
@@ -73,7 +74,7 @@ def subjects(name: str) -> Iterator[Subject]:
                 yield subject_of(cell, source, CPU, 2**32, Forecast())
 
 
-@pytest.mark.parametrize("name", sorted(operators()))
+@pytest.mark.parametrize("name", sorted(sources()))
 def test_every_end_is_right_or_has_its_reason(name: str) -> None:
     torch.set_num_threads(1)
     tried = 0
@@ -86,9 +87,9 @@ def test_every_end_is_right_or_has_its_reason(name: str) -> None:
     assert tried
 
 
-@pytest.mark.parametrize("name", sorted(operators()))
+@pytest.mark.parametrize("name", sorted(sources()))
 def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
-    operator = operators()[name].load()
+    operator = sources()[name].load()
     shapes = [(3, 5, 16, 4), (1, 5, 4, 4)]
     problems = [Problem.image(*shape) for shape in shapes]
     if "sequence" in operator.domains:
@@ -110,7 +111,7 @@ def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
 
 def test_the_ends_are_those_that_are_allowed() -> None:
     """What lies beyond them is refused, so that a bound set wider than it is right is among what is tried."""
-    for source in operators().values():
+    for source in sources().values():
         operator = source.load()
         for name, param in operator.params.items():
             if param.minimum is not None and param.minimum > 0:
@@ -134,7 +135,7 @@ def test_what_was_wider_than_the_sound_range_is_refused(
     name: str, given: dict[str, Any], problem: Problem, by_bound: bool
 ) -> None:
     """By a bound of the parameter, or by a sentence: and the check would not have passed it."""
-    source = operators()[name]
+    source = sources()[name]
     operator = source.load()
     if by_bound:
         with pytest.raises(ValueError, match="allowed"):
