@@ -517,7 +517,7 @@ class SampleAnswer(CellAnswer):
 
 @dataclass(frozen=True)
 class SampleRequest(Request[SampleAnswer]):
-    """Times calls of a member: two untimed ones first where one lasts less than 10 ms, then timed ones until 10 ms have
+    """Times calls of a member: after two untimed ones, or fewer that together last less than 10 ms, until 10 ms have
     passed or 8 were made. A member that fails is freed.
 
     Args:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ SHORT_CALL_S = 0.01
 """Calls shorter than this are preceded by untimed ones: the first after other members takes up to twice as long."""
 
 UNTIMED_CALLS = 2
+"""As many, or fewer that together last less than SHORT_CALL_S, so that timed calls are the larger part of a sample."""
 
 CHECKED = 8
 """One sample in so many is checked; of the first, one among the six that every visit has."""
@@ -148,9 +150,10 @@ class Member:
         return taken
 
     def _warm(self) -> None:
-        if self.call_s < SHORT_CALL_S:
+        untimed = min(UNTIMED_CALLS, math.ceil(SHORT_CALL_S / max(self.call_s, 1e-9)) - 1)
+        if untimed:
             with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
-                for number in self._numbers(UNTIMED_CALLS):
+                for number in self._numbers(untimed):
                     self._note(clocks.once(self.subject, self.subject.calls[number]))
 
     def _note(self, seconds: float) -> None:
