@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from attnbench.analysis.baseline import is_exact
-from attnbench.analysis.interval import Estimate, ratio_half_width
+from attnbench.analysis.interval import Estimate
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
 
@@ -91,9 +91,9 @@ def choose(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommend
     if not exact or fastest.exact:
         return result
     rivals = [other for other, _ in _not_told_apart(exact)]
-    halves = [_half(level, other, 1 / (len(chosen) * len(rivals))) for other in rivals]
+    own, *halves = (_half(each, 1 / (len(chosen) * len(rivals))) for each in (level, *rivals))
     gains = [other.level - level.level for other in rivals]
-    low, high = (min(gain + side * half for gain, half in zip(gains, halves, strict=True)) for side in (-1, 1))
+    low, high = (min(g + side * math.hypot(own, h) for g, h in zip(gains, halves, strict=True)) for side in (-1, 1))
     gain = gains[0] - _luck([level for level, _ in chosen])
     gain = gain if math.isnan(low) else min(max(gain, low), high)
     return replace(result, speed_up=math.exp(gain), low=math.exp(low), high=math.exp(high))
@@ -104,17 +104,18 @@ def _not_told_apart(candidates: Sequence[_Candidate]) -> Sequence[_Candidate]:
     if any(not level.has_interval for level, _ in candidates):
         return candidates[:1]
     share = 2 / max(2, len(candidates) - 1)  # of the two-sided α: the intervals are one-sided
+    ends = [(level.level, _half(level, share)) for level, _ in candidates]
     rest = [
-        (level, choice)
-        for level, choice in candidates
-        if all(level.level - other.level <= _half(level, other, share) for other, _ in candidates)
+        candidate
+        for candidate, (level, half) in zip(candidates, ends, strict=True)
+        if all(level - other <= math.hypot(half, its) for other, its in ends)
     ]
     return rest if len(rest) == len(candidates) else _not_told_apart(rest)
 
 
-def _half(a: Estimate, b: Estimate, share: float) -> float:
-    """Half the interval of log(a / b) that takes a share of the α of an interval alone."""
-    return ratio_half_width(a, b, 1 - share * (1 - a.confidence))
+def _half(level: Estimate, share: float) -> float:
+    """Half the interval of a level within its block that takes a share of the α of an interval alone."""
+    return replace(level, confidence=1 - share * (1 - level.confidence)).own_half_width
 
 
 def _luck(levels: Sequence[Estimate]) -> float:
