@@ -87,13 +87,20 @@ SUITE_TEXT = (
 )
 
 
+@cache
+def _original_text() -> tuple[str, str]:
+    """Of visits.jsonl, and of samples.csv."""
+    visits, samples = _original()
+    rows = [",".join(SAMPLE_COLUMNS) + "\n", *(s.line() for s in samples)]
+    return "".join(v.line() for v in visits), "".join(rows)
+
+
 def original_folder(path: Path) -> Path:
     """The run folder that all mutated ones come from."""
     path.mkdir(parents=True)
-    visits, samples = _original()
-    (path / VISITS).write_text("".join(v.line() for v in visits), encoding="utf-8")
-    rows = [",".join(SAMPLE_COLUMNS) + "\n", *(s.line() for s in samples)]
-    (path / SAMPLES).write_text("".join(rows), encoding="utf-8")
+    visits, samples = _original_text()
+    (path / VISITS).write_text(visits, encoding="utf-8")
+    (path / SAMPLES).write_text(samples, encoding="utf-8")
     (path / ENVIRONMENT).write_text(ENVIRONMENT_TEXT, encoding="utf-8")
     (path / SUITE).write_text(SUITE_TEXT, encoding="utf-8")
     (path / RESULTS).write_text("key,operator\n", encoding="utf-8")
