@@ -16,11 +16,8 @@ from itertools import groupby, pairwise
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
-
-Floats = npt.NDArray[np.float64]
+from attnbench.analysis.interval import Estimate, Floats, ratio, ratio_half_width
 
 Kind = Literal["crossing", "always", "never", "stretch", "same", "undecided", "nothing"]
 Direction = Literal["above", "below"]

@@ -43,7 +43,7 @@ def against_one(*ratios: float, noise: float = 0.01) -> Crossover:
 
 @pytest.fixture(scope="module", params=["Gaussian", "unlike cells"])
 def measured(request: pytest.FixtureRequest) -> Measured:
-    return measure(np.random.default_rng(4), request.param, 3, 150)
+    return measure(np.random.default_rng(4), request.param, 3, 80)
 
 
 Draw = Callable[[np.random.Generator, int], Case]
@@ -55,7 +55,7 @@ def cases(draw: Draw, draws: int) -> Iterator[Case]:
 
 
 def test_the_interval_holds_a_smooth_crossing_and_is_a_number(measured: Measured) -> None:
-    found = tally(measured, cases(lambda rng, i: smooth(rng, 1 + i % 3), 150), 3)
+    found = tally(measured, cases(lambda rng, i: smooth(rng, 1 + i % 3), 80), 3)
     assert found.held >= 0.93
     assert found.bracketed <= 0.15
     assert found.width <= 1.5
@@ -64,11 +64,11 @@ def test_the_interval_holds_a_smooth_crossing_and_is_a_number(measured: Measured
 def test_a_third_of_its_width_would_miss_it(measured: Measured) -> None:
     """The negative control."""
     third = [[(replace(a, own=a.own / 9), replace(b, own=b.own / 9)) for a, b in run] for run in measured.runs]
-    assert tally(replace(measured, runs=third), cases(smooth, 150), 3).held < 0.85
+    assert tally(replace(measured, runs=third), cases(smooth, 80), 3).held < 0.85
 
 
 def test_a_step_in_any_interval_is_between_two_sizes(measured: Measured) -> None:
-    found = tally(measured, cases(stepped, 150), 3)
+    found = tally(measured, cases(stepped, 80), 3)
     assert found.held >= 0.93
     assert found.bracketed >= 0.8
 
@@ -77,20 +77,20 @@ def test_without_suspicion_a_step_is_missed(measured: Measured, monkeypatch: pyt
     """The negative control."""
     monkeypatch.setattr(module, "JUMP", math.inf)
     monkeypatch.setattr(module, "SUSPICION", 1 - 1e-12)
-    assert tally(measured, cases(stepped, 150), 3).held < 0.7
+    assert tally(measured, cases(stepped, 80), 3).held < 0.7
 
 
 def test_a_constant_ratio_has_no_crossing_and_no_wrong_label(measured: Measured) -> None:
     *wrong, told = wrong_labels(measured)
     assert max(wrong) <= 0.05
-    assert told <= 0.1
+    assert told <= 0.15
 
 
 def test_an_interval_at_each_size_is_no_band(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: what holds at each size for itself does not hold at all of them."""
     half = module._half
     monkeypatch.setattr(module, "_half", lambda pair, confidence=None, together=1: half(pair, confidence) * 0.6)
-    assert max(wrong_labels(measured)) > 0.15
+    assert max(wrong_labels(measured)) > 0.2
 
 
 @pytest.mark.parametrize(
