@@ -153,7 +153,7 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
 def _refuse_other_contract(folder: Path) -> None:
     """Raises BadInput where a stored run was measured by another contract: its suite may have keys of that."""
     for visit in read_visits(folder) if os.path.isfile(folder / VISITS) else ():
-        if not visit.contract.startswith(f"{CONTRACT} "):
+        if visit.contract.split()[:1] != [str(CONTRACT)]:
             raise _other_contract(folder, visit.contract, str(CONTRACT))
 
 

@@ -22,7 +22,7 @@ from attnbench.measure.protocol import (
 from attnbench.measure.visit_log import VisitLog
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan.plan import Plan
-from attnbench.plan.time_budget import LEAST_SAMPLE_S
+from attnbench.plan.settings import BATCH_S
 from attnbench.problem import Cell, columns_of
 from attnbench.store.reading import parse_visit
 from attnbench.store.records import Cause, Sample, Status, Visit
@@ -144,7 +144,7 @@ class VisitMaker:
         numbered = enumerate(samples, index)
         process = self.workers.number
         self.log.journal.take(Sample(cell.key, place.round, process, n, *each, place.part) for n, each in numbered)
-        self.sampled_s += sum(max(seconds, LEAST_SAMPLE_S) for _, seconds, _ in samples)
+        self.sampled_s += sum(max(seconds, BATCH_S) for _, seconds, _ in samples)
 
     def end(self, answers: Sequence[tuple[Cell, VisitAnswer]], place: Place, seconds: float = 0.0) -> None:
         """Stores visits that have ended together; their samples are stored already. Raises Stopped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 CONTRACT = 3
@@ -12,6 +13,25 @@ MAX_ROUNDS = 1000
 
 SEARCH_ROUNDS = 9
 """The most rounds of a crossover search."""
+
+SAMPLE_S = 0.01
+"""A turn's sample of a member ends once its timed calls have taken so long …"""
+
+MOST_CALLS = 8
+"""… or are so many."""
+
+BATCH_S = 1e-4
+"""Shorter calls are timed in batches that last so long: the clock's resolution and the loop's own cost are then below
+0.1 %."""
+
+UNTIMED_CALLS = 2
+"""Calls shorter than SAMPLE_S are preceded by so many untimed ones, or by fewer that together last less than that, so
+that timed calls are the larger part: the first call after other members takes up to twice as long."""
+
+
+def untimed_calls(call_s: float) -> int:
+    """The calls before the timed ones of a sample. call_s: seconds of one."""
+    return min(UNTIMED_CALLS, max(0, math.ceil(SAMPLE_S / max(call_s, 1e-9)) - 1))
 
 
 @dataclass(frozen=True)

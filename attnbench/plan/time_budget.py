@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from attnbench.plan.blocks import baseline_of, blocks_of, weight
-from attnbench.plan.settings import Measure
+from attnbench.plan.settings import BATCH_S, MOST_CALLS, SAMPLE_S, Measure, untimed_calls
 from attnbench.problem import Cell
 from attnbench.units import count
 
@@ -22,15 +22,8 @@ CALLS_AROUND = 6
 VISIT_S = 0.03
 """What a visit costs beside its calls and its samples."""
 
-SAMPLE_S = 0.001
+TURN_S = 0.001
 """What a turn's sample costs beside its calls."""
-
-LEAST_SAMPLE_S = 1e-4
-"""A timed sample of shorter calls is of so many that they last so long."""
-
-SHORT_S, WARM_CALLS, MOST_CALLS = 0.01, 2, 8
-"""A sample of a call shorter than this is preceded by so many untimed calls, and takes as many calls as fill that time,
-at most so many."""
 
 CHECK_SHARE = 0.5
 """The check goes no further up in size once it has used this share of the budget."""
@@ -147,13 +140,12 @@ def compile_s(cell: Cell) -> float:
 
 def timed_calls(call_s: float) -> int:
     """The timed calls of a sample."""
-    return max(1, min(MOST_CALLS, math.ceil(SHORT_S / call_s))) if call_s else MOST_CALLS
+    return max(1, min(MOST_CALLS, math.ceil(SAMPLE_S / call_s))) if call_s else MOST_CALLS
 
 
 def sample_s(call_s: float, clocks: int = 1) -> float:
     """What a turn's sample of a member takes. clocks: metrics that take samples."""
-    warm_s = WARM_CALLS * call_s if call_s < SHORT_S else 0.0
-    return SAMPLE_S + warm_s + clocks * timed_calls(call_s) * max(call_s, LEAST_SAMPLE_S)
+    return TURN_S + untimed_calls(call_s) * call_s + clocks * timed_calls(call_s) * max(call_s, BATCH_S)
 
 
 def timed(calls_s: Sequence[tuple[Cell, float]], measure: Measure, baseline: str) -> Iterator[Timed]:
@@ -162,7 +154,7 @@ def timed(calls_s: Sequence[tuple[Cell, float]], measure: Measure, baseline: str
     for block in blocks_of(cell for cell, _ in calls_s):
         base = baseline_of(block, baseline)
         series = [by_key[cell.key] for cell in block if cell != base] or [by_key[cell.key] for cell in block]
-        typical_s = median(max(call, LEAST_SAMPLE_S) * timed_calls(call) for call in series)
+        typical_s = median(max(call, BATCH_S) * timed_calls(call) for call in series)
         enough = math.ceil(measure.max_time_s / typical_s)
         turns = max(measure.min_turns, min(measure.max_turns, enough))
         yield from (Timed(cell, by_key[cell.key], turns, weight(cell, base)) for cell in block)

@@ -12,8 +12,9 @@ import pytest
 from attnbench.measure.device import Device, cpu, cuda
 from attnbench.measure.protocol import SampleAnswer
 from attnbench.measure.worker import block, clocks
-from attnbench.measure.worker.block import MOST_CALLS, SAMPLE_S, UNTIMED_CALLS, Member
+from attnbench.measure.worker.block import Member
 from attnbench.measure.worker.prepared_cell import Spent
+from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, UNTIMED_CALLS
 
 NEVER = 10**9
 """Samples before the first that is checked."""
@@ -80,7 +81,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Machine]:
 def member(machine: Machine, call_s: float, device: Device = cuda.DEVICE) -> Member:
     """One that is never checked, and of which the host's clock alone takes samples."""
     subject = machine.subject(device)
-    checks: Any = SimpleNamespace(short=call_s < block.SHORT_CALL_S, known=(0, 1), awaited=lambda: None)
+    checks: Any = SimpleNamespace(short=call_s < SAMPLE_S, known=(0, 1), awaited=lambda: None)
     return Member(subject, checks, {"wall": clocks.host_clock(subject)}, call_s, _checked=NEVER)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from attnbench.errors import BadInput
 from attnbench.measure.open_run import stored_search
 from attnbench.measure.stored_search import SEARCH, read_request, write_request
 from attnbench.plan.search_request import SearchRequest, suite_text
+from attnbench.plan.settings import CONTRACT
 from attnbench.plan.suite import from_text, override
 from attnbench.store import journal
 from attnbench.store.frames import frame
@@ -54,7 +56,8 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def foreign(suite: str, *, search: bool = False) -> Path:
     cells = [cell("softmax"), cell("evil")]
-    path = folder(Path.cwd(), [v for c in cells for v in (visit(c), timed(c, 1, 1e-3))])
+    visits = [replace(v, contract=str(CONTRACT)) for c in cells for v in (visit(c), timed(c, 1, 1e-3))]
+    path = folder(Path.cwd(), visits)
     (path / SUITE).write_text(suite + REST)
     if search:
         write_request(ASKED, path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -39,20 +38,9 @@ from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.timed_checks import TimedChecks, Watched
 from attnbench.measure.worker.visit import Bench, figures, metrics
+from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, untimed_calls
 from attnbench.problem import Cell
 from attnbench.registry import operators
-
-SAMPLE_S = 0.01
-"""A turn's sample of a member ends once its timed calls have taken so long …"""
-
-MOST_CALLS = 8
-"""… or are so many."""
-
-SHORT_CALL_S = 0.01
-"""Calls shorter than this are preceded by untimed ones: the first after other members takes up to twice as long."""
-
-UNTIMED_CALLS = 2
-"""As many, or fewer that together last less than SHORT_CALL_S, so that timed calls are the larger part of a sample."""
 
 CHECKED = 8
 """One sample in so many is checked; of the first, one among the six that every visit has."""
@@ -110,7 +98,7 @@ class Member:
         observer.settle()
         clocks.raise_clock(subject)
         self.call_s = min(seconds[1:])
-        if self.call_s < SHORT_CALL_S:
+        if self.call_s < SAMPLE_S:
             with grad_mode(subject.cell.mode), subject.spent.inside():
                 self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
         self._note(self.call_s)
@@ -150,7 +138,7 @@ class Member:
         return taken
 
     def _warm(self) -> None:
-        untimed = min(UNTIMED_CALLS, math.ceil(SHORT_CALL_S / max(self.call_s, 1e-9)) - 1)
+        untimed = untimed_calls(self.call_s)
         if untimed:
             with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
                 for number in self._numbers(untimed):
@@ -159,7 +147,7 @@ class Member:
     def _note(self, seconds: float) -> None:
         """Takes note of the time of a call by the host's clock."""
         self.call_s = min(self.call_s, seconds)
-        self.checks.short = self.call_s < SHORT_CALL_S
+        self.checks.short = self.call_s < SAMPLE_S
 
     def _take(self, watched: Watched | None) -> Taken:
         """The timed calls of a sample, by every clock; of those by one, one is watched."""

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, grad_mode
-
-BATCH_S = 1e-4
-"""A sample lasts at least this long: the clock's resolution and the loop's own cost are then below 0.1 %."""
+from attnbench.plan.settings import BATCH_S
 
 CLOCK_UP_S = 2.0
 """The longest wait for the device's clock to stop rising."""
