@@ -68,9 +68,9 @@ def measure_pair(sides: Sequence[Runner], cells: Sequence[Twins], number: int) -
 
 
 def _memory(sides: Sequence[Runner], twins: Twins) -> tuple[int, int]:
-    """Bytes that all sides hold together while others are called, and at most while one of them is."""
+    """Bytes that all sides hold together: while others are called, and of their calls, whose memory a process keeps."""
     held, peaks = zip(*(run.maker.memory(cell) for run, cell in zip(sides, twins, strict=True)), strict=True)
-    return sum(held), max(peaks)
+    return sum(held), sum(peaks)
 
 
 def seconds(runner: Runner, column: str, keys: Sequence[str], pairs: int) -> Floats:

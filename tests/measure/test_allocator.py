@@ -17,9 +17,9 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 def call():
-    held = [libc.malloc(12 << 20) for _ in range(3)]
+    held = [libc.malloc(40 << 20) for _ in range(3)]
     for block in held:
-        ctypes.memset(block, 1, 12 << 20)
+        ctypes.memset(block, 1, 40 << 20)
     for block in held:
         libc.free(block)
 for _ in range(8):
@@ -32,7 +32,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 4)
 
 
 def faults(environment: dict[str, str]) -> int:
-    """Page faults of a call that fills 36 MiB, in a process of this environment."""
+    """Page faults of a call that fills blocks larger than any that glibc keeps, in a process of this environment."""
     done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
     return int(done.stdout)
 

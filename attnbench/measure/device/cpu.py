@@ -81,6 +81,7 @@ DEVICE = Device(
     matmul_side=1024,
     copied_bytes=lambda: 1 << 28,
     affordable_flops=1e10,
+    empty_cache=allocator.give_back,
     seed=seed,
     sdpa_eps=SDPA_EPS,
 )

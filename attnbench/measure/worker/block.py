@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
 
-from attnbench.measure.device import device_of
+from attnbench.measure.device import Device, device_of
 from attnbench.measure.protocol import (
     NOTHING_KNOWN,
     THROTTLED,
@@ -51,6 +51,9 @@ CHEAP_CALL_S = 1e-3
 """A visit of calls shorter than this has CHEAP_CHECKS checks at least, made at its end where its samples had fewer."""
 
 CHEAP_CHECKS = 3
+
+LONG_CALL_S = 0.05
+"""Of longer calls one tells what outputs follow, of shorter ones several: rounding moves some outputs now and then."""
 
 _drawn = random.Random()
 """Of the system's own seed: which samples are checked is unknown beforehand."""
@@ -103,7 +106,7 @@ class Member:
                 self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
         self._note(self.call_s)
         if subject.cell.mode == "fwd_bwd":
-            self.checks.learn_what_follows(8 if self.call_s < CHEAP_CALL_S else 3 if self.checks.short else 1)
+            self.checks.learn_what_follows(8 if self.call_s < CHEAP_CALL_S else 3 if self.call_s < LONG_CALL_S else 1)
         for module in metrics():
             timer = module.timer(subject, self.call_s) if hasattr(module, "timer") else None
             if timer is not None:
@@ -214,6 +217,7 @@ class Block:
     cells: dict[str, Cell] = field(default_factory=dict)
     _members: dict[str, Member] = field(default_factory=dict)
     _pool: InputPool = field(default_factory=InputPool)
+    _devices: dict[str, Device] = field(default_factory=dict)
 
     def prepare(self, request: PrepareRequest) -> PreparedAnswer:
         """See `PrepareRequest`."""
@@ -232,9 +236,8 @@ class Block:
         same_random_numbers()
         limit_host_memory(request.host_limit)
         source = operators(request.operators_from)[request.cell.operator]
-        subject = subject_of(
-            request.cell, source, device_of(request.device), request.memory_limit, NOTHING_KNOWN, self._pool.share
-        )
+        device = self._devices[request.device] = device_of(request.device)
+        subject = subject_of(request.cell, source, device, request.memory_limit, NOTHING_KNOWN, self._pool.share)
         member = Member(subject, TimedChecks(subject, self._pool, dict(enumerate(request.answers)), request.tolerance))
         before = self._held_bytes()
         self._members[request.cell.key] = member
@@ -255,7 +258,7 @@ class Block:
         return storable(answer)
 
     def release(self) -> None:
-        """Frees all members, and what torch has compiled for them."""
+        """Frees all members, what torch has compiled for them, and the memory that they have left free."""
         if not self.cells:
             return
         compiled = any(cell.impl == "compiled" for cell in self.cells.values())
@@ -267,6 +270,9 @@ class Block:
             forget_compiled()
         gc.collect()
         gc.freeze()
+        for device in self._devices.values():
+            with contextlib.suppress(RuntimeError):
+                device.empty_cache()
 
     def _ask(self, key: str, kind: type[A], request: Callable[[Member], A]) -> A:
         """An answer about a member, which is freed where that is not "ok"."""
@@ -285,8 +291,6 @@ class Block:
         member = self._members.pop(key, None)
         if member is not None:
             member.subject.release()
-            with contextlib.suppress(RuntimeError):
-                member.subject.device.empty_cache()
 
 
 def _sample(member: Member) -> SampleAnswer:
