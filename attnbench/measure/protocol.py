@@ -498,6 +498,19 @@ class PrepareRequest(Request[PreparedAnswer]):
 
 
 @dataclass(frozen=True)
+class MemberRequest(Request[A_co]):
+    """What is asked about a member of the open block. key: of its cell."""
+
+    key: str
+    runs_operators: ClassVar[bool] = True
+
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> MemberRequest[A_co]:
+        """The request of a message."""
+        return cls(message["key"])
+
+
+@dataclass(frozen=True)
 class SampleAnswer(CellAnswer):
     """One turn's sample of a member.
 
@@ -516,22 +529,12 @@ class SampleAnswer(CellAnswer):
 
 
 @dataclass(frozen=True)
-class SampleRequest(Request[SampleAnswer]):
+class SampleRequest(MemberRequest[SampleAnswer]):
     """Times calls of a member: after two untimed ones, or fewer that together last less than 10 ms, until 10 ms have
     passed or 8 were made. A member that fails is freed.
-
-    Args:
-        key: of its cell.
     """
 
-    key: str
     word: ClassVar[str] = "sample"
-    runs_operators: ClassVar[bool] = True
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> SampleRequest:
-        """The request of a message."""
-        return cls(message["key"])
 
     def read(self, message: Mapping[str, Any]) -> SampleAnswer:
         """See `Request`."""
@@ -539,22 +542,12 @@ class SampleRequest(Request[SampleAnswer]):
 
 
 @dataclass(frozen=True)
-class FinishRequest(Request[VisitAnswer]):
+class FinishRequest(MemberRequest[VisitAnswer]):
     """Ends a member's visit: the last checks, the figures taken beside samples (energy_j, operator_s, visit_s), and
     it is freed. The answer has no samples.
-
-    Args:
-        key: of its cell.
     """
 
-    key: str
     word: ClassVar[str] = "finish"
-    runs_operators: ClassVar[bool] = True
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> FinishRequest:
-        """The request of a message."""
-        return cls(message["key"])
 
     def read(self, message: Mapping[str, Any]) -> VisitAnswer:
         """See `Request`."""
