@@ -58,11 +58,11 @@ def measure_pair(sides: Sequence[Runner], cells: Sequence[Twins], number: int) -
         runner.end_process()
     blocks = blocks_of(sorted((twins[-1] for twins in cells), key=lambda cell: cell.key))
     for position, block in enumerate(draw.sample(blocks, len(blocks))):
-        used = 0
         for part in parts_of(draw.sample(block, len(block)), None, memory, plan.memory_limit):
             members = [Member(twins_of[cell.key]) for cell in part]
-            measure_block(makers, members, Place(number, position, used), measure, draw)
-            used = 1 + max((v.part for r in sides for v in r.journal.visits if v.round == number), default=-1)
+            of_sides = zip(*(member.cells for member in members), strict=True)
+            first = max(maker.log.next_part(own, number) for maker, own in zip(makers, of_sides, strict=True))
+            measure_block(makers, members, Place(number, position, first), measure, draw)
     for runner in sides:
         runner.end_process()
 

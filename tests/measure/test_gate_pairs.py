@@ -174,8 +174,9 @@ def runner(cells: Sequence[Cell], visits: Sequence[Visit] = ()) -> Any:
     """What a gate needs of a run."""
     plan = SimpleNamespace(measure=Measure(), memory_limit=1 << 20, seed=1, device="cpu")
     ends: list[int] = []
+    maker = SimpleNamespace(memory=lambda cell: (8, 80), log=SimpleNamespace(next_part=lambda cells, number: 0))
     return SimpleNamespace(
-        plan=plan, maker=SimpleNamespace(memory=lambda cell: (8, 80)), journal=SimpleNamespace(visits=list(visits)),
+        plan=plan, maker=maker, journal=SimpleNamespace(visits=list(visits)),
         ends=ends, end_process=lambda: ends.append(1), survivors=lambda: list(cells),
     )  # fmt: skip
 
