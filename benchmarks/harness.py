@@ -49,7 +49,6 @@ def main() -> int:
         done = rounds.plan_rounds()
         for number in range(1, done + 1):
             rounds.make_round(number)
-            runner.end_process()
         add_rounds(rounds, done)
         rounds_s = time.perf_counter() - begun - check_s
         runner.workers.kill()

@@ -78,8 +78,6 @@ def _made(rounds: TimedRounds, look: int, stop: int, reached: Precision, asked: 
         rounds.announce([[cell for cells in blocks for cell in cells] for blocks in missing])
     for number in range(look + 1, stop + 1):
         rounds.make_round(number, reached.wide)
-        maker.workers.end()
-        maker.log.write_results()
     left_out, rounds.not_made = rounds.not_made - before, before
     return not left_out
 

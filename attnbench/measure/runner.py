@@ -65,7 +65,6 @@ class Runner:
             done = rounds.plan_rounds()
             for number in range(1, done + 1):
                 rounds.make_round(number)
-                self.end_process()
             rounds.skip_unreached()
             add_rounds(rounds, done)
             self._report_share()

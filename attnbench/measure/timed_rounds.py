@@ -47,7 +47,9 @@ class TimedRounds:
         self.maker.progress.planned(sum(map(len, rounds)), self.maker.remaining_s)
 
     def make_round(self, number: int, only: frozenset[str] | None = None) -> None:
-        """Measures the blocks of a round of which visits are missing, as far as the budget reaches. Raises Stopped.
+        """Measures the blocks of a round of which visits are missing, as far as the budget reaches.
+
+        Then its process ends, and results.csv is made current. Raises Stopped.
 
         Args:
             number: of the round.
@@ -67,6 +69,8 @@ class TimedRounds:
             else:
                 self.not_made += len(cells)
             maker.remaining_s = (maker.remaining_s or 0.0) - budget.expected_s(cells)
+        maker.workers.end()
+        maker.log.write_results()
 
     def _order(self, missing: Mapping[int, Sequence[Cell]], draw: random.Random) -> list[int]:
         """The blocks in random order; where a budget may end soon, the first of all is one that goes before the others.
