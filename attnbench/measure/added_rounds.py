@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from attnbench.analysis.baseline import named, pairs
+from attnbench.analysis.baseline import Baseline, named, pairs
 from attnbench.analysis.crossover import Crossing, crossover
 from attnbench.analysis.crossover_search import half_width
 from attnbench.analysis.metric_values import quantity
@@ -74,16 +74,14 @@ def _made(rounds: TimedRounds, look: int, stop: int, reached: Precision, asked: 
     maker, before = rounds.maker, rounds.not_made
     missing = [rounds.missing(number, reached.wide) for number in range(look + 1, stop + 1)]
     if any(missing):
-        maker.progress.message(f"{reached.sentence(asked, look)}: rounds are added around {_places(reached)}")
+        maker.progress.message(
+            f"{reached.sentence(asked, look)}: rounds are added around {count(len(reached.wide), 'cell')}"
+        )
         rounds.announce([[cell for cells in blocks for cell in cells] for blocks in missing])
     for number in range(look + 1, stop + 1):
         rounds.make_round(number, reached.wide)
     left_out, rounds.not_made = rounds.not_made - before, before
     return not left_out
-
-
-def _places(reached: Precision) -> str:
-    return count(len(reached.wide), "cell")
 
 
 def precision(rounds: TimedRounds, done: int, asked: float) -> Precision:
@@ -92,32 +90,32 @@ def precision(rounds: TimedRounds, done: int, asked: float) -> Precision:
     run = replace(run, visits=run.visits[run.visits["round"] <= done])
     halves: list[float] = []
     wide: set[str] = set()
-    for panel, series, crossing in _crossings(run):
+    for panel, series, baseline, crossing in _crossings(run):
         halves.append(half_width(crossing))
         if halves[-1] > asked:
-            wide |= _around(panel, series, crossing, run.baseline)
+            wide |= _around(panel, series, baseline, crossing)
     return Precision(halves, frozenset(wide))
 
 
-def _crossings(run: Run) -> Iterator[tuple[Panel, Series, Crossing]]:
+def _crossings(run: Run) -> Iterator[tuple[Panel, Series, Baseline, Crossing]]:
     """Of every series that is compared with the baseline, the crossings that have a place and an interval."""
     times = quantity(run, DEFAULT_METRIC)
     for panel in panels(run.results) if times.values else ():
         baseline = named(panel, run.baseline)
-        for series in panel.series if baseline is not None else ():
-            if baseline is not None and series.name not in baseline.members and series.operator != "identity":
+        if baseline is None:
+            continue
+        for series in panel.series:
+            if series.name not in baseline.members and series.operator != "identity":
                 for crossing in crossover(pairs(panel, series, baseline, times)).crossings:
                     if None not in (crossing.at, crossing.low, crossing.high):
-                        yield panel, series, crossing
+                        yield panel, series, baseline, crossing
 
 
-def _around(panel: Panel, series: Series, crossing: Crossing, baseline: str) -> set[str]:
+def _around(panel: Panel, series: Series, baseline: Baseline, crossing: Crossing) -> set[str]:
     """The keys of a series and the baseline at the sizes within a crossing's interval and next to its ends."""
-    base = named(panel, baseline)
-    assert base is not None
     sizes = sorted(panel.sizes.values())
     low = max((size for size in sizes if size <= (crossing.low or 0)), default=sizes[0])
     high = min((size for size in sizes if size >= (crossing.high or 0)), default=sizes[-1])
     labels = [label for label, size in panel.sizes.items() if low <= size <= high]
-    points = [each for label in labels for each in (series.at(label), base.points.get(label)) if each is not None]
+    points = [each for label in labels for each in (series.at(label), baseline.points.get(label)) if each is not None]
     return {point.key for point in points}
