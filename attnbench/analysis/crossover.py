@@ -164,21 +164,21 @@ def crossover(pairs: Sequence[Pair]) -> Crossover:
     smallest, largest = (Edge(p.label, p.size, *ratio(*p.levels)) for p in (compared[0], compared[-1]))
     places = [*compared, *(p for p in pairs if p.beyond_baseline and p.size > compared[-1].size)]
     sides = [*_sides(compared), *[-1] * (len(places) - len(compared))]
-    told = [i for i, side in enumerate(sides) if side]
+    apart = [i for i, side in enumerate(sides) if side]
     curve = _Curve(compared)
     crossings = tuple(
         curve.crossing(a, b, sides[a])
         if b < len(compared)
         else Crossing(None, places[a].size, places[b].size, "above", bracket=True)
-        for a, b in pairwise(told)
+        for a, b in pairwise(apart)
         if sides[a] != sides[b]
     )
     if all(abs(gap) < EQUAL for gap in curve.gap) and not beyond:
         kind = "same"
     elif crossings:
         kind = "crossing"
-    elif len(told) < len(sides):
-        kind = "stretch" if told else "undecided"
+    elif len(apart) < len(sides):
+        kind = "stretch" if apart else "undecided"
     else:
         kind = "always" if sides[0] < 0 else "never"
     stretch = _stretch(places, sides) if kind == "stretch" else None

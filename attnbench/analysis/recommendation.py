@@ -63,9 +63,9 @@ def recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collectio
     """
     time, memory = (next((q for q in measured if q.metric.role == role), None) for role in ("time", "memory"))
     analytic = next((each for each in measured if each.metric.analytic), None)
-    found: list[Recommendation] = []
+    rows: list[Recommendation] = []
     if time is None:
-        return found
+        return rows
     for label, size in panel.sizes.items():
         candidates = []
         for series in panel.series:
@@ -75,8 +75,8 @@ def recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collectio
                 choice = Choice(series, time.values[point.key], memory_bytes, is_exact(series, exact))
                 candidates.append((time.levels[point.key], choice))
         if candidates:
-            found.append(choose(size, label, sorted(candidates, key=lambda c: c[0].level)))
-    return found
+            rows.append(choose(size, label, sorted(candidates, key=lambda c: c[0].level)))
+    return rows
 
 
 _Candidate = tuple[Estimate, Choice]

@@ -167,7 +167,7 @@ def changes(logs: Floats, blocks: Sequence[object], looks: tuple[int, ...], deci
         return np.where((pairs > 1) & (width < WIDEST), width, math.inf)
 
     below, above = half(alpha / decisions, alpha), half(BETA, BETA)
-    found = []
+    of_cells = []
     for cell, values in enumerate(logs.T):
         level = float(values[~np.isnan(values)].mean()) if pairs[cell] else math.nan
         apart = relative(logs, company(blocks, cell), cell)
@@ -176,8 +176,8 @@ def changes(logs: Floats, blocks: Sequence[object], looks: tuple[int, ...], deci
             middle = float(apart.mean())
             error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
             least = middle - float(_critical(len(apart) - 1, alpha / decisions, looks)) * error
-        found.append(Change(level, level - float(below[cell]), level + float(above[cell]), middle, least))
-    return found
+        of_cells.append(Change(level, level - float(below[cell]), level + float(above[cell]), middle, least))
+    return of_cells
 
 
 def company(blocks: Sequence[object], cell: int) -> list[int]:
@@ -240,13 +240,13 @@ class PairedTest:
     def look(self, logs: Floats) -> None:
         """Decides what can be decided. logs: [pairs, keys] of after / before; nan where a cell was not measured."""
         measured = self.measured
-        found = dict(zip(self.thresholds, changes(logs, self.blocks, self.looks, self.decisions), strict=True))
+        current = dict(zip(self.thresholds, changes(logs, self.blocks, self.looks, self.decisions), strict=True))
         for key in filter(self.is_open, self.thresholds):
             threshold = self.thresholds[key]
-            verdict = found[key].verdict(UNGATED if threshold is None else threshold)
-            self.decided[key] = Decided(verdict, found[key], len(logs))
+            verdict = current[key].verdict(UNGATED if threshold is None else threshold)
+            self.decided[key] = Decided(verdict, current[key], len(logs))
         steady = [key for key in measured if self.decided[key].verdict == "same"]
-        self._keep(sorted(steady, key=lambda key: found[key].high - found[key].level))
+        self._keep(sorted(steady, key=lambda key: current[key].high - current[key].level))
 
     def _keep(self, steady: Sequence[str]) -> None:
         """Lets some of the cells that are the same go on as company, where the luck of pairs hides what is open.

@@ -132,11 +132,11 @@ class Subject:
 
     def _cotangent(self, output: Tensor) -> Tensor:
         """That of all outputs of a shape and dtype: one tensor, whatever the input set."""
-        kept: dict[object, Tensor] = self.__dict__.setdefault("cotangents", {})
+        cotangents: dict[object, Tensor] = self.__dict__.setdefault("cotangents", {})
         place = output.shape, output.dtype
-        if place not in kept:
-            kept[place] = cotangent(output, torch_dtype(self.cell.problem))
-        return kept[place]
+        if place not in cotangents:
+            cotangents[place] = cotangent(output, torch_dtype(self.cell.problem))
+        return cotangents[place]
 
     def once(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Outputs:
         """The outputs of one call, detached."""
@@ -169,8 +169,8 @@ class Subject:
 
     def held(self) -> list[Tensor]:
         """The tensors of its input sets, and its cotangents."""
-        kept: dict[object, Tensor] = self.__dict__.get("cotangents", {})
-        return [*(tensor for inputs in self.sets for tensor in inputs.tensors().values()), *kept.values()]
+        cotangents: dict[object, Tensor] = self.__dict__.get("cotangents", {})
+        return [*(tensor for inputs in self.sets for tensor in inputs.tensors().values()), *cotangents.values()]
 
     @cached_property
     def calls(self) -> tuple[Callable[[], Outputs], ...]:
