@@ -240,7 +240,7 @@ class _Turns:
         maker.progress.begun(visit.cell, self.place.round)
         answer = self._answer(SampleRequest(visit.cell.key), member, side)
         visit.warnings.update(dict.fromkeys(answer.warnings))
-        maker.take(visit.cell, self.place, len(visit.samples), answer.samples)
+        maker.take(visit.cell, self.place, sum(map(len, visit.turns)), answer.samples)
         visit.turns.append(answer.samples)
 
     def _finish(self, member: Member, side: int) -> tuple[Cell, VisitAnswer]:

@@ -162,8 +162,7 @@ class Member:
         ]
 
     def _timed(self, timer: Clock, watched: Watched | None) -> list[tuple[float, str]]:
-        sets = len(self.subject.sets)
-        size = clocks.batch_of(self.call_s, sets) if timer.batches else 1
+        size = self._batch(timer)
         taken: list[tuple[float, str]] = []
         with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
             begun = perf_counter()
@@ -177,6 +176,10 @@ class Member:
                 if perf_counter() - begun >= SAMPLE_S and not (watched and watched.outputs is None):
                     break
         return taken
+
+    def _batch(self, timer: Clock) -> int:
+        """The calls that make one figure of a clock."""
+        return clocks.batch_of(self.call_s, len(self.subject.sets)) if timer.batches else 1
 
     def _numbers(self, count: int) -> list[int]:
         """The input sets of the next calls: never that of the call before."""
@@ -203,7 +206,7 @@ class Member:
     def _until(self, watched: Watched) -> None:
         """Timed calls that are stored nowhere, until the watched one has been among them."""
         timer = next(iter(self.timers.values()))
-        size = clocks.batch_of(self.call_s, len(self.subject.sets)) if timer.batches else 1
+        size = self._batch(timer)
         with grad_mode(self.subject.cell.mode), self.subject.spent.inside():
             while watched.outputs is None:
                 timer.sample(self._calls(size, watched))
