@@ -196,7 +196,7 @@ def _known(pair: Pair) -> bool:
 
 def _half(pair: Pair, confidence: float | None = None, together: int = 1) -> float:
     """Half the interval of the log ratio; 0 from one round, where the ratio has to do."""
-    half = ratio_half_width(*pair.levels, (confidence or pair.levels[0].confidence) ** (1 / together))
+    half = ratio_half_width(*pair.levels, confidence, together)
     return 0.0 if math.isnan(half) else half
 
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from attnbench.analysis.distributions import CONFIDENCE, digamma, t_quantile, tetragamma, trigamma
+from attnbench.analysis.looks import confidence_after
 from attnbench.problem import CELL_COLUMNS
 
 Floats = npt.NDArray[np.float64]
@@ -55,7 +56,7 @@ class Estimate:
         own, own_freedom: variance of `level` from this cell's residuals, and its degrees of freedom.
         shared, shared_freedom: the same from group offsets.
         rounds: visits of the cell.
-        confidence: of its interval; where a run may stop at several looks, what each of them has.
+        confidence: of its interval; higher where the run may stop at several looks.
 
     Both variances are nan where they cannot be estimated: in a run of one round, and for a cell of one round among
     cells too dissimilar to pool with.
@@ -99,15 +100,15 @@ def half_width(confidence: float, *parts: tuple[float, float]) -> float:
     return math.sqrt(sum(t_quantile(freedom, confidence) ** 2 * x if x > 0 else x for x, freedom in parts))
 
 
-def ratio_half_width(a: Estimate, b: Estimate, confidence: float | None = None) -> float:
+def ratio_half_width(a: Estimate, b: Estimate, confidence: float | None = None, together: int = 1) -> float:
     """Half the interval of log(a / b), both measured in the same groups; nan where either has one round.
 
     Args:
         a, b: the two.
         confidence: None: their own.
+        together: intervals that have it together (Šidák).
     """
-    if confidence is not None:
-        a, b = replace(a, confidence=confidence), replace(b, confidence=confidence)
+    a, b = (replace(each, confidence=(confidence or each.confidence) ** (1 / together)) for each in (a, b))
     return math.hypot(a.own_half_width, b.own_half_width)
 
 
@@ -117,14 +118,17 @@ def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
     return math.exp(level), math.exp(level - half), math.exp(level + half)
 
 
-def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE) -> dict[str, Estimate]:
+def estimates(
+    visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE, stops: tuple[int, ...] = ()
+) -> dict[str, Estimate]:
     """An Estimate per key, from the timed rounds of a run, or of both sides of a comparison together.
 
     Args:
         visits: one row per visit with key, round, process, status and the column; with contract, CELL_COLUMNS and part
             where blocks were measured in turns. Round 0 and visits that are not ok are ignored.
         column: a positive quantity, in base units.
-        confidence: of the interval of each.
+        confidence: of the interval of each; of several looks, of those of all of them together.
+        stops: the looks, where the run may stop at several (`analysis.looks`).
     """
     if column not in visits:
         return {}
@@ -145,6 +149,7 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
     shared, shared_freedom = _between(fit, blocks, groups, processes)
     estimated = freedom > 0
     own = np.where(estimated, variance / fit.rounds, np.nan)
+    last = usable.groupby(cells)["round"].max()
     # A cell outside every group has its process's offset in its own residuals.
     grouped = np.bincount(cells, weights=~np.isnan(fit.offset)) / fit.rounds
     common = np.where(estimated, shared * grouped / fit.rounds, np.nan)
@@ -156,7 +161,7 @@ def estimates(visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE)
             shared=float(common[i]),
             shared_freedom=shared_freedom,
             rounds=int(fit.rounds[i]),
-            confidence=confidence,
+            confidence=confidence_after(stops, int(last[i]), int(last.max()), confidence),
         )
         for i, key in enumerate(keys)
     }

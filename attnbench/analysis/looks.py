@@ -1,62 +1,110 @@
-"""The round counts at which a run may stop, and the confidence of an interval at each of them.
+"""The round counts at which a run may stop, and the confidence of an interval after them.
 
-A run that stops as soon as its intervals are narrow enough looks at its data several times. The looks are fixed before
-the first round, and all have the same nominal confidence, so high that with probability 95 % the intervals of all looks
-hold the truth (Pocock 1977, "Group sequential methods in the design and analysis of clinical trials", Biometrika 64).
+Whoever stops as soon as intervals are narrow enough looks at the data several times. The looks are fixed before the
+first round, and the intervals of all of them hold the truth together with 95 %. A run spends the error in proportion
+to its rounds: up to round n an interval was ever wrong with probability α n / n_max (Lan and DeMets 1983, "Discrete
+sequential boundaries for clinical trials", Biometrika 70; Kim and DeMets 1987). That its budget ends does not depend on
+its times: the intervals of its last rounds may then spend all that is left. A gate, which mostly ends early, has the
+same confidence at each look (Pocock 1977, "Group sequential methods in the design and analysis of clinical trials",
+Biometrika 64).
+
+The sum of the rounds walks from look to look, and what has not yet left its bounds is integrated numerically (Armitage,
+McPherson and Rowe 1969, "Repeated significance tests on accumulating data"; Jennison and Turnbull 2000, "Group
+Sequential Methods", section 19.2; their section 4.4 for the step from normal to t quantiles).
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from attnbench.analysis.distributions import CONFIDENCE, normal
 
-MOST_LOOKS = 4
+Floats = npt.NDArray[np.float64]
+
+BISECTIONS = 24
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 def looks(rounds: int, max_rounds: int) -> tuple[int, ...]:
-    """The round counts at which a run may stop: the first, then at least two rounds apart, at most MOST_LOOKS.
+    """The round counts at which a run may stop: the first, then half as many more each time, at least two.
 
     Args:
         rounds: the first look.
         max_rounds: the last; `rounds` or less: one look.
     """
-    step = max(2, -(-(max_rounds - rounds) // (MOST_LOOKS - 1)))
-    return (*range(rounds, max_rounds, step), max(rounds, max_rounds))
+    stops = [rounds]
+    while stops[-1] < max_rounds:
+        stops.append(min(max(stops[-1] + 2, (3 * stops[-1] + 1) // 2), max_rounds))
+    return tuple(stops)
+
+
+def confidence_after(stops: tuple[int, ...], last: int, end: int, confidence: float = CONFIDENCE) -> float:
+    """The confidence of the interval of a cell.
+
+    Args:
+        stops: the looks of its run; none: it is of a fixed length.
+        last: the last round of the cell.
+        end: the last round of the run; between two looks: the budget ended it.
+        confidence: that the intervals of all looks hold the truth.
+    """
+    passed = [stop for stop in stops if stop <= end]
+    if not passed or last > passed[-1]:
+        spent = [*((stop, stop / stops[-1]) for stop in passed), (last, 1.0)]
+    else:
+        until = next(stop for stop in passed if stop >= last)
+        spent = [(stop, stop / stops[-1]) for stop in passed if stop <= until]
+    if len(spent) == 1 and spent[0][1] == 1:
+        return confidence
+    return _spending(tuple(spent), confidence)[0]
+
+
+@lru_cache(maxsize=256)
+def _spending(spent: tuple[tuple[int, float], ...], confidence: float) -> tuple[float, Floats, Floats]:
+    """The confidence at the last of some looks, and what of the walk is left after it, as points and their masses.
+
+    Args:
+        spent: the looks, each with the share of the error that is spent up to it.
+        confidence: of all looks together.
+    """
+    if not spent:
+        return 1.0, np.zeros(1), np.ones(1)
+    *earlier, (now, share) = spent
+    _, points, masses = _spending(tuple(earlier), confidence)
+    before = earlier[-1][0] if earlier else 0
+    low, high = 0.0, 8.0
+    for _ in range(BISECTIONS):
+        z = (low + high) / 2
+        left = _inside(points, masses, before, now, z)[1].sum()
+        low, high = (z, high) if left < 1 - (1 - confidence) * share else (low, z)
+    return math.erf(high / 2**0.5), *_inside(points, masses, before, now, high)
 
 
 @lru_cache(maxsize=256)
 def confidence_at(stops: tuple[int, ...], confidence: float = CONFIDENCE) -> float:
-    """The confidence of the interval at each look, such that the intervals of all looks together have another.
-
-    A run that ended between two looks, for its budget, has looked as often as one that went on to the next.
-
-    The sum of the rounds walks from look to look, and what has not yet left ± z √rounds is integrated numerically
-    (Armitage, McPherson and Rowe 1969, "Repeated significance tests on accumulating data"; Jennison and Turnbull 2000,
-    "Group Sequential Methods", section 19.2; their section 4.4 for the step from normal to t quantiles).
+    """The confidence of the interval at each look, the same at all, such that those of all looks together have another.
 
     Args:
-        stops: the looks; one: a run of a fixed length.
+        stops: the looks.
         confidence: that all looks hold the truth.
     """
-    if len(stops) == 1:
-        return confidence
     low, high = confidence, 1 - (1 - confidence) / len(stops)
-    for _ in range(24):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _all_hold(stops, normal(0.5 + middle / 2)) < confidence else (low, middle)
+        points, masses = np.zeros(1), np.ones(1)
+        for before, now in zip((0, *stops), stops, strict=False):
+            points, masses = _inside(points, masses, before, now, normal(0.5 + middle / 2))
+        low, high = (middle, high) if masses.sum() < confidence else (low, middle)
     return high
 
 
-def _all_hold(stops: tuple[int, ...], z: float) -> float:
-    """The probability that a standard normal random walk lies within ± z √n at every look n."""
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    points, masses = np.zeros(1), np.ones(1)
-    for before, now in zip((0, *stops), stops, strict=False):
-        end, variance = z * now**0.5, now - before
-        reached = end * nodes
-        density = np.exp(-((reached[:, None] - points) ** 2) / (2 * variance)) / (2 * np.pi * variance) ** 0.5
-        points, masses = reached, end * weights * (density @ masses)
-    return float(masses.sum())
+def _inside(points: Floats, masses: Floats, before: int, now: int, z: float) -> tuple[Floats, Floats]:
+    """What of a standard normal random walk lies within ± z √now after `now` steps, from what it was `before`."""
+    end, variance = z * now**0.5, now - before
+    reached = end * _NODES
+    density = np.exp(-((reached[:, None] - points) ** 2) / (2 * variance)) / (2 * np.pi * variance) ** 0.5
+    return reached, end * _WEIGHTS * (density @ masses)

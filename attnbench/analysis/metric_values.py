@@ -111,7 +111,7 @@ def quantity(run: Run, name: str) -> Quantity:
             column = column + results[added].fillna(0)
     values = _known(column)
     if metric.timed:
-        levels = estimates(run.visits, metric.column, run.confidence)
+        levels = estimates(run.visits, metric.column, stops=run.looks)
         return Quantity(name, metric, values, {key: levels[key] for key in values if key in levels})
     curves = _curves(results, metric.curve) if metric.curve else {}
     executed, counted = _executed(results, metric.column, metric.executed) if metric.executed else ({}, frozenset())

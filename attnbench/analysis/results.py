@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.files import replace
 from attnbench.metric import Metric
 from attnbench.problem import CELL_COLUMNS, LATER, SIDES
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def derive(visits: DataFrame, confidence: float = CONFIDENCE) -> DataFrame:
+def derive(visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:
     """One row per key, in the order of the first visit, with `result_columns`.
 
     status: the check's where it is not ok; `wrong` where any round found the output wrong, and then no time;
@@ -28,11 +27,11 @@ def derive(visits: DataFrame, confidence: float = CONFIDENCE) -> DataFrame:
 
     Args:
         visits: one row per visit, as `Run.visits`.
-        confidence: of its intervals.
+        stops: the looks of the run.
     """
     import pandas as pd
 
-    timed = [(metric, _intervals(visits, metric, confidence)) for metric in metrics().values() if metric.timed]
+    timed = [(metric, _intervals(visits, metric, stops)) for metric in metrics().values() if metric.timed]
     visits_by_key: dict[str, list[_Row]] = {}
     for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
         visits_by_key.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
@@ -44,12 +43,12 @@ def derive(visits: DataFrame, confidence: float = CONFIDENCE) -> DataFrame:
     return table.astype({"rounds": "Int64", **dict.fromkeys((*SIDES, *LATER), "Int64"), "causal": "bool"})
 
 
-def write(folder: Path, visits: DataFrame, confidence: float = CONFIDENCE) -> DataFrame:
+def write(folder: Path, visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:
     """Derives results.csv of a run folder and replaces it atomically.
 
     Returns: its rows. Raises: OSError.
     """
-    table = derive(visits, confidence)
+    table = derive(visits, stops)
     replace(folder / RESULTS, table.to_csv(index=False))
     return table
 
@@ -60,12 +59,12 @@ _Intervals = dict[str, tuple[float, float, float]]
 """By key, the centre over timed rounds and the ends of its interval (nan from one round)."""
 
 
-def _intervals(visits: DataFrame, metric: Metric, confidence: float) -> _Intervals:
+def _intervals(visits: DataFrame, metric: Metric, stops: tuple[int, ...]) -> _Intervals:
     from attnbench.analysis.interval import estimates
 
     if metric.derived != "interval":
         return {}
-    levels = estimates(visits, metric.column, confidence)
+    levels = estimates(visits, metric.column, stops=stops)
     return {key: (exp(e.level), exp(e.level - e.half_width), exp(e.level + e.half_width)) for key, e in levels.items()}
 
 

@@ -46,7 +46,7 @@ class Run:
         """results.csv, derived from the visits: one row per key."""
         from attnbench.analysis.results import derive
 
-        return derive(self.visits, self.confidence)
+        return derive(self.visits, self.looks)
 
     @cached_property
     def suite(self) -> dict[str, Any]:
@@ -59,11 +59,9 @@ class Run:
         return parse(self.suite_text, str(self.folder / SUITE))
 
     @property
-    def confidence(self) -> float:
-        """Of the intervals of its times: where it could stop at several looks, what each of them has."""
-        from attnbench.analysis.looks import confidence_at
-
-        return confidence_at(tuple(self.environment.get("looks", (1,))))
+    def looks(self) -> tuple[int, ...]:
+        """The round counts at which it may stop; none: it is of a fixed length."""
+        return tuple(self.environment.get("looks", ()))
 
     @property
     def baseline(self) -> str:

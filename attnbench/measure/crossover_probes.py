@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.crossover_search import LEAST_ROUNDS
 from attnbench.analysis.interval import Estimate, estimates
-from attnbench.analysis.looks import confidence_at
 from attnbench.axes import Axis
 from attnbench.measure import worker_process
 from attnbench.measure.blocks import Member, measure_block
@@ -82,7 +81,7 @@ class Probes:
         """
         visits = frame([visit for visit in self.journal.visits if visit.round <= self._round])
         looks = tuple(range(LEAST_ROUNDS, max(self.plan.measure.rounds, LEAST_ROUNDS) + 1))
-        levels = estimates(visits, self.column, confidence_at(looks))
+        levels = estimates(visits, self.column, stops=looks)
         return [
             self._paired(series, size, levels.get(cell.key), levels.get(base.key))
             for size in sorted(self.sizes.get(series, ()))

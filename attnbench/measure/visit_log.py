@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attnbench.analysis import results
-from attnbench.analysis.looks import confidence_at, looks
+from attnbench.analysis.looks import looks
 from attnbench.files import storing
 from attnbench.plan.plan import Plan, beyond
 from attnbench.plan.settings import Measure
@@ -109,7 +109,7 @@ class VisitLog:
         """Makes results.csv current, where there is any visit."""
         if self.journal.visits:
             with storing(self.journal.folder):
-                results.write(self.journal.folder, frame(self.journal.visits), confidence_at(stops(self.plan.measure)))
+                results.write(self.journal.folder, frame(self.journal.visits), stops(self.plan.measure))
         self._written = time.monotonic()
 
     def write_results_if_due(self) -> None:

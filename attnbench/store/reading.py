@@ -122,9 +122,9 @@ def _are_rates(value: Mapping[str, Any]) -> bool:
 
 
 def _are_looks(value: object) -> bool:
-    """At most 4, as `analysis.looks` has them."""
+    """At most 20; `analysis.looks` has 16 up to 1000 rounds."""
     looks = value if isinstance(value, list) and all(map(is_whole, value)) else []
-    return 0 < len(looks) <= 4 and looks == sorted(set(looks)) and looks[0] >= 1 and looks[-1] <= 1000
+    return 0 < len(looks) <= 20 and looks == sorted(set(looks)) and looks[0] >= 1 and looks[-1] <= 1000
 
 
 def _is_table(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:

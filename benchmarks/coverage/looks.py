@@ -7,55 +7,59 @@ from dataclasses import replace
 import numpy as np
 
 from attnbench.analysis.interval import Estimate, estimates, ratio_half_width
-from attnbench.analysis.looks import confidence_at, looks
+from attnbench.analysis.looks import confidence_after, looks
 from benchmarks.coverage.noise import NOISES, Generator, Noise, visits
 
-STOPS = looks(3, 9)
-MEMBERS = 8
-Path = list[tuple[Estimate, Estimate]]
-"""A series and its baseline at each look."""
+STOPS = looks(3, 24)
+BUDGET_END = 14
+"""The last round of runs that the budget ends."""
 
-PRECISIONS = (0.9, 0.6)
-"""Half widths at which a run stops, over that of the median run at the first look."""
+MEMBERS = 8
+Path = dict[int, tuple[Estimate, Estimate]]
+"""A series and its baseline after so many rounds."""
+
+PRECISION = 0.5
+"""The half width at which a run stops, over that of the median run at the first look."""
 
 
 def paths(rng: Generator, noise: Noise, draws: int) -> list[Path]:
-    """Of every ratio within a block to its first member, what is found at each look."""
-    found = []
+    """Of every ratio within a block to its first member, the levels after each look and after BUDGET_END."""
+    every = []
     for deviations in noise.draw(rng, (draws, STOPS[-1], 1, MEMBERS)):
         run = visits(deviations, np.zeros((1, MEMBERS)))
-        levels = [estimates(run[run["round"] <= stop], "wall_time_s") for stop in STOPS]
-        found += [[(at[f"0.{member}"], at["0.0"]) for at in levels] for member in range(1, MEMBERS)]
-    return found
+        levels = {n: estimates(run[run["round"] <= n], "wall_time_s") for n in sorted({*STOPS, BUDGET_END})}
+        every += [{n: (at[f"0.{m}"], at["0.0"]) for n, at in levels.items()} for m in range(1, MEMBERS)]
+    return every
 
 
-def judged(path: Path, confidence: float) -> list[tuple[float, bool]]:
-    """At each look the half width, and whether the interval holds the truth."""
-    found = []
-    for pair in path:
-        series, baseline = (replace(level, confidence=confidence) for level in pair)
-        half = ratio_half_width(series, baseline)
-        found.append((half, abs(series.level - baseline.level) <= half))
-    return found
+def judged(path: Path, rounds: int, stops: tuple[int, ...]) -> tuple[float, bool]:
+    """The half width after so many rounds, and whether the interval holds the truth. stops: the looks that count."""
+    confidence = confidence_after(stops, rounds, rounds)
+    series, baseline = (replace(level, confidence=confidence) for level in path[rounds])
+    half = ratio_half_width(series, baseline)
+    return half, abs(series.level - baseline.level) <= half
 
 
 def row(noise: Noise, draws: int) -> list[str]:
-    cells, found = [], paths(np.random.default_rng(0), noise, draws)
-    for confidence in (0.95, confidence_at(STOPS)):
-        runs = [judged(path, confidence) for path in found]
-        cells.append(f"{np.mean([all(held for _, held in run) for run in runs]):.1%}")
-        first = float(np.median([run[0][0] for run in runs]))
-        for share in PRECISIONS:
-            ends = [next((i for i, (half, _) in enumerate(run) if half <= share * first), -1) for run in runs]
-            held = np.mean([run[end][1] for run, end in zip(runs, ends, strict=True)])
-            cells.append(f"{held:.1%} ({np.mean([STOPS[end] for end in ends]):.1f})")
-    return cells
+    """With 95 % at each look, and with what `analysis.looks` has there; then the half widths of these over those."""
+    cells, every = [], paths(np.random.default_rng(0), noise, draws)
+    cut = (*(n for n in STOPS if n < BUDGET_END), BUDGET_END)
+    widths: list[list[float]] = []
+    for stops in ((), STOPS):
+        runs = [{n: judged(path, n, stops) for n in path} for path in every]
+        cells += [f"{np.mean([all(run[n][1] for n in looked) for run in runs]):.1%}" for looked in (STOPS, cut)]
+        enough = PRECISION * float(np.median([run[STOPS[0]][0] for run in runs]))
+        ends = [next((n for n in STOPS if run[n][0] <= enough), STOPS[-1]) for run in runs]
+        held = np.mean([run[end][1] for run, end in zip(runs, ends, strict=True)])
+        cells.append(f"{held:.1%} ({np.mean(ends):.1f})")
+        widths.append([float(np.mean([run[n][0] for run in runs])) for n in (STOPS[0], STOPS[-1], BUDGET_END)])
+    return [*cells, " / ".join(f"{wide / narrow:.2f}" for narrow, wide in zip(*widths, strict=True))]
 
 
 def table(draws: int) -> str:
-    """Coverage where a run stops by the width of its interval, and of all looks together."""
-    wide, narrow = (f"stopped at {share:.0%} (rounds)" for share in PRECISIONS)
-    level = f"{confidence_at(STOPS):.1%}"
-    heads = [f"{name}: {what}" for name in ("95 % each", f"{level} each") for what in ("all looks", wide, narrow)]
+    """Coverage of all looks together, and where a run stops by the width of its interval."""
+    about = ("all looks", f"all looks, ended in round {BUDGET_END}", f"stopped at {PRECISION:.0%} (rounds)")
+    heads = [f"{name}: {what}" for name in ("95 % each", "error spent") for what in about]
+    heads.append(f"width over that of 95 %, after {STOPS[0]} / {STOPS[-1]} / {BUDGET_END}")
     rows = [f"| {name} | {' | '.join(row(noise, draws))} |" for name, noise in NOISES.items()]
     return "\n".join([f"| noise | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads), *rows])
