@@ -148,11 +148,9 @@ def estimates(
         variance, freedom = moderate(fit.variance, fit.freedom)
     shared, shared_freedom = _between(fit, blocks, groups, processes)
     estimated = freedom > 0
-    own = np.where(estimated, variance / fit.rounds, np.nan)
+    own = np.where(estimated, _own(variance, fit.rounds, cells, blocks, groups), np.nan)
     last = usable.groupby(cells)["round"].max()
-    # A cell outside every group has its process's offset in its own residuals.
-    grouped = np.bincount(cells, weights=~np.isnan(fit.offset)) / fit.rounds
-    common = np.where(estimated, shared * grouped / fit.rounds, np.nan)
+    common = np.where(estimated, shared * np.bincount(cells, weights=fit.share) / fit.rounds, np.nan)
     return {
         str(key): Estimate(
             level=float(fit.level[i]),
@@ -193,26 +191,28 @@ class _Fit:
     freedom: Floats  # [cells]
     offset: Floats  # [visits], of its group; nan outside every group
     leverage: Floats  # [visits], on the offset
+    share: Floats  # [visits], of a group's variance in the mean of the groups that it is compared with
 
 
 def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats) -> _Fit:
     """Weighted least squares of logs = cell + group; `cell_variance` gives each cell's weight."""
     rounds = np.bincount(cells)
-    offset, leverage = np.full(len(logs), np.nan), np.zeros(len(logs))
+    offset, leverage, share = np.full(len(logs), np.nan), np.zeros(len(logs)), np.zeros(len(logs))
     for block in range(blocks.max() + 1):  # no cell is in two
         here = np.flatnonzero(blocks == block)
-        offset[here], leverage[here] = _offsets(logs[here], cells[here], groups[here], 1 / cell_variance[cells[here]])
+        fitted = _offsets(logs[here], cells[here], groups[here], 1 / cell_variance[cells[here]])
+        offset[here], leverage[here], share[here] = fitted
     adjusted = logs - np.nan_to_num(offset)
     # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
     level = np.bincount(cells, weights=adjusted) / rounds
     left = rounds - 1.0 - np.bincount(cells, weights=leverage)
     freedom = np.where(left > 1e-6, left, 0.0)
     variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
-    return _Fit(level, rounds, variance, freedom, offset, leverage)
+    return _Fit(level, rounds, variance, freedom, offset, leverage, share)
 
 
-def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, Floats]:
-    """The offset of each visit's group, and the visit's leverage on it: the freedom that its residual loses.
+def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, Floats, Floats]:
+    """The offset, leverage and share of each visit of a block; see `_Fit`. Leverage is the freedom its residual loses.
 
     A visit alone in its group has none (nan); nor has any where workers measured hardly more than one cell each, whose
     offsets cannot be separated from the residuals.
@@ -225,22 +225,51 @@ def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> t
     def centred(x: Floats) -> Floats:
         return x - (np.stack([np.bincount(cells, weights=column) for column in x.T]) / rounds)[:, cells].T
 
+    none = np.full(len(logs), np.nan), np.zeros(len(logs)), np.zeros(len(logs))
     if not (spare and len(common)):
-        return np.full(len(logs), np.nan), np.zeros(len(logs))
+        return none
     member = (groups[:, None] == common).astype(np.float64)  # [visits, groups]
     incidence = centred(member)
     values, vectors = np.linalg.eigh(incidence.T @ (weight[:, None] * incidence))
     known = values > 1e-9 * values[-1]
     if not 0 < known.sum() <= 0.75 * spare:
-        return np.full(len(logs), np.nan), np.zeros(len(logs))
+        return none
     leverage = weight * ((incidence @ vectors[:, known]) ** 2 / values[known]).sum(axis=1)
     right = incidence.T @ (weight * centred(logs[:, None])[:, 0])
     offset = vectors[:, known] @ ((vectors[:, known].T @ right) / values[known])
-    # Offsets average 0 over the visits of each set of groups that common cells connect, on which they are constant.
+    # Offsets average 0 over each set of groups that common cells connect, on which the free vectors are constant.
     free = vectors[:, ~known]
-    weighted = free * visits[common][:, None]
-    offset -= free @ np.linalg.solve(free.T @ weighted, weighted.T @ offset)
-    return np.where(visits[groups] > 1, member @ offset, np.nan), leverage
+    offset -= free @ (free.T @ offset)
+    return np.where(visits[groups] > 1, member @ offset, np.nan), leverage, member @ (free**2).sum(axis=1)
+
+
+def _own(variance: Floats, rounds: Indices, cells: Indices, blocks: Indices, groups: Indices) -> Floats:
+    """Variances of levels from the cells' own residuals, such that the sum of two is at least that of their difference.
+
+    Where all cells of a block have the same groups that is a visit's variance over the rounds. Else a cell of few
+    rounds is compared, in these, with what then is known of cells of more, and its own variance takes what this adds.
+    """
+    own = variance / rounds
+    if not (variance > 0).all():
+        return own
+    for block in range(blocks.max() + 1):
+        here = blocks == block
+        members, cell = np.unique(cells[here], return_inverse=True)
+        group = np.unique(groups[here], return_inverse=True)[1]
+        weight = np.zeros((len(members), group.max() + 1))
+        weight[cell, group] = 1 / variance[members[cell]]
+        if (weight > 0).all():
+            continue
+        information = np.diag(weight.sum(axis=1)) - weight / weight.sum(axis=0) @ weight.T
+        inverse = np.linalg.pinv(information, hermitian=True)
+        variances = np.diag(inverse)
+        missing = variances[:, None] + variances - 2 * inverse - own[members][:, None] - own[members]
+        added = np.zeros(len(members))
+        order = np.argsort(-rounds[members], kind="stable")
+        for at, i in enumerate(order[1:], 1):
+            added[i] = max(0.0, (missing[i, order[:at]] - added[order[:at]]).max())
+        own[members] += added
+    return own
 
 
 def _between(fit: _Fit, blocks: Indices, groups: Indices, processes: Indices) -> tuple[float, float]:
