@@ -14,7 +14,6 @@ from scipy.stats import mannwhitneyu
 
 from attnbench.analysis.compare.findings import Verdict
 from attnbench.analysis.compare.tier1_paired import LOOKS, PairedTest
-from attnbench.analysis.undisturbed import undisturbed
 
 THRESHOLD = 0.05
 CHUNK = 100
@@ -31,7 +30,7 @@ class Blocks:
 
     Args:
         cells: names, operator and size.
-        logs: by variant, log of the undisturbed times, [blocks, cells].
+        logs: by variant, log of the fastest samples, which the gate compares, [blocks, cells].
         samples: by variant and cell, for each block; microseconds.
     """
 
@@ -67,7 +66,7 @@ def read(path: Path) -> Blocks:
         for key, group in table.groupby(["variant", "cell"])
     }
     logs = {
-        variant: np.log(np.array([[undisturbed(s.tolist()) for s in samples[variant, cell]] for cell in cells]).T)
+        variant: np.log(np.array([[s.min() for s in samples[variant, cell]] for cell in cells]).T)
         for variant in table["variant"].unique()
     }
     return Blocks(cells, logs, samples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections import Counter
@@ -17,12 +16,13 @@ from attnbench.analysis.compare.tier1_paired import ALPHA, Floats, PairedTest, l
 from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.device import device_of
 from attnbench.measure.gate_sides import Log
+from attnbench.measure.protocol import THROTTLED
 from attnbench.measure.runner import Runner
 from attnbench.measure.visit_maker import Place
 from attnbench.plan.blocks import blocks_of, parts_of
 from attnbench.problem import Cell
 from attnbench.registry import clocks
-from attnbench.store.frames import frame
+from attnbench.store.frames import frame, read_samples
 from attnbench.thresholds import Gate
 from attnbench.units import count
 
@@ -73,13 +73,14 @@ def _memory(sides: Sequence[Runner], twins: Twins) -> tuple[int, int]:
     return sum(held), sum(peaks)
 
 
-def seconds(runner: Runner, column: str, keys: Sequence[str], pairs: int) -> Floats:
-    """[pairs, keys] of a side's times; nan where there is none, as of a metric that it does not know."""
+def seconds(runner: Runner, clock: str, keys: Sequence[str], pairs: int) -> Floats:
+    """[pairs, keys] of a side's fastest samples; nan where there is none, as of a clock that it does not have."""
     visits = frame(runner.journal.visits)
-    if column not in visits:
-        return np.full((pairs, len(keys)), math.nan)
     ok = visits[(visits["round"] > 0) & (visits["status"] == "ok")]
-    table = ok.groupby(["round", "key"])[column].min().unstack("key")
+    samples = read_samples(runner.journal.folder, ok)
+    steady = np.array([THROTTLED not in flags.split("+") for flags in samples["flags"]], dtype=bool)
+    timed = samples[steady & (samples["clock"] == clock)]
+    table = timed.groupby(["round", "key"])["seconds"].min().unstack("key")
     return table.reindex(index=range(1, pairs + 1), columns=list(keys)).to_numpy(dtype=np.float64)
 
 
@@ -119,8 +120,8 @@ def tier1(
 
     def times(test: PairedTest, done: int) -> tuple[Floats, Floats]:
         keys = ([before.key for before, _ in twins], [after.key for _, after in twins])
-        column = timed[test.metric].column
-        return seconds(sides[0], column, keys[0], done), seconds(sides[1], column, keys[1], done)
+        clock = timed[test.metric].clock
+        return seconds(sides[0], clock, keys[0], done), seconds(sides[1], clock, keys[1], done)
 
     log(f"{count(len(cells), 'cell')}; at most {count(looks[-1], 'pair')} of processes, {count(len(looks), 'look')}")
     begun, done = time.monotonic(), 0
@@ -141,7 +142,7 @@ def tier1(
     return findings, [
         f"{count(done, 'pair')} of processes in {minutes:.1f} min, decided after {_listed(looks)} pairs; at most "
         f"{ALPHA:.0%} false alarms per suite",
-        *(note for test in tests for note in _notes(test)),
+        *_notes(findings),
     ]
 
 
@@ -155,8 +156,12 @@ def _summary(test: PairedTest) -> str:
     return f"{test.metric}: {', '.join(f'{number} {verdict}' for verdict, number in sorted(verdicts.items()))}"
 
 
-def _notes(test: PairedTest) -> Iterator[str]:
-    """What the pairs could see."""
-    seen = [math.expm1(d.change.high) for d in test.decided.values() if d.verdict == "same"]
-    if seen:
-        yield f"{test.metric}: in the cells that are the same, a slow-down of {max(*seen, 0):.1%} would have been found"
+def _notes(findings: Sequence[Finding]) -> Iterator[str]:
+    """What the pairs can show."""
+    for metric in dict.fromkeys(finding.metric for finding in findings):
+        same = [f.detectable for f in findings if f.metric == metric and f.verdict == "same" and f.detectable]
+        if same:
+            yield (
+                f"{metric}: in the cells that are the same, these pairs would have shown a slow-down of "
+                f"{max(same):.1%}; a smaller one, down to the threshold, would have taken more of them"
+            )

@@ -19,14 +19,15 @@ from attnbench.measure.gate import _part
 from attnbench.measure.gate_pairs import both_survive, measure_pair, seconds, tier1
 from attnbench.measure.gate_sides import side
 from attnbench.measure.git_worktrees import Checkout
+from attnbench.measure.protocol import THROTTLED
 from attnbench.measure.visit_maker import Place
 from attnbench.plan import suite as suites
 from attnbench.plan.gate_thresholds import loosened
 from attnbench.plan.measured_code import MeasuredCode
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
-from attnbench.store.journal import stored_environment
-from attnbench.store.records import Visit
+from attnbench.store.journal import HEADER, stored_environment
+from attnbench.store.records import SAMPLES, Sample, Visit
 from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, run_of, visits_of
 from tests.running import plan
@@ -170,34 +171,52 @@ def test_twins_are_timed_under_the_candidates_key() -> None:
     assert both_survive((sides[0], sides[1]), {}) == [(other, other)]  # type: ignore[arg-type]
 
 
-def runner(cells: Sequence[Cell], visits: Sequence[Visit] = ()) -> Any:
-    """What a gate needs of a run."""
+def timed(folder: Path, visits: Sequence[Visit]) -> None:
+    """Stores two samples of each visit: its time, and a slower one; and of a clock held down, a faster one."""
+    path = folder / SAMPLES
+    folder.mkdir(exist_ok=True)
+    samples = [
+        Sample(visit.key, visit.round, visit.process, index, clock, share * visit.metrics["wall_time_s"], flags)
+        for visit in visits
+        if visit.round > 0
+        for index, (clock, share, flags) in enumerate(
+            [("wall", 1.3, ""), ("wall", 1.0, "gaps"), ("wall", 0.9, f"{THROTTLED}+gaps"), ("device", 0.1, "")]
+        )
+    ]
+    stored = path.read_text() if path.is_file() else HEADER
+    path.write_text(stored + "".join(sample.line() for sample in samples))
+
+
+def runner(cells: Sequence[Cell], folder: Path, visits: Sequence[Visit] = ()) -> Any:
+    """What a gate needs of a run. visits: timed already."""
+    timed(folder, visits)
     plan = SimpleNamespace(measure=Measure(), memory_limit=1 << 20, seed=1, device="cpu")
     ends: list[int] = []
     maker = SimpleNamespace(memory=lambda cell: (8, 80), log=SimpleNamespace(next_part=lambda cells, number: 0))
     return SimpleNamespace(
-        plan=plan, maker=maker, journal=SimpleNamespace(visits=list(visits)),
+        plan=plan, maker=maker, journal=SimpleNamespace(visits=list(visits), folder=folder),
         ends=ends, end_process=lambda: ends.append(1), survivors=lambda: list(cells),
     )  # fmt: skip
 
 
-def test_times_are_by_pair_and_a_metric_that_one_side_does_not_know_has_none() -> None:
+def test_times_are_the_fastest_samples_of_pairs_and_a_clock_that_a_side_does_not_have_has_none(tmp_path: Path) -> None:
     own, other = cell("local", Problem(64, 64, 4)), cell("softmax", Problem(64, 64, 4))
     visits = visits_of([(own, 2.0, {})], rounds=4, process=0.0, own=0.0)
     lost = [replace(v, status="oom") if v.round == 2 else v for v in visits]
-    found = seconds(runner([], lost), "wall_time_s", [own.key, other.key], 3)
+    found = seconds(runner([], tmp_path / "lost", lost), "wall", [own.key, other.key], 3)
     assert found[:, 0].tolist() == [2.0, pytest.approx(math.nan, nan_ok=True), 2.0]
     assert np.isnan(found[:, 1]).all()
-    assert np.isnan(seconds(runner([], visits), "new_time_s", [own.key], 3)).all()
+    assert np.isnan(seconds(runner([], tmp_path / "new", visits), "new", [own.key], 3)).all()
+    assert np.isnan(seconds(runner([], tmp_path / "none"), "wall", [own.key], 3)).all()
 
 
 @pytest.mark.parametrize(("sizes", "turns"), [((64, 128, 256), 16), ((64,), 24), (range(8, 200, 8), 6)])
 def test_a_pair_measures_every_block_once_in_fresh_processes(
-    sizes: Sequence[int], turns: int, monkeypatch: pytest.MonkeyPatch
+    sizes: Sequence[int], turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few cells take more turns."""
     cells = [cell(name, Problem(n, 64, 4)) for n in sizes for name in ("local", "softmax")]
-    sides = [runner(cells), runner(cells)]
+    sides = [runner(cells, tmp_path / name) for name in ("base", "head")]
     blocks: list[tuple[list[Any], Place]] = []
 
     def measured(makers: Any, members: Any, place: Place, measure: Measure, draw: Any) -> bool:
@@ -215,9 +234,9 @@ def test_a_pair_measures_every_block_once_in_fresh_processes(
     assert [(place.round, place.position) for _, place in blocks] == [(3, n) for n in range(len(sizes))]
 
 
-def test_pairs_are_added_only_for_what_is_not_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_added_only_for_what_is_not_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [cell(name, Problem(64, 64, 4)) for name in ("local", "softmax", "linformer")]
-    sides = (runner(cells), runner(cells))
+    sides = (runner(cells, tmp_path / "base"), runner(cells, tmp_path / "head"))
     rng = np.random.default_rng(3)
     pairs: list[list[str]] = []
 
@@ -229,6 +248,7 @@ def test_pairs_are_added_only_for_what_is_not_decided(monkeypatch: pytest.Monkey
                 time_s = math.exp(rng.normal(0, sd)) * (1.5 if index and own.operator == "softmax" else 1.0)
                 _, visit = visits_of([(own, time_s, {})], rounds=1, process=0.0, own=0.0)
                 run.journal.visits.append(replace(visit, round=number))
+                timed(run.journal.folder, run.journal.visits[-1:])
 
     monkeypatch.setattr(gate_pairs, "measure_pair", measured)
     lines: list[str] = []
@@ -241,14 +261,14 @@ def test_pairs_are_added_only_for_what_is_not_decided(monkeypatch: pytest.Monkey
     assert cells[0].key in pairs[-1]
     assert cells[1].key not in pairs[-1]
     assert notes[0].startswith("8 pairs of processes in 0.0 min, decided after 5 or 8 pairs")
-    assert "would have been found" in notes[1]
+    assert "would have shown a slow-down of" in notes[1]
     assert any(line.startswith("after 5 pairs: wall_time: ") for line in lines)
 
 
-def test_without_a_threshold_for_a_time_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_threshold_for_a_time_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = cell("local", Problem(64, 64, 4))
     monkeypatch.setattr(gate_pairs, "measure_pair", lambda *_: pytest.fail("it began to measure"))
-    sides = (runner([own]), runner([own]))
+    sides = (runner([own], tmp_path / "base"), runner([own], tmp_path / "head"))
     findings, notes = tier1(sides, [(own, own)], Gate({"flops": 0.0}), None, lambda text: None)
     assert findings == []
     assert "no time was compared" in notes[0]
