@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnbench.analysis.compare.tier1_paired import LOOKS, spread
+from attnbench.analysis.undisturbed import undisturbed
 from benchmarks import gate_rules
 from benchmarks.gate_planted import OPERATOR, SLOW_DOWNS
 from benchmarks.gate_rules import NAIVE, Blocks, Draw, Floats, Rates, clopper_pearson, disjoint, rated, rates
@@ -30,6 +31,12 @@ OLDER = (
 
 ALIKE = (("base", "again"), ("slower_2%", "slower_5%"), ("slower_10%", "slower_25%"))
 """Disjoint pairs of processes of a block; they differ in the planted operator only."""
+
+STATISTICS: dict[str, Callable[[Floats], float]] = {
+    "the fastest sample": lambda samples: float(samples.min()),
+    "the lowest decile": lambda samples: undisturbed(samples.tolist()),
+    "the median": lambda samples: float(np.median(samples)),
+}
 
 WORDS = {0: "pass", 1: "regression", 2: "cannot compare", 3: "undecided"}
 
@@ -85,6 +92,9 @@ def _condition(condition: str, blocks: Blocks, study: Mapping[str, Any], draws: 
         f"five stay below), {noise.shared.max() ** 0.5:.1%} common to all cells. Planted slow-downs as measured "
         f"(median over blocks of the ratio to the base): {_achieved(blocks)}."
     )
+    yield ""
+    statistics = ", ".join(f"{_varies(blocks, statistic):.1%} by {name}" for name, statistic in STATISTICS.items())
+    yield f"From pair to pair the ratio of a cell to itself varies by {statistics}; the gate takes the first."
     yield ""
     yield from _rules(blocks, draws, pair_s)
     yield from _disjoint(blocks)
@@ -168,6 +178,13 @@ def _disjoint(blocks: Blocks) -> Iterator[str]:
         yield ""
 
 
+def _varies(blocks: Blocks, statistic: Callable[[Floats], float]) -> float:
+    """The standard deviation of a pair's log ratio, of the base to itself, over all cells. statistic: of samples."""
+    logs = {key: np.log([statistic(samples) for samples in each]) for key, each in blocks.samples.items()}
+    ratios = [logs["again", cell] - logs["base", cell] for cell in blocks.cells]
+    return float(np.mean([ratio.var(ddof=1) for ratio in ratios])) ** 0.5
+
+
 def _achieved(blocks: Blocks) -> str:
     slow_downs = []
     for share in SLOW_DOWNS:
@@ -211,14 +228,17 @@ def _live(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     slower = [d["exit_code"] for d in decisions if d["planted"]]
     unchanged = [d["exit_code"] for d in decisions if not d["planted"]]
-    minutes = sorted(d["minutes"] for d in decisions)
+    minutes = [d["minutes"] for d in decisions]
+    others = sum(any(not name.startswith(OPERATOR) for name in d["slower"]) for d in decisions)
     yield f"## {len(decisions)} complete decisions by `attnbench gate`"
     yield ""
     if slower and unchanged:
         yield (
             f"Found: {_share(slower.count(1), len(slower))} slow-downs. With nothing planted: false alarms in "
             f"{_share(unchanged.count(1), len(unchanged))}, undecided in {_share(unchanged.count(3), len(unchanged))}. "
-            f"Minutes: {np.median(minutes):.1f} in the median, {minutes[-1]:.1f} at most."
+            f"An operator without a slow-down was blamed in {_share(others, len(decisions))}. Minutes: "
+            f"{np.median(minutes):.1f} in the median, {max(minutes):.1f} at most; three or less in "
+            f"{_share(sum(m <= 3 for m in minutes), len(minutes))}."
         )
         yield ""
     yield "| planted | decision | blamed | pairs | minutes | when |"

@@ -1,8 +1,8 @@
 """Tier 1: a group-sequential paired test. Pairs of processes are added, one of each side, until every cell is decided.
 
 A cell's time in a process is its fastest sample. Both sides of a pair call the same thing equally often, so what a
-minimum has less of than the lowest decile, the more samples the less, cancels in their ratio; on recorded pairs its
-variance is 0.59 to 0.69 of the lowest decile's, which saves a third of the pairs (docs/gate-study.md).
+minimum lies too low, the more samples the lower, cancels in their ratio; on recorded pairs the variance is 0.6 of that
+of lowest deciles (docs/gate-study.md), which saves a third of the pairs.
 
 Model of one pair: log(after / before) of a cell = its effect + pair + own. `pair` is the luck of the two processes and
 concerns all cells alike; `own` is what is left for one cell. Both variances come from all cells and pairs; own ones are
