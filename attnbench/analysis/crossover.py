@@ -4,7 +4,8 @@ Whether the ratio is below 1 is told by a band over all sizes: k intervals of co
 with c or more (Šidák 1967, "Rectangular confidence regions for the means of multivariate normal distributions"). A
 crossing is where that says cheaper at one size and dearer at another. Its interval is every size in between at which
 the interpolated log ratio is not significantly different from 0 (an inverted test, as Fieller 1954 for ratios). Where
-the ratio may jump between two sizes, no curve says where: the answer is those two.
+the ratio may jump between two sizes, it may do so anywhere between them; where that leaves nothing else, the answer is
+those two.
 """
 
 from __future__ import annotations
@@ -33,9 +34,6 @@ STEPS = 64
 BEND_SHARE = 0.25
 """By how much the curvature between two sizes may differ from those at both. In simulations with launch overheads and
 sizes a factor of 4 apart, intervals need it to reach 93 % coverage; at a factor of 2 it hardly matters."""
-
-JUMP = 0.05
-"""The least jump, in logs, for which two sizes are given in place of a number; a smaller one widens the interval."""
 
 SUSPICION = 0.85
 """The confidence at which a slope counts as unlike its neighbours'. A jump that is overlooked makes an interval wrong,
@@ -228,8 +226,8 @@ class _Curve:
 
     Attributes:
         sizes, x, gap, measured: the sizes, their logs, the log ratios there, and whether these have intervals.
-        points, line, half: log sizes between them, the log ratio there, and half its interval.
-        jumps: of each interval, whether the ratio may jump in it.
+        points, line, low, high: log sizes between them, the log ratio there, and the ends of its interval.
+        jump: of each interval, how far the ratio may jump in it; 0 where noise and bends explain it all.
     """
 
     def __init__(self, pairs: Sequence[Pair]):
@@ -239,8 +237,7 @@ class _Curve:
         self.measured = any(_known(p) for p in pairs)
         square = np.array([_half(p) ** 2 for p in pairs])
         width, share = np.diff(self.x)[:, None], np.linspace(0, 1, STEPS + 1)[None, :]
-        jump = self._jump(np.array([_half(p, SUSPICION) ** 2 for p in pairs]))
-        self.jumps = jump > JUMP
+        self.jump = self._jump(np.array([_half(p, SUSPICION) ** 2 for p in pairs]))
         bend = np.pad(self._bends(self.gap) / (self.x[2:] - self.x[:-2]), 1)
         bends = np.sort(np.stack([bend[:-1], bend[1:]]), axis=0)
         low, high = bends + BEND_SHARE * np.abs(bends) * [[-1], [1]]
@@ -248,7 +245,10 @@ class _Curve:
         self.points = self.x[:-1, None] + share * width
         self.line = (1 - share) * self.gap[:-1, None] + share * self.gap[1:, None] - bulge * (low + high)[:, None] / 2
         noise = np.sqrt((1 - share) ** 2 * square[:-1, None] + share**2 * square[1:, None])
-        self.half = noise + bulge * (high - low)[:, None] / 2 + np.where(self.jumps, 0, jump)[:, None]
+        half = noise + bulge * (high - low)[:, None] / 2
+        behind, ahead = self.jump[:, None] * (1 - share), -self.jump[:, None] * share
+        self.low = self.line - half + np.minimum(behind, ahead)
+        self.high = self.line + half + np.maximum(behind, ahead)
 
     def _bends(self, values: Floats) -> Floats:
         """How much the slope of values at the sizes changes at each inner size."""
@@ -258,27 +258,28 @@ class _Curve:
         """By how much the ratio jumps within each interval, in logs; 0 where noise explains it.
 
         A jump makes an interval steeper, or flatter, than both its neighbours. At an edge there is one neighbour, and a
-        jump looks like a bend. Two sizes alone have none: anything may happen between them. square: of half intervals.
+        jump looks like a bend. Two sizes alone have none: all may be a jump. square: of half intervals.
         """
         width = np.diff(self.x)
         if len(width) < 2:
-            return np.full(len(width), math.inf)
+            return np.diff(self.gap)
         weights = np.array([self._bends(row) for row in np.eye(len(self.x))])
         bends = self.gap @ weights
         bends = np.where(np.abs(bends) > np.sqrt(square @ weights**2), bends, 0.0)
-        left, right = np.append(bends, -bends[-1]), np.append(-bends[0], -bends)
-        left[0], right[-1] = right[0], left[-1]
-        return np.where(left * right > 0, np.minimum(np.abs(left), np.abs(right)), 0) * width
+        left, right = np.append(-bends[0], bends), np.append(-bends, bends[-1])  # slopes less the neighbours'
+        nearest = np.where(np.abs(left) < np.abs(right), left, right)
+        return np.where(left * right > 0, nearest, 0) * width
 
     def crossing(self, a: int, b: int, side: int) -> Crossing:
         """The crossing between the sizes at positions a and b, told apart on different sides; side: that of a."""
         direction: Direction = "above" if side > 0 else "below"
-        x, half, line = (grid[a:b].ravel() for grid in (self.points, self.half, side * self.line))
-        low, high = _first_root(x, line - half), _first_root(x[::-1], (-line - half)[::-1])
-        first = int(np.searchsorted(self.x, low + EQUAL, "right")) - 1
-        last = int(np.searchsorted(self.x, high - EQUAL, "left"))
-        if self.measured and self.jumps[first:last].any():
-            return Crossing(None, self.sizes[first], self.sizes[last], direction, bracket=True)
+        x, line, *ends = (grid[a:b].ravel() for grid in (self.points, side * self.line, self.low, self.high))
+        first, last = ends if side > 0 else (-ends[1], -ends[0])
+        low, high = _first_root(x, first), _first_root(x[::-1], -last[::-1])
+        i = int(np.searchsorted(self.x, low + EQUAL, "right")) - 1
+        j = int(np.searchsorted(self.x, high - EQUAL, "left"))
+        if self.measured and self.jump[i:j].any() and max(low - self.x[i], self.x[j] - high) < EQUAL:
+            return Crossing(None, self.sizes[i], self.sizes[j], direction, bracket=True)
         behind = np.concatenate([[False], line[1:-1] <= 0, [True]])
         zeros = [_first_root(x[i : i + 2], line[i : i + 2]) for i in np.flatnonzero(behind[1:] != behind[:-1])]
         at, low, high = math.exp(zeros[len(zeros) // 2]), math.exp(low), math.exp(high)
