@@ -203,6 +203,8 @@ def test_the_clock() -> None:
         ({"instruction_set": "DEFAULT"}, 8, "instruction set", "warning"),
         ({"threads": 1}, 1, "threads", "warning"),
         ({"threads": 4}, 8, "threads", "good"),
+        ({"threads": 8, "governor": "performance"}, 8, "threads", "good"),
+        ({"threads": 8, "governor": None}, 8, "threads", "note"),
         ({"packages": {"triton": "3.9"}}, 8, "triton", "good"),
         ({"packages": {"triton": None}}, 8, "triton", "note"),
         ({"commit": "abc+"}, 8, "attnbench", "note"),

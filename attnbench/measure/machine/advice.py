@@ -124,7 +124,7 @@ def software(facts: Mapping[str, Any], usable: int) -> list[Condition]:
     """
     conditions = [
         Condition("torch", "good", f"{facts.get('torch')}, Python {facts.get('python')}"),
-        _threads(facts.get("threads"), usable),
+        _threads(facts.get("threads"), usable, virtual=facts.get("governor") is None),
         _instructions(facts.get("instruction_set")),
     ]
     triton = (facts.get("packages") or {}).get("triton")
@@ -139,7 +139,7 @@ def software(facts: Mapping[str, Any], usable: int) -> list[Condition]:
     return conditions
 
 
-def _threads(threads: int | None, usable: int) -> Condition:
+def _threads(threads: int | None, usable: int, *, virtual: bool) -> Condition:
     text = f"{threads or 'unknown'} on {count(usable, 'core')}"
     if threads is not None and threads < usable:
         name = next((n for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(n)), None)
@@ -148,6 +148,12 @@ def _threads(threads: int | None, usable: int) -> Condition:
     if usable == 1:
         todo = "attnbench shares this core with everything else: expect interruptions, measure more rounds."
         return Condition("threads", "warning", text, todo)
+    if virtual:
+        todo = (
+            "The cores of a virtual machine may lie far apart for minutes, and an operator of many short steps then "
+            "takes twice as long or more: times of one thread (OMP_NUM_THREADS=1) repeat better."
+        )
+        return Condition("threads", "note", text, todo)
     return Condition("threads", "good", text, f"OMP_NUM_THREADS={usable - 1} leaves a core to the system.")
 
 
