@@ -441,7 +441,7 @@ class PreparedAnswer(CellAnswer):
 
     Args:
         first_call_s: seconds of its first call in this process; None where there was none.
-        call_s: of the call after it.
+        call_s: of the call after it, or its own where it is the only one.
         held_bytes: what this member holds beside those that are there: tensors that it shares with them count once.
     """
 
@@ -464,8 +464,8 @@ class PreparedAnswer(CellAnswer):
 
 @dataclass(frozen=True)
 class PrepareRequest(Request[PreparedAnswer]):
-    """Makes a cell a member of this process's open block, beside those that are there, and calls it twice. One of the
-    same key is replaced.
+    """Makes a cell a member of this process's open block, beside those that are there, and calls it twice, or once
+    where that takes 20 ms. One of the same key is replaced.
 
     Args:
         cell: what is called.

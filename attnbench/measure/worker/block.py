@@ -29,7 +29,6 @@ from attnbench.measure.protocol import (
 from attnbench.measure.worker import clocks
 from attnbench.measure.worker.changes import Observer
 from attnbench.measure.worker.clocks import Call, Clock
-from attnbench.measure.worker.correctness import require_finite
 from attnbench.measure.worker.failures import guarded
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.lifetime import limit_host_memory
@@ -46,6 +45,10 @@ CHECKED = 8
 """One sample in so many is checked; of the first, one among the six that every visit has."""
 
 FIRST_CHECKED = 6
+
+ALONE_S = 2 * SAMPLE_S
+"""Where the first call takes so long, it is the only one before the samples: those are of one call each, and no later
+one is untimed."""
 
 CHEAP_CALL_S = 1e-3
 """A visit of calls shorter than this has CHEAP_CHECKS checks at least, made at its end where its samples had fewer."""
@@ -84,24 +87,26 @@ class Member:
     _checked: int = field(default_factory=lambda: _drawn.randrange(FIRST_CHECKED))
 
     def prepare(self) -> tuple[float, float]:
-        """Calls each input set, and compares what they give with the check's.
+        """Calls each input set, or the first alone where that takes long, and compares what they give with the check's.
 
-        Returns: seconds of the first call, and of the fastest later one.
+        Returns: seconds of the first call, and of the fastest later one, if any.
         Raises: Wrong.
         """
         subject = self.subject
         observer = Observer(subject, subject.cell.problem)
         seconds: list[float] = []
         for number, call in enumerate(subject.calls):
+            if seconds and seconds[0] >= ALONE_S:
+                break
             begun = subject.spent.seconds
             outputs = observer.outputs(call)
             seconds.append(subject.spent.seconds - begun)
-            require_finite(subject, outputs)
             self.checks.first(number, outputs)
         observer.settle()
         clocks.raise_clock(subject)
-        self.call_s = min(seconds[1:])
-        if self.call_s < SAMPLE_S:
+        self._turn = len(seconds)
+        self.call_s = min(seconds[1:] or seconds)
+        if self.call_s < CHEAP_CALL_S:
             with grad_mode(subject.cell.mode), subject.spent.inside():
                 self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
         self._note(self.call_s)
@@ -130,7 +135,9 @@ class Member:
         self._warm()
         upcoming = self._turn % len(self.subject.sets)
         number = _drawn.randrange(len(self.subject.sets)) if self.checks.short else upcoming
-        if self._samples >= self._checked and self.checks.awaited() is None:
+        if upcoming not in self.checks.known:
+            self.checks.first_timed(upcoming, take)
+        elif self._samples >= self._checked and self.checks.awaited() is None:
             self._checked += CHECKED
             self.checks.after_write(number, take)
         elif self.checks.awaited() == upcoming:
@@ -195,7 +202,7 @@ class Member:
         """The checks that its samples have not had. Raises Wrong."""
         least = CHEAP_CHECKS if self.call_s < CHEAP_CALL_S else 1
         while self.checks.made < least:
-            number = _drawn.randrange(len(self.subject.sets))
+            number = _drawn.choice(list(self.checks.known))
             self.checks.after_write(number, lambda watched: self._until(watched))
         awaited = self.checks.awaited()
         if awaited is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attnbench.inputs import torch_dtype
 from attnbench.measure.worker.changes import Observer, change_of, changed, require_plain, require_same
-from attnbench.measure.worker.correctness import largest_of, names_of
+from attnbench.measure.worker.correctness import largest_of, names_of, require_finite
 from attnbench.measure.worker.error_bound import CEILING
 from attnbench.measure.worker.fingerprints import digests, fingerprint
 from attnbench.measure.worker.input_pool import InputPool
@@ -116,8 +116,9 @@ class TimedChecks:
         return CEILING[problem.dtype] if self.tolerance is None else max(self.tolerance, least)
 
     def first(self, number: int, outputs: Outputs) -> None:
-        """Takes note of the first outputs on an input set. Raises Wrong where they are not those that were checked, or
-        those of another set."""
+        """Takes note of the first outputs on an input set. Raises Wrong where they are not finite, not those that were
+        checked, or those of another set."""
+        require_finite(self.subject, outputs)
         now = fingerprint(outputs)
         before = self.expected.setdefault(number, now)
         allowed = ANSWER_SLACK * self.allowed
@@ -130,6 +131,18 @@ class TimedChecks:
         if values in self.known.values() and outputs[0].numel():
             raise Wrong("it gives the same answer for different inputs")
         self.known[number] = values
+
+    def first_timed(self, number: int, take: Callable[[Watched], None]) -> None:
+        """Takes note of the first outputs on an input set, of a timed call. Raises Wrong. take: see `after_write`."""
+        self.first(number, self._timed_outputs(number, take))
+
+    def _timed_outputs(self, number: int, take: Callable[[Watched], None]) -> Outputs:
+        """Copies of what a timed call on an input set gives, with its values as they were drawn. Raises Wrong."""
+        self._restore(number)
+        watched = Watched(number)
+        take(watched)
+        watched.require_kept(self.subject)
+        return watched.copies
 
     def learn_what_follows(self, trials: int) -> None:
         """Finds which outputs follow every one of so many writes to the first set: of gradients not all need to."""
@@ -184,11 +197,7 @@ class TimedChecks:
         """Checks a timed call on the awaited input set. Raises Wrong. take: see `after_write`."""
         number = self.awaited()
         assert number is not None
-        self._restore(number)
-        watched = Watched(number)
-        take(watched)
-        watched.require_kept(self.subject)
-        self.returned(number, watched.copies)
+        self.returned(number, self._timed_outputs(number, take))
 
     def returned(self, number: int, outputs: Outputs) -> None:
         """Checks outputs on the awaited input set. Raises Wrong."""
