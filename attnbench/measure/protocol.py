@@ -405,7 +405,8 @@ class CheckRequest(Request[VisitAnswer]):
 
     The metrics of the answer have, beside those of the metric files, `held_bytes` (what the cell would hold as a member
     of a block, alone: its input sets, its cotangent, the outputs of a call), answer_0 and answer_1 (fingerprints of its
-    outputs, one for each input set), check_time_s (of one call), operator_s, visit_s, and compile_s of impl `compiled`.
+    outputs, one for each input set), in fwd_bwd `following` (which outputs follow every write to an input, as bits, the
+    output's first), check_time_s (of one call), operator_s, visit_s, and compile_s of impl `compiled`.
 
     Args:
         cell: what is called.
@@ -475,6 +476,7 @@ class PrepareRequest(Request[PreparedAnswer]):
         host_limit: bytes that the process may allocate beside what it has; None: no limit.
         tolerance: the bound of its check, over the largest value; None: not known.
         answers: fingerprints of the outputs that were checked, one for each input set.
+        following: as its check found it; 1: the output does.
     """
 
     cell: Cell
@@ -484,13 +486,19 @@ class PrepareRequest(Request[PreparedAnswer]):
     host_limit: int | None
     tolerance: float | None = None
     answers: tuple[float, ...] = ()
+    following: int = 1
     word: ClassVar[str] = "prepare"
     runs_operators: ClassVar[bool] = True
 
     @classmethod
     def from_json(cls, message: Mapping[str, Any]) -> PrepareRequest:
         """The request of a message."""
-        return cls(**_surroundings(message), tolerance=message["tolerance"], answers=tuple(message["answers"]))
+        return cls(
+            **_surroundings(message),
+            tolerance=message["tolerance"],
+            answers=tuple(message["answers"]),
+            following=message.get("following", 1),
+        )
 
     def read(self, message: Mapping[str, Any]) -> PreparedAnswer:
         """See `Request`."""

@@ -132,6 +132,7 @@ class VisitMaker:
             host_limit=self._host_limit,
             tolerance=checked.get("tolerance"),
             answers=tuple(checked[name] for name in ("answer_0", "answer_1") if name in checked),
+            following=int(checked.get("following", 1)),
         )
 
     def memory(self, cell: Cell) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from attnbench.measure.worker.fingerprints import digest, fingerprint
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Subject
 from attnbench.measure.worker.timed_checks import TimedChecks
+from attnbench.measure.worker.visit import Bench
 from attnbench.problem import MODES, Dtype, Mode, Params, Problem
 from tests.measuring import member, subject
 
@@ -24,7 +26,7 @@ DTYPES: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("name", "impl"), [("softmax", "reference"), ("softmax", "sdpa"), ("linformer", "reference")])
 def test_what_is_right_passes(name: str, impl: str, mode: Mode, dtype: Dtype) -> None:
-    found = correctness.check_impl(subject(name, impl, mode, dtype))
+    found = checking.check_impl(subject(name, impl, mode, dtype)).checked
     assert found.relative_error <= found.tolerance <= error_bound.CEILING[dtype]
     assert found.checked_seq_len == 64
 
@@ -51,34 +53,34 @@ def with_impl(of: Subject, change: float, gradient: float = 0.0) -> Subject:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_error_of_four_bounds_is_wrong(dtype: Dtype) -> None:
-    bound = correctness.check_impl(subject("softmax", dtype=dtype)).tolerance
+    bound = checking.check_impl(subject("softmax", dtype=dtype)).checked.tolerance
     with pytest.raises(correctness.Wrong, match="the output differs"):
-        correctness.check_impl(with_impl(subject("softmax", dtype=dtype), 4 * bound))
+        checking.check_impl(with_impl(subject("softmax", dtype=dtype), 4 * bound))
 
 
 def test_a_stated_exception_widens_the_bound_and_no_more() -> None:
     plain = subject("softmax", dtype="float64")
-    bound = correctness.check_impl(plain).tolerance
+    bound = checking.check_impl(plain).checked.tolerance
     stated = replace(plain, operator=replace(plain.operator, tolerance=(3.0, "a test")))
-    correctness.check_impl(with_impl(stated, 2 * bound))
+    checking.check_impl(with_impl(stated, 2 * bound))
     with pytest.raises(correctness.Wrong):
-        correctness.check_impl(with_impl(plain, 2 * bound))
+        checking.check_impl(with_impl(plain, 2 * bound))
     with pytest.raises(correctness.Wrong):
-        correctness.check_impl(with_impl(stated, 5 * bound))
+        checking.check_impl(with_impl(stated, 5 * bound))
 
 
 def test_a_wrong_gradient_alone_is_wrong() -> None:
-    correctness.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
+    checking.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0))
     with pytest.raises(correctness.Wrong, match="the gradient of"):
-        correctness.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
+        checking.check_impl(with_impl(subject("softmax", mode="fwd_bwd"), 0.0, gradient=1e-3))
 
 
 def test_beyond_what_is_affordable_the_reduced_size_is_checked() -> None:
     slow = replace(cpu.DEVICE, affordable_flops=10)
-    found = correctness.check_impl(replace(subject("softmax", "sdpa"), device=slow))
+    found = checking.check_impl(replace(subject("softmax", "sdpa"), device=slow)).checked
     assert found.checked_seq_len == 63
     with pytest.raises(correctness.Wrong):
-        correctness.check_impl(with_impl(replace(subject("softmax"), device=slow), 1e-3))
+        checking.check_impl(with_impl(replace(subject("softmax"), device=slow), 1e-3))
 
 
 def test_what_float64_cannot_hold_in_memory_is_not_tried() -> None:
@@ -97,7 +99,7 @@ def test_reduced_images_are_odd() -> None:
 
 def whole_visit(of: Subject) -> None:
     """A check, and a visit of many calls."""
-    correctness.check_impl(of)
+    checking.check_impl(of)
     timed = member(of)
     for _ in range(10):
         timed.sample()
@@ -116,13 +118,14 @@ def test_an_honest_impl_is_not_taken_for_a_cheat() -> None:
 
 def test_an_answer_is_told_from_any_other() -> None:
     of = subject("softmax", mode="fwd_bwd")
-    first = checking.first_outputs(of)
+    first = [of.perform(call) for call in of.calls]
 
     def known() -> TimedChecks:
         return TimedChecks(of, InputPool(), dict(enumerate(map(fingerprint, first))), 1e-6)
 
-    for number, outputs in enumerate(checking.first_outputs(subject("softmax", mode="fwd_bwd"))):
-        known().first(number, outputs)
+    again = subject("softmax", mode="fwd_bwd")
+    for number, call in enumerate(again.calls):
+        known().first(number, again.perform(call))
     changed = tuple(t.clone() for t in first[1])
     changed[0].view(-1)[7] += 0.01 * changed[0].abs().max()
     with pytest.raises(correctness.Wrong, match="not the one that was checked"):
@@ -131,6 +134,35 @@ def test_an_answer_is_told_from_any_other() -> None:
         known().first(1, (first[1][0].roll(1, dims=-2), *first[1][1:]))
     with pytest.raises(correctness.Wrong, match="not the one that was checked"):
         known().first(0, first[1])
+
+
+@pytest.mark.parametrize(("name", "following"), [("softmax", 0b1111), ("fnet", 0b01), ("linear_transformer", 0b1111)])
+def test_a_check_says_which_outputs_follow_their_inputs(name: str, following: int) -> None:
+    """The gradient of a linear map follows none."""
+    assert checking.check_impl(subject(name, mode="fwd_bwd")).following == following
+    assert checking.check_impl(subject(name)).following is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("affordable", [True, False])
+@pytest.mark.parametrize("impl", ["reference", "sdpa"])
+def test_a_check_of_long_calls_makes_four(
+    impl: str, affordable: bool, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on each set, one after a write, and one whose memory is measured."""
+    of = subject("softmax", impl, mode)
+    of = of if affordable else replace(of, device=replace(cpu.DEVICE, affordable_flops=10))
+    monkeypatch.setattr(checking, "TRIALS", ((math.inf, 1),))
+    made: list[Problem] = []
+    call = of.call
+
+    def counting(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        made.append(problem)
+        return call(problem, params, **tensors)
+
+    object.__setattr__(of, "call", counting)
+    assert checking._check(Bench(of)).status == "ok"
+    assert made.count(of.cell.problem) == 4
 
 
 @pytest.mark.parametrize("count", [0, 40, 4093, 3 * 4093 * 1024 + 5])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker import correctness, error_bound
+from attnbench.measure.worker import checking, correctness, error_bound
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.problem import MODES, Cell, Dtype, Mode, Params, Problem
 from attnbench.registry import why_not
@@ -63,7 +63,7 @@ def test_what_is_right_passes(variant: Variant) -> None:
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
-        checked = correctness.check_impl(subject)
+        checked = checking.check_impl(subject).checked
         if checked_when_timed(mode, impl, problem):
             member(subject, checked.tolerance).finish()
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
@@ -102,10 +102,10 @@ def test_a_gradient_that_should_be_zero_and_is_not_is_wrong(name: str, tensor: s
     variant = next(v for v in variants() if (v.name, v.scope) == (name, scope))
     problem = variant.problem((1, 1), channels=16, heads=4, batch=1, dtype=dtype)
     right = of(variant, problem, "fwd_bwd")
-    correctness.check_impl(with_gradient(right, tensor, 0.0))
+    checking.check_impl(with_gradient(right, tensor, 0.0))
     excess = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 1.0}[dtype]
     with pytest.raises(correctness.Wrong, match=f"the gradient of {tensor}"):
-        correctness.check_impl(with_gradient(right, tensor, excess))
+        checking.check_impl(with_gradient(right, tensor, excess))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])

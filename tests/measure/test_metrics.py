@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -141,12 +142,17 @@ def test_energy_is_what_the_counter_moves_by_call(
         assert made.subject.spent.seconds >= energy.SPAN_S
 
 
+def operations_of(of: Subject) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    of.perform(dispatch.counting(of.calls[0], counts))
+    return dispatch.operations(of, counts)
+
+
 def test_the_kernel_is_what_ran() -> None:
     of = subject("softmax", "sdpa")
-    seen = dispatch.operations(of)
-    assert dispatch.kernel(of, seen) == "scaled_dot_product_flash_attention_for_cpu"
+    assert dispatch.kernel(of, operations_of(of)) == "scaled_dot_product_flash_attention_for_cpu"
     eager = subject("softmax")
-    operations = dispatch.operations(eager)
+    operations = operations_of(eager)
     assert dispatch.kernel(eager, operations) == "eager"
     assert operations["aten.bmm"] == 2
     assert operations["aten._softmax"] == 1

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker import correctness
+from attnbench.measure.worker import checking, correctness
 from attnbench.measure.worker.fake_memory import run
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
@@ -80,7 +80,7 @@ def test_every_end_is_right_or_has_its_reason(name: str) -> None:
     tried = 0
     for subject in subjects(name):
         try:
-            correctness.check_impl(subject)
+            checking.check_impl(subject)
         except Exception as error:
             pytest.fail(f"{subject.cell.key} {dict(subject.cell.params)}: {type(error).__name__}: {error}")
         tried += 1
@@ -146,4 +146,4 @@ def test_what_was_wider_than_the_sound_range_is_refused(
     unsound = subject_of(cell, source, CPU, 2**32, Forecast())
     if name in ("hamburger", "performer") or problem.causal:
         with pytest.raises((correctness.Wrong, torch.linalg.LinAlgError)):
-            correctness.check_impl(unsound)
+            checking.check_impl(unsound)

@@ -55,9 +55,6 @@ CHEAP_CALL_S = 1e-3
 
 CHEAP_CHECKS = 3
 
-LONG_CALL_S = 0.05
-"""Of longer calls one tells what outputs follow, of shorter ones several: rounding moves some outputs now and then."""
-
 _drawn = random.Random()
 """Of the system's own seed: which samples are checked is unknown beforehand."""
 
@@ -110,8 +107,6 @@ class Member:
             with grad_mode(subject.cell.mode), subject.spent.inside():
                 self.call_s = min(self.call_s, *(clocks.once(subject, call) for call in subject.calls))
         self._note(self.call_s)
-        if subject.cell.mode == "fwd_bwd":
-            self.checks.learn_what_follows(8 if self.call_s < CHEAP_CALL_S else 3 if self.call_s < LONG_CALL_S else 1)
         for module in metrics():
             timer = module.timer(subject, self.call_s) if hasattr(module, "timer") else None
             if timer is not None:
@@ -248,7 +243,8 @@ class Block:
         source = operators(request.operators_from)[request.cell.operator]
         device = self._devices[request.device] = device_of(request.device)
         subject = subject_of(request.cell, source, device, request.memory_limit, NOTHING_KNOWN, self._pool.share)
-        member = Member(subject, TimedChecks(subject, self._pool, dict(enumerate(request.answers)), request.tolerance))
+        expected = dict(enumerate(request.answers))
+        member = Member(subject, TimedChecks(subject, self._pool, expected, request.tolerance, request.following))
         before = self._held_bytes()
         self._members[request.cell.key] = member
         first_call_s, call_s = member.prepare()

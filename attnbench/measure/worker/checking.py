@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
-
-import torch
 
 from attnbench.measure.device import Device, device_of
 from attnbench.measure.protocol import CheckRequest, VisitAnswer
-from attnbench.measure.worker import correctness, operations
-from attnbench.measure.worker.changes import Observer
+from attnbench.measure.worker import operations
+from attnbench.measure.worker.changes import Observer, change_of, changed
+from attnbench.measure.worker.correctness import (
+    AFTER_CHANGE,
+    Checked,
+    affordable,
+    check_reduced,
+    compare,
+    require_finite,
+    validated,
+)
 from attnbench.measure.worker.failures import guarded
-from attnbench.measure.worker.fingerprints import fingerprint
+from attnbench.measure.worker.fingerprints import digests, fingerprint
 from attnbench.measure.worker.lifetime import limit_host_memory
-from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, bytes_of, forget_compiled, subject_of
+from attnbench.measure.worker.prepared_cell import (
+    Misfit,
+    Outputs,
+    Subject,
+    Wrong,
+    bytes_of,
+    forget_compiled,
+    subject_of,
+)
+from attnbench.measure.worker.returned import not_finite
 from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.visit import Bench, figures
 from attnbench.registry import operators
+
+TRIALS = ((1e-3, 8), (0.05, 3), (math.inf, 1))
+"""(seconds, writes): of calls shorter than that so many tell which outputs follow: rounding moves some now and then."""
 
 
 def check(request: CheckRequest) -> VisitAnswer:
@@ -31,8 +52,6 @@ def check(request: CheckRequest) -> VisitAnswer:
     device = device_of(request.device)
     with ExitStack() as opened:
         answer = storable(guarded(VisitAnswer, device, lambda: _check(_bench(request, device, opened))))
-    with contextlib.suppress(RuntimeError):
-        device.empty_cache()
     if request.cell.impl == "compiled":
         forget_compiled()
     gc.collect()
@@ -49,31 +68,125 @@ def _bench(request: CheckRequest, device: Device, opened: ExitStack) -> Bench:
 
 
 def _check(bench: Bench) -> VisitAnswer:
-    """Checks, counts, takes memory and operations, and calls once."""
+    """Checks, counts, and takes memory and operations."""
     subject = bench.subject
     if subject.cell.impl == "compiled":
         subject.perform(subject.calls[0])
         bench.metrics["compile_s"] = subject.spent.seconds
-    bench.checked.update(vars(correctness.check_impl(subject)))
+    found = check_impl(subject)
+    bench.checked.update(vars(found.checked))
     bench.metrics.update(figures(bench, "check"))
-    for index, outputs in enumerate(first_outputs(subject)):
-        bench.metrics[f"answer_{index}"] = fingerprint(outputs)
-    bench.metrics["held_bytes"] = bytes_of([*subject.held(), *outputs])
-    counts = operations.operations(subject)
-    begun = perf_counter()
-    subject.perform(subject.calls[0])
-    bench.metrics["check_time_s"] = perf_counter() - begun
+    bench.metrics.update({f"answer_{number}": answer for number, answer in enumerate(found.answers)})
+    bench.metrics.update(held_bytes=found.held_bytes, check_time_s=found.call_s)
+    if found.following is not None:
+        bench.metrics["following"] = found.following
+    counts = operations.operations(subject, found.dispatched)
     bench.metrics["operator_s"] = subject.spent.seconds
     return bench.answer(kernel=operations.kernel(subject, counts), operations=counts)
 
 
-def first_outputs(subject: Subject) -> list[Outputs]:
-    """The outputs on each set. Raises Wrong where they are not finite, or the same for different inputs."""
-    observer = Observer(subject, subject.cell.problem)
-    outputs = [observer.outputs(call) for call in subject.calls]
-    observer.settle()
-    for output in outputs:
-        correctness.require_finite(subject, output)
-    if all(map(torch.equal, outputs[0], outputs[1])) and outputs[0][0].numel():
+@dataclass(frozen=True)
+class Findings:
+    """What a check's calls at the timed size give, beside its answer.
+
+    Args:
+        checked: the worst tensor of the largest size that was compared.
+        answers: fingerprints of the outputs, by input set.
+        following: which outputs follow every write to an input, as bits, that of the output first; None in fwd, where
+            there is one alone.
+        dispatched: operators of a call, with their counts.
+        call_s: seconds of a call.
+        held_bytes: of its input sets, its cotangent, and the outputs of a call.
+    """
+
+    checked: Checked
+    answers: tuple[float, ...]
+    following: int | None
+    dispatched: Mapping[str, int]
+    call_s: float
+    held_bytes: int
+
+
+def check_impl(subject: Subject) -> Findings:
+    """Checks at a reduced size, and calls at the timed one: each set, of which the outputs must be finite and others,
+    and one again after values of it have changed in place. They are compared with the reference's where that is
+    affordable in float64, those of the reference itself once. Raises Wrong, Misfit.
+    """
+    for inputs in subject.sets:
+        misfit = not_finite(inputs)
+        if misfit is not None:
+            raise Misfit(misfit)
+    problem, impl = subject.cell.problem, subject.cell.impl
+    compared = affordable(subject)
+    checked: list[Checked | None] = []
+    if impl != "compiled" and not (impl == "reference" and compared):
+        checked.append(check_reduced(subject))
+    first, second = (subject.bind(validated(subject), problem, inputs) for inputs in subject.sets)
+    observer, dispatched = Observer(subject, problem), Counter[str]()
+    outputs = observer.outputs(first)
+    answer, held_bytes = _answer(subject, outputs), bytes_of([*subject.held(), *outputs])
+    if compared:
+        checked = [compare(subject, problem, subject.sets[0], outputs)]
+    other = _answer(subject, observer.outputs(operations.counting(second, dispatched)))
+    if answer.digests == other.digests and outputs[0].numel():
         raise Wrong("it gives the same answer for different inputs")
-    return outputs
+    observer.settle()  # before anything is written: an output may be a view of its input
+    inputs, begun = subject.sets[1], subject.spent.seconds
+    with changed(inputs, change_of(inputs, seed=1)):
+        outputs = observer.outputs(second)
+        call_s = subject.spent.seconds - begun
+        require_finite(subject, outputs)
+        if compared and impl != "reference":
+            checked.append(compare(subject, problem, inputs, outputs, AFTER_CHANGE))
+        observer.settle()
+    following = None
+    if subject.cell.mode == "fwd_bwd":
+        following = _following(subject, other.digests, digests(outputs), second, call_s)
+    answers = answer.fingerprint, other.fingerprint
+    return Findings(_worst(checked), answers, following, dispatched, call_s, held_bytes)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What stands for the outputs of a call."""
+
+    fingerprint: float
+    digests: tuple[int, ...]
+
+
+def _answer(subject: Subject, outputs: Outputs) -> _Answer:
+    require_finite(subject, outputs)
+    return _Answer(fingerprint(outputs), digests(outputs))
+
+
+def _worst(checked: Sequence[Checked | None]) -> Checked:
+    """Of the last size that was compared. Raises Wrong where there is none."""
+    found = [each for each in checked if each is not None]
+    if not found:
+        raise Wrong("it cannot be checked: no reduced size is defined, and the timed one is too large for float64")
+    return max(found, key=lambda each: each.relative_error / each.tolerance if each.tolerance else 0.0)
+
+
+def _following(
+    subject: Subject, before: tuple[int, ...], after: tuple[int, ...], call: Callable[[], Outputs], call_s: float
+) -> int:
+    """Which outputs follow every one of some writes to the second set: of gradients not all need to.
+
+    Args:
+        subject: that is checked.
+        before: digests of its outputs on the set as it was drawn.
+        after: the same after a first write.
+        call: on the set.
+        call_s: seconds of it.
+    """
+    inputs, observer = subject.sets[1], Observer(subject, subject.cell.problem)
+    moved = _moved(before, after)
+    for seed in range(2, 1 + next(writes for most_s, writes in TRIALS if call_s < most_s)):
+        with changed(inputs, change_of(inputs, seed)):
+            moved &= _moved(before, digests(observer.returned(call)))
+    return moved
+
+
+def _moved(before: Sequence[int], after: Sequence[int]) -> int:
+    """Which digests differ, as bits."""
+    return sum((then != now) << index for index, (then, now) in enumerate(zip(before, after, strict=True)))

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
 from attnbench.measure.worker.error_bound import CEILING, NO_TERMS, bound_of, terms_of
-from attnbench.measure.worker.prepared_cell import Misfit, Outputs, Subject, Wrong, as_dtype
-from attnbench.measure.worker.returned import described, not_finite
+from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype
+from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Params, Problem
 from attnbench.registry import outside_definition
 
 ODD_SIDES = ((7, 9), (11, 13), (17, 19), (31, 33))
 """Height × width of the reduced image, tried in this order; a reduced sequence has as many tokens."""
+
+
+AFTER_CHANGE = "after a change in place, "
+"""How a sentence begins about outputs on inputs that were called before with other values."""
 
 
 @dataclass(frozen=True)
@@ -33,33 +37,15 @@ class Checked:
     checked_seq_len: int
 
 
-def check_impl(subject: Subject) -> Checked:
-    """Checks at a reduced odd size, in float64 where the impl takes it and in the working dtype, then at the timed size
-    where the float64 reference is affordable; elsewhere that outputs are finite. Each time also after values of the
-    same tensors have changed in place. Raises Wrong, Misfit.
+def check_reduced(subject: Subject) -> Checked | None:
+    """Checks at a reduced odd size, in float64 where the impl takes it and in the working dtype, also after values of
+    the same tensors have changed in place. None: no such size is defined. Raises Wrong.
     """
-    for inputs in subject.sets[:2]:
-        misfit = not_finite(inputs)
-        if misfit is not None:
-            raise Misfit(misfit)
-    is_reference = subject.cell.impl == "reference"
-    at_timed_size = affordable(subject)
-    skips_reduced = subject.cell.impl == "compiled" or (is_reference and at_timed_size)
-    reduced = None if skips_reduced else reduced_problem(subject)
-    at_reduced_size = None if reduced is None else _check_reduced(subject, reduced, is_reference=is_reference)
-    if at_timed_size:
-        sets = subject.sets[: 1 if is_reference else 2]
-        problem = subject.cell.problem
-        every = [_check_on(subject, problem, inputs, *_changes(inputs, index)) for index, inputs in enumerate(sets)]
-        return max(every, key=lambda c: c.relative_error / c.tolerance if c.tolerance else 0.0)
-    if at_reduced_size is None:
-        raise Wrong("it cannot be checked: no reduced size is defined, and the timed one is too large for float64")
-    return at_reduced_size
-
-
-def _check_reduced(subject: Subject, reduced: Problem, *, is_reference: bool) -> Checked:
+    reduced = reduced_problem(subject)
+    if reduced is None:
+        return None
     double = reduced.with_dtype("float64")
-    if not is_reference and double != reduced and _takes(subject, double):
+    if subject.cell.impl != "reference" and double != reduced and _takes(subject, double):
         _check_on(subject, double, subject.inputs(double, seed=11))
     _leaves_inputs_alone(subject, reduced)
     checked = _check_on(subject, reduced, subject.inputs(reduced, seed=12))
@@ -67,11 +53,6 @@ def _check_reduced(subject: Subject, reduced: Problem, *, is_reference: bool) ->
         inputs = subject.inputs(reduced, seed)
         _check_on(subject, reduced, inputs, change_of(inputs, seed))
     return checked
-
-
-def _changes(inputs: Inputs, index: int) -> list[Change]:
-    """Every set but the first is compared with the reference only after a change."""
-    return [change_of(inputs, index)] if index else []
 
 
 def affordable(subject: Subject, flops: float | None = None) -> bool:
@@ -115,21 +96,20 @@ def _takes(subject: Subject, problem: Problem) -> bool:
     return impl is None or impl.why_not(problem, cell.params, subject.device.type) is None
 
 
-def _check_on(subject: Subject, problem: Problem, inputs: Inputs, *changes: Change) -> Checked:
-    """Compares the impl with the reference on these inputs; after changes in place, where there are any."""
-    call = subject.bind(_validated(subject), problem, inputs)
+def _check_on(subject: Subject, problem: Problem, inputs: Inputs, change: Change | None = None) -> Checked:
+    """Compares the impl with the reference on these inputs; after a change in place, where there is one."""
+    call = subject.bind(validated(subject), problem, inputs)
     observer = Observer(subject, problem)
-    worst = None if changes else _compare(subject, problem, inputs, observer.outputs(call))
-    for change in changes:
-        observer.outputs(call)
-        with changed(inputs, change):
-            worst = _compare(subject, problem, inputs, observer.outputs(call), "after a change in place, ")
-            observer.settle()  # before the change is undone: an output may be a view of its input
-    assert worst is not None
+    outputs = observer.outputs(call)
+    if change is None:
+        return compare(subject, problem, inputs, outputs)
+    with changed(inputs, change):
+        worst = compare(subject, problem, inputs, observer.outputs(call), AFTER_CHANGE)
+        observer.settle()  # before the change is undone: an output may be a view of its input
     return worst
 
 
-def _compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str = "") -> Checked:
+def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str = "") -> Checked:
     """The outputs of an impl on these inputs against the float64 reference's. when: for the text of Wrong."""
     require_finite(subject, outputs)
     reference = subject.form.reference
@@ -160,7 +140,7 @@ def _compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Output
     return worst
 
 
-def _validated(subject: Subject) -> Callable[..., Tensor]:
+def validated(subject: Subject) -> Callable[..., Tensor]:
     """The impl, which raises Wrong where it returns what no output can be."""
 
     def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
@@ -201,7 +181,7 @@ def _leaves_inputs_alone(subject: Subject, problem: Problem) -> None:
     """Raises Wrong where a call writes to its inputs, or returns the memory of one that the reference does not."""
     inputs = subject.inputs(problem, seed=15)
     before = {name: tensor.clone() for name, tensor in inputs.tensors().items()}
-    output = subject.once(_validated(subject), problem, inputs)[0]
+    output = subject.once(validated(subject), problem, inputs)[0]
     written = [name for name, tensor in inputs.tensors().items() if not torch.equal(tensor, before[name])]
     if written:
         raise Wrong(f"it writes to its input '{written[0]}'")

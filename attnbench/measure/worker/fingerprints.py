@@ -17,11 +17,8 @@ PERIOD = 4093
 CHUNK = PERIOD * 1024
 """Values that are added up at once."""
 
-DIGESTED = 2**17
-"""As many as stay in a cache as whole numbers."""
-
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The type of the bits, by the bytes of a value."""
+WORD = 8
+"""Bytes that are added up as one whole number."""
 
 
 def fingerprint(outputs: Outputs) -> float:
@@ -38,9 +35,13 @@ def fingerprint(outputs: Outputs) -> float:
 
 
 def digest(tensor: Tensor) -> int:
-    """The sum of a tensor's bits: another one where any single value is another."""
-    values = tensor.detach().contiguous().view(-1).view(_BITS[tensor.element_size()])
-    return sum(int(chunk.sum()) for chunk in values.split(DIGESTED))
+    """The sum of a tensor's bytes as whole numbers of 64 bits: another one where any single value is another."""
+    values = tensor.detach().reshape(-1)
+    if values.storage_offset() * values.element_size() % WORD:
+        values = values.clone()
+    octets = values.view(torch.uint8)
+    words = octets.numel() // WORD * WORD
+    return int(octets[:words].view(torch.int64).sum()) + int(octets[words:].sum())
 
 
 def digests(outputs: Outputs) -> tuple[int, ...]:

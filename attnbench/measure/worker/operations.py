@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attnbench.measure.worker.prepared_cell import Subject
+from attnbench.measure.worker.prepared_cell import Outputs, Subject
 
 
 class Dispatched(TorchDispatchMode):
@@ -30,14 +30,25 @@ class Dispatched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(subject: Subject) -> dict[str, int]:
-    """Operators and kernels of one call on the first set, with their counts."""
-    call = subject.calls[0]
-    with Dispatched() as dispatched:
-        subject.perform(call)
-    launched = subject.device.launched_kernels(lambda: subject.perform(call))
+def counting(call: Callable[[], Outputs], counts: Counter[str]) -> Callable[[], Outputs]:
+    """The same call, which adds the operators that it dispatches to counts, and those that detach what it returns."""
+
+    def counted() -> Outputs:
+        with Dispatched() as dispatched:
+            outputs = call()
+            for tensor in outputs:
+                tensor.detach()
+        counts.update(dispatched.counts)
+        return outputs
+
+    return counted
+
+
+def operations(subject: Subject, dispatched: Mapping[str, int]) -> dict[str, int]:
+    """Operators and kernels of one call, with their counts. dispatched: the operators."""
+    launched = subject.device.launched_kernels(lambda: subject.perform(subject.calls[0]))
     prefix = kernel_prefix(subject)
-    return {**dict(sorted(dispatched.counts.items())), **{prefix + name: count for name, count in launched.items()}}
+    return {**dict(sorted(dispatched.items())), **{prefix + name: count for name, count in launched.items()}}
 
 
 def kernel_prefix(subject: Subject) -> str:

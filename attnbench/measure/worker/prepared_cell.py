@@ -125,18 +125,27 @@ class Subject:
         def forward_and_backward() -> Outputs:
             output = call(problem, params, **leaves, **choices)
             if not cotangents:
-                cotangents.append(self._cotangent(output))
+                timed = problem == self.cell.problem
+                cotangents.append(self._cotangent(output) if timed else cotangent(output, self._dtype))
             return (output, *torch.autograd.grad(output, differentiated, cotangents[0]))
 
         return forward_and_backward
 
     def _cotangent(self, output: Tensor) -> Tensor:
-        """That of all outputs of a shape and dtype: one tensor, whatever the input set."""
-        cotangents: dict[object, Tensor] = self.__dict__.setdefault("cotangents", {})
+        """That of all outputs of the timed size: one tensor of a shape and dtype, whatever the input set."""
         place = output.shape, output.dtype
-        if place not in cotangents:
-            cotangents[place] = cotangent(output, torch_dtype(self.cell.problem))
-        return cotangents[place]
+        if place not in self.cotangents:
+            self.cotangents[place] = cotangent(output, self._dtype)
+        return self.cotangents[place]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch_dtype(self.cell.problem)
+
+    @cached_property
+    def cotangents(self) -> dict[object, Tensor]:
+        """Those of the timed size that were drawn, by shape and dtype."""
+        return {}
 
     def once(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Outputs:
         """The outputs of one call, detached."""
@@ -169,8 +178,7 @@ class Subject:
 
     def held(self) -> list[Tensor]:
         """The tensors of its input sets, and its cotangents."""
-        cotangents: dict[object, Tensor] = self.__dict__.get("cotangents", {})
-        return [*(tensor for inputs in self.sets for tensor in inputs.tensors().values()), *cotangents.values()]
+        return [*(tensor for inputs in self.sets for tensor in inputs.tensors().values()), *self.cotangents.values()]
 
     @cached_property
     def calls(self) -> tuple[Callable[[], Outputs], ...]:

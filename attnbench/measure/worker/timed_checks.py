@@ -91,8 +91,8 @@ class TimedChecks:
         pool: in which its data tensors are.
         expected: fingerprints of its outputs by input set.
         tolerance: the bound of its check, over the largest value; None: CEILING.
+        following: which outputs follow when values of inputs change, as bits, that of the output first.
         short: whether untimed calls cost little: then several are made, and the write is undone at once.
-        following: which outputs follow when values of inputs change; empty: the only one does.
         known: digests of the outputs by input set.
         made: how many timed calls were checked.
     """
@@ -101,8 +101,8 @@ class TimedChecks:
     pool: InputPool
     expected: dict[int, float]
     tolerance: float | None
+    following: int = 1
     short: bool = False
-    following: tuple[bool, ...] = ()
     known: dict[int, tuple[int, ...]] = field(default_factory=dict)
     made: int = 0
     _unsure: int = 0
@@ -144,15 +144,6 @@ class TimedChecks:
         watched.require_kept(self.subject)
         return watched.copies
 
-    def learn_what_follows(self, trials: int) -> None:
-        """Finds which outputs follow every one of so many writes to the first set: of gradients not all need to."""
-        subject, number = self.subject, 0
-        observer = Observer(subject, subject.cell.problem)
-        for _ in range(trials):
-            with self._written(number):
-                moved = self._moved(number, observer.returned(subject.calls[number]))
-            self.following = tuple(map(operator.and_, self.following or (True,) * len(moved), moved))
-
     def after_write(self, number: int, take: Callable[[Watched], None]) -> None:
         """Writes to an input set, lets timed calls be made, and checks one of them. Raises Wrong.
 
@@ -169,13 +160,14 @@ class TimedChecks:
         change = change_of(inputs, seed=_drawn.getrandbits(32))
         with changed(inputs, change):
             take(watched)
-            follows = self._check_written(watched, observer)
+            values = digests(watched.copies)
+            follows = self._check_written(watched, values, observer)
             if short:
                 self._require_first(other, observer.outputs(subject.calls[other]))
             observer.settle()  # before the write is undone: an output may be a view of its input
             watched.require_kept(subject)
         if follows:
-            self.made, self._unsure, self._return = self.made + 1, 0, (number, digests(watched.copies))
+            self.made, self._unsure, self._return = self.made + 1, 0, (number, values)
             if short:  # one call either way: what computes in every k-th call is wrong in one of them
                 self.returned(number, observer.outputs(call))
                 observer.settle()
@@ -219,26 +211,32 @@ class TimedChecks:
             )
         self.known[number] = values
 
-    def _check_written(self, watched: Watched, observer: Observer) -> bool:
-        """Compares the watched call with an untimed one. Returns whether its answer followed the write."""
+    def _check_written(self, watched: Watched, values: tuple[int, ...], observer: Observer) -> bool:
+        """Compares the watched call with an untimed one. Returns whether its answer followed the write.
+
+        Args:
+            watched: the call.
+            values: the digests of its outputs.
+            observer: by which others are made.
+        """
         watched.require_kept(self.subject)
         call = self.subject.calls[watched.number]
         again = observer.outputs(call)
         self._require_equal(watched.copies, again)
-        moved = self._moved(watched.number, watched.copies)
-        if moved != self._moved(watched.number, again):
+        moved = self._moved(watched.number, values)
+        if moved != self._moved(watched.number, digests(again)):
             raise Wrong(ONLY_SOME)
         if self._follows(moved):
             return True
         self._require_noise(watched.copies, [observer.outputs(call) for _ in range(REPEATED)])
         return not watched.copies[0].numel()
 
-    def _moved(self, number: int, outputs: Outputs) -> list[bool]:
-        """Which outputs on a set are not its first ones."""
-        return [now != before for now, before in zip(digests(outputs), self.known[number], strict=True)]
+    def _moved(self, number: int, values: tuple[int, ...]) -> list[bool]:
+        """Which outputs on a set are not its first ones. values: their digests."""
+        return [now != before for now, before in zip(values, self.known[number], strict=True)]
 
     def _follows(self, moved: Sequence[bool]) -> bool:
-        return all(moved[index] for index, follows in enumerate(self.following or (True,)) if follows)
+        return all(each for index, each in enumerate(moved) if self.following >> index & 1)
 
     @contextlib.contextmanager
     def _written(self, number: int) -> Iterator[None]:
@@ -272,7 +270,7 @@ class TimedChecks:
         for _ in range(TRIALS):
             with self._written(number):
                 outputs = observer.returned(self.subject.calls[number])
-                moved = list(map(operator.or_, moved, self._moved(number, outputs)))
+                moved = list(map(operator.or_, moved, self._moved(number, digests(outputs))))
         if not self._follows(moved):
             raise Wrong("its answer stays the same when values of its inputs change in place")
         self._unsure += 1
