@@ -200,6 +200,13 @@ def test_the_bounds_of_all_looks_together_err_as_promised() -> None:
     assert missed[False] / 400 > 0.1
 
 
+@pytest.mark.parametrize("beside", [0.02, math.nan])
+def test_without_a_lower_end_what_is_detectable_is_a_number(beside: float) -> None:
+    change = Change(0.0, -math.inf, 0.04, 0.01, 0.01 - beside)
+    assert math.isfinite(change.detectable(0.05))
+    assert change.detectable(0.05) > Change(0.0, -0.01, 0.01, 0.01, 0.01 - beside).detectable(0.05)
+
+
 def test_the_last_look_is_as_asked() -> None:
     assert looks_until(None) == LOOKS
     assert looks_until(2) == (2,)

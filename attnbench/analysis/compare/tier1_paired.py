@@ -1,8 +1,7 @@
 """Tier 1: a group-sequential paired test. Pairs of processes are added, one of each side, until every cell is decided.
 
-A cell's time in a process is its fastest sample. Both sides of a pair call the same thing equally often, so what a
-minimum lies too low, the more samples the lower, cancels in their ratio; on recorded pairs the variance is 0.6 of that
-of lowest deciles (docs/gate-study.md), which saves a third of the pairs.
+A cell's time in a process is its fastest sample. Both sides sample the same call equally often, so that a minimum falls
+with the number of samples cancels; recorded pairs vary, in variance, 0.6 as much as by lowest deciles.
 
 Model of one pair: log(after / before) of a cell = its effect + pair + own. `pair` is the luck of the two processes and
 concerns all cells alike; `own` is what is left for one cell. Both variances come from all cells and pairs; own ones are
@@ -37,9 +36,7 @@ Floats = npt.NDArray[np.float64]
 
 LOOKS = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300)
 """Pairs of processes after which is decided, half as many more each time. With fewer than five the variances of unlike
-cells are not known well enough to be moderated. The last are for a cell that varies by 20 % from pair to pair, one in
-fifty where cells are unlike: the pairs that only it needs take a few seconds each, and a longer gate is better than
-none."""
+cells are not known well enough to be moderated. The last are for a cell that varies by 20 % from pair to pair."""
 
 ALPHA = 0.01
 """Suites in which a cell is called slower that is not, by half its threshold."""
@@ -90,14 +87,11 @@ class Change:
         return "faster" if 2 * self.level - self.low < -limit / 2 else "same"
 
     def detectable(self, threshold: float) -> float:
-        """The slow-down, a fraction, that the same pairs call slower in at least 1 - BETA of cases.
-
-        threshold: as for `verdict`.
-        """
+        """The slow-down, a fraction, that the same pairs call slower in 1 - BETA of cases. threshold: see `verdict`."""
         by_itself, beside = self.level - self.low, self.relative - self.relative_low
         above = self.high - self.level
-        share = beside / by_itself if beside < by_itself else 1.0  # of the noise, against the block
-        shift = max(share * (by_itself + above), above)
+        half, share = (beside, beside / by_itself) if beside < by_itself else (by_itself, 1.0)
+        shift = max(half + share * above, above)
         return math.expm1(min(math.log1p(max(threshold, LEAST_THRESHOLD)) / 2 + shift, WIDEST))
 
     def __str__(self) -> str:
@@ -213,18 +207,13 @@ def relative(logs: Floats, others: Sequence[int], cell: int) -> Floats:
     return np.asarray(logs[rows, cell] - middle, dtype=np.float64)
 
 
-def _effect(threshold: float | None) -> float:
-    """The slow-down that is looked for. threshold: of a cell; None: it is not gated."""
-    return UNGATED if threshold is None else threshold
-
-
 @dataclass(frozen=True)
 class Decided:
-    """A cell's verdict, by which change, after how many pairs."""
+    """A cell's verdict, by which change, and what slow-down would have been detected."""
 
     verdict: Verdict
     change: Change
-    pairs: int
+    detectable: float
 
 
 @dataclass
@@ -265,8 +254,8 @@ class PairedTest:
         current = dict(zip(self.thresholds, changes(logs, self.blocks, self.looks, self.decisions), strict=True))
         for key in filter(self.is_open, self.thresholds):
             threshold = self.thresholds[key]
-            verdict = current[key].verdict(_effect(threshold))
-            self.decided[key] = Decided(verdict, current[key], len(logs))
+            effect = UNGATED if threshold is None else threshold
+            self.decided[key] = Decided(current[key].verdict(effect), current[key], current[key].detectable(effect))
         steady = [key for key in measured if self.decided[key].verdict == "same"]
         self._keep(sorted(steady, key=lambda key: current[key].high - current[key].level))
 
@@ -312,6 +301,6 @@ class PairedTest:
             low=low if known else None,
             high=high if known else None,
             threshold=threshold,
-            detectable=decided.change.detectable(_effect(threshold)) if known else None,
+            detectable=decided.detectable if known else None,
             reason=reason if pairs else "no pair of processes gave a time on both sides",
         )
