@@ -76,10 +76,3 @@ def trigamma(x: Number) -> Number:
     y = x + 8
     series = 1 / y + 1 / (2 * y**2) + 1 / (6 * y**3) - 1 / (30 * y**5) + 1 / (42 * y**7) - 1 / (30 * y**9)
     return series + sum(1 / (x + k) ** 2 for k in range(8))
-
-
-def tetragamma(x: Number) -> Number:
-    """ψ″(x), x > 0: the derivative of `trigamma`."""
-    y = x + 8
-    series = -1 / y**2 - 1 / y**3 - 1 / (2 * y**4) + 1 / (6 * y**6) - 1 / (6 * y**8) + 3 / (10 * y**10)
-    return series - sum(2 / (x + k) ** 3 for k in range(8))

@@ -6,10 +6,9 @@ cancels in the ratio of two of them. `own` is the residual of one cell in one gr
 
 own: the variance of a cell from 2 or 3 rounds alone is nearly worthless, and one variance for all cells is wrong where
 some are noisier. The moderated variance of Smyth 2004 ("Linear Models and Empirical Bayes Methods for Assessing
-Differential Expression in Microarray Experiments", sections 3 and 6.2, https://doi.org/10.2202/1544-6115.1027) is a
-compromise: the cells' variances are draws from a scaled inverse χ², whose freedom d₀ is estimated from how much log s²
-varies over the cells beyond what χ² explains. Similar cells give d₀ = ∞, which is plain pooling; dissimilar cells give
-a small d₀, and each cell then mostly uses its own variance. So pooling is applied only as far as the data support it.
+Differential Expression in Microarray Experiments", https://doi.org/10.2202/1544-6115.1027) is a compromise: the cells'
+variances are draws from a scaled inverse χ², whose freedom d₀ comes from how much log s² varies over the cells beyond
+what χ² explains. Similar cells give d₀ = ∞, plain pooling; of dissimilar ones each mostly uses its own variance.
 
 group: offset = process + block in the process, a nested model: as far as whole processes differ, there are only as many
 draws as processes; as far as blocks differ within one, as many as groups. The freedom of a sum of variances is
@@ -25,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.distributions import CONFIDENCE, digamma, t_quantile, tetragamma, trigamma
+from attnbench.analysis.distributions import CONFIDENCE, digamma, t_quantile, trigamma
 from attnbench.analysis.looks import confidence_after
 from attnbench.problem import CELL_COLUMNS
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 POOLED_SHARE = 0.6
 """The share of all cells' freedom that a moderated variance may claim. In simulations 8 dissimilar cells in 2 rounds
@@ -39,6 +39,9 @@ need it to reach 93 % coverage; for 24 cells it hardly matters."""
 PRIOR_SHARE = 0.8
 """The share of the prior's freedom that a moderated variance claims, as it is estimated itself, and cells may be less
 like draws from a χ² than assumed. In simulations it is worth 1 % of coverage where cells are unlike."""
+
+ODD = 0.01
+"""How rarely a trend, or a slow round, is seen where rounds vary by chance alone."""
 
 TURNS_SINCE = 3
 """The first timing contract whose blocks are measured in turns."""
@@ -55,11 +58,10 @@ class Estimate:
         level: log of the value, adjusted for group offsets.
         own, own_freedom: variance of `level` from this cell's residuals, and its degrees of freedom.
         shared, shared_freedom: the same from group offsets.
-        rounds: visits of the cell.
+        rounds: visits.
         confidence: of its interval; higher where the run may stop at several looks.
 
-    Both variances are nan where they cannot be estimated: in a run of one round, and for a cell of one round among
-    cells too dissimilar to pool with.
+    Both variances are nan where they cannot be estimated: from one round, unless the cell may be pooled with others.
     """
 
     level: float
@@ -139,29 +141,24 @@ def estimates(
     logs = np.log(usable[column].to_numpy(dtype=np.float64))
     processes = pd.factorize(usable["process"])[0]
     blocks, groups = _blocks(usable, cells, processes)
-    fit = _fit(logs, cells, blocks, groups, np.ones(len(keys)))
+    typical = np.ones(len(logs), dtype=bool)
+    fit = _fit(logs, cells, blocks, groups, np.ones(len(keys)), typical)
     variance, freedom = np.full(len(keys), np.nan), np.zeros(len(keys))
     if fit.freedom.sum() > 0:
-        variance, freedom = moderate(fit.variance, fit.freedom)
+        variance, _ = moderate(fit.variance, fit.freedom)
+        typical = processes != _between(fit, blocks, groups, processes, typical)[2]
         # Again with less weight for noisy cells in the offsets of groups.
-        fit = _fit(logs, cells, blocks, groups, np.where(variance > 0, variance, 1.0))
+        fit = _fit(logs, cells, blocks, groups, np.where(variance > 0, variance, 1.0), typical)
         variance, freedom = moderate(fit.variance, fit.freedom)
-    shared, shared_freedom = _between(fit, blocks, groups, processes)
+    shared, shared_freedom, _ = _between(fit, blocks, groups, processes, typical)
     estimated = freedom > 0
     own = np.where(estimated, _own(variance, fit.rounds, cells, blocks, groups), np.nan)
     last = usable.groupby(cells)["round"].max()
     common = np.where(estimated, shared * np.bincount(cells, weights=fit.share) / fit.rounds, np.nan)
+    columns = (fit.level, own, freedom, common, fit.rounds, last.to_numpy())
     return {
-        str(key): Estimate(
-            level=float(fit.level[i]),
-            own=float(own[i]),
-            own_freedom=float(freedom[i]),
-            shared=float(common[i]),
-            shared_freedom=shared_freedom,
-            rounds=int(fit.rounds[i]),
-            confidence=confidence_after(stops, int(last[i]), int(last.max()), confidence),
-        )
-        for i, key in enumerate(keys)
+        str(key): Estimate(a, b, c, d, shared_freedom, n, confidence_after(stops, r, int(last.max()), confidence))
+        for key, a, b, c, d, n, r in zip(keys, *(column.tolist() for column in columns), strict=True)
     }
 
 
@@ -194,13 +191,14 @@ class _Fit:
     share: Floats  # [visits], of a group's variance in the mean of the groups that it is compared with
 
 
-def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats) -> _Fit:
-    """Weighted least squares of logs = cell + group; `cell_variance` gives each cell's weight."""
+def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats, typical: Bools) -> _Fit:
+    """Least squares of logs = cell + group, weighted by `cell_variance`; offsets of `typical` groups average 0."""
     rounds = np.bincount(cells)
     offset, leverage, share = np.full(len(logs), np.nan), np.zeros(len(logs)), np.zeros(len(logs))
     for block in range(blocks.max() + 1):  # no cell is in two
         here = np.flatnonzero(blocks == block)
-        fitted = _offsets(logs[here], cells[here], groups[here], 1 / cell_variance[cells[here]])
+        weight = 1 / cell_variance[cells[here]]
+        fitted = _offsets(logs[here], cells[here], groups[here], weight, typical[here])
         offset[here], leverage[here], share[here] = fitted
     adjusted = logs - np.nan_to_num(offset)
     # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
@@ -211,7 +209,9 @@ def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_va
     return _Fit(level, rounds, variance, freedom, offset, leverage, share)
 
 
-def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> tuple[Floats, Floats, Floats]:
+def _offsets(
+    logs: Floats, cells: Indices, groups: Indices, weight: Floats, typical: Bools
+) -> tuple[Floats, Floats, Floats]:
     """The offset, leverage and share of each visit of a block; see `_Fit`. Leverage is the freedom its residual loses.
 
     A visit alone in its group has none (nan); nor has any where workers measured hardly more than one cell each, whose
@@ -239,8 +239,11 @@ def _offsets(logs: Floats, cells: Indices, groups: Indices, weight: Floats) -> t
     offset = vectors[:, known] @ ((vectors[:, known].T @ right) / values[known])
     # Offsets average 0 over each set of groups that common cells connect, on which the free vectors are constant.
     free = vectors[:, ~known]
-    offset -= free @ (free.T @ offset)
-    return np.where(visits[groups] > 1, member @ offset, np.nan), leverage, member @ (free**2).sum(axis=1)
+    counted = free * (typical @ member > 0)[:, None]
+    mean = free @ np.linalg.pinv(free.T @ counted, hermitian=True)
+    offset -= mean @ (counted.T @ offset)
+    share = np.maximum((mean * free).sum(axis=1), (free**2).sum(axis=1))
+    return np.where(visits[groups] > 1, member @ offset, np.nan), leverage, member @ share
 
 
 def _own(variance: Floats, rounds: Indices, cells: Indices, blocks: Indices, groups: Indices) -> Floats:
@@ -272,27 +275,48 @@ def _own(variance: Floats, rounds: Indices, cells: Indices, blocks: Indices, gro
     return own
 
 
-def _between(fit: _Fit, blocks: Indices, groups: Indices, processes: Indices) -> tuple[float, float]:
-    """The variance of the offsets of groups, and its degrees of freedom, in a nested model.
+def _between(
+    fit: _Fit, blocks: Indices, groups: Indices, processes: Indices, typical: Bools
+) -> tuple[float, float, int]:
+    """The variance of the offsets of typical groups and its degrees of freedom, and the slow process; −1: none is.
 
-    The squares of means of processes have one less than there are processes, what is left around them has the rest.
+    A nested model: the squares of means of processes have one freedom less than there are processes, what is left
+    around them the rest. A trend over the processes takes another, where there is one. That and a slow process are
+    contrasts of the means, tested with what they leave (of the slowest as an outlier, one-sided, by Bonferroni).
     """
     freedoms = np.bincount(blocks, weights=fit.leverage)
-    freedom, whole_freedom = float(freedoms.sum()), float(freedoms.max())
-    if not freedom > 0:
-        return 0.0, 0.0
+    most, total = float(freedoms.max()), float(freedoms.sum())
+    if not total > 0:
+        return 0.0, 0.0, -1
     first = np.unique(groups, return_index=True)[1]
     first = first[~np.isnan(fit.offset[first])]
-    value, process = fit.offset[first], processes[first]
-    total, rest_freedom = float(value @ value), freedom - whole_freedom
-    whole = float((np.bincount(process, weights=value) ** 2 / np.maximum(np.bincount(process), 1)).sum())
-    rest = total - whole
+    left = 1 - (not typical[first].all()) / most
+    first = first[typical[first]]
+    names, process, count = np.unique(processes[first], return_inverse=True, return_counts=True)
+    mean = np.bincount(process, weights=fit.offset[first]) / count
+    freedom, rest_freedom = most * left, (total - most) * left
+    whole, whole_freedom = float(count @ mean**2), freedom
+    rest = float(fit.offset[first] @ fit.offset[first]) - whole
+    noise = rest / rest_freedom if rest_freedom > 0.5 else 0.0
+
+    def explained(contrast: Floats, error: float) -> float:
+        centred = contrast - np.average(contrast, weights=count)
+        square = float((count * centred) @ mean) ** 2 / float(count @ centred**2)
+        around = max((whole - square) / (freedom - 1), noise)
+        return square if square > t_quantile(freedom - 1, 1 - error) ** 2 * around else 0.0
+
+    slow, at = -1, int(np.argmax(mean))
+    if freedom > 1.5:
+        slow = int(names[at]) if explained(np.eye(len(names))[at], 2 * ODD / len(names)) else -1
+        trend = explained(names.astype(np.float64), ODD)
+        if trend:
+            whole, whole_freedom = (whole - trend) / (freedom - 1) * freedom, freedom - 1
     if rest_freedom > 0.5:  # processes differ at least as much as blocks within one
-        whole = max(whole, rest * whole_freedom / rest_freedom)
+        whole = max(whole, noise * freedom)
     else:
-        whole, rest, rest_freedom = total, 0.0, 1.0
+        whole, rest, rest_freedom = whole + rest, 0.0, 1.0
     spread = whole**2 / whole_freedom + rest**2 / rest_freedom
-    return (whole + rest) / freedom, (whole + rest) ** 2 / spread if spread else freedom
+    return (whole + rest) / (total * left), (whole + rest) ** 2 / spread if spread else total, slow
 
 
 def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
@@ -311,9 +335,7 @@ def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
     s2 = np.maximum(s2, 1e-5 * np.median(s2[s2 > 0]))  # two equal times are chance, not a variance of 0
     log_s2 = np.log(s2) - digamma(d / 2) + np.log(d / 2)
     centre = float(log_s2.mean())
-    excess = float("inf")
-    if len(s2) > 1:
-        excess = float(log_s2.var(ddof=1) - trigamma(d / 2).mean())
+    excess = float(log_s2.var(ddof=1) - trigamma(d / 2).mean()) if len(s2) > 1 else math.inf
     if excess <= 0:
         prior_freedom, prior = np.inf, float((s2 * d).sum() / total)
     elif not math.isfinite(excess):
@@ -322,25 +344,17 @@ def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
         half = _inverse_trigamma(excess)
         prior_freedom, prior = PRIOR_SHARE * 2 * half, math.exp(centre + digamma(half) - math.log(half))
     at_least = np.where(estimated, np.maximum(variance, s2.min()), 0.0)
-    if math.isinf(prior_freedom):
-        moderated = np.full_like(variance, prior)
-    else:
+    moderated = np.full_like(variance, prior)
+    if math.isfinite(prior_freedom):
         moderated = (prior_freedom * prior + freedom * at_least) / np.maximum(prior_freedom + freedom, 1e-12)
     # The prior is itself estimated from these cells, so pooling has fewer degrees of freedom than all of them.
     return moderated, np.minimum(prior_freedom + freedom, np.maximum(POOLED_SHARE * total, freedom))
 
 
 def _inverse_trigamma(y: float) -> float:
-    """x with trigamma(x) = y > 0, by Newton on 1 / trigamma (Smyth 2004, appendix)."""
-    if y > 1e7:
-        return 1 / math.sqrt(y)
-    if y < 1e-6:
-        return 1 / y
-    x = 0.5 + 1 / y
-    for _ in range(50):
-        value = trigamma(x)
-        step = value * (1 - value / y) / tetragamma(x)
-        x += step
-        if -step / x < 1e-8:
-            break
-    return x
+    """x with trigamma(x) = y > 0: between where 1 / x and where 1 / x + 1 / x² are y."""
+    low, high = 1 / y, (1 + math.sqrt(1 + 4 * y)) / (2 * y)
+    for _ in range(40):
+        x = (low + high) / 2
+        low, high = (x, high) if trigamma(x) > y else (low, x)
+    return high

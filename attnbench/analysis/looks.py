@@ -1,16 +1,14 @@
 """The round counts at which a run may stop, and the confidence of an interval after them.
 
-Whoever stops as soon as intervals are narrow enough looks at the data several times. The looks are fixed before the
-first round, and the intervals of all of them hold the truth together with 95 %. A run spends the error in proportion
-to its rounds: up to round n an interval was ever wrong with probability α n / n_max (Lan and DeMets 1983, "Discrete
-sequential boundaries for clinical trials", Biometrika 70; Kim and DeMets 1987). That its budget ends does not depend on
-its times: the intervals of its last rounds may then spend all that is left. A gate, which mostly ends early, has the
-same confidence at each look (Pocock 1977, "Group sequential methods in the design and analysis of clinical trials",
-Biometrika 64).
+The looks are fixed before the first round, and the intervals of all of them hold the truth together with 95 %. A run
+spends the error in proportion to its rounds: up to round n an interval was ever wrong with probability α n / n_max (Lan
+and DeMets 1983, "Discrete sequential boundaries for clinical trials", Biometrika 70). That its budget ends does not
+depend on its times: the intervals of its last rounds may spend all that is left. A gate, which mostly ends early, has
+the same confidence at each look (Pocock 1977, "Group sequential methods in the design and analysis of clinical
+trials", Biometrika 64).
 
-The sum of the rounds walks from look to look, and what has not yet left its bounds is integrated numerically (Armitage,
-McPherson and Rowe 1969, "Repeated significance tests on accumulating data"; Jennison and Turnbull 2000, "Group
-Sequential Methods", section 19.2; their section 4.4 for the step from normal to t quantiles).
+The sum of the rounds walks from look to look, and what has not yet left its bounds is integrated numerically (Jennison
+and Turnbull 2000, "Group Sequential Methods", section 19.2; 4.4 for the step from normal to t quantiles).
 """
 
 from __future__ import annotations
@@ -52,24 +50,17 @@ def confidence_after(stops: tuple[int, ...], last: int, end: int, confidence: fl
         end: the last round of the run; between two looks: the budget ended it.
         confidence: that the intervals of all looks hold the truth.
     """
-    passed = [stop for stop in stops if stop <= end]
-    if not passed or last > passed[-1]:
-        spent = [*((stop, stop / stops[-1]) for stop in passed), (last, 1.0)]
-    else:
-        until = next(stop for stop in passed if stop >= last)
-        spent = [(stop, stop / stops[-1]) for stop in passed if stop <= until]
-    if len(spent) == 1 and spent[0][1] == 1:
-        return confidence
-    return _spending(tuple(spent), confidence)[0]
+    earlier = tuple((stop, stop / stops[-1]) for stop in stops if stop < last)
+    look = next((stop for stop in stops if last <= stop <= end), None)
+    now = (last, 1.0) if look is None else (look, look / stops[-1])
+    return _spending((*earlier, now), confidence)[0] if earlier or now[1] < 1 else confidence
 
 
 @lru_cache(maxsize=256)
 def _spending(spent: tuple[tuple[int, float], ...], confidence: float) -> tuple[float, Floats, Floats]:
     """The confidence at the last of some looks, and what of the walk is left after it, as points and their masses.
 
-    Args:
-        spent: the looks, each with the share of the error that is spent up to it.
-        confidence: of all looks together.
+    spent: the looks, each with the share of the error of all of them that is spent up to it.
     """
     if not spent:
         return 1.0, np.zeros(1), np.ones(1)
@@ -79,19 +70,14 @@ def _spending(spent: tuple[tuple[int, float], ...], confidence: float) -> tuple[
     low, high = 0.0, 8.0
     for _ in range(BISECTIONS):
         z = (low + high) / 2
-        left = _inside(points, masses, before, now, z)[1].sum()
-        low, high = (z, high) if left < 1 - (1 - confidence) * share else (low, z)
+        holds = _inside(points, masses, before, now, z)[1].sum() >= 1 - (1 - confidence) * share
+        low, high = (low, z) if holds else (z, high)
     return math.erf(high / 2**0.5), *_inside(points, masses, before, now, high)
 
 
 @lru_cache(maxsize=256)
 def confidence_at(stops: tuple[int, ...], confidence: float = CONFIDENCE) -> float:
-    """The confidence of the interval at each look, the same at all, such that those of all looks together have another.
-
-    Args:
-        stops: the looks.
-        confidence: that all looks hold the truth.
-    """
+    """The confidence of the interval at each look, the same at all, such that all looks together have `confidence`."""
     low, high = confidence, 1 - (1 - confidence) / len(stops)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attnbench.analysis import interval
 from attnbench.analysis.interval import Estimate, estimates, moderate, ratio, ratio_half_width
 from benchmarks.coverage import noise
 from benchmarks.coverage.noise import NOISES, visits
@@ -72,6 +73,26 @@ def test_times_know_that_blocks_and_rounds_differ_as_a_whole(rounds: int) -> Non
     assert held >= 0.93
     assert width <= 2.6
     assert coverage("Gaussian", rounds, lambda cell, _: cell.own_half_width, relative=False)[0] < 0.9
+
+
+@pytest.mark.parametrize("name", ["drift", "one slow round"])
+def test_a_trend_and_a_slow_round_do_not_widen_times(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, width = coverage(name, 5, lambda cell, _: cell.half_width, relative=False)
+    assert 0.93 <= held <= 0.995
+    monkeypatch.setattr(interval, "ODD", 1e-9)
+    assert width < 0.75 * coverage(name, 5, lambda cell, _: cell.half_width, relative=False)[1]
+
+
+def test_times_are_those_of_the_other_rounds_where_one_is_slow() -> None:
+    run = of_one_block(8, 6, own=0.01)
+    slowed = run["round"] == 4
+    odd = estimates(run.assign(wall_time_s=run["wall_time_s"] * np.where(slowed, 1.5, 1)), "wall_time_s")
+    without = estimates(run[~slowed], "wall_time_s")
+    for key, level in odd.items():
+        assert level.level == pytest.approx(without[key].level, abs=0.02)
+        assert level.shared == pytest.approx(without[key].shared, rel=0.1)
+    fast = estimates(run.assign(wall_time_s=run["wall_time_s"] / np.where(slowed, 1.5, 1)), "wall_time_s")
+    assert fast["c3"].level < without["c3"].level - 0.04, "what else runs only ever adds time: a fast round counts"
 
 
 def test_the_baseline_of_a_split_block_is_compared_part_by_part() -> None:
