@@ -19,7 +19,7 @@ Path = dict[int, tuple[Estimate, Estimate]]
 """A series and its baseline after so many rounds."""
 
 PRECISION = 0.5
-"""The half width at which a run stops, over that of the median run at the first look."""
+"""The half width at which a run stops, over the median of 95 % at the first look."""
 
 
 def paths(rng: Generator, noise: Noise, draws: int) -> list[Path]:
@@ -44,11 +44,11 @@ def row(noise: Noise, draws: int) -> list[str]:
     """With 95 % at each look, and with what `analysis.looks` has there; then the half widths of these over those."""
     cells, every = [], paths(np.random.default_rng(0), noise, draws)
     cut = (*(n for n in STOPS if n < BUDGET_END), BUDGET_END)
+    enough = PRECISION * float(np.median([judged(path, STOPS[0], ())[0] for path in every]))
     widths: list[list[float]] = []
     for stops in ((), STOPS):
         runs = [{n: judged(path, n, stops) for n in path} for path in every]
         cells += [f"{np.mean([all(run[n][1] for n in looked) for run in runs]):.1%}" for looked in (STOPS, cut)]
-        enough = PRECISION * float(np.median([run[STOPS[0]][0] for run in runs]))
         ends = [next((n for n in STOPS if run[n][0] <= enough), STOPS[-1]) for run in runs]
         held = np.mean([run[end][1] for run, end in zip(runs, ends, strict=True)])
         cells.append(f"{held:.1%} ({np.mean(ends):.1f})")
