@@ -26,14 +26,10 @@ def normal(probability: float) -> float:
 
 @lru_cache(maxsize=4096)
 def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """The two-sided quantile of Student's t distribution, with a relative error below 1e-5.
+    """The quantile of Student's t with `confidence` between ± it, with a relative error below 1e-5; ν = freedom > 0.
 
     With t = √ν / tan φ the density is sin^(ν−1) φ. Up to ν = 4 the tail is integrated over φ^ν, in which it is nearly
     constant; above, the body is integrated over φ; from ν = 200 the expansion of Abramowitz and Stegun 1964, 26.7.5.
-
-    Args:
-        freedom: ν > 0; infinite: the normal quantile.
-        confidence: the probability between both ends.
     """
     z = normal(0.5 + confidence / 2)
     if freedom >= 200:

@@ -106,7 +106,6 @@ def ratio_half_width(a: Estimate, b: Estimate, confidence: float | None = None, 
     """Half the interval of log(a / b), both measured in the same groups; nan where either has one round.
 
     Args:
-        a, b: the two.
         confidence: None: their own.
         together: intervals that have it together (Šidák).
     """

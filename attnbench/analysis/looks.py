@@ -24,7 +24,6 @@ from attnbench.analysis.distributions import CONFIDENCE, normal
 Floats = npt.NDArray[np.float64]
 
 BISECTIONS = 24
-
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 

@@ -29,6 +29,4 @@ def _decile(samples: Sequence[float]) -> float:
     ordered = sorted(samples)
     below = max(SHARE * (len(ordered) + 1) - 1, 0.0)
     first = int(below)
-    if below == first:
-        return ordered[first]
-    return ordered[first] + (below - first) * (ordered[first + 1] - ordered[first])
+    return ordered[first] + (below - first) * (ordered[min(first + 1, len(ordered) - 1)] - ordered[first])
