@@ -16,8 +16,9 @@ from attnbench.units import count
 if TYPE_CHECKING:
     from attnbench.operator import Cost
 
-CALLS_AROUND = 6
-"""Calls of a timed visit that are no samples: two or three before, one or more after, and those that check samples."""
+CALLS_AROUND = 4
+"""So many warm calls take as long as those of a timed visit that are no samples: the first one, which is cold, of short
+calls a second, one after a write, and at times one after its return."""
 
 VISIT_S = 0.03
 """What a visit costs beside its calls and its samples."""
@@ -28,7 +29,7 @@ TURN_S = 0.001
 CHECK_SHARE = 0.5
 """The check goes no further up in size once it has used this share of the budget."""
 
-START_S = 2.5
+START_S = 1.5
 """What a fresh worker costs, once per round."""
 
 END_S = 2.5
@@ -51,9 +52,10 @@ eager, in results/reference; nine in ten lie between 1.4 and 20."""
 SHORTEST_S = 1e-4
 """No call is expected to take less: launching it takes so long."""
 
-CHECK_CALLS = 12
+CHECK_CALLS = 10
 CHECK_S = 0.03
-"""A check visit takes this and so many calls: its checks, in float64 too, and its memory passes (the same runs)."""
+"""A check visit takes this and as long as so many warm calls: four of its own, one of them cold and one under torch's
+profiler with fresh memory, and those of the reference, in float64 too."""
 
 COMPILE_S = 20.0
 """What compiling takes, in every process again."""

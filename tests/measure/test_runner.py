@@ -289,7 +289,7 @@ class Clock:
         around_s = (time_budget.VISIT_S + time_budget.CALLS_AROUND * call) / 2
         takes = self.late * (time_budget.sample_s(call) if isinstance(request, SampleRequest) else around_s)
         if isinstance(request, CheckRequest):
-            takes = time_budget.CHECK_S + 12 * call
+            takes = time_budget.CHECK_S + time_budget.CHECK_CALLS * call
         self.now_s += min(takes, timeout)
         if takes > timeout:
             raise WorkerLost("timeout", f"no answer within {timeout:g} s")
