@@ -64,25 +64,30 @@ limits: {budget: 20m}
 """
 GATE = '''
 import json
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from attnbench.measure import gate_pairs
 from attnbench.problem import Cell, Problem, columns_of
-from attnbench.store.records import Visit
+from attnbench.store.journal import HEADER
+from attnbench.store.records import SAMPLES, Sample, Visit
 from attnbench.thresholds import Gate
 
 CELL = Cell("softmax", "reference", "core", "fwd", Problem(16, 16, 2), {})
 
 def side(seconds):
     """A run whose calls take so long, and up to a few percent more from pair to pair."""
-    return SimpleNamespace(
-        plan=SimpleNamespace(device="cpu"), journal=SimpleNamespace(visits=[]), seconds=seconds
-    )
+    folder = Path(tempfile.mkdtemp(dir="."))
+    (folder / SAMPLES).write_text(HEADER)
+    journal = SimpleNamespace(visits=[], folder=folder)
+    return SimpleNamespace(plan=SimpleNamespace(device="cpu"), journal=journal, seconds=seconds)
 
 def measure_pair(sides, cells, number):
     for noise, side in zip((1.0, 1.01 + 0.02 * (number % 2)), sides):
-        metrics = {"cpu_time_s": side.seconds * noise, "wall_time_s": 1.0}
-        visit = Visit(CELL.key, columns_of(CELL), "cpu", number, number, 0, "ok", metrics=metrics)
-        side.journal.visits.append(visit)
+        side.journal.visits.append(Visit(CELL.key, columns_of(CELL), "cpu", number, number, 0, "ok"))
+        with (side.journal.folder / SAMPLES).open("a") as rows:
+            for index, (clock, seconds) in enumerate((("cpu", side.seconds * noise), ("wall", 1.0))):
+                rows.write(Sample(CELL.key, number, number, index, clock, seconds).line())
 
 gate_pairs.measure_pair = measure_pair
 for slower in (1.0, 2.0):
