@@ -100,8 +100,8 @@ def outcomes() -> Iterator[dict[str, Outcome]]:
         for _ in range(TURNS):
             for key in checks:
                 ask("sample", key, SampleRequest(key))
-        for key, (of, _) in checks.items():  # on a busy machine a turn has fewer calls
-            while of.impl.startswith("later_") and last[key].answer.status == "ok" and last[key].samples < 2 * LATER:
+        for key, (of, _) in checks.items():  # until checks came after the cheat began
+            while of.impl.startswith("later_") and last[key].answer.status == "ok" and last[key].samples < 6 * LATER:
                 ask("sample", key, SampleRequest(key))
         for key in checks:
             ask("finish", key, FinishRequest(key))
