@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -56,15 +57,19 @@ def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
 
 
 @pytest.mark.parametrize("variant", variants(), ids=str)
-def test_what_is_right_passes(variant: Variant) -> None:
+def test_what_is_right_passes(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every impl that runs here, in a check and as it is timed; and what is allowed is never more than the ceiling,
     whatever it is a share of. A backward pass has a forward one before it.
     """
     torch.set_num_threads(1)
     for impl, mode, problem in cells(variant):
         subject = of(variant, problem, mode, impl)
-        checked = checking.check_impl(subject).checked
-        if checked_when_timed(mode, impl, problem):
+        timed = checked_when_timed(mode, impl, problem)
+        with monkeypatch.context() as patch:
+            if not timed:  # then nobody asks which outputs follow a write
+                patch.setattr(checking, "TRIALS", ((math.inf, 1),))
+            checked = checking.check_impl(subject).checked
+        if timed:
             member(subject, checked.tolerance).finish()
         factor = variant.operator.tolerance[0] if variant.operator.tolerance else 1.0
         assert checked.relative_error <= checked.tolerance <= factor * error_bound.CEILING[problem.dtype] * (1 + 1e-12)
