@@ -294,14 +294,14 @@ def _between(
     names, process, count = np.unique(processes[first], return_inverse=True, return_counts=True)
     mean = np.bincount(process, weights=fit.offset[first]) / count
     freedom, rest_freedom = most * left, (total - most) * left
-    whole, whole_freedom = float(count @ mean**2), freedom
-    rest = float(fit.offset[first] @ fit.offset[first]) - whole
+    common, common_freedom = float(count @ mean**2), freedom
+    rest = float(fit.offset[first] @ fit.offset[first]) - common
     noise = rest / rest_freedom if rest_freedom > 0.5 else 0.0
 
     def explained(contrast: Floats, error: float) -> float:
         centred = contrast - np.average(contrast, weights=count)
         square = float((count * centred) @ mean) ** 2 / float(count @ centred**2)
-        around = max((whole - square) / (freedom - 1), noise)
+        around = max((common - square) / (freedom - 1), noise)
         return square if square > t_quantile(freedom - 1, 1 - error) ** 2 * around else 0.0
 
     slow, at = -1, int(np.argmax(mean))
@@ -309,13 +309,13 @@ def _between(
         slow = int(names[at]) if explained(np.eye(len(names))[at], 2 * ODD / len(names)) else -1
         trend = explained(names.astype(np.float64), ODD)
         if trend:
-            whole, whole_freedom = (whole - trend) / (freedom - 1) * freedom, freedom - 1
+            common, common_freedom = (common - trend) / (freedom - 1) * freedom, freedom - 1
     if rest_freedom > 0.5:  # processes differ at least as much as blocks within one
-        whole = max(whole, noise * freedom)
+        common = max(common, noise * freedom)
     else:
-        whole, rest, rest_freedom = whole + rest, 0.0, 1.0
-    spread = whole**2 / whole_freedom + rest**2 / rest_freedom
-    return (whole + rest) / (total * left), (whole + rest) ** 2 / spread if spread else total, slow
+        common, rest, rest_freedom = common + rest, 0.0, 1.0
+    spread = common**2 / common_freedom + rest**2 / rest_freedom
+    return (common + rest) / (total * left), (common + rest) ** 2 / spread if spread else total, slow
 
 
 def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:

@@ -22,17 +22,17 @@ def class_of(key: str) -> str:
 
 def errors(rng: Generator, noise: Noise, draws: int) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """Error and half width of times, and of ratios to the block's first member, by ("ratio" or "time", class)."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    by_class: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for deviations in noise.draw(rng, (draws, ROUNDS, BLOCKS, MEMBERS)):
         run = visits(deviations, np.zeros((BLOCKS, MEMBERS)))
         levels = estimates(run[(run["round"] <= FIRST) | run["key"].isin(ADDED)], "wall_time_s")
         for key, level in levels.items():
             baseline = levels[f"{key[0]}.0"]
-            found.setdefault(("time", class_of(key)), []).append((level.level, level.half_width))
+            by_class.setdefault(("time", class_of(key)), []).append((level.level, level.half_width))
             if level is not baseline:
                 pair = (level.level - baseline.level, ratio_half_width(level, baseline))
-                found.setdefault(("ratio", class_of(key)), []).append(pair)
-    return found
+                by_class.setdefault(("ratio", class_of(key)), []).append(pair)
+    return by_class
 
 
 def table(draws: int) -> str:
@@ -40,6 +40,6 @@ def table(draws: int) -> str:
     columns = [(kind, each) for kind in ("ratio", "time") for each in CLASSES]
     rows = [f"| noise | {' | '.join(f'{kind}: {each}' for kind, each in columns)} |", "|---|" + "--:|" * len(columns)]
     for name, noise in NOISES.items():
-        found = errors(np.random.default_rng(0), noise, draws)
-        rows.append(f"| {name} | {' | '.join(judged(np.array(found[column]).T) for column in columns)} |")
+        by_class = errors(np.random.default_rng(0), noise, draws)
+        rows.append(f"| {name} | {' | '.join(judged(np.array(by_class[column]).T) for column in columns)} |")
     return "\n".join(rows)

@@ -44,10 +44,10 @@ def row(name: str, draw: Draw, draws: int, blocks: Sequence[object] = BLOCKS, pl
     same = rates(draw, UNCHANGED * draws, blocks)
     slow = [rates(partial(slower, share=share), draws, blocks, planted) for share in SLOW_DOWNS]
     spread = float(draw(np.random.default_rng(1), 100).std())
-    found = " | ".join(f"{rate.found / draws:.1%}" for rate in slow)
+    detected = " | ".join(f"{rate.found / draws:.1%}" for rate in slow)
     return (
         f"| {name} | {spread:.1%} | {same.alarms / same.draws:.2%} (≤ {same.most_alarms:.2%}) | "
-        f"{same.undecided / same.draws:.1%} ({slow[0].undecided / draws:.1%}) | {found} | "
+        f"{same.undecided / same.draws:.1%} ({slow[0].undecided / draws:.1%}) | {detected} | "
         f"{same.pairs[0]:.0f} ({same.pairs[1]:.0f}) | "
         f"{slow[0].pairs[0]:.0f} ({slow[0].pairs[1]:.0f}) |"
     )

@@ -73,14 +73,14 @@ def _check(bench: Bench) -> VisitAnswer:
     if subject.cell.impl == "compiled":
         subject.perform(subject.calls[0])
         bench.metrics["compile_s"] = subject.spent.seconds
-    found = check_impl(subject)
-    bench.checked.update(vars(found.checked))
+    findings = check_impl(subject)
+    bench.checked.update(vars(findings.checked))
     bench.metrics.update(figures(bench, "check"))
-    bench.metrics.update({f"answer_{number}": answer for number, answer in enumerate(found.answers)})
-    bench.metrics.update(held_bytes=found.held_bytes, check_time_s=found.call_s)
-    if found.following is not None:
-        bench.metrics["following"] = found.following
-    counts = operations.operations(subject, found.dispatched)
+    bench.metrics.update({f"answer_{number}": answer for number, answer in enumerate(findings.answers)})
+    bench.metrics.update(held_bytes=findings.held_bytes, check_time_s=findings.call_s)
+    if findings.following is not None:
+        bench.metrics["following"] = findings.following
+    counts = operations.operations(subject, findings.dispatched)
     bench.metrics["operator_s"] = subject.spent.seconds
     return bench.answer(kernel=operations.kernel(subject, counts), operations=counts)
 
@@ -161,10 +161,10 @@ def _answer(subject: Subject, outputs: Outputs) -> _Answer:
 
 def _worst(checked: Sequence[Checked | None]) -> Checked:
     """Of the last size that was compared. Raises Wrong where there is none."""
-    found = [each for each in checked if each is not None]
-    if not found:
+    compared = [each for each in checked if each is not None]
+    if not compared:
         raise Wrong("it cannot be checked: no reduced size is defined, and the timed one is too large for float64")
-    return max(found, key=lambda each: each.relative_error / each.tolerance if each.tolerance else 0.0)
+    return max(compared, key=lambda each: each.relative_error / each.tolerance if each.tolerance else 0.0)
 
 
 def _following(
