@@ -22,7 +22,6 @@ from typing import NoReturn, TypeVar
 
 from attnbench.analysis.undisturbed import undisturbed
 from attnbench.measure.protocol import (
-    THROTTLED,
     CellAnswer,
     FinishRequest,
     PreparedAnswer,
@@ -31,6 +30,7 @@ from attnbench.measure.protocol import (
     SampleRequest,
     VisitAnswer,
     WorkerLost,
+    is_steady,
 )
 from attnbench.measure.visit_maker import OutOfTime, Place, VisitMaker
 from attnbench.plan.settings import Measure
@@ -166,8 +166,7 @@ def _figures(members: Sequence[Sequence[Timed]]) -> tuple[dict[str, float], bool
     taken = {clock for samples in members for clock, _, _ in samples}
     for metric in clocks(device_clock=True).values():
         steady = [
-            [s for clock, s, flags in samples if clock == metric.clock and THROTTLED not in flags.split("+")]
-            for samples in members
+            [s for clock, s, flags in samples if clock == metric.clock and is_steady(flags)] for samples in members
         ]
         if any(steady):
             figures |= {

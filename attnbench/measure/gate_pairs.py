@@ -16,7 +16,7 @@ from attnbench.analysis.compare.tier1_paired import ALPHA, Floats, PairedTest, l
 from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.device import device_of
 from attnbench.measure.gate_sides import Log
-from attnbench.measure.protocol import THROTTLED
+from attnbench.measure.protocol import is_steady
 from attnbench.measure.runner import Runner
 from attnbench.measure.visit_maker import Place
 from attnbench.plan.blocks import blocks_of, parts_of
@@ -78,7 +78,7 @@ def seconds(runner: Runner, clock: str, keys: Sequence[str], pairs: int) -> Floa
     visits = frame(runner.journal.visits)
     ok = visits[(visits["round"] > 0) & (visits["status"] == "ok")]
     samples = read_samples(runner.journal.folder, ok)
-    steady = np.array([THROTTLED not in flags.split("+") for flags in samples["flags"]], dtype=bool)
+    steady = np.array([is_steady(flags) for flags in samples["flags"]], dtype=bool)
     timed = samples[steady & (samples["clock"] == clock)]
     table = timed.groupby(["round", "key"])["seconds"].min().unstack("key")
     return table.reindex(index=range(1, pairs + 1), columns=list(keys)).to_numpy(dtype=np.float64)
@@ -125,6 +125,7 @@ def tier1(
 
     log(f"{count(len(cells), 'cell')}; at most {count(looks[-1], 'pair')} of processes, {count(len(looks), 'look')}")
     begun, done = time.monotonic(), 0
+    latest: dict[str, tuple[Floats, Floats]] = {}
     for stop in looks:
         measured = {key for test in tests for key in test.measured}
         if not measured:
@@ -134,10 +135,10 @@ def tier1(
             log(f"pair {number} of {stop}: {count(len(measured), 'cell')}, {time.monotonic() - begun:.0f} s")
         done = stop
         for test in tests:
-            before, after = times(test, done)
+            before, after = latest[test.metric] = times(test, done)
             test.look(np.log(after / before))
             log(f"after {count(done, 'pair')}: {_summary(test)}")
-    findings = [finding for test in tests for finding in test.findings(*times(test, done))]
+    findings = [finding for test in tests for finding in test.findings(*latest[test.metric])]
     minutes = (time.monotonic() - begun) / 60
     return findings, [
         f"{count(done, 'pair')} of processes in {minutes:.1f} min, decided after {_listed(looks)} pairs; at most "

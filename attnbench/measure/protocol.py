@@ -30,6 +30,11 @@ THROTTLED = "throttled"
 """The flag of a sample taken while the GPU's clock was held down: stored, but left out of every figure."""
 
 
+def is_steady(flags: str) -> bool:
+    """Whether figures may use a sample with these flags, which are joined by "+"."""
+    return THROTTLED not in flags.split("+")
+
+
 class WorkerLost(Exception):
     """The worker is gone, or what it sends cannot be read. The text is the reason.
 

@@ -17,7 +17,6 @@ from typing import TypeVar
 from attnbench.measure.device import Device, device_of
 from attnbench.measure.protocol import (
     NOTHING_KNOWN,
-    THROTTLED,
     CellAnswer,
     FinishRequest,
     PreparedAnswer,
@@ -25,6 +24,7 @@ from attnbench.measure.protocol import (
     SampleAnswer,
     SampleRequest,
     VisitAnswer,
+    is_steady,
 )
 from attnbench.measure.worker import clocks
 from attnbench.measure.worker.changes import Observer
@@ -301,7 +301,7 @@ class Block:
 
 def _sample(member: Member) -> SampleAnswer:
     taken = member.sample()
-    steady = {name for name, _, flags in taken if THROTTLED not in flags.split("+")}
+    steady = {name for name, _, flags in taken if is_steady(flags)}
     lost = [name for name in member.timers if name not in steady]
     return SampleAnswer("ok", samples=taken, throttled=bool(lost))
 

@@ -24,7 +24,7 @@ from attnbench.measure.worker.correctness import (
     validated,
 )
 from attnbench.measure.worker.failures import guarded
-from attnbench.measure.worker.fingerprints import digests, fingerprint
+from attnbench.measure.worker.fingerprints import digests, fingerprint, moved
 from attnbench.measure.worker.lifetime import limit_host_memory
 from attnbench.measure.worker.prepared_cell import (
     Misfit,
@@ -180,13 +180,8 @@ def _following(
         call_s: seconds of it.
     """
     inputs, observer = subject.sets[1], Observer(subject, subject.cell.problem)
-    moved = _moved(before, after)
+    follow = moved(before, after)
     for seed in range(2, 1 + next(writes for most_s, writes in TRIALS if call_s < most_s)):
         with changed(inputs, change_of(inputs, seed)):
-            moved &= _moved(before, digests(observer.returned(call)))
-    return moved
-
-
-def _moved(before: Sequence[int], after: Sequence[int]) -> int:
-    """Which digests differ, as bits."""
-    return sum((then != now) << index for index, (then, now) in enumerate(zip(before, after, strict=True)))
+            follow &= moved(before, digests(observer.returned(call)))
+    return follow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -47,6 +48,11 @@ def digest(tensor: Tensor) -> int:
 def digests(outputs: Outputs) -> tuple[int, ...]:
     """The digest of each tensor."""
     return tuple(map(digest, outputs))
+
+
+def moved(before: Sequence[int], after: Sequence[int]) -> int:
+    """Which of the outputs with these digests differ, as bits, the output's first."""
+    return sum((then != now) << index for index, (then, now) in enumerate(zip(before, after, strict=True)))
 
 
 def _signed_sum(values: Tensor, signs: Tensor) -> float:

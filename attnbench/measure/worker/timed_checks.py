@@ -9,7 +9,6 @@ in every k-th call, or until it has seen its inputs, is wrong wherever it is tim
 from __future__ import annotations
 
 import contextlib
-import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from attnbench.inputs import torch_dtype
 from attnbench.measure.worker.changes import Observer, change_of, changed, require_plain, require_same
 from attnbench.measure.worker.correctness import largest_of, names_of, require_finite
 from attnbench.measure.worker.error_bound import CEILING
-from attnbench.measure.worker.fingerprints import digests, fingerprint
+from attnbench.measure.worker.fingerprints import digests, fingerprint, moved
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong
 
@@ -223,20 +222,18 @@ class TimedChecks:
         call = self.subject.calls[watched.number]
         again = observer.outputs(call)
         self._require_equal(watched.copies, again)
-        moved = self._moved(watched.number, values)
-        if moved != self._moved(watched.number, digests(again)):
+        known = self.known[watched.number]
+        written = moved(known, values)
+        if written != moved(known, digests(again)):
             raise Wrong(ONLY_SOME)
-        if self._follows(moved):
+        if self._follows(written):
             return True
         self._require_noise(watched.copies, [observer.outputs(call) for _ in range(REPEATED)])
         return not watched.copies[0].numel()
 
-    def _moved(self, number: int, values: tuple[int, ...]) -> list[bool]:
-        """Which outputs on a set are not its first ones. values: their digests."""
-        return [now != before for now, before in zip(values, self.known[number], strict=True)]
-
-    def _follows(self, moved: Sequence[bool]) -> bool:
-        return all(each for index, each in enumerate(moved) if self.following >> index & 1)
+    def _follows(self, written: int) -> bool:
+        """Whether all that must follow a write are among the outputs that it moved, as bits."""
+        return written & self.following == self.following
 
     @contextlib.contextmanager
     def _written(self, number: int) -> Iterator[None]:
@@ -266,12 +263,12 @@ class TimedChecks:
     def _check_others(self, number: int) -> None:
         """Where a write moved nothing: others must, or calls do not look at their inputs."""
         observer = Observer(self.subject, self.subject.cell.problem)
-        moved = [False] * len(self.known[number])
+        written = 0
         for _ in range(TRIALS):
             with self._written(number):
                 outputs = observer.returned(self.subject.calls[number])
-                moved = list(map(operator.or_, moved, self._moved(number, digests(outputs))))
-        if not self._follows(moved):
+                written |= moved(self.known[number], digests(outputs))
+        if not self._follows(written):
             raise Wrong("its answer stays the same when values of its inputs change in place")
         self._unsure += 1
         if self._unsure >= REPEATED:
