@@ -17,14 +17,23 @@ def normal(problem: Problem, generator: Generator, *shape: int, scale: float = 1
 
 
 def heads(problem: Problem, generator: Generator, *names: str) -> dict[str, Tensor]:
-    """One N(0, 1) tensor [B, H, N, D] per name."""
-    shape = (problem.batch, problem.heads, problem.seq_len, problem.head_dim)
-    return {name: normal(problem, generator, *shape) for name in names}
+    """One N(0, 1) tensor of the new tokens per name: [B, H, Q, D]; of k and v [B, Hk, Q, D]."""
+    b, q, d = problem.batch, problem.query_len, problem.head_dim
+    return {name: normal(problem, generator, b, head_count(problem, name), q, d) for name in names}
+
+
+def head_count(problem: Problem, name: str) -> int:
+    """Heads of a tensor by its name: Hk of k and v, else H."""
+    return problem.kv_heads if name in KEYS_AND_VALUES else problem.heads
+
+
+KEYS_AND_VALUES = ("k", "v")
+"""The tensors of which several query heads may read one head."""
 
 
 def tokens(problem: Problem, generator: Generator, *names: str) -> dict[str, Tensor]:
-    """One N(0, 1) tensor [B, N, C] per name."""
-    shape = (problem.batch, problem.seq_len, problem.channels)
+    """One N(0, 1) tensor of the new tokens [B, Q, C] per name."""
+    shape = (problem.batch, problem.query_len, problem.channels)
     return {name: normal(problem, generator, *shape) for name in names}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.problem import Domain, Dtype, Mode, Params, ParamValue, Problem, Scope
 
@@ -53,19 +53,22 @@ class Inputs:
     """The tensors of one call, by the keyword under which the reference takes them.
 
     Attributes:
-        data: activations, differentiated, counted as input_bytes: q, k, v of [B, H, N, D]; x of [B, N, C]; images
-            [B, C, h, w].
+        data: activations of the Q new tokens, differentiated, counted as input_bytes: q of [B, H, Q, D]; k, v of
+            [B, Hk, Q, D]; x of [B, Q, C]; images [B, C, h, w].
         parameters: learned weights, differentiated, counted as parameter_bytes.
         choices: random or discrete choices that all impls share; never differentiated.
+        state: what is there of the N − Q tokens before, where Q < N; never differentiated, float32 or the working
+            dtype. A cache has room for the Q new tokens at its end, which every call fills with the same ones.
     """
 
     data: dict[str, Tensor]
     parameters: dict[str, Tensor] = field(default_factory=dict)
     choices: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, as the keywords of a call."""
-        return {**self.data, **self.parameters, **self.choices}
+        return {**self.data, **self.parameters, **self.choices, **self.state}
 
     def differentiated(self) -> dict[str, Tensor]:
         """The tensors that `fwd_bwd` takes gradients of: data, then parameters."""
@@ -87,6 +90,7 @@ class Cost:
             fwd_bwd: also the cotangent read and the gradients written.
         passes: sequential sweeps over the tokens that no fusion can remove.
         uncounted: the part of reference_flops that torch's FlopCounterMode cannot count, by operation ({"fft": …}).
+        state_bytes: of what is kept of all N tokens to continue from, in a causal form that can; None: it cannot.
     """
 
     flops: int
@@ -95,11 +99,17 @@ class Cost:
     bytes_required: int
     passes: int
     uncounted: Mapping[str, int] = field(default_factory=dict)
+    state_bytes: int | None = None
+
+
+Call = Callable[..., Any]
+"""(problem, params, **tensors) → y, of the data's shape; where a state of fixed size is read and written, a tuple of y
+and the new state, in the order of `Inputs.state`."""
 
 
 @dataclass(frozen=True)
 class Impl:
-    """One way to compute a form. Called as `load()(problem, params, **inputs.tensors()) -> Tensor`.
+    """One way to compute a form. Called as `load()(problem, params, **inputs.tensors())`.
 
     Attributes:
         load: imports lazily and returns the callable, so that listing impls imports no kernel.
@@ -108,13 +118,17 @@ class Impl:
     synchronises: True where it waits for the device inside (then launches are not queued ahead).
     flops: (problem, params, mode) -> the products it executes, where it computes a cheaper exact form than the formula
     as written; None: it computes that.
+    grouped: whether it takes kv_heads < heads.
+    continues: whether it takes query_len < seq_len.
     """
 
-    load: Callable[[], Callable[..., Tensor]]
+    load: Callable[[], Call]
     kernel: str
     why_not: Callable[[Problem, Params, str], str | None]
     synchronises: bool = False
     flops: Callable[[Problem, Params, Mode], int] | None = None
+    grouped: bool = False
+    continues: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,16 +136,19 @@ class Form:
     """An operator in one scope.
 
     Attributes:
-        reference: (problem, params, **tensors) → Tensor; the definition, in plain torch, with the paper's complexity.
+        reference: the definition, in plain torch, with the paper's complexity.
         make_inputs: (problem, params, generator) → Inputs, on the generator's device, in problem.dtype.
         cost: (problem, params, mode) → Cost.
         impls: by name ("sdpa", "cuda", "cuda:flash"), in addition to `reference` and `compiled`, which every form has.
+        state: (problem, params, **tensors of the causal form of the first N − Q tokens) → `Inputs.state` of a problem
+            with Q < N, as the form itself leaves it after these; None: the form cannot continue.
     """
 
-    reference: Callable[..., Tensor]
+    reference: Call
     make_inputs: Callable[..., Inputs]
     cost: Callable[..., Cost]
     impls: Mapping[str, Impl] = field(default_factory=dict)
+    state: Callable[..., dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,10 @@ class Operator:
         params: by name.
         domains: what it is defined on; a sequence operator that lists "image" gets the flattened map.
         causal: True where the operator has a causal form; otherwise the reason it has none.
+        grouped: True where several query heads can read one head of keys and values (kv_heads < heads); otherwise the
+            reason they cannot.
+        continues: True where the causal form can continue from what is kept of earlier tokens (query_len < seq_len);
+            otherwise the reason it cannot.
         exact: (params) → whether it computes softmax attention itself, not another function.
         dtypes: the working dtypes that make sense.
         why_not: (problem, params, scope) → the reason why a problem is outside the definition, or None; it does not
@@ -184,6 +205,8 @@ class Operator:
     params: Mapping[str, Param] = field(default_factory=dict)
     domains: tuple[Domain, ...] = ("sequence", "image")
     causal: Literal[True] | str = True
+    grouped: Literal[True] | str = "every query head has keys and values of its own"
+    continues: Literal[True] | str = "no form is defined that continues from what is kept of earlier tokens"
     exact: Callable[[Params], bool] = lambda params: False
     dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
     why_not: Callable[[Problem, Params, Scope], str | None] = lambda problem, params, scope: None

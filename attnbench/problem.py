@@ -25,20 +25,28 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ITEM_BYTES: dict[Dtype, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
+class Followed(int):
+    """A number of a problem that nobody gave: it is that of another field, and stays so where that one changes."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """The shapes an operator is given.
 
     Args:
         seq_len: tokens N.
-        channels: C = H · D, of all heads together.
-        heads: H.
+        channels: C = H · D, of all query heads together.
+        heads: H, of queries.
         batch: samples B.
         dtype: the working dtype.
         causal: whether token i may see only tokens j ≤ i.
         height, width: both None for a sequence; of an image N = height · width, tokens in row-major order.
+        kv_heads: heads Hk of keys and values; query head h reads ⌊h · Hk / H⌋. Not given: H.
+        query_len: how many tokens Q are new, the last ones; of those before there is a state. Not given: N, of which
+            nothing was there before.
 
-    Raises: ValueError where heads do not divide channels or height · width is not seq_len.
+    Raises: ValueError where heads do not divide channels, kv_heads do not divide heads, height · width is not seq_len,
+    query_len is more than seq_len, or less and the problem is not causal.
     """
 
     seq_len: int
@@ -49,14 +57,28 @@ class Problem:
     causal: bool = False
     height: int | None = None
     width: int | None = None
+    kv_heads: int = Followed()
+    query_len: int = Followed()
 
     def __post_init__(self) -> None:
+        for name, followed in (("kv_heads", self.heads), ("query_len", self.seq_len)):
+            if isinstance(getattr(self, name), Followed) or getattr(self, name) == followed:
+                object.__setattr__(self, name, Followed(followed))
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} is not divisible by heads {self.heads}")
         if (self.height is None) != (self.width is None):
             raise ValueError("height and width go together")
         if self.height is not None and self.width is not None and self.height * self.width != self.seq_len:
             raise ValueError(f"{self.height}x{self.width} is not {self.seq_len} tokens")
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        if not 1 <= self.query_len <= self.seq_len:
+            raise ValueError(f"query_len {self.query_len} is more than the {self.seq_len} tokens it is part of")
+        if self.query_len < self.seq_len and not self.causal:
+            raise ValueError(
+                f"query_len {self.query_len} of {self.seq_len} tokens needs causal: true; only a causal form can "
+                "continue from what is kept of earlier tokens"
+            )
 
     @classmethod
     def image(
@@ -78,6 +100,26 @@ class Problem:
         return self.channels // self.heads
 
     @property
+    def kv_channels(self) -> int:
+        """Hk · D, the channels of keys and of values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def group(self) -> int:
+        """H / Hk, the query heads that read one head of keys and values."""
+        return self.heads // self.kv_heads
+
+    @property
+    def past(self) -> int:
+        """N − Q, the tokens of which only a state is there."""
+        return self.seq_len - self.query_len
+
+    @property
+    def before(self) -> Problem:
+        """The problem of the first N − Q tokens, all at once: what its state is made by. None of an image's shape."""
+        return replace(self, seq_len=self.past, query_len=Followed(), height=None, width=None)
+
+    @property
     def domain(self) -> Domain:
         """What the tokens are: a sequence, or the pixels of an image."""
         return "sequence" if self.height is None else "image"
@@ -91,6 +133,12 @@ class Problem:
     def item_bytes(self) -> int:
         """Bytes of one element of the working dtype."""
         return ITEM_BYTES[self.dtype]
+
+    @property
+    def given(self) -> dict[str, int]:
+        """Those of LATER that are not their default, by name."""
+        numbers = {name: getattr(self, name) for name in LATER}
+        return {name: n for name, n in numbers.items() if n is not None and not isinstance(n, Followed)}
 
     def with_sizes(self, **sizes: int) -> Problem:
         """The same problem at other sizes, by field or head_dim, which sets the channels."""
@@ -110,8 +158,10 @@ SIZES = ("batch", "heads", "seq_len", "channels")
 SIDES = ("height", "width")
 """The numbers that an image has; None of a sequence."""
 
-LATER = tuple(field.name for field in fields(Problem) if field.default is None and field.name not in SIDES)
-"""Numbers that problems got after the first runs were stored: where one is None, no key or stored visit names it."""
+_NAMES = [field.name for field in fields(Problem)]
+
+LATER = tuple(_NAMES[_NAMES.index(SIDES[-1]) + 1 :])
+"""Numbers that problems got after the first runs were stored: a key or a stored visit names one where it was given."""
 
 
 def canonical_params(params: Params) -> str:
@@ -145,7 +195,7 @@ class KeyParts(NamedTuple):
     size: str
     params: str
     later: tuple[str, ...] = ()
-    """Of LATER those that are not None, in a key before the params."""
+    """Of LATER those that were given, in a key before the params."""
 
     @property
     def key(self) -> str:
@@ -182,7 +232,7 @@ class Cell:
         digest = hashlib.sha256(canonical_params(self.params).encode()).hexdigest()[:8]
         named = (self.operator, self.impl, self.scope, self.mode, p.dtype, causality)
         sizes = (f"b{p.batch}", f"h{p.heads}", f"c{p.channels}", p.size)
-        later = tuple(f"{name}{n}" for name in LATER if (n := getattr(p, name)) is not None)
+        later = tuple(f"{name}{number}" for name, number in p.given.items())
         return KeyParts(*named, *sizes, f"p{digest}", later).key
 
 
@@ -199,9 +249,8 @@ CELL_COLUMNS = (
 
 def problem_of(columns: Mapping[str, Any]) -> Problem:
     """The problem that CELL_COLUMNS describe. Raises ValueError where they contradict each other."""
-    names = [field.name for field in fields(Problem)]
-    values: dict[str, Any] = {name: columns.get(name) if name in LATER else columns[name] for name in names}
-    return Problem(**values)
+    names = [name for name in _NAMES if name not in LATER or columns.get(name) is not None]
+    return Problem(**{name: columns[name] for name in names})
 
 
 def cell_of(columns: Mapping[str, Any]) -> Cell:
@@ -219,5 +268,5 @@ def cell_of(columns: Mapping[str, Any]) -> Cell:
 
 def columns_of(cell: Cell) -> dict[str, Any]:
     """CELL_COLUMNS of a cell: the opposite of `cell_of`."""
-    values = {**vars(cell.problem), **vars(cell), "params": canonical_params(cell.params)}
-    return {name: values[name] for name in CELL_COLUMNS}
+    values = {**vars(cell.problem), **dict.fromkeys(LATER), **cell.problem.given, **vars(cell)}
+    return {name: values[name] for name in CELL_COLUMNS} | {"params": canonical_params(cell.params)}

@@ -212,6 +212,8 @@ def why_not(operator: Operator, cell: Cell, device: str) -> str | None:
     """
     problem, scope = cell.problem, cell.scope
     outside = outside_definition(operator, problem, cell.params, scope)
+    if outside is None and cell.mode != "fwd" and problem.past:
+        outside = "query_len < seq_len is fwd only: no gradient goes back through what is kept of earlier tokens"
     return _impl_why_not(operator.forms[scope], cell, device) if outside is None else outside
 
 
@@ -223,6 +225,10 @@ def outside_definition(operator: Operator, problem: Problem, params: Params, sco
         return f"defined on {' and '.join(operator.domains)} only, not on a {problem.domain}"
     if problem.causal and operator.causal is not True:
         return _sentence(operator.causal, "causal")
+    if problem.group > 1 and operator.grouped is not True:
+        return _sentence(operator.grouped, "grouped")
+    if problem.past and operator.continues is not True:
+        return _sentence(operator.continues, "continues")
     if problem.dtype not in operator.dtypes:
         return f"{problem.dtype} is not supported: {', '.join(operator.dtypes)}"
     return _sentence(operator.why_not(problem, params, scope), "why_not")
@@ -241,6 +247,10 @@ def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
         return f"has no impl {cell.impl}"
     if device_type_of(cell.impl) not in (None, device):
         return "needs a CUDA device"
+    if cell.problem.group > 1 and not impl.grouped:
+        return "it takes as many heads of keys and values as of queries"
+    if cell.problem.past and not impl.continues:
+        return "it takes all tokens at once, and continues from no state"
     return _sentence(impl.why_not(cell.problem, cell.params, device), f"why_not of {cell.impl}")
 
 

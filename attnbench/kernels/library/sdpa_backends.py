@@ -13,10 +13,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.inputs import torch_dtype
 from attnbench.problem import Problem
+from attnbench.state import ahead
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -26,12 +28,31 @@ BACKENDS = {
 """torch's own exact kernels on CUDA, by the suffix of the impl."""
 
 
+def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One SDPA call. q: [B, H, Q, D]; k, v: [B, Hk, N, D]."""
+    grouped = problem.group > 1
+    if problem.past and problem.query_len > 1:
+        return scaled_dot_product_attention(q, k, v, _lower_right(problem, q.device), enable_gqa=grouped)
+    causal = problem.causal and not problem.past  # one new query sees all keys
+    return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+
+
+def _lower_right(problem: Problem, device: torch.device) -> Tensor:
+    """The mask of the last Q of N tokens; with SDPA's own `is_causal` the first query would be the first token.
+
+    On CUDA it is torch's own name for it, which its flash kernel takes; on a CPU that name only makes the mask.
+    """
+    if device.type == "cuda":
+        return causal_lower_right(problem.query_len, problem.seq_len)
+    return ~ahead(problem, device)
+
+
 def forced(backend: str) -> Callable[[Problem, Tensor, Tensor, Tensor], Tensor]:
-    """SDPA with one backend of `BACKENDS` and no other. q, k, v: [B, H, N, D]. RuntimeError where it cannot run."""
+    """`attention` by one backend of `BACKENDS` and no other. RuntimeError where it cannot run."""
 
     def call(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(BACKENDS[backend]):
-            return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+            return attention(problem, q, k, v)
 
     return call
 
@@ -60,7 +81,12 @@ def _refusal(backend: str, dtype: torch.dtype, head_dim: int, causal: bool, devi
 
 
 def flash_attn(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The package flash-attn (Dao 2023, https://arxiv.org/abs/2307.08691). q, k, v: [B, H, N, D]."""
+    """The package flash-attn (Dao 2023, https://arxiv.org/abs/2307.08691), whose causal form is that of the last rows.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, N, D].
+    """
     from flash_attn import flash_attn_func
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, N, H, D]

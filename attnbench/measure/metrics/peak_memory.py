@@ -53,5 +53,5 @@ def check(bench: Bench) -> dict[str, float | int]:
         if enabled:
             gc.enable()
     sizes = {"input_bytes": total_bytes(inputs.data), "parameter_bytes": total_bytes(inputs.parameters)}
-    live = sum(sizes.values()) + total_bytes(inputs.choices)
+    live = sum(sizes.values()) + total_bytes(inputs.choices) + total_bytes(inputs.state)
     return {**peak, **sizes, "peak_memory_total_bytes": peak["peak_memory_bytes"] + live}

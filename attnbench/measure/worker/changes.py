@@ -25,16 +25,17 @@ CANDIDATES = 16
 
 @dataclass(frozen=True)
 class Change:
-    """By data tensor: the number of an element in its storage, the element's value, and the other one."""
+    """By tensor of data or state: the number of an element in its storage, the element's value, and the other one."""
 
     elements: Mapping[str, tuple[int, float, float]]
 
 
 def change_of(inputs: Inputs, seed: int) -> Change:
-    """A change of one random element (never the first) of each data tensor to a value that the tensor has elsewhere."""
+    """A change of one random element (never the first) of each tensor of data or state to a value that the tensor has
+    elsewhere."""
     drawn = random.Random(seed)
     elements: dict[str, tuple[int, float, float]] = {}
-    for name, tensor in inputs.data.items():
+    for name, tensor in {**inputs.data, **inputs.state}.items():
         places = [drawn.randrange(1, tensor.numel()) if tensor.numel() > 1 else 0 for _ in range(CANDIDATES)]
         values = tensor.detach().view(-1)[torch.tensor(places, device=tensor.device)].tolist()
         other = max(values, key=lambda value: abs(value - values[0]))
@@ -53,8 +54,9 @@ def changed(inputs: Inputs, change: Change) -> Iterator[None]:
 
 
 def _write(inputs: Inputs, elements: Mapping[str, tuple[int, float]]) -> None:
+    tensors = {**inputs.data, **inputs.state}
     for name, (place, value) in elements.items():
-        inputs.data[name].data.view(-1)[place] = value  # .data has a version counter of its own
+        tensors[name].data.view(-1)[place] = value  # .data has a version counter of its own
 
 
 class Observer:
@@ -73,7 +75,7 @@ class Observer:
         with subject.spent.inside(), grad_mode(subject.cell.mode):
             outputs = call()
             subject.device.synchronise_stream()  # other streams may be at work
-        require_plain(subject, outputs[0], self.problem)
+        require_plain(subject, outputs, self.problem)
         return tuple(tensor.detach() for tensor in outputs)
 
     def outputs(self, call: Callable[[], Outputs]) -> Outputs:
@@ -94,12 +96,16 @@ class Observer:
             require_same(*last)
 
 
-def require_plain(subject: Subject, output: object, problem: Problem) -> None:
-    """Raises Wrong where a call has returned what no output of a problem can be."""
+def require_plain(subject: Subject, outputs: tuple[object, ...], problem: Problem) -> None:
+    """Raises Wrong where a call has returned what no output of a problem, or no new state, can be."""
     differentiable = subject.cell.mode == "fwd_bwd"
-    misfit = misfit_of_output(output, problem, subject.device.type, differentiable=differentiable)
-    if misfit is not None:
-        raise Wrong(misfit)
+    returned = {"output": outputs[0]}
+    if not differentiable:
+        returned |= {f"new state {number}": state for number, state in enumerate(outputs[1:], 1)}
+    for name, tensor in returned.items():
+        misfit = misfit_of_output(tensor, problem, subject.device.type, differentiable=differentiable, name=name)
+        if misfit is not None:
+            raise Wrong(misfit)
 
 
 def require_same(returned: Outputs, copies: Outputs) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
 from attnbench.measure.worker.error_bound import CEILING, NO_TERMS, bound_of, terms_of
-from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype
+from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype, as_outputs
 from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
-from attnbench.problem import ITEM_BYTES, Params, Problem
+from attnbench.problem import ITEM_BYTES, Followed, Params, Problem
 from attnbench.registry import outside_definition
+from attnbench.units import count
 
 ODD_SIDES = ((7, 9), (11, 13), (17, 19), (31, 33))
 """Height × width of the reduced image, tried in this order; a reduced sequence has as many tokens."""
@@ -72,9 +73,16 @@ def affordable(subject: Subject, flops: float | None = None) -> bool:
 
 
 def reduced_problem(subject: Subject) -> Problem | None:
-    """The smallest odd problem in the operator's definition that its impl takes, with the timed channels; or None."""
-    problem = replace(subject.cell.problem, batch=min(2, subject.cell.problem.batch))
-    for candidate in _odd(problem):
+    """The smallest odd problem in the operator's definition that its impl takes, with the timed channels; or None.
+
+    As many tokens are new as in the timed one, or the same share of them.
+    """
+    timed = subject.cell.problem
+    for candidate in _odd(replace(timed, batch=min(2, timed.batch), query_len=Followed())):
+        if timed.past:
+            tokens = candidate.seq_len
+            share = max(1, min(tokens - 1, round(tokens * timed.query_len / timed.seq_len)))
+            candidate = replace(candidate, query_len=timed.query_len if timed.query_len < tokens else share)
         if _takes(subject, candidate):
             return candidate
     return None
@@ -120,8 +128,11 @@ def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs
     else:
         low = outputs if subject.call is reference else subject.once(reference, problem, inputs)
     worst = Checked(0.0, 0.0, problem.seq_len)
-    every_terms = [NO_TERMS, *terms_of(subject, problem, inputs, truth[0])]
-    for name, ours, theirs, exact, terms in zip(names_of(subject), outputs, low, truth, every_terms, strict=True):
+    if len(outputs) != len(truth):
+        raise Wrong(f"a call gives {count(len(outputs), 'tensor')}; the reference's {len(truth)}")
+    states = [NO_TERMS] * (len(truth) - 1 if subject.cell.mode == "fwd" else 0)
+    every_terms = [NO_TERMS, *states, *terms_of(subject, problem, inputs, truth[0])]
+    for name, ours, theirs, exact, terms in zip(names_of(subject), outputs, low, truth, every_terms, strict=False):
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             raise Wrong(f"{name} is {described(ours)}; the reference gives {described(theirs)}")
         scale = largest_of(exact)
@@ -145,7 +156,7 @@ def validated(subject: Subject) -> Callable[..., Tensor]:
 
     def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
         output = subject.call(problem, params, **tensors)
-        require_plain(subject, output, problem)
+        require_plain(subject, as_outputs(output), problem)
         return output
 
     return call
@@ -153,7 +164,7 @@ def validated(subject: Subject) -> Callable[..., Tensor]:
 
 def require_finite(subject: Subject, outputs: Outputs) -> None:
     """Raises Wrong where a value is NaN or infinite."""
-    for name, tensor in zip(names_of(subject), outputs, strict=True):
+    for name, tensor in zip(names_of(subject), outputs, strict=False):
         if not math.isfinite(largest_of(tensor)):
             count = int((~tensor.isfinite()).sum())
             raise Wrong(f"{name} has {count} of {tensor.numel()} values that are NaN or infinite")
@@ -162,7 +173,8 @@ def require_finite(subject: Subject, outputs: Outputs) -> None:
 def names_of(subject: Subject) -> list[str]:
     """What messages call each of a call's outputs."""
     if subject.cell.mode == "fwd":
-        return ["the output"]
+        states = subject.sets[0].state if subject.cell.problem.past else {}
+        return ["the output", *(f"the new state '{name}'" for name in states)]
     if "names" not in subject.__dict__:
         small = reduced_problem(subject) or subject.cell.problem
         subject.__dict__["names"] = [f"the gradient of {n}" for n in subject.inputs(small, 0).differentiated()]
@@ -178,14 +190,19 @@ def largest_of(tensor: Tensor) -> float:
 
 
 def _leaves_inputs_alone(subject: Subject, problem: Problem) -> None:
-    """Raises Wrong where a call writes to its inputs, or returns the memory of one that the reference does not."""
-    inputs = subject.inputs(problem, seed=15)
-    before = {name: tensor.clone() for name, tensor in inputs.tensors().items()}
+    """Raises Wrong where a call writes to its inputs, leaves another state than the reference, or returns the memory of
+    an input that the reference does not."""
+    inputs, theirs = subject.inputs(problem, seed=15), subject.inputs(problem, seed=15)
+    before = {name: tensor.clone() for name, tensor in inputs.tensors().items() if name not in inputs.state}
     output = subject.once(validated(subject), problem, inputs)[0]
-    written = [name for name, tensor in inputs.tensors().items() if not torch.equal(tensor, before[name])]
+    written = [name for name, tensor in before.items() if not torch.equal(tensor, inputs.tensors()[name])]
     if written:
         raise Wrong(f"it writes to its input '{written[0]}'")
-    shared = _sharing(inputs, output) - _sharing(inputs, subject.once(subject.form.reference, problem, inputs)[0])
+    shared = _sharing(inputs, output) - _sharing(theirs, subject.once(subject.form.reference, problem, theirs)[0])
+    for name, tensor in inputs.state.items():
+        apart, scale = largest_of(tensor - theirs.state[name]), largest_of(theirs.state[name])
+        if not apart <= CEILING[problem.dtype] * scale:
+            raise Wrong(f"it leaves another state '{name}' than the reference: they differ by {apart / scale:.2e}")
     if shared:
         raise Wrong(f"the output shares the memory of its input '{min(shared)}'; the reference's does not")
 

@@ -29,11 +29,12 @@ class Footprint:
     input_bytes: int
     parameter_bytes: int
     choice_bytes: int
+    state_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Everything alive at the peak, inputs included."""
-        return self.peak_bytes + self.input_bytes + self.parameter_bytes + self.choice_bytes
+        return self.peak_bytes + self.input_bytes + self.parameter_bytes + self.choice_bytes + self.state_bytes
 
 
 def predict(
@@ -46,7 +47,8 @@ def predict(
         live = LiveBytes()
         result = run(call or form.reference, problem, params, inputs, cotangent, within=live)
         del result
-    return Footprint(live.peak, total_bytes(inputs.data), total_bytes(inputs.parameters), total_bytes(inputs.choices))
+    groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
+    return Footprint(live.peak, *map(total_bytes, groups))
 
 
 def output_like(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> Tensor:

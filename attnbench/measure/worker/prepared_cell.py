@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +22,8 @@ from attnbench.problem import Cell, Problem
 from attnbench.registry import Source
 
 Outputs = tuple[Tensor, ...]
-"""What one call gives: the output, and in fwd_bwd the gradients of `Inputs.differentiated()` in its order."""
+"""What one call gives: the output, and in fwd_bwd the gradients of `Inputs.differentiated()` in its order; in fwd the
+new state, where the operator gives one."""
 
 SETS = 2
 """Input sets that calls rotate among, so that the answer of the last call is never the answer of the next."""
@@ -117,7 +119,7 @@ class Subject:
         params = self.cell.params
         if self.cell.mode == "fwd":
             tensors = inputs.tensors()
-            return lambda: (call(problem, params, **tensors),)
+            return lambda: as_outputs(call(problem, params, **tensors))
         leaves = {name: t.detach().requires_grad_() for name, t in inputs.differentiated().items()}
         differentiated, choices = list(leaves.values()), inputs.choices
         cotangents: list[Tensor] = []
@@ -186,6 +188,11 @@ class Subject:
         return tuple(self.bind(self.call, self.cell.problem, inputs) for inputs in self.sets)
 
 
+def as_outputs(returned: Any) -> Outputs:
+    """What a call returns in fwd, as a tuple."""
+    return returned if type(returned) is tuple else (returned,)
+
+
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """What tensors take; memory that several are in counts once."""
     storages = (tensor.untyped_storage() for tensor in tensors)
@@ -218,7 +225,7 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     def cast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
 
-    return replace(inputs, data=cast(inputs.data), parameters=cast(inputs.parameters), choices=cast(inputs.choices))
+    return Inputs(cast(inputs.data), cast(inputs.parameters), cast(inputs.choices), cast(inputs.state))
 
 
 def subject_of(

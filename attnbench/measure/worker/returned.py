@@ -26,7 +26,7 @@ def misfit_of_inputs(inputs: object, problem: Problem, device: str) -> str | Non
         return f"make_inputs returns {type(inputs).__name__}; expected attnbench.operator.Inputs"
     if not inputs.data:
         return "make_inputs returns no data tensor; expected at least one"
-    groups = {"data": inputs.data, "parameters": inputs.parameters, "choices": inputs.choices}
+    groups = {"data": inputs.data, "parameters": inputs.parameters, "choices": inputs.choices, "state": inputs.state}
     group_of: dict[str, str] = {}
     for group, tensors in groups.items():
         for name, tensor in tensors.items():
@@ -53,24 +53,28 @@ def not_finite(inputs: Inputs) -> str | None:
     return None
 
 
-def misfit_of_output(output: object, problem: Problem, device: str, *, differentiable: bool) -> str | None:
+def misfit_of_output(
+    output: object, problem: Problem, device: str, *, differentiable: bool, name: str = "output"
+) -> str | None:
     """Why the output of a call cannot be that of a problem on a device. Its shape is the check's business.
 
-    differentiable: the call was made for its gradients as well.
+    Args:
+        differentiable: the call was made for its gradients as well.
+        name: what it is; a new state may be float32 whatever the problem's dtype is.
     """
     if type(output) not in PLAIN:
         return (
-            f"the output is a {type(output).__module__}.{type(output).__name__}; expected a plain torch.Tensor, "
+            f"the {name} is a {type(output).__module__}.{type(output).__name__}; expected a plain torch.Tensor, "
             "whose values are there when the call returns"
         )
     assert isinstance(output, Tensor)
     wanted = torch_dtype(problem)
-    if output.dtype != wanted:
-        return f"the output is {described(output)}; expected {wanted}"
+    if output.dtype != wanted and not (name != "output" and output.dtype == torch.float32):
+        return f"the {name} is {described(output)}; expected {wanted}"
     if output.device.type != device:
-        return f"the output is {described(output)}; expected it on {device}"
+        return f"the {name} is {described(output)}; expected it on {device}"
     if output.layout is not torch.strided or output.is_conj() or output.is_neg() or output._is_zerotensor():
-        return f"the output is {described(output)} and not stored as its values; expected a strided tensor"
+        return f"the {name} is {described(output)} and not stored as its values; expected a strided tensor"
     if differentiable and not output.requires_grad:
         return f"the output ({described(output)}) has no gradient; in fwd_bwd a call must be differentiable"
     return None
@@ -94,7 +98,9 @@ def _misfit_of_one(group: str, tensor: object, problem: Problem, device: str) ->
         return "a plain torch.Tensor"
     assert isinstance(tensor, Tensor)
     wanted = torch_dtype(problem)
-    if group != "choices" and tensor.dtype != wanted:
+    if group == "state" and tensor.dtype not in (wanted, torch.float32):
+        return f"{wanted}, the cell's dtype, or float32"
+    if group in ("data", "parameters") and tensor.dtype != wanted:
         return f"{wanted}, the cell's dtype"
     if group == "choices" and (tensor.is_floating_point() or tensor.is_complex()):
         allowed = (wanted, torch.float32)
@@ -112,10 +118,10 @@ def _misfit_of_one(group: str, tensor: object, problem: Problem, device: str) ->
 def _of_size(tensor: Tensor, problem: Problem) -> bool:
     """Whether a tensor has a problem's batch and tokens among its dimensions, apart, or multiplied as one."""
     shape = list(tensor.shape)
-    tokens = problem.seq_len in shape or (problem.height, problem.width) in list(pairwise(shape))
-    return (problem.batch in shape and tokens) or problem.batch * problem.seq_len in shape
+    tokens = problem.query_len in shape or (problem.height, problem.width) in list(pairwise(shape))
+    return (problem.batch in shape and tokens) or problem.batch * problem.query_len in shape
 
 
 def _size(problem: Problem) -> str:
     image = f" (or {problem.height} × {problem.width})" if problem.domain == "image" else ""
-    return f"{problem.batch} (batch) and {problem.seq_len} (tokens){image}"
+    return f"{problem.batch} (batch) and {problem.query_len} ({'new ' if problem.past else ''}tokens){image}"

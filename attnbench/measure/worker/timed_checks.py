@@ -77,7 +77,7 @@ class Watched:
     def require_kept(self, subject: Subject) -> None:
         """Raises Wrong where what the call has returned is no plain tensor, or is no longer what it was."""
         assert self.outputs is not None
-        require_plain(subject, self.outputs[0], subject.cell.problem)
+        require_plain(subject, self.outputs, subject.cell.problem)
         require_same(tuple(tensor.detach() for tensor in self.outputs), self.copies)
 
 

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Generator, Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
+from attnbench.grouped import folded, for_each_query, unfolded
 from attnbench.inputs import heads
-from attnbench.kernels.library.sdpa_backends import BACKENDS, flash_attn, forced, why_not_flash_attn, why_not_forced
+from attnbench.kernels.library.sdpa_backends import (
+    BACKENDS,
+    attention,
+    flash_attn,
+    forced,
+    why_not_flash_attn,
+    why_not_forced,
+)
 from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
@@ -24,47 +30,89 @@ from attnbench.operators._value_map import (
     value_map_multiply_adds,
     value_map_weights,
 )
-from attnbench.problem import Mode, Params, Problem
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
+from attnbench.state import ahead, appended, cache_bytes, caches, causal_pairs, drawn_caches
 
 
 def reference(
-    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    value_map: Tensor | None = None,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
 ) -> Tensor:
-    """q, k, v: [B, H, N, D]; value_map: [C, C]. Returns [B, H, N, D]. Eager: the N×N weights are materialised."""
-    scores = (q * problem.head_dim**-0.5) @ k.transpose(-2, -1)  # [B, H, N, N]
-    if problem.causal:
-        n = problem.seq_len
-        ahead = torch.ones(n, n, dtype=torch.bool, device=q.device).triu_(1)
-        scores = hide(scores, ahead)
-    return scores.softmax(dim=-1) @ mapped(v, value_map)
+    """Eager: the Q×N weights are materialised.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        value_map: [C, C].
+        k_cache, v_cache: [B, Hk, N, D], of v the mapped ones, where Q < N.
+
+    Returns: [B, H, Q, D].
+    """
+    k, v = appended(k_cache, k), appended(v_cache, mapped(v, value_map))
+    scores = folded(q * problem.head_dim**-0.5, k) @ k.transpose(-2, -1)  # [B, Hk, G·Q, N]
+    if problem.causal and problem.query_len > 1:
+        scores = hide(scores, for_each_query(ahead(problem, q.device), q, k))
+    return unfolded(scores.softmax(dim=-1) @ v, q)
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1): the logits have variance 1."""
-    return Inputs(heads(problem, generator, "q", "k", "v"), make_value_map(problem, params, generator))
+    data = heads(problem, generator, "q", "k", "v")
+    value_map = make_value_map(problem, params, generator)
+    return Inputs(data, value_map, state=drawn_caches(problem, generator))
+
+
+def state(
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+) -> dict[str, Tensor]:
+    """All keys and mapped values so far."""
+    return caches(problem, k, mapped(v, value_map))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """`flops` counts the allowed pairs; a causal reference executes all N² of them, at most twice as many."""
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
-    pairs = n * (n + 1) // 2 if problem.causal else n * n
-    size = b * h * n * d
-    value_map = product(value_map_multiply_adds(problem, params, n), mode)  # [N, C] × [C, C]
+    """`flops` counts the allowed pairs; a causal reference executes all Q·N of them, at most twice as many."""
+    b, h, n, q, d = problem.batch, problem.heads, problem.seq_len, problem.query_len, problem.head_dim
+    pairs = causal_pairs(problem) if problem.causal else q * n
+    size, kv_size = b * q * problem.channels, b * q * problem.kv_channels
+    cached = 2 * b * problem.past * problem.kv_channels  # read; the new keys and values are written to the cache
+    written = size + (2 * kv_size if problem.past else 0)
+    value_map = product(value_map_multiply_adds(problem, params, q), mode)  # [Q, C] × [C, C]
     return Cost(
-        flops=product(b * h * pairs * d, mode)  # q kᵀ: [N, D] × [D, N]
-        + product(b * h * pairs * d, mode)  # p v: [N, N] × [N, D]
+        flops=product(b * h * pairs * d, mode)  # q kᵀ: [Q, D] × [D, N]
+        + product(b * h * pairs * d, mode)  # p v: [Q, N] × [N, D]
         + value_map,
-        reference_flops=2 * product(b * h * n * n * d, mode) + value_map,
+        reference_flops=2 * product(b * h * q * n * d, mode) + value_map,
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size + value_map_weights(problem, params), written=size),
+        bytes_required=traffic(
+            problem,
+            mode,
+            read=size + 2 * kv_size + value_map_weights(problem, params),
+            constant=cached,
+            written=written,
+        ),
         passes=1,
+        state_bytes=cache_bytes(problem, n) if problem.causal else None,
     )
 
 
 def _sdpa() -> Callable[..., Tensor]:
-    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return scaled_dot_product_attention(q, k, v, is_causal=problem.causal)
+    def call(
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        k_cache: Tensor | None = None,
+        v_cache: Tensor | None = None,
+    ) -> Tensor:
+        return attention(problem, q, appended(k_cache, k), appended(v_cache, v))
 
     return call
 
@@ -80,9 +128,16 @@ def _forced(backend: str) -> Impl:
         attend = flash_attn if backend == "flash_attn" else forced(backend)
 
         def call(
-            problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, value_map: Tensor | None = None
+            problem: Problem,
+            params: Params,
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            value_map: Tensor | None = None,
+            k_cache: Tensor | None = None,
+            v_cache: Tensor | None = None,
         ) -> Tensor:
-            return attend(problem, q, k, mapped(v, value_map))
+            return attend(problem, q, appended(k_cache, k), appended(v_cache, mapped(v, value_map)))
 
         return call
 
@@ -91,7 +146,8 @@ def _forced(backend: str) -> Impl:
             return why_not_flash_attn(problem)
         return why_not_forced(backend, problem, device)
 
-    return Impl(load, "flash-attn package" if backend == "flash_attn" else f"torch SDPA, {backend} forced", why_not)
+    kernel = "flash-attn package" if backend == "flash_attn" else f"torch SDPA, {backend} forced"
+    return Impl(load, kernel, why_not, grouped=True, continues=True)
 
 
 CORE = Form(
@@ -99,10 +155,19 @@ CORE = Form(
     make_inputs,
     cost,
     impls={
-        "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not),
+        "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True),
         **{f"cuda:{backend}": _forced(backend) for backend in (*BACKENDS, "flash_attn")},
     },
+    state=state,
 )
+
+
+def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """The value map is of all channels."""
+    if problem.group > 1 and has_value_map(params):
+        return "the value map mixes the values of all query heads, so kv_heads = heads"
+    return None
+
 
 OPERATOR = Operator(
     paper=Paper("Vaswani et al.", 2017, "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", "eq. 1"),
@@ -110,5 +175,8 @@ OPERATOR = Operator(
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"value_map": VALUE_MAP},
     exact=lambda params: True,
+    grouped=True,
+    continues=True,
+    why_not=why_not,
     notes="the baseline",
 )

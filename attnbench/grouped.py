@@ -1,0 +1,28 @@
+"""Groups of G = H / Hk query heads that read one head of keys and values (Ainslie et al. 2023, "GQA",
+https://arxiv.org/abs/2305.13245): the queries of a group become rows, so that no key or value is repeated in memory.
+
+Consecutive heads are a group: query head h reads head ⌊h / G⌋ of keys and values.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def folded(q: Tensor, keys: Tensor) -> Tensor:
+    """The queries of each group one after the other: [B, H, Q, D] → [B, Hk, G · Q, D]; a view where q is contiguous.
+
+    keys: any tensor of keys or values: its second axis is Hk.
+    """
+    return q if q.shape[1] == keys.shape[1] else q.reshape(q.shape[0], keys.shape[1], -1, q.shape[-1])
+
+
+def unfolded(y: Tensor, q: Tensor) -> Tensor:
+    """The opposite, for outputs: [B, Hk, G · Q, D] → [B, H, Q, D]. q: the queries that were folded."""
+    return y if y.shape[1] == q.shape[1] else y.reshape(*q.shape[:3], y.shape[-1])
+
+
+def for_each_query(mask: Tensor, q: Tensor, keys: Tensor) -> Tensor:
+    """A mask of [Q, …] for the rows of folded queries: [G · Q, …]."""
+    group = q.shape[1] // keys.shape[1]
+    return mask if group == 1 else mask.repeat(group, *[1] * (mask.dim() - 1))
