@@ -81,18 +81,9 @@ class Problem:
             )
 
     @classmethod
-    def image(
-        cls,
-        height: int,
-        width: int,
-        channels: int,
-        heads: int = 1,
-        batch: int = 1,
-        dtype: Dtype = "float32",
-        causal: bool = False,
-    ) -> Problem:
-        """An image of height × width pixels, one token each."""
-        return cls(height * width, channels, heads, batch, dtype, causal, height, width)
+    def image(cls, height: int, width: int, *shape: Any, **others: Any) -> Problem:
+        """An image of height × width pixels, one token each. shape, others: the fields from `channels` on."""
+        return cls(height * width, *shape, **{**others, "height": height, "width": width})
 
     @property
     def head_dim(self) -> int:

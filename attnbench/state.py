@@ -5,8 +5,9 @@ A cache has room for the Q new tokens at its end; a call writes its own there, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Generator, Tensor
@@ -78,7 +79,7 @@ def drawn_state(
     problem: Problem,
     params: Params,
     generator: Generator,
-    shared: dict[str, Tensor],
+    shared: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """A state of fixed size as the form leaves it after (at most MOST_DRAWN) tokens; {} where Q = N.
 

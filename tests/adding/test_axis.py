@@ -16,8 +16,8 @@ from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with_lines
 PATH = "attnbench/axes.py"
 ABOVE = '        Axis("channels",'
 ROW = '        Axis("batch", "samples of a call", ("batch",), MAX_BATCH),\n'
-FIELD = "    query_len: int | None = None\n"
-FIELD_ROW = '        Axis("query_len", "new tokens of a call", ("query_len",), MAX_TOKENS),\n'
+FIELD = "    depth: int | None = None\n"
+FIELD_ROW = '        Axis("depth", "layers of a call", ("depth",), MAX_TOKENS),\n'
 SUITE = """
 operators: [softmax, linear_transformer]
 impls: [reference]
@@ -93,27 +93,27 @@ def problems(sizes, fixed):
 
 folder = Path(sys.argv[1])
 opened = journal.create(folder, "name: stored", {})
-for problem in (*problems("seq_len: [16, 32]", ""), *problems("seq_len: 16, query_len: [1, 4]", ""),
-                *problems("seq_len: [64, 128]", ", query_len: 8")):
+for problem in (*problems("seq_len: [16, 32]", ""), *problems("seq_len: 16, depth: [1, 4]", ""),
+                *problems("seq_len: [64, 128]", ", depth: 8")):
     cell = Cell("softmax", "reference", "core", "fwd", problem, {})
     print(cell.key.split(".")[8:-1], key_parts(cell.key).later)
-    columns = {name: value for name, value in columns_of(cell).items() if (name, value) != ("query_len", None)}
+    columns = {name: value for name, value in columns_of(cell).items() if (name, value) != ("depth", None)}
     for number in range(2):
         metrics = dict.fromkeys(("wall_time_s", "wall_time_low_s", "wall_time_high_s"), 1.0) if number else {}
         opened.add(Visit(cell.key, columns, "cpu", number, number, 0, "ok", metrics=metrics))
 opened.close()
 run = read_run(folder)
 header = list(run.results)
-print(header[header.index("contract"):][:3], run.results["query_len"].fillna(0).tolist())
+print(header[header.index("query_len"):][:3], run.results["depth"].fillna(0).tolist())
 for report in summarise(run, ["wall_time"]).panels:
     print(report.panel.title, list(report.panel.sizes))
-print(csv.run(summarise(run, ["wall_time"], None, "query_len")).splitlines()[0])
+print(csv.run(summarise(run, ["wall_time"], None, "depth")).splitlines()[0])
 """
 
 
 def test_an_axis_over_a_new_field_of_problems_is_its_row_and_the_field(tmp_path: Path) -> None:
     """Swept and fixed, stored beside problems without it, told apart, and shown along its axis."""
-    added = ((PATH, ABOVE, FIELD_ROW), ("attnbench/problem.py", "    width: int | None = None", FIELD))
+    added = ((PATH, ABOVE, FIELD_ROW), ("attnbench/problem.py", "    query_len: int = Followed()", FIELD))
     program = [sys.executable, "-c", STORED, str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(tree_with_lines(tmp_path, *added))}
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -122,15 +122,15 @@ def test_an_axis_over_a_new_field_of_problems_is_its_row_and_the_field(tmp_path:
     assert lines[:6] == [
         "['c16', 'n16'] ()",
         "['c16', 'n32'] ()",
-        "['c16', 'n16', 'query_len1'] ('query_len1',)",
-        "['c16', 'n16', 'query_len4'] ('query_len4',)",
-        "['c16', 'n64', 'query_len8'] ('query_len8',)",
-        "['c16', 'n128', 'query_len8'] ('query_len8',)",
+        "['c16', 'n16', 'depth1'] ('depth1',)",
+        "['c16', 'n16', 'depth4'] ('depth4',)",
+        "['c16', 'n64', 'depth8'] ('depth8',)",
+        "['c16', 'n128', 'depth8'] ('depth8',)",
     ]
-    assert lines[6] == "['contract', 'query_len', 'cause'] [0, 0, 1, 4, 8, 8]"
+    assert lines[6] == "['query_len', 'depth', 'cause'] [0, 0, 1, 4, 8, 8]"
     assert lines[7:10] == [
         "seq_len: scope core, fwd, float32, batch 1, heads 2, channels 16, cpu ['16', '32']",
-        "seq_len: scope core, fwd, float32, batch 1, heads 2, channels 16, query_len 8, cpu ['64', '128']",
-        "query_len: scope core, fwd, float32, batch 1, heads 2, channels 16, seq_len 16, cpu ['1', '4']",
+        "seq_len: scope core, fwd, float32, batch 1, heads 2, channels 16, depth 8, cpu ['64', '128']",
+        "depth: scope core, fwd, float32, batch 1, heads 2, channels 16, seq_len 16, cpu ['1', '4']",
     ]
-    assert lines[10].endswith(",status,reason,query_len")
+    assert lines[10].endswith(",status,reason,depth")

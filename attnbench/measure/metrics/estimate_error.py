@@ -33,7 +33,7 @@ def check(bench: Bench) -> dict[str, float | int]:
     subject = bench.subject
     cell, problem = subject.cell, subject.cell.problem
     estimated = subject.operator.estimates(cell.params) if cell.scope == "core" else None
-    if estimated is None or estimated.map is None:
+    if estimated is None or estimated.map is None or problem.past:
         return {}
     if not affordable(subject, 4.0 * problem.batch * problem.seq_len**2 * problem.channels):
         return {}

@@ -61,7 +61,12 @@ def check(bench: Bench) -> dict[str, float | int]:
 
     subject = bench.subject
     cell, problem, first = subject.cell, subject.cell.problem, subject.sets[0]
-    if cell.scope != "core" or subject.operator.estimates(cell.params) is None or set(first.data) != {"q", "k", "v"}:
+    if (
+        problem.past
+        or cell.scope != "core"
+        or subject.operator.estimates(cell.params) is None
+        or set(first.data) != {"q", "k", "v"}
+    ):
         return {}
     rows = torch.linspace(0, problem.seq_len - 1, min(ROWS, problem.seq_len), device=first.data["q"].device).long()
     truth_flops = 4 * problem.batch * len(rows) * problem.seq_len * problem.channels
@@ -92,7 +97,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, *, causal: bool) ->
 
     q, k, v = q[:, :, rows].double(), k.double(), v.double()
     mask = torch.arange(k.shape[-2], device=rows.device) <= rows.unsqueeze(-1) if causal else None
-    return scaled_dot_product_attention(q, k, v, mask)
+    return scaled_dot_product_attention(q, k, v, mask, enable_gqa=k.shape[1] < q.shape[1])
 
 
 def error(ours: Tensor, truth: Tensor) -> float:

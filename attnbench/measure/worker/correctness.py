@@ -156,7 +156,7 @@ def validated(subject: Subject) -> Callable[..., Tensor]:
 
     def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
         output = subject.call(problem, params, **tensors)
-        require_plain(subject, as_outputs(output), problem)
+        require_plain(subject, as_outputs(output, problem), problem)
         return output
 
     return call

@@ -119,7 +119,7 @@ class Subject:
         params = self.cell.params
         if self.cell.mode == "fwd":
             tensors = inputs.tensors()
-            return lambda: as_outputs(call(problem, params, **tensors))
+            return lambda: as_outputs(call(problem, params, **tensors), problem)
         leaves = {name: t.detach().requires_grad_() for name, t in inputs.differentiated().items()}
         differentiated, choices = list(leaves.values()), inputs.choices
         cotangents: list[Tensor] = []
@@ -188,9 +188,9 @@ class Subject:
         return tuple(self.bind(self.call, self.cell.problem, inputs) for inputs in self.sets)
 
 
-def as_outputs(returned: Any) -> Outputs:
-    """What a call returns in fwd, as a tuple."""
-    return returned if type(returned) is tuple else (returned,)
+def as_outputs(returned: Any, problem: Problem) -> Outputs:
+    """What a call returns in fwd, as a tuple: with new states only where it continues from some."""
+    return returned if type(returned) is tuple and problem.past else (returned,)
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

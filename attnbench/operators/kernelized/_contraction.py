@@ -2,7 +2,8 @@
 
 Shared by the operators of this family, which differ in φ. The causal sums run over chunks of tokens: within a chunk
 all pairs are scored and those ahead dropped, and the sums before a chunk are one [m, D] state per chunk, so that
-nothing of size N·m·D is ever held.
+nothing of size N·m·D is ever held. Where Q < N the sums of the tokens before are given, and those of all N returned.
+With groups of query heads the sums are of each head of keys and values, once.
 """
 
 from __future__ import annotations
@@ -11,27 +12,91 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench.cost import product
+from attnbench.grouped import folded, unfolded
 from attnbench.problem import Mode, Problem
 
 
 def full(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
-    """fq, fk: features [B, H, N, m]. v: [B, H, N, D]. Returns [B, H, N, D]."""
-    normaliser = fq @ fk.sum(dim=-2).unsqueeze(-1)  # [B, H, N, 1]
-    return fq @ (fk.transpose(-2, -1) @ v) / (normaliser + epsilon)
+    """fq: features [B, H, N, m]; fk: [B, Hk, N, m]. v: [B, Hk, N, D]. Returns [B, H, N, D]."""
+    rows = folded(fq, fk)
+    normaliser = rows @ fk.sum(dim=-2).unsqueeze(-1)  # [B, Hk, group · N, 1]
+    return unfolded(rows @ (fk.transpose(-2, -1) @ v) / (normaliser + epsilon), fq)
 
 
 def causal(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
     """As `full`, with the sums over j ≤ i."""
-    n, d = v.shape[-2:]
-    fq, fk, v = (in_chunks(x, chunk(d)) for x in (fq, fk, v))
-    scores = (fq @ fk.transpose(-2, -1)).tril_()  # [B, H, G, c, c]
+    d = v.shape[-1]
+    queries, (fq, fk, v) = fq, _chunks(chunk(d), fq, fk, v)
+    scores = _before_own(fq, fk)
     y, normaliser = scores @ v, scores.sum(dim=-1, keepdim=True)
     states = fk[:, :, :-1].transpose(-2, -1) @ v[:, :, :-1]  # [B, H, G-1, m, D]
     totals = fk[:, :, :-1].sum(dim=-2)  # [B, H, G-1, m]
     y[:, :, 1:] += fq[:, :, 1:] @ states.cumsum(dim=2)
     normaliser[:, :, 1:] += fq[:, :, 1:] @ totals.cumsum(dim=2).unsqueeze(-1)
     # Tokens of the padding have no features, so their normaliser is 0: they go before the division.
-    return y.flatten(2, 3)[:, :, :n] / (normaliser.flatten(2, 3)[:, :, :n] + epsilon)
+    return _tokens(y, queries, chunk(d)) / (_tokens(normaliser, queries, chunk(d)) + epsilon)
+
+
+SUMS = ("sums", "totals")
+"""`Inputs.state` of these operators: Σ φ(k) vᵀ, [B, Hk, m, D], and Σ φ(k), [B, Hk, m], float32."""
+
+
+def state_of(fk: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """The state after these tokens; in at least float32. fk: [B, Hk, P, m]. v: [B, Hk, P, D]."""
+    fk, v = widened(fk), widened(v)
+    return dict(zip(SUMS, (fk.transpose(-2, -1) @ v, fk.sum(dim=-2)), strict=True))
+
+
+def widened(x: Tensor) -> Tensor:
+    """x, half precisions as float32."""
+    return x.float() if x.element_size() < 4 else x
+
+
+def continued(
+    fq: Tensor, fk: Tensor, v: Tensor, sums: Tensor, totals: Tensor, epsilon: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`causal` of Q new tokens after others. A chunk has no more tokens than are new.
+
+    Args:
+        fq, fk, v: of the new tokens.
+        sums, totals: the state after those before.
+
+    Returns: y, [B, H, Q, D], and the state after all.
+    """
+    dtype, c = v.dtype, min(chunk(v.shape[-1]), v.shape[-2])
+    queries, (fq, fk, v) = fq, _chunks(c, *map(widened, (fq, fk, v)))
+    scores = _before_own(fq, fk)
+    states, counts = fk.transpose(-2, -1) @ v, fk.sum(dim=-2)  # [B, Hk, chunks, m, D], [B, Hk, chunks, m]
+    sums_before = states.cumsum(dim=2) - states + sums.unsqueeze(2)
+    totals_before = counts.cumsum(dim=2) - counts + totals.unsqueeze(2)
+    y = scores @ v + fq @ sums_before
+    normaliser = scores.sum(dim=-1, keepdim=True) + fq @ totals_before.unsqueeze(-1)
+    y, normaliser = _tokens(y, queries, c), _tokens(normaliser, queries, c)
+    return (y / (normaliser + epsilon)).to(dtype), sums + states.sum(dim=2), totals + counts.sum(dim=2)
+
+
+def _chunks(c: int, fq: Tensor, fk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In chunks of c tokens, queries of a group of heads one after the other: fq as [B, Hk, chunks, group · c, m]."""
+    group = fq.shape[1] // fk.shape[1]
+    fq, fk, v = (in_chunks(x, c) for x in (fq, fk, v))
+    if group > 1:
+        fq = fq.unflatten(1, (-1, group)).transpose(2, 3).flatten(3, 4)
+    return fq, fk, v
+
+
+def _before_own(fq: Tensor, fk: Tensor) -> Tensor:
+    """Scores of each chunk's queries with its keys, 0 where the key is ahead: [B, Hk, chunks, group · c, c]."""
+    scores, c = fq @ fk.transpose(-2, -1), fk.shape[-2]
+    if scores.shape[-2] == c:
+        return scores.tril_()
+    return scores.unflatten(-2, (-1, c)).tril().flatten(-3, -2)
+
+
+def _tokens(y: Tensor, queries: Tensor, c: int) -> Tensor:
+    """The opposite of `_chunks` for what queries give: [B, Hk, chunks, group · c, X] → [B, H, Q, X]."""
+    if y.shape[-2] > c:
+        y = y.unflatten(-2, (-1, c)).transpose(2, 3).flatten(1, 2)
+    return y.flatten(2, 3)[:, :, : queries.shape[-2]]
 
 
 def chunk(head_dim: int) -> int:
@@ -51,12 +116,22 @@ def in_chunks(x: Tensor, c: int) -> Tensor:
 
 def required(problem: Problem, m: int, mode: Mode) -> int:
     """FLOPs that the definition requires after the features, causal or not: the causal sums run along."""
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    b, h, q, d = problem.batch, problem.heads, problem.query_len, problem.head_dim
     return (
-        product(b * h * m * n * d, mode)  # Σ φ(k) vᵀ: [m, N] × [N, D]
-        + product(b * h * n * m * d, mode)  # φ(q)ᵀ Σ: [N, m] × [m, D]
-        + product(b * h * n * m, mode)  # normaliser: [N, m] × [m, 1]
+        product(b * problem.kv_heads * m * q * d, mode)  # Σ φ(k) vᵀ: [m, Q] × [Q, D]
+        + product(b * h * q * m * d, mode)  # φ(q)ᵀ Σ: [Q, m] × [m, D]
+        + product(b * h * q * m, mode)  # normaliser: [Q, m] × [m, 1]
     )
+
+
+def state_bytes(problem: Problem, m: int) -> int:
+    """Of the state, in float32 at least, however many tokens it is of."""
+    return problem.batch * problem.kv_heads * m * (problem.head_dim + 1) * max(4, problem.item_bytes)
+
+
+def state_traffic(problem: Problem, m: int) -> int:
+    """Bytes of the state read and written, where there is one."""
+    return 2 * state_bytes(problem, m) if problem.past else 0
 
 
 def executed(problem: Problem, m: int, mode: Mode) -> int:
@@ -67,13 +142,14 @@ def executed(problem: Problem, m: int, mode: Mode) -> int:
     """
     if not problem.causal:
         return required(problem, m, mode)
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
-    c = chunk(d)
-    groups = -(-n // c)
-    before = b * h * (groups - 1)
+    b, h, hk, d = problem.batch, problem.heads, problem.kv_heads, problem.head_dim
+    c = min(chunk(d), problem.query_len) if problem.past else chunk(d)
+    chunks = -(-problem.query_len // c)
+    after = chunks - (0 if problem.past else 1)  # chunks with a state before them
     return (
-        product(b * h * groups * c * m * c, mode)  # scores: [c, m] × [m, c] in each chunk
-        + product(b * h * groups * c * c * d, mode)  # scores v: [c, c] × [c, D]
-        + 2 * product(before * c * m * d, mode)  # states: [m, c] × [c, D]; their use: [c, m] × [m, D]
-        + product(before * c * m, mode)  # normaliser: [c, m] × [m, 1]
+        product(b * h * chunks * c * m * c, mode)  # scores: [c, m] × [m, c] in each chunk
+        + product(b * h * chunks * c * c * d, mode)  # scores v: [c, c] × [c, D]
+        + product(b * hk * after * c * m * d, mode)  # states: [m, c] × [c, D]
+        + product(b * h * after * c * m * d, mode)  # their use: [c, m] × [m, D]
+        + product(b * h * after * c * m, mode)  # normaliser: [c, m] × [m, 1]
     )

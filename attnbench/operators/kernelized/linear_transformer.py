@@ -17,20 +17,55 @@ from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
-from attnbench.operators.kernelized._contraction import causal, executed, full, required
+from attnbench.operators.kernelized._contraction import (
+    causal,
+    continued,
+    executed,
+    full,
+    required,
+    state_bytes,
+    state_of,
+    state_traffic,
+    widened,
+)
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
+from attnbench.state import drawn_state
 
 EPSILON = 1e-6
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]. float16 is widened inside: Σ φ(k) passes 65504 at 56 K tokens."""
+def reference(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sums: Tensor | None = None,
+    totals: Tensor | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """float16 is widened inside: Σ φ(k) passes 65504 at 56 K tokens.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        sums, totals: Σ φ(k) vᵀ and Σ φ(k) of the tokens before, where Q < N.
+
+    Returns: [B, H, Q, D]; where Q < N also `sums` and `totals` of all N tokens.
+    """
     dtype = q.dtype
     if problem.dtype == "float16":
         q, k, v = q.float(), k.float(), v.float()
+    if sums is not None and totals is not None:
+        y, *new = continued(features(q), features(k), v, sums, totals, EPSILON)
+        return y.to(dtype), *new
     contract = causal if problem.causal else full
     return contract(features(q), features(k), v, EPSILON).to(dtype)
+
+
+def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """Sums of fixed size."""
+    return state_of(features(widened(k)), v)
 
 
 def features(x: Tensor) -> Tensor:
@@ -40,19 +75,22 @@ def features(x: Tensor) -> Tensor:
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1)."""
-    return Inputs(heads(problem, generator, "q", "k", "v"))
+    data = heads(problem, generator, "q", "k", "v")
+    return Inputs(data, state=drawn_state(make_inputs, state, problem, params, generator))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """As many features as channels. What the causal reference executes beyond `flops`: see `executed`."""
     d = problem.head_dim
-    size = problem.batch * problem.seq_len * problem.channels
+    size, kv_size = (problem.batch * problem.query_len * c for c in (problem.channels, problem.kv_channels))
     return Cost(
         flops=required(problem, d, mode),
         reference_flops=executed(problem, d, mode),
-        elementwise=6 * size * (1 if mode == "fwd" else 2),  # elu and + 1 of q and k, the sum of φ(k), the division
-        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        # elu and + 1 of q and k, the sum of φ(k), the division
+        elementwise=(3 * size + 3 * kv_size) * (1 if mode == "fwd" else 2),
+        bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size) + state_traffic(problem, d),
         passes=1 if problem.causal else 2,  # all keys are summed before the first query is answered
+        state_bytes=state_bytes(problem, d) if problem.causal else None,
     )
 
 
@@ -90,6 +128,7 @@ CORE = Form(
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
         "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
     },
+    state,
 )
 
 OPERATOR = Operator(
@@ -102,4 +141,6 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": projected(CORE)},
     complexity=lambda params: Complexity(time="n", memory="n"),
+    grouped=True,
+    continues=True,
 )

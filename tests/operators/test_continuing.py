@@ -1,0 +1,201 @@
+"""What holds for every operator that continues from a state (query_len < seq_len) or shares keys (kv_heads < heads)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnbench.measure.worker.fake_memory import total_bytes
+from attnbench.measure.worker.prepared_cell import as_outputs
+from attnbench.operator import Inputs
+from attnbench.problem import Problem
+from tests.variants import Variant, variants
+
+TOKENS = (5, 7)
+"""Odd: 35 tokens."""
+
+NEW = (1, 3, 34)
+HEADS = (4, 2, 1)
+
+
+def continuing() -> list[Any]:
+    """Every variant that continues, with every number of kv_heads that it takes."""
+    return [
+        pytest.param(variant, kv_heads, id=f"{variant}-{kv_heads}")
+        for variant in variants()
+        for kv_heads in HEADS
+        if variant.defined(variant.problem(TOKENS, causal=True, kv_heads=kv_heads, query_len=1))
+    ]
+
+
+def sharing() -> list[Any]:
+    """Every variant that shares keys, in full and causal form."""
+    return [
+        pytest.param(variant, causal, id=f"{variant}-{'causal' if causal else 'full'}")
+        for variant in variants()
+        for causal in (False, True)
+        if variant.defined(variant.problem(TOKENS, causal=causal, kv_heads=2))
+    ]
+
+
+def part(inputs: Inputs, tokens: slice) -> dict[str, Tensor]:
+    """The inputs of some tokens, which are the last but one axis of data."""
+    return {**inputs.tensors(), **{name: tensor[..., tokens, :].clone() for name, tensor in inputs.data.items()}}
+
+
+def call(variant: Variant, problem: Problem, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return as_outputs(variant.form.reference(problem, variant.params, **tensors), problem)
+
+
+def state_of(variant: Variant, problem: Problem, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    assert variant.form.state is not None
+    return variant.form.state(problem, variant.params, **tensors)
+
+
+def step(problem: Problem, query_len: int) -> Problem:
+    return replace(problem, query_len=query_len)
+
+
+def test_every_causal_operator_continues_or_says_why_not() -> None:
+    for variant in variants():
+        operator = variant.operator
+        if operator.causal is True:
+            assert operator.continues is True or len(operator.continues) > 30, variant.name
+            assert (operator.continues is True) == (variant.form.state is not None), variant
+        assert operator.grouped is True or len(operator.grouped) > 20, variant.name
+    assert len({variant.name for variant in variants() if variant.operator.continues is True}) >= 2
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_the_last_rows_follow_from_the_state(variant: Variant, kv_heads: int) -> None:
+    """The last Q rows of the causal form of all N tokens, from a state that the form made of the first N − Q."""
+    full = variant.problem(TOKENS, causal=True, kv_heads=kv_heads, dtype="float64")
+    inputs, others = variant.inputs(full), variant.inputs(full, seed=5)
+    rows = call(variant, full, inputs.tensors())[0]
+    differs = []
+    for query_len in NEW:
+        problem = step(full, query_len)
+        earlier, new = part(inputs, slice(0, problem.past)), part(inputs, slice(problem.past, None))
+        y, *after = call(variant, problem, {**new, **state_of(variant, problem, earlier)})
+        torch.testing.assert_close(y, rows[..., problem.past :, :], rtol=1e-9, atol=1e-11)
+        if after:  # of fixed size: what the form itself leaves after all N
+            longer = step(replace(full, seq_len=full.seq_len + 1), 1)
+            whole = state_of(variant, longer, part(inputs, slice(0, None)))
+            torch.testing.assert_close(dict(zip(whole, after, strict=True)), whole, rtol=1e-9, atol=1e-11)
+        for name, tensor in others.data.items():  # the last token that was kept is another one
+            earlier[name][..., -1:, :] = tensor[..., :1, :]
+        wrong = call(variant, problem, {**new, **state_of(variant, problem, earlier)})[0]
+        differs.append(not torch.allclose(wrong, y, rtol=1e-6, atol=1e-9))
+    assert any(differs), "the check sees no state"
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_a_second_call_answers_the_same(variant: Variant, kv_heads: int) -> None:
+    """A cache's room is filled with the same tokens every time; a state of fixed size is not changed but returned."""
+    problem = variant.problem(TOKENS, causal=True, kv_heads=kv_heads, query_len=3)
+    inputs = variant.inputs(problem)
+    first, second = (call(variant, problem, inputs.tensors()) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    assert first[0].shape[-2] == 3
+    assert first[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_flops_are_what_torch_counts_of_a_step(variant: Variant, kv_heads: int) -> None:
+    for tokens, query_len in (((5, 7), 1), ((5, 7), 3), ((9, 15), 134), ((9, 15), 70), ((1, 2), 1)):
+        problem = variant.problem(tokens, causal=True, kv_heads=kv_heads, query_len=query_len)
+        if not variant.defined(problem):
+            continue
+        cost, inputs = variant.form.cost(problem, variant.params, "fwd"), variant.inputs(problem)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            call(variant, problem, inputs.tensors())
+        assert cost.reference_flops - sum(cost.uncounted.values()) == counter.get_total_flops(), problem
+
+
+NOT_THE_DIFFERENCE: dict[str, str] = {}
+"""Operators of which a step's FLOPs are not the difference of two prefills, with the reason."""
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_a_step_costs_the_difference_of_two_prefills(variant: Variant, kv_heads: int) -> None:
+    full = variant.problem((9, 15), causal=True, kv_heads=kv_heads)
+    for query_len in (1, 3, 134):
+        problem = step(full, query_len)
+        if variant.name in NOT_THE_DIFFERENCE or not variant.defined(problem):
+            continue
+        before, after, now = (
+            variant.form.cost(p, variant.params, "fwd").flops for p in (problem.before, full, problem)
+        )
+        assert now == after - before, problem
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -> None:
+    """Of two steps after the same tokens the states differ in the room for new ones alone, which is taken away."""
+    tokens = 31
+    held = []
+    for query_len in (1, 3):
+        problem = variant.problem((1, tokens + query_len), causal=True, kv_heads=kv_heads, query_len=query_len)
+        if not variant.defined(problem):
+            pytest.skip("not defined at these sizes")
+        held.append(total_bytes(variant.inputs(problem).state))
+    without_room = held[0] - (held[1] - held[0]) // 2
+    before = variant.problem((1, tokens), causal=True, kv_heads=kv_heads)
+    cost = variant.form.cost(before, variant.params, "fwd")
+    assert cost.state_bytes == without_room
+    now = variant.form.cost(problem, variant.params, "fwd")
+    assert now.bytes_required > 0
+
+
+def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Tensor]:
+    """The inputs with every head of keys and values repeated for each query head that reads it."""
+    tensors = inputs.tensors()
+    for name in ("k", "v", "w_k", "w_v"):
+        if name not in tensors:
+            continue
+        if name in ("k", "v"):
+            tensors[name] = tensors[name].repeat_interleave(problem.group, dim=1)
+        else:
+            by_head = tensors[name].unflatten(-1, (-1, problem.head_dim))
+            tensors[name] = by_head.repeat_interleave(problem.group, dim=-2).flatten(-2)
+    return tensors
+
+
+@pytest.mark.parametrize(("variant", "causal"), sharing())
+def test_shared_keys_are_repeated_ones(variant: Variant, causal: bool) -> None:
+    problem = variant.problem(TOKENS, causal=causal, kv_heads=2, dtype="float64")
+    inputs = variant.inputs(problem)
+    ours = call(variant, problem, inputs.tensors())[0]
+    every = replace(problem, kv_heads=problem.heads)
+    theirs = call(variant, every, widened(variant, inputs, problem))[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    tensors = widened(variant, inputs, problem)
+    for name in ("v", "w_v"):  # heads dealt in turn, not in groups, are another operator
+        if name in tensors:
+            dim = 1 if name == "v" else -1
+            tensors[name] = tensors[name].roll(tensors[name].shape[dim] // problem.heads, dims=dim)
+    assert not torch.allclose(call(variant, every, tensors)[0], ours), "the check sees no heads"
+
+
+@pytest.mark.parametrize(("variant", "causal"), sharing())
+@pytest.mark.parametrize("mode", ["fwd", "fwd_bwd"])
+def test_flops_of_shared_keys_are_what_torch_counts(variant: Variant, causal: bool, mode: Any) -> None:
+    for tokens in ((5, 7), (9, 15), (1, 1)):
+        problem = variant.problem(tokens, causal=causal, kv_heads=2)
+        if not variant.defined(problem):
+            continue
+        inputs = variant.inputs(problem)
+        wanted = {name: tensor.requires_grad_(mode == "fwd_bwd") for name, tensor in inputs.differentiated().items()}
+        with FlopCounterMode(display=False) as counter:
+            (y,) = call(variant, problem, {**inputs.tensors(), **wanted})
+            if mode == "fwd_bwd":
+                gradients = torch.autograd.grad(y, list(wanted.values()), torch.ones_like(y))
+                assert [g.shape for g in gradients] == [t.shape for t in wanted.values()]
+        cost = variant.form.cost(problem, variant.params, mode)
+        assert cost.reference_flops - sum(cost.uncounted.values()) == counter.get_total_flops(), problem
