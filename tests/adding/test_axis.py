@@ -133,4 +133,4 @@ def test_an_axis_over_a_new_field_of_problems_is_its_row_and_the_field(tmp_path:
         "seq_len: scope core, fwd, float32, batch 1, heads 2, channels 16, depth 8, cpu ['64', '128']",
         "depth: scope core, fwd, float32, batch 1, heads 2, channels 16, seq_len 16, cpu ['1', '4']",
     ]
-    assert lines[10].endswith(",status,reason,depth")
+    assert lines[10].endswith(",status,reason,kv_heads,query_len,depth")
