@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,15 @@ def subject(
     seq_len: int = 64,
     causal: bool = False,
     scope: Scope = "core",
+    later: Mapping[str, int] | None = None,
     **params: Any,
 ) -> Subject:
-    """A small cell on the CPU. Its reference alone is forecast: a faulty impl would keep the fake tensors."""
+    """A small cell on the CPU. Its reference alone is forecast: a faulty impl would keep the fake tensors.
+
+    later: further numbers of the problem, such as query_len.
+    """
     source = operators(("tests.injected", "tests.cheats"))[name]
-    problem = Problem(seq_len, 32, 2, dtype=dtype, causal=causal)
+    problem = Problem(seq_len, 32, 2, dtype=dtype, causal=causal, **(later or {}))
     if "sequence" not in source.load().domains:
         problem = Problem.image(8, seq_len // 8, 32, 2, dtype=dtype)
     cell = Cell(name, impl, scope, mode, problem, resolve(source.load(), params))
