@@ -128,7 +128,7 @@ CHEATS: dict[Callable[[Call], Call], tuple[str, str]] = {
     keeps_its_state: ("linear_transformer", "a call gives 1 tensor; the reference's 3"),
     another_state: ("linear_transformer", "the new state 'sums' differs from the float64 reference"),
     double_state: ("linear_transformer", "the new state 1 is torch.float64"),
-    reads_the_state_once: ("softmax", "after a change in place, the output differs"),
+    reads_the_state_once: ("softmax", "the output differs from the float64 reference"),
 }
 
 
