@@ -23,13 +23,17 @@ MOST_DRAWN = 1024
 """A state of fixed size is made of at most so many tokens where inputs are drawn: its size and cost are the same."""
 
 
-def drawn_caches(problem: Problem, generator: Generator, most: int | None = None) -> dict[str, Tensor]:
-    """N(0, 1) caches [B, Hk, rows + Q, D] of the last `most` tokens (None: all) before the new ones; {} where Q = N."""
+def drawn_caches(
+    problem: Problem, generator: Generator, k: Tensor, v: Tensor, most: int | None = None
+) -> dict[str, Tensor]:
+    """N(0, 1) caches [B, Hk, rows + Q, D] of the last `most` tokens (None: all) before the new ones; {} where Q = N.
+
+    k, v: the new ones, [B, Hk, Q, D], which are there already, so that a call leaves its inputs as they were drawn.
+    """
     if not problem.past:
         return {}
-    rows = cached_rows(problem, most) + problem.query_len
-    shape = (problem.batch, problem.kv_heads, rows, problem.head_dim)
-    return {name: normal(problem, generator, *shape) for name in CACHES}
+    shape = (problem.batch, problem.kv_heads, cached_rows(problem, most) + problem.query_len, problem.head_dim)
+    return {name: appended(normal(problem, generator, *shape), new) for name, new in zip(CACHES, (k, v), strict=True)}
 
 
 def cached_rows(problem: Problem, most: int | None = None) -> int:

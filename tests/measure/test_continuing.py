@@ -13,6 +13,7 @@ from torch import Tensor
 from attnbench.measure.metrics import peak_memory, state_bytes
 from attnbench.measure.worker import checking
 from attnbench.measure.worker.correctness import reduced_problem
+from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Subject, Wrong
 from attnbench.measure.worker.visit import Bench
 from attnbench.problem import Dtype, Params, Problem
@@ -162,3 +163,16 @@ def test_the_state_is_a_metric_and_part_of_the_memory() -> None:
     assert of.forecast.reference_bytes >= state
     assert state_bytes.check(Bench(subject("softmax"))) == {}
     assert torch.is_tensor(of.sets[0].state["k_cache"])
+
+
+def test_members_share_a_cache_and_leave_it_as_it_was() -> None:
+    """Also after calls: the new tokens that a call writes to a cache were there when it was drawn."""
+    pool = InputPool()
+    first, second = (replace(continuing("softmax", impl), share=pool.share) for impl in ("reference", "sdpa"))
+    drawn = {name: tensor.clone() for name, tensor in first.sets[0].state.items()}
+    first.perform(first.calls[0])
+    for name, tensor in second.sets[0].state.items():
+        assert tensor.data_ptr() == first.sets[0].state[name].data_ptr()
+        assert torch.equal(tensor, drawn[name])
+    others = replace(continuing("softmax", query_len=3), share=pool.share).sets[0].state
+    assert others["k_cache"].data_ptr() != first.sets[0].state["k_cache"].data_ptr()

@@ -1,7 +1,8 @@
-"""The data tensors that members of a block share: equal ones are in memory once.
+"""The tensors of data and states that members of a block share: equal ones are in memory once.
 
 Every member has tensor objects of its own, with version counters of their own; only their memory is one. So what one
-member writes to its inputs the others would read, and it is looked for.
+member writes to its data the others would read, and it is looked for. What it writes to a cache are the new tokens,
+which were there before it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ class InputPool:
     _tensors: dict[int, list[tuple[Tensor, int]]] = field(default_factory=dict)
 
     def share(self, number: int, inputs: Inputs) -> Inputs:
-        """An input set, in the memory of equal data tensors of the same set that are there."""
-        return replace(inputs, data={name: self._shared(number, tensor) for name, tensor in inputs.data.items()})
+        """An input set, in the memory of equal tensors of the same set that are there."""
+        data, state = (
+            {name: self._shared(number, tensor) for name, tensor in tensors.items()}
+            for tensors in (inputs.data, inputs.state)
+        )
+        return replace(inputs, data=data, state=state)
 
     def _shared(self, number: int, drawn: Tensor) -> Tensor:
         tensors, value = self._tensors.setdefault(number, []), digest(drawn)

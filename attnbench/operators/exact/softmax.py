@@ -66,7 +66,8 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     """q, k, v ~ N(0, 1): the logits have variance 1."""
     data = heads(problem, generator, "q", "k", "v")
     value_map = make_value_map(problem, params, generator)
-    return Inputs(data, value_map, state=drawn_caches(problem, generator))
+    v = mapped(data["v"], value_map.get("value_map"))
+    return Inputs(data, value_map, state=drawn_caches(problem, generator, data["k"], v))
 
 
 def state(
