@@ -11,7 +11,7 @@ from attnbench.problem import Domain, Dtype, Mode, Params, ParamValue, Problem, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Growth = Literal["0", "1", "log n", "n", "n log n", "n^1.5", "n^2", "n^3"]
+Growth = Literal["0", "1", "log n", "n^0.5", "n", "n log n", "n^1.5", "n^2", "n^3"]
 
 
 @dataclass(frozen=True)

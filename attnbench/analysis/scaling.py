@@ -20,8 +20,14 @@ from attnbench.operator import Growth
 
 Floats = npt.NDArray[np.float64]
 
-GROWTHS = tuple(growth for growth in get_args(Growth) if growth != "0")
+GROWTHS = tuple(growth for growth in get_args(Growth) if growth not in ("0", "n^0.5"))
 """The classes that are fitted, by order of growth."""
+
+OF_A_STEP: Mapping[str, str] = {
+    "n": "1", "n log n": "log n", "n^1.5": "n^0.5", "n^2": "n", "n^3": "n^2",
+}  # fmt: skip
+"""How the last Q of N tokens grow with N, by how all N do: a step is the difference of two prefills. What is not here
+grows no more."""
 
 UNDECIDED = "undecided"
 
@@ -152,7 +158,7 @@ def _half_width(weights: Floats, half: Floats) -> float:
 def _log_curve(growth: str, sizes: npt.ArrayLike) -> Floats:
     n = np.array(sizes, dtype=np.float64)
     logs = np.log(np.maximum(n, 2))
-    powers = {"log n": logs, "n": n, "n log n": n * logs, "n^1.5": n**1.5, "n^2": n**2, "n^3": n**3}
+    powers = {"log n": logs, "n^0.5": n**0.5, "n": n, "n log n": n * logs, "n^1.5": n**1.5, "n^2": n**2, "n^3": n**3}
     return np.asarray(np.log(powers.get(growth, np.ones_like(n))), dtype=np.float64)
 
 

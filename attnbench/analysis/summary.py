@@ -12,7 +12,7 @@ from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, metric_names, quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
-from attnbench.analysis.scaling import Doubling, ExactGrowth, agreement, doubling, exact_growth
+from attnbench.analysis.scaling import OF_A_STEP, Doubling, ExactGrowth, agreement, doubling, exact_growth
 from attnbench.analysis.series import Panel, Series, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
@@ -284,10 +284,12 @@ def _is_win(value: float, high: float) -> bool:
 
 
 def _stated(panel: Panel, series: Series, quantity: Quantity, stated: Mapping[str, Mapping[str, str]]) -> str | None:
-    """The growth that a definition gives: of time with N for every impl, of memory for its reference."""
+    """The growth that a definition gives: of time with N for every impl, of memory for its reference; where only the
+    last Q of N tokens are new, that of these."""
     if not AXES[panel.axis].domain:
         return None
     growth = quantity.metric.growth
     if growth is None or (growth == "memory" and series.impl != "reference"):
         return None
-    return stated.get(series.identity, {}).get(growth)
+    of_all = stated.get(series.identity, {}).get(growth)
+    return of_all if panel.fixed.get("query_len") is None else OF_A_STEP.get(of_all or "", of_all and "1")

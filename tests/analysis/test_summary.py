@@ -87,6 +87,26 @@ def test_the_stated_growth_stands_beside_the_measured() -> None:
     assert line(summary, "identity").stated is None
 
 
+def test_a_step_is_stated_to_grow_as_the_difference_of_two_prefills() -> None:
+    """One new token: softmax by 2 per doubling of N, performer not at all, what grows as n^1.5 by the root of 2."""
+    growths = {"softmax {}": "n^2", "performer {}": "n", "strided {}": "n^1.5", "identity {}": "0"}
+    laws: dict[str, Law] = {"softmax": float, "performer": lambda n: 50.0, "strided": lambda n: n**0.5}
+    cells = [
+        (cell(name, Problem(n, 64, 4, causal=True, query_len=1)), 1e-6 * law(n), {})
+        for name, law in laws.items()
+        for n in SIZES
+    ]
+    stated = {name: {"time": growth} for name, growth in growths.items()}
+    summary = summarise(run_of(visits_of(cells, own=0.005), {"stated": stated}))
+    factors = {"softmax": ("n", 2.0), "performer": ("1", 1.0), "strided": ("n^0.5", 2**0.5)}
+    for name, (growth, factor) in factors.items():
+        found = line(summary, name)
+        assert found.doubling is not None
+        assert (found.stated, found.doubling.stated) == (growth, pytest.approx(factor))
+        assert found.doubling.low < factor < found.doubling.high
+        assert found.doubling.settled
+
+
 def test_one_round_marks_by_the_ratio_alone() -> None:
     performer = line(summarise(run(rounds=1)), "performer")
     assert [f.label for f in performer.figures if f.first_win] == ["128"]

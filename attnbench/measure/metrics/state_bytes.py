@@ -16,6 +16,7 @@ METRIC = Metric(
     meaning="What a causal form keeps of all tokens to continue from: a cache, or a state of fixed size (analytic).",
     title="State (analytic)",
     label="state",
+    place=6,
     exact=True,
     analytic=True,
     least="leanest",
