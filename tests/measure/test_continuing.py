@@ -152,6 +152,30 @@ def test_a_block_samples_and_checks_them(name: str) -> None:
     assert {id(tensor) for tensor in states} <= held
 
 
+def test_long_sums_may_round_as_far_as_they_must_and_no_farther() -> None:
+    """64 K terms: SDPA's sums in a row pass, an answer off by a few times its bound does not."""
+    of = subject("softmax", "sdpa", causal=True, seq_len=65536, later={"query_len": 1})
+    checked = checking.check_impl(of).checked
+    assert checked.checked_seq_len == 65536
+    assert checked.relative_error <= checked.tolerance < 1e-4
+
+    def off(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        y: Tensor = of.call(problem, params, **tensors)
+        return y * (1 + (4 * checked.tolerance if problem.seq_len == 65536 else 0))
+
+    with pytest.raises(Wrong, match="the output differs"):
+        checking.check_impl(replace(of, call=off))
+
+
+@pytest.mark.parametrize("name", ["softmax", "linear_transformer"])
+def test_timed_calls_are_compared_after_a_write(name: str) -> None:
+    of = continuing(name)
+    made = member(of, checking.check_impl(of).checked.tolerance)
+    for _ in range(9):  # one sample in eight follows a write
+        made.sample()
+    made.finish()
+
+
 def test_the_state_is_a_metric_and_part_of_the_memory() -> None:
     of = continuing("softmax")
     bench = Bench(of)

@@ -171,7 +171,7 @@ def require_finite(subject: Subject, outputs: Outputs) -> None:
 
 
 def names_of(subject: Subject) -> list[str]:
-    """What messages call each of a call's outputs."""
+    """What messages call each of a call's outputs, and of the new states that it may give beside them."""
     if subject.cell.mode == "fwd":
         states = subject.sets[0].state if subject.cell.problem.past else {}
         return ["the output", *(f"the new state '{name}'" for name in states)]
