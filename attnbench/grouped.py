@@ -26,3 +26,18 @@ def for_each_query(mask: Tensor, q: Tensor, keys: Tensor) -> Tensor:
     """A mask of [Q, …] for the rows of folded queries: [G · Q, …]."""
     group = q.shape[1] // keys.shape[1]
     return mask if group == 1 else mask.repeat(group, *[1] * (mask.dim() - 1))
+
+
+def group_of(q: Tensor, keys: Tensor) -> int:
+    """G, of queries and of keys or values."""
+    return q.shape[1] // keys.shape[1]
+
+
+def merged(x: Tensor, group: int, dim: int) -> Tensor:
+    """The heads of a group one after the other within an axis: [B·H, …, n, …] → [B·Hk, …, n·G, …], n the axis `dim`."""
+    return x if group == 1 else x.unflatten(0, (-1, group)).movedim(1, dim + 1).flatten(dim, dim + 1)
+
+
+def separated(y: Tensor, group: int, dim: int) -> Tensor:
+    """The opposite of `merged`: [B·Hk, …, n·G, …] → [B·H, …, n, …]."""
+    return y if group == 1 else y.unflatten(dim, (-1, group)).movedim(dim + 1, 1).flatten(0, 1)

@@ -4,7 +4,8 @@ Tokens are cut into blocks of b. A block of queries is multiplied with one slice
 covers the windows of all its queries; keys outside a query's window are masked within that slice.
 With `classes` > 1 the window steps over residue classes: tokens i and j of one class differ by a multiple of
 `classes`, and the window is counted in such steps. `hubs` are the first tokens of the sequence, which every query sees
-in addition to its window.
+in addition to its window. There may be keys before the first query, the last ones of a cache: then only the classes and
+the keys that a query sees are gathered. Queries of a group of heads are rows of the same products.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.grouped import group_of, merged, separated
 from attnbench.masking import hide
 
 SMALLEST_BLOCK = 32  # smaller products are slow
@@ -22,12 +24,12 @@ SMALLEST_BLOCK = 32  # smaller products are slow
 
 @dataclass(frozen=True)
 class Windows:
-    """How the tokens of one class are cut into blocks, all in tokens of that class.
+    """How the queries of one class are cut into blocks, all in tokens of that class.
 
     Query block t holds positions t·block … (t+1)·block − 1; its `keys` positions begin at t·block − before.
 
     Attributes:
-        length: tokens of the class.
+        length: queries of the class.
         before, after: keys of a window before and after its query.
         block: queries of a block.
         blocks: their number.
@@ -50,15 +52,24 @@ class Windows:
         return self.blocks * self.block * self.keys
 
 
-def windows(length: int, before: int, after: int) -> Windows:
-    """Blocks of equal size, half the wider side of the window; one block of all tokens where windows cover most."""
-    before, after = min(before, length - 1), min(after, length - 1)
+def windows(length: int, before: int, after: int, past: int = 0) -> Windows:
+    """Blocks of equal size, half the wider side of the window; one block of all tokens where windows cover most.
+
+    past: tokens of the class before its first query.
+    """
+    before, after = min(before, past + length - 1), min(after, length - 1)
     block = max(SMALLEST_BLOCK, -(-max(before, after) // 2))
     blocks = -(-length // block)
     block = -(-length // blocks)
-    if before + block + after >= length:
-        return Windows(length, 0, 0, length, 1)
+    if before + block + after >= past + length:
+        return Windows(length, past, 0, length, 1)
     return Windows(length, before, after, block, blocks)
+
+
+def class_windows(queries: int, before: int, after: int, classes: int = 1, past: int = 0) -> Windows:
+    """`windows` of the longest class that has queries. past: tokens before the first query, of all classes."""
+    earlier = (past + min(classes, queries) - 1) // classes
+    return windows(class_length(queries, classes), before, after, earlier)
 
 
 def class_length(seq_len: int, classes: int) -> int:
@@ -79,52 +90,88 @@ def _band(n: int, before: int, after: int) -> int:
     return n * (1 + b + a) - (b * (b + 1) + a * (a + 1)) // 2 if n else 0
 
 
-def executed_pairs(seq_len: int, before: int, after: int, classes: int = 1, hubs: int = 0) -> int:
+def executed_pairs(queries: int, before: int, after: int, classes: int = 1, hubs: int = 0, past: int = 0) -> int:
     """Pairs that `attend` multiplies: those of the padded classes and of the slices that cover the windows."""
-    cut = windows(class_length(seq_len, classes), before, after)
-    return classes * (cut.pairs + cut.blocks * cut.block * hubs)
+    cut = class_windows(queries, before, after, classes, past)
+    return min(classes, queries) * (cut.pairs + cut.blocks * cut.block * hubs)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
     """y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j) over i − j in {−after, …, before}·classes, and over all j < hubs.
 
     Args:
-        q: [B, H, N, D], already scaled.
-        k, v: [B, H, N, D].
+        q: [B, H, Q, D], already scaled.
+        k, v: [B, Hk, past + Q, D]: of tokens before the first query, and of the queries' own.
         before, after: keys of a window before and after its query.
         classes: residue classes; the window is counted in steps of so many tokens.
-        hubs: the first tokens, which every query sees; one inside the window is seen once.
-    Returns: [B, H, N, D].
+        hubs: the first tokens, which every query sees; one inside the window is seen once. None where there is a past.
+    Returns: [B, H, Q, D].
     """
-    cut = windows(class_length(q.shape[-2], classes), before, after)
-    scores = window_scores(q, k, cut, classes, hubs)  # [B·H, classes, blocks, block, hubs + keys]
-    outside = outside_window(cut, q.shape[-2], before, after, classes, hubs, q.device)
+    queries, past = q.shape[-2], k.shape[-2] - q.shape[-2]
+    cut = class_windows(queries, before, after, classes, past)
+    scores = window_scores(q, k, cut, classes, hubs)  # [B·Hk, classes, blocks, block·G, hubs + keys]
+    outside = outside_window(cut, queries, before, after, classes, hubs, q.device, past)
     if outside is not None:
-        scores = hide(scores, outside)
-    return window_values(scores.softmax(dim=-1), v, cut, classes, hubs)
+        scores = hide_rows(scores, outside)
+    return window_values(scores.softmax(dim=-1), v, q, cut, classes, hubs)
+
+
+def hide_rows(scores: Tensor, outside: Tensor) -> Tensor:
+    """`hide` where the G queries of a group follow one another: [… rows·G, keys] by a mask of [… rows, keys]."""
+    if scores.shape[-2] == outside.shape[-2]:
+        return hide(scores, outside)
+    hide(scores.unflatten(-2, (outside.shape[-2], -1)), outside.unsqueeze(-2))  # a view
+    return scores
 
 
 def window_scores(q: Tensor, k: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
-    """Every query with the hubs and its block's keys, unmasked: [B·H, classes, blocks, block, hubs + keys]."""
-    queries = to_classes(q, classes, cut.blocks * cut.block)
+    """Every query with the hubs and its block's keys, unmasked: [B·Hk, classes, blocks, block·G, hubs + keys].
+
+    Of fewer queries than classes only those classes that have one.
+    """
+    past = k.shape[-2] - q.shape[-2]
+    queries = to_classes(q, min(classes, q.shape[-2]), cut.blocks * cut.block)
     queries = queries.reshape(*queries.shape[:2], cut.blocks, cut.block, -1)
-    return queries @ slices(k, cut, classes, hubs).transpose(-2, -1)
+    return merged(queries, group_of(q, k), 3) @ slices(k, cut, classes, hubs, past).transpose(-2, -1)
 
 
-def window_values(weights: Tensor, v: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
-    """Weights of [B·H, classes, blocks, block, hubs + keys] applied to the same slices of v: [B, H, N, D]."""
-    y = weights @ slices(v, cut, classes, hubs)  # [B·H, classes, blocks, block, D]
-    return from_classes(y.flatten(2, 3), classes, v)
+def window_values(weights: Tensor, v: Tensor, q: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
+    """Weights of [B·Hk, classes, blocks, block·G, hubs + keys] applied to the same slices of v: [B, H, Q, D]."""
+    y = weights @ slices(v, cut, classes, hubs, v.shape[-2] - q.shape[-2])  # [B·Hk, classes, blocks, block·G, D]
+    y = separated(y, group_of(q, v), 3)
+    return from_classes(y.flatten(2, 3), min(classes, q.shape[-2]), q)
 
 
-def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
-    """The hubs and the keys of each block of queries: [B·H, classes, blocks, hubs + keys, D]; without hubs a view."""
-    first = x[..., :hubs, :].flatten(0, 1)[:, None, None]  # [B·H, 1, 1, hubs, D]
-    x = to_classes(x, classes, cut.blocks * cut.block)
-    if cut.before or cut.after:
-        x = pad(x, (0, 0, cut.before, cut.after))
+def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0, past: int = 0) -> Tensor:
+    """The hubs and the keys of each block of queries: [B·Hk, classes, blocks, hubs + keys, D].
+
+    A view, without hubs and with a past of one class.
+    """
+    first = x[..., :hubs, :].flatten(0, 1)[:, None, None]  # [B·Hk, 1, 1, hubs, D]
+    if past:
+        x = _with_past(x, cut, classes, past)
+    else:
+        x = to_classes(x, classes, cut.blocks * cut.block)
+        if cut.before or cut.after:
+            x = pad(x, (0, 0, cut.before, cut.after))
     x = x.unfold(-2, cut.keys, cut.block).transpose(-2, -1)  # overlapping
     return torch.cat((first.expand(-1, *x.shape[1:3], -1, -1), x), dim=-2) if hubs else x
+
+
+def _with_past(x: Tensor, cut: Windows, classes: int, past: int) -> Tensor:
+    """The positions −before … blocks·block − 1 of each class that has queries: [B·Hk, classes, positions, D].
+
+    Position 0 of class r is the query r. A position before the first or after the last token holds any number.
+    """
+    end = cut.blocks * cut.block
+    if classes == 1:
+        missing = cut.before - past, end - (x.shape[-2] - past)
+        x = x.flatten(0, 1)[:, None, max(0, -missing[0]) :]
+        return pad(x, (0, 0, max(0, missing[0]), missing[1])) if max(missing) > 0 else x
+    residue = torch.arange(min(classes, x.shape[-2] - past), device=x.device).view(-1, 1)
+    token = past + residue + torch.arange(-cut.before, end, device=x.device) * classes  # [classes, positions]
+    rows = x.flatten(0, 1).index_select(1, token.clamp_(0, x.shape[-2] - 1).flatten())
+    return rows.view(rows.shape[0], *token.shape, rows.shape[-1])
 
 
 def to_classes(x: Tensor, classes: int, length: int | None = None) -> Tensor:
@@ -152,7 +199,7 @@ def from_classes(y: Tensor, classes: int, like: Tensor) -> Tensor:
 
 
 def outside_window(
-    cut: Windows, seq_len: int, before: int, after: int, classes: int, hubs: int, device: torch.device
+    cut: Windows, queries: int, before: int, after: int, classes: int, hubs: int, device: torch.device, past: int = 0
 ) -> Tensor | None:
     """True where a pair of `window_scores` is outside the window or the sequence, or repeats a hub.
 
@@ -160,15 +207,18 @@ def outside_window(
 
     Returns: [classes or 1, blocks, block, hubs + keys], bool; None where nothing is outside.
     """
-    padded = cut.blocks * cut.block * classes > seq_len
-    if cut.blocks == 1 and min(before, after) >= cut.length - 1 and not padded and not hubs:
+    residues = min(classes, queries)  # of the classes that have a query
+    padded = cut.blocks * cut.block * residues > queries
+    one = cut.blocks == 1 and past // classes >= cut.before and not padded and not hubs
+    if one and before >= cut.before + cut.length - 1 and after >= cut.length - 1:
         return None
     row = torch.arange(cut.block, device=device).view(-1, 1)
     column = torch.arange(-cut.before, cut.block + cut.after, device=device)
     back = row - column  # [block, keys]
     start = torch.arange(cut.blocks, device=device).view(1, -1, 1, 1) * cut.block
-    residue = torch.arange(classes if padded or hubs else 1, device=device).view(-1, 1, 1, 1)
+    differ = padded or hubs or past % classes
+    residue = torch.arange(residues if differ else 1, device=device).view(-1, 1, 1, 1)
     query, key = (start + row) * classes + residue, (start + column) * classes + residue
-    beyond = (key >= seq_len) & (query < seq_len) if padded else key >= cut.blocks * cut.block * classes
-    outside = ((back > before) | (back < -after)) | beyond | (key < hubs)
+    beyond = (key >= queries) & (query < queries) if padded else key >= cut.blocks * cut.block * classes
+    outside = ((back > before) | (back < -after)) | beyond | (key < hubs - past)
     return pad(outside, (hubs, 0)) if hubs else outside

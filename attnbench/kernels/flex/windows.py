@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from attnbench.grouped import group_of, merged, separated
 from attnbench.problem import Problem
 from attnbench.window import class_length, from_classes, to_classes
 
@@ -44,15 +45,15 @@ def tiles(tokens: int) -> int:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, H, M, D]."""
-    return _call(q)(q, k, v, block_mask=mask)
+    """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, Hk, M, D]."""
+    return _call(q)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1)
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
     """As `attend`, and the natural logarithm of the sum of exponentials of each row, −∞ where it sees nothing."""
     from torch.nn.attention.flex_attention import AuxRequest
 
-    y, aux = _call(q)(q, k, v, block_mask=mask, return_aux=AuxRequest(lse=True))
+    y, aux = _call(q)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1, return_aux=AuxRequest(lse=True))
     return y, aux.lse
 
 
@@ -130,23 +131,27 @@ def band(query: Spans, key: Spans, before: int, after: int) -> tuple[Tensor, Ten
 
 def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
     """`attnbench.window.attend` with unscaled q, by FlexAttention: windows in residue classes, and hubs."""
-    n = q.shape[-2]
-    mask = window_mask(n, before, after, classes, hubs, q.device)
+    n, group = q.shape[-2], group_of(q, k)
     if classes == 1:
-        return attend(q, k, v, mask)
-    queries, keys, values = (to_classes(x, classes) for x in (q, k, v))  # [B·H, classes, N / classes, D]
+        return attend(q, k, v, window_mask(n, before, after, 1, hubs, q.device))
+    mask = window_mask(n, before, after, classes, hubs, q.device, group)
+    queries = merged(to_classes(q, classes), group, 1)  # [B·Hk, classes·G, N / classes, D]
+    keys, values = (to_classes(x, classes) for x in (k, v))  # [B·Hk, classes, N / classes, D]
     if hubs:
         keys, values = (
             torch.cat((x[..., :hubs, :].flatten(0, 1)[:, None].expand(-1, classes, -1, -1), tokens), dim=-2)
             for x, tokens in ((k, keys), (v, values))
         )
-    return from_classes(attend(queries, keys, values, mask), classes, q)
+    return from_classes(separated(attend(queries, keys, values, mask), group, 1), classes, q)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # the same mask serves calls under autograd
-def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device: torch.device) -> Any:
-    """The mask of `window`. With several classes the hubs stand before the keys of every class."""
+def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device: torch.device, group: int = 1) -> Any:
+    """The mask of `window`. With several classes the hubs stand before the keys of every class.
+
+    group: the rows of queries of each class, which follow one another.
+    """
     length = class_length(n, classes)
     offset = hubs if classes > 1 else 0
     query = spans(length, 0, device)
@@ -163,7 +168,7 @@ def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device
         back = i - (j - offset)
         near = (back <= before) & (back >= -after)
         if classes > 1:
-            token = (j - offset) * classes + h
+            token = (j - offset) * classes + h // group
             near = near & (token >= hubs) & (token < n)
         return (j < hubs) | near if hubs else near
 

@@ -10,17 +10,30 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor
 
-from attnbench.cost import product, traffic
 from attnbench.inputs import heads
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
+from attnbench.state import appended, cached_rows, caches, drawn_caches
 from attnbench.window import attend, executed_pairs, window_pairs
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
+def reference(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+) -> Tensor:
+    """q: [B, H, Q, D]; k, v: [B, Hk, Q, D]; where Q < N k_cache, v_cache: [B, Hk, min(N − Q, w) + Q, D].
+
+    Returns [B, H, Q, D].
+    """
     before, after = sides(problem, params)
+    k, v = appended(k_cache, k), appended(v_cache, v)
     return attend(q * problem.head_dim**-0.5, k, v, before, after)
 
 
@@ -31,7 +44,13 @@ def sides(problem: Problem, params: Params) -> tuple[int, int]:
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1): the logits have variance 1."""
-    return Inputs(heads(problem, generator, "q", "k", "v"))
+    data = heads(problem, generator, "q", "k", "v")
+    return Inputs(data, state=drawn_caches(problem, generator, data["k"], data["v"], params["window"]))
+
+
+def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """The last w keys and values."""
+    return caches(problem, k, v, params["window"])
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -40,18 +59,12 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     That is at most 1.25 times the 2w + 1 keys required (causal: 1.5) for w ≥ 64 on sequences much longer than w;
     all N² pairs are multiplied where b + 2w ≥ N.
     """
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     before, after = sides(problem, params)
-    pairs, executed = window_pairs(n, before, after), executed_pairs(n, before, after)
-    size = b * h * n * d
-    return Cost(
-        flops=product(b * h * pairs * d, mode)  # q kᵀ: N windows of [1, D] × [D, 2w + 1], cut at the ends
-        + product(b * h * pairs * d, mode),  # p v: N windows of [1, 2w + 1] × [2w + 1, D]
-        reference_flops=2 * product(b * h * executed * d, mode),
-        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size, written=size),
-        passes=1,
-    )
+    cached = cached_rows(problem, params["window"])
+    pairs = window_pairs(problem.seq_len, before, after) - window_pairs(problem.past, before, after)
+    executed = executed_pairs(problem.query_len, before, after, past=cached)
+    # q kᵀ: windows of [1, D] × [D, 2w + 1], cut at the ends; p v: of [1, 2w + 1] × [2w + 1, D]
+    return pair_cost(problem, mode, pairs, executed, cached, kept=min(problem.seq_len, params["window"]))
 
 
 def _cuda() -> Callable[..., Tensor]:
@@ -69,7 +82,8 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return windows.why_not(problem, problem.seq_len, problem.seq_len)
 
 
-CORE = Form(reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not)})
+CUDA = Impl(_cuda, "FlexAttention, block mask", _cuda_why_not, grouped=True)
+CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA}, state=state)
 
 OPERATOR = Operator(
     paper=Paper(
@@ -81,5 +95,7 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": projected(CORE)},
     complexity=lambda params: Complexity(time="n", memory="n"),
+    grouped=True,
+    continues=True,
     params={"window": Param(256, "tokens seen on each side, the token itself apart", minimum=0)},
 )

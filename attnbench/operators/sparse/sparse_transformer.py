@@ -83,7 +83,7 @@ def _window_and_stride(problem: Problem, width: int, q: Tensor, k: Tensor, v: Te
     near_weights, in_order = weights.split((near_scores.shape[-1], in_order.shape[-1]), dim=-1)
     in_order = in_order.reshape(*q.shape[:2], near.blocks * near.block, -1)[:, :, :n]
     far_weights = to_classes(in_order, width)[:, :, None]  # [B·H, l, 1, N/l, N/l]
-    return window_values(near_weights, v, near) + window_values(far_weights, v, far, width)
+    return window_values(near_weights, v, q, near) + window_values(far_weights, v, q, far, width)
 
 
 def _outside_far(problem: Problem, width: int, device: torch.device) -> Tensor:

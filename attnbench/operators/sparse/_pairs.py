@@ -1,0 +1,37 @@
+"""The cost of softmax attention over some query-key pairs, as the sparse operators share it."""
+
+from __future__ import annotations
+
+from attnbench.cost import product, traffic
+from attnbench.operator import Cost
+from attnbench.problem import Mode, Problem
+from attnbench.state import cache_bytes
+
+
+def pair_cost(
+    problem: Problem, mode: Mode, pairs: int, executed: int, cached: int = 0, kept: int | None = None
+) -> Cost:
+    """Attention over so many query-key pairs of each head.
+
+    Args:
+        pairs: of the definition.
+        executed: those that the reference multiplies.
+        cached: earlier tokens of which keys and values are read, where Q < N.
+        kept: tokens of which keys and values are kept of all N to continue from; None: it cannot.
+    """
+    b, h, q, d = problem.batch, problem.heads, problem.query_len, problem.head_dim
+    size, kv_size = b * q * problem.channels, b * q * problem.kv_channels
+    return Cost(
+        flops=2 * product(b * h * pairs * d, mode),  # q kᵀ and p v over the pairs
+        reference_flops=2 * product(b * h * executed * d, mode),
+        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
+        bytes_required=traffic(
+            problem,
+            mode,
+            read=size + 2 * kv_size,
+            constant=2 * b * cached * problem.kv_channels,
+            written=size + (2 * kv_size if problem.past else 0),  # new keys and values to the cache
+        ),
+        passes=1,
+        state_bytes=cache_bytes(problem, kept) if problem.causal and kept is not None else None,
+    )
