@@ -57,12 +57,16 @@ def is_exact(series: Series, exact: Collection[str]) -> bool:
 
 
 def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Baseline | None:
-    """At each size the exact softmax, of any impl, with the least of a quantity; where none ran, one that could not.
+    """The least exact softmax at each size, of any impl; None where the panel has no exact softmax.
 
-    None where the panel has no exact softmax. Of several equal ones the least looks a little faster than it is and
-    varies less than one: intervals of ratios to it hold as often, or with three nearly so (docs/statistics.md).
+    Of several equal ones the least looks a little faster than it is and varies less than one: intervals of ratios to it
+    hold as often, or with three nearly so (docs/statistics.md).
     """
-    candidates = [series for series in panel.series if is_exact(series, exact)]
+    return least(panel, quantity, [s for s in panel.series if is_exact(s, exact)], quantity.metric.best_exact)
+
+
+def least(panel: Panel, quantity: Quantity, candidates: Sequence[Series], name: str) -> Baseline | None:
+    """At each size the candidate with the least of a quantity; where none ran, one that could not. None of none."""
     points: dict[str, Point] = {}
     for label in panel.sizes:
         tried = [p for series in candidates if (p := series.at(label)) is not None]
@@ -72,7 +76,7 @@ def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Base
         elif tried:
             points[label] = next((p for p in tried if p.status == "ok"), tried[0])
     members = frozenset(series.name for series in candidates)
-    return Baseline(quantity.metric.best_exact, points, members) if points else None
+    return Baseline(name, points, members) if points else None
 
 
 def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Pair]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from attnbench.analysis.baseline import is_exact
 from attnbench.analysis.interval import Estimate
@@ -99,7 +100,18 @@ def choose(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommend
     return replace(result, speed_up=math.exp(gain), low=math.exp(low), high=math.exp(high))
 
 
-def _not_told_apart(candidates: Sequence[_Candidate]) -> Sequence[_Candidate]:
+def least_level(levels: Sequence[Estimate]) -> Estimate:
+    """The least of the levels of a block as a level of its own: without what choosing it took off, and of a confidence
+    that all which cannot be told from it have together."""
+    chosen = [level for level, _ in _not_told_apart([(each, each) for each in sorted(levels, key=lambda e: e.level)])]
+    confidence = 1 - (1 - chosen[0].confidence) / len(chosen)
+    return replace(chosen[0], level=chosen[0].level + _luck(chosen), confidence=confidence)
+
+
+_Any = TypeVar("_Any")
+
+
+def _not_told_apart(candidates: Sequence[tuple[Estimate, _Any]]) -> Sequence[tuple[Estimate, _Any]]:
     """Those that are slower than no other beyond the interval of their ratio; from one round the first."""
     if any(not level.has_interval for level, _ in candidates):
         return candidates[:1]

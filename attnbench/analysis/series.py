@@ -14,7 +14,7 @@ import pandas as pd
 
 from attnbench.axes import AXES, Axis, tokens_axis
 from attnbench.errors import BadInput
-from attnbench.problem import CELL_COLUMNS, LATER, problem_of
+from attnbench.problem import CELL_COLUMNS, LATER, Problem, problem_of
 from attnbench.store.records import Cause
 
 
@@ -25,13 +25,14 @@ class Point:
     Args:
         size: its place on the axis.
         label: the size as written ("1024", "14x28").
-        key: the cell's.
+        key, problem: the cell's.
         status, reason, cause: of its row in results.csv.
     """
 
     size: int
     label: str
     key: str
+    problem: Problem
     status: str
     reason: str
     cause: Cause = ""
@@ -86,11 +87,22 @@ class Panel:
     @property
     def title(self) -> str:
         """The axis and what is fixed, in one line."""
-        f = self.fixed
-        sizes = [f"{name} {f[name]}" for name in _TITLED if f.get(name) is not None]
-        parts = [f"scope {f['scope']}", f["mode"], f["dtype"], "causal" if f["causal"] else "", *sizes]
-        parts += [f.get("size", ""), f["device"]]
-        return f"{self.axis}: " + ", ".join(part for part in parts if part)
+        return f"{self.axis}: {in_a_line(self.fixed)}"
+
+    def fixed_along(self, other: Axis) -> list[dict[str, Any]]:
+        """What is left of `fixed` where another axis varies as well, the first choice first."""
+        problem = next(point.problem for series in self.series for point in series.points)
+        return [
+            {name: self.fixed[name] if name in self.fixed else getattr(problem, name) for name in names}
+            for names in _fixed(other, tuple(self.fixed))
+        ]
+
+
+def in_a_line(fixed: Mapping[str, Any]) -> str:
+    """What is fixed, as a title names it."""
+    sizes = [f"{name} {fixed[name]}" for name in _TITLED if fixed.get(name) is not None]
+    parts = [f"scope {fixed['scope']}", fixed["mode"], fixed["dtype"], "causal" if fixed["causal"] else "", *sizes]
+    return ", ".join(part for part in [*parts, fixed.get("size", ""), fixed["device"]] if part)
 
 
 def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
@@ -136,10 +148,10 @@ _FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "chann
 _TITLED = ("batch", "heads", "head_dim", "channels", *LATER)
 
 
-def _fixed(axis: Axis) -> list[tuple[str, ...]]:
-    """What is constant along an axis, the first choice first."""
+def _fixed(axis: Axis, names: tuple[str, ...] = _FIXED) -> list[tuple[str, ...]]:
+    """Those of some names that are constant along an axis, the first choice first."""
     varied = "size" if axis.domain else axis.varies or axis.columns[0]
-    fixed = tuple(name for name in _FIXED if name != varied)
+    fixed = tuple(name for name in names if name != varied)
     if axis.instead is None:
         return [fixed]
     varies_too, constant = axis.instead
@@ -175,7 +187,7 @@ def _panel(axis: Axis, fixed: dict[str, Any], rows: list[dict[str, Any]], names:
     lines: dict[tuple[str, str, str], list[Point]] = {}
     for row in rows:
         size, label = axis.position(row["problem"]), axis.label(row["problem"])
-        point = Point(size, label, row["key"], row["status"], row["reason"] or "", row["cause"] or "")
+        point = Point(size, label, row["key"], row["problem"], row["status"], row["reason"] or "", row["cause"] or "")
         lines.setdefault((row["operator"], row["impl"], row["params"]), []).append(point)
     series = tuple(
         Series(names[line], *line[:2], line[2], tuple(sorted(points, key=lambda p: p.size)))

@@ -174,7 +174,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
         stated=run.environment.get("stated", {}),
         estimates=run.environment.get("estimates", {}),
     )
-    measured = [quantities[name] for name in placed if quantities[name].values]
+    measured = [each for each in quantities.values() if each.values]
     never = _never_ran(every)
     reports = []
     for panel in every:

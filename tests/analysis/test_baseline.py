@@ -6,6 +6,7 @@ from attnbench.analysis.baseline import best_exact, check, fate, named, pairs
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.series import Point, panels
 from attnbench.errors import BadInput
+from attnbench.problem import Problem
 from attnbench.store.records import Cause
 from tests.analysis.runs import laws
 
@@ -55,7 +56,7 @@ def test_pairs_carry_what_became_of_either_side() -> None:
 
 def test_what_is_skipped_beyond_an_out_of_memory_shares_its_fate() -> None:
     def point(size: int, status: str, cause: Cause = "") -> Point:
-        return Point(size, str(size), "", status, "out of memory, or out of time", cause)
+        return Point(size, str(size), "", Problem(size, 4), status, "out of memory, or out of time", cause)
 
     expected: dict[Cause, str] = {"beyond_oom": "oom", "": "oom", "unsupported": "skipped", "budget": "skipped"}
     for cause, status in expected.items():
