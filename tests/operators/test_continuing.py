@@ -45,8 +45,13 @@ def sharing() -> list[Any]:
 
 
 def part(inputs: Inputs, tokens: slice) -> dict[str, Tensor]:
-    """The inputs of some tokens, which are the last but one axis of data."""
-    return {**inputs.tensors(), **{name: tensor[..., tokens, :].clone() for name, tensor in inputs.data.items()}}
+    """The inputs of some tokens."""
+    return {**inputs.tensors(), **{name: of(tokens, name, tensor).clone() for name, tensor in inputs.data.items()}}
+
+
+def of(tokens: slice, name: str, tensor: Tensor) -> Tensor:
+    """Some tokens of data: the last axis of a gate, [B, H, N], else the last but one."""
+    return tensor[..., tokens] if name == "gate" else tensor[..., tokens, :]
 
 
 def call(variant: Variant, problem: Problem, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -89,7 +94,7 @@ def test_the_last_rows_follow_from_the_state(variant: Variant, kv_heads: int) ->
             whole = state_of(variant, longer, part(inputs, slice(0, None)))
             torch.testing.assert_close(dict(zip(whole, after, strict=True)), whole, rtol=1e-9, atol=1e-11)
         for name, tensor in others.data.items():  # the last token that was kept is another one
-            earlier[name][..., -1:, :] = tensor[..., :1, :]
+            of(slice(-1, None), name, earlier[name])[:] = of(slice(1), name, tensor)
         wrong = call(variant, problem, {**new, **state_of(variant, problem, earlier)})[0]
         differs.append(not torch.allclose(wrong, y, rtol=1e-6, atol=1e-9))
     assert any(differs), "the check sees no state"
@@ -156,11 +161,13 @@ def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -
 def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Tensor]:
     """The inputs with every head of keys and values repeated for each query head that reads it."""
     tensors = inputs.tensors()
-    for name in ("k", "v", "w_k", "w_v"):
+    for name in ("k", "v", "gate", "w_gate", "b_gate", "w_k", "w_v"):
         if name not in tensors:
             continue
-        if name in ("k", "v"):
+        if name in ("k", "v", "gate"):
             tensors[name] = tensors[name].repeat_interleave(problem.group, dim=1)
+        elif name in ("w_gate", "b_gate"):
+            tensors[name] = tensors[name].repeat_interleave(problem.group, dim=-1)
         else:
             by_head = tensors[name].unflatten(-1, (-1, problem.head_dim))
             tensors[name] = by_head.repeat_interleave(problem.group, dim=-2).flatten(-2)

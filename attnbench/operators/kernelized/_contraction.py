@@ -8,6 +8,7 @@ With groups of query heads the sums are of each head of keys and values, once.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -34,7 +35,7 @@ def causal(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
     y[:, :, 1:] += fq[:, :, 1:] @ states.cumsum(dim=2)
     normaliser[:, :, 1:] += fq[:, :, 1:] @ totals.cumsum(dim=2).unsqueeze(-1)
     # Tokens of the padding have no features, so their normaliser is 0: they go before the division.
-    return _tokens(y, queries, chunk(d)) / (_tokens(normaliser, queries, chunk(d)) + epsilon)
+    return tokens_of(y, queries, chunk(d)) / (tokens_of(normaliser, queries, chunk(d)) + epsilon)
 
 
 SUMS = ("sums", "totals")
@@ -67,21 +68,36 @@ def continued(
     queries, (fq, fk, v) = fq, _chunks(c, *map(widened, (fq, fk, v)))
     scores = _before_own(fq, fk)
     states, counts = fk.transpose(-2, -1) @ v, fk.sum(dim=-2)  # [B, Hk, chunks, m, D], [B, Hk, chunks, m]
-    sums_before = states.cumsum(dim=2) - states + sums.unsqueeze(2)
-    totals_before = counts.cumsum(dim=2) - counts + totals.unsqueeze(2)
-    y = scores @ v + fq @ sums_before
-    normaliser = scores.sum(dim=-1, keepdim=True) + fq @ totals_before.unsqueeze(-1)
-    y, normaliser = _tokens(y, queries, c), _tokens(normaliser, queries, c)
-    return (y / (normaliser + epsilon)).to(dtype), sums + states.sum(dim=2), totals + counts.sum(dim=2)
+    sums, new_sums = before_chunks(states.cumsum(dim=2) + sums.unsqueeze(2), sums)
+    totals, new_totals = before_chunks(counts.cumsum(dim=2) + totals.unsqueeze(2), totals)
+    y = scores @ v + fq @ sums
+    normaliser = scores.sum(dim=-1, keepdim=True) + fq @ totals.unsqueeze(-1)
+    y, normaliser = tokens_of(y, queries, c), tokens_of(normaliser, queries, c)
+    return (y / (normaliser + epsilon)).to(dtype), new_sums, new_totals
+
+
+def before_chunks(after: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, and that after the last.
+
+    after: the state after each chunk, [B, Hk, chunks, …]. state: that before all, [B, Hk, …].
+    """
+    state, last = state.unsqueeze(2), after[:, :, -1].contiguous()
+    return torch.cat((state, after[:, :, :-1]), dim=2) if after.shape[2] > 1 else state, last
 
 
 def _chunks(c: int, fq: Tensor, fk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In chunks of c tokens, queries of a group of heads one after the other: fq as [B, Hk, chunks, group · c, m]."""
+    """In chunks of c tokens."""
+    return query_chunks(fq, fk, c), in_chunks(fk, c), in_chunks(v, c)
+
+
+def query_chunks(fq: Tensor, fk: Tensor, c: int) -> Tensor:
+    """In chunks of c tokens, queries of a group of heads one after the other: [B, H, N, m] → [B, Hk, G, group · c, m].
+
+    fk: features of keys, of any number of tokens.
+    """
     group = fq.shape[1] // fk.shape[1]
-    fq, fk, v = (in_chunks(x, c) for x in (fq, fk, v))
-    if group > 1:
-        fq = fq.unflatten(1, (-1, group)).transpose(2, 3).flatten(3, 4)
-    return fq, fk, v
+    fq = in_chunks(fq, c)
+    return fq if group == 1 else fq.unflatten(1, (-1, group)).transpose(2, 3).flatten(3, 4)
 
 
 def _before_own(fq: Tensor, fk: Tensor) -> Tensor:
@@ -92,8 +108,8 @@ def _before_own(fq: Tensor, fk: Tensor) -> Tensor:
     return scores.unflatten(-2, (-1, c)).tril().flatten(-3, -2)
 
 
-def _tokens(y: Tensor, queries: Tensor, c: int) -> Tensor:
-    """The opposite of `_chunks` for what queries give: [B, Hk, chunks, group · c, X] → [B, H, Q, X]."""
+def tokens_of(y: Tensor, queries: Tensor, c: int) -> Tensor:
+    """The opposite of `query_chunks` for what queries give: [B, Hk, chunks, group · c, X] → [B, H, Q, X]."""
     if y.shape[-2] > c:
         y = y.unflatten(-2, (-1, c)).transpose(2, 3).flatten(1, 2)
     return y.flatten(2, 3)[:, :, : queries.shape[-2]]
@@ -105,6 +121,12 @@ def chunk(head_dim: int) -> int:
     The states then hold no more than the features do (up to D = 128).
     """
     return min(max(16, 1 << (head_dim - 1).bit_length()), 128)
+
+
+def chunk_length(problem: Problem) -> int:
+    """Tokens in a chunk of a problem's causal form: where Q < N no more than are new."""
+    c = chunk(problem.head_dim)
+    return min(c, problem.query_len) if problem.past else c
 
 
 def in_chunks(x: Tensor, c: int) -> Tensor:
@@ -143,7 +165,7 @@ def executed(problem: Problem, m: int, mode: Mode) -> int:
     if not problem.causal:
         return required(problem, m, mode)
     b, h, hk, d = problem.batch, problem.heads, problem.kv_heads, problem.head_dim
-    c = min(chunk(d), problem.query_len) if problem.past else chunk(d)
+    c = chunk_length(problem)
     chunks = -(-problem.query_len // c)
     after = chunks - (0 if problem.past else 1)  # chunks with a state before them
     return (

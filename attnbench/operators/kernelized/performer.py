@@ -25,25 +25,62 @@ from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
 from attnbench.kernels.support import why_not
 from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
-from attnbench.operators.kernelized._contraction import causal, executed, full, required
+from attnbench.operators.kernelized._contraction import (
+    causal,
+    continued,
+    executed,
+    full,
+    required,
+    state_bytes,
+    state_of,
+    state_traffic,
+    widened,
+)
 from attnbench.problem import Dtype, Mode, Params, Problem, Scope
 from attnbench.projection import projected
+from attnbench.state import drawn_state
 
 FEWEST_RELU: dict[Dtype, int] = {"float64": 16, "float32": 16, "float16": 256, "bfloat16": 256}
 EPSILON = {"softmax": 1e-6, "relu": 1e-3}
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]. omega: [m, D]. Returns [B, H, N, D]. float16 is widened inside: sums of exp pass 65504."""
+def reference(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    omega: Tensor,
+    sums: Tensor | None = None,
+    totals: Tensor | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """float16 is widened inside: sums of exp pass 65504.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        omega: [m, D].
+        sums, totals: Σ φ(k) vᵀ and Σ φ(k) of the tokens before, where Q < N.
+
+    Returns: [B, H, Q, D]; where Q < N also `sums` and `totals` of all N tokens.
+    """
     dtype = q.dtype
     if problem.dtype == "float16":
         q, k, v, omega = q.float(), k.float(), v.float(), omega.float()
+    if sums is not None and totals is not None:
+        y, *new = continued(*features(problem, params, q, k, omega), v, sums, totals)
+        return y.to(dtype), *new
     contract = causal if problem.causal else full
     return contract(*features(problem, params, q, k, omega), v).to(dtype)
 
 
+def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> dict[str, Tensor]:
+    """Sums of fixed size: no key of the causal form is scaled by others, so that nothing in them needs rescaling."""
+    return state_of(features(problem, params, widened(q), widened(k), widened(omega))[1], v)
+
+
 def features(problem: Problem, params: Params, q: Tensor, k: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(q) and φ(k): [B, H, N, m] each."""
+    """φ(q), [B, H, Q, m], and φ(k), [B, Hk, Q, m]."""
     scaled = (omega * problem.head_dim**-0.25).t()  # [D, m]
     if params["kind"] == "relu":
         return (q @ scaled).relu_() + EPSILON["relu"], (k @ scaled).relu_() + EPSILON["relu"]
@@ -86,21 +123,25 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     """q, k, v ~ N(0, 1): the estimated logits have variance 1. omega is drawn once, for all heads."""
     data = heads(problem, generator, "q", "k", "v")
     omega = orthogonal(features_count(problem, params), problem.head_dim, generator)
-    return Inputs(data, choices={"omega": omega.to(torch_dtype(problem))})
+    choices = {"omega": omega.to(torch_dtype(problem))}
+    return Inputs(data, choices=choices, state=drawn_state(make_inputs, state, problem, params, generator, choices))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """ω is not differentiated. What the causal reference executes beyond `flops`: see `executed`."""
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    b, h, hk, q, d = problem.batch, problem.heads, problem.kv_heads, problem.query_len, problem.head_dim
     m = features_count(problem, params)
-    arguments = 2 * product(b * h * n * d * m, mode, gradients=1)  # ω q and ω k: [N, D] × [D, m]
+    size, kv_size = b * q * problem.channels, b * q * problem.kv_channels
+    arguments = product(b * (h + hk) * q * d * m, mode, gradients=1)  # ω q and ω k: [Q, D] × [D, m]
     per_feature = 5 if params["kind"] == "softmax" else 3  # maximum, subtract, exp, + ε, sum; relu, + ε, sum
     return Cost(
         flops=arguments + required(problem, m, mode),
         reference_flops=arguments + executed(problem, m, mode),
-        elementwise=2 * per_feature * b * h * n * m * (1 if mode == "fwd" else 2),
-        bytes_required=traffic(problem, mode, read=3 * b * h * n * d, written=b * h * n * d, constant=m * d),
+        elementwise=per_feature * b * (h + hk) * q * m * (1 if mode == "fwd" else 2),
+        bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size, constant=m * d)
+        + state_traffic(problem, m),
         passes=_passes(problem, params),
+        state_bytes=state_bytes(problem, m) if problem.causal else None,
     )
 
 
@@ -166,6 +207,7 @@ CORE = Form(
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
         "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
     },
+    state,
 )
 
 OPERATOR = Operator(
@@ -182,6 +224,8 @@ OPERATOR = Operator(
         "kind": Param("softmax", "what φ is: positive features of the softmax kernel, or relu", ("softmax", "relu")),
         "m": Param(256, "random features per head", ("d*ln(d)",), minimum=1),
     },
+    grouped=True,
+    continues=True,
     why_not=outside,
     estimates=estimated,
 )
