@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench.measure.worker.fake_memory import total_bytes
 from attnbench.measure.worker.prepared_cell import as_outputs
 from attnbench.operator import Inputs
-from attnbench.problem import Problem
+from attnbench.problem import Cell, Problem
+from attnbench.registry import device_type_of, why_not
 from tests.variants import Variant, variants
 
 TOKENS = (5, 7)
@@ -121,6 +123,18 @@ def test_flops_are_what_torch_counts_of_a_step(variant: Variant, kv_heads: int) 
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             call(variant, problem, inputs.tensors())
         assert cost.reference_flops - sum(cost.uncounted.values()) == counter.get_total_flops(), problem
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_every_impl_that_runs_here_continues_as_the_reference(variant: Variant, kv_heads: int) -> None:
+    names = [name for name in variant.form.impls if device_type_of(name) is None]
+    for name, query_len in itertools.product(names, (1, 3, 34, 35)):
+        problem = variant.problem(TOKENS, causal=True, kv_heads=kv_heads, query_len=query_len, dtype="float64")
+        cell = Cell(variant.name, name, variant.scope, "fwd", problem, variant.params)
+        if why_not(variant.operator, cell, "cpu") is None:
+            tensors = variant.inputs(problem).tensors()
+            theirs = as_outputs(variant.form.impls[name].load()(problem, variant.params, **tensors), problem)
+            torch.testing.assert_close(theirs, call(variant, problem, tensors), rtol=1e-9, atol=1e-11)
 
 
 NOT_THE_DIFFERENCE: dict[str, str] = {}

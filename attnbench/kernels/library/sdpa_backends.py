@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from attnbench.grouped import folded, unfolded
 from attnbench.inputs import torch_dtype
 from attnbench.problem import Problem
 from attnbench.state import ahead
@@ -29,12 +30,15 @@ BACKENDS = {
 
 
 def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One SDPA call. q: [B, H, Q, D]; k, v: [B, Hk, N, D]."""
+    """One SDPA call. q: [B, H, Q, D]; k, v: [B, Hk, N, D].
+
+    Where every query sees all keys, the queries of a group are rows of one head: each key is read once for all of them.
+    """
+    if not problem.causal or problem.query_len == 1:
+        return unfolded(scaled_dot_product_attention(folded(q, k), k, v), q)
+    mask = _lower_right(problem, q.device) if problem.past else None
     grouped = problem.group > 1
-    if problem.past and problem.query_len > 1:
-        return scaled_dot_product_attention(q, k, v, _lower_right(problem, q.device), enable_gqa=grouped)
-    causal = problem.causal and not problem.past  # one new query sees all keys
-    return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+    return scaled_dot_product_attention(q, k, v, mask, is_causal=not problem.past, enable_gqa=grouped)
 
 
 def _lower_right(problem: Problem, device: torch.device) -> Tensor:
