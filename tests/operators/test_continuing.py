@@ -137,8 +137,10 @@ def test_every_impl_that_runs_here_continues_as_the_reference(variant: Variant, 
             torch.testing.assert_close(theirs, call(variant, problem, tensors), rtol=1e-9, atol=1e-11)
 
 
-NOT_THE_DIFFERENCE: dict[str, str] = {}
-"""Operators of which a step's FLOPs are not the difference of two prefills, with the reason."""
+NOT_THE_DIFFERENCE = {
+    "synthesizer-factorized_dense": "the lengths of α and β follow the square root of the number of tokens",
+}
+"""Variants of which a step's FLOPs are not the difference of two prefills, with the reason."""
 
 
 @pytest.mark.parametrize(("variant", "kv_heads"), continuing())
@@ -146,7 +148,7 @@ def test_a_step_costs_the_difference_of_two_prefills(variant: Variant, kv_heads:
     full = variant.problem((9, 15), causal=True, kv_heads=kv_heads)
     for query_len in (1, 3, 134):
         problem = step(full, query_len)
-        if variant.name in NOT_THE_DIFFERENCE or not variant.defined(problem):
+        if str(variant).startswith(tuple(NOT_THE_DIFFERENCE)) or not variant.defined(problem):
             continue
         before, after, now = (
             variant.form.cost(p, variant.params, "fwd").flops for p in (problem.before, full, problem)
@@ -157,14 +159,14 @@ def test_a_step_costs_the_difference_of_two_prefills(variant: Variant, kv_heads:
 @pytest.mark.parametrize(("variant", "kv_heads"), continuing())
 def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -> None:
     """Of two steps after the same tokens the states differ in the room for new ones alone, which is taken away."""
-    tokens = 31
+    tokens = 28
     held = []
-    for query_len in (1, 3):
+    for query_len in (3, 6):
         problem = variant.problem((1, tokens + query_len), causal=True, kv_heads=kv_heads, query_len=query_len)
         if not variant.defined(problem):
             pytest.skip("not defined at these sizes")
         held.append(total_bytes(variant.inputs(problem).state))
-    without_room = held[0] - (held[1] - held[0]) // 2
+    without_room = held[0] - (held[1] - held[0])
     before = variant.problem((1, tokens), causal=True, kv_heads=kv_heads)
     cost = variant.form.cost(before, variant.params, "fwd")
     assert cost.state_bytes == without_room
@@ -172,17 +174,18 @@ def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -
     assert now.bytes_required > 0
 
 
+HEAD_AXIS = {"k": 1, "v": 1, "gate": 1, "w_gate": -1, "b_gate": -1, "conv_k": 0, "conv_v": 0, "e": 0, "f": 0}
+"""Where tensors have the heads of keys, if they have them."""
+
+
 def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Tensor]:
     """The inputs with every head of keys and values repeated for each query head that reads it."""
     tensors = inputs.tensors()
-    for name in ("k", "v", "gate", "w_gate", "b_gate", "w_k", "w_v"):
-        if name not in tensors:
-            continue
-        if name in ("k", "v", "gate"):
-            tensors[name] = tensors[name].repeat_interleave(problem.group, dim=1)
-        elif name in ("w_gate", "b_gate"):
-            tensors[name] = tensors[name].repeat_interleave(problem.group, dim=-1)
-        else:
+    for name, axis in HEAD_AXIS.items():
+        if name in tensors and tensors[name].shape[axis] == problem.kv_heads:
+            tensors[name] = tensors[name].repeat_interleave(problem.group, dim=axis)
+    for name in ("w_k", "w_v"):
+        if name in tensors:
             by_head = tensors[name].unflatten(-1, (-1, problem.head_dim))
             tensors[name] = by_head.repeat_interleave(problem.group, dim=-2).flatten(-2)
     return tensors

@@ -284,6 +284,8 @@ OPERATOR = Operator(
         ),
         "hashing": Param("given", "buckets computed once with the inputs, or in the call", ("given", "inside")),
     },
+    grouped="queries and keys are the same vectors, so there are as many heads of both",
+    continues="one more token moves the end of every chunk behind it in the sorted line: earlier outputs would change",
     why_not=_why_not,
     notes="plus a sort of N log N comparisons; buckets are given unless hashing: inside",
 )

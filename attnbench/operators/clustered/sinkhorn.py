@@ -241,6 +241,7 @@ OPERATOR = Operator(
         "tau": Param(0.75, "temperature of the sorting logits (causal: 0.25 or more)", minimum=0.01),
         "iterations": Param(8, "T, rounds of balancing rows and columns", minimum=1),
     },
+    grouped="every head sorts the blocks of its own keys, by its own logits and noise",
     why_not=_why_not,
     notes="quadratic, divided by b: sorting costs as much as the attention at N = 2b²",
 )

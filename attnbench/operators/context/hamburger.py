@@ -287,6 +287,7 @@ OPERATOR = Operator(
         ),
         "d": Param("c", "channels between the breads (scope layer; the core factorises C)", ("c",), minimum=1),
     },
+    grouped="it has no heads of keys and values: all channels are factorised together",
     causal="D is found from all tokens",
     why_not=why_not,
     tolerance=(4.0, "T updates, and a softmax at temperature 0.01, amplify rounding: two orders of summation diverge"),

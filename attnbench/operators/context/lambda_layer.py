@@ -250,6 +250,7 @@ OPERATOR = Operator(
         "window": Param(23, "r: side of the window, odd (conv)", minimum=1),
     },
     domains=("image",),
+    grouped="all query heads share one head of keys and values by definition",
     causal="pixels have no order",
     why_not=why_not,
     notes="kind global has parameters that grow with N²",

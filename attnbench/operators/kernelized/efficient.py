@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
+from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
@@ -19,12 +20,12 @@ from attnbench.projection import projected
 
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]. float16 is widened inside: 1/N leaves its range at long N."""
+    """q: [B, H, N, D]. k, v: [B, Hk, N, D]. Returns [B, H, N, D]. float16 is widened inside: 1/N leaves its range."""
     dtype = q.dtype
     if problem.dtype == "float16":
         q, k, v = q.float(), k.float(), v.float()
-    context = k.softmax(dim=-2).transpose(-2, -1) @ v  # [B, H, D, D]
-    return (q.softmax(dim=-1) @ context).to(dtype)
+    context = k.softmax(dim=-2).transpose(-2, -1) @ v  # [B, Hk, D, D]
+    return unfolded(folded(q.softmax(dim=-1), context) @ context, q).to(dtype)
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -36,15 +37,15 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """The reference executes what the definition requires."""
     b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     flops = (
-        product(b * h * d * n * d, mode)  # κᵀ v: [D, N] × [N, D]
+        product(b * problem.kv_heads * d * n * d, mode)  # κᵀ v: [D, N] × [N, D]
         + product(b * h * n * d * d, mode)  # ρ (κᵀ v): [N, D] × [D, D]
     )
-    size = b * h * n * d
+    size, kv_size = b * h * n * d, b * n * problem.kv_channels
     return Cost(
         flops=flops,
         reference_flops=flops,
-        elementwise=8 * size * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide, of q and k
-        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        elementwise=4 * (size + kv_size) * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide, of q and k
+        bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size),
         passes=2,  # all keys are summed before the first query is answered; the largest key can be found along the way
     )
 
@@ -74,5 +75,6 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": projected(CORE)},
     complexity=lambda params: Complexity(time="n", memory="n"),
+    grouped=True,
     causal="the softmax over positions needs every key before the first output",
 )

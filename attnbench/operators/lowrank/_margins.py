@@ -13,6 +13,7 @@ from attnbench.operator import Cost, Form, Paper
 from attnbench.operators._map_attention import sides
 from attnbench.problem import Mode, Params, Problem
 
+GROUPED = "queries, keys and values are means of one map, with the same heads"
 CAUSAL = "the mean of a row or a column mixes pixels before and after any of its pixels"
 
 

@@ -19,7 +19,7 @@ from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import scaled_maps, sides, tokens
 from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights
-from attnbench.operators.lowrank._margins import CAUSAL, kronecker_paper, layer_cost, margin_length, margins
+from attnbench.operators.lowrank._margins import CAUSAL, GROUPED, kronecker_paper, layer_cost, margin_length, margins
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import channels_first, projected
 
@@ -149,4 +149,5 @@ OPERATOR = Operator(
     params={"value_map": VALUE_MAP},
     domains=("image",),
     causal=CAUSAL,
+    grouped=GROUPED,
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor, einsum
 
 from attnbench.cost import product, traffic, uncounted_sums
+from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads, normal
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -22,23 +23,22 @@ from attnbench.projection import projected
 def reference(
     problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, e: Tensor, f: Tensor | None = None
 ) -> Tensor:
-    """q, k, v: [B, H, N, D]. e, f: [k, N], or [H, k, N] where heads do not share them; f None: values share e.
-
-    Returns [B, H, N, D].
+    """q: [B, H, N, D]. k, v: [B, Hk, N, D]. e, f: [k, N], or [Hk, k, N] where heads of keys do not share them; f None:
+    values share e. Returns [B, H, N, D].
     """
     keys, values = shortened(e, k), shortened(e if f is None else f, v)
-    scores = (q * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N, k]
-    return scores.softmax(dim=-1) @ values
+    scores = folded(q * problem.head_dim**-0.5, keys) @ keys.transpose(-2, -1)  # [B, Hk, G·N, k]
+    return unfolded(scores.softmax(dim=-1) @ values, q)
 
 
 def shortened(e: Tensor, x: Tensor) -> Tensor:
-    """[k, N] or [H, k, N] times [B, H, N, D] → [B, H, k, D]; neither e nor its gradient is repeated for heads."""
+    """[k, N] or [Hk, k, N] times [B, Hk, N, D] → [B, Hk, k, D]; neither e nor its gradient is repeated for heads."""
     return einsum("kn,bhnd->bhkd" if e.dim() == 2 else "hkn,bhnd->bhkd", e, x)
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1); E, F ~ N(0, 1/N), so that shortened keys, and the logits, keep variance 1."""
-    per_head = (problem.heads,) if params["sharing"] == "none" else ()
+    per_head = (problem.kv_heads,) if params["sharing"] == "none" else ()
     shape = (*per_head, params["k"], problem.seq_len)
     names = ("e",) if params["sharing"] == "kv" else ("e", "f")
     scale = problem.seq_len**-0.5
@@ -48,22 +48,22 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """The reference executes what the definition requires. The weights' own gradients are among the products."""
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    b, h, hk, n, d = problem.batch, problem.heads, problem.kv_heads, problem.seq_len, problem.head_dim
     k = params["k"]
-    shortening = 2 * product(b * h * k * n * d, mode)  # E k and F v: [k, N] × [N, D]
+    shortening = 2 * product(b * hk * k * n * d, mode)  # E k and F v: [k, N] × [N, D]
     flops = (
         shortening
         + product(b * h * n * k * d, mode)  # q (E k)ᵀ: [N, D] × [D, k]
         + product(b * h * n * k * d, mode)  # p (F v): [N, k] × [k, D]
     )
-    size = b * h * n * d
-    weights = (h if params["sharing"] == "none" else 1) * k * n
+    size, kv_size = b * h * n * d, b * n * problem.kv_channels
+    weights = (hk if params["sharing"] == "none" else 1) * k * n
     weights *= 1 if params["sharing"] == "kv" else 2
     return Cost(
         flops=flops,
         reference_flops=flops,
         elementwise=4 * b * h * n * k * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size + weights, written=size),
+        bytes_required=traffic(problem, mode, read=size + 2 * kv_size + weights, written=size),
         passes=2,  # the shortened keys are complete before the first query is answered
         uncounted=uncounted_sums(shortening, n),
     )
@@ -101,8 +101,11 @@ OPERATOR = Operator(
     params={
         "k": Param(256, "length of the shortened keys and values", minimum=1),
         "sharing": Param(
-            "headwise", "which share E and F: none, all heads, or also keys and values", ("none", "headwise", "kv")
+            "headwise",
+            "which share E and F: none, all heads (of keys), or also keys and values",
+            ("none", "headwise", "kv"),
         ),
     },
+    grouped=True,
     causal="shortening mixes all positions, so no token can be kept from seeing later ones",
 )

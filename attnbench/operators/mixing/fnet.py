@@ -84,6 +84,7 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": CORE},
     complexity=lambda params: Complexity(time="n log n", memory="n"),
+    grouped="a Fourier transform has no heads of keys and values",
     causal="every output of a Fourier transform depends on every token",
     notes="no projections: scope layer is the core",
     no_kernel="the reference is cuFFT, which no kernel here would beat",

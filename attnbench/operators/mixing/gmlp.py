@@ -115,6 +115,7 @@ OPERATOR = Operator(
     params={
         "hidden": Param("3c", "channels of each half of the gate (scope layer; the core splits C)", ("3c",), minimum=1)
     },
+    grouped="it has no heads of keys and values: one W mixes the tokens of all channels",
     causal="W mixes all tokens; a triangular W is another operator",
     why_not=why_not,
     notes="parameters grow with N²",

@@ -121,6 +121,7 @@ OPERATOR = Operator(
         "hidden": Param("c/2", "S: width of the token-mixing MLP, whatever N", ("c/2",), minimum=1),
         "channel_hidden": Param("4c", "width of the channel MLP (scope layer)", ("4c",), minimum=1),
     },
+    grouped="it has no heads of keys and values: W₁ and W₂ are the same for all channels",
     causal="W₁ mixes all tokens; triangular weights are another operator",
     why_not=why_not,
     notes="parameters grow with N",

@@ -9,7 +9,8 @@ a is the largest divisor of N in √N/2 … √N, and β_i has N/a values; where
 and the products beyond N are cut off.
 
 Tay et al. 2021, "Synthesizer: Rethinking Self-Attention in Transformer Models", sec. 3.1 to 3.4 (2020 as a preprint),
-https://arxiv.org/abs/2005.00743. Head h of the dense kinds takes channels h·D … (h + 1)·D − 1 of x.
+https://arxiv.org/abs/2005.00743. Head h of the dense kinds takes channels h·D … (h + 1)·D − 1 of x. Kept of the tokens
+before the new ones: their values. The weights, and a, are those of all N tokens.
 """
 
 from __future__ import annotations
@@ -27,37 +28,48 @@ from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, P
 from attnbench.operators.synthesized._fused import FUSED
 from attnbench.operators.synthesized._two_layers import two_layers
 from attnbench.problem import Mode, Params, Problem
+from attnbench.state import appended, causal_pairs, with_room
 
 
-def reference(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> Tensor:
-    """v (and x of the dense kinds): [B, H, N, D]; weights as `make_inputs` shapes them. Returns [B, H, N, D]."""
+def reference(problem: Problem, params: Params, v: Tensor, v_cache: Tensor | None = None, **tensors: Tensor) -> Tensor:
+    """v (and x of the dense kinds): [B, H, Q, D]; weights as `make_inputs` shapes them; v_cache: [B, H, N, D], where
+    Q < N. Returns [B, H, Q, D].
+    """
     weights = _masked(problem, logits(problem, params, **tensors)).softmax(dim=-1)
+    v = appended(v_cache, v)
     b, h, n, d = v.shape
+    if problem.past and problem.query_len <= d:  # fewer weights than values, which then are not moved
+        return (weights if weights.dim() == 3 else weights.transpose(0, 1)) @ v
     if weights.dim() == 3:  # the same for all samples: one product for all of them
-        y = weights @ v.permute(1, 2, 0, 3).reshape(h, n, b * d)  # [H, N, N] × [H, N, B·D]
-        return y.view(h, n, b, d).permute(2, 0, 1, 3)
-    return (weights @ v.transpose(0, 1)).transpose(0, 1)  # [H, B, N, N] × [H, B, N, D]
+        y = weights @ v.permute(1, 2, 0, 3).reshape(h, n, b * d)  # [H, Q, N] × [H, N, B·D]
+        return y.view(h, -1, b, d).permute(2, 0, 1, 3)
+    return (weights @ v.transpose(0, 1)).transpose(0, 1)  # [H, B, Q, N] × [H, B, N, D]
 
 
 def logits(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
-    """l before the causal mask: [H, N, N], or [H, B, N, N] where it depends on x."""
+    """l before the causal mask: [H, Q, N], or [H, B, Q, N] where it depends on x."""
     kind = params["kind"]
     if kind == "random":
-        return tensors["r"]
+        return _of_new(problem, tensors["r"])
     if kind == "factorized_random":
-        return tensors["r1"] @ tensors["r2"].transpose(-2, -1)
+        return _of_new(problem, tensors["r1"]) @ tensors["r2"].transpose(-2, -1)
     if kind == "dense":
         return two_layers(tensors, "")
-    alpha, beta = two_layers(tensors, "_alpha"), two_layers(tensors, "_beta")  # [H, B, N, a], [H, B, N, ⌈N/a⌉]
-    tiled = (beta.unsqueeze(-1) * alpha.unsqueeze(-2)).flatten(-2)  # [H, B, N, ≥ N], a running fastest
+    alpha, beta = two_layers(tensors, "_alpha"), two_layers(tensors, "_beta")  # [H, B, Q, a], [H, B, Q, ⌈N/a⌉]
+    tiled = (beta.unsqueeze(-1) * alpha.unsqueeze(-2)).flatten(-2)  # [H, B, Q, ≥ N], a running fastest
     return tiled[..., : problem.seq_len]
 
 
+def _of_new(problem: Problem, rows: Tensor) -> Tensor:
+    """The rows of the new tokens: [H, N, X] → [H, Q, X]."""
+    return rows[:, problem.past :] if problem.past else rows
+
+
 def _masked(problem: Problem, scores: Tensor) -> Tensor:
-    if not problem.causal:
+    if not problem.causal or (problem.past and problem.query_len == 1):
         return scores
-    ahead = torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
-    return scores + ahead  # not in place: the scores can be R itself
+    ahead = torch.full(scores.shape[-2:], float("-inf"), dtype=scores.dtype, device=scores.device)
+    return scores + ahead.triu_(1 + problem.past)  # not in place: the scores can be R itself
 
 
 def factors(seq_len: int) -> tuple[int, int]:
@@ -94,46 +106,70 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     if params["kind"] == "factorized_random":
         for name in ("r1", "r2"):
             parameters[name] = normal(problem, generator, h, n, params["rank"], scale=params["rank"] ** -0.25)
-    return Inputs(heads(problem, generator, *(("x", "v") if layers(problem, params) else ("v",))), parameters)
+    data = heads(problem, generator, *(("x", "v") if layers(problem, params) else ("v",)))
+    kept = {"v_cache": normal(problem, generator, problem.batch, h, n, d)} if problem.past else {}
+    return Inputs(data, parameters, state=kept)
+
+
+def state(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
+    """All values so far."""
+    return {"v_cache": with_room(problem, v)}
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """A causal reference executes all N² pairs, at most twice the allowed ones. The factorized dense kind multiplies α
     by β for each pair: elementwise work, not a product.
     """
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
-    n_pairs = n * (n + 1) // 2 if problem.causal else n * n
+    b, h, n, d, q = problem.batch, problem.heads, problem.seq_len, problem.head_dim, problem.query_len
+    n_pairs = causal_pairs(problem) if problem.causal else n * n
     maps = layers(problem, params)
     scored = (b if maps else 1) * h * n_pairs  # logits: of each sample, or the same for all
 
     def total(pairs: int) -> int:
-        flops = product(b * h * pairs * d, mode)  # p v: [N, N] × [N, D]
+        flops = product(b * h * pairs * d, mode)  # p v: [Q, N] × [N, D]
         for outputs in maps.values():
-            flops += product(b * h * n * d * d, mode)  # x W₁: [N, D] × [D, D]
-            each = pairs if params["kind"] == "dense" else n * outputs
-            flops += product(b * h * each * d, mode)  # relu(…) W₂: [N, D] × [D, N], or × [D, a], [D, ⌈N/a⌉]
+            flops += product(b * h * q * d * d, mode)  # x W₁: [Q, D] × [D, D]
+            each = pairs if params["kind"] == "dense" else q * outputs
+            flops += product(b * h * each * d, mode)  # relu(…) W₂: [Q, D] × [D, N], or × [D, a], [D, ⌈N/a⌉]
         if params["kind"] == "factorized_random":
-            flops += product(h * pairs * params["rank"], mode)  # R₁ R₂ᵀ: [N, rank] × [rank, N]
+            flops += product(h * pairs * params["rank"], mode)  # R₁ R₂ᵀ: [Q, rank] × [rank, N]
         return flops
 
     per_logit = 5 if params["kind"] == "factorized_dense" else 4  # (α β), max, subtract, exp, divide
-    data = (2 if maps else 1) * b * h * n * d
+    size = b * h * q * d
     return Cost(
         flops=total(n_pairs),
-        reference_flops=total(n * n),
+        reference_flops=total(q * n),
         elementwise=per_logit * scored * (1 if mode == "fwd" else 2),
-        bytes_required=traffic(problem, mode, read=data + weight_count(problem, params), written=b * h * n * d),
+        bytes_required=traffic(
+            problem,
+            mode,
+            read=(2 if maps else 1) * size + weight_count(problem, params),
+            constant=_cached(problem),
+            written=size + _added(problem),
+        ),
         passes=1,
+        state_bytes=b * h * n * d * problem.item_bytes if problem.causal else None,
     )
 
 
+def _cached(problem: Problem) -> int:
+    """Elements of the values of the tokens before."""
+    return problem.batch * problem.past * problem.channels
+
+
+def _added(problem: Problem) -> int:
+    """Elements written to the cache."""
+    return problem.batch * problem.query_len * problem.channels if problem.past else 0
+
+
 def weight_count(problem: Problem, params: Params) -> int:
-    """Elements of all parameters of the core; of a causal R the allowed half is required."""
+    """Elements of the parameters of the core that the new tokens need; of a causal R the allowed half."""
     h, n, d = problem.heads, problem.seq_len, problem.head_dim
     if params["kind"] == "random":
-        return h * (n * (n + 1) // 2 if problem.causal else n * n)
+        return h * (causal_pairs(problem) if problem.causal else n * n)
     if params["kind"] == "factorized_random":
-        return 2 * h * n * params["rank"]
+        return h * (problem.query_len + n) * params["rank"]
     return sum(h * (d * d + d + (d + 1) * outputs) for outputs in layers(problem, params).values())
 
 
@@ -141,14 +177,21 @@ def _layer(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """x W_v, the core, then its output times W_o; the dense kinds take their logits from x itself."""
 
     def layer(problem: Problem, params: Params, x: Tensor, w_v: Tensor, w_o: Tensor, **weights: Tensor) -> Tensor:
-        def split(t: Tensor) -> Tensor:
-            return t.view(problem.batch, problem.seq_len, problem.heads, problem.head_dim).transpose(1, 2)
-
-        data = {"x": split(x)} if layers(problem, params) else {}
-        y = call(problem, params, v=split(x @ w_v), **data, **weights)
-        return y.transpose(1, 2).reshape(problem.batch, problem.seq_len, problem.channels) @ w_o
+        data = {"x": _by_head(problem, x)} if layers(problem, params) else {}
+        y = call(problem, params, v=_by_head(problem, x @ w_v), **data, **weights)
+        return y.transpose(1, 2).reshape(x.shape) @ w_o
 
     return layer
+
+
+def _by_head(problem: Problem, x: Tensor) -> Tensor:
+    """[B, Q, C] → [B, H, Q, D]."""
+    return x.view(*x.shape[:2], problem.heads, problem.head_dim).transpose(1, 2)
+
+
+def layer_state(problem: Problem, params: Params, x: Tensor, w_v: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
+    """All values so far."""
+    return state(problem, params, _by_head(problem, x @ w_v))
 
 
 def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -156,20 +199,22 @@ def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inpu
     c = problem.channels
     inner = make_inputs(problem, params, generator)
     projections = {name: normal(problem, generator, c, c, scale=c**-0.5) for name in ("w_v", "w_o")}
-    return Inputs(tokens(problem, generator, "x"), {**projections, **inner.parameters})
+    return Inputs(tokens(problem, generator, "x"), {**projections, **inner.parameters}, state=inner.state)
 
 
 def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """The core's and two projections."""
-    b, n, c = problem.batch, problem.seq_len, problem.channels
+    c, size = problem.channels, problem.batch * problem.query_len * problem.channels
     inner = cost(problem, params, mode)
-    projections = 2 * product(b * n * c * c, mode)  # x W_v and y W_o: [N, C] × [C, C]
+    projections = 2 * product(size * c, mode)  # x W_v and y W_o: [Q, C] × [C, C]
     weights = weight_count(problem, params) + 2 * c * c
     return replace(
         inner,
         flops=inner.flops + projections,
         reference_flops=inner.reference_flops + projections,
-        bytes_required=traffic(problem, mode, read=b * n * c + weights, written=b * n * c),
+        bytes_required=traffic(
+            problem, mode, read=size + weights, constant=_cached(problem), written=size + _added(problem)
+        ),
     )
 
 
@@ -184,7 +229,7 @@ OPERATOR = Operator(
         "sec. 3.1 to 3.4",
     ),
     forms={
-        "core": Form(reference, make_inputs, cost, IMPLS),
+        "core": Form(reference, make_inputs, cost, IMPLS, state),
         "layer": Form(
             _layer(reference),
             layer_inputs,
@@ -193,6 +238,7 @@ OPERATOR = Operator(
                 name: replace(impl, load=lambda impl=impl: _layer(impl.load()))  # type: ignore[misc]
                 for name, impl in IMPLS.items()
             },
+            layer_state,
         ),
     },
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
@@ -202,6 +248,8 @@ OPERATOR = Operator(
         ),
         "rank": Param(8, "columns of R₁ and R₂ (factorized_random)", minimum=1),
     },
+    continues=True,
+    grouped="it has no keys: every head has logits, and values, of its own",
     tolerance=(3.0, "biases get sums of gradients that cancel, so that the order of summation changes the rounding"),
     notes="parameters grow with N, of kind random with N²",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -123,6 +125,26 @@ def test_a_token_is_seen_once_its_block_is_over(token: int) -> None:
     difference = (case.output(**changed) - case.output()).abs().amax(dim=(0, 1, 3))
     first = 0 if token == 0 else token // 3 * 3 + 3
     assert difference.nonzero().flatten().tolist() == list(range(first, 12))
+
+
+@pytest.mark.parametrize("factor", [1, 3, 4])
+def test_continues_wherever_a_block_ends(factor: int) -> None:
+    case = case_of(n=11, factor=factor, causal=True)
+    rows, state, wrong = loop(case), case.form.state, 0
+    assert state is not None
+    for query_len in range(1, 11):
+        problem = replace(case.problem, query_len=query_len)
+        earlier, new = (
+            {**case.tensors, **{name: case.tensors[name][:, :, tokens] for name in "qkv"}}
+            for tokens in (slice(problem.past), slice(problem.past, None))
+        )
+        kept = state(problem, case.params, **earlier)
+        drawn = case.form.make_inputs(problem, case.params, torch.Generator()).state
+        assert [(name, x.shape) for name, x in kept.items()] == [(name, x.shape) for name, x in drawn.items()]
+        assert close(case.form.reference(problem, case.params, **{**new, **kept}), rows[:, :, problem.past :])
+        kept["k_pending"][:, :, 0] += 1  # read only where its block is completed
+        wrong += not close(case.form.reference(problem, case.params, **{**new, **kept}), rows[:, :, problem.past :])
+    assert wrong == sum(1 for past in range(1, 11) if 10 // factor > (past - 1) // factor)
 
 
 @sizes
