@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
-from attnbench.problem import Domain, Problem
-from attnbench.units import digits, quoted, whole_number
+from attnbench.problem import DTYPES, DTYPES_SHORT, Domain, Followed, Problem
+from attnbench.units import choice, digits, flag, quoted, whole_size
 
 MAX_TOKENS = 2**26
 MAX_SIDE = 2**13
@@ -18,6 +18,23 @@ MAX_BATCH = 2**16
 
 Value = tuple[int, ...]
 """A value on an axis: one number per column of the axis."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is constant along an axis where one size follows from others.
+
+    Attributes:
+        size: the property of a problem that is constant; empty: nothing follows from the axis.
+        varies: of the sizes that a panel's title names, those that vary along the axis; default: the column.
+        divisor: the property of a problem that divides every value; empty: none does.
+        divides: the property of a problem that every value divides; empty: none.
+    """
+
+    size: str = ""
+    varies: tuple[str, ...] = ()
+    divisor: str = ""
+    divides: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,9 +49,8 @@ class Axis:
         domain: the problems whose number of tokens the axis sets, of which every sweep has one; None: it varies
             something else, of problems of any domain.
         noun: what precedes a value where it stands fixed in a title ("image 14x28"); default: the name.
-        divisor: the property of a problem that divides every value; empty: none does.
-        varies: of the sizes that a panel's title names, the one that varies along the axis; default: the column.
-        instead: (another of these, which may vary as well; what is constant then).
+        within: the property of a problem that no value exceeds; empty: none.
+        held: what may be constant along it, the first choice first; default: everything but the columns.
     """
 
     name: str
@@ -43,16 +59,15 @@ class Axis:
     most: int
     domain: Domain | None = None
     noun: str = ""
-    divisor: str = ""
-    varies: str = ""
-    instead: tuple[str, str] | None = None
+    within: str = ""
+    held: tuple[Held, ...] = (Held(),)
 
     def read(self, value: Any) -> Value:
-        """A value from YAML or, after `yaml_file.scalar`, from the command line: `1024`; of an image `28` or `32x64`.
+        """A value from YAML or, after `yaml_file.scalar`, a command line: `1024` or `1K`; an image's `28`, `32x64`.
 
         Raises: ValueError with what is allowed.
         """
-        number = whole_number(1, self.most)
+        number = whole_size(1, self.most)
         if len(self.columns) == 1:
             return (number(value),)
         match = re.fullmatch(r"(\d{1,5})\s*[x×]\s*(\d{1,5})", value.strip()) if isinstance(value, str) else None
@@ -75,7 +90,16 @@ class Axis:
     def at(self, problem: Problem, position: int) -> Problem:
         """The problem at a position; of an image the largest square with no more tokens."""
         side = math.isqrt(position) if len(self.columns) == 2 else position
-        return problem.with_sizes(**self.fields(self.uniform(side)))
+        name = self.held[0].size
+        return problem.with_sizes(**self.fields(self.uniform(side)), **({name: getattr(problem, name)} if name else {}))
+
+    def holding(self, problems: Collection[Problem]) -> Axis:
+        """The axis on which all of these stand, with what is constant among them as the only choice."""
+        for held in self.held:
+            axis = replace(self, held=(held,))
+            if all(axis.at(a, self.position(b)) == b for a in problems for b in problems):
+                return axis
+        return self
 
     def varies_in(self, problem: Problem) -> bool:
         """Whether a problem stands on the axis: it is of the domain, and has every number of a value."""
@@ -95,14 +119,19 @@ class Axis:
 
         It has few binary digits: odd sizes have costs of their own.
         """
-        unit = getattr(problem, self.divisor) if self.divisor else 1
+        held = self.held[0]
+        unit = getattr(problem, held.divisor) if held.divisor else 1
+        unit = 1 if isinstance(unit, Followed) else unit
+        divided = getattr(problem, held.divides) if held.divides else 0
+        most = getattr(problem, self.within) if self.within else math.inf
 
         def nearest(position: float) -> int:
             if len(self.columns) == 2:
                 return max(1, round(math.sqrt(position))) ** 2
-            multiple = max(1.0, position / unit)
-            step = 1 << max(0, math.floor(math.log2(multiple)) - 4)
-            return int(unit * step * max(1, round(multiple / step)))
+            if divided:
+                divisors = [n for n in range(unit, divided + 1, unit) if divided % n == 0]
+                return min(divisors, key=lambda n: abs(math.log(n / max(position, 1))))
+            return int(min(most, unit * few_digits(max(1.0, position / unit))))
 
         return nearest
 
@@ -118,15 +147,42 @@ class Axis:
         return "x".join([self.size(position, measured)] * len(self.columns))
 
 
+def few_digits(number: float) -> int:
+    """The nearest whole number of five binary digits and zeros: hardware has no special cost for such a size."""
+    step = 1 << max(0, math.floor(math.log2(number)) - 4)
+    return step * max(1, round(number / step))
+
+
 AXES: dict[str, Axis] = {
     axis.name: axis
     for axis in (
         Axis("seq_len", "tokens of a sequence", ("seq_len",), MAX_TOKENS, "sequence"),
         Axis("image_size", "sides of an image", ("height", "width"), MAX_SIDE, "image", noun="image"),
-        Axis("channels", "of all heads", ("channels",), MAX_CHANNELS, divisor="heads", instead=("heads", "head_dim")),
+        Axis(
+            "channels", "channels of all heads", ("channels",), MAX_CHANNELS,
+            held=(Held("heads", divisor="heads"), Held("head_dim", ("channels", "heads"), divisor="head_dim")),
+        ),
+        Axis(
+            "head_dim", "channels of a head", ("head_dim",), MAX_CHANNELS,
+            held=(Held("heads", ("channels",)), Held("channels", ("heads",), divides="channels")),
+        ),
+        Axis(
+            "heads", "heads of queries", ("heads",), MAX_CHANNELS,
+            held=(
+                Held("channels", divisor="kv_heads", divides="channels"),
+                Held("head_dim", ("heads", "channels"), divisor="kv_heads"),
+            ),
+        ),
+        Axis("kv_heads", "heads of keys and values", ("kv_heads",), MAX_CHANNELS, held=(Held(divides="heads"),)),
+        Axis("batch", "samples of a call", ("batch",), MAX_BATCH),
+        Axis("query_len", "new tokens, after a state of those before", ("query_len",), MAX_TOKENS, within="seq_len"),
     )
-}
+}  # fmt: skip
 """Every axis by name, in the order of tables and panels; in a sweep the later ones vary slower."""
+
+KINDS: dict[str, Callable[[Any], Any]] = {"dtype": choice(DTYPES, DTYPES_SHORT), "causal": flag}
+"""What a problem has beside its sizes, and how one value is read: problems that differ in it stand in panels of their
+own."""
 
 
 def tokens_axis(problem: Problem) -> Axis:

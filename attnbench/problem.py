@@ -22,6 +22,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
+MODES_SHORT: dict[str, Mode] = {"infer": "fwd", "train": "fwd_bwd"}
+DTYPES_SHORT: dict[str, Dtype] = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""The same as people type them."""
+
 ITEM_BYTES: dict[Dtype, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -132,9 +136,11 @@ class Problem:
         return {name: n for name, n in numbers.items() if n is not None and not isinstance(n, Followed)}
 
     def with_sizes(self, **sizes: int) -> Problem:
-        """The same problem at other sizes, by field or head_dim, which sets the channels."""
+        """The same problem at other sizes, by field or head_dim, which sets channels, or the heads of given ones."""
         head_dim = sizes.pop("head_dim", None)
-        if head_dim is not None:
+        if head_dim is not None and "channels" in sizes:
+            sizes["heads"] = sizes["channels"] // head_dim
+        elif head_dim is not None:
             sizes["channels"] = head_dim * sizes.get("heads", self.heads)
         return replace(self, **sizes)  # type: ignore[arg-type]
 

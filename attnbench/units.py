@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 _STEPS = {
@@ -138,6 +138,24 @@ def whole_number(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
+_TIMES = {"K": 2**10, "M": 2**20}
+
+
+def whole_size(low: int, high: int) -> Callable[[Any], int]:
+    """Reads a whole number as `whole_number`, also with K or M: `32K` → 32768."""
+    number = whole_number(low, high)
+
+    def read(value: Any) -> int:
+        match = re.fullmatch(_NUMBER + r"\s*([KkMm])", value.strip()) if isinstance(value, str) else None
+        try:
+            return number(float(match[1]) * _TIMES[match[2].upper()] if match else value)
+        except ValueError:
+            also = ", such as 32K (K: 1024)" if high >= _TIMES["K"] else ""
+            raise ValueError(f"{quoted(value)}; allowed: a whole number from {low} to {high}{also}") from None
+
+    return read
+
+
 def flag(value: Any) -> bool:
     """Reads true or false."""
     if isinstance(value, bool):
@@ -145,15 +163,17 @@ def flag(value: Any) -> bool:
     raise ValueError(f"{quoted(value)}; allowed: true, false")
 
 
-def choice(allowed: Sequence[T]) -> Callable[[Any], T]:
-    """Reads one of the names in `allowed`."""
+def choice(allowed: Sequence[T], short: Mapping[str, T] | None = None) -> Callable[[Any], T]:
+    """Reads one of the names in `allowed`. short: other words for some of them."""
 
     def read(value: Any) -> T:
+        if isinstance(value, str) and short and value in short:
+            return short[value]
         for candidate in allowed:
             if value == candidate and type(value) is type(candidate):
                 return candidate
-        names = [str(a) for a in allowed]
-        raise ValueError(f"{quoted(value)}{suggestion(value, names)}; allowed: {', '.join(names)}")
+        words = [str(a) for a in (*allowed, *(short or ()))]
+        raise ValueError(f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}")
 
     return read
 

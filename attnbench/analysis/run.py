@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import BASELINE
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
-from attnbench.store.trusted_json import REPAIR, read_text
+from attnbench.store.trusted_json import REPAIR, is_whole, read_text
 from attnbench.terminal import escaped
 from attnbench.units import quoted
 
@@ -63,6 +64,14 @@ class Run:
         """The round counts at which it may stop; none: it is of a fixed length."""
         return tuple(self.environment.get("looks", ()))
 
+    @cached_property
+    def walks(self) -> list[dict[str, list[int]]]:
+        """By axis the positions of what the suite varies, several axes in one where they vary together; of runs that
+        stored none, nothing."""
+        stored = self.environment.get("walks")
+        walks = [walk for walk in stored if _is_walk(walk)] if isinstance(stored, list) else []
+        return [{name: list(each) for name, each in walk.items()} for walk in walks]
+
     @property
     def baseline(self) -> str:
         """The operator that the suite compares the others with.
@@ -95,6 +104,14 @@ class Run:
         today = {stored: key for key, stored in self.stored_keys.items()}
         table = read_samples(self.folder, self.visits.assign(key=self.visits["key"].map(self.stored_keys)))
         return table.assign(key=table["key"].map(today))
+
+
+def _is_walk(stored: Any) -> bool:
+    if not isinstance(stored, dict) or not stored or not set(stored) <= set(AXES):
+        return False
+    return all(isinstance(each, list) and all(map(is_whole, each)) for each in stored.values()) and (
+        len({len(each) for each in stored.values()}) == 1
+    )
 
 
 def read_run(path: str | Path) -> Run:

@@ -5,14 +5,16 @@ Only series of one panel are ever compared: same scope, mode, dtype, causality, 
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from attnbench.axes import AXES, Axis, tokens_axis
+from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS, LATER, Problem, problem_of
 from attnbench.store.records import Cause
@@ -72,11 +74,20 @@ class Panel:
     Args:
         axis: its name.
         fixed: by column, what they have in common; of two sizes whose product varies, the one that is constant.
+        together: by the name of another axis, its value at each size, by label, where it varies with this one.
+        product: of the positions on this axis and that other one, where it is the same at each size.
     """
 
     axis: str
     fixed: Mapping[str, Any]
     series: tuple[Series, ...]
+    together: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    product: int | None = None
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """The keys of its cells."""
+        return frozenset(point.key for series in self.series for point in series.points)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -86,8 +97,12 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The axis and what is fixed, in one line."""
-        return f"{self.axis}: {in_a_line(self.fixed)}"
+        """The axis and what is fixed, in one line; what varies with the axis by its values, or the constant product."""
+        together = [f"{name} {', '.join(values.values())}" for name, values in self.together.items()]
+        if self.product is not None:
+            tokens = self.axis if len(AXES[self.axis].columns) == 1 else "tokens"
+            together = [f"{name} · {tokens} {self.product}" for name in self.together]
+        return f"{self.axis}: {in_a_line(self.fixed, together)}"
 
     def fixed_along(self, other: Axis) -> list[dict[str, Any]]:
         """What is left of `fixed` where another axis varies as well, the first choice first."""
@@ -98,20 +113,25 @@ class Panel:
         ]
 
 
-def in_a_line(fixed: Mapping[str, Any]) -> str:
-    """What is fixed, as a title names it."""
-    sizes = [f"{name} {fixed[name]}" for name in _TITLED if fixed.get(name) is not None]
+def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
+    """What is fixed, as a title names it. more: what stands after the sizes."""
+    sizes = [*(f"{name} {fixed[name]}" for name in _TITLED if fixed.get(name) is not None), *more]
     parts = [f"scope {fixed['scope']}", fixed["mode"], fixed["dtype"], "causal" if fixed["causal"] else "", *sizes]
     return ", ".join(part for part in [*parts, fixed.get("size", ""), fixed["device"]] if part)
 
 
-def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
+Walk = Mapping[str, Sequence[int]]
+"""By axis the positions of what a run varies, one after the other: several axes where they vary together."""
+
+
+def panels(results: pd.DataFrame, axis: str | None = None, walks: Iterable[Walk] = ()) -> list[Panel]:
     """The panels of a run, in the order of AXES; a cell that varies along no axis with others stands in a panel of one
-    size.
+    size. Of two panels of the same cells one is shown: along an axis that the suite names, else the first of AXES.
 
     Args:
         results: one row per key, as `Run.results`.
         axis: the only one that is wanted; None: all.
+        walks: what the suite varies, as `Run.walks`.
 
     Raises: BadInput where that is no axis, or one that the run does not vary.
     """
@@ -119,25 +139,44 @@ def panels(results: pd.DataFrame, axis: str | None = None) -> list[Panel]:
         raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
     rows = [_row(row) for row in results[_USED].to_dict("records")]
     names = _names(rows)
-    every: list[Panel] = []
-    placed: set[str] = set()
-    for each in AXES.values():
-        for fixed in _fixed(each):
-            groups = [_panel(each, common, group, names) for common, group in _grouped(rows, each, fixed)]
-            wide = [panel for panel in groups if len(panel.sizes) > 1]
-            every += wide
-            placed |= {point.key for panel in wide for series in panel.series for point in series.points}
-            if wide:
-                break
+    every = [panel for each in AXES.values() for panel in _along(each, rows, names, walks)]
+    placed = {key for panel in every for key in panel.keys}
     rest = [row for row in rows if row["key"] not in placed]
-    for each in AXES.values():
-        if each.domain:
-            every += [_panel(each, common, group, names) for common, group in _grouped(rest, each, _fixed(each)[0])]
-    chosen = [panel for panel in every if axis in (None, panel.axis)]
+    alone = [axis for axis in AXES.values() if axis.domain]
+    every += [
+        _panel(each, common, group, names) for each in alone for common, group in _grouped(rest, each, _fixed(each)[0])
+    ]
+    shown = _distinct(every, {name for walk in walks for name in walk})
+    chosen = [panel for panel in (every if axis else shown) if axis in (None, panel.axis)]
     if axis is not None and not chosen:
-        varied = ", ".join(dict.fromkeys(panel.axis for panel in every)) or "none"
+        varied = ", ".join(dict.fromkeys(panel.axis for panel in shown)) or "none"
         raise BadInput(f"--axis {axis}: this run does not vary it; it varies {varied}. Choose one of these.")
     return chosen
+
+
+def _along(
+    axis: Axis, rows: Sequence[dict[str, Any]], names: Mapping[Any, str], walks: Iterable[Walk]
+) -> Iterator[Panel]:
+    """Panels of several sizes. Each but the first kind of them holds a cell that is in none of a kind before."""
+    placed: set[str] = set()
+    for choice in _choices(axis, walks):
+        walking = [row for row in rows if choice.has(row["problem"])]
+        groups = _grouped(walking, axis, choice.fixed)
+        every = [_panel(axis, common, group, names, choice.walk) for common, group in groups]
+        wide = [panel for panel in every if len(panel.sizes) > 1 and not panel.keys <= placed]
+        placed = placed.union(*(panel.keys for panel in wide))
+        yield from wide
+
+
+def _distinct(every: Iterable[Panel], preferred: Container[str]) -> list[Panel]:
+    """One panel of each set of cells: the first along a preferred axis, else the first."""
+    by_cells: dict[frozenset[str], Panel] = {}
+    for panel in every:
+        first = by_cells.setdefault(panel.keys, panel)
+        if panel.axis in preferred and first.axis not in preferred:
+            by_cells[panel.keys] = panel
+    order = list(AXES)
+    return sorted(by_cells.values(), key=lambda panel: order.index(panel.axis))
 
 
 _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
@@ -148,14 +187,51 @@ _FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "chann
 _TITLED = ("batch", "heads", "head_dim", "channels", *LATER)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What is constant along an axis.
+
+    Args:
+        fixed: names of _FIXED, or of a size that is constant instead of one.
+        walk: of the axes that vary with it, and itself, the positions; none: nothing does.
+    """
+
+    fixed: tuple[str, ...]
+    walk: Walk = field(default_factory=dict)
+
+    def has(self, problem: Problem) -> bool:
+        """Whether a problem may stand on the axis."""
+        if not self.walk:
+            return True
+        axes = [AXES[name] for name in self.walk]
+        if not all(axis.varies_in(problem) for axis in axes):
+            return False
+        return tuple(axis.position(problem) for axis in axes) in set(zip(*self.walk.values(), strict=True))
+
+
+def _choices(axis: Axis, walks: Iterable[Walk]) -> Iterator[_Choice]:
+    """What may be constant along an axis, the first choice first."""
+    for fixed in _fixed(axis):
+        yield _Choice(fixed)
+    for walk in walks:
+        if axis.name in walk and len(walk) > 1:
+            varied = {varied for name in walk for varied in _varied(AXES[name], AXES[name].held[0])}
+            yield _Choice(tuple(name for name in _FIXED if name not in varied), walk)
+
+
 def _fixed(axis: Axis, names: tuple[str, ...] = _FIXED) -> list[tuple[str, ...]]:
-    """Those of some names that are constant along an axis, the first choice first."""
-    varied = "size" if axis.domain else axis.varies or axis.columns[0]
-    fixed = tuple(name for name in names if name != varied)
-    if axis.instead is None:
-        return [fixed]
-    varies_too, constant = axis.instead
-    return [fixed, tuple(constant if name == varies_too else name for name in fixed)]
+    """Those of some names that are constant along an axis, and what it holds, the first choice first."""
+    choices = []
+    for held in axis.held:
+        varied = _varied(axis, held)
+        constant = (held.size,) if held.size and set(varied) <= set(names) else ()
+        choices.append(tuple(dict.fromkeys((*(name for name in names if name not in varied), *constant))))
+    return choices
+
+
+def _varied(axis: Axis, held: Held) -> tuple[str, ...]:
+    """The names of _FIXED that vary along an axis."""
+    return ("size",) if axis.domain else held.varies or axis.columns
 
 
 def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -176,14 +252,35 @@ def _plain(value: Any) -> Any:
 def _grouped(
     rows: Iterable[dict[str, Any]], axis: Axis, fixed: tuple[str, ...]
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        if axis.varies_in(row["problem"]):
-            groups.setdefault(tuple(row[name] for name in fixed), []).append(row)
+    """(what is fixed, rows) each. A row of which a number of LATER is not stored, as it is the default, stands with
+    those of which the same number is stored as well: 512 new tokens of 512 with 512 new tokens of 1024."""
+    standing = [row for row in rows if axis.varies_in(row["problem"])]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {tuple(row[name] for name in fixed): [] for row in standing}
+    for row in standing:
+        numbers = [
+            (None, getattr(row["problem"], name)) if name in LATER and row[name] is None else (row[name],)
+            for name in fixed
+        ]
+        for values in itertools.product(*numbers):
+            if values in groups:
+                groups[values].append(row)
     return [(dict(zip(fixed, values, strict=True)), group) for values, group in groups.items()]
 
 
-def _panel(axis: Axis, fixed: dict[str, Any], rows: list[dict[str, Any]], names: Mapping[Any, str]) -> Panel:
+def _panel(
+    axis: Axis,
+    fixed: dict[str, Any],
+    rows: Sequence[dict[str, Any]],
+    names: Mapping[Any, str],
+    walk: Iterable[str] = (),
+) -> Panel:
+    """The panel of some rows. walk: the names of the axes along which they vary together."""
+    others = [AXES[name] for name in walk if name != axis.name]
+    problems = sorted((row["problem"] for row in rows), key=axis.position)
+    together = {other.name: {axis.label(p): other.label(p) for p in problems} for other in others}
+    products = (
+        {axis.position(p) * other.position(p) for p in problems for other in others} if len(others) == 1 else set()
+    )
     lines: dict[tuple[str, str, str], list[Point]] = {}
     for row in rows:
         size, label = axis.position(row["problem"]), axis.label(row["problem"])
@@ -193,7 +290,7 @@ def _panel(axis: Axis, fixed: dict[str, Any], rows: list[dict[str, Any]], names:
         Series(names[line], *line[:2], line[2], tuple(sorted(points, key=lambda p: p.size)))
         for line, points in lines.items()
     )
-    return Panel(axis.name, fixed, series)
+    return Panel(axis.name, fixed, series, together, products.pop() if len(products) == 1 else None)
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:

@@ -166,7 +166,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
         if not quantities[name].values:
             raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
     shown = [quantities[name] for name in wanted or placed if quantities[name].values]
-    every = panels(run.results, axis)
+    every = panels(run.results, axis, run.walks)
     if baseline is not None:
         check(every, baseline)
     definitions = _Definitions(
@@ -286,7 +286,7 @@ def _is_win(value: float, high: float) -> bool:
 def _stated(panel: Panel, series: Series, quantity: Quantity, stated: Mapping[str, Mapping[str, str]]) -> str | None:
     """The growth that a definition gives: of time with N for every impl, of memory for its reference; where only the
     last Q of N tokens are new, that of these."""
-    if not AXES[panel.axis].domain:
+    if not AXES[panel.axis].domain or panel.together:
         return None
     growth = quantity.metric.growth
     if growth is None or (growth == "memory" and series.impl != "reference"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import click
 import typer
@@ -38,21 +38,48 @@ def format_option(data: Data, help: str) -> Any:
     return typer.Option("--format", click_type=_Format(data), help=help)
 
 
+@dataclass(frozen=True)
+class Each:
+    """Annotates a parameter that is a mapping: every name in it is an option of its own.
+
+    Args:
+        options: by name.
+        type: of a value.
+    """
+
+    options: Mapping[str, Any]
+    type: Any = list[str] | None
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """Those of the command line; None where one is not given."""
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return [
+            inspect.Parameter(name, kind, default=None, annotation=Annotated[self.type, each])
+            for name, each in self.options.items()
+        ]
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command some of whose parameters are dataclasses: every field of one is an option of its own."""
+    """A command some of whose parameters are dataclasses: every field of one is an option of its own; or `Each`."""
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    names = {name: [field.name for field in fields(group)] for name, group in groups.items()}
+    groups: dict[str, tuple[Callable[..., Any], list[inspect.Parameter]]] = {}
+    for name, hint in hints.items():
+        each = next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Each)), None)
+        if is_dataclass(hint):
+            groups[name] = hint, list(inspect.signature(hint, eval_str=True).parameters.values())  # type: ignore[assignment,arg-type]
+        elif each:
+            groups[name] = dict, each.parameters()
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        if parameter.name in groups:
-            parameters += inspect.signature(groups[parameter.name], eval_str=True).parameters.values()
-        else:
-            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+        name = parameter.name
+        parameters += groups[name][1] if name in groups else [parameter.replace(annotation=hints[name])]
 
     @wraps(command)
     def call(**options: Any) -> None:
-        values = {name: group(**{each: options.pop(each) for each in names[name]}) for name, group in groups.items()}
+        values = {
+            name: group(**{each.name: options.pop(each.name) for each in among})
+            for name, (group, among) in groups.items()
+        }
         command(**values, **options)
 
     keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]

@@ -6,24 +6,26 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import format_option
+from attnbench.axes import AXES
+from attnbench.commands._options import Each, format_option, grouped
 from attnbench.outputs import _formats as formats
+from attnbench.problem import DTYPES, DTYPES_SHORT
 
-Several = Annotated[list[str] | None, typer.Option(help="One or several: repeat it, or separate by commas.")]
+_SEVERAL = "One or several: repeat it, or separate by commas."
+SIZES = Each({name: typer.Option(help=f"{axis.meaning.capitalize()}. {_SEVERAL}") for name, axis in AXES.items()})
 
 
+@grouped
 def command(
     operator: Annotated[
         list[str], typer.Argument(help="Names, as `attnbench list operators` shows them.", metavar="OP...")
     ],
-    seq_len: Several = None,
-    image_size: Several = None,
-    channels: Several = None,
-    heads: Annotated[str, typer.Option(help="Number of heads; divides the channels.")] = "8",
-    batch: Annotated[str, typer.Option(help="Number of samples.")] = "1",
-    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")] = "float32",
+    sizes: Annotated[dict[str, list[str] | None], SIZES],
+    dtype: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}, short {', '.join(DTYPES_SHORT)}.")
+    ] = None,
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False,
-    mode: Annotated[str, typer.Option(help="fwd, or fwd_bwd.")] = "fwd",
+    mode: Annotated[str, typer.Option(help="fwd (infer), or fwd_bwd (train).")] = "fwd",
     scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core",
     param: Annotated[
         list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")
@@ -33,8 +35,9 @@ def command(
 ) -> None:
     """Show FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory; nothing is computed.
 
-    Sizes: --seq-len 1024,4096 or --image-size 28,32x64. A multiply-add counts as 2 FLOPs. traffic: bytes that any
-    impl must read and write. memory: the most that the reference holds at once beside its inputs, parameters included.
+    Sizes: --seq-len 1K,4096 or --image-size 28,32x64; K: 1024. A multiply-add counts as 2 FLOPs. traffic: bytes
+    that any impl must read and write. memory: the most that the reference holds at once beside its inputs, parameters
+    included.
 
     Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
     """
@@ -45,10 +48,8 @@ def command(
 
     request = EstimateRequest(
         operators=operator,
-        sizes={"seq_len": seq_len or (), "image_size": image_size or (), "channels": channels or ()},
-        heads=heads,
-        batch=batch,
-        dtype=dtype,
+        sizes={name: words or () for name, words in sizes.items()},
+        dtype=dtype or ["float32"],
         causal=causal,
         mode=mode,
         scope=scope,

@@ -47,7 +47,7 @@ def _suites() -> list[Row]:
         except BadInput as error:
             rows.append({"name": name, "description": f"cannot be read: {error}", "baseline": None, "sweep": None})
             continue
-        sweep = " · ".join(" × ".join(entry) for entry in suite.sweep)
+        sweep = " · ".join(entry.title for entry in suite.sweep)
         rows.append({"name": name, "description": suite.description, "baseline": suite.baseline, "sweep": sweep})
     return rows
 

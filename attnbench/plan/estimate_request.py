@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnbench.plan.mistakes import Notes
-from attnbench.problem import DTYPES, MODES, SCOPES, Cell, Problem
-from attnbench.units import choice, whole_number
+from attnbench.problem import MODES, MODES_SHORT, SCOPES, Cell, Problem
+from attnbench.units import choice
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -21,16 +21,15 @@ class EstimateRequest:
     Args:
         operators: names; `all`: every operator.
         sizes: by axis.
-        heads, batch, dtype, causal, mode, scope: of every problem.
+        dtype: of the problems.
+        causal, mode, scope: of every problem.
         params: `key=value` each, for the operators that have the key.
         operators_from: files and packages of a user's own.
     """
 
     operators: Sequence[str]
     sizes: Mapping[str, Sequence[str]]
-    heads: str
-    batch: str
-    dtype: str
+    dtype: Sequence[str]
     causal: bool
     mode: str
     scope: str
@@ -41,7 +40,7 @@ class EstimateRequest:
 def cells(request: EstimateRequest) -> list[tuple[Operator, Cell]]:
     """Every operator, as its reference, at every size, by operator. Raises BadInput with all mistakes."""
     notes = Notes("the command line")
-    modes = _read(notes, "--mode", [request.mode], choice(MODES))
+    modes = _read(notes, "--mode", [request.mode], choice(MODES, MODES_SHORT))
     scopes = _read(notes, "--scope", [request.scope], choice(SCOPES))
     problems = _problems(notes, request)
     operators = _load(notes, request.operators, request.operators_from)
@@ -79,27 +78,29 @@ def _split(words: Sequence[str] | None) -> list[Any]:
 
 
 def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
-    from attnbench.axes import AXES, MAX_BATCH, MAX_CHANNELS
-    from attnbench.plan.sweep import CHANNELS, Shape, problems
+    from attnbench.axes import AXES, KINDS
+    from attnbench.plan.sweep import Shape, Sweep, impossible, problems
 
     mistakes = len(notes.mistakes)
-    words = {name: _split(request.sizes.get(name)) for name in AXES}
-    words["channels"] = words["channels"] or [CHANNELS]
-    sweep = {
-        name: tuple(_read(notes, f"--{name.replace('_', '-')}", values, AXES[name].read))
-        for name, values in words.items()
-        if values
+    values = {
+        name: tuple(_read(notes, option(name), _split(request.sizes.get(name)), axis.read))
+        for name, axis in AXES.items()
     }
-    head = _read(notes, "--heads", _split([request.heads]), whole_number(1, MAX_CHANNELS))
-    batches = _read(notes, "--batch", _split([request.batch]), whole_number(1, MAX_BATCH))
-    dtypes = _read(notes, "--dtype", [request.dtype], choice(DTYPES))
-    if not any(AXES[name].domain for name in sweep):
+    dtypes = _read(notes, "--dtype", _split(request.dtype), KINDS["dtype"])
+    sweep = Sweep({name: each for name, each in values.items() if each})
+    if not any(AXES[name].domain for name in sweep.values):
         notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
     if len(notes.mistakes) > mistakes:
         return []
-    shape = Shape(batches[0], head[0], dtype=dtypes[0], causal=request.causal)
-    _read(notes, "--channels", sweep["channels"], lambda value: shape.at({"seq_len": 1, "channels": value[0]}))
+    shape = Shape(kinds={"dtype": tuple(dtypes), "causal": (request.causal,)})
+    for (name, _), sentence in impossible(sweep, shape).items():
+        notes.add(option(name), sentence)
     return problems(sweep, shape) if len(notes.mistakes) == mistakes else []
+
+
+def option(name: str) -> str:
+    """How the command line names an axis."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str, Operator]:

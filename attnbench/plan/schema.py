@@ -12,8 +12,8 @@ from typing import Any
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, several
 from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
-from attnbench.plan.sweep import Shape, Sweep, check_heads, problems, read_shape, read_sweep
-from attnbench.problem import BASELINE, MODES, SCOPES, ParamValue
+from attnbench.plan.sweep import Shape, Sweep, impossible, problems, read_shape, read_sweep
+from attnbench.problem import BASELINE, MODES, MODES_SHORT, SCOPES, ParamValue
 from attnbench.registry import metrics
 from attnbench.registry import operators as known_operators
 from attnbench.terminal import escaped
@@ -74,13 +74,12 @@ def read_fields(
     top.taken.append("problem")
     shape = read_shape(data.get("problem", {}), "problem", notes)
     fields["sweep"], fields["problem"] = tuple(sweeps.values()), shape or Shape()
-    fields["mode"] = top.take("mode", several(choice(MODES)), ("fwd",))
+    fields["mode"] = top.take("mode", several(choice(MODES, MODES_SHORT)), ("fwd",))
     fields["measure"] = _read_measure(top, notes)
     fields["limits"] = _read_limits(top, notes)
     fields["gate"] = _read_gate(top, notes)
     top.close()
     if shape is not None:
-        check_heads(sweeps, shape, "problem", notes)
         _check_cells(fields, sweeps, shape, notes)
     notes.close()
     return fields
@@ -334,15 +333,19 @@ def _section(top: Section, key: str, notes: Notes) -> Section:
 
 
 def _check_cells(fields: dict[str, Any], sweeps: dict[str, Sweep], shape: Shape, notes: Notes) -> None:
-    """Notes problems that two entries share, and a suite too large to be meant."""
+    """Notes a suite too large to be meant, problems that cannot be, and those that two entries share."""
     variants = sum(math.prod(len(v) for v in grid.values()) for _, grid in fields["operators"])
     repeats = variants * len(fields["impls"]) * len(fields["scope"]) * len(fields["mode"])
-    points = sum(math.prod(map(len, sweep.values())) for sweep in sweeps.values())
+    points = sum(sweep.count(shape) for sweep in sweeps.values())
     if repeats * points > MAX_CELLS:
         notes.add(
             "", f"{repeats * points} cells; allowed: at most {MAX_CELLS}. Use fewer sizes, operators or parameters"
         )
         return
+    for path, sweep in sweeps.items():
+        for (name, number), sentence in impossible(sweep, shape).items():
+            of_entry = number is not None or name == "tokens"
+            notes.add(f"{path if of_entry else 'problem'}.{name}" + ("" if number is None else f"[{number}]"), sentence)
     if notes.mistakes:
         return
     entries: dict[Any, str] = {}

@@ -1,4 +1,5 @@
-"""Adding an axis is adding its row: it is swept, measured, shown with its crossovers, drawn and searched along."""
+"""Adding an axis is adding its row, and the field of problems that it varies: it is swept, measured, shown with its
+crossovers, drawn and searched along."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ from attnbench.__main__ import app
 from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with_lines
 
 PATH = "attnbench/axes.py"
-ABOVE = '        Axis("channels",'
-ROW = '        Axis("batch", "samples of a call", ("batch",), MAX_BATCH),\n'
+ABOVE = '        Axis("seq_len",'
+ROW = '        Axis("depth", "layers of a call", ("depth",), MAX_BATCH),\n'
 FIELD = "    depth: int | None = None\n"
-FIELD_ROW = '        Axis("depth", "layers of a call", ("depth",), MAX_TOKENS),\n'
+ADDED = ((PATH, ABOVE, ROW), ("attnbench/problem.py", "    query_len: int = Followed()", FIELD))
 SUITE = """
 operators: [softmax, linear_transformer]
 impls: [reference]
-sweep: [{seq_len: 16, batch: {from: 1, to: 4, factor: 2}}]
+sweep: [{seq_len: 16, depth: {from: 1, to: 4, factor: 2}}]
 problem: {channels: 16, heads: 2}
 measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 """
@@ -29,7 +30,7 @@ measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tree_with_lines(tmp_path_factory.mktemp("adding"), (PATH, ABOVE, ROW))
+    return tree_with_lines(tmp_path_factory.mktemp("adding"), *ADDED)
 
 
 @pytest.fixture(scope="module")
@@ -41,37 +42,37 @@ def run(tree: Path) -> str:
 
 
 def test_it_is_swept_and_shown_with_its_crossovers(tree: Path, run: str) -> None:
-    shown = attnbench(tree, "show", run, "--axis", "batch")
+    shown = attnbench(tree, "show", run, "--axis", "depth")
     lines = [line.split() for line in shown.stdout.splitlines()]
-    assert ["batch", "1", "2", "4", "±"] in lines
+    assert ["depth", "1", "2", "4", "±"] in lines
     assert ["Crossover", "of", "wall", "time"] in lines
-    assert "batch: scope core, fwd, float32, heads 2, channels 16, seq_len 16, cpu" in shown.stdout
+    assert "depth: scope core, fwd, float32, batch 1, heads 2, channels 16, seq_len 16, cpu" in shown.stdout
     csv = attnbench(tree, "show", run, "--format", "csv", "--metric", "wall_time")
-    assert csv.stdout.splitlines()[1].startswith("batch,core,fwd,float32,False,,2,,16,seq_len 16,cpu,wall_time,")
+    assert csv.stdout.splitlines()[1].startswith("depth,core,fwd,float32,False,1,2,,16,seq_len 16,cpu,wall_time,")
 
 
 def test_it_is_drawn(tree: Path, run: str) -> None:
-    drawn = attnbench(tree, "plot", run, "--axis", "batch", "--metric", "wall_time", "--format", "svg")
+    drawn = attnbench(tree, "plot", run, "--axis", "depth", "--metric", "wall_time", "--format", "svg")
     assert drawn.returncode == 0, drawn.stderr
     overview = Path(drawn.stdout.split()[0])
-    assert overview.name == "batch-fwd-overview.svg"
-    assert ">batch<" in overview.read_text(encoding="utf-8")
+    assert overview.name == "depth-fwd-overview.svg"
+    assert ">depth<" in overview.read_text(encoding="utf-8")
 
 
 def test_a_search_takes_its_name_and_its_bounds(tree: Path) -> None:
-    searched = attnbench(tree, "crossover", "rfa", "--axis", "batch", "--low", "1", "--high", "65537")
+    searched = attnbench(tree, "crossover", "rfa", "--axis", "depth", "--low", "1", "--high", "65537")
     assert searched.returncode == 2
     assert "has one mistake" in searched.stderr
-    assert "sweep[0].batch[1]: 65537; allowed: a whole number from 1 to 65536" in searched.stderr
+    assert "sweep[0].depth[1]: 65537; allowed: a whole number from 1 to 65536" in searched.stderr
 
 
 def test_without_its_row_it_is_refused(tmp_path: Path) -> None:
     refused = run_suite(REPOSITORY, SUITE, tmp_path)
     assert refused.returncode == 2
-    assert "sweep[0].batch: unknown key; allowed: seq_len, image_size, channels" in refused.stderr
-    searched = CliRunner().invoke(app, ["crossover", "rfa", "--axis", "batch"])
+    assert "sweep[0].depth: unknown key; allowed: seq_len, image_size, channels" in refused.stderr
+    searched = CliRunner().invoke(app, ["crossover", "rfa", "--axis", "depth"])
     assert searched.exit_code == 2
-    assert "'batch' is not one of 'seq_len', 'image_size', 'channels'" in " ".join(
+    assert "'depth' is not one of 'seq_len', 'image_size', 'channels'" in " ".join(
         searched.output.replace("│", "").split()
     )
 
@@ -111,11 +112,10 @@ print(csv.run(summarise(run, ["wall_time"], None, "depth")).splitlines()[0])
 """
 
 
-def test_an_axis_over_a_new_field_of_problems_is_its_row_and_the_field(tmp_path: Path) -> None:
-    """Swept and fixed, stored beside problems without it, told apart, and shown along its axis."""
-    added = ((PATH, ABOVE, FIELD_ROW), ("attnbench/problem.py", "    query_len: int = Followed()", FIELD))
+def test_problems_with_it_are_stored_beside_those_without(tree: Path, tmp_path: Path) -> None:
+    """Swept and fixed, told apart, and shown along its axis."""
     program = [sys.executable, "-c", STORED, str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": str(tree_with_lines(tmp_path, *added))}
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -51,8 +51,8 @@ def mistakes(text: str, directory: Path = Path()) -> str:
 def test_every_key_is_read_into_base_units() -> None:
     full = suite(FULL)
     assert full.operators == (("softmax", {}), ("linformer", {"k": (64, 128), "sharing": ("kv",)}), ("local", {}))
-    assert full.sweep[0]["seq_len"] == ((256,), (512,))
-    assert full.sweep[1]["image_size"] == ((14, 14), (8, 16))
+    assert full.sweep[0].values["seq_len"] == ((256,), (512,))
+    assert full.sweep[1].values["image_size"] == ((14, 14), (8, 16))
     assert full.measure == Measure(5, 7, 0.03, 4, 9, 0.4)
     assert full.limits == Limits(1.0, 2 * 2**30, 120.0, 3600.0)
     assert full.text == FULL
@@ -78,12 +78,18 @@ def test_what_a_suite_does_not_say_has_defaults() -> None:
         ("{from: 10, to: 20, step: 5}", (10, 15, 20)),
         ("{from: 10, to: 19, step: 5}", (10, 15)),
         ("{from: 7, to: 7, factor: 2}", (7,)),
+        ("{from: 1K, to: 4K, factor: 2}", (1024, 2048, 4096)),
+        ("{from: 1K, to: 4K, factor: sqrt2}", (1024, 1472, 2048, 2944, 4096)),
+        ("{from: 1K, to: 4K, factor: 1.414}", (1024, 1448, 2047, 2895, 4094)),
+        ("{from: 1, to: 4, factor: sqrt2}", (1, 2, 3, 4)),
         ("[3, 1]", (3, 1)),
+        ("[1K, 1.5k, 1M]", (1024, 1536, 2**20)),
         ("5", (5,)),
     ],
 )
 def test_ranges_include_their_ends_where_they_hit_them(values: str, expected: tuple[int, ...]) -> None:
-    assert suite(f"operators: all\nsweep: [{{seq_len: {values}}}]").sweep[0]["seq_len"] == tuple((n,) for n in expected)
+    (sweep,) = suite(f"operators: all\nsweep: [{{seq_len: {values}}}]").sweep
+    assert sweep.values["seq_len"] == tuple((n,) for n in expected)
 
 
 def test_heads_follow_head_dim() -> None:
@@ -109,7 +115,7 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
     ("change", "message"),
     [
         ("sweeep: []", "sweeep: unknown key (did you mean 'sweep'?); allowed: name,"),
-        ("problem: {head: 4}", "problem.head: unknown key (did you mean 'heads'?); allowed: batch, heads"),
+        ("problem: {head: 4}", "problem.head: unknown key (did you mean 'heads'?); allowed: channels, head_dim, heads"),
         ("operators: [sofmax]", "operators[0]: 'sofmax' is no operator (did you mean 'softmax'?)"),
         ("operators: [3]", "operators[0]: 3 is no operator"),
         ("operators: []", "operators: empty"),
