@@ -10,7 +10,7 @@ most, which are compressed when a query first sees their block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Generator, Tensor, einsum
@@ -113,18 +113,26 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     shape = (problem.kv_heads, width, problem.head_dim)
     parameters = {name: normal(problem, generator, *shape, scale=width**-0.5) for name in ("conv_k", "conv_v")}
     data = heads(problem, generator, "q", "k", "v")
-    kept: dict[str, Tensor] = {}
-    if problem.past:
-        for name, rows in state_rows(problem, params).items():
-            of_heads = (problem.batch, problem.kv_heads, rows, problem.head_dim)
-            kept |= {f"{x}_{name}": normal(problem, generator, *of_heads) for x in ("k", "v")}
-    return Inputs(data, parameters, state=kept)
+    return Inputs(data, parameters, state=_drawn_state(problem, params, generator, {**data, **parameters}))
 
 
-def state_rows(problem: Problem, params: Params) -> dict[str, int]:
-    """Rows of the tensors of a state, with room for new blocks and new tokens."""
-    before = pending_tokens(problem.before, params)
-    return {"cache": 1 + blocks(problem, params), "pending": before + problem.query_len}
+def _drawn_state(
+    problem: Problem, params: Params, generator: Generator, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """N(0, 1) blocks and tokens, and the new ones behind them, so that a call leaves its inputs as they were drawn."""
+    if not problem.past:
+        return {}
+    rows = (1 + blocks(problem, params), pending_tokens(problem.before, params) + problem.query_len)
+    drawn = [
+        normal(problem, generator, problem.batch, problem.kv_heads, number, problem.head_dim)
+        for number in rows
+        for _ in ("k", "v")
+    ]
+    state = dict(zip(STATE, drawn, strict=True))
+    for x in ("k", "v"):
+        pending = appended(state[f"{x}_pending"], tensors[x])
+        lengthened(problem, params, pending, tensors[f"conv_{x}"], state[f"{x}_cache"])
+    return state
 
 
 def state(

@@ -106,8 +106,9 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     if params["kind"] == "factorized_random":
         for name in ("r1", "r2"):
             parameters[name] = normal(problem, generator, h, n, params["rank"], scale=params["rank"] ** -0.25)
+    shape = (problem.batch, h, n, d)
     data = heads(problem, generator, *(("x", "v") if layers(problem, params) else ("v",)))
-    kept = {"v_cache": normal(problem, generator, problem.batch, h, n, d)} if problem.past else {}
+    kept = {"v_cache": appended(normal(problem, generator, *shape), data["v"])} if problem.past else {}
     return Inputs(data, parameters, state=kept)
 
 
