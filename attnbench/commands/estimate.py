@@ -36,8 +36,8 @@ def command(
     """Show FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory; nothing is computed.
 
     Sizes: --seq-len 1K,4096 or --image-size 28,32x64; K: 1024. A multiply-add counts as 2 FLOPs. traffic: bytes
-    that any impl must read and write. memory: the most that the reference holds at once beside its inputs, parameters
-    included.
+    that any impl must read and write. state: what a causal form keeps of all tokens to continue from. memory: the most
+    that the reference holds at once beside its inputs, parameters included.
 
     Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
     """

@@ -20,6 +20,7 @@ _FIGURES = {
     "reference": ("reference_flops", "flop"),
     "mult-adds": ("multiply_adds", "flop"),
     "traffic": ("bytes_required", "bytes"),
+    "state": ("state_bytes", "bytes"),
     "memory": ("peak_memory_bytes", "bytes"),
 }
 """What the table shows, by heading: the field of a row, and its unit."""
@@ -28,9 +29,31 @@ _INTENSITY = "FLOP/byte"
 
 _NOTES = (
     "analytic: from the formulas of the operators' files; nothing was computed.",
-    "traffic: bytes that any impl must read and write. memory: predicted from shapes, the most that the reference "
-    "holds beside its inputs, parameters included.",
+    "traffic: bytes that any impl must read and write. state: what is kept of all tokens to continue from. memory: "
+    "predicted from shapes, the most that the reference holds beside its inputs, parameters included.",
 )
+
+_SIZES = {"B": "batch", "H": "heads", "Hk": "kv_heads", "N": "seq_len", "Q": "query_len", "C": "channels"}
+"""The sizes of a problem by heading."""
+
+_FOLLOWED = {"Hk": "H", "Q": "N"}
+"""What a size is that was not given."""
+
+
+def _sizes(columns: Mapping[Any, Any]) -> dict[str, Any]:
+    """Every size of a cell by its columns, under the table's heading."""
+    sizes = {heading: columns.get(name) for heading, name in _SIZES.items()}
+    sizes |= {heading: sizes[other] for heading, other in _FOLLOWED.items() if not isinstance(sizes[heading], int)}
+    return {**sizes, "N": _tokens(columns)}
+
+
+def _without_common_sizes(table: Sequence[Row]) -> list[Row]:
+    """Without the sizes that all rows have in common, N apart; Hk and Q only where some are not H and N."""
+    common = {heading for heading in _SIZES if heading != "N" and len({row[heading] for row in table}) == 1}
+    given = {"Hk": [row["Hk"] != row["H"] for row in table], "Q": [str(row["Q"]) != row["N"] for row in table]}
+    for heading, differs in given.items():
+        (common.discard if any(differs) else common.add)(heading)
+    return [{heading: value for heading, value in row.items() if heading not in common} for row in table]
 
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
@@ -38,11 +61,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
 
     def names(roofline: Roofline) -> Row:
         cell = roofline.cell
-        return {
-            **{name: cell[name] for name in ("operator", "impl", "mode", "dtype")},
-            "N": _tokens(cell),
-            "C": cell["channels"],
-        }
+        return {**{name: cell[name] for name in ("operator", "impl", "mode", "dtype")}, **_sizes(cell)}
 
     def figures(roofline: Roofline) -> Row:
         ratio = roofline.ratio if roofline.roofline_s else None
@@ -59,8 +78,8 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
     matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
     return Listing(
         [{**names(cell), **figures(cell)} for cell in cells],
-        [{**names(cell), **texts(cell)} for cell in cells],
-        numbers=("N", "C", "ms", "roofline ms", "× roofline"),
+        _without_common_sizes([{**names(cell), **texts(cell)} for cell in cells]),
+        numbers=(*_SIZES, "ms", "roofline ms", "× roofline"),
         notes=(f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",),
     )
 
@@ -118,17 +137,16 @@ def estimates(rows: Sequence[Row]) -> Listing:
         intensity = row["arithmetic_intensity"]
         return {
             "operator": row["operator"],
-            "N": _tokens(row),
-            "C": row["channels"],
+            **_sizes(row),
             **{name: "—" if amount is None else shown(amount, _FIGURES[name][1]) for name, amount in amounts.items()},
             _INTENSITY: "—" if intensity is None else f"{intensity:.3g}",
         }
 
-    table = [texts(row) for row in rows]
-    if len({row["channels"] for row in rows}) == 1:
-        table = [{name: value for name, value in row.items() if name != "C"} for row in table]
+    table = _without_common_sizes([texts(row) for row in rows])
+    if all(row["state_bytes"] is None for row in rows):
+        table = [{name: value for name, value in row.items() if name != "state"} for row in table]
     reasons = dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"])
-    return Listing(rows, table, numbers=("N", "C", *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))
+    return Listing(rows, table, numbers=(*_SIZES, *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))
 
 
 def searches(searched: Sequence[Search], baseline: str, axis: str) -> Listing:

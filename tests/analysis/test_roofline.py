@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from attnbench.analysis.roofline import rooflines
+from attnbench.operator import Cost
+from attnbench.problem import Problem
+from attnbench.registry import operators, resolve
 
 RATES = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
 
@@ -51,3 +54,58 @@ def test_a_cheaper_exact_form_lowers_the_roofline_and_a_more_expensive_reference
     assert rewritten.roofline_s == pytest.approx(0.001)
     (masked,) = rooflines(results(reference_flops=2 * 10**10, impl_flops=math.nan), RATES)
     assert masked.roofline_s == pytest.approx(0.01)
+
+
+N, D, H, HK = 64 * 1024, 128, 32, 8
+"""A decoding step: one new token after N − 1, four query heads to a head of keys; bfloat16 has 2 bytes."""
+
+NEW_TOKEN = 2 * (2 * H * D + 2 * HK * D)
+"""Bytes of its q and y, k and v."""
+
+
+def step(operator: str, batch: int, **changes: int) -> Cost:
+    sizes = {"seq_len": N, "query_len": 1, "kv_heads": HK, **changes}
+    problem = Problem(channels=H * D, heads=H, batch=batch, dtype="bfloat16", causal=True, **sizes)  # type: ignore[arg-type]
+    loaded = operators()[operator].load()
+    return loaded.forms["core"].cost(problem, resolve(loaded, {}), "fwd")
+
+
+BYTES = {
+    # The cache of N − 1 tokens is read, and the new key and value are written to it.
+    "softmax": lambda batch: batch * (NEW_TOKEN + 2 * HK * D * 2 * N),
+    "local": lambda batch: batch * (NEW_TOKEN + 2 * HK * D * 2 * (256 + 1)),  # w = 256
+    # float32 sums of D features, or of 256, each with D values and its own total, read and written; ω is 256 × D.
+    "linear_transformer": lambda batch: batch * (NEW_TOKEN + 2 * HK * D * (D + 1) * 4),
+    "performer": lambda batch: batch * (NEW_TOKEN + 2 * HK * 256 * (D + 1) * 4) + 256 * D * 2,
+}
+FLOPS = {
+    "softmax": 2 * 2 * H * D * N,
+    "local": 2 * 2 * H * D * 257,
+    "linear_transformer": 2 * (HK * D * D + H * D * D + H * D),
+    "performer": 2 * (HK * 256 * D + H * 256 * D + H * 256 + (H + HK) * 256 * D),
+}
+
+
+@pytest.mark.parametrize("operator", list(BYTES))
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_decoding_step_is_bound_by_what_it_reads_of_earlier_tokens(operator: str, batch: int) -> None:
+    cost = step(operator, batch)
+    assert cost.bytes_required == BYTES[operator](batch)
+    assert cost.flops == batch * FLOPS[operator]
+    assert cost.passes == 1
+    # an H100: 990 TFLOP/s, 3.35 TB/s
+    rates = {"matmul_flops_per_s": {"bfloat16": 990e12}, "copy_bytes_per_s": 3.35e12}
+    figures = {"dtype": "bfloat16", "flops": cost.flops, "bytes_required": cost.bytes_required, "passes": cost.passes}
+    (found,) = rooflines(results(**figures), rates)
+    assert found.bound == "traffic"
+    assert found.roofline_s == pytest.approx(BYTES[operator](batch) / 3.35e12)
+    (every_token,) = rooflines(results(**{**figures, "flops": 300 * cost.bytes_required}), rates)
+    assert every_token.bound == "products", "more than 296 FLOPs a byte would not be"
+
+
+@pytest.mark.parametrize("operator", list(BYTES))
+def test_only_a_cache_of_all_tokens_makes_longer_contexts_slower(operator: str) -> None:
+    growth = step(operator, 1).bytes_required / step(operator, 1, seq_len=N // 2).bytes_required
+    assert growth == pytest.approx(2 if operator == "softmax" else 1, abs=1e-3)
+    shared = step(operator, 1, kv_heads=H).bytes_required / step(operator, 1).bytes_required
+    assert shared > 3, "with keys of their own heads read nearly four times as much"

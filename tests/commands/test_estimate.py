@@ -86,6 +86,22 @@ def test_traffic_is_called_so_and_peak_memory_stands_beside_it() -> None:
     assert {"traffic", "memory"} <= set(head)
 
 
+def test_a_decoding_step_reads_its_cache_and_sizes_that_differ_have_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ("--seq-len", "64K", "--heads", "4", "--channels", "64", "--batch", "1,2", "--causal")
+    step = (*words, "--query-len", "1", "--kv-heads", "1")
+    one, two = rows("softmax", *step)
+    assert (one["query_len"], one["kv_heads"], one["passes"]) == (1, 1, 1)
+    assert one["state_bytes"] == 2 * 65536 * 16 * 4  # keys and values of one head
+    assert one["bytes_required"] == one["state_bytes"] + (2 * 64 + 2 * 16) * 4  # q, y and the new k and v
+    assert two["bytes_required"] == 2 * one["bytes_required"]
+    assert one["peak_memory_bytes"] == 2 * 4 * 65536 * 4  # logits and weights of four heads: no key is repeated
+    assert run("softmax", *step).split()[:6] == ["operator", "B", "Hk", "N", "Q", "FLOPs"]
+    assert run("softmax", *words).split()[:4] == ["operator", "B", "N", "FLOPs"]
+    assert "state" in run("softmax", *words)
+    assert "state  " not in run("softmax", *words[:-1]), "a full form keeps nothing"
+
+
 def test_memory_that_shapes_do_not_tell_is_a_dash(tmp_path: Path) -> None:
     """An operator that reads a value of its input has no memory known from shapes; its cost stays."""
     own = tmp_path / "reads_values.py"

@@ -177,6 +177,31 @@ def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -
     assert now.bytes_required > 0
 
 
+KEEPS_EVERY_TOKEN = ("softmax", "local", "synthesizer-dense")
+"""Of which, at few tokens, a step reads a cache of all tokens before and adds the new ones."""
+
+
+@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+def test_a_step_moves_the_difference_of_two_prefills_and_its_state(variant: Variant, kv_heads: int) -> None:
+    """Parameters cancel in the difference, and are read once more; a state of fixed size is read and written whole."""
+    full = variant.problem((9, 15), causal=True, kv_heads=kv_heads)
+    problem = step(full, 3)
+    before, after, now = (variant.form.cost(p, variant.params, "fwd") for p in (problem.before, full, problem))
+    inputs = variant.inputs(problem)
+    returns_its_state = len(call(variant, problem, inputs.tensors())) > 1
+    if not (returns_its_state or str(variant).startswith(KEEPS_EVERY_TOKEN)):
+        pytest.skip("a step reads or adds a part of its cache")
+    assert before.state_bytes is not None
+    assert after.state_bytes is not None
+    fixed = total_bytes({**inputs.parameters, **inputs.choices})
+    if variant.name == "synthesizer":  # W₂ has a column for each token: the difference of two prefills has the new ones
+        fixed -= total_bytes(inputs.parameters) - total_bytes(variant.inputs(problem.before).parameters)
+    moved = after.bytes_required - before.bytes_required + fixed
+    state = before.state_bytes + after.state_bytes if returns_its_state else after.state_bytes
+    assert now.bytes_required == moved + state
+    assert (before.state_bytes == after.state_bytes) == returns_its_state, "a fixed size, or a cache"
+
+
 HEAD_AXIS = {"k": 1, "v": 1, "gate": 1, "w_gate": -1, "b_gate": -1, "conv_k": 0, "conv_v": 0, "e": 0, "f": 0}
 """Where tensors have the heads of keys, if they have them."""
 
