@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Collection
@@ -94,12 +95,19 @@ class Axis:
         return problem.with_sizes(**self.fields(self.uniform(side)), **({name: getattr(problem, name)} if name else {}))
 
     def holding(self, problems: Collection[Problem]) -> Axis:
-        """The axis on which all of these stand, with what is constant among them as the only choice."""
+        """The axis with that as its only choice which is constant where these problems vary along it."""
         for held in self.held:
             axis = replace(self, held=(held,))
-            if all(axis.at(a, self.position(b)) == b for a in problems for b in problems):
+            if any(axis._joins(a, b) for a, b in itertools.permutations(problems, 2)):
                 return axis
         return self
+
+    def _joins(self, problem: Problem, other: Problem) -> bool:
+        """Whether two problems differ in nothing but their position."""
+        try:
+            return self.at(problem, self.position(other)) == other
+        except ValueError:  # at that position no problem can be
+            return False
 
     def varies_in(self, problem: Problem) -> bool:
         """Whether a problem stands on the axis: it is of the domain, and has every number of a value."""

@@ -75,9 +75,13 @@ class Problem:
         if self.height is not None and self.width is not None and self.height * self.width != self.seq_len:
             raise ValueError(f"{self.height}x{self.width} is not {self.seq_len} tokens")
         if self.kv_heads < 1 or self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+            raise ValueError(
+                f"kv_heads {self.kv_heads} does not divide heads {self.heads}; each is read by as many of these"
+            )
         if not 1 <= self.query_len <= self.seq_len:
-            raise ValueError(f"query_len {self.query_len} is more than the {self.seq_len} tokens it is part of")
+            raise ValueError(
+                f"query_len {self.query_len} is more than the {self.seq_len} tokens it is part of; give fewer"
+            )
         if self.query_len < self.seq_len and not self.causal:
             raise ValueError(
                 f"query_len {self.query_len} of {self.seq_len} tokens needs causal: true; only a causal form can "

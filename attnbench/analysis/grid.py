@@ -193,7 +193,7 @@ def _nothing_joined(run: Run, axis: str | None, over: str) -> str:
     both = [
         f"--axis {name} --over {other}"
         for name in varied
-        for other in AXES
+        for other in varied
         if other != name and _joined([r for r in reports if r.panel.axis == name], AXES[other])
     ]
     given = f"--axis {axis} --over {over}" if axis else f"--over {over}"

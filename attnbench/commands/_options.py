@@ -11,8 +11,11 @@ from typing import Annotated, Any, get_type_hints
 import click
 import typer
 
+from attnbench.axes import AXES
 from attnbench.measure.device import AUTO, device_names
 from attnbench.outputs._formats import Data, formats
+from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
+from attnbench.problem import DTYPES, DTYPES_SHORT
 
 
 class _Format(click.ParamType):
@@ -48,7 +51,7 @@ class Each:
     """
 
     options: Mapping[str, Any]
-    type: Any = list[str] | None
+    type: Any
 
     def parameters(self) -> list[inspect.Parameter]:
         """Those of the command line; None where one is not given."""
@@ -57,6 +60,19 @@ class Each:
             inspect.Parameter(name, kind, default=None, annotation=Annotated[self.type, each])
             for name, each in self.options.items()
         ]
+
+
+def size_options(type: Any) -> Each:
+    """An option for each axis. type: of a value."""
+    defaults = {"channels": CHANNELS, "heads": HEADS, "kv_heads": "heads", "batch": BATCH, "query_len": "all tokens"}
+    help = {name: axis.meaning.capitalize() for name, axis in AXES.items()}
+    help |= {name: f"{help[name]}; default: {value}" for name, value in defaults.items() if name in help}
+    return Each({name: typer.Option(help=f"{text}.") for name, text in help.items()}, type)
+
+
+def dtype_help() -> str:
+    """The help of `--dtype`."""
+    return f"{', '.join(DTYPES)}; short {', '.join(DTYPES_SHORT)}."
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ import click
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import device_option, format_option, grouped
+from attnbench.commands._options import device_option, dtype_help, format_option, grouped, size_options
 from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 def _size(value: str | int) -> int:
     """A size as a suite reads it; ValueError where it is none."""
     from attnbench.axes import MAX_TOKENS
-    from attnbench.units import whole_number
+    from attnbench.units import whole_size
     from attnbench.yaml_file import scalar
 
-    return whole_number(1, MAX_TOKENS)(scalar(str(value)))
+    return whole_size(1, MAX_TOKENS)(scalar(str(value)))
 
 
 _MEANINGS = "; ".join(f"{name}: {axis.meaning}" for name, axis in AXES.items())
+SEQ_LEN = 1024
+"""The tokens, where they are neither varied nor given."""
+
 _SIZE: dict[str, Any] = {"parser": _size, "metavar": "INTEGER"}
 
 
@@ -49,15 +52,11 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class ProblemOptions:
-    """The problem, apart from its size on the axis."""
+    """The problem, apart from its sizes."""
 
-    seq_len: Annotated[int, typer.Option(help="Tokens, where they are not varied.", **_SIZE)] = 1024
-    channels: Annotated[int, typer.Option(help="Channels of all heads together.", **_SIZE)] = 256
-    heads: Annotated[int, typer.Option(help="Number of heads; divides the channels.", **_SIZE)] = 8
-    batch: Annotated[int, typer.Option(help="Number of samples.", **_SIZE)] = 1
-    dtype: Annotated[str, typer.Option(help="float64, float32, bfloat16 or float16.")] = "float32"
+    dtype: Annotated[str, typer.Option(help=dtype_help())] = "float32"
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
-    mode: Annotated[str, typer.Option(help="fwd, or fwd_bwd.")] = "fwd"
+    mode: Annotated[str, typer.Option(help="fwd (infer), or fwd_bwd (train).")] = "fwd"
     scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
     param: Annotated[list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")] = (
         None
@@ -69,6 +68,7 @@ def command(
     context: typer.Context,
     search: SearchOptions,
     problem: ProblemOptions,
+    sizes: Annotated[dict[str, str | None], size_options(str | None)],
     operator: Annotated[
         list[str] | None, typer.Argument(help="operator or operator:impl.", metavar="OP...", show_default=False)
     ] = None,
@@ -80,7 +80,8 @@ def command(
 ) -> None:
     """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
 
-    The last line of stdout is the run folder, which `attnbench show` and `plot` read like any other. Exit code: 0; 2
+    Sizes (K: 1024) are those of every problem, but for that of --axis, which goes from --low to --high. The last line
+    of stdout is the run folder, which `attnbench show` and `plot` read like any other. Exit code: 0; 2
     bad usage; 3 where nothing could be compared; 130 interrupted, to be continued with --resume.
 
     Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
@@ -99,9 +100,9 @@ def command(
         opened = resume_search(resume, device, operators_from or ())
     else:
         request = _request(operator or (), search)
-        shape = {name: getattr(problem, name) for name in ("batch", "heads", "channels", "dtype", "causal")}
+        shape = {"dtype": problem.dtype, "causal": problem.causal, **_fixed(sizes, search.axis)}
         text = suite_text(
-            request, shape, problem.seq_len, problem.mode, problem.scope, problem.param or (), operators_from or ()
+            request, shape, SEQ_LEN, problem.mode, problem.scope, problem.param or (), operators_from or ()
         )
         opened = begin_search(request, text, device, out)
     folder = opened.session.journal.folder
@@ -117,6 +118,25 @@ def command(
         print(f"what was measured is kept; continue with: attnbench crossover --resume {folder}", file=sys.stderr)
     if outcome.code or all(row["kind"] == "nothing" for row in listing.rows):
         raise typer.Exit(outcome.code or 3)
+
+
+def _fixed(sizes: Mapping[str, str | None], axis: str) -> dict[str, Any]:
+    """The sizes that are given. Raises BadInput where the axis is among them, or one is no plain value."""
+    from attnbench.errors import BadInput
+    from attnbench.yaml_file import scalar
+
+    option = f"--{axis.replace('_', '-')}"
+    if sizes[axis] is not None:
+        raise BadInput(
+            f"{option} {sizes[axis]}: it is varied, by --axis {axis}. Leave it out; --low and --high say where."
+        )
+    fixed: dict[str, Any] = {}
+    for name, value in sizes.items():
+        try:
+            fixed |= {name: scalar(value)} if value is not None else {}
+        except ValueError as error:
+            raise BadInput(f"--{name.replace('_', '-')}: {error}. Correct it.") from None
+    return fixed
 
 
 def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:

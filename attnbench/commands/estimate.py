@@ -6,13 +6,8 @@ from typing import Annotated
 
 import typer
 
-from attnbench.axes import AXES
-from attnbench.commands._options import Each, format_option, grouped
+from attnbench.commands._options import dtype_help, format_option, grouped, size_options
 from attnbench.outputs import _formats as formats
-from attnbench.problem import DTYPES, DTYPES_SHORT
-
-_SEVERAL = "One or several: repeat it, or separate by commas."
-SIZES = Each({name: typer.Option(help=f"{axis.meaning.capitalize()}. {_SEVERAL}") for name, axis in AXES.items()})
 
 
 @grouped
@@ -20,10 +15,8 @@ def command(
     operator: Annotated[
         list[str], typer.Argument(help="Names, as `attnbench list operators` shows them.", metavar="OP...")
     ],
-    sizes: Annotated[dict[str, list[str] | None], SIZES],
-    dtype: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}, short {', '.join(DTYPES_SHORT)}.")
-    ] = None,
+    sizes: Annotated[dict[str, list[str] | None], size_options(list[str] | None)],
+    dtype: Annotated[list[str] | None, typer.Option(help=dtype_help())] = None,
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False,
     mode: Annotated[str, typer.Option(help="fwd (infer), or fwd_bwd (train).")] = "fwd",
     scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core",
@@ -35,9 +28,9 @@ def command(
 ) -> None:
     """Show FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory; nothing is computed.
 
-    Sizes: --seq-len 1K,4096 or --image-size 28,32x64; K: 1024. A multiply-add counts as 2 FLOPs. traffic: bytes
-    that any impl must read and write. state: what a causal form keeps of all tokens to continue from. memory: the most
-    that the reference holds at once beside its inputs, parameters included.
+    Sizes and dtypes: one or several, --seq-len 1K,4K or repeated; K: 1024. A multiply-add counts as 2 FLOPs. traffic:
+    bytes that any impl must read and write. state: what a causal form keeps of all tokens to continue from. memory: the
+    most that the reference holds at once beside its inputs, parameters included.
 
     Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
     """

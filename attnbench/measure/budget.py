@@ -6,7 +6,6 @@ not reach is left out alike: a size that is too large for one operator is measur
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,7 +51,7 @@ class Budget:
         self.limit_s = self.plan.limits.budget_s
         self._cells = {cell.key: cell for cell in self.plan.cells}
         self._clocks = len(clocks(device_clock=device_of(self.plan.device).clock is not None))
-        self._smallest = min(map(time_budget.size, self.plan.cells), default=(0, 0, 0))
+        self._smallest = min(map(time_budget.size, self.plan.cells), default=())
 
     def note_check(self, visit: Visit) -> None:
         """Takes from a check that is ok what later visits are expected to take."""
@@ -188,5 +187,4 @@ class Budget:
         if last is None:
             return starting + time_budget.CHECK_S
         smaller, seconds = last
-        grown = math.prod(time_budget.size(cell)) / math.prod(time_budget.size(smaller))
-        return starting + seconds * max(grown, 1.0) ** 2
+        return starting + seconds * time_budget.growth(cell, smaller)

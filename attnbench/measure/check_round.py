@@ -10,7 +10,7 @@ from attnbench.measure.protocol import SupportRequest, WorkerLost
 from attnbench.measure.visit_maker import VisitMaker
 from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.plan import series_of
-from attnbench.problem import Cell
+from attnbench.problem import SIZES, Cell, Problem
 from attnbench.store.records import Cause, Status
 
 Reason = tuple[Status, str | None]
@@ -83,10 +83,17 @@ def _beyond(maker: VisitMaker, cell: Cell) -> tuple[str, Cause] | None:
     if failure is None:
         return None
     smaller, visit = failure
-    size = f"beyond {smaller.problem.size} with {smaller.problem.channels} channels"
+    size = f"beyond {', '.join(_differing(smaller.problem, cell.problem))}"
     if visit.status == "oom":
         return f"{size}, which ran out of memory", "beyond_oom"
     return f"{size}, which ran out of time", "beyond_timeout"
+
+
+def _differing(problem: Problem, other: Problem) -> list[str]:
+    """The sizes of a problem that another one does not have, each as it is named."""
+    sizes = {**{name: getattr(problem, name) for name in SIZES if name != "seq_len"}, **problem.given}
+    differing = [f"{name} {number}" for name, number in sizes.items() if getattr(other, name) != number]
+    return [problem.size, *differing] if problem.size != other.size else differing
 
 
 def _over_budget(maker: VisitMaker, cell: Cell, starts: int) -> tuple[str, Cause] | None:

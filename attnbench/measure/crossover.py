@@ -90,7 +90,7 @@ def run_search(opened: OpenSearch, progress: Progress) -> SearchOutcome:
 
 def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
     request = opened.request
-    axis = AXES[request.axis]
+    axis = AXES[request.axis].holding({cell.problem for cell in opened.session.plan.cells})
     *_, baseline = opened.series.values()
     series = {name: cell for name, cell in opened.series.items() if cell is not baseline}
     plan = replace(opened.session.plan, cells=())

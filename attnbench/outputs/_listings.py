@@ -130,6 +130,8 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 def estimates(rows: Sequence[Row]) -> Listing:
     """Of `estimate`. A dash: outside the definition, not known, or (intensity) nothing to divide by."""
 
+    dtypes = {row["dtype"] for row in rows}
+
     def texts(row: Row) -> Row:
         amounts = {name: row[key] for name, (key, _) in _FIGURES.items()}
         if row["peak_memory_bytes"] is not None:  # with the parameters, as the tables of a run show it
@@ -137,6 +139,7 @@ def estimates(rows: Sequence[Row]) -> Listing:
         intensity = row["arithmetic_intensity"]
         return {
             "operator": row["operator"],
+            **({"dtype": row["dtype"]} if len(dtypes) > 1 else {}),
             **_sizes(row),
             **{name: "—" if amount is None else shown(amount, _FIGURES[name][1]) for name, amount in amounts.items()},
             _INTENSITY: "—" if intensity is None else f"{intensity:.3g}",

@@ -60,10 +60,16 @@ def series_of(cell: Cell) -> tuple[Any, ...]:
 
 
 def beyond(cell: Cell, smaller: Cell) -> bool:
-    """Whether `cell` needs at least what `smaller` needs: the same but for sizes, none of them smaller."""
+    """Whether `cell` needs at least what `smaller` needs: the same but for sizes, none of them smaller.
+
+    More heads of as many channels are narrower ones, and may need less: so head_dim is among the sizes, not channels.
+    """
     a, b = cell.problem, smaller.problem
-    at_least = a.batch >= b.batch and a.seq_len >= b.seq_len and a.channels >= b.channels
+    at_least = all(getattr(a, name) >= getattr(b, name) for name in _NEEDED)
     return cell.key != smaller.key and series_of(cell) == series_of(smaller) and at_least
+
+
+_NEEDED = ("seq_len", "query_len", "batch", "heads", "head_dim", "kv_heads")
 
 
 def order_seed(text: str) -> int:

@@ -69,8 +69,8 @@ def suite_text(
     """The suite that says the same; its sizes are the ends of the axis.
 
     Args:
-        shape: its `problem`.
-        seq_len: the tokens, where they are not varied.
+        shape: its `problem`, and of the sweep the seq_len or image_size.
+        seq_len: the tokens, where they are neither varied nor in the shape.
         mode, scope: of every cell.
         params: `key=value` each.
         operators_from: files and packages of a user's own.
@@ -79,7 +79,8 @@ def suite_text(
     """
     names = request.names()
     sizes = {request.axis: [request.low, request.high]}
-    fixed = {} if AXES[request.axis].domain else {"seq_len": [seq_len]}
+    fixed = {name: [value] for name, value in shape.items() if name in AXES and AXES[name].domain}
+    fixed = fixed or ({} if AXES[request.axis].domain else {"seq_len": [seq_len]})
     data = {
         "name": "crossover",
         "description": f"a search for where {', '.join(':'.join(name) for name in names[:-1])} pass {request.baseline}",
@@ -89,7 +90,7 @@ def suite_text(
         "impls": list(dict.fromkeys(impl for _, impl in names)),
         "scope": [scope],
         "sweep": [{**fixed, **sizes}],
-        "problem": {name: value for name, value in shape.items() if name != request.axis},
+        "problem": {name: value for name, value in shape.items() if name not in (request.axis, *fixed)},
         "mode": [mode],
         "measure": {"rounds": SEARCH_ROUNDS, "crossover_precision": None},
         "limits": {"memory": "60%", "cell_timeout": "60s"},

@@ -103,10 +103,17 @@ class Afforded:
     out_of_reach: Mapping[str, str]
 
 
-def size(cell: Cell) -> tuple[int, int, int]:
-    """What cells are ordered by: tokens, channels, batch."""
+def size(cell: Cell) -> tuple[int, ...]:
+    """What cells are ordered by: tokens, new ones, channels, batch, heads, those of keys."""
     p = cell.problem
-    return (p.seq_len, p.channels, p.batch)
+    return (p.seq_len, p.query_len, p.channels, p.batch, p.heads, p.kv_heads)
+
+
+def growth(cell: Cell, smaller: Cell) -> float:
+    """By how much a call of a cell may take longer, as N² of all tokens, and as N where the new ones are as many."""
+    a, b = cell.problem, smaller.problem
+    width = max(a.channels / b.channels, a.heads / b.heads) * a.batch / b.batch
+    return max(1.0, width**2 * (a.seq_len * a.query_len) / (b.seq_len * b.query_len))
 
 
 def precedence(cell: Cell, baseline: str) -> tuple[Any, ...]:

@@ -449,6 +449,39 @@ def test_beyond_means_no_size_smaller_and_one_larger() -> None:
     assert not beyond(replace(small, problem=Problem(128, 4)), small)
 
 
+STEP = Problem(64, 32, 4, 2, causal=True, kv_heads=2, query_len=8)
+
+
+@pytest.mark.parametrize(
+    ("larger", "grown"),
+    [
+        ({"batch": 4}, 4),
+        ({"query_len": 16}, 2),
+        ({"query_len": 64}, 8),
+        ({"seq_len": 128}, 2),
+        ({"seq_len": 128, "query_len": 128}, 32),
+        ({"kv_heads": 4}, 1),
+        ({"channels": 64}, 4),
+        ({"channels": 64, "heads": 8}, 4),
+    ],
+)
+def test_a_larger_size_of_any_axis_needs_at_least_as_much(larger: dict[str, int], grown: float) -> None:
+    small = Cell("softmax", "reference", "core", "fwd", STEP, {})
+    large = replace(small, problem=replace(STEP, **larger))  # type: ignore[arg-type]
+    assert beyond(large, small)
+    assert not beyond(small, large)
+    assert time_budget.size(large) > time_budget.size(small)
+    assert (time_budget.growth(large, small), time_budget.growth(small, large)) == (grown, 1)
+
+
+@pytest.mark.parametrize("other", [{"heads": 8}, {"heads": 2}, {"seq_len": 128, "batch": 1}, {"kv_heads": 1}])
+def test_what_is_smaller_in_one_size_may_need_less(other: dict[str, int]) -> None:
+    """More heads of as many channels are narrower ones: a state of D² numbers a head is smaller then."""
+    small = Cell("softmax", "reference", "core", "fwd", STEP, {})
+    changed = replace(small, problem=replace(STEP, **other))  # type: ignore[arg-type]
+    assert not beyond(changed, small)
+
+
 @pytest.mark.parametrize(
     ("statuses", "code"),
     [
