@@ -248,13 +248,15 @@ def _growths(report: PanelReport) -> Iterator[TextTable]:
         names = list(dict.fromkeys(line.series for t in exact for line in t.lines if line.growth))
         heads: list[str] = [axis]
         for table in exact:
-            heads += [f"{table.quantity.name} stated", "growth", *(["agreement"] if _has_origin(table) else [])]
+            heads += [f"{table.quantity.name} stated"] if _is_stated(table) else []
+            heads += ["growth" if _is_stated(table) else f"growth of {table.quantity.label}"]
+            heads += ["agreement"] if _has_origin(table) else []
         rows = []
         for series in names:
             cells = [Field(series.name)]
             for table in exact:
                 line = next((x for x in table.lines if x.series == series), None)
-                cells += map(Field, _exact_growth(line, _has_origin(table)))
+                cells += map(Field, _exact_growth(line, _is_stated(table), _has_origin(table)))
             rows.append(tuple(cells))
         yield TextTable("Growth of exact figures", tuple(heads), tuple(rows))
 
@@ -272,16 +274,21 @@ def interval_text(value: float | None, low: float | None, high: float | None) ->
     return times(value) + ends.replace("×", "")
 
 
+def _is_stated(table: Table) -> bool:
+    return table.quantity.metric.growth is not None
+
+
 def _has_origin(table: Table) -> bool:
     return any(line.origin for line in table.lines)
 
 
-def _exact_growth(line: Line | None, origin: bool) -> tuple[str, ...]:
-    """What is stated, the class or else the exponent, and where the metric has an origin the agreement."""
+def _exact_growth(line: Line | None, stated: bool, origin: bool) -> tuple[str, ...]:
+    """What is stated, where the metric has that, the class or else the exponent, and where it has an origin the
+    agreement."""
     if line is None or line.growth is None:
-        return ("",) * (3 if origin else 2)
+        return ("",) * (1 + stated + origin)
     growth = str(line.growth) + (" (stated)" if line.origin == "stated" else "")
-    return (line.stated or "", growth, *([line.agreement or ""] if origin else []))
+    return (*([line.stated or ""] if stated else []), growth, *([line.agreement or ""] if origin else []))
 
 
 def _choices(axis: str, recommendations: Sequence[Recommendation]) -> TextTable:
