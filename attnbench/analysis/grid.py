@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.analysis.baseline import Baseline, best_exact, fate, is_exact, least, named, pairs
 from attnbench.analysis.crossover import Crossover, Direction, crossover
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CHEAPEST_OTHER = "cheapest other operator"
 """What borders are of: at each size the least of all that do not compute softmax attention."""
+
+
+Outside = Literal["before", "beyond"]
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,13 @@ class Border:
     Args:
         crossover: with its interval, or a label where there is no crossing.
         reaches: of each crossing its interval; without one the stretches that are not told apart.
+        outside: of always and never, whether it is to be looked for `before` the smallest or `beyond` the largest size:
+            where the ratio is nearer to 1; else None.
     """
 
     crossover: Crossover
     reaches: tuple[Reach, ...]
+    outside: Outside | None
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Grid:
     @property
     def title(self) -> str:
         """The axes and what is fixed, in one line."""
-        return f"{self.axis} × {self.over}: {in_a_line(self.fixed)}"
+        return f"{self.axis} × {self.over}: {in_a_line(self.fixed, self.rows[0].report.panel.walked)}"
 
     @property
     def series(self) -> list[Series]:
@@ -200,7 +206,7 @@ def _nothing_joined(run: Run, axis: str | None, over: str) -> str:
     advice = f"Give {' or '.join(both)}." if both else "Show it without --over, or measure a sweep over two axes."
     return (
         f"{given}: this run does not vary both together; a map needs two sizes or more at two values or more of the "
-        f"other axis. It varies {', '.join(varied) or 'none'}{'' if both else ', each by itself'}. {advice}"
+        f"other axis. It varies {', '.join(varied) or 'none'}{'' if both else ' alone'}. {advice}"
     )
 
 
@@ -267,7 +273,7 @@ def _border(table: Table, baseline: Baseline | None) -> Border | None:
     points = tuple(sorted(cheapest.points.values(), key=lambda p: p.size))
     line = Series(CHEAPEST_OTHER, "", "", "", points)
     passing = crossover(pairs(table.panel, line, baseline, replace(table.quantity, levels=levels)))
-    return Border(passing, tuple(_reaches(passing, table.panel.sizes)))
+    return Border(passing, tuple(_reaches(passing, table.panel.sizes)), _outside(passing))
 
 
 def _reaches(passing: Crossover, sizes: Mapping[str, int]) -> Iterator[Reach]:
@@ -280,3 +286,12 @@ def _reaches(passing: Crossover, sizes: Mapping[str, int]) -> Iterator[Reach]:
         yield Reach(None, 0.0, sizes[stretch.first], None)
     if stretch is not None and stretch.last is not None:
         yield Reach(None, sizes[stretch.last], math.inf, None)
+
+
+def _outside(passing: Crossover) -> Outside | None:
+    if passing.kind not in ("always", "never"):
+        return None
+    first, last = (abs(math.log(edge.ratio)) if edge else 0.0 for edge in (passing.smallest, passing.largest))
+    if first == last:
+        return "before" if passing.kind == "always" else "beyond"
+    return "before" if first < last else "beyond"

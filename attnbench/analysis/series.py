@@ -97,12 +97,16 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The axis and what is fixed, in one line; what varies with the axis by its values, or the constant product."""
-        together = [f"{name} {', '.join(values.values())}" for name, values in self.together.items()]
-        if self.product is not None:
-            tokens = self.axis if len(AXES[self.axis].columns) == 1 else "tokens"
-            together = [f"{name} · {tokens} {self.product}" for name in self.together]
-        return f"{self.axis}: {in_a_line(self.fixed, together)}"
+        """The axis and what is fixed, in one line, and what varies with the axis."""
+        return f"{self.axis}: {in_a_line(self.fixed, self.walked)}"
+
+    @property
+    def walked(self) -> list[str]:
+        """What varies with the axis, by its values or the constant product."""
+        if self.product is None:
+            return [f"{name} {', '.join(values.values())}" for name, values in self.together.items()]
+        tokens = self.axis if len(AXES[self.axis].columns) == 1 else "tokens"
+        return [f"{name} · {tokens} {self.product}" for name in self.together]
 
     def fixed_along(self, other: Axis) -> list[dict[str, Any]]:
         """What is left of `fixed` where another axis varies as well, the first choice first."""

@@ -75,6 +75,11 @@ def dtype_help() -> str:
     return f"{', '.join(DTYPES)}; short {', '.join(DTYPES_SHORT)}."
 
 
+def over_option() -> Any:
+    """`--over`: the second axis of a map."""
+    return typer.Option(help=f"A map of two axes: --axis along its rows, this one from row to row: {', '.join(AXES)}.")
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """A command some of whose parameters are dataclasses: every field of one is an option of its own; or `Each`."""
     hints = get_type_hints(command, include_extras=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import format_option
+from attnbench.commands._options import format_option, over_option
 from attnbench.outputs import _formats as formats
 
 
@@ -19,13 +19,23 @@ def command(
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
     axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
+    over: Annotated[str | None, over_option()] = None,
     form: Annotated[str, format_option("run", "csv holds the figures, json everything.")] = "table",
 ) -> None:
-    """Show a stored run: every metric over the axis, crossovers, growth, and what to use.
+    """Show a stored run: every metric over the axis, crossovers, growth, and what to use; with --over, of a run that
+    varies two axes, a map of what is fastest in every cell, and the border where softmax stops paying.
 
     Example: attnbench show results/reference/cpu-sequence --metric wall_time --baseline softmax:sdpa
+
+    Example: attnbench show RUN --axis seq_len --over batch
     """
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
 
-    formats.show("run", summarise(read_run(run), metric or (), baseline, axis), form)
+    stored = read_run(run)
+    if over is None:
+        formats.show("run", summarise(stored, metric or (), baseline, axis), form)
+        return
+    from attnbench.analysis.grid import grids
+
+    formats.show("grids", grids(stored, over, axis, metric or (), baseline), form)

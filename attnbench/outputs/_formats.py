@@ -2,6 +2,7 @@
 function for.
 
     run(summary: Summary)                       the results of a run: `show`, `run`
+    grids(grids: Sequence[Grid])                two axes of a run at once: `show --over`
     rows(listing: Listing)                      rows of plain values: `list`, `estimate`, `roofline`, `crossover`, …
     comparisons(comparisons: list[Comparison])  stored runs compared: `compare`, `gate`
 
@@ -22,7 +23,7 @@ from typing import Any, Literal
 from attnbench.errors import BadInput
 from attnbench.registry import scan
 
-Data = Literal["run", "rows", "comparisons"]
+Data = Literal["run", "grids", "rows", "comparisons"]
 PACKAGE = "attnbench.outputs"
 
 
@@ -45,7 +46,7 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
 
     Args:
         data: what kind of value it is.
-        value: a Summary, a Listing, or comparisons.
+        value: a Summary, grids, a Listing, or comparisons.
         form: one of `formats(data)`.
         folder: of what was just measured; named on the last line unless the text holds it.
 

@@ -17,7 +17,8 @@ from attnbench.outputs._rows import Listing, text_of
 from attnbench.problem import LATER
 
 if TYPE_CHECKING:
-    from attnbench.analysis.summary import Figure, Summary, Table
+    from attnbench.analysis.grid import Grid
+    from attnbench.analysis.summary import Figure, PanelReport, Summary, Table
 
 COLUMNS = (
     "axis", "scope", "mode", "dtype", "causal", "batch", "heads", "head_dim", "channels", "problem", "device",
@@ -28,10 +29,19 @@ COLUMNS = (
 
 def run(summary: Summary) -> str:
     """With a header, ending with a newline."""
+    return _figures(summary.panels)
+
+
+def grids(grids: Sequence[Grid]) -> str:
+    """The figures of every cell, as `run`."""
+    return _figures([row.report for grid in grids for row in grid.rows])
+
+
+def _figures(reports: Sequence[PanelReport]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    for report in summary.panels:
+    for report in reports:
         fixed = {("problem" if k == "size" else k): v for k, v in report.panel.fixed.items()}
         for table in report.tables:
             for line in table.lines:

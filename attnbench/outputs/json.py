@@ -14,12 +14,16 @@ from attnbench.outputs._rows import Listing
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.crossover import Crossover
+    from attnbench.analysis.grid import Grid, Row
     from attnbench.analysis.recommendation import Choice, Recommendation
     from attnbench.analysis.series import Series
     from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
 VERSION = 3
 """Of a run: raised when the meaning of a field changes or one is taken away; fields may be added."""
+
+GRID_VERSION = 1
+"""The same of grids."""
 
 COMPARISON_VERSION = 1
 """The same of comparisons."""
@@ -30,6 +34,40 @@ HOLDS_FOLDER = True
 def run(summary: Summary, folder: Path | None = None) -> str:
     """The document of `document`. folder: that of a run just measured, a further field."""
     return _text(_plain({**document(summary), **({} if folder is None else {"folder": str(folder)})}))
+
+
+def grids(grids: Sequence[Grid]) -> str:
+    """`version` and `grids`, each with `axis` (of the columns), `over` (of the rows), `baseline`, `metric` (the one
+    that decides), `fixed` (what all cells have in common), `sizes` (of the columns, by label) and `rows`.
+
+    A row: `label` and `position` on `over`; `cells`, one for each column, with the fields of `analysis.grid.Spot`,
+    `use` as a recommendation of `document`; `against_baseline`, `against_exact`, the crossover of the cheapest other
+    operator (`analysis.crossover.Crossover`); and `panel`, that of `document`, with all figures and crossovers.
+    """
+    return _text(_plain({"version": GRID_VERSION, "grids": [_grid(grid) for grid in grids]}))
+
+
+def _grid(grid: Grid) -> dict[str, Any]:
+    return {
+        "axis": grid.axis,
+        "over": grid.over,
+        "baseline": grid.baseline,
+        "metric": grid.rows[0].table.quantity.name,
+        "fixed": dict(grid.fixed),
+        "sizes": dict(grid.sizes),
+        "rows": [_row(row) for row in grid.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    borders = {"against_baseline": row.against_baseline, "against_exact": row.against_exact}
+    return {
+        "label": row.label,
+        "position": row.position,
+        "cells": [{**vars(spot), "use": _recommendation(spot.use) if spot.use else None} for spot in row.spots],
+        **{side: _crossover(border.crossover if border else None) for side, border in borders.items()},
+        "panel": {name: value for name, value in _panel_report(row.report).items() if name != "recommendations"},
+    }
 
 
 def rows(listing: Listing, folder: Path | None = None) -> str:

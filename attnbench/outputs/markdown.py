@@ -10,23 +10,35 @@ from attnbench.outputs._rows import Listing, text_of
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.grid import Grid
     from attnbench.analysis.summary import Summary
-    from attnbench.outputs._run_tables import TextTable
+    from attnbench.outputs._run_tables import Part, TextTable
 
 
 def run(summary: Summary) -> str:
     """Headings, pipe tables and notes, ending with a newline."""
     from attnbench.outputs._run_tables import legend, parts
 
+    return _parts(parts(summary), legend(summary))
+
+
+def grids(grids: Sequence[Grid]) -> str:
+    """Maps and the borders in them, as `run`."""
+    from attnbench.outputs._grid_tables import legend, parts
+
+    return _parts(parts(grids), legend(grids))
+
+
+def _parts(parts: Sequence[Part], legend: Sequence[str]) -> str:
     lines = []
-    for part in parts(summary):
+    for part in parts:
         lines += [f"## {part.heading}", ""]
         for text_table in part.text_tables:
             lines += [f"### {text_table.title}", "", *_text_table(text_table), ""]
             lines += [f"{escaped(note)}\n" for note in text_table.notes]
         lines += [f"- {escaped(note)}" for note in part.notes]
         lines += [""] if part.notes else []
-    lines += [escaped(line) + "  " for line in legend(summary)]
+    lines += [escaped(line) + "  " for line in legend]
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""A run as log-log pictures: an overview of every panel, and one small multiple per family."""
+"""A run as log-log pictures: an overview of every panel, and one small multiple per family; maps of two axes."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -20,6 +20,8 @@ from attnbench.units import shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
+
+    from attnbench.analysis.grid import Grid
 
 PictureFormat = Literal["png", "svg"]
 
@@ -54,6 +56,42 @@ def draw(
     Returns: the paths of the pictures.
     Raises: BadInput where matplotlib is missing.
     """
+    return _written(_pictures(summary, families), folder, forms)
+
+
+def draw_maps(grids: Sequence[Grid], folder: Path, forms: Iterable[PictureFormat] = ("png", "svg")) -> list[Path]:
+    """Writes a picture of every grid.
+
+    Args:
+        grids: of a run.
+        folder, forms: as of `draw`.
+
+    Returns: the paths of the pictures.
+    Raises: BadInput where matplotlib is missing.
+    """
+    return _written(_maps(grids), folder, forms)
+
+
+def _pictures(summary: Summary, families: Mapping[str, str]) -> Iterator[tuple[str, Picture]]:
+    stems = _stems([(report.panel.axis, report.panel.fixed) for report in summary.panels])
+    for stem, report in zip(stems, summary.panels, strict=True):
+        yield f"{stem}-overview", _overview(report, families)
+        for table in report.tables:
+            yield f"{stem}-{table.quantity.name}-families", _families(report, table, families)
+
+
+def _maps(grids: Sequence[Grid]) -> Iterator[tuple[str, Picture]]:
+    from attnbench.outputs._grid_picture import picture_of
+    from attnbench.outputs._grid_tables import letters_of
+
+    letters = letters_of(grids)
+    stems = _stems([(f"{grid.axis}-over-{grid.over}", grid.fixed) for grid in grids])
+    for stem, grid in zip(stems, grids, strict=True):
+        yield f"{stem}-{grid.rows[0].table.quantity.name}-map", picture_of(grid, letters)
+
+
+def _written(pictures: Iterator[tuple[str, Picture]], folder: Path, forms: Iterable[PictureFormat]) -> list[Path]:
+    """Draws pictures, by the stems of their names, and writes each in every form."""
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -66,34 +104,35 @@ def draw(
         "axes.linewidth": 0.6,
         "svg.hashsalt": "attnbench",
         "svg.fonttype": "none",
+        "hatch.linewidth": 0.5,
+        "text.parse_math": False,
     }
     with matplotlib.rc_context(settings):
-        for name, report in _named(summary.panels).items():
-            pictures = {f"{name}-overview": _overview(report, families)}
-            for table in report.tables:
-                pictures[f"{name}-{table.quantity.name}-families"] = _families(report, table, families)
-            for stem, picture in pictures.items():
-                for form in forms:
-                    path = folder / f"{stem}.{form}"
-                    folder.mkdir(parents=True, exist_ok=True)
-                    drawn = io.BytesIO()
-                    picture.savefig(drawn, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
-                    replace(path, drawn.getvalue())
-                    written.append(path)
+        for stem, picture in pictures:
+            for form in forms:
+                path = folder / f"{stem}.{form}"
+                folder.mkdir(parents=True, exist_ok=True)
+                drawn = io.BytesIO()
+                picture.savefig(drawn, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
+                replace(path, drawn.getvalue())
+                written.append(path)
     return written
 
 
-def _named(reports: Sequence[PanelReport]) -> dict[str, PanelReport]:
-    """File names: the axis and the mode, and whatever else tells two panels apart."""
-    by_stem: dict[str, PanelReport] = {}
-    varied = {k for s in reports for k in s.panel.fixed if len({repr(t.panel.fixed.get(k)) for t in reports}) > 1}
-    for report in reports:
-        fixed = report.panel.fixed
-        parts = [report.panel.axis, str(fixed["mode"])]
-        parts += [f"{k}{v}" for k, v in fixed.items() if k in varied and k != "mode"]
+def _stems(pictured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """File names: the axis and the mode, and whatever else tells two panels apart.
+
+    Args:
+        pictured: the axis and what is fixed, of each.
+    """
+    stems: list[str] = []
+    every = [fixed for _, fixed in pictured]
+    varied = {name for fixed in every for name in fixed if len({repr(other.get(name)) for other in every}) > 1}
+    for axis, fixed in pictured:
+        parts = [axis, str(fixed["mode"]), *(f"{k}{v}" for k, v in fixed.items() if k in varied and k != "mode")]
         stem = "-".join(parts).replace(" ", "")
-        by_stem[stem if stem not in by_stem else f"{stem}-{len(by_stem)}"] = report
-    return by_stem
+        stems.append(stem if stem not in stems else f"{stem}-{len(stems)}")
+    return stems
 
 
 def _overview(report: PanelReport, families: Mapping[str, str]) -> Picture:

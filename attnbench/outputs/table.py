@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.grid import Grid
     from attnbench.analysis.summary import Summary
-    from attnbench.outputs._run_tables import TextTable
+    from attnbench.outputs._run_tables import Part, TextTable
 
 _GAP = 2
 
@@ -23,6 +24,13 @@ _GAP = 2
 def run(summary: Summary) -> None:
     """Prints the tables of a run."""
     write(summary, terminal.console())
+
+
+def grids(grids: Sequence[Grid]) -> None:
+    """Prints maps and the borders in them."""
+    from attnbench.outputs._grid_tables import legend, parts
+
+    _write(parts(grids), legend(grids), terminal.console())
 
 
 def rows(listing: Listing) -> None:
@@ -71,7 +79,13 @@ def write(summary: Summary, console: Console) -> None:
     if not panels:
         console.print(Text("Nothing was measured."))
         return
-    for part in panels:
+    _write(panels, legend(summary), console)
+
+
+def _write(parts: Sequence[Part], legend: Sequence[str], console: Console) -> None:
+    from rich.text import Text
+
+    for part in parts:
         console.print(Text(f"\n{part.heading}\n", style="bold"))
         for text_table in part.text_tables:
             for piece in _pieces(text_table, console.width):
@@ -79,7 +93,7 @@ def write(summary: Summary, console: Console) -> None:
         for note in part.notes:
             console.print(Text(note, style="dim"))
     console.print()
-    for line in legend(summary):
+    for line in legend:
         console.print(Text(line, style="dim"))
 
 

@@ -80,24 +80,3 @@ def laws(
             metrics = {"flops": int(law(n) * 1e9), "peak_memory_bytes": int(law(n) * 1e6), "parameter_bytes": 0}
             cells.append((cell(operator, sequence(n), impl or "reference"), truth, metrics))
     return run_of(visits_of(cells, **model))
-
-
-def surfaces(
-    problems: Sequence[Problem],
-    laws: Mapping[str, Callable[[Problem], float]],
-    *,
-    statuses: Mapping[tuple[str, Problem], str] | None = None,
-    exact: Sequence[str] = (),
-    **model: Any,
-) -> Run:
-    """A run of many problems: the time of `operator[:impl]` by its law; statuses replace a time by a failure.
-
-    exact: the operators of environment.json that compute softmax attention.
-    """
-    cells = []
-    for name, law in laws.items():
-        operator, _, impl = name.partition(":")
-        for problem in problems:
-            truth: float | str = (statuses or {}).get((name, problem)) or float(law(problem))
-            cells.append((cell(operator, problem, impl or "reference"), truth, {"flops": 1, "peak_memory_bytes": 4096}))
-    return run_of(visits_of(cells, contract="3", **model), {"exact": [f"{name} {{}}" for name in exact]})

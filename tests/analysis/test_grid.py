@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import product
 
 import numpy as np
 import pytest
@@ -11,40 +9,11 @@ from attnbench.analysis.grid import Border, Grid, Row, grids
 from attnbench.analysis.interval import Estimate
 from attnbench.analysis.recommendation import least_level
 from attnbench.analysis.run import Run
+from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
-from tests.analysis.runs import laws, sequence, surfaces
-
-SIZES = (256, 512, 1024, 2048, 4096)
-CHANNELS = (64, 128, 256, 512)
-PROBLEMS = [sequence(n, c) for c, n in product(CHANNELS, SIZES)]
-Law = Callable[[Problem], float]
-
-
-def border(channels: float) -> float:
-    """Where the planted curves cross: from 3600 at 64 channels down to 450 at 512."""
-    return 3600 * 64 / channels
-
-
-def softmax(p: Problem) -> float:
-    return 1e-9 * p.seq_len**2 * p.channels
-
-
-def at(place: Callable[[float], float], slope: float = 1.0) -> Law:
-    """A law that passes softmax at a place for each number of channels."""
-    return lambda p: softmax(p) * (p.seq_len / place(p.channels)) ** -slope
-
-
-LAWS: dict[str, Law] = {
-    "softmax": softmax,
-    "softmax:sdpa": lambda p: 0.5 * softmax(p),
-    "linear_transformer": at(border),
-    "local": lambda p: 3 * at(border)(p),
-}
-
-
-def planted(laws: dict[str, Law] = LAWS, problems: Sequence[Problem] = PROBLEMS, **model: object) -> Run:
-    return surfaces(problems, laws, **{"own": 0.01, **model})  # type: ignore[arg-type]
+from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, softmax
+from tests.analysis.runs import laws, sequence
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +158,29 @@ def test_channels_of_a_constant_head_dim_are_one_axis() -> None:
     assert "head_dim 16" in found.title
 
 
+@pytest.mark.parametrize(
+    ("over", "problems"),
+    [
+        ("batch", [Problem(n, 64, 4, batch=b) for b in (1, 4) for n in SIZES]),
+        ("heads", [Problem(n, 64, h) for h in (1, 4) for n in SIZES]),
+        ("heads", [Problem(n, 16 * h, h) for h in (1, 4) for n in SIZES]),
+        ("kv_heads", [Problem(n, 64, 4, kv_heads=h) for h in (1, 2) for n in SIZES]),
+        ("query_len", [Problem(n, 64, 4, causal=True, query_len=q) for q in (1, 4) for n in SIZES]),
+        ("channels", [Problem.image(n, n, c, 4) for c in (64, 128) for n in (16, 32, 64)]),
+    ],
+)
+def test_any_two_axes_make_a_grid(over: str, problems: list[Problem]) -> None:
+    (found,) = grids(planted({"softmax": softmax, "local": at(lambda _: 800.0)}, problems), over)
+    axis = "image_size" if problems[0].height else "seq_len"
+    assert (found.axis, found.over) == (axis, over)
+    assert [row.label for row in found.rows] == [AXES[over].label(p) for p in (problems[0], problems[-1])]
+    assert f", {over} " not in found.title
+    for row in found.rows:
+        assert holds(row.against_baseline, 800)
+    (turned,) = grids(planted({"softmax": softmax, "local": at(lambda _: 800.0)}, problems), axis, over)
+    assert [row.label for row in turned.rows] == list(found.sizes)
+
+
 DIAGONAL = [sequence(256, 256), sequence(512, 128), sequence(1024, 64)]
 
 
@@ -198,7 +190,7 @@ DIAGONAL = [sequence(256, 256), sequence(512, 128), sequence(1024, 64)]
         (planted(), {"over": "width"}, "--over width: not an axis. Allowed: seq_len, "),
         (planted(), {"over": "seq_len", "axis": "seq_len"}, "--axis seq_len --over seq_len: twice the same"),
         (planted(), {"over": "image_size"}, "--over image_size: .* Give --axis seq_len --over channels or --axis chan"),
-        (laws(SIZES, {"softmax": lambda n: n}), {"over": "channels"}, "It varies seq_len, each by itself"),
+        (laws(SIZES, {"softmax": lambda n: n}), {"over": "channels"}, "It varies seq_len alone"),
         (planted(problems=DIAGONAL), {"over": "channels"}, "--over channels: this run does not vary both together"),
         (
             planted(),

@@ -8,13 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from attnbench.__main__ import app
 from attnbench.analysis.baseline import named
 from attnbench.analysis.run import read_run
 from attnbench.analysis.series import panels
 from attnbench.analysis.summary import summarise
 from attnbench.errors import BadInput
+from tests.analysis.planted import planted_visits
 from tests.analysis.runs import cell, sequence, visits_of
+from tests.stored import folder as stored_folder
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +114,40 @@ def test_no_such_folder(tmp_path: Path) -> None:
     done = show(tmp_path / "nothing")
     assert done.returncode == 2
     assert "no such folder" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def two_axes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    problems = [sequence(n, c) for c in (64, 512) for n in (256, 1024, 4096)]
+    return stored_folder(tmp_path_factory.mktemp("two"), planted_visits(problems=problems))
+
+
+def over(verb: str, run: Path, *words: str) -> Result:
+    return CliRunner().invoke(app, [verb, str(run), "--over", *words], env={"COLUMNS": "80"})
+
+
+def test_a_map_of_two_axes_in_every_format(two_axes: Path) -> None:
+    for words in (["channels"], ["channels", "--axis", "seq_len", "--format", "markdown"]):
+        shown = over("show", two_axes, *words)
+        assert shown.exit_code == 0
+        assert "Fastest over seq_len, by wall time" in shown.output
+        assert "Border of the cheapest other operator along seq_len" in shown.output
+    rows = json.loads(over("show", two_axes, "channels", "--format", "json").output)["grids"][0]["rows"]
+    assert [row["label"] for row in rows] == ["64", "512"]
+    assert over("show", two_axes, "seq_len", "--format", "csv").output.count("linear_transformer,") == 36
+
+
+def test_a_map_is_drawn(two_axes: Path, tmp_path: Path) -> None:
+    drawn = over("plot", two_axes, "channels", "--format", "svg", "--out", str(tmp_path))
+    path = tmp_path / "seq_len-over-channels-fwd-wall_time-map.svg"
+    assert drawn.output == f"{path}\n"
+    assert "linear_transformer" in path.read_text()
+
+
+@pytest.mark.parametrize("verb", ["show", "plot"])
+def test_a_run_of_one_axis_has_no_map(stored: Path, verb: str) -> None:
+    refused = over(verb, stored, "channels")
+    assert isinstance(refused.exception, BadInput)
+    assert "--over channels: this run does not vary both together" in str(refused.exception)
+    assert "It varies seq_len alone." in str(refused.exception)
+    assert not (stored / "plots").exists()

@@ -17,7 +17,7 @@ RUN = ["csv", "json", "markdown", "table"]
 
 
 @pytest.mark.parametrize(
-    ("data", "names"), [("run", RUN), ("rows", RUN), ("comparisons", [*RUN[:2], "junit", *RUN[2:]])]
+    ("data", "names"), [("run", RUN), ("grids", RUN), ("rows", RUN), ("comparisons", [*RUN[:2], "junit", *RUN[2:]])]
 )
 def test_a_format_is_a_file_that_shows_such_data(data: Data, names: list[str]) -> None:
     assert formats(data) == names
