@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from attnbench.masking import hide
+
 
 def folded(q: Tensor, keys: Tensor) -> Tensor:
     """The queries of each group one after the other: [B, H, Q, D] → [B, Hk, G · Q, D]; a view where q is contiguous.
@@ -22,10 +24,12 @@ def unfolded(y: Tensor, q: Tensor) -> Tensor:
     return y if y.shape[1] == q.shape[1] else y.reshape(*q.shape[:3], y.shape[-1])
 
 
-def for_each_query(mask: Tensor, q: Tensor, keys: Tensor) -> Tensor:
-    """A mask of [Q, …] for the rows of folded queries: [G · Q, …]."""
-    group = q.shape[1] // keys.shape[1]
-    return mask if group == 1 else mask.repeat(group, *[1] * (mask.dim() - 1))
+def hide_for_each(scores: Tensor, outside: Tensor) -> Tensor:
+    """`hide` of a mask [Q, …] in scores of folded queries, [B, Hk, G · Q, …], without a copy of it for each of G."""
+    if scores.shape[-2] == outside.shape[-2]:
+        return hide(scores, outside)
+    hide(scores.unflatten(-2, (-1, outside.shape[-2])), outside)  # a view
+    return scores
 
 
 def group_of(q: Tensor, keys: Tensor) -> int:
@@ -41,3 +45,11 @@ def merged(x: Tensor, group: int, dim: int) -> Tensor:
 def separated(y: Tensor, group: int, dim: int) -> Tensor:
     """The opposite of `merged`: [B·Hk, …, n·G, …] → [B·H, …, n, …]."""
     return y if group == 1 else y.unflatten(dim, (-1, group)).movedim(dim + 1, 1).flatten(0, 1)
+
+
+def hide_merged(scores: Tensor, outside: Tensor) -> Tensor:
+    """`hide` of a mask [… n, keys] in scores of merged queries, [… n·G, keys], without a copy of it for each of G."""
+    if scores.shape[-2] == outside.shape[-2]:
+        return hide(scores, outside)
+    hide(scores.unflatten(-2, (outside.shape[-2], -1)), outside.unsqueeze(-2))  # a view
+    return scores

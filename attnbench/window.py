@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.grouped import group_of, merged, separated
-from attnbench.masking import hide
+from attnbench.grouped import group_of, hide_merged, merged, separated
 
 SMALLEST_BLOCK = 32  # smaller products are slow
 
@@ -96,6 +95,12 @@ def executed_pairs(queries: int, before: int, after: int, classes: int = 1, hubs
     return min(classes, queries) * (cut.pairs + cut.blocks * cut.block * hubs)
 
 
+def past_keys(queries: int, before: int, classes: int, past: int) -> int:
+    """How many tokens before the first query are in a window: those that the first query of each class sees."""
+    firsts = min(classes, queries)  # none of which sees another
+    return window_pairs(past + firsts, before, 0, classes) - window_pairs(past, before, 0, classes) - firsts
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
     """y_i = Σ_j p_ij v_j, p_i = softmax_j(q_iᵀ k_j) over i − j in {−after, …, before}·classes, and over all j < hubs.
 
@@ -112,16 +117,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
     scores = window_scores(q, k, cut, classes, hubs)  # [B·Hk, classes, blocks, block·G, hubs + keys]
     outside = outside_window(cut, queries, before, after, classes, hubs, q.device, past)
     if outside is not None:
-        scores = hide_rows(scores, outside)
+        scores = hide_merged(scores, outside)
     return window_values(scores.softmax(dim=-1), v, q, cut, classes, hubs)
-
-
-def hide_rows(scores: Tensor, outside: Tensor) -> Tensor:
-    """`hide` where the G queries of a group follow one another: [… rows·G, keys] by a mask of [… rows, keys]."""
-    if scores.shape[-2] == outside.shape[-2]:
-        return hide(scores, outside)
-    hide(scores.unflatten(-2, (outside.shape[-2], -1)), outside.unsqueeze(-2))  # a view
-    return scores
 
 
 def window_scores(q: Tensor, k: Tensor, cut: Windows, classes: int = 1, hubs: int = 0) -> Tensor:
@@ -151,7 +148,7 @@ def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0, past: int =
     if past:
         x = _with_past(x, cut, classes, past)
     else:
-        x = to_classes(x, classes, cut.blocks * cut.block)
+        x = to_classes(x, min(classes, x.shape[-2]), cut.blocks * cut.block)
         if cut.before or cut.after:
             x = pad(x, (0, 0, cut.before, cut.after))
     x = x.unfold(-2, cut.keys, cut.block).transpose(-2, -1)  # overlapping

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.measure.worker.fake_memory import total_bytes
+from attnbench.inputs import KEYS_AND_VALUES
+from attnbench.measure.worker.fake_memory import predict, total_bytes
 from attnbench.measure.worker.prepared_cell import as_outputs
 from attnbench.operator import Inputs
-from attnbench.problem import Cell, Problem
+from attnbench.problem import Cell, Mode, Params, Problem
 from attnbench.registry import device_type_of, why_not
 from tests.variants import Variant, variants
 
@@ -141,6 +142,7 @@ def test_every_impl_that_runs_here_continues_as_the_reference(variant: Variant, 
 
 
 NOT_THE_DIFFERENCE = {
+    "strided-sqrt(n)-all": "its stride follows √N: the prefill of fewer tokens has another pattern",
     "synthesizer-factorized_dense": "the lengths of α and β follow the square root of the number of tokens",
 }
 """Variants of which a step's FLOPs are not the difference of two prefills, with the reason."""
@@ -202,7 +204,16 @@ def test_a_step_moves_the_difference_of_two_prefills_and_its_state(variant: Vari
     assert (before.state_bytes == after.state_bytes) == returns_its_state, "a fixed size, or a cache"
 
 
-HEAD_AXIS = {"k": 1, "v": 1, "gate": 1, "w_gate": -1, "b_gate": -1, "conv_k": 0, "conv_v": 0, "e": 0, "f": 0}
+HEAD_AXIS = {
+    **dict.fromkeys(KEYS_AND_VALUES, 1),
+    "gate": 1,
+    "w_gate": -1,
+    "b_gate": -1,
+    "conv_k": 0,
+    "conv_v": 0,
+    "e": 0,
+    "f": 0,
+}
 """Where tensors have the heads of keys, if they have them."""
 
 
@@ -212,7 +223,7 @@ def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Ten
     for name, axis in HEAD_AXIS.items():
         if name in tensors and tensors[name].shape[axis] == problem.kv_heads:
             tensors[name] = tensors[name].repeat_interleave(problem.group, dim=axis)
-    for name in ("w_k", "w_v"):
+    for name in (f"w_{name}" for name in KEYS_AND_VALUES):
         if name in tensors:
             by_head = tensors[name].unflatten(-1, (-1, problem.head_dim))
             tensors[name] = by_head.repeat_interleave(problem.group, dim=-2).flatten(-2)
@@ -251,3 +262,21 @@ def test_flops_of_shared_keys_are_what_torch_counts(variant: Variant, causal: bo
                 assert [g.shape for g in gradients] == [t.shape for t in wanted.values()]
         cost = variant.form.cost(problem, variant.params, mode)
         assert cost.reference_flops - sum(cost.uncounted.values()) == counter.get_total_flops(), problem
+
+
+@pytest.mark.parametrize(("variant", "causal"), [each for each in sharing() if each.values[0].scope == "core"])
+def test_shared_keys_take_less_memory_than_repeated_ones(variant: Variant, causal: bool) -> None:
+    """No more than keys of every query head's own, which are not repeated but inputs, and less than repeating them."""
+    problem = variant.problem((8, 32), causal=causal, kv_heads=1, batch=1, channels=64)
+    every = replace(problem, kv_heads=problem.heads)
+
+    def repeating(given: Problem, params: Params, **tensors: Tensor) -> Any:
+        return variant.form.reference(every, params, **widened(variant, Inputs(tensors), problem))
+
+    modes: tuple[Mode, ...] = ("fwd", "fwd_bwd") if causal else ("fwd",)
+    for mode in modes:
+        ours, own, repeated = (
+            predict(variant.form, shape, variant.params, mode, reference).peak_bytes
+            for shape, reference in ((problem, None), (every, None), (problem, repeating))
+        )
+        assert ours <= own < repeated, mode

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
-from attnbench.grouped import folded, for_each_query, unfolded
+from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads
 from attnbench.kernels.library.sdpa_backends import (
     BACKENDS,
@@ -20,7 +20,6 @@ from attnbench.kernels.library.sdpa_backends import (
     why_not_flash_attn,
     why_not_forced,
 )
-from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
     VALUE_MAP,
@@ -58,7 +57,7 @@ def reference(
     k, v = appended(k_cache, k), appended(v_cache, mapped(v, value_map))
     scores = folded(q * problem.head_dim**-0.5, k) @ k.transpose(-2, -1)  # [B, Hk, G·Q, N]
     if problem.causal and problem.query_len > 1:
-        scores = hide(scores, for_each_query(ahead(problem, q.device), q, k))
+        scores = hide_for_each(scores, ahead(problem, q.device))
     return unfolded(scores.softmax(dim=-1) @ v, q)
 
 

@@ -17,10 +17,9 @@ from torch import Generator, Tensor, einsum
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import product, traffic, uncounted_sums
-from attnbench.grouped import folded, for_each_query, unfolded
+from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads, normal
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
-from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -58,7 +57,7 @@ def reference(
         values = lengthened(problem, params, appended(v_pending, v), conv_v, v_cache)
     scores = folded(q * problem.head_dim**-0.5, keys) @ keys.transpose(-2, -1)  # [B, Hk, G·Q, M]
     if problem.causal and problem.query_len > 1:
-        scores = hide(scores, for_each_query(~visible(problem, params, q.device), q, k))
+        scores = hide_for_each(scores, ~visible(problem, params, q.device))
     return unfolded(scores.softmax(dim=-1) @ values, q)
 
 

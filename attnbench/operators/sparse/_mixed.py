@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from attnbench.cost import traffic
 from attnbench.operator import Cost, Form, Impl
 from attnbench.problem import Mode, Params, Problem
 
 
 @dataclass(frozen=True)
 class Part:
-    """One group of heads. takes: the names of the tensors that its form takes beside q, k, v."""
+    """One group of heads. takes: the names of the tensors [heads, …] that its form takes beside q, k, v."""
 
     form: Form
     params: Params
     takes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive heads of one part that read equally many or all of the same heads of keys and values.
+
+    Attributes:
+        problem: of these heads alone.
+        kv_heads: which they read, of the whole problem's.
+        first: the first of them among the part's heads.
+    """
+
+    problem: Problem
+    part: Part
+    kv_heads: slice
+    first: int
+
+    def extra(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Its heads of the tensors that its form takes beside q, k, v."""
+        mine = slice(self.first, self.first + self.problem.heads)
+        return {name: tensors[name][mine] for name in self.part.takes}
 
 
 def shares(heads: int, parts: int) -> list[int]:
@@ -26,62 +49,106 @@ def shares(heads: int, parts: int) -> list[int]:
     return [heads // parts + (i < heads % parts) for i in range(parts)]
 
 
-def groups(problem: Problem, parts: Sequence[Part]) -> list[tuple[Problem, Part]]:
-    """The problem of each group of heads; with fewer heads than parts the last parts have none and are left out."""
-    sizes = shares(problem.heads, len(parts))
-    return [
-        (replace(problem, heads=size, channels=size * problem.head_dim), part)
-        for size, part in zip(sizes, parts, strict=True)
-        if size
-    ]
+def runs(problem: Problem, parts: Sequence[Part]) -> list[Run]:
+    """One of each part; with fewer heads than parts the last parts have none and are left out.
+
+    More of a part whose heads are not whole groups of those that read one head of keys and values.
+    """
+    group, begin, every = problem.group, 0, []
+    for size, part in zip(shares(problem.heads, len(parts)), parts, strict=True):
+        end = begin + size
+        whole = -(-begin // group) * group, end // group * group  # between them groups are whole
+        bounds = sorted({begin, end, *(bound for bound in whole if begin < bound < end)})
+        for low, high in pairwise(bounds):
+            keys = slice(low // group, -(-high // group))
+            inner = replace(
+                problem,
+                heads=high - low,
+                channels=(high - low) * problem.head_dim,
+                kv_heads=keys.stop - keys.start,
+            )
+            every.append(Run(inner, part, keys, low - begin))
+        begin = end
+    return every
 
 
 def reference(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **extra: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]; extra: the tensors that parts take beside them. Returns [B, H, N, D]."""
-    return _apply(problem, parts, (q, k, v), extra, lambda inner, part: part.form.reference)
+    """q: [B, H, Q, D]; k, v: [B, Hk, Q, D]; extra: what parts take beside them, and `state`. Returns [B, H, Q, D]."""
+    return _apply(problem, parts, {"q": q, "k": k, "v": v}, extra, lambda run: run.part.form.reference)
 
 
 def accelerated(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor, **extra: Tensor) -> Tensor:
     """As `reference`, each group by the fast GPU path of its form."""
-    return _apply(problem, parts, (q, k, v), extra, lambda inner, part: _fast(inner, part, q.device.type)[0].load())
+    return _apply(problem, parts, {"q": q, "k": k, "v": v}, extra, lambda run: _fast(run, q.device.type)[0].load())
 
 
 def why_not(problem: Problem, parts: Sequence[Part], device: str) -> str | None:
     """The reason one of the groups has no fast GPU path, or None."""
-    return next(filter(None, (_fast(inner, part, device)[1] for inner, part in groups(problem, parts))), None)
+    return next(filter(None, (_fast(run, device)[1] for run in runs(problem, parts))), None)
 
 
-def _fast(problem: Problem, part: Part, device: str) -> tuple[Impl, str | None]:
+def _fast(run: Run, device: str) -> tuple[Impl, str | None]:
     """The form's `cuda`, or `sdpa` where that is its best GPU path, and the reason why it cannot run, or None."""
-    impls = [part.form.impls[name] for name in ("cuda", "sdpa") if name in part.form.impls]
-    reasons = [impl.why_not(problem, part.params, device) for impl in impls]
+    impls = [run.part.form.impls[name] for name in ("cuda", "sdpa") if name in run.part.form.impls]
+    reasons = [impl.why_not(run.problem, run.part.params, device) for impl in impls]
     return next(((i, r) for i, r in zip(impls, reasons, strict=True) if r is None), (impls[0], reasons[0]))
 
 
 def _apply(
     problem: Problem,
     parts: Sequence[Part],
-    qkv: tuple[Tensor, ...],
+    qkv: Mapping[str, Tensor],
     extra: Mapping[str, Tensor],
-    call: Callable[[Problem, Part], Callable[..., Tensor]],
+    call: Callable[[Run], Callable[..., Tensor]],
 ) -> Tensor:
-    chosen = groups(problem, parts)
-    sizes = [inner.heads for inner, _ in chosen]
-    shared = zip(*(x.split(sizes, dim=1) for x in qkv), strict=True)  # one (q, k, v) per group
-    outputs = [
-        call(inner, part)(inner, part.params, *mine, **{name: extra[name] for name in part.takes})
-        for (inner, part), mine in zip(chosen, shared, strict=True)
-    ]
+    outputs = []
+    for i, (run, mine) in enumerate(_divided(problem, parts, qkv)):
+        kept = {name.removesuffix(_of(i)): x for name, x in extra.items() if name.endswith(_of(i))}
+        outputs.append(call(run)(run.problem, run.part.params, **mine, **kept, **run.extra(extra)))
     return torch.cat(outputs, dim=1)
 
 
+def _divided(problem: Problem, parts: Sequence[Part], qkv: Mapping[str, Tensor]) -> list[tuple[Run, dict[str, Tensor]]]:
+    """Each run with its heads of q, k and v."""
+    every = runs(problem, parts)
+    sizes, kv_sizes = ([getattr(run.problem, name) for run in every] for name in ("heads", "kv_heads"))
+
+    def heads_of(name: str, x: Tensor) -> Sequence[Tensor]:
+        if name == "q" or sum(kv_sizes) == problem.kv_heads:
+            return x.split(sizes if name == "q" else kv_sizes, dim=1)
+        return [x[:, run.kv_heads] for run in every]
+
+    shared = zip(*(heads_of(name, x) for name, x in qkv.items()), strict=True)
+    return [(run, dict(zip(qkv, mine, strict=True))) for run, mine in zip(every, shared, strict=True)]
+
+
+def _of(run: int) -> str:
+    """What the names of a run's part of the state end in."""
+    return f"_{run}"
+
+
+def state(problem: Problem, parts: Sequence[Part], **qkv: Tensor) -> dict[str, Tensor]:
+    """The state of each run, under names of its own: a head of keys that two of them read is kept by both."""
+    every = {}
+    for i, (run, mine) in enumerate(_divided(problem, parts, qkv)):
+        assert run.part.form.state is not None
+        kept = run.part.form.state(run.problem, run.part.params, **mine)
+        every.update({name + _of(i): tensor for name, tensor in kept.items()})
+    return every
+
+
 def cost(problem: Problem, parts: Sequence[Part], mode: Mode) -> Cost:
-    """The sum over the groups, which run independently."""
-    each = [part.form.cost(inner, part.params, mode) for inner, part in groups(problem, parts)]
+    """The sum over the groups, which run independently; a head of keys that two of them read is read once."""
+    every = runs(problem, parts)
+    each = [run.part.form.cost(run.problem, run.part.params, mode) for run in every]
+    again = sum(run.problem.kv_channels for run in every) - problem.kv_channels
+    kept = [c.state_bytes for c in each]
     return Cost(
         flops=sum(c.flops for c in each),
         reference_flops=sum(c.reference_flops for c in each),
         elementwise=sum(c.elementwise for c in each),
-        bytes_required=sum(c.bytes_required for c in each),
+        bytes_required=sum(c.bytes_required for c in each)
+        - traffic(problem, mode, read=2 * problem.batch * problem.query_len * again, written=0),
         passes=max(c.passes for c in each),
+        state_bytes=None if None in kept else sum(filter(None, kept)),
     )

@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
 from attnbench.inputs import heads
 from attnbench.operator import Cost, Form, Impl, Inputs
+from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.operators.sparse._size import size
 from attnbench.problem import Mode, Params, Problem
 
@@ -31,17 +31,26 @@ def draw(generator: Generator, groups: int, among: Tensor, count: int) -> Tensor
 
 
 def gather(x: Tensor, blocks: Tensor, block: int) -> Tensor:
-    """x: [B, H, M·block, D]; blocks: [H, rows, r]. Returns the blocks of each row: [B, H, rows, r·block, D]."""
-    b, h, n, d = x.shape
-    rows, count = blocks.shape[1:]
-    first = torch.arange(h, device=x.device).view(-1, 1, 1) * (n // block)
+    """The blocks of each row: [B, H, rows, r·block, D].
+
+    Args:
+        x: [B, Hk, M·block, D].
+        blocks: [H, rows, r], of each query head its own.
+    """
+    b, kv_heads, n, d = x.shape
+    h, rows, count = blocks.shape
+    first = torch.arange(kv_heads, device=x.device).view(-1, 1, 1) * (n // block)
+    first = first if h == kv_heads else first.repeat_interleave(h // kv_heads, dim=0)
     # One index into all heads' blocks: the gradient adds whole blocks.
-    flat = x.reshape(b, h * (n // block), block * d).index_select(1, (blocks + first).flatten())
+    flat = x.reshape(b, kv_heads * (n // block), block * d).index_select(1, (blocks + first).flatten())
     return flat.view(b, h, rows, count * block, d)
 
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
-    """Queries of block t see the keys of blocks[h, t] and no others. q, k, v: [B, H, N, D]; blocks: [H, M, r]."""
+    """Queries of block t see the keys of blocks[h, t] and no others.
+
+    q: [B, H, N, D]; k, v: [B, Hk, N, D]; blocks: [H, M, r].
+    """
     return _attend(problem, params, (q, k, v), blocks, _eager)
 
 
@@ -83,18 +92,11 @@ def _rows(problem: Problem, params: Params) -> int:
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """The reference executes what is required, and the padding of the last block."""
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    n = problem.seq_len
     block = size(params["block"], n)
     keys = min(params["random"], n // block) * block
-    rows = _rows(problem, params) * block
-    tensor = b * h * n * d
-    return Cost(
-        flops=2 * product(b * h * n * keys * d, mode),  # q kᵀ and p v: [N, D] with r·b keys each
-        reference_flops=2 * product(b * h * rows * keys * d, mode),
-        elementwise=4 * b * h * n * keys * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * tensor, written=tensor),
-        passes=1,
-    )
+    # q kᵀ and p v: [N, D] with r·b keys each
+    return pair_cost(problem, mode, n * keys, _rows(problem, params) * block * keys)
 
 
 def _cuda() -> Callable[..., Tensor]:
@@ -108,5 +110,5 @@ CORE = Form(
     reference,
     make_inputs,
     cost,
-    impls={"cuda": Impl(_cuda, "gathered blocks and torch SDPA", lambda problem, params, device: None)},
+    impls={"cuda": Impl(_cuda, "gathered blocks and torch SDPA", lambda problem, params, device: None, grouped=True)},
 )

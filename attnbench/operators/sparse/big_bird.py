@@ -13,26 +13,28 @@ internal, with g = 2b.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from attnbench.cost import product, traffic
+from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads
 from attnbench.masking import hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import _mixed, _random_blocks, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
+from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.operators.sparse._random_blocks import draw, gather
 from attnbench.operators.sparse._size import size
-from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.problem import Followed, Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]; blocks: the random ones of rows 1 … M − 2, [H, M − 2, r] (mixed_heads: of all rows of the
-    random heads). Returns [B, H, N, D].
+    """q: [B, H, N, D]; k, v: [B, Hk, N, D]; blocks: the random ones of rows 1 … M − 2, [H, M − 2, r] (mixed_heads: of
+    all rows of the random heads). Returns [B, H, N, D].
     """
     if params["kind"] == "mixed_heads":
         return _mixed.reference(problem, parts(params), q, k, v, blocks=blocks)
@@ -43,15 +45,28 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
     inner = slice(b, (m - 1) * b)
     edges = _full(torch.cat((q[:, :, :b], q[:, :, inner.stop :]), dim=2), k, v)
     queries = q[:, :, inner].unflatten(2, (m - 2, b))  # [B, H, M − 2, b, D]
-    keys, values = (_visible(x, blocks, b, m) for x in (k, v))  # [B, H, M − 2, (5 + r)·b, D]
-    scores = queries @ keys.transpose(-2, -1)
-    scores = hide(scores, _outside(problem.seq_len, b, m, keys.shape[-2], q.device))
-    y = (scores.softmax(dim=-1) @ values).flatten(2, 3)
+    y = (_inner if problem.group == 1 else _by_member)(problem, queries, k, v, blocks)
     return torch.cat((edges[:, :, :b], y, edges[:, :, b:]), dim=2)
 
 
+def _by_member(problem: Problem, queries: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
+    """`_inner` of one query head after the other of each group: every one has random blocks of its own."""
+    group = problem.group
+    each = [_inner(problem, queries[:, i::group], k, v, blocks[i::group]) for i in range(group)]
+    return torch.stack(each, dim=2).flatten(1, 2)
+
+
+def _inner(problem: Problem, queries: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
+    """Rows 1 … M − 2. queries: [B, H, M − 2, b, D]; k, v: [B, H, N, D]. Returns [B, H, (M − 2)·b, D]."""
+    m, b = queries.shape[2] + 2, queries.shape[3]
+    keys, values = (_visible(x, blocks, b, m) for x in (k, v))  # [B, H, M − 2, (5 + r)·b, D]
+    scores = queries @ keys.transpose(-2, -1)
+    scores = hide(scores, _outside(problem.seq_len, b, m, keys.shape[-2], queries.device))
+    return (scores.softmax(dim=-1) @ values).flatten(2, 3)
+
+
 def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return unfolded((folded(q, k) @ k.transpose(-2, -1)).softmax(dim=-1) @ v, q)
 
 
 def _visible(x: Tensor, blocks: Tensor, b: int, m: int) -> Tensor:
@@ -97,7 +112,8 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     """q, k, v ~ N(0, 1): the logits have variance 1; and the random blocks."""
     data = heads(problem, generator, "q", "k", "v")
     if params["kind"] == "mixed_heads":
-        inner, part = _mixed.groups(problem, parts(params))[0]
+        part, h = parts(params)[0], _mixed.shares(problem.heads, 4)[0]
+        inner = replace(problem, heads=h, channels=h * problem.head_dim, kv_heads=Followed())
         return Inputs(data, choices=part.form.make_inputs(inner, part.params, generator).choices)
     _, m = cut(problem, params)
     row = torch.arange(1, max(1, m - 1), device=generator.device)  # empty where all rows are full
@@ -114,7 +130,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """
     if params["kind"] == "mixed_heads":
         return _mixed.cost(problem, parts(params), mode)
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    n = problem.seq_len
     block, m = cut(problem, params)
     pairs = executed = n * n
     if m > 2:
@@ -123,15 +139,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         # Windows of three blocks, less the first and the last block where they reach them.
         pairs = edges + block * ((3 * inner - 2) * block + inner * (block + last + drawn))
         executed = edges + block * inner * (5 * block + drawn)
-    tensor = b * h * n * d
-    return Cost(
-        flops=product(b * h * pairs * d, mode)  # q kᵀ: first and last [b, D] × [D, N]; M − 2 of [b, D] × [D, (5 + r)·b]
-        + product(b * h * pairs * d, mode),  # p v: the same pairs
-        reference_flops=2 * product(b * h * executed * d, mode),
-        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * tensor, written=tensor),
-        passes=1,
-    )
+    # q kᵀ: first and last [b, D] × [D, N]; M − 2 of [b, D] × [D, (5 + r)·b]; p v: the same pairs
+    return pair_cost(problem, mode, pairs, executed)
 
 
 def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
@@ -165,7 +174,8 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return windows.why_not(problem, m * windows.TILE, m * windows.TILE, problem.heads)
 
 
-CORE = Form(reference, make_inputs, cost, impls={"cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not)})
+CUDA = Impl(_cuda, "FlexAttention, block mask", _cuda_why_not, grouped=True)
+CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA})
 
 OPERATOR = Operator(
     paper=Paper(
@@ -185,6 +195,7 @@ OPERATOR = Operator(
         "random": Param(3, "r: random blocks of each row", minimum=0),
         "stride": Param(8, "distance between the tokens that the strided heads see (kind mixed_heads)", minimum=1),
     },
+    grouped=True,
     causal="a block sees later blocks: BigBird is an encoder's attention",
     why_not=why_not,
 )

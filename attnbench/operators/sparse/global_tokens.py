@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
-from attnbench.inputs import heads, normal
+from attnbench.grouped import folded, unfolded
+from attnbench.inputs import head_count, heads, normal
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -24,7 +26,7 @@ ADDED = ("q_global", "k_global", "v_global")
 
 
 def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **added: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]; added (external): q_global, k_global, v_global of [B, H, g, D].
+    """q: [B, H, N, D]; k, v: [B, Hk, N, D]; added (external): q_global, k_global, v_global, of g tokens.
 
     Returns [B, H, N, D], or [B, H, g + N, D] with external tokens.
     """
@@ -56,8 +58,8 @@ def _added(q_global: Tensor, k_global: Tensor, v_global: Tensor) -> tuple[Tensor
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return scores.softmax(dim=-1) @ v
+    scores = folded(q * q.shape[-1] ** -0.5, k) @ k.transpose(-2, -1)
+    return unfolded(scores.softmax(dim=-1) @ v, q)
 
 
 def global_count(problem: Problem, params: Params) -> int:
@@ -75,8 +77,8 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     """All ~ N(0, 1): the logits have variance 1."""
     data = heads(problem, generator, "q", "k", "v")
     if params["kind"] == "external":
-        shape = (problem.batch, problem.heads, params["global_tokens"], problem.head_dim)
-        data |= {name: normal(problem, generator, *shape) for name in ADDED}
+        b, g, d = problem.batch, params["global_tokens"], problem.head_dim
+        data |= {name: normal(problem, generator, b, head_count(problem, name), g, d) for name in ADDED}
     return Inputs(data)
 
 
@@ -90,19 +92,20 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         + product(b * h * (n - g) * g * d, mode)  # q kᵀ: [N − g, D] × [D, g]
         + product(b * h * pairs * d, mode)  # p v: [g, N] × [N, D] and [N − g, g] × [g, D]
     )
-    size = b * h * n * d
+    size, kv_size = b * n * problem.channels, b * n * problem.kv_channels
     return Cost(
         flops=flops,
         reference_flops=flops,
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size, written=size),
+        bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size),
         passes=1,
     )
 
 
 def _cuda() -> Callable[..., Tensor]:
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **added: Tensor) -> Tensor:
-        return two_rectangles(problem, params, q, k, v, added, scaled_dot_product_attention)
+        attend = partial(scaled_dot_product_attention, enable_gqa=problem.group > 1)
+        return two_rectangles(problem, params, q, k, v, added, attend)
 
     return call
 
@@ -111,7 +114,7 @@ CORE = Form(
     reference,
     make_inputs,
     cost,
-    impls={"cuda": Impl(_cuda, "two torch SDPA calls, its choice", lambda problem, params, device: None)},
+    impls={"cuda": Impl(_cuda, "two torch SDPA calls, its choice", lambda problem, params, device: None, grouped=True)},
 )
 INNER = projected(CORE)
 
@@ -171,5 +174,6 @@ OPERATOR = Operator(
             128, "g: the tokens that see and are seen by all (BigBird: two blocks of 64)", minimum=1
         ),
     },
+    grouped=True,
     causal="a global token sees every token, later ones too",
 )

@@ -18,33 +18,51 @@ from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
+from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads, normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import _mixed, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
+from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.problem import Mode, Params, Problem, Scope
-from attnbench.window import attend, class_length, executed_pairs, window_pairs
+from attnbench.projection import width
+from attnbench.state import appended, cached_rows, caches, drawn_caches
+from attnbench.window import attend, class_length, executed_pairs, past_keys, window_pairs
 
 GLOBAL_DATA = ("q_global", "k_global", "v_global")
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **global_data: Tensor) -> Tensor:
-    """q, k, v, k_global, v_global: [B, H, N, D]; q_global: [B, H, g, D]; without global tokens q, k, v only.
+def reference(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+    **global_data: Tensor,
+) -> Tensor:
+    """Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        k_cache, v_cache: [B, Hk, min(N − Q, wδ) + Q, D], where Q < N.
+        global_data: with global tokens q_global, [B, H, g, D], and k_global, v_global, [B, Hk, N, D].
 
-    Returns [B, H, N, D].
+    Returns: [B, H, Q, D].
     """
     if params["kind"] == "mixed_heads":
         return _mixed.reference(problem, parts(params), q, k, v)
     before, after = local.sides(problem, params)
     g = global_count(problem, params)
+    k, v = appended(k_cache, k), appended(v_cache, v)
     y = attend(q * problem.head_dim**-0.5, k, v, before, after, classes=dilation(problem, params), hubs=g)
     return torch.cat((global_rows(**global_data), y[..., g:, :]), dim=-2) if global_data else y
 
 
 def global_rows(q_global: Tensor, k_global: Tensor, v_global: Tensor) -> Tensor:
     """Full attention of the global tokens: [B, H, g, D]."""
-    scores = (q_global * q_global.shape[-1] ** -0.5) @ k_global.transpose(-2, -1)  # [B, H, g, N]
-    return scores.softmax(dim=-1) @ v_global
+    scores = folded(q_global * q_global.shape[-1] ** -0.5, k_global) @ k_global.transpose(-2, -1)  # [B, Hk, G·g, N]
+    return unfolded(scores.softmax(dim=-1) @ v_global, q_global)
 
 
 def parts(params: Params) -> tuple[Part, ...]:
@@ -73,7 +91,18 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
         shape = (problem.batch, problem.heads, global_count(problem, params), problem.head_dim)
         data |= {"q_global": normal(problem, generator, *shape)}
         data |= heads(problem, generator, "k_global", "v_global")
-    return Inputs(data)
+    return Inputs(data, state=drawn_caches(problem, generator, data["k"], data["v"], kept(problem, params)))
+
+
+def kept(problem: Problem, params: Params) -> int:
+    """How many of the last tokens a causal one can see."""
+    reach: int = params["window"] * dilation(problem, params)
+    return reach
+
+
+def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """The last wδ keys and values: there are no global tokens in the causal form."""
+    return caches(problem, k, v, kept(problem, params))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -83,22 +112,26 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """
     if params["kind"] == "mixed_heads":
         return _mixed.cost(problem, parts(params), mode)
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
+    n, q, past = problem.seq_len, problem.query_len, problem.past
     before, after = local.sides(problem, params)
-    g, classes = global_count(problem, params), dilation(problem, params)
+    g, classes, most = global_count(problem, params), dilation(problem, params), kept(problem, params)
     # A row beyond g sees the g global tokens, and a window in which they are not seen again.
     pairs = g * n + (n - g) * g + window_pairs(n - g, before, after, classes)
-    executed = g * n + executed_pairs(n, before, after, classes, g)
-    size = b * h * n * d
-    global_size = 2 * size + b * h * g * d if g else 0  # k_global, v_global and q_global
-    return Cost(
-        flops=product(b * h * pairs * d, mode)  # q kᵀ: [g, D] × [D, N], then N − g rows of [1, D] × [D, g + 2w + 1]
-        + product(b * h * pairs * d, mode),  # p v: the same pairs
-        reference_flops=2 * product(b * h * executed * d, mode),
-        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size + global_size, written=size),
-        passes=1,
-    )
+    pairs -= window_pairs(past, before, after, classes)  # there are no global tokens where Q < N
+    executed = g * n + executed_pairs(q, before, after, classes, g, past=cached_rows(problem, most))
+    # q kᵀ: [g, D] × [D, N], then N − g rows of [1, D] × [D, g + 2w + 1]; p v: the same pairs
+    seen = past_keys(q, before, classes, past)
+    inner = pair_cost(problem, mode, pairs, executed, seen, kept=min(n, most))
+    global_data = traffic(problem, mode, read=global_elements(problem, params), written=0)
+    return replace(inner, bytes_required=inner.bytes_required + global_data)
+
+
+def global_elements(problem: Problem, params: Params) -> int:
+    """Elements of q_global, k_global and v_global."""
+    if not has_global_projections(problem, params):
+        return 0
+    queries = global_count(problem, params) * problem.channels
+    return problem.batch * (queries + 2 * problem.seq_len * problem.kv_channels)
 
 
 def _cuda() -> Callable[..., Tensor]:
@@ -112,7 +145,7 @@ def _cuda() -> Callable[..., Tensor]:
         if not global_data:
             return y
         queries, keys, values = (global_data[name] for name in GLOBAL_DATA)
-        full = scaled_dot_product_attention(queries, keys, values)  # [B, H, g, D]
+        full = scaled_dot_product_attention(queries, keys, values, enable_gqa=problem.group > 1)  # [B, H, g, D]
         return torch.cat((full, y[..., g:, :]), dim=-2)
 
     return call
@@ -127,35 +160,53 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return windows.why_not(problem, length, length + global_count(problem, params))
 
 
-CUDA = Impl(_cuda, "FlexAttention, block mask; torch SDPA for global rows", _cuda_why_not)
-CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA})
+CUDA = Impl(_cuda, "FlexAttention, block mask; torch SDPA for global rows", _cuda_why_not, grouped=True)
+CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA}, state=state)
 
 
 def around(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The layer around the core computed by `call`.
+    """The layer around the core computed by `call`."""
 
-    x: [B, N, C]; w_q, w_k, w_v, w_o and, with global tokens, w_q_global, w_k_global, w_v_global: [C, C].
-    """
-
-    def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **weights: Tensor) -> Tensor:
-        g = global_count(problem, params)
-        data = {}
-        for name, w in weights.items():
-            rows = x[:, :g] if name == "w_q_global" else x
-            split = (rows @ w).view(*rows.shape[:2], problem.heads, problem.head_dim)
-            data[name.removeprefix("w_")] = split.transpose(1, 2)  # [B, H, N or g, D]
-        y = call(problem, params, **data)
+    def layer(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **tensors: Tensor) -> Tensor:
+        """x: [B, Q, C]; w_q, w_o and, with global tokens, w_q_global: [C, C]; of keys and values [C, Hk·D]."""
+        y = call(problem, params, **_projected(problem, params, x, tensors))
         return y.transpose(1, 2).reshape(x.shape) @ w_o
 
     return layer
 
 
+def _projected(problem: Problem, params: Params, x: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The core's tensors: those of weights projected from x, the others as they are."""
+    data = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("w_"):
+            data[name] = tensor
+            continue
+        rows = x[:, : global_count(problem, params)] if name == "w_q_global" else x
+        split = (rows @ tensor).view(*rows.shape[:2], -1, problem.head_dim)
+        data[name.removeprefix("w_")] = split.transpose(1, 2)  # [B, H or Hk, Q or g, D]
+    return data
+
+
+def layer_state(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **weights: Tensor) -> dict[str, Tensor]:
+    """As the core's."""
+    return state(problem, params, **_projected(problem, params, x, weights))
+
+
 def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """x ~ N(0, 1); weights that keep the variance."""
     c = problem.channels
-    names = ("q", "k", "v", "o", *(GLOBAL_DATA if has_global_projections(problem, params) else ()))
-    weights = {f"w_{name}": normal(problem, generator, c, c, scale=c**-0.5) for name in names}
-    return Inputs(tokens(problem, generator, "x"), weights)
+    weights = {
+        f"w_{name}": normal(problem, generator, c, width(problem, name), scale=c**-0.5)
+        for name in projections(problem, params)
+    }
+    data = tokens(problem, generator, "x")
+    return Inputs(data, weights, state=CORE.make_inputs(problem, params, generator).state if problem.past else {})
+
+
+def projections(problem: Problem, params: Params) -> tuple[str, ...]:
+    """What is projected from x, and the output, o."""
+    return ("q", "k", "v", "o", *(GLOBAL_DATA if has_global_projections(problem, params) else ()))
 
 
 def has_global_projections(problem: Problem, params: Params) -> bool:
@@ -164,18 +215,22 @@ def has_global_projections(problem: Problem, params: Params) -> bool:
 
 
 def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
-    """As the core's, with 4·N·C² of projections and (2N + g)·C² for the global ones."""
+    """As the core's, with 4·N·C² of projections and (2N + g)·C² for the global ones (of keys and values N·C·Hk·D)."""
     inner = cost(problem, params, mode)
-    b, n, c = problem.batch, problem.seq_len, problem.channels
-    projected = has_global_projections(problem, params)
-    rows = 4 * n + (2 * n + global_count(problem, params) if projected else 0)
-    projections = product(b * rows * c * c, mode)  # [B·rows, C] × [C, C]
-    weights = (7 if projected else 4) * c * c
+    b, q, c = problem.batch, problem.query_len, problem.channels
+    widths = {name: width(problem, name) for name in projections(problem, params)}
+    rows = {name: global_count(problem, params) if name == "q_global" else q for name in widths}
+    flops = product(b * c * sum(rows[name] * widths[name] for name in widths), mode)  # [B·rows, C] × [C, width]
+    # Around the core, x takes the place of its inputs; the weights come on top.
+    replaced = b * q * (c + 2 * problem.kv_channels) + global_elements(problem, params)
+    x_and_weights = b * q * c + c * sum(widths.values())
     return replace(
         inner,
-        flops=inner.flops + projections,
-        reference_flops=inner.reference_flops + projections,
-        bytes_required=traffic(problem, mode, read=b * n * c + weights, written=b * n * c),
+        flops=inner.flops + flops,
+        reference_flops=inner.reference_flops + flops,
+        bytes_required=inner.bytes_required
+        + traffic(problem, mode, read=x_and_weights, written=0)
+        - traffic(problem, mode, read=replaced, written=0),
     )
 
 
@@ -190,7 +245,13 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
-LAYER = Form(around(reference), layer_inputs, layer_cost, impls={"cuda": replace(CUDA, load=lambda: around(_cuda()))})
+LAYER = Form(
+    around(reference),
+    layer_inputs,
+    layer_cost,
+    impls={"cuda": replace(CUDA, load=lambda: around(_cuda()))},
+    state=layer_state,
+)
 
 OPERATOR = Operator(
     paper=Paper(
@@ -202,6 +263,8 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": LAYER},
     complexity=lambda params: Complexity(time="n", memory="n"),
+    grouped=True,
+    continues=True,
     params={
         "kind": Param(
             "window", "all heads alike, or a third of them each local, strided, global", ("window", "mixed_heads")

@@ -12,18 +12,45 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.grouped import merged, separated
 from attnbench.inputs import heads
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.operators.sparse._size import SQRT, size
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
-from attnbench.window import attend, class_length, executed_pairs, from_classes, to_classes, window_pairs
+from attnbench.state import appended, cached_rows, caches, drawn_caches
+from attnbench.window import (
+    attend,
+    class_length,
+    executed_pairs,
+    from_classes,
+    past_keys,
+    to_classes,
+    window_pairs,
+)
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v: [B, H, N, D]. Returns [B, H, N, D]. Permuted, a residue class is a short sequence with a window."""
+def reference(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+) -> Tensor:
+    """Permuted, a residue class is a short sequence with a window.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        k_cache, v_cache: [B, Hk, min(N − Q, kept) + Q, D], where Q < N.
+
+    Returns: [B, H, Q, D].
+    """
     before, after = sides(problem, params)
+    k, v = appended(k_cache, k), appended(v_cache, v)
     return attend(q * problem.head_dim**-0.5, k, v, before, after, classes=stride(problem, params))
 
 
@@ -39,9 +66,20 @@ def sides(problem: Problem, params: Params) -> tuple[int, int]:
     return reach, 0 if problem.causal else reach
 
 
+def kept(problem: Problem, params: Params) -> int:
+    """How many of the last tokens a causal one can see: a step sees few of them, the next s − 1 steps the others."""
+    return problem.seq_len if params["reach"] == "all" else params["reach"] * stride(problem, params)
+
+
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1): the logits have variance 1."""
-    return Inputs(heads(problem, generator, "q", "k", "v"))
+    data = heads(problem, generator, "q", "k", "v")
+    return Inputs(data, state=drawn_caches(problem, generator, data["k"], data["v"], kept(problem, params)))
+
+
+def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """The last reach·s keys and values; all where reach is all."""
+    return caches(problem, k, v, kept(problem, params))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -49,30 +87,27 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     most one padding token per class. A limited reach wastes what a window wastes: at most 1.25 (causal: 1.5) for
     reach ≥ 64 in classes much longer than that.
     """
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
     before, after = sides(problem, params)
-    s = stride(problem, params)
-    pairs, executed = window_pairs(n, before, after, s), executed_pairs(n, before, after, s)
-    tensor = b * h * n * d
-    return Cost(
-        flops=product(b * h * pairs * d, mode)  # q kᵀ: s classes of [N/s, D] × [D, N/s], or their windows
-        + product(b * h * pairs * d, mode),  # p v: s classes of [N/s, N/s] × [N/s, D], or their windows
-        reference_flops=2 * product(b * h * executed * d, mode),
-        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * tensor, written=tensor),
-        passes=1,
-    )
+    s, past, most = stride(problem, params), problem.past, kept(problem, params)
+    # s classes of [N/s, D] × [D, N/s] and of [N/s, N/s] × [N/s, D], or their windows
+    pairs = window_pairs(problem.seq_len, before, after, s) - window_pairs(past, before, after, s)
+    executed = executed_pairs(problem.query_len, before, after, s, past=cached_rows(problem, most))
+    seen = past_keys(problem.query_len, before, s, past)
+    return pair_cost(problem, mode, pairs, executed, seen, kept=min(problem.seq_len, most))
 
 
 def _sdpa() -> Callable[..., Tensor]:
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        classes = stride(problem, params)
-        queries, keys, values = (to_classes(x, classes) for x in (q, k, v))  # [B·H, s, N/s, D]
+        classes, group = stride(problem, params), problem.group
+        queries = merged(to_classes(q, classes), group, 1)  # [B·Hk, s·G, N/s, D]
+        keys, values = (to_classes(x, classes) for x in (k, v))  # [B·Hk, s, N/s, D]
         # A causal query of the sequence never sees the padding, which comes last.
         ragged = problem.seq_len % classes != 0 and not problem.causal
-        inside = _inside(problem.seq_len, classes, q.device) if ragged else None
-        y = scaled_dot_product_attention(queries, keys, values, attn_mask=inside, is_causal=problem.causal)
-        return from_classes(y, classes, q)
+        inside = _inside(problem.seq_len, classes, q.device).repeat_interleave(group, 0) if ragged else None
+        y = scaled_dot_product_attention(
+            queries, keys, values, attn_mask=inside, is_causal=problem.causal, enable_gqa=group > 1
+        )
+        return from_classes(separated(y, group, 1), classes, q)
 
     return call
 
@@ -118,9 +153,10 @@ CORE = Form(
     make_inputs,
     cost,
     impls={
-        "sdpa": Impl(_sdpa, "permutation and torch SDPA, its choice", _sdpa_why_not),
-        "cuda": Impl(_cuda, "permutation and FlexAttention, block mask", _cuda_why_not),
+        "sdpa": Impl(_sdpa, "permutation and torch SDPA, its choice", _sdpa_why_not, grouped=True),
+        "cuda": Impl(_cuda, "permutation and FlexAttention, block mask", _cuda_why_not, grouped=True),
     },
+    state=state,
 )
 
 
@@ -142,6 +178,8 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": projected(CORE)},
     complexity=complexity,
+    grouped=True,
+    continues=True,
     params={
         "stride": Param(SQRT, "s: the distance of the tokens seen", (SQRT,), minimum=1),
         "reach": Param("all", "tokens of its class seen on each side", ("all",), minimum=0),

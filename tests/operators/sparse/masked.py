@@ -40,6 +40,7 @@ class Case:
         *,
         heads: int = 2,
         head_dim: int = 4,
+        kv_heads: int | None = None,
         given: Params | None = None,
         **params: Any,
     ) -> None:
@@ -47,7 +48,8 @@ class Case:
         self.operator = operator
         self.form = operator.forms["core"]
         self.params: Params = resolve(operator, {**(given or {}), **params})
-        self.problem = Problem(seq_len, head_dim * heads, heads, batch=2, dtype="float64", causal=causal)
+        shape: dict[str, Any] = {"batch": 2, "dtype": "float64", "causal": causal, "kv_heads": kv_heads or heads}
+        self.problem = Problem(seq_len, head_dim * heads, heads, **shape)
         self.inputs: Inputs = self.form.make_inputs(self.problem, self.params, torch.Generator().manual_seed(seq_len))
 
     @property

@@ -47,9 +47,9 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-def case_of(name: str, n: int, params: dict[str, Any], causal: bool) -> Case:
+def case_of(name: str, n: int, params: dict[str, Any], causal: bool, kv_heads: int = 4) -> Case:
     causal_params = {"global_tokens": 0} if causal and name == "longformer" else {}
-    return Case(name, n, causal, heads=4, head_dim=16, given={**params, **causal_params})
+    return Case(name, n, causal, heads=4, head_dim=16, kv_heads=kv_heads, given={**params, **causal_params})
 
 
 def all_cases() -> Iterator[Any]:
@@ -70,6 +70,23 @@ def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal:
     assert reason is None, reason
     with torch.inference_mode():
         assert close(case.run_impl("cuda"), case.output())
+
+
+@pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
+def test_shared_keys_equal_the_reference(name: str, n: int, params: dict[str, Any], causal: bool) -> None:
+    for kv_heads in (1, 2):
+        case = case_of(name, n, params, causal, kv_heads)
+        if case.operator.grouped is not True:
+            continue
+        for impl in ("sdpa", "cuda"):
+            if impl in case.form.impls and case.form.impls[impl].why_not(case.problem, case.params, "cpu") is None:
+                assert case.form.impls[impl].grouped
+                with torch.inference_mode():
+                    assert close(case.run_impl(impl), case.output()), impl
+        with torch.inference_mode():
+            y = case.output()
+            case.inputs.data["k"] = case.inputs.data["k"].flip(1)
+            assert (kv_heads == 1) is close(case.output(), y)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,25 @@ def near(w: int) -> Sees:
     return lambda i, j: abs(i - j) <= w
 
 
+def classes(s: int, reach: int) -> Sees:
+    return lambda i, j: (i - j) % s == 0 and abs(i - j) <= reach * s
+
+
 CASES: list[tuple[str, dict[str, Any], int, Sees]] = [
     ("local", {"window": 0}, 30, near(0)),
     ("local", {"window": 7}, 30, near(7)),
     ("local", {"window": 7}, 150, near(7)),
     ("local", {"window": 70}, 199, near(70)),
+    ("strided", {"stride": 4, "reach": 3}, 30, classes(4, 3)),
+    ("strided", {"stride": 3, "reach": 40}, 199, classes(3, 40)),
+    ("strided", {"stride": 3, "reach": 0}, 30, classes(3, 0)),
+    ("strided", {"stride": 7, "reach": "all"}, 61, classes(7, 61)),
+    ("strided", {"stride": "sqrt(n)", "reach": "all"}, 30, classes(5, 30)),
+    ("strided", {"stride": "sqrt(n)", "reach": 3}, 42, classes(6, 3)),
+    ("longformer", {"window": 7, "dilation": 3, "global_tokens": 0}, 61, classes(3, 7)),
+    ("longformer", {"window": 2, "dilation": 40, "global_tokens": 0}, 30, classes(40, 2)),
 ]
-"""Name, params, N, and which pairs are seen."""
+"""Name, params, N, and which pairs are seen. √N: of 30 and 42 tokens, not of a few less."""
 
 each_case = pytest.mark.parametrize(
     ("name", "params", "n", "sees"), CASES, ids=[f"{name}-{n}-{list(params.values())}" for name, params, n, _ in CASES]
@@ -76,11 +88,38 @@ def test_the_last_rows_equal_the_masked_form(name: str, params: dict[str, Any], 
 def test_a_step_multiplies_only_the_keys_that_its_row_sees(
     name: str, params: dict[str, Any], n: int, sees: Sees
 ) -> None:
-    for tokens in (n, n - 1, n // 2, 2):
-        step = Step(name, params, tokens, 1)
-        state = step.state(tokens - 1)
+    step = Step(name, params, n, 1)
+    state = step.state(n - 1)
+    with FlopCounterMode(display=False) as counter:
+        step.call(state)
+    cost = step.form.cost(step.problem, step.params, "fwd")
+    assert counter.get_total_flops() == cost.flops == cost.reference_flops
+    assert cost.flops == 4 * sum(sees(n - 1, j) for j in range(n)) * 2 * 16
+
+
+@each_case
+def test_costs_count_the_pairs_and_the_keys_that_are_seen(
+    name: str, params: dict[str, Any], n: int, sees: Sees
+) -> None:
+    for query_len in query_lens(n):
+        step = Step(name, params, n, query_len)
+        cost, past = step.form.cost(step.problem, step.params, "fwd"), step.problem.past
+        seen = mask(n, sees, causal=True)[past:]
+        assert cost.flops == 4 * int(seen.sum()) * 2 * 16
         with FlopCounterMode(display=False) as counter:
-            step.call(state)
-        seen = sum(sees(tokens - 1, j) for j in range(tokens))
-        cost = step.form.cost(step.problem, step.params, "fwd")
-        assert counter.get_total_flops() == cost.flops == cost.reference_flops == 4 * seen * 2 * 16
+            step.call(step.state(past))
+        assert cost.reference_flops == counter.get_total_flops()
+        keys = int(seen[:, :past].any(dim=0).sum())
+        rows = 2 * query_len * 16 + 2 * (query_len * (2 if past else 1) + keys) * 8  # q and y; k and v of Hk·D = 8
+        assert cost.bytes_required == 2 * rows * 8
+
+
+@each_case
+def test_state_bytes_count_every_token_that_a_later_one_can_see(
+    name: str, params: dict[str, Any], n: int, sees: Sees
+) -> None:
+    """Of N + 1 … tokens under the same sizes, as far as the window reaches."""
+    step = Step(name, params, n, n)
+    later = range(n, 3 * n)
+    tokens = sum(any(sees(i, j) for i in later) for j in range(n))
+    assert step.form.cost(step.problem, step.params, "fwd").state_bytes == 2 * 2 * tokens * 8 * 8
