@@ -73,27 +73,10 @@ def command(
 
 def _list(plan: Plan, form: str) -> None:
     from attnbench.measure.outlook import outlook
-    from attnbench.outputs._rows import Listing
-    from attnbench.problem import canonical_params
+    from attnbench.outputs import _listings as listings
 
     expected = outlook(plan)
-    rows = [
-        {
-            "operator": cell.operator,
-            "impl": cell.impl,
-            "scope": cell.scope,
-            "mode": cell.mode,
-            "size": cell.problem.size,
-            "params": canonical_params(cell.params),
-            "key": cell.key,
-            "skipped": expected.skipped.get(cell.key, ""),
-            "expected_s": expected.seconds.get(cell.key),
-        }
-        for cell in plan.cells
-    ]
-    shown = ("operator", "impl", "scope", "mode", "size")
-    table = [{name: row[name] for name in shown} for row in rows]
-    formats.show("rows", Listing(rows, table), form)
+    formats.show("rows", listings.planned(plan.cells, expected.skipped, expected.seconds), form)
     for line in _expectation(plan, expected):
         print(line, file=sys.stderr)
 

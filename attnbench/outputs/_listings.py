@@ -8,12 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
+from attnbench.problem import columns_of
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
     from attnbench.analysis.crossover import Pair
     from attnbench.analysis.crossover_search import Search
     from attnbench.analysis.roofline import Roofline
+    from attnbench.problem import Cell
 
 _FIGURES = {
     "FLOPs": ("flops", "flop"),
@@ -44,16 +46,35 @@ def _sizes(columns: Mapping[Any, Any]) -> dict[str, Any]:
     """Every size of a cell by its columns, under the table's heading."""
     sizes = {heading: columns.get(name) for heading, name in _SIZES.items()}
     sizes |= {heading: sizes[other] for heading, other in _FOLLOWED.items() if not isinstance(sizes[heading], int)}
-    return {**sizes, "N": _tokens(columns)}
+    new = sizes["Q"] if sizes["Q"] != sizes["N"] else _tokens(columns)
+    return {**sizes, "N": _tokens(columns), "Q": new}
 
 
 def _without_common_sizes(table: Sequence[Row]) -> list[Row]:
     """Without the sizes that all rows have in common, N apart; Hk and Q only where some are not H and N."""
     common = {heading for heading in _SIZES if heading != "N" and len({row[heading] for row in table}) == 1}
-    given = {"Hk": [row["Hk"] != row["H"] for row in table], "Q": [str(row["Q"]) != row["N"] for row in table]}
+    given = {heading: [row[heading] != row[other] for row in table] for heading, other in _FOLLOWED.items()}
     for heading, differs in given.items():
         (common.discard if any(differs) else common.add)(heading)
     return [{heading: value for heading, value in row.items() if heading not in common} for row in table]
+
+
+def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[str, float]) -> Listing:
+    """Of `run --dry-run`.
+
+    Args:
+        cells: of the run.
+        skipped: by key, why a cell cannot run.
+        seconds: by key, what the others are expected to take.
+    """
+    rows = []
+    for cell in cells:
+        outlook = {"key": cell.key, "skipped": skipped.get(cell.key, ""), "expected_s": seconds.get(cell.key)}
+        rows.append({**columns_of(cell), "size": cell.problem.size, **outlook})
+    names = ["operator", "impl", "scope", "mode"]
+    names += [name for name in ("dtype", "causal") if len({row[name] for row in rows}) > 1]
+    table = [{**{name: row[name] for name in names}, **_sizes(row)} for row in rows]
+    return Listing(rows, _without_common_sizes(table), numbers=tuple(_SIZES))
 
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
