@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.crossover import Direction
 from attnbench.analysis.distributions import CONFIDENCE
-from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Outside, Reach, Spot
+from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Outside, Reach, Row, Spot
 from attnbench.outputs._grid_tables import best_exact, metric, spot_text
 
 if TYPE_CHECKING:
@@ -61,15 +61,19 @@ class _Frame:
     """Where the cells of a grid are.
 
     Args:
-        x, y: the edges of columns and rows: one more than there are.
-        centres: of the rows.
+        columns, centres: where the sizes of the columns and of the rows are.
+        x, y: their edges: one more than there are.
+        width_pt, height_pt: of the whole.
         names: by series, what it is called in a cell.
         colours: by series.
     """
 
+    columns: Sequence[float]
+    centres: Sequence[float]
     x: Sequence[float]
     y: Sequence[float]
-    centres: Sequence[float]
+    width_pt: float
+    height_pt: float
     names: Mapping[str, str]
     colours: Mapping[str, str]
 
@@ -78,12 +82,12 @@ def picture_of(grid: Grid, letters: Mapping[str, str]) -> Picture:
     """The picture of a grid. letters: by name, of every series that some cell names."""
     from matplotlib.figure import Figure as Picture
 
-    frame = _frame(grid, letters)
-    sides = _sides(grid)
-    keys, marks = _keys(grid, frame), _marks(grid, sides)
-    columns, rows = len(grid.sizes), len(grid.rows)
+    columns, rows = max(len(_tried(row)) for row in grid.rows), len(grid.rows)
     width = columns * _within(MAP_IN[0] / columns, SPOT_WIDTH_IN)
     height = rows * _within(MAP_IN[1] / rows, SPOT_HEIGHT_IN)
+    frame = _frame(grid, letters, width * 72, height * 72)
+    sides = _sides(grid)
+    keys, marks = _keys(grid, frame), _marks(grid, sides)
     labels = _wide(max((row.label for row in grid.rows), key=len)) + 0.4
     beside = _wide(max(keys, key=len, default="")) + 0.5
     title = textwrap.wrap(f"Fastest by {metric(grid)}. {grid.title}", int((labels + width) / _wide("x", TEXT_PT + 1)))
@@ -93,12 +97,13 @@ def picture_of(grid: Grid, letters: Mapping[str, str]) -> Picture:
         figsize=(labels + width + beside, max(height, len(keys) * 0.16) + lines * 0.115 + 0.2), layout="constrained"
     )
     axes = picture.add_subplot()
-    _cells(axes, grid, frame, width / columns * 72)
+    for i, row in enumerate(grid.rows):
+        _cells(axes, row, i, frame)
     for side in sides:
         _intervals(axes, side, frame)
     for side in sides:
         _line(axes, side, frame)
-    _scales(axes, grid, frame, width / columns * 72)
+    _scales(axes, grid, frame)
     picture.suptitle("\n".join(title), x=0.01, ha="left", fontsize=TEXT_PT + 1)
     plain: dict[str, Any] = {"frameon": False, "fontsize": TEXT_PT, "borderaxespad": 0.2}
     picture.legend([*keys.values()], [*keys], loc="outside right upper", handlelength=1.6, **plain)
@@ -117,13 +122,26 @@ def _within(value: float, ends: tuple[float, float]) -> float:
     return min(max(value, ends[0]), ends[1])
 
 
-def _frame(grid: Grid, letters: Mapping[str, str]) -> _Frame:
+def _tried(row: Row) -> list[int]:
+    """The columns in which something of a row was measured, or failed."""
+    return [i for i, spot in enumerate(row.spots) if spot.use or spot.status]
+
+
+def _frame(grid: Grid, letters: Mapping[str, str], width_pt: float, height_pt: float) -> _Frame:
     exact = [name for name in letters if name in grid.exact]
     others = [name for name in letters if name not in grid.exact]
     colours = {name: GREYS[i % len(GREYS)] for i, name in enumerate(exact)}
     colours |= {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
-    centres = [float(row.position) for row in grid.rows]
-    return _Frame(_edges(list(grid.sizes.values())), _edges(centres), centres, letters, colours)
+    columns, centres = _apart(grid.sizes.values()), _apart(row.position for row in grid.rows)
+    return _Frame(columns, centres, _edges(columns), _edges(centres), width_pt, height_pt, letters, colours)
+
+
+def _apart(places: Iterable[float]) -> list[float]:
+    """Ascending places; what is at the same one, as images of as many tokens, side by side."""
+    apart: list[float] = []
+    for place in places:
+        apart.append(1.1 * apart[-1] if apart and place <= apart[-1] else float(place))
+    return apart
 
 
 def _edges(places: Sequence[float]) -> list[float]:
@@ -132,23 +150,36 @@ def _edges(places: Sequence[float]) -> list[float]:
     return [places[0] ** 2 / inner[0], *inner, places[-1] ** 2 / inner[-1]]
 
 
-def _cells(axes: Axes, grid: Grid, frame: _Frame, width_pt: float) -> None:
+def _cells(axes: Axes, row: Row, i: int, frame: _Frame) -> None:
+    """The cells of a row, as wide as the columns; of a row in which most columns were not tried, up to half way to the
+    next one that was."""
     from matplotlib.patches import Rectangle
 
-    for row, (bottom, top), y in zip(grid.rows, pairwise(frame.y), frame.centres, strict=True):
-        for spot, (left, right) in zip(row.spots, pairwise(frame.x), strict=True):
-            fill, stripes = _fill(spot, frame.colours)
-            place: tuple[Any, ...] = ((left, bottom), right - left, top - bottom)
-            hatch = STRIPES if stripes else None
-            axes.add_patch(Rectangle(*place, facecolor=fill, edgecolor=stripes or fill, linewidth=0, hatch=hatch))
-            axes.add_patch(Rectangle(*place, facecolor="none", edgecolor="white", linewidth=0.8))
-            text = spot_text(spot, frame.names, "\n")
-            wide = math.log(right / left) / math.log(frame.x[-1] / frame.x[0]) * (len(frame.x) - 1)
-            if text and wide * width_pt > max(map(len, text.split("\n"))) * CHARACTER * (TEXT_PT - 1):
-                axes.text(
-                    spot.size, y, text, ha="center", va="center", fontsize=TEXT_PT - 1, linespacing=1.05, zorder=5,
-                    bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.82, "linewidth": 0},
-                )  # fmt: skip
+    chosen, edges, tried = [*range(len(row.spots))], list(frame.x), _tried(row)
+    if 1 < len(tried) < len(row.spots) / 2:
+        chosen = tried
+        edges = [_within(edge, (frame.x[0], frame.x[-1])) for edge in _edges([frame.columns[k] for k in tried])]
+    bottom, top = frame.y[i], frame.y[i + 1]
+    for k, (left, right) in zip(chosen, pairwise(edges), strict=True):
+        spot = row.spots[k]
+        fill, stripes = _fill(spot, frame.colours)
+        place: tuple[Any, ...] = ((left, bottom), right - left, top - bottom)
+        hatch = STRIPES if stripes else None
+        axes.add_patch(Rectangle(*place, facecolor=fill, edgecolor=stripes or fill, linewidth=0, hatch=hatch))
+        axes.add_patch(Rectangle(*place, facecolor="none", edgecolor="white", linewidth=0.8))
+        lines = spot_text(spot, frame.names, "\n").split("\n")
+        wide, high = _share(left, right, frame.x) * frame.width_pt, _share(bottom, top, frame.y) * frame.height_pt
+        if lines[0] and wide > 72 * _wide(max(lines, key=len), TEXT_PT - 1) and high > 1.2 * TEXT_PT * len(lines):
+            axes.text(
+                frame.columns[k], frame.centres[i], "\n".join(lines), ha="center", va="center", linespacing=1.05,
+                fontsize=TEXT_PT - 1, zorder=5,
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.82, "linewidth": 0},
+            )  # fmt: skip
+
+
+def _share(low: float, high: float, edges: Sequence[float]) -> float:
+    """What part of all between the edges a stretch is, in logs."""
+    return math.log(high / low) / math.log(edges[-1] / edges[0])
 
 
 def _fill(spot: Spot, colours: Mapping[str, str]) -> tuple[str, str | None]:
@@ -257,18 +288,29 @@ def _to_edge(places: Sequence[float | None], row: int, end: tuple[float, float])
     return [] if place is None else [(place, end[1])]
 
 
-def _scales(axes: Axes, grid: Grid, frame: _Frame, width_pt: float) -> None:
+def _scales(axes: Axes, grid: Grid, frame: _Frame) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(frame.x[0], frame.x[-1])
     axes.set_ylim(frame.y[0], frame.y[-1])
     axes.minorticks_off()
-    widest = max(map(len, grid.sizes)) * CHARACTER * TEXT_PT
-    axes.set_xticks([*grid.sizes.values()], [*grid.sizes], rotation=0 if widest < 0.9 * width_pt else 45)
-    axes.set_yticks(frame.centres, [row.label for row in grid.rows])
+    wide = 72 * _wide(max(grid.sizes, key=len)) / frame.width_pt
+    axes.set_xticks(*_ticks(grid.sizes, frame.columns, frame.x, 1.15 * wide))
+    axes.set_yticks(*_ticks((row.label for row in grid.rows), frame.centres, frame.y, 1.2 * TEXT_PT / frame.height_pt))
     axes.set_xlabel(grid.axis, fontsize=TEXT_PT)
     axes.set_ylabel(grid.over, fontsize=TEXT_PT)
     axes.tick_params(labelsize=TEXT_PT)
+
+
+def _ticks(
+    labels: Iterable[str], places: Sequence[float], edges: Sequence[float], gap: float
+) -> tuple[list[float], list[str]]:
+    """The places and labels that are as far apart as a share of the whole."""
+    ticks: list[tuple[float, str]] = []
+    for place, label in zip(places, labels, strict=True):
+        if not ticks or _share(ticks[-1][0], place, edges) >= gap:
+            ticks.append((place, label))
+    return [place for place, _ in ticks], [label for _, label in ticks]
 
 
 def _keys(grid: Grid, frame: _Frame) -> dict[str, Artist]:

@@ -20,6 +20,7 @@ from attnbench.outputs import _grid_picture, csv, json, markdown, plot, table
 from attnbench.outputs._grid_picture import GREYS, STRIPES, picture_of
 from attnbench.outputs._grid_tables import legend, letters_of, parts
 from attnbench.outputs._run_tables import TextTable
+from attnbench.problem import Problem
 from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, softmax
 from tests.analysis.runs import sequence
 
@@ -217,6 +218,34 @@ def test_a_map_is_written_and_the_same_each_time(small: Grid, tmp_path: Path) ->
     first, second = plot.draw_maps([small, small], tmp_path / "b", ("svg",))
     assert (first.name, second.name) == (svg.name, "seq_len-over-channels-fwd-1-wall_time-map.svg")
     assert svg.read_bytes() == first.read_bytes()
+
+
+def coloured(axes: Any) -> list[Rectangle]:
+    """The cells with the colour of an operator."""
+    cells = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_fill()]
+    return [cell for cell in cells if cell.get_facecolor()[:3] != (1, 1, 1) and cell.get_facecolor()[3]]
+
+
+def test_rows_of_different_sizes_reach_half_way_to_the_next_size() -> None:
+    """As a search along each row leaves them: no column is whole, and the few cells of a row are wide ones."""
+    sizes = {c: [64, 16384, *(round(border(c) * 2 ** (i / 8)) for i in (-2, 2))] for c in CHANNELS}
+    (found,) = grids(planted(problems=[sequence(n, c) for c, few in sizes.items() for n in few]), "channels")
+    assert len(found.sizes) == 10
+    picture = drawn(found)
+    assert outside_or_overlapping(picture) == []
+    cells = coloured(picture.axes[0])
+    assert len(cells) == 16
+    first = [cell for cell in cells if cell.get_y() == cells[0].get_y()]
+    widths = [cell.get_width() for cell in first]
+    assert widths[1] == pytest.approx(math.sqrt(sizes[64][2] * sizes[64][3]) - first[1].get_x())
+
+
+def test_images_of_as_many_tokens_stand_side_by_side() -> None:
+    problems = [Problem.image(h, w, c, 4) for c in (64, 128) for h, w in ((16, 64), (32, 32), (64, 64))]
+    (found,) = grids(planted(problems=problems), "channels", axis="image_size")
+    cells = coloured(drawn(found).axes[0])
+    assert len(cells) == 6
+    assert min(cell.get_width() for cell in cells) > 50
 
 
 def test_one_round_has_a_line_and_no_hatches() -> None:
