@@ -95,7 +95,8 @@ def test_the_last_rows_follow_from_the_state(variant: Variant, kv_heads: int) ->
         if after:  # of fixed size: what the form itself leaves after all N
             longer = step(replace(full, seq_len=full.seq_len + 1), 1)
             whole = state_of(variant, longer, part(inputs, slice(0, None)))
-            torch.testing.assert_close(dict(zip(whole, after, strict=True)), whole, rtol=1e-9, atol=1e-11)
+            fixed = {name: tensor for name, tensor in whole.items() if not name.endswith("_cache")}
+            torch.testing.assert_close(dict(zip(fixed, after, strict=True)), fixed, rtol=1e-9, atol=1e-11)
         for name, tensor in others.data.items():  # the last token that was kept is another one
             of(slice(-1, None), name, earlier[name])[:] = of(slice(1), name, tensor)
         wrong = call(variant, problem, {**new, **state_of(variant, problem, earlier)})[0]
@@ -190,7 +191,7 @@ def test_a_step_moves_the_difference_of_two_prefills_and_its_state(variant: Vari
     problem = step(full, 3)
     before, after, now = (variant.form.cost(p, variant.params, "fwd") for p in (problem.before, full, problem))
     inputs = variant.inputs(problem)
-    returns_its_state = len(call(variant, problem, inputs.tensors())) > 1
+    returns_its_state = len(call(variant, problem, inputs.tensors())) > len(inputs.state)
     if not (returns_its_state or str(variant).startswith(KEEPS_EVERY_TOKEN)):
         pytest.skip("a step reads or adds a part of its cache")
     assert before.state_bytes is not None

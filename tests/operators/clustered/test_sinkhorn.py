@@ -10,13 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from attnbench.measure.worker.fake_memory import total_bytes
 from attnbench.operator import Inputs
 from attnbench.operators.clustered.sinkhorn import (
     OPERATOR,
     block_count,
     block_length,
     blocked,
+    new_blocks,
     sorting_logits,
     sorting_matrix,
 )
@@ -131,6 +134,50 @@ def looped_matrix(
 def test_equals_the_loop(n: int, seed: int, causal: bool, **params: Any) -> None:
     given = setup(n, seed, causal and params["kind"] == "sinkhorn", **params)
     torch.testing.assert_close(run(*given), looped(*given), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("n", "block"), [(18, 4), (18, 1), (19, "sqrt(n)"), (7, 9)])
+def test_continues_wherever_a_block_begins(n: int, block: int | str) -> None:
+    """From any number of tokens, across no, one or several beginnings of blocks; W and noise are those of all N."""
+    full, params, inputs = setup(n, causal=True, block=block)
+    rows, state, noticed = run(full, params, inputs), CORE.state, {"key_sum": 0, "column_sums": 0}
+    assert state is not None
+    for query_len in range(1, n):
+        problem = replace(full, query_len=query_len)
+        earlier, new = (
+            {**inputs.tensors(), **{name: x[:, :, tokens] for name, x in inputs.data.items()}}
+            for tokens in (slice(problem.past), slice(problem.past, None))
+        )
+        kept = state(problem, params, **earlier)
+        drawn = CORE.make_inputs(problem, params, torch.Generator().manual_seed(0)).state
+        assert [(name, x.shape) for name, x in kept.items()] == [(name, x.shape) for name, x in drawn.items()]
+        y, *after = CORE.reference(problem, params, **{**new, **kept})
+        torch.testing.assert_close(y, rows[:, :, problem.past :], rtol=1e-9, atol=1e-11)
+        if isinstance(block, int) and block < n:  # the same blocks for one token more, which begins none
+            longer = replace(problem, seq_len=n + 1, query_len=1)
+            whole = state(longer, params, **inputs.tensors())
+            torch.testing.assert_close(after, list(whole.values())[: len(after)], rtol=1e-9, atol=1e-11)
+            room = 2 * (1 + block * new_blocks(longer, params)) * 2 * 10 * 8
+            assert total_bytes(whole) - room == CORE.cost(full, params, "fwd").state_bytes
+        for name in noticed.keys() & kept.keys():
+            wrong = CORE.reference(problem, params, **{**new, **kept, name: kept[name] + 1})[0]
+            noticed[name] += not torch.allclose(wrong, y)
+    assert all(noticed.values()) == (block != 9), "they decide how a later block is sorted"
+
+
+@pytest.mark.parametrize("block", [1, 4, "sqrt(n)"])
+def test_flops_of_steps_add_up(block: int | str) -> None:
+    full, params, _ = setup(19, causal=True, block=block)
+    for query_len in (1, 2, 3, 7, 18):
+        problem = replace(full, query_len=query_len)
+        cost, inputs = CORE.cost(problem, params, "fwd"), CORE.make_inputs(problem, params, torch.Generator())
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            run(problem, params, inputs)
+        assert counter.get_total_flops() == cost.reference_flops
+        before = replace(full, seq_len=problem.past, query_len=problem.past)
+        same_blocks = {**params, "block": block_length(full, params)}
+        difference = CORE.cost(full, params, "fwd").flops - CORE.cost(before, same_blocks, "fwd").flops
+        assert cost.flops == difference
 
 
 @pytest.mark.parametrize(
