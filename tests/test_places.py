@@ -39,6 +39,7 @@ COMMANDS = [
     ["plot", "@"],
     ["compare", "@", "@"],
     ["roofline", "@"],
+    ["dispatch", "@"],
     ["gate", "quick", "--against", "@"],
     ["gate", "@", "--base", "HEAD"],
 ]

@@ -77,6 +77,7 @@ def test_the_commands_print_no_control_characters_of_a_run(tmp_path: Path) -> No
         *(["compare", str(one), str(two), "--format", form] for form in ("table", "csv", "markdown", "json", "junit")),
         ["compare", str(one), str(two), "--explain", "efficient"],
         ["roofline", str(one)],
+        *(["dispatch", str(one), "--format", form] for form in ("table", "csv", "markdown", "json", "python")),
         ["run", "--resume", str(one)],
     )
     assert CONTROL.findall(text) == []

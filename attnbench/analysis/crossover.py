@@ -150,15 +150,30 @@ class Crossover:
     series_beyond: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True)
+class Section:
+    """A range of sizes.
+
+    Attributes:
+        low, high: its ends, which belong to it where the two are told apart.
+        side: −1 where the series is cheaper, 1 where it is dearer, 0 where they are not told apart.
+        at: of a crossing, where the interpolated ratio is 1; None of a bracket.
+    """
+
+    low: float
+    high: float
+    side: int
+    at: float | None = None
+
+
 def crossover(pairs: Sequence[Pair]) -> Crossover:
     """The crossover of pairs by ascending size."""
     lost = next(((p.label, p.series_status) for p in pairs if p.beyond_series), None)
     beyond = next(((p.label, p.baseline_status) for p in pairs if p.beyond_baseline), None)
-    compared = [p for i, p in enumerate(pairs) if p.series and p.baseline and (i == 0 or p.size > pairs[i - 1].size)]
+    compared = _compared(pairs)
     if not compared:
         kind: Kind = "always" if beyond and not lost else "never" if lost and not beyond else "nothing"
         return Crossover(kind, baseline_beyond=beyond, series_beyond=lost)
-    compared = [p for p in compared if _known(p)] or compared
     smallest, largest = (Edge(p.label, p.size, *ratio(*p.levels)) for p in (compared[0], compared[-1]))
     places = [*compared, *(p for p in pairs if p.beyond_baseline and p.size > compared[-1].size)]
     sides = [*_sides(compared), *[-1] * (len(places) - len(compared))]
@@ -181,6 +196,48 @@ def crossover(pairs: Sequence[Pair]) -> Crossover:
         kind = "always" if sides[0] < 0 else "never"
     stretch = _stretch(places, sides) if kind == "stretch" else None
     return Crossover(kind, crossings, stretch, smallest, largest, beyond, lost)
+
+
+def sections(pairs: Sequence[Pair]) -> list[Section]:
+    """Every size from the smallest to the largest at which both have values, by which of the two is cheaper there.
+
+    Between sizes that the band tells apart on different sides lies the interval of a crossing, as of `crossover`.
+    Around a size that it does not tell apart lie those at which the band, between the sizes, contains 1.
+
+    Args:
+        pairs: by ascending size.
+    """
+    compared = _compared(pairs)
+    if not compared:
+        return []
+    sides, first, last = _sides(compared), compared[0].size, compared[-1].size
+    apart = [i for i, side in enumerate(sides) if side]
+    if not apart:
+        return [Section(first, last, 0)]
+    curve, band = _Curve(compared), _Curve(compared, together=len(compared))
+    result, start = [], float(first)
+    if apart[0] > 0:
+        start = band.reach(apart[0], sides[apart[0]], -1)
+        result.append(Section(first, start, 0))
+    for a, b in pairwise(apart):
+        if sides[a] != sides[b]:
+            c = curve.crossing(a, b, sides[a])
+            between = Section(c.low or c.at or 0.0, c.high or c.at or 0.0, 0, c.at)
+        elif b > a + 1:
+            between = Section(band.reach(a, sides[a], 1), band.reach(b, sides[b], -1), 0)
+        else:
+            continue
+        result += [Section(start, between.low, sides[a]), between]
+        start = between.high
+    end = band.reach(apart[-1], sides[apart[-1]], 1) if apart[-1] < len(sides) - 1 else float(last)
+    result.append(Section(start, end, sides[apart[-1]]))
+    return [*result, Section(end, last, 0)] if end < last else result
+
+
+def _compared(pairs: Sequence[Pair]) -> list[Pair]:
+    """The sizes at which both have values; where some have intervals, those."""
+    both = [p for i, p in enumerate(pairs) if p.series and p.baseline and (i == 0 or p.size > pairs[i - 1].size)]
+    return [p for p in both if _known(p)] or both
 
 
 def _gap(pair: Pair) -> float:
@@ -224,18 +281,21 @@ class _Curve:
     Between two sizes it is a parabola through both. Its curvature lies between those that the neighbours on either side
     suggest (at an edge: and none), so that a kink beside it does not bend a straight stretch.
 
+    Args:
+        together: intervals that hold the ratio together.
+
     Attributes:
         sizes, x, gap, measured: the sizes, their logs, the log ratios there, and whether these have intervals.
         points, line, low, high: log sizes between them, the log ratio there, and the ends of its interval.
         jump: of each interval, how far the ratio may jump in it; 0 where noise and bends explain it all.
     """
 
-    def __init__(self, pairs: Sequence[Pair]):
+    def __init__(self, pairs: Sequence[Pair], together: int = 1):
         self.sizes = [p.size for p in pairs]
         self.x = np.log(self.sizes)
         self.gap = np.array([_gap(p) for p in pairs])
         self.measured = any(_known(p) for p in pairs)
-        square = np.array([_half(p) ** 2 for p in pairs])
+        square = np.array([_half(p, together=together) ** 2 for p in pairs])
         width, share = np.diff(self.x)[:, None], np.linspace(0, 1, STEPS + 1)[None, :]
         self.jump = self._jump(np.array([_half(p, SUSPICION) ** 2 for p in pairs]))
         bend = np.pad(self._bends(self.gap) / (self.x[2:] - self.x[:-2]), 1)
@@ -284,6 +344,12 @@ class _Curve:
         zeros = [_first_root(x[i : i + 2], line[i : i + 2]) for i in np.flatnonzero(behind[1:] != behind[:-1])]
         at, low, high = math.exp(zeros[len(zeros) // 2]), math.exp(low), math.exp(high)
         return Crossing(at, low, high, direction) if self.measured else Crossing(at, None, None, direction)
+
+    def reach(self, i: int, side: int, step: int) -> float:
+        """How far, up (step 1) or down (−1) from the size at position i, the interval stays on its side of 1."""
+        ends = self.low if side > 0 else -self.high
+        x, y = (grid[i:].ravel() if step > 0 else grid[:i].ravel()[::-1] for grid in (self.points, ends))
+        return math.exp(_first_root(x, y))
 
 
 def _first_root(x: Floats, y: Floats) -> float:

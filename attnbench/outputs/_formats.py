@@ -5,6 +5,7 @@ function for.
     grids(grids: Sequence[Grid])                two axes of a run at once: `show --over`
     rows(listing: Listing)                      rows of plain values: `list`, `estimate`, `roofline`, `crossover`, …
     comparisons(comparisons: list[Comparison])  stored runs compared: `compare`, `gate`
+    rules(dispatch: Dispatch)                   what to call at which size: `dispatch`
 
 Each returns the text, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and `rows` take `folder=`, the
 folder of what was just measured, and the text names it; else it stands below, on the last line.
@@ -23,7 +24,7 @@ from typing import Any, Literal
 from attnbench.errors import BadInput
 from attnbench.registry import scan
 
-Data = Literal["run", "grids", "rows", "comparisons"]
+Data = Literal["run", "grids", "rows", "comparisons", "rules"]
 PACKAGE = "attnbench.outputs"
 
 
@@ -46,7 +47,7 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
 
     Args:
         data: what kind of value it is.
-        value: a Summary, grids, a Listing, or comparisons.
+        value: a Summary, grids, a Listing, comparisons, or a Dispatch.
         form: one of `formats(data)`.
         folder: of what was just measured; named on the last line unless the text holds it.
 

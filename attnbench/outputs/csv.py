@@ -17,6 +17,7 @@ from attnbench.outputs._rows import Listing, text_of
 from attnbench.problem import LATER
 
 if TYPE_CHECKING:
+    from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
     from attnbench.analysis.summary import Figure, PanelReport, Summary, Table
 
@@ -82,6 +83,13 @@ def comparisons(compared: Sequence[Comparison]) -> str:
         writer.writeheader()
         writer.writerows(_finite(asdict(finding)) for finding in comparison.findings)
     return file.getvalue()
+
+
+def rules(dispatch: Dispatch) -> str:
+    """One row for each range of each panel, with a header."""
+    from attnbench.outputs import _rules as view
+
+    return rows(Listing(view.rows(dispatch)))
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from attnbench.outputs._rows import Listing
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.crossover import Crossover
+    from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid, Row
     from attnbench.analysis.recommendation import Choice, Recommendation
     from attnbench.analysis.series import Series
@@ -88,6 +89,13 @@ def comparisons(compared: Sequence[Comparison]) -> str:
     `findings` (the fields of `findings.Finding`, in base units, all of them), `missing`, `new` (keys) and `crossovers`
     (the fields of `findings.CrossoverShift`)."""
     return _text(_plain({"version": COMPARISON_VERSION, "comparisons": [_comparison(each) for each in compared]}))
+
+
+def rules(dispatch: Dispatch) -> str:
+    """The document that `dispatch.schema.json` beside this file describes."""
+    from attnbench.outputs._rules import document
+
+    return _text(_plain(document(dispatch)))
 
 
 def _text(document: object) -> str:

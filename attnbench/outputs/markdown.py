@@ -10,6 +10,7 @@ from attnbench.outputs._rows import Listing, text_of
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
     from attnbench.analysis.summary import Summary
     from attnbench.outputs._run_tables import Part, TextTable
@@ -56,6 +57,14 @@ def rows(listing: Listing) -> str:
 def comparisons(compared: Sequence[Comparison]) -> str:
     """The step summary of a build."""
     return "".join(map(_comparison, compared))
+
+
+def rules(dispatch: Dispatch) -> str:
+    """A heading and a pipe table for each panel, and what all have in common."""
+    from attnbench.outputs import _rules as view
+
+    parts = [f"### {escaped(part.heading)}\n\n{rows(part.listing)}\n" for part in view.parts(dispatch)]
+    return "".join([*parts, *(f"{escaped(line)}  \n" for line in view.legend(dispatch))])
 
 
 def _comparison(comparison: Comparison) -> str:

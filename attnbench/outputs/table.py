@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attnbench.analysis.compare.findings import Comparison
+    from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
     from attnbench.analysis.summary import Summary
     from attnbench.outputs._run_tables import Part, TextTable
@@ -67,6 +68,18 @@ def comparisons(compared: Sequence[Comparison]) -> None:
         rows(view.listing(findings))
         for line in view.around(comparison, findings):
             print(line)
+
+
+def rules(dispatch: Dispatch) -> None:
+    """Prints a table for each panel, and what all have in common."""
+    from attnbench.outputs import _rules as view
+
+    for part in view.parts(dispatch):
+        print(f"{part.heading}\n")
+        rows(part.listing)
+        print()
+    for line in view.legend(dispatch):
+        terminal.console().print(line)
 
 
 def write(summary: Summary, console: Console) -> None:

@@ -17,7 +17,14 @@ RUN = ["csv", "json", "markdown", "table"]
 
 
 @pytest.mark.parametrize(
-    ("data", "names"), [("run", RUN), ("grids", RUN), ("rows", RUN), ("comparisons", [*RUN[:2], "junit", *RUN[2:]])]
+    ("data", "names"),
+    [
+        ("run", RUN),
+        ("grids", RUN),
+        ("rows", RUN),
+        ("comparisons", [*RUN[:2], "junit", *RUN[2:]]),
+        ("rules", [*RUN[:3], "python", *RUN[3:]]),
+    ],
 )
 def test_a_format_is_a_file_that_shows_such_data(data: Data, names: list[str]) -> None:
     assert formats(data) == names
@@ -46,6 +53,11 @@ def test_a_comparison_is_offered_as_junit() -> None:
     for verb in ("compare", "gate"):
         help = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
         assert "[csv|json|junit|markdown|table]" in help.replace("\n", "")
+
+
+def test_rules_are_offered_as_python() -> None:
+    help = CliRunner().invoke(app, ["dispatch", "--help"], env={"COLUMNS": "200"}).output
+    assert "[csv|json|markdown|python|table]" in help.replace("\n", "")
 
 
 def test_a_format_that_shows_other_data_says_so() -> None:

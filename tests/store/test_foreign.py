@@ -86,7 +86,14 @@ def test_going_on_with_a_foreign_folder_runs_no_code_of_it(mark: Path, verb: str
 
 @pytest.mark.parametrize(
     "words",
-    [["show"], ["roofline"], ["plot", "--format", "svg"], ["compare", "."], ["gate", "quick", "--against"]],
+    [
+        ["show"],
+        ["roofline"],
+        ["dispatch"],
+        ["plot", "--format", "svg"],
+        ["compare", "."],
+        ["gate", "quick", "--against"],
+    ],
     ids=lambda words: words[0],
 )
 def test_reading_a_foreign_folder_runs_no_code_of_it(
@@ -96,7 +103,7 @@ def test_reading_a_foreign_folder_runs_no_code_of_it(
     if words[0] == "gate":  # measuring is another matter
         monkeypatch.setattr("attnbench.measure.gate.plan_like", lambda *_: sys.exit(9))
     code, _ = attnbench(*words, path)
-    assert code == {"roofline": 2, "gate": 9}.get(words[0], 0)
+    assert code == {"roofline": 2, "dispatch": 2, "gate": 9}.get(words[0], 0)
     assert not mark.exists()
 
 

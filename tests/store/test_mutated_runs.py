@@ -28,6 +28,7 @@ CASES = 110
 COMMANDS: tuple[Callable[[str, str], list[str]], ...] = (
     lambda original, mutated: ["plot", mutated, "--format", "svg"],
     lambda original, mutated: ["roofline", mutated],
+    lambda original, mutated: ["dispatch", mutated, "--format", "python"],
     lambda original, mutated: ["compare", original, mutated, "--explain", "softmax"],
     lambda original, mutated: ["compare", original, mutated, "--across-machines", "--fail-on", "wall_time:5%"],
     lambda original, mutated: ["show", mutated, "--format", "csv", "--baseline", "softmax:sdpa"],

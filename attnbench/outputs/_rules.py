@@ -1,0 +1,163 @@
+"""What the formats of `dispatch` share: a table for each panel, its rows, and the document of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attnbench import __version__
+from attnbench.analysis.dispatch import NEAR, Arm, Dispatch, Inside, Regret, Rules, Threshold
+from attnbench.analysis.distributions import CONFIDENCE
+from attnbench.analysis.run import Run
+from attnbench.axes import AXES
+from attnbench.outputs._rows import Listing, Row
+from attnbench.units import digits, percent
+
+VERSION = 1
+"""Of the document: raised when the meaning of a field changes or one is taken away; fields may be added."""
+
+INSIDE: Mapping[Inside, str] = {
+    "baseline": "the baseline is taken where it is among these, else the one with the least interpolated time",
+    "cheapest": "the one with the least interpolated time is taken",
+}
+"""What a rule takes inside an undecided range, in words."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One panel: a heading, and its table with notes."""
+
+    heading: str
+    listing: Listing
+
+
+def parts(dispatch: Dispatch) -> Iterator[Part]:
+    """Every panel that has rules."""
+    for rules in dispatch.panels:
+        exact = {arm.name: arm.exact for arm in rules.arms}
+        table = [
+            {
+                position_name(rules): f"{each.low} to {each.high}" if each.low < each.high else each.low,
+                "take": each.take,
+                "exact": "yes" if exact[each.take] else "no",
+                "undecided": ", ".join(each.among) if each.undecided else "",
+            }
+            for each in rules.ranges
+        ]
+        notes = [*(threshold_text(each) for each in rules.thresholds), regret_text(rules.regret)]
+        yield Part(rules.panel.title, Listing(table, notes=notes))
+
+
+def legend(dispatch: Dispatch) -> list[str]:
+    """What the columns mean, the regret of all panels together, and which panels have no rules."""
+    lines = [
+        f"undecided: the {CONFIDENCE:.0%} intervals do not tell these arms apart; {INSIDE[dispatch.inside]}. "
+        "exact: no: another function than softmax attention; its quality is not measured here.",
+        "Below the smallest and above the largest size nothing was measured: there the nearest range is only a guess.",
+        "lost: each size but the smallest and the largest is left out in turn: the time of the arm that a rule of the "
+        "other sizes takes there over that of the fastest, less 1; all sizes have the same weight. The fastest is the "
+        "least of noisy times: in expectation the true loss is no more.",
+    ]
+    if len(dispatch.panels) > 1:
+        lines.append(f"all panels: {regret_text(dispatch.regret)}")
+    return lines + [f"no rule: {title}: {reason}" for title, reason in dispatch.left_out.items()]
+
+
+def position_name(rules: Rules) -> str:
+    """What a position on the axis counts: `seq_len`; of images, whose sides are multiplied, `tokens`."""
+    axis = AXES[rules.panel.axis]
+    return axis.name if len(axis.columns) == 1 else "tokens"
+
+
+def threshold_text(threshold: Threshold) -> str:
+    """`local instead of softmax: from 838 on [799, 901]`."""
+    ends = f"[{threshold.low}, {threshold.high}]"
+    change = f"{threshold.above} instead of {threshold.below}"
+    return f"{change}: from {digits(threshold.at):.0f} on {ends}" if threshold.at else f"{change}: within {ends}"
+
+
+def regret_text(regret: Regret) -> str:
+    """What the rule loses, in one sentence."""
+    if regret.mean is None or regret.largest is None:
+        return "lost: not known; it takes three sizes or more"
+    sizes = len(regret.losses)
+    return (
+        f"lost: {percent(regret.mean)} on average, {percent(regret.largest)} at most; within {NEAR:.0%} of the fastest "
+        f"at {regret.near} of {sizes} sizes, told apart from it at {regret.told_apart}"
+    )
+
+
+def rows(dispatch: Dispatch) -> list[Row]:
+    """One for each range: its panel's axis and key, and its fields."""
+    names = dict.fromkeys(name for rules in dispatch.panels for name in rules.key)
+    return [
+        {
+            "axis": rules.panel.axis,
+            "metric": dispatch.metric,
+            **{name: rules.key.get(name) for name in names},
+            **each,
+        }
+        for rules in dispatch.panels
+        for each in _ranges(rules)
+    ]
+
+
+def document(dispatch: Dispatch) -> dict[str, Any]:
+    """What `dispatch.schema.json` describes."""
+    return {
+        "version": VERSION,
+        "attnbench": __version__,
+        "metric": dispatch.metric,
+        "confidence": CONFIDENCE,
+        "inside": dispatch.inside,
+        "runs": [run_facts(run) for run in dispatch.runs],
+        "panels": [_panel(rules) for rules in dispatch.panels],
+        "regret": _regret(dispatch.regret),
+        "left_out": [{"panel": title, "reason": reason} for title, reason in dispatch.left_out.items()],
+    }
+
+
+def run_facts(run: Run) -> dict[str, str]:
+    """What a run is known by: its suite, when and by what it was measured, and its contract."""
+    facts = {name: str(run.environment.get(name) or "") for name in ("started", "attnbench", "torch")}
+    return {"suite": run.name, **facts, "contract": str(run.visits["contract"].iloc[0])}
+
+
+def _panel(rules: Rules) -> dict[str, Any]:
+    return {
+        "run": rules.run,
+        "axis": rules.panel.axis,
+        "key": dict(rules.key),
+        "arms": [_arm(arm) for arm in rules.arms],
+        "ranges": _ranges(rules),
+        "thresholds": [asdict(each) for each in rules.thresholds],
+        "beyond": {"below": "smallest", "above": "largest"},
+        "regret": _regret(rules.regret),
+    }
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    series = arm.series
+    what = {"name": arm.name, "operator": series.operator, "impl": series.impl, "params": json.loads(series.params)}
+    return {**what, "exact": arm.exact, "baseline": arm.baseline}
+
+
+def _ranges(rules: Rules) -> list[Mapping[str, Any]]:
+    exact = {arm.name: arm.exact for arm in rules.arms}
+    return [
+        {**asdict(each), "exact": exact[each.take], "undecided": each.undecided, "among": list(each.among)}
+        for each in rules.ranges
+    ]
+
+
+def _regret(regret: Regret) -> dict[str, Any]:
+    return {
+        "sizes": len(regret.losses),
+        "mean": regret.mean,
+        "largest": regret.largest,
+        "near": regret.near,
+        "told_apart": regret.told_apart,
+        "losses": [{**asdict(each), "told_apart": each.told_apart} for each in regret.losses],
+    }

@@ -1,0 +1,237 @@
+"""Rules from planted curves: right where they are certain, with intervals that hold, and little time lost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnbench.analysis.dispatch import Contest, Range, Regret, Rules, Threshold, dispatch, take
+from attnbench.analysis.interval import Estimate
+from attnbench.errors import BadInput
+from tests.analysis import planted_rules as plant
+from tests.analysis.planted_rules import CLOSE, DOUBLING, Plant, Planted
+from tests.analysis.runs import laws
+
+SEEDS = 60
+
+
+def measured(planting: Plant, noise: float, seeds: int = SEEDS, **how: Any) -> list[tuple[Planted, Contest]]:
+    """Panels of both grids in turn, each with a law and a crossing of its own."""
+    found = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        sizes = (CLOSE, DOUBLING)[seed % 2]
+        planted = planting(rng, plant.anywhere(rng, sizes))
+        found.append((planted, plant.contest(planted, sizes, noise, seed, **how)))
+    return found
+
+
+def rules(contest: Contest) -> Rules:
+    return contest.rules(0, {})
+
+
+def thresholds(contest: Contest) -> list[Threshold]:
+    return list(contest.thresholds(contest.ranges()))
+
+
+def share(values: list[bool]) -> float:
+    assert values
+    return sum(values) / len(values)
+
+
+@pytest.fixture(scope="module", params=[plant.powers, plant.overheads], ids=["powers", "overheads"])
+def smooth(request: pytest.FixtureRequest) -> list[tuple[Planted, Contest]]:
+    return measured(request.param, 0.03)
+
+
+def test_at_three_percent_noise_less_than_two_percent_is_lost(smooth: list[tuple[Planted, Contest]]) -> None:
+    means = [rules(each).regret.mean or 0.0 for _, each in smooth]
+    assert np.mean(means) <= 0.005
+    assert share([mean <= 0.02 for mean in means]) >= 0.9
+    assert max(means) <= 0.05
+
+
+def test_a_threshold_planted_elsewhere_loses_far_more(smooth: list[tuple[Planted, Contest]]) -> None:
+    """The negative control of the regret."""
+    means = []
+    for planted, each in smooth:
+        assert planted.at is not None
+        other = [Range(1, round(planted.at / 4), plant.BASELINE, (plant.BASELINE,))]
+        other += [Range(round(planted.at / 4) + 1, DOUBLING[-1], "local", ("local",))]
+        losses = [each.loss(size, other) for size in each.sizes[1:-1]]
+        means.append(Regret(tuple(loss for loss in losses if loss)).mean or 0.0)
+    assert np.mean(means) > 0.1
+
+
+def test_sizes_in_another_order_lose_far_more() -> None:
+    """The negative control of leaving sizes out: neighbours then say nothing of a size."""
+    rng = np.random.default_rng(3)
+    planted = plant.powers(rng, 1024)
+    shuffled = dict(zip(DOUBLING, rng.permutation(DOUBLING).tolist(), strict=True))
+    mixed = Planted({name: partial(lambda law, n: law(shuffled[n]), law) for name, law in planted.laws.items()})
+    lost = [rules(plant.contest(each, DOUBLING, 0.03, 0)).regret.mean or 0.0 for each in (planted, mixed)]
+    assert lost[0] < 0.02
+    assert lost[1] > 0.2
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.1])
+def test_the_interval_holds_the_planted_threshold(noise: float) -> None:
+    held = []
+    for planting in (plant.powers, plant.overheads, plant.jumps):
+        for planted, each in measured(planting, noise, 40):
+            held += [t.low <= (planted.at or 0) <= t.high for t in thresholds(each)]
+    assert len(held) > 100
+    assert share(held) >= 0.95
+
+
+def test_with_a_third_of_its_width_it_would_not() -> None:
+    """The negative control."""
+
+    def third(level: Estimate) -> Estimate:
+        return replace(level, own=level.own / 9)
+
+    found = measured(plant.powers, 0.1, known=third)
+    assert share([t.low <= (planted.at or 0) <= t.high for planted, each in found for t in thresholds(each)]) < 0.85
+
+
+@pytest.mark.parametrize(
+    "planting", [plant.two_alternatives, plant.never, plant.always], ids=lambda each: each.__name__
+)
+@pytest.mark.parametrize("noise", [0.03, 0.1])
+def test_where_a_rule_is_certain_it_is_right(planting: Plant, noise: float) -> None:
+    found = [(planted, each.ranges()) for planted, each in measured(planting, noise)]
+    assert share([planted.is_wrong(ranges) for planted, ranges in found]) <= 0.05
+    assert sum(not each.undecided for _, ranges in found for each in ranges) >= len(found)
+
+
+def test_two_alternatives_that_pass_one_another_have_two_thresholds() -> None:
+    found = measured(plant.two_alternatives, 0.03)
+    orders = [[t.above for t in thresholds(each)] for planted, each in found if planted.second < each.sizes[-2]]
+    assert len(orders) > 15
+    assert all(order == ["local", "performer"] for order in orders)
+
+
+def test_what_never_or_always_pays_has_one_range() -> None:
+    for planting, name in ((plant.never, "softmax"), (plant.always, "local")):
+        for _, each in measured(planting, 0.03, 10):
+            (only,) = each.ranges()
+            assert (only.take, only.undecided) == (name, False)
+            assert thresholds(each) == []
+
+
+def test_a_jump_between_two_sizes_is_undecided_there_and_nowhere_else() -> None:
+    for planted, each in measured(plant.jumps, 0.03, 20):
+        below = max(n for n in each.sizes if n <= (planted.at or 0))
+        above = min(n for n in each.sizes if n > (planted.at or 0))
+        first, middle, last = each.ranges()
+        assert (first.take, first.undecided, last.take, last.undecided) == ("softmax", False, "local", False)
+        assert below <= middle.low <= middle.high <= above
+        assert (middle.take, middle.among) == ("softmax", ("softmax", "local"))
+
+
+def test_inside_an_undecided_range_the_cheapest_may_be_taken_instead() -> None:
+    lost = {}
+    for inside in ("baseline", "cheapest"):
+        found = measured(plant.jumps, 0.03, 20, inside=inside)
+        lost[inside] = np.mean([rules(each).regret.mean or 0.0 for _, each in found])
+        takes = {r.take for _, each in found for r in each.ranges() if r.undecided}
+        assert takes == ({"softmax"} if inside == "baseline" else {"softmax", "local"})
+    assert lost["baseline"] > 0.02 > lost["cheapest"]  # a jump is only known to lie between two sizes
+
+
+def test_ranges_follow_one_another_and_cover_the_sizes() -> None:
+    for planting in (plant.two_alternatives, plant.jumps, plant.overheads):
+        for _, each in measured(planting, 0.1, 10):
+            ranges = each.ranges()
+            assert (ranges[0].low, ranges[-1].high) == (each.sizes[0], each.sizes[-1])
+            assert all(a.high + 1 == b.low for a, b in pairwise(ranges))
+            assert take(ranges, 1) is ranges[0]
+            assert take(ranges, 1e9) is ranges[-1]
+            assert all(take(ranges, end) is r for r in ranges for end in (r.low, r.high))
+
+
+def test_a_loss_within_noise_is_not_told_apart_and_reported_as_it_is() -> None:
+    losses = [loss for _, each in measured(plant.powers, 0.1, 40) for loss in rules(each).regret.losses if loss.loss]
+    small = [loss for loss in losses if loss.low <= 0]
+    assert small
+    assert all(loss.loss > 0 and not loss.told_apart for loss in small)
+    assert all(loss.low <= loss.loss <= loss.high for loss in losses)
+
+
+LAWS = {"softmax": lambda n: 1e-9 * n**2, "local": lambda n: 1e-6 * n, "identity": lambda n: 1e-7}
+SIZES = (256, 512, 1024, 2048, 4096)
+
+
+def test_an_arm_that_ran_out_of_memory_is_not_taken_beyond_its_last_size() -> None:
+    slow = {"softmax": lambda n: 1e-9 * n**1.1, "local": lambda n: 1e-6 * n}
+    run = laws(SIZES, slow, statuses={("softmax", 2048): "oom", ("softmax", 4096): "oom"}, own=0.005)
+    (only,) = dispatch([run], "wall_time").panels
+    assert [(r.low, r.high, r.take) for r in only.ranges] == [(256, 1024, "softmax"), (1025, 4096, "local")]
+
+
+def test_an_arm_that_failed_at_a_size_is_not_taken_around_it() -> None:
+    fast = {"softmax": lambda n: 1e-6 * n, "local": lambda n: 1e-7 * n}
+    run = laws(SIZES, fast, statuses={("local", 1024): "wrong"}, own=0.005)
+    (only,) = dispatch([run], "wall_time").panels
+    parts = [(r.low, r.high, r.take) for r in only.ranges]
+    assert parts == [(256, 512, "local"), (513, 2047, "softmax"), (2048, 4096, "local")]
+    losses = {loss.size: loss.loss for loss in only.regret.losses}
+    assert losses[1024] == math.inf  # a rule that has not seen the failure takes it
+    assert only.regret.mean == math.inf
+
+
+def test_one_round_has_thresholds_without_intervals() -> None:
+    (only,) = dispatch([laws(SIZES, LAWS, rounds=1, own=0.005)], "wall_time").panels
+    assert [r.undecided for r in only.ranges] == [False, False]
+    (threshold,) = only.thresholds
+    assert threshold.high - threshold.low == 1
+    assert 900 < (threshold.at or 0) < 1100
+
+
+def test_the_arms_are_exact_softmax_and_what_is_asked_for() -> None:
+    several = {**LAWS, "softmax:sdpa": lambda n: 0.8e-9 * n**2, "performer": lambda n: 2e-6 * n}
+    run = laws(SIZES, several)
+
+    def arms(*operators: str, baseline: str | None = None) -> list[tuple[str, bool, bool]]:
+        (only,) = dispatch([run], "wall_time", operators, baseline).panels
+        return [(arm.name, arm.exact, arm.baseline) for arm in only.arms]
+
+    exact = [("softmax", True, True), ("softmax:sdpa", True, True)]
+    assert arms() == [*exact, ("local", False, False), ("performer", False, False)]
+    assert arms("local") == [*exact, ("local", False, False)]
+    assert arms("softmax:sdpa", baseline="local") == [("local", False, True), ("softmax:sdpa", True, False)]
+    assert arms("softmax", baseline="softmax:sdpa") == [("softmax:sdpa", True, True), ("softmax", True, False)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "names", "options", "message"),
+    [
+        (SIZES, ["softmax", "local"], {"operators": ["nosuch"]}, r"--operator nosuch: .* It has local, softmax\. Give"),
+        (SIZES, ["softmax", "local", "identity"], {"operators": ["identity"]}, "--operator identity: "),
+        (SIZES, ["softmax", "local"], {"baseline": "nosuch"}, "--baseline nosuch: this run has no such series"),
+        (SIZES, ["local", "performer"], {}, "no exact softmax to compare with; it has local, performer"),
+        (SIZES, ["softmax"], {}, "of its arms 1 was measured; it takes two. Give"),
+        (SIZES[:1], ["softmax", "local"], {}, "one size; thresholds lie between sizes"),
+        (SIZES, ["softmax", "local"], {"metric": "flops"}, "--metric flops: allowed: .*wall_time"),
+        (SIZES, ["softmax", "local"], {"metric": "energy"}, "--metric energy: .* has no figure of it"),
+        (SIZES, ["softmax", "local"], {"axis": "channels"}, "--axis channels: this run does not vary it"),
+    ],
+)
+def test_what_has_no_rules_is_told(
+    sizes: tuple[int, ...], names: list[str], options: dict[str, object], message: str
+) -> None:
+    run = laws(sizes, {name: lambda n: 1e-6 * n for name in names})
+    with pytest.raises(BadInput, match=message):
+        dispatch([run], **{"metric": "wall_time", **options})  # type: ignore[arg-type]
+
+
+def test_two_runs_of_one_panel_are_refused() -> None:
+    run = laws(SIZES, LAWS)
+    with pytest.raises(BadInput, match="run 1 and run 2 both have it"):
+        dispatch([run, run], "wall_time")
