@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import BASELINE
@@ -64,13 +65,11 @@ class Run:
         """The round counts at which it may stop; none: it is of a fixed length."""
         return tuple(self.environment.get("looks", ()))
 
-    @cached_property
-    def walks(self) -> list[dict[str, list[int]]]:
-        """By axis the positions of what the suite varies, several axes in one where they vary together; of runs that
-        stored none, nothing."""
-        stored = self.environment.get("walks")
-        walks = [walk for walk in stored if _is_walk(walk)] if isinstance(stored, list) else []
-        return [{name: list(each) for name, each in walk.items()} for walk in walks]
+    @property
+    def swept(self) -> list[Swept]:
+        """What the entries of the suite's sweep vary; of runs that stored none, and of what is damaged, nothing."""
+        stored = self.environment.get("sweep")
+        return [Swept(**each) for each in stored if _is_swept(each)] if isinstance(stored, list) else []
 
     @property
     def baseline(self) -> str:
@@ -106,12 +105,17 @@ class Run:
         return table.assign(key=table["key"].map(today))
 
 
-def _is_walk(stored: Any) -> bool:
-    if not isinstance(stored, dict) or not stored or not set(stored) <= set(AXES):
+def _is_swept(stored: Any) -> bool:
+    """Whether it has the form of Swept, and its axes are of today."""
+    if not isinstance(stored, dict) or set(stored) != {"places", "together"}:
         return False
-    return all(isinstance(each, list) and all(map(is_whole, each)) for each in stored.values()) and (
-        len({len(each) for each in stored.values()}) == 1
-    )
+    places, together = stored["places"], stored["together"]
+    if not isinstance(places, dict) or not set(places) <= set(AXES) or not isinstance(together, list):
+        return False
+    if not all(isinstance(each, list) and all(map(is_whole, each)) for each in places.values()):
+        return False
+    named = all(isinstance(name, str) and name in places for name in together)
+    return named and len({len(places[name]) for name in together}) <= 1
 
 
 def read_run(path: str | Path) -> Run:

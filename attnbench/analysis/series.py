@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS, LATER, Problem, problem_of
@@ -90,6 +91,11 @@ class Panel:
         return frozenset(point.key for series in self.series for point in series.points)
 
     @property
+    def problems(self) -> set[Problem]:
+        """Those of its cells."""
+        return {point.problem for series in self.series for point in series.points}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Every size of the panel by its label, ascending."""
         sizes = {p.label: p.size for s in self.series for p in s.points}
@@ -108,6 +114,13 @@ class Panel:
         tokens = self.axis if len(AXES[self.axis].columns) == 1 else "tokens"
         return [f"{name} · {tokens} {self.product}" for name in self.together]
 
+    def fixed_at(self, label: str) -> dict[str, Any]:
+        """What is fixed, and at one size what varies with the axis as well."""
+        beside = {name: values[label] for name, values in self.together.items()}
+        tokens = {_tokens(AXES[name], value) for name, value in beside.items() if AXES[name].domain}
+        others = {name: int(value) for name, value in beside.items() if not AXES[name].domain}
+        return {**self.fixed, **others, **({"size": tokens.pop()} if tokens else {})}
+
     def fixed_along(self, other: Axis) -> list[dict[str, Any]]:
         """What is left of `fixed` where another axis varies as well, the first choice first."""
         problem = next(point.problem for series in self.series for point in series.points)
@@ -124,18 +137,14 @@ def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
     return ", ".join(part for part in [*parts, fixed.get("size", ""), fixed["device"]] if part)
 
 
-Walk = Mapping[str, Sequence[int]]
-"""By axis the positions of what a run varies, one after the other: several axes where they vary together."""
-
-
-def panels(results: pd.DataFrame, axis: str | None = None, walks: Iterable[Walk] = ()) -> list[Panel]:
+def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:
     """The panels of a run, in the order of AXES; a cell that varies along no axis with others stands in a panel of one
     size. Of two panels of the same cells one is shown: along an axis that the suite names, else the first of AXES.
 
     Args:
         results: one row per key, as `Run.results`.
         axis: the only one that is wanted; None: all.
-        walks: what the suite varies, as `Run.walks`.
+        swept: what the suite varies, as `Run.swept`.
 
     Raises: BadInput where that is no axis, or one that the run does not vary.
     """
@@ -143,14 +152,14 @@ def panels(results: pd.DataFrame, axis: str | None = None, walks: Iterable[Walk]
         raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
     rows = [_row(row) for row in results[_USED].to_dict("records")]
     names = _names(rows)
-    every = [panel for each in AXES.values() for panel in _along(each, rows, names, walks)]
+    every = [panel for each in AXES.values() for panel in _along(each, rows, names, swept)]
     placed = {key for panel in every for key in panel.keys}
     rest = [row for row in rows if row["key"] not in placed]
     alone = [axis for axis in AXES.values() if axis.domain]
     every += [
         _panel(each, common, group, names) for each in alone for common, group in _grouped(rest, each, _fixed(each)[0])
     ]
-    shown = _distinct(every, {name for walk in walks for name in walk})
+    shown = _distinct(every, swept)
     chosen = [panel for panel in (every if axis else shown) if axis in (None, panel.axis)]
     if axis is not None and not chosen:
         varied = ", ".join(dict.fromkeys(panel.axis for panel in shown)) or "none"
@@ -159,28 +168,31 @@ def panels(results: pd.DataFrame, axis: str | None = None, walks: Iterable[Walk]
 
 
 def _along(
-    axis: Axis, rows: Sequence[dict[str, Any]], names: Mapping[Any, str], walks: Iterable[Walk]
+    axis: Axis, rows: Sequence[dict[str, Any]], names: Mapping[Any, str], swept: Collection[Swept]
 ) -> Iterator[Panel]:
     """Panels of several sizes. Each but the first kind of them holds a cell that is in none of a kind before."""
     placed: set[str] = set()
-    for choice in _choices(axis, walks):
-        walking = [row for row in rows if choice.has(row["problem"])]
-        groups = _grouped(walking, axis, choice.fixed)
-        every = [_panel(axis, common, group, names, choice.walk) for common, group in groups]
+    for choice in _choices(axis, swept):
+        entry = choice.entry
+        groups = _grouped([row for row in rows if entry is None or entry.has(row["problem"])], axis, choice.fixed)
+        together = () if entry is None else entry.together
+        every = [_panel(axis, common, group, names, together) for common, group in groups]
         wide = [panel for panel in every if len(panel.sizes) > 1 and not panel.keys <= placed]
         placed = placed.union(*(panel.keys for panel in wide))
         yield from wide
 
 
-def _distinct(every: Iterable[Panel], preferred: Container[str]) -> list[Panel]:
-    """One panel of each set of cells: the first along a preferred axis, else the first."""
-    by_cells: dict[frozenset[str], Panel] = {}
+def _distinct(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
+    """One panel of each set of cells: the first along an axis that an entry of the sweep names, else the first."""
+    by_cells: dict[frozenset[str], list[Panel]] = {}
     for panel in every:
-        first = by_cells.setdefault(panel.keys, panel)
-        if panel.axis in preferred and first.axis not in preferred:
-            by_cells[panel.keys] = panel
+        by_cells.setdefault(panel.keys, []).append(panel)
+    named = (
+        next((panel for panel in same if any(each.names(panel.axis, panel.problems) for each in swept)), same[0])
+        for same in by_cells.values()
+    )
     order = list(AXES)
-    return sorted(by_cells.values(), key=lambda panel: order.index(panel.axis))
+    return sorted(named, key=lambda panel: order.index(panel.axis))
 
 
 _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
@@ -197,30 +209,21 @@ class _Choice:
 
     Args:
         fixed: names of _FIXED, or of a size that is constant instead of one.
-        walk: of the axes that vary with it, and itself, the positions; none: nothing does.
+        entry: of the sweep, whose axes walk together, this one among them; None: only this one varies.
     """
 
     fixed: tuple[str, ...]
-    walk: Walk = field(default_factory=dict)
-
-    def has(self, problem: Problem) -> bool:
-        """Whether a problem may stand on the axis."""
-        if not self.walk:
-            return True
-        axes = [AXES[name] for name in self.walk]
-        if not all(axis.varies_in(problem) for axis in axes):
-            return False
-        return tuple(axis.position(problem) for axis in axes) in set(zip(*self.walk.values(), strict=True))
+    entry: Swept | None = None
 
 
-def _choices(axis: Axis, walks: Iterable[Walk]) -> Iterator[_Choice]:
+def _choices(axis: Axis, swept: Collection[Swept]) -> Iterator[_Choice]:
     """What may be constant along an axis, the first choice first."""
     for fixed in _fixed(axis):
         yield _Choice(fixed)
-    for walk in walks:
-        if axis.name in walk and len(walk) > 1:
-            varied = {varied for name in walk for varied in _varied(AXES[name], AXES[name].held[0])}
-            yield _Choice(tuple(name for name in _FIXED if name not in varied), walk)
+    for entry in swept:
+        if axis.name in entry.together:
+            varied = {varied for name in entry.together for varied in _varied(AXES[name], AXES[name].held[0])}
+            yield _Choice(tuple(name for name in _FIXED if name not in varied), entry)
 
 
 def _fixed(axis: Axis, names: tuple[str, ...] = _FIXED) -> list[tuple[str, ...]]:
@@ -243,8 +246,13 @@ def _row(row: Mapping[Any, Any]) -> dict[str, Any]:
     values = {str(name): _plain(value) for name, value in row.items()}
     problem = problem_of(values)
     tokens = tokens_axis(problem)
-    size = f"{tokens.noun or tokens.name} {tokens.label(problem)}"
+    size = _tokens(tokens, tokens.label(problem))
     return {**values, "problem": problem, "head_dim": problem.head_dim, "size": size}
+
+
+def _tokens(axis: Axis, label: str) -> str:
+    """How a number of tokens stands in a title."""
+    return f"{axis.noun or axis.name} {label}"
 
 
 def _plain(value: Any) -> Any:
@@ -276,12 +284,12 @@ def _panel(
     fixed: dict[str, Any],
     rows: Sequence[dict[str, Any]],
     names: Mapping[Any, str],
-    walk: Iterable[str] = (),
+    together: Iterable[str] = (),
 ) -> Panel:
-    """The panel of some rows. walk: the names of the axes along which they vary together."""
-    others = [AXES[name] for name in walk if name != axis.name]
+    """The panel of some rows. together: the names of the axes along which they vary together."""
+    others = [AXES[name] for name in together if name != axis.name]
     problems = sorted((row["problem"] for row in rows), key=axis.position)
-    together = {other.name: {axis.label(p): other.label(p) for p in problems} for other in others}
+    beside = {other.name: {axis.label(p): other.label(p) for p in problems} for other in others}
     products = (
         {axis.position(p) * other.position(p) for p in problems for other in others} if len(others) == 1 else set()
     )
@@ -294,7 +302,7 @@ def _panel(
         Series(names[line], *line[:2], line[2], tuple(sorted(points, key=lambda p: p.size)))
         for line, points in lines.items()
     )
-    return Panel(axis.name, fixed, series, together, products.pop() if len(products) == 1 else None)
+    return Panel(axis.name, fixed, series, beside, products.pop() if len(products) == 1 else None)
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:

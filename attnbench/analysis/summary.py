@@ -166,7 +166,7 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
         if not quantities[name].values:
             raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
     shown = [quantities[name] for name in wanted or placed if quantities[name].values]
-    every = panels(run.results, axis, run.walks)
+    every = panels(run.results, axis, run.swept)
     if baseline is not None:
         check(every, baseline)
     definitions = _Definitions(

@@ -100,7 +100,7 @@ def precision(rounds: TimedRounds, done: int, asked: float) -> Precision:
 def _crossings(run: Run) -> Iterator[tuple[Panel, Series, Baseline, Crossing]]:
     """Of every series that is compared with the baseline, the crossings that have a place and an interval."""
     times = quantity(run, DEFAULT_METRIC)
-    for panel in panels(run.results, walks=run.walks) if times.values else ():
+    for panel in panels(run.results, swept=run.swept) if times.values else ():
         baseline = named(panel, run.baseline)
         if baseline is None:
             continue

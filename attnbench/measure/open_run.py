@@ -56,7 +56,7 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
         "code": code.stored(),
         "seed": order_seed(suite.text),
         "looks": stops(suite.measure),
-        "walks": [walk for sweep in suite.sweep for walk in sweep.walks()],
+        "sweep": [dict(zip(("places", "together"), sweep.places(), strict=True)) for sweep in suite.sweep],
     }
     plan = assembled(planned, suite.measure, suite.limits, facts)
     return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), facts

@@ -43,15 +43,17 @@ def _figures(reports: Sequence[PanelReport]) -> str:
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
     for report in reports:
-        fixed = {("problem" if k == "size" else k): v for k, v in report.panel.fixed.items()}
+        panel = report.panel
+        sizes = {label: _with_problem(panel.fixed_at(label)) for label in panel.sizes}
         for table in report.tables:
             for line in table.lines:
                 series = {
-                    "axis": report.panel.axis, "metric": table.quantity.name, "unit": table.quantity.metric.unit,
+                    "axis": panel.axis, "metric": table.quantity.name, "unit": table.quantity.metric.unit,
                     "series": line.series.name, "operator": line.series.operator, "impl": line.series.impl,
                     "params": line.series.params,
                 }  # fmt: skip
                 for f in line.figures:
+                    fixed = sizes[f.label]
                     writer.writerow(
                         {
                             **fixed, **series, "size": f.size, "label": f.label, "value": f.value, "low": f.low,
@@ -63,6 +65,11 @@ def _figures(reports: Sequence[PanelReport]) -> str:
                         row = {**fixed, **series, "metric": column, "size": f.size, "label": f.label, "value": value}
                         writer.writerow({**row, "status": f.status})
     return file.getvalue()
+
+
+def _with_problem(fixed: dict[str, Any]) -> dict[str, Any]:
+    """What a panel has fixed, by column."""
+    return {("problem" if name == "size" else name): value for name, value in fixed.items()}
 
 
 def rows(listing: Listing) -> str:

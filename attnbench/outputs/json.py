@@ -128,6 +128,7 @@ def _panel_report(report: PanelReport) -> dict[str, Any]:
     return {
         "axis": report.panel.axis,
         "fixed": dict(report.panel.fixed),
+        "together": dict(report.panel.together),
         "skipped": report.skipped,
         "metrics": [_table(table) for table in report.tables],
         "recommendations": [_recommendation(each) for each in report.recommendations],

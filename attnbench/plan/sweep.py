@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from attnbench.axes import AXES, KINDS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Value, few_digits
@@ -68,20 +68,18 @@ class Sweep:
         together = zip(*(each * (longest if len(each) == 1 else 1) for each in lists), strict=True)
         return [self._with_batch(_merged(point)) for point in (together if self.pair else itertools.product(*lists))]
 
-    def walks(self) -> list[dict[str, list[int]]]:
-        """By axis the positions of what is varied, one after the other: several axes in one where they walk together.
+    def places(self) -> tuple[dict[str, list[int]], list[str]]:
+        """By axis the positions in it, and the axes that walk together: of these each has as many positions.
 
         Raises: ValueError, as `points`.
         """
         places = {name: [math.prod(value) for value in values] for name, values in self.values.items()}
-        walks = [{name: each} for name, each in places.items() if len(each) > 1]
-        if self.pair and walks:
-            walks = [{name: each for walk in walks for name, each in walk.items()}]
         tokens = next(name for name in places if AXES[name].domain)
+        together = [name for name, each in places.items() if self.pair and len(each) > 1]
         if self.tokens is not None:
-            batch = [self._with_batch({"seq_len": place})["batch"] for place in places[tokens]]
-            walks = [{**walk, "batch": batch} if tokens in walk else walk for walk in walks]
-        return walks
+            places["batch"] = [self._with_batch({"seq_len": place})["batch"] for place in places[tokens]]
+            together = list(dict.fromkeys([*(together or [tokens]), "batch"]))
+        return places, together if len(together) > 1 else []
 
     def _with_batch(self, sizes: dict[str, int]) -> dict[str, int]:
         if self.tokens is None:
@@ -100,7 +98,8 @@ class Shape:
     """The fixed part of the problem, as `problem:` gives it.
 
     Attributes:
-        sizes: by axis, those given; an axis that is swept sets another number.
+        sizes: by axis, those given; an axis that is swept sets another number, and where head_dim is swept of given
+            heads the channels follow.
         kinds: by name of KINDS; several values are problems of their own.
     """
 
@@ -117,6 +116,8 @@ class Shape:
         Raises: ValueError where the heads do not divide the channels, and as `Problem`.
         """
         fields: dict[str, Any] = {"batch": BATCH, **self.sizes, **sizes}
+        if "head_dim" in sizes and "channels" not in sizes and "heads" in self.sizes:
+            fields.pop("channels", None)
         heads, channels = _split(*(fields.pop(name, None) for name in _SPLIT))
         kind = {name: values[0] for name, values in self.kinds.items()} if kind is None else kind
         return Problem(channels=channels, heads=heads, **fields, **kind)
@@ -263,7 +264,7 @@ def impossible(sweep: Sweep, shape: Shape) -> dict[tuple[str, int | None], str]:
     except ValueError as error:
         return {("tokens", None): str(error)}
     sentences: dict[tuple[str, int | None], str] = {}
-    kinds = [{"causal": causal} for causal in {**shape.kinds, **sweep.kinds}["causal"]]
+    kinds = [{"dtype": "float32", "causal": each} for each in {**shape.kinds, **sweep.kinds}["causal"]]
     for sizes, kind in itertools.product(points, kinds):
         culprit, sentence = _culprit(shape, sizes, kind)
         swept = [name for name in sweep.values if name in culprit]
@@ -286,7 +287,7 @@ def _culprit(shape: Shape, sizes: Sizes, kind: Mapping[str, Any]) -> tuple[tuple
     for names in _DEPENDENT:
         known |= {name: every[name] for name in names if name in every}
         try:
-            Shape().at(known, {"dtype": "float32", **kind})
+            replace(shape, sizes=known).at({name: each for name, each in sizes.items() if name in known}, kind)
         except ValueError as error:
             return names, str(error)
     return (), ""

@@ -233,7 +233,7 @@ def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], Exa
     growths: dict[tuple[str, str], ExactGrowth] = {}
     if results.empty:
         return growths
-    for panel in panels(results, walks=run.walks):
+    for panel in panels(results, swept=run.swept):
         for series in panel.series:
             points, _ = values.growing(series)
             growth = exact_growth(points) if len({size for size, _ in points}) >= 3 else None
