@@ -56,10 +56,12 @@ class Search:
         most_rounds: after which the search stops in any case.
         sizes: measured so far, ascending.
         around: those that further rounds repeat.
-        rounds: measured so far.
+        rounds: the last one.
         ended: why the search stopped; empty while it runs.
-        beyond: a single call above: at `high` where no measured size has crossed, else one step above the crossing, to
-            see whether the ratio crosses back.
+        is_precise: whether that is because the answer is precise.
+        beyond: a single call, mostly above: at `high` where no measured size has crossed, else one step above the
+            crossing, to see whether the ratio crosses back.
+        end: the end of the range that is measured because no size has crossed; None where none is.
     """
 
     series: str
@@ -73,7 +75,14 @@ class Search:
     around: list[int] = field(default_factory=list)
     rounds: int = 0
     ended: str = ""
+    is_precise: bool = False
     beyond: Pair | None = None
+    end: int | None = None
+
+    @property
+    def every_size(self) -> set[int]:
+        """Those at which anything was called."""
+        return {*self.sizes, *([self.beyond.size] if self.beyond else [])}
 
     def navigate(self) -> None:
         """The first round: finds the sizes around the crossing, or that there is none up to `high`."""
@@ -83,9 +92,9 @@ class Search:
             return
         self._close_in(*bracket)
 
-    def again(self) -> None:
+    def again(self, round: int) -> None:
         """One more round of the sizes around the crossing, with new sizes where it is too far from all of them."""
-        self.rounds += 1
+        self.rounds = round
         near = self.crossing()
         if near is None:
             self._add(self.sizes[-1] * self._apart**2)
@@ -98,17 +107,27 @@ class Search:
         """The crossover from all sizes measured so far."""
         return crossover(self.prober.pairs(self.series))
 
-    def is_done(self) -> bool:
-        """Whether to stop; sets the reason in `ended`."""
-        if self.ended:
+    def is_done(self, rounds: int) -> bool:
+        """Whether to stop; sets the reason in `ended`.
+
+        A precision that was reached is looked at again: rounds of other searches change what noise is known to be.
+
+        Args:
+            rounds: so far, of all searches.
+        """
+        if self.ended and not self.is_precise:
             return True
         if self.rounds < LEAST_ROUNDS:
             return False
         near = self.crossing()
         half = half_width(near) if near else math.inf
-        if half <= self.precision:
+        has_none = self.end is not None and self.crossover().kind in ("always", "never")
+        self.is_precise, self.ended = has_none or half <= self.precision, ""
+        if has_none:
+            self.ended = f"no crossing from {self.low} to {self.high}: measured at {self.end}"
+        elif self.is_precise:
             self.ended = f"precision reached after {count(self.rounds, 'round')}: ±{percent(half)}"
-        elif self.rounds >= self.most_rounds:
+        elif rounds >= self.most_rounds:
             self.ended = f"not precise enough after {self.most_rounds} rounds: {self._why(half)}"
         return bool(self.ended)
 
@@ -122,8 +141,8 @@ class Search:
 
     def warnings(self) -> list[str]:
         """Observations that contradict a single crossing, as sentences."""
-        measured = [p for p in self.prober.pairs(self.series) if not self.beyond or p.size < self.beyond.size]
-        pairs = [*measured, *([self.beyond] if self.beyond else [])]
+        calls = {self.beyond.size: self.beyond} if self.beyond else {}
+        pairs = sorted({**calls, **{p.size: p for p in self.prober.pairs(self.series)}}.values(), key=lambda p: p.size)
         gaps = [(p.label, gap) for p in pairs if (gap := side(p)) is not None]
         finite = [(label, gap) for label, gap in gaps if math.isfinite(gap)]
         turns = [
@@ -135,7 +154,8 @@ class Search:
         changes = sum((a < 0) != (b < 0) for (_, a), (_, b) in pairwise(gaps))
         return texts + ([f"the ratio crosses {changes} times"] if changes > 1 else [])
 
-    def _visit(self, size: int) -> float | None:
+    def visit(self, size: int) -> float | None:
+        """Measures a size in this round. Returns the log ratio, as `side`."""
         if size not in self.sizes:
             self.sizes = sorted([*self.sizes, size])
         self.prober.measure(self.series, size, self.rounds)
@@ -144,11 +164,11 @@ class Search:
     def _gallop(self) -> tuple[int, int] | None:
         """Goes up in steps. Returns neighbouring sizes with the crossing between them, or None."""
         size = self.low
-        first = self._visit(size)
+        first = self.visit(size)
         last = size
         while first is not None and self.allowed(size * STEP) < self.high and len(self.sizes) < MOST_SIZES - 3:
             size = self.allowed(size * STEP)
-            gap = self._visit(size)
+            gap = self.visit(size)
             if gap is None:
                 break
             if (gap < 0) != (first < 0):
@@ -171,7 +191,7 @@ class Search:
         """Measures where the interpolated ratio is 1, twice, then on both sides of that place."""
         for _ in range(2):
             middle = self._place(a, b)
-            gap = self._visit(middle) if len(self.sizes) < MOST_SIZES else None
+            gap = self.visit(middle) if len(self.sizes) < MOST_SIZES else None
             if gap is None:
                 break
             lower_gap = side(self._pair(a))
@@ -183,6 +203,11 @@ class Search:
     @property
     def _apart(self) -> float:
         return 1 + max(self.precision, LEAST_APART)
+
+    @property
+    def width(self) -> float:
+        """The factor between two sizes that are as close as the precision asks, if the crossing lies between them."""
+        return self._apart**2
 
     def _flank(self, place: float, nearest: float = 1.0) -> None:
         """Measures sizes close to a place on either side where there are none; further rounds repeat those around it.
@@ -196,8 +221,8 @@ class Search:
             factors = [size / place if step > 1 else place / size for size in self.sizes]
             is_flanked = any(nearest <= factor <= self._apart**1.5 for factor in factors)
             if not is_flanked and self.low <= size_beside <= self.high and len(self.sizes) < MOST_SIZES:
-                self._visit(size_beside)
-        self._repeat_around(place)
+                self.visit(size_beside)
+        self.repeat_around(place)
 
     def _add(self, place: float) -> None:
         """Measures at a place: inside a bracket, or further up, where the ratio is not told from 1 around its crossing.
@@ -206,10 +231,11 @@ class Search:
         """
         size = min(self.allowed(place), self.high)
         if len(self.sizes) < MOST_SIZES and size not in self.sizes:
-            self._visit(size)
-        self._repeat_around(size)
+            self.visit(size)
+        self.repeat_around(size)
 
-    def _repeat_around(self, place: float) -> None:
+    def repeat_around(self, place: float) -> None:
+        """Further rounds repeat the sizes nearest to a place."""
         ordered = sorted(self.sizes, key=lambda s: abs(math.log(s / place)))
         self.around = sorted(s for s in ordered[:4] if abs(math.log(s / place)) < math.log(STEP))
 
@@ -218,12 +244,17 @@ class Search:
         return pair or self.prober.once(self.series, size)
 
     def _place(self, a: int, b: int) -> int:
-        """Where a straight line in log-log crosses 1, strictly between two sizes; the middle where one has no ratio."""
+        return self.allowed(math.exp(math.log(a) + self.share(a, b) * math.log(b / a)))
+
+    def share(self, a: int, b: int) -> float:
+        """How far from one size to another a straight line in log-log crosses 1: from 0.1 to 0.9.
+
+        Where one has no ratio: 0.5.
+        """
         lower, upper = side(self._pair(a)), side(self._pair(b))
-        share = 0.5
-        if lower is not None and upper is not None and math.isfinite(lower - upper) and lower != upper:
-            share = min(max(lower / (lower - upper), 0.1), 0.9)
-        return self.allowed(math.exp(math.log(a) + share * math.log(b / a)))
+        if lower is None or upper is None or not math.isfinite(lower - upper) or lower == upper:
+            return 0.5
+        return min(max(lower / (lower - upper), 0.1), 0.9)
 
     def _why(self, half: float) -> str:
         near = self.crossing()
@@ -272,7 +303,22 @@ def search(searches: Sequence[Search], next_round: Callable[[int], None]) -> Non
     next_round(1)
     for each in searches:
         each.navigate()
-    while active := [each for each in searches if not each.is_done()]:
-        next_round(active[0].rounds + 1)
+
+    def again(active: Sequence[Search], round: int) -> None:
         for each in active:
-            each.again()
+            each.again(round)
+
+    repeat(searches, next_round, again)
+
+
+def repeat(
+    searches: Sequence[Search],
+    next_round: Callable[[int], None],
+    again: Callable[[Sequence[Search], int], None],
+) -> None:
+    """Further rounds, as long as a search wants them. again: the round of a number, of those that want it."""
+    number = 1
+    while active := [each for each in searches if not each.is_done(number)]:
+        number += 1
+        next_round(number)
+        again(active, number)

@@ -46,7 +46,12 @@ class SearchOptions:
     )
     low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64
     high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536
-    precision: Annotated[str, typer.Option(help="Half the interval's width at which to stop.")] = "10%"
+    over: Annotated[
+        str | None, typer.Option(help="A second axis and its values: a search at each.", metavar="AXIS=VALUE,VALUE,…")
+    ] = None
+    precision: Annotated[
+        str | None, typer.Option(help="Half the interval's width at which to stop; default 10%, with --over 20%.")
+    ] = None
     metric: Annotated[str, typer.Option(help="What is compared: a metric with a clock.")] = DEFAULT_METRIC
 
 
@@ -76,15 +81,18 @@ def command(
     device: Annotated[str, device_option()] = "auto",
     out: Annotated[Path | None, typer.Option(help="Run folder to write; default results/crossover-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="A search to continue; name --operators-from again.")] = None,
-    form: Annotated[str, format_option("rows", "json: one object per operator.")] = "table",
+    form: Annotated[str, format_option("rows", "json: one object per operator, with --over per value.")] = "table",
 ) -> None:
     """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
 
     Sizes (K: 1024) are those of every problem, but for that of --axis, which goes from --low to --high. The last line
-    of stdout is the run folder, which `attnbench show` and `plot` read like any other. Exit code: 0; 2
-    bad usage; 3 where nothing could be compared; 130 interrupted, to be continued with --resume.
+    of stdout is the run folder, which `attnbench show` and `plot` read like any other. With --over it is searched at
+    every value of a second axis, each beginning where the crossings of its neighbours let its own be expected. Exit
+    code: 0; 2 bad usage; 3 where nothing could be compared; 130 interrupted, to be continued with --resume.
 
     Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
+
+    Example: attnbench crossover linear_transformer --axis seq_len --over batch=1,2,4,8
     """
     from attnbench.measure.platforms import check_can_measure
 
@@ -100,17 +108,17 @@ def command(
         opened = resume_search(resume, device, operators_from or ())
     else:
         request = _request(operator or (), search)
-        shape = {"dtype": problem.dtype, "causal": problem.causal, **_fixed(sizes, search.axis)}
+        shape = {"dtype": problem.dtype, "causal": problem.causal, **_fixed(sizes, request)}
         text = suite_text(
             request, shape, SEQ_LEN, problem.mode, problem.scope, problem.param or (), operators_from or ()
         )
         opened = begin_search(request, text, device, out)
-    folder = opened.session.journal.folder
+    request, folder = opened.request, opened.session.journal.folder
     with progress() as shown:
         outcome = run_search(opened, shown)
     if outcome.reason:
         print(f"the search ended: {outcome.reason}", file=sys.stderr)
-    listing = listings.searches(outcome.searches, opened.request.baseline, opened.request.axis)
+    listing = listings.searches(outcome.searches, request.baseline, request.axis, request.over, opened.named)
     formats.show("rows", listing, form, folder)
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
@@ -120,16 +128,18 @@ def command(
         raise typer.Exit(outcome.code or 3)
 
 
-def _fixed(sizes: Mapping[str, str | None], axis: str) -> dict[str, Any]:
-    """The sizes that are given. Raises BadInput where the axis is among them, or one is no plain value."""
+def _fixed(sizes: Mapping[str, str | None], request: SearchRequest) -> dict[str, Any]:
+    """The sizes that are given. Raises BadInput where what is varied is among them, or one is no plain value."""
     from attnbench.errors import BadInput
     from attnbench.yaml_file import scalar
 
-    option = f"--{axis.replace('_', '-')}"
-    if sizes[axis] is not None:
-        raise BadInput(
-            f"{option} {sizes[axis]}: it is varied, by --axis {axis}. Leave it out; --low and --high say where."
-        )
+    varied = {request.axis: (f"--axis {request.axis}", "--low and --high say where")}
+    if request.over:
+        varied[request.over] = ("--over", "its values say where")
+    for name, (by, where) in varied.items():
+        if sizes[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(f"{option} {sizes[name]}: it is varied, by {by}. Leave it out; {where}.")
     fixed: dict[str, Any] = {}
     for name, value in sizes.items():
         try:
@@ -142,17 +152,19 @@ def _fixed(sizes: Mapping[str, str | None], axis: str) -> dict[str, Any]:
 def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
     """What the command line asks for. Raises BadInput."""
     from attnbench.errors import BadInput
-    from attnbench.plan.search_request import SearchRequest, clock_column
+    from attnbench.plan.search_request import SearchRequest, clock_column, read_over
     from attnbench.units import fraction
 
     if not 0 < search.low < search.high:
         raise BadInput(f"--low {search.low} --high {search.high}: allowed: 0 < low < high. Give a larger --high.")
+    over, values = ("", ()) if search.over is None else read_over(search.over, search.axis)
     try:
-        precision = fraction(0.005, 1.0)(search.precision)
+        precision = fraction(0.005, 1.0)(search.precision or ("20%" if over else "10%"))
     except ValueError as error:
         raise BadInput(f"--precision: {error}. Give such a percentage.") from None
     column = clock_column(search.metric)
-    return SearchRequest(tuple(operators), search.baseline, search.axis, search.low, search.high, precision, column)
+    ends = (search.low, search.high)
+    return SearchRequest(tuple(operators), search.baseline, search.axis, *ends, precision, column, over, values)
 
 
 def _check_alone(folder: Path, context: typer.Context) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from attnbench.analysis.border_search import Border, from_the_middle, search_borders
 from attnbench.analysis.crossover_search import Search, search
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
@@ -18,8 +19,23 @@ from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.cells import cells
 from attnbench.plan.search_request import SearchRequest
 from attnbench.plan.suite import from_text
-from attnbench.problem import Cell
+from attnbench.problem import Cell, Problem
 from attnbench.store.reading import read_visits
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one search compares.
+
+    Args:
+        series: `operator:impl`, as requested.
+        value: on the second axis, as tables head a column with it; empty where there is none.
+        cells: one of the series and one of its baseline, of any size.
+    """
+
+    series: str
+    value: str
+    cells: tuple[Cell, Cell]
 
 
 @dataclass(frozen=True)
@@ -29,12 +45,17 @@ class OpenSearch:
     Args:
         request: what is searched.
         session: its plan and journal.
-        series: by `operator:impl`, a cell of any size; the baseline's is the last.
+        compared: by the name of each search.
     """
 
     request: SearchRequest
     session: Session
-    series: Mapping[str, Cell]
+    compared: Mapping[str, Compared]
+
+    @property
+    def named(self) -> dict[str, tuple[str, str]]:
+        """Of each search, by its name, the series and its value on the second axis."""
+        return {name: (each.series, each.value) for name, each in self.compared.items()}
 
 
 @dataclass(frozen=True)
@@ -64,10 +85,10 @@ def begin_search(request: SearchRequest, text: str, device: str, out: Path | Non
     Raises: BadInput, before anything is written.
     """
     suite = from_text(text, "the command line", Path.cwd())
-    series = _series(cells(suite), request.names())
+    compared = _compared(cells(suite), request)
     session = begin(suite, device_for(suite.where, suite.impls, device), out)
     write_request(request, session.journal.folder)
-    return OpenSearch(request, session, series)
+    return OpenSearch(request, session, compared)
 
 
 def resume_search(folder: Path, device: str, operators_from: Sequence[str]) -> OpenSearch:
@@ -76,7 +97,7 @@ def resume_search(folder: Path, device: str, operators_from: Sequence[str]) -> O
     stored_search(folder, operators_from)
     name_sizes(request, folder, read_visits(folder))  # a killed search had no time to
     session = resume(stored_search(folder, operators_from), device, folder)
-    return OpenSearch(request, session, _series(session.plan.cells, request.names()))
+    return OpenSearch(request, session, _compared(session.plan.cells, request))
 
 
 def run_search(opened: OpenSearch, progress: Progress) -> SearchOutcome:
@@ -90,17 +111,23 @@ def run_search(opened: OpenSearch, progress: Progress) -> SearchOutcome:
 
 def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
     request = opened.request
-    axis = AXES[request.axis].holding({cell.problem for cell in opened.session.plan.cells})
-    *_, baseline = opened.series.values()
-    series = {name: cell for name, cell in opened.series.items() if cell is not baseline}
+    axis = AXES[request.axis].holding(_at_one_value(opened))
     plan = replace(opened.session.plan, cells=())
-    probes = Probes(plan, opened.session.journal, Unplanned(progress), axis, series, baseline, request.column)
+    pairs = {name: each.cells for name, each in opened.compared.items()}
+    probes = Probes(plan, opened.session.journal, Unplanned(progress), axis, pairs, request.column)
     low, high = (math.prod(axis.uniform(end)) for end in (request.low, request.high))
-    nearest = axis.allowed(baseline.problem)
-    searches = [Search(name, probes, low, high, request.precision, nearest, plan.measure.rounds) for name in series]
+
+    def begun(name: str, baseline: Cell) -> Search:
+        nearest = axis.allowed(baseline.problem)
+        return Search(name, probes, low, high, request.precision, nearest, plan.measure.rounds)
+
+    searches = {name: begun(name, baseline) for name, (_, baseline) in pairs.items()}
     code, reason = 0, ""
     try:
-        search(searches, probes.next_round)
+        if request.over:
+            search_borders(_borders(opened, searches), probes.next_round)
+        else:
+            search(list(searches.values()), probes.next_round)
         probes.close()
     except KeyboardInterrupt:
         code = 130
@@ -109,19 +136,48 @@ def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
     finally:
         probes.kill()
     if code:
-        for each in searches:
+        for each in searches.values():
             each.ended = each.ended or "interrupted"
-    return SearchOutcome(searches, code, reason)
+    return SearchOutcome(list(searches.values()), code, reason)
 
 
-def _series(cells: Sequence[Cell], names: Sequence[tuple[str, str]]) -> dict[str, Cell]:
-    """A cell for each operator:impl. Raises BadInput where an operator has no such impl."""
-    series = {}
-    for operator, impl in names:
-        fitting = [cell for cell in cells if cell.operator == operator and impl in (cell.impl, cell.impl.split(":")[0])]
-        if not fitting:
-            raise BadInput(
-                f"{operator}:{impl}: {operator} has no impl {impl}. See `attnbench list operators {operator}`."
-            )
-        series[f"{operator}:{impl}"] = fitting[0]
-    return series
+def _at_one_value(opened: OpenSearch) -> set[Problem]:
+    """The problems that differ along the axis of the search alone."""
+    problems = [cell.problem for cell in opened.session.plan.cells]
+    over = AXES.get(opened.request.over)
+    return {problem for problem in problems if over is None or over.position(problem) == over.position(problems[0])}
+
+
+def _borders(opened: OpenSearch, searches: Mapping[str, Search]) -> list[Border]:
+    """The searches of each series, over the second axis."""
+    axis = AXES[opened.request.over]
+    borders: dict[str, dict[int, Search]] = {}
+    for name, each in opened.compared.items():
+        borders.setdefault(each.series, {})[axis.position(each.cells[0].problem)] = searches[name]
+    return [Border({value: each[value] for value in from_the_middle(list(each))}) for each in borders.values()]
+
+
+def _compared(cells: Sequence[Cell], request: SearchRequest) -> dict[str, Compared]:
+    """What each search compares, by its name. Raises BadInput where an operator has no such impl."""
+    *series, (_, baseline) = [
+        (f"{operator}:{impl}", _values(cells, operator, impl, request.over)) for operator, impl in request.names()
+    ]
+    return {
+        f"{name} {request.over} {value}".strip(): Compared(name, value, (cell, baseline[value]))
+        for name, by_value in series
+        for value, cell in by_value.items()
+    }
+
+
+def _values(cells: Sequence[Cell], operator: str, impl: str, over: str) -> dict[str, Cell]:
+    """A cell of an operator's impl for each value on the second axis; without one, by an empty text.
+
+    Raises: BadInput where there is none.
+    """
+    fitting = [cell for cell in cells if cell.operator == operator and impl in (cell.impl, cell.impl.split(":")[0])]
+    if not fitting:
+        raise BadInput(f"{operator}:{impl}: {operator} has no impl {impl}. See `attnbench list operators {operator}`.")
+    values: dict[str, Cell] = {}
+    for cell in fitting:
+        values.setdefault(AXES[over].label(cell.problem) if over else "", cell)
+    return values

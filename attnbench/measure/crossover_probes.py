@@ -31,7 +31,7 @@ class Probes:
     Attributes:
         plan: with no cells yet.
         axis: what sizes are positions on.
-        series, baseline: a cell each, of any size; those measured differ from it in size alone.
+        series: by name, a cell of it and one of its baseline, of any size; those measured differ in size alone.
         column: of the visits; what is compared.
         start: starts a worker process.
         cells: all so far, by key.
@@ -42,8 +42,7 @@ class Probes:
     journal: Journal
     progress: Progress
     axis: Axis
-    series: Mapping[str, Cell]
-    baseline: Cell
+    series: Mapping[str, tuple[Cell, Cell]]
     column: str
     start: Callable[[int, int], worker_process.Worker] = worker_process.start
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -55,6 +54,7 @@ class Probes:
         self._timing = Workers(self.plan, last, self.start)
         self._random = random.Random(self.plan.seed)
         self._round = 0
+        self._levels: tuple[tuple[int, int], dict[str, Estimate]] = ((0, 0), {})
 
     def next_round(self, number: int) -> None:
         """Fresh processes from here on."""
@@ -79,9 +79,12 @@ class Probes:
 
         Later rounds, which a resumed run has, are left out: so the search takes the same way again.
         """
-        visits = frame([visit for visit in self.journal.visits if visit.round <= self._round])
-        looks = tuple(range(LEAST_ROUNDS, max(self.plan.measure.rounds, LEAST_ROUNDS) + 1))
-        levels = estimates(visits, self.column, stops=looks)
+        now = self._round, len(self.journal.visits)
+        if now != self._levels[0]:
+            visits = frame([visit for visit in self.journal.visits if visit.round <= self._round])
+            looks = tuple(range(LEAST_ROUNDS, max(self.plan.measure.rounds, LEAST_ROUNDS) + 1))
+            self._levels = now, estimates(visits, self.column, stops=looks)
+        _, levels = self._levels
         return [
             self._paired(series, size, levels.get(cell.key), levels.get(base.key))
             for size in sorted(self.sizes.get(series, ()))
@@ -108,9 +111,7 @@ class Probes:
             workers.kill()
 
     def _pair(self, series: str, size: int) -> list[Cell]:
-        pair = [
-            replace(cell, problem=self.axis.at(cell.problem, size)) for cell in (self.series[series], self.baseline)
-        ]
+        pair = [replace(cell, problem=self.axis.at(cell.problem, size)) for cell in self.series[series]]
         for cell in pair:
             self.cells.setdefault(cell.key, cell)
         return pair
@@ -133,7 +134,8 @@ class Probes:
 
     def _visit(self, cell: Cell) -> Visit | None:
         """The last visit of a cell that did not end well, else its check."""
-        visits = [visit for visit in self.journal.visits if visit.key == cell.key]
+        key = cell.key
+        visits = [visit for visit in self.journal.visits if visit.key == key]
         return next((v for v in reversed(visits) if v.status != "ok"), visits[0] if visits else None)
 
     def _status(self, cell: Cell) -> str:

@@ -37,13 +37,16 @@ def read_request(folder: Path) -> SearchRequest:
             f"Continue a suite's run with: attnbench run --resume {folder}"
         )
     data = parse_object(read_text(path), str(path))
-    types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float}
+    data = {"over": "", "values": [], **data}  # searches of one axis alone were stored without
+    types: dict[str, Any] = {"operators": list, "low": int, "high": int, "precision": float, "values": list}
     wrong = {f.name for f in fields(SearchRequest)} ^ set(data)
     wrong |= {name for name, value in data.items() if type(value) is not types.get(name, str)}
     wrong |= {"axis"} if str(data.get("axis")) not in AXES else set()
+    wrong |= set() if "over" in wrong or data["over"] in ("", *AXES) else {"over"}
+    wrong |= set() if "values" in wrong or all(type(value) in (int, str) for value in data["values"]) else {"values"}
     if wrong or not all(isinstance(name, str) for name in data["operators"]):
         raise BadInput(f"{path}: {', '.join(sorted(wrong)) or 'operators'}: missing, foreign or mistyped. {REPAIR}")
-    return SearchRequest(**{**data, "operators": tuple(data["operators"])})
+    return SearchRequest(**{**data, "operators": tuple(data["operators"]), "values": tuple(data["values"])})
 
 
 def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) -> None:

@@ -173,14 +173,29 @@ def estimates(rows: Sequence[Row]) -> Listing:
     return Listing(rows, table, numbers=(*_SIZES, *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))
 
 
-def searches(searched: Sequence[Search], baseline: str, axis: str) -> Listing:
-    """Of `crossover`: a row for each series. kind: of `analysis.crossover.Crossover`."""
+def searches(
+    searched: Sequence[Search],
+    baseline: str,
+    axis: str,
+    over: str = "",
+    named: Mapping[str, tuple[str, str]] | None = None,
+) -> Listing:
+    """Of `crossover`: a row for each search. kind: of `analysis.crossover.Crossover`.
+
+    Args:
+        searched: the searches.
+        baseline, axis: as requested.
+        over: the second axis; empty: there is none.
+        named: of each search, by its name, the series and its value on the second axis.
+    """
     from attnbench.outputs._run_tables import crossover_text
 
     def row(search: Search) -> Row:
         crossover, nearest, beyond = search.crossover(), search.crossing(), search.beyond
+        series, value = (named or {}).get(search.series, (search.series, ""))
         return {
-            "series": search.series,
+            "series": series,
+            **({"over": over, "value": value} if over else {}),
             "baseline": baseline,
             "axis": axis,
             "kind": crossover.kind,
@@ -194,18 +209,38 @@ def searches(searched: Sequence[Search], baseline: str, axis: str) -> Listing:
             "warnings": search.warnings(),
         }
 
-    def texts(row: Row) -> Row:
+    def texts(search: Search, row: Row) -> Row:
         one = row["one_call"]
         beyond = f"; one call at {one['size']}: {one['ratio']:.2f}× the baseline" if one and one["ratio"] else ""
+        ended = row["ended"] + beyond + "".join(f"; {text}" for text in row["warnings"])
+        counts = {"rounds": row["rounds"], "cells": len(search.every_size)} if over else {"sizes": len(row["sizes"])}
         return {
             "series": row["series"],
+            **({over: row["value"]} if over else {}),
             f"against {row['baseline']}": row["crossover"],
-            "sizes": len(row["sizes"]),
-            "ended": row["ended"] + beyond + "".join(f"; {text}" for text in row["warnings"]),
+            **counts,
+            "ended": "" if over and search.is_precise and not row["warnings"] else ended,
         }
 
     rows = [row(search) for search in searched]
-    return Listing(rows, [texts(row) for row in rows], numbers=("sizes",), sentences=("ended",))
+    table = [texts(search, row) for search, row in zip(searched, rows, strict=True)]
+    return Listing(
+        rows,
+        table,
+        numbers=(over, "sizes", "rounds", "cells"),
+        sentences=("ended",),
+        notes=_cells_note(searched, over) if over else (),
+    )
+
+
+def _cells_note(searched: Sequence[Search], over: str) -> tuple[str, ...]:
+    """What the search of a border measured, and what a grid as fine has."""
+    cells = sum(len(search.every_size) for search in searched)
+    grid = sum(1 + math.ceil(math.log(search.high / search.low) / math.log(search.width) - 1e-9) for search in searched)
+    return (
+        f"{count(cells, 'cell')} (a size at a value of {over}, with its baseline) were measured; a grid as fine has "
+        f"{grid}. A crossing between two sizes is the two measured ones beside it.",
+    )
 
 
 def _ratio(pair: Pair) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from attnbench.plan.settings import SEARCH_ROUNDS
 from attnbench.plan.suite import written
 from attnbench.problem import operator_and_impl
 from attnbench.registry import clocks
-from attnbench.units import suggestion
+from attnbench.units import quoted, suggestion
+from attnbench.yaml_file import scalar
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class SearchRequest:
         low, high: the ends of the axis; of an image the side.
         precision: half of the interval's width at which to stop, relative.
         column: of the visits; what is compared.
+        over: the name of a second axis; empty: there is none.
+        values: on the second axis, as suites write them; a search along the first one at each.
     """
 
     operators: tuple[str, ...]
@@ -34,6 +38,8 @@ class SearchRequest:
     high: int
     precision: float
     column: str
+    over: str = ""
+    values: tuple[int | str, ...] = ()
 
     def names(self) -> list[tuple[str, str]]:
         """(operator, impl) of each, the baseline last. Raises BadInput where there is nothing but the baseline."""
@@ -42,6 +48,38 @@ class SearchRequest:
         if not names:
             raise BadInput(f"OP: only the baseline {self.baseline} was given. Name an operator to compare with it.")
         return [*names, baseline]
+
+
+def read_over(text: str, axis: str) -> tuple[str, tuple[int | str, ...]]:
+    """The second axis of `batch=1,2,4,8`, and its values as suites write them.
+
+    Args:
+        text: as the command line has it.
+        axis: the first axis.
+
+    Raises: BadInput where that is no other axis with several values.
+    """
+    name, equals, listed = text.partition("=")
+    second = AXES.get(name)
+    others = [other for other, each in AXES.items() if other != axis and not (each.domain and AXES[axis].domain)]
+    if second is None or name not in others or not equals:
+        why = "it is the axis of the search itself" if name == axis else ""
+        why = why or (f"{name} and {axis} both set the number of tokens" if second and equals else "")
+        why = why or ("it has no values" if second else f"no axis {quoted(name)}{suggestion(name, others)}")
+        raise BadInput(
+            f"--over {text}: {why}; allowed: one of {', '.join(others)} with its values. Give such as --over "
+            f"{others[-1] if axis == 'batch' else 'batch'}=1,2,4,8."
+        )
+    try:
+        values = sorted((second.read(scalar(value.strip())) for value in listed.split(",")), key=math.prod)
+    except ValueError as error:
+        raise BadInput(f"--over {text}: {name} {error}. Give its values with commas between them.") from None
+    positions = [math.prod(value) for value in values]
+    if len(values) < 2:
+        raise BadInput(f"--over {text}: one value; a border needs two or more. Leave --over out to search at one.")
+    if len(set(positions)) < len(positions):
+        raise BadInput(f"--over {text}: two of the values are the same size. Give each once.")
+    return name, tuple(value[0] if len(value) == 1 else "x".join(map(str, value)) for value in values)
 
 
 def clock_column(metric: str) -> str:
@@ -78,9 +116,11 @@ def suite_text(
     Raises: BadInput.
     """
     names = request.names()
-    sizes = {request.axis: [request.low, request.high]}
+    sizes: dict[str, list[int | str]] = {request.axis: [request.low, request.high]}
+    if request.over:
+        sizes[request.over] = list(request.values)
     fixed = {name: [value] for name, value in shape.items() if name in AXES and AXES[name].domain}
-    fixed = fixed or ({} if AXES[request.axis].domain else {"seq_len": [seq_len]})
+    fixed = fixed or ({} if any(AXES[name].domain for name in sizes) else {"seq_len": [seq_len]})
     data = {
         "name": "crossover",
         "description": f"a search for where {', '.join(':'.join(name) for name in names[:-1])} pass {request.baseline}",
@@ -90,7 +130,7 @@ def suite_text(
         "impls": list(dict.fromkeys(impl for _, impl in names)),
         "scope": [scope],
         "sweep": [{**fixed, **sizes}],
-        "problem": {name: value for name, value in shape.items() if name not in (request.axis, *fixed)},
+        "problem": {name: value for name, value in shape.items() if name not in (*sizes, *fixed)},
         "mode": [mode],
         "measure": {"rounds": SEARCH_ROUNDS, "crossover_precision": None},
         "limits": {"memory": "60%", "cell_timeout": "60s"},

@@ -4,16 +4,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.axes import AXES
+from attnbench.measure import crossover, open_run
 from attnbench.measure.crossover_probes import Probes, Unplanned
 from attnbench.measure.protocol import (
     FinishRequest,
@@ -33,6 +36,7 @@ from attnbench.measure.protocol import (
 from attnbench.outputs import _listings as listings
 from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
+from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.problem import Cell, Problem
 from attnbench.store import journal
 from tests.running import Silent, plan
@@ -44,10 +48,14 @@ SUITE = "name: crossover\nbaseline: softmax\n"
 
 @dataclass
 class Machine:
-    """Stands for worker processes: times follow laws, and beyond `memory` nothing fits."""
+    """Stands for worker processes: times follow laws, and beyond `memory` nothing fits.
+
+    growth: by operator, the power of the batch that times grow with; default 1.
+    """
 
     laws: Mapping[str, Any]
     memory: int = 10**9
+    growth: Mapping[str, float] = field(default_factory=dict)
     asked: list[tuple[str, str, int, int]] = field(default_factory=list)
 
     def start(self, number: int, threads: int) -> Any:
@@ -75,8 +83,9 @@ class Worker:
         if isinstance(request, ForecastRequest):
             return ForecastAnswer(Forecast(2**40 if problem.seq_len > self.machine.memory else 1))
         self.machine.asked.append((request.word, request.cell.operator, problem.seq_len, self.number))
-        law = self.machine.laws[request.cell.operator]
-        time = self.times[request.cell.key] = law(problem.seq_len * problem.channels / 64) * self.speed
+        law, growth = self.machine.laws[request.cell.operator], self.machine.growth.get(request.cell.operator, 1.0)
+        time = law(problem.seq_len * problem.channels / 64) * problem.batch**growth * self.speed
+        self.times[request.cell.key] = time
         if isinstance(request, PrepareRequest):
             return PreparedAnswer("ok", first_call_s=time, call_s=time)
         return VisitAnswer("ok", metrics={"check_time_s": time, "operator_s": time})
@@ -102,7 +111,8 @@ def probes(opened: journal.Journal, machine: Machine, axis: str = "seq_len") -> 
     cells = {name: Cell(name, "reference", "core", "fwd", problem, {}) for name in machine.laws}
     base = cells.pop("softmax")
     what = plan((), operators_from=(), memory_limit=2**30)
-    return Probes(what, opened, Unplanned(Silent()), AXES[axis], cells, base, "wall_time_s", start=machine.start)
+    series = {name: (cell, base) for name, cell in cells.items()}
+    return Probes(what, opened, Unplanned(Silent()), AXES[axis], series, "wall_time_s", start=machine.start)
 
 
 def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal) -> None:
@@ -208,3 +218,74 @@ def test_the_other_axes(opened: journal.Journal, axis: str) -> None:
         assert all(cell["channels"] % 4 == 0 and cell["seq_len"] == 64 for cell in problems)
     else:
         assert all(cell["height"] == cell["width"] and cell["height"] ** 2 == cell["seq_len"] for cell in problems)
+
+
+BATCHES = (1, 2, 4, 8)
+BORDER = SearchRequest(("performer",), "softmax", "seq_len", 64, 8192, 0.2, "wall_time_s", "batch", BATCHES)
+
+
+def border_machine(after: float = math.inf) -> Machine:
+    """A machine on which performer passes softmax at 700 · √batch. after: requests until it is interrupted."""
+
+    class Interrupted(Machine):
+        def start(self, number: int, threads: int) -> Any:
+            if len(self.asked) >= after:
+                raise KeyboardInterrupt
+            return super().start(number, threads)
+
+    return Interrupted({"softmax": LAWS["softmax"], "performer": LAWS["series"]}, growth={"performer": 1.5})
+
+
+def border_search(folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """A border search by a machine, and how it ended; resumed where the folder is there."""
+    monkeypatch.setattr(crossover, "Probes", partial(Probes, start=machine.start))
+    monkeypatch.setattr(open_run, "_rates", lambda plan: {})
+    if folder.exists():
+        opened = crossover.resume_search(folder, "cpu", [])
+    else:
+        shape = {"batch": 1, "heads": 4, "channels": 64, "dtype": "float32", "causal": False}
+        opened = crossover.begin_search(BORDER, suite_text(BORDER, shape, 64, "fwd", "core", [], []), "cpu", folder)
+    return opened, crossover.run_search(opened, Silent())
+
+
+def test_a_border_leaves_a_run_folder_with_a_crossing_for_each_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, outcome = border_search(tmp_path / "run", border_machine(), monkeypatch)
+    assert outcome.code == 0
+    listing = listings.searches(outcome.searches, "softmax", "seq_len", "batch", opened.named)
+    assert [(row["series"], row["over"], row["value"]) for row in listing.rows] == [
+        ("performer:reference", "batch", str(batch)) for batch in BATCHES
+    ]
+    for batch, row in zip(BATCHES, listing.rows, strict=True):
+        assert row["crossing"]["low"] <= 700 * batch**0.5 <= row["crossing"]["high"]
+        assert math.sqrt(row["crossing"]["high"] / row["crossing"]["low"]) <= 1.2
+    assert sum(row["cells"] for row in listing.shown) == sum(len(s.every_size) for s in outcome.searches) <= 14
+    run = read_run(tmp_path / "run")
+    assert set(yaml.safe_load(run.suite_text)["sweep"][0]["seq_len"]) == set(run.visits["seq_len"])
+    stored = {
+        panel.panel.fixed["batch"]: line.against_baseline.crossings
+        for panel in summarise(run).panels
+        for line in panel.tables[0].lines
+        if line.series.operator == "performer" and line.against_baseline
+    }
+    for batch, each in zip(BATCHES, outcome.searches, strict=True):
+        (shown,), (same,) = stored[batch], each.crossover().crossings
+        assert (shown.low, shown.high) == pytest.approx((same.low, same.high))
+
+
+def test_a_border_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, ended = border_search(tmp_path / "run", border_machine(after=25), monkeypatch)
+    assert ended.code == 130
+    assert any(each.ended == "interrupted" for each in ended.searches)
+    known = list(first.session.journal.visits)
+    second, outcome = border_search(tmp_path / "run", border_machine(), monkeypatch)
+    assert outcome.code == 0
+    visits = second.session.journal.visits
+    assert visits[: len(known)] == known
+    assert len({(visit.key, visit.round) for visit in visits}) == len(visits) > len(known) > 0
+    assert all(each.ended.startswith("precision reached") for each in outcome.searches)
+    asked_again = border_machine()
+    _, same = border_search(tmp_path / "run", asked_again, monkeypatch)
+    assert not asked_again.asked
+    assert [each.crossover() for each in same.searches] == [each.crossover() for each in outcome.searches]
