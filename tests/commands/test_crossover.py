@@ -27,18 +27,19 @@ def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_small_search_from_the_command_line(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    sizes = ("--low", 16, "--high", 1024, "--precision", "60%", "--channels", 64, "--heads", 4)
+    sizes = ("--low", 16, "--high", 256, "--precision", "100%", "--channels", 64, "--heads", 4, "--over", "batch=1,2")
     done = crossover("linear_transformer", *sizes, "--device", "cpu", "--out", path, "--format", "json")
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)
-    assert row["series"] == "linear_transformer:reference"
-    assert row["kind"] != "nothing"
-    assert row["run"] == str(path)
+    rows = json.loads(done.stdout)
+    assert [(row["series"], row["value"]) for row in rows] == [("linear_transformer:reference", n) for n in ("1", "2")]
+    assert "nothing" not in {row["kind"] for row in rows}
+    assert {row["run"] for row in rows} == {str(path)}
     run = read_run(path)
-    assert set(run.visits["seq_len"]) >= set(row["sizes"])
-    assert all(str(size) in run.suite_text for size in row["sizes"])
+    for row in rows:
+        assert set(run.visits["seq_len"][run.visits["batch"] == int(row["value"])]) >= set(row["sizes"])
+        assert all(str(size) in run.suite_text for size in row["sizes"])
     again = crossover("--resume", path, "--format", "json")
-    assert json.loads(again.stdout) == [row]
+    assert json.loads(again.stdout) == rows
     assert len(read_run(path).visits) == len(run.visits)
 
 
@@ -86,6 +87,10 @@ def test_a_run_of_a_suite_is_no_search(tmp_path: Path) -> None:
         (["performer:cuda:none"], "cuda:none"),
         (["performer:sdpa"], "performer has no impl sdpa"),
         (["softmax"], "only the baseline"),
+        (["performer", "--over", "batch=4"], "a border needs two or more"),
+        (["performer", "--over", "batch=1,2", "--batch", "2"], "--batch 2: it is varied, by --over"),
+        (["performer", "--over", "query_len=1,4096", "--causal"], "query_len 4096"),
+        (["performer", "--axis", "channels", "--over", "heads=3,8", "--low", "64"], "64 is not divisible by heads 3"),
         (["performer", "--channels", "100", "--heads", "8"], "100"),
     ],
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -236,15 +236,17 @@ def border_machine(after: float = math.inf) -> Machine:
     return Interrupted({"softmax": LAWS["softmax"], "performer": LAWS["series"]}, growth={"performer": 1.5})
 
 
-def border_search(folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    """A border search by a machine, and how it ended; resumed where the folder is there."""
+def border_search(
+    folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, asked: SearchRequest = BORDER
+) -> tuple[Any, Any]:
+    """A search by a machine, and how it ended; resumed where the folder is there."""
     monkeypatch.setattr(crossover, "Probes", partial(Probes, start=machine.start))
     monkeypatch.setattr(open_run, "_rates", lambda plan: {})
     if folder.exists():
         opened = crossover.resume_search(folder, "cpu", [])
     else:
         shape = {"batch": 1, "heads": 4, "channels": 64, "dtype": "float32", "causal": False}
-        opened = crossover.begin_search(BORDER, suite_text(BORDER, shape, 64, "fwd", "core", [], []), "cpu", folder)
+        opened = crossover.begin_search(asked, suite_text(asked, shape, 64, "fwd", "core", [], []), "cpu", folder)
     return opened, crossover.run_search(opened, Silent())
 
 
@@ -272,6 +274,14 @@ def test_a_border_leaves_a_run_folder_with_a_crossing_for_each_value(
     for batch, each in zip(BATCHES, outcome.searches, strict=True):
         (shown,), (same,) = stored[batch], each.crossover().crossings
         assert (shown.low, shown.high) == pytest.approx((same.low, same.high))
+
+
+def test_a_request_without_a_second_axis_is_one_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(BORDER, over="", values=())
+    opened, outcome = border_search(tmp_path / "run", border_machine(), monkeypatch, asked)
+    (row,) = listings.searches(outcome.searches, "softmax", "seq_len", "", opened.named).rows
+    assert (row["series"], "over" in row) == ("performer:reference", False)
+    assert row["crossing"]["low"] <= 700 <= row["crossing"]["high"]
 
 
 def test_a_border_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
