@@ -2,8 +2,8 @@
 
 A row of a grid is a panel along the one axis at one value of the other. In each row the border is the crossover of the
 cheapest other operator with the baseline, and with the best exact softmax: at each size the least time of all that do
-not compute softmax attention. It is a minimum over operators; `recommendation.least_level` says how that is judged.
-Rows are judged each by itself: 95 % of the intervals hold their border, not all at once.
+not compute softmax attention. It is a minimum over operators, judged by `recommendation.least_level`: the intervals
+hold it in 95 % or more, as measured in 83 to 99 % (docs/statistics.md). Each row is judged by itself.
 """
 
 from __future__ import annotations
