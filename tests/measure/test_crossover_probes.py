@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from attnbench.outputs import _listings as listings
 from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
 from attnbench.plan.search_request import SearchRequest, suite_text
-from attnbench.problem import Cell, Problem
+from attnbench.problem import Cell, Problem, problem_of
 from attnbench.store import journal
 from tests.running import Silent, plan
 
@@ -56,6 +56,7 @@ class Machine:
     laws: Mapping[str, Any]
     memory: int = 10**9
     growth: Mapping[str, float] = field(default_factory=dict)
+    size: Callable[[Problem], float] = lambda problem: problem.seq_len * problem.channels / 64
     asked: list[tuple[str, str, int, int]] = field(default_factory=list)
 
     def start(self, number: int, threads: int) -> Any:
@@ -84,7 +85,7 @@ class Worker:
             return ForecastAnswer(Forecast(2**40 if problem.seq_len > self.machine.memory else 1))
         self.machine.asked.append((request.word, request.cell.operator, problem.seq_len, self.number))
         law, growth = self.machine.laws[request.cell.operator], self.machine.growth.get(request.cell.operator, 1.0)
-        time = law(problem.seq_len * problem.channels / 64) * problem.batch**growth * self.speed
+        time = law(self.machine.size(problem)) * problem.batch**growth * self.speed
         self.times[request.cell.key] = time
         if isinstance(request, PrepareRequest):
             return PreparedAnswer("ok", first_call_s=time, call_s=time)
@@ -106,8 +107,17 @@ def opened(tmp_path: Path) -> Iterator[journal.Journal]:
     found.close()
 
 
+START = {
+    "image_size": Problem.image(8, 8, 64, 4),
+    "heads": Problem(64, 10080, 4),
+    "kv_heads": Problem(64, 10080, 10080),
+    "query_len": Problem(4096, 64, 4, causal=True),
+}
+"""Where a search along an axis begins, if not at PROBLEM."""
+
+
 def probes(opened: journal.Journal, machine: Machine, axis: str = "seq_len") -> Probes:
-    problem = Problem.image(8, 8, 64, 4) if axis == "image_size" else PROBLEM
+    problem = START.get(axis, PROBLEM)
     cells = {name: Cell(name, "reference", "core", "fwd", problem, {}) for name in machine.laws}
     base = cells.pop("softmax")
     what = plan((), operators_from=(), memory_limit=2**30)
@@ -204,20 +214,22 @@ def test_what_does_not_fit_is_out_of_memory_and_not_called(opened: journal.Journ
     assert max(n for _, _, n, _ in machine.asked) <= 2048
 
 
-@pytest.mark.parametrize("axis", ["image_size", "channels"])
+@pytest.mark.parametrize("axis", [name for name in AXES if name != "seq_len"])
 def test_the_other_axes(opened: journal.Journal, axis: str) -> None:
-    bench = probes(opened, Machine(LAWS), axis)
-    low, high = (64, 16384) if axis == "image_size" else (16, 8192)
-    found = Search("series", bench, low, high, 0.1, AXES[axis].allowed(PROBLEM))
+    row, start = AXES[axis], START.get(axis, PROBLEM)
+    bench = probes(opened, Machine(LAWS, size=row.position), axis)
+    low, high = (64, 16384) if axis == "image_size" else (16, 2016)
+    found = Search("series", bench, low, high, 0.1, row.allowed(start))
     search([found], bench.next_round)
     near = found.crossing()
     assert near is not None
     assert near.at == pytest.approx(700, rel=0.05)
-    problems = [visit.cell for visit in opened.visits]
+    problems = [problem_of(visit.cell) for visit in opened.visits]
+    assert all(problem == row.at(start, row.position(problem)) for problem in problems)
     if axis == "channels":
-        assert all(cell["channels"] % 4 == 0 and cell["seq_len"] == 64 for cell in problems)
-    else:
-        assert all(cell["height"] == cell["width"] and cell["height"] ** 2 == cell["seq_len"] for cell in problems)
+        assert all(problem.channels % 4 == 0 and problem.seq_len == 64 for problem in problems)
+    if axis == "image_size":
+        assert all(problem.height == problem.width for problem in problems)
 
 
 BATCHES = (1, 2, 4, 8)
