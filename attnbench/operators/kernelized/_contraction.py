@@ -68,12 +68,17 @@ def continued(
     queries, (fq, fk, v) = fq, _chunks(c, *map(widened, (fq, fk, v)))
     scores = _before_own(fq, fk)
     states, counts = fk.transpose(-2, -1) @ v, fk.sum(dim=-2)  # [B, Hk, chunks, m, D], [B, Hk, chunks, m]
-    sums, new_sums = before_chunks(states.cumsum(dim=2) + sums.unsqueeze(2), sums)
-    totals, new_totals = before_chunks(counts.cumsum(dim=2) + totals.unsqueeze(2), totals)
+    sums, new_sums = before_chunks(_after_chunks(states, sums), sums)
+    totals, new_totals = before_chunks(_after_chunks(counts, totals), totals)
     y = scores @ v + fq @ sums
     normaliser = scores.sum(dim=-1, keepdim=True) + fq @ totals.unsqueeze(-1)
     y, normaliser = tokens_of(y, queries, c), tokens_of(normaliser, queries, c)
     return (y / (normaliser + epsilon)).to(dtype), new_sums, new_totals
+
+
+def _after_chunks(added: Tensor, state: Tensor) -> Tensor:
+    """The state after each chunk, from what each adds, which is overwritten, and the state before all."""
+    return (added.cumsum(dim=2) if added.shape[2] > 1 else added).add_(state.unsqueeze(2))
 
 
 def before_chunks(after: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,11 +66,11 @@ def decayed(
 
 
 def _after_chunks(states: Tensor, log_keep: Tensor, state: Tensor) -> Tensor:
-    """The state after each chunk, from what each chunk adds, [B, Hk, chunks, …], and the state before all."""
+    """The state after each chunk, from what each adds, which is overwritten, and the state before all."""
     if states.shape[2] > 1:
         states = sums(states.flatten(-2), log_keep).view_as(states)
     kept = log_keep.cumsum(dim=-1).exp().to(states.dtype)[..., None, None]  # [B, Hk, chunks, 1, 1]
-    return torch.addcmul(states, kept, state.unsqueeze(2))
+    return states.addcmul_(kept, state.unsqueeze(2))
 
 
 def decayed_state(fk: Tensor, v: Tensor, log_keep: Tensor, log_take: Tensor) -> Tensor:
