@@ -37,6 +37,13 @@ def why_not(problem: Problem, max_head_dim: int = MAX_HEAD_DIM, max_exact_dim: i
     return None
 
 
+def why_not_causal_groups(problem: Problem) -> str | None:
+    """The reason that a kernel whose causal form goes by the numbers of rows cannot take a problem, or None."""
+    if problem.causal and problem.group > 1:
+        return "its causal form takes as many heads of keys and values as of queries"
+    return None
+
+
 def tf32_allowed() -> bool:
     """Whether torch may use TF32 for float32 matrix products, by either of its settings."""
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")  # allow_tf32 cannot be read once this was set

@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.grouped import folded, unfolded
 from attnbench.kernels.building import Configuration, signature, strided
 from attnbench.kernels.few_keys.device import (
     few_keys_forward_kernel,
@@ -46,15 +47,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int = 0) -> Te
 
     Args:
         q: [B, H, N, D] on a CUDA device, D ≤ 256.
-        k, v: [B, H, M, D].
+        k, v: [B, H, M, D]; where every query sees every key [B, Hk, M, D]: the queries of a group of heads are rows of
+            one.
         scale: factor of the logits.
         factor: 0: every query sees every key; otherwise query i sees the keys m with m · factor ≤ i.
     Returns: [B, H, N, D].
     """
+    queries, q = q, folded(q, k)
     if q.stride(-1) != 1 and not (q.stride(-2) == 1 and q.shape[-1] <= MAX_MAP_DIM and q.dtype != torch.float32):
         q = q.contiguous()
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return _FewKeys.apply(q, k.contiguous(), v.contiguous(), scale, factor, save)
+    return unfolded(_FewKeys.apply(q, k.contiguous(), v.contiguous(), scale, factor, save), queries)
 
 
 class _FewKeys(torch.autograd.Function):

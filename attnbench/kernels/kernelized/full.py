@@ -31,6 +31,7 @@ import torch
 import triton
 from torch import Tensor
 
+from attnbench.grouped import folded, unfolded
 from attnbench.kernels.building import Configuration, signature, strided
 from attnbench.kernels.kernelized.answers import answer_kernel
 from attnbench.kernels.kernelized.features import FEATURES
@@ -50,14 +51,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | Non
     """Kernelized attention over all keys; differentiable in q, k and v, once.
 
     Args:
-        q, k, v: [B, H, N, D] on one CUDA device, D ≤ 256.
+        q: [B, H, N, D] on one CUDA device, D ≤ 256.
+        k, v: [B, Hk, N, D]; the queries of a group of heads are rows of one.
         phi: the feature map.
         omega: [m, D], for relu, exp and fourier; None: the map has none.
     Returns: [B, H, N, D].
     """
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    rows, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (folded(q, k), k, v))
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return _Attention.apply(q, k, v, q if omega is None else omega.contiguous(), phi, save)
+    return unfolded(_Attention.apply(rows, k, v, rows if omega is None else omega.contiguous(), phi, save), q)
 
 
 class _Attention(torch.autograd.Function):

@@ -63,7 +63,9 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem)
 
 
-CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not)})
+CORE = Form(
+    reference, make_inputs, cost, {"cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True)}
+)
 
 OPERATOR = Operator(
     paper=Paper(

@@ -23,7 +23,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
-from attnbench.kernels.support import why_not
+from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
     causal,
@@ -185,7 +185,7 @@ def _fused() -> Callable[..., Tensor]:
 
 
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem)
+    return why_not_causal_groups(problem) or why_not(problem)
 
 
 def _fla() -> Callable[..., Tensor]:
@@ -204,7 +204,7 @@ CORE = Form(
     make_inputs,
     cost,
     {
-        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
+        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
         "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
     },
     state,

@@ -23,7 +23,7 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
-from attnbench.kernels.support import why_not
+from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.operator import Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
     causal,
@@ -191,7 +191,7 @@ def _fused() -> Callable[..., Tensor]:
 def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if gated(problem, params):
         return "the fused scan does not forget: it has no gate"
-    return why_not(problem)
+    return why_not_causal_groups(problem) or why_not(problem)
 
 
 def _fla() -> Callable[..., Tensor]:
@@ -216,7 +216,7 @@ CORE = Form(
     make_inputs,
     cost,
     {
-        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not),
+        "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
         "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
     },
     state,

@@ -19,7 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attnbench.cost import product, traffic, uncounted_sums
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads, normal
-from attnbench.kernels.support import MAX_EXACT_DIM, why_not
+from attnbench.kernels.support import MAX_EXACT_DIM, why_not, why_not_causal_groups
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -197,7 +197,7 @@ def _cuda() -> Callable[..., Tensor]:
     ) -> Tensor:
         keys, values = shortened(problem, params, k, conv_k), shortened(problem, params, v, conv_v)
         if not problem.causal:
-            return scaled_dot_product_attention(q, keys, values)
+            return unfolded(scaled_dot_product_attention(folded(q, keys), keys, values), q)
         from attnbench.kernels.few_keys.launch import attend
 
         return attend(q, keys, values, problem.head_dim**-0.5, params["factor"])
@@ -206,14 +206,16 @@ def _cuda() -> Callable[..., Tensor]:
 
 
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    return why_not(problem, max_exact_dim=MAX_EXACT_DIM) if problem.causal else None
+    if not problem.causal:
+        return None
+    return why_not_causal_groups(problem) or why_not(problem, max_exact_dim=MAX_EXACT_DIM)
 
 
 CORE = Form(
     reference,
     make_inputs,
     cost,
-    {"cuda": Impl(_cuda, "cuBLAS, torch SDPA; causal: attnbench Triton: few_keys", _cuda_why_not)},
+    {"cuda": Impl(_cuda, "cuBLAS, torch SDPA; causal: attnbench Triton: few_keys", _cuda_why_not, grouped=True)},
     state,
 )
 

@@ -85,7 +85,10 @@ def _few_keys_why_not(problem: Problem, params: Params, device: str) -> str | No
 
 
 CORE = Form(
-    reference, make_inputs, cost, {"cuda": Impl(_few_keys, "cuBLAS, attnbench Triton: few_keys", _few_keys_why_not)}
+    reference,
+    make_inputs,
+    cost,
+    {"cuda": Impl(_few_keys, "cuBLAS, attnbench Triton: few_keys", _few_keys_why_not, grouped=True)},
 )
 
 OPERATOR = Operator(

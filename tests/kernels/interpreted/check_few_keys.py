@@ -69,6 +69,18 @@ def test_agrees_with_the_reference(name: str, dtype: Dtype) -> None:
     assert not disagreeing(name, problem_of(name, dtype))
 
 
+@pytest.mark.parametrize("name", ["linformer", "compressed"])
+def test_groups_of_heads_agree(name: str) -> None:
+    problem = Problem(35, 4 * 4, 4, kv_heads=2)
+    form, _ = form_of(name)
+    assert not disagreeing(name, problem)
+
+    def in_turn(problem: Problem, params: Params, q: Tensor, **tensors: Tensor) -> Tensor:
+        return form.impls["cuda"].load()(problem, params, q=q.roll(1, 1), **tensors).roll(-1, 1)
+
+    assert disagreeing(name, problem, in_turn)
+
+
 @pytest.mark.parametrize("shipped", [True])
 @each_operator
 def test_agrees_in_one_tile(name: str, shipped: bool) -> None:

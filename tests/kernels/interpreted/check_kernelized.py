@@ -76,6 +76,19 @@ def test_agrees_on_fewer_tokens_than_a_tile(features: str) -> None:
 
 
 @each_map
+def test_groups_of_heads_agree(features: str) -> None:
+    """Queries of two heads are rows of one; heads dealt in turn would be noticed."""
+    problem = Problem(19, 4 * 4, 4, kv_heads=2)
+    form, _ = form_of(features)
+    assert not disagreeing(features, problem)
+
+    def in_turn(problem: Problem, params: Params, k: Tensor, v: Tensor, **tensors: Tensor) -> Tensor:
+        return form.impls["cuda"].load()(problem, params, k=k.flip(1), v=v.flip(1), **tensors)
+
+    assert disagreeing(features, problem, in_turn).keys() == {"output", "q", "k", "v"}
+
+
+@each_map
 def test_takes_the_strides_of_a_layer(features: str) -> None:
     form, _ = form_of(features)
 
