@@ -112,7 +112,7 @@ class Grid:
         axis, over: of the columns and of the rows.
         baseline: `operator[:impl]`.
         fixed: by column, what all cells have in common.
-        sizes: of every column, by label, ascending.
+        sizes: of every column, by label, ascending; those at which some row was timed, or failed.
         rows: by ascending position.
     """
 
@@ -150,7 +150,7 @@ def grids(
         metrics: the first time among them decides; none: the run's.
         baseline: None: the suite's.
 
-    Raises: BadInput where the run has no such metric or baseline, or does not vary both axes together.
+    Raises: BadInput where the run has no such metric or baseline, no time, or does not vary both axes together.
     """
     if over not in AXES:
         raise BadInput(f"--over {over}: not an axis. Allowed: {', '.join(AXES)}.")
@@ -163,8 +163,26 @@ def grids(
     exact = frozenset(run.environment.get("exact", ()))
     for name, reports in by_axis.items():
         if name != over and (groups := _joined(reports, AXES[over])):
-            return [_grid(rows, fixed, over, exact) for fixed, rows in groups]
+            if any(_time(report) is None for report in reports):
+                raise BadInput(_no_time(run, over, metrics))
+            made = [_grid(rows, fixed, over, exact) for fixed, rows in groups]
+            return [grid for grid in made if grid.sizes]
     raise BadInput(_nothing_joined(run, axis, over))
+
+
+def _time(report: PanelReport) -> Table | None:
+    """The table whose metric decides."""
+    return next((each for each in report.tables if each.quantity.metric.role == "time"), None)
+
+
+def _no_time(run: Run, over: str, metrics: Sequence[str]) -> str:
+    if metrics:
+        names = " ".join(f"--metric {name}" for name in metrics)
+        return f"{names}: a map is decided by a time. Name one as well, or leave --metric out."
+    return (
+        f"--over {over}: a map is decided by a time, and nothing in {run.folder} was timed. "
+        f"Continue it: attnbench run --resume {run.folder}."
+    )
 
 
 _Place = tuple[int, str]
@@ -212,18 +230,18 @@ def _nothing_joined(run: Run, axis: str | None, over: str) -> str:
 
 def _grid(rows: Mapping[_Place, PanelReport], fixed: dict[str, Any], over: str, exact: Collection[str]) -> Grid:
     ordered = sorted(rows.items())
-    sizes = {label: size for _, report in ordered for label, size in report.panel.sizes.items()}
-    sizes = dict(sorted(sizes.items(), key=lambda item: item[1]))
+    every = {label: size for _, report in ordered for label, size in report.panel.sizes.items()}
+    sizes = dict(sorted(every.items(), key=lambda item: item[1]))
+    tried = {spot.label for _, report in ordered for spot in _spots(report, sizes, exact) if spot.use or spot.status}
+    sizes = {label: size for label, size in sizes.items() if label in tried}
     made = tuple(_row(place, report, sizes, exact) for place, report in ordered)
     first = ordered[0][1]
     return Grid(first.panel.axis, over, first.baseline, fixed, sizes, made)
 
 
 def _row(place: _Place, report: PanelReport, sizes: Mapping[str, int], exact: Collection[str]) -> Row:
-    table = next((each for each in report.tables if each.quantity.metric.role == "time"), None)
-    if table is None:
-        names = " and ".join(f"--metric {each.quantity.name}" for each in report.tables)
-        raise BadInput(f"{names}: a map is decided by a time. Name one as well, or leave --metric out.")
+    table = _time(report)
+    assert table is not None
     baseline, best = named(report.panel, report.baseline), best_exact(report.panel, table.quantity, exact)
     if baseline and best and best.members <= baseline.members:
         best = None
@@ -241,16 +259,20 @@ def _row(place: _Place, report: PanelReport, sizes: Mapping[str, int], exact: Co
 def _spots(report: PanelReport, sizes: Mapping[str, int], exact: Collection[str]) -> Iterator[Spot]:
     uses = {each.label: each for each in report.recommendations}
     ordered = sorted(report.panel.series, key=lambda series: not is_exact(series, exact))
-    fates = [fate(series.points) for series in ordered]
-    exact_fates = [fate(series.points) for series in ordered if is_exact(series, exact)]
     for label, size in sizes.items():
-        use, point = uses.get(label), next((p for series in ordered if (p := series.at(label))), None)
-        status = next((each[label] for each in fates if label in each), "")
-        exact_status = next((each[label] for each in exact_fates if label in each), "")
-        if use is None:
-            yield Spot(label, size, None, status, point.reason if point else "")
+        lost = [(series, *why) for series in ordered if (why := _why_not(series, label))]
+        if (use := uses.get(label)) is None:
+            _, status, reason = lost[0] if lost else (None, "", "")
+            yield Spot(label, size, None, status, reason)
         else:
-            yield Spot(label, size, use, exact_status="" if use.exact else exact_status)
+            statuses = [status for series, status, _ in lost if is_exact(series, exact)] if use.exact is None else []
+            yield Spot(label, size, use, exact_status=next(iter(statuses), ""))
+
+
+def _why_not(series: Series, label: str) -> tuple[str, str] | None:
+    """Status and reason of a size at which a series did not run; None where it ran, or was not to."""
+    point, status = series.at(label), fate(series.points).get(label, "ok")
+    return None if point is None or status == "ok" else (status, point.reason)
 
 
 def _border(table: Table, baseline: Baseline | None) -> Border | None:

@@ -29,7 +29,7 @@ GREYS = ("#C9C9C9", "#A8A8A8", "#E2E2E2")
 STRIPES = "/////"
 """Of cells in which no operator is the fastest for certain."""
 
-TEXT_PT = 7.0
+TEXT_PT, PAD_PT = 7.0, 4.0
 SPOT_WIDTH_IN, SPOT_HEIGHT_IN = (0.47, 1.0), (0.36, 0.75)
 MAP_IN = (6.4, 4.2)
 CHARACTER = 0.56
@@ -146,6 +146,8 @@ def _apart(places: Iterable[float]) -> list[float]:
 
 def _edges(places: Sequence[float]) -> list[float]:
     """Half way, in logs, between neighbours; as far outside the first and the last."""
+    if len(places) == 1:
+        return [places[0] / 2, places[0] * 2]
     inner = [math.sqrt(a * b) for a, b in pairwise(places)]
     return [places[0] ** 2 / inner[0], *inner, places[-1] ** 2 / inner[-1]]
 
@@ -169,7 +171,11 @@ def _cells(axes: Axes, row: Row, i: int, frame: _Frame) -> None:
         axes.add_patch(Rectangle(*place, facecolor="none", edgecolor="white", linewidth=0.8))
         lines = spot_text(spot, frame.names, "\n").split("\n")
         wide, high = _share(left, right, frame.x) * frame.width_pt, _share(bottom, top, frame.y) * frame.height_pt
-        if lines[0] and wide > 72 * _wide(max(lines, key=len), TEXT_PT - 1) and high > 1.2 * TEXT_PT * len(lines):
+        if (
+            lines[0]
+            and wide > 72 * _wide(max(lines, key=len), TEXT_PT - 1) + PAD_PT
+            and high > 1.2 * TEXT_PT * len(lines)
+        ):
             axes.text(
                 frame.columns[k], frame.centres[i], "\n".join(lines), ha="center", va="center", linespacing=1.05,
                 fontsize=TEXT_PT - 1, zorder=5,

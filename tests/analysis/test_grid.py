@@ -12,8 +12,8 @@ from attnbench.analysis.run import Run
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import Problem
-from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, softmax
-from tests.analysis.runs import laws, sequence
+from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, planted_visits, softmax
+from tests.analysis.runs import laws, run_of, sequence
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,18 @@ def test_what_did_not_run_says_why() -> None:
     assert alone.use is not None
     assert (alone.use.exact, alone.exact_status) == (None, "oom")
     assert by_label["64"]["256"].exact_status == ""
+
+
+def test_what_was_checked_and_not_timed_was_not_measured() -> None:
+    timed = [v for v in planted_visits() if v.round == 0 or ".c64.n2048." not in v.key]
+    (found,) = grids(run_of(timed), "channels")
+    spot = found.rows[0].spots[3]
+    assert (spot.label, spot.use, spot.status, spot.reason) == ("2048", None, "", "")
+    assert found.rows[1].spots[3].use is not None
+    nowhere = [v for v in timed if v.round == 0 or ".n2048." not in v.key]
+    assert list(grids(run_of(nowhere), "channels")[0].sizes) == ["256", "512", "1024", "4096"]
+    with pytest.raises(BadInput, match=r"--over channels: .* nothing in nowhere was timed. Continue it"):
+        grids(run_of([v for v in timed if v.round == 0]), "channels")
 
 
 def rows_of(place: float) -> tuple[Row, ...]:

@@ -21,8 +21,8 @@ from attnbench.outputs._grid_picture import GREYS, STRIPES, picture_of
 from attnbench.outputs._grid_tables import legend, letters_of, parts
 from attnbench.outputs._run_tables import TextTable
 from attnbench.problem import Problem
-from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, softmax
-from tests.analysis.runs import sequence
+from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, planted_visits, softmax
+from tests.analysis.runs import run_of, sequence
 
 LONG = "longformer:compiled_with_a_long_name"
 LAWS_WITH_LONG: dict[str, Law] = {**LAWS, LONG: lambda p: 0.9 * at(border)(p)}
@@ -245,7 +245,15 @@ def test_images_of_as_many_tokens_stand_side_by_side() -> None:
     (found,) = grids(planted(problems=problems), "channels", axis="image_size")
     cells = coloured(drawn(found).axes[0])
     assert len(cells) == 6
-    assert min(cell.get_width() for cell in cells) > 50
+
+
+def test_one_timed_size_is_one_column() -> None:
+    timed = [v for v in planted_visits() if v.round == 0 or ".n256." in v.key]
+    (found,) = grids(run_of(timed), "channels")
+    assert list(found.sizes) == ["256"]
+    picture = drawn(found)
+    assert outside_or_overlapping(picture) == []
+    assert len(coloured(picture.axes[0])) == len(CHANNELS)
 
 
 def test_one_round_has_a_line_and_no_hatches() -> None:
