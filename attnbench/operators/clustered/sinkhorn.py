@@ -401,5 +401,5 @@ OPERATOR = Operator(
     continues=True,
     grouped="every head sorts the blocks of its own keys, by its own logits and noise",
     why_not=_why_not,
-    notes="quadratic, divided by b: sorting costs as much as the attention at N = 2b²",
+    notes="quadratic, divided by b: sorting costs as much as the attention at N = 2b²; of steps, one in b sorts",
 )
