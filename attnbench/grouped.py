@@ -37,19 +37,28 @@ def group_of(q: Tensor, keys: Tensor) -> int:
     return q.shape[1] // keys.shape[1]
 
 
-def merged(x: Tensor, group: int, dim: int) -> Tensor:
-    """The heads of a group one after the other within an axis: [B·H, …, n, …] → [B·Hk, …, n·G, …], n the axis `dim`."""
-    return x if group == 1 else x.unflatten(0, (-1, group)).movedim(1, dim + 1).flatten(dim, dim + 1)
+def merged(x: Tensor, group: int, dim: int, heads: int = 0) -> Tensor:
+    """The queries of a group of heads one after the other: [B·H, …, n, …] → [B·Hk, …, n·G, …], n the axis `dim`.
+
+    heads: the axis of the heads, with or without the batch, before `dim`.
+    """
+    if group == 1:
+        return x
+    rows: Tensor = x.unflatten(heads, (-1, group)).movedim(heads + 1, dim + 1).flatten(dim, dim + 1)
+    return rows
 
 
-def separated(y: Tensor, group: int, dim: int) -> Tensor:
+def separated(y: Tensor, group: int, dim: int, heads: int = 0) -> Tensor:
     """The opposite of `merged`: [B·Hk, …, n·G, …] → [B·H, …, n, …]."""
-    return y if group == 1 else y.unflatten(dim, (-1, group)).movedim(dim + 1, 1).flatten(0, 1)
+    if group == 1:
+        return y
+    rows: Tensor = y.unflatten(dim, (-1, group)).movedim(dim + 1, heads + 1).flatten(heads, heads + 1)
+    return rows
 
 
 def hide_merged(scores: Tensor, outside: Tensor) -> Tensor:
-    """`hide` of a mask [… n, keys] in scores of merged queries, [… n·G, keys], without a copy of it for each of G."""
-    if scores.shape[-2] == outside.shape[-2]:
+    """`hide` of a mask [… n or 1, keys] in scores of merged queries, [… n·G, keys], without a copy for each of G."""
+    if outside.shape[-2] in (1, scores.shape[-2]):
         return hide(scores, outside)
     hide(scores.unflatten(-2, (outside.shape[-2], -1)), outside.unsqueeze(-2))  # a view
     return scores

@@ -56,7 +56,7 @@ def appended(cache: Tensor | None, new: Tensor) -> Tensor:
     """The cache with the new tokens in its last rows; without a cache the new tokens, which then are all there are."""
     if cache is None:
         return new
-    cache[..., -new.shape[-2] :, :] = new
+    cache[..., cache.shape[-2] - new.shape[-2] :, :] = new
     return cache
 
 

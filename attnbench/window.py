@@ -156,15 +156,15 @@ def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0, past: int =
 
 
 def _with_past(x: Tensor, cut: Windows, classes: int, past: int) -> Tensor:
-    """The positions −before … blocks·block − 1 of each class that has queries: [B·Hk, classes, positions, D].
+    """The positions −before … blocks·block + after − 1 of each class that has queries: [B·Hk, classes, positions, D].
 
     Position 0 of class r is the query r. A position before the first or after the last token holds any number.
     """
-    end = cut.blocks * cut.block
+    end = cut.blocks * cut.block + cut.after
     if classes == 1:
-        missing = cut.before - past, end - (x.shape[-2] - past)
-        x = x.flatten(0, 1)[:, None, max(0, -missing[0]) :]
-        return pad(x, (0, 0, max(0, missing[0]), missing[1])) if max(missing) > 0 else x
+        missing = max(0, cut.before - past), max(0, past + end - x.shape[-2])
+        x = x.flatten(0, 1)[:, None, max(0, past - cut.before) : past + end]
+        return pad(x, (0, 0, *missing)) if any(missing) else x
     residue = torch.arange(min(classes, x.shape[-2] - past), device=x.device).view(-1, 1)
     token = past + residue + torch.arange(-cut.before, end, device=x.device) * classes  # [classes, positions]
     rows = x.flatten(0, 1).index_select(1, token.clamp_(0, x.shape[-2] - 1).flatten())

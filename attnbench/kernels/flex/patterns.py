@@ -111,8 +111,11 @@ def tokens_start(count: int) -> int:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def distant(n: int, classes: int, causal: bool, device: torch.device) -> Any:
-    """Within residue classes of `classes`: all members but the token itself and its neighbours in the class."""
+def distant(n: int, classes: int, causal: bool, device: torch.device, group: int = 1) -> Any:
+    """Within residue classes of `classes`: all members but the token itself and its neighbours in the class.
+
+    group: the rows of queries of each class, which follow one another.
+    """
     length = -(-n // classes)
     query, key = spans(length, 0, device), spans(length, 1, device)
     earlier = band(query, key, length, -2)
@@ -123,6 +126,6 @@ def distant(n: int, classes: int, causal: bool, device: torch.device) -> Any:
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         back = i - j
         apart = (back >= 2) if causal else ((back >= 2) | (back <= -2))
-        return apart & (j * classes + h < n)
+        return apart & (j * classes + h // group < n)
 
     return block_mask(some[None], every[None], allowed, length, length)

@@ -259,6 +259,7 @@ OPERATOR = Operator(
     forms={"core": CORE, "layer": Form(_around(reference), _layer_inputs, _layer_cost, _layer_impls())},
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"kind": Param("embedded_gaussian", "how two tokens are compared", tuple(PROJECTED))},
+    grouped="θ, φ and g are embeddings of one width, and in kind gaussian a token is compared with itself",
     causal="the paper's sums are over all positions",
     why_not=_why_not,
     notes="the core's output has C/2 channels",

@@ -85,5 +85,6 @@ OPERATOR = Operator(
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"value_map": VALUE_MAP},
     domains=("image",),
+    grouped="queries, keys and values are feature maps of the same C channels, as the paper defines its layer",
     causal="the mean of a window mixes pixels of two rows, before and after others in raster order",
 )

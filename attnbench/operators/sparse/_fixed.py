@@ -1,156 +1,313 @@
 """Fixed attention (Child 2019, sec. 4.2): a token's own block of l, the last c positions of every block, or both.
 
 Positions t·l + l − c … t·l + l − 1 are the summary of block t; they are ordinary tokens. Causal: j ≤ i throughout.
+Where Q < N the first queries are in a block that has begun, the others in blocks of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
-from attnbench.inputs import heads
-from attnbench.masking import hide
+from attnbench.grouped import folded, group_of, hide_for_each, hide_merged, merged, separated, unfolded
+from attnbench.inputs import heads, normal
 from attnbench.operator import Cost, Form, Impl, Inputs
+from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.problem import Mode, Params, Problem
+from attnbench.state import CACHES, appended, caches, drawn_caches
 
 
-def block(problem: Problem, params: Params) -> int:
-    """l: a number here, at most the sequence."""
-    return min(params["block"], problem.seq_len)
+@dataclass(frozen=True)
+class Blocks:
+    """Tokens cut into blocks.
+
+    Attributes:
+        tokens: how many, from the first of a block on.
+        size: l, tokens of a block; the last one possibly shorter.
+        width: c, tokens of its summary.
+        causal: whether pairs are of j ≤ i only.
+    """
+
+    tokens: int
+    size: int
+    width: int
+    causal: bool
+
+    @property
+    def whole(self) -> int:
+        """Blocks that all their tokens are there of."""
+        return self.tokens // self.size
+
+    @property
+    def begun(self) -> int:
+        """Tokens of the block that is not whole."""
+        return self.tokens % self.size
+
+    @property
+    def count(self) -> int:
+        """Blocks, the last one possibly shorter."""
+        return -(-self.tokens // self.size)
+
+    @property
+    def last_summaries(self) -> int:
+        """Of the block that is not whole, the part of its summary that is there."""
+        return max(0, self.begun - (self.size - self.width))
+
+    @property
+    def summaries(self) -> int:
+        """S: c for every whole block, and the part of the last block's summary that is there."""
+        return self.whole * self.width + self.last_summaries
+
+    @property
+    def own_pairs(self) -> int:
+        """Pairs within blocks."""
+        if self.causal:
+            return self.whole * (self.size * (self.size + 1) // 2) + self.begun * (self.begun + 1) // 2
+        return self.whole * self.size * self.size + self.begun * self.begun
+
+    @property
+    def summary_pairs(self) -> int:
+        """Pairs with a summary position, the own block's among them."""
+        n, m, size, c = self.tokens, self.whole, self.size, self.width
+        if not self.causal:
+            return n * self.summaries
+        # Position t·l + l − c + u is seen by the N − (t·l + l − c + u) tokens from it on: summed over t, then u.
+        pairs = m * c * (n - (size - c)) - size * c * (m * (m - 1) // 2) - m * (c * (c - 1) // 2)
+        return pairs + self.last_summaries * (self.last_summaries + 1) // 2
+
+    @property
+    def shared_pairs(self) -> int:
+        """Pairs with a summary position of the own block, which a union counts once."""
+        c, last = self.width, self.last_summaries
+        if self.causal:
+            return self.whole * (c * (c + 1) // 2) + last * (last + 1) // 2
+        return self.whole * self.size * c + self.begun * last
 
 
-def block_count(problem: Problem, params: Params) -> int:
-    """Blocks, the last one possibly shorter."""
-    return -(-problem.seq_len // block(problem, params))
+def blocks_of(problem: Problem, params: Params) -> Blocks:
+    """All N tokens. l is a number here, at most N; c at most l."""
+    size = min(params["block"], problem.seq_len)
+    return Blocks(problem.seq_len, size, min(params["summary"], size), problem.causal)
 
 
-def summary_width(problem: Problem, params: Params) -> int:
-    """c, at most the block."""
-    return min(params["summary"], block(problem, params))
+def earlier_of(problem: Problem, params: Params) -> Blocks:
+    """The N − Q tokens before the new ones, in blocks of the same size."""
+    return replace(blocks_of(problem, params), tokens=problem.past)
 
 
-def summary_positions(problem: Problem, params: Params, device: torch.device) -> Tensor:
-    """The tokens that are a summary, in order: [S]."""
-    width = summary_width(problem, params)
-    first = torch.arange(block_count(problem, params), device=device) * block(problem, params)
-    within = torch.arange(block(problem, params) - width, block(problem, params), device=device)
-    return (first[:, None] + within).flatten()[: summary_count(problem, params)]
+def later_of(problem: Problem, params: Params) -> Blocks:
+    """Where Q < N those of the new tokens that are after the block that has begun, or after the first new block."""
+    cut = blocks_of(problem, params)
+    later = max(0, problem.query_len - first_queries(problem, params))
+    return replace(cut, tokens=later, size=max(1, min(cut.size, later)))
 
 
-def summary_count(problem: Problem, params: Params) -> int:
-    """S: c for every whole block, and the part of the last block's summary within the sequence."""
-    whole_blocks, last_tokens = divmod(problem.seq_len, block(problem, params))
-    width = summary_width(problem, params)
-    return whole_blocks * width + max(0, last_tokens - (block(problem, params) - width))
+def first_queries(problem: Problem, params: Params) -> int:
+    """Where Q < N how many of the new tokens are in the block that has begun, or in the first new one."""
+    earlier = earlier_of(problem, params)
+    return min(problem.query_len, earlier.size - earlier.begun)
 
 
-def to_blocks(problem: Problem, params: Params, x: Tensor) -> Tensor:
-    """[B, H, N, D] → [B, H, M, l, D], zeros at the end."""
-    size = block(problem, params)
-    missing = -problem.seq_len % size
+def summary_positions(cut: Blocks, device: torch.device, start: int = 0) -> Tensor:
+    """The tokens that are a summary, in order, without the first `start` of them: [S − start]."""
+    index = torch.arange(start, cut.summaries, device=device)
+    return index // cut.width * cut.size + cut.size - cut.width + index % cut.width
+
+
+def to_blocks(cut: Blocks, x: Tensor) -> Tensor:
+    """[B, H, tokens, D] → [B, H, M, l, D], zeros at the end."""
+    missing = -cut.tokens % cut.size
     x = pad(x, (0, 0, 0, missing)) if missing else x
-    return x.reshape(*x.shape[:2], -1, size, x.shape[-1])
+    return x.reshape(*x.shape[:2], -1, cut.size, x.shape[-1])
 
 
-def outside_block(problem: Problem, params: Params, device: torch.device) -> Tensor | None:
+def outside_block(cut: Blocks, device: torch.device) -> Tensor | None:
     """True for pairs of a block that are not allowed: [l, l] where causal, [M, 1, l] where only padding is left out.
 
     Padding tokens see every key, so that no row is empty.
     """
-    size = block(problem, params)
-    if problem.causal:  # padding is later than every token
-        return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
-    if problem.seq_len % size == 0:
+    if cut.causal:  # padding is later than every token
+        return torch.ones(cut.size, cut.size, dtype=torch.bool, device=device).triu_(1)
+    if cut.begun == 0:
         return None
-    token = torch.arange(block_count(problem, params) * size, device=device)
-    return (token >= problem.seq_len).view(-1, 1, size)
+    token = torch.arange(cut.count * cut.size, device=device)
+    return (token >= cut.tokens).view(-1, 1, cut.size)
 
 
-def own_block(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention to the tokens of the same block. q, k, v: [B, H, N, D]. Returns [B, H, N, D]."""
-    queries, keys, values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
-    scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l]
-    outside = outside_block(problem, params, q.device)
+def own_block(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+) -> Tensor:
+    """Attention to the tokens of the same block.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        k_cache, v_cache: of the block that has begun, where Q < N.
+
+    Returns: [B, H, Q, D].
+    """
+    k, v = appended(k_cache, k), appended(v_cache, v)
+    q, cut = q * problem.head_dim**-0.5, blocks_of(problem, params)
+    if not problem.past:
+        return _within_blocks(cut, q, k, v)
+    first = first_queries(problem, params)
+    seen = earlier_of(problem, params).begun + first
+    y = _last_rows(q[:, :, :first], k[:, :, :seen], v[:, :, :seen])
+    if first == problem.query_len:
+        return y
+    later = _within_blocks(later_of(problem, params), *(x[:, :, -(problem.query_len - first) :] for x in (q, k, v)))
+    return torch.cat((y, later), dim=2)
+
+
+def _within_blocks(cut: Blocks, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    queries, keys, values = (to_blocks(cut, x) for x in (q, k, v))
+    scores = merged(queries, group_of(q, k), 3, heads=1) @ keys.transpose(-2, -1)  # [B, Hk, M, l·G, l]
+    outside = outside_block(cut, q.device)
     if outside is not None:
-        scores = hide(scores, outside)
-    return (scores.softmax(dim=-1) @ values).flatten(2, 3)[:, :, : problem.seq_len]
+        scores = hide_merged(scores, outside)
+    y = separated(scores.softmax(dim=-1) @ values, group_of(q, k), 3, heads=1)
+    return y.flatten(2, 3)[:, :, : cut.tokens]
 
 
-def summaries(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention to all summary positions; causal: y_i = 0 for i < l − c, which sees none. q, k, v: [B, H, N, D]."""
-    positions = summary_positions(problem, params, q.device)
-    keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
+def _last_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of queries that are the last of the keys' tokens. q: [B, H, R, D], scaled; k, v: [B, Hk, M, D].
+
+    Returns [B, H, R, D].
+    """
+    scores = folded(q, k) @ k.transpose(-2, -1)  # [B, Hk, G·R, M]
+    rows, keys = q.shape[-2], k.shape[-2]
+    if rows > 1:
+        outside = torch.ones(rows, keys, dtype=torch.bool, device=q.device).triu_(1 + keys - rows)
+        scores = hide_for_each(scores, outside)
+    return unfolded(scores.softmax(dim=-1) @ v, q)
+
+
+def summaries(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+) -> Tensor:
+    """Attention to all summary positions; causal: y_i = 0 for i < l − c, which sees none.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        k_cache, v_cache: [B, Hk, S, D], of the summary positions alone, where Q < N.
+
+    Returns: [B, H, Q, D].
+    """
+    cut, group = blocks_of(problem, params), problem.group
+    new = new_summaries(problem, params, q.device)
+    keys, values = (appended(c, x.index_select(2, new)) for c, x in ((k_cache, k), (v_cache, v)))  # [B, Hk, S, D]
     empty = empty_rows(problem, params)
-    scores = (q[:, :, empty:] * problem.head_dim**-0.5) @ keys.transpose(-2, -1)  # [B, H, N − empty, S]
-    if problem.causal:
-        token = torch.arange(empty, problem.seq_len, device=q.device)[:, None]
-        scores = hide(scores, positions > token)
-    y = scores.softmax(dim=-1) @ values
+    scores = merged(q[:, :, empty:] * problem.head_dim**-0.5, group, 2, heads=1) @ keys.transpose(-2, -1)
+    if problem.causal and problem.query_len > 1:
+        token = torch.arange(problem.past + empty, problem.seq_len, device=q.device)[:, None]
+        scores = hide_merged(scores, summary_positions(cut, q.device) > token)  # [B, Hk, (Q − empty)·G, S]
+    y = separated(scores.softmax(dim=-1) @ values, group, 2, heads=1)
     return pad(y, (0, 0, empty, 0)) if empty else y
 
 
+def new_summaries(problem: Problem, params: Params, device: torch.device) -> Tensor:
+    """Which of the new tokens are summary positions, counted from the first new one."""
+    start = earlier_of(problem, params).summaries
+    return summary_positions(blocks_of(problem, params), device, start) - problem.past
+
+
 def empty_rows(problem: Problem, params: Params) -> int:
-    """Tokens before the first summary position."""
-    return block(problem, params) - summary_width(problem, params) if problem.causal else 0
+    """New tokens before the first summary position."""
+    cut = blocks_of(problem, params)
+    return min(problem.query_len, max(0, cut.size - cut.width - problem.past)) if problem.causal else 0
 
 
-def union(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention to a token's block and the summaries of other blocks (causal: earlier). q, k, v: [B, H, N, D]."""
-    queries, keys, values = (to_blocks(problem, params, x) for x in (q * problem.head_dim**-0.5, k, v))
-    positions = summary_positions(problem, params, q.device)
-    # Every block has the summaries beside its own keys: a copy of S keys per block, where scores would be two of l·S.
+def union(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+) -> Tensor:
+    """Attention to a token's block and the summaries of other blocks (causal: earlier).
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, Q, D].
+        k_cache, v_cache: where Q < N, the summaries of whole blocks, then the block that has begun.
+
+    Returns: [B, H, Q, D].
+    """
+    k, v = appended(k_cache, k), appended(v_cache, v)
+    q, cut = q * problem.head_dim**-0.5, blocks_of(problem, params)
+    if not problem.past:
+        positions = summary_positions(cut, q.device)
+        keys, values = (_beside(to_blocks(cut, x), x.index_select(2, positions)) for x in (k, v))
+        return _union_rows(cut, q, keys, values, positions // cut.size)
+    earlier, first = earlier_of(problem, params), first_queries(problem, params)
+    far = earlier.whole * cut.width  # then come the tokens of the block that has begun, and of those after it
+    seen = far + earlier.begun + first
+    y = _last_rows(q[:, :, :first], k[:, :, :seen], v[:, :, :seen])
+    if first == problem.query_len:
+        return y
+    later, ordered = later_of(problem, params), _from_begun(problem, params)
+    positions = summary_positions(ordered, q.device)
     keys, values = (
-        torch.cat((rows, x.index_select(2, positions)[:, :, None].expand(-1, -1, rows.shape[2], -1, -1)), dim=3)
-        for rows, x in ((keys, k), (values, v))
+        _beside(
+            to_blocks(later, x[:, :, far + cut.size :]),
+            torch.cat((x[:, :, :far], x[:, :, far:].index_select(2, positions)), dim=2),
+        )
+        for x in (k, v)
     )
-    scores = queries @ keys.transpose(-2, -1)  # [B, H, M, l, l + S]
-    scores = hide(scores, _outside_union(problem, params, positions))
-    return (scores.softmax(dim=-1) @ values).flatten(2, 3)[:, :, : problem.seq_len]
+    block = pad(positions // cut.size, (far, 0)) - 1  # 0: the first of `later`
+    return torch.cat((y, _union_rows(later, q[:, :, first:], keys, values, block)), dim=2)
 
 
-def _outside_union(problem: Problem, params: Params, positions: Tensor) -> Tensor:
+def _from_begun(problem: Problem, params: Params) -> Blocks:
+    """Where Q < N the tokens of the block that has begun, and the new ones."""
+    tokens = earlier_of(problem, params).begun + problem.query_len
+    return replace(blocks_of(problem, params), tokens=tokens)
+
+
+def _beside(rows: Tensor, far: Tensor) -> Tensor:
+    """Every block has the summaries beside its own keys: a copy of S keys per block, where scores would be two of l·S.
+
+    rows: [B, Hk, M, l, D]; far: [B, Hk, S, D]. Returns [B, Hk, M, l + S, D].
+    """
+    return torch.cat((rows, far[:, :, None].expand(-1, -1, rows.shape[2], -1, -1)), dim=3)
+
+
+def _union_rows(cut: Blocks, q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> Tensor:
+    """q: [B, H, tokens, D], scaled; keys, values: `_beside`; column: the block of each summary."""
+    queries = merged(to_blocks(cut, q), group_of(q, keys), 3, heads=1)
+    scores = queries @ keys.transpose(-2, -1)  # [B, Hk, M, l·G, l + S]
+    scores = hide_merged(scores, _outside_union(cut, column))
+    y = separated(scores.softmax(dim=-1) @ values, group_of(q, keys), 3, heads=1)
+    return y.flatten(2, 3)[:, :, : cut.tokens]
+
+
+def _outside_union(cut: Blocks, column: Tensor) -> Tensor:
     """True for pairs that are not allowed, the summaries of the own block among them: [M, l, l + S]."""
-    size, rows = block(problem, params), block_count(problem, params)
-    in_block = outside_block(problem, params, positions.device)
-    in_block = torch.zeros(size, size, dtype=torch.bool, device=positions.device) if in_block is None else in_block
-    row, column = torch.arange(rows, device=positions.device).view(-1, 1, 1), positions // size
-    in_summary = column >= row if problem.causal else column == row  # [M, 1, S]
+    size, rows = cut.size, cut.count
+    in_block = outside_block(cut, column.device)
+    in_block = torch.zeros(size, size, dtype=torch.bool, device=column.device) if in_block is None else in_block
+    row = torch.arange(rows, device=column.device).view(-1, 1, 1)
+    in_summary = column >= row if cut.causal else column == row  # [M, 1, S]
     return torch.cat((in_block.expand(rows, size, -1), in_summary.expand(-1, size, -1)), dim=-1)
-
-
-def own_pairs(problem: Problem, params: Params) -> int:
-    """Pairs within blocks."""
-    whole_blocks, last_tokens = divmod(problem.seq_len, block(problem, params))
-    size = block(problem, params)
-    if problem.causal:
-        return whole_blocks * (size * (size + 1) // 2) + last_tokens * (last_tokens + 1) // 2
-    return whole_blocks * size * size + last_tokens * last_tokens
-
-
-def summary_pairs(problem: Problem, params: Params) -> int:
-    """Pairs with a summary position, the own block's among them."""
-    n, size, c = problem.seq_len, block(problem, params), summary_width(problem, params)
-    if not problem.causal:
-        return n * summary_count(problem, params)
-    m = n // size
-    last_summary = summary_count(problem, params) - m * c
-    # Position t·l + l − c + u is seen by the N − (t·l + l − c + u) tokens from it on: summed over t, then u.
-    pairs = m * c * (n - (size - c)) - size * c * (m * (m - 1) // 2) - m * (c * (c - 1) // 2)
-    return pairs + last_summary * (last_summary + 1) // 2
-
-
-def shared_pairs(problem: Problem, params: Params) -> int:
-    """Pairs with a summary position of the own block, which a union counts once."""
-    size, c = block(problem, params), summary_width(problem, params)
-    whole_blocks, last_tokens = divmod(problem.seq_len, size)
-    reached = max(0, last_tokens - (size - c))
-    if problem.causal:
-        return whole_blocks * (c * (c + 1) // 2) + reached * (reached + 1) // 2
-    return whole_blocks * size * c + last_tokens * reached
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -158,45 +315,92 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
     return Inputs(heads(problem, generator, "q", "k", "v"))
 
 
+def own_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """Keys and values of the block that has begun."""
+    return caches(problem, k, v, earlier_of(problem, params).begun)
+
+
+def summary_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """Keys and values of the summary positions, and room for the new ones among them."""
+    positions = summary_positions(earlier_of(problem, params), k.device)
+    room = blocks_of(problem, params).summaries - len(positions)
+    return {name: pad(x.index_select(2, positions), (0, 0, 0, room)) for name, x in zip(CACHES, (k, v), strict=True)}
+
+
+def union_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """Keys and values of the summaries of whole blocks, then of the block that has begun."""
+    earlier = earlier_of(problem, params)
+    positions = summary_positions(earlier, k.device)[: earlier.whole * earlier.width]
+    k, v = (torch.cat((x.index_select(2, positions), x[:, :, problem.past - earlier.begun :]), dim=2) for x in (k, v))
+    return caches(problem, k, v, k.shape[2])
+
+
+def own_drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """A state of `own_block`, drawn. k, v: the new ones."""
+    return drawn_caches(problem, generator, k, v, earlier_of(problem, params).begun)
+
+
+def summary_drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """A state of `summaries`, drawn. k, v: the new ones."""
+    new = new_summaries(problem, params, k.device)
+    shape = (problem.batch, problem.kv_heads, blocks_of(problem, params).summaries, problem.head_dim)
+    return {
+        name: appended(normal(problem, generator, *shape), x.index_select(2, new))
+        for name, x in zip(CACHES, (k, v), strict=True)
+    }
+
+
+def union_drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """A state of `union`, drawn. k, v: the new ones."""
+    return drawn_caches(problem, generator, k, v, _union_rows_kept(earlier_of(problem, params)))
+
+
+def _union_rows_kept(cut: Blocks) -> int:
+    return cut.whole * cut.width + cut.begun
+
+
 def own_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """All pairs of a block are multiplied (causal: less than twice the required), and the last block's padding."""
-    executed = block_count(problem, params) * block(problem, params) ** 2
-    return pair_cost(problem, mode, own_pairs(problem, params), executed)
+    cut, earlier = blocks_of(problem, params), earlier_of(problem, params)
+    executed = cut.count * cut.size**2
+    if problem.past:
+        first, later = first_queries(problem, params), later_of(problem, params)
+        executed = first * (earlier.begun + first) + later.count * later.size**2
+    return pair_cost(problem, mode, cut.own_pairs - earlier.own_pairs, executed, earlier.begun, kept=cut.begun)
 
 
 def summary_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """Causal: all summaries are multiplied with every query that sees any, about twice the required ones."""
-    executed = (problem.seq_len - empty_rows(problem, params)) * summary_count(problem, params)
-    return pair_cost(problem, mode, summary_pairs(problem, params), executed)
+    cut, earlier = blocks_of(problem, params), earlier_of(problem, params)
+    executed = (problem.query_len - empty_rows(problem, params)) * cut.summaries
+    pairs, new = cut.summary_pairs - earlier.summary_pairs, cut.summaries - earlier.summaries
+    return pair_cost(problem, mode, pairs, executed, earlier.summaries, kept=cut.summaries, new=new)
 
 
 def union_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """The costs of block and summaries; the summaries of a token's block are multiplied twice."""
-    rows = block_count(problem, params) * block(problem, params)
-    pairs = own_pairs(problem, params) + summary_pairs(problem, params) - shared_pairs(problem, params)
-    return pair_cost(problem, mode, pairs, rows * (block(problem, params) + summary_count(problem, params)))
-
-
-def pair_cost(problem: Problem, mode: Mode, pairs: int, executed: int) -> Cost:
-    """Attention over so many query-key pairs of each head."""
-    b, h, n, d = problem.batch, problem.heads, problem.seq_len, problem.head_dim
-    size = b * h * n * d
-    return Cost(
-        flops=2 * product(b * h * pairs * d, mode),  # q kᵀ and p v over the pairs
-        reference_flops=2 * product(b * h * executed * d, mode),
-        elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
-        bytes_required=traffic(problem, mode, read=3 * size, written=size),
-        passes=1,
-    )
+    cut, earlier = blocks_of(problem, params), earlier_of(problem, params)
+    pairs, past_pairs = (x.own_pairs + x.summary_pairs - x.shared_pairs for x in (cut, earlier))
+    executed = cut.count * cut.size * (cut.size + cut.summaries)
+    cached = _union_rows_kept(earlier)
+    if problem.past:
+        first, later = first_queries(problem, params), later_of(problem, params)
+        far = earlier.whole * cut.width + _from_begun(problem, params).summaries
+        executed = first * (cached + first) + later.count * later.size * (later.size + far)
+    return pair_cost(problem, mode, pairs - past_pairs, executed, cached, kept=_union_rows_kept(cut))
 
 
 def _own_cuda() -> Callable[..., Tensor]:
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        queries, keys, values = (to_blocks(problem, params, x).flatten(1, 2) for x in (q, k, v))  # [B, H·M, l, D]
-        outside = None if problem.causal else outside_block(problem, params, q.device)
-        inside = None if outside is None else ~outside.repeat(problem.heads, 1, 1)  # [H·M, 1, l]
-        y = scaled_dot_product_attention(queries, keys, values, attn_mask=inside, is_causal=problem.causal)
-        return y.reshape(*q.shape[:2], -1, q.shape[-1])[:, :, : problem.seq_len]
+        cut, group = blocks_of(problem, params), problem.group
+        queries, keys, values = (to_blocks(cut, x).flatten(0, 1) for x in (q, k, v))  # [B·H, M, l, D]
+        queries = merged(queries, group, 1)  # [B·Hk, M·G, l, D]
+        outside = None if problem.causal else outside_block(cut, q.device)
+        inside = None if outside is None else ~outside.repeat_interleave(group, dim=0)  # [M·G, 1, l]
+        y = scaled_dot_product_attention(
+            queries, keys, values, attn_mask=inside, is_causal=problem.causal, enable_gqa=group > 1
+        )
+        return separated(y, group, 1).reshape(*q.shape[:2], -1, q.shape[-1])[:, :, : problem.seq_len]
 
     return call
 
@@ -205,10 +409,10 @@ def _summaries_cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.flex import patterns, windows
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        positions = summary_positions(problem, params, q.device)
-        keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, H, S, D]
+        positions = summary_positions(blocks_of(problem, params), q.device)
+        keys, values = (x.index_select(2, positions) for x in (k, v))  # [B, Hk, S, D]
         if not problem.causal:
-            return scaled_dot_product_attention(q, keys, values)
+            return scaled_dot_product_attention(q, keys, values, enable_gqa=problem.group > 1)
         return windows.attend(q, keys, values, patterns.summaries(*_mask(problem, params, False), q.device))
 
     return call
@@ -218,7 +422,7 @@ def _union_cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.flex import patterns, windows
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        positions = summary_positions(problem, params, q.device)
+        positions = summary_positions(blocks_of(problem, params), q.device)
         missing = patterns.tokens_start(len(positions)) - len(positions)
         keys, values = (  # summaries, up to a whole tile, then all tokens
             torch.cat((pad(x.index_select(2, positions), (0, 0, 0, missing)), x), dim=2) for x in (k, v)
@@ -229,8 +433,8 @@ def _union_cuda() -> Callable[..., Tensor]:
 
 
 def _mask(problem: Problem, params: Params, with_tokens: bool) -> tuple[int, int, int, int, bool, bool]:
-    sizes = block(problem, params), summary_width(problem, params), summary_count(problem, params)
-    return problem.seq_len, *sizes, with_tokens, problem.causal
+    cut = blocks_of(problem, params)
+    return cut.tokens, cut.size, cut.width, cut.summaries, with_tokens, cut.causal
 
 
 def _flex_why_not(problem: Problem, params: Params, device: str) -> str | None:
@@ -239,9 +443,9 @@ def _flex_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return windows.why_not(problem, problem.seq_len, 2 * problem.seq_len)
 
 
-OWN_CUDA = Impl(_own_cuda, "torch SDPA, its choice", lambda problem, params, device: None)
-SUMMARIES_CUDA = Impl(_summaries_cuda, "FlexAttention, block mask", _flex_why_not)
-UNION_CUDA = Impl(_union_cuda, "FlexAttention, block mask", _flex_why_not)
+OWN_CUDA = Impl(_own_cuda, "torch SDPA, its choice", lambda problem, params, device: None, grouped=True)
+SUMMARIES_CUDA = Impl(_summaries_cuda, "FlexAttention, block mask", _flex_why_not, grouped=True)
+UNION_CUDA = Impl(_union_cuda, "FlexAttention, block mask", _flex_why_not, grouped=True)
 
-OWN = Form(own_block, make_inputs, own_cost, impls={"cuda": OWN_CUDA})
-SUMMARIES = Form(summaries, make_inputs, summary_cost, impls={"cuda": SUMMARIES_CUDA})
+OWN = Form(own_block, make_inputs, own_cost, impls={"cuda": OWN_CUDA}, state=own_state)
+SUMMARIES = Form(summaries, make_inputs, summary_cost, impls={"cuda": SUMMARIES_CUDA}, state=summary_state)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from attnbench.cost import traffic
 from attnbench.operator import Cost, Form, Impl
@@ -16,11 +16,17 @@ from attnbench.problem import Mode, Params, Problem
 
 @dataclass(frozen=True)
 class Part:
-    """One group of heads. takes: the names of the tensors [heads, …] that its form takes beside q, k, v."""
+    """One group of heads.
+
+    Attributes:
+        takes: the names of the tensors [heads, …] that its form takes beside q, k, v.
+        drawn: (problem, params, generator, k, v) → `Inputs.state` of its form, drawn; None: it does not continue.
+    """
 
     form: Form
     params: Params
     takes: tuple[str, ...] = ()
+    drawn: Callable[..., dict[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,12 +133,22 @@ def _of(run: int) -> str:
     return f"_{run}"
 
 
-def state(problem: Problem, parts: Sequence[Part], **qkv: Tensor) -> dict[str, Tensor]:
+def state(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """The state of each run, under names of its own: a head of keys that two of them read is kept by both."""
     every = {}
-    for i, (run, mine) in enumerate(_divided(problem, parts, qkv)):
+    for i, (run, mine) in enumerate(_divided(problem, parts, {"q": q, "k": k, "v": v})):
         assert run.part.form.state is not None
         kept = run.part.form.state(run.problem, run.part.params, **mine)
+        every.update({name + _of(i): tensor for name, tensor in kept.items()})
+    return every
+
+
+def drawn(problem: Problem, parts: Sequence[Part], generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """As `state`, drawn; {} where Q = N. k, v: the new ones."""
+    every = {}
+    for i, (run, mine) in enumerate(_divided(problem, parts, {"k": k, "v": v}) if problem.past else ()):
+        assert run.part.drawn is not None
+        kept = run.part.drawn(run.problem, run.part.params, generator, **mine)
         every.update({name + _of(i): tensor for name, tensor in kept.items()})
     return every
 

@@ -9,7 +9,13 @@ from attnbench.state import cache_bytes
 
 
 def pair_cost(
-    problem: Problem, mode: Mode, pairs: int, executed: int, cached: int = 0, kept: int | None = None
+    problem: Problem,
+    mode: Mode,
+    pairs: int,
+    executed: int,
+    cached: int = 0,
+    kept: int | None = None,
+    new: int | None = None,
 ) -> Cost:
     """Attention over so many query-key pairs of each head.
 
@@ -17,10 +23,12 @@ def pair_cost(
         pairs: of the definition.
         executed: those that the reference multiplies.
         cached: earlier tokens of which keys and values are read, where Q < N.
+        new: of the new tokens, those of which keys and values are written to the cache; None: all.
         kept: tokens of which keys and values are kept of all N to continue from; None: it cannot.
     """
     b, h, q, d = problem.batch, problem.heads, problem.query_len, problem.head_dim
     size, kv_size = b * q * problem.channels, b * q * problem.kv_channels
+    appended = 2 * b * (q if new is None else new) * problem.kv_channels if problem.past else 0
     return Cost(
         flops=2 * product(b * h * pairs * d, mode),  # q kᵀ and p v over the pairs
         reference_flops=2 * product(b * h * executed * d, mode),
@@ -30,7 +38,7 @@ def pair_cost(
             mode,
             read=size + 2 * kv_size,
             constant=2 * b * cached * problem.kv_channels,
-            written=size + (2 * kv_size if problem.past else 0),  # new keys and values to the cache
+            written=size + appended,
         ),
         passes=1,
         state_bytes=cache_bytes(problem, kept) if problem.causal and kept is not None else None,

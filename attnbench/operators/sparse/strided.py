@@ -74,7 +74,12 @@ def kept(problem: Problem, params: Params) -> int:
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """q, k, v ~ N(0, 1): the logits have variance 1."""
     data = heads(problem, generator, "q", "k", "v")
-    return Inputs(data, state=drawn_caches(problem, generator, data["k"], data["v"], kept(problem, params)))
+    return Inputs(data, state=drawn(problem, params, generator, data["k"], data["v"]))
+
+
+def drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """A state, drawn. k, v: the new ones."""
+    return drawn_caches(problem, generator, k, v, kept(problem, params))
 
 
 def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:

@@ -143,10 +143,10 @@ def test_no_output_depends_on_a_later_token(kind: str, heads: str) -> None:
 
 def test_summaries_of_a_ragged_sequence() -> None:
     case = sparse(23, True, "union", kind="fixed", stride=5, summary=3)
-    params = {"block": 5, "summary": 3}
-    positions = _fixed.summary_positions(case.problem, params, torch.device("cpu"))
+    cut = _fixed.blocks_of(case.problem, {"block": 5, "summary": 3})
+    positions = _fixed.summary_positions(cut, torch.device("cpu"))
     assert positions.tolist() == [j for j in range(23) if j % 5 >= 2]
-    assert _fixed.summary_count(case.problem, params) == len(positions)
+    assert cut.summaries == len(positions)
 
 
 def test_split_needs_two_heads() -> None:

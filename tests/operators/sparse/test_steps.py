@@ -23,6 +23,10 @@ def classes(s: int, reach: int) -> Sees:
     return lambda i, j: (i - j) % s == 0 and abs(i - j) <= reach * s
 
 
+def fixed(size: int, width: int) -> Sees:
+    return lambda i, j: i // size == j // size or j % size >= size - width
+
+
 CASES: list[tuple[str, dict[str, Any], int, Sees]] = [
     ("local", {"window": 0}, 30, near(0)),
     ("local", {"window": 7}, 30, near(7)),
@@ -34,6 +38,14 @@ CASES: list[tuple[str, dict[str, Any], int, Sees]] = [
     ("strided", {"stride": 7, "reach": "all"}, 61, classes(7, 61)),
     ("strided", {"stride": "sqrt(n)", "reach": "all"}, 30, classes(5, 30)),
     ("strided", {"stride": "sqrt(n)", "reach": 3}, 42, classes(6, 3)),
+    ("sparse_transformer", {"heads": "union", "stride": 5}, 61, lambda i, j: i - j <= 5 or (i - j) % 5 == 0),
+    ("sparse_transformer", {"heads": "union", "stride": 40}, 199, lambda i, j: i - j <= 40 or (i - j) % 40 == 0),
+    ("sparse_transformer", {"heads": "union", "stride": "sqrt(n)"}, 42, lambda i, j: i - j <= 6 or (i - j) % 6 == 0),
+    ("sparse_transformer", {"heads": "union", "stride": 1}, 9, lambda i, j: True),
+    ("sparse_transformer", {"heads": "union", "kind": "fixed", "stride": 7, "summary": 2}, 61, fixed(7, 2)),
+    ("sparse_transformer", {"heads": "union", "kind": "fixed", "stride": 7, "summary": 7}, 63, fixed(7, 7)),
+    ("sparse_transformer", {"heads": "union", "kind": "fixed", "stride": 40, "summary": 3}, 199, fixed(40, 3)),
+    ("sparse_transformer", {"heads": "union", "kind": "fixed", "summary": 1}, 42, fixed(6, 1)),
     ("longformer", {"window": 7, "dilation": 3, "global_tokens": 0}, 61, classes(3, 7)),
     ("longformer", {"window": 2, "dilation": 40, "global_tokens": 0}, 30, classes(40, 2)),
 ]
@@ -47,10 +59,13 @@ each_case = pytest.mark.parametrize(
 class Step:
     """An operator whose state is of the first N − Q tokens. `tokens`: q, k, v of all N."""
 
-    def __init__(self, name: str, params: dict[str, Any], n: int, query_len: int, kv_heads: int = 2) -> None:
+    def __init__(
+        self, name: str, params: dict[str, Any], n: int, query_len: int, kv_heads: int = 2, heads: int = 4
+    ) -> None:
         operator = operators()[name].load()
         self.form, self.params = operator.forms["core"], resolve(operator, params)
-        self.problem = Problem(n, 16, 4, batch=2, dtype="float64", causal=True, kv_heads=kv_heads, query_len=query_len)
+        shape: dict[str, Any] = {"batch": 2, "dtype": "float64", "causal": True, "query_len": query_len}
+        self.problem = Problem(n, 4 * heads, heads, kv_heads=kv_heads, **shape)
         whole = self.form.make_inputs(replace(self.problem, query_len=n), self.params, torch.Generator().manual_seed(n))
         self.tokens = whole.data
 
@@ -64,10 +79,12 @@ class Step:
         y: Tensor = self.form.reference(self.problem, self.params, **new, **state)
         return y
 
-    def dense(self, sees: Sees) -> Tensor:
+    def dense(self, *sees: Sees) -> Tensor:
+        """Of each head, or of all."""
         q, k, v = (self.tokens[name] for name in "qkv")
         k, v = (x.repeat_interleave(self.problem.group, dim=1) for x in (k, v))
-        return attention(q, k, v, mask(self.problem.seq_len, sees, causal=True))[..., self.problem.past :, :]
+        allowed = torch.stack([mask(self.problem.seq_len, each, causal=True) for each in sees])
+        return attention(q, k, v, allowed)[..., self.problem.past :, :]
 
 
 def query_lens(n: int) -> tuple[int, ...]:
@@ -123,3 +140,50 @@ def test_state_bytes_count_every_token_that_a_later_one_can_see(
     later = range(n, 3 * n)
     tokens = sum(any(sees(i, j) for i in later) for j in range(n))
     assert step.form.cost(step.problem, step.params, "fwd").state_bytes == 2 * 2 * tokens * 8 * 8
+
+
+SPLIT: list[tuple[str, Sees, Sees]] = [
+    ("strided", near(6), classes(6, 40)),
+    ("fixed", lambda i, j: i // 6 == j // 6, lambda i, j: j % 6 >= 4),
+]
+
+
+@pytest.mark.parametrize(("kind", "first", "second"), SPLIT, ids=[kind for kind, *_ in SPLIT])
+@pytest.mark.parametrize("kv_heads", [6, 3, 2, 1])
+def test_split_heads_keep_what_their_pattern_sees(kind: str, first: Sees, second: Sees, kv_heads: int) -> None:
+    """Three of 6 heads each: with 3 heads of keys the two patterns share the second, with 1 the only one."""
+    params, n = {"kind": kind, "heads": "split", "summary": 2}, 40
+    readers = [{head * kv_heads // 6 for head in heads} for heads in (range(3), range(3, 6))]
+    for query_len in (1, 2, 7, 20, 37, 39, n):
+        step = Step("sparse_transformer", params, n, query_len, kv_heads, heads=6)
+        past = step.problem.past
+        state = step.state(past)
+        y = step.call(state)
+        assert close(y, step.dense(*[first] * 3, *[second] * 3)), query_len
+        assert not close(y, step.dense(*[first] * 2, *[second] * 4)), query_len
+        cost = step.form.cost(step.problem, step.params, "fwd")
+        seen = [mask(n, sees, causal=True)[past:] for sees in (first, second)]
+        assert cost.flops == 4 * 2 * 4 * 3 * sum(int(pairs.sum()) for pairs in seen)
+        cached = sum(
+            len(heads) * int(pairs[:, :past].any(dim=0).sum()) for heads, pairs in zip(readers, seen, strict=True)
+        )
+        summaries = sum(j % 6 >= 4 for j in range(past, n)) if kind == "fixed" else query_len
+        written = query_len * len(readers[0]) + summaries * len(readers[1]) if past else 0
+        assert cost.bytes_required == 2 * 8 * 4 * (2 * 6 * query_len + 2 * (kv_heads * query_len + cached + written))
+        kept = [sum(any(sees(i, j) for i in range(n, 3 * n)) for j in range(n)) for sees in (first, second)]
+        assert cost.state_bytes == 2 * 2 * 4 * 8 * sum(len(r) * rows for r, rows in zip(readers, kept, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "pattern"),
+    [
+        ("strided", {}, lambda s: classes(s, 42)),
+        ("sparse_transformer", {"heads": "union"}, lambda s: lambda i, j: i - j <= s or (i - j) % s == 0),
+        ("sparse_transformer", {"heads": "union", "kind": "fixed", "summary": 2}, lambda s: fixed(s, 2)),
+    ],
+)
+def test_sizes_follow_all_tokens_not_those_before(name: str, params: dict[str, Any], pattern: Any) -> None:
+    step = Step(name, params, 42, 21)
+    y = step.call(step.state(21))
+    assert close(y, step.dense(pattern(6)))
+    assert not close(y, step.dense(pattern(5))), "√21 is 5, rounded"
