@@ -35,6 +35,10 @@ _NOTES = (
     "predicted from shapes, the most that the reference holds beside its inputs, parameters included.",
 )
 
+_FASTER = (
+    "below 1 ×: the copy rate is that of memory; what a call reads can stay in the chip's caches from call to call."
+)
+
 _SIZES = {"B": "batch", "H": "heads", "Hk": "kv_heads", "N": "seq_len", "Q": "query_len", "C": "channels"}
 """The sizes of a problem by heading."""
 
@@ -59,6 +63,16 @@ def _without_common_sizes(table: Sequence[Row]) -> list[Row]:
     return [{heading: value for heading, value in row.items() if heading not in common} for row in table]
 
 
+def _telling(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[str]:
+    """Of some columns those in which rows of the same operator differ."""
+    values: dict[tuple[str, str], set[Any]] = {}
+    for row in rows:
+        for name in names:
+            values.setdefault((name, row["operator"]), set()).add(row[name])
+    several = {name for (name, _), found in values.items() if len(found) > 1}
+    return [name for name in names if name in several]
+
+
 def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[str, float]) -> Listing:
     """Of `run --dry-run`.
 
@@ -79,10 +93,11 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
     """Of `roofline`: every timed cell. rates: those of the hardware, for the note."""
+    telling = _telling([roofline.cell for roofline in cells], ("scope", "causal", "params"))
 
     def names(roofline: Roofline) -> Row:
         cell = roofline.cell
-        return {**{name: cell[name] for name in ("operator", "impl", "mode", "dtype")}, **_sizes(cell)}
+        return {**{name: cell[name] for name in ("operator", "impl", *telling, "mode", "dtype")}, **_sizes(cell)}
 
     def figures(roofline: Roofline) -> Row:
         ratio = roofline.ratio if roofline.roofline_s else None
@@ -101,7 +116,10 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
         [{**names(cell), **figures(cell)} for cell in cells],
         _without_common_sizes([{**names(cell), **texts(cell)} for cell in cells]),
         numbers=(*_SIZES, "ms", "roofline ms", "× roofline"),
-        notes=(f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",),
+        notes=(
+            f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",
+            *([_FASTER] if any(roofline.ratio < 1 for roofline in cells) else ()),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from attnbench.analysis.roofline import rooflines
 from attnbench.operator import Cost
+from attnbench.outputs import _listings as listings
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
 
@@ -54,6 +55,29 @@ def test_a_cheaper_exact_form_lowers_the_roofline_and_a_more_expensive_reference
     assert rewritten.roofline_s == pytest.approx(0.001)
     (masked,) = rooflines(results(reference_flops=2 * 10**10, impl_flops=math.nan), RATES)
     assert masked.roofline_s == pytest.approx(0.01)
+
+
+def table_of(*cells: dict[str, object]) -> tuple[list[str], list[str]]:
+    """The columns of a listing of rooflines, and its notes. cells: what differs from a cell of 64 tokens."""
+    sizes = {"batch": 1, "heads": 4, "kv_heads": pd.NA, "seq_len": 64, "query_len": pd.NA, "channels": 32}
+    common = {"operator": "softmax", "impl": "reference", "scope": "core", "mode": "fwd", "causal": True}
+    frames = [results(**common, **{"params": "{}", "height": None, "width": None, **sizes, **cell}) for cell in cells]
+    listing = listings.rooflines(rooflines(pd.concat(frames, ignore_index=True), RATES), RATES)
+    return list(listing.shown[0]), list(listing.notes)
+
+
+def test_a_listing_has_the_columns_that_tell_cells_apart() -> None:
+    figures = ["ms", "roofline ms", "× roofline", "bound"]
+    assert table_of({})[0] == ["operator", "impl", "mode", "dtype", "N", *figures]
+    assert table_of({}, {"batch": 8})[0] == ["operator", "impl", "mode", "dtype", "B", "N", *figures]
+    steps = table_of({"query_len": 1, "kv_heads": 1, "params": '{"w":2}'}, {"query_len": 1, "kv_heads": 1})[0]
+    assert steps == ["operator", "impl", "params", "mode", "dtype", "Hk", "N", "Q", *figures]
+
+
+def test_a_time_below_the_roofline_is_explained() -> None:
+    assert len(table_of({})[1]) == 1
+    _, (_, note) = table_of({}, {"wall_time_s": 0.001})
+    assert "caches" in note
 
 
 N, D, H, HK = 64 * 1024, 128, 32, 8
