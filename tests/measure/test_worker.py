@@ -37,6 +37,17 @@ def test_measuring_imports_torch_and_the_standard_library_only() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_operators_bring_torch_alone() -> None:
+    """Every worker loads some: torch._dynamo takes longer than torch, and Triton is of kernels that are called."""
+    program = (
+        "import sys; from attnbench.registry import operators\n"
+        "for source in operators().values(): source.load()\n"
+        "sys.exit(str({'torch._dynamo', 'triton', 'sympy'} & set(sys.modules) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
 def test_a_worker_ends_when_its_pipe_closes() -> None:
     worker = worker_process.start(0, threads=1)
     os.close(worker.write)

@@ -13,7 +13,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.grouped import folded, unfolded
@@ -47,6 +46,8 @@ def _lower_right(problem: Problem, device: torch.device) -> Tensor:
     On CUDA it is torch's own name for it, which its flash kernel takes; on a CPU that name only makes the mask.
     """
     if device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo
+
         return causal_lower_right(problem.query_len, problem.seq_len)
     return ~ahead(problem, device)
 
