@@ -35,7 +35,7 @@ def grid() -> Grid:
     """With every kind of cell: exact, another, undecided, without exact softmax, out of memory, not measured."""
     problems = [p for p in PROBLEMS if p != sequence(256, 64)]
     equal: dict[str, Law] = {**LAWS_WITH_LONG, "linear_transformer": LAWS_WITH_LONG[LONG]}
-    (found,) = grids(planted(equal, problems, statuses=LOST), "channels")
+    (found,) = grids(planted(equal, problems, statuses=LOST), "channels", "seq_len")
     return found
 
 
@@ -48,7 +48,9 @@ def small() -> Grid:
         "softmax:sdpa": softmax,
         "local": at(lambda c: places[int(c)]),
     }
-    (found,) = grids(planted(laws, [sequence(n, c) for c, n in product(places, (256, 512, 1024))]), "channels")
+    (found,) = grids(
+        planted(laws, [sequence(n, c) for c, n in product(places, (256, 512, 1024))]), "channels", "seq_len"
+    )
     return found
 
 
@@ -170,7 +172,7 @@ def test_legends_title_and_cells_keep_clear_of_each_other(
 ) -> None:
     problems = [sequence(round(256 * 2 ** (i / 2)), 64 * 2**j) for j, i in product(range(rows), range(columns))]
     three: dict[str, Law] = {"softmax": softmax, "linear_transformer": softmax, LONG: LAWS_WITH_LONG[LONG]}
-    (found,) = grids(planted(three, problems), "channels")
+    (found,) = grids(planted(three, problems), "channels", "seq_len")
     picture = drawn(found)
     assert outside_or_overlapping(picture) == []
     assert len(picture.axes[0].texts) == columns * rows
@@ -204,7 +206,7 @@ def test_undecided_cells_are_hatched_and_exact_softmax_is_always_in_the_legend(g
     assert undecided >= 5
     assert len(cells) == undecided + 1  # and the one out of memory
     never: dict[str, Law] = {**LAWS, "local": lambda p: 0.1 * softmax(p)}
-    (found,) = grids(planted(never), "channels")
+    (found,) = grids(planted(never), "channels", "seq_len")
     assert not any(c.exact for row in found.rows for spot in row.spots if spot.use for c in spot.use.choices)
     upper, _ = drawn(found).legends
     entries = dict(zip((t.get_text() for t in upper.get_texts()), upper.get_patches(), strict=True))
@@ -229,7 +231,7 @@ def coloured(axes: Any) -> list[Rectangle]:
 def test_rows_of_different_sizes_reach_half_way_to_the_next_size() -> None:
     """As a search along each row leaves them: no column is whole, and the few cells of a row are wide ones."""
     sizes = {c: [64, 16384, *(round(border(c) * 2 ** (i / 8)) for i in (-2, 2))] for c in CHANNELS}
-    (found,) = grids(planted(problems=[sequence(n, c) for c, few in sizes.items() for n in few]), "channels")
+    (found,) = grids(planted(problems=[sequence(n, c) for c, few in sizes.items() for n in few]), "channels", "seq_len")
     assert len(found.sizes) == 10
     picture = drawn(found)
     assert outside_or_overlapping(picture) == []
@@ -249,7 +251,7 @@ def test_images_of_as_many_tokens_stand_side_by_side() -> None:
 
 def test_one_timed_size_is_one_column() -> None:
     timed = [v for v in planted_visits() if v.round == 0 or ".n256." in v.key]
-    (found,) = grids(run_of(timed), "channels")
+    (found,) = grids(run_of(timed), "channels", "seq_len")
     assert list(found.sizes) == ["256"]
     picture = drawn(found)
     assert outside_or_overlapping(picture) == []
@@ -257,7 +259,7 @@ def test_one_timed_size_is_one_column() -> None:
 
 
 def test_one_round_has_a_line_and_no_hatches() -> None:
-    (found,) = grids(planted(rounds=1), "channels")
+    (found,) = grids(planted(rounds=1), "channels", "seq_len")
     picture = drawn(found)
     assert not any(isinstance(patch, Polygon) for patch in picture.axes[0].patches)
     assert any(len(line.get_xydata()) > 2 for line in picture.axes[0].lines)
@@ -269,7 +271,9 @@ def test_letters_are_those_of_all_grids_of_a_run(grid: Grid, small: Grid) -> Non
     assert len(set(letters.values())) == len(letters)
     assert letters_of([grid]).items() <= letters.items()
     many: dict[str, Law] = {"softmax": softmax, **{f"op{i:02}": (lambda p: 0.5 * softmax(p)) for i in range(30)}}
-    (found,) = grids(planted(many, [sequence(n, c) for c in CHANNELS[:2] for n in SIZES[:2]], own=0.05), "channels")
+    (found,) = grids(
+        planted(many, [sequence(n, c) for c in CHANNELS[:2] for n in SIZES[:2]], own=0.05), "channels", "seq_len"
+    )
     crowded = letters_of([found])
     assert len(set(crowded.values())) == len(crowded) == 31
     assert crowded["op25"] == "A2"
