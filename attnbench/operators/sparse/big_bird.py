@@ -197,5 +197,6 @@ OPERATOR = Operator(
     },
     grouped=True,
     causal="a block sees later blocks: BigBird is an encoder's attention",
+    continues="an earlier block sees later ones, so its rows are not done when new tokens come",
     why_not=why_not,
 )

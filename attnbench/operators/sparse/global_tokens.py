@@ -176,4 +176,5 @@ OPERATOR = Operator(
     },
     grouped=True,
     causal="a global token sees every token, later ones too",
+    continues="the rows of global tokens change with every new token, which they see",
 )
