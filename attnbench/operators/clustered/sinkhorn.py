@@ -399,7 +399,7 @@ OPERATOR = Operator(
         "iterations": Param(8, "T, rounds of balancing rows and columns", minimum=1),
     },
     continues=True,
-    grouped="every head sorts the blocks of its own keys, by its own logits and noise",
+    grouped="every head sorts the blocks of its own keys, so kv_heads = heads",
     why_not=_why_not,
     notes="quadratic, divided by b: sorting costs as much as the attention at N = 2b²; of steps, one in b sorts",
 )

@@ -250,7 +250,7 @@ OPERATOR = Operator(
         "rank": Param(8, "columns of R₁ and R₂ (factorized_random)", minimum=1),
     },
     continues=True,
-    grouped="it has no keys: every head has logits, and values, of its own",
+    grouped="it has no keys, and every head has logits of its own, so kv_heads = heads",
     tolerance=(3.0, "biases get sums of gradients that cancel, so that the order of summation changes the rounding"),
     notes="parameters grow with N, of kind random with N²",
 )
