@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attnbench import __version__
-from attnbench.analysis.dispatch import NEAR, Arm, Dispatch, Inside, Regret, Rules, Threshold
+from attnbench.analysis.contest import NEAR, Arm, Inside, Regret, Threshold
+from attnbench.analysis.dispatch import Dispatch, Rules
 from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.run import Run
 from attnbench.axes import AXES
@@ -56,13 +57,13 @@ def legend(dispatch: Dispatch) -> list[str]:
         f"undecided: the {CONFIDENCE:.0%} intervals do not tell these arms apart; {INSIDE[dispatch.inside]}. "
         "exact: no: another function than softmax attention; its quality is not measured here.",
         "Below the smallest and above the largest size nothing was measured: there the nearest range is only a guess.",
-        "lost: each size but the smallest and the largest is left out in turn: the time of the arm that a rule of the "
-        "other sizes takes there over that of the fastest, less 1; all sizes have the same weight. The fastest is the "
-        "least of noisy times: in expectation the true loss is no more.",
+        "lost: each size but the smallest and the largest of an arm is left out in turn: the time of the arm that a "
+        "rule of the other sizes takes there over that of the fastest, less 1; all sizes have the same weight. The "
+        "fastest is the least of noisy times: in expectation the true loss is no more.",
     ]
     if len(dispatch.panels) > 1:
         lines.append(f"all panels: {regret_text(dispatch.regret)}")
-    return lines + [f"no rule: {title}: {reason}" for title, reason in dispatch.left_out.items()]
+    return lines + [f"no rule: {title}: {reason}" for title, reason in dispatch.left_out]
 
 
 def position_name(rules: Rules) -> str:
@@ -82,18 +83,19 @@ def regret_text(regret: Regret) -> str:
     """What the rule loses, in one sentence."""
     if regret.mean is None or regret.largest is None:
         return "lost: not known; it takes three sizes or more"
-    sizes = len(regret.losses)
+    noise = f" ±{percent(regret.half_width)}" if regret.half_width else ""
     return (
-        f"lost: {percent(regret.mean)} on average, {percent(regret.largest)} at most; within {NEAR:.0%} of the fastest "
-        f"at {regret.near} of {sizes} sizes, told apart from it at {regret.told_apart}"
+        f"lost: {percent(regret.mean)}{noise} on average, {percent(regret.largest)} at most; within {NEAR:.0%} of the "
+        f"fastest at {regret.near} of {len(regret.losses)} sizes, told apart from it at {regret.told_apart}"
     )
 
 
 def rows(dispatch: Dispatch) -> list[Row]:
-    """One for each range: its panel's axis and key, and its fields."""
+    """One for each range: its run's number, its panel's axis and key, and its fields."""
     names = dict.fromkeys(name for rules in dispatch.panels for name in rules.key)
     return [
         {
+            "run": rules.run,
             "axis": rules.panel.axis,
             "metric": dispatch.metric,
             **{name: rules.key.get(name) for name in names},
@@ -115,7 +117,7 @@ def document(dispatch: Dispatch) -> dict[str, Any]:
         "runs": [run_facts(run) for run in dispatch.runs],
         "panels": [_panel(rules) for rules in dispatch.panels],
         "regret": _regret(dispatch.regret),
-        "left_out": [{"panel": title, "reason": reason} for title, reason in dispatch.left_out.items()],
+        "left_out": [{"panel": title, "reason": reason} for title, reason in dispatch.left_out],
     }
 
 
@@ -156,6 +158,7 @@ def _regret(regret: Regret) -> dict[str, Any]:
     return {
         "sizes": len(regret.losses),
         "mean": regret.mean,
+        "half_width": regret.half_width,
         "largest": regret.largest,
         "near": regret.near,
         "told_apart": regret.told_apart,

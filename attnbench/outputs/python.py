@@ -15,7 +15,8 @@ from attnbench.problem import LATER
 from attnbench.terminal import escaped
 
 if TYPE_CHECKING:
-    from attnbench.analysis.dispatch import Dispatch, Range, Rules
+    from attnbench.analysis.contest import Range
+    from attnbench.analysis.dispatch import Dispatch, Rules
 
 _CHOOSE = '''
 

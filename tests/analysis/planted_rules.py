@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from attnbench.analysis.dispatch import Arm, Contest, Inside, Range
+from attnbench.analysis.contest import Arm, Contest, Inside, Range
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series

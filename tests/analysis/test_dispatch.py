@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnbench.analysis.dispatch import Contest, Range, Regret, Rules, Threshold, dispatch, take
+from attnbench.analysis.contest import Contest, Range, Regret, Threshold, take
+from attnbench.analysis.dispatch import dispatch
 from attnbench.analysis.interval import Estimate
 from attnbench.errors import BadInput
 from tests.analysis import planted_rules as plant
 from tests.analysis.planted_rules import CLOSE, DOUBLING, Plant, Planted
-from tests.analysis.runs import laws
+from tests.analysis.runs import cell, laws, run_of, sequence, visits_of
 
 SEEDS = 60
 
@@ -30,10 +31,6 @@ def measured(planting: Plant, noise: float, seeds: int = SEEDS, **how: Any) -> l
         planted = planting(rng, plant.anywhere(rng, sizes))
         found.append((planted, plant.contest(planted, sizes, noise, seed, **how)))
     return found
-
-
-def rules(contest: Contest) -> Rules:
-    return contest.rules(0, {})
 
 
 def thresholds(contest: Contest) -> list[Threshold]:
@@ -51,7 +48,7 @@ def smooth(request: pytest.FixtureRequest) -> list[tuple[Planted, Contest]]:
 
 
 def test_at_three_percent_noise_less_than_two_percent_is_lost(smooth: list[tuple[Planted, Contest]]) -> None:
-    means = [rules(each).regret.mean or 0.0 for _, each in smooth]
+    means = [each.regret().mean or 0.0 for _, each in smooth]
     assert np.mean(means) <= 0.005
     assert share([mean <= 0.02 for mean in means]) >= 0.9
     assert max(means) <= 0.05
@@ -75,7 +72,7 @@ def test_sizes_in_another_order_lose_far_more() -> None:
     planted = plant.powers(rng, 1024)
     shuffled = dict(zip(DOUBLING, rng.permutation(DOUBLING).tolist(), strict=True))
     mixed = Planted({name: partial(lambda law, n: law(shuffled[n]), law) for name, law in planted.laws.items()})
-    lost = [rules(plant.contest(each, DOUBLING, 0.03, 0)).regret.mean or 0.0 for each in (planted, mixed)]
+    lost = [plant.contest(each, DOUBLING, 0.03, 0).regret().mean or 0.0 for each in (planted, mixed)]
     assert lost[0] < 0.02
     assert lost[1] > 0.2
 
@@ -139,7 +136,7 @@ def test_inside_an_undecided_range_the_cheapest_may_be_taken_instead() -> None:
     lost = {}
     for inside in ("baseline", "cheapest"):
         found = measured(plant.jumps, 0.03, 20, inside=inside)
-        lost[inside] = np.mean([rules(each).regret.mean or 0.0 for _, each in found])
+        lost[inside] = np.mean([each.regret().mean or 0.0 for _, each in found])
         takes = {r.take for _, each in found for r in each.ranges() if r.undecided}
         assert takes == ({"softmax"} if inside == "baseline" else {"softmax", "local"})
     assert lost["baseline"] > 0.02 > lost["cheapest"]  # a jump is only known to lie between two sizes
@@ -157,11 +154,16 @@ def test_ranges_follow_one_another_and_cover_the_sizes() -> None:
 
 
 def test_a_loss_within_noise_is_not_told_apart_and_reported_as_it_is() -> None:
-    losses = [loss for _, each in measured(plant.powers, 0.1, 40) for loss in rules(each).regret.losses if loss.loss]
+    losses = [loss for _, each in measured(plant.powers, 0.1, 40) for loss in each.regret().losses if loss.loss]
     small = [loss for loss in losses if loss.low <= 0]
     assert small
     assert all(loss.loss > 0 and not loss.told_apart for loss in small)
     assert all(loss.low <= loss.loss <= loss.high for loss in losses)
+    half = (small[0].high - small[0].low) / 2
+    nothing = replace(small[0], loss=0.0, low=0.0, high=0.0)
+    assert Regret((small[0], nothing)).half_width == pytest.approx(half / 2)
+    assert Regret((small[0], small[0])).half_width == pytest.approx(half / 2**0.5)
+    assert Regret((nothing,)).half_width is None
 
 
 LAWS = {"softmax": lambda n: 1e-9 * n**2, "local": lambda n: 1e-6 * n, "identity": lambda n: 1e-7}
@@ -192,6 +194,8 @@ def test_one_round_has_thresholds_without_intervals() -> None:
     (threshold,) = only.thresholds
     assert threshold.high - threshold.low == 1
     assert 900 < (threshold.at or 0) < 1100
+    assert only.regret.told_apart == 0
+    assert only.regret.half_width is None
 
 
 def test_the_arms_are_exact_softmax_and_what_is_asked_for() -> None:
@@ -235,3 +239,30 @@ def test_two_runs_of_one_panel_are_refused() -> None:
     run = laws(SIZES, LAWS)
     with pytest.raises(BadInput, match="run 1 and run 2 both have it"):
         dispatch([run, run], "wall_time")
+
+
+def test_a_panel_without_the_baseline_is_left_out_with_the_reason() -> None:
+    both = [visits_of([(cell(name, sequence(n, c)), law(n), {}) for n in SIZES]) for name, law, c in THREE]
+    rules = dispatch([run_of([visit for each in both for visit in each])], "wall_time", axis="seq_len")
+    assert [panel.key["channels"] for panel in rules.panels] == [64]
+    ((title, reason),) = rules.left_out
+    assert "channels 128" in title
+    assert reason == "it has no baseline"
+
+
+THREE = (("softmax", LAWS["softmax"], 64), ("local", LAWS["local"], 64), ("local", LAWS["local"], 128))
+
+
+def test_a_search_measures_each_operator_at_sizes_of_its_own() -> None:
+    """As `attnbench crossover` does: two alternatives meet at no size but the first."""
+    sizes = {"local": (256, 900, 1000, 1100, 1800), "performer": (256, 1900, 2000, 2200, 4000)}
+    laws = {"softmax": LAWS["softmax"], "local": LAWS["local"], "performer": lambda n: 2e-6 * n}
+    every = {"softmax": sorted({n for each in sizes.values() for n in each}), **sizes}
+    cells = [(cell(name, sequence(n)), laws[name](n), {}) for name in every for n in every[name]]
+    (only,) = dispatch([run_of(visits_of(cells, own=0.005, contract="3"))], "wall_time").panels
+    assert take(only.ranges, 300).take == "softmax"
+    assert take(only.ranges, 1500).take == "local"
+    assert take(only.ranges, 1850).take == "softmax"  # local was not measured here, and performer is dearer
+    assert take(only.ranges, 3000).take == "performer"
+    assert all(loss.loss < 0.05 for loss in only.regret.losses)
+    assert [loss.size for loss in only.regret.losses] == [900, 1000, 1100, 1900, 2000, 2200]
