@@ -15,8 +15,8 @@ from attnbench.analysis.contest import Contest, Range, Regret, Threshold, take
 from attnbench.analysis.dispatch import dispatch
 from attnbench.analysis.interval import Estimate
 from attnbench.errors import BadInput
-from tests.analysis import planted_rules as plant
-from tests.analysis.planted_rules import CLOSE, DOUBLING, Plant, Planted
+from benchmarks.coverage import dispatch as plant
+from benchmarks.coverage.dispatch import CLOSE, DOUBLING, Plant, Planted
 from tests.analysis.runs import cell, laws, run_of, sequence, visits_of
 
 SEEDS = 60
