@@ -1,11 +1,12 @@
-"""Panels with planted cost curves: the cheapest arm at any size is known, and what rules say of it can be checked."""
+"""The part of docs/statistics.md on rules for code: panels with planted cost curves, whose cheapest arms are known."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from attnbench.analysis.series import Panel, Point, Series
 from attnbench.problem import Problem
 from attnbench.registry import metrics
 from benchmarks.coverage.noise import visits
-from tests.analysis.runs import Law
 
 Generator = np.random.Generator
+Law = Callable[[float], float]
+"""The time of an arm at a size."""
+
 DOUBLING = tuple(128 * 2**i for i in range(8))
 CLOSE = tuple(round(256 * 2 ** (i / 2)) for i in range(11))
 """A factor of √2 apart."""
@@ -61,7 +64,7 @@ def powers(rng: Generator, at: float) -> Planted:
 
 
 def overheads(rng: Generator, at: float) -> Planted:
-    a, b = rng.uniform(0.05, 0.4), rng.uniform(0.2, 0.8)
+    a, b = rng.uniform(0.05, 0.4), rng.uniform(0.4, 0.8)
     laws = {BASELINE: lambda n: a + (1 - a) * (n / at) ** 2, "local": lambda n: b + (1 - b) * n / at}
     return Planted(laws, at)
 
@@ -93,6 +96,17 @@ def two_alternatives(rng: Generator, at: float) -> Planted:
 
 
 Plant = Callable[[Generator, float], Planted]
+
+
+PLANTS: Mapping[str, Plant] = {
+    "powers": powers,
+    "launch overheads": overheads,
+    "a jump at the crossing": jumps,
+    "never": never,
+    "always": always,
+    "two alternatives": two_alternatives,
+}
+OWN_NOISE = (0.03, 0.1)
 
 
 def anywhere(rng: Generator, sizes: Sequence[int]) -> float:
@@ -138,3 +152,61 @@ def contest(
 
 def _point(size: int, key: str) -> Point:
     return Point(size, str(size), key, Problem(size, 64, 4), "ok", "")
+
+
+def panels(planting: Plant, noise: float, draws: int, **how: Any) -> Iterator[tuple[Planted, Contest]]:
+    """Panels of both grids in turn, each with a law and a crossing of its own."""
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        sizes = (CLOSE, DOUBLING)[seed % 2]
+        planted = planting(rng, anywhere(rng, sizes))
+        yield planted, contest(planted, sizes, noise, seed, **how)
+
+
+ABOUT = """\
+{draws} panels a row, half with 11 sizes a factor of √2 apart, half with 8 a factor of 2 apart, three rounds, the
+crossing anywhere between the third size and the last but two. *noise*: of an arm in one round; *mean loss*: the regret
+of a panel: its mean, median, 95 % quantile and largest over the panels; *2 % or less*: the share of panels with such a
+mean loss; *near*: the share of left-out sizes at which the arm that is taken is within 5 % of the fastest; *held*: the
+share of thresholds that hold the planted one; *wrong*: the share of panels whose rule is anywhere certain of an arm
+that is not the cheapest.
+"""
+
+
+def table(draws: int) -> str:
+    """The table of rules, as Markdown."""
+    heads = (
+        "curves",
+        "noise",
+        "inside",
+        "mean loss: mean / median / 95 % / largest",
+        "2 % or less",
+        "near",
+        "held",
+        "wrong",
+    )
+    lines = [ABOUT.format(draws=draws), f"| {' | '.join(heads)} |", "|---|--:|---|--:|--:|--:|--:|--:|"]
+    for name, planting in PLANTS.items():
+        for noise in OWN_NOISE:
+            for inside in get_args(Inside):
+                fields = (name, f"{noise:.0%}", inside, *_row(list(panels(planting, noise, draws, inside=inside))))
+                lines.append(f"| {' | '.join(fields)} |")
+    return "\n".join(lines)
+
+
+def _row(measured: Sequence[tuple[Planted, Contest]]) -> Iterator[str]:
+    rules = [(planted, each, each.ranges()) for planted, each in measured]
+    regrets = [each.regret() for _, each, _ in rules]
+    means = np.array([regret.mean for regret in regrets])
+    figures = (means.mean(), np.median(means), np.quantile(means, 0.95), means.max())
+    yield " / ".join(f"{100 * figure:.2f}" for figure in figures) + " %"
+    yield f"{(means <= 0.02).mean():.1%}"
+    yield f"{sum(regret.near for regret in regrets) / sum(len(regret.losses) for regret in regrets):.1%}"
+    held = [
+        t.low <= planted.at <= t.high
+        for planted, each, ranges in rules
+        for t in each.thresholds(ranges)
+        if planted.at is not None and math.isinf(planted.second)
+    ]
+    yield f"{np.mean(held):.1%} of {len(held)}" if held else ""
+    yield f"{np.mean([planted.is_wrong(ranges) for planted, _, ranges in rules]):.1%}"

@@ -16,21 +16,14 @@ from attnbench.analysis.dispatch import dispatch
 from attnbench.analysis.interval import Estimate
 from attnbench.errors import BadInput
 from benchmarks.coverage import dispatch as plant
-from benchmarks.coverage.dispatch import CLOSE, DOUBLING, Plant, Planted
+from benchmarks.coverage.dispatch import DOUBLING, Plant, Planted
 from tests.analysis.runs import cell, laws, run_of, sequence, visits_of
 
 SEEDS = 60
 
 
-def measured(planting: Plant, noise: float, seeds: int = SEEDS, **how: Any) -> list[tuple[Planted, Contest]]:
-    """Panels of both grids in turn, each with a law and a crossing of its own."""
-    found = []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        sizes = (CLOSE, DOUBLING)[seed % 2]
-        planted = planting(rng, plant.anywhere(rng, sizes))
-        found.append((planted, plant.contest(planted, sizes, noise, seed, **how)))
-    return found
+def measured(planting: Plant, noise: float, draws: int = SEEDS, **how: Any) -> list[tuple[Planted, Contest]]:
+    return list(plant.panels(planting, noise, draws, **how))
 
 
 def thresholds(contest: Contest) -> list[Threshold]:
