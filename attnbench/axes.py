@@ -171,15 +171,15 @@ AXES: dict[str, Axis] = {
             held=(Held("heads", divisor="heads"), Held("head_dim", ("channels", "heads"), divisor="head_dim")),
         ),
         Axis(
-            "head_dim", "channels of a head", ("head_dim",), MAX_CHANNELS,
-            held=(Held("heads", ("channels",)), Held("channels", ("heads",), divides="channels")),
-        ),
-        Axis(
             "heads", "heads of queries", ("heads",), MAX_CHANNELS,
             held=(
                 Held("channels", divisor="kv_heads", divides="channels"),
                 Held("head_dim", ("heads", "channels"), divisor="kv_heads"),
             ),
+        ),
+        Axis(
+            "head_dim", "channels of a head", ("head_dim",), MAX_CHANNELS,
+            held=(Held("heads", ("channels",)), Held("channels", ("heads",), divides="channels")),
         ),
         Axis("kv_heads", "heads of keys and values", ("kv_heads",), MAX_CHANNELS, held=(Held(divides="heads"),)),
         Axis("batch", "samples of a call", ("batch",), MAX_BATCH),

@@ -170,7 +170,8 @@ def _compared(cells: Sequence[Cell], request: SearchRequest) -> dict[str, Compar
 
 
 def _values(cells: Sequence[Cell], operator: str, impl: str, over: str) -> dict[str, Cell]:
-    """A cell of an operator's impl for each value on the second axis; without one, by an empty text.
+    """A cell of an operator's impl for each value on the second axis; without one, by an empty text. It is one at which
+    no size that was given is the default by chance, as two kv_heads are of two heads: elsewhere on the axis it is not.
 
     Raises: BadInput where there is none.
     """
@@ -179,5 +180,7 @@ def _values(cells: Sequence[Cell], operator: str, impl: str, over: str) -> dict[
         raise BadInput(f"{operator}:{impl}: {operator} has no impl {impl}. See `attnbench list operators {operator}`.")
     values: dict[str, Cell] = {}
     for cell in fitting:
-        values.setdefault(AXES[over].label(cell.problem) if over else "", cell)
+        value = AXES[over].label(cell.problem) if over else ""
+        first = values.setdefault(value, cell)
+        values[value] = max(first, cell, key=lambda each: len(each.problem.given))
     return values

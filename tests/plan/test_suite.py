@@ -115,7 +115,7 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
     ("change", "message"),
     [
         ("sweeep: []", "sweeep: unknown key (did you mean 'sweep'?); allowed: name,"),
-        ("problem: {head: 4}", "problem.head: unknown key (did you mean 'heads'?); allowed: channels, head_dim, heads"),
+        ("problem: {head: 4}", "problem.head: unknown key (did you mean 'heads'?); allowed: channels, heads, head_dim"),
         ("operators: [sofmax]", "operators[0]: 'sofmax' is no operator (did you mean 'softmax'?)"),
         ("operators: [3]", "operators[0]: 3 is no operator"),
         ("operators: []", "operators: empty"),
