@@ -368,3 +368,9 @@ def test_what_an_own_operator_says_of_its_growth_is_asked_like_all_else_of_it(tm
     own = suite("operators_from: [twice.py]\noperators: [twice]\nsweep: [{seq_len: 8}]", tmp_path)
     with pytest.raises(BadInput, match=r"twice\.py: complexity, exact, estimates: .*ZeroDivisionError"):
         definitions(cells(own), own.operators_from)
+
+
+def test_the_suite_of_the_readme_is_one() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = readme.split("```yaml\n")[1].split("```")[0]
+    assert len(from_text(text, "README.md", Path()).problems()) > 10
