@@ -176,8 +176,9 @@ def _along(
         entry = choice.entry
         groups = _grouped([row for row in rows if entry is None or entry.has(row["problem"])], axis, choice.fixed)
         together = () if entry is None else entry.together
-        every = [_panel(axis, common, group, names, together) for common, group in groups]
-        wide = [panel for panel in every if len(panel.sizes) > 1 and not panel.keys <= placed]
+        several = [each for each in groups if len({axis.position(row["problem"]) for row in each[1]}) > 1]
+        every = [_panel(axis, common, group, names, together) for common, group in several]
+        wide = [panel for panel in every if not panel.keys <= placed]
         placed = placed.union(*(panel.keys for panel in wide))
         yield from wide
 
@@ -221,7 +222,7 @@ def _choices(axis: Axis, swept: Collection[Swept]) -> Iterator[_Choice]:
     for fixed in _fixed(axis):
         yield _Choice(fixed)
     for entry in swept:
-        if axis.name in entry.together:
+        if axis.name in entry.together and len(set(entry.places[axis.name])) == len(entry.places[axis.name]):
             varied = {varied for name in entry.together for varied in _varied(AXES[name], AXES[name].held[0])}
             yield _Choice(tuple(name for name in _FIXED if name not in varied), entry)
 

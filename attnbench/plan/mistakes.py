@@ -111,8 +111,8 @@ class Section:
                 self.notes.add(self.at(key[:60]), f"unknown key{suggestion(key, self.taken)}; allowed: {allowed}")
 
 
-def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
-    """Reads a list without repetitions (a single value counts as a list of one)."""
+def several(read: Callable[[Any], T], repeated: bool = False) -> Callable[[Any], tuple[T, ...]]:
+    """Reads a list (a single value counts as a list of one). repeated: whether a value may be in it twice."""
 
     def read_all(value: Any) -> tuple[T, ...]:
         if not isinstance(value, list):
@@ -121,14 +121,16 @@ def several(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
             raise ValueError("empty; give at least one value")
         if len(value) > MAX_VALUES:
             raise ValueError(f"{len(value)} values; allowed: at most {MAX_VALUES}")
-        elements: dict[T, None] = {}
+        elements: list[T] = []
+        distinct: set[T] = set()
         mistakes: list[tuple[str, str]] = []
         for index, item in enumerate(value):
             try:
                 element = read(item)
-                if element in elements:
+                if element in distinct and not repeated:
                     raise ValueError(f"{quoted(item)} is given twice; remove one")
-                elements[element] = None
+                elements.append(element)
+                distinct.add(element)
             except Mistakes as error:
                 mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.by_path]
             except ValueError as error:

@@ -304,6 +304,8 @@ def _read_gate(top: Section, notes: Notes) -> Gate:
             for key in MATCHED
             if key in below.data
         }
+        if "mode" in match:
+            match["mode"] = MODES_SHORT.get(match["mode"], match["mode"])
         below.taken += [key for key in MATCHED if key not in below.taken]
         overrides.append(Threshold(match, _take_thresholds(below)))
         below.close()

@@ -162,13 +162,14 @@ def _merged(sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return {name: number for each in sizes for name, number in each.items()}
 
 
-def read_values(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+def read_values(read: Callable[[Any], T], repeated: bool = False) -> Callable[[Any], tuple[T, ...]]:
     """Reads the values on an axis: a list, {from, to, factor}, or {from, to, step}; `to` included where it is hit.
 
     Args:
         read: reads one value.
+        repeated: whether a list may have one twice.
     """
-    read_list = several(read)
+    read_list = several(read, repeated)
 
     def read_all(value: Any) -> tuple[T, ...]:
         if isinstance(value, dict):
@@ -215,7 +216,8 @@ def _by_factor(low: int, high: int, factor: Any) -> list[int]:
 def read_sweep(value: Any, path: str, notes: Notes) -> Sweep | None:
     """One entry of `sweep:`, or None where it has mistakes (noted)."""
     section = Section(value, path, notes)
-    values = {name: section.take(name, read_values(axis.read), ()) for name, axis in AXES.items()}
+    repeated = section.data.get("pair") is True
+    values = {name: section.take(name, read_values(axis.read, repeated), ()) for name, axis in AXES.items()}
     kinds = {name: section.take(name, several(read), ()) for name, read in KINDS.items()}
     pair = section.take("pair", flag, False)
     tokens = section.take("tokens", whole_size(1, MAX_TOKENS * MAX_BATCH), None)

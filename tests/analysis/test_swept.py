@@ -12,6 +12,7 @@ import pytest
 from attnbench.analysis.run import Run
 from attnbench.analysis.series import Panel, panels
 from attnbench.analysis.summary import summarise
+from attnbench.errors import BadInput
 from attnbench.outputs import csv
 from attnbench.outputs import json as json_output
 from attnbench.plan.suite import from_text
@@ -47,6 +48,16 @@ def test_a_pair_is_one_panel_that_says_what_varies_with_its_axis() -> None:
     along = panels(run.results, "batch", run.swept)
     assert [list(p.sizes) for p in along] == [["1", "32"], ["1", "16"], ["4", "16", "32"]]
     assert along[-1].together == {"seq_len": {"4": "128", "16": "64", "32": "32"}}
+
+
+def test_along_an_axis_that_a_pair_repeats_it_has_no_panel() -> None:
+    run = swept("{seq_len: [32, 64, 128], batch: [8, 8, 4], pair: true}")
+    assert shown(run) == [
+        ("seq_len: batch 8, heads 4, channels 16, cpu", ["32", "64"]),
+        ("seq_len: heads 4, channels 16, batch 8, 8, 4, cpu", ["32", "64", "128"]),
+    ]
+    with pytest.raises(BadInput, match="it varies seq_len"):
+        panels(run.results, "batch", run.swept)
 
 
 def test_without_what_the_sweep_stored_no_sizes_are_joined() -> None:

@@ -101,6 +101,13 @@ def test_axes_multiply_and_with_pair_walk_together() -> None:
     assert set(paired) < set(suite("seq_len: [512, 1K, 2K], batch: [32, 16, 8]", "heads: 4").problems())
 
 
+def test_in_a_pair_a_value_may_be_there_twice_and_a_problem_may_not() -> None:
+    paired = suite("seq_len: [512, 1K, 2K], batch: [8, 8, 4], pair: true").problems()
+    assert [(p.seq_len, p.batch) for p in paired] == [(512, 8), (1024, 8), (2048, 4)]
+    assert mistake("seq_len: [512, 1K], batch: [8, 8]") == "sweep[0].batch[1]: 8 is given twice; remove one"
+    assert "is in sweep[0] already" in mistake("seq_len: [512, 512], batch: [8, 8], pair: true")
+
+
 def test_a_batch_follows_from_a_constant_number_of_tokens() -> None:
     problems = suite("seq_len: [512, 1K], heads: [2, 4], tokens: 16K", "batch: 3").problems()
     assert [(p.heads, p.seq_len, p.batch) for p in problems] == [
@@ -130,7 +137,7 @@ def test_names_and_sizes_as_people_type_them() -> None:
 
 
 def test_new_sizes_stand_in_keys_that_overrides_match() -> None:
-    overrides = "[{cell: '*.query_len1.*', wall_time: 9%}, {cell: '*.kv_heads2.*', flops: 1%}]"
+    overrides = "[{cell: '*.query_len1.*', mode: infer, wall_time: 9%}, {cell: '*.kv_heads2.*', flops: 1%}]"
     gate = f"gate: {{wall_time: 5%, overrides: {overrides}}}"
     found = suite("seq_len: 64, query_len: [1, 64], kv_heads: [2, 8]", more=gate)
     limits = {}
