@@ -38,12 +38,12 @@ class Blocks:
     causal: bool
 
     @property
-    def whole(self) -> int:
+    def whole_blocks(self) -> int:
         """Blocks that all their tokens are there of."""
         return self.tokens // self.size
 
     @property
-    def begun(self) -> int:
+    def last_tokens(self) -> int:
         """Tokens of the block that is not whole."""
         return self.tokens % self.size
 
@@ -55,24 +55,26 @@ class Blocks:
     @property
     def last_summaries(self) -> int:
         """Of the block that is not whole, the part of its summary that is there."""
-        return max(0, self.begun - (self.size - self.width))
+        return max(0, self.last_tokens - (self.size - self.width))
 
     @property
     def summaries(self) -> int:
         """S: c for every whole block, and the part of the last block's summary that is there."""
-        return self.whole * self.width + self.last_summaries
+        return self.whole_blocks * self.width + self.last_summaries
 
     @property
     def own_pairs(self) -> int:
         """Pairs within blocks."""
         if self.causal:
-            return self.whole * (self.size * (self.size + 1) // 2) + self.begun * (self.begun + 1) // 2
-        return self.whole * self.size * self.size + self.begun * self.begun
+            return (
+                self.whole_blocks * (self.size * (self.size + 1) // 2) + self.last_tokens * (self.last_tokens + 1) // 2
+            )
+        return self.whole_blocks * self.size * self.size + self.last_tokens * self.last_tokens
 
     @property
     def summary_pairs(self) -> int:
         """Pairs with a summary position, the own block's among them."""
-        n, m, size, c = self.tokens, self.whole, self.size, self.width
+        n, m, size, c = self.tokens, self.whole_blocks, self.size, self.width
         if not self.causal:
             return n * self.summaries
         # Position t·l + l − c + u is seen by the N − (t·l + l − c + u) tokens from it on: summed over t, then u.
@@ -84,8 +86,8 @@ class Blocks:
         """Pairs with a summary position of the own block, which a union counts once."""
         c, last = self.width, self.last_summaries
         if self.causal:
-            return self.whole * (c * (c + 1) // 2) + last * (last + 1) // 2
-        return self.whole * self.size * c + self.begun * last
+            return self.whole_blocks * (c * (c + 1) // 2) + last * (last + 1) // 2
+        return self.whole_blocks * self.size * c + self.last_tokens * last
 
 
 def blocks_of(problem: Problem, params: Params) -> Blocks:
@@ -109,7 +111,7 @@ def later_of(problem: Problem, params: Params) -> Blocks:
 def first_queries(problem: Problem, params: Params) -> int:
     """Where Q < N how many of the new tokens are in the block that has begun, or in the first new one."""
     earlier = earlier_of(problem, params)
-    return min(problem.query_len, earlier.size - earlier.begun)
+    return min(problem.query_len, earlier.size - earlier.last_tokens)
 
 
 def summary_positions(cut: Blocks, device: torch.device, start: int = 0) -> Tensor:
@@ -132,7 +134,7 @@ def outside_block(cut: Blocks, device: torch.device) -> Tensor | None:
     """
     if cut.causal:  # padding is later than every token
         return torch.ones(cut.size, cut.size, dtype=torch.bool, device=device).triu_(1)
-    if cut.begun == 0:
+    if cut.last_tokens == 0:
         return None
     token = torch.arange(cut.count * cut.size, device=device)
     return (token >= cut.tokens).view(-1, 1, cut.size)
@@ -161,8 +163,8 @@ def own_block(
     if not problem.past:
         return _within_blocks(cut, q, k, v)
     first = first_queries(problem, params)
-    seen = earlier_of(problem, params).begun + first
-    y = _last_rows(q[:, :, :first], k[:, :, :seen], v[:, :, :seen])
+    keys_of_first = earlier_of(problem, params).last_tokens + first
+    y = _last_rows(q[:, :, :first], k[:, :, :keys_of_first], v[:, :, :keys_of_first])
     if first == problem.query_len:
         return y
     later = _within_blocks(later_of(problem, params), *(x[:, :, -(problem.query_len - first) :] for x in (q, k, v)))
@@ -259,13 +261,13 @@ def union(
         keys, values = (_beside(to_blocks(cut, x), x.index_select(2, positions)) for x in (k, v))
         return _union_rows(cut, q, keys, values, positions // cut.size)
     earlier, first = earlier_of(problem, params), first_queries(problem, params)
-    far = earlier.whole * cut.width  # then come the tokens of the block that has begun, and of those after it
-    seen = far + earlier.begun + first
-    y = _last_rows(q[:, :, :first], k[:, :, :seen], v[:, :, :seen])
+    far = earlier.whole_blocks * cut.width  # then come the tokens of the block that has begun, and of those after it
+    keys_of_first = far + earlier.last_tokens + first
+    y = _last_rows(q[:, :, :first], k[:, :, :keys_of_first], v[:, :, :keys_of_first])
     if first == problem.query_len:
         return y
-    later, ordered = later_of(problem, params), _from_begun(problem, params)
-    positions = summary_positions(ordered, q.device)
+    later, tail = later_of(problem, params), _from_begun(problem, params)
+    positions = summary_positions(tail, q.device)
     keys, values = (
         _beside(
             to_blocks(later, x[:, :, far + cut.size :]),
@@ -279,7 +281,7 @@ def union(
 
 def _from_begun(problem: Problem, params: Params) -> Blocks:
     """Where Q < N the tokens of the block that has begun, and the new ones."""
-    tokens = earlier_of(problem, params).begun + problem.query_len
+    tokens = earlier_of(problem, params).last_tokens + problem.query_len
     return replace(blocks_of(problem, params), tokens=tokens)
 
 
@@ -317,7 +319,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 def own_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """Keys and values of the block that has begun."""
-    return caches(problem, k, v, earlier_of(problem, params).begun)
+    return caches(problem, k, v, earlier_of(problem, params).last_tokens)
 
 
 def summary_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
@@ -330,14 +332,16 @@ def summary_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Ten
 def union_state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """Keys and values of the summaries of whole blocks, then of the block that has begun."""
     earlier = earlier_of(problem, params)
-    positions = summary_positions(earlier, k.device)[: earlier.whole * earlier.width]
-    k, v = (torch.cat((x.index_select(2, positions), x[:, :, problem.past - earlier.begun :]), dim=2) for x in (k, v))
+    positions = summary_positions(earlier, k.device)[: earlier.whole_blocks * earlier.width]
+    k, v = (
+        torch.cat((x.index_select(2, positions), x[:, :, problem.past - earlier.last_tokens :]), dim=2) for x in (k, v)
+    )
     return caches(problem, k, v, k.shape[2])
 
 
 def own_drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """A state of `own_block`, drawn. k, v: the new ones."""
-    return drawn_caches(problem, generator, k, v, earlier_of(problem, params).begun)
+    return drawn_caches(problem, generator, k, v, earlier_of(problem, params).last_tokens)
 
 
 def summary_drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
@@ -352,11 +356,11 @@ def summary_drawn(problem: Problem, params: Params, generator: Generator, k: Ten
 
 def union_drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """A state of `union`, drawn. k, v: the new ones."""
-    return drawn_caches(problem, generator, k, v, _union_rows_kept(earlier_of(problem, params)))
+    return drawn_caches(problem, generator, k, v, _union_state_tokens(earlier_of(problem, params)))
 
 
-def _union_rows_kept(cut: Blocks) -> int:
-    return cut.whole * cut.width + cut.begun
+def _union_state_tokens(cut: Blocks) -> int:
+    return cut.whole_blocks * cut.width + cut.last_tokens
 
 
 def own_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -365,8 +369,10 @@ def own_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     executed = cut.count * cut.size**2
     if problem.past:
         first, later = first_queries(problem, params), later_of(problem, params)
-        executed = first * (earlier.begun + first) + later.count * later.size**2
-    return pair_cost(problem, mode, cut.own_pairs - earlier.own_pairs, executed, earlier.begun, kept=cut.begun)
+        executed = first * (earlier.last_tokens + first) + later.count * later.size**2
+    return pair_cost(
+        problem, mode, cut.own_pairs - earlier.own_pairs, executed, earlier.last_tokens, state_tokens=cut.last_tokens
+    )
 
 
 def summary_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -374,7 +380,7 @@ def summary_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     cut, earlier = blocks_of(problem, params), earlier_of(problem, params)
     executed = (problem.query_len - empty_rows(problem, params)) * cut.summaries
     pairs, new = cut.summary_pairs - earlier.summary_pairs, cut.summaries - earlier.summaries
-    return pair_cost(problem, mode, pairs, executed, earlier.summaries, kept=cut.summaries, new=new)
+    return pair_cost(problem, mode, pairs, executed, earlier.summaries, state_tokens=cut.summaries, new=new)
 
 
 def union_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -382,12 +388,12 @@ def union_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     cut, earlier = blocks_of(problem, params), earlier_of(problem, params)
     pairs, past_pairs = (x.own_pairs + x.summary_pairs - x.shared_pairs for x in (cut, earlier))
     executed = cut.count * cut.size * (cut.size + cut.summaries)
-    cached = _union_rows_kept(earlier)
+    cached = _union_state_tokens(earlier)
     if problem.past:
         first, later = first_queries(problem, params), later_of(problem, params)
-        far = earlier.whole * cut.width + _from_begun(problem, params).summaries
+        far = earlier.whole_blocks * cut.width + _from_begun(problem, params).summaries
         executed = first * (cached + first) + later.count * later.size * (later.size + far)
-    return pair_cost(problem, mode, pairs - past_pairs, executed, cached, kept=_union_rows_kept(cut))
+    return pair_cost(problem, mode, pairs - past_pairs, executed, cached, state_tokens=_union_state_tokens(cut))
 
 
 def _own_cuda() -> Callable[..., Tensor]:

@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive heads of one part that read equally many or all of the same heads of keys and values.
+    """Consecutive heads of one part: whole groups that read one head of keys and values each, or a part of one group.
 
     Attributes:
         problem: of these heads alone.
@@ -63,8 +63,8 @@ def runs(problem: Problem, parts: Sequence[Part]) -> list[Run]:
     group, begin, every = problem.group, 0, []
     for size, part in zip(shares(problem.heads, len(parts)), parts, strict=True):
         end = begin + size
-        whole = -(-begin // group) * group, end // group * group  # between them groups are whole
-        bounds = sorted({begin, end, *(bound for bound in whole if begin < bound < end)})
+        aligned = -(-begin // group) * group, end // group * group  # between them groups are whole
+        bounds = sorted({begin, end, *(bound for bound in aligned if begin < bound < end)})
         for low, high in pairwise(bounds):
             keys = slice(low // group, -(-high // group))
             inner = replace(
@@ -109,8 +109,8 @@ def _apply(
 ) -> Tensor:
     outputs = []
     for i, (run, mine) in enumerate(_divided(problem, parts, qkv)):
-        kept = {name.removesuffix(_of(i)): x for name, x in extra.items() if name.endswith(_of(i))}
-        outputs.append(call(run)(run.problem, run.part.params, **mine, **kept, **run.extra(extra)))
+        cache = {name.removesuffix(_of(i)): x for name, x in extra.items() if name.endswith(_of(i))}
+        outputs.append(call(run)(run.problem, run.part.params, **mine, **cache, **run.extra(extra)))
     return torch.cat(outputs, dim=1)
 
 
@@ -138,8 +138,8 @@ def state(problem: Problem, parts: Sequence[Part], q: Tensor, k: Tensor, v: Tens
     every = {}
     for i, (run, mine) in enumerate(_divided(problem, parts, {"q": q, "k": k, "v": v})):
         assert run.part.form.state is not None
-        kept = run.part.form.state(run.problem, run.part.params, **mine)
-        every.update({name + _of(i): tensor for name, tensor in kept.items()})
+        caches = run.part.form.state(run.problem, run.part.params, **mine)
+        every.update({name + _of(i): tensor for name, tensor in caches.items()})
     return every
 
 
@@ -148,8 +148,8 @@ def drawn(problem: Problem, parts: Sequence[Part], generator: Generator, k: Tens
     every = {}
     for i, (run, mine) in enumerate(_divided(problem, parts, {"k": k, "v": v}) if problem.past else ()):
         assert run.part.drawn is not None
-        kept = run.part.drawn(run.problem, run.part.params, generator, **mine)
-        every.update({name + _of(i): tensor for name, tensor in kept.items()})
+        caches = run.part.drawn(run.problem, run.part.params, generator, **mine)
+        every.update({name + _of(i): tensor for name, tensor in caches.items()})
     return every
 
 
@@ -158,7 +158,7 @@ def cost(problem: Problem, parts: Sequence[Part], mode: Mode) -> Cost:
     every = runs(problem, parts)
     each = [run.part.form.cost(run.problem, run.part.params, mode) for run in every]
     again = sum(run.problem.kv_channels for run in every) - problem.kv_channels
-    kept = [c.state_bytes for c in each]
+    states = [c.state_bytes for c in each]
     return Cost(
         flops=sum(c.flops for c in each),
         reference_flops=sum(c.reference_flops for c in each),
@@ -166,5 +166,5 @@ def cost(problem: Problem, parts: Sequence[Part], mode: Mode) -> Cost:
         bytes_required=sum(c.bytes_required for c in each)
         - traffic(problem, mode, read=2 * problem.batch * problem.query_len * again, written=0),
         passes=max(c.passes for c in each),
-        state_bytes=None if None in kept else sum(filter(None, kept)),
+        state_bytes=None if None in states else sum(filter(None, states)),
     )

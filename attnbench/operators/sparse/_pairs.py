@@ -14,7 +14,7 @@ def pair_cost(
     pairs: int,
     executed: int,
     cached: int = 0,
-    kept: int | None = None,
+    state_tokens: int | None = None,
     new: int | None = None,
 ) -> Cost:
     """Attention over so many query-key pairs of each head.
@@ -24,7 +24,7 @@ def pair_cost(
         executed: those that the reference multiplies.
         cached: earlier tokens of which keys and values are read, where Q < N.
         new: of the new tokens, those of which keys and values are written to the cache; None: all.
-        kept: tokens of which keys and values are kept of all N to continue from; None: it cannot.
+        state_tokens: tokens of which keys and values are kept of all N to continue from; None: it cannot.
     """
     b, h, q, d = problem.batch, problem.heads, problem.query_len, problem.head_dim
     size, kv_size = b * q * problem.channels, b * q * problem.kv_channels
@@ -41,5 +41,5 @@ def pair_cost(
             written=size + appended,
         ),
         passes=1,
-        state_bytes=cache_bytes(problem, kept) if problem.causal and kept is not None else None,
+        state_bytes=cache_bytes(problem, state_tokens) if problem.causal and state_tokens is not None else None,
     )

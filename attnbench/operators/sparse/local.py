@@ -69,7 +69,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     pairs = window_pairs(problem.seq_len, before, after) - window_pairs(problem.past, before, after)
     executed = executed_pairs(problem.query_len, before, after, past=cached)
     # q kᵀ: windows of [1, D] × [D, 2w + 1], cut at the ends; p v: of [1, 2w + 1] × [2w + 1, D]
-    return pair_cost(problem, mode, pairs, executed, cached, kept=min(problem.seq_len, params["window"]))
+    return pair_cost(problem, mode, pairs, executed, cached, state_tokens=min(problem.seq_len, params["window"]))
 
 
 def _cuda() -> Callable[..., Tensor]:

@@ -42,7 +42,9 @@ def reference(
     v_cache: Tensor | None = None,
     **global_data: Tensor,
 ) -> Tensor:
-    """Args:
+    """Windows in blocks, with the global tokens beside each; the rows of global tokens apart.
+
+    Args:
         q: [B, H, Q, D].
         k, v: [B, Hk, Q, D].
         k_cache, v_cache: [B, Hk, min(N − Q, wδ) + Q, D], where Q < N.
@@ -91,10 +93,10 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
         shape = (problem.batch, problem.heads, global_count(problem, params), problem.head_dim)
         data |= {"q_global": normal(problem, generator, *shape)}
         data |= heads(problem, generator, "k_global", "v_global")
-    return Inputs(data, state=drawn_caches(problem, generator, data["k"], data["v"], kept(problem, params)))
+    return Inputs(data, state=drawn_caches(problem, generator, data["k"], data["v"], cache_length(problem, params)))
 
 
-def kept(problem: Problem, params: Params) -> int:
+def cache_length(problem: Problem, params: Params) -> int:
     """How many of the last tokens a causal one can see."""
     reach: int = params["window"] * dilation(problem, params)
     return reach
@@ -102,7 +104,7 @@ def kept(problem: Problem, params: Params) -> int:
 
 def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """The last wδ keys and values: there are no global tokens in the causal form."""
-    return caches(problem, k, v, kept(problem, params))
+    return caches(problem, k, v, cache_length(problem, params))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -114,14 +116,14 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         return _mixed.cost(problem, parts(params), mode)
     n, q, past = problem.seq_len, problem.query_len, problem.past
     before, after = local.sides(problem, params)
-    g, classes, most = global_count(problem, params), dilation(problem, params), kept(problem, params)
+    g, classes, most = global_count(problem, params), dilation(problem, params), cache_length(problem, params)
     # A row beyond g sees the g global tokens, and a window in which they are not seen again.
     pairs = g * n + (n - g) * g + window_pairs(n - g, before, after, classes)
     pairs -= window_pairs(past, before, after, classes)  # there are no global tokens where Q < N
     executed = g * n + executed_pairs(q, before, after, classes, g, past=cached_rows(problem, most))
     # q kᵀ: [g, D] × [D, N], then N − g rows of [1, D] × [D, g + 2w + 1]; p v: the same pairs
-    seen = past_keys(q, before, classes, past)
-    inner = pair_cost(problem, mode, pairs, executed, seen, kept=min(n, most))
+    cached = past_keys(q, before, classes, past)
+    inner = pair_cost(problem, mode, pairs, executed, cached, state_tokens=min(n, most))
     global_data = traffic(problem, mode, read=global_elements(problem, params), written=0)
     return replace(inner, bytes_required=inner.bytes_required + global_data)
 

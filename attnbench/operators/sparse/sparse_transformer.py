@@ -43,19 +43,21 @@ from attnbench.window import (
 )
 
 
-def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **kept: Tensor) -> Tensor:
-    """Args:
+def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **cache: Tensor) -> Tensor:
+    """Split heads by the forms of their patterns; a union in one softmax.
+
+    Args:
         q: [B, H, Q, D].
         k, v: [B, Hk, Q, D].
-        kept: where Q < N, `state`.
+        cache: where Q < N, `state`.
 
     Returns: [B, H, Q, D].
     """
     if params["heads"] == "split":
-        return _mixed.reference(problem, parts(problem, params), q, k, v, **kept)
+        return _mixed.reference(problem, parts(problem, params), q, k, v, **cache)
     if params["kind"] == "fixed":
-        return _fixed.union(problem, fixed_params(problem, params), q, k, v, **kept)
-    k, v = appended(kept.get("k_cache"), k), appended(kept.get("v_cache"), v)
+        return _fixed.union(problem, fixed_params(problem, params), q, k, v, **cache)
+    k, v = appended(cache.get("k_cache"), k), appended(cache.get("v_cache"), v)
     return _window_and_stride(problem, stride(problem, params), q, k, v)
 
 
@@ -172,10 +174,10 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     before, after = local.sides(problem, {"window": width})
     far = _class_in_one_block(problem, width)
     executed = executed_pairs(queries, before, after, past=past) + min(width, queries) * far.pairs
-    seen = past_keys(queries, before, 1, past) + past_keys(queries, problem.seq_len, width, past)
-    seen -= past_keys(queries, 1, width, past)  # the window has the last of each class
+    cached = past_keys(queries, before, 1, past) + past_keys(queries, problem.seq_len, width, past)
+    cached -= past_keys(queries, 1, width, past)  # the window has the last of each class
     pairs = _union_pairs(problem, width, problem.seq_len) - _union_pairs(problem, width, past)
-    return pair_cost(problem, mode, pairs, executed, seen, kept=problem.seq_len)
+    return pair_cost(problem, mode, pairs, executed, cached, state_tokens=problem.seq_len)
 
 
 def _union_pairs(problem: Problem, width: int, tokens: int) -> int:

@@ -45,7 +45,7 @@ def reference(
     Args:
         q: [B, H, Q, D].
         k, v: [B, Hk, Q, D].
-        k_cache, v_cache: [B, Hk, min(N − Q, kept) + Q, D], where Q < N.
+        k_cache, v_cache: [B, Hk, min(N − Q, cache_length) + Q, D], where Q < N.
 
     Returns: [B, H, Q, D].
     """
@@ -66,7 +66,7 @@ def sides(problem: Problem, params: Params) -> tuple[int, int]:
     return reach, 0 if problem.causal else reach
 
 
-def kept(problem: Problem, params: Params) -> int:
+def cache_length(problem: Problem, params: Params) -> int:
     """How many of the last tokens a causal one can see: a step sees few of them, the next s − 1 steps the others."""
     return problem.seq_len if params["reach"] == "all" else params["reach"] * stride(problem, params)
 
@@ -79,12 +79,12 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 def drawn(problem: Problem, params: Params, generator: Generator, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """A state, drawn. k, v: the new ones."""
-    return drawn_caches(problem, generator, k, v, kept(problem, params))
+    return drawn_caches(problem, generator, k, v, cache_length(problem, params))
 
 
 def state(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
     """The last reach·s keys and values; all where reach is all."""
-    return caches(problem, k, v, kept(problem, params))
+    return caches(problem, k, v, cache_length(problem, params))
 
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
@@ -93,12 +93,12 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     reach ≥ 64 in classes much longer than that.
     """
     before, after = sides(problem, params)
-    s, past, most = stride(problem, params), problem.past, kept(problem, params)
+    s, past, most = stride(problem, params), problem.past, cache_length(problem, params)
     # s classes of [N/s, D] × [D, N/s] and of [N/s, N/s] × [N/s, D], or their windows
     pairs = window_pairs(problem.seq_len, before, after, s) - window_pairs(past, before, after, s)
     executed = executed_pairs(problem.query_len, before, after, s, past=cached_rows(problem, most))
-    seen = past_keys(problem.query_len, before, s, past)
-    return pair_cost(problem, mode, pairs, executed, seen, kept=min(problem.seq_len, most))
+    cached = past_keys(problem.query_len, before, s, past)
+    return pair_cost(problem, mode, pairs, executed, cached, state_tokens=min(problem.seq_len, most))
 
 
 def _sdpa() -> Callable[..., Tensor]:

@@ -151,6 +151,8 @@ def masks() -> Iterator[tuple[str, Any, int]]:
             windows.window_mask(n, before, after, classes, hubs, CPU),
             classes,
         )
+    yield "window-groups", windows.window_mask(1000, 130, 130, 3, 130, CPU, 2), 6
+    yield "distant-groups", patterns.distant(1000, 3, True, CPU, 2), 6
     for n, size in ((700, 64), (1300, 64), (1100, 128), (301, 16), (50, 64), (1500, 256)):
         case = Case("big_bird", n, block=size)
         yield f"rows-{n}-{size}", patterns.block_rows(case.inputs.choices["blocks"], n, size), 2
