@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import subprocess
 from collections.abc import Sequence
@@ -88,6 +89,27 @@ def test_the_run_measured_every_size(run: Path) -> None:
     results = read_run(run).results
     assert set(SIZES) == set(AXES)
     assert (len(results), set(results["status"]), set(results["operator"])) == (18, {"ok"}, set(OPERATORS))
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_rules_lie_along_each_axis(run: Path, name: str) -> None:
+    def printed(form: str) -> str:
+        return attnbench("dispatch", run, "--axis", name, "--format", form).stdout
+
+    low, high = (size ** len(AXES[name].columns) for size in SIZES[name])
+    module: dict[str, Any] = {}
+    exec(printed("python"), module)
+    _, *parameters = inspect.signature(module["choose"]).parameters.values()
+    needed = {each.name for each in parameters if each.default is each.empty}
+    panels = json.loads(printed("json"))["panels"]
+    assert (low, high) in [(panel["ranges"][0]["low"], panel["ranges"][-1]["high"]) for panel in panels]
+    for panel in panels:
+        assert panel["axis"] == name
+        assert not panel["key"].keys() & {name, *AXES[name].columns}
+        known = {**dict.fromkeys(needed), **panel["key"]}  # heads vary with the channels or with the channels of a head
+        known.pop("device_name")
+        for each in panel["ranges"]:
+            assert module["choose"](each["low"], **known) == module["choose"](each["high"], **known) == each["take"]
 
 
 @pytest.mark.parametrize("name", AXES)

@@ -173,6 +173,21 @@ def test_a_number_between_two_is_the_nearer_one_and_beyond_them_refused() -> Non
         choose(size)
 
 
+def test_runs_of_two_devices_make_one_module() -> None:
+    laws_of = {"softmax": lambda n: 1e-9 * n**2, "local": lambda n: 1e-6 * n}
+    cpu, gpu = laws(SIZES, laws_of), laws(SIZES, {**laws_of, "local": lambda n: 3e-6 * n})
+    gpu.visits["device"] = "cuda"
+    cpu.environment.update(cpu="EPYC")
+    gpu.environment.update(cpu="EPYC", gpu_name="H100")
+    rules = dispatch([cpu, gpu], "wall_time")
+    assert [panel["key"]["device_name"] for panel in document(rules)["panels"]] == ["EPYC", "H100"]
+    choose = chooser(python.rules(rules))
+    assert choose(2000, device="cpu", device_name="EPYC") == "local"
+    assert choose(2000, device="cuda", device_name="H100") == "softmax"
+    with pytest.raises(KeyError, match="device_name='EPYC': measured with 'H100'"):
+        choose(2000, device="cuda", device_name="EPYC")
+
+
 def test_names_of_any_text_are_data(tmp_path: Path) -> None:
     name = 'x"""\n\nimport os\\'
     cells = [(cell(o, Problem(n, 64, 4), impl), t * n, {}) for n in (64, 128, 256) for o, impl, t in NAMED]
