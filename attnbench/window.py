@@ -142,7 +142,7 @@ def window_values(weights: Tensor, v: Tensor, q: Tensor, cut: Windows, classes: 
 def slices(x: Tensor, cut: Windows, classes: int = 1, hubs: int = 0, past: int = 0) -> Tensor:
     """The hubs and the keys of each block of queries: [B·Hk, classes, blocks, hubs + keys, D].
 
-    A view, without hubs and with a past of one class.
+    Without hubs a view, unless keys before the first query are gathered for several classes or tokens are padded.
     """
     first = x[..., :hubs, :].flatten(0, 1)[:, None, None]  # [B·Hk, 1, 1, hubs, D]
     if past:
