@@ -350,7 +350,7 @@ def _last(size: float) -> int:
 
 def _runs(points: Sequence[Point], levels: Mapping[int, Estimate]) -> Steps:
     """Where an arm is known to run (1): at sizes at which it has a figure, and between two such ones."""
-    tried = sorted((p.size, int(p.size in levels)) for p in points if p.size in levels or p.status != "ok")
+    tried = sorted({p.size: int(p.size in levels) for p in points if p.size in levels or p.status != "ok"}.items())
     steps: Steps = []
     for (size, ran), following in zip(tried, [*tried[1:], (0, 0)], strict=True):
         steps += [(size, ran)] if ran == following[1] else [(size, ran), (size + 1, 0)]

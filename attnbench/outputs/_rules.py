@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attnbench import __version__
-from attnbench.analysis.contest import NEAR, Arm, Inside, Regret, Threshold
+from attnbench.analysis.contest import NEAR, Arm, Inside, Range, Regret, Threshold
 from attnbench.analysis.dispatch import Dispatch, Rules
 from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.run import Run
@@ -43,7 +43,7 @@ def parts(dispatch: Dispatch) -> Iterator[Part]:
                 position_name(rules): f"{each.low} to {each.high}" if each.low < each.high else each.low,
                 "take": each.take,
                 "exact": "yes" if exact[each.take] else "no",
-                "undecided": ", ".join(each.among) if each.undecided else "",
+                "undecided": doubt(each),
             }
             for each in rules.ranges
         ]
@@ -70,6 +70,11 @@ def position_name(rules: Rules) -> str:
     """What a position on the axis counts: `seq_len`; of images, whose sides are multiplied, `tokens`."""
     axis = AXES[rules.panel.axis]
     return axis.name if len(axis.columns) == 1 else "tokens"
+
+
+def doubt(each: Range) -> str:
+    """The arms that are not told apart in an undecided range; empty of a decided one."""
+    return (", ".join(each.among) or "nothing was measured") if each.undecided else ""
 
 
 def threshold_text(threshold: Threshold) -> str:

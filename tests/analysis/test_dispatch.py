@@ -6,17 +6,19 @@ import math
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from attnbench.analysis.contest import Contest, Range, Regret, Threshold, take
+from attnbench.analysis.contest import Contest, Inside, Range, Regret, Threshold, take
 from attnbench.analysis.dispatch import dispatch
 from attnbench.analysis.interval import Estimate
 from attnbench.errors import BadInput
+from attnbench.problem import Problem
 from benchmarks.coverage import dispatch as plant
 from benchmarks.coverage.dispatch import DOUBLING, Plant, Planted
+from tests.analysis import planted as planted_runs
 from tests.analysis.runs import cell, laws, run_of, sequence, visits_of
 
 SEEDS = 60
@@ -179,6 +181,26 @@ def test_an_arm_that_failed_at_a_size_is_not_taken_around_it() -> None:
     losses = {loss.size: loss.loss for loss in only.regret.losses}
     assert losses[1024] == math.inf  # a rule that has not seen the failure takes it
     assert only.regret.mean == math.inf
+
+
+def test_where_every_arm_failed_nothing_is_known_and_the_baseline_is_taken() -> None:
+    both: dict[tuple[str, int], str] = {("softmax", 1024): "error", ("local", 1024): "error"}
+    for inside in get_args(Inside):
+        (only,) = dispatch([laws(SIZES, LAWS, statuses=both, own=0.005)], "wall_time", inside=inside).panels
+        assert Range(513, 2047, "softmax", ()) in only.ranges
+        assert take(only.ranges, 1000).undecided
+
+
+def test_two_images_of_as_many_tokens_have_one_place() -> None:
+    shapes = [(8, 8), (8, 16), (16, 8), (16, 16), (32, 32)]
+    problems = [Problem.image(*shape, 64, 4) for shape in shapes]
+    statuses = {("local", problems[1]): "error"}
+    laws = {"softmax": lambda p: 1e-6 * p.seq_len, "local": lambda p: 1e-7 * p.seq_len}
+    for failed in ({}, statuses):
+        (only,) = dispatch(
+            [planted_runs.planted(laws, problems, statuses=failed)], "wall_time", axis="image_size"
+        ).panels
+        assert [(r.low, r.high, r.take) for r in only.ranges] == [(64, 1024, "local")]
 
 
 def test_one_round_has_thresholds_without_intervals() -> None:

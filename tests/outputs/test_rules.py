@@ -42,7 +42,7 @@ def sequences() -> Run:
 
 
 def failing() -> Run:
-    statuses = {("softmax", 4096): "oom", ("local", 1024): "wrong"}
+    statuses = {("softmax", 4096): "oom", ("local", 1024): "wrong", ("softmax", 1024): "error"}
     return laws(SIZES, {"softmax": lambda n: 1e-9 * n**1.1, "local": lambda n: 1e-6 * n}, statuses=statuses)
 
 
@@ -207,6 +207,14 @@ def test_a_function_has_one_axis() -> None:
     rules = dispatch([both, channels()], "wall_time")
     with pytest.raises(BadInput, match=r"--format python: a function takes a size on one axis.*--axis seq_len"):
         python.rules(rules)
+
+
+def test_where_nothing_was_measured_every_format_says_so() -> None:
+    rules = dispatch([failing()], "wall_time")
+    assert "nothing was measured" in markdown.rules(rules)
+    assert "softmax; undecided: nothing was measured" in python.rules(rules)
+    (panel,) = document(rules)["panels"]
+    assert [each["undecided"] for each in panel["ranges"] if not each["among"]] == [True]
 
 
 def test_tables_hold_every_range(rules: Dispatch) -> None:
