@@ -1,13 +1,15 @@
 """The time that a crossover search saves against a grid of factor √2 over the same range, at the same precision.
 
-    python benchmarks/crossover_search.py [OPERATOR] [--low 64] [--high 2048] [--precision 15%]
+    python benchmarks/crossover_search.py [OPERATOR] [--low 64] [--high 2048] [--precision 15%] [--over batch=1,2,4,8]
 
-Both are measured on the CPU into temporary folders, with the same measure settings. The grid has as many rounds as the
-search took; its time counts only up to the round in which its interval reaches the precision, or all rounds where it
-never does. The times compared are those inside the operators' calls, summed over the visits, checks included.
+Both are measured on the CPU into temporary folders, with the same measure settings; with --over, the grid at every
+value of the second axis. The grid has as many rounds as the search took; its time counts only up to the round in which
+all its intervals reach the precision, or all rounds where they never do. The times compared are those inside the
+operators' calls, summed over the visits, checks included.
 
-Exits 1 where the search takes more than a quarter of the grid's time, where the two crossings contradict each other,
-and where nothing is shown: no crossing up to high / 4, or a search that ended without the precision.
+Exits 1 where the search takes more than a quarter of the grid's time, or with --over of its cells; where two crossings
+contradict each other; and where nothing is shown: no crossing up to high / 4, or a search that ended without the
+precision.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,39 +36,43 @@ SHARE = 0.25
 
 @dataclass(frozen=True)
 class Spent:
-    """The cost of a crossing.
+    """The cost of a crossing, or of those at every value of a second axis.
 
     Attributes:
-        crossing: None where there is none.
-        half: half the interval's relative width; infinite where it is open or there is no crossing.
-        rounds, visits: how many it took.
+        crossings: by the title of their panel; None where there is none.
+        half: half the widest interval's relative width; infinite where one is open or there is no crossing.
+        rounds, cells, visits: how many it took; a cell of the series with its baseline is one.
         seconds: inside the operators' calls.
     """
 
-    crossing: Crossing | None
+    crossings: Mapping[str, Crossing | None]
     half: float
     rounds: int
+    cells: int
     visits: int
     seconds: float
 
     def __str__(self) -> str:
-        c = self.crossing
-        place = f"{centre(c):.0f} [{c.low:.0f}, {c.high:.0f}] {c.direction}, " if c and c.low and c.high else ""
-        return (
-            f"{self.seconds:7.1f} s in {self.visits} visits of {self.rounds} rounds: {place or 'no closed interval, '}"
-            f"±{self.half:.1%}"
-        )
+        cost = f"{self.seconds:7.1f} s in {self.visits} visits of {self.cells} cells, {self.rounds} rounds"
+        cost += f", ±{self.half:.1%}"
+        return "\n            ".join([cost, *map(_shown, self.crossings.values())])
+
+
+def _shown(c: Crossing | None) -> str:
+    return f"{centre(c):.0f} [{c.low:.0f}, {c.high:.0f}] {c.direction}" if c and c.low and c.high else "none, or open"
 
 
 def upto(run: Run, rounds: int, operator: str) -> Spent:
-    """The crossing of a run, and its cost, after so many rounds."""
+    """The crossings of a run, and their cost, after so many rounds."""
     part = replace(run, visits=run.visits[run.visits["round"] <= rounds])
-    table = summarise(part, ["wall_time"]).panels[0].tables[0]
-    line = next(line for line in table.lines if line.series.operator == operator)
-    crossings = line.against_baseline.crossings if line.against_baseline else ()
-    best = min(crossings, key=half_width, default=None)
-    half = half_width(best) if best else float("inf")
-    return Spent(best, half, rounds, len(part.visits), float(part.visits["operator_s"].sum()))
+    crossings = {}
+    for report in summarise(part, ["wall_time"]).panels:
+        line = next(line for line in report.tables[0].lines if line.series.operator == operator)
+        every = line.against_baseline.crossings if line.against_baseline else ()
+        crossings[report.panel.title] = min(every, key=half_width, default=None)
+    half = max(half_width(each) if each else float("inf") for each in crossings.values())
+    cells = part.visits["key"][part.visits["operator"] == operator].nunique()
+    return Spent(crossings, half, rounds, cells, len(part.visits), float(part.visits["operator_s"].sum()))
 
 
 def needed(run: Run, operator: str, precision: float) -> Spent:
@@ -80,7 +87,11 @@ def grid(suite: dict[str, Any], low: int, high: int, rounds: int) -> dict[str, A
     sizes = []
     while low * 2 ** (len(sizes) / 2) <= high * 1.001:
         sizes.append(round(low * 2 ** (len(sizes) / 2)))
-    return {**suite, "sweep": [{"seq_len": sizes}], "measure": {**suite["measure"], "rounds": rounds}}
+    return {
+        **suite,
+        "sweep": [{**suite["sweep"][0], "seq_len": sizes}],
+        "measure": {**suite["measure"], "rounds": rounds},
+    }
 
 
 def attnbench(*words: object) -> None:
@@ -90,15 +101,18 @@ def attnbench(*words: object) -> None:
         sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{process.stderr[-2000:]}")
 
 
-def verdict(search: Spent, gridded: Spent, precision: float, high: int) -> str:
+def verdict(search: Spent, gridded: Spent, precision: float, high: int, is_border: bool) -> str:
     """The reason why the claim is not shown; empty where it is."""
-    if search.crossing is None or centre(search.crossing) > high / 4:
+    if any(each is None or centre(each) > high / (1 if is_border else 4) for each in search.crossings.values()):
         return f"nothing shown: no crossing up to {high // 4}; choose another range or operator"
     if search.half > precision:
         return f"nothing shown: the search ended at ±{search.half:.1%}, not ±{precision:.1%}"
-    a, b = search.crossing, gridded.crossing
-    if b is not None and ((a.low or 0) > (b.high or float("inf")) or (b.low or 0) > (a.high or float("inf"))):
-        return "the two crossings contradict each other"
+    for title, b in gridded.crossings.items():
+        a = search.crossings.get(title)
+        if a and b and ((a.low or 0) > (b.high or float("inf")) or (b.low or 0) > (a.high or float("inf"))):
+            return f"the two crossings contradict each other: {title}"
+    if is_border and search.cells > SHARE * gridded.cells:
+        return f"more than {SHARE:.0%} of the grid's cells"
     return "" if search.seconds <= SHARE * gridded.seconds else f"more than {SHARE:.0%} of the grid's time"
 
 
@@ -107,13 +121,16 @@ def main() -> int:
     parser.add_argument("operator", nargs="?", default="linear_transformer")
     parser.add_argument("--low", type=int, default=64)
     parser.add_argument("--high", type=int, default=2048)
-    parser.add_argument("--precision", default="15%")
+    parser.add_argument("--precision", default=None)
+    parser.add_argument("--over", default=None)
     args = parser.parse_args()
+    args.precision = args.precision or ("20%" if args.over else "15%")
     precision = fraction(0.005, 1.0)(args.precision)
+    over = ("--over", args.over) if args.over else ()
     with tempfile.TemporaryDirectory() as folder:
         searched, gridded = Path(folder) / "search", Path(folder) / "grid"
         ends = ("--low", args.low, "--high", args.high, "--precision", args.precision)
-        attnbench("crossover", args.operator, *ends, "--out", searched)
+        attnbench("crossover", args.operator, *ends, *over, "--out", searched)
         run = read_run(searched)
         rounds = int(run.visits["round"].max())
         text = yaml.safe_dump(grid(run.suite, args.low, args.high, rounds))
@@ -123,12 +140,15 @@ def main() -> int:
             upto(run, rounds, args.operator),
             needed(read_run(gridded), args.operator, precision),
         )
-    print(f"{args.operator} against softmax, seq_len {args.low} to {args.high}, to ±{args.precision}")
+    print(f"{args.operator} against softmax, seq_len {args.low} to {args.high} {args.over or ''}, to ±{args.precision}")
     print(f"search      {search}")
     print(f"grid of √2  {on_grid}" + ("" if on_grid.half <= precision else " (wider: its time is a lower bound)"))
-    wrong = verdict(search, on_grid, precision, args.high)
+    wrong = verdict(search, on_grid, precision, args.high, bool(over))
     share = search.seconds / on_grid.seconds
-    print(f"the search takes {share:.0%} of the grid's time (limit {SHARE:.0%}) {wrong}".strip())
+    cells = search.cells / on_grid.cells
+    print(
+        f"the search takes {share:.0%} of the grid's time, {cells:.0%} of its cells (limit {SHARE:.0%}) {wrong}".strip()
+    )
     return int(bool(wrong))
 
 
