@@ -189,7 +189,8 @@ def _outward(each: Search, place: float, slope: float) -> int | None:
         distance = (distance + expected) / 2
     step = max(width if distance <= INSIDE * width else distance + width / 2, width * 2 ** (len(gaps) - 1))
     step = min(step, math.log(STEP**2))
-    size = _farthest(each, last, up) if step == width else _within(each, last * math.exp(step if up else -step))
+    size = _within(each, last * math.exp(step if up else -step))
+    size = _farthest(each, last, up) if step == width or size == last else size
     beyond = min((size for size in sides if size > last), default=math.inf)
     if size < beyond:
         return size

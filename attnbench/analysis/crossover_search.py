@@ -122,11 +122,14 @@ class Search:
         near = self.crossing()
         half = half_width(near) if near else math.inf
         has_none = self.end is not None and self.crossover().kind in ("always", "never")
-        self.is_precise, self.ended = has_none or half <= self.precision, ""
+        is_narrowest = near is not None and near.bracket and self.allowed(centre(near)) in (near.low, near.high)
+        self.is_precise, self.ended = has_none or is_narrowest or half <= self.precision, ""
         if has_none:
             self.ended = f"no crossing from {self.low} to {self.high}: measured at {self.end}"
-        elif self.is_precise:
+        elif half <= self.precision:
             self.ended = f"precision reached after {count(self.rounds, 'round')}: ±{percent(half)}"
+        elif is_narrowest:
+            self.ended = f"no size lies between the two beside the crossing: ±{percent(half)}"
         elif rounds >= self.most_rounds:
             self.ended = f"not precise enough after {self.most_rounds} rounds: {self._why(half)}"
         return bool(self.ended)

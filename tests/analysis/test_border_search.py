@@ -12,7 +12,7 @@ import pytest
 
 from attnbench.analysis.border_search import Border, from_the_middle, search_borders
 from attnbench.analysis.crossover import Pair
-from attnbench.analysis.crossover_search import MOST_SIZES, Search, half_width, search
+from attnbench.analysis.crossover_search import LEAST_ROUNDS, MOST_SIZES, Search, half_width, search
 from attnbench.analysis.interval import Estimate, estimates
 from attnbench.axes import AXES
 from attnbench.problem import Problem
@@ -96,13 +96,17 @@ def crossing_at(place: float, slope: float = 1.0, jump: float = 0.0) -> Law:
 
 
 def searched(
-    laws: Mapping[int, Law], *, own: float = 0.03, seed: int = 0, alone: bool = False, **more: Mapping[str, float]
+    laws: Mapping[int, Law],
+    *,
+    own: float = 0.03,
+    seed: int = 0,
+    alone: bool = False,
+    ends: tuple[int, int] = (LOW, HIGH),
+    **more: Mapping[str, float],
 ) -> dict[int, Search]:
     """The searches of a border after their end, by value. alone: without neighbours."""
     machine = Machine({str(value): law for value, law in laws.items()}, own, seed, **more)
-    searches = {
-        value: Search(str(value), machine, LOW, HIGH, PRECISION, NEAREST) for value in from_the_middle(list(laws))
-    }
+    searches = {value: Search(str(value), machine, *ends, PRECISION, NEAREST) for value in from_the_middle(list(laws))}
     if alone:
         search(list(searches.values()), machine.next_round)
     else:
@@ -161,6 +165,27 @@ def test_a_border_that_does_not_follow_its_neighbours_is_found() -> None:
     searches = searched({value: crossing_at(place) for value, place in places.items()})
     assert [value for value, place in places.items() if not holds(searches[value], place)] == []
     assert cells(searches) > GRID / 4, "neighbours that say nothing cost sizes, never the crossing"
+
+
+def test_a_border_that_is_cheaper_below_is_found_from_as_few() -> None:
+    law = lambda value: 3000 * value**0.45  # noqa: E731
+    searches = searched({value: crossing_at(law(value), slope=-1.0) for value in BATCHES})
+    assert {near.direction for each in searches.values() if (near := each.crossing())} == {"below"}
+    assert sum(holds(each, law(value)) for value, each in searches.items()) >= len(BATCHES) - 1
+    assert cells(searches) <= GRID / 4
+
+
+def test_where_sizes_lie_far_apart_the_two_beside_the_crossing_are_the_answer() -> None:
+    """As on an axis of batches."""
+    searches = searched(border(lambda value: 1.4, jump=0.3), ends=(1, 16))
+    for each in searches.values():
+        near = each.crossing()
+        assert near is not None
+        assert (near.low, near.high) == (1, 2)
+        assert each.ended == "no size lies between the two beside the crossing: ±41%"
+        assert each.rounds == LEAST_ROUNDS
+    far = searched(border(lambda value: 2.0 * value, slope=0.5), ends=(1, 1024))
+    assert all(holds(each, 2.0 * value) for value, each in far.items())
 
 
 def test_a_border_that_is_crossed_the_other_way_at_one_value_is_found() -> None:
