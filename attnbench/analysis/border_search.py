@@ -143,9 +143,12 @@ def missing(each: Search, slope: float) -> int | None:
     """The size without which the rounds that are left will not locate the crossing; None where these suffice."""
     near = each.crossing()
     if near is not None:
-        is_wide = near.bracket and half_width(near) > each.precision
-        is_whole = not any((near.low or 0) < size < (near.high or 0) for size in each.sizes)
-        return each.allowed(centre(near)) if is_wide and is_whole else None
+        if not each.precision < half_width(near) < math.inf:
+            return None
+        middle = math.sqrt((near.low or 1) * (near.high or 1))
+        below = max((size for size in each.sizes if size <= middle), default=each.low)
+        above = min((size for size in each.sizes if size > middle), default=each.high)
+        return each.allowed(middle) if above > below * each.width else None
     pairs = [p for p in _finite(each) if p.size in each.around]
     if not pairs:
         return None
@@ -194,7 +197,7 @@ def _outward(each: Search, place: float, slope: float) -> int | None:
     beyond = min((size for size in sides if size > last), default=math.inf)
     if size < beyond:
         return size
-    if beyond > last * STEP:
+    if beyond > last * 2:
         return _within(each, math.sqrt(last * beyond))
     each.ended = f"no crossing up to {last}; at {beyond} it cannot be called"
     return None
@@ -220,13 +223,15 @@ def _inward(each: Search, a: int, b: int, halve: bool) -> int | None:
     width, span = math.log(each.width), math.log(b / a)
     if span <= width + 1e-9:
         return None
-    inside = span / 2 if halve else span * each.share(a, b)
-    if inside <= INSIDE * width:
+    inside = span * each.share(a, b)
+    if halve and span > 2 * width:
+        size = each.allowed(math.sqrt(a * b))
+    elif inside <= INSIDE * width:
         size = _farthest(each, a, up=True)
     elif span - inside <= INSIDE * width:
         size = _farthest(each, b, up=False)
     else:
-        size = each.allowed(a * math.exp(inside if halve else inside - width / 2))
+        size = each.allowed(math.sqrt(a * b) if span <= 2 * width else a * math.exp(inside - width / 2))
     return size if a < size < b else None
 
 

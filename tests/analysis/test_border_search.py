@@ -102,11 +102,12 @@ def searched(
     seed: int = 0,
     alone: bool = False,
     ends: tuple[int, int] = (LOW, HIGH),
+    allowed: Callable[[float], int] = NEAREST,
     **more: Mapping[str, float],
 ) -> dict[int, Search]:
     """The searches of a border after their end, by value. alone: without neighbours."""
     machine = Machine({str(value): law for value, law in laws.items()}, own, seed, **more)
-    searches = {value: Search(str(value), machine, *ends, PRECISION, NEAREST) for value in from_the_middle(list(laws))}
+    searches = {value: Search(str(value), machine, *ends, PRECISION, allowed) for value in from_the_middle(list(laws))}
     if alone:
         search(list(searches.values()), machine.next_round)
     else:
@@ -184,14 +185,19 @@ def test_where_sizes_lie_far_apart_the_two_beside_the_crossing_are_the_answer() 
         assert (near.low, near.high) == (1, 2)
         assert each.ended == "no size lies between the two beside the crossing: ±41%"
         assert each.rounds == LEAST_ROUNDS
-    far = searched(border(lambda value: 2.0 * value, slope=0.5), ends=(1, 1024))
-    assert all(holds(each, 2.0 * value) for value, each in far.items())
+
+
+def test_sizes_that_are_fewer_than_steps_are_passed() -> None:
+    """As heads, which divide the channels."""
+    machine_sizes = lambda place: 4 ** round(math.log(max(place, 1), 4))  # noqa: E731
+    searches = searched(border(lambda value: 8.0 * value**0.3, slope=0.5), ends=(1, 1024), allowed=machine_sizes)
+    assert all(holds(each, 8.0 * value**0.3) for value, each in searches.items())
 
 
 def test_a_border_that_is_crossed_the_other_way_at_one_value_is_found() -> None:
     laws = border(lambda value: 8000)
-    laws[16] = lambda n: math.log(n / 3000)
-    near = searched(laws)[16].crossing()
+    laws[64] = lambda n: math.log(n / 3000)
+    near = searched(laws)[64].crossing()
     assert near is not None
     assert near.direction == "below"
     assert (near.low or 0) <= 3000 <= (near.high or math.inf)
@@ -219,6 +225,26 @@ def test_where_the_middle_value_has_no_crossing_the_others_are_found() -> None:
     assert all(searches[value].crossing() is None for value in BATCHES if value not in inside)
 
 
+def test_where_no_value_has_a_crossing_two_sizes_of_each_say_so() -> None:
+    searches = searched({value: lambda n: 0.5 for value in BATCHES})
+    assert {each.crossover().kind for each in searches.values()} == {"never"}
+    _, *followers = searches.values()
+    assert {len(each.every_size) for each in followers} == {2}
+
+
+@pytest.mark.parametrize(
+    ("others", "before", "after"), [(1500, 0.2, -0.2), (1500, 3.0, -0.1), (50000, -0.1, 5.0), (50000, 0.05, -5.0)]
+)
+def test_far_from_its_neighbours_a_jump_takes_few_steps(others: int, before: float, after: float) -> None:
+    """What the ratio is, and its slope elsewhere, say nothing of where it lies."""
+    laws = border(lambda value: others)
+    laws[64] = lambda n: before if n < 30000 else after
+    each = searched(laws, seed=1)[64]
+    assert holds(each, 30000)
+    assert each.ended.startswith("precision reached")
+    assert len(each.every_size) <= 9
+
+
 def test_out_of_memory_bounds_a_search() -> None:
     laws = border(lambda value: 30000)
     baseline = searched(laws, memory={"64": 20000.0})[64]
@@ -227,6 +253,8 @@ def test_out_of_memory_bounds_a_search() -> None:
     neither = searched(laws, both={"64": 20000.0})[64]
     assert neither.crossing() is None
     assert "it cannot be called" in neither.ended
+    laws[64] = lambda n: 2.0 if n < 22000 else -0.3
+    assert holds(searched(laws, both={"64": 28000.0})[64], 22000)
     nothing = searched(laws, both={"64": 10.0})[64]
     assert nothing.ended == "not comparable at the smallest size"
     assert nothing.crossover().kind == "nothing"
