@@ -186,6 +186,14 @@ def test_each_axis_is_estimated(name: str) -> None:
     assert softmax["bytes_required"] <= larger["bytes_required"]
 
 
+def test_sizes_and_names_are_taken_as_people_type_them() -> None:
+    words = ("--seq-len", "1K,2k", "--dtype", "bf16,fp32", "--mode", "train", "--head-dim", "8", "--format", "json")
+    rows: list[dict[str, Any]] = json.loads(attnbench("estimate", "linear_transformer", *words).stdout)
+    assert [(row["seq_len"], row["dtype"], row["mode"], row["channels"]) for row in rows] == [
+        (n, dtype, "fwd_bwd", 64) for dtype in ("bfloat16", "float32") for n in (1024, 2048)
+    ]
+
+
 class Begun(Exception):
     """What a search begins with, in place of the search."""
 

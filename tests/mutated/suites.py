@@ -20,6 +20,8 @@ sweep:
   - seq_len: {from: 64, to: 300, factor: 2}
     channels: [32, 64]
   - image_size: [7, 4x8]
+  - {seq_len: [512, 1K], query_len: [1, 16], kv_heads: 2, pair: true, causal: true}
+  - {seq_len: [8, 16], tokens: 64, dtype: [fp32, bf16]}
 problem: {batch: 2, heads: 4, channels: 32, dtype: float32}
 mode: [fwd, fwd_bwd]
 measure: {rounds: 2, max_rounds: 4, crossover_precision: 3%, min_turns: 4, max_turns: 9, max_time: 500ms}
