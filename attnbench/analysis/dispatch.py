@@ -67,7 +67,7 @@ def dispatch(
     operators: Collection[str] = (),
     baseline: str | None = None,
     axis: str | None = None,
-    inside: Inside = "baseline",
+    inside: Inside = "cheapest",
 ) -> Dispatch:
     """The rules of every panel in which arms can be compared.
 

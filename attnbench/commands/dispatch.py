@@ -30,10 +30,10 @@ def command(
     undecided: Annotated[
         Literal["baseline", "cheapest"],
         typer.Option(
-            help="What is taken where arms are not told apart: the baseline, or the arm with the least interpolated "
-            "time.",
+            help="What is taken where arms are not told apart: the arm with the least interpolated time, or the "
+            "baseline.",
         ),
-    ] = "baseline",
+    ] = "cheapest",
     metric: Annotated[str, typer.Option(help="What is compared: a metric of timed rounds.")] = DEFAULT_METRIC,
     axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     form: Annotated[

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 from attnbench import __version__
@@ -40,12 +41,12 @@ def parts(dispatch: Dispatch) -> Iterator[Part]:
         exact = {arm.name: arm.exact for arm in rules.arms}
         table = [
             {
-                position_name(rules): f"{each.low} to {each.high}" if each.low < each.high else each.low,
-                "take": each.take,
-                "exact": "yes" if exact[each.take] else "no",
-                "undecided": doubt(each),
+                position_name(rules): _positions(ranges),
+                "take": take,
+                "exact": "yes" if exact[take] else "no",
+                "undecided": "; ".join(_doubts(ranges)),
             }
-            for each in rules.ranges
+            for take, ranges in _by_take(rules.ranges)
         ]
         notes = [*(threshold_text(each) for each in rules.thresholds), regret_text(rules.regret)]
         yield Part(rules.panel.title, Listing(table, notes=notes))
@@ -54,7 +55,7 @@ def parts(dispatch: Dispatch) -> Iterator[Part]:
 def legend(dispatch: Dispatch) -> list[str]:
     """What the columns mean, the regret of all panels together, and which panels have no rules."""
     lines = [
-        f"undecided: the {CONFIDENCE:.0%} intervals do not tell these arms apart; {INSIDE[dispatch.inside]}. "
+        f"undecided: arms that {CONFIDENCE:.0%} intervals do not tell from the cheapest; {INSIDE[dispatch.inside]}. "
         "exact: no: another function than softmax attention; its quality is not measured here.",
         "Below the smallest and above the largest size nothing was measured: there the nearest range is only a guess.",
         "lost: each size but the smallest and the largest of an arm is left out in turn: the time of the arm that a "
@@ -70,6 +71,26 @@ def position_name(rules: Rules) -> str:
     """What a position on the axis counts: `seq_len`; of images, whose sides are multiplied, `tokens`."""
     axis = AXES[rules.panel.axis]
     return axis.name if len(axis.columns) == 1 else "tokens"
+
+
+def _by_take(ranges: Sequence[Range]) -> list[tuple[str, list[Range]]]:
+    """Neighbouring ranges with the same answer, in one row."""
+    return [(take, list(group)) for take, group in groupby(ranges, key=lambda each: each.take)]
+
+
+def _positions(ranges: Sequence[Range]) -> str:
+    low, high = ranges[0].low, ranges[-1].high
+    return f"{low} to {high}" if low < high else str(low)
+
+
+def _doubts(ranges: Sequence[Range]) -> Iterator[str]:
+    """What else may be the cheapest, and where, for ranges with one answer."""
+    for undecided, group in groupby(ranges, key=lambda each: each.undecided):
+        stretch = list(group)
+        if undecided:
+            others = dict.fromkeys(arm for each in stretch for arm in each.among if arm != stretch[0].take)
+            where = "" if len(stretch) == len(ranges) else f"{_positions(stretch)}: "
+            yield where + (", ".join(others) or "nothing was measured")
 
 
 def doubt(each: Range) -> str:

@@ -45,7 +45,7 @@ def test_the_table_fits_a_terminal_and_names_threshold_undecided_and_regret(run:
     assert all(len(line) <= 80 for line in done.output.splitlines())
     for text in (
         "local instead of softmax: from ",
-        "softmax, local",
+        ": softmax",
         "on average",
         "within 5% of the fastest at 2 of 2",
     ):
@@ -57,8 +57,8 @@ def test_the_option_says_what_is_taken_inside(run: Path) -> None:
         panel = json.loads(dispatch(run, "--format", "json", *words).output)["panels"][0]
         return [each["take"] for each in panel["ranges"] if each["undecided"]]
 
-    assert takes() == takes("--undecided", "baseline") == ["softmax"]
-    assert takes("--undecided", "cheapest") == ["softmax", "local"]
+    assert takes() == takes("--undecided", "cheapest") == ["softmax", "local"]
+    assert takes("--undecided", "baseline") == ["softmax"]
     refused = dispatch(run, "--undecided", "nothing")
     assert (refused.exit_code, "'baseline', 'cheapest'" in refused.output) == (2, True)
 
@@ -67,7 +67,8 @@ def test_nothing_decided_is_3(tmp_path: Path) -> None:
     alike = folder(tmp_path / "alike", {"softmax": lambda n: 1e-6 * n, "local": lambda n: 1e-6 * n}, noise=0.3)
     done = dispatch(alike)
     assert done.exit_code == 3
-    assert "softmax, local" in done.output
+    row = done.output.splitlines()[4]
+    assert {"softmax", "local"} <= set(row.split())
 
 
 def test_bad_input_is_a_paragraph(run: Path, tmp_path: Path) -> None:
