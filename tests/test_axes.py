@@ -10,6 +10,7 @@ from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES, tokens_axis
 from attnbench.errors import BadInput
 from attnbench.plan.suite import from_text
+from attnbench.plan.sweep import entry_facts
 from attnbench.problem import Problem
 from tests.analysis.runs import cell, run_of, visits_of
 
@@ -83,7 +84,7 @@ def test_how_channels_are_split_into_heads_is_shown_along_the_axis_that_the_suit
     axis = AXES[name]
     assert [axis.holding(problems).at(problems[-1], position) for position in (1, 2, 4)] == problems
     results = run_of(visits_of([(cell("softmax", problem), 1.0, {}) for problem in problems])).results
-    (panel,) = panels(results, swept=[Swept(*suite.sweep[0].places())])
+    (panel,) = panels(results, swept=[Swept(**entry_facts(suite.sweep[0], suite.problem))])
     assert (panel.axis, list(panel.sizes)) == (name, ["1", "2", "4"])
     assert title in panel.title
     assert panels(results, name) == [panel]

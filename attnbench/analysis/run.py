@@ -107,15 +107,20 @@ class Run:
 
 def _is_swept(stored: Any) -> bool:
     """Whether it has the form of Swept, and its axes are of today."""
-    if not isinstance(stored, dict) or set(stored) != {"places", "together"}:
+    if not isinstance(stored, dict) or set(stored) != {"places", "together", "beside"}:
         return False
     places, together = stored["places"], stored["together"]
-    if not isinstance(places, dict) or not set(places) <= set(AXES) or not isinstance(together, list):
-        return False
-    if not all(isinstance(each, list) and all(map(is_whole, each)) for each in places.values()):
+    if not (_are_places(places) and _are_places(stored["beside"]) and isinstance(together, list)):
         return False
     named = all(isinstance(name, str) and name in places for name in together)
     return named and len({len(places[name]) for name in together}) <= 1
+
+
+def _are_places(stored: Any) -> bool:
+    """Whether these are positions by axis."""
+    if not isinstance(stored, dict) or not set(stored) <= set(AXES):
+        return False
+    return all(isinstance(each, list) and all(map(is_whole, each)) for each in stored.values())
 
 
 def read_run(path: str | Path) -> Run:

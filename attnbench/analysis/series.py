@@ -139,7 +139,8 @@ def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
 
 def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:
     """The panels of a run, in the order of AXES; a cell that varies along no axis with others stands in a panel of one
-    size. Of two panels of the same cells one is shown: along an axis that the suite names, else the first of AXES.
+    size. Of panels along several axes one is shown where they hold the same cells, and none that hold what stands in
+    panels of the sweep already, if no axis is asked for.
 
     Args:
         results: one row per key, as `Run.results`.
@@ -159,7 +160,7 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
     every += [
         _panel(each, common, group, names) for each in alone for common, group in _grouped(rest, each, _fixed(each)[0])
     ]
-    shown = _distinct(every, swept)
+    shown = _shown(every, swept)
     chosen = [panel for panel in (every if axis else shown) if axis in (None, panel.axis)]
     if axis is not None and not chosen:
         varied = ", ".join(dict.fromkeys(panel.axis for panel in shown)) or "none"
@@ -183,17 +184,27 @@ def _along(
         yield from wide
 
 
-def _distinct(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
-    """One panel of each set of cells: the first along an axis that an entry of the sweep names, else the first."""
+def _shown(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
+    """One panel of each set of cells, along the axis by which entries of the sweep name most of its problems; of those
+    that no entry names, where cells of several entries happen to differ in one size, only what cells are in else."""
     by_cells: dict[frozenset[str], list[Panel]] = {}
     for panel in every:
         by_cells.setdefault(panel.keys, []).append(panel)
-    named = (
-        next((panel for panel in same if any(each.names(panel.axis, panel.problems) for each in swept)), same[0])
-        for same in by_cells.values()
-    )
+    named = {keys: [_named_by(panel, swept) for panel in same] for keys, same in by_cells.items()}
+    distinct = {keys: same[named[keys].index(max(named[keys]))] for keys, same in by_cells.items()}
+    chosen = [keys for keys in distinct if max(named[keys]) > 1 or not swept]
+    placed = set().union(*chosen)
+    for keys in distinct:
+        if not keys <= placed:
+            chosen.append(keys)
+            placed |= keys
     order = list(AXES)
-    return sorted(named, key=lambda panel: order.index(panel.axis))
+    return sorted((distinct[keys] for keys in chosen), key=lambda panel: order.index(panel.axis))
+
+
+def _named_by(panel: Panel, swept: Iterable[Swept]) -> int:
+    """How many of a panel's problems an entry has that varies its axis."""
+    return max((sum(map(each.has, panel.problems)) for each in swept if each.varies(panel.axis)), default=0)
 
 
 _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]

@@ -23,6 +23,7 @@ from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
 from attnbench.plan.settings import CONTRACT, Limits, Measure
+from attnbench.plan.sweep import entry_facts
 from attnbench.registry import device_type_of
 from attnbench.store import journal
 from attnbench.store.reading import read_visits
@@ -56,7 +57,7 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
         "code": code.stored(),
         "seed": order_seed(suite.text),
         "looks": stops(suite.measure),
-        "sweep": [dict(zip(("places", "together"), sweep.places(), strict=True)) for sweep in suite.sweep],
+        "sweep": [entry_facts(sweep, suite.problem) for sweep in suite.sweep],
     }
     plan = assembled(planned, suite.measure, suite.limits, facts)
     return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), facts

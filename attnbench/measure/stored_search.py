@@ -14,8 +14,10 @@ from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.plan.search_request import SearchRequest
 from attnbench.plan.suite import written
+from attnbench.plan.sweep import facts_of
 from attnbench.problem import problem_of
-from attnbench.store.records import SUITE, Visit
+from attnbench.store.journal import stored_environment
+from attnbench.store.records import ENVIRONMENT, SUITE, Visit
 from attnbench.store.trusted_json import REPAIR, parse_object, read_text
 from attnbench.yaml_file import parse
 
@@ -50,11 +52,15 @@ def read_request(folder: Path) -> SearchRequest:
 
 
 def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) -> None:
-    """Writes the sizes that were visited into suite.yaml, so that it describes the run; unchanged where none was."""
+    """Writes the sizes that were visited into suite.yaml and environment.json, so that they describe the run; unchanged
+    where none was."""
     column = AXES[request.axis].columns[0]
-    sizes = sorted({getattr(problem_of(visit.cell), column) for visit in visits})
+    problems = {problem_of(visit.cell) for visit in visits}
+    sizes = sorted({getattr(problem, column) for problem in problems})
     data = parse(read_text(folder / SUITE), str(folder / SUITE))
     if sizes and data["sweep"][0][request.axis] != sizes:
         data["sweep"][0][request.axis] = sizes
+        facts = {**stored_environment(folder), "sweep": [facts_of(problems, [*data["sweep"][0]])]}
         with storing(folder):
+            replace(folder / ENVIRONMENT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
             replace(folder / SUITE, written(data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -68,11 +68,8 @@ class Sweep:
         together = zip(*(each * (longest if len(each) == 1 else 1) for each in lists), strict=True)
         return [self._with_batch(_merged(point)) for point in (together if self.pair else itertools.product(*lists))]
 
-    def places(self) -> tuple[dict[str, list[int]], list[str]]:
-        """By axis the positions in it, and the axes that walk together: of these each has as many positions.
-
-        Raises: ValueError, as `points`.
-        """
+    def _places(self) -> tuple[dict[str, list[int]], list[str]]:
+        """By axis the positions in it, and the axes that walk together: of these each has as many positions."""
         places = {name: [math.prod(value) for value in values] for name, values in self.values.items()}
         tokens = next(name for name in places if AXES[name].domain)
         together = [name for name, each in places.items() if self.pair and len(each) > 1]
@@ -156,6 +153,21 @@ def problems(sweep: Sweep, shape: Shape) -> list[Problem]:
     kinds = {**shape.kinds, **sweep.kinds}
     each = [dict(zip(kinds, values, strict=True)) for values in itertools.product(*kinds.values())]
     return [shape.at(sizes, kind) for kind in each for sizes in sweep.points()]
+
+
+def entry_facts(sweep: Sweep, shape: Shape) -> dict[str, Any]:
+    """What a run stores of an entry: the arguments of `analysis.swept.Swept`."""
+    places, together = sweep._places()
+    facts = facts_of(problems(sweep, shape), places)
+    return {**facts, "places": places, "together": together}
+
+
+def facts_of(every: Collection[Problem], names: Collection[str]) -> dict[str, Any]:
+    """The same of an entry that has these problems, and whose axes multiply. names: of its axes."""
+    standing = {name: axis for name, axis in AXES.items() if all(map(axis.varies_in, every))}
+    places = {name: sorted({axis.position(problem) for problem in every}) for name, axis in standing.items()}
+    own = {name: each for name, each in places.items() if name in names}
+    return {"places": own, "together": [], "beside": {name: places[name] for name in places if name not in own}}
 
 
 def _merged(sizes: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from attnbench.errors import BadInput
 from attnbench.outputs import csv
 from attnbench.outputs import json as json_output
 from attnbench.plan.suite import from_text
+from attnbench.plan.sweep import entry_facts
 from tests.analysis.runs import cell, run_of, visits_of
 
 NAMES = ("softmax", "linear_transformer")
@@ -27,8 +28,8 @@ def swept(sweep: str, problem: str = "") -> Run:
         f"operators: [softmax]\nsweep: [{sweep}]\nproblem: {{channels: 16, heads: 4{problem}}}", "", Path()
     )
     cells = [(cell(name, problem), 1.0, {}) for problem in suite.problems() for name in NAMES]
-    stored = [dict(zip(("places", "together"), each.places(), strict=True)) for each in suite.sweep]
-    return run_of(visits_of(cells), json.loads(json.dumps({"sweep": stored})))
+    sweep_stored = [entry_facts(each, suite.problem) for each in suite.sweep]
+    return run_of(visits_of(cells), json.loads(json.dumps({"sweep": sweep_stored})))
 
 
 def shown(run: Run) -> list[tuple[str, list[str]]]:
@@ -42,8 +43,6 @@ def test_a_pair_is_one_panel_that_says_what_varies_with_its_axis() -> None:
     assert shown(run) == [
         ("seq_len: batch 1, heads 4, channels 16, cpu", ["32", "64"]),
         ("seq_len: heads 4, channels 16, batch 32, 16, 4, cpu", ["32", "64", "128"]),
-        ("batch: heads 4, channels 16, seq_len 32, cpu", ["1", "32"]),
-        ("batch: heads 4, channels 16, seq_len 64, cpu", ["1", "16"]),
     ]
     along = panels(run.results, "batch", run.swept)
     assert [list(p.sizes) for p in along] == [["1", "32"], ["1", "16"], ["4", "16", "32"]]
@@ -121,9 +120,8 @@ def test_a_step_with_nothing_before_it_stands_with_those_of_as_many_new_tokens()
     assert shown(run) == [
         ("seq_len: causal, batch 1, heads 4, channels 16, cpu", ["8", "16", "32"]),
         ("seq_len: causal, batch 1, heads 4, channels 16, query_len 8, cpu", ["8", "16", "32"]),
-        ("query_len: causal, batch 1, heads 4, channels 16, seq_len 16, cpu", ["8", "16"]),
-        ("query_len: causal, batch 1, heads 4, channels 16, seq_len 32, cpu", ["8", "32"]),
     ]
+    assert [list(p.sizes) for p in panels(run.results, "query_len", run.swept)] == [["8", "16"], ["8", "32"]]
 
 
 def test_heads_of_as_many_kv_heads_are_one_panel() -> None:
@@ -134,16 +132,34 @@ def test_heads_of_as_many_kv_heads_are_one_panel() -> None:
 def test_the_axis_of_the_same_cells_is_that_of_their_own_entry() -> None:
     """Both entries vary the channels of four heads; one of them calls it head_dim."""
     run = swept("{seq_len: 8, head_dim: [2, 8]}, {seq_len: 16, channels: [8, 32]}")
-    alone = [
-        ("seq_len: batch 1, heads 4, channels 8, cpu", ["8", "16"]),
-        ("seq_len: batch 1, heads 4, channels 32, cpu", ["8", "16"]),
-    ]
     assert shown(run) == [
-        *alone,
         ("channels: batch 1, heads 4, seq_len 16, cpu", ["8", "32"]),
         ("head_dim: batch 1, heads 4, seq_len 8, cpu", ["2", "8"]),
     ]
-    assert [title.split(":")[0] for title, _ in shown(replace(run, environment={}))][2:] == ["channels", "channels"]
+    unnamed = [title.split(":")[0] for title, _ in shown(replace(run, environment={}))]
+    assert unnamed == ["seq_len", "seq_len", "channels", "channels"]
+
+
+def test_sizes_that_happen_to_agree_are_no_panel_unless_a_cell_stands_nowhere_else() -> None:
+    """Two heads of eight channels beside four of these, in two entries; two samples stand only beside the base."""
+    run = swept("{seq_len: 8, heads: [2, 4, 8]}, {seq_len: 8, head_dim: [8, 16]}, {seq_len: 8, batch: 2}")
+    assert shown(run) == [
+        ("heads: batch 1, channels 16, seq_len 8, cpu", ["2", "4", "8"]),
+        ("head_dim: batch 1, heads 4, seq_len 8, cpu", ["4", "8", "16"]),
+        ("batch: heads 4, channels 16, seq_len 8, cpu", ["1", "2"]),
+    ]
+    chance = ("channels: batch 1, head_dim 8, seq_len 8, cpu", ["16", "32"])
+    assert chance in shown(replace(run, environment={}))
+    assert [list(p.sizes) for p in panels(run.results, "heads", run.swept)] == [["2", "4", "8"], ["2", "4"]]
+
+
+def test_heads_that_have_as_many_kv_heads_as_others_are_no_panel_of_theirs() -> None:
+    run = swept("{seq_len: 8, heads: [1, 2, 4]}, {seq_len: 8, kv_heads: [1, 2]}")
+    assert shown(run) == [
+        ("heads: batch 1, channels 16, seq_len 8, cpu", ["1", "2", "4"]),
+        ("kv_heads: batch 1, heads 4, channels 16, seq_len 8, cpu", ["1", "2", "4"]),
+    ]
+    assert [list(p.sizes) for p in panels(run.results, "heads", run.swept)][1:] == [["1", "4"], ["2", "4"]]
 
 
 def test_kinds_are_panels() -> None:
@@ -156,24 +172,25 @@ def test_kinds_are_panels() -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged",
+    "damage",
     [
-        3,
-        [3],
-        [{"places": {"seq_len": [1, 2]}}],
-        [{"places": {"width": [1, 2]}, "together": []}],
-        [{"places": {"seq_len": ["1"]}, "together": []}],
-        [{"places": [], "together": []}],
-        [{"places": {"seq_len": [1, 2]}, "together": ["batch"]}],
-        [{"places": {"seq_len": [1, 2], "batch": [1]}, "together": ["seq_len", "batch"]}],
-        [{"places": {"seq_len": [1, 2]}, "together": [[]]}],
-        [{"places": {"seq_len": [1, 2]}, "together": [], "more": 1}],
+        {"places": None},
+        {"places": {"width": [1, 2]}},
+        {"places": {"seq_len": ["1"]}},
+        {"beside": [1]},
+        {"together": 1},
+        {"together": ["heads"]},
+        {"together": [[]]},
+        {"places": {"seq_len": [1, 2], "batch": [1]}},
+        {"more": 1},
     ],
 )
-def test_a_damaged_sweep_is_as_none(damaged: Any) -> None:
+def test_a_damaged_sweep_is_as_none(damage: dict[str, Any]) -> None:
     run = swept("{seq_len: [32, 64], tokens: 256}")
     assert len(run.swept) == 1
-    assert replace(run, environment={"sweep": damaged}).swept == []
+    (whole,) = run.environment["sweep"]
+    for damaged in ([{**whole, **damage}], [3], 3, [{name: whole[name] for name in ("places", "together")}]):
+        assert replace(run, environment={"sweep": damaged}).swept == []
 
 
 def test_panel_of_equal_cells_is_shown_along_each_axis_that_is_asked_for() -> None:

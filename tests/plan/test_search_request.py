@@ -11,7 +11,7 @@ import yaml
 from attnbench.errors import BadInput
 from attnbench.measure.stored_search import SEARCH, name_sizes, read_request, write_request
 from attnbench.plan.search_request import SearchRequest, clock_column, read_over, suite_text
-from attnbench.store.records import SUITE
+from attnbench.store.records import ENVIRONMENT, SUITE
 from tests.stored import cell, visit
 
 ASKED = SearchRequest(("rfa", "softmax:sdpa"), "softmax", "seq_len", 64, 1024, 0.1, "wall_time_s")
@@ -61,15 +61,20 @@ def test_a_damaged_question_is_refused(tmp_path: Path, change: dict[str, object]
 def test_the_suite_names_the_sizes_that_were_visited(tmp_path: Path) -> None:
     path = tmp_path / SUITE
     path.write_text(suite_text(ASKED, SHAPE, 64, "fwd", "core", [], []))
+    (tmp_path / ENVIRONMENT).write_text('{"torch": "2.13.0"}')
     name_sizes(ASKED, tmp_path, [])
     assert yaml.safe_load(path.read_text())["sweep"] == [{"seq_len": [64, 1024]}]
     name_sizes(ASKED, tmp_path, [visit(cell(seq_len=n)) for n in (256, 64, 256)])
     assert yaml.safe_load(path.read_text())["sweep"] == [{"seq_len": [64, 256]}]
+    facts = json.loads((tmp_path / ENVIRONMENT).read_text())
+    assert (facts["torch"], facts["sweep"][0]["places"]) == ("2.13.0", {"seq_len": [64, 256]})
+    assert facts["sweep"][0]["beside"]["channels"] == [32]
 
 
 def test_the_suite_names_the_values_of_a_second_axis(tmp_path: Path) -> None:
     path = tmp_path / SUITE
     path.write_text(suite_text(OVER, SHAPE, 64, "fwd", "core", [], []))
+    (tmp_path / ENVIRONMENT).write_text('{"torch": "2.13.0"}')
     data = yaml.safe_load(path.read_text())
     assert data["sweep"] == [{"seq_len": [64, 1024], "batch": [1, 2, 4]}]
     assert "batch" not in data["problem"]
