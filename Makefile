@@ -74,7 +74,7 @@ bench-operators: $(BIN)/.ready  ## every reference on the CPU beside its cost, a
 REFERENCE := results/reference
 MACHINE ?= cpu
 results: $(BIN)/.ready  ## measure the CPU suites, one thread, into results/reference (MACHINE=name), then the README's tables
-	@export OMP_NUM_THREADS=1; for suite in sequence image channels; do \
+	@export OMP_NUM_THREADS=1; for suite in sequence image channels decode extend heads dtype; do \
 	  folder=$(REFERENCE)/$(MACHINE)-$$suite; \
 	  if [ -d $$folder ]; then $(BIN)/attnbench run --resume $$folder --device cpu || exit 1; \
 	  else $(BIN)/attnbench run $$suite --device cpu --out $$folder || exit 1; fi; \
