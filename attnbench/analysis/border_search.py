@@ -150,10 +150,10 @@ def missing(each: Search, slope: float) -> int | None:
         above = min((size for size in each.sizes if size > middle), default=each.high)
         return each.allowed(middle) if above > below * each.width else None
     pairs = [p for p in _finite(each) if p.size in each.around]
-    if not pairs:
-        return None
     gaps = np.array([side(p) for p in pairs])
     halves = np.array([_half_at_the_end(p, each) for p in pairs])
+    if not np.isfinite(halves).any():
+        return None
     told = {*np.sign(gaps[~(np.abs(gaps) <= LIKELY * halves)])}
     told |= {math.copysign(1, gap) for p in each.prober.pairs(each.series) if (gap := side(p)) in (-math.inf, math.inf)}
     place = float(np.mean(np.log([p.size for p in pairs])) - np.mean(gaps) / slope)
