@@ -126,15 +126,10 @@ def follow(each: Search, place: float, slope: float) -> None:
     """
     each.rounds = 1
     size: int | None = _within(each, place / each.width**0.5)
-    inner = 0
     while size is not None and size not in each.sizes and len(each.sizes) < MOST_SIZES:
         each.visit(size)
         bracket = _bracket(each, place)
-        if bracket is None:
-            size = _outward(each, place, slope)
-        else:
-            size = _inward(each, *bracket, halve=inner % 2 == 1)
-            inner += 1
+        size = _outward(each, place, slope) if bracket is None else _inward(each, *bracket)
     bracket = _bracket(each, place)
     each.repeat_around(math.sqrt(bracket[0] * bracket[1]) if bracket else each.end or each.sizes[-1])
 
@@ -215,23 +210,22 @@ def _other_end(each: Search, end: int) -> int | None:
     return None
 
 
-def _inward(each: Search, a: int, b: int, halve: bool) -> int | None:
+def _inward(each: Search, a: int, b: int) -> int | None:
     """The next size between two that the crossing lies between; None where they are as close as the precision asks.
 
-    halve: in their middle, not where the ratio is expected to be 1.
+    Where the crossing is expected near one of them, so that it lies in the middle between that one and the next; else
+    halfway.
     """
     width, span = math.log(each.width), math.log(b / a)
     if span <= width + 1e-9:
         return None
     inside = span * each.share(a, b)
-    if halve and span > 2 * width:
-        size = each.allowed(math.sqrt(a * b))
-    elif inside <= INSIDE * width:
+    if inside <= INSIDE * width:
         size = _farthest(each, a, up=True)
     elif span - inside <= INSIDE * width:
         size = _farthest(each, b, up=False)
     else:
-        size = each.allowed(math.sqrt(a * b) if span <= 2 * width else a * math.exp(inside - width / 2))
+        size = each.allowed(math.sqrt(a * b))
     return size if a < size < b else None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench.analysis.border_search import Border, from_the_middle, search_borders
+from attnbench.analysis.border_search import Border, from_the_middle, missing, search_borders
 from attnbench.analysis.crossover import Pair
 from attnbench.analysis.crossover_search import LEAST_ROUNDS, MOST_SIZES, Search, half_width, search
 from attnbench.analysis.interval import Estimate, estimates
@@ -130,8 +130,8 @@ def border(law: Callable[[float], float], **more: float) -> dict[int, Law]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_smooth_border_is_found_from_a_quarter_of_a_grid(seed: int) -> None:
-    law = lambda value: 3000 * value**0.45  # noqa: E731
+@pytest.mark.parametrize("law", [lambda value: 3000 * value**0.45, lambda value: 4000 * (1 + value / 4) ** 0.6])
+def test_a_smooth_border_is_found_from_a_quarter_of_a_grid(law: Law, seed: int) -> None:
     searches = searched(border(law), seed=seed)
     assert cells(searches) <= GRID / 4
     assert all(half_width(near) <= PRECISION for each in searches.values() if (near := each.crossing()))
@@ -189,9 +189,18 @@ def test_where_sizes_lie_far_apart_the_two_beside_the_crossing_are_the_answer() 
 
 def test_sizes_that_are_fewer_than_steps_are_passed() -> None:
     """As heads, which divide the channels."""
-    machine_sizes = lambda place: 4 ** round(math.log(max(place, 1), 4))  # noqa: E731
-    searches = searched(border(lambda value: 8.0 * value**0.3, slope=0.5), ends=(1, 1024), allowed=machine_sizes)
-    assert all(holds(each, 8.0 * value**0.3) for value, each in searches.items())
+    powers = lambda place: 4 ** round(math.log(max(place, 1), 4))  # noqa: E731
+    searches = searched(border(lambda value: 5.5), ends=(1, 1024), allowed=powers)
+    assert {tuple(each.sizes)[:2] for value, each in searches.items() if value != 16} == {(4, 16)}
+    assert all(holds(each, 5.5) for each in searches.values())
+
+
+def test_without_intervals_no_size_is_missing() -> None:
+    search = Search("1", Machine({"1": lambda n: 0.5}, 0.03, 0), LOW, HIGH, PRECISION, NEAREST)
+    search.prober.next_round(1)  # type: ignore[attr-defined]
+    search.navigate()
+    search.repeat_around(HIGH)
+    assert missing(search, -1.0) is None
 
 
 def test_a_border_that_is_crossed_the_other_way_at_one_value_is_found() -> None:
@@ -253,6 +262,7 @@ def test_out_of_memory_bounds_a_search() -> None:
     neither = searched(laws, both={"64": 20000.0})[64]
     assert neither.crossing() is None
     assert "it cannot be called" in neither.ended
+    laws = border(lambda value: 60000)
     laws[64] = lambda n: 2.0 if n < 22000 else -0.3
     assert holds(searched(laws, both={"64": 28000.0})[64], 22000)
     nothing = searched(laws, both={"64": 10.0})[64]

@@ -105,6 +105,21 @@ def test_a_crossing_at_a_step_is_found_within_its_interval() -> None:
     assert brackets > len(held) / 2
 
 
+def test_a_precision_is_looked_at_again_when_more_is_known_of_the_noise() -> None:
+    found = find(lambda n: 7e-7 * n)
+    assert found.is_done(found.rounds)
+    machine = found.prober
+    rounds = {row[2] for row in machine.rows}  # type: ignore[attr-defined]
+    machine.rows += [  # type: ignore[attr-defined]
+        (f"{name} 5", r, r, "ok", math.exp((-1) ** r * spread)) for r in rounds for name, spread in (("a", 2), ("b", 1))
+    ]
+    found.precision = 0.01
+    assert not found.is_done(found.rounds)
+    assert found.ended == ""
+    assert found.is_done(found.most_rounds)
+    assert found.ended.startswith("not precise enough")
+
+
 def test_below_is_found_too() -> None:
     machine = Machine({"baseline": lambda n: 1e-6 * n, "series": lambda n: 1e-9 * n**2})
     found = Search("series", machine, 64, 65536, 0.1, round)
