@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attnbench.analysis.border_search import Border, from_the_middle, search_borders
 from attnbench.analysis.crossover_search import Search, search
-from attnbench.axes import AXES
+from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
 from attnbench.measure.crossover_probes import Probes, Unplanned
 from attnbench.measure.open_run import Session, begin, device_for, resume, stored_search
@@ -19,7 +19,7 @@ from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.cells import cells
 from attnbench.plan.search_request import SearchRequest
 from attnbench.plan.suite import from_text
-from attnbench.problem import Cell, Problem
+from attnbench.problem import Cell
 from attnbench.store.reading import read_visits
 
 
@@ -85,10 +85,10 @@ def begin_search(request: SearchRequest, text: str, device: str, out: Path | Non
     Raises: BadInput, before anything is written.
     """
     suite = from_text(text, "the command line", Path.cwd())
-    compared = _compared(cells(suite), request)
+    searched = compared(cells(suite), request)
     session = begin(suite, device_for(suite.where, suite.impls, device), out)
     write_request(request, session.journal.folder)
-    return OpenSearch(request, session, compared)
+    return OpenSearch(request, session, searched)
 
 
 def resume_search(folder: Path, device: str, operators_from: Sequence[str]) -> OpenSearch:
@@ -97,7 +97,7 @@ def resume_search(folder: Path, device: str, operators_from: Sequence[str]) -> O
     stored_search(folder, operators_from)
     name_sizes(request, folder, read_visits(folder))  # a killed search had no time to
     session = resume(stored_search(folder, operators_from), device, folder)
-    return OpenSearch(request, session, _compared(session.plan.cells, request))
+    return OpenSearch(request, session, compared(session.plan.cells, request))
 
 
 def run_search(opened: OpenSearch, progress: Progress) -> SearchOutcome:
@@ -111,7 +111,7 @@ def run_search(opened: OpenSearch, progress: Progress) -> SearchOutcome:
 
 def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
     request = opened.request
-    axis = AXES[request.axis].holding(_at_one_value(opened))
+    axis = varied(request, opened.session.plan.cells)
     plan = replace(opened.session.plan, cells=())
     pairs = {name: each.cells for name, each in opened.compared.items()}
     probes = Probes(plan, opened.session.journal, Unplanned(progress), axis, pairs, request.column)
@@ -141,11 +141,12 @@ def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
     return SearchOutcome(list(searches.values()), code, reason)
 
 
-def _at_one_value(opened: OpenSearch) -> set[Problem]:
-    """The problems that differ along the axis of the search alone."""
-    problems = [cell.problem for cell in opened.session.plan.cells]
-    over = AXES.get(opened.request.over)
-    return {problem for problem in problems if over is None or over.position(problem) == over.position(problems[0])}
+def varied(request: SearchRequest, cells: Sequence[Cell]) -> Axis:
+    """The axis of a search, with what is constant along it at one value of the second one."""
+    over = AXES.get(request.over)
+    problems = [cell.problem for cell in cells]
+    alike = {problem for problem in problems if over is None or over.position(problem) == over.position(problems[0])}
+    return AXES[request.axis].holding(alike)
 
 
 def _borders(opened: OpenSearch, searches: Mapping[str, Search]) -> list[Border]:
@@ -157,7 +158,7 @@ def _borders(opened: OpenSearch, searches: Mapping[str, Search]) -> list[Border]
     return [Border({value: each[value] for value in from_the_middle(list(each))}) for each in borders.values()]
 
 
-def _compared(cells: Sequence[Cell], request: SearchRequest) -> dict[str, Compared]:
+def compared(cells: Sequence[Cell], request: SearchRequest) -> dict[str, Compared]:
     """What each search compares, by its name. Raises BadInput where an operator has no such impl."""
     *series, (_, baseline) = [
         (f"{operator}:{impl}", _values(cells, operator, impl, request.over)) for operator, impl in request.names()

@@ -36,7 +36,9 @@ from attnbench.measure.protocol import (
 from attnbench.outputs import _listings as listings
 from attnbench.outputs import json as json_output
 from attnbench.outputs._run_tables import parts
+from attnbench.plan.cells import cells
 from attnbench.plan.search_request import SearchRequest, suite_text
+from attnbench.plan.suite import from_text
 from attnbench.problem import Cell, Problem, problem_of
 from attnbench.store import journal
 from tests.running import Silent, plan
@@ -311,3 +313,26 @@ def test_a_border_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatc
     _, same = border_search(tmp_path / "run", asked_again, monkeypatch)
     assert not asked_again.asked
     assert [each.crossover() for each in same.searches] == [each.crossover() for each in outcome.searches]
+
+
+SEVERAL = {
+    "seq_len": (64, 256), "image_size": (8, 32), "channels": (64, 128), "head_dim": (8, 16),
+    "heads": (8, 16), "kv_heads": (1, 4), "batch": (1, 4), "query_len": (1, 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_search_along_an_axis_stays_at_its_value_of_every_other_one(axis: str, tmp_path: Path) -> None:
+    for over in (name for name in AXES if name != axis and not (AXES[name].domain and AXES[axis].domain)):
+        asked = replace(BORDER, axis=axis, low=SEVERAL[axis][0], high=SEVERAL[axis][1], over=over, values=SEVERAL[over])
+        shape = {"causal": "query_len" in (axis, over)}
+        planned = cells(from_text(suite_text(asked, shape, 1024, "fwd", "core", [], []), "a test", tmp_path))
+        compared = crossover.compared(planned, asked)
+        along = crossover.varied(asked, planned)
+        assert len(compared) == 2
+        for each in compared.values():
+            for cell in each.cells:
+                nearest = along.allowed(cell.problem)
+                ends = [math.prod(along.uniform(end)) for end in SEVERAL[axis]]
+                for size in (*ends, nearest(math.sqrt(math.prod(ends)))):
+                    assert AXES[over].label(along.at(cell.problem, size)) == each.value
