@@ -186,7 +186,8 @@ def _along(
 
 def _shown(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
     """One panel of each set of cells, along the axis by which entries of the sweep name most of its problems; of those
-    that no entry names, where cells of several entries happen to differ in one size, only what cells are in else."""
+    that no entry names, where cells of several entries happen to differ in one size, only those by which a cell stands
+    somewhere, first those with the fewest sizes given."""
     by_cells: dict[frozenset[str], list[Panel]] = {}
     for panel in every:
         by_cells.setdefault(panel.keys, []).append(panel)
@@ -194,7 +195,7 @@ def _shown(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
     distinct = {keys: same[named[keys].index(max(named[keys]))] for keys, same in by_cells.items()}
     chosen = [keys for keys in distinct if max(named[keys]) > 1 or not swept]
     placed = set().union(*chosen)
-    for keys in distinct:
+    for keys in sorted(distinct, key=lambda keys: sum(distinct[keys].fixed.get(name) is not None for name in LATER)):
         if not keys <= placed:
             chosen.append(keys)
             placed |= keys
