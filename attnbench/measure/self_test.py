@@ -25,7 +25,7 @@ from attnbench.registry import clocks
 Samples = list[tuple[str, float, str]]
 A = TypeVar("A", bound=CellAnswer)
 
-CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4), {})
+CELL = Cell("softmax", "reference", "core", "fwd", Problem(256, 64, 4, causal=True), {})
 
 TURNS = 6
 """Pairs of times, one by each worker."""

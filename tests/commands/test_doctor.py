@@ -20,7 +20,7 @@ from attnbench.measure.machine.condition import NOTHING, Condition
 from attnbench.measure.machine.load import Clock, Load
 from attnbench.measure.self_test import SelfTest
 
-COLUMNS = frozenset({"wall_time_s", "flops", "peak_memory_bytes", "relative_error"})
+COLUMNS = frozenset({"wall_time_s", "flops", "peak_memory_bytes", "state_bytes", "relative_error"})
 QUIET = SelfTest("cpu", COLUMNS, ((1e-3, 1.001e-3), (1e-3, 0.999e-3), (1e-3, 1e-3)), 100, {}, {"torch": "2.13.0"})
 GPU_FACTS: dict[str, Any] = {
     "gpu": {
@@ -134,7 +134,7 @@ def test_the_noise_is_shown() -> None:
 
 def test_metrics_are_those_that_were_measured() -> None:
     found = named(advice.measuring(QUIET, {}))["metrics"]
-    assert found.found == "on cpu: wall_time, flops, peak_memory, relative_error"
+    assert found.found == "on cpu: wall_time, flops, peak_memory, relative_error, state_bytes"
     assert found.todo.startswith("device_time, energy")
     every = replace(QUIET, metrics=COLUMNS | {"device_time_s", "energy_j"})
     assert named(advice.measuring(every, {}))["metrics"].todo == NOTHING

@@ -35,21 +35,21 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     if not problem.causal or problem.query_len == 1:
         return unfolded(scaled_dot_product_attention(folded(q, k), k, v), q)
-    mask = _lower_right(problem, q.device) if problem.past else None
+    mask = _lower_right(problem, q) if problem.past else None
     grouped = problem.group > 1
     return scaled_dot_product_attention(q, k, v, mask, is_causal=not problem.past, enable_gqa=grouped)
 
 
-def _lower_right(problem: Problem, device: torch.device) -> Tensor:
+def _lower_right(problem: Problem, q: Tensor) -> Tensor:
     """The mask of the last Q of N tokens; with SDPA's own `is_causal` the first query would be the first token.
 
-    On CUDA it is torch's own name for it, which its flash kernel takes; on a CPU that name only makes the mask.
+    On a GPU it is torch's own name for it, which its flash kernel takes; on a CPU that name only makes the mask.
     """
-    if device.type == "cuda":
-        from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo
+    if q.is_cpu:
+        return ~ahead(problem, q.device)
+    from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo
 
-        return causal_lower_right(problem.query_len, problem.seq_len)
-    return ~ahead(problem, device)
+    return causal_lower_right(problem.query_len, problem.seq_len)
 
 
 def forced(backend: str) -> Callable[[Problem, Tensor, Tensor, Tensor], Tensor]:
