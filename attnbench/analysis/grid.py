@@ -165,8 +165,8 @@ def grids(
         if name != over and (groups := _joined(reports, AXES[over])):
             if any(_time(report) is None for report in reports):
                 raise BadInput(_no_time(run, over, metrics))
-            made = [_grid(rows, fixed, over, exact) for fixed, rows in groups]
-            return [grid for grid in made if grid.sizes]
+            candidates = [_grid(rows, fixed, over, exact) for fixed, rows in groups]
+            return [grid for grid in candidates if grid.sizes]
     raise BadInput(_nothing_joined(run, axis, over))
 
 
@@ -220,10 +220,10 @@ def _nothing_joined(run: Run, axis: str | None, over: str) -> str:
         for other in varied
         if other != name and _joined([r for r in reports if r.panel.axis == name], AXES[other])
     ]
-    given = f"--axis {axis} --over {over}" if axis else f"--over {over}"
+    options = f"--axis {axis} --over {over}" if axis else f"--over {over}"
     advice = f"Give {' or '.join(both)}." if both else "Show it without --over, or measure a sweep over two axes."
     return (
-        f"{given}: this run does not vary both together; a map needs two sizes or more at two values or more of the "
+        f"{options}: this run does not vary both together; a map needs two sizes or more at two values or more of the "
         f"other axis. It varies {', '.join(varied) or 'none'}{'' if both else ' alone'}. {advice}"
     )
 
@@ -234,9 +234,9 @@ def _grid(rows: Mapping[_Place, PanelReport], fixed: dict[str, Any], over: str, 
     sizes = dict(sorted(every.items(), key=lambda item: item[1]))
     tried = {spot.label for _, report in ordered for spot in _spots(report, sizes, exact) if spot.use or spot.status}
     sizes = {label: size for label, size in sizes.items() if label in tried}
-    made = tuple(_row(place, report, sizes, exact) for place, report in ordered)
+    rows_of_values = tuple(_row(place, report, sizes, exact) for place, report in ordered)
     first = ordered[0][1]
-    return Grid(first.panel.axis, over, first.baseline, fixed, sizes, made)
+    return Grid(first.panel.axis, over, first.baseline, fixed, sizes, rows_of_values)
 
 
 def _row(place: _Place, report: PanelReport, sizes: Mapping[str, int], exact: Collection[str]) -> Row:

@@ -276,10 +276,10 @@ def _at(border: Border | None, direction: Direction, frame: _Frame) -> float | N
 def _polylines(places: Sequence[float | None], frame: _Frame) -> Iterator[list[tuple[float, float]]]:
     """The parts of a line through places on the rows; to the edge of the picture it runs between two rows."""
     inside = [place is not None and frame.x[0] < place < frame.x[-1] for place in places]
-    for seen, group in groupby(range(len(places)), inside.__getitem__):
+    for visible, group in groupby(range(len(places)), inside.__getitem__):
         rows = [*group]
         points = [(place, frame.centres[i]) for i in rows if (place := places[i]) is not None]
-        if seen:
+        if visible:
             below, above = (points[0][0], frame.y[rows[0]]), (points[-1][0], frame.y[rows[-1] + 1])
             yield [*_to_edge(places, rows[0] - 1, below), below, *points, above, *_to_edge(places, rows[-1] + 1, above)]
         else:

@@ -69,7 +69,7 @@ def _telling(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[st
     for row in rows:
         for name in names:
             values.setdefault((name, row["operator"]), set()).add(row[name])
-    several = {name for (name, _), found in values.items() if len(found) > 1}
+    several = {name for (name, _), texts in values.items() if len(texts) > 1}
     return [name for name in names if name in several]
 
 

@@ -72,9 +72,9 @@ class Piece:
 def pieces(past: int, seq_len: int, b: int) -> Iterator[Piece]:
     """The tokens from `past` on, of seq_len, cut at multiples of b."""
     first = min(-past % b, seq_len - past)
-    whole, last = divmod(seq_len - past - first, b)
+    full, last = divmod(seq_len - past - first, b)
     block = -(-past // b)
-    for piece in (Piece(past // b, 1, past % b, first), Piece(block, whole, 0, b), Piece(block + whole, 1, 0, last)):
+    for piece in (Piece(past // b, 1, past % b, first), Piece(block, full, 0, b), Piece(block + full, 1, 0, last)):
         if piece.tokens:
             yield piece
 

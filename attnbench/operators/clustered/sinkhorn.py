@@ -46,14 +46,14 @@ COLDEST_CAUSAL = 0.25
 
 
 def reference(
-    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor, **kept: Tensor
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor, **caches: Tensor
 ) -> Tensor | tuple[Tensor, ...]:
-    """q, k, v: [B, H, Q, D]. w: [D, N_B]. noise: [B, H, N_B, N_B]. kept: as `state` names it, where Q < N.
+    """q, k, v: [B, H, Q, D]. w: [D, N_B]. noise: [B, H, N_B, N_B]. caches: as `state` names them, where Q < N.
 
     Returns: [B, H, Q, D]; where Q < N also the new `key_sum`, and `column_sums` where there is more than one block.
     """
-    if kept:
-        return continued(problem, params, q, k, v, w, noise, **kept)
+    if caches:
+        return continued(problem, params, q, k, v, w, noise, **caches)
     n, b = problem.seq_len, block_length(problem, params)
     keys, values = blocked(k, b), blocked(v, b)  # [B, H, N_B, b, D]
     sorted_keys, sorted_values = _mixed(sorting_matrix(problem, params, keys, w, noise), keys, values)

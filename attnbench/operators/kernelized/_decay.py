@@ -69,8 +69,8 @@ def _after_chunks(states: Tensor, log_keep: Tensor, state: Tensor) -> Tensor:
     """The state after each chunk, from what each adds, which is overwritten, and the state before all."""
     if states.shape[2] > 1:
         states = sums(states.flatten(-2), log_keep).view_as(states)
-    kept = log_keep.cumsum(dim=-1).exp().to(states.dtype)[..., None, None]  # [B, Hk, chunks, 1, 1]
-    return states.addcmul_(kept, state.unsqueeze(2))
+    share = log_keep.cumsum(dim=-1).exp().to(states.dtype)[..., None, None]  # [B, Hk, chunks, 1, 1]
+    return states.addcmul_(share, state.unsqueeze(2))
 
 
 def decayed_state(fk: Tensor, v: Tensor, log_keep: Tensor, log_take: Tensor) -> Tensor:

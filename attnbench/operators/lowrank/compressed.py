@@ -139,12 +139,12 @@ def state(
 ) -> dict[str, Tensor]:
     """Token 0, the compressed blocks, and the tokens behind them."""
     before = problem.before
-    kept: dict[str, Tensor] = {}
+    caches: dict[str, Tensor] = {}
     for name, x, conv in (("k", k, conv_k), ("v", v, conv_v)):
         cache = shortened(before, params, x, conv)
-        kept[f"{name}_cache"] = pad(cache, (0, 0, 0, new_blocks(problem, params)))
-        kept[f"{name}_pending"] = with_room(problem, x, pending_tokens(before, params))
-    return {name: kept[name] for name in STATE}
+        caches[f"{name}_cache"] = pad(cache, (0, 0, 0, new_blocks(problem, params)))
+        caches[f"{name}_pending"] = with_room(problem, x, pending_tokens(before, params))
+    return {name: caches[name] for name in STATE}
 
 
 STATE = ("k_cache", "v_cache", "k_pending", "v_pending")

@@ -108,8 +108,8 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
             parameters[name] = normal(problem, generator, h, n, params["rank"], scale=params["rank"] ** -0.25)
     shape = (problem.batch, h, n, d)
     data = heads(problem, generator, *(("x", "v") if layers(problem, params) else ("v",)))
-    kept = {"v_cache": appended(normal(problem, generator, *shape), data["v"])} if problem.past else {}
-    return Inputs(data, parameters, state=kept)
+    cache = {"v_cache": appended(normal(problem, generator, *shape), data["v"])} if problem.past else {}
+    return Inputs(data, parameters, state=cache)
 
 
 def state(problem: Problem, params: Params, v: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
