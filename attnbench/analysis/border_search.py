@@ -149,12 +149,12 @@ def missing(each: Search, slope: float) -> int | None:
     halves = np.array([_half_at_the_end(p, each) for p in pairs])
     if not np.isfinite(halves).any():
         return None
-    told = {*np.sign(gaps[~(np.abs(gaps) <= LIKELY * halves)])}
-    told |= {math.copysign(1, gap) for p in each.prober.pairs(each.series) if (gap := side(p)) in (-math.inf, math.inf)}
+    signs = {*np.sign(gaps[~(np.abs(gaps) <= LIKELY * halves)])}
+    signs |= {math.copysign(1, gap) for p in each.prober.pairs(each.series) if (gap := side(p)) in (-math.inf, math.inf)}
     place = float(np.mean(np.log([p.size for p in pairs])) - np.mean(gaps) / slope)
     reach = max(math.log(each.width) / 2, 1.2 * float(np.nanmax(halves)) / abs(slope))
     for up, end in ((False, min(each.around)), (True, max(each.around))):
-        if math.copysign(1, slope if up else -slope) not in told and (end < each.high if up else end > each.low):
+        if math.copysign(1, slope if up else -slope) not in signs and (end < each.high if up else end > each.low):
             sizes = each.allowed(math.exp(place + (reach if up else -reach))), _farthest(each, end, up)
             return _within(each, max(sizes) if up else min(sizes))
     return None
