@@ -150,7 +150,8 @@ def missing(each: Search, slope: float) -> int | None:
     if not np.isfinite(halves).any():
         return None
     signs = {*np.sign(gaps[~(np.abs(gaps) <= LIKELY * halves)])}
-    signs |= {math.copysign(1, gap) for p in each.prober.pairs(each.series) if (gap := side(p)) in (-math.inf, math.inf)}
+    every = map(side, each.prober.pairs(each.series))
+    signs |= {math.copysign(1, gap) for gap in every if gap in (-math.inf, math.inf)}
     place = float(np.mean(np.log([p.size for p in pairs])) - np.mean(gaps) / slope)
     reach = max(math.log(each.width) / 2, 1.2 * float(np.nanmax(halves)) / abs(slope))
     for up, end in ((False, min(each.around)), (True, max(each.around))):
