@@ -78,12 +78,16 @@ results: $(BIN)/.ready  ## measure the CPU suites, one thread, into results/refe
 	  folder=$(REFERENCE)/$(MACHINE)-$$suite; \
 	  if [ -d $$folder ]; then $(BIN)/attnbench run --resume $$folder --device cpu || exit 1; \
 	  else $(BIN)/attnbench run $$suite --device cpu --out $$folder || exit 1; fi; \
-	done
+	done; \
+	[ -d $(REFERENCE)/$(MACHINE)-border ] || $(BIN)/attnbench crossover rfa --axis seq_len --low 1K --high 64K \
+	  --over batch=1,2,3,4,5,6,7,8,9 --causal --query-len 1 --channels 256 --heads 8 --kv-heads 2 --device cpu \
+	  --out $(REFERENCE)/$(MACHINE)-border
 	$(MAKE) readme
 
 readme: $(BIN)/.ready   ## put the tables and the picture of results/reference into README.md
 	$(BIN)/python benchmarks/readme.py
 	$(BIN)/attnbench plot $(REFERENCE)/cpu-sequence --axis seq_len --metric wall_time --format png --out docs/pictures
+	$(BIN)/attnbench plot $(REFERENCE)/cpu-border --axis seq_len --over batch --metric wall_time --format png --out docs/pictures
 
 ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci, what .ci/run compares with
 	rm -rf $(REFERENCE)/ci
