@@ -54,13 +54,14 @@ def _sizes(columns: Mapping[Any, Any]) -> dict[str, Any]:
     return {**sizes, "N": _tokens(columns), "Q": new}
 
 
-def _without_common_sizes(table: Sequence[Row]) -> list[Row]:
-    """Without the sizes that all rows have in common, N apart; Hk and Q only where some are not H and N."""
+def _without_common_sizes(table: Sequence[Row]) -> tuple[list[Row], str]:
+    """The rows without the sizes that all have in common, N apart, and these in one line; Hk and Q only where some row
+    has another H or N."""
+    followed = {heading for heading, other in _FOLLOWED.items() if all(row[heading] == row[other] for row in table)}
     common = {heading for heading in _SIZES if heading != "N" and len({row[heading] for row in table}) == 1}
-    given = {heading: [row[heading] != row[other] for row in table] for heading, other in _FOLLOWED.items()}
-    for heading, differs in given.items():
-        (common.discard if any(differs) else common.add)(heading)
-    return [{heading: value for heading, value in row.items() if heading not in common} for row in table]
+    rows = [{name: value for name, value in row.items() if name not in common | followed} for row in table]
+    named = [f"{_SIZES[name]} {table[0][name]}" for name in _SIZES if name in common - followed]
+    return rows, f"everywhere: {', '.join(named)}." if named else ""
 
 
 def _telling(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[str]:
@@ -88,7 +89,8 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
     names = ["operator", "impl", "scope", "mode"]
     names += [name for name in ("dtype", "causal") if len({row[name] for row in rows}) > 1]
     table = [{**{name: row[name] for name in names}, **_sizes(row)} for row in rows]
-    return Listing(rows, _without_common_sizes(table), numbers=tuple(_SIZES))
+    table, common = _without_common_sizes(table)
+    return Listing(rows, table, numbers=tuple(_SIZES), notes=(common,) if common else ())
 
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
@@ -112,11 +114,13 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
         }
 
     matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
+    table, common = _without_common_sizes([{**names(cell), **texts(cell)} for cell in cells])
     return Listing(
         [{**names(cell), **figures(cell)} for cell in cells],
-        _without_common_sizes([{**names(cell), **texts(cell)} for cell in cells]),
+        table,
         numbers=(*_SIZES, "ms", "roofline ms", "× roofline"),
         notes=(
+            *([common] if common else ()),
             f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",
             *([_FASTER] if any(roofline.ratio < 1 for roofline in cells) else ()),
         ),
@@ -184,11 +188,12 @@ def estimates(rows: Sequence[Row]) -> Listing:
             _INTENSITY: "—" if intensity is None else f"{intensity:.3g}",
         }
 
-    table = _without_common_sizes([texts(row) for row in rows])
+    table, common = _without_common_sizes([texts(row) for row in rows])
     if all(row["state_bytes"] is None for row in rows):
         table = [{name: value for name, value in row.items() if name != "state"} for row in table]
     reasons = dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"])
-    return Listing(rows, table, numbers=(*_SIZES, *_FIGURES, _INTENSITY), notes=(*_NOTES, *reasons))
+    notes = (*([common] if common else ()), *_NOTES, *reasons)
+    return Listing(rows, table, numbers=(*_SIZES, *_FIGURES, _INTENSITY), notes=notes)
 
 
 def searches(

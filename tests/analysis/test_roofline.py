@@ -71,12 +71,20 @@ def test_a_listing_has_the_columns_that_tell_cells_apart() -> None:
     assert table_of({})[0] == ["operator", "impl", "mode", "dtype", "N", *figures]
     assert table_of({}, {"batch": 8})[0] == ["operator", "impl", "mode", "dtype", "B", "N", *figures]
     steps = table_of({"query_len": 1, "kv_heads": 1, "params": '{"w":2}'}, {"query_len": 1, "kv_heads": 1})[0]
-    assert steps == ["operator", "impl", "params", "mode", "dtype", "Hk", "N", "Q", *figures]
+    assert steps == ["operator", "impl", "params", "mode", "dtype", "N", *figures]
+    some = table_of({"query_len": 1, "kv_heads": 1}, {})[0]
+    assert some == ["operator", "impl", "mode", "dtype", "Hk", "N", "Q", *figures]
+
+
+def test_a_listing_says_what_is_the_same_everywhere() -> None:
+    assert table_of({}, {"batch": 8})[1][0] == "everywhere: heads 4, channels 32."
+    steps = table_of({"query_len": 1, "kv_heads": 1}, {"query_len": 1, "kv_heads": 1, "seq_len": 128})[1]
+    assert steps[0] == "everywhere: batch 1, heads 4, kv_heads 1, query_len 1, channels 32."
 
 
 def test_a_time_below_the_roofline_is_explained() -> None:
-    assert len(table_of({})[1]) == 1
-    _, (_, note) = table_of({}, {"wall_time_s": 0.001})
+    assert len(table_of({})[1]) == 2
+    _, (*_, note) = table_of({}, {"wall_time_s": 0.001})
     assert "caches" in note
 
 
