@@ -59,7 +59,7 @@ def _without_common_sizes(table: Sequence[Row]) -> tuple[list[Row], str]:
     has another H or N."""
     followed = {heading for heading, other in _FOLLOWED.items() if all(row[heading] == row[other] for row in table)}
     common = {heading for heading in _SIZES if heading != "N" and len({row[heading] for row in table}) == 1}
-    rows = [{name: value for name, value in row.items() if name not in common | followed} for row in table]
+    rows: list[Row] = [{name: value for name, value in row.items() if name not in common | followed} for row in table]
     named = [f"{_SIZES[name]} {table[0][name]}" for name in _SIZES if name in common - followed]
     return rows, f"everywhere: {', '.join(named)}." if named else ""
 
@@ -89,8 +89,8 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
     names = ["operator", "impl", "scope", "mode"]
     names += [name for name in ("dtype", "causal") if len({row[name] for row in rows}) > 1]
     table = [{**{name: row[name] for name in names}, **_sizes(row)} for row in rows]
-    table, common = _without_common_sizes(table)
-    return Listing(rows, table, numbers=tuple(_SIZES), notes=(common,) if common else ())
+    shown_rows, common = _without_common_sizes(table)
+    return Listing(rows, shown_rows, numbers=tuple(_SIZES), notes=(common,) if common else ())
 
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
