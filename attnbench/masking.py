@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def ahead(rows: int, keys: int, device: torch.device) -> Tensor:
+    """Which keys are after each query, where the queries are the last of the keys' tokens: bool [rows, keys]."""
+    return torch.ones(rows, keys, dtype=torch.bool, device=device).triu_(1 + keys - rows)
+
+
 def hide(scores: Tensor, outside: Tensor) -> Tensor:
     """Sets scores to −inf in place where a mask is true.
 

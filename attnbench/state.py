@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
@@ -58,12 +57,6 @@ def appended(cache: Tensor | None, new: Tensor) -> Tensor:
         return new
     cache[..., cache.shape[-2] - new.shape[-2] :, :] = new
     return cache
-
-
-def ahead(problem: Problem, device: torch.device) -> Tensor:
-    """Which of all N keys are after each of the Q new queries: bool [Q, N]."""
-    outside = torch.ones(problem.query_len, problem.seq_len, dtype=torch.bool, device=device)
-    return outside.triu_(1 + problem.past)
 
 
 def causal_pairs(problem: Problem) -> int:

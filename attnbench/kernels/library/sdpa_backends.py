@@ -17,8 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import torch_dtype
+from attnbench.masking import ahead
 from attnbench.problem import Problem
-from attnbench.state import ahead
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -46,7 +46,7 @@ def _lower_right(problem: Problem, q: Tensor) -> Tensor:
     On a GPU it is torch's own name for it, which its flash kernel takes; on a CPU that name only makes the mask.
     """
     if q.is_cpu:
-        return ~ahead(problem, q.device)
+        return ~ahead(problem.query_len, problem.seq_len, q.device)
     from torch.nn.attention.bias import causal_lower_right  # brings torch._dynamo
 
     return causal_lower_right(problem.query_len, problem.seq_len)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.masking import hide
+from attnbench.masking import ahead, hide
 
 
 def balanced_rows(log: Tensor, iterations: int, column_sums: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def balanced_rows(log: Tensor, iterations: int, column_sums: Tensor | None) -> t
     Returns: the balanced rows, as logarithms, and `column_sums` after them, [B, H, T, columns].
     """
     rows, columns = log.shape[-2:]
-    hidden = torch.ones(rows, columns, dtype=torch.bool, device=log.device).triu_(1 + columns - rows)
+    hidden = ahead(rows, columns, log.device)
     log = log.masked_fill(hidden, float("-inf"))
     sums = []
     for round_number in range(iterations):
@@ -97,8 +97,8 @@ def attend(
         keys, values = (x[:, :, start:stop].unflatten(2, (piece.blocks, -1)) for x in (k, v))  # [B, H, blocks, s, D]
         scores = queries @ keys.mT
         if piece.new > 1:
-            ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu_(1 + piece.before)
-            scores = hide(scores, ahead)
+            outside = ahead(piece.new, scores.shape[-1], q.device)
+            scores = hide(scores, outside)
         if piece.block and sorted_k is not None and sorted_v is not None:
             rows = slice(piece.block - first, piece.block - first + piece.blocks)
             weights = torch.cat([queries @ sorted_k[:, :, rows].mT, scores], dim=-1).softmax(dim=-1)

@@ -34,7 +34,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
 from attnbench.kernels.support import why_not
-from attnbench.masking import hide
+from attnbench.masking import ahead, hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.clustered._sorted_so_far import attend, balanced_rows, pieces
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -207,7 +207,7 @@ def _balanced_so_far(log: Tensor, iterations: int) -> Tensor:
     """Row i is divided by its sum over j ≤ i, and entry ij by column j's sum over the rows j … i."""
     if log.shape[-1] == 0:
         return log
-    later = torch.ones(log.shape[-2:], dtype=torch.bool, device=log.device).triu_(1)
+    later = ahead(log.shape[-2], log.shape[-1], log.device)
     log = log.masked_fill(later, float("-inf"))
     for _ in range(iterations):
         log = log - log.logsumexp(dim=-1, keepdim=True)
@@ -223,7 +223,7 @@ def _hidden(problem: Problem, b: int, device: torch.device) -> Tensor:
     missing = (torch.arange(n + -n % b, device=device) >= n).view(-1, 1, b)
     sorted_hidden = torch.zeros_like(missing)
     if problem.causal:
-        missing = missing | torch.ones(b, b, dtype=torch.bool, device=device).triu_(1)
+        missing = missing | ahead(b, b, device)
         sorted_hidden[0] = True
     return torch.cat([sorted_hidden.expand_as(missing), missing], dim=-1)
 

@@ -20,6 +20,7 @@ from attnbench.kernels.library.sdpa_backends import (
     why_not_flash_attn,
     why_not_forced,
 )
+from attnbench.masking import ahead
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
     VALUE_MAP,
@@ -31,7 +32,7 @@ from attnbench.operators._value_map import (
 )
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
-from attnbench.state import ahead, appended, cache_bytes, caches, causal_pairs, drawn_caches
+from attnbench.state import appended, cache_bytes, caches, causal_pairs, drawn_caches
 
 
 def reference(
@@ -57,7 +58,7 @@ def reference(
     k, v = appended(k_cache, k), appended(v_cache, mapped(v, value_map))
     scores = folded(q * problem.head_dim**-0.5, k) @ k.transpose(-2, -1)  # [B, Hk, G·Q, N]
     if problem.causal and problem.query_len > 1:
-        scores = hide_for_each(scores, ahead(problem, q.device))
+        scores = hide_for_each(scores, ahead(problem.query_len, problem.seq_len, q.device))
     return unfolded(scores.softmax(dim=-1) @ v, q)
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench.cost import product
+from attnbench.grouped import group_of
+from attnbench.masking import ahead
 from attnbench.operators.kernelized._contraction import (
     before_chunks,
     chunk,
@@ -42,7 +44,7 @@ def decayed(
     Returns: y, [B, H, Q, D], and the state after all where one was given.
     """
     n, d = v.shape[-2:]
-    c, group, queries = chunk(d), fq.shape[1] // fk.shape[1], fq
+    c, group, queries = chunk(d), group_of(fq, fk), fq
     if state is not None:
         c, fq, fk, v = min(c, n), *map(widened, (fq, fk, v))
     log_keep, log_take = (widened(x) for x in (log_keep, log_take))  # few, and summed
@@ -102,9 +104,9 @@ def sums(x: Tensor, log_keep: Tensor) -> Tensor:
 
 def lower(rows: Tensor, columns: Tensor) -> Tensor:
     """exp(rows_i + columns_j) where j ≤ i, else 0: [..., c] and [..., c] → [..., c, c]."""
-    ahead = torch.ones(rows.shape[-1], rows.shape[-1], dtype=torch.bool, device=rows.device).triu_(1)
+    later = ahead(rows.shape[-1], rows.shape[-1], rows.device)
     exponent = rows.unsqueeze(-1) + columns.unsqueeze(-2)
-    return exponent.masked_fill(ahead, float("-inf")).exp()  # masked first: ahead, the exponent may overflow
+    return exponent.masked_fill(later, float("-inf")).exp()  # masked first: ahead, the exponent may overflow
 
 
 def executed_decayed(problem: Problem, m: int, mode: Mode) -> int:

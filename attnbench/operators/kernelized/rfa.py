@@ -24,6 +24,7 @@ from attnbench.inputs import heads, normal, tokens
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
 from attnbench.kernels.support import why_not, why_not_causal_groups
+from attnbench.masking import ahead
 from attnbench.operator import Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
     causal,
@@ -169,9 +170,9 @@ def kernel_attention(
     bias = None
     if gate is not None:
         along = logsigmoid(gate).cumsum(dim=-1)
-        ahead = torch.ones(2 * gate.shape[-1:], dtype=torch.bool, device=q.device).triu_(1)
+        later = ahead(gate.shape[-1], gate.shape[-1], q.device)
         bias = along.unsqueeze(-1) + (logsigmoid(-gate) - along).unsqueeze(-2)
-        bias = bias.masked_fill(ahead, float("-inf")).repeat_interleave(problem.group, dim=1)
+        bias = bias.masked_fill(later, float("-inf")).repeat_interleave(problem.group, dim=1)
     ahead_hidden = problem.causal and bias is None
     grouped = problem.group > 1
     return scaled_dot_product_attention(q, k, v, bias, is_causal=ahead_hidden, scale=1.0, enable_gqa=grouped)

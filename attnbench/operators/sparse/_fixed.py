@@ -15,6 +15,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.grouped import folded, group_of, hide_for_each, hide_merged, merged, separated, unfolded
 from attnbench.inputs import heads, normal
+from attnbench.masking import ahead
 from attnbench.operator import Cost, Form, Impl, Inputs
 from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.problem import Mode, Params, Problem
@@ -133,7 +134,7 @@ def outside_block(cut: Blocks, device: torch.device) -> Tensor | None:
     Padding tokens see every key, so that no row is empty.
     """
     if cut.causal:  # padding is later than every token
-        return torch.ones(cut.size, cut.size, dtype=torch.bool, device=device).triu_(1)
+        return ahead(cut.size, cut.size, device)
     if cut.last_tokens == 0:
         return None
     token = torch.arange(cut.count * cut.size, device=device)
@@ -187,9 +188,8 @@ def _last_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns [B, H, R, D].
     """
     scores = folded(q, k) @ k.transpose(-2, -1)  # [B, Hk, G·R, M]
-    rows, keys = q.shape[-2], k.shape[-2]
-    if rows > 1:
-        outside = torch.ones(rows, keys, dtype=torch.bool, device=q.device).triu_(1 + keys - rows)
+    if q.shape[-2] > 1:
+        outside = ahead(q.shape[-2], k.shape[-2], q.device)
         scores = hide_for_each(scores, outside)
     return unfolded(scores.softmax(dim=-1) @ v, q)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.kernels.support import why_not as kernel_why_not
+from attnbench.masking import ahead
 from attnbench.operator import Impl
 from attnbench.problem import Params, Problem
 
@@ -46,8 +47,7 @@ def random(problem: Problem, v: Tensor, r: Tensor) -> Tensor:
     """R as the bias of an attention whose queries and keys are 0: R is read once, its softmax never written."""
     nothing = v.new_zeros(*v.shape[:-1], 8)  # [B, H, N, 8], the thinnest the kernels take
     if problem.causal:
-        ahead = torch.ones(r.shape[-2:], dtype=torch.bool, device=r.device).triu_(1)
-        r = r.masked_fill(ahead, float("-inf"))
+        r = r.masked_fill(ahead(r.shape[-2], r.shape[-1], r.device), float("-inf"))
     return scaled_dot_product_attention(nothing, nothing, v, attn_mask=r.expand(problem.batch, -1, -1, -1))
 
 
