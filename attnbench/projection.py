@@ -35,13 +35,18 @@ def projected(
         gains: factors on the N(0, 1/C) projections by name, for a core without a scale of its own; None: 1.
     """
 
+    def of_the_core(problem: Problem, x: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those that the core takes: x projected, and what is not a projection."""
+        rest = dict(tensors)
+        weights = {name: rest.pop(f"w_{name}") for name in names}
+        return {**{name: _project(problem, x, w, layout) for name, w in weights.items()}, **rest}
+
     def around(call: Call) -> Call:
         def layer(
             problem: Problem, params: Params, x: Tensor, w_o: Tensor, **tensors: Tensor
         ) -> Tensor | tuple[Tensor, ...]:
-            weights = {name: tensors.pop(f"w_{name}") for name in names}
-            data = {name: _project(problem, x, w, layout) for name, w in weights.items()}
-            output = call(problem, params, **data, **tensors)
+            tensors = of_the_core(problem, x, tensors)
+            output = call(problem, params, **tensors)
             if isinstance(output, tuple):
                 return _output(problem, output[0], w_o, layout), *output[1:]
             return _output(problem, output, w_o, layout)
@@ -52,9 +57,7 @@ def projected(
 
     def state(problem: Problem, params: Params, x: Tensor, w_o: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
         assert core_state is not None
-        weights = {name: tensors.pop(f"w_{name}") for name in names}
-        data = {name: _project(problem, x, w, layout) for name, w in weights.items()}
-        return core_state(problem, params, **data, **tensors)
+        return core_state(problem, params, **of_the_core(problem, x, tensors))
 
     def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
         inner = core.make_inputs(problem, params, generator)

@@ -94,7 +94,7 @@ def dispatch(
     rules: list[Rules] = []
     left_out: list[tuple[str, str]] = []
     for number, run, panel in every:
-        arms = _arms(panel, frozenset(run.environment.get("exact", ())), operators, baseline)
+        arms = _arms(panel, _exact([run]), operators, baseline)
         contest = Contest(panel, arms, quantities[number], inside)
         reason = contest.nothing_to_compare()
         if reason:

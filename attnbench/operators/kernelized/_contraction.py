@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench.cost import product
-from attnbench.grouped import folded, unfolded
+from attnbench.grouped import folded, group_of, unfolded
 from attnbench.problem import Mode, Problem
 
 
@@ -100,7 +100,7 @@ def query_chunks(fq: Tensor, fk: Tensor, c: int) -> Tensor:
 
     fk: features of keys, of any number of tokens.
     """
-    group = fq.shape[1] // fk.shape[1]
+    group = group_of(fq, fk)
     fq = in_chunks(fq, c)
     return fq if group == 1 else fq.unflatten(1, (-1, group)).transpose(2, 3).flatten(3, 4)
 
