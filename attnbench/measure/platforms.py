@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 from attnbench.errors import BadInput
+from attnbench.modules import installed
 
 
 def check_can_measure(verb: str) -> None:
     """Raises BadInput on a system without what workers are started, limited and ended by. verb: what it names."""
-    if sys.platform == "win32" or not all(map(_there, ("fcntl", "resource"))):
+    if sys.platform == "win32" or not all(map(installed, ("fcntl", "resource"))):
         raise BadInput(
             f"attnbench {verb}: nothing can be measured on this system ({sys.platform}): that needs Linux (macOS is "
             "not tried). Measure there, or under WSL 2; show, plot, compare, roofline, estimate and list work here."
         )
-
-
-def _there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ValueError:  # a module that cannot be imported here is kept as None
-        return False

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import site
 import sys
 import sysconfig
@@ -19,10 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from attnbench.modules import specs_of
 
 STARTS = ("attnbench.worker", "attnbench.measure.worker_process")
 """The measured process, and what starts it: threads and allocator are decided there."""
@@ -85,7 +86,7 @@ def measured_code(operators_from: Iterable[str]) -> MeasuredCode:
     for name in STARTS:
         code.add_module(name)
     for name in (*SCANNED, *(place for place in places if not place.endswith(".py"))):
-        code.add_package(_specs(name))
+        code.add_package(specs_of(name))
     for place in places:
         if place.endswith(".py"):
             code.add_file(Path(place), Path(place).name, "")
@@ -125,7 +126,7 @@ class _Collection:
         """A module by its full name, with what it imports; nothing where there is no such module."""
         top = name.partition(".")[0]
         reads = any(name == reader or name.startswith(f"{reader}.") for reader in READERS)
-        specs = [] if name in self.visited or reads or top in sys.stdlib_module_names else _specs(name)
+        specs = [] if name in self.visited or reads or top in sys.stdlib_module_names else specs_of(name)
         self.visited.add(name)
         if not specs:
             return
@@ -184,22 +185,6 @@ class _Collection:
             is_package = spec.submodule_search_locations is not None
             name = "/".join([*parts, path.name] if is_package else [*parts[:-1], path.name])
             self.add_file(path, name, spec.name if is_package else spec.name.rpartition(".")[0])
-
-
-def _specs(name: str) -> list[ModuleSpec]:
-    """Of `a.b.c` those of a, a.b and a.b.c, as far as they are modules; nothing is imported."""
-    top, *rest = name.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
-    specs = []
-    while spec is not None:
-        specs.append(spec)
-        if not rest or spec.submodule_search_locations is None:
-            break
-        spec = PathFinder.find_spec(f"{spec.name}.{rest.pop(0)}", list(spec.submodule_search_locations))
-    return specs
 
 
 def _is_installed(spec: ModuleSpec) -> bool:

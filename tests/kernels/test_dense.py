@@ -1,10 +1,8 @@
-"""The exact library kernels: forced backends, and the package flash-attn behind a stand-in."""
+"""The exact kernels of torch: its SDPA with one backend forced."""
 
 from __future__ import annotations
 
-import sys
 import warnings
-from types import ModuleType
 
 import pytest
 import torch
@@ -12,12 +10,12 @@ from torch import Tensor
 
 from attnbench.kernels.library import sdpa_backends
 from attnbench.measure.worker.operations import Dispatched
-from attnbench.problem import DTYPES, Dtype, Problem
+from attnbench.problem import Problem
 from attnbench.registry import operators
 from tests.operators.small import close, small
 
 PROBLEM = Problem(11, 16, 2, batch=2)
-VARIANTS = ("cuda:flash", "cuda:cudnn", "cuda:efficient", "cuda:flash_attn")
+VARIANTS = ("cuda:flash", "cuda:cudnn", "cuda:efficient")
 
 
 def test_softmax_lists_every_variant() -> None:
@@ -62,38 +60,3 @@ def test_the_reason_is_what_torch_says_of_that_backend(monkeypatch: pytest.Monke
     reason = sdpa_backends.why_not_forced("flash", PROBLEM, "cpu")
     sdpa_backends._refusal.cache_clear()
     assert reason == "torch's flash kernel does not run here: Expected dtype Half or BFloat16. Got Float."
-
-
-def stand_in(calls: list[tuple[int, ...]]) -> ModuleType:
-    """A package with flash-attn's call: [B, N, H, D] in and out."""
-
-    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-        calls.append(tuple(q.shape))
-        heads = (x.transpose(1, 2) for x in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=causal).transpose(1, 2)
-
-    module = ModuleType("flash_attn")
-    module.flash_attn_func = flash_attn_func  # type: ignore[attr-defined]
-    module.__spec__ = __spec__
-    return module
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_the_package_is_called_with_tokens_before_heads(monkeypatch: pytest.MonkeyPatch, causal: bool) -> None:
-    calls: list[tuple[int, ...]] = []
-    monkeypatch.setitem(sys.modules, "flash_attn", stand_in(calls))
-    case = small("softmax", Problem(11, 16, 2, batch=3, causal=causal))
-    assert close(case.impl("cuda:flash_attn"), case.output())
-    assert calls == [(3, 11, 2, 8)]
-
-
-def test_the_package_is_asked_for_and_its_limits_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as without:
-        without.setattr("importlib.util.find_spec", lambda name: None)
-        assert "not installed" in str(sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype("bfloat16")))
-    monkeypatch.setitem(sys.modules, "flash_attn", stand_in([]))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    said: dict[Dtype, str | None] = {d: sdpa_backends.why_not_flash_attn(PROBLEM.with_dtype(d)) for d in DTYPES}
-    assert [d for d, reason in said.items() if reason is None] == ["bfloat16", "float16"]
-    assert "256" in str(sdpa_backends.why_not_flash_attn(Problem(8, 512, dtype="float16")))
-    assert "multiples of 8" in str(sdpa_backends.why_not_flash_attn(Problem(8, 20, dtype="float16")))

@@ -1,11 +1,10 @@
-"""Exact softmax attention by one named library kernel: a backend of torch's SDPA, forced, or the package flash-attn.
+"""Exact softmax attention by one named kernel of torch: a backend of SDPA, forced.
 
 torch raises where a forced backend cannot run, so no other backend can have run instead.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -82,31 +81,4 @@ def _refusal(backend: str, dtype: torch.dtype, head_dim: int, causal: bool, devi
             # torch warns about every backend; of the others that they are disabled.
             about_backend = [text for text in reasons if "not used because" not in text and "disabled" not in text]
             return f"torch's {backend} kernel does not run here: " + " ".join(about_backend or reasons)
-    return None
-
-
-def flash_attn(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The package flash-attn (Dao 2023, https://arxiv.org/abs/2307.08691), whose causal form is that of the last rows.
-
-    Args:
-        q: [B, H, Q, D].
-        k, v: [B, Hk, N, D].
-    """
-    from flash_attn import flash_attn_func
-
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, N, H, D]
-    y: Tensor = flash_attn_func(q, k, v, causal=problem.causal)
-    return y.transpose(1, 2)
-
-
-def why_not_flash_attn(problem: Problem) -> str | None:
-    """The reason that the package cannot run, or None."""
-    if importlib.util.find_spec("flash_attn") is None:
-        return "the package flash-attn is not installed: pip install flash-attn --no-build-isolation"
-    if problem.dtype not in ("float16", "bfloat16"):
-        return f"flash-attn takes float16 and bfloat16, not {problem.dtype}"
-    if problem.head_dim > 256 or problem.head_dim % 8:
-        return f"flash-attn takes head dimensions up to 256 that are multiples of 8, not {problem.head_dim}"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return "flash-attn needs compute capability 8.0 (Ampere) or more"
     return None

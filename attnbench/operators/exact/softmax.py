@@ -6,20 +6,15 @@ Vaswani et al. 2017, "Attention Is All You Need", eq. 1, https://arxiv.org/abs/1
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads
-from attnbench.kernels.library.sdpa_backends import (
-    BACKENDS,
-    attention,
-    flash_attn,
-    forced,
-    why_not_flash_attn,
-    why_not_forced,
-)
+from attnbench.kernels.library.flash_attention import PACKAGES, Package
+from attnbench.kernels.library.sdpa_backends import BACKENDS, attention, forced, why_not_forced
 from attnbench.masking import ahead
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
@@ -122,33 +117,37 @@ def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return "the value map is a separate product beside the SDPA call" if has_value_map(params) else None
 
 
+def _exact(kernel: str, attend: Callable[..., Tensor], reason: Callable[[Problem, str], str | None]) -> Impl:
+    """An impl that runs one library kernel, on mapped values where there is a value map.
+
+    Args:
+        kernel: its name.
+        attend: (problem, q, k, v) → y.
+        reason: (problem, device) → why it cannot run, or None.
+    """
+
+    def call(
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        value_map: Tensor | None = None,
+        k_cache: Tensor | None = None,
+        v_cache: Tensor | None = None,
+    ) -> Tensor:
+        return attend(problem, q, appended(k_cache, k), appended(v_cache, mapped(v, value_map)))
+
+    return Impl(lambda: call, kernel, lambda problem, _, device: reason(problem, device), grouped=True, continues=True)
+
+
 def _forced(backend: str) -> Impl:
-    """An impl that runs one library kernel, on mapped values where there is a value map."""
+    reason = partial(why_not_forced, backend)
+    return _exact(f"torch SDPA, {backend} forced", forced(backend), reason)
 
-    def load() -> Callable[..., Tensor]:
-        attend = flash_attn if backend == "flash_attn" else forced(backend)
 
-        def call(
-            problem: Problem,
-            params: Params,
-            q: Tensor,
-            k: Tensor,
-            v: Tensor,
-            value_map: Tensor | None = None,
-            k_cache: Tensor | None = None,
-            v_cache: Tensor | None = None,
-        ) -> Tensor:
-            return attend(problem, q, appended(k_cache, k), appended(v_cache, mapped(v, value_map)))
-
-        return call
-
-    def why_not(problem: Problem, params: Params, device: str) -> str | None:
-        if backend == "flash_attn":
-            return why_not_flash_attn(problem)
-        return why_not_forced(backend, problem, device)
-
-    kernel = "flash-attn package" if backend == "flash_attn" else f"torch SDPA, {backend} forced"
-    return Impl(load, kernel, why_not, grouped=True, continues=True)
+def _package(package: Package) -> Impl:
+    return _exact(package.name, package.attend, lambda problem, device: package.why_not(problem))
 
 
 CORE = Form(
@@ -157,7 +156,8 @@ CORE = Form(
     cost,
     impls={
         "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True),
-        **{f"cuda:{backend}": _forced(backend) for backend in (*BACKENDS, "flash_attn")},
+        **{f"cuda:{backend}": _forced(backend) for backend in BACKENDS},
+        **{f"cuda:{name}": _package(package) for name, package in PACKAGES.items()},
     },
     state=state,
 )

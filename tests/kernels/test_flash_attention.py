@@ -1,0 +1,186 @@
+"""The packages of FlashAttention behind stand-ins with their signatures: layout, causality, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from attnbench.kernels.library.flash_attention import PACKAGES
+from attnbench.problem import DTYPES, Problem
+from attnbench.registry import operators
+from tests.kernels.stand_ins import require_same_signature, stand_in
+from tests.operators.small import close, small
+
+Calls = list[tuple[tuple[int, ...], int]]
+
+CASES = [
+    Problem(11, 16, 2, batch=3),
+    Problem(11, 16, 2, batch=3, causal=True),
+    Problem(11, 32, 4, kv_heads=2, causal=True),
+    Problem(11, 32, 4, kv_heads=2, causal=True, query_len=3),
+    Problem(11, 32, 4, kv_heads=1, causal=True, query_len=1),
+]
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """[B, N, H, D]; the causal form is that of the last rows."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2]) if causal else None
+    return scaled_dot_product_attention(q, k, v, mask, enable_gqa=True).transpose(1, 2)
+
+
+def of_version_2(calls: Calls) -> Callable[..., Any]:
+    def flash_attn_func(
+        q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1), softcap=0.0, alibi_slopes=None,
+        deterministic=False, return_attn_probs=False,
+    ):  # fmt: skip
+        calls.append((tuple(q.shape), 0))
+        return attended(q, k, v, causal)
+
+    return flash_attn_func
+
+
+def of_version_3(calls: Calls, pair: bool = False) -> Callable[..., Any]:
+    def flash_attn_func(
+        q, k, v, softmax_scale=None, causal=False, qv=None, q_descale=None, k_descale=None, v_descale=None,
+        window_size=(-1, -1), attention_chunk=0, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False,
+        sm_margin=0, return_attn_probs=False,
+    ):  # fmt: skip
+        calls.append((tuple(q.shape), num_splits))
+        y = attended(q, k, v, causal)
+        return (y, None) if pair else y
+
+    return flash_attn_func
+
+
+def of_version_4(calls: Calls) -> Callable[..., Any]:
+    def flash_attn_func(
+        q, k, v, qv=None, gather_kv_indices=None, softmax_scale=None, causal=False, window_size=(None, None),
+        learnable_sink=None, softcap=0.0, num_splits=1, pack_gqa=None, deterministic=False, score_mod=None,
+        score_mod_bwd=None, mask_mod=None, aux_tensors=None, aux_scalars=None, block_sparse_tensors=None,
+        block_sparse_tensors_bwd=None, return_lse=False, gather_bwd_recompute_p=False, gather_bwd_token_chunk=None,
+    ):  # fmt: skip
+        calls.append((tuple(q.shape), num_splits))
+        return attended(q, k, v, causal), None
+
+    return flash_attn_func
+
+
+STAND_INS = {
+    "flash_attn": ("flash_attn.flash_attn_interface", of_version_2),
+    "fa3": ("flash_attn_interface", of_version_3),
+    "fa4": ("flash_attn.cute", of_version_4),
+}
+
+
+@pytest.fixture(autouse=True)
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+
+
+def test_softmax_lists_every_package() -> None:
+    assert STAND_INS.keys() == PACKAGES.keys()
+    for scope in ("core", "layer"):
+        assert {f"cuda:{name}" for name in PACKAGES} < set(operators()["softmax"].load().forms[scope].impls)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_stand_in_has_the_signature_of_its_package(name: str) -> None:
+    module, function = STAND_INS[name]
+    require_same_signature(module, function([]))
+
+
+@pytest.mark.parametrize("problem", CASES, ids=str)
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_package_is_called_with_tokens_before_heads(
+    name: str, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Calls = []
+    module, function = STAND_INS[name]
+    stand_in(monkeypatch, module, flash_attn_func=function(calls))
+    case = small("softmax", problem)
+    assert close(case.impl(f"cuda:{name}"), case.output())
+    assert [shape for shape, _ in calls] == [(problem.batch, problem.query_len, problem.heads, problem.head_dim)]
+
+
+def test_another_causality_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(q: Tensor, k: Tensor, v: Tensor, causal: bool, num_splits: int) -> Any:
+        return attended(q, k, v, False), None
+
+    stand_in(monkeypatch, "flash_attn.cute", flash_attn_func=full)
+    case = small("softmax", CASES[1])
+    assert not close(case.impl("cuda:fa4"), case.output())
+
+
+def test_gradients_go_through_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, "flash_attn.cute", flash_attn_func=of_version_4([]))
+    case = small("softmax", CASES[2])
+    own, expected = case.gradients(lambda each: each.impl("cuda:fa4")), case.gradients()
+    assert all(close(own[name], expected[name]) for name in expected)
+
+
+def test_the_first_releases_of_version_3_give_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, "flash_attn_interface", flash_attn_func=of_version_3([], pair=True))
+    case = small("softmax", CASES[1])
+    assert close(case.impl("cuda:fa3"), case.output())
+
+
+@pytest.mark.parametrize(("capability", "splits"), [((9, 0), 1), ((10, 0), 0)])
+def test_version_4_splits_the_keys_of_a_decoding_step_where_it_can(
+    capability: tuple[int, int], splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Calls = []
+    stand_in(monkeypatch, "flash_attn.cute", flash_attn_func=of_version_4(calls))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    small("softmax", CASES[4]).impl("cuda:fa4")
+    small("softmax", CASES[1]).impl("cuda:fa4")
+    assert [number for _, number in calls] == [splits, 1]
+
+
+def test_packages_of_one_first_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    for name in ("__init__", "interface"):
+        (tmp_path / "flash_attn" / "cute" / f"{name}.py").write_text("raise RuntimeError('imported')")
+    assert PACKAGES["fa4"].absent() is None
+    for name in ("flash_attn", "fa3"):
+        assert f"is not installed: {PACKAGES[name].install}" in str(PACKAGES[name].absent())
+    (tmp_path / "flash_attn" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "flash_attn" / "flash_attn_interface.py").write_text("raise RuntimeError('imported')")
+    assert PACKAGES["flash_attn"].absent() is None
+    assert PACKAGES["fa4"].absent() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "head_dim", "words"),
+    [
+        ("flash_attn", (8, 6), 256, None),
+        ("flash_attn", (7, 5), 64, "8.0"),
+        ("flash_attn", (9, 0), 264, "8 to 256"),
+        ("fa3", (9, 0), 256, None),
+        ("fa3", (10, 0), 64, "Hopper"),
+        ("fa4", (9, 0), 192, None),
+        ("fa4", (9, 0), 20, "multiples of 8"),
+        ("fa4", (10, 0), 192, "8 to 128 or 256"),
+        ("fa4", (10, 0), 256, None),
+        ("fa4", (8, 0), 64, "Hopper and Blackwell"),
+    ],
+)
+def test_what_a_package_takes_is_said(
+    name: str, capability: tuple[int, int], head_dim: int, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    reason = PACKAGES[name].unfit(Problem(8, head_dim, dtype="float16"))
+    assert reason is None if words is None else words in str(reason)
+
+
+def test_half_precisions_are_what_packages_take() -> None:
+    for package in PACKAGES.values():
+        taken = [dtype for dtype in DTYPES if package.unfit(Problem(8, 64, dtype=dtype)) is None]
+        assert set(taken) == {"bfloat16", "float16"}
