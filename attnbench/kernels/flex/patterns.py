@@ -12,17 +12,23 @@ from torch.nn.functional import pad
 from attnbench.kernels.flex.windows import TILE, band, block_mask, spans, tiles
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
 def block_rows(blocks: Tensor, n: int, size: int) -> Any:
     """BigBird's rows: three blocks around the diagonal, the first and the last block both ways, and `blocks`.
 
-    Cached by the identity of `blocks`, not by its values: choices are drawn once.
+    Made once for `blocks` as they are now: again after they were written to, for which torch counts a version. Those
+    of an inference tensor, which has none, are compared by value.
 
     Args:
         blocks: [H, M − 2, r], the random blocks of rows 1 … M − 2.
         size: tokens of a block, a divisor or a multiple of 128.
     """
+    version = tuple(blocks.flatten().tolist()) if blocks.is_inference() else blocks._version
+    return _block_rows(blocks, version, n, size)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _block_rows(blocks: Tensor, version: object, n: int, size: int) -> Any:
     m = -(-n // size)
     heads, _, count = blocks.shape
     row = torch.arange(m, device=blocks.device)

@@ -6,13 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.measure.worker.prepared_cell import Outputs, Subject
 
 
 class Dispatched(TorchDispatchMode):
-    """Counts the operators that reach a backend while it is active, by name without a default overload."""
+    """Counts the operators that reach a backend while it is active, by name without a default overload.
+
+    Compiled code runs compiled inside it: left alone, as torch leaves it inside other modes, it would run eagerly.
+    """
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Whether torch.compile compiles, and calls what it has compiled, while this mode is active."""
+        return True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -21,11 +32,12 @@ class Dispatched(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        # Under inference_mode composite operators arrive whole: SDPA's choice of kernel would stay hidden.
-        with self:
-            result = func.decompose(*args, **(kwargs or {}))
-        if result is not NotImplemented:
-            return result
+        if isinstance(func, OpOverload):
+            # Under inference_mode composite operators arrive whole: SDPA's choice of kernel would stay hidden.
+            with self:
+                result = func.decompose(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
         self.counts[str(func).removesuffix(".default")] += 1
         return func(*args, **(kwargs or {}))
 

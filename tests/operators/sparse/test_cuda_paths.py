@@ -1,13 +1,14 @@
 """The fast GPU paths of the sparse operators, run where the library runs on the CPU: FlexAttention eager, SDPA.
 
-Eager FlexAttention applies the mask function to all pairs, so the outputs check the mask function and the order of
-tokens; that no tile with a pair is left out is checked on the block mask itself.
+Eager FlexAttention applies the mask function to all pairs, so its outputs check the mask function and the order of
+tokens. Compiled, it visits the listed tiles alone, and asks the function in partial ones alone: `by_tiles` does that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,77 @@ def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal:
     assert reason is None, reason
     with torch.inference_mode():
         assert close(case.run_impl("cuda"), case.output())
+
+
+def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool = False, return_aux: Any = None) -> Any:
+    """FlexAttention as its kernels compute it: only listed tiles are visited, and in full ones no function is asked."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    group = q.shape[1] // k.shape[1]
+    assert enable_gqa is (group > 1)
+    k, v = (x.repeat_interleave(group, 1) for x in (k, v))
+    partial, full = (
+        x.repeat_interleave(windows.TILE, 1).repeat_interleave(windows.TILE, 2)[:, :queries, :keys]
+        for x in tile_sets(block_mask)
+    )
+    h, i, j = torch.arange(q.shape[1])[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
+    allowed = full | (partial & block_mask.mask_mod(torch.tensor(0), h, i, j))
+    scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(~allowed, float("-inf"))
+    lse = scores.logsumexp(-1)
+    y = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v
+    return (y, SimpleNamespace(lse=lse)) if return_aux is not None else y
+
+
+@pytest.fixture
+def listed_tiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_call", lambda q: by_tiles)
+
+
+@pytest.mark.usefixtures("listed_tiles_alone")
+@pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
+def test_the_listed_tiles_alone_equal_the_reference(name: str, n: int, params: dict[str, Any], causal: bool) -> None:
+    for kv_heads in (4, 2):
+        case = case_of(name, n, params, causal, kv_heads)
+        with torch.inference_mode():
+            for choices in case.inputs.choices.values():  # drawn anew into the same memory: no list may be of before
+                assert close(case.run_impl("cuda"), case.output())
+                choices.copy_(case.form.make_inputs(case.problem, case.params, seeded(1)).choices["blocks"])
+            assert close(case.run_impl("cuda"), case.output())
+
+
+@pytest.mark.usefixtures("listed_tiles_alone")
+@pytest.mark.parametrize("name", ["local", "big_bird"])
+def test_a_tile_that_is_not_listed_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(name, 700, {"window": 40} if name == "local" else {"block": 64}, causal=False)
+    block_mask = windows.block_mask
+
+    def without_the_last(some: Tensor, *given: Any) -> Any:
+        some = some.clone()
+        some[..., -1] = False
+        return block_mask(some, *given)
+
+    for module in (windows, patterns):
+        monkeypatch.setattr(module, "block_mask", without_the_last)
+    for masks_of in (windows.window_mask, patterns._block_rows):
+        masks_of.cache_clear()
+    with torch.inference_mode():
+        assert not close(case.run_impl("cuda"), case.output())
+    windows.window_mask.cache_clear()
+
+
+def test_blocks_that_are_written_to_are_listed_anew() -> None:
+    case = Case("big_bird", 1300, block=64)
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            blocks = case.inputs.choices["blocks"].clone()
+            before = patterns.block_rows(blocks, 1300, 64)
+            assert patterns.block_rows(blocks, 1300, 64) is before
+            blocks.copy_(case.form.make_inputs(case.problem, case.params, seeded(1)).choices["blocks"])
+            after = patterns.block_rows(blocks, 1300, 64)
+        assert not torch.equal(before.kv_indices, after.kv_indices)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
