@@ -114,12 +114,13 @@ class Impl:
     Attributes:
         load: imports lazily and returns the callable, so that listing impls imports no kernel.
         kernel: the name stored in the `kernel` column where the worker cannot observe what runs.
-    why_not: (problem, params, torch's type of the device, such as "cpu") -> the reason it cannot run here, or None.
-    synchronises: True where it waits for the device inside (then launches are not queued ahead).
-    flops: (problem, params, mode) -> the products it executes, where it computes a cheaper exact form than the formula
-    as written; None: it computes that.
-    grouped: whether it takes kv_heads < heads.
-    continues: whether it takes query_len < seq_len.
+        why_not: (problem, params, torch's type of the device, such as "cpu") -> the reason it cannot run here, or None.
+        synchronises: True where it waits for the device inside (then launches are not queued ahead).
+        flops: (problem, params, mode) -> the products it executes, where it computes a cheaper exact form than the
+            formula as written; None: it computes that.
+        grouped: whether it takes kv_heads < heads.
+        continues: whether it takes query_len < seq_len.
+        why_not_backward: as why_not, of its gradients; asked in `fwd_bwd` beside that.
     """
 
     load: Callable[[], Call]
@@ -129,6 +130,7 @@ class Impl:
     flops: Callable[[Problem, Params, Mode], int] | None = None
     grouped: bool = False
     continues: bool = False
+    why_not_backward: Callable[[Problem, Params, str], str | None] = lambda problem, params, device: None
 
 
 @dataclass(frozen=True)

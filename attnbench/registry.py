@@ -251,7 +251,17 @@ def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
         return "it takes as many heads of keys and values as of queries"
     if cell.problem.past and not impl.continues:
         return "it takes all tokens at once, and continues from no state"
-    return _sentence(impl.why_not(cell.problem, cell.params, device), f"why_not of {cell.impl}")
+    return why_not_impl(impl, cell, cell.problem, device)
+
+
+def why_not_impl(impl: Impl, cell: Cell, problem: Problem, device: str) -> str | None:
+    """An impl's own reason that it cannot compute a problem, with its gradients where the cell's mode needs them."""
+    reasons = {"why_not": impl.why_not} | ({} if cell.mode == "fwd" else {"why_not_backward": impl.why_not_backward})
+    for name, ask in reasons.items():
+        reason = _sentence(ask(problem, cell.params, device), f"{name} of {cell.impl}")
+        if reason is not None:
+            return reason
+    return None
 
 
 def _sentence(reason: object, name: str) -> str | None:

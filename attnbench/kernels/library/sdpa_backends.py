@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import torch_dtype
 from attnbench.masking import ahead
-from attnbench.problem import Problem
+from attnbench.problem import Followed, Problem
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -25,6 +26,9 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
 """torch's own exact kernels on CUDA, by the suffix of the impl."""
+
+MOST_ASKED = 512
+"""New tokens, and earlier ones, of the call that asks whether a backend runs."""
 
 
 def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -61,20 +65,38 @@ def forced(backend: str) -> Callable[[Problem, Tensor, Tensor, Tensor], Tensor]:
     return call
 
 
-def why_not_forced(backend: str, problem: Problem, device: str) -> str | None:
-    """Why torch refuses a backend for this dtype, head_dim and causality on a device, in torch's words; or None."""
-    return _refusal(backend, torch_dtype(problem), problem.head_dim, problem.causal, device)
+def why_not_forced(backend: str, problem: Problem, device: str, backward: bool = False) -> str | None:
+    """Why torch refuses a backend for a problem on a device, in torch's words; or None.
+
+    backward: whether the gradients are asked for too.
+    """
+    return _refusal(backend, _asked(problem), backward, device)
+
+
+def _asked(problem: Problem) -> Problem:
+    """A short problem that a backend treats as it does this one: the same heads, dtype, causality and new tokens to
+    earlier ones, and numbers of tokens of the same remainder by 256.
+    """
+    new, past = (n if n <= MOST_ASKED else MOST_ASKED + n % 256 for n in (problem.query_len, problem.past))
+    query_len = new if past else Followed()
+    batch = min(2, problem.batch)
+    return replace(problem, batch=batch, seq_len=new + past, query_len=query_len, height=None, width=None)
 
 
 @lru_cache(maxsize=256)
-def _refusal(backend: str, dtype: torch.dtype, head_dim: int, causal: bool, device: str) -> str | None:
-    """Tries a call on 16 tokens; the warnings or the error of torch where it refuses."""
-    x = torch.zeros(1, 1, 16, head_dim, dtype=dtype, device=device, requires_grad=True)
-    problem = Problem(16, head_dim, causal=causal)
-    with warnings.catch_warnings(record=True) as caught:
+def _refusal(backend: str, problem: Problem, backward: bool, device: str) -> str | None:
+    """Tries a call; the warnings or the error of torch where it refuses."""
+    shapes = [(problem.heads, problem.query_len), *2 * [(problem.kv_heads, problem.seq_len)]]
+    tensors = [
+        torch.zeros(problem.batch, *shape, problem.head_dim, dtype=torch_dtype(problem), device=device)
+        for shape in shapes
+    ]
+    with warnings.catch_warnings(record=True) as caught, torch.set_grad_enabled(backward):
         warnings.simplefilter("always")
         try:
-            forced(backend)(problem, x, x, x)
+            y = forced(backend)(problem, *(x.requires_grad_(backward) for x in tensors))
+            if backward:
+                torch.autograd.grad(y, tensors, torch.zeros_like(y))
         except RuntimeError as error:
             messages = [str(warning.message) for warning in caught] or [str(error)]
             reasons = [text.split("(Triggered")[0].strip() for text in messages]

@@ -18,7 +18,7 @@ from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_d
 from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Followed, Params, Problem
-from attnbench.registry import outside_definition
+from attnbench.registry import outside_definition, why_not_impl
 from attnbench.units import count
 
 ODD_SIDES = ((7, 9), (11, 13), (17, 19), (31, 33))
@@ -101,7 +101,7 @@ def _takes(subject: Subject, problem: Problem) -> bool:
     if outside_definition(subject.operator, problem, cell.params, cell.scope) is not None:
         return False
     impl = subject.form.impls.get(cell.impl)
-    return impl is None or impl.why_not(problem, cell.params, subject.device.type) is None
+    return impl is None or why_not_impl(impl, cell, problem, subject.device.type) is None
 
 
 def _check_on(subject: Subject, problem: Problem, inputs: Inputs, change: Change | None = None) -> Checked:

@@ -6,7 +6,6 @@ Vaswani et al. 2017, "Attention Is All You Need", eq. 1, https://arxiv.org/abs/1
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Generator, Tensor
 
@@ -117,13 +116,18 @@ def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return "the value map is a separate product beside the SDPA call" if has_value_map(params) else None
 
 
-def _exact(kernel: str, attend: Callable[..., Tensor], reason: Callable[[Problem, str], str | None]) -> Impl:
+def _exact(
+    kernel: str,
+    attend: Callable[..., Tensor],
+    why_not: Callable[[Problem, Params, str], str | None],
+    why_not_backward: Callable[[Problem, Params, str], str | None] = lambda problem, params, device: None,
+) -> Impl:
     """An impl that runs one library kernel, on mapped values where there is a value map.
 
     Args:
         kernel: its name.
         attend: (problem, q, k, v) → y.
-        reason: (problem, device) → why it cannot run, or None.
+        why_not, why_not_backward: of the impl.
     """
 
     def call(
@@ -138,16 +142,19 @@ def _exact(kernel: str, attend: Callable[..., Tensor], reason: Callable[[Problem
     ) -> Tensor:
         return attend(problem, q, appended(k_cache, k), appended(v_cache, mapped(v, value_map)))
 
-    return Impl(lambda: call, kernel, lambda problem, _, device: reason(problem, device), grouped=True, continues=True)
+    return Impl(lambda: call, kernel, why_not, grouped=True, continues=True, why_not_backward=why_not_backward)
 
 
 def _forced(backend: str) -> Impl:
-    reason = partial(why_not_forced, backend)
-    return _exact(f"torch SDPA, {backend} forced", forced(backend), reason)
+    forward, backward = (
+        lambda problem, _, device, backward=backward: why_not_forced(backend, problem, device, backward)
+        for backward in (False, True)
+    )
+    return _exact(f"torch SDPA, {backend} forced", forced(backend), forward, backward)
 
 
 def _package(package: Package) -> Impl:
-    return _exact(package.name, package.attend, lambda problem, device: package.why_not(problem))
+    return _exact(package.name, package.attend, lambda problem, *_: package.why_not(problem))
 
 
 CORE = Form(
