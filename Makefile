@@ -48,10 +48,11 @@ kernels: $(BIN)/.ready  ## compile every kernel for sm_80, sm_90, sm_100 (no GPU
 # A GPU machine's own Python runs the tests as it is, with what it lacks unpacked from WHEELS=<folder of .whl files>.
 GPU_PYTHON := $(if $(filter 1,$(OWN_TORCH)),$(PYTHON),$(BIN)/python)
 
-gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA device against its reference (WHEELS=folder)
+gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA device against its reference (OUT_DIR=folder, LIMIT_S=600, PROCESSES=12, WHEELS=folder)
 	@if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .wheels $(WHEELS)/*.whl; fi
 	@if $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
-	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m pytest -p no:cacheprovider -m gpu tests/test_gpu.py tests/test_gpu_measuring.py; \
+	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m tests.gpu_job $(or $(OUT_DIR),results/gpu-test) \
+	    tests/test_gpu.py tests/test_gpu_measuring.py --limit $(or $(LIMIT_S),600) --processes $(or $(PROCESSES),12); \
 	else echo "gpu-test: no CUDA device is available to torch here, so no GPU test was run."; fi
 
 gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## suites/gpu.yaml on a CUDA device into results/reference (WHEELS=folder, GPU=name)

@@ -10,30 +10,48 @@ import pytest
 import torch
 
 from attnbench.operator import Impl, Inputs
-from attnbench.problem import Cell, Dtype, Problem
-from attnbench.registry import outside_definition, why_not
+from attnbench.problem import Cell, Dtype, Problem, Scope
+from attnbench.registry import device_type_of, outside_definition, resolve, why_not
 from tests.kernels.agreement import disagreements
-from tests.variants import Variant, variants
+from tests.variants import Variant, sources, variants
 
 NO_DEVICE = None if torch.cuda.is_available() else "no CUDA device is available to torch"
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_DEVICE is not None, reason=str(NO_DEVICE))]
 
-WORKING: tuple[tuple[Dtype, bool], ...] = (
-    ("float32", False),
-    ("float32", True),
-    ("bfloat16", False),
-    ("float16", False),
-)
+
+def later(steps: int, *values: Any, id: str) -> Any:
+    """Values of a parameter whose tests come so many steps after the most telling ones."""
+    return pytest.param(*values, id=id, marks=pytest.mark.later(steps))
 
 
-def cases() -> list[tuple[Variant, str]]:
-    return [(variant, name) for variant in variants() for name in sorted(variant.form.impls)]
+WORKING = [
+    later(0, "bfloat16", False, id="bfloat16"),
+    later(2, "float16", False, id="float16"),
+    later(2, "float32", False, id="float32"),
+    later(2, "float32", True, id="tf32"),
+]
+HEAD_DIMS = [later(4, size, id=str(size)) for size in (16, 64, 80, 128, 256)]
 
 
-each_impl = pytest.mark.parametrize(
-    ("variant", "impl"), cases(), ids=[f"{variant}-{name}" for variant, name in cases()]
-)
+def cases(*scopes: Scope) -> list[Any]:
+    """Every impl of every variant; the kernels in the core of the operator's default kind come first."""
+    return [
+        pytest.param(variant, name, id=f"{variant}-{name}", marks=markers(variant, name))
+        for variant in variants()
+        for name in sorted(variant.form.impls)
+        if variant.scope in scopes
+    ]
+
+
+def markers(variant: Variant, impl: str) -> tuple[Any, ...]:
+    is_default = variant.params == resolve(variant.operator, {})
+    steps = (device_type_of(impl) != "cuda", 8 * (not is_default), 16 * (variant.scope == "layer"))
+    return pytest.mark.later(sum(steps)), pytest.mark.code(sources()[variant.name].location)
+
+
+each_impl = pytest.mark.parametrize(("variant", "impl"), cases("core", "layer"))
+each_core = pytest.mark.parametrize(("variant", "impl"), cases("core"))
 
 
 @contextmanager
@@ -69,35 +87,32 @@ def check(variant: Variant, impl: str, problem: Problem, allow_tf32: bool = Fals
 
 
 @each_impl
-@pytest.mark.parametrize(("dtype", "allow_tf32"), WORKING, ids=["float32", "tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("dtype", "allow_tf32"), WORKING)
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 def test_agrees_with_the_reference(variant: Variant, impl: str, dtype: Dtype, allow_tf32: bool, causal: bool) -> None:
     problem = variant.problem((19, 23), channels=96, heads=3, batch=2, dtype=dtype, causal=causal)
     check(variant, impl, problem, allow_tf32)
 
 
-@each_impl
-@pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 256])
+@each_core
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_agrees_at_every_head_dim(variant: Variant, impl: str, head_dim: int) -> None:
-    if variant.scope == "layer":
-        pytest.skip("the core is what head_dim changes")
     check(variant, impl, variant.problem((13, 21), channels=head_dim, heads=1, batch=1, dtype="bfloat16"))
 
 
-@each_impl
+@each_core
 def test_agrees_across_many_blocks(variant: Variant, impl: str) -> None:
-    if variant.scope == "layer":
-        pytest.skip("the core is what the number of tokens changes")
     for causal in (False, True):
         problem = variant.problem((61, 67), channels=64, heads=2, batch=1, dtype="bfloat16", causal=causal)
         if outside_definition(variant.operator, problem, variant.params, variant.scope) is None:
             check(variant, impl, problem)
 
 
-OFFSETS = [case for case in cases() if case[0].scope == "core" and case[1].split(":")[0] == "cuda"]
+OFFSETS = [case for case in cases("core") if device_type_of(case.values[1]) == "cuda"]
 
 
-@pytest.mark.parametrize(("variant", "impl"), OFFSETS, ids=[f"{variant}-{name}" for variant, name in OFFSETS])
+@pytest.mark.alone
+@pytest.mark.parametrize(("variant", "impl"), OFFSETS)
 def test_a_million_tokens_do_not_overflow_an_index(variant: Variant, impl: str) -> None:
     """The last of 2²⁰ tokens lies beyond 2³¹ elements. Only for what stays linear in memory and time."""
     complexity = variant.operator.complexity(variant.params)

@@ -14,7 +14,7 @@ from tests.running import faulty, measured, plan
 
 NO_DEVICE = None if torch.cuda.is_available() else "no CUDA device is available to torch"
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_DEVICE is not None, reason=str(NO_DEVICE))]
+pytestmark = [pytest.mark.gpu, pytest.mark.alone, pytest.mark.skipif(NO_DEVICE is not None, reason=str(NO_DEVICE))]
 
 
 def softmax(seq_len: int, channels: int = 64, mode: Mode = "fwd") -> Cell:

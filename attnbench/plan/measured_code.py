@@ -93,6 +93,13 @@ def measured_code(operators_from: Iterable[str]) -> MeasuredCode:
     return MeasuredCode(dict(sorted(code.digests.items())), _versions(code.installed))
 
 
+def code_imported_by(module: str) -> MeasuredCode:
+    """One module by its full name, with all of attnbench that its import statements lead to."""
+    code = _Collection(frozenset(("attnbench",)))
+    code.add_module(module)
+    return MeasuredCode(dict(sorted(code.digests.items())), _versions(code.installed))
+
+
 def changes(before: Mapping[str, str], now: Mapping[str, str], most: int = 3) -> str:
     """What differs between two tables of digests or versions, in words; empty where nothing does."""
     texts = [

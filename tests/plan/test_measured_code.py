@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import attnbench
-from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
+from attnbench.plan.measured_code import MeasuredCode, changes, code_imported_by, measured_code
 
 OPERATOR = """
 import json
@@ -121,6 +121,14 @@ def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
     for part in showing:
         assert not any(name.startswith(f"attnbench/{part}") for name in found)
     assert set(measured_code([]).libraries) <= {"torch", "triton", "numpy", "pynvml", "fla", "flash_attn"}
+
+
+def test_the_code_of_one_operator_is_its_own_kernels_and_what_they_share() -> None:
+    files = code_imported_by("attnbench.operators.clustered.sinkhorn").files
+    assert files.keys() >= {"attnbench/operators/clustered/sinkhorn.py", "attnbench/kernels/launching.py"}
+    packages = {name.split("/")[2] for name in files if name.startswith("attnbench/kernels/") and name.count("/") == 3}
+    assert "sinkhorn" in packages
+    assert "few_keys" not in packages
 
 
 @pytest.mark.parametrize("code", [None, [], {}, {"files": {}}, {"files": {"a": 1}, "libraries": {}}])
