@@ -5,6 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""Logits are kept in units of log 2, so that a weight is one power of two."""
+
 
 @triton.jit
 def tile_of(seq_len, chunk, BLOCK: tl.constexpr):
@@ -69,36 +72,37 @@ def inverse_length(rows):
 
 
 @triton.jit
-def logits(
-    s,  # qᵀk/‖k‖
+def lag(label, tokens_q, tokens_k, mask_q, mask_k, chosen, rounds):
+    """label_i − label_j in a round, unsigned: below 2 where the query sees the key. [queries, keys]."""
+    label_q = tl.load(label + tokens_q.to(tl.int64) * rounds + chosen, mask=mask_q, other=-8)
+    label_k = tl.load(label + tokens_k.to(tl.int64) * rounds + chosen, mask=mask_k, other=-4)
+    return (label_q[:, None] - label_k[None, :]).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def visible(
     tokens_q,
     tokens_k,
     mask_q,
     mask_k,
-    label,  # [R, N] of this head
+    label,  # [N, R] of this head
     chosen,  # the round
-    seq_len,
     rounds,
     CAUSAL: tl.constexpr,
     CORRECT: tl.constexpr,
 ):
-    """s (− log N_ij where CORRECT), −inf where the query does not see the key: [queries, keys]."""
-    round_labels = label + chosen.to(tl.int64) * seq_len
-    label_q = tl.load(round_labels + tokens_q, mask=mask_q, other=-8)
-    label_k = tl.load(round_labels + tokens_k, mask=mask_k, other=-4)
-    visible = ((label_q[:, None] - label_k[None, :]) | 1) == 1
-    visible &= tokens_q[:, None] != tokens_k[None, :]
+    """Whether the query counts the key in this round; where CORRECT, in the first that brings it: [queries, keys]."""
+    counts = lag(label, tokens_q, tokens_k, mask_q, mask_k, chosen, rounds) < 2
     if CAUSAL:
-        visible &= tokens_k[None, :] <= tokens_q[:, None]
+        counts &= tokens_k[None, :] < tokens_q[:, None]
+    else:
+        counts &= tokens_k[None, :] != tokens_q[:, None]
     if CORRECT:
-        count = tl.zeros(s.shape, tl.int32)
-        for other in range(rounds):
-            row = label + tl.cast(other, tl.int64) * seq_len
-            label_q = tl.load(row + tokens_q, mask=mask_q, other=0)
-            label_k = tl.load(row + tokens_k, mask=mask_k, other=0)
-            count += (((label_q[:, None] - label_k[None, :]) | 1) == 1).to(tl.int32)
-        s -= tl.log(tl.maximum(count, 1).to(tl.float32))
-    return tl.where(visible, s, float("-inf"))
+        least = tl.full([tokens_q.shape[0], tokens_k.shape[0]], 2, tl.uint32)
+        for earlier in range(chosen):
+            least = tl.minimum(least, lag(label, tokens_q, tokens_k, mask_q, mask_k, earlier, rounds))
+        counts &= least == 2
+    return counts
 
 
 @triton.jit
@@ -106,9 +110,9 @@ def attend_kernel(
     qk,  # [B, H, N, D], strides q_b, q_h, q_n, 1
     v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
     order,  # [B·H, R, N]: the token in each place
-    label,  # [B·H, R, N]: of each token
+    label,  # [B·H, N, R]: of each token in each round
     parts,  # out [B·H, R, N, D]: each round's answer
-    totals,  # out [B·H, R, N]: its log-sum-exp, −inf where a token sees nobody; one round: +inf
+    totals,  # out [B·H, R, N]: its log₂-sum-exp, −inf where a token sees nobody; one round: +inf
     heads,
     rounds,
     seq_len,
@@ -153,12 +157,12 @@ def attend_kernel(
             q, k, qk, tokens_q, mask_q, q_n, qk, tokens_k, mask_k, q_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        s *= inverse_length(k)[None, :]
-        s = logits(s, tokens_q, tokens_k, mask_q, mask_k, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
+        counts = visible(tokens_q, tokens_k, mask_q, mask_k, label, chosen, rounds, CAUSAL, CORRECT)
+        s = tl.where(counts, s * (inverse_length(k) * LOG2_E)[None, :], float("-inf"))
         highest = tl.maximum(largest, tl.max(s, axis=1))
         base = tl.where(highest == float("-inf"), 0.0, highest)
-        p = tl.exp(s - base[:, None])
-        shrink = tl.exp(largest - base)
+        p = tl.exp2(s - base[:, None])
+        shrink = tl.exp2(largest - base)
         total = total * shrink + tl.sum(p, axis=1)
         values = load_tokens(v, tokens_k, mask_k, v_n, head_dim, BLOCK_D)
         answer = tl.dot(p.to(values.dtype), values, answer * shrink[:, None], input_precision=PRECISION)
@@ -166,7 +170,7 @@ def attend_kernel(
 
     alone = total == 0
     answer = answer / tl.where(alone, 1.0, total)[:, None]
-    log_total = tl.where(alone, float("-inf"), largest + tl.log(tl.where(alone, 1.0, total)))
+    log_total = tl.where(alone, float("-inf"), largest + tl.log2(tl.where(alone, 1.0, total)))
     if SINGLE:
         own_values = load_tokens(v, tokens_q, mask_q & alone, v_n, head_dim, BLOCK_D)
         answer = tl.where(alone[:, None], own_values.to(tl.float32), answer)
@@ -184,7 +188,7 @@ def merge_kernel(
     parts,  # [B·H, R, N, D]
     totals,  # [B·H, R, N]
     y,  # out [B·H, N, D]
-    total,  # out [B·H, N]: log-sum-exp over all rounds; +inf for a token that sees nobody in any
+    total,  # out [B·H, N]: log₂-sum-exp over all rounds; +inf for a token that sees nobody in any
     heads,
     rounds,
     seq_len,
@@ -209,8 +213,8 @@ def merge_kernel(
         part = tl.load(parts + at[:, None] * head_dim + columns[None, :], mask=mask, other=0.0).to(tl.float32)
         highest = tl.maximum(largest, z)
         base = tl.where(highest == float("-inf"), 0.0, highest)
-        shrink = tl.exp(largest - base)
-        share = tl.exp(z - base)
+        shrink = tl.exp2(largest - base)
+        share = tl.exp2(z - base)
         weight = weight * shrink + share
         answer = answer * shrink[:, None] + share[:, None] * part
         largest = highest
@@ -221,4 +225,4 @@ def merge_kernel(
     answer = tl.where(alone[:, None], own_values, answer / weight[:, None])
     at = head * seq_len + tokens
     tl.store(y + at[:, None] * head_dim + columns[None, :], answer.to(y.dtype.element_ty), mask=mask)
-    tl.store(total + at, tl.where(alone, float("inf"), largest + tl.log(weight)), mask=inside)
+    tl.store(total + at, tl.where(alone, float("inf"), largest + tl.log2(weight)), mask=inside)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels.sorted_chunks.device import inverse_length, load_tokens, logits, products, tile_of, tokens_of
+from attnbench.kernels.sorted_chunks.device import (
+    LOG2_E,
+    inverse_length,
+    load_tokens,
+    products,
+    tile_of,
+    tokens_of,
+    visible,
+)
 
 
 @triton.jit
@@ -37,7 +45,7 @@ def gradient_kernel(
     v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
     dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
     order,  # [B·H, R, N]
-    label,  # [B·H, R, N]
+    label,  # [B·H, N, R]
     total,  # [B·H, N]
     agreement,  # [B·H, N]
     dqk,  # out [B·H, R, N, D]: what each round adds
@@ -95,9 +103,8 @@ def gradient_kernel(
             rows, k, qk, tokens, mask, q_n, qk, tokens_k, mask_k, q_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        s *= inverse[None, :]
-        s = logits(s, tokens, tokens_k, mask, mask_k, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
-        p = tl.exp(s - z[:, None])
+        counts = visible(tokens, tokens_k, mask, mask_k, label, chosen, rounds, CAUSAL, CORRECT)
+        p = tl.exp2(tl.where(counts, s * (inverse * LOG2_E)[None, :] - z[:, None], float("-inf")))
         dp = products(
             cotangents, values, dy, tokens, mask, g_n, v, tokens_k, mask_k, v_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
@@ -121,9 +128,8 @@ def gradient_kernel(
             q, rows, qk, tokens_q, mask_q, q_n, qk, tokens, mask, q_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        s *= inverse[None, :]
-        s = logits(s, tokens_q, tokens, mask_q, mask, label, chosen, seq_len, rounds, CAUSAL, CORRECT)
-        p = tl.exp(s - z[:, None])
+        counts = visible(tokens_q, tokens, mask_q, mask, label, chosen, rounds, CAUSAL, CORRECT)
+        p = tl.exp2(tl.where(counts, s * (inverse * LOG2_E)[None, :] - z[:, None], float("-inf")))
         d_values = tl.dot(tl.trans(p.to(cotangents.dtype)), cotangents, d_values, input_precision=PRECISION)
         dp = products(
             cotangents, values, dy, tokens_q, mask_q, g_n, v, tokens, mask, v_n,
@@ -173,8 +179,8 @@ def add_rounds_kernel(
     d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for chosen in range(rounds):
         at = ((head * rounds + chosen) * seq_len + tokens)[:, None] * head_dim + columns[None, :]
-        d_rows += tl.load(parts_qk + at, mask=mask, other=0.0)
-        d_values += tl.load(parts_v + at, mask=mask, other=0.0)
+        d_rows += tl.load(parts_qk + at, mask=mask, other=0.0).to(tl.float32)
+        d_values += tl.load(parts_v + at, mask=mask, other=0.0).to(tl.float32)
     at = (head * seq_len + tokens)[:, None] * head_dim + columns[None, :]
     tl.store(dqk + at, d_rows.to(dqk.dtype.element_ty), mask=mask)
     tl.store(dv + at, d_values.to(dv.dtype.element_ty), mask=mask)

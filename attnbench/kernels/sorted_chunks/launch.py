@@ -3,7 +3,8 @@
 Forward: one program per tile of a chunk gathers its tokens by their order (nothing is copied into sorted order),
 normalises the keys on the way, and writes each token's answer and log-sum-exp for its round; a second kernel merges
 the rounds. With one round the first is all. Whether i sees j in a round is one comparison of labels
-(`operators.clustered.reformer.sort`), which makes N_ij one comparison per round and pair.
+(`operators.clustered.reformer.sort`). A key that counts once counts in the first round that brings it, which is the
+same y as 1/N_ij in each of N_ij rounds: one more comparison per pair and earlier round, no count and no logarithm.
 
 Backward: the merged map is one softmax over all rounds' keys, so its log-sum-exp alone gives back every weight. Each
 program takes its tile first as queries, then as keys, and writes one round's share; a last kernel adds the rounds.
@@ -60,7 +61,7 @@ def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) 
     Returns: [B, H, N, D].
     """
     qk, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (qk, v))
-    y: Tensor = _Attention.apply(qk, v, order.contiguous(), label.contiguous(), seeing)
+    y: Tensor = _Attention.apply(qk, v, order.contiguous(), label.transpose(-2, -1).contiguous(), seeing)
     return y
 
 
@@ -113,8 +114,7 @@ def gradients(
     by_token = token_tiles(d)
     grid = (triton.cdiv(n, by_token.constexprs["BLOCK"]) * b * h,)
     agreement_kernel[grid](y, dy, agreement, h, n, d, *dy.stride()[:3], **by_token.options)
-    dtype = qk.dtype if rounds == 1 else torch.float32
-    parts = [torch.empty(b, h, rounds, n, d, dtype=dtype, device=qk.device) for _ in range(2)]
+    parts = [torch.empty(b, h, rounds, n, d, dtype=qk.dtype, device=qk.device) for _ in range(2)]
     tiles = gradient_tiles(d, seeing.chunk, qk.dtype)
     gradient_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
         qk, v, dy, order, label, total, agreement, *parts, h, rounds, n, seeing.chunk, d,
@@ -190,8 +190,8 @@ def configurations() -> Iterator[Configuration]:
 
 
 def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "dqk", "dv"), POINTER[dtype])
-    types |= dict.fromkeys(("totals", "total", "agreement", "parts_qk", "parts_v"), "*fp32")
+    types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "parts_qk", "parts_v", "dqk", "dv"), POINTER[dtype])
+    types |= dict.fromkeys(("totals", "total", "agreement"), "*fp32")
     types |= dict.fromkeys(("order", "label"), "*i32")
     pair_constexprs = {**flags(seeing, rounds), "PRECISION": compute}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
@@ -205,11 +205,8 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
     label = f"{setting} D={d} {named(dtype, compute)}"
     sample = rounds == 4 and d == 64 and dtype == torch.bfloat16 and not seeing.causal
     for kernel, settings, tiles in launches:
-        argument_types = dict(types)
-        if kernel is gradient_kernel and rounds > 1:
-            argument_types |= dict.fromkeys(("dqk", "dv"), "*fp32")
         constexprs = {**tiles.constexprs, **settings}
-        types_of = signature(kernel, argument_types)
+        types_of = signature(kernel, types)
         yield Configuration(
             kernel,
             types_of,
