@@ -16,6 +16,7 @@ from attnbench.analysis.scaling import OF_A_STEP, Doubling, ExactGrowth, agreeme
 from attnbench.analysis.series import Panel, Series, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.problem import operator_with_impl
 from attnbench.registry import placed_metrics
 
 if TYPE_CHECKING:
@@ -115,12 +116,15 @@ class Summary:
         name: the suite's.
         baseline: `operator[:impl]`.
         skipped: by series that never ran, the reason.
+        untried_exact: by series of exact softmax that is known to be fast on the run's GPU and never ran, the reason;
+            empty where the suite does not ask for it.
     """
 
     name: str
     baseline: str
     panels: tuple[PanelReport, ...]
     skipped: dict[str, str]
+    untried_exact: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,22 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
                 skipped={name: reason for name, reason in _never_ran([panel]).items() if name not in never},
             )
         )
-    return Summary(run.name, baseline or run.baseline, tuple(reports), never)
+    fast = run.environment.get("fast_exact", {})
+    return Summary(run.name, baseline or run.baseline, tuple(reports), never, _untried(every, fast, definitions.exact))
+
+
+def _untried(every: Iterable[Panel], fast: Mapping[str, str], exact: Collection[str]) -> dict[str, str]:
+    """Of a run that has any exact softmax, `Summary.untried_exact`.
+
+    fast: by impl of softmax that is known to be fast on the run's GPU, why it is not there; empty where it is.
+    """
+    found = [series for panel in every for series in panel.series if is_exact(series, exact)]
+    points = {impl: [p for s in found if s.operator == "softmax" and s.impl == impl for p in s.points] for impl in fast}
+    return {
+        operator_with_impl("softmax", impl): fast[impl] or next((p.reason for p in points[impl]), "")
+        for impl in (fast if found else ())
+        if all(point.status == "skipped" for point in points[impl])
+    }
 
 
 def _measured(run: Run) -> list[str]:

@@ -90,8 +90,13 @@ def legend(summary: Summary) -> list[str]:
     lines += [f"growth: {GROWTH_WORDS}"] if any(x.doubling or x.growth for x in every) else []
     reasons: dict[str, list[str]] = {}
     for name, reason in summary.skipped.items():
-        reasons.setdefault(reason or "skipped", []).append(name)
-    return lines + [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        if name not in summary.untried_exact:
+            reasons.setdefault(reason or "skipped", []).append(name)
+    lines += [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return lines + [
+        f"exact softmax may be faster than shown: {name} was not measured: {reason or 'it is not in the suite (impls)'}"
+        for name, reason in summary.untried_exact.items()
+    ]
 
 
 def _part(report: PanelReport) -> Part:

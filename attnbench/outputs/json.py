@@ -103,7 +103,8 @@ def _text(document: object) -> str:
 
 
 def document(summary: Summary) -> dict[str, Any]:
-    """`version`, `suite`, `baseline`, `skipped` (series: reason) and `panels`.
+    """`version`, `suite`, `baseline`, `skipped` (series: reason), `untried_exact` (series of exact softmax that are
+    known to be fast on the run's GPU and never ran: reason, empty where the suite does not ask for it) and `panels`.
 
     A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and `recommendations` (per size
     `choices`, all that cannot be told from `fastest`, and the `speed_up` of that over `best_exact`).
@@ -121,6 +122,7 @@ def document(summary: Summary) -> dict[str, Any]:
         "baseline": summary.baseline,
         "panels": [_panel_report(report) for report in summary.panels],
         "skipped": summary.skipped,
+        "untried_exact": summary.untried_exact,
     }
 
 

@@ -163,6 +163,7 @@ _NO_METRIC = {*(f.name for f in fields(Visit)), *CELL_COLUMNS, "rounds", *TEXT}
 
 _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
     "exact": ("a list of text", lambda value: isinstance(value, list) and all(map(is_text, value))),
+    "fast_exact": ("an object of text", _is_table(is_text)),
     "families": ("an object of text", _is_table(is_text)),
     "defaults": ("an object of objects of parameters", _is_table(_is_table(_is_param))),
     "estimates": ("an object of text", _is_table(is_text)),

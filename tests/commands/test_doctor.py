@@ -227,6 +227,13 @@ def test_a_gpu_in_order_has_nothing_to_warn_of() -> None:
     assert "1980 of 1980 MHz" in found["clocks"].found
 
 
+def test_exact_kernels_that_are_missing_come_with_what_installs_them() -> None:
+    fast = {"cuda:fa4": "FlashAttention-4 is not installed: pip install it", "cuda:cudnn": ""}
+    found = [c for c in cuda.conditions({**GPU_FACTS, "fast_exact": fast}, []) if c.subject == "exact softmax"]
+    assert [(c.level, c.found.partition(" ")[0]) for c in found] == [("good", "cuda:cudnn"), ("note", "a")]
+    assert "pip install it" in found[1].found
+
+
 @pytest.mark.parametrize(
     ("own", "more", "others", "name"),
     [

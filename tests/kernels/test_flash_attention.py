@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from attnbench.kernels.library.fast_exact import fast_exact
 from attnbench.kernels.library.flash_attention import PACKAGES
 from attnbench.problem import DTYPES, Problem
 from attnbench.registry import operators
@@ -155,6 +156,19 @@ def test_packages_of_one_first_name_are_told_apart(tmp_path: Path, monkeypatch: 
     (tmp_path / "flash_attn" / "flash_attn_interface.py").write_text("raise RuntimeError('imported')")
     assert PACKAGES["flash_attn"].absent() is None
     assert PACKAGES["fa4"].absent() is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "names"), [(8, []), (9, ["fa3", "fa4", "cudnn"]), (10, ["fa4", "cudnn"]), (12, ["fa4", "cudnn"])]
+)
+def test_what_is_fast_on_a_gpu_is_known_with_what_installs_it(
+    capability: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    monkeypatch.setattr("attnbench.kernels.library.flash_attention.installed", lambda module: False)
+    absent = {name: f"{PACKAGES[name].name} is not installed: {PACKAGES[name].install}" for name in ("fa3", "fa4")}
+    assert fast_exact(capability) == {f"cuda:{name}": absent.get(name, "") for name in names}
+    assert set(fast_exact(9)) < set(operators()["softmax"].load().forms["core"].impls)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,25 @@ def test_failures_are_told_with_their_reason_and_missing_is_empty(summary: Summa
     assert "skipped: linear_transformer:cuda: skipped here" in text
 
 
+def test_fast_exact_softmax_that_was_not_there_is_told_with_what_installs_it() -> None:
+    fast = {"cuda:fa3": "", "cuda:fa4": "FlashAttention-4 is not installed: pip install it", "cuda:cudnn": ""}
+    every = {"softmax": LAWS["softmax"], "softmax:cuda:cudnn": LAWS["softmax"], "softmax:cuda:fa4": LAWS["softmax"]}
+    run = laws((64, 128), every, statuses={("softmax:cuda:fa4", n): "skipped" for n in (64, 128)})
+    run.environment.update(fast_exact=fast)
+    text = " ".join(printed(summarise(run), width=200).split())
+    assert "faster than shown: softmax:cuda:fa4 was not measured: FlashAttention-4 is not installed: pip" in text
+    assert "faster than shown: softmax:cuda:fa3 was not measured: it is not in the suite" in text
+    assert "softmax:cuda:cudnn was not measured" not in text
+    assert "skipped:" not in text  # each is told once
+    assert json_module.loads(json.run(summarise(run)))["untried_exact"].keys() == {
+        "softmax:cuda:fa3",
+        "softmax:cuda:fa4",
+    }
+    without = laws((64, 128), {"performer": LAWS["performer"]})
+    without.environment.update(fast_exact=fast)
+    assert not summarise(without).untried_exact
+
+
 def test_crossovers_growth_and_choice_are_told(summary: Summary) -> None:
     text = printed(summary, width=200)
     assert "Crossover of wall time" in text

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from attnbench.kernels.library.fast_exact import fast_exact
 from attnbench.kernels.support import tf32_allowed
 from attnbench.measure.device import Call, Device, Sampler
 from attnbench.measure.machine import nvml
@@ -52,6 +53,7 @@ def facts() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "tf32": tf32_allowed(),
+        "fast_exact": fast_exact(torch.cuda.get_device_capability()[0]),
         "nvml_missing": nvml.nvml_missing(),
     }
 
@@ -203,6 +205,7 @@ def conditions(environment: Mapping[str, Any], users: Sequence[str], unknown: st
     lines = [
         Condition("GPU", "good", name),
         Condition("driver", "good", f"{board.get('driver') or 'unknown'}, {versions}"),
+        *_exact_kernels(environment.get("fast_exact") or {}),
     ]
     missing_nvml = environment.get("nvml_missing")
     if missing_nvml:
@@ -219,6 +222,14 @@ def conditions(environment: Mapping[str, Any], users: Sequence[str], unknown: st
         todo = "nvidia-smi may list them; `attnbench run --strict` refuses to measure unless there are none."
         return [*lines, Condition("other processes", "note", f"unknown: {unknown}", todo)]
     return [*lines, Condition("other processes", "good", "none on the GPU in use")]
+
+
+def _exact_kernels(fast_exact: Mapping[str, str]) -> list[Condition]:
+    """Those that a comparison with exact softmax should not go without; fast_exact: as environment.json has it."""
+    absent = [f"{impl}: {reason}" for impl, reason in fast_exact.items() if reason]
+    there = [impl for impl, reason in fast_exact.items() if not reason]
+    found = [Condition("exact softmax", "good", f"{', '.join(there)} can be measured")] if there else []
+    return found + [Condition("exact softmax", "note", f"a faster one is missing: {each}") for each in absent]
 
 
 def _persistence(mode: int | None) -> Condition:
