@@ -1,51 +1,111 @@
-"""The causal scan by flash-linear-attention's chunk kernels, from features that eager PyTorch has computed.
+"""The causal scan by flash-linear-attention's kernels, from features that eager PyTorch has computed.
 
-Yang and Zhang 2024, `fla.ops.simple_gla.chunk_simple_gla`, https://github.com/fla-org/flash-linear-attention
+Of up to MOST_RECURRENT new tokens after a state one kernel takes token after token; otherwise the kernels go by chunks.
+A head of a sample is a sample of one head to them, so that nothing is transposed.
+
+Yang and Zhang 2024, `fla.ops.simple_gla`, https://github.com/fla-org/flash-linear-attention
 """
 
 from __future__ import annotations
 
-import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench.kernels.support import why_not
+from attnbench.modules import installed
 from attnbench.problem import Problem
 
 MAX_FEATURES = 256
-KERNEL = "flash-linear-attention: chunk_simple_gla"
+
+MOST_RECURRENT = 16
+"""New tokens after a state up to which one token after another is faster than chunks of 64."""
+
+KERNEL = "flash-linear-attention: simple_gla"
 
 
 def why_not_fla(problem: Problem, features: int) -> str | None:
     """The reason the library cannot run this here, or None."""
     if not problem.causal:
         return "flash-linear-attention has causal kernels only"
-    if importlib.util.find_spec("fla") is None:
-        return "needs flash-linear-attention: pip install flash-linear-attention"
+    if problem.group > 1:
+        return "flash-linear-attention's kernels take as many heads of keys and values as of queries"
     if features > MAX_FEATURES:
         return f"flash-linear-attention's chunk kernels take at most {MAX_FEATURES} features, not {features}"
-    return why_not(problem)
+    reason = why_not(problem)
+    if reason is None and not installed("fla.ops.simple_gla"):
+        return "flash-linear-attention is not installed: pip install flash-linear-attention"
+    return reason
 
 
-def attend_with_fla(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0, log_keep: Tensor | None = None) -> Tensor:
+def attend_with_fla(
+    fq: Tensor,
+    fk: Tensor,
+    v: Tensor,
+    dtype: torch.dtype,
+    epsilon: float = 0.0,
+    log_keep: Tensor | None = None,
+    sums: Tensor | None = None,
+    totals: Tensor | None = None,
+) -> Any:
     """φ(q_i)ᵀ S_i / (φ(q_i)ᵀ z_i + ε), with S and z decayed by exp(log_keep).
 
-    Columns of ones beside v sum to z: eight of them, to keep rows aligned.
+    Where there are no totals, columns of ones beside v sum to z: eight of them, to keep rows aligned, or the one that
+    sums has.
 
     Args:
-        fq, fk: features, [B, H, N, m].
-        v: [B, H, N, D].
+        fq, fk: features, [B, H, Q, m].
+        v: [B, H, Q, D].
+        dtype: of y.
         epsilon: added to the normaliser.
-        log_keep: [B, H, N], float32; None: no decay.
-    Returns: [B, H, N, D].
-    """
-    from fla.ops.simple_gla import chunk_simple_gla
+        log_keep: [B, H, Q], float32; None: no decay.
+        sums: S, or where there are no totals [S, z], after the tokens before, float32, [B, H, m, D or D + 1].
+        totals: z after them, [B, H, m].
 
-    d = v.shape[-1]
-    q, k, values = (x.transpose(1, 2).contiguous() for x in (fq, fk, pad(v, (0, 8), value=1.0)))  # [B, N, H, ·]
-    gate = None if log_keep is None else log_keep.transpose(1, 2).to(torch.float32).contiguous()
-    y, _ = chunk_simple_gla(q, k, values, g=gate, scale=1.0)
-    y = y.transpose(1, 2)
+    Returns: y, [B, H, Q, D]; with sums a tuple of it, of the new sums, and of the new totals where they were given.
+    """
+    if sums is None:
+        y, _ = _scanned(fq, fk, pad(v, (0, 8), value=1.0), log_keep, None)
+        return _normalised(y, v.shape[-1], epsilon).to(dtype)
+    if totals is None:
+        y, new = _scanned(fq, fk, pad(v, (0, 1), value=1.0), log_keep, sums)
+        return _normalised(y, v.shape[-1], epsilon).to(dtype), new
+    y, new = _scanned(fq, fk, v, log_keep, sums)
+    counts = fk.cumsum(dim=2, dtype=totals.dtype) + totals.unsqueeze(2)  # [B, H, Q, m]
+    normaliser = (counts * fq).sum(dim=-1, keepdim=True)
+    return (y / (normaliser + epsilon)).to(dtype), new, counts[:, :, -1].contiguous()
+
+
+def half_safe(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """float16 as float32: sums of features pass 65504; others as they are."""
+    return tuple(x.float() if x.dtype == torch.float16 else x for x in tensors)
+
+
+def _normalised(y: Tensor, d: int, epsilon: float) -> Tensor:
     return y[..., :d] / (y[..., d : d + 1] + epsilon)
+
+
+def _scanned(
+    q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor | None, state: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Σ_{j ≤ i} (q_i·k_j) v_j, decayed, and the last state; that is None where there was none before.
+
+    Args:
+        q, k: [B, H, Q, m].
+        v: [B, H, Q, X].
+        log_keep: [B, H, Q].
+        state: [B, H, m, X].
+    """
+    from fla.ops.simple_gla import chunk_simple_gla, fused_recurrent_simple_gla
+
+    scan = chunk_simple_gla if state is None or q.shape[2] > MOST_RECURRENT else fused_recurrent_simple_gla
+    y, last = scan(
+        *(x.flatten(0, 1).unsqueeze(2) for x in (q, k, v)),  # [B·H, Q, 1, …]
+        g=None if log_keep is None else log_keep.float().flatten(0, 1).unsqueeze(2),
+        scale=1.0,
+        initial_state=None if state is None else state.flatten(0, 1).unsqueeze(1),
+        output_final_state=state is not None,
+    )
+    return y.view(v.shape), None if state is None else last.view(state.shape)

@@ -7,6 +7,7 @@ eqs. 5 to 7 (causal: 8 to 12), https://arxiv.org/abs/2006.16236; ε is that of t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Generator, Tensor
 from torch.nn.functional import elu
@@ -14,9 +15,9 @@ from torch.nn.functional import elu
 from attnbench.cost import traffic
 from attnbench.inputs import heads
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
-from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
+from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
 from attnbench.kernels.support import why_not, why_not_causal_groups
-from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
+from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators.kernelized._contraction import (
     causal,
     continued,
@@ -109,9 +110,19 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not_causal_groups(problem) or why_not(problem)
 
 
-def _fla() -> Callable[..., Tensor]:
-    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attend_with_fla(features(q), features(k), v, EPSILON)
+def _fla() -> Call:
+    def call(
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sums: Tensor | None = None,
+        totals: Tensor | None = None,
+    ) -> Any:
+        dtype = q.dtype
+        q, k, v = half_safe(q, k, v)
+        return attend_with_fla(features(q), features(k), v, dtype, EPSILON, sums=sums, totals=totals)
 
     return call
 
@@ -126,7 +137,7 @@ CORE = Form(
     cost,
     {
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
-        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True),
     },
     state,
 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -22,9 +23,9 @@ from torch import Generator, Tensor
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
-from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
+from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
 from attnbench.kernels.support import why_not, why_not_causal_groups
-from attnbench.operator import SOFTMAX, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operator import SOFTMAX, Call, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
     causal,
     continued,
@@ -188,9 +189,20 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not_causal_groups(problem) or why_not(problem)
 
 
-def _fla() -> Callable[..., Tensor]:
-    def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor) -> Tensor:
-        return attend_with_fla(*features(problem, params, q, k, omega), v)
+def _fla() -> Call:
+    def call(
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        omega: Tensor,
+        sums: Tensor | None = None,
+        totals: Tensor | None = None,
+    ) -> Any:
+        dtype = q.dtype
+        q, k, v, omega = half_safe(q, k, v, omega)
+        return attend_with_fla(*features(problem, params, q, k, omega), v, dtype, sums=sums, totals=totals)
 
     return call
 
@@ -205,7 +217,7 @@ CORE = Form(
     cost,
     {
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
-        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True),
     },
     state,
 )

@@ -22,10 +22,10 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
-from attnbench.kernels.library.fla import attend_with_fla, why_not_fla
+from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
 from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.masking import ahead
-from attnbench.operator import Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operator import Call, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
     causal,
     continued,
@@ -195,15 +195,25 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not_causal_groups(problem) or why_not(problem)
 
 
-def _fla() -> Callable[..., Tensor]:
+def _fla() -> Call:
     def call(
-        problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, gate: Tensor | None = None
-    ) -> Tensor:
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        omega: Tensor,
+        gate: Tensor | None = None,
+        sums: Tensor | None = None,
+        totals: Tensor | None = None,
+    ) -> Any:
+        dtype = q.dtype
+        q, k, v, omega = half_safe(q, k, v, omega)
         fq, fk = features(q, omega), features(k, omega)
         if gate is None:
-            return attend_with_fla(fq, fk, v)
+            return attend_with_fla(fq, fk, v, dtype, sums=sums, totals=totals)
         weighted = fk * torch.sigmoid(-gate).unsqueeze(-1)
-        return attend_with_fla(fq, weighted, v, log_keep=logsigmoid(gate.float()))
+        return attend_with_fla(fq, weighted, v, dtype, log_keep=logsigmoid(gate.float()), sums=sums)
 
     return call
 
@@ -218,7 +228,7 @@ CORE = Form(
     cost,
     {
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
-        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True),
     },
     state,
 )
