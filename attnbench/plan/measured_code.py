@@ -39,7 +39,7 @@ READERS = (
 LIBRARIES = ("torch", "triton", "numpy")
 """Compared even where no operator imports them, and by version even where they are built in a checkout."""
 
-DISTRIBUTIONS = {"pynvml": "nvidia-ml-py", "fla": "flash-linear-attention"}
+DISTRIBUTIONS = {"pynvml": "nvidia-ml-py", "fla": "flash-linear-attention", "flashinfer": "flashinfer-python"}
 """Distributions that attnbench's own imports are from, where they have another name: looking one up takes a second."""
 
 MOST_FILES = 2000

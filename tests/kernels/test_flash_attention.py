@@ -73,11 +73,50 @@ def of_version_4(calls: Calls) -> Callable[..., Any]:
     return flash_attn_func
 
 
+def stepped(q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, past: int, causal: bool) -> Tensor:
+    """[B, N, H, D]; the new keys and values are written after the first `past` of the caches."""
+    for cache, new in ((k_cache, k), (v_cache, v)):
+        cache[:, past : past + new.shape[1]] = new
+    return attended(q, k_cache, v_cache, causal)
+
+
+def step_of_version_2(calls: Calls) -> Callable[..., Any]:
+    def flash_attn_with_kvcache(
+        q, k_cache, v_cache, k=None, v=None, rotary_cos=None, rotary_sin=None, cache_seqlens=None,
+        cache_batch_idx=None, cache_leftpad=None, block_table=None, softmax_scale=None, causal=False,
+        window_size=(-1, -1), softcap=0.0, rotary_interleaved=True, alibi_slopes=None, num_splits=0,
+        return_softmax_lse=False,
+    ):  # fmt: skip
+        calls.append((tuple(q.shape), num_splits))
+        return stepped(q, k_cache, v_cache, k, v, cache_seqlens, causal)
+
+    return flash_attn_with_kvcache
+
+
+def step_of_version_3(calls: Calls) -> Callable[..., Any]:
+    def flash_attn_with_kvcache(
+        q, k_cache, v_cache, k=None, v=None, qv=None, rotary_cos=None, rotary_sin=None, cache_seqlens=None,
+        cache_batch_idx=None, cache_leftpad=None, page_table=None, cu_seqlens_q=None, cu_seqlens_k_new=None,
+        max_seqlen_q=None, rotary_seqlens=None, q_descale=None, k_descale=None, v_descale=None, softmax_scale=None,
+        causal=False, window_size=(-1, -1), attention_chunk=0, softcap=0.0, rotary_interleaved=True,
+        scheduler_metadata=None, num_splits=0, pack_gqa=None, sm_margin=0, return_softmax_lse=False,
+    ):  # fmt: skip
+        calls.append((tuple(q.shape), num_splits))
+        return stepped(q, k_cache, v_cache, k, v, cache_seqlens, causal)
+
+    return flash_attn_with_kvcache
+
+
 STAND_INS = {
-    "flash_attn": ("flash_attn.flash_attn_interface", of_version_2),
-    "fa3": ("flash_attn_interface", of_version_3),
-    "fa4": ("flash_attn.cute", of_version_4),
+    "flash_attn": ("flash_attn.flash_attn_interface", (of_version_2, step_of_version_2)),
+    "fa3": ("flash_attn_interface", (of_version_3, step_of_version_3)),
+    "fa4": ("flash_attn.cute", (of_version_4,)),
 }
+
+
+def installed_as(name: str, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, functions = STAND_INS[name]
+    stand_in(monkeypatch, module, **{(function := each(calls)).__name__: function for each in functions})
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +132,9 @@ def test_softmax_lists_every_package() -> None:
 
 @pytest.mark.parametrize("name", STAND_INS)
 def test_a_stand_in_has_the_signature_of_its_package(name: str) -> None:
-    module, function = STAND_INS[name]
-    require_same_signature(module, function([]))
+    module, functions = STAND_INS[name]
+    for each in functions:
+        require_same_signature(module, each([]))
 
 
 @pytest.mark.parametrize("problem", CASES, ids=str)
@@ -103,8 +143,7 @@ def test_a_package_is_called_with_tokens_before_heads(
     name: str, problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: Calls = []
-    module, function = STAND_INS[name]
-    stand_in(monkeypatch, module, flash_attn_func=function(calls))
+    installed_as(name, calls, monkeypatch)
     case = small("softmax", problem)
     assert close(case.impl(f"cuda:{name}"), case.output())
     assert [shape for shape, _ in calls] == [(problem.batch, problem.query_len, problem.heads, problem.head_dim)]
@@ -130,6 +169,17 @@ def test_the_first_releases_of_version_3_give_a_pair(monkeypatch: pytest.MonkeyP
     stand_in(monkeypatch, "flash_attn_interface", flash_attn_func=of_version_3([], pair=True))
     case = small("softmax", CASES[1])
     assert close(case.impl("cuda:fa3"), case.output())
+
+
+@pytest.mark.parametrize("name", ["flash_attn", "fa3"])
+def test_new_tokens_are_written_to_the_cache_by_the_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed_as(name, [], monkeypatch)
+    case = small("softmax", CASES[3])
+    expected = case.output()
+    for cache, new in (("k_cache", "k"), ("v_cache", "v")):
+        case.inputs.state[cache][:, :, -3:] = float("nan")
+        assert case.inputs.data[new].isfinite().all()
+    assert close(case.impl(f"cuda:{name}"), expected)
 
 
 @pytest.mark.parametrize(("capability", "splits"), [((9, 0), 1), ((10, 0), 0)])

@@ -120,7 +120,7 @@ def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
     assert all((Path(attnbench.__file__).parent / part).exists() for part in showing)
     for part in showing:
         assert not any(name.startswith(f"attnbench/{part}") for name in found)
-    assert set(measured_code([]).libraries) <= {"torch", "triton", "numpy", "pynvml", "fla", "flash_attn"}
+    assert set(measured_code([]).libraries) <= {"torch", "triton", "numpy", "pynvml", "fla", "flash_attn", "flashinfer"}
 
 
 def test_the_code_of_one_operator_is_its_own_kernels_and_what_they_share() -> None:

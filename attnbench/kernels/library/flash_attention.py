@@ -35,6 +35,8 @@ class Package:
         gpus: what its kernels are for, in words.
         head_dims: by major compute capability that it has kernels for, ranges of head dimensions.
         attend: (problem, q [B, H, Q, D], k and v [B, Hk, N, D]) → [B, H, Q, D].
+        step: (problem, q, k, v of the new tokens, caches of k and of v [B, Hk, N, D]) → [B, H, Q, D], which writes the
+            new keys and values to the caches itself; None: it has no such call.
     """
 
     name: str
@@ -42,7 +44,8 @@ class Package:
     install: str
     gpus: str
     head_dims: Mapping[int, tuple[range, ...]]
-    attend: Callable[[Problem, Tensor, Tensor, Tensor], Tensor]
+    attend: Callable[..., Tensor]
+    step: Callable[..., Tensor] | None = None
 
     def why_not(self, problem: Problem) -> str | None:
         """The reason that it cannot run here, or None."""
@@ -73,11 +76,27 @@ def _fa2(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.transpose(1, 2)
 
 
+def _fa2_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    from flash_attn.flash_attn_interface import flash_attn_with_kvcache
+
+    tensors = _tokens_first(q, k_cache, v_cache, k, v)
+    y: Tensor = flash_attn_with_kvcache(*tensors, cache_seqlens=problem.past, causal=True)
+    return y.transpose(1, 2)
+
+
 def _fa3(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from flash_attn_interface import flash_attn_func
 
-    y = flash_attn_func(*_tokens_first(q, k, v), causal=problem.causal, num_splits=0 if problem.past else 1)
+    y = flash_attn_func(*_tokens_first(q, k, v), causal=problem.causal)
     return (y[0] if isinstance(y, tuple) else y).transpose(1, 2)  # its first releases give (y, the logsumexp)
+
+
+def _fa3_step(problem: Problem, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    from flash_attn_interface import flash_attn_with_kvcache
+
+    tensors = _tokens_first(q, k_cache, v_cache, k, v)
+    y: Tensor = flash_attn_with_kvcache(*tensors, cache_seqlens=problem.past, causal=True)
+    return y.transpose(1, 2)
 
 
 def _fa4(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -106,6 +125,7 @@ PACKAGES = {
         "GPUs of compute capability 8.0 (Ampere) or more",
         dict.fromkeys(range(8, 13), (_up_to(256),)),
         _fa2,
+        _fa2_step,
     ),
     "fa3": Package(
         "FlashAttention-3",
@@ -114,6 +134,7 @@ PACKAGES = {
         "Hopper GPUs (compute capability 9.0)",
         {9: (_up_to(256),)},
         _fa3,
+        _fa3_step,
     ),
     "fa4": Package(
         "FlashAttention-4",

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads
+from attnbench.kernels.library import flash_infer
 from attnbench.kernels.library.flash_attention import PACKAGES, Package
 from attnbench.kernels.library.sdpa_backends import BACKENDS, attention, forced, why_not_forced
 from attnbench.masking import ahead
@@ -119,6 +120,7 @@ def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
 def _exact(
     kernel: str,
     attend: Callable[..., Tensor],
+    step: Callable[..., Tensor] | None,
     why_not: Callable[[Problem, Params, str], str | None],
     why_not_backward: Callable[[Problem, Params, str], str | None] = lambda problem, params, device: None,
 ) -> Impl:
@@ -126,7 +128,8 @@ def _exact(
 
     Args:
         kernel: its name.
-        attend: (problem, q, k, v) → y.
+        attend: (problem, q, k, v of all tokens) → y.
+        step: (problem, q, k, v, k_cache, v_cache) → y, of the new tokens; None: they are appended, then `attend`.
         why_not, why_not_backward: of the impl.
     """
 
@@ -140,7 +143,10 @@ def _exact(
         k_cache: Tensor | None = None,
         v_cache: Tensor | None = None,
     ) -> Tensor:
-        return attend(problem, q, appended(k_cache, k), appended(v_cache, mapped(v, value_map)))
+        v = mapped(v, value_map)
+        if step is not None and k_cache is not None:
+            return step(problem, q, k, v, k_cache, v_cache)
+        return attend(problem, q, appended(k_cache, k), appended(v_cache, v))
 
     return Impl(lambda: call, kernel, why_not, grouped=True, continues=True, why_not_backward=why_not_backward)
 
@@ -150,11 +156,11 @@ def _forced(backend: str) -> Impl:
         lambda problem, _, device, backward=backward: why_not_forced(backend, problem, device, backward)
         for backward in (False, True)
     )
-    return _exact(f"torch SDPA, {backend} forced", forced(backend), forward, backward)
+    return _exact(f"torch SDPA, {backend} forced", forced(backend), None, forward, backward)
 
 
 def _package(package: Package) -> Impl:
-    return _exact(package.name, package.attend, lambda problem, *_: package.why_not(problem))
+    return _exact(package.name, package.attend, package.step, lambda problem, *_: package.why_not(problem))
 
 
 CORE = Form(
@@ -165,6 +171,9 @@ CORE = Form(
         "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True),
         **{f"cuda:{backend}": _forced(backend) for backend in BACKENDS},
         **{f"cuda:{name}": _package(package) for name, package in PACKAGES.items()},
+        "cuda:flashinfer": _exact(
+            flash_infer.KERNEL, flash_infer.attend, None, lambda problem, *_: flash_infer.why_not(problem)
+        ),
     },
     state=state,
 )
