@@ -12,8 +12,10 @@ from torch.nn.functional import pad
 from attnbench.kernels.flex.windows import TILE, band, block_mask, spans, tiles
 
 
-def block_rows(blocks: Tensor, n: int, size: int) -> Any:
-    """BigBird's rows: three blocks around the diagonal, the first and the last block both ways, and `blocks`.
+def block_rows(blocks: Tensor, n: int, size: int, ends: bool) -> Any:
+    """BigBird's rows: three blocks around the diagonal, the first and the last block, and `blocks`.
+
+    Queries of the first and of the last block see what others would in their place: their rows are computed apart.
 
     Made once for `blocks` as they are now: again after they were written to, for which torch counts a version. Those
     of an inference tensor, which has none, are compared by value.
@@ -21,20 +23,20 @@ def block_rows(blocks: Tensor, n: int, size: int) -> Any:
     Args:
         blocks: [H, M − 2, r], the random blocks of rows 1 … M − 2.
         size: tokens of a block, a divisor or a multiple of 128.
+        ends: whether the first and the last block are among the keys, else in no row.
     """
     version = tuple(blocks.flatten().tolist()) if blocks.is_inference() else blocks._version
-    return _block_rows(blocks, version, n, size)
+    return _block_rows(blocks, version, n, size, ends)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _block_rows(blocks: Tensor, version: object, n: int, size: int) -> Any:
+def _block_rows(blocks: Tensor, version: object, n: int, size: int, ends: bool) -> Any:
     m = -(-n // size)
     heads, _, count = blocks.shape
     row = torch.arange(m, device=blocks.device)
     visible = (row[:, None] - row).abs() <= 1
-    visible[[0, -1]] = True
-    visible[:, [0, -1]] = True
+    visible[:, [0, -1]] = ends
     visible = visible.repeat(heads, 1, 1)  # [H, M, M]
     if count:
         visible[:, 1:-1].scatter_(-1, blocks, True)
@@ -42,12 +44,12 @@ def _block_rows(blocks: Tensor, version: object, n: int, size: int) -> Any:
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         query, key = i // size, j // size
         back = query - key
-        ends = (query == 0) | (query == m - 1) | (key == 0) | (key == m - 1)
-        allows = ends | ((back <= 1) & (back >= -1))
+        at_end = (key == 0) | (key == m - 1)
+        allows = (back <= 1) & (back >= -1)
         inner = (query - 1).clamp(0, max(0, m - 3))
         for x in range(count):
-            allows = allows | (blocks[h, inner, x] == key)
-        return allows
+            allows = allows | ((query > 0) & (query < m - 1) & (blocks[h, inner, x] == key))
+        return (allows | at_end) if ends else (allows & ~at_end)
 
     some, every = _tiles_of_blocks(visible, n, size)
     return block_mask(some, every, allowed, n, n)

@@ -151,13 +151,25 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex import windows
     from attnbench.kernels.flex.patterns import block_rows
+    from attnbench.kernels.flex.pieces import few_keys_with_lse, few_queries
+    from attnbench.kernels.flex.windows import attend, attend_with_lse, merge
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
             return _mixed.accelerated(problem, parts(params), q, k, v, blocks=blocks)
-        return windows.attend(q, k, v, block_rows(blocks, problem.seq_len, cut(problem, params)[0]))
+        b, m = cut(problem, params)
+        if m <= 2:
+            return attend(q, k, v, None)
+        last = (m - 1) * b
+        first_and_last = few_queries(torch.cat((q[:, :, :b], q[:, :, last:]), dim=2), k, v)
+        if torch.is_grad_enabled():
+            ends = (torch.cat((x[:, :, :b], x[:, :, last:]), dim=2) for x in (k, v))
+            inner = attend_with_lse(q, k, v, block_rows(blocks, problem.seq_len, b, ends=False))
+            y = merge(*inner, *few_keys_with_lse(q, *ends))
+        else:
+            y = attend(q, k, v, block_rows(blocks, problem.seq_len, b, ends=True))
+        return torch.cat((first_and_last[:, :, :b], y[:, :, b:last], first_and_last[:, :, b:]), dim=2)
 
     return call
 
@@ -174,7 +186,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return windows.why_not(problem, m * windows.TILE, m * windows.TILE, problem.heads)
 
 
-CUDA = Impl(_cuda, "FlexAttention, block mask", _cuda_why_not, grouped=True)
+CUDA = Impl(_cuda, "FlexAttention, block mask; rows and columns of all tokens apart", _cuda_why_not, grouped=True)
 CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA})
 
 OPERATOR = Operator(

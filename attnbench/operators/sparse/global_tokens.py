@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
@@ -30,7 +28,7 @@ def reference(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor,
 
     Returns [B, H, N, D], or [B, H, g + N, D] with external tokens.
     """
-    return two_rectangles(problem, params, q, k, v, added, _eager)
+    return two_rectangles(problem, params, q, k, v, added, _eager, _eager)
 
 
 def two_rectangles(
@@ -40,16 +38,21 @@ def two_rectangles(
     k: Tensor,
     v: Tensor,
     added: dict[str, Tensor],
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    wide: Callable[[Tensor, Tensor, Tensor], Tensor],
+    tall: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Dense attention of the global queries to all keys, [g, N], and of the others to the global keys, [N − g, g]."""
+    """Dense attention of the global queries to all keys, [g, N], and of the others to the global keys, [N − g, g].
+
+    Args:
+        wide, tall: attention by few queries and by many.
+    """
     if added:
         q, k, v = (torch.cat((extra, x), dim=-2) for extra, x in zip(_added(**added), (q, k, v), strict=True))
     g = global_count(problem, params)
-    full = attend(q[..., :g, :], k, v)
+    full = wide(q[..., :g, :], k, v)
     if g == q.shape[-2]:
         return full
-    thin = attend(q[..., g:, :], k[..., :g, :], v[..., :g, :])
+    thin = tall(q[..., g:, :], k[..., :g, :], v[..., :g, :])
     return torch.cat((full, thin), dim=-2)
 
 
@@ -103,18 +106,30 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _cuda() -> Callable[..., Tensor]:
+    from attnbench.kernels.flex.pieces import few_keys, few_queries
+
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **added: Tensor) -> Tensor:
-        attend = partial(scaled_dot_product_attention, enable_gqa=problem.group > 1)
-        return two_rectangles(problem, params, q, k, v, added, attend)
+        return two_rectangles(problem, params, q, k, v, added, few_queries, few_keys)
 
     return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels.flex import windows
+
+    return windows.why_not(problem, global_count(problem, params), total(problem, params))
+
+
+CUDA = Impl(
+    _cuda, "FlexAttention on pieces of the keys; torch SDPA on pieces of the queries", _cuda_why_not, grouped=True
+)
 
 
 CORE = Form(
     reference,
     make_inputs,
     cost,
-    impls={"cuda": Impl(_cuda, "two torch SDPA calls, its choice", lambda problem, params, device: None, grouped=True)},
+    impls={"cuda": CUDA},
 )
 INNER = projected(CORE)
 
@@ -155,7 +170,7 @@ LAYER = Form(
     _layer(INNER.reference),
     _layer_inputs,
     _layer_cost,
-    impls={"cuda": replace(CORE.impls["cuda"], load=lambda: _layer(INNER.impls["cuda"].load()))},
+    impls={"cuda": replace(CUDA, load=lambda: _layer(INNER.impls["cuda"].load()))},
 )
 
 OPERATOR = Operator(

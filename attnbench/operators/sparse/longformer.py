@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
@@ -137,18 +136,25 @@ def global_elements(problem: Problem, params: Params) -> int:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex.windows import window
+    from attnbench.kernels.flex.pieces import few_keys_with_lse, few_queries
+    from attnbench.kernels.flex.windows import attend_with_lse, merge, window, window_mask
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **global_data: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
             return _mixed.accelerated(problem, parts(params), q, k, v)
-        g = global_count(problem, params)
-        y = window(q, k, v, *local.sides(problem, params), classes=dilation(problem, params), hubs=g)
-        if not global_data:
-            return y
-        queries, keys, values = (global_data[name] for name in GLOBAL_DATA)
-        full = scaled_dot_product_attention(queries, keys, values, enable_gqa=problem.group > 1)  # [B, H, g, D]
-        return torch.cat((full, y[..., g:, :]), dim=-2)
+        (before, after), classes = local.sides(problem, params), dilation(problem, params)
+        g, n = global_count(problem, params), problem.seq_len
+        if not g:
+            return window(q, k, v, before, after, classes=classes)
+        global_rows = few_queries(*(global_data[name] for name in GLOBAL_DATA))
+        if classes == 1 and g < n and torch.is_grad_enabled():
+            rest = q[..., g:, :]
+            mask = window_mask(n - g, before, after, 1, 0, q.device)
+            near = attend_with_lse(rest, k[..., g:, :], v[..., g:, :], mask)
+            y = merge(*near, *few_keys_with_lse(rest, k[..., :g, :], v[..., :g, :]))
+        else:
+            y = window(q, k, v, before, after, classes=classes, hubs=g)[..., g:, :]
+        return torch.cat((global_rows, y), dim=-2)
 
     return call
 
@@ -162,7 +168,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return windows.why_not(problem, length, length + global_count(problem, params))
 
 
-CUDA = Impl(_cuda, "FlexAttention, block mask; torch SDPA for global rows", _cuda_why_not, grouped=True)
+CUDA = Impl(_cuda, "FlexAttention, block mask; global rows apart", _cuda_why_not, grouped=True)
 CORE = Form(reference, make_inputs, cost, impls={"cuda": CUDA}, state=state)
 
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels.flex import patterns, windows
+from attnbench.kernels.flex import patterns, pieces, windows
 from attnbench.operator import Impl
 from attnbench.operators.sparse import _fixed
 from attnbench.problem import Problem
-from tests.operators.sparse.masked import Case, close
+from tests.operators.sparse.masked import Case, close, gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -30,6 +30,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("strided", 301, {"stride": 3, "reach": 9}),
     ("strided", 300, {"stride": 4, "reach": 20}),
     ("global_tokens", 131, {"global_tokens": 5}),
+    ("global_tokens", 1040, {"global_tokens": 5, "kind": "external"}),
+    ("global_tokens", 9, {"global_tokens": 20}),
     ("longformer", 301, {"window": 40, "global_tokens": 7}),
     ("longformer", 301, {"window": 11, "dilation": 3, "global_tokens": 7}),
     ("longformer", 301, {"window": 11, "dilation": 3, "global_tokens": 0}),
@@ -79,12 +81,14 @@ def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool 
     group = q.shape[1] // k.shape[1]
     assert enable_gqa is (group > 1)
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
-    partial, full = (
-        x.repeat_interleave(windows.TILE, 1).repeat_interleave(windows.TILE, 2)[:, :queries, :keys]
-        for x in tile_sets(block_mask)
-    )
-    h, i, j = torch.arange(q.shape[1])[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
-    allowed = full | (partial & block_mask.mask_mod(torch.tensor(0), h, i, j))
+    allowed = torch.tensor(True)
+    if block_mask is not None:
+        partial, full = (
+            x.repeat_interleave(windows.TILE, 1).repeat_interleave(windows.TILE, 2)[:, :queries, :keys]
+            for x in tile_sets(block_mask)
+        )
+        h, i, j = torch.arange(q.shape[1])[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
+        allowed = full | (partial & block_mask.mask_mod(torch.tensor(0), h, i, j))
     scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(~allowed, float("-inf"))
     lse = scores.logsumexp(-1)
     y = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v
@@ -106,6 +110,44 @@ def test_the_listed_tiles_alone_equal_the_reference(name: str, n: int, params: d
                 assert close(case.run_impl("cuda"), case.output())
                 choices.copy_(case.form.make_inputs(case.problem, case.params, seeded(1)).choices["blocks"])
             assert close(case.run_impl("cuda"), case.output())
+
+
+@pytest.mark.usefixtures("listed_tiles_alone")
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize(
+    ("name", "n", "params"),
+    [
+        ("big_bird", 704, {"block": 64}),
+        ("big_bird", 301, {"block": 16, "random": 2}),
+        ("big_bird", 100, {"block": 64}),
+        ("longformer", 1100, {"window": 40, "global_tokens": 76}),
+        ("longformer", 301, {"window": 40, "global_tokens": 1}),
+        ("longformer", 9, {"window": 3, "global_tokens": 20}),
+        ("longformer", 301, {"window": 11, "dilation": 3, "global_tokens": 7}),
+        ("global_tokens", 1152, {"global_tokens": 128}),
+        ("global_tokens", 131, {"global_tokens": 5, "kind": "external"}),
+    ],
+)
+def test_gradients_equal_the_reference(
+    name: str, n: int, params: dict[str, Any], kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With gradients keys that all tokens see are attended to apart, and long sides in pieces."""
+    monkeypatch.setattr(pieces, "LEAST_TOKENS", 64)
+    case = case_of(name, n, params, causal=False, kv_heads=kv_heads)
+    data = {name: x.requires_grad_() for name, x in case.inputs.data.items()}
+    for ours, theirs in zip(
+        gradients(case.run_impl("cuda"), list(data.values())),
+        gradients(case.output(), list(data.values())),
+        strict=True,
+    ):
+        assert close(ours, theirs)
+        assert not close(ours + 1e-3, theirs)
+
+
+def test_a_long_side_is_cut_where_it_divides() -> None:
+    assert [pieces.pieces(tokens) for tokens in (0, 1, 1023, 1024, 1026, 65536, 65535, 65537)] == [
+        *(1, 1, 1, 2, 2, 32, 17, 1)
+    ]
 
 
 @pytest.mark.usefixtures("listed_tiles_alone")
@@ -133,10 +175,10 @@ def test_blocks_that_are_written_to_are_listed_anew() -> None:
     for inference in (False, True):
         with torch.inference_mode(inference):
             blocks = case.inputs.choices["blocks"].clone()
-            before = patterns.block_rows(blocks, 1300, 64)
-            assert patterns.block_rows(blocks, 1300, 64) is before
+            before = patterns.block_rows(blocks, 1300, 64, True)
+            assert patterns.block_rows(blocks, 1300, 64, True) is before
             blocks.copy_(case.form.make_inputs(case.problem, case.params, seeded(1)).choices["blocks"])
-            after = patterns.block_rows(blocks, 1300, 64)
+            after = patterns.block_rows(blocks, 1300, 64, True)
         assert not torch.equal(before.kv_indices, after.kv_indices)
 
 
@@ -227,7 +269,8 @@ def masks() -> Iterator[tuple[str, Any, int]]:
     yield "distant-groups", patterns.distant(1000, 3, True, CPU, 2), 6
     for n, size in ((700, 64), (1300, 64), (1100, 128), (301, 16), (50, 64), (1500, 256)):
         case = Case("big_bird", n, block=size)
-        yield f"rows-{n}-{size}", patterns.block_rows(case.inputs.choices["blocks"], n, size), 2
+        for ends in (False, True):
+            yield f"rows-{n}-{size}-{ends}", patterns.block_rows(case.inputs.choices["blocks"], n, size, ends), 2
     for causal in (False, True):
         for n, size, width in ((1000, 31, 4), (1024, 32, 32), (700, 150, 140), (2500, 7, 3)):
             count = _fixed.blocks_of(Problem(n, 4), {"block": size, "summary": width}).summaries
@@ -291,8 +334,8 @@ def test_masks_are_built_once_and_serve_autograd() -> None:
     assert windows.window_mask(555, 10, 10, 1, 0, CPU) is mask
     assert not mask.kv_indices.is_inference()
     blocks = Case("big_bird", 700, block=64).inputs.choices["blocks"]
-    assert patterns.block_rows(blocks, 700, 64) is patterns.block_rows(blocks, 700, 64)
-    assert patterns.block_rows(blocks.clone(), 700, 64) is not patterns.block_rows(blocks, 700, 64)
+    assert patterns.block_rows(blocks, 700, 64, True) is patterns.block_rows(blocks, 700, 64, True)
+    assert patterns.block_rows(blocks.clone(), 700, 64, True) is not patterns.block_rows(blocks, 700, 64, True)
 
 
 def test_merging_two_sets_of_keys_is_one_softmax() -> None:
