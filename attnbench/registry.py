@@ -19,7 +19,7 @@ from typing import Any
 from attnbench.errors import MOST_OF_A_REASON, BadInput, printable
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
-from attnbench.problem import Cell, Params, ParamValue, Problem, Scope
+from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
 from attnbench.user_code import user_errors
 
 
@@ -247,21 +247,22 @@ def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
         return f"has no impl {cell.impl}"
     if device_type_of(cell.impl) not in (None, device):
         return "needs a CUDA device"
-    if cell.problem.group > 1 and not impl.grouped:
+    return why_not_impl(impl, cell.impl, cell.problem, cell.params, cell.mode, device)
+
+
+def why_not_impl(impl: Impl, name: str, problem: Problem, params: Params, mode: Mode, device: str) -> str | None:
+    """The reason that an impl cannot compute a problem of its operator, with its gradients where the mode needs them.
+
+    name: for the message of a TypeError.
+    """
+    if problem.group > 1 and not impl.grouped:
         return "it takes as many heads of keys and values as of queries"
-    if cell.problem.past and not impl.continues:
+    if problem.past and not impl.continues:
         return "it takes all tokens at once, and continues from no state"
-    return why_not_impl(impl, cell, cell.problem, device)
-
-
-def why_not_impl(impl: Impl, cell: Cell, problem: Problem, device: str) -> str | None:
-    """An impl's own reason that it cannot compute a problem, with its gradients where the cell's mode needs them."""
-    reasons = {"why_not": impl.why_not} | ({} if cell.mode == "fwd" else {"why_not_backward": impl.why_not_backward})
-    for name, ask in reasons.items():
-        reason = _sentence(ask(problem, cell.params, device), f"{name} of {cell.impl}")
-        if reason is not None:
-            return reason
-    return None
+    reason = _sentence(impl.why_not(problem, params, device), f"why_not of {name}")
+    if reason is None and mode != "fwd":
+        reason = _sentence(impl.why_not_backward(problem, params, device), f"why_not_backward of {name}")
+    return reason
 
 
 def _sentence(reason: object, name: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from attnbench.kernels.library import graphs
 from attnbench.kernels.library.fast_exact import fast_exact
 from attnbench.kernels.support import tf32_allowed
 from attnbench.measure.device import Call, Device, Sampler
@@ -138,8 +139,9 @@ def clock(estimate: float, synchronises: bool) -> Sampler:
 
 
 def peak_memory(call: Call) -> dict[str, int]:
-    """From the caching allocator, emptied before; what NVML says of the process beside it."""
+    """From the caching allocator, emptied before; what NVML says of the process beside it. A graph is captured anew."""
     torch.cuda.synchronize()
+    graphs.forget()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

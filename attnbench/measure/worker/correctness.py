@@ -100,8 +100,8 @@ def _takes(subject: Subject, problem: Problem) -> bool:
     cell = subject.cell
     if outside_definition(subject.operator, problem, cell.params, cell.scope) is not None:
         return False
-    impl = subject.form.impls.get(cell.impl)
-    return impl is None or why_not_impl(impl, cell, problem, subject.device.type) is None
+    impl, device = subject.form.impls.get(cell.impl), subject.device.type
+    return impl is None or why_not_impl(impl, cell.impl, problem, cell.params, cell.mode, device) is None
 
 
 def _check_on(subject: Subject, problem: Problem, inputs: Inputs, change: Change | None = None) -> Checked:

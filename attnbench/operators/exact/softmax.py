@@ -14,6 +14,7 @@ from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads
 from attnbench.kernels.library import flash_infer
 from attnbench.kernels.library.flash_attention import PACKAGES, Package
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.library.sdpa_backends import BACKENDS, attention, forced, why_not_forced
 from attnbench.masking import ahead
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
@@ -188,7 +189,7 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 OPERATOR = Operator(
     paper=Paper("Vaswani et al.", 2017, "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", "eq. 1"),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms={"core": with_graph(CORE, "sdpa"), "layer": with_graph(projected(CORE), "sdpa")},
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"value_map": VALUE_MAP},
     exact=lambda params: True,

@@ -42,6 +42,10 @@ SUMS = ("sums", "totals")
 """`Inputs.state` of these operators: Σ φ(k) vᵀ, [B, Hk, m, D], and Σ φ(k), [B, Hk, m], float32."""
 
 
+GRAPHED = ("cuda", "cuda:fla", "reference")
+"""The impls of these operators of which the first that can compute a problem is the one that `cuda:graph` replays."""
+
+
 def state_of(fk: Tensor, v: Tensor) -> dict[str, Tensor]:
     """The state after these tokens; in at least float32. fk: [B, Hk, P, m]. v: [B, Hk, P, D]."""
     fk, v = widened(fk), widened(v)

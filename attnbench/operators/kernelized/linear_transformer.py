@@ -16,9 +16,11 @@ from attnbench.cost import traffic
 from attnbench.inputs import heads
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators.kernelized._contraction import (
+    GRAPHED,
     causal,
     continued,
     executed,
@@ -150,7 +152,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2006.16236",
         "eqs. 5 to 12",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms={"core": with_graph(CORE, *GRAPHED), "layer": with_graph(projected(CORE), *GRAPHED)},
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     continues=True,

@@ -24,9 +24,11 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, torch_dtype
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.operator import SOFTMAX, Call, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
+    GRAPHED,
     causal,
     continued,
     executed,
@@ -230,7 +232,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2009.14794",
         "eqs. 5 to 8, lemma 1, sec. 2.4, appendix B.1",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms={"core": with_graph(CORE, *GRAPHED), "layer": with_graph(projected(CORE), *GRAPHED)},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("softmax", "what φ is: positive features of the softmax kernel, or relu", ("softmax", "relu")),

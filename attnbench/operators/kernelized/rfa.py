@@ -23,10 +23,12 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.masking import ahead
 from attnbench.operator import Call, Complexity, Cost, Estimated, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import (
+    GRAPHED,
     causal,
     continued,
     executed,
@@ -314,7 +316,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2103.02143",
         "sec. 2.2, 3.1, 3.2",
     ),
-    forms={"core": CORE, "layer": LAYER},
+    forms={"core": with_graph(CORE, *GRAPHED), "layer": with_graph(LAYER, *GRAPHED)},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "m": Param(64, "random frequencies per head: twice as many features", minimum=1),

@@ -1,0 +1,156 @@
+"""Calls as graphs: what is captured, when, what is replayed; on a GPU by CUDA, elsewhere by a stand-in that replays a
+call into the tensors it left."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.kernels.library import graphs
+from attnbench.operator import Form, Impl
+from attnbench.problem import Cell, Params, Problem
+from attnbench.registry import operators, resolve, why_not
+
+PROBLEM = Problem(8, 16, 2)
+
+Calls = list[Callable[[], Any]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The calls that were captured."""
+    calls: Calls = []
+
+    def captured(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        calls.append(call)
+        returned = call()
+        tensors = returned if isinstance(returned, tuple) else (returned,)
+        for tensor in tensors:
+            tensor.fill_(float("nan"))  # a capture computes nothing
+
+        def replay() -> None:
+            again = call()
+            for tensor, new in zip(tensors, again if isinstance(again, tuple) else (again,), strict=True):
+                tensor.copy_(new)
+
+        return replay, returned
+
+    monkeypatch.setattr(graphs, "captured", captured)
+    return calls
+
+
+def impl(call: Callable[..., Any], reason: str | None = None) -> Impl:
+    return Impl(lambda: call, "made", lambda *asked: reason)
+
+
+def double(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    return 2 * x
+
+
+def test_a_graph_is_captured_once_and_reads_what_its_tensors_hold(calls: Calls) -> None:
+    call, x = graphs.graphed({"mine": impl(double)}).load(), torch.ones(3)
+    first = call(PROBLEM, {}, x=x)
+    x.fill_(5)
+    second = call(PROBLEM, NO_PARAMS := {}, x=x)
+    assert call(PROBLEM, NO_PARAMS, x=x).tolist() == [10, 10, 10]
+    assert (first.tolist(), second.tolist()) == ([2, 2, 2], [10, 10, 10])  # what was returned is not written to again
+    assert len(calls) == 2  # of two params
+
+
+def test_other_tensors_are_another_graph_and_the_oldest_goes(calls: Calls) -> None:
+    call, params = graphs.graphed({"mine": impl(double)}).load(), {}
+    tensors = [torch.full((2,), float(i)) for i in range(graphs.MOST_GRAPHS + 1)]
+    for x in [*tensors, *tensors[1:]]:
+        assert call(PROBLEM, params, x=x).tolist() == (2 * x).tolist()
+    assert len(calls) == len(tensors)
+    assert call(PROBLEM, params, x=tensors[0]).tolist() == [0, 0]
+    assert len(calls) == len(tensors) + 1
+
+
+def test_another_view_of_the_same_memory_is_another_graph(calls: Calls) -> None:
+    call, params, x = graphs.graphed({"mine": impl(double)}).load(), {}, torch.arange(4.0).view(2, 2)
+    assert call(PROBLEM, params, x=x).tolist() == [[0, 2], [4, 6]]
+    assert call(PROBLEM, params, x=x.t()).tolist() == [[0, 4], [2, 6]]
+
+
+def test_a_problem_of_the_same_address_is_not_taken_for_another(calls: Calls) -> None:
+    def length(problem: Problem, params: Params, x: Tensor) -> Tensor:
+        return x * problem.seq_len
+
+    call, params, x = graphs.graphed({"mine": impl(length)}).load(), {}, torch.ones(1)
+    for n in (3, 5, 7, 9):
+        assert call(Problem(n, 16), params, x=x).item() == n
+        gc.collect()
+
+
+def test_it_forgets_its_graphs_where_memory_is_measured(calls: Calls) -> None:
+    call, params, x = graphs.graphed({"mine": impl(double)}).load(), {}, torch.ones(1)
+    call(PROBLEM, params, x=x)
+    graphs.forget()
+    assert call(PROBLEM, params, x=x).item() == 2
+    assert len(calls) == 2
+
+
+def test_the_first_impl_that_can_is_captured(calls: Calls) -> None:
+    made = graphs.graphed({"a": impl(double, "not here"), "b": impl(lambda problem, params, x: 3 * x)})
+    assert made.load()(PROBLEM, {}, x=torch.ones(1)).item() == 3
+    assert made.why_not(PROBLEM, {}, "cuda") is None
+    assert made.why_not_backward(PROBLEM, {}, "cuda") == "the graph is of the forward call"
+    neither = graphs.graphed({"a": impl(double, "not here"), "b": impl(double, "nor here")})
+    assert neither.why_not(PROBLEM, {}, "cuda") == "nor here"
+    assert "16 MiB" in str(made.why_not(Problem(1 << 20, 512, 8), {}, "cuda"))
+
+
+CASES = [("softmax", "sdpa"), ("linear_transformer", "reference"), ("performer", "reference"), ("rfa", "reference")]
+
+
+@pytest.mark.parametrize("scope", ["core", "layer"])
+@pytest.mark.parametrize(("name", "captured"), CASES)
+def test_a_step_with_its_state_is_what_the_reference_gives(
+    name: str, captured: str, scope: Any, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = operators()[name].load()
+    problem = replace(Problem(11, 32, 2, causal=True, dtype="float64"), query_len=1)
+    params = resolve(operator, {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    cell = Cell(name, graphs.NAME, scope, "fwd", problem, params)
+    assert why_not(operator, cell, "cuda") is None
+    assert why_not(operator, replace(cell, mode="fwd_bwd", problem=replace(problem, query_len=11)), "cuda")
+    form = operator.forms[scope]
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    call = form.impls[graphs.NAME].load()
+    for _ in range(2):
+        got, expected = (each(problem, params, **inputs.tensors()) for each in (call, form.reference))
+        pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
+        assert all(torch.allclose(a, b) for a, b in pairs)
+        inputs.data["v" if scope == "core" else "x"].add_(1)
+    assert len(calls) == 1
+
+
+def on_gpu(form: Form, problem: Problem, params: Params, seed: int) -> dict[str, Tensor]:
+    return form.make_inputs(problem, params, torch.Generator("cuda").manual_seed(seed)).tensors()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is available to torch")
+@pytest.mark.parametrize("query_len", [1, 64])
+@pytest.mark.parametrize("name", [name for name, _ in CASES])
+def test_a_graph_on_the_gpu_follows_its_inputs(name: str, query_len: int) -> None:
+    operator = operators()[name].load()
+    form, params = operator.forms["core"], resolve(operator, {})
+    problem = Problem(64, 128, 2, causal=True, dtype="bfloat16", query_len=query_len)
+    call = form.impls[graphs.NAME].load()
+    with torch.inference_mode():
+        sets = [on_gpu(form, problem, params, seed) for seed in (0, 1)]
+        for _ in range(3):
+            for tensors in sets:
+                got, expected = (each(problem, params, **tensors) for each in (call, form.reference))
+                pairs = zip(got, expected, strict=True) if isinstance(expected, tuple) else [(got, expected)]
+                assert all(torch.allclose(a, b, rtol=3e-2, atol=3e-2) for a, b in pairs)
+            sets[0]["v"].mul_(-1)
