@@ -17,9 +17,9 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from attnbench.kernels.library.choice import first_of, named
 from attnbench.operator import Call, Form, Impl
 from attnbench.problem import Params, Problem
-from attnbench.registry import why_not_impl
 
 NAME = "cuda:graph"
 
@@ -38,33 +38,25 @@ def with_graph(form: Form, *names: str) -> Form:
 
     names: of impls of the form, or "reference".
     """
-    eager = Impl(lambda: form.reference, "eager", lambda *asked: None, grouped=True, continues=True)
-    impls = {"reference": eager, **form.impls}
-    return replace(form, impls={**form.impls, NAME: graphed({name: impls[name] for name in names})})
+    return replace(form, impls={**form.impls, NAME: graphed(first_of(named(form, *names)))})
 
 
-def graphed(impls: dict[str, Impl]) -> Impl:
-    """An impl that replays the first of some that can compute a problem."""
+def graphed(impl: Impl) -> Impl:
+    """An impl that replays another."""
 
     def why_not(problem: Problem, params: Params, device: str) -> str | None:
         size = problem.batch * problem.query_len * problem.channels * problem.item_bytes
         if size > MOST_BYTES:
             return f"a graph is for calls that launches take most of: up to {MOST_BYTES >> 20} MiB of new tokens"
-        reasons = [_reason(name, impl, problem, params, device) for name, impl in impls.items()]
-        return reasons[-1] if all(reasons) else None
+        return impl.why_not(problem, params, device)
 
-    return Impl(
-        load=lambda: Replays(impls),
-        kernel=f"CUDA graph of {' or '.join(impls)}",
+    return replace(
+        impl,
+        load=lambda: Replays(impl.load()),
+        kernel=f"CUDA graph: {impl.kernel}",
         why_not=why_not,
         why_not_backward=lambda problem, params, device: "the graph is of the forward call",
-        grouped=any(impl.grouped for impl in impls.values()),
-        continues=any(impl.continues for impl in impls.values()),
     )
-
-
-def _reason(name: str, impl: Impl, problem: Problem, params: Params, device: str) -> str | None:
-    return why_not_impl(impl, name, problem, params, "fwd", device)
 
 
 @dataclass(frozen=True)
@@ -78,11 +70,10 @@ class _Graph:
 
 @dataclass(eq=False)
 class Replays:
-    """The call of an impl as graphs, by problem, params, and addresses and strides of the tensors."""
+    """A call as graphs, by problem, params, and addresses and strides of the tensors."""
 
-    impls: dict[str, Impl]
+    call: Call
     _graphs: dict[tuple[Any, ...], _Graph] = field(default_factory=dict)
-    _calls: dict[str, Call] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _every.add(self)
@@ -94,19 +85,12 @@ class Replays:
         if graph is None:
             while len(self._graphs) >= MOST_GRAPHS:
                 del self._graphs[next(iter(self._graphs))]
-            call = self._chosen(problem, params, next(iter(tensors.values())).device.type)
-            replay, returned = captured(lambda: call(problem, params, **tensors))
+            replay, returned = captured(lambda: self.call(problem, params, **tensors))
             graph = self._graphs[key] = _Graph(replay, returned, (problem, params))
         graph.replay()
         if isinstance(graph.returned, tuple):
             return tuple(x.clone() for x in graph.returned)
         return graph.returned.clone()
-
-    def _chosen(self, problem: Problem, params: Params, device: str) -> Call:
-        name = next(name for name, impl in self.impls.items() if not _reason(name, impl, problem, params, device))
-        if name not in self._calls:
-            self._calls[name] = self.impls[name].load()
-        return self._calls[name]
 
     def forget(self) -> None:
         """Frees its graphs with the memory that they keep; they are captured again when called for."""
