@@ -116,6 +116,32 @@ def test_half_precision_is_summed_where_it_does_not_overflow(library: ModuleType
     assert torch.allclose(y.float(), torch.full_like(y, 60.0).float(), rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("capability", "triton", "gate", "refused"),
+    [
+        ((9, 0), "3.6.0", "causal", True),
+        ((9, 0), "3.7.0+git1", "causal", True),
+        ((9, 0), "3.7.1", "causal", False),
+        ((9, 0), "3.3.1", "causal", False),
+        ((8, 0), "3.6.0", "causal", False),
+        ((9, 0), "3.6.0", "none", False),
+    ],
+)
+def test_gradients_that_triton_compiles_wrongly_are_refused(
+    capability: tuple[int, int], triton: str, gate: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: triton)
+    monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: name == "fla.ops.simple_gla")
+    impl = operators()["rfa"].load().forms["core"].impls["cuda:fla"]
+    asked = Problem(8, 8, causal=True), {"m": 16, "gate": gate}, "cuda"
+    assert impl.why_not(*asked) is None
+    reason = impl.why_not_backward(*asked)
+    assert ("triton>=3.7.1" in reason) if refused else reason is None
+    monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: True)
+    assert impl.why_not_backward(*asked) is None
+
+
 def test_the_reason_it_cannot_run_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: False)

@@ -8,6 +8,8 @@ Yang and Zhang 2024, `fla.ops.simple_gla`, https://github.com/fla-org/flash-line
 
 from __future__ import annotations
 
+import re
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -38,6 +40,18 @@ def why_not_fla(problem: Problem, features: int) -> str | None:
     if reason is None and not installed("fla.ops.simple_gla"):
         return "flash-linear-attention is not installed: pip install flash-linear-attention"
     return reason
+
+
+def why_no_gated_gradients() -> str | None:
+    """The reason the library refuses the gradients of a gated scan here, or None (its issue 640)."""
+    numbers = tuple(int(n) for n in re.findall(r"\d+", metadata.version("triton"))[:3])
+    hopper = torch.cuda.get_device_capability()[0] == 9
+    if hopper and (3, 4) <= numbers < (3, 7, 1) and not installed("tilelang"):
+        return (
+            "Triton 3.4 to 3.7.0 compiles flash-linear-attention's gated gradients wrongly for Hopper: "
+            "pip install 'triton>=3.7.1', or tilelang"
+        )
+    return None
 
 
 def attend_with_fla(

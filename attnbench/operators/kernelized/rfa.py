@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attent
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
-from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
+from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_no_gated_gradients, why_not_fla
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not, why_not_causal_groups
 from attnbench.masking import ahead
@@ -224,13 +224,17 @@ def _fla_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not_fla(problem, 2 * params["m"])
 
 
+def _fla_why_not_backward(problem: Problem, params: Params, device: str) -> str | None:
+    return why_no_gated_gradients() if gated(problem, params) else None
+
+
 CORE = Form(
     reference,
     make_inputs,
     cost,
     {
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
-        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True, why_not_backward=_fla_why_not_backward),
     },
     state,
 )
