@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.library import graphs
+from attnbench.measure.worker.fake_memory import predict
 from attnbench.operator import Form, Impl
 from attnbench.problem import Cell, Params, Problem
 from attnbench.registry import operators, resolve, why_not
@@ -42,6 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return replay, returned
 
     monkeypatch.setattr(graphs, "captured", captured)
+    monkeypatch.setattr(graphs, "capturable", lambda tensor: True)
     return calls
 
 
@@ -95,6 +97,13 @@ def test_it_forgets_its_graphs_where_memory_is_measured(calls: Calls) -> None:
     graphs.forget()
     assert call(PROBLEM, params, x=x).item() == 2
     assert len(calls) == 2
+
+
+def test_its_memory_is_foretold_on_tensors_that_hold_nothing() -> None:
+    form = operators()["softmax"].load().forms["core"]
+    problem, params = Problem(64, 32, 2, causal=True), {"value_map": False}
+    own, sdpa = (predict(form, problem, params, "fwd", form.impls[n].load()) for n in (graphs.NAME, "sdpa"))
+    assert own == sdpa
 
 
 def test_only_short_forward_calls_are_graphs() -> None:

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from attnbench.kernels.library.choice import first_of, named
 from attnbench.operator import Call, Form, Impl
@@ -79,7 +80,9 @@ class Replays:
         _every.add(self)
 
     def __call__(self, problem: Problem, params: Params, **tensors: Tensor) -> Any:
-        """What the call returns, in memory of its own."""
+        """What the call returns, in memory of its own. Elsewhere than on a GPU it is made as it is."""
+        if not capturable(next(iter(tensors.values()))):
+            return self.call(problem, params, **tensors)
         key = (id(problem), id(params), *[(x.data_ptr(), x.stride()) for x in tensors.values()])
         graph = self._graphs.get(key)
         if graph is None:
@@ -106,15 +109,23 @@ def forget() -> None:
         each.forget()
 
 
+def capturable(tensor: Tensor) -> bool:
+    """Whether there are graphs where a tensor is; memory is foretold on a CPU, by tensors that hold nothing."""
+    return tensor.is_cuda
+
+
 def captured(call: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """What replays a call on the current stream, and the tensors that it then leaves. Nothing has been computed yet."""
+    """What replays a call on the current stream, and the tensors that it then leaves. Nothing has been computed yet.
+
+    What looks at operators as they are dispatched does not see those of the capture: a replay dispatches none.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), _disable_current_modes():
         for _ in range(WARM_UPS):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph), _disable_current_modes():
         returned = call()
     return graph.replay, returned
