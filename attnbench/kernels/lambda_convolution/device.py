@@ -28,10 +28,35 @@ def patches(v, lines, line_mask, pixels, offsets, height, width, depth, side):
 
 
 @triton.jit
+def bands_kernel(
+    e,
+    bands,  # out [pieces, BLOCK_K, BLOCK_X, BLOCK_S]
+    count,  # elements of bands
+    keys,
+    depth,
+    side,
+    BLOCK_X: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Spreads every row of E, in CHUNKS pieces, into a band from BLOCK_S columns of a window to BLOCK_X pixels."""
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = index // BLOCK_S % BLOCK_X
+    key = index // (BLOCK_S * BLOCK_X) % BLOCK_K
+    piece = index // (BLOCK_S * BLOCK_X * BLOCK_K)
+    column = piece % CHUNKS * BLOCK_S + index % BLOCK_S - x  # of E
+    mask = (key < keys) & (column >= 0) & (column < side) & (index < count)
+    weight = tl.load(e + (key * (depth * side) + piece // CHUNKS) * side + column, mask=mask, other=0.0)
+    tl.store(bands + index, weight, mask=index < count)
+
+
+@triton.jit
 def apply_kernel(
     q,
-    v,
-    e,
+    padded,  # v with a border of zeros, [B, |v|, u, rows, pitch]
+    bands,  # of `bands_kernel`
     content,  # [B, |v|, |k|]: added to every position lambda
     lambdas,  # out, SAVE: position and content together
     y,  # out
@@ -42,60 +67,82 @@ def apply_kernel(
     height,
     width,
     side,
+    rows,
+    pitch,
     SAVE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    BLOCK_J: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    CHUNKS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One program per tile of pixels, tile of value channels and sample, in that order."""
-    seq_len = height * width
-    tiles_n = tl.cdiv(seq_len, BLOCK_N)
+    """One program per tile of columns, of rows, of value channels and sample, in that order.
+
+    A line of the product is BLOCK_S columns of one row and channel of v, its columns are |k|·BLOCK_X lambdas: a lambda
+    needs BLOCK_X + r − 1 columns where r would do, and every operand is contiguous.
+    """
+    tiles_x = tl.cdiv(width, BLOCK_X)
+    tiles_y = tl.cdiv(height, BLOCK_Y)
     tiles_v = tl.cdiv(values, BLOCK_V)
-    first_n = tl.program_id(0) % tiles_n * BLOCK_N
-    first_v = tl.program_id(0) // tiles_n % tiles_v * BLOCK_V
-    sample = (tl.program_id(0) // (tiles_n * tiles_v)).to(tl.int64)
-    rows = tl.arange(0, BLOCK_V * BLOCK_N)
-    channels = first_v + rows // BLOCK_N
-    pixels = first_n + rows % BLOCK_N
-    row_mask = (channels < values) & (pixels < seq_len)
-    columns = tl.arange(0, BLOCK_K)
-    terms = depth * side * side
+    index = tl.program_id(0)
+    first_x = index % tiles_x * BLOCK_X
+    first_y = index // tiles_x % tiles_y * BLOCK_Y
+    first_v = index // (tiles_x * tiles_y) % tiles_v * BLOCK_V
+    sample = (index // (tiles_x * tiles_y * tiles_v)).to(tl.int64)
+    lines = tl.arange(0, BLOCK_V * BLOCK_Y)
+    channels = sample * values + tl.minimum(first_v + lines // BLOCK_Y, values - 1)
+    starts = padded + (channels * depth * rows + first_y + lines % BLOCK_Y) * pitch + first_x
+    window = tl.arange(0, BLOCK_S)
+    columns = tl.arange(0, BLOCK_K * BLOCK_X)
+    band_places = columns[:, None] * BLOCK_S + window[None, :]
 
-    lambda_tile = tl.zeros([BLOCK_V * BLOCK_N, BLOCK_K], tl.float32)
-    for first in range(0, terms, BLOCK_J):
-        offsets = first + tl.arange(0, BLOCK_J)
-        near = patches(v, sample * values + channels, row_mask, pixels, offsets, height, width, depth, side)
-        mask = (offsets < terms)[:, None] & (columns < keys)[None, :]
-        weights = tl.load(e + columns[None, :] * terms + offsets[:, None], mask=mask, other=0.0)
-        lambda_tile = tl.dot(near, weights, lambda_tile, input_precision=PRECISION)
+    lambda_tile = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_K * BLOCK_X], tl.float32)
+    row = 0  # of E, in its layer
+    shift = 0  # of that row in `padded`
+    for piece in range(depth * side * CHUNKS):
+        near = tl.load(starts[:, None] + (shift * pitch + piece % CHUNKS * BLOCK_S + window)[None, :])
+        band = tl.load(bands + piece * (BLOCK_K * BLOCK_X * BLOCK_S) + band_places)
+        lambda_tile = tl.dot(near, tl.trans(band), lambda_tile, input_precision=PRECISION)
+        step = tl.where(piece % CHUNKS == CHUNKS - 1, 1, 0)
+        last = row + step == side
+        shift += tl.where(last, rows - side + 1, step)
+        row = tl.where(last, 0, row + step)
 
-    lambda_tile = tl.reshape(lambda_tile, [BLOCK_V, BLOCK_N, BLOCK_K])
+    lambda_tile = tl.reshape(lambda_tile, [BLOCK_V, BLOCK_Y, BLOCK_K, BLOCK_X])
     v_index = first_v + tl.arange(0, BLOCK_V)
-    n_index = first_n + tl.arange(0, BLOCK_N)
+    y_index = first_y + tl.arange(0, BLOCK_Y)
+    x_index = first_x + tl.arange(0, BLOCK_X)
+    k_index = tl.arange(0, BLOCK_K)
     v_mask = v_index < values
-    n_mask = n_index < seq_len
-    k_mask = columns < keys
+    k_mask = k_index < keys
     shared = tl.load(
-        content + (sample * values + v_index)[:, None] * keys + columns[None, :],
+        content + (sample * values + v_index)[:, None] * keys + k_index[None, :],
         mask=v_mask[:, None] & k_mask[None, :],
         other=0.0,
     )
-    lambda_tile += shared.to(tl.float32)[:, None, :]
+    lambda_tile += shared.to(tl.float32)[:, None, :, None]
+    seq_len = height * width
+    pixels = y_index[:, None] * width + x_index[None, :]
+    inside = (y_index < height)[:, None] & (x_index < width)[None, :]
     if SAVE:
-        line = ((sample * values + v_index)[:, None, None] * keys + columns[None, None, :]) * seq_len
-        mask_all = v_mask[:, None, None] & n_mask[None, :, None] & k_mask[None, None, :]
-        tl.store(lambdas + line + n_index[None, :, None], lambda_tile.to(lambdas.dtype.element_ty), mask=mask_all)
+        line = (sample * values + v_index)[:, None] * keys + k_index[None, :]
+        places = line[:, None, :, None] * seq_len + pixels[None, :, None, :]
+        mask = (v_mask[:, None] & k_mask[None, :])[:, None, :, None] & inside[None, :, None, :]
+        tl.store(lambdas + places, lambda_tile.to(lambdas.dtype.element_ty), mask=mask)
+    q_places = q + (sample * heads * keys + k_index)[None, :, None] * seq_len + pixels[:, None, :]
+    q_mask = k_mask[None, :, None] & inside[:, None, :]
+    y_places = y + (sample * heads * values + v_index)[:, None, None] * seq_len + pixels[None, :, :]
+    y_mask = v_mask[:, None, None] & inside[None, :, :]
+    following = tl.load(q_places, mask=q_mask, other=0.0)
     for head in range(heads):
-        key_line = (sample * heads + head) * keys + columns
-        query = tl.load(
-            q + key_line[None, :] * seq_len + n_index[:, None], mask=n_mask[:, None] & k_mask[None, :], other=0.0
-        ).to(tl.float32)
-        answer = tl.sum(lambda_tile * query[None, :, :], axis=2)  # [BLOCK_V, BLOCK_N]
-        value_line = (sample * heads + head) * values + v_index
-        places = value_line[:, None] * seq_len + n_index[None, :]
-        tl.store(y + places, answer.to(y.dtype.element_ty), mask=v_mask[:, None] & n_mask[None, :])
+        query = following.to(tl.float32)
+        q_places += tl.where(head + 1 < heads, keys * seq_len, 0)
+        following = tl.load(q_places, mask=q_mask, other=0.0)
+        answer = tl.sum(lambda_tile * query[None, :, :, :], axis=2)  # [BLOCK_V, BLOCK_Y, BLOCK_X]
+        tl.store(y_places, answer.to(y.dtype.element_ty), mask=y_mask)
+        y_places += values * seq_len
 
 
 @triton.jit

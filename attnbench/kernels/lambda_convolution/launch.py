@@ -1,7 +1,9 @@
 """The lambda convolution: y_n = (λᶜ + Σ_m E_(m−n) v_mᵀ)ᵀ q_n, without lambdas in memory (backward: with them).
 
-Forward (`apply_kernel`) is an implicit product: a program holds the lambdas of a tile of pixels and value channels,
-[BLOCK_V·BLOCK_N, |k|], gathers v at all u·r² offsets, BLOCK_J at a time, and applies the result to every head's query.
+Forward (`apply_kernel`) is a product: a program holds the lambdas of a tile of value channels, rows and columns,
+[BLOCK_V·BLOCK_Y, |k|·BLOCK_X], multiplies windows of v's rows, shifted by one after the other of E's, with that row of
+E as a band matrix (`bands_kernel` makes them, once), and applies the result to every head's query. The bands multiply
+(BLOCK_X + r − 1)/r as often as needed, and v is copied once, with zeros around the map, so that windows need no masks.
 To a library a convolution from u = 1 channel to |k| = 16, |v| times over, is memory traffic; here v is read from cache.
 
 Backward keeps the lambdas of the forward in the working dtype: `lambda_gradient_kernel` makes dλ and dq, which
@@ -21,15 +23,32 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.kernels.building import Configuration, signature
 from attnbench.kernels.lambda_convolution.device import (
     apply_kernel,
+    bands_kernel,
     embedding_gradient_kernel,
     lambda_gradient_kernel,
     value_gradient_kernel,
 )
-from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.launching import (
+    CAPABILITIES,
+    POINTER,
+    PRECISIONS,
+    Tiles,
+    named,
+    operands_in_registers,
+    padded,
+    precision,
+)
+
+BANDS_BLOCK = 1024
+"""Elements of a program of `bands_kernel`."""
+
+BAND_SIZES = ("BLOCK_X", "BLOCK_K", "BLOCK_S", "CHUNKS")
+"""Of the tiles of `apply_kernel`, what their band matrices depend on."""
 
 PROGRAMS = 528
 """About how many programs the pixels are split into for dE: four for each of 132 multiprocessors."""
@@ -57,10 +76,13 @@ class _Apply(torch.autograd.Function):
         values, depth = v.shape[1:3]
         y = torch.empty(b, heads, values, height, width, dtype=v.dtype, device=v.device)
         lambdas = torch.empty(b, values, keys, height, width, dtype=v.dtype, device=v.device) if save else y
-        tiles = apply_tiles(keys, values, v.dtype)
-        count = triton.cdiv(height * width, tiles.constexprs["BLOCK_N"])
-        apply_kernel[(count * triton.cdiv(values, tiles.constexprs["BLOCK_V"]) * b,)](
-            q, v, e, content, lambdas, y, heads, keys, values, depth, height, width, e.shape[-1],
+        side = e.shape[-1]
+        tiles = apply_tiles(keys, values, side, v.dtype, save)
+        sizes = tiles.constexprs
+        padded, bands = padded_values(v, side, tiles), row_bands(e, tiles)
+        programs = triton.cdiv(width, sizes["BLOCK_X"]) * triton.cdiv(height, sizes["BLOCK_Y"])
+        apply_kernel[(programs * triton.cdiv(values, sizes["BLOCK_V"]) * b,)](
+            q, padded, bands, content, lambdas, y, heads, keys, values, depth, height, width, side, *padded.shape[-2:],
             SAVE=save, PRECISION=precision(v.dtype), **tiles.options,
         )  # fmt: skip
         if save:
@@ -74,6 +96,28 @@ class _Apply(torch.autograd.Function):
         dlambdas, dq = lambda_gradients(q, lambdas, dy.contiguous())
         dcontent = dlambdas.flatten(3).sum(dim=-1)  # [B, |v|, |k|], added up in float32
         return dq, value_gradients(dlambdas, v, e), embedding_gradients(dlambdas, v, e), dcontent, None
+
+
+def padded_values(v: Tensor, side: int, tiles: Tiles) -> Tensor:
+    """v with the zeros around the map that any tile's windows reach, rows of a multiple of 16 elements."""
+    height, width = v.shape[-2:]
+    sizes, border = tiles.constexprs, side // 2
+    bottom = triton.cdiv(height, sizes["BLOCK_Y"]) * sizes["BLOCK_Y"] + border - height
+    last = (triton.cdiv(width, sizes["BLOCK_X"]) - 1) * sizes["BLOCK_X"]
+    pitch = triton.cdiv(last + sizes["CHUNKS"] * sizes["BLOCK_S"], 16) * 16
+    return pad(v, (border, pitch - border - width, border, bottom))
+
+
+def row_bands(e: Tensor, tiles: Tiles) -> Tensor:
+    """The band matrices of all rows of E, [pieces, BLOCK_K, BLOCK_X, BLOCK_S]: a piece per layer, row and chunk."""
+    keys, depth, side = e.shape[:3]
+    sizes = {name: tiles.constexprs[name] for name in BAND_SIZES}
+    shape = depth * side * sizes["CHUNKS"], sizes["BLOCK_K"], sizes["BLOCK_X"], sizes["BLOCK_S"]
+    bands = torch.empty(shape, dtype=e.dtype, device=e.device)
+    bands_kernel[(triton.cdiv(bands.numel(), BANDS_BLOCK),)](
+        e, bands, bands.numel(), keys, depth, side, BLOCK=BANDS_BLOCK, **sizes
+    )
+    return bands
 
 
 def lambda_gradients(q: Tensor, lambdas: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,12 +166,26 @@ def embedding_gradients(dlambdas: Tensor, v: Tensor, e: Tensor) -> Tensor:
     return parts.sum(dim=0).t().reshape(e.shape).to(e.dtype)
 
 
-def apply_tiles(keys: int, values: int, dtype: torch.dtype) -> Tiles:
-    """Of `apply_kernel`: at most 4096 lambdas' elements, 2048 where products are wide."""
+def apply_tiles(
+    keys: int, values: int, side: int, dtype: torch.dtype, save: bool, capability: int | None = None
+) -> Tiles:
+    """Of `apply_kernel`: 128 columns, and as many lines as registers hold sums of.
+
+    Args:
+        capability: as in `operands_in_registers`.
+    """
     block_k = padded(keys)
-    rows = max(32, (2048 if dtype == torch.float32 else 4096) // block_k)
-    block_v = min(triton.next_power_of_2(values), rows // 16)
-    return Tiles({"BLOCK_N": rows // block_v, "BLOCK_V": block_v, "BLOCK_K": block_k, "BLOCK_J": 32}, 4)
+    block_x = 128 // block_k
+    if dtype == torch.float32:
+        lines = 64
+    else:
+        lines = 128 if save or operands_in_registers(capability) else 256
+    warps = 4 if lines == 64 and not operands_in_registers(capability) else 8
+    block_v = min(triton.next_power_of_2(values), lines // 8)
+    window = block_x + side - 1
+    block_s = 16 if window <= 16 else 32
+    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 64 // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
+    return Tiles({**sizes, "BLOCK_S": block_s, "CHUNKS": triton.cdiv(window, block_s)}, warps, 3)
 
 
 def lambda_gradient_tiles(keys: int, values: int) -> Tiles:
@@ -154,27 +212,34 @@ def configurations() -> Iterator[Configuration]:
     for values in (32, 64, 128):
         for side in (7, 23):
             for dtype, compute in PRECISIONS:
-                yield from _configurations(values, side, dtype, compute)
+                for capabilities in CAPABILITIES:
+                    yield from _configurations(values, side, dtype, compute, capabilities)
 
 
-def _configurations(values: int, side: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
+def _configurations(
+    values: int, side: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
+) -> Iterator[Configuration]:
     keys = 16
-    types = dict.fromkeys(("q", "v", "e", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv"), POINTER[dtype])
-    types["parts"] = "*fp32"
+    names = ("q", "v", "padded", "e", "bands", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv")
+    types = {**dict.fromkeys(names, POINTER[dtype]), "parts": "*fp32"}
     products = {"PRECISION": compute}
-    tiles = lambda_gradient_tiles(keys, values)
-    several = {"dq": "*fp32"} if tiles.constexprs["BLOCK_V"] < values else {}
+    gradient = lambda_gradient_tiles(keys, values)
+    several = {"dq": "*fp32"} if gradient.constexprs["BLOCK_V"] < values else {}
+    saving, plain = (apply_tiles(keys, values, side, dtype, save, capabilities[0]) for save in (True, False))
+    band_sizes = {name: plain.constexprs[name] for name in BAND_SIZES}
     launches: list[tuple[Any, dict[str, Any], Tiles, dict[str, str]]] = [
-        (apply_kernel, {"SAVE": True, **products}, apply_tiles(keys, values, dtype), {}),
-        (apply_kernel, {"SAVE": False, **products}, apply_tiles(keys, values, dtype), {}),
-        (lambda_gradient_kernel, {}, tiles, several),
+        (bands_kernel, {"BLOCK": BANDS_BLOCK}, Tiles(band_sizes, 4), {}),
+        (apply_kernel, {"SAVE": True, **products}, saving, {}),
+        (apply_kernel, {"SAVE": False, **products}, plain, {}),
+        (lambda_gradient_kernel, {}, gradient, several),
         (value_gradient_kernel, products, value_gradient_tiles(side, dtype), {}),
         (embedding_gradient_kernel, products, embedding_gradient_tiles(keys, dtype), {}),
     ]
     name = f"v={values} r={side} {named(dtype, compute)}"
-    for kernel, settings, kernel_tiles, other in launches:
+    for kernel, settings, tiles, other in launches:
         label = name + (" saving" if settings.get("SAVE") else "")
-        sample = values == 32 and side == 23 and dtype == torch.bfloat16 and settings.get("SAVE") is not False
-        constexprs = {**kernel_tiles.constexprs, **settings}
-        argument_types = signature(kernel, {**types, **other})
-        yield Configuration(kernel, argument_types, constexprs, kernel_tiles.warps, kernel_tiles.stages, label, sample)
+        sample = values == 64 and side == 23 and dtype == torch.bfloat16 and settings.get("SAVE") is not False
+        yield Configuration(
+            kernel, signature(kernel, {**types, **other}), {**tiles.constexprs, **settings}, tiles.warps, tiles.stages,
+            label, sample and capabilities != (80,), multiples=("pitch",), capabilities=capabilities,
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from attnbench.registry import operators, resolve
 from tests.kernels.agreement import disagreements
 
 SMALL = {
-    "apply_tiles": {"BLOCK_N": 16, "BLOCK_V": 2, "BLOCK_J": 16},
+    "apply_tiles": {"BLOCK_V": 2, "BLOCK_Y": 8, "BLOCK_X": 4},
     "lambda_gradient_tiles": {"BLOCK_N": 16, "BLOCK_V": 2},
     "value_gradient_tiles": {"BLOCK_V": 2, "BLOCK_Y": 8, "BLOCK_X": 16},
     "embedding_gradient_tiles": {"BLOCK_J": 16, "BLOCK_N": 16},
