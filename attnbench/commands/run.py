@@ -27,7 +27,7 @@ def command(
     impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option()] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, so many and no more.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m; small sizes first.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the cells, what is skipped, and the time expected; run none.")
     ] = False,
@@ -55,7 +55,10 @@ def command(
     if suite is None and resume is None:
         raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
     chosen = suites.load(suite) if suite is not None else sessions.stored_suite(resume or Path())
-    chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=budget)
+    own_budget = budget if resume is None else None
+    chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=own_budget)
+    if resume is not None and budget is not None:
+        chosen = suites.with_budget(chosen, budget)
     on = choose_device(device) if resume is not None else sessions.device_for(chosen.where, chosen.impls, device)
     if dry_run:
         _list(sessions.plan_of(chosen, on)[0], form)
@@ -99,7 +102,7 @@ def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
     limit = plan.limits.budget_s
     ended = "" if limit is None else f", the budget is {duration(limit)}"
     if limit is not None and limit < outlook.total_s:
-        ended += " and ends it sooner: small sizes come first"
+        ended += f" and ends it sooner: {'large' if plan.limits.largest_first else 'small'} sizes come first"
     basis = f"a call is taken to last {CALL_BY_ROOFLINE:g} times what its FLOPs and bytes take at this machine's rates"
     if outlook.rated:
         yield f"expected: about {duration(outlook.total_s)}{ended} (an estimate: {basis})"

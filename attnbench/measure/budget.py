@@ -1,7 +1,7 @@
 """The time budget of a run in progress: what it leaves for checks and timed visits, and what they are expected to take.
 
-Sizes go before operators, small sizes first, and at each size the baseline's operator comes first. What the budget does
-not reach is left out alike: a size that is too large for one operator is measured of none.
+Sizes go before operators, and at each size the baseline's operator comes first. What the budget does not reach is left
+out alike: a size that takes too long for one operator is measured of none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Budget:
     _call_s: dict[str, float] = field(default_factory=dict)
     _compile_s: dict[str, float] = field(default_factory=dict)
     _least_s: dict[str, float] = field(default_factory=dict)
-    _smallest_left_out: tuple[int, ...] | None = None
+    _first_left_out: tuple[int, ...] | None = None
     _taken_s: float = 0.0
     _expected_s: float = 0.0
 
@@ -51,11 +51,13 @@ class Budget:
         self.limit_s = self.plan.limits.budget_s
         self._cells = {cell.key: cell for cell in self.plan.cells}
         self._clocks = len(clocks(device_clock=device_of(self.plan.device).clock is not None))
-        self._smallest = min(map(time_budget.size, self.plan.cells), default=())
+        self._first = min(map(self._rank, self.plan.cells), default=())
 
     def note_check(self, visit: Visit) -> None:
         """Takes from a check that is ok what later visits are expected to take."""
         cell = self._cells.get(visit.key)
+        if visit.round:
+            self._least_s.pop(visit.key, None)
         if visit.round or visit.status != "ok" or cell is None:
             return
         call_s, compile_s = (float(visit.metrics.get(name, 0.0)) for name in ("check_time_s", "compile_s"))
@@ -91,7 +93,10 @@ class Budget:
 
     def precedence(self, cell: Cell) -> tuple[Any, ...]:
         """What cells are sorted by: where not everything can be measured, the first of them are."""
-        return time_budget.precedence(cell, self.plan.baseline)
+        return time_budget.precedence(cell, self.plan.baseline, largest_first=self.plan.limits.largest_first)
+
+    def _rank(self, cell: Cell) -> tuple[int, ...]:
+        return time_budget.rank(cell, largest_first=self.plan.limits.largest_first)
 
     def start_s(self) -> float:
         """What a fresh worker costs: as those of this run did."""
@@ -120,9 +125,9 @@ class Budget:
         return most if left is None else min(most, max(left, LEAST_TIMEOUT_S))
 
     def goes_before_all(self, cell: Cell) -> bool:
-        """Whether it is the baseline at the smallest size: for its first time it may use what is kept for the end, and
+        """Whether it is the baseline at the first size: for its first time it may use what is kept for the end, and
         some more."""
-        return cell.operator == self.plan.baseline and self._is_smallest(cell)
+        return cell.operator == self.plan.baseline and self._is_first(cell)
 
     def reason_against_check(self, cell: Cell, starts: int) -> str | None:
         """Why the budget leaves a cell out: what is checked must be timed as well, and sizes are left out alike.
@@ -135,13 +140,13 @@ class Budget:
         if self.limit_s is None or left is None:
             return None
         late = self.elapsed_s() > time_budget.CHECK_SHARE * self.limit_s
-        smallest = self._is_smallest(cell)
-        fits = self._expected_check_s(cell, starts) <= left and (smallest or not late)
-        if not fits and not smallest and self._smallest_left_out is None:
-            self._smallest_left_out = time_budget.size(cell)
-        if fits and (self._smallest_left_out is None or time_budget.size(cell) < self._smallest_left_out):
+        first = self._is_first(cell)
+        fits = self._expected_check_s(cell, starts) <= left and (first or not late)
+        if not fits and not first and self._first_left_out is None:
+            self._first_left_out = self._rank(cell)
+        if fits and (self._first_left_out is None or self._rank(cell) < self._first_left_out):
             return None
-        return f"the budget of {self.limit_s:g} s does not reach this {'cell' if smallest else 'size'}"
+        return f"the budget of {self.limit_s:g} s does not reach this {'cell' if first else 'size'}"
 
     def afford(self, cells: Sequence[Cell], before_all: int) -> time_budget.Afforded:
         """Fixes what the budget affords: from here on visits are expected to be as short as it makes them.
@@ -177,8 +182,8 @@ class Budget:
         """Seconds since the run began."""
         return self.now() - self.begun
 
-    def _is_smallest(self, cell: Cell) -> bool:
-        return time_budget.size(cell) == self._smallest
+    def _is_first(self, cell: Cell) -> bool:
+        return self._rank(cell) == self._first
 
     def _expected_check_s(self, cell: Cell, starts: int) -> float:
         """The most that a check is expected to take, from the last of its series: it may grow with N²."""

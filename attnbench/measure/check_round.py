@@ -1,4 +1,4 @@
-"""Round 0: every cell is checked once, small sizes first, so that what cannot run or does not fit is never timed."""
+"""Round 0: every cell is checked once, size by size, so that what cannot run or does not fit is never timed."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _expand_impls(suite: Suite, operator: Operator) -> list[str]:
 def _expand(suite: Suite, loaded: Mapping[str, Operator], variants: Sequence[tuple[str, Params]]) -> Iterator[Cell]:
     for sweep in suite.sweep:
         sizes = problems(sweep, suite.problem)
-        for name, params in variants:
+        for name, params in ((n, p) for n, p in variants if sweep.measures(n)):
             impls = _expand_impls(suite, loaded[name])
             for impl, scope, mode, problem in itertools.product(impls, suite.scope, suite.mode, sizes):
                 yield Cell(name, impl, scope, mode, problem, params)

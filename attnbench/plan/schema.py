@@ -73,6 +73,9 @@ def read_fields(
     sweeps = _read_sweeps(top, notes)
     top.taken.append("problem")
     shape = read_shape(data.get("problem", {}), "problem", notes)
+    for path, sweep in sweeps.items():
+        for name in sorted(sweep.operators - {name for name, _ in fields["operators"]}):
+            notes.add(f"{path}.operators", f"{quoted(name)} is none of the suite's; add it to `operators:` above")
     fields["sweep"], fields["problem"] = tuple(sweeps.values()), shape or Shape()
     fields["mode"] = top.take("mode", several(choice(MODES, MODES_SHORT)), ("fwd",))
     fields["measure"] = _read_measure(top, notes)
@@ -282,8 +285,9 @@ def _read_limits(top: Section, notes: Notes) -> Limits:
     memory_fraction, memory_bytes = section.take("memory", memory, (default.memory_fraction, default.memory_bytes))
     cell_timeout = section.take("cell_timeout", seconds, default.cell_timeout_s)
     budget = section.take("budget", seconds, default.budget_s)
+    first = section.take("first", choice(("smallest", "largest")), "smallest")
     section.close()
-    return Limits(memory_fraction, memory_bytes, cell_timeout, budget)
+    return Limits(memory_fraction, memory_bytes, cell_timeout, budget, first == "largest")
 
 
 def _read_gate(top: Section, notes: Notes) -> Gate:
@@ -336,13 +340,14 @@ def _section(top: Section, key: str, notes: Notes) -> Section:
 
 def _check_cells(fields: dict[str, Any], sweeps: dict[str, Sweep], shape: Shape, notes: Notes) -> None:
     """Notes a suite too large to be meant, problems that cannot be, and those that two entries share."""
-    variants = sum(math.prod(len(v) for v in grid.values()) for _, grid in fields["operators"])
-    repeats = variants * len(fields["impls"]) * len(fields["scope"]) * len(fields["mode"])
-    points = sum(sweep.count(shape) for sweep in sweeps.values())
-    if repeats * points > MAX_CELLS:
-        notes.add(
-            "", f"{repeats * points} cells; allowed: at most {MAX_CELLS}. Use fewer sizes, operators or parameters"
-        )
+    variants = {name: 0 for name, _ in fields["operators"]}
+    for name, grid in fields["operators"]:
+        variants[name] += math.prod(len(v) for v in grid.values())
+    repeats = len(fields["impls"]) * len(fields["scope"]) * len(fields["mode"])
+    points = {name: sum(s.count(shape) for s in sweeps.values() if s.measures(name)) for name in variants}
+    cells = repeats * sum(variants[name] * points[name] for name in variants)
+    if cells > MAX_CELLS:
+        notes.add("", f"{cells} cells; allowed: at most {MAX_CELLS}. Use fewer sizes, operators or parameters")
         return
     for path, sweep in sweeps.items():
         for (name, number), sentence in impossible(sweep, shape).items():
@@ -353,7 +358,7 @@ def _check_cells(fields: dict[str, Any], sweeps: dict[str, Sweep], shape: Shape,
     entries: dict[Any, str] = {}
     for path, sweep in sweeps.items():
         for problem in problems(sweep, shape):
-            if problem in entries:
+            if problem in entries and sweep.shares_operators(sweeps[entries[problem]]):
                 notes.add(
                     path, f"{problem.size} at {problem.channels} channels is in {entries[problem]} already; remove one"
                 )

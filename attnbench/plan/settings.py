@@ -64,9 +64,11 @@ class Limits:
         memory_bytes: instead of it.
         cell_timeout_s: of one visit.
         budget_s: of the run; None: no bound.
+        largest_first: whether the large sizes go first where a budget does not reach all; else the small ones.
     """
 
     memory_fraction: float = 0.8
     memory_bytes: int | None = None
     cell_timeout_s: float = 60.0
     budget_s: float | None = None
+    largest_first: bool = False

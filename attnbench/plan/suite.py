@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,7 @@ def override(
         present = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
         suite_names = {name for name, _ in suite.operators}
         data["operators"] = [*present, *(name for name in names if name not in suite_names)]
+        data["sweep"] = _sweep_of(names, data["sweep"])
     if impls:
         data["impls"] = _checked("--impl", impls, read_impl, notes)
     if rounds is not None:
@@ -189,6 +190,28 @@ def override(
     return from_text(
         written(data), f"{suite.where} with the options given", suite.directory, suite.name, suite.operators_from
     )
+
+
+def _sweep_of(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of a sweep that measure one of these operators, and of those that name operators only these."""
+    left = []
+    for entry in entries:
+        own = entry.get("operators", names)
+        common = [name for name in ([own] if isinstance(own, str) else own) if name in names]
+        if common:
+            left.append({**entry, "operators": common} if "operators" in entry else entry)
+    return left or list(entries)
+
+
+def with_budget(suite: Suite, budget: str) -> Suite:
+    """The suite with another budget, and the same text: what is left of a stored run may take another time.
+
+    Raises: BadInput.
+    """
+    notes = Notes("the command line")
+    _checked("--budget", [budget], seconds, notes)
+    notes.close()
+    return replace(suite, limits=replace(suite.limits, budget_s=seconds(budget)))
 
 
 def _checked(option: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:

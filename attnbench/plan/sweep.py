@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from attnbench.axes import AXES, KINDS, MAX_BATCH, MAX_CHANNELS, MAX_TOKENS, Value, few_digits
 from attnbench.plan.mistakes import MAX_VALUES, Notes, Section, several
 from attnbench.problem import Problem
-from attnbench.units import flag, quoted, whole_number, whole_size
+from attnbench.units import flag, quoted, text, whole_number, whole_size
 
 T = TypeVar("T")
 
@@ -35,12 +35,22 @@ class Sweep:
             else they multiply.
         tokens: what batch · the number of tokens is everywhere; None: the batch does not follow from it.
         kinds: by name of KINDS, values in place of those of the problem.
+        operators: of the suite's those that are measured at these sizes; empty: all.
     """
 
     values: Mapping[str, tuple[Value, ...]]
     pair: bool = False
     tokens: int | None = None
     kinds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    operators: frozenset[str] = frozenset()
+
+    def measures(self, operator: str) -> bool:
+        """Whether an operator of the suite is measured at these sizes."""
+        return not self.operators or operator in self.operators
+
+    def shares_operators(self, other: Sweep) -> bool:
+        """Whether an operator may be measured at the sizes of both."""
+        return not (self.operators and other.operators and self.operators.isdisjoint(other.operators))
 
     @property
     def title(self) -> str:
@@ -233,6 +243,7 @@ def read_sweep(value: Any, path: str, notes: Notes) -> Sweep | None:
     kinds = {name: section.take(name, several(read), ()) for name, read in KINDS.items()}
     pair = section.take("pair", flag, False)
     tokens = section.take("tokens", whole_size(1, MAX_TOKENS * MAX_BATCH), None)
+    operators = section.take("operators", several(text(r"[A-Za-z0-9_-]+", "names of the suite's operators")), ())
     section.close()
     sizes = [name for name, axis in AXES.items() if axis.domain and name in section.data]
     if len(sizes) > 1:
@@ -248,7 +259,7 @@ def read_sweep(value: Any, path: str, notes: Notes) -> Sweep | None:
     if not section.ok:
         return None
     present = {name: each for name, each in values.items() if each}
-    return Sweep(present, pair, tokens, {name: each for name, each in kinds.items() if each})
+    return Sweep(present, pair, tokens, {name: each for name, each in kinds.items() if each}, frozenset(operators))
 
 
 def read_shape(value: Any, path: str, notes: Notes) -> Shape | None:

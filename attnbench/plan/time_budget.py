@@ -1,4 +1,6 @@
-"""What a run takes and what it can afford: sizes go before operators, small ones first, and the baseline at each."""
+"""What a run takes and what it can afford: sizes go before operators, the small ones first unless a suite says
+otherwise, and the baseline comes first at each.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ TURN_S = 0.001
 """What a turn's sample costs beside its calls."""
 
 CHECK_SHARE = 0.5
-"""The check goes no further up in size once it has used this share of the budget."""
+"""The check goes on to no further size once it has used this share of the budget."""
 
 START_S = 1.5
 """What a fresh worker costs, once per round."""
@@ -36,7 +38,7 @@ END_S = 2.5
 """Kept for what comes after the last visit: results.csv and the tables."""
 
 GRACE_S = 2.5
-"""By so much the baseline at the smallest size may pass the budget: without a time of it nothing else says anything."""
+"""By so much the baseline at the first size may pass the budget: without a time of it nothing else says anything."""
 
 ROOM = 1.2
 """The check leaves so much more than the least that a timed round is expected to take."""
@@ -116,9 +118,14 @@ def growth(cell: Cell, smaller: Cell) -> float:
     return max(1.0, width**2 * (a.seq_len * a.query_len) / (b.seq_len * b.query_len))
 
 
-def precedence(cell: Cell, baseline: str) -> tuple[Any, ...]:
-    """What comes first where not everything can: the smaller size; at the same size, the baseline's operator."""
-    return (size(cell), cell.operator != baseline)
+def rank(cell: Cell, *, largest_first: bool = False) -> tuple[int, ...]:
+    """What sizes are ordered by where not all can be measured."""
+    return tuple(-number for number in size(cell)) if largest_first else size(cell)
+
+
+def precedence(cell: Cell, baseline: str, *, largest_first: bool = False) -> tuple[Any, ...]:
+    """What comes first where not everything can: by size; at the same size, the baseline's operator."""
+    return (rank(cell, largest_first=largest_first), cell.operator != baseline)
 
 
 def rates_fit(budget_s: float | None) -> bool:
@@ -177,8 +184,8 @@ def afford(
     start_s: float = START_S,
     before_all: int = 0,
 ) -> Afforded:
-    """Shortens every visit alike; where even the fewest turns are too much, leaves out the largest sizes of all;
-    where even the smallest size is, makes fewer rounds; and of a single round that is too long, what comes last.
+    """Shortens every visit alike; where even the fewest turns are too much, leaves out the last sizes of all; where
+    even the first size is, makes fewer rounds; and of a single round that is too long, what comes last.
 
     Args:
         cells: that are to be timed, in order of precedence.

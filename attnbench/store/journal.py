@@ -86,7 +86,8 @@ def create(folder: Path, suite_text: str, environment: dict[str, Any]) -> Journa
 
 
 def resume(folder: Path) -> Journal:
-    """Opens a stored run folder and repairs it: incomplete tails are cut, samples without a visit discarded.
+    """Opens a stored run folder and repairs it: incomplete tails are cut, samples without a visit discarded. What a
+    budget did not reach is no visit any more, so that it can be made.
 
     Raises: BadInput where it is not a run folder, is damaged, or another process is writing it.
     """
@@ -103,16 +104,18 @@ def stored_environment(folder: Path) -> dict[str, Any]:
 
 def _open(folder: Path) -> Journal:
     with contextlib.ExitStack() as opened, storing(folder):
-        lines = opened.enter_context(to_be_continued(folder / VISITS))
-        try:
-            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{folder}: another attnbench is writing this run. Wait for it, or stop it.") from None
+        lines = opened.enter_context(_locked(folder))
         data = lines.readall()
         visits = parse_visits(data, folder / VISITS)
         rows = opened.enter_context(to_be_continued(folder / SAMPLES))
         repaired = _without_orphans(rows.readall(), folder / SAMPLES, visits)
         # Nothing is changed until both files have been read as a run's.
+        made = [visit.cause != "budget" for visit in visits]
+        if not all(made):
+            data = b"".join(line + b"\n" for line, is_made in zip(data.split(b"\n"), made, strict=False) if is_made)
+            visits = [visit for visit, is_made in zip(visits, made, strict=True) if is_made]
+            replace(folder / VISITS, data)
+            lines = opened.enter_context(_locked(folder))
         lines.truncate(data.rfind(b"\n") + 1)
         lines.seek(0, os.SEEK_END)
         if repaired is not None:
@@ -121,6 +124,17 @@ def _open(folder: Path) -> Journal:
         rows.seek(0, os.SEEK_END)
         opened.pop_all()
     return Journal(folder, visits, lines, rows)
+
+
+def _locked(folder: Path) -> FileIO:
+    """visits.jsonl, open and locked. Raises BadInput where another process writes the run."""
+    lines = to_be_continued(folder / VISITS)
+    try:
+        fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lines.close()
+        raise BadInput(f"{folder}: another attnbench is writing this run. Wait for it, or stop it.") from None
+    return lines
 
 
 def _without_orphans(data: bytes, path: Path, visits: Sequence[Visit]) -> str | None:

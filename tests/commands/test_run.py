@@ -173,8 +173,9 @@ def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(
     assert done.stdout.rstrip().splitlines()[-1] == str(folder)
     assert "linformer" in done.stdout
     assert "visits done" not in done.stdout
-    again = CliRunner().invoke(app, ["run", "--resume", str(folder), "--format", "json"])
-    assert again.exit_code == 0
+    again = CliRunner().invoke(app, ["run", "--resume", str(folder), "--format", "json", "--budget", "3m"])
+    assert again.exit_code == 0, "its budget is of this command alone"
+    assert "is not the suite that this run measures" in refused("--resume", str(folder), "--rounds", "7")
     assert json.loads(again.stdout)["folder"] == str(folder)
     third = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder)])
     assert "is not empty" in str(third.exception)

@@ -307,7 +307,7 @@ SQUARE: Callable[[Cell], float] = lambda cell: 1e-6 * cell.problem.seq_len**2  #
 
 def budgeted(folder: Path, clock: Clock, budget_s: float | None, **given: Any) -> Run:
     opened = journal.create(folder, "name: made\n", {})
-    limits = Limits(budget_s=budget_s, cell_timeout_s=given.pop("cell_timeout_s", 60.0))
+    limits = Limits(budget_s=budget_s, largest_first=given.pop("largest_first", False))
     made = plan(given.pop("cells", SWEPT), measure=ROUNDS, limits=limits, baseline="softmax")
     begun = clock.now_s
     Runner(made, opened, given.pop("progress", Silent()), clock.start, now=clock.now, **given).run()
@@ -332,6 +332,39 @@ def test_a_budget_is_kept_and_reaches_the_baseline_and_small_sizes_first(
     assert "softmax" in set(timed.loc[timed["seq_len"] == min(SIZES), "operator"])
     assert set(timed["seq_len"]) == set(SIZES[: timed["seq_len"].nunique()]), "no size without the smaller ones"
     assert run.visits["round"].max() >= 1
+
+
+@pytest.mark.parametrize("budget_s", [12, 20, 30])
+def test_a_budget_that_begins_with_the_largest_leaves_out_the_small_sizes(tmp_path: Path, budget_s: float) -> None:
+    calls: list[Cell] = []
+
+    def call_s(cell: Cell) -> float:
+        calls.append(cell)
+        return 0.05
+
+    clock = Clock(call_s)
+    rows = budgeted(tmp_path / "run", clock, budget_s, largest_first=True).results
+    assert clock.now_s <= budget_s + time_budget.GRACE_S
+    assert (calls[0].operator, calls[0].problem.seq_len) == ("softmax", max(SIZES))
+    timed = set(rows.loc[rows["wall_time_s"] > 0, "seq_len"])
+    assert timed == set(sorted(SIZES, reverse=True)[: len(timed)])
+    assert 0 < len(timed) < len(SIZES)
+    small = set(budgeted(tmp_path / "small", Clock(call_s), budget_s).results.query("wall_time_s > 0")["seq_len"])
+    assert min(small) == min(SIZES), "the negative control: otherwise the small ones come first"
+
+
+def test_a_resumed_run_makes_what_the_budget_did_not_reach(tmp_path: Path) -> None:
+    before = budgeted(tmp_path / "run", Clock(SQUARE), 15).visits
+    assert {"budget"} < set(before["cause"]), "the negative control: some were reached, others not"
+    clock = Clock(SQUARE)
+    again = journal.resume(tmp_path / "run")
+    assert len(again.visits) == (before["cause"] != "budget").sum()
+    made = plan(SWEPT, measure=ROUNDS, limits=Limits(budget_s=600), baseline="softmax")
+    Runner(made, again, Silent(), clock.start, now=clock.now).run()
+    again.close()
+    after = read_run(tmp_path / "run")
+    assert (after.results["status"] == "ok").all()
+    assert (after.visits[after.visits["round"] == 0].groupby("key").size() == 1).all()
 
 
 def test_without_a_budget_everything_is_measured_and_takes_longer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ sweep:
 problem: {batch: 2, heads: 4, channels: 32, dtype: bfloat16, causal: true}
 mode: [fwd, fwd_bwd]
 measure: {rounds: 5, max_rounds: 7, crossover_precision: 3%, min_turns: 4, max_turns: 9, max_time: 400ms}
-limits: {memory: 2GiB, cell_timeout: 2m, budget: 1h}
+limits: {memory: 2GiB, cell_timeout: 2m, budget: 1h, first: largest}
 gate:
   wall_time: 5%
   flops: 0%
@@ -54,7 +55,7 @@ def test_every_key_is_read_into_base_units() -> None:
     assert full.sweep[0].values["seq_len"] == ((256,), (512,))
     assert full.sweep[1].values["image_size"] == ((14, 14), (8, 16))
     assert full.measure == Measure(5, 7, 0.03, 4, 9, 0.4)
-    assert full.limits == Limits(1.0, 2 * 2**30, 120.0, 3600.0)
+    assert full.limits == Limits(1.0, 2 * 2**30, 120.0, 3600.0, largest_first=True)
     assert full.text == FULL
     assert full.problems()[0] == Problem(256, 64, 4, 2, "bfloat16", True)
     assert full.problems()[-1] == Problem.image(8, 16, 32, 4, 2, "bfloat16", True)
@@ -157,6 +158,13 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
         ("sweep: [{image_size: [9999999x4]}]", "sweep[0].image_size[0]: '9999999x4'"),
         ("sweep: [{image_size: [8, 8x8]}]", "'8x8' is given twice"),
         ("sweep: [{seq_len: 8}, {seq_len: [4, 8]}]", "sweep[1]: n8 at 256 channels is in sweep[0] already"),
+        ("sweep: [{seq_len: 8, operators: [local]}]", "sweep[0].operators: 'local' is none of the suite's"),
+        ("sweep: [{seq_len: 8, operators: [3]}]", "sweep[0].operators[0]: 3; allowed: names of the suite's operators"),
+        (
+            "sweep: [{seq_len: 8, operators: softmax}, {seq_len: 8}]",
+            "sweep[1]: n8 at 256 channels is in sweep[0] already",
+        ),
+        ("limits: {first: large}", "limits.first: 'large' (did you mean 'largest'?); allowed: smallest, largest"),
         ("sweep: [{seq_len: 8, channels: [64, 60]}]", "sweep[0].channels[1]: 60 is not divisible by heads 8"),
         ("problem: {channels: 100}", "problem.channels: 100 is not divisible by heads 8"),
         ("problem: {batch: 0}", "problem.batch: 0; allowed: a whole number from 1"),
@@ -282,6 +290,35 @@ def test_a_cell_outside_the_definition_is_kept_with_its_reason() -> None:
     from attnbench.registry import operators
 
     assert why_not(operators()["linformer"].load(), found[0], "cpu") is not None
+
+
+ENTRIES = """
+operators: [softmax, local, {linformer: {k: [2, 4]}}]
+sweep:
+  - seq_len: [8, 16]
+  - {seq_len: [8, 16], causal: true, operators: [softmax, local]}
+  - {seq_len: [32], operators: linformer}
+  - {seq_len: [32], operators: [softmax]}
+"""
+
+
+def test_an_entry_of_a_sweep_may_name_its_operators() -> None:
+    counts = Counter((c.operator, c.problem.causal, c.problem.seq_len > 16) for c in cells(suite(ENTRIES)))
+    one, two = 2, 4  # impls reference and sdpa, sdpa of softmax alone
+    assert counts["linformer", False, True] == 2
+    assert counts["linformer", True, False] == 0
+    assert (counts["softmax", True, False], counts["local", True, False]) == (two, 2)
+    assert (counts["softmax", False, True], counts["local", False, True]) == (one, 0)
+
+
+def test_operators_given_on_the_command_line_leave_only_their_entries() -> None:
+    alone = override(suite(ENTRIES), operators=["linformer"])
+    assert {(c.operator, c.problem.causal, c.problem.seq_len) for c in cells(alone)} == {
+        ("linformer", False, n) for n in (8, 16, 32)
+    }
+    other = override(suite(ENTRIES), operators=["efficient,softmax"])
+    assert {c.problem.causal for c in cells(other) if c.operator == "efficient"} == {False}
+    assert {c.problem.causal for c in cells(other) if c.operator == "softmax"} == {False, True}
 
 
 def test_params_are_resolved_and_multiply() -> None:
