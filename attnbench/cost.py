@@ -40,3 +40,17 @@ def traffic(problem: Problem, mode: Mode, *, read: int, written: int, constant: 
     if mode == "fwd_bwd":
         elements += read + constant + written + read
     return elements * problem.item_bytes
+
+
+def moved_again(problem: Problem, mode: Mode, *, forward: int = 0, backward: int = 0) -> int:
+    """`Cost.bytes_again` of so many elements in the working dtype; backward: in fwd_bwd alone."""
+    return (forward + (backward if mode == "fwd_bwd" else 0)) * problem.item_bytes
+
+
+def keys_summed_first(problem: Problem, mode: Mode) -> int:
+    """`Cost.bytes_again` of a layer whose core, but for its causal form, sums all keys before it answers a query.
+
+    x is read again for the queries; x and the cotangent are, for the gradient of x.
+    """
+    size = problem.batch * problem.query_len * problem.channels
+    return 0 if problem.causal else moved_again(problem, mode, forward=size, backward=2 * size)

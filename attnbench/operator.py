@@ -87,8 +87,11 @@ class Cost:
             rewritten. An impl that computes a cheaper exact form has its own count, `Impl.flops`.
         elementwise: exponentials, divisions, comparisons … of the definition; an estimate to the leading term.
         bytes_required: every input and parameter read once and every output written once, in the working dtype;
-            fwd_bwd: also the cotangent read and the gradients written.
-        passes: sequential sweeps over the tokens that no fusion can remove.
+            fwd_bwd: also the inputs read again, the cotangent read and the gradients written.
+        bytes_again: what no fusion can keep from being moved once more, tensor by tensor: one that is used before and
+            after a sum over all tokens is complete, and what must be kept between the two. The chip holds such sums,
+            weights whose size does not follow N, and a number per token and head, but no tensor of all tokens. Negative
+            where a backward does without inputs that bytes_required reads again.
         uncounted: the part of reference_flops that torch's FlopCounterMode cannot count, by operation ({"fft": …}).
         state_bytes: of what is kept of all N tokens to continue from, in a causal form that can; None: it cannot.
     """
@@ -97,9 +100,14 @@ class Cost:
     reference_flops: int
     elementwise: int
     bytes_required: int
-    passes: int
+    bytes_again: int = 0
     uncounted: Mapping[str, int] = field(default_factory=dict)
     state_bytes: int | None = None
+
+    @property
+    def bytes_moved(self) -> int:
+        """The least that any implementation moves to and from memory."""
+        return self.bytes_required + self.bytes_again
 
 
 Call = Callable[..., Any]

@@ -21,6 +21,7 @@ def projected(
     names: tuple[str, ...] = ("q", "k", "v"),
     layout: Layout = "heads",
     gains: Callable[[Problem], Mapping[str, float]] | None = None,
+    bytes_again: Callable[[Problem, Mode], int] | None = None,
 ) -> Form:
     """The layer around `core`: x W_name for every name, the core, then y W_o; no biases.
 
@@ -33,6 +34,7 @@ def projected(
         layout: "heads": x is [B, Q, C] and the core takes [B, H, Q, D], of k and v [B, Hk, Q, D]; "map": x and the
             core's data are [B, C, h, w].
         gains: factors on the N(0, 1/C) projections by name, for a core without a scale of its own; None: 1.
+        bytes_again: of the layer's `Cost`; None: the core's.
     """
 
     def of_the_core(problem: Problem, x: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,6 +84,7 @@ def projected(
             flops=inner.flops + projections(problem, mode),
             reference_flops=inner.reference_flops + projections(problem, mode),
             bytes_required=outside + max(0, inner.bytes_required - replaced),  # never less than the projections' own
+            bytes_again=bytes_again(problem, mode) if bytes_again else inner.bytes_again,
         )
 
     def projections(problem: Problem, mode: Mode) -> int:

@@ -1,8 +1,8 @@
 """How far a measured time is from the roofline: the least time that this hardware needs.
 
-roofline = max(FLOPs / matmul rate, bytes_required · passes / copy rate), the FLOPs of the cheapest exact form known,
+roofline = max(FLOPs / matmul rate, bytes moved / copy rate), the FLOPs of the cheapest exact form known,
 Williams et al. 2009, "Roofline: An Insightful Visual Performance Model", https://doi.org/10.1145/1498765.1498785, with
-the rates measured in the same run and with the sequential passes over the tokens that no fusion can remove.
+the rates measured in the same run and the bytes that no fusion can keep from moving.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from attnbench.store.records import ENVIRONMENT
 
 COUNTS = ("flops", "reference_flops", "impl_flops")
 """Of the formula as written, of the reference, and of an impl that is a cheaper exact form."""
+
+BYTES = ("bytes_moved", "bytes_required")
+"""The least that is moved; runs of earlier versions only have it with every tensor read once."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Roofline:
     bound: str
 
     @property
+    def reads_once(self) -> bool:
+        """Whether the run does not say what must be read again, so that the roofline may be too low."""
+        return bool(pd.isna(self.cell.get(BYTES[0], math.nan)))
+
+    @property
     def ratio(self) -> float:
         """Time over roofline; infinite where nothing is required."""
         return self.seconds / self.roofline_s if self.roofline_s else math.inf
@@ -50,7 +58,7 @@ def measured_rates(run: Run) -> Mapping[str, Any]:
     Raises: BadInput where it has none.
     """
     rates = run.environment.get("rates")
-    if not isinstance(rates, dict) or not rates.get("copy_bytes_per_s") or "passes" not in run.results:
+    if not isinstance(rates, dict) or not rates.get("copy_bytes_per_s"):
         raise BadInput(
             f"{run.folder / ENVIRONMENT}: it has no measured rates of this hardware under 'rates', so there is no "
             "roofline to compare with. Measure again with this version of attnbench."
@@ -69,10 +77,11 @@ def rooflines(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Roofline]
     for row in results[results["status"] == "ok"].to_dict("records"):
         seconds = row["wall_time_s"] if pd.isna(row["device_time_s"]) else row["device_time_s"]
         matmul = rates.get("matmul_flops_per_s", {}).get(row["dtype"])
-        if pd.isna(seconds) or matmul is None or pd.isna(row["passes"]):
+        moved = next((row[name] for name in BYTES if not pd.isna(row.get(name, math.nan))), None)
+        if pd.isna(seconds) or matmul is None or moved is None:
             continue
         products = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name, math.nan))) / matmul
-        traffic = float(row["bytes_required"]) * float(row["passes"]) / rates["copy_bytes_per_s"]
+        traffic = float(moved) / rates["copy_bytes_per_s"]
         bound = "products" if products > traffic else "traffic"
         rows.append(Roofline(row, float(seconds), max(products, traffic), bound))
     return rows

@@ -15,7 +15,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.", metavar="RUN")],
     form: Annotated[str, format_option("rows", "json: one object per timed cell.")] = "table",
 ) -> None:
-    """Show, per series and size, the time over the larger of products / matmul rate and bytes · passes / copy rate.
+    """Show, per series and size, the time over the larger of products / matmul rate and bytes moved / copy rate.
 
     Example: attnbench roofline results/gpu-20260101-120000
     """

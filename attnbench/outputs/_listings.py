@@ -21,7 +21,7 @@ _FIGURES = {
     "FLOPs": ("flops", "flop"),
     "reference": ("reference_flops", "flop"),
     "mult-adds": ("multiply_adds", "flop"),
-    "traffic": ("bytes_required", "bytes"),
+    "traffic": ("bytes_moved", "bytes"),
     "state": ("state_bytes", "bytes"),
     "memory": ("peak_memory_bytes", "bytes"),
 }
@@ -37,6 +37,11 @@ _NOTES = (
 
 _FASTER = (
     "below 1 ×: the copy rate is that of memory; what a call reads can stay in the chip's caches from call to call."
+)
+
+_READ_ONCE = (
+    "measured by an earlier version, which did not store what must be read again: traffic counts every tensor once, so "
+    "that the true roofline can be higher."
 )
 
 _SIZES = {"B": "batch", "H": "heads", "Hk": "kv_heads", "N": "seq_len", "Q": "query_len", "C": "channels"}
@@ -123,6 +128,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
             *([common] if common else ()),
             f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",
             *([_FASTER] if any(roofline.ratio < 1 for roofline in cells) else ()),
+            *([_READ_ONCE] if any(roofline.reads_once for roofline in cells) else ()),
         ),
     )
 

@@ -140,7 +140,7 @@ def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
     """
     flops = cost.reference_flops if cell.impl in ("reference", "compiled") else cost.flops
     rate = rates.get("matmul_flops_per_s", {}).get(cell.problem.dtype) or math.inf
-    roofline = max(flops / rate, cost.bytes_required / (rates.get("copy_bytes_per_s") or math.inf))
+    roofline = max(flops / rate, cost.bytes_moved / (rates.get("copy_bytes_per_s") or math.inf))
     return max(SHORTEST_S, CALL_BY_ROOFLINE * roofline)
 
 

@@ -1,4 +1,4 @@
-"""The roofline of a cell, by hand: products at the matmul's rate, or traffic times passes at the copy's."""
+"""The roofline of a cell, by hand: products at the matmul's rate, or traffic at the copy's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATES = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
 def results(**changes: object) -> pd.DataFrame:
     row = {
         "key": "a", "status": "ok", "dtype": "float32", "wall_time_s": 0.02, "device_time_s": math.nan,
-        "flops": 10**10, "bytes_required": 10**6, "passes": 2,
+        "flops": 10**10, "bytes_required": 10**6, "bytes_moved": 2 * 10**6,
     }  # fmt: skip
     return pd.DataFrame([{**row, **changes}])
 
@@ -29,8 +29,8 @@ def test_the_larger_term_is_the_roofline() -> None:
     assert products.roofline_s == pytest.approx(0.01)
     assert products.bound == "products"
     assert products.ratio == pytest.approx(2)
-    (traffic,) = rooflines(results(bytes_required=10**7), RATES)
-    assert traffic.roofline_s == pytest.approx(0.02)  # 10⁷ bytes, twice
+    (traffic,) = rooflines(results(bytes_moved=2 * 10**7), RATES)
+    assert traffic.roofline_s == pytest.approx(0.02)
     assert traffic.bound == "traffic"
 
 
@@ -46,12 +46,12 @@ def test_what_has_no_time_or_no_rate_has_no_roofline() -> None:
 
 
 def test_nothing_required_is_infinitely_far() -> None:
-    (found,) = rooflines(results(flops=0, bytes_required=0), RATES)
+    (found,) = rooflines(results(flops=0, bytes_moved=0), RATES)
     assert math.isinf(found.ratio)
 
 
 def test_a_cheaper_exact_form_lowers_the_roofline_and_a_more_expensive_reference_does_not() -> None:
-    (rewritten,) = rooflines(results(impl_flops=10**9, bytes_required=0), RATES)
+    (rewritten,) = rooflines(results(impl_flops=10**9, bytes_moved=0), RATES)
     assert rewritten.roofline_s == pytest.approx(0.001)
     (masked,) = rooflines(results(reference_flops=2 * 10**10, impl_flops=math.nan), RATES)
     assert masked.roofline_s == pytest.approx(0.01)
@@ -86,6 +86,19 @@ def test_a_time_below_the_roofline_is_explained() -> None:
     assert len(table_of({})[1]) == 2
     _, (*_, note) = table_of({}, {"wall_time_s": 0.001})
     assert "caches" in note
+
+
+OLDER = {"bytes_moved": math.nan, "bytes_required": 10**8, "passes": 3}
+"""A cell as earlier versions stored it: every tensor once, and how often the tokens were swept."""
+
+
+def test_a_run_without_the_bytes_moved_has_the_roofline_of_every_tensor_once_and_says_so() -> None:
+    (older,) = rooflines(results(**OLDER), RATES)
+    assert older.roofline_s == pytest.approx(0.1)
+    _, (*_, note) = table_of(OLDER, {})
+    assert "every tensor once" in note
+    assert not any("every tensor once" in note for note in table_of({})[1])
+    assert rooflines(results(bytes_moved=math.nan, bytes_required=math.nan), RATES) == []
 
 
 N, D, H, HK = 64 * 1024, 128, 32, 8
@@ -124,10 +137,10 @@ def test_a_decoding_step_is_bound_by_what_it_reads_of_earlier_tokens(operator: s
     cost = step(operator, batch)
     assert cost.bytes_required == BYTES[operator](batch)
     assert cost.flops == batch * FLOPS[operator]
-    assert cost.passes == 1
+    assert cost.bytes_again == 0
     # an H100: 990 TFLOP/s, 3.35 TB/s
     rates = {"matmul_flops_per_s": {"bfloat16": 990e12}, "copy_bytes_per_s": 3.35e12}
-    figures = {"dtype": "bfloat16", "flops": cost.flops, "bytes_required": cost.bytes_required, "passes": cost.passes}
+    figures = {"dtype": "bfloat16", "flops": cost.flops, "bytes_moved": cost.bytes_moved}
     (found,) = rooflines(results(**figures), rates)
     assert found.bound == "traffic"
     assert found.roofline_s == pytest.approx(BYTES[operator](batch) / 3.35e12)

@@ -48,7 +48,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     c, size = problem.channels, problem.batch * problem.seq_len * problem.channels
     flops = product(size * c, mode)
     moved = traffic(problem, mode, read=size + c * c, written=size)
-    return Cost(flops=flops, reference_flops=flops, elementwise=size, bytes_required=moved, passes=1)
+    return Cost(flops=flops, reference_flops=flops, elementwise=size, bytes_required=moved)
 
 
 class Play(torch.autograd.Function):

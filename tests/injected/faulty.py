@@ -36,7 +36,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """No products."""
     size = problem.batch * problem.seq_len * problem.channels
     moved = traffic(problem, mode, read=size, written=size)
-    return Cost(flops=product(0, mode), reference_flops=0, elementwise=2 * size, bytes_required=moved, passes=1)
+    return Cost(flops=product(0, mode), reference_flops=0, elementwise=2 * size, bytes_required=moved)
 
 
 def honest(problem: Problem, params: Params, x: Tensor) -> Tensor:

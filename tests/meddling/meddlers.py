@@ -125,7 +125,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """No products."""
     size = problem.batch * problem.seq_len * problem.channels
     moved = traffic(problem, mode, read=size, written=size)
-    return Cost(flops=product(0, mode), reference_flops=0, elementwise=size, bytes_required=moved, passes=1)
+    return Cost(flops=product(0, mode), reference_flops=0, elementwise=size, bytes_required=moved)
 
 
 def _impl(change: Callable[[], object]) -> Impl:

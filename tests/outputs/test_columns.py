@@ -71,7 +71,7 @@ def operators(tmp_path: Path) -> list[str]:
 
 
 def rooflines(tmp_path: Path) -> list[str]:
-    metrics = {"flops": 10**9, "reference_flops": 10**9, "bytes_required": 10**6, "passes": 1}
+    metrics = {"flops": 10**9, "reference_flops": 10**9, "bytes_required": 10**6, "bytes_moved": 10**6}
     what = stored.cell("softmax", "cuda:flash_attn_3", 1024)
     check, visit = stored.visit(what, metrics=metrics), stored.timed(what, 1, 0.0123)
     folder = stored.folder(tmp_path / "run", [check, visit])

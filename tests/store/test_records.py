@@ -37,7 +37,7 @@ HEADER = (
     "device_time_high_s,flops,reference_flops,flops_counted,bytes_required,peak_memory_bytes,"
     "peak_memory_total_bytes,input_bytes,parameter_bytes,reserved_memory_bytes,process_memory_bytes,energy_j,"
     "relative_error,tolerance,checked_seq_len,threads,contract,kv_heads,query_len,cause,energy_resolution_j,estimate_error,"
-    "flops_uncounted,impl_flops,passes,softmax_error_at_0.25,softmax_error_at_0.5,softmax_error_at_1,"
+    "flops_uncounted,impl_flops,bytes_moved,softmax_error_at_0.25,softmax_error_at_0.5,softmax_error_at_1,"
     "softmax_error_at_2,softmax_error_at_4,mean_error_at_0.25,mean_error_at_0.5,mean_error_at_1,mean_error_at_2,"
     "mean_error_at_4,device_time_median_s,wall_time_median_s,first_call_s,state_bytes"
 )

@@ -18,7 +18,7 @@ METRIC = Metric(
         "flops_uncounted": int,
         "impl_flops": int,
         "bytes_required": int,
-        "passes": float,
+        "bytes_moved": int,
     },
     unit="flop",
     meaning="Analytic FLOPs of the definition, beside what the reference executes and what torch counted.",
@@ -32,7 +32,7 @@ METRIC = Metric(
     growth="time",
     executed=Executed(stated="reference_flops", counted="flops_counted", uncounted="flops_uncounted"),
     csv_place=3,
-    csv_later=("flops_uncounted", "impl_flops", "passes"),
+    csv_later=("flops_uncounted", "impl_flops", "bytes_moved"),
 )
 
 
@@ -52,7 +52,7 @@ def check(bench: Bench) -> dict[str, float | int]:
         "reference_flops": cost.reference_flops,
         "flops_uncounted": uncounted,
         "bytes_required": cost.bytes_required,
-        "passes": cost.passes,
+        "bytes_moved": cost.bytes_moved,
     }
     impl = subject.form.impls.get(cell.impl)
     if impl is not None and impl.flops is not None:  # a cheaper exact form

@@ -27,7 +27,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize, pad
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import heads
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -204,7 +204,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         bytes_required=traffic(
             problem, mode, read=2 * size, written=size, constant=-(-choices * 4 // problem.item_bytes)
         ),
-        passes=3 if inside else 2,  # (hash,) sort, attend: each is complete before the next begins
+        # Every token's bucket is known before the first attends.
+        bytes_again=moved_again(problem, mode, forward=size if inside else 0),
     )
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
 from attnbench.kernels.support import why_not
 from attnbench.masking import ahead, hide
@@ -284,7 +284,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         bytes_required=traffic(
             problem, mode, read=3 * size + d * count, written=size, constant=batch * h * count * count
         ),
-        passes=2,  # every block's summary is known before the first block is sorted
+        # Every block's keys are summed before the first block is sorted; what that gives dk comes after all the rest.
+        bytes_again=0 if problem.causal else moved_again(problem, mode, forward=size, backward=2 * size),
         state_bytes=_state_bytes(problem, params) if problem.causal else None,
     )
 
@@ -322,7 +323,6 @@ def _step_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         bytes_required=traffic(problem, mode, read=3 * size, constant=read, written=size + written)
         + _sums_bytes(problem, params, last - new if new else 0)
         + _sums_bytes(problem, params, last if new else 0),
-        passes=1,
         state_bytes=_state_bytes(problem, params),
     )
 

@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import batch_norm, normalize
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
 from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -196,7 +196,7 @@ def cost(problem: Problem, params: Params, mode: Mode, d: int | None = None) -> 
         reference_flops=flops,
         elementwise=b * per_step * (steps + 1 + again),
         bytes_required=traffic(problem, mode, read=b * n * d, constant=b * d * r, written=b * n * d),
-        passes=steps + 1,  # a step's C and the sums over tokens for its D can share one
+        bytes_again=_read_again(problem, params, mode, b * n * d),
         uncounted={"inverse": 2 * b * r**3} if kind == "cd" else {},
     )
 
@@ -217,6 +217,21 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=inner.reference_flops + breads,
         elementwise=inner.elementwise + 7 * b * n * c * (1 if mode == "fwd" else 2),  # normalise, residual
         bytes_required=traffic(problem, mode, read=b * n * c + weights, constant=bases, written=b * n * c),
+        # The norm's statistics come before the first output, and the sums of its gradient before that of x.
+        bytes_again=_read_again(problem, params, mode, b * n * c)
+        + moved_again(problem, mode, forward=b * n * c, backward=2 * b * n * c),
+    )
+
+
+def _read_again(problem: Problem, params: Params, mode: Mode, elements: int) -> int:
+    """x is read for each step, which gives C and the sums for D, and for the end; bptt does so in reverse, and needs
+    the cotangent for the end and for the gradient of x. Codes can be computed again from x and the D of each step.
+
+    elements: of x.
+    """
+    steps = params["steps"]
+    return moved_again(
+        problem, mode, forward=steps * elements, backward=(steps + 1) * elements if params["gradient"] == "bptt" else 0
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import batch_norm, conv2d
 
-from attnbench.cost import product, traffic, uncounted_sums
+from attnbench.cost import moved_again, product, traffic, uncounted_sums
 from attnbench.inputs import maps, normal
 from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -160,13 +160,16 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     required = pairs(problem, params)
     executed = n * params["window"] ** 2 if params["kind"] == "conv" else required
     data = b * n * sum(_widths(problem, params))
+    # Position lambdas read v again once the content lambda is summed. Its gradient comes before that of v: by then the
+    # part from positions is written, to be read, or q and the cotangent are read twice.
+    values = b * n * v * u if required else 0
     lambdas = b * n * depth * v if required else 0  # position + content
     return Cost(
         flops=shared + product(required * per_pair, mode),  # E_nᵀ V: [|k|, u·M] × [u·M, |v|], for each n
         reference_flops=shared + product(executed * per_pair, mode),
         elementwise=(4 * b * n * depth * u + lambdas) * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide of k
         bytes_required=traffic(problem, mode, read=data + _embeddings(problem, params), written=b * n * h * v),
-        passes=2,  # the content lambda sums over all pixels before the first output
+        bytes_again=moved_again(problem, mode, forward=values, backward=min(3 * values, b * n * h * (depth + v))),
         uncounted=uncounted_sums(applied, depth) if required else {},
     )
 
@@ -183,6 +186,7 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     b, n, c = problem.batch, problem.seq_len, problem.channels
     q, k, v = _widths(problem, params)
     inner = cost(problem, params, mode)
+    e = _embeddings(problem, params) if params["kind"] == "global" else 0  # what follows N
     projections = product(b * n * c * (q + k + v), mode)  # [h·|k| + |k|·u + |v|·u, C] × [C, N]
     weights = (q + k + v) * c + 2 * (q + v) + _embeddings(problem, params)
     return replace(
@@ -191,7 +195,11 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=inner.reference_flops + projections,
         elementwise=inner.elementwise + 6 * b * n * (q + v) * (1 if mode == "fwd" else 2),  # the norms
         bytes_required=traffic(problem, mode, read=b * n * c + weights, written=b * n * c),
-        passes=inner.passes + 1,  # statistics of the norms come first
+        # Statistics and the content lambda come before the first output, and the norms' sums before the gradient of x:
+        # by then either the cotangent and E are read again, or the gradients of Q and V are written and read.
+        bytes_again=moved_again(
+            problem, mode, forward=b * n * c, backward=b * n * c + min(b * n * c + e, 2 * b * n * (q + v))
+        ),
     )
 
 

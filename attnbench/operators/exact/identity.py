@@ -25,7 +25,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """Zero: no product, and no byte that must be moved."""
-    return Cost(flops=0, reference_flops=0, elementwise=0, bytes_required=0, passes=0)
+    return Cost(flops=0, reference_flops=0, elementwise=0, bytes_required=0)
 
 
 CORE = Form(reference, make_inputs, cost)

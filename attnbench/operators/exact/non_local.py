@@ -21,7 +21,7 @@ from dataclasses import replace
 from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.cost import keys_summed_first, moved_again, product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -123,8 +123,14 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=summed + (of_each_token(problem, mode) if kind == "concatenation" else matching),
         elementwise=each_pair * b * h * n * n * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=read, written=b * h * n * inner),
-        passes=2 if kind == "dot_product" else 1,  # φᵀ g is complete before the first query is answered
+        # Of a softmax y, as of the operator softmax.
+        bytes_again=moved_again(problem, mode, backward=b * h * n * inner if _is_softmax(params) else 0),
     )
+
+
+def _is_softmax(params: Params) -> bool:
+    """Whether the weights of a query sum to 1."""
+    return params["kind"] in ("gaussian", "embedded_gaussian")
 
 
 def of_each_token(problem: Problem, mode: Mode) -> int:
@@ -155,8 +161,7 @@ def _sdpa() -> Callable[..., Tensor]:
 
 
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    gaussian = params["kind"] in ("gaussian", "embedded_gaussian")
-    return None if gaussian else f"{params['kind']} divides by N: it is not a softmax"
+    return None if _is_softmax(params) else f"{params['kind']} divides by N: it is not a softmax"
 
 
 def _rewritten() -> Callable[..., Tensor]:
@@ -173,8 +178,7 @@ def _rewritten() -> Callable[..., Tensor]:
 
 
 def _rewritten_why_not(problem: Problem, params: Params, device: str) -> str | None:
-    gaussian = params["kind"] in ("gaussian", "embedded_gaussian")
-    return "its best GPU path is the one SDPA call: impl sdpa" if gaussian else None
+    return "its best GPU path is the one SDPA call: impl sdpa" if _is_softmax(params) else None
 
 
 CORE = Form(
@@ -237,6 +241,8 @@ def _layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         flops=core.flops + flops,
         reference_flops=core.reference_flops + flops,
         bytes_required=traffic(problem, mode, read=read, written=b * n * c),
+        # φᵀ g is complete, or keys are sorted, first.
+        bytes_again=core.bytes_again if _is_softmax(params) else keys_summed_first(problem, mode),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads
 from attnbench.kernels.library import flash_infer
@@ -94,7 +94,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
             constant=cached,
             written=written,
         ),
-        passes=1,
+        # The gradient of every score of a query has the sum of its y · ∂y.
+        bytes_again=moved_again(problem, mode, backward=size),
         state_bytes=cache_bytes(problem, n) if problem.causal else None,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._map_attention import attend, scaled_maps, sides, tokens
 from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights
@@ -58,7 +58,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=(4 * b * h * n * m + 2 * size) * (1 if mode == "fwd" else 2),  # softmax; the means of k and of v
         bytes_required=traffic(problem, mode, read=3 * size + value_map_weights(problem, params), written=size),
-        passes=1,
+        # Means of k and v, where they are not more, are written and read in place of them.
+        bytes_again=_y_again(problem, mode) + moved_again(problem, mode, backward=2 * min(0, 2 * b * h * m * d - size)),
     )
 
 
@@ -77,11 +78,16 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return None
 
 
+def _y_again(problem: Problem, mode: Mode) -> int:
+    """As of softmax."""
+    return moved_again(problem, mode, backward=problem.batch * problem.seq_len * problem.channels)
+
+
 CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "torch SDPA on pooled maps", _cuda_why_not)})
 
 OPERATOR = Operator(
     paper=Paper("Gao, Wang, Ji", 2020, "Kronecker Attention Networks", "https://arxiv.org/abs/2007.08442", "Attn+Pool"),
-    forms={"core": CORE, "layer": projected(CORE, layout="map", gains=gains)},
+    forms={"core": CORE, "layer": projected(CORE, layout="map", gains=gains, bytes_again=_y_again)},
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"value_map": VALUE_MAP},
     domains=("image",),

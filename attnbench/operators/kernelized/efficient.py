@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor
 
-from attnbench.cost import product, traffic
+from attnbench.cost import keys_summed_first, product, traffic
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads
 from attnbench.kernels.support import why_not
@@ -46,7 +46,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=4 * (size + kv_size) * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide, of q and k
         bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size),
-        passes=2,  # all keys are summed before the first query is answered; the largest key can be found along the way
     )
 
 
@@ -75,7 +74,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/1812.01243",
         "sec. 3.2, softmax normalisation",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms={"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)},
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     causal="the softmax over positions needs every key before the first output",

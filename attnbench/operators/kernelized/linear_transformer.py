@@ -12,7 +12,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.nn.functional import elu
 
-from attnbench.cost import traffic
+from attnbench.cost import keys_summed_first, traffic
 from attnbench.inputs import heads
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
@@ -92,7 +92,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         # elu and + 1 of q and k, the sum of φ(k), the division
         elementwise=(3 * size + 3 * kv_size) * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size) + state_traffic(problem, d),
-        passes=1 if problem.causal else 2,  # all keys are summed before the first query is answered
         state_bytes=state_bytes(problem, d) if problem.causal else None,
     )
 
@@ -152,7 +151,10 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2006.16236",
         "eqs. 5 to 12",
     ),
-    forms={"core": with_graph(CORE, *GRAPHED), "layer": with_graph(projected(CORE), *GRAPHED)},
+    forms={
+        "core": with_graph(CORE, *GRAPHED),
+        "layer": with_graph(projected(CORE, bytes_again=keys_summed_first), *GRAPHED),
+    },
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     continues=True,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from attnbench.cost import product, traffic
+from attnbench.cost import keys_summed_first, product, traffic
 from attnbench.inputs import heads, torch_dtype
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_not_fla
@@ -143,16 +143,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         elementwise=per_feature * b * (h + hk) * q * m * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size, constant=m * d)
         + state_traffic(problem, m),
-        passes=_passes(problem, params),
         state_bytes=state_bytes(problem, m) if problem.causal else None,
     )
-
-
-def _passes(problem: Problem, params: Params) -> int:
-    """Keys summed, then queries answered; before that the maximum over all keys, where there is one."""
-    if problem.causal:
-        return 1
-    return 3 if params["kind"] == "softmax" else 2
 
 
 def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
@@ -232,7 +224,10 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2009.14794",
         "eqs. 5 to 8, lemma 1, sec. 2.4, appendix B.1",
     ),
-    forms={"core": with_graph(CORE, *GRAPHED), "layer": with_graph(projected(CORE), *GRAPHED)},
+    forms={
+        "core": with_graph(CORE, *GRAPHED),
+        "layer": with_graph(projected(CORE, bytes_again=keys_summed_first), *GRAPHED),
+    },
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("softmax", "what φ is: positive features of the softmax kernel, or relu", ("softmax", "relu")),

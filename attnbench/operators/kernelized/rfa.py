@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid, normalize, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.cost import keys_summed_first, product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.kernels.library.fla import KERNEL as FLA_KERNEL
 from attnbench.kernels.library.fla import attend_with_fla, half_safe, why_no_gated_gradients, why_not_fla
@@ -139,7 +139,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=angles + (executed_decayed if gate else executed)(problem, 2 * m, mode),
         elementwise=elements * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=read, written=size, constant=m * d) + state_traffic(problem, 2 * m),
-        passes=1 if problem.causal else 2,  # all keys are summed before the first query is answered
         state_bytes=state_bytes(problem, 2 * m) if problem.causal else None,
     )
 
@@ -238,7 +237,7 @@ CORE = Form(
     },
     state,
 )
-_UNGATED = projected(CORE)
+_UNGATED = projected(CORE, bytes_again=keys_summed_first)
 
 
 def _with_gate(layer: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, einsum
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attnbench.cost import product, traffic, uncounted_sums
+from attnbench.cost import moved_again, product, traffic, uncounted_sums
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads, normal
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not, why_not_causal_groups
@@ -168,7 +168,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=convolutions + 2 * product(b * h * q * keys * d, mode),
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
         bytes_required=traffic(problem, mode, read=size + 2 * kv_size + weights, constant=read, written=size + written),
-        passes=1,
+        bytes_again=moved_again(problem, mode, backward=size),  # y, as of softmax
         uncounted=uncounted_sums(convolutions, factor * d),
         state_bytes=cache_bytes(problem, 1 + m + pending_tokens(problem, params)) if problem.causal else None,
     )

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import Generator, Tensor
 
-from attnbench.cost import product, traffic
+from attnbench.cost import keys_summed_first, moved_again, product, traffic
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import attend, scaled_maps, tokens
@@ -82,7 +82,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=(4 * b * h * n * m + 4 * size) * (1 if mode == "fwd" else 2),  # softmax; two means of k and of v
         bytes_required=traffic(problem, mode, read=3 * size + value_map_weights(problem, params), written=size),
-        passes=2,  # the means are complete before the first query is answered
+        bytes_again=moved_again(problem, mode, backward=-2 * size),  # the means are still there
     )
 
 
@@ -118,7 +118,7 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
 
 CUDA = Impl(_cuda, "attnbench Triton: margins, few_keys", _cuda_why_not)
 CORE = Form(reference, make_inputs, cost, {"cuda": CUDA})
-EVERY_PIXEL = projected(CORE, layout="map", gains=gains)
+EVERY_PIXEL = projected(CORE, layout="map", gains=gains, bytes_again=keys_summed_first)
 LAYER = Form(
     layer(margins, mixed),
     EVERY_PIXEL.make_inputs,

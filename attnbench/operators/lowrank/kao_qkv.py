@@ -14,7 +14,7 @@ from dataclasses import replace
 from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import scaled_maps, sides, tokens
@@ -93,7 +93,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=(7 * size + 4 * b * h * m * m) * (1 if mode == "fwd" else 2),  # two means of each, the outer sum
         bytes_required=traffic(problem, mode, read=3 * size + value_map_weights(problem, params), written=size),
-        passes=2,  # the means are complete before the first pixel is written
+        bytes_again=moved_again(problem, mode, backward=-3 * size),  # the means are still there
     )
 
 
@@ -132,9 +132,14 @@ def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem)
 
 
+def _layer_again(problem: Problem, mode: Mode) -> int:
+    """The means of x are still there in the backward."""
+    return moved_again(problem, mode, backward=-problem.batch * problem.seq_len * problem.channels)
+
+
 CUDA = Impl(_cuda, "attnbench Triton: margins; torch SDPA", _cuda_why_not)
 CORE = Form(reference, make_inputs, cost, {"cuda": CUDA})
-EVERY_PIXEL = projected(CORE, layout="map", gains=gains)
+EVERY_PIXEL = projected(CORE, layout="map", gains=gains, bytes_again=_layer_again)
 LAYER = Form(
     layer(margins, mixed, spread),
     EVERY_PIXEL.make_inputs,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor, einsum
 
-from attnbench.cost import product, traffic, uncounted_sums
+from attnbench.cost import keys_summed_first, product, traffic, uncounted_sums
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads, normal
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
@@ -64,7 +64,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=4 * b * h * n * k * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
         bytes_required=traffic(problem, mode, read=size + 2 * kv_size + weights, written=size),
-        passes=2,  # the shortened keys are complete before the first query is answered
         uncounted=uncounted_sums(shortening, n),
     )
 
@@ -99,7 +98,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2006.04768",
         "eq. 7",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms={"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "k": Param(256, "length of the shortened keys and values", minimum=1),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from attnbench.cost import moved_again
 from attnbench.inputs import tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
 from attnbench.problem import Mode, Params, Problem
@@ -67,7 +68,8 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=reference_flops,
         elementwise=0,
         bytes_required=2 * calls * b * n * c * problem.item_bytes,  # x and y; the cotangent and the gradient of x
-        passes=2,  # a transform over more tokens than the chip holds reads them all, then reads its own halves again
+        # What the transform over the channels gives, complex of C/2 + 1 columns, is written, then read by columns.
+        bytes_again=calls * moved_again(problem, "fwd", forward=2 * 2 * (c // 2 + 1) * b * n),
         uncounted={"fft": reference_flops},
     )
 

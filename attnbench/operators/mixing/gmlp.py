@@ -74,7 +74,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=7 * b * n * half * (1 if mode == "fwd" else 2),  # normalise (5), + b, gate
         bytes_required=traffic(problem, mode, read=2 * b * n * half + n * n + n + 2 * half, written=b * n * half),
-        passes=1,
     )
 
 

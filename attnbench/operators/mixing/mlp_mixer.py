@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Generator, Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
@@ -80,14 +80,15 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=b * c * (6 * n + 8 * s) * (1 if mode == "fwd" else 2),  # normalise, residual; GELU
         bytes_required=traffic(problem, mode, read=b * n * c + 2 * s * n + 2 * c, written=b * n * c),
-        passes=2,  # the hidden layer sums over all tokens before the first output
+        # The hidden layer sums x over all tokens before the first output, and the cotangent before the gradient of x.
+        bytes_again=moved_again(problem, mode, forward=b * n * c, backward=b * n * c),
     )
 
 
 def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """The core's, and the channel MLP."""
     b, n, c = problem.batch, problem.seq_len, problem.channels
-    k = width(params["channel_hidden"], c)
+    k, s = width(params["channel_hidden"], c), width(params["hidden"], c)
     inner = cost(problem, params, mode)
     channel_mlp = (
         product(b * n * c * k, mode)  # LN(y) W₃: [N, C] × [C, K]
@@ -99,6 +100,9 @@ def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=inner.reference_flops + channel_mlp,
         elementwise=inner.elementwise + b * n * (6 * c + 8 * k) * (1 if mode == "fwd" else 2),
         bytes_required=inner.bytes_required + traffic(problem, mode, read=2 * c * k + 2 * c, written=0),
+        # The gradient of what the channel MLP takes is needed twice: either written and read, or made again from x, W₂
+        # and the cotangent.
+        bytes_again=inner.bytes_again + moved_again(problem, mode, backward=b * n * c + min(s * n, b * n * c)),
     )
 
 

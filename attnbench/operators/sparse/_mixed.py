@@ -165,6 +165,6 @@ def cost(problem: Problem, parts: Sequence[Part], mode: Mode) -> Cost:
         elementwise=sum(c.elementwise for c in each),
         bytes_required=sum(c.bytes_required for c in each)
         - traffic(problem, mode, read=2 * problem.batch * problem.query_len * again, written=0),
-        passes=max(c.passes for c in each),
+        bytes_again=sum(c.bytes_again for c in each),
         state_bytes=None if None in states else sum(filter(None, states)),
     )

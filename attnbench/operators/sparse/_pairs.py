@@ -40,6 +40,5 @@ def pair_cost(
             constant=2 * b * cached * problem.kv_channels,
             written=size + appended,
         ),
-        passes=1,
         state_bytes=cache_bytes(problem, state_tokens) if problem.causal and state_tokens is not None else None,
     )

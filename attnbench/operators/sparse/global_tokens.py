@@ -101,7 +101,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=flops,
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2),  # max, subtract, exp, divide
         bytes_required=traffic(problem, mode, read=size + 2 * kv_size, written=size),
-        passes=1,
     )
 
 

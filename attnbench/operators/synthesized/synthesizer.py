@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from attnbench.cost import product, traffic
+from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import heads, normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.synthesized._fused import FUSED
@@ -149,7 +149,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
             constant=_cached(problem),
             written=size + _added(problem),
         ),
-        passes=1,
+        bytes_again=moved_again(problem, mode, backward=size),  # y, as of softmax
         state_bytes=b * h * n * d * problem.item_bytes if problem.causal else None,
     )
 

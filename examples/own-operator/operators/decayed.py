@@ -49,7 +49,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         reference_flops=2 * product(b * h * executed * d, mode),
         elementwise=5 * b * h * pairs * (1 if mode == "fwd" else 2),  # decay, max, subtract, exp, divide
         bytes_required=traffic(problem, mode, read=3 * size, written=size),
-        passes=1,
     )
 
 
