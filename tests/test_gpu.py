@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from attnbench.kernels.library.graphs import NAME as GRAPH
 from attnbench.operator import Impl, Inputs
 from attnbench.problem import Cell, Dtype, Problem, Scope
 from attnbench.registry import device_type_of, outside_definition, resolve, why_not
@@ -35,12 +36,13 @@ HEAD_DIMS = [later(4, size, id=str(size)) for size in (16, 64, 80, 128, 256)]
 
 
 def cases(*scopes: Scope) -> list[Any]:
-    """Every impl of every variant; the kernels in the core of the operator's default kind come first."""
+    """Every impl of every variant that has gradients (graphs have none, and tests/kernels/test_graphs.py of their own);
+    the kernels in the core of the operator's default kind come first."""
     return [
         pytest.param(variant, name, id=f"{variant}-{name}", marks=markers(variant, name))
         for variant in variants()
         for name in sorted(variant.form.impls)
-        if variant.scope in scopes
+        if variant.scope in scopes and name != GRAPH
     ]
 
 

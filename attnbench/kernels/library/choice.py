@@ -20,6 +20,9 @@ def first_of(impls: Mapping[str, Impl]) -> Impl:
     impls: by their names; the reason why none can is that of the last.
     """
 
+    if len(impls) == 1:
+        return next(iter(impls.values()))
+
     def reason(problem: Problem, params: Params, device: str, mode: Mode) -> str | None:
         reasons = [why_not_impl(impl, name, problem, params, mode, device) for name, impl in impls.items()]
         return reasons[-1] if all(reasons) else None

@@ -9,7 +9,7 @@ https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
@@ -20,26 +20,29 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from attnbench.kernels.library.choice import first_of, named
 from attnbench.operator import Call, Form, Impl
-from attnbench.problem import Params, Problem
+from attnbench.problem import Params, Problem, Scope
 
 NAME = "cuda:graph"
 
-MOST_BYTES = 16 << 20
+MOST_BYTES = 8 << 20
 """Of the new tokens in the working dtype: a graph keeps all that its call allocates, and long calls gain nothing."""
 
-MOST_GRAPHS = 6
+MOST_GRAPHS = 4
 """Of one impl: those of its input sets, and of what a check gives it beside them."""
 
 WARM_UPS = 2
 """Calls before the capture, in which kernels are compiled and chosen."""
 
 
-def with_graph(form: Form, *names: str) -> Form:
-    """The form with the impl `cuda:graph`: the first of some impls that can compute a problem, as a graph.
+def with_graph(forms: Mapping[Scope, Form], *names: str) -> dict[Scope, Form]:
+    """The forms with the impl `cuda:graph`: the first of some impls that can compute a problem, as a graph.
 
-    names: of impls of the form, or "reference".
+    names: of impls of each form, or "reference".
     """
-    return replace(form, impls={**form.impls, NAME: graphed(first_of(named(form, *names)))})
+    return {
+        scope: replace(form, impls={**form.impls, NAME: graphed(first_of(named(form, *names)))})
+        for scope, form in forms.items()
+    }
 
 
 def graphed(impl: Impl) -> Impl:

@@ -29,6 +29,7 @@ from torch.nn.functional import normalize, pad
 
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import heads
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -274,7 +275,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2001.04451",
         "eq. 2-6 and appendix A",
     ),
-    forms={"core": CORE, "layer": replace(LAYER, make_inputs=_layer_inputs)},
+    forms=with_graph({"core": CORE, "layer": replace(LAYER, make_inputs=_layer_inputs)}, "cuda"),
     complexity=_complexity,
     params={
         "chunk": Param(64, "m, the chunk's length; a round hashes into 2N/m buckets", minimum=1),

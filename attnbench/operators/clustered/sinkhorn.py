@@ -33,6 +33,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import heads, normal, torch_dtype
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not
 from attnbench.masking import ahead, hide
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -389,7 +390,7 @@ CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, FUSED, _fused_wh
 
 OPERATOR = Operator(
     paper=Paper("Tay et al.", 2020, "Sparse Sinkhorn Attention", "https://arxiv.org/abs/2002.11296", "sec. 3.1-3.4"),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE)}, "cuda"),
     complexity=_complexity,
     params={
         "kind": Param("sinkhorn", "own and sorted block, or the first sorted blocks only", ("sinkhorn", "sortcut")),

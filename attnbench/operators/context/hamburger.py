@@ -24,6 +24,7 @@ from torch.nn.functional import batch_norm, normalize
 
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
@@ -281,15 +282,18 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2109.04553",
         "sec. 2.2 and 3, algorithms 1 to 3",
     ),
-    forms={
-        "core": Form(reference, make_inputs, cost, {"cuda": Impl(_fused, KERNEL, _fused_why_not)}),
-        "layer": Form(
-            layer(reference),
-            layer_inputs,
-            layer_cost,
-            {"cuda": Impl(lambda: layer(_fused()), KERNEL, _fused_why_not)},
-        ),
-    },
+    forms=with_graph(
+        {
+            "core": Form(reference, make_inputs, cost, {"cuda": Impl(_fused, KERNEL, _fused_why_not)}),
+            "layer": Form(
+                layer(reference),
+                layer_inputs,
+                layer_cost,
+                {"cuda": Impl(lambda: layer(_fused()), KERNEL, _fused_why_not)},
+            ),
+        },
+        "cuda",
+    ),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("nmf", "how X is factorised", ("nmf", "vq", "cd")),

@@ -23,6 +23,7 @@ from torch.nn.functional import batch_norm, conv2d
 
 from attnbench.cost import moved_again, product, traffic, uncounted_sums
 from attnbench.inputs import maps, normal
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not as kernel_why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -241,15 +242,18 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2102.08602",
         "eqs. 1 and 2, sec. 3.2",
     ),
-    forms={
-        "core": Form(reference, make_inputs, cost, {"cuda": Impl(_fused, KERNEL, _fused_why_not)}),
-        "layer": Form(
-            layer(reference),
-            layer_inputs,
-            layer_cost,
-            {"cuda": Impl(lambda: layer(_fused()), KERNEL, _fused_why_not)},
-        ),
-    },
+    forms=with_graph(
+        {
+            "core": Form(reference, make_inputs, cost, {"cuda": Impl(_fused, KERNEL, _fused_why_not)}),
+            "layer": Form(
+                layer(reference),
+                layer_inputs,
+                layer_cost,
+                {"cuda": Impl(lambda: layer(_fused()), KERNEL, _fused_why_not)},
+            ),
+        },
+        "cuda",
+    ),
     complexity=lambda params: Complexity(time="n^2" if params["kind"] == "global" else "n", memory="n"),
     params={
         "kind": Param("conv", "what positions add to the content lambda", ("content", "global", "conv")),

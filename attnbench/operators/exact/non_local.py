@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import keys_summed_first, moved_again, product, traffic
 from attnbench.inputs import normal, tokens
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem, Scope
 
@@ -262,7 +263,9 @@ def _layer_impls() -> Mapping[str, Impl]:
 
 OPERATOR = Operator(
     paper=Paper("Wang et al.", 2018, "Non-local Neural Networks", "https://arxiv.org/abs/1711.07971", "eqs. 1 to 6"),
-    forms={"core": CORE, "layer": Form(_around(reference), _layer_inputs, _layer_cost, _layer_impls())},
+    forms=with_graph(
+        {"core": CORE, "layer": Form(_around(reference), _layer_inputs, _layer_cost, _layer_impls())}, "sdpa", "cuda"
+    ),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"kind": Param("embedded_gaussian", "how two tokens are compared", tuple(PROJECTED))},
     grouped="θ, φ and g are embeddings of one width, and in kind gaussian a token is compared with itself",

@@ -190,7 +190,7 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 OPERATOR = Operator(
     paper=Paper("Vaswani et al.", 2017, "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", "eq. 1"),
-    forms={"core": with_graph(CORE, "sdpa"), "layer": with_graph(projected(CORE), "sdpa")},
+    forms=with_graph({"core": CORE, "layer": projected(CORE)}, "sdpa"),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"value_map": VALUE_MAP},
     exact=lambda params: True,

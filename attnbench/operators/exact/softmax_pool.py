@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from attnbench.cost import moved_again, product, traffic
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._map_attention import attend, scaled_maps, sides, tokens
 from attnbench.operators._value_map import VALUE_MAP, mapped, value_map_multiply_adds, value_map_weights
@@ -87,7 +88,7 @@ CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_cuda, "torch SDPA on po
 
 OPERATOR = Operator(
     paper=Paper("Gao, Wang, Ji", 2020, "Kronecker Attention Networks", "https://arxiv.org/abs/2007.08442", "Attn+Pool"),
-    forms={"core": CORE, "layer": projected(CORE, layout="map", gains=gains, bytes_again=_y_again)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE, layout="map", gains=gains, bytes_again=_y_again)}, "cuda"),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"value_map": VALUE_MAP},
     domains=("image",),

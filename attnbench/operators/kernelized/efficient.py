@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from attnbench.cost import keys_summed_first, product, traffic
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.problem import Mode, Params, Problem
@@ -74,7 +75,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/1812.01243",
         "sec. 3.2, softmax normalisation",
     ),
-    forms={"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     causal="the softmax over positions needs every key before the first output",

@@ -151,10 +151,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2006.16236",
         "eqs. 5 to 12",
     ),
-    forms={
-        "core": with_graph(CORE, *GRAPHED),
-        "layer": with_graph(projected(CORE, bytes_again=keys_summed_first), *GRAPHED),
-    },
+    forms=with_graph({"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     continues=True,

@@ -224,10 +224,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2009.14794",
         "eqs. 5 to 8, lemma 1, sec. 2.4, appendix B.1",
     ),
-    forms={
-        "core": with_graph(CORE, *GRAPHED),
-        "layer": with_graph(projected(CORE, bytes_again=keys_summed_first), *GRAPHED),
-    },
+    forms=with_graph({"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("softmax", "what φ is: positive features of the softmax kernel, or relu", ("softmax", "relu")),

@@ -319,7 +319,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2103.02143",
         "sec. 2.2, 3.1, 3.2",
     ),
-    forms={"core": with_graph(CORE, *GRAPHED), "layer": with_graph(LAYER, *GRAPHED)},
+    forms=with_graph({"core": CORE, "layer": LAYER}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "m": Param(64, "random frequencies per head: twice as many features", minimum=1),

@@ -19,6 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from attnbench.cost import moved_again, product, traffic, uncounted_sums
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads, normal
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not, why_not_causal_groups
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
@@ -227,7 +228,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/1801.10198",
         "sec. 4.2.4, memory-compressed attention",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE)}, "cuda"),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={"factor": Param(3, "tokens compressed into one: the convolution's kernel and stride", minimum=1)},
     grouped=True,

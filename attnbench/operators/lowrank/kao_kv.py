@@ -14,6 +14,7 @@ from dataclasses import replace
 from torch import Generator, Tensor
 
 from attnbench.cost import keys_summed_first, moved_again, product, traffic
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import attend, scaled_maps, tokens
@@ -128,7 +129,7 @@ LAYER = Form(
 
 OPERATOR = Operator(
     paper=kronecker_paper("KAO_KV"),
-    forms={"core": CORE, "layer": LAYER},
+    forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n^1.5", memory="n^1.5"),
     params={"value_map": VALUE_MAP},
     domains=("image",),

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.cost import moved_again, product, traffic
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator
 from attnbench.operators._map_attention import scaled_maps, sides, tokens
@@ -149,7 +150,7 @@ LAYER = Form(
 
 OPERATOR = Operator(
     paper=kronecker_paper("KAO_QKV"),
-    forms={"core": CORE, "layer": LAYER},
+    forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={"value_map": VALUE_MAP},
     domains=("image",),

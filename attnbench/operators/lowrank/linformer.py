@@ -14,6 +14,7 @@ from torch import Generator, Tensor, einsum
 from attnbench.cost import keys_summed_first, product, traffic, uncounted_sums
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads, normal
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.support import MAX_EXACT_DIM, why_not
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
@@ -98,7 +99,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2006.04768",
         "eq. 7",
     ),
-    forms={"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE, bytes_again=keys_summed_first)}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "k": Param(256, "length of the shortened keys and values", minimum=1),

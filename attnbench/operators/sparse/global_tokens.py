@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import head_count, heads, normal
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -180,7 +181,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2007.14062",
         "sec. 2, ITC and ETC",
     ),
-    forms={"core": CORE, "layer": LAYER},
+    forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("internal", "whether existing or added tokens are global", ("internal", "external")),

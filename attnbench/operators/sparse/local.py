@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 
 from attnbench.inputs import heads
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.problem import Mode, Params, Problem
@@ -98,7 +99,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2004.05150",
         "sec. 3.1, sliding window",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE)}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     continues=True,

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads, normal, tokens
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import _mixed, global_tokens, local, strided
 from attnbench.operators.sparse._mixed import Part
@@ -269,7 +270,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2004.05150",
         "sec. 3.1",
     ),
-    forms={"core": CORE, "layer": LAYER},
+    forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     grouped=True,
     continues=True,

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from attnbench.grouped import hide_merged, merged, separated
 from attnbench.inputs import heads
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import _fixed, _mixed, local, strided
 from attnbench.operators.sparse._mixed import Part
@@ -237,7 +238,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/1904.10509",
         "sec. 4.2 and 4.3",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE)}, "cuda"),
     complexity=lambda params: (
         Complexity(time="n^1.5", memory="n^1.5") if params["stride"] == SQRT else Complexity(time="n^2", memory="n^2")
     ),

@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.grouped import merged, separated
 from attnbench.inputs import heads
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.operators.sparse._size import SQRT, size
@@ -181,7 +182,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/1904.10509",
         "sec. 4.2, the second pattern of strided attention",
     ),
-    forms={"core": CORE, "layer": projected(CORE)},
+    forms=with_graph({"core": CORE, "layer": projected(CORE)}, "sdpa", "cuda"),
     complexity=complexity,
     grouped=True,
     continues=True,

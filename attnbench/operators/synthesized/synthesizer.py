@@ -24,6 +24,7 @@ from torch import Generator, Tensor
 
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import heads, normal, tokens
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.synthesized._fused import FUSED
 from attnbench.operators.synthesized._two_layers import two_layers
@@ -229,19 +230,23 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2005.00743",
         "sec. 3.1 to 3.4",
     ),
-    forms={
-        "core": Form(reference, make_inputs, cost, IMPLS, state),
-        "layer": Form(
-            _layer(reference),
-            layer_inputs,
-            layer_cost,
-            {
-                name: replace(impl, load=lambda impl=impl: _layer(impl.load()))  # type: ignore[misc]
-                for name, impl in IMPLS.items()
-            },
-            layer_state,
-        ),
-    },
+    forms=with_graph(
+        {
+            "core": Form(reference, make_inputs, cost, IMPLS, state),
+            "layer": Form(
+                _layer(reference),
+                layer_inputs,
+                layer_cost,
+                {
+                    name: replace(impl, load=lambda impl=impl: _layer(impl.load()))  # type: ignore[misc]
+                    for name, impl in IMPLS.items()
+                },
+                layer_state,
+            ),
+        },
+        "sdpa",
+        "cuda",
+    ),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
     params={
         "kind": Param(
