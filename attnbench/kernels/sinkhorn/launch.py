@@ -4,6 +4,7 @@ Balancing. log S_ij = X_ij − u_i − v_j, so each of the 2T half steps reads X
 u_i = log Σ_j exp(X_ij − v_j), v_j = log Σ_i exp(X_ij − u_i). Backward: the vectors of all steps are kept (2T of them,
 no matrix); each half step again reads X once for the gradient of the vector before it, and one last pass adds every
 step's share to dX.
+Causal: columns are divided by running sums, which no vector holds, so each round reads a matrix and writes one.
 
 Attention. One program per tile of a block, no copies joined: first the own block, then the sorted one, in one softmax.
 Backward: a kernel for the queries, and one for the keys, run for the own blocks and for the sorted ones. No atomics:
@@ -39,11 +40,19 @@ from attnbench.kernels.sinkhorn.balance import (
     matrix_gradient_kernel,
     matrix_kernel,
 )
+from attnbench.kernels.sinkhorn.balance_so_far import (
+    column_gradient_kernel,
+    column_scan_kernel,
+    row_gradient_kernel,
+    row_total_kernel,
+)
 from attnbench.kernels.sinkhorn.block_pairs import attend_kernel, key_gradient_kernel, query_gradient_kernel
 from attnbench.kernels.sorted_chunks.launch import Sizes, product_tiles
 
 LINES = {"BLOCK_I": 16, "BLOCK_J": 64}
 MATRIX = {"BLOCK_I": 16, "BLOCK_J": 64}
+ROWS_SO_FAR = {"BLOCK_I": 8, "BLOCK_J": 128}
+COLUMNS_SO_FAR = {"BLOCK_I": 64, "BLOCK_J": 32}
 WARPS = 4
 
 
@@ -100,6 +109,64 @@ class _Balance(torch.autograd.Function):
             x, weighted, u, v, du, dv, dx, heads, size, s.shape[2], iterations, **MATRIX, num_warps=WARPS
         )
         return dx, None, None, None
+
+
+def balance_so_far(x: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+    """exp(x) after balancing rows, then columns by running sums, in the causal form; differentiable in x, once.
+
+    Args:
+        x: float32 [B, H, M, M] on a CUDA device; of row i, which sees the columns j ≤ i, the others are not read.
+        iterations: of balancing.
+        dtype: of the result.
+    Returns: [B, H, M, M], 0 where j > i.
+    """
+    s: Tensor = _BalanceSoFar.apply(x.contiguous(), iterations, dtype)
+    return s
+
+
+class _BalanceSoFar(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+        heads, size = x.shape[0] * x.shape[1], x.shape[-1]
+        s = torch.empty(x.shape, dtype=dtype, device=x.device)
+        matrices, totals = [x], []
+        for step in range(iterations if size else 0):
+            total = torch.empty(heads, size, dtype=torch.float32, device=x.device)
+            balanced = torch.empty_like(x)
+            row_total_kernel[_rows_of(size, heads)](matrices[-1], total, size, **ROWS_SO_FAR, num_warps=WARPS)
+            column_scan_kernel[_columns_of(size, heads)](
+                matrices[-1], total, balanced, s, size,
+                LAST=step == iterations - 1, **COLUMNS_SO_FAR, num_warps=WARPS,
+            )  # fmt: skip
+            matrices.append(balanced)
+            totals.append(total)
+        ctx.save_for_backward(s, *matrices, *totals)
+        return s
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, ds: Tensor) -> tuple[Tensor | None, ...]:
+        s, *saved = ctx.saved_tensors
+        iterations = len(saved) // 2
+        matrices, totals = saved[: iterations + 1], saved[iterations + 1 :]
+        gradient = ds.float() * s
+        size, heads = s.shape[-1], s.shape[0] * s.shape[1]
+        for step in reversed(range(iterations)):
+            column_gradient_kernel[_columns_of(size, heads)](
+                matrices[step], totals[step], matrices[step + 1], gradient, size, **COLUMNS_SO_FAR, num_warps=WARPS
+            )
+            row_gradient_kernel[_rows_of(size, heads)](
+                matrices[step], totals[step], gradient, size, FIRST=step == 0, **ROWS_SO_FAR, num_warps=WARPS
+            )
+        return gradient, None, None
+
+
+def _rows_of(size: int, heads: int) -> tuple[int]:
+    return (triton.cdiv(size, ROWS_SO_FAR["BLOCK_I"]) * heads,)
+
+
+def _columns_of(size: int, heads: int) -> tuple[int]:
+    return (triton.cdiv(size, COLUMNS_SO_FAR["BLOCK_J"]) * heads,)
 
 
 def _tiles_of(rows: int, columns: int, heads: int) -> tuple[int]:
@@ -214,12 +281,19 @@ def configurations() -> Iterator[Configuration]:
 
 
 def _balancing(output: str) -> Iterator[Configuration]:
-    for kernel in (line_total_kernel, line_gradient_kernel, matrix_kernel, matrix_gradient_kernel):
+    so_far = {
+        row_total_kernel: ({}, ROWS_SO_FAR),
+        row_gradient_kernel: ({"FIRST": True}, ROWS_SO_FAR),
+        column_scan_kernel: ({"LAST": True}, COLUMNS_SO_FAR),
+        column_gradient_kernel: ({}, COLUMNS_SO_FAR),
+    }
+    for kernel in (line_total_kernel, line_gradient_kernel, matrix_kernel, matrix_gradient_kernel, *so_far):
         types = {p.name: "*fp32" for p in kernel.params if not p.is_constexpr}
         integers = dict.fromkeys(("size", "rows", "heads", "iterations", "line_stride", "along_stride"), "i32")
         types = {name: integers.get(name, output if name == "s" else kind) for name, kind in types.items()}
         sizes = LINES if kernel in (line_total_kernel, line_gradient_kernel) else MATRIX
-        yield Configuration(kernel, types, dict(sizes), WARPS, 3, output[1:], sample=output == "*bf16")
+        flags, sizes = so_far.get(kernel, ({}, sizes))
+        yield Configuration(kernel, types, {**sizes, **flags}, WARPS, 3, output[1:], sample=output == "*bf16")
 
 
 def _attention(

@@ -363,15 +363,15 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _fused() -> Callable[..., Tensor]:
-    from attnbench.kernels.sinkhorn.launch import attend, balance
+    from attnbench.kernels.sinkhorn.launch import attend, balance, balance_so_far
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         b = block_length(problem, params)
         keys, values = blocked(k, b), blocked(v, b)
+        log = sorting_logits(problem, keys, w, noise) / params["tau"]
         if problem.causal:
-            sorting = sorting_matrix(problem, params, keys, w, noise)
+            sorting = balance_so_far(log, params["iterations"], v.dtype)
         else:
-            log = sorting_logits(problem, keys, w, noise) / params["tau"]
             sorting = balance(log, params["iterations"], sorted_count(problem, params), v.dtype)
         sorted_keys, sorted_values = _mixed(sorting, keys, values)
         if params["kind"] == "sortcut":
@@ -385,7 +385,7 @@ def _fused_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return why_not(problem)
 
 
-FUSED = "attnbench Triton: sinkhorn (causal: balanced by torch; sortcut: torch SDPA over the sorted blocks)"
+FUSED = "attnbench Triton: sinkhorn (sortcut: torch SDPA over the sorted blocks)"
 CORE = Form(reference, make_inputs, cost, {"cuda": Impl(_fused, FUSED, _fused_why_not)}, state)
 
 OPERATOR = Operator(

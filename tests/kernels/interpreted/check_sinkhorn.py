@@ -35,6 +35,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(launch, name, smaller)
     monkeypatch.setattr(launch, "LINES", {"BLOCK_I": 4, "BLOCK_J": 4})
     monkeypatch.setattr(launch, "MATRIX", {"BLOCK_I": 4, "BLOCK_J": 4})
+    monkeypatch.setattr(launch, "ROWS_SO_FAR", {"BLOCK_I": 4, "BLOCK_J": 2})
+    monkeypatch.setattr(launch, "COLUMNS_SO_FAR", {"BLOCK_I": 4, "BLOCK_J": 2})
 
 
 def disagreeing(
@@ -91,6 +93,28 @@ def test_balance_is_the_references_with_its_gradient(rows: int) -> None:
     torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=1e-4, atol=1e-6)
     fewer = plain(wide, 3)
     assert (got.double() - fewer).abs().max() > 1e-3
+
+
+def test_balance_so_far_is_the_references_with_its_gradient() -> None:
+    later = torch.ones(11, 11, dtype=torch.bool).triu(1)
+
+    def plain(x: Tensor, iterations: int) -> Tensor:
+        x = x.masked_fill(later, -1e4)
+        for _ in range(iterations):
+            x = x - x.logsumexp(-1, keepdim=True)
+            x = (x - x.logcumsumexp(-2)).masked_fill(later, -1e4)
+        return x.exp()
+
+    x = torch.randn(1, 2, 11, 11, generator=torch.Generator().manual_seed(0)) * 2
+    wide, narrow = x.double().requires_grad_(), x.clone().requires_grad_()
+    expected, got = plain(wide, 4), launch.balance_so_far(narrow, 4, torch.float32)
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad(expected, wide, weight.double(), retain_graph=True)[0]
+    (gradient,) = torch.autograd.grad(got, narrow, weight)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-4, atol=1e-6)
+    assert wanted.abs().max() > 1e-2
+    assert (got.double() - plain(wide, 3)).abs().max() > 1e-3
 
 
 def altered(**changes: Any) -> Callable[..., Tensor]:
