@@ -63,10 +63,10 @@ def test_a_stand_in_has_the_signature_of_the_library(function: Any) -> None:
     require_same_signature("fla.ops.simple_gla", function)
 
 
-def found(name: str, given: dict[str, Any], query_len: int = N) -> dict[str, str]:
+def found(name: str, given: dict[str, Any], query_len: int = N, kv_heads: int = 2) -> dict[str, str]:
     operator = operators()[name].load()
     form, params = operator.forms["core"], resolve(operator, given)
-    problem = Problem(N, 18, 2, 2, causal=True, query_len=query_len)
+    problem = Problem(N, 18, 2, 2, causal=True, query_len=query_len, kv_heads=kv_heads)
     inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
     call = form.impls["cuda:fla"].load()
     if query_len == N:
@@ -82,15 +82,21 @@ def found(name: str, given: dict[str, Any], query_len: int = N) -> dict[str, str
     }
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize(("name", "given"), CASES)
-def test_the_call_gives_what_the_reference_does(name: str, given: dict[str, Any], library: ModuleType) -> None:
-    assert not found(name, given)
+def test_the_call_gives_what_the_reference_does(
+    name: str, given: dict[str, Any], kv_heads: int, library: ModuleType
+) -> None:
+    assert not found(name, given, kv_heads=kv_heads)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("query_len", [1, 3, MOST_RECURRENT + 1])
 @pytest.mark.parametrize(("name", "given"), CASES)
-def test_it_continues_from_a_state(name: str, given: dict[str, Any], query_len: int, library: ModuleType) -> None:
-    assert not found(name, given, query_len)
+def test_it_continues_from_a_state(
+    name: str, given: dict[str, Any], query_len: int, kv_heads: int, library: ModuleType
+) -> None:
+    assert not found(name, given, query_len, kv_heads)
 
 
 @pytest.mark.parametrize(("query_len", "wrong"), [(N, {"output"}), (1, {"output", "sums"})])
@@ -146,7 +152,6 @@ def test_the_reason_it_cannot_run_is_given(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: False)
     assert "causal kernels only" in str(why_not_fla(Problem(8, 8), 8))
-    assert "as many heads" in str(why_not_fla(Problem(8, 8, 2, kv_heads=1, causal=True), 8))
     assert "at most 256 features" in str(why_not_fla(Problem(8, 8, causal=True), 257))
     assert "pip install" in str(why_not_fla(Problem(8, 8, causal=True), 8))
     monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: name == "fla.ops.simple_gla")

@@ -138,7 +138,7 @@ CORE = Form(
     cost,
     {
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
-        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True),
+        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, grouped=True, continues=True),
     },
     state,
 )

@@ -233,7 +233,9 @@ CORE = Form(
     cost,
     {
         "cuda": Impl(_fused, "attnbench Triton: kernelized", _fused_why_not, grouped=True),
-        "cuda:fla": Impl(_fla, FLA_KERNEL, _fla_why_not, continues=True, why_not_backward=_fla_why_not_backward),
+        "cuda:fla": Impl(
+            _fla, FLA_KERNEL, _fla_why_not, grouped=True, continues=True, why_not_backward=_fla_why_not_backward
+        ),
     },
     state,
 )
