@@ -116,8 +116,8 @@ class Summary:
         name: the suite's.
         baseline: `operator[:impl]`.
         skipped: by series that never ran, the reason.
-        untried_exact: by series of exact softmax that is known to be fast on the run's GPU and never ran, the reason;
-            empty where the suite does not ask for it.
+        untried_exact: by series of exact softmax that is known to be fast on the run's GPU and was right nowhere, the
+            reason; empty where the suite does not ask for it.
     """
 
     name: str
@@ -206,7 +206,7 @@ def _untried(every: Iterable[Panel], fast: Mapping[str, str], exact: Collection[
     return {
         operator_with_impl("softmax", impl): fast[impl] or next((p.reason for p in points[impl]), "")
         for impl in (fast if found else ())
-        if all(point.status == "skipped" for point in points[impl])
+        if all(point.status != "ok" for point in points[impl])
     }
 
 

@@ -104,7 +104,7 @@ def _text(document: object) -> str:
 
 def document(summary: Summary) -> dict[str, Any]:
     """`version`, `suite`, `baseline`, `skipped` (series: reason), `untried_exact` (series of exact softmax that are
-    known to be fast on the run's GPU and never ran: reason, empty where the suite does not ask for it) and `panels`.
+    known to be fast on the run's GPU and were right nowhere: reason, empty where not in the suite) and `panels`.
 
     A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and `recommendations` (per size
     `choices`, all that cannot be told from `fastest`, and the `speed_up` of that over `best_exact`).

@@ -38,6 +38,16 @@ def test_the_fastest_exact_softmax_may_be_another_at_each_size() -> None:
     assert chosen == {"64": "softmax", "128": "softmax:sdpa", "256": "softmax:sdpa", "512": "softmax:sdpa"}
 
 
+def test_an_exact_softmax_that_is_wrong_is_not_the_fastest() -> None:
+    times = {"softmax": lambda n: 1e-6 * n**2, "softmax:cuda:cudnn": lambda n: 1e-7 * n**2}
+    run = laws(SIZES, times, statuses={("softmax:cuda:cudnn", n): "wrong" for n in (128, 256)})
+    (panel,) = panels(run.results)
+    found = best_exact(panel, quantity(run, "wall_time"), ())
+    assert found is not None
+    series = {p.key: s.name for s in panel.series for p in s.points}
+    assert [series[found.points[str(n)].key].partition(":")[2] for n in SIZES] == ["cuda:cudnn", "", "", "cuda:cudnn"]
+
+
 def test_an_operator_named_exact_counts_as_exact() -> None:
     found = best_exact(PANEL, TIME, {"performer {}"})
     assert found is not None

@@ -83,6 +83,9 @@ def test_fast_exact_softmax_that_was_not_there_is_told_with_what_installs_it() -
     assert "faster than shown: softmax:cuda:fa3 was not measured: it is not in the suite" in text
     assert "softmax:cuda:cudnn was not measured" not in text
     assert "skipped:" not in text  # each is told once
+    broken = laws((64, 128), every, statuses={("softmax:cuda:cudnn", n): "error" for n in (64, 128)})
+    broken.environment.update(fast_exact=fast)
+    assert summarise(broken).untried_exact["softmax:cuda:cudnn"] == "error here"
     assert json_module.loads(json.run(summarise(run)))["untried_exact"].keys() == {
         "softmax:cuda:fa3",
         "softmax:cuda:fa4",
