@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from attnbench.kernels.library import graphs
+from attnbench.measure.worker import checking
 from attnbench.measure.worker.fake_memory import predict
 from attnbench.operator import Form, Impl
 from attnbench.problem import Cell, Params, Problem
 from attnbench.registry import device_type_of, operators, resolve, why_not
+from tests.measuring import member, subject
 from tests.variants import Variant, variants
 
 PROBLEM = Problem(8, 16, 2)
@@ -57,13 +59,14 @@ def double(problem: Problem, params: Params, x: Tensor) -> Tensor:
 
 
 def test_a_graph_is_captured_once_and_reads_what_its_tensors_hold(calls: Calls) -> None:
-    call, x = graphs.graphed(impl(double)).load(), torch.ones(3)
-    first = call(PROBLEM, {}, x=x)
+    call, x, params = graphs.graphed(impl(double)).load(), torch.ones(3), {}
+    first = call(PROBLEM, params, x=x)
     x.fill_(5)
-    second = call(PROBLEM, NO_PARAMS := {}, x=x)
-    assert call(PROBLEM, NO_PARAMS, x=x).tolist() == [10, 10, 10]
-    assert (first.tolist(), second.tolist()) == ([2, 2, 2], [10, 10, 10])  # what was returned is not written to again
-    assert len(calls) == 2  # of two params
+    assert call(PROBLEM, params, x=x).tolist() == [10, 10, 10]
+    assert first.tolist() == [2, 2, 2]  # what was returned is not written to again
+    assert len(calls) == 1
+    assert call(PROBLEM, {}, x=x).tolist() == [10, 10, 10]
+    assert len(calls) == 2  # other params
 
 
 def test_other_tensors_are_another_graph_and_the_oldest_goes(calls: Calls) -> None:
@@ -139,6 +142,21 @@ def test_a_step_with_its_state_is_what_the_reference_gives(
         assert all(torch.allclose(a, b) for a, b in pairs)
         inputs.data["v" if scope == "core" else "x"].add_(1)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("query_len", [64, 1])
+@pytest.mark.parametrize(("name", "captured"), CASES[:2])
+def test_it_is_right_in_a_check_and_while_it_is_timed(
+    name: str, captured: str, query_len: int, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))  # so the reference is what it replays
+    later = {} if query_len == 64 else {"query_len": query_len}
+    made = subject(name, graphs.NAME, mode="fwd", causal=True, later=later)
+    checked = checking.check_impl(made).checked
+    assert checked.relative_error <= checked.tolerance
+    before = len(calls)
+    member(made, checked.tolerance).finish()
+    assert len(calls) <= before + len(made.sets)
 
 
 GRAPHED = [variant for variant in variants() if graphs.NAME in variant.form.impls]
