@@ -79,6 +79,7 @@ class Metric:
         role: what it says in a recommendation; of several with figures the first by `place` does.
         executed: of an analytic metric, what its growth is judged by.
         needs_gpu: whether a CPU has none of it.
+        finish_s: what its `finish` takes at least at the end of a visit, in seconds.
         of_estimates: whether only operators have it that estimate another map (`Operator.estimates`), which is then
             named beside it.
         curve: None where `column` says all.
@@ -105,6 +106,7 @@ class Metric:
     role: Resource | None = None
     executed: Executed | None = None
     needs_gpu: bool = False
+    finish_s: float = 0.0
     of_estimates: bool = False
     curve: Curve | None = None
     csv_place: int | None = None

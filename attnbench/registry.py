@@ -239,6 +239,11 @@ def device_type_of(impl: str) -> str | None:
     return "cuda" if impl.split(":")[0] == "cuda" else None
 
 
+def compiles(impl: str) -> bool:
+    """Whether the first call of an impl may wait for a compiler: torch's, or Triton."""
+    return impl == "compiled" or device_type_of(impl) is not None
+
+
 def _impl_why_not(form: Form, cell: Cell, device: str) -> str | None:
     if cell.impl in ("reference", "compiled"):
         return None

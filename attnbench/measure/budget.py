@@ -16,7 +16,7 @@ from attnbench.measure.device import device_of
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan, series_of
 from attnbench.problem import Cell
-from attnbench.registry import clocks
+from attnbench.registry import clocks, metrics
 from attnbench.store.records import Visit
 
 LEAST_TIMEOUT_S = 1.0
@@ -38,7 +38,7 @@ class Budget:
     starts_s: Sequence[float]
     begun: float
     now: Callable[[], float] = time.monotonic
-    _check_s: dict[tuple[Any, ...], tuple[Cell, float]] = field(default_factory=dict)
+    _check_s: dict[tuple[Any, ...], tuple[Cell, float, float]] = field(default_factory=dict)
     _call_s: dict[str, float] = field(default_factory=dict)
     _compile_s: dict[str, float] = field(default_factory=dict)
     _least_s: dict[str, float] = field(default_factory=dict)
@@ -50,7 +50,9 @@ class Budget:
         self.measure = self.plan.measure
         self.limit_s = self.plan.limits.budget_s
         self._cells = {cell.key: cell for cell in self.plan.cells}
-        self._clocks = len(clocks(device_clock=device_of(self.plan.device).clock is not None))
+        device_clock = device_of(self.plan.device).clock is not None
+        self._clocks = len(clocks(device_clock=device_clock))
+        self._around_s = time_budget.around_s(metrics().values(), device_clock=device_clock)
         self._first = min(map(self._rank, self.plan.cells), default=())
 
     def note_check(self, visit: Visit) -> None:
@@ -61,9 +63,9 @@ class Budget:
         if visit.round or visit.status != "ok" or cell is None:
             return
         call_s, compile_s = (float(visit.metrics.get(name, 0.0)) for name in ("check_time_s", "compile_s"))
-        self._check_s[series_of(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)))
+        self._check_s[series_of(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)), compile_s)
         self._call_s[cell.key] = call_s
-        self._compile_s[cell.key] = compile_s
+        self._compile_s[cell.key] = compile_s if time_budget.compiles_again(cell) else 0.0
         self._least_s[cell.key] = self._fewest_s([cell])
 
     def note_block(self, cells: Iterable[Cell], seconds: float) -> None:
@@ -89,7 +91,7 @@ class Budget:
 
     def _timed(self, cells: Iterable[Cell]) -> Iterator[time_budget.Timed]:
         calls_s = [(cell, self._call_s[cell.key]) for cell in cells]
-        return time_budget.timed(calls_s, self.measure, self.plan.baseline)
+        return time_budget.timed(calls_s, self.measure, self.plan.baseline, self._around_s)
 
     def precedence(self, cell: Cell) -> tuple[Any, ...]:
         """What cells are sorted by: where not everything can be measured, the first of them are."""
@@ -186,10 +188,12 @@ class Budget:
         return self._rank(cell) == self._first
 
     def _expected_check_s(self, cell: Cell, starts: int) -> float:
-        """The most that a check is expected to take, from the last of its series: it may grow with N²."""
+        """The most that a check is expected to take, from the last of its series: it may grow with N², but for what the
+        compiler takes.
+        """
         starting = starts * self.start_s()
         last = self._check_s.get(series_of(cell))
         if last is None:
             return starting + time_budget.CHECK_S
-        smaller, seconds = last
-        return starting + seconds * time_budget.growth(cell, smaller)
+        smaller, seconds, compile_s = last
+        return starting + compile_s + (seconds - compile_s) * time_budget.growth(cell, smaller)

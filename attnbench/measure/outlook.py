@@ -13,7 +13,7 @@ from attnbench.measure.protocol import RatesRequest, SupportRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
-from attnbench.registry import clocks, operators
+from attnbench.registry import clocks, metrics, operators
 from attnbench.user_code import user_errors
 
 
@@ -47,7 +47,9 @@ def outlook(plan: Plan) -> Outlook:
     reasons, rates = _support_and_rates(plan)
     skipped = {cell.key: reason for cell, reason in zip(plan.cells, reasons, strict=True) if reason is not None}
     sources = operators(plan.operators_from)
-    sampled = len(clocks(device_clock=device_of(plan.device).clock is not None))
+    device_clock = device_of(plan.device).clock is not None
+    sampled = len(clocks(device_clock=device_clock))
+    around_s = time_budget.around_s(metrics().values(), device_clock=device_clock)
     calls_s = []
     for cell in plan.cells:
         if cell.key not in skipped:
@@ -59,7 +61,7 @@ def outlook(plan: Plan) -> Outlook:
     seconds = {
         each.cell.key: time_budget.check_s(each.cell, each.call_s)
         + measure.rounds * (each.visit_s(measure.max_turns, sampled) + time_budget.compile_s(each.cell))
-        for each in time_budget.timed(calls_s, measure, plan.baseline)
+        for each in time_budget.timed(calls_s, measure, plan.baseline, around_s)
     }
     return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))
 

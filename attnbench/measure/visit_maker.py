@@ -24,11 +24,12 @@ from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import BATCH_S
 from attnbench.problem import Cell, columns_of
+from attnbench.registry import compiles
 from attnbench.store.reading import parse_visit
 from attnbench.store.records import Cause, Sample, Status, Visit
 
 COMPILE_LIMIT_S = 300.0
-"""What a cell of impl `compiled` may take beside its cell_timeout while it is made ready."""
+"""What a cell may take beside its cell_timeout while it is made ready, where its impl compiles."""
 
 UNSTEADY_VISITS = 5
 """Visits without one steady sample, one after another, before the run ends."""
@@ -109,7 +110,7 @@ class VisitMaker:
 
     def ask(self, request: Request[A_co], cell: Cell, number: int) -> A_co:
         """The worker's answer about a cell in a round. Raises WorkerLost, OutOfTime, Stopped."""
-        compiling = cell.impl == "compiled" and isinstance(request, (CheckRequest, PrepareRequest))
+        compiling = compiles(cell.impl) and isinstance(request, (CheckRequest, PrepareRequest))
         most_s = self.plan.limits.cell_timeout_s + (COMPILE_LIMIT_S if compiling else 0.0)
         timeout = self.budget.timeout_s(most_s, cell, number)
         try:

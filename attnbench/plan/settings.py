@@ -24,6 +24,9 @@ BATCH_S = 1e-4
 """Shorter calls are timed in batches that last so long: the clock's resolution and the loop's own cost are then below
 0.1 %."""
 
+WARM_UP_S = 0.05
+"""Between two looks at the device's clock rate, while calls raise it before the first sample of a member."""
+
 UNTIMED_CALLS = 2
 """Calls shorter than SAMPLE_S are preceded by so many untimed ones, or by fewer that together last less than that, so
 that timed calls are the larger part: the first call after other members takes up to twice as long."""

@@ -5,14 +5,16 @@ otherwise, and the baseline comes first at each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from attnbench.metric import Metric
 from attnbench.plan.blocks import baseline_of, blocks_of, weight
-from attnbench.plan.settings import BATCH_S, MOST_CALLS, SAMPLE_S, Measure, untimed_calls
+from attnbench.plan.settings import BATCH_S, MOST_CALLS, SAMPLE_S, WARM_UP_S, Measure, untimed_calls
 from attnbench.problem import Cell
+from attnbench.registry import compiles
 from attnbench.units import count
 
 if TYPE_CHECKING:
@@ -60,7 +62,11 @@ CHECK_S = 0.03
 profiler with fresh memory, and those of the reference, in float64 too."""
 
 COMPILE_S = 20.0
-"""What compiling takes, in every process again."""
+"""What torch.compile takes, in every process again."""
+
+BUILD_S = 4.0
+"""What building the kernels of a cell takes, once: later processes read them from Triton's cache. The mean of 162 cells
+on one H100."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,14 @@ class Timed:
         call_s: what a call takes.
         turns: that its block takes without a budget.
         weight: its samples in a turn.
+        around_s: what a visit costs beside its calls, its samples and VISIT_S, see `around_s`.
     """
 
     cell: Cell
     call_s: float
     turns: int
     weight: int = 1
+    around_s: float = 0.0
 
     def visit_s(self, turns: int, clocks: int = 1) -> float:
         """What a visit is expected to take.
@@ -87,7 +95,7 @@ class Timed:
             clocks: metrics that take samples.
         """
         samples = min(turns, self.turns) * self.weight
-        return VISIT_S + CALLS_AROUND * self.call_s + samples * sample_s(self.call_s, clocks)
+        return VISIT_S + self.around_s + CALLS_AROUND * self.call_s + samples * sample_s(self.call_s, clocks)
 
 
 @dataclass(frozen=True)
@@ -146,12 +154,31 @@ def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
 
 def check_s(cell: Cell, call: float) -> float:
     """What the check of a cell is expected to take, of which a call takes `call` seconds."""
-    return CHECK_S + CHECK_CALLS * call + compile_s(cell)
+    built = BUILD_S if compiles(cell.impl) and not compiles_again(cell) else 0.0
+    return CHECK_S + CHECK_CALLS * call + built + compile_s(cell)
 
 
 def compile_s(cell: Cell) -> float:
-    """What compiling a cell is expected to take."""
-    return COMPILE_S if cell.impl == "compiled" else 0.0
+    """What compiling a cell is expected to take in every process."""
+    return COMPILE_S if compiles_again(cell) else 0.0
+
+
+def compiles_again(cell: Cell) -> bool:
+    """Whether every process compiles a cell anew."""
+    return cell.impl == "compiled"
+
+
+def around_s(metrics: Iterable[Metric], *, device_clock: bool) -> float:
+    """What a visit costs on a kind of device beside its calls and its samples: the calls that raise the device's clock
+    rate, where it no longer rises, and those that metrics make at the end.
+
+    Args:
+        metrics: that are taken.
+        device_clock: whether the device has a clock of its own.
+    """
+    if not device_clock:
+        return sum(metric.finish_s for metric in metrics if not metric.needs_gpu)
+    return WARM_UP_S + sum(metric.finish_s for metric in metrics)
 
 
 def timed_calls(call_s: float) -> int:
@@ -164,8 +191,10 @@ def sample_s(call_s: float, clocks: int = 1) -> float:
     return TURN_S + untimed_calls(call_s) * call_s + clocks * timed_calls(call_s) * max(call_s, BATCH_S)
 
 
-def timed(calls_s: Sequence[tuple[Cell, float]], measure: Measure, baseline: str) -> Iterator[Timed]:
-    """What is to be timed of cells, by the seconds of their calls, block by block."""
+def timed(
+    calls_s: Sequence[tuple[Cell, float]], measure: Measure, baseline: str, around_s: float = 0.0
+) -> Iterator[Timed]:
+    """What is to be timed of cells, by the seconds of their calls, block by block. around_s: see `Timed`."""
     by_key = {cell.key: call for cell, call in calls_s}
     for block in blocks_of(cell for cell, _ in calls_s):
         base = baseline_of(block, baseline)
@@ -173,7 +202,7 @@ def timed(calls_s: Sequence[tuple[Cell, float]], measure: Measure, baseline: str
         typical_s = median(max(call, BATCH_S) * timed_calls(call) for call in series)
         enough = math.ceil(measure.max_time_s / typical_s)
         turns = max(measure.min_turns, min(measure.max_turns, enough))
-        yield from (Timed(cell, by_key[cell.key], turns, weight(cell, base)) for cell in block)
+        yield from (Timed(cell, by_key[cell.key], turns, weight(cell, base), around_s) for cell in block)
 
 
 def afford(

@@ -97,6 +97,26 @@ def test_reduced_images_are_odd() -> None:
     assert (reduced.height, reduced.width) == (7, 9)
 
 
+def test_a_gpu_is_checked_at_many_blocks_and_by_the_kernel_that_is_timed() -> None:
+    of = subject("softmax")
+    assert correctness.reduced_problem(of).seq_len == 63  # type: ignore[union-attr]
+    gpu = replace(of, device=replace(of.device, is_host=False))
+    assert correctness.reduced_problem(gpu).seq_len == 1023  # type: ignore[union-attr]
+
+
+def test_what_compiles_is_called_first_at_each_size_that_is_checked() -> None:
+    of, sizes = subject("softmax", "sdpa"), list[int]()
+
+    def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        sizes.append(problem.seq_len)
+        return of.call(problem, params, **tensors)
+
+    for impl, compiles in (("cuda:mine", True), ("mine", False)):
+        sizes.clear()
+        checked = checking._check(Bench(replace(of, call=call, cell=replace(of.cell, impl=impl))))
+        assert (sizes[:2] == [64, 63], checked.metrics.get("compile_s", 0.0) > 0) == (compiles, compiles)
+
+
 def whole_visit(of: Subject) -> None:
     """A check, and a visit of many calls."""
     checking.check_impl(of)

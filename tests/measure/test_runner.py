@@ -17,6 +17,8 @@ from attnbench.analysis import results
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.budget import Budget
+from attnbench.measure.metrics import energy
 from attnbench.measure.protocol import (
     CheckRequest,
     FinishRequest,
@@ -31,8 +33,9 @@ from attnbench.plan import time_budget
 from attnbench.plan.blocks import BASELINE_WEIGHT
 from attnbench.plan.measured_code import measured_code
 from attnbench.plan.plan import beyond
-from attnbench.plan.settings import Limits, Measure
+from attnbench.plan.settings import WARM_UP_S, Limits, Measure
 from attnbench.problem import Cell, Problem
+from attnbench.registry import metrics
 from attnbench.store import journal
 from attnbench.store.records import VISITS, Visit
 from tests.pretended import FORESEEN, Pretended, fine, of, ran
@@ -397,6 +400,31 @@ def test_a_visit_under_way_is_bounded_by_what_the_budget_leaves(
     rows = run.results.set_index("impl")
     assert tuple(rows.loc["honest", ["status", "cause"]]) == (status, cause)
     assert (run.results.loc[run.results["impl"] != "honest", "rounds"] > 0).all()
+
+
+@pytest.mark.parametrize(("impl", "status"), [("honest", "timeout"), ("cuda:odd", "ok"), ("compiled", "ok")])
+def test_what_compiles_may_take_longer_until_it_is_ready(tmp_path: Path, impl: str, status: str) -> None:
+    clock = Clock(lambda cell: 8.0)
+    assert Limits().cell_timeout_s < time_budget.CHECK_CALLS * 8.0
+    assert list(budgeted(tmp_path / "run", clock, None, cells=[faulty(impl)]).results["status"]) == [status]
+
+
+@pytest.mark.parametrize(("compile_s", "fits"), [(20.0, True), (0.0, False)])
+def test_what_the_compiler_took_does_not_grow_with_the_size(compile_s: float, fits: bool) -> None:
+    small, large = (replace(CELL, impl="cuda", problem=replace(CELL.problem, seq_len=n)) for n in (64, 256))
+    limits = Limits(budget_s=100.0)
+    budget = Budget(plan([small, large], limits=limits, measure=ROUNDS), [], 0.0, lambda: 0.0)
+    budget.note_check(visit(small, metrics={"visit_s": 21.0, "check_time_s": 1e-3, "compile_s": compile_s}))
+    assert (budget.reason_against_check(large, starts=0) is None) == fits
+
+
+def test_a_visit_on_a_gpu_counts_its_warm_up_and_the_span_of_its_energy() -> None:
+    around_s = time_budget.around_s(metrics().values(), device_clock=True)
+    assert around_s == WARM_UP_S + energy.SPAN_S
+    assert time_budget.around_s(metrics().values(), device_clock=False) == 0
+    (there,) = time_budget.timed([(CELL, 1e-3)], ROUNDS, "", around_s)
+    (here,) = time_budget.timed([(CELL, 1e-3)], ROUNDS, "")
+    assert there.visit_s(2) == pytest.approx(here.visit_s(2) + around_s)
 
 
 def test_a_budget_too_short_for_anything_ends_at_once_with_the_reason(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ METRIC = Metric(
     least="most frugal",
     growth="time",
     needs_gpu=True,
+    finish_s=SPAN_S,
     csv_place=5,
     csv_later=("energy_resolution_j",),
 )

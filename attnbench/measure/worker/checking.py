@@ -20,6 +20,7 @@ from attnbench.measure.worker.correctness import (
     affordable,
     check_reduced,
     compare,
+    reduced_problem,
     require_finite,
     validated,
 )
@@ -39,7 +40,7 @@ from attnbench.measure.worker.returned import not_finite
 from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.visit import Bench, figures
-from attnbench.registry import operators
+from attnbench.registry import compiles, operators
 
 TRIALS = ((1e-3, 8), (0.05, 3), (math.inf, 1))
 """(seconds, writes): of calls shorter than that so many tell which outputs follow: rounding moves some now and then."""
@@ -70,9 +71,8 @@ def _bench(request: CheckRequest, device: Device, opened: ExitStack) -> Bench:
 def _check(bench: Bench) -> VisitAnswer:
     """Checks, counts, and takes memory and operations."""
     subject = bench.subject
-    if subject.cell.impl == "compiled":
-        subject.perform(subject.calls[0])
-        bench.metrics["compile_s"] = subject.spent.seconds
+    if compiles(subject.cell.impl):
+        bench.metrics["compile_s"] = _first_calls(subject)
     findings = check_impl(subject)
     bench.checked.update(vars(findings.checked))
     bench.metrics.update(figures(bench, "check"))
@@ -83,6 +83,18 @@ def _check(bench: Bench) -> VisitAnswer:
     counts = operations.operations(subject, findings.dispatched)
     bench.metrics["operator_s"] = subject.spent.seconds
     return bench.answer(kernel=operations.kernel(subject, counts), operations=counts)
+
+
+def _first_calls(subject: Subject) -> float:
+    """Calls at each size that is going to be checked. Returns: seconds, nearly all of them the compiler's."""
+    problems = {subject.cell.problem: subject.sets[0]}
+    reduced = None if subject.cell.impl == "compiled" else reduced_problem(subject)
+    if reduced is not None:
+        problems[reduced] = subject.inputs(reduced, seed=0)
+    begun = subject.spent.seconds
+    for problem, inputs in problems.items():
+        Observer(subject, problem).returned(subject.bind(validated(subject), problem, inputs))
+    return subject.spent.seconds - begun
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, grad_mode
-from attnbench.plan.settings import BATCH_S
+from attnbench.plan.settings import BATCH_S, WARM_UP_S
 
 CLOCK_UP_S = 2.0
 """The longest wait for the device's clock to stop rising."""
-
-WARM_UP_S = 0.05
-"""Between two looks at the device's clock."""
 
 Call = Callable[[], Outputs]
 
