@@ -42,8 +42,8 @@ lint: $(BIN)/.ready
 types: $(BIN)/.ready
 	$(BIN)/mypy
 
-kernels: $(BIN)/.ready  ## compile every kernel for sm_80, sm_90, sm_100 (no GPU needed): registers, memory, spills
-	$(BIN)/python benchmarks/kernels.py
+kernels: $(BIN)/.ready  ## compile every kernel for sm_80, sm_90, sm_100 (no GPU needed): machine code, analytic times
+	$(BIN)/python -m benchmarks.kernels
 
 # A GPU machine's own Python runs the tests as it is, with what it lacks unpacked from WHEELS=<folder of .whl files>.
 GPU_PYTHON := $(if $(filter 1,$(OWN_TORCH)),$(PYTHON),$(BIN)/python)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pkgutil
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,9 +16,19 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from attnbench import kernels
+from attnbench.kernels.machine_code import MachineCode, disassembled, read, run_tool
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes of shared memory that one program may use, by compute capability."""
+
+REGISTERS, WARPS, PROGRAMS = 65536, 64, 32
+"""Of one multiprocessor: registers, warps and programs."""
+
+RESERVED = 1024
+"""Bytes of shared memory that each program takes beside its own, from one kibibyte more than the limit of one."""
+
+WGMMA_ROWS = 64
+"""Of a tile that four warps multiply by wgmma."""
 
 MOST_REGISTERS = 248
 """A thread with more has all 255 registers: they are allocated in units of eight."""
@@ -62,7 +70,12 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Build:
-    """A compiled configuration. stack_bytes: local memory per thread, for values that are not kept in registers."""
+    """A compiled configuration.
+
+    Attributes:
+        stack_bytes: local memory per thread, for values that are not kept in registers.
+        product_rows: of the result of each matrix product in Triton's code, in its order.
+    """
 
     configuration: Configuration
     capability: int
@@ -70,6 +83,29 @@ class Build:
     registers: int
     shared_bytes: int
     stack_bytes: int
+    product_rows: tuple[int, ...] = ()
+
+    @cached_property
+    def code(self) -> MachineCode:
+        """What the machine code tells; it is disassembled when this is first read."""
+        return read(disassembled(self.cubin))
+
+    @property
+    def programs(self) -> int:
+        """How many a multiprocessor holds at a time, by registers, shared memory and warps."""
+        warps = self.configuration.num_warps
+        by_registers = REGISTERS // (-(-max(self.registers, 1) // 8) * 8 * 32 * warps)
+        by_memory = (SHARED_MEMORY_LIMIT[self.capability] + RESERVED) // (self.shared_bytes + RESERVED)
+        return min(by_registers, by_memory, WARPS // warps, PROGRAMS)
+
+    @property
+    def misses_wgmma(self) -> bool:
+        """Whether, in half precision on sm_90, tiles of 64 rows or more are multiplied by mma."""
+        half = {"*bf16", "*fp16"} & set(self.configuration.signature.values())
+        share = self.code.wgmma_share if self.capability == 90 and half else None
+        if share is None or max(self.product_rows, default=0) < WGMMA_ROWS:
+            return False
+        return share < 1 if min(self.product_rows) >= WGMMA_ROWS else share == 0
 
     @property
     def spills(self) -> bool:
@@ -113,19 +149,17 @@ def build(configuration: Configuration, capability: int) -> Build:
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     cubin = compiled.asm["cubin"]
     registers, stack = resources(cubin)
-    return Build(configuration, capability, cubin, registers, compiled.metadata.shared, stack)
+    rows = tuple(int(rows) for rows in _PRODUCT.findall(compiled.asm["ttir"]))
+    return Build(configuration, capability, cubin, registers, compiled.metadata.shared, stack, rows)
+
+
+_PRODUCT = re.compile(r"= tt\.dot\b.*-> tensor<(?:\d+x)?(\d+)x\d+xf32>")
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
     """Registers per thread, and bytes of stack per thread, as cuobjdump reads them from a cubin."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        done = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        )
-    usage = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    printed = run_tool("cuobjdump", cubin, "--dump-resource-usage")
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", printed)
     if usage is None:
-        raise RuntimeError(f"no registers in the output of cuobjdump: {done.stdout!r}")
+        raise RuntimeError(f"no registers in the output of cuobjdump: {printed!r}")
     return int(usage[1]), int(usage[2])
