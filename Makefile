@@ -55,14 +55,13 @@ gpu-test: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## every impl on a CUDA
 	    tests/test_gpu.py tests/test_gpu_measuring.py --limit $(or $(LIMIT_S),600) --processes $(or $(PROCESSES),12); \
 	else echo "gpu-test: no CUDA device is available to torch here, so no GPU test was run."; fi
 
-gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## suites/gpu.yaml on a CUDA device into results/reference (WHEELS=folder, GPU=name)
+gpu-bench: $(if $(filter 1,$(OWN_TORCH)),,$(BIN)/.ready)  ## a suite on a CUDA device, or on with a run of it (SUITE=gpu-first, OUT_DIR=folder, LIMIT_S=600, GPU=name, PROCESSES=12, WHEELS=folder)
 	@if [ -n "$(WHEELS)" ]; then $(GPU_PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .wheels $(WHEELS)/*.whl; fi
-	@if ! $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
-	  echo "gpu-bench: no CUDA device is available to torch here, so nothing was measured."; exit 0; fi; \
-	folder=$(REFERENCE)/$(or $(GPU),gpu)-gpu; export PYTHONPATH=.wheels:$$PYTHONPATH; \
-	if [ -d $$folder ]; then $(GPU_PYTHON) -m attnbench run --resume $$folder --device cuda; \
-	else $(GPU_PYTHON) -m attnbench run suites/gpu.yaml --device cuda --out $$folder; fi; \
-	$(GPU_PYTHON) -m attnbench roofline $$folder
+	@if $(GPU_PYTHON) -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then \
+	  PYTHONPATH=.wheels:$$PYTHONPATH $(GPU_PYTHON) -m benchmarks.gpu_suite \
+	    $(or $(OUT_DIR),$(REFERENCE))/$(or $(GPU),gpu)-$(patsubst gpu-%,%,$(or $(SUITE),gpu-first)) \
+	    --suite $(or $(SUITE),gpu-first) --limit $(or $(LIMIT_S),600) --processes $(or $(PROCESSES),12); \
+	else echo "gpu-bench: no CUDA device is available to torch here, so nothing was measured."; fi
 
 bench: $(BIN)/.ready  ## what the harness itself costs; what a crossover search saves against a grid
 	$(BIN)/python benchmarks/harness.py

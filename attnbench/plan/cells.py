@@ -68,10 +68,11 @@ def _check_impls(suite: Suite, loaded: Mapping[str, Operator], notes: Notes) -> 
     names = {name for operator in loaded.values() for name in _impl_names(operator)}
     known = dict.fromkeys((*IMPLS, *sorted({name.partition(":")[0] for name in names}), *sorted(names)))
     for index, impl in enumerate(suite.impls):
-        if impl not in known:
-            near = suggestion(impl, known)
+        name = impl.removeprefix("-")
+        if name not in known:
+            near = suggestion(name, known)
             notes.add(
-                f"impls[{index}]", f"no operator of the suite has {quoted(impl)}{near}; allowed: {', '.join(known)}"
+                f"impls[{index}]", f"no operator of the suite has {quoted(name)}{near}; allowed: {', '.join(known)}"
             )
 
 
@@ -81,15 +82,19 @@ def _impl_names(operator: Operator) -> list[str]:
 
 def _expand_impls(suite: Suite, operator: Operator) -> list[str]:
     """The suite's impls as this operator has them. `cuda` stays where there is none, to be recorded as skipped."""
-    names = _impl_names(operator)
+    excluded = {impl.removeprefix("-") for impl in suite.impls if impl.startswith("-")}
+    names = [name for name in _impl_names(operator) if name not in excluded]
     impls: list[str] = []
     for impl in suite.impls:
         if impl in ("reference", "compiled"):
             impls.append(impl)
+        elif impl.startswith("-"):
+            continue
         elif ":" in impl:
             impls += [impl] if impl in names else []
         else:
-            impls += [name for name in names if name.split(":")[0] == impl] or (["cuda"] if impl == "cuda" else [])
+            absent = ["cuda"] if impl == "cuda" and impl not in excluded else []
+            impls += [name for name in names if name.split(":")[0] == impl] or absent
     return list(dict.fromkeys(impls))
 
 

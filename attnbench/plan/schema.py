@@ -101,8 +101,10 @@ def read_operator_name(known: Collection[str]) -> Callable[[Any], str]:
 
 
 def read_impl(value: Any) -> str:
-    """Reads the name of an impl. Whether an operator of the suite has one of this name, `cells` sees."""
-    if isinstance(value, str) and re.fullmatch(IMPL_NAME, value):
+    """Reads the name of an impl; with - before it, it is left out of those that another name stands for. Whether an
+    operator of the suite has one of this name, `cells` sees.
+    """
+    if isinstance(value, str) and re.fullmatch("-?" + IMPL_NAME, value):
         return value
     try:
         return choice(IMPLS)(value)

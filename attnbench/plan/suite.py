@@ -31,7 +31,7 @@ class Suite:
         baseline: the operator that the others are compared with.
         operators_from: a user's own .py files (absolute) and packages.
         operators: (name, values of its parameters) each.
-        impls: a name without a variant stands for all its variants.
+        impls: a name without a variant stands for all its variants, but for those given with - before their names.
         sweep: its entries; within one the axes multiply.
         problem: the fixed part of every problem.
         where: how messages name the file.

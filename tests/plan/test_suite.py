@@ -134,6 +134,7 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
         ("impls: [refrence]", "impls[0]: no operator of the suite has 'refrence' (did you mean 'reference'?); allo"),
         ("impls: [Reference]", "impls[0]: 'Reference' (did you mean 'reference'?); allowed: reference, sdpa"),
         ("impls: ['cuda:flsh']", "impls[0]: no operator of the suite has 'cuda:flsh'"),
+        ("impls: [cuda, '-cuda:flsh']", "impls[1]: no operator of the suite has 'cuda:flsh'"),
         ("impls: []", "impls: empty"),
         ("scope: [cor]", "scope[0]: 'cor' (did you mean 'core'?); allowed: core, layer"),
         ("mode: [fwd, fwd]", "mode[1]: 'fwd' is given twice"),
@@ -282,6 +283,10 @@ def test_impls_stand_for_what_an_operator_has() -> None:
     assert ("softmax", "sdpa") not in cuda
     assert all(impl.split(":")[0] == "cuda" for _, impl in cuda)
     assert {operator for operator, _ in cuda} == {"softmax", "local"}
+    assert ("softmax", "cuda:flash") in cuda
+    assert impls("impls: [cuda, '-cuda:flash']") == cuda - {("softmax", "cuda:flash")}
+    assert impls("impls: [cuda, '-cuda']") == {each for each in cuda if each[1] != "cuda"}, "its variants stay"
+    assert impls("impls: [-cuda:flash, cuda]") == cuda - {("softmax", "cuda:flash")}
 
 
 def test_a_cell_outside_the_definition_is_kept_with_its_reason() -> None:
