@@ -1,6 +1,7 @@
 """Kernels of `lambda_convolution`: the position lambdas applied to the queries, and the four gradients.
 
-Shapes, contiguous: q [B, h, |k|, N], v [B, |v|, u, N], E [|k|, u, r, r], lambdas [B, |v|, |k|, N], y [B, h, |v|, N].
+Shapes, contiguous: q [B, h, |k|, N], v [B, |v|, u, N], E [|k|, u, r, r], y [B, h, |v|, N]. dλ lies in tiles of BLOCK_X
+pixels of a row, [B, |v|, height, tiles, BLOCK_K, BLOCK_X], so that a tile is one line of a product.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def bands_kernel(
 @triton.jit
 def apply_kernel(
     q,
-    padded,  # v with a border of zeros, [B, |v|, u, rows, pitch]
+    bordered,  # v with a border of zeros, [B, |v|, u, rows, pitch]
     bands,  # of `bands_kernel`
     content,  # [B, |v|, |k|]: added to every position lambda
-    lambdas,  # out, SAVE: position and content together
+    lambdas,  # out, SAVE: position and content together, [programs, BLOCK_V, BLOCK_Y, BLOCK_K, BLOCK_X]
     y,  # out
     heads,
     keys,
@@ -93,15 +94,17 @@ def apply_kernel(
     sample = (index // (tiles_x * tiles_y * tiles_v)).to(tl.int64)
     lines = tl.arange(0, BLOCK_V * BLOCK_Y)
     channels = sample * values + tl.minimum(first_v + lines // BLOCK_Y, values - 1)
-    starts = padded + (channels * depth * rows + first_y + lines % BLOCK_Y) * pitch + first_x
+    starts = bordered + (channels * depth * rows + first_y + lines % BLOCK_Y) * pitch + first_x
     window = tl.arange(0, BLOCK_S)
     columns = tl.arange(0, BLOCK_K * BLOCK_X)
     band_places = columns[:, None] * BLOCK_S + window[None, :]
 
     lambda_tile = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_K * BLOCK_X], tl.float32)
     row = 0  # of E, in its layer
-    shift = 0  # of that row in `padded`
-    for piece in range(depth * side * CHUNKS):
+    shift = 0  # of that row in `bordered`
+    pieces = depth * side * CHUNKS
+    tl.assume(pieces > 0)  # ptxas does not overlap the products of a loop that may be empty, here and below
+    for piece in range(pieces):
         near = tl.load(starts[:, None] + (shift * pitch + piece % CHUNKS * BLOCK_S + window)[None, :])
         band = tl.load(bands + piece * (BLOCK_K * BLOCK_X * BLOCK_S) + band_places)
         lambda_tile = tl.dot(near, tl.trans(band), lambda_tile, input_precision=PRECISION)
@@ -127,10 +130,9 @@ def apply_kernel(
     pixels = y_index[:, None] * width + x_index[None, :]
     inside = (y_index < height)[:, None] & (x_index < width)[None, :]
     if SAVE:
-        line = (sample * values + v_index)[:, None] * keys + k_index[None, :]
-        places = line[:, None, :, None] * seq_len + pixels[None, :, None, :]
-        mask = (v_mask[:, None] & k_mask[None, :])[:, None, :, None] & inside[None, :, None, :]
-        tl.store(lambdas + places, lambda_tile.to(lambdas.dtype.element_ty), mask=mask)
+        saved = tl.reshape(lambda_tile, [BLOCK_V * BLOCK_Y, BLOCK_K * BLOCK_X]).to(lambdas.dtype.element_ty)
+        lambdas += index.to(tl.int64) * (BLOCK_V * BLOCK_Y * BLOCK_K * BLOCK_X)
+        tl.store(lambdas + lines[:, None] * (BLOCK_K * BLOCK_X) + columns[None, :], saved)
     q_places = q + (sample * heads * keys + k_index)[None, :, None] * seq_len + pixels[:, None, :]
     q_mask = k_mask[None, :, None] & inside[:, None, :]
     y_places = y + (sample * heads * values + v_index)[:, None, None] * seq_len + pixels[None, :, :]
@@ -148,56 +150,109 @@ def apply_kernel(
 @triton.jit
 def lambda_gradient_kernel(
     q,
-    lambdas,
+    lambdas,  # of `apply_kernel`, in its tiles of LINES_V and LINES_Y
     dy,  # [B, h, |v|, N]
-    dlambdas,  # out [B, |v|, |k|, N]
-    dq,  # out [tiles of values, B, h, |k|, N], in float32 where there are several
+    dlambdas,  # out, and in with ADD
+    dq,  # out [B, h, |k|, N]
+    sums,  # out [B, height · tiles, |v|, BLOCK_K]: of dlambdas over a tile's pixels
+    first_head,
     heads,
     keys,
     values,
-    seq_len,
-    BLOCK_N: tl.constexpr,
+    height,
+    width,
+    ADD: tl.constexpr,
+    BLOCK_H: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCK_X: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    LINES_V: tl.constexpr,
+    LINES_Y: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """dλ_n = Σ_h dy_n q_nᵀ, and dq_n = λ_n dy_n over a tile of value channels. Programs as in `apply_kernel`."""
-    tiles_n = tl.cdiv(seq_len, BLOCK_N)
-    tiles_v = tl.cdiv(values, BLOCK_V)
-    n_index = tl.program_id(0) % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    tile_v = tl.program_id(0) // tiles_n % tiles_v
-    sample = (tl.program_id(0) // (tiles_n * tiles_v)).to(tl.int64)
-    samples = (tl.num_programs(0) // (tiles_n * tiles_v)).to(tl.int64)
-    v_index = tile_v * BLOCK_V + tl.arange(0, BLOCK_V)
-    columns = tl.arange(0, BLOCK_K)
-    v_mask = v_index < values
-    n_mask = n_index < seq_len
-    k_mask = columns < keys
-    mask = v_mask[:, None, None] & k_mask[None, :, None] & n_mask[None, None, :]
-    places = ((sample * values + v_index)[:, None, None] * keys + columns[None, :, None]) * seq_len
-    places += n_index[None, None, :]
-    lambda_tile = tl.load(lambdas + places, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_V, BLOCK_K, BLOCK_N]
-    gradient = tl.zeros([BLOCK_V, BLOCK_K, BLOCK_N], tl.float32)
-    for head in range(heads):
-        line = (sample * heads + head) * keys + columns
-        query_mask = k_mask[:, None] & n_mask[None, :]
-        query = tl.load(q + line[:, None] * seq_len + n_index[None, :], mask=query_mask, other=0.0).to(tl.float32)
-        value_line = (sample * heads + head) * values + v_index
-        cotangent = tl.load(
-            dy + value_line[:, None] * seq_len + n_index[None, :], mask=v_mask[:, None] & n_mask[None, :], other=0.0
-        ).to(tl.float32)
-        gradient += cotangent[:, None, :] * query[None, :, :]
-        dquery = tl.sum(lambda_tile * cotangent[:, None, :], axis=0)  # [BLOCK_K, BLOCK_N]
-        part = (tile_v * samples * heads * keys + line)[:, None] * seq_len + n_index[None, :]
-        tl.store(dq + part, dquery.to(dq.dtype.element_ty), mask=query_mask)
-    tl.store(dlambdas + places, gradient.to(dlambdas.dtype.element_ty), mask=mask)
+    """dλ_n = Σ_h dy_n q_nᵀ, and dq_n = λ_n dy_n, for BLOCK_H heads. One program per tile of pixels and sample.
+
+    ADD: to the dλ of the heads before.
+    """
+    tiles_x = tl.cdiv(width, BLOCK_X)
+    tile = tl.program_id(0) % (height * tiles_x)
+    sample = (tl.program_id(0) // (height * tiles_x)).to(tl.int64)
+    seq_len = height * width
+    h_index = first_head + tl.arange(0, BLOCK_H)
+    k_index = tl.arange(0, BLOCK_K)
+    x_index = tile % tiles_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    row = tile // tiles_x
+    pixels = row * width + x_index
+    h_mask = h_index < heads
+    x_mask = x_index < width
+    hx_mask = h_mask[:, None, None] & x_mask[None, None, :]
+    q_mask = hx_mask & (k_index < keys)[None, :, None]
+    q_places = ((sample * heads + h_index)[:, None, None] * keys + k_index[None, :, None]) * seq_len
+    q_places += pixels[None, None, :]
+    query = tl.load(q + q_places, mask=q_mask, other=0.0).to(tl.float32)[:, None, :, :]
+    dquery = tl.zeros([BLOCK_H, BLOCK_K, BLOCK_X], tl.float32)
+    tiles_y = tl.cdiv(height, LINES_Y)
+    tiles_v = tl.cdiv(values, LINES_V)
+    inner = tl.arange(0, BLOCK_K)[None, :, None] * BLOCK_X + tl.arange(0, BLOCK_X)[None, None, :]
+    for first_v in tl.range(0, values, BLOCK_V, num_stages=STAGES):
+        v_index = first_v + tl.arange(0, BLOCK_V)
+        v_mask = v_index < values
+        line = (sample * values + v_index) * (height * tiles_x) + tile
+        places = line[:, None, None] * (BLOCK_K * BLOCK_X) + inner
+        program = ((sample * tiles_v + v_index // LINES_V) * tiles_y + row // LINES_Y) * tiles_x + tile % tiles_x
+        line = (program * LINES_V + v_index % LINES_V) * LINES_Y + row % LINES_Y
+        saved = lambdas + line[:, None, None] * (BLOCK_K * BLOCK_X) + inner
+        dy_places = ((sample * heads + h_index)[:, None, None] * values + v_index[None, :, None]) * seq_len
+        dy_mask = hx_mask & v_mask[None, :, None]
+        lambda_tile = tl.load(saved, mask=v_mask[:, None, None], other=0.0).to(tl.float32)
+        cotangent = tl.load(dy + dy_places + pixels[None, None, :], mask=dy_mask, other=0.0).to(tl.float32)
+        cotangent = cotangent[:, :, None, :]  # [BLOCK_H, BLOCK_V, 1, BLOCK_X]
+        gradient = tl.sum(cotangent * query, axis=0)
+        dquery += tl.sum(cotangent * lambda_tile[None, :, :, :], axis=1)
+        if ADD:
+            gradient += tl.load(dlambdas + places, mask=v_mask[:, None, None], other=0.0)
+        tl.store(dlambdas + places, gradient.to(dlambdas.dtype.element_ty), mask=v_mask[:, None, None])
+        total = tl.sum(gradient, axis=2)  # [BLOCK_V, BLOCK_K]
+        part = (sample * (height * tiles_x) + tile) * values + v_index
+        tl.store(sums + part[:, None] * BLOCK_K + k_index[None, :], total, mask=v_mask[:, None])
+    tl.store(dq + q_places, dquery.to(dq.dtype.element_ty), mask=q_mask)
+
+
+@triton.jit
+def block_bands_kernel(
+    e,
+    bands,  # out [u·CHUNKS, r + BLOCK_R − 1, BLOCK_R, BLOCK_S, BLOCK_K, BLOCK_X]
+    count,  # elements of bands
+    keys,
+    depth,
+    side,
+    BLOCK_R: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Spreads E into bands from a tile of |k|·BLOCK_X gradients to BLOCK_R rows of BLOCK_S columns around it."""
+    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = index % BLOCK_X
+    key = index // BLOCK_X % BLOCK_K
+    rest = index // (BLOCK_X * BLOCK_K)
+    target = rest // BLOCK_S % BLOCK_R
+    source = rest // (BLOCK_S * BLOCK_R) % (side + BLOCK_R - 1)
+    piece = rest // (BLOCK_S * BLOCK_R) // (side + BLOCK_R - 1)
+    column = piece % CHUNKS * BLOCK_S + rest % BLOCK_S - x  # of E
+    row = target + side - 1 - source
+    mask = (key < keys) & (column >= 0) & (column < side) & (row >= 0) & (row < side) & (index < count)
+    weight = tl.load(e + ((key * depth + piece // CHUNKS) * side + row) * side + column, mask=mask, other=0.0)
+    tl.store(bands + index, weight, mask=index < count)
 
 
 @triton.jit
 def value_gradient_kernel(
     dlambdas,
-    e,
-    dv,  # out [B, |v|, u, N]
-    keys,
+    bands,  # of `block_bands_kernel`
+    parts,  # out [programs, BLOCK_V, BLOCK_Y·BLOCK_R, BLOCK_S]: the gradient that a tile gives to its windows
     values,
     depth,
     height,
@@ -205,89 +260,153 @@ def value_gradient_kernel(
     side,
     BLOCK_V: tl.constexpr,
     BLOCK_Y: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     BLOCK_X: tl.constexpr,
+    BLOCK_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    CHUNKS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dv_m = Σ_n Σ_k E_k,(m − n) dλ_nk. One program per tile of columns, of rows, of value channels, layer and sample.
+    """dv_m = Σ_n Σ_k E_k,(m − n) dλ_nk, of each tile of pixels n by itself: `overlap_kernel` adds the tiles.
 
-    A row of E becomes a [BLOCK_S, BLOCK_X] band matrix, from the BLOCK_S ≥ BLOCK_X + r − 1 columns of the gradients
-    that reach a tile to the columns of the tile, so that a convolution to one channel is a product on tensor cores.
+    One program per tile of columns, of rows, of value channels, piece of the window, layer and sample, in that order.
+    A line of the product is BLOCK_I of a tile's gradients for one channel, its columns are BLOCK_R rows of BLOCK_S
+    columns of dv.
     """
     tiles_x = tl.cdiv(width, BLOCK_X)
-    tiles_y = tl.cdiv(height, BLOCK_Y)
+    tiles_y = tl.cdiv(height, BLOCK_Y * BLOCK_R)
     tiles_v = tl.cdiv(values, BLOCK_V)
     index = tl.program_id(0)
-    first_x = index % tiles_x * BLOCK_X
-    first_y = index // tiles_x % tiles_y * BLOCK_Y
+    tile_x = index % tiles_x
+    first_y = index // tiles_x % tiles_y * (BLOCK_Y * BLOCK_R)
     first_v = index // (tiles_x * tiles_y) % tiles_v * BLOCK_V
-    layer = index // (tiles_x * tiles_y * tiles_v) % depth
-    sample = (index // (tiles_x * tiles_y * tiles_v * depth)).to(tl.int64)
-    half = side // 2
-    rows = tl.arange(0, BLOCK_V * BLOCK_Y)
-    channels = first_v + rows // BLOCK_Y
-    ys = first_y + rows % BLOCK_Y
-    sources = tl.arange(0, BLOCK_S)
-    targets = tl.arange(0, BLOCK_X)
-    xs = first_x - half + sources
-    column = targets[None, :] - sources[:, None] + 2 * half  # of E
-    banded = (column >= 0) & (column < side)
-    inside_x = (xs >= 0) & (xs < width)
+    piece = index // (tiles_x * tiles_y * tiles_v) % (depth * CHUNKS)
+    sample = (index // (tiles_x * tiles_y * tiles_v * depth * CHUNKS)).to(tl.int64)
+    width_i: tl.constexpr = BLOCK_K * BLOCK_X
+    steps = side + BLOCK_R - 1
+    count = steps * (width_i // BLOCK_I)
+    tl.assume(count > 0)
+    lines = tl.arange(0, BLOCK_V * BLOCK_Y)
+    channel = first_v + lines // BLOCK_Y
+    ys = first_y + lines % BLOCK_Y * BLOCK_R - side // 2
+    starts = dlambdas + (((sample * values + channel) * height + ys) * tiles_x + tile_x) * width_i
+    inner = tl.arange(0, BLOCK_I)
+    columns = tl.arange(0, BLOCK_R * BLOCK_S)
+    band_places = piece * steps * (BLOCK_R * BLOCK_S * width_i) + columns[:, None] * width_i + inner[None, :]
 
-    total = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_X], tl.float32)
-    for step in range(keys * side):
-        key = step // side
-        row = step % side
-        from_y = ys + half - row
-        mask = ((channels < values) & (from_y >= 0) & (from_y < height))[:, None] & inside_x[None, :]
-        line = (sample * values + channels) * keys + key
-        places = (line * (height * width) + from_y * width)[:, None] + xs[None, :]
-        gradient = tl.load(dlambdas + places, mask=mask, other=0.0)
-        band = tl.load(e + ((key * depth + layer) * side + row) * side + column, mask=banded, other=0.0)
-        total = tl.dot(gradient, band, total, input_precision=PRECISION)
-    mask = ((channels < values) & (ys < height))[:, None] & (first_x + targets < width)[None, :]
-    line = (sample * values + channels) * depth + layer
-    places = (line * (height * width) + ys * width + first_x)[:, None] + targets[None, :]
-    tl.store(dv + places, total.to(dv.dtype.element_ty), mask=mask)
+    total = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_R * BLOCK_S], tl.float32)
+    source = 0
+    first_i = 0
+    for _ in range(count):
+        y = ys + source
+        mask = (channel < values) & (y >= 0) & (y < height)
+        places = starts[:, None] + (source * tiles_x * width_i + first_i + inner)[None, :]
+        gradient = tl.load(places, mask=mask[:, None], other=0.0)
+        band = tl.load(bands + band_places + (source * (BLOCK_R * BLOCK_S * width_i) + first_i))
+        total = tl.dot(gradient, tl.trans(band), total, input_precision=PRECISION)
+        last = source + 1 == steps
+        first_i += tl.where(last, BLOCK_I, 0)
+        source = tl.where(last, 0, source + 1)
+
+    parts += index.to(tl.int64) * (BLOCK_V * BLOCK_Y * BLOCK_R * BLOCK_S)
+    tl.store(parts + lines[:, None] * (BLOCK_R * BLOCK_S) + columns[None, :], total)
 
 
 @triton.jit
-def embedding_gradient_kernel(
-    v,
-    dlambdas,
-    parts,  # out [splits, u·r·r, |k|]
-    count,  # B·|v| lines, times the tiles of pixels in each
-    keys,
+def overlap_kernel(
+    parts,  # of `value_gradient_kernel`, in its tiles of BLOCK_V and ROWS = BLOCK_Y·BLOCK_R
+    dv,  # out [B, |v|, u, N]
+    values,
     depth,
     height,
     width,
     side,
+    BLOCK_V: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """dv, of the tiles whose windows hold a pixel. One program per tile of columns, row, layer, channel and sample."""
+    blocks = tl.cdiv(width, BLOCK)
+    tiles_x = tl.cdiv(width, BLOCK_X)
+    line = tl.program_id(0) // blocks
+    y = line % height
+    layer = line // height % depth
+    channel = line // (height * depth) % values
+    sample = (line // (height * depth * values)).to(tl.int64)
+    xs = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    reached = xs + side // 2  # in windows, which begin side // 2 columns before their tile
+    total = tl.zeros([BLOCK], tl.float32)
+    for back in range(tl.cdiv(CHUNKS * BLOCK_S, BLOCK_X)):
+        tile_x = reached // BLOCK_X - back
+        place = reached - tile_x * BLOCK_X
+        piece = layer * CHUNKS + place // BLOCK_S
+        program = (sample * (depth * CHUNKS) + piece) * tl.cdiv(values, BLOCK_V) + channel // BLOCK_V
+        program = (program * tl.cdiv(height, ROWS) + y // ROWS) * tiles_x + tile_x
+        part = (program * BLOCK_V + channel % BLOCK_V) * ROWS + y % ROWS
+        mask = (tile_x >= 0) & (tile_x < tiles_x) & (place < CHUNKS * BLOCK_S)
+        total += tl.load(parts + part * BLOCK_S + place % BLOCK_S, mask=mask, other=0.0)
+    tl.store(dv + line.to(tl.int64) * width + xs, total.to(dv.dtype.element_ty), mask=xs < width)
+
+
+@triton.jit
+def embedding_gradient_kernel(
+    bordered,  # v with a border of zeros, [B·|v|, u, rows, pitch]
+    dlambdas,
+    parts,  # out [splits, BLOCK_K·BLOCK_X, pieces, BLOCK_S]
+    lines,  # B·|v|
+    pieces,  # a multiple of BLOCK_P
+    depth,
+    height,
+    width,
+    side,
+    rows,
+    pitch,
     split_len,
-    BLOCK_J: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_X: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    CHUNKS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dE = Σ dλ_nk v_m over samples, value channels and pixels. One program per tile of offsets and split of the lines'
-    pixel tiles, all lines one after the other.
+    """The gradient of `bands_kernel`'s bands: Σ dλ vᵀ over samples, value channels and tiles of pixels.
+
+    One program per BLOCK_P pieces and split of all tiles of pixels; a step takes BLOCK_Y rows, of which the windows of
+    v overlap in cache.
     """
-    seq_len = height * width
-    terms = depth * side * side
-    tiles_j = tl.cdiv(terms, BLOCK_J)
-    tiles_n = tl.cdiv(seq_len, BLOCK_N)
-    offsets = tl.program_id(0) % tiles_j * BLOCK_J + tl.arange(0, BLOCK_J)
-    split = (tl.program_id(0) // tiles_j).to(tl.int64)
-    columns = tl.arange(0, BLOCK_K)
+    tiles_x = tl.cdiv(width, BLOCK_X)
+    tiles_y = tl.cdiv(height, BLOCK_Y)
+    groups = pieces // BLOCK_P
+    group = tl.program_id(0) % groups
+    split = tl.program_id(0) // groups
+    width_i: tl.constexpr = BLOCK_K * BLOCK_X
+    ys = tl.arange(0, BLOCK_Y)
+    inner = tl.arange(0, width_i)
+    columns = tl.arange(0, BLOCK_P * BLOCK_S)
+    piece = tl.minimum(group * BLOCK_P + columns // BLOCK_S, depth * side * CHUNKS - 1)
+    row = piece // CHUNKS
+    shifts = (row // side * rows + row % side) * pitch + piece % CHUNKS * BLOCK_S + columns % BLOCK_S
+    gradient_places = ys[:, None] * (tiles_x * width_i) + inner[None, :]
+    near_places = ys[:, None] * pitch + shifts[None, :]
+
+    total = tl.zeros([width_i, BLOCK_P * BLOCK_S], tl.float32)
     begin = split * split_len
-    total = tl.zeros([BLOCK_J, BLOCK_K], tl.float32)
-    for tile in range(begin, tl.minimum(begin + split_len, count)):
-        line = tile // tiles_n
-        pixels = (tile % tiles_n).to(tl.int32) * BLOCK_N + tl.arange(0, BLOCK_N)
-        mask = pixels < seq_len
-        every = tl.zeros([BLOCK_N], tl.int64) + line
-        near = patches(v, every, mask, pixels, offsets, height, width, depth, side)  # [BLOCK_N, BLOCK_J]
-        places = (line * keys + columns)[None, :] * seq_len + pixels[:, None]
-        gradient = tl.load(dlambdas + places, mask=mask[:, None] & (columns < keys)[None, :], other=0.0)
-        total = tl.dot(tl.trans(near), gradient, total, input_precision=PRECISION)
-    places = (split * terms + offsets)[:, None] * keys + columns[None, :]
-    tl.store(parts + places, total, mask=(offsets < terms)[:, None] & (columns < keys)[None, :])
+    count = tl.minimum(split_len, lines * tiles_x * tiles_y - begin)
+    tl.assume(count > 0)
+    for step in range(begin, begin + count):
+        first_y = step % tiles_y * BLOCK_Y
+        tile_x = step // tiles_y % tiles_x
+        line = (step // (tiles_y * tiles_x)).to(tl.int64)
+        start = ((line * height + first_y) * tiles_x + tile_x) * width_i
+        mask = (first_y + ys < height)[:, None]
+        gradient = tl.load(dlambdas + start + gradient_places, mask=mask, other=0.0)
+        start = (line * depth * rows + first_y) * pitch + tile_x * BLOCK_X
+        near = tl.load(bordered + start + near_places)
+        total = tl.dot(tl.trans(gradient), near, total, input_precision=PRECISION)
+    places = (split.to(tl.int64) * width_i + inner)[:, None] * (pieces * BLOCK_S) + group * (BLOCK_P * BLOCK_S)
+    tl.store(parts + places + columns[None, :], total)

@@ -6,10 +6,12 @@ E as a band matrix (`bands_kernel` makes them, once), and applies the result to 
 (BLOCK_X + r − 1)/r as often as needed, and v is copied once, with zeros around the map, so that windows need no masks.
 To a library a convolution from u = 1 channel to |k| = 16, |v| times over, is memory traffic; here v is read from cache.
 
-Backward keeps the lambdas of the forward in the working dtype: `lambda_gradient_kernel` makes dλ and dq, which
-`embedding_gradient_kernel` multiplies with v (the product of forward, transposed, by splits of all pixels) and
-`value_gradient_kernel` with E, whose rows it spreads into band matrices: a convolution to one channel would leave
-tensor cores idle, and the bands multiply (BLOCK_X + r − 1)/r as often as needed. No atomics: results repeat bit by bit.
+Backward keeps the lambdas of the forward in the working dtype. `lambda_gradient_kernel` makes dλ, dq and what the
+content lambdas get, at the speed of memory. `embedding_gradient_kernel` multiplies dλ with v's windows, which is the
+product of forward transposed, by splits of all pixels; the bands' gradient is then summed along the bands.
+`value_gradient_kernel` multiplies dλ with E, spread to the rows and columns around a tile of pixels, so that a product
+has 128 columns (`block_bands_kernel`), and `overlap_kernel` adds tiles where they overlap. No atomics: results repeat
+bit by bit.
 
 Precision: products in the working dtype, added up in float32. float32: TF32 where torch allows it for matrix products
 (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 products that make up a float32 one.
@@ -29,8 +31,10 @@ from attnbench.kernels.building import Configuration, signature
 from attnbench.kernels.lambda_convolution.device import (
     apply_kernel,
     bands_kernel,
+    block_bands_kernel,
     embedding_gradient_kernel,
     lambda_gradient_kernel,
+    overlap_kernel,
     value_gradient_kernel,
 )
 from attnbench.kernels.launching import (
@@ -50,8 +54,19 @@ BANDS_BLOCK = 1024
 BAND_SIZES = ("BLOCK_X", "BLOCK_K", "BLOCK_S", "CHUNKS")
 """Of the tiles of `apply_kernel`, what their band matrices depend on."""
 
-PROGRAMS = 528
-"""About how many programs the pixels are split into for dE: four for each of 132 multiprocessors."""
+BLOCK_BAND_SIZES = ("BLOCK_R", "BLOCK_S", "CHUNKS")
+"""Of the tiles of `value_gradient_kernel`, what their band matrices depend on."""
+
+ROWS = 64
+"""Rows of a map go in tiles that divide this."""
+
+OVERLAP_BLOCK = 256
+"""Pixels of a program of `overlap_kernel`."""
+
+OVERLAP_WARPS = 2
+
+PROGRAMS = 132
+"""About how many programs the pixels are split into for dE: one for each of 132 multiprocessors."""
 
 
 def apply(q: Tensor, v: Tensor, e: Tensor, content: Tensor) -> Tensor:
@@ -74,35 +89,38 @@ class _Apply(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, v: Tensor, e: Tensor, content: Tensor, save: bool) -> Tensor:
         b, heads, keys, height, width = q.shape
         values, depth = v.shape[1:3]
-        y = torch.empty(b, heads, values, height, width, dtype=v.dtype, device=v.device)
-        lambdas = torch.empty(b, values, keys, height, width, dtype=v.dtype, device=v.device) if save else y
         side = e.shape[-1]
-        tiles = apply_tiles(keys, values, side, v.dtype, save)
+        y = torch.empty(b, heads, values, height, width, dtype=v.dtype, device=v.device)
+        tiles = apply_tiles(keys, values, side, v.dtype)
         sizes = tiles.constexprs
-        padded, bands = padded_values(v, side, tiles), row_bands(e, tiles)
         programs = triton.cdiv(width, sizes["BLOCK_X"]) * triton.cdiv(height, sizes["BLOCK_Y"])
-        apply_kernel[(programs * triton.cdiv(values, sizes["BLOCK_V"]) * b,)](
-            q, padded, bands, content, lambdas, y, heads, keys, values, depth, height, width, side, *padded.shape[-2:],
-            SAVE=save, PRECISION=precision(v.dtype), **tiles.options,
+        programs *= triton.cdiv(values, sizes["BLOCK_V"]) * b
+        saved = programs, *(sizes[name] for name in ("BLOCK_V", "BLOCK_Y", "BLOCK_K", "BLOCK_X"))
+        lambdas = torch.empty(saved, dtype=v.dtype, device=v.device) if save else y
+        bordered, bands = bordered_values(v, side, tiles), row_bands(e, tiles)
+        apply_kernel[(programs,)](
+            q, bordered, bands, content, lambdas, y, heads, keys, values, depth, height, width, side,
+            *bordered.shape[-2:], SAVE=save, PRECISION=precision(v.dtype), **tiles.options,
         )  # fmt: skip
         if save:
-            ctx.save_for_backward(q, v, e, lambdas)
+            ctx.save_for_backward(q, bordered, e, lambdas)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, v, e, lambdas = ctx.saved_tensors
-        dlambdas, dq = lambda_gradients(q, lambdas, dy.contiguous())
-        dcontent = dlambdas.flatten(3).sum(dim=-1)  # [B, |v|, |k|], added up in float32
-        return dq, value_gradients(dlambdas, v, e), embedding_gradients(dlambdas, v, e), dcontent, None
+        q, bordered, e, lambdas = ctx.saved_tensors
+        keys, width = q.shape[2], q.shape[-1]
+        dlambdas, dq, dcontent = lambda_gradients(q, lambdas, dy.contiguous())
+        de = embedding_gradients(dlambdas, bordered, keys, width, e.shape[-1])
+        return dq, value_gradients(dlambdas, e, width), de, dcontent, None
 
 
-def padded_values(v: Tensor, side: int, tiles: Tiles) -> Tensor:
+def bordered_values(v: Tensor, side: int, tiles: Tiles) -> Tensor:
     """v with the zeros around the map that any tile's windows reach, rows of a multiple of 16 elements."""
     height, width = v.shape[-2:]
     sizes, border = tiles.constexprs, side // 2
-    bottom = triton.cdiv(height, sizes["BLOCK_Y"]) * sizes["BLOCK_Y"] + border - height
+    bottom = triton.cdiv(height, ROWS) * ROWS + border - height
     last = (triton.cdiv(width, sizes["BLOCK_X"]) - 1) * sizes["BLOCK_X"]
     pitch = triton.cdiv(last + sizes["CHUNKS"] * sizes["BLOCK_S"], 16) * 16
     return pad(v, (border, pitch - border - width, border, bottom))
@@ -120,91 +138,132 @@ def row_bands(e: Tensor, tiles: Tiles) -> Tensor:
     return bands
 
 
-def lambda_gradients(q: Tensor, lambdas: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """dλ, of the lambdas' shape, and dq."""
+def lambda_gradients(q: Tensor, lambdas: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """dλ [B, |v|, height, tiles, BLOCK_K, BLOCK_X]; dq; and the gradient of the content lambdas, [B, |v|, |k|].
+
+    Heads go in blocks, a launch each. Where there are several, dλ is added up in float32.
+    """
     b, heads, keys, height, width = q.shape
-    values, n = lambdas.shape[1], height * width
-    tiles = lambda_gradient_tiles(keys, values)
-    parts = triton.cdiv(values, tiles.constexprs["BLOCK_V"])
-    dlambdas = torch.empty_like(lambdas)
-    dq = torch.empty(parts, *q.shape, dtype=q.dtype if parts == 1 else torch.float32, device=q.device)
-    lambda_gradient_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * parts * b,)](
-        q, lambdas, dy, dlambdas, dq, heads, keys, values, n, **tiles.options
-    )
-    return dlambdas, dq.squeeze(0) if parts == 1 else dq.sum(dim=0).to(q.dtype)
+    values = dy.shape[2]
+    lines_v, lines_y, block_k, block_x = lambdas.shape[1:]
+    tiles_x = triton.cdiv(width, block_x)
+    tiles = lambda_gradient_tiles(heads, values, q.dtype)
+    blocks = range(0, heads, tiles.constexprs["BLOCK_H"])
+    shape = b, values, height, tiles_x, block_k, block_x
+    dlambdas = torch.empty(shape, dtype=q.dtype if len(blocks) == 1 else torch.float32, device=q.device)
+    dq = torch.empty_like(q)
+    sums = torch.empty(b, height * tiles_x, values, block_k, dtype=torch.float32, device=q.device)
+    for first in blocks:
+        lambda_gradient_kernel[(height * tiles_x * b,)](
+            q, lambdas, dy, dlambdas, dq, sums, first, heads, keys, values, height, width, ADD=first > 0,
+            BLOCK_K=block_k, BLOCK_X=block_x, LINES_V=lines_v, LINES_Y=lines_y, **tiles.options,
+        )  # fmt: skip
+    return dlambdas.to(q.dtype), dq, sums.sum(dim=1)[..., :keys].to(q.dtype)
 
 
-def value_gradients(dlambdas: Tensor, v: Tensor, e: Tensor) -> Tensor:
-    """dv, of v's shape."""
-    b, values, depth, height, width = v.shape
-    keys, side = e.shape[0], e.shape[-1]
-    dv = torch.empty_like(v)
-    tiles = value_gradient_tiles(side, v.dtype)
-    sizes = tiles.constexprs
-    programs = triton.cdiv(width, sizes["BLOCK_X"]) * triton.cdiv(height, sizes["BLOCK_Y"])
-    value_gradient_kernel[(programs * triton.cdiv(values, sizes["BLOCK_V"]) * depth * b,)](
-        dlambdas, e, dv, keys, values, depth, height, width, side, PRECISION=precision(v.dtype), **tiles.options
+def value_gradients(dlambdas: Tensor, e: Tensor, width: int) -> Tensor:
+    """dv [B, |v|, u, height, width]."""
+    b, values, height, tiles_x, block_k, block_x = dlambdas.shape
+    keys, depth, side = e.shape[:3]
+    tiles = value_gradient_tiles(block_x, values, side, e.dtype)
+    sizes = {"BLOCK_K": block_k, "BLOCK_X": block_x}
+    band_sizes = {**sizes, **{name: tiles.constexprs[name] for name in BLOCK_BAND_SIZES}}
+    lines, block_s, chunks = (band_sizes[name] for name in BLOCK_BAND_SIZES)
+    bands = torch.empty(
+        depth * chunks, side + lines - 1, lines, block_s, block_k, block_x, dtype=e.dtype, device=e.device
     )
+    block_bands_kernel[(triton.cdiv(bands.numel(), BANDS_BLOCK),)](
+        e, bands, bands.numel(), keys, depth, side, BLOCK=BANDS_BLOCK, **band_sizes
+    )
+    block_v, rows = tiles.constexprs["BLOCK_V"], tiles.constexprs["BLOCK_Y"] * lines
+    programs = tiles_x * triton.cdiv(height, rows) * triton.cdiv(values, block_v) * depth * chunks * b
+    parts = torch.empty(programs, block_v, rows, block_s, dtype=torch.float32, device=e.device)
+    value_gradient_kernel[(programs,)](
+        dlambdas, bands, parts, values, depth, height, width, side,
+        PRECISION=precision(e.dtype), **sizes, **tiles.options,
+    )  # fmt: skip
+    dv = torch.empty(b, values, depth, height, width, dtype=e.dtype, device=e.device)
+    overlap_kernel[(triton.cdiv(width, OVERLAP_BLOCK) * b * values * depth * height,)](
+        parts, dv, values, depth, height, width, side, BLOCK_V=block_v, ROWS=rows, BLOCK_X=block_x, BLOCK_S=block_s,
+        CHUNKS=chunks, BLOCK=OVERLAP_BLOCK, num_warps=OVERLAP_WARPS,
+    )  # fmt: skip
     return dv
 
 
-def embedding_gradients(dlambdas: Tensor, v: Tensor, e: Tensor) -> Tensor:
-    """dE, of E's shape."""
-    b, values, depth, height, width = v.shape
-    keys, side = e.shape[0], e.shape[-1]
-    terms = depth * side * side
-    tiles = embedding_gradient_tiles(keys, v.dtype)
-    count = b * values * triton.cdiv(height * width, tiles.constexprs["BLOCK_N"])
-    columns = triton.cdiv(terms, tiles.constexprs["BLOCK_J"])
-    split_len = triton.cdiv(count, max(1, min(count, PROGRAMS // columns)))
-    splits = triton.cdiv(count, split_len)
-    parts = torch.empty(splits, terms, keys, dtype=torch.float32, device=v.device)
-    embedding_gradient_kernel[(columns * splits,)](
-        v, dlambdas, parts, count, keys, depth, height, width, side, split_len,
-        PRECISION=precision(v.dtype), **tiles.options,
+def embedding_gradients(dlambdas: Tensor, bordered: Tensor, keys: int, width: int, side: int) -> Tensor:
+    """dE [|k|, u, r, r]: the gradient of the bands, then the sum of what each element of E is spread to."""
+    b, values, height, tiles_x, block_k, block_x = dlambdas.shape
+    depth, rows, pitch = bordered.shape[2:]
+    tiles = embedding_gradient_tiles(block_x, side, bordered.dtype)
+    sizes = tiles.constexprs
+    block_p, window = sizes["BLOCK_P"], sizes["CHUNKS"] * sizes["BLOCK_S"]
+    groups = triton.cdiv(depth * side * sizes["CHUNKS"], block_p)
+    count = b * values * tiles_x * triton.cdiv(height, sizes["BLOCK_Y"])
+    split_len = triton.cdiv(count, max(1, min(count, PROGRAMS // groups)))
+    shape = triton.cdiv(count, split_len), block_k, block_x, groups * block_p * sizes["BLOCK_S"]
+    parts = torch.empty(shape, dtype=torch.float32, device=bordered.device)
+    embedding_gradient_kernel[(groups * shape[0],)](
+        bordered, dlambdas, parts, b * values, groups * block_p, depth, height, width, side, rows, pitch, split_len,
+        BLOCK_K=block_k, BLOCK_X=block_x, PRECISION=precision(bordered.dtype), **tiles.options,
     )  # fmt: skip
-    return parts.sum(dim=0).t().reshape(e.shape).to(e.dtype)
+    split, key, x, _ = parts.stride()
+    # Element (row, column) of E lies at place column + x of the window of that row, for every pixel x of a tile.
+    spread = parts.as_strided((keys, depth, side, side, *shape[::2]), (key, side * window, window, 1, split, x + 1))
+    return spread.sum(dim=(-2, -1)).to(bordered.dtype)
 
 
-def apply_tiles(
-    keys: int, values: int, side: int, dtype: torch.dtype, save: bool, capability: int | None = None
-) -> Tiles:
+def apply_tiles(keys: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
     """Of `apply_kernel`: 128 columns, and as many lines as registers hold sums of.
 
     Args:
-        capability: as in `operands_in_registers`.
+        capability: here and below as in `operands_in_registers`.
     """
     block_k = padded(keys)
-    block_x = 128 // block_k
-    if dtype == torch.float32:
-        lines = 64
-    else:
-        lines = 128 if save or operands_in_registers(capability) else 256
-    warps = 4 if lines == 64 and not operands_in_registers(capability) else 8
+    lines, warps = _lines(dtype, capability)
     block_v = min(triton.next_power_of_2(values), lines // 8)
+    block_x = 128 // block_k
+    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 64 // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
+    return Tiles({**sizes, **_windows(block_x, side)}, warps, 3)
+
+
+def _lines(dtype: torch.dtype, capability: int | None) -> tuple[int, int]:
+    """Of products to 128 columns: lines, and warps."""
+    in_registers = operands_in_registers(capability)
+    if dtype == torch.float32:
+        return 64, 8 if in_registers else 4
+    return 128 if in_registers else 256, 8
+
+
+def _windows(block_x: int, side: int) -> dict[str, int]:
+    """How the columns that a tile of BLOCK_X pixels reaches are cut: CHUNKS of BLOCK_S."""
     window = block_x + side - 1
     block_s = 16 if window <= 16 else 32
-    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 64 // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
-    return Tiles({**sizes, "BLOCK_S": block_s, "CHUNKS": triton.cdiv(window, block_s)}, warps, 3)
+    return {"BLOCK_S": block_s, "CHUNKS": triton.cdiv(window, block_s)}
 
 
-def lambda_gradient_tiles(keys: int, values: int) -> Tiles:
+def lambda_gradient_tiles(heads: int, values: int, dtype: torch.dtype) -> Tiles:
     """Of `lambda_gradient_kernel`."""
-    block_k = padded(keys)
-    block_v = min(triton.next_power_of_2(values), max(1, 256 // block_k))
-    return Tiles({"BLOCK_N": 16, "BLOCK_V": block_v, "BLOCK_K": block_k}, 4)
+    block_v = min(triton.next_power_of_2(values), 4 if dtype == torch.float32 else 8)
+    return Tiles({"BLOCK_H": min(triton.next_power_of_2(heads), 8), "BLOCK_V": block_v, "STAGES": 3}, 4)
 
 
-def value_gradient_tiles(side: int, dtype: torch.dtype) -> Tiles:
-    """Of `value_gradient_kernel`."""
-    block_x = 16 if dtype == torch.float32 else 32
-    return Tiles({"BLOCK_V": 8, "BLOCK_Y": 8, "BLOCK_X": block_x, "BLOCK_S": padded(block_x + side - 1)}, 4)
+def value_gradient_tiles(
+    block_x: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None
+) -> Tiles:
+    """Of `value_gradient_kernel` (and `block_bands_kernel`): 128 columns."""
+    lines, warps = _lines(dtype, capability)
+    block_v = min(triton.next_power_of_2(values), 64)
+    windows = _windows(block_x, side)
+    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(1, lines // block_v), "BLOCK_R": 128 // windows["BLOCK_S"]}
+    return Tiles({**sizes, **windows, "BLOCK_I": 32}, warps, 3)
 
 
-def embedding_gradient_tiles(keys: int, dtype: torch.dtype) -> Tiles:
+def embedding_gradient_tiles(block_x: int, side: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
     """Of `embedding_gradient_kernel`."""
-    block_n, warps = (32, 4) if dtype == torch.float32 else (64, 8)
-    return Tiles({"BLOCK_J": 64, "BLOCK_N": block_n, "BLOCK_K": padded(keys)}, warps)
+    windows = _windows(block_x, side)
+    columns = 128 if dtype == torch.float32 or operands_in_registers(capability) else 256
+    rows = 32 if dtype == torch.float32 else ROWS
+    return Tiles({"BLOCK_Y": rows, "BLOCK_P": columns // windows["BLOCK_S"], **windows}, 8, 3)
 
 
 def configurations() -> Iterator[Configuration]:
@@ -219,27 +278,36 @@ def configurations() -> Iterator[Configuration]:
 def _configurations(
     values: int, side: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
 ) -> Iterator[Configuration]:
-    keys = 16
-    names = ("q", "v", "padded", "e", "bands", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv")
-    types = {**dict.fromkeys(names, POINTER[dtype]), "parts": "*fp32"}
+    keys, heads, capability = 16, 8, capabilities[0]
+    names = ("q", "bordered", "e", "bands", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv")
+    types = {**dict.fromkeys(names, POINTER[dtype]), "parts": "*fp32", "sums": "*fp32"}
     products = {"PRECISION": compute}
-    gradient = lambda_gradient_tiles(keys, values)
-    several = {"dq": "*fp32"} if gradient.constexprs["BLOCK_V"] < values else {}
-    saving, plain = (apply_tiles(keys, values, side, dtype, save, capabilities[0]) for save in (True, False))
-    band_sizes = {name: plain.constexprs[name] for name in BAND_SIZES}
-    launches: list[tuple[Any, dict[str, Any], Tiles, dict[str, str]]] = [
-        (bands_kernel, {"BLOCK": BANDS_BLOCK}, Tiles(band_sizes, 4), {}),
-        (apply_kernel, {"SAVE": True, **products}, saving, {}),
-        (apply_kernel, {"SAVE": False, **products}, plain, {}),
-        (lambda_gradient_kernel, {}, gradient, several),
-        (value_gradient_kernel, products, value_gradient_tiles(side, dtype), {}),
-        (embedding_gradient_kernel, products, embedding_gradient_tiles(keys, dtype), {}),
+    convolution = apply_tiles(keys, values, side, dtype, capability)
+    tile = {name: convolution.constexprs[name] for name in ("BLOCK_K", "BLOCK_X")}
+    block_x = tile["BLOCK_X"]
+    value = value_gradient_tiles(block_x, values, side, dtype, capability)
+    embedding = embedding_gradient_tiles(block_x, side, dtype, capability)
+    band_sizes = {name: convolution.constexprs[name] for name in BAND_SIZES}
+    block_band_sizes = {name: value.constexprs[name] for name in BLOCK_BAND_SIZES}
+    blocks = value.constexprs
+    lines = {"LINES_V": convolution.constexprs["BLOCK_V"], "LINES_Y": convolution.constexprs["BLOCK_Y"]}
+    overlap = {**{name: blocks[name] for name in ("BLOCK_V", "BLOCK_S", "CHUNKS")}, "BLOCK_X": block_x}
+    overlap["ROWS"] = blocks["BLOCK_Y"] * blocks["BLOCK_R"]
+    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
+        (bands_kernel, {"BLOCK": BANDS_BLOCK}, Tiles(band_sizes, 4)),
+        (apply_kernel, {"SAVE": True, **products}, convolution),
+        (apply_kernel, {"SAVE": False, **products}, convolution),
+        (lambda_gradient_kernel, {"ADD": False, **tile, **lines}, lambda_gradient_tiles(heads, values, dtype)),
+        (block_bands_kernel, {"BLOCK": BANDS_BLOCK, **tile}, Tiles(block_band_sizes, 4)),
+        (value_gradient_kernel, {**products, **tile}, value),
+        (overlap_kernel, {**overlap, "BLOCK": OVERLAP_BLOCK}, Tiles({}, OVERLAP_WARPS)),
+        (embedding_gradient_kernel, {**products, **tile}, embedding),
     ]
     name = f"v={values} r={side} {named(dtype, compute)}"
-    for kernel, settings, tiles, other in launches:
+    for kernel, settings, tiles in launches:
         label = name + (" saving" if settings.get("SAVE") else "")
         sample = values == 64 and side == 23 and dtype == torch.bfloat16 and settings.get("SAVE") is not False
         yield Configuration(
-            kernel, signature(kernel, {**types, **other}), {**tiles.constexprs, **settings}, tiles.warps, tiles.stages,
-            label, sample and capabilities != (80,), multiples=("pitch",), capabilities=capabilities,
+            kernel, signature(kernel, types), {**tiles.constexprs, **settings}, tiles.warps, tiles.stages, label,
+            sample and capability != 80, multiples=("pitch",), capabilities=capabilities,
         )  # fmt: skip
