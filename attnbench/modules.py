@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.machinery import ModuleSpec, PathFinder
+import pkgutil
+from importlib.machinery import ModuleSpec
 
 
 def specs_of(name: str) -> list[ModuleSpec]:
@@ -18,8 +19,22 @@ def specs_of(name: str) -> list[ModuleSpec]:
         found.append(spec)
         if not rest or spec.submodule_search_locations is None:
             break
-        spec = PathFinder.find_spec(f"{spec.name}.{rest.pop(0)}", list(spec.submodule_search_locations))
+        spec = _submodule(spec, rest.pop(0))
     return found
+
+
+def _submodule(package: ModuleSpec, name: str) -> ModuleSpec | None:
+    """One in a package that is not imported. A folder without an `__init__.py` counts, as the last choice: for it
+    Python's own path finder asks the imported package.
+    """
+    folder = None
+    for entry in package.submodule_search_locations or ():
+        finder = pkgutil.get_importer(entry)
+        spec = None if finder is None else finder.find_spec(f"{package.name}.{name}")
+        if spec is not None and spec.loader is not None:
+            return spec
+        folder = folder or spec
+    return folder
 
 
 def installed(name: str) -> bool:
