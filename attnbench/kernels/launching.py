@@ -33,13 +33,22 @@ def operands_in_registers(capability: int | None = None) -> bool:
     """Whether products read operands from registers, as on all but sm_90 and sm_100; then tiles have less room.
 
     Args:
-        capability: 80, 90 …; None: of the current CUDA device; without one (Triton's interpreter) the result is False.
+        capability: as in `generation`.
     """
-    if capability is None:
-        if not torch.cuda.is_initialized():  # called at every launch
-            return False
-        capability = 10 * torch.cuda.get_device_capability()[0]
-    return capability // 10 not in (9, 10)
+    return generation(capability) not in (9, 10)
+
+
+def generation(capability: int | None = None) -> int:
+    """The first digit of a compute capability: 8, 9, 10 …
+
+    Args:
+        capability: 80, 90 …; None: of the current CUDA device; without one (Triton's interpreter) 90.
+    """
+    if capability is not None:
+        return capability // 10
+    if not torch.cuda.is_initialized():  # called at every launch
+        return 9
+    return torch.cuda.get_device_capability()[0]
 
 
 def padded(size: int) -> int:

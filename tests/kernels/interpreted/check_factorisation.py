@@ -10,7 +10,7 @@ from torch import Tensor
 from attnbench.kernels.factorisation import launch
 from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
-from attnbench.problem import Params, Problem, Scope
+from attnbench.problem import Dtype, Params, Problem, Scope
 from attnbench.registry import operators, resolve
 from tests.kernels.agreement import disagreements
 
@@ -19,7 +19,7 @@ each_kind = pytest.mark.parametrize("kind", ["nmf", "vq", "cd"])
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 16, so that every loop runs more than once and there are several splits."""
+    """Tiles of 16, so that every loop runs more than once; two splits of the tokens of a step in one pass."""
 
     def smaller(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
         def sixteen(*args: Any) -> Tiles:
@@ -31,6 +31,14 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("code_tiles", "gradient_tiles", "sum_tiles", "base_tiles"):
         monkeypatch.setattr(launch, name, smaller(getattr(launch, name)))
+    one_pass = launch.step_tiles
+
+    def sixteen_tokens(*args: Any) -> Tiles | None:
+        shipped = one_pass(*args)
+        return shipped and Tiles({**shipped.constexprs, "BLOCK_N": 16}, shipped.warps)
+
+    monkeypatch.setattr(launch, "step_tiles", sixteen_tokens)
+    monkeypatch.setattr(launch, "MULTIPROCESSORS", 4)
 
 
 def form_of(kind: str, scope: Scope = "core", **given: Any) -> tuple[Form, Params]:
@@ -50,6 +58,23 @@ def disagreeing(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_agrees_with_the_reference(kind: str, dtype: str) -> None:
     assert not disagreeing(kind, Problem(37, 21, 1, 2, dtype))
+
+
+@each_kind
+def test_agrees_where_a_step_takes_two_passes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 with more channels than one pass has room for, and with operands in registers."""
+    monkeypatch.setattr(launch, "MAX_WIDTH", {9: 20})
+    assert launch.step_tiles(20, torch.bfloat16)
+    assert not launch.step_tiles(21, torch.bfloat16)
+    assert not launch.step_tiles(20, torch.float16)
+    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
+    monkeypatch.setattr(launch, "rank_block", lambda rank, *_: 16)
+    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
+
+
+@each_kind
+def test_agrees_over_many_tiles_forwards_and_backwards(kind: str) -> None:
+    assert not disagreeing(kind, Problem(97, 70, 1, 1, "bfloat16"), steps=3, rank=19)
 
 
 @each_kind
@@ -87,22 +112,29 @@ def test_a_dropped_token_or_step_is_noticed(kind: str) -> None:
     assert params["steps"] == 2
 
 
-def test_a_stale_gram_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stale_sums_are_noticed(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """D updated with the codes of the step before."""
     plain, steps = launch.next_bases, []
 
-    def stale(x: Tensor, d: Tensor, codes: Tensor, updates: launch.Updates) -> tuple[Tensor, Tensor]:
-        steps.append(codes.clone())
-        return plain(x, d, steps[max(0, len(steps) - 2)], updates)
+    def stale(sums: Tensor, *rest: Any) -> launch.Bases:
+        steps.append(sums.clone())
+        return plain(steps[max(0, len(steps) - 2)], *rest)
 
     monkeypatch.setattr(launch, "next_bases", stale)
-    assert set(disagreeing("nmf", Problem(35, 16))) == {"output", "x"}
+    assert set(disagreeing("nmf", Problem(35, 16, dtype=dtype))) == {"output", "x"}
 
 
 def test_half_precision_bases_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cosines over a temperature of 0.01 need more bits than bfloat16 has."""
     plain = launch.next_bases
-    monkeypatch.setattr(launch, "next_bases", lambda *args: [t.bfloat16().float() for t in plain(*args)])
+
+    def rounded(*args: Any) -> launch.Bases:
+        bases = plain(*args)
+        bases.operand.unflatten(-1, (-1, 2, 8))[..., 1, :] = 0
+        return bases
+
+    monkeypatch.setattr(launch, "next_bases", rounded)
     assert disagreeing("vq", Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
 
 
