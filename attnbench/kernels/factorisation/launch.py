@@ -296,7 +296,9 @@ def sum_tiles(rank: int, capability: int | None = None) -> Tiles:
 
 def base_tiles(rank: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
     """Of `bases_kernel`."""
-    block_d = 16 if operands_in_registers(capability) else 64
+    block_d = 64 if dtype == torch.bfloat16 else 32
+    if operands_in_registers(capability):
+        block_d = 16
     return Tiles({"BLOCK_D": block_d, "BLOCK_R": rank_block(rank, dtype, capability)}, 8)
 
 
