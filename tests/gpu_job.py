@@ -35,7 +35,7 @@ LOG = "tests.jsonl"
 RESERVE_S = 15.0
 """What pytest takes at most to end its processes and write its reports."""
 
-TEST_S = 150
+TEST_S = 240
 """A test that takes longer hangs: its process is ended."""
 
 MOST_OF_A_MESSAGE = 2000

@@ -48,7 +48,7 @@ def cases(*scopes: Scope) -> list[Any]:
 
 def markers(variant: Variant, impl: str) -> tuple[Any, ...]:
     is_default = variant.params == resolve(variant.operator, {})
-    steps = (device_type_of(impl) != "cuda", 8 * (not is_default), 16 * (variant.scope == "layer"))
+    steps = (impl != "cuda", 8 * (not is_default), 16 * (variant.scope == "layer"))
     return pytest.mark.later(sum(steps)), pytest.mark.code(sources()[variant.name].location)
 
 

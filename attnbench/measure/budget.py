@@ -115,11 +115,15 @@ class Budget:
         """
         if self.limit_s is None:
             return None
-        timing = 0.0 if number else time_budget.ROOM * (self.start_s() + sum(self._least_s.values()))
+        timing = 0.0 if number else self._round_s()
         reserved = time_budget.END_S
         if number <= 1 and cells and all(map(self.goes_before_all, cells)):
             reserved = -time_budget.GRACE_S
         return self.limit_s - reserved - self.elapsed_s() - timing
+
+    def _round_s(self) -> float:
+        """What a round of all that is checked and not timed yet takes, with the fewest turns."""
+        return time_budget.ROOM * (self.start_s() + sum(self._least_s.values()))
 
     def timeout_s(self, most: float, cell: Cell, number: int) -> float:
         """A limit in seconds, cut to what the budget leaves for a cell in a round."""
@@ -141,9 +145,12 @@ class Budget:
         left = self.left_s(0, [cell])
         if self.limit_s is None or left is None:
             return None
-        late = self.elapsed_s() > time_budget.CHECK_SHARE * self.limit_s
-        first = self._is_first(cell)
-        fits = self._expected_check_s(cell, starts) <= left and (first or not late)
+        expected_s, first = self._expected_check_s(cell, starts), self._is_first(cell)
+        if self.plan.limits.largest_first:
+            late = expected_s + (self.plan.measure.rounds - 1) * self._round_s() > left
+        else:
+            late = self.elapsed_s() > time_budget.CHECK_SHARE * self.limit_s
+        fits = expected_s <= left and (first or not late)
         if not fits and not first and self._first_left_out is None:
             self._first_left_out = self._rank(cell)
         if fits and (self._first_left_out is None or self._rank(cell) < self._first_left_out):

@@ -31,7 +31,8 @@ TURN_S = 0.001
 """What a turn's sample costs beside its calls."""
 
 CHECK_SHARE = 0.5
-"""The check goes on to no further size once it has used this share of the budget."""
+"""The check goes no further up in size once it has used this share of the budget: the next size may take many times as
+long. Down in size it goes as long as there is time for all rounds of what it has checked."""
 
 START_S = 1.5
 """What a fresh worker costs, once per round."""

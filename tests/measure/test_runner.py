@@ -418,6 +418,22 @@ def test_what_the_compiler_took_does_not_grow_with_the_size(compile_s: float, fi
     assert (budget.reason_against_check(large, starts=0) is None) == fits
 
 
+@pytest.mark.parametrize(("rounds", "elapsed_s", "fits"), [(1, 90.0, True), (1, 99.0, False), (9, 90.0, False)])
+def test_down_in_size_the_check_goes_on_while_all_rounds_still_fit(rounds: int, elapsed_s: float, fits: bool) -> None:
+    small, large = (replace(CELL, problem=replace(CELL.problem, seq_len=n)) for n in (64, 256))
+    figures = {"visit_s": 0.1, "check_time_s": 1e-3}
+
+    def goes_on(first: Cell, second: Cell, largest_first: bool) -> bool:
+        limits = Limits(budget_s=100.0, largest_first=largest_first)
+        made = plan([small, large], limits=limits, measure=replace(ROUNDS, rounds=rounds))
+        budget = Budget(made, [1.0], 0.0, lambda: elapsed_s)
+        budget.note_check(visit(first, metrics=figures))
+        return budget.reason_against_check(second, starts=0) is None
+
+    assert goes_on(large, small, largest_first=True) == fits
+    assert not goes_on(small, large, largest_first=False), "up in size it stops at half the budget"
+
+
 def test_a_visit_on_a_gpu_counts_its_warm_up_and_the_span_of_its_energy() -> None:
     around_s = time_budget.around_s(metrics().values(), device_clock=True)
     assert around_s == WARM_UP_S + energy.SPAN_S
