@@ -55,6 +55,7 @@ class Configuration:
         sample: whether the tests build it (one or two of each kernel; `make kernels` builds all).
         multiples: integer arguments that are multiples of 16, such as strides, for which the launcher specialises too.
         capabilities: the compute capabilities on which it is launched.
+        registers: the most that a thread may use; None: as ptxas chooses.
     """
 
     kernel: Any
@@ -66,6 +67,7 @@ class Configuration:
     sample: bool = False
     multiples: tuple[str, ...] = ()
     capabilities: tuple[int, ...] = tuple(SHARED_MEMORY_LIMIT)
+    registers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ def build(configuration: Configuration, capability: int) -> Build:
     aligned = {(i,): [["tt.divisibility", 16]] for i in special}
     source = ASTSource(configuration.kernel, types, dict(configuration.constexprs), aligned)
     options = {"num_warps": configuration.num_warps, "num_stages": configuration.num_stages, "enable_fp_fusion": True}
+    if configuration.registers is not None:
+        options["maxnreg"] = configuration.registers
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     cubin = compiled.asm["cubin"]
     registers, stack = resources(cubin)

@@ -13,16 +13,23 @@ from attnbench.kernels.support import tf32_allowed
 
 @dataclass(frozen=True)
 class Tiles:
-    """Sizes of a launch. constexprs: BLOCK_N and the like, by the kernel's names."""
+    """Sizes of a launch.
+
+    Attributes:
+        constexprs: BLOCK_N and the like, by the kernel's names.
+        registers: the most that a thread may use, so that more programs fit at a time; None: as ptxas chooses.
+    """
 
     constexprs: dict[str, Any]
     warps: int
     stages: int = 2
+    registers: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of a launch."""
-        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages}
+        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        return {**self.constexprs, "num_warps": self.warps, "num_stages": self.stages, **limit}
 
 
 CAPABILITIES = ((80,), (90, 100))

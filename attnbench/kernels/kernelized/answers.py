@@ -1,7 +1,8 @@
 """What each query gets from the sums over all keys.
 
 A program takes a block of queries and runs through the features a tile at a time. The stabiliser of a query, the
-largest of its own arguments, is found on the way (the accumulator is rescaled when it rises).
+largest of its own arguments, is found on the way (the accumulator is rescaled when it rises), so that ε, which it does
+not scale, is added at the end with the sums over all features.
 """
 
 from __future__ import annotations
@@ -11,20 +12,38 @@ import triton.language as tl
 
 from attnbench.kernels.kernelized.features import (
     arguments,
+    exponent_of,
     feature_count,
+    in_units,
     load_rows,
     plain,
+    power,
     sine_and_cosine,
     token_scalar,
 )
 
 
 @triton.jit
+def sum_of_parts(column_sums, head, sum_parts, first_v, head_dim, BLOCK_V: tl.constexpr):
+    """The sum over the features of a head's state: [BLOCK_V]."""
+    channels = first_v + tl.arange(0, BLOCK_V)
+    tile = tl.zeros([16, BLOCK_V], tl.float32)
+    for first in range(0, sum_parts, 16):
+        part = first + tl.arange(0, 16)
+        mask = (part < sum_parts)[:, None] & (channels < head_dim)[None, :]
+        tile += tl.load(
+            column_sums + (head * sum_parts + part)[:, None] * head_dim + channels[None, :], mask=mask, other=0.0
+        )
+    return tl.sum(tile, axis=0)
+
+
+@triton.jit
 def answer_kernel(
     q,  # [B, H, N, D], strides q_b, q_h, q_n, 1
     omega,  # [m, D]
-    state,  # [B·H, M, D]
+    rounded,  # [B·H, M, D]: the state in the dtype of products
     normaliser,  # [B·H, M]; unused by softmax
+    column_sums,  # [B·H, parts, D], exp: Σ over the features of the state, in parts
     y,  # out [B, H, N, D], strides y_b, y_h, y_n, 1
     denominators,  # out [B·H, N], where SAVE: φ(q)ᵀz + ε; softmax: none
     stabilisers,  # out [B·H, N], where SAVE: the largest argument (exp), log Σ exp (softmax)
@@ -33,6 +52,7 @@ def answer_kernel(
     seq_len,
     features,
     head_dim,
+    sum_parts,
     q_b,
     q_h,
     q_n,
@@ -48,6 +68,7 @@ def answer_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -63,15 +84,15 @@ def answer_kernel(
     q += head // heads * q_b + head % heads * q_h
     y += head // heads * y_b + head % heads * y_h
     count = feature_count(features, FEATURES)
-    state += head * count * head_dim
+    rounded += head * count * head_dim
     normaliser += head * count
 
     n = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     z = tl.zeros([BLOCK_N], tl.float32)
     highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
     place = tl.zeros([BLOCK_N], tl.int32)
-    column_sum = tl.zeros([BLOCK_V], tl.float32)
-    normaliser_sum = 0.0
+    all_shares = tl.zeros([BLOCK_M], tl.float32)
+    unit = in_units(scale, COMPUTE) if FEATURES == "exp" else scale
     if FEATURES == "elu" or FEATURES == "softmax":
         tile = z
         scalar = z
@@ -79,44 +100,51 @@ def answer_kernel(
         tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
         scalar = token_scalar(tile, scale, FEATURES)
     for first in range(0, features, BLOCK_M):
-        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
         a = arguments(
-            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
             FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
-        s = load_rows(state, columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
-        share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
+        s = load_rows(rounded, columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
+        if FEATURES == "softmax":
+            a = in_units(a, COMPUTE)
+        else:
+            share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
         if FEATURES == "fourier":
-            s_cos = load_rows(state, features + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
+            s_cos = load_rows(rounded, features + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
             share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
-            sine, cosine = sine_and_cosine(a)
-            cosine *= scale
-            n = tl.dot(cosine.to(COMPUTE), s_cos.to(COMPUTE), n, input_precision=PRECISION)
+            phi, cosine = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
+            n = tl.dot(cosine.to(COMPUTE), s_cos, n, input_precision=PRECISION)
             z += tl.sum(cosine * share_cos[None, :], axis=1)
-            phi = sine * scale
         elif FEATURES == "exp" or FEATURES == "softmax":
-            inside = tl.where(column_mask[None, :], a, float("-inf"))
-            top, position = tl.max(inside, axis=1, return_indices=True)
-            place = tl.where(top > highest, first + position, place)
+            if not EVEN:
+                a = tl.where(column_mask[None, :], a, float("-inf"))
+            top = tl.max(a, axis=1)
+            if SAVE and FEATURES == "exp":
+                position = tl.min(tl.where(a == top[:, None], columns[None, :], features), axis=1)
+                place = tl.where(top > highest, position, place)
             raised = tl.maximum(highest, top)
-            rescale = tl.exp(highest - raised)
+            rescale = power(highest - raised, COMPUTE)
             n *= rescale[:, None]
             z *= rescale
             highest = raised
-            phi = tl.exp(inside - highest[:, None])
-            if FEATURES == "softmax":
-                share = tl.full([BLOCK_M], 1.0, tl.float32)
-            else:
-                column_sum += tl.sum(s, axis=0)
-                normaliser_sum += tl.sum(share, axis=0)
+            phi = power(a - highest[:, None], COMPUTE)
+            if FEATURES == "exp":
+                all_shares += share
         else:
-            phi = plain(a, epsilon, FEATURES)
-        n = tl.dot(phi.to(COMPUTE), s.to(COMPUTE), n, input_precision=PRECISION)
-        z += tl.sum(phi * share[None, :], axis=1)
+            phi = plain(a, epsilon, FEATURES, COMPUTE)
+        n = tl.dot(phi.to(COMPUTE), s, n, input_precision=PRECISION)
+        if FEATURES == "softmax":
+            z += tl.sum(phi, axis=1)
+        else:
+            z += tl.sum(phi * share[None, :], axis=1)
     if FEATURES == "exp":
-        n += epsilon * column_sum[None, :]
-        z += epsilon * normaliser_sum
+        n += epsilon * sum_of_parts(column_sums, head, sum_parts, first_v, head_dim, BLOCK_V)[None, :]
+        z += epsilon * tl.sum(all_shares, axis=0)
+    elif FEATURES == "fourier":
+        n *= scale
+        z *= scale
     z += denominator_epsilon
 
     channels = first_v + tl.arange(0, BLOCK_V)
@@ -126,9 +154,11 @@ def answer_kernel(
         if first_v == 0:
             offsets = head * seq_len + rows
             if FEATURES == "softmax":
-                tl.store(stabilisers + offsets, highest + tl.log(z), mask=row_mask)
+                tl.store(
+                    stabilisers + offsets, (highest + exponent_of(z, COMPUTE)) / in_units(1.0, COMPUTE), mask=row_mask
+                )
             else:
                 tl.store(denominators + offsets, z, mask=row_mask)
             if FEATURES == "exp":
-                tl.store(stabilisers + offsets, highest, mask=row_mask)
+                tl.store(stabilisers + offsets, highest / in_units(1.0, COMPUTE), mask=row_mask)
                 tl.store(places + offsets, place, mask=row_mask)

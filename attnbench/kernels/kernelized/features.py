@@ -16,6 +16,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""Whether kernels run under Triton's interpreter, which has no inline assembly."""
+
 FEATURES = ("elu", "relu", "exp", "fourier", "softmax")
 
 
@@ -46,6 +49,7 @@ def row_products(
     y,
     columns,
     column_mask,
+    column_stride,
     width,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -53,19 +57,19 @@ def row_products(
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """x yᵀ of the given rows of x and of y, whose stride is width: [rows, BLOCK_M].
+    """x yᵀ of rows of x and of BLOCK_M rows of y, which are `columns`: [rows, BLOCK_M].
 
     WIDTH 0: all channels at once, with those of x in `tile` [rows, BLOCK_D]. Otherwise WIDTH channels at a time, loaded
     again (`tile` is unused): operands are in registers, where those of all channels do not fit beside the sums.
     """
     if WIDTH == 0:
-        b = load_rows(y, columns, column_mask, width, 0, width, BLOCK_D).to(COMPUTE)
+        b = load_rows(y, columns, column_mask, column_stride, 0, width, BLOCK_D).to(COMPUTE)
         total = tl.dot(tile.to(COMPUTE), tl.trans(b), input_precision=PRECISION)
     else:
         total = tl.zeros([rows.shape[0], BLOCK_M], tl.float32)
         for first in range(0, width, WIDTH):
             a = load_rows(x, rows, row_mask, row_stride, first, width, WIDTH).to(COMPUTE)
-            b = load_rows(y, columns, column_mask, width, first, width, WIDTH).to(COMPUTE)
+            b = load_rows(y, columns, column_mask, column_stride, first, width, WIDTH).to(COMPUTE)
             total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
     return total
 
@@ -107,10 +111,10 @@ def arguments(
     if FEATURES == "elu" or FEATURES == "softmax":
         a = load_rows(x_pointer, rows, row_mask, row_stride, first, features, BLOCK_M).to(tl.float32)
     else:
-        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
         a = row_products(
-            x, x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim,
+            x, x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim, head_dim,
             BLOCK_M, BLOCK_D, WIDTH, x_pointer.dtype.element_ty, PRECISION,
         )  # fmt: skip
         if FEATURES == "fourier":
@@ -124,28 +128,67 @@ def arguments(
 
 
 @triton.jit
-def plain(a, epsilon, FEATURES: tl.constexpr):
+def in_units(a, COMPUTE: tl.constexpr):
+    """An exponent, or a factor of it, in the units that `power` takes.
+
+    Those are log2 where products are of bfloat16, so that the factor is one with the scale. In float32 its rounding,
+    the same for all arguments, would show.
+    """
+    if tl.bfloat16 == COMPUTE:
+        return a * 1.4426950408889634
+    return a
+
+
+@triton.jit
+def power(a, COMPUTE: tl.constexpr):
+    """exp of an exponent `in_units`."""
+    if tl.bfloat16 == COMPUTE:
+        return tl.exp2(a)
+    return tl.exp(a)
+
+
+@triton.jit
+def exponent_of(z, COMPUTE: tl.constexpr):
+    """The logarithm, `in_units`."""
+    if tl.bfloat16 == COMPUTE:
+        return tl.log2(z)
+    return tl.log(z)
+
+
+@triton.jit
+def plain(a, epsilon, FEATURES: tl.constexpr, COMPUTE: tl.constexpr = tl.float32):
     """φ of the maps without a stabiliser: elu and relu."""
     if FEATURES == "elu":
-        return tl.where(a > 0, a + 1.0, tl.exp(tl.minimum(a, 0.0)))
+        return tl.where(a > 0, a + 1.0, power(in_units(tl.minimum(a, 0.0), COMPUTE), COMPUTE))
     return tl.maximum(a, 0.0) + epsilon
 
 
 @triton.jit
-def plain_slope(a, FEATURES: tl.constexpr):
+def plain_slope(a, FEATURES: tl.constexpr, COMPUTE: tl.constexpr = tl.float32):
     """dφ/da of elu and relu."""
     if FEATURES == "elu":
-        return tl.where(a > 0, 1.0, tl.exp(tl.minimum(a, 0.0)))
+        return tl.where(a > 0, 1.0, power(in_units(tl.minimum(a, 0.0), COMPUTE), COMPUTE))
     return tl.where(a > 0, 1.0, 0.0)
 
 
 @triton.jit
-def sine_and_cosine(a):
+def _of_hardware(a, INSTRUCTION: tl.constexpr):
+    """An instruction of one float32 operand, applied to every element."""
+    return tl.inline_asm_elementwise(INSTRUCTION, "=f,f", [a], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def sine_and_cosine(a, QUICK: tl.constexpr = False):
     """Both, to float32's precision for |a| up to some thousands (an argument is at most ‖ω‖).
 
     tl.sin and tl.cos are exact for any argument but need a table in local memory in every thread. Here a is reduced to
-    ±π/4 by multiples of π/2 in three parts; then the polynomials of Cephes (sinf.c) apply.
+    ±π/4 by multiples of π/2 in three parts; then the polynomials of Cephes (sinf.c) apply. QUICK, for values that are
+    rounded to bfloat16: the hardware's own, whose absolute error is at most 2⁻¹⁴ for |a| up to 300 (PTX ISA, 9.7.3).
     """
+    if QUICK:
+        if INTERPRETED:
+            return tl.sin(a), tl.cos(a)
+        return _of_hardware(a, "sin.approx.f32 $0, $1;"), _of_hardware(a, "cos.approx.f32 $0, $1;")
     quarter = tl.floor(a * 0.6366197723675814 + 0.5)
     r = ((a - quarter * 1.5703125) - quarter * 4.837512969970703e-4) - quarter * 7.549789954891882e-8
     z = r * r

@@ -4,9 +4,10 @@ Serves efficient, linear_transformer, rfa and performer, full form, by their map
 written to memory: forward reads k and v once (`accumulate_kernel`), adds up the splits (`combine_kernel`), then reads q
 once and writes y (`answer_kernel`). All sums are float32.
 
-Layout. q, k, v: [B, H, N, D], any strides with the last 1. The state S is [B·H, M, D] in float32, M = m (fourier: 2m,
-sines first). A program of `accumulate_kernel` holds a [BLOCK_M, BLOCK_V] tile of S and streams a split of the tokens; a
-program of `answer_kernel` holds [BLOCK_N, BLOCK_V] of y and runs through the features. Offsets in tokens are int64.
+Layout. q, k, v: [B, H, N, D], any strides with the last 1. The state S is [B·H, M, D], M = m (fourier: 2m, sines
+first), in float32 and, for what reads it once per block of tokens, in the dtype of products. A program of
+`accumulate_kernel` holds a [BLOCK_M, BLOCK_V] tile of S and streams a split of the tokens; a program of `answer_kernel`
+holds [BLOCK_N, BLOCK_V] of y and streams the features. Offsets in tokens are int64.
 
 Backward. With δ_i the denominator and c_i = y_i·dy_i:
   dφ(q_i) = (S dy_i − c_i z) / δ_i            `query_gradient_kernel`: dq, 1/δ and −c/δ
@@ -25,6 +26,7 @@ float16's fraction and float32's range, for S grows as N. float32: TF32 where to
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,12 +41,13 @@ from attnbench.kernels.kernelized.gradients import key_gradient_kernel, query_gr
 from attnbench.kernels.kernelized.sums import accumulate_kernel, combine_kernel
 from attnbench.kernels.kernelized.tiles import FeatureMap as FeatureMap
 from attnbench.kernels.kernelized.tiles import answer_tiles, combine_tiles, gradient_tiles, sum_tiles
-from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named
+from attnbench.kernels.launching import CAPABILITIES, POINTER, PRECISIONS, Tiles, named
 
 PROGRAMS = 512
-"""About how many programs the token range is split into: enough for 132 multiprocessors to be evenly loaded."""
+"""About how many programs a causal token range is split into: enough for 132 multiprocessors to be evenly loaded."""
 
-MAX_SPLITS = 32
+WARPS = 132 * 16
+"""About how many warps sum at a time, 16 for each of 132 multiprocessors: more would only add splits to combine."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
@@ -65,72 +68,90 @@ def attend(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | Non
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap, save: bool) -> Tensor:
-        state, normaliser, keys = sum_keys(k, v, omega, phi)
-        y, queries = answer(q, omega, state, normaliser, phi, save)
+        sums, keys = sum_keys(k, v, omega, phi)
+        y, queries = answer(q, omega, sums, phi, save)
         if save:
-            ctx.save_for_backward(q, k, v, omega, y, state, normaliser, *keys, *queries)
+            ctx.save_for_backward(q, k, v, omega, y, sums.state, sums.rounded, sums.normaliser, *keys, *queries)
             ctx.phi = phi
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, omega, y, state, normaliser, maxima, places, top, totals, *queries = ctx.saved_tensors
+        q, k, v, omega, y, state, rounded, normaliser, maxima, places, top, totals, *queries = ctx.saved_tensors
         phi: FeatureMap = ctx.phi
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-        dq, weights, shares = query_gradients(q, omega, state, normaliser, y, dy, queries, phi)
-        dstate, dnormaliser = sum_queries(q, dy, omega, weights, shares, queries[1], phi)
-        stabiliser = top
+        dq, weights, shares = query_gradients(q, omega, rounded, normaliser, y, dy, queries, phi)
+        gradient = sum_queries(q, dy, omega, weights, shares, queries[1], phi)
+        dnormaliser, stabiliser = gradient.normaliser, top
         if phi.features == "softmax":
             stabiliser = normaliser
-            dnormaliser = (dstate * state).sum(dim=-1)
-        dk, dv = key_gradients(k, v, omega, dstate, dnormaliser, stabiliser, phi)
+            dnormaliser = (gradient.state * state).sum(dim=-1)
+        dk, dv = key_gradients(k, v, omega, gradient.rounded, dnormaliser, stabiliser, phi)
         if phi.features == "exp":
-            lift = (dstate * (state - phi.epsilon * totals.unsqueeze(1))).sum(dim=(1, 2))
+            lift = (gradient.state * (state - phi.epsilon * totals.unsqueeze(1))).sum(dim=(1, 2))
             lift = lift + (dnormaliser * (normaliser - phi.epsilon * k.shape[2])).sum(dim=1)  # [B·H]
             take_from_largest(dk, k, omega, maxima, places, lift, phi)
         return dq, dk, dv, None, None, None
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Over all tokens of a head.
+
+    Attributes:
+        state: [B·H, M, D] in float32.
+        rounded: the same in the dtype of products; state itself where that is float32.
+        normaliser: [B·H, M].
+        column_sums: [B·H, parts, D], for exp: Σ over the features of the state, in parts.
+    """
+
+    state: Tensor
+    rounded: Tensor
+    normaliser: Tensor
+    column_sums: Tensor
+
+
 def sum_keys(
     k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """S [B·H, M, D], z [B·H, M], and of the stabiliser: maxima and their tokens by split, the maximum, Σ v."""
+) -> tuple[Sums, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """S and z; and of the stabiliser: maxima and the blocks of their tokens by split, the maximum, Σ v."""
     return _sums(k, v, omega, phi, None)
 
 
 def sum_queries(
     q: Tensor, dy: Tensor, omega: Tensor, weights: Tensor, shares: Tensor, stabilisers: Tensor, phi: FeatureMap
-) -> tuple[Tensor, Tensor]:
-    """dS [B·H, M, D] and dz [B·H, M]."""
-    state, normaliser, _ = _sums(q, dy, omega, phi, (weights, shares, stabilisers))
-    return state, normaliser
+) -> Sums:
+    """dS and dz."""
+    return _sums(q, dy, omega, phi, (weights, shares, stabilisers))[0]
 
 
 def _sums(
     x: Tensor, values: Tensor, omega: Tensor, phi: FeatureMap, query: tuple[Tensor, Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+) -> tuple[Sums, tuple[Tensor, Tensor, Tensor, Tensor]]:
     b, h, n, d = x.shape
-    sizes = sum_tiles(d, phi, x.dtype).constexprs
+    tiles = sum_tiles(d, phi, x.dtype, key=query is None)
+    sizes = tiles.constexprs
     programs = b * h * triton.cdiv(phi.count, sizes["BLOCK_M"]) * triton.cdiv(d, sizes["BLOCK_V"])
-    splits = max(1, min(MAX_SPLITS, PROGRAMS // programs, triton.cdiv(n, 4 * sizes["BLOCK_N"])))
+    splits = max(1, min(WARPS // (tiles.warps * programs), triton.cdiv(n, 4 * sizes["BLOCK_N"])))
     split_len = triton.cdiv(triton.cdiv(n, splits), sizes["BLOCK_N"]) * sizes["BLOCK_N"]
     stabilised = query is None and phi.features in ("exp", "softmax")
     parts, part_normalisers, maxima, places, part_totals = accumulate(
         x, values, omega, phi, query, splits, split_len, stabilised
     )
-    top, totals = part_normalisers, part_normalisers
-    if stabilised:
-        top = maxima.amax(dim=(0, 2)) if phi.features == "exp" else maxima.amax(dim=0)
-        totals = part_totals.sum(dim=0) if phi.features == "exp" else part_totals
-    state, normaliser = torch.empty_like(parts[0]), torch.empty_like(part_normalisers[0])
     tiles = combine_tiles(d, phi, stabilised)
-    programs = triton.cdiv(phi.rows, tiles.constexprs["BLOCK_M"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-    combine_kernel[(b * h * programs,)](
-        parts, part_normalisers, maxima, part_totals, top, state, normaliser, n, phi.rows, d, splits, phi.epsilon,
-        **tiles.options,
+    tiles_m = triton.cdiv(phi.rows, tiles.constexprs["BLOCK_M"])
+    state, normaliser = torch.empty_like(parts[0]), torch.empty_like(part_normalisers[0])
+    rounded = torch.empty_like(state, dtype=x.dtype) if x.dtype == torch.bfloat16 else state
+    top, totals, column_sums = normaliser, normaliser, normaliser
+    if stabilised and phi.features == "exp":
+        top, totals = state.new_empty(b * h), state.new_empty(b * h, d)
+        column_sums = state.new_empty(b * h, tiles_m, d)
+    combine_kernel[(b * h * tiles_m * triton.cdiv(d, tiles.constexprs["BLOCK_V"]),)](
+        parts, part_normalisers, maxima, part_totals, state, rounded, normaliser, top, totals, column_sums,
+        n, phi.rows, d, splits, phi.epsilon, **tiles.options,
     )  # fmt: skip
-    return state, normaliser, (maxima, places, top, totals)
+    return Sums(state, rounded, normaliser, column_sums), (maxima, places, top, totals)
 
 
 def accumulate(
@@ -147,11 +168,11 @@ def accumulate(
 
     Args:
         query: weights, shares and stabilisers of queries, [B·H, N] each; None: x are keys.
-    Returns: the state [splits, B·H, M, D] and the normaliser [splits, B·H, M]; where stabilised also maxima and their
-        tokens [splits, B·H, m], and Σ values [splits, B·H, D].
+    Returns: the state [splits, B·H, M, D] and the normaliser [splits, B·H, M]; where stabilised also maxima and the
+        first token of the block of each [splits, B·H, m], and Σ values [splits, B·H, D].
     """
     b, h, n, d = x.shape
-    tiles = sum_tiles(d, phi, x.dtype)
+    tiles = sum_tiles(d, phi, x.dtype, key=query is None)
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -171,7 +192,7 @@ def accumulate(
 
 
 def answer(
-    q: Tensor, omega: Tensor, state: Tensor, normaliser: Tensor, phi: FeatureMap, save: bool
+    q: Tensor, omega: Tensor, sums: Sums, phi: FeatureMap, save: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """y like q, and where `save`, per query: the denominator, the stabiliser and its feature, [B·H, N] each."""
     b, h, n, d = q.shape
@@ -181,12 +202,13 @@ def answer(
     rows = (b * h, n) if save else (1,)
     denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
     places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
-    tiles = answer_tiles(d, phi, q.dtype)
+    tiles = answer_tiles(d, phi, q.dtype, save)
     programs = triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
     answer_kernel[(b * h * programs,)](
-        q, omega, state, normaliser, y, denominators, stabilisers, places, h, n, phi.count, d,
-        *q.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon, phi.denominator,
-        SAVE=save, **tiles.options,
+        q, omega, sums.rounded, sums.normaliser, sums.column_sums, y, denominators, stabilisers, places,
+        h, n, phi.count, d, sums.column_sums.shape[1], *q.stride()[:3], *y.stride()[:3],
+        phi.scale, phi.epsilon, phi.denominator,
+        SAVE=save, EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
     )  # fmt: skip
     return y, (denominators, stabilisers, places)
 
@@ -199,11 +221,11 @@ def query_gradients(
     b, h, n, d = q.shape
     dq = torch.empty_like(y)
     weights, shares = (torch.empty(b * h, n, dtype=torch.float32, device=q.device) for _ in range(2))
-    tiles = gradient_tiles(d, phi, q.dtype)
+    tiles = gradient_tiles("query", d, phi, q.dtype)
     query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         q, omega, state, normaliser, y, dy, *saved, dq, weights, shares, h, n, phi.count, d,
         *q.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq.stride()[:3], phi.scale, phi.epsilon,
-        **tiles.options,
+        EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
     )  # fmt: skip
     return dq, weights, shares
 
@@ -217,11 +239,11 @@ def key_gradients(
     if dk.stride(-1) != 1:
         dk = torch.empty(k.shape, dtype=k.dtype, device=k.device)
     dv = torch.empty_like(dk)
-    tiles = gradient_tiles(d, phi, k.dtype)
+    tiles = gradient_tiles("key", d, phi, k.dtype)
     key_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         k, v, omega, dstate, dnormaliser, stabiliser, dk, dv, h, n, phi.count, d,
         *k.stride()[:3], *v.stride()[:3], *dk.stride()[:3], phi.scale, phi.epsilon,
-        **tiles.options,
+        EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
     )  # fmt: skip
     return dk, dv
 
@@ -230,13 +252,18 @@ def take_from_largest(
     dk: Tensor, k: Tensor, omega: Tensor, maxima: Tensor, places: Tensor, lift: Tensor, phi: FeatureMap
 ) -> None:
     """Subtracts lift · ∂a/∂k in place at the key whose argument a is its head's largest."""
-    b, h, _, d = k.shape
+    b, h, n, d = k.shape
     splits, heads, m = maxima.shape
     best = maxima.transpose(0, 1).reshape(heads, splits * m).argmax(dim=1)  # [B·H]
-    token = places.transpose(0, 1).reshape(heads, splits * m).gather(1, best.unsqueeze(1)).long()
-    at = token.view(b, h, 1, 1).expand(b, h, 1, d)
-    key = k.gather(2, at).float()  # [B, H, 1, D]
-    slope = phi.scale * omega[best % m].float().view(b, h, 1, d) - phi.scale**2 * key
+    first = places.transpose(0, 1).reshape(heads, splits * m).gather(1, best.unsqueeze(1)).long()
+    block = sum_tiles(d, phi, k.dtype).constexprs["BLOCK_N"]
+    tokens = (first + torch.arange(block, device=k.device)).clamp(max=n - 1).view(b, h, block, 1)
+    keys = k.gather(2, tokens.expand(b, h, block, d)).float()
+    row = phi.scale * omega[best % m].float().view(b, h, 1, d)
+    arguments = (keys * row).sum(dim=-1) - phi.scale**2 / 2 * keys.square().sum(dim=-1)  # [B, H, block]
+    largest = arguments.argmax(dim=2).view(b, h, 1, 1).expand(b, h, 1, d)
+    at = tokens.expand(b, h, block, d).gather(2, largest)
+    slope = row - phi.scale**2 * keys.gather(2, largest)  # [B, H, 1, D]
     change = dk.gather(2, at).float() - lift.view(b, h, 1, 1) * slope
     dk.scatter_(2, at, change.to(dk.dtype))
 
@@ -245,37 +272,48 @@ def configurations() -> Iterator[Configuration]:
     """Every default configuration: each map at D = 16 … 256 in bfloat16, float16 and float32 (TF32 or not)."""
     for features in FEATURES:
         for d in (16, 32, 64, 128, 256):
+            count = d if features in ("elu", "softmax") else 64 if features == "fourier" else 256
             for dtype, compute in PRECISIONS:
-                count = d if features in ("elu", "softmax") else 256
-                yield from _configurations(FeatureMap(features, count), d, dtype, compute)
+                for capabilities in CAPABILITIES:
+                    yield from _configurations(FeatureMap(features, count), d, dtype, compute, capabilities)
 
 
-def _configurations(phi: FeatureMap, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
-    types = argument_types(dtype)
+def _configurations(
+    phi: FeatureMap, d: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
+) -> Iterator[Configuration]:
+    types, capability = argument_types(dtype), capabilities[0]
     launches: list[tuple[Any, dict[str, Any], Tiles]] = []
     for key in (True, False):
         stabilised = key and phi.features in ("exp", "softmax")
-        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sum_tiles(d, phi, dtype, compute)))
-        if dtype == torch.bfloat16:  # it is the same for all
+        sums = sum_tiles(d, phi, dtype, compute, capability, key)
+        launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sums))
+        if dtype != torch.float16 and compute == "tf32":  # it is the same for the others
             launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
-    launches.append((answer_kernel, {"SAVE": True}, answer_tiles(d, phi, dtype, compute)))
-    launches.append((query_gradient_kernel, {}, gradient_tiles(d, phi, dtype, compute)))
-    launches.append((key_gradient_kernel, {}, gradient_tiles(d, phi, dtype, compute)))
+    for save in (False, True):
+        tiles = answer_tiles(d, phi, dtype, save, compute, capability)
+        launches.append((answer_kernel, {"SAVE": save, "EVEN": True}, tiles))
+    for name, kernel in (("query", query_gradient_kernel), ("key", key_gradient_kernel)):
+        launches.append((kernel, {"EVEN": True}, gradient_tiles(name, d, phi, dtype, compute, capability)))
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
     for kernel, flags, tiles in launches:
-        yield configured(kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample)
+        configuration = configured(
+            kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample and capability == 90
+        )
+        yield replace(configuration, capabilities=capabilities)
 
 
 def argument_types(dtype: torch.dtype) -> dict[str, str]:
     """Types of the kernels' arguments by name, for `signature`."""
     data = POINTER[dtype]
     tensors = dict.fromkeys(("x", "values", "omega", "q", "k", "v", "y", "dy", "dq", "dk", "dv"), data)
-    sums = ("state", "normaliser", "maxima", "totals", "parts", "part_normalisers", "part_maxima", "part_totals", "top")
+    parts = ("parts", "part_normalisers", "part_maxima", "part_totals")
+    sums = (*parts, "state", "normaliser", "maxima", "totals", "top", "column_sums")
     scans = ("prefix", "prefix_normaliser", "suffix", "suffix_normaliser", "along")
-    tokens = ("weights", "shares", "stabilisers", "denominators", "dstate", "dnormaliser")
+    tokens = ("weights", "shares", "stabilisers", "denominators", "dnormaliser")
     numbers = ("scale", "epsilon", "denominator_epsilon")
     wide = dict.fromkeys(sums + scans + tokens, "*fp32")
-    return {**tensors, **wide, **dict.fromkeys(numbers, "fp32"), "places": "*i32"}
+    rounded = data if dtype == torch.bfloat16 else "*fp32"
+    return {**tensors, **wide, "rounded": rounded, **dict.fromkeys(numbers, "fp32"), "places": "*i32"}
 
 
 def configured(
@@ -293,4 +331,6 @@ def configured(
     label = f"{phi.features} m={phi.count} D={d} {named(dtype, compute)}"
     names = signature(kernel, types)
     multiples = (*strided(names), "features")
-    return Configuration(kernel, names, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
+    return Configuration(
+        kernel, names, constexprs, tiles.warps, tiles.stages, label, sample, multiples, registers=tiles.registers
+    )

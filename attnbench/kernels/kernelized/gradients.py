@@ -1,6 +1,7 @@
 """The gradients of each query, key and value, from the sums over all tokens.
 
-A program takes a block of tokens and runs through the features a tile at a time.
+A program takes a block of tokens and runs through the features a tile at a time. What is one factor per token (1/δ,
+scale) is applied at the end.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import triton.language as tl
 from attnbench.kernels.kernelized.features import (
     arguments,
     feature_count,
+    in_units,
     load_rows,
     plain,
     plain_slope,
+    power,
     row_products,
     sine_and_cosine,
     token_scalar,
@@ -24,7 +27,7 @@ from attnbench.kernels.kernelized.features import (
 def query_gradient_kernel(
     q,  # [B, H, N, D], strides q_b, q_h, q_n, 1; dq likewise, contiguous
     omega,  # [m, D]
-    state,  # [B·H, M, D]
+    rounded,  # [B·H, M, D]: the state in the dtype of products
     normaliser,  # [B·H, M]
     y,  # [B, H, N, D], strides y_b, y_h, y_n, 1
     dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
@@ -56,6 +59,7 @@ def query_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -71,7 +75,7 @@ def query_gradient_kernel(
     dy += head // heads * g_b + head % heads * g_h
     dq += head // heads * d_b + head % heads * d_h
     count = feature_count(features, FEATURES)
-    state += head * count * head_dim
+    rounded += head * count * head_dim
     normaliser += head * count
     offsets = head * seq_len + rows
 
@@ -94,36 +98,43 @@ def query_gradient_kernel(
         tl.store(shares + offsets, -along * weight, mask=row_mask)
     dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     lift = tl.zeros([BLOCK_N], tl.float32)
+    unit = in_units(scale, COMPUTE) if FEATURES == "exp" else scale
+    stabiliser = in_units(stabiliser, COMPUTE)
     for first in range(0, features, BLOCK_M):
-        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
         a = arguments(
-            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
             FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
         dphi = row_products(
-            g, dy, rows, row_mask, g_n, state, columns, column_mask, head_dim,
+            g, dy, rows, row_mask, g_n, rounded, columns, column_mask, head_dim, head_dim,
             BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
         )  # fmt: skip
         if FEATURES == "softmax":
-            da = tl.exp(a - stabiliser[:, None]) * (dphi - along[:, None])
+            da = power(in_units(a, COMPUTE) - stabiliser[:, None], COMPUTE) * (dphi - along[:, None])
         else:
             share = tl.load(normaliser + columns, mask=column_mask, other=0.0)
-            dphi = (dphi - along[:, None] * share[None, :]) * weight[:, None]
+            dphi -= along[:, None] * share[None, :]
             if FEATURES == "fourier":
                 share_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
                 dcos = row_products(
-                    g, dy, rows, row_mask, g_n, state, features + columns, column_mask, head_dim,
+                    g, dy, rows, row_mask, g_n, rounded, features + columns, column_mask, head_dim, head_dim,
                     BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
                 )  # fmt: skip
-                dcos = (dcos - along[:, None] * share_cos[None, :]) * weight[:, None]
-                sine, cosine = sine_and_cosine(a)
-                da = (dphi * cosine - dcos * sine) * scale
+                dcos -= along[:, None] * share_cos[None, :]
+                sine, cosine = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
+                da = dphi * cosine - dcos * sine
             elif FEATURES == "exp":
-                da = dphi * tl.exp(tl.where(column_mask[None, :], a - stabiliser[:, None], float("-inf")))
+                a -= stabiliser[:, None]
+                if not EVEN:
+                    a = tl.where(column_mask[None, :], a, float("-inf"))
+                da = dphi * power(a, COMPUTE)
                 lift += tl.sum(da, axis=1)
             else:
-                da = dphi * plain_slope(a, FEATURES)
+                da = dphi * plain_slope(a, FEATURES, COMPUTE)
+                if FEATURES == "elu":
+                    da *= weight[:, None]
         if FEATURES == "elu" or FEATURES == "softmax":
             mask = row_mask[:, None] & column_mask[None, :]
             tl.store(dq + rows[:, None] * d_n + columns[None, :], da.to(dq.dtype.element_ty), mask=mask)
@@ -131,12 +142,14 @@ def query_gradient_kernel(
             w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
     if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
+        if FEATURES == "fourier":
+            weight *= scale
         if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
             place = tl.load(places + offsets, mask=row_mask, other=0).to(tl.int64)
             dx -= lift[:, None] * load_rows(omega, place, row_mask, head_dim, 0, head_dim, BLOCK_D).to(tl.float32)
         if WIDTH != 0:  # recomputed, not stored
             tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
-        dx = to_token(dx, tile, scalar, scale, FEATURES)
+        dx = to_token(dx * weight[:, None], tile, scalar, scale, FEATURES)
         channels = tl.arange(0, BLOCK_D)
         mask = row_mask[:, None] & (channels < head_dim)[None, :]
         tl.store(dq + rows[:, None] * d_n + channels[None, :], dx.to(dq.dtype.element_ty), mask=mask)
@@ -147,9 +160,9 @@ def key_gradient_kernel(
     k,  # [B, H, N, D], strides k_b, k_h, k_n, 1
     v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
     omega,  # [m, D]
-    dstate,  # [B·H, M, D]: the gradient of the state
+    rounded,  # [B·H, M, D]: the gradient of the state in the dtype of products
     dnormaliser,  # [B·H, M]: of the normaliser; softmax: what each column of φ dφ adds up to
-    stabilisers,  # [B·H]: the largest argument (exp); [B·H, M]: log Σ exp (softmax)
+    stabilisers,  # of `combine_kernel`: [B·H] (exp) or [B·H, M] (softmax)
     dk,  # out [B, H, N, D], strides d_b, d_h, d_n, 1
     dv,  # out, the same
     heads,
@@ -171,6 +184,7 @@ def key_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -186,7 +200,7 @@ def key_gradient_kernel(
     dk += head // heads * d_b + head % heads * d_h
     dv += head // heads * d_b + head % heads * d_h
     count = feature_count(features, FEATURES)
-    dstate += head * count * head_dim
+    rounded += head * count * head_dim
     dnormaliser += head * count
 
     value = load_rows(v, rows, row_mask, v_n, 0, head_dim, BLOCK_D)
@@ -199,45 +213,47 @@ def key_gradient_kernel(
     else:
         tile = load_rows(k, rows, row_mask, k_n, 0, head_dim, BLOCK_D)
         scalar = token_scalar(tile, scale, FEATURES)
+    unit = scale
+    if FEATURES == "exp":
+        unit = in_units(scale, COMPUTE)
+        scalar = in_units(scalar, COMPUTE) + tl.load(stabilisers + head)
     for first in range(0, features, BLOCK_M):
-        columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
+        columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
         a = arguments(
-            tile, scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
+            tile, scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
             FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
         dz = tl.load(dnormaliser + columns, mask=column_mask, other=0.0)
         dphi = row_products(
-            value, v, rows, row_mask, v_n, dstate, columns, column_mask, head_dim,
+            value, v, rows, row_mask, v_n, rounded, columns, column_mask, head_dim, head_dim,
             BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
         )  # fmt: skip
         if FEATURES == "softmax":
             top = tl.load(stabilisers + head * features + columns, mask=column_mask, other=0.0)
-            phi = tl.exp(a - top[None, :])
+            phi = power(in_units(a, COMPUTE) - top[None, :], COMPUTE)
             da = phi * (dphi - dz[None, :])
         elif FEATURES == "fourier":
             dz_cos = tl.load(dnormaliser + features + columns, mask=column_mask, other=0.0)
             dcos = row_products(
-                value, v, rows, row_mask, v_n, dstate, features + columns, column_mask, head_dim,
+                value, v, rows, row_mask, v_n, rounded, features + columns, column_mask, head_dim, head_dim,
                 BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
             )  # fmt: skip
-            ds_cos = load_rows(dstate, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
-            dcos += dz_cos[None, :]
-            sine, cosine = sine_and_cosine(a)
-            cosine *= scale
-            phi = sine * scale
-            da = (dphi + dz[None, :]) * cosine - dcos * phi
+            ds_cos = load_rows(rounded, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            phi, cosine = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
+            da = (dphi + dz[None, :]) * cosine - (dcos + dz_cos[None, :]) * phi
             dvalue = tl.dot(cosine.to(COMPUTE), ds_cos, dvalue, input_precision=PRECISION)
         elif FEATURES == "exp":
-            top = tl.load(stabilisers + head)
-            phi = tl.exp(tl.where(column_mask[None, :], a - top, float("-inf")))
+            if not EVEN:
+                a = tl.where(column_mask[None, :], a, float("-inf"))
+            phi = power(a, COMPUTE)
             da = (dphi + dz[None, :]) * phi
             length += tl.sum(da, axis=1)
             phi += epsilon
         else:
-            phi = plain(a, epsilon, FEATURES)
-            da = (dphi + dz[None, :]) * plain_slope(a, FEATURES)
-        ds = load_rows(dstate, columns, column_mask, head_dim, 0, head_dim, BLOCK_D).to(COMPUTE)
+            phi = plain(a, epsilon, FEATURES, COMPUTE)
+            da = (dphi + dz[None, :]) * plain_slope(a, FEATURES, COMPUTE)
+        ds = load_rows(rounded, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
         dvalue = tl.dot(phi.to(COMPUTE), ds, dvalue, input_precision=PRECISION)
         if FEATURES == "elu" or FEATURES == "softmax":
             mask = row_mask[:, None] & column_mask[None, :]
@@ -245,6 +261,9 @@ def key_gradient_kernel(
         else:
             w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
+    if FEATURES == "fourier":
+        dvalue *= scale
+        dx *= scale
     channels = tl.arange(0, BLOCK_D)
     mask = row_mask[:, None] & (channels < head_dim)[None, :]
     tl.store(dv + rows[:, None] * d_n + channels[None, :], dvalue.to(dv.dtype.element_ty), mask=mask)

@@ -1,7 +1,7 @@
 """The feature map of a launch, and the tiles of every kernel of this package.
 
-By head dim, map, dtype and how products are made; the scan's by GPU generation too. compute: PRECISION of the products;
-None: as torch is set.
+By head dim, map, dtype, how products are made and GPU generation. compute: PRECISION of the products; None: as torch is
+set. capability: 80, 90 …; None: of the current device.
 """
 
 from __future__ import annotations
@@ -43,8 +43,14 @@ def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
     return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
 
 
-def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
-    """Of `accumulate_kernel`."""
+def sum_tiles(
+    head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None,
+    key: bool = True,
+) -> Tiles:  # fmt: skip
+    """Of `accumulate_kernel`, over keys or over queries; BLOCK_N is the same for both."""
+    wide = _of_shared_operands("sum" if key else "sum, queries", head_dim, phi, dtype, capability)
+    if wide is not None:
+        return wide
     chosen = products(dtype, compute)
     two = phi.features == "fourier"
     block_d = padded(head_dim)
@@ -63,12 +69,18 @@ def sum_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str |
 
 def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
-    block_v = min(padded(head_dim), 32)
-    return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, "BLOCK_M": 16, "BLOCK_V": block_v}, 4, 2)
+    sizes = {"BLOCK_S": 16, "BLOCK_M": 8, "BLOCK_V": min(padded(head_dim), 32)}
+    return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, **sizes}, 4, 2)
 
 
-def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
+def answer_tiles(
+    head_dim: int, phi: FeatureMap, dtype: torch.dtype, save: bool, compute: str | None = None,
+    capability: int | None = None,
+) -> Tiles:  # fmt: skip
     """Of `answer_kernel`."""
+    wide = _of_shared_operands("answer, saving" if save else "answer", head_dim, phi, dtype, capability)
+    if wide is not None:
+        return wide
     chosen = products(dtype, compute)
     two = phi.features == "fourier"
     block_d = padded(head_dim)
@@ -81,8 +93,14 @@ def answer_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: st
     return Tiles({"FEATURES": phi.features, **sizes, **chosen}, 8 if block_d > 32 else 4, 2)
 
 
-def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None) -> Tiles:
-    """Of `query_gradient_kernel` and `key_gradient_kernel`."""
+def gradient_tiles(
+    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None,
+    capability: int | None = None,
+) -> Tiles:  # fmt: skip
+    """Of `query_gradient_kernel` ("query") and `key_gradient_kernel` ("key")."""
+    wide = _of_shared_operands(kernel, head_dim, phi, dtype, capability)
+    if wide is not None:
+        return wide
     block_d = padded(head_dim)
     chosen = products(dtype, compute)
     kind = "bf16" if dtype == torch.bfloat16 else chosen["PRECISION"]
@@ -90,6 +108,57 @@ def gradient_tiles(head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: 
     block_n, block_m, width, warps = GRADIENT["two" if phi.features == "fourier" else "one", kind][column]
     constexprs = {"FEATURES": phi.features, "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
     return Tiles({**constexprs, "BLOCK_D": block_d, "WIDTH": width, **chosen}, warps, 1)
+
+
+def _of_shared_operands(
+    kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, capability: int | None
+) -> Tiles | None:
+    """The row of SHARED_OPERANDS, where products of bfloat16 read their operands from shared memory; else None."""
+    if dtype != torch.bfloat16 or operands_in_registers(capability):
+        return None
+    block_d = padded(head_dim)
+    rows = SHARED_OPERANDS.get((kernel, phi.features)) or SHARED_OPERANDS[kernel.split(",")[0], phi.features]
+    block_n, block_m, block_v, warps, stages, registers = rows[max(0, block_d.bit_length() - 7)]
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m), "BLOCK_D": block_d, "WIDTH": 0}
+    if block_v:
+        sizes["BLOCK_V"] = min(block_d, block_v)
+    return Tiles({"FEATURES": phi.features, **sizes, **products(dtype)}, warps, stages, registers)
+
+
+_Row = tuple[int, int, int, int, int, int | None]
+
+SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row]] = {
+    ("sum", "elu"): ((64, 64, 64, 4, 3, None), (64, 64, 128, 8, 3, None), (64, 64, 128, 8, 3, None)),
+    ("sum", "softmax"): ((64, 64, 64, 4, 3, None), (64, 64, 128, 8, 3, None), (64, 64, 128, 8, 3, None)),
+    ("sum", "relu"): ((32, 128, 64, 8, 3, 128), (32, 128, 64, 8, 3, 128), (32, 64, 64, 4, 2, None)),
+    ("sum", "exp"): ((32, 128, 64, 8, 3, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
+    ("sum, queries", "exp"): ((32, 128, 64, 8, 2, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
+    ("sum", "fourier"): ((32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 2, None)),
+    ("answer", "elu"): ((64, 64, 64, 4, 1, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
+    ("answer", "softmax"): ((64, 64, 64, 4, 1, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
+    ("answer", "relu"): ((128, 64, 64, 8, 3, 128), (128, 32, 128, 8, 3, 128), (128, 32, 128, 8, 2, None)),
+    ("answer", "exp"): ((128, 64, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 128, 8, 2, None)),
+    ("answer", "fourier"): ((128, 32, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 64, 8, 2, None)),
+    ("answer, saving", "exp"): ((128, 32, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 128, 8, 2, None)),
+    ("query", "elu"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None)),
+    ("query", "softmax"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None)),
+    ("query", "relu"): ((128, 32, 0, 8, 3, 128), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
+    ("query", "exp"): ((128, 32, 0, 8, 3, 128), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
+    ("query", "fourier"): ((64, 32, 0, 4, 3, 168), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
+    ("key", "elu"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
+    ("key", "softmax"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
+    ("key", "relu"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 32, 0, 8, 2, None)),
+    ("key", "exp"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 32, 0, 8, 2, None)),
+    ("key", "fourier"): ((64, 32, 0, 4, 3, None), (64, 16, 0, 8, 2, None), (64, 16, 0, 8, 2, None)),
+}
+"""BLOCK_N, BLOCK_M, BLOCK_V (0: none), warps, stages and registers by kernel and map, for D up to 64, 128 and 256.
+
+A kernel's special form ("sum, queries", "answer, saving") has a row where it needs one.
+
+For bfloat16 where products read operands from shared memory (sm_90, sm_100): 64 rows for each four warps, as wgmma has
+it, operands streamed ahead, two programs of eight warps or three of four on a multiprocessor where registers allow it,
+and no stack (`make kernels`).
+"""
 
 
 GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {

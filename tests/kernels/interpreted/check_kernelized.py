@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 each_map = pytest.mark.parametrize("features", list(CASES))
 
 
+WHOLE_TILES = {"relu": 32, "exp": 32, "fourier": 32}
+"""Numbers of features that tiles of 16 divide, of the maps that have any number."""
+
+
 def form_of(features: str) -> tuple[Form, Params]:
     name, given = CASES[features]
     operator = operators()[name].load()
@@ -42,12 +47,12 @@ def many_splits(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Small tiles, so that every loop runs more than once, and beyond N = 64 several splits."""
 
     def small(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
-        def smaller(*args: Any) -> Tiles:
-            shipped = tiles(*args)
+        def smaller(*args: Any, **kwargs: Any) -> Tiles:
+            shipped = tiles(*args, **kwargs)
             sizes = {name: 16 for name in ("BLOCK_N", "BLOCK_M", "BLOCK_V") if name in shipped.constexprs}
             if "WIDTH" in shipped.constexprs:
                 sizes["WIDTH"] = width
-            return Tiles({**shipped.constexprs, **sizes}, shipped.warps, shipped.stages)
+            return replace(shipped, constexprs={**shipped.constexprs, **sizes})
 
         return smaller
 
@@ -142,6 +147,26 @@ def test_a_split_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full, "accumulate", first_alone)
     assert set(disagreeing("elu", Problem(70, 16, 1))) == {"output", "q", "k", "v"}
     assert not disagreeing("elu", Problem(64, 16, 1))
+
+
+@pytest.mark.parametrize("features", list(WHOLE_TILES))
+def test_agrees_on_features_that_fill_their_tiles(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, given = CASES[features]
+    monkeypatch.setitem(CASES, features, (name, {**given, "m": WHOLE_TILES[features]}))
+    assert not disagreeing(features, Problem(37, 16, 1))
+
+
+def test_epsilon_times_all_features_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query's stabiliser does not scale ε, so what ε brings is added at the end from sums over the features."""
+    monkeypatch.setattr("attnbench.operators.kernelized.performer.EPSILON", {"softmax": 1e-2})
+    assert not disagreeing("exp", Problem(37, 16, 1))
+    plain = full.answer
+
+    def without(q: Tensor, omega: Tensor, sums: full.Sums, *rest: Any) -> Any:
+        return plain(q, omega, replace(sums, column_sums=torch.zeros_like(sums.column_sums)), *rest)
+
+    monkeypatch.setattr(full, "answer", without)
+    assert "output" in disagreeing("exp", Problem(37, 16, 1))
 
 
 def test_the_stabilisers_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
