@@ -196,13 +196,15 @@ class _Collection:
 
 def _is_installed(spec: ModuleSpec) -> bool:
     place = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or ()), None)
-    return place is None or any(Path(place).is_relative_to(folder) for folder in _library_folders())
+    return place is None or any(Path(place).is_relative_to(folder) for folder in _library_folders(tuple(sys.path)))
 
 
 @lru_cache(maxsize=1)
-def _library_folders() -> tuple[Path, ...]:
+def _library_folders(searched: tuple[str, ...]) -> tuple[Path, ...]:
+    """Of those that are searched, those that pip installs into, another one by `--target` included."""
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")} | {site.getusersitepackages()}
-    folders |= {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")}
+    folders |= {p for p in searched if Path(p).name in ("site-packages", "dist-packages")}
+    folders |= {p for p in searched if next(Path(p).glob("*.dist-info"), None) is not None}
     return tuple(Path(folder) for folder in folders)
 
 

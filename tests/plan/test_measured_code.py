@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import attnbench
-from attnbench.plan.measured_code import MeasuredCode, changes, code_imported_by, measured_code
+from attnbench.plan.measured_code import MeasuredCode, _library_folders, changes, code_imported_by, measured_code
 
 OPERATOR = """
 import json
@@ -103,6 +103,20 @@ def test_a_library_in_a_checkout_is_not_looked_through(place: Path, monkeypatch:
     assert not any(name.startswith(("torch/", "packed_of_mine/deep/i")) for name in found.files)
     assert "helper_of_mine.py" in found.files
     assert any(name.startswith("packed_of_mine/deep/") for name in measured_code(["packed_of_mine"]).files)
+
+
+def test_what_pip_has_put_into_a_folder_of_its_own_counts_by_its_version(place: Path) -> None:
+    mine = place / "mine.py"
+    assert "helper_of_mine.py" in measured_code([str(mine)]).files
+    info = place / "helper_of_mine-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: helper_of_mine\nVersion: 1.2\n")
+    elsewhere = place.parent / "elsewhere.py"
+    elsewhere.write_text(mine.read_text())
+    _library_folders.cache_clear()
+    found = measured_code([str(elsewhere)])
+    assert own(found) == {"elsewhere.py"}
+    assert found.libraries["helper_of_mine"] == "1.2"
 
 
 def test_of_attnbench_what_measures_counts_and_what_shows_does_not() -> None:
