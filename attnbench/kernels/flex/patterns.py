@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from attnbench.kernels.flex.pieces import copies_mask
 from attnbench.kernels.flex.windows import TILE, band, block_mask, spans, tiles
 
 
-def block_rows(blocks: Tensor, n: int, size: int, ends: bool) -> Any:
+def block_rows(blocks: Tensor, n: int, size: int, copied: int = 0) -> Any:
     """BigBird's rows: three blocks around the diagonal, the first and the last block, and `blocks`.
 
     Queries of the first and of the last block see what others would in their place: their rows are computed apart.
@@ -23,35 +24,43 @@ def block_rows(blocks: Tensor, n: int, size: int, ends: bool) -> Any:
     Args:
         blocks: [H, M − 2, r], the random blocks of rows 1 … M − 2.
         size: tokens of a block, a divisor or a multiple of 128.
-        ends: whether the first and the last block are among the keys, else in no row.
+        copied: of the first and last block together, tokens that stand as copies in front (`pieces.copies_mask`); 0:
+            they are seen in their places.
     """
     version = tuple(blocks.flatten().tolist()) if blocks.is_inference() else blocks._version
-    return _block_rows(blocks, version, n, size, ends)
+    return _block_rows(blocks, version, n, size, copied)
 
 
 @lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def _block_rows(blocks: Tensor, version: object, n: int, size: int, ends: bool) -> Any:
+def _block_rows(blocks: Tensor, version: object, n: int, size: int, copied: int) -> Any:
     m = -(-n // size)
     heads, _, count = blocks.shape
     row = torch.arange(m, device=blocks.device)
     visible = (row[:, None] - row).abs() <= 1
-    visible[:, [0, -1]] = ends
+    visible[:, [0, -1]] = not copied
     visible = visible.repeat(heads, 1, 1)  # [H, M, M]
+    # Of every row, padded with a block that is none; 32 bits, and shifts where the size allows: asked for every pair.
+    drawn = torch.full((heads, m, count), -1, dtype=torch.int32, device=blocks.device)
     if count:
         visible[:, 1:-1].scatter_(-1, blocks, True)
+        drawn[:, 1:-1] = blocks
+    bits = size.bit_length() - 1 if size.bit_count() == 1 else None
+
+    def block_of(token: Tensor) -> Tensor:
+        return token // size if bits is None else token >> bits
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        query, key = i // size, j // size
-        back = query - key
-        at_end = (key == 0) | (key == m - 1)
-        allows = (back <= 1) & (back >= -1)
-        inner = (query - 1).clamp(0, max(0, m - 3))
+        query, key = block_of(i), block_of(j)
+        allows = (query - key <= 1) & (key - query <= 1)
         for x in range(count):
-            allows = allows | ((query > 0) & (query < m - 1) & (blocks[h, inner, x] == key))
-        return (allows | at_end) if ends else (allows & ~at_end)
+            allows = allows | (drawn[h, query, x] == key)
+        at_end = (key == 0) | (key == m - 1)
+        return (allows & ~at_end) if copied else (allows | at_end)
 
     some, every = _tiles_of_blocks(visible, n, size)
+    if copied:
+        return copies_mask(some, every, allowed, n, copied)
     return block_mask(some, every, allowed, n, n)
 
 

@@ -132,6 +132,11 @@ def band(query: Spans, key: Spans, before: int, after: int) -> tuple[Tensor, Ten
 def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: int = 1, hubs: int = 0) -> Tensor:
     """`attnbench.window.attend` with unscaled q, by FlexAttention: windows in residue classes, and hubs."""
     n, group = q.shape[-2], group_of(q, k)
+    if classes == 1 and hubs and torch.is_grad_enabled():
+        from attnbench.kernels.flex.pieces import with_copies
+
+        k, v = (with_copies(x, x[:, :, :hubs]) for x in (k, v))
+        return attend(q, k, v, copied_hubs_mask(n, before, after, hubs, q.device))
     if classes == 1:
         return attend(q, k, v, window_mask(n, before, after, 1, hubs, q.device))
     mask = window_mask(n, before, after, classes, hubs, q.device, group)
@@ -143,6 +148,21 @@ def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
             for x, tokens in ((k, keys), (v, values))
         )
     return from_classes(separated(attend(queries, keys, values, mask), group, 1), classes, q)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def copied_hubs_mask(n: int, before: int, after: int, hubs: int, device: torch.device) -> Any:
+    """The mask of `window` without classes, whose hubs stand in front as copies: `pieces.copies_mask`."""
+    from attnbench.kernels.flex.pieces import copies_mask
+
+    query, key = spans(n, 0, device), spans(n, 1, device)
+    some, every = band(query, key, before, after)
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (i - j <= before) & (j - i <= after) & (j >= hubs)
+
+    return copies_mask((some & (key.high >= hubs))[None], (every & (key.low >= hubs))[None], allowed, n, hubs)
 
 
 @lru_cache(maxsize=64)

@@ -152,24 +152,24 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 def _cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.flex.patterns import block_rows
-    from attnbench.kernels.flex.pieces import few_keys_with_lse, few_queries
-    from attnbench.kernels.flex.windows import attend, attend_with_lse, merge
+    from attnbench.kernels.flex.pieces import few_queries, with_copies
+    from attnbench.kernels.flex.windows import attend
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
             return _mixed.accelerated(problem, parts(params), q, k, v, blocks=blocks)
-        b, m = cut(problem, params)
+        (b, m), n = cut(problem, params), problem.seq_len
         if m <= 2:
             return attend(q, k, v, None)
-        last = (m - 1) * b
-        first_and_last = few_queries(torch.cat((q[:, :, :b], q[:, :, last:]), dim=2), k, v)
+        sizes = (b, (m - 2) * b, n - (m - 1) * b)
+        first, _, last = q.split(sizes, dim=2)
+        edges = few_queries(torch.cat((first, last), dim=2), k, v)
+        copied = 0
         if torch.is_grad_enabled():
-            ends = (torch.cat((x[:, :, :b], x[:, :, last:]), dim=2) for x in (k, v))
-            inner = attend_with_lse(q, k, v, block_rows(blocks, problem.seq_len, b, ends=False))
-            y = merge(*inner, *few_keys_with_lse(q, *ends))
-        else:
-            y = attend(q, k, v, block_rows(blocks, problem.seq_len, b, ends=True))
-        return torch.cat((first_and_last[:, :, :b], y[:, :, b:last], first_and_last[:, :, b:]), dim=2)
+            k, v = (with_copies(x, torch.cat(x.split(sizes, dim=2)[::2], dim=2)) for x in (k, v))
+            copied = sizes[0] + sizes[2]
+        y = attend(q, k, v, block_rows(blocks, n, b, copied))
+        return torch.cat((edges[:, :, :b], y[:, :, b : -sizes[2]], edges[:, :, b:]), dim=2)
 
     return call
 

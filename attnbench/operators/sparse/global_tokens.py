@@ -50,10 +50,11 @@ def two_rectangles(
     if added:
         q, k, v = (torch.cat((extra, x), dim=-2) for extra, x in zip(_added(**added), (q, k, v), strict=True))
     g = global_count(problem, params)
-    full = wide(q[..., :g, :], k, v)
+    few, many = q.split((g, q.shape[-2] - g), dim=-2)
+    full = wide(few, k, v)
     if g == q.shape[-2]:
         return full
-    thin = tall(q[..., g:, :], k[..., :g, :], v[..., :g, :])
+    thin = tall(many, k[..., :g, :], v[..., :g, :])
     return torch.cat((full, thin), dim=-2)
 
 

@@ -137,25 +137,18 @@ def global_elements(problem: Problem, params: Params) -> int:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex.pieces import few_keys_with_lse, few_queries
-    from attnbench.kernels.flex.windows import attend_with_lse, merge, window, window_mask
+    from attnbench.kernels.flex.pieces import few_queries
+    from attnbench.kernels.flex.windows import window
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **global_data: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":
             return _mixed.accelerated(problem, parts(params), q, k, v)
-        (before, after), classes = local.sides(problem, params), dilation(problem, params)
-        g, n = global_count(problem, params), problem.seq_len
-        if not g:
-            return window(q, k, v, before, after, classes=classes)
-        global_rows = few_queries(*(global_data[name] for name in GLOBAL_DATA))
-        if classes == 1 and g < n and torch.is_grad_enabled():
-            rest = q[..., g:, :]
-            mask = window_mask(n - g, before, after, 1, 0, q.device)
-            near = attend_with_lse(rest, k[..., g:, :], v[..., g:, :], mask)
-            y = merge(*near, *few_keys_with_lse(rest, k[..., :g, :], v[..., :g, :]))
-        else:
-            y = window(q, k, v, before, after, classes=classes, hubs=g)[..., g:, :]
-        return torch.cat((global_rows, y), dim=-2)
+        g = global_count(problem, params)
+        y = window(q, k, v, *local.sides(problem, params), classes=dilation(problem, params), hubs=g)
+        if not global_data:
+            return y
+        rows = few_queries(*(global_data[name] for name in GLOBAL_DATA))
+        return torch.cat((rows, y[..., g:, :]), dim=-2)
 
     return call
 

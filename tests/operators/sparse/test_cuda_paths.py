@@ -175,10 +175,10 @@ def test_blocks_that_are_written_to_are_listed_anew() -> None:
     for inference in (False, True):
         with torch.inference_mode(inference):
             blocks = case.inputs.choices["blocks"].clone()
-            before = patterns.block_rows(blocks, 1300, 64, True)
-            assert patterns.block_rows(blocks, 1300, 64, True) is before
+            before = patterns.block_rows(blocks, 1300, 64)
+            assert patterns.block_rows(blocks, 1300, 64) is before
             blocks.copy_(case.form.make_inputs(case.problem, case.params, seeded(1)).choices["blocks"])
-            after = patterns.block_rows(blocks, 1300, 64, True)
+            after = patterns.block_rows(blocks, 1300, 64)
         assert not torch.equal(before.kv_indices, after.kv_indices)
 
 
@@ -265,12 +265,14 @@ def masks() -> Iterator[tuple[str, Any, int]]:
             windows.window_mask(n, before, after, classes, hubs, CPU),
             classes,
         )
+    for n, before, hubs in ((300, 10, 3), (1700, 260, 130), (9000, 100, 128), (5000, 100, 1)):
+        yield f"copies-{n}-{before}-{hubs}", windows.copied_hubs_mask(n, before, before, hubs, CPU), 1
     yield "window-groups", windows.window_mask(1000, 130, 130, 3, 130, CPU, 2), 6
     yield "distant-groups", patterns.distant(1000, 3, True, CPU, 2), 6
     for n, size in ((700, 64), (1300, 64), (1100, 128), (301, 16), (50, 64), (1500, 256)):
         case = Case("big_bird", n, block=size)
-        for ends in (False, True):
-            yield f"rows-{n}-{size}-{ends}", patterns.block_rows(case.inputs.choices["blocks"], n, size, ends), 2
+        for copied in {0, min(n, 2 * size - -n % size)}:
+            yield f"rows-{n}-{size}-{copied}", patterns.block_rows(case.inputs.choices["blocks"], n, size, copied), 2
     for causal in (False, True):
         for n, size, width in ((1000, 31, 4), (1024, 32, 32), (700, 150, 140), (2500, 7, 3)):
             count = _fixed.blocks_of(Problem(n, 4), {"block": size, "summary": width}).summaries
@@ -334,8 +336,8 @@ def test_masks_are_built_once_and_serve_autograd() -> None:
     assert windows.window_mask(555, 10, 10, 1, 0, CPU) is mask
     assert not mask.kv_indices.is_inference()
     blocks = Case("big_bird", 700, block=64).inputs.choices["blocks"]
-    assert patterns.block_rows(blocks, 700, 64, True) is patterns.block_rows(blocks, 700, 64, True)
-    assert patterns.block_rows(blocks.clone(), 700, 64, True) is not patterns.block_rows(blocks, 700, 64, True)
+    assert patterns.block_rows(blocks, 700, 64) is patterns.block_rows(blocks, 700, 64)
+    assert patterns.block_rows(blocks.clone(), 700, 64) is not patterns.block_rows(blocks, 700, 64)
 
 
 def test_merging_two_sets_of_keys_is_one_softmax() -> None:
