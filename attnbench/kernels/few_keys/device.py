@@ -29,20 +29,9 @@ def store_tile(pointer, x, count, row_stride, column_stride, width, ROWS: tl.con
 
 
 @triton.jit
-def keys_seen(last_row, keys, factor, CAUSAL: tl.constexpr):
-    """How many keys the rows up to last_row see: all, or those m with m · factor ≤ i."""
-    if CAUSAL:
-        return tl.minimum(keys, last_row // factor + 1)
-    return keys
-
-
-@triton.jit
-def allowed(rows, columns, keys, factor, CAUSAL: tl.constexpr):
-    """[rows, columns]: whether query i sees key m."""
-    inside = (columns < keys)[None, :] & (rows >= 0)[:, None]
-    if CAUSAL:
-        inside = inside & (columns[None, :] * factor <= rows[:, None])
-    return inside
+def inside(rows, columns, keys):
+    """[rows, columns]: whether there is such a key."""
+    return (columns < keys)[None, :] & (rows >= 0)[:, None]
 
 
 @triton.jit
@@ -56,7 +45,6 @@ def few_keys_forward_kernel(
     seq_len,
     keys,
     head_dim,
-    factor,
     q_b,
     q_h,
     q_n,
@@ -66,7 +54,6 @@ def few_keys_forward_kernel(
     y_n,
     y_d,
     scale_log2,
-    CAUSAL: tl.constexpr,
     SAVE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -90,11 +77,11 @@ def few_keys_forward_kernel(
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     weight = tl.zeros([BLOCK_N], tl.float32)
     highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
-    for first in range(0, keys_seen(first_row + BLOCK_N - 1, keys, factor, CAUSAL), BLOCK_M):
+    for first in range(0, keys, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
         tile = load_tile(k + first * head_dim, keys - first, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
         scores = tl.dot(queries, tl.trans(tile), input_precision=PRECISION) * scale_log2
-        scores = tl.where(allowed(rows, columns, keys, factor, CAUSAL), scores, float("-inf"))
+        scores = tl.where(inside(rows, columns, keys), scores, float("-inf"))
         raised = tl.maximum(highest, tl.max(scores, axis=1))
         rescale = tl.exp2(highest - raised)
         p = tl.exp2(scores - raised[:, None])
@@ -121,7 +108,6 @@ def few_keys_query_gradient_kernel(
     seq_len,
     keys,
     head_dim,
-    factor,
     q_b,
     q_h,
     q_n,
@@ -140,7 +126,6 @@ def few_keys_query_gradient_kernel(
     d_d,
     scale,
     scale_log2,
-    CAUSAL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -168,13 +153,13 @@ def few_keys_query_gradient_kernel(
     level = tl.load(lse + head * seq_len + rows, mask=rows < seq_len, other=0.0)
     queries = load_tile(q, rows_left, q_n, q_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
     total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    for first in range(0, keys_seen(first_row + BLOCK_N - 1, keys, factor, CAUSAL), BLOCK_M):
+    for first in range(0, keys, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
         tile = load_tile(v + first * head_dim, keys - first, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
         dp = tl.dot(g.to(COMPUTE), tl.trans(tile), input_precision=PRECISION)
         tile = load_tile(k + first * head_dim, keys - first, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
         scores = tl.dot(queries, tl.trans(tile), input_precision=PRECISION) * scale_log2
-        scores = tl.where(allowed(rows, columns, keys, factor, CAUSAL), scores, float("-inf"))
+        scores = tl.where(inside(rows, columns, keys), scores, float("-inf"))
         ds = tl.exp2(scores - level[:, None]) * (dp - along[:, None])
         total = tl.dot(ds.to(COMPUTE), tile, total, input_precision=PRECISION)
     store_tile(dq, total * scale, rows_left, d_n, d_d, head_dim, BLOCK_N, BLOCK_D)
@@ -194,7 +179,6 @@ def few_keys_key_gradient_kernel(
     seq_len,
     keys,
     head_dim,
-    factor,
     splits,
     split_len,  # queries of a split, a multiple of BLOCK_N
     q_b,
@@ -207,7 +191,6 @@ def few_keys_key_gradient_kernel(
     g_d,
     scale,
     scale_log2,
-    CAUSAL: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -237,8 +220,6 @@ def few_keys_key_gradient_kernel(
     total_v = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     begin = split.to(tl.int64) * split_len
     end = tl.minimum(begin + split_len, seq_len)
-    if CAUSAL:
-        begin = tl.maximum(begin, first_key * factor // BLOCK_N * BLOCK_N)
     q += begin * q_n
     dy += begin * g_n
     for first in range(begin, end, BLOCK_N):
@@ -249,7 +230,7 @@ def few_keys_key_gradient_kernel(
         level = tl.load(lse + rows, mask=rows < seq_len, other=float("inf"))
         along = tl.load(delta + rows, mask=rows < seq_len, other=0.0)
         scores = tl.dot(queries, tl.trans(own_keys), input_precision=PRECISION) * scale_log2
-        scores = tl.where(allowed(rows, columns, keys, factor, CAUSAL), scores, float("-inf"))
+        scores = tl.where(inside(rows, columns, keys), scores, float("-inf"))
         p = tl.exp2(scores - level[:, None])  # [N, M]
         total_v = tl.dot(tl.trans(p.to(COMPUTE)), g, total_v, input_precision=PRECISION)
         dp = tl.dot(g, tl.trans(own_values), input_precision=PRECISION)

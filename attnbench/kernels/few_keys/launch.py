@@ -1,6 +1,6 @@
-"""y_i = Σ_m softmax_m(scale · q_iᵀ k_m) v_m for many queries and few keys; causal: over the m with m · factor ≤ i.
+"""y_i = Σ_m softmax_m(scale · q_iᵀ k_m) v_m for many queries and few keys.
 
-Serves linformer and kao_kv, and compressed where it is causal. A flash backward gives each tile of keys to one program,
+Serves linformer and kao_kv. A flash backward gives each tile of keys to one program,
 and with few keys most of a GPU stays idle: here the queries are split too, and the parts of dk and dv added up.
 
 Layout. q: [B, H, N, D], or a map [B, C, h, w] seen as that, which is read and written as it lies; k, v: [B, H, M, D].
@@ -42,66 +42,64 @@ PROGRAMS = 512
 MAX_SPLITS = 64
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int = 0) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Attention of every query to the keys, differentiable once.
 
     Args:
         q: [B, H, N, D] on a CUDA device, D ≤ 256.
-        k, v: [B, H, M, D]; where every query sees every key [B, Hk, M, D]: the queries of a group of heads are rows of
-            one.
+        k, v: [B, Hk, M, D]: the queries of a group of heads are rows of one.
         scale: factor of the logits.
-        factor: 0: every query sees every key; otherwise query i sees the keys m with m · factor ≤ i.
     Returns: [B, H, N, D].
     """
     queries, q = q, folded(q, k)
     if q.stride(-1) != 1 and not (q.stride(-2) == 1 and q.shape[-1] <= MAX_MAP_DIM and q.dtype != torch.float32):
         q = q.contiguous()
     save = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return unfolded(_FewKeys.apply(q, k.contiguous(), v.contiguous(), scale, factor, save), queries)
+    return unfolded(_FewKeys.apply(q, k.contiguous(), v.contiguous(), scale, save), queries)
 
 
 class _FewKeys(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, factor: int, save: bool) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, save: bool) -> Tensor:
         b, h, n, d = q.shape
         y = torch.empty_like(q)
         lse = torch.empty((b * h, n) if save else (1,), dtype=torch.float32, device=q.device)
         tiles = tiles_of("forward", q)
         few_keys_forward_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
-            q, k, v, y, lse, h, n, k.shape[2], d, factor, *q.stride(), *y.stride(), scale * math.log2(math.e),
-            CAUSAL=factor > 0, SAVE=save, **tiles.options,
+            q, k, v, y, lse, h, n, k.shape[2], d, *q.stride(), *y.stride(), scale * math.log2(math.e),
+            SAVE=save, **tiles.options,
         )  # fmt: skip
         if save:
             ctx.save_for_backward(q, k, v, y, lse)
-            ctx.scale, ctx.factor = scale, factor
+            ctx.scale = scale
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, lse = ctx.saved_tensors
-        dq, delta = query_gradients(q, k, v, y, dy, lse, ctx.scale, ctx.factor)
-        dk, dv = key_gradients(q, k, v, dy, lse, delta, ctx.scale, ctx.factor)
-        return dq, dk, dv, None, None, None
+        dq, delta = query_gradients(q, k, v, y, dy, lse, ctx.scale)
+        dk, dv = key_gradients(q, k, v, dy, lse, delta, ctx.scale)
+        return dq, dk, dv, None, None
 
 
 def query_gradients(
-    q: Tensor, k: Tensor, v: Tensor, y: Tensor, dy: Tensor, lse: Tensor, scale: float, factor: int
+    q: Tensor, k: Tensor, v: Tensor, y: Tensor, dy: Tensor, lse: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """dq like q, and δ [B·H, N]."""
     b, h, n, d = q.shape
     dq, delta = torch.empty_like(q), torch.empty_like(lse)
     tiles = tiles_of("query_gradient", q)
     few_keys_query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
-        q, k, v, y, dy, lse, dq, delta, h, n, k.shape[2], d, factor,
+        q, k, v, y, dy, lse, dq, delta, h, n, k.shape[2], d,
         *q.stride(), *y.stride(), *dy.stride(), *dq.stride(), scale, scale * math.log2(math.e),
-        CAUSAL=factor > 0, **tiles.options,
+        **tiles.options,
     )  # fmt: skip
     return dq, delta
 
 
 def key_gradients(
-    q: Tensor, k: Tensor, v: Tensor, dy: Tensor, lse: Tensor, delta: Tensor, scale: float, factor: int
+    q: Tensor, k: Tensor, v: Tensor, dy: Tensor, lse: Tensor, delta: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """dk and dv like k."""
     b, h, n, d = q.shape
@@ -113,9 +111,9 @@ def key_gradients(
     split_len = triton.cdiv(triton.cdiv(n, splits), block) * block
     dk, dv = (torch.empty(splits, *k.shape, dtype=torch.float32, device=k.device) for _ in range(2))
     few_keys_key_gradient_kernel[(programs * splits,)](
-        q, k, v, dy, lse, delta, dk, dv, h, n, m, d, factor, splits, split_len,
+        q, k, v, dy, lse, delta, dk, dv, h, n, m, d, splits, split_len,
         *q.stride(), *dy.stride(), scale, scale * math.log2(math.e),
-        CAUSAL=factor > 0, **tiles.options,
+        **tiles.options,
     )  # fmt: skip
     return dk.sum(dim=0).to(k.dtype), dv.sum(dim=0).to(v.dtype)
 
@@ -163,13 +161,12 @@ COMPUTE = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32
 
 
 def configurations() -> Iterator[Configuration]:
-    """D = 16 … 256 in bfloat16, float16 and float32 (TF32 or not), by tokens, as a map and causal."""
+    """D = 16 … 256 in bfloat16, float16 and float32 (TF32 or not), by tokens and as a map."""
     for d in (16, 32, 64, 128, 256):
         for dtype, compute in PRECISIONS:
             if d > (MAX_EXACT_DIM if compute == "tf32x3" else MAX_HEAD_DIM):
                 continue
             yield from _configurations(d, dtype, compute, "tokens")
-            yield from _configurations(d, dtype, compute, "causal")
             if dtype != torch.float32 and d <= MAX_MAP_DIM:
                 yield from _configurations(d, dtype, compute, "map")
 
@@ -184,11 +181,11 @@ def _configurations(d: int, dtype: torch.dtype, compute: str, layout: str) -> It
         suffix = "_n" if layout == "map" else "_d"  # of the strides that are 1, for which the launcher specialises
         unit = [stride for stride in all_types if len(stride) == 3 and stride.endswith(suffix)]
         argument_types = {arg: kind for arg, kind in all_types.items() if arg not in unit}
-        constexprs = {**tiles.constexprs, "CAUSAL": layout == "causal", **dict.fromkeys(unit, 1)}
+        constexprs = {**tiles.constexprs, **dict.fromkeys(unit, 1)}
         if which == "forward":
             constexprs["SAVE"] = True
         label = f"D={d} {named(dtype, compute)} {layout}"
-        sample = d == 64 and dtype == torch.bfloat16 and layout != "tokens"
+        sample = d == 64 and dtype == torch.bfloat16
         multiples = strided(argument_types) if layout != "map" else ()
         yield Configuration(kernel, argument_types, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.flex.pieces import copies_mask
-from attnbench.kernels.flex.windows import TILE, band, block_mask, spans, tiles
+from attnbench.kernels.flex.windows import TILE, band, block_mask, copies_mask, spans, tiles
 
 
 def block_rows(blocks: Tensor, n: int, size: int, copied: int = 0) -> Any:
@@ -24,7 +23,7 @@ def block_rows(blocks: Tensor, n: int, size: int, copied: int = 0) -> Any:
     Args:
         blocks: [H, M − 2, r], the random blocks of rows 1 … M − 2.
         size: tokens of a block, a divisor or a multiple of 128.
-        copied: of the first and last block together, tokens that stand as copies in front (`pieces.copies_mask`); 0:
+        copied: of the first and last block together, tokens that stand as copies in front (`copies_mask`); 0:
             they are seen in their places.
     """
     version = tuple(blocks.flatten().tolist()) if blocks.is_inference() else blocks._version
@@ -146,3 +145,16 @@ def distant(n: int, classes: int, causal: bool, device: torch.device, group: int
         return apart & (j * classes + h // group < n)
 
     return block_mask(some[None], every[None], allowed, length, length)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def every_few_tokens(n: int, keys: int, factor: int, device: torch.device) -> Any:
+    """Query i of N sees the keys m with m · factor ≤ i: one more after every `factor` tokens."""
+    query, key = spans(n, 0, device), spans(keys, 1, device)
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return j * factor <= i
+
+    some, every = key.low * factor <= query.high, key.high * factor <= query.low
+    return block_mask(some[None], every[None], allowed, n, keys)

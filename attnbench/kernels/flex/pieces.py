@@ -6,16 +6,13 @@ that see all tokens, or a few keys that all tokens see, would keep a few program
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.grouped import folded, group_of, unfolded
-from attnbench.kernels.flex.windows import TILE, MaskMod, attend_with_lse, block_mask, tiles
+from attnbench.kernels.flex.windows import MOST_PIECES, attend_with_lse
 
-MOST_PIECES = 32
 LEAST_TOKENS = 512
 """Of a piece: below it a program has too little to do."""
 
@@ -52,40 +49,3 @@ def few_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     keys, values = (x.repeat_interleave(group_of(q, k) * count, dim=1) for x in (k, v))  # [B, H·pieces, g, D]
     queries = q.unflatten(2, (count, -1)).flatten(1, 2)
     return scaled_dot_product_attention(queries, keys, values).view(q.shape)
-
-
-def with_copies(x: Tensor, hubs: Tensor) -> Tensor:
-    """Keys or values of `copies_mask`: copies of the hubs, then the tokens. x: [B, Hk, N, D]; hubs: [B, Hk, g, D]."""
-    missing = tiles(hubs.shape[2]) * TILE - hubs.shape[2]
-    copies = pad(hubs, (0, 0, 0, missing)) if missing else hubs
-    return torch.cat((copies.repeat(1, 1, _copies(x.shape[2])[0], 1), x), dim=2)
-
-
-def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int) -> Any:
-    """The block mask of tokens that all see `hubs` keys beside others: every piece of the queries its own copy of them.
-
-    Args:
-        some, every, allowed: as `block_mask` takes them, of the other keys alone: N queries and N keys.
-        n: tokens.
-        hubs: keys that all queries see.
-    """
-    count, rows = _copies(n)
-    span = tiles(hubs)
-    query = torch.arange(tiles(n), device=some.device)[:, None]
-    key = torch.arange(count * span, device=some.device)
-    mine = (query // rows == key // span).expand(some.shape[0], -1, -1)
-    filled = mine & ((key % span + 1) * TILE <= hubs)
-    start = count * span * TILE
-
-    def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        copy = j // (span * TILE)
-        hub = (copy == i // (rows * TILE)) & (j - copy * (span * TILE) < hubs)
-        return torch.where(j < start, hub, allowed(b, h, i, j - start))
-
-    return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n)
-
-
-def _copies(n: int) -> tuple[int, int]:
-    """How many pieces the tiles of N queries are cut into, and the tiles of each."""
-    rows = -(-tiles(n) // MOST_PIECES)
-    return -(-tiles(n) // rows), rows

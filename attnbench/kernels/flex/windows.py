@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.grouped import group_of, merged, separated
 from attnbench.problem import Problem
@@ -21,6 +22,9 @@ from attnbench.window import class_length, from_classes, to_classes
 
 TILE = 128
 MOST_TILES = 2**28  # entries of a block mask: about 1 GiB for each of its index tensors
+
+MOST_PIECES = 32
+"""Pieces that queries which all see the same few keys are cut into, where each has a copy of these."""
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -133,8 +137,6 @@ def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
     """`attnbench.window.attend` with unscaled q, by FlexAttention: windows in residue classes, and hubs."""
     n, group = q.shape[-2], group_of(q, k)
     if classes == 1 and hubs and torch.is_grad_enabled():
-        from attnbench.kernels.flex.pieces import with_copies
-
         k, v = (with_copies(x, x[:, :, :hubs]) for x in (k, v))
         return attend(q, k, v, copied_hubs_mask(n, before, after, hubs, q.device))
     if classes == 1:
@@ -153,9 +155,7 @@ def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def copied_hubs_mask(n: int, before: int, after: int, hubs: int, device: torch.device) -> Any:
-    """The mask of `window` without classes, whose hubs stand in front as copies: `pieces.copies_mask`."""
-    from attnbench.kernels.flex.pieces import copies_mask
-
+    """The mask of `window` without classes, whose hubs stand in front as copies: `copies_mask`."""
     query, key = spans(n, 0, device), spans(n, 1, device)
     some, every = band(query, key, before, after)
 
@@ -193,3 +193,40 @@ def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device
         return (j < hubs) | near if hubs else near
 
     return block_mask(some[None], all_[None], allowed, length, length + offset)
+
+
+def with_copies(x: Tensor, hubs: Tensor) -> Tensor:
+    """Keys or values of `copies_mask`: copies of the hubs, then the tokens. x: [B, Hk, N, D]; hubs: [B, Hk, g, D]."""
+    missing = tiles(hubs.shape[2]) * TILE - hubs.shape[2]
+    copies = pad(hubs, (0, 0, 0, missing)) if missing else hubs
+    return torch.cat((copies.repeat(1, 1, _copies(x.shape[2])[0], 1), x), dim=2)
+
+
+def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int) -> Any:
+    """The block mask of tokens that all see `hubs` keys beside others: every piece of the queries its own copy of them.
+
+    Args:
+        some, every, allowed: as `block_mask` takes them, of the other keys alone: N queries and N keys.
+        n: tokens.
+        hubs: keys that all queries see.
+    """
+    count, rows = _copies(n)
+    span = tiles(hubs)
+    query = torch.arange(tiles(n), device=some.device)[:, None]
+    key = torch.arange(count * span, device=some.device)
+    mine = (query // rows == key // span).expand(some.shape[0], -1, -1)
+    filled = mine & ((key % span + 1) * TILE <= hubs)
+    start = count * span * TILE
+
+    def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        copy = j // (span * TILE)
+        hub = (copy == i // (rows * TILE)) & (j - copy * (span * TILE) < hubs)
+        return torch.where(j < start, hub, allowed(b, h, i, j - start))
+
+    return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n)
+
+
+def _copies(n: int) -> tuple[int, int]:
+    """How many pieces the tiles of N queries are cut into, and the tiles of each."""
+    rows = -(-tiles(n) // MOST_PIECES)
+    return -(-tiles(n) // rows), rows

@@ -43,8 +43,9 @@ def column_scan_kernel(
     x,  # [heads, M, M]
     total,  # [heads, M]: u
     balanced,  # out [heads, M, M]: X', where j ≤ i
-    s,  # out [heads, M, M], LAST: exp X', and 0 where j > i
+    s,  # out [heads, M, M], LAST: exp X', and 0 where j > i; rows s_i apart
     size,
+    s_i,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     LAST: tl.constexpr,
@@ -55,7 +56,7 @@ def column_scan_kernel(
     columns = tl.program_id(0) % tiles * BLOCK_J + tl.arange(0, BLOCK_J)
     x += head * size * size
     balanced += head * size * size
-    s += head * size * size
+    s += head * size * s_i
     above = tl.full([BLOCK_J], float("-inf"), tl.float32)  # c of the row before
     for start in range(0, size, BLOCK_I):
         rows = start + tl.arange(0, BLOCK_I)
@@ -71,7 +72,11 @@ def column_scan_kernel(
         visible = columns[None, :] <= rows[:, None]
         tl.store(balanced + at, result, mask=inside & visible)
         if LAST:
-            tl.store(s + at, tl.where(visible, tl.exp(result), 0.0), mask=inside)
+            tl.store(
+                s + rows.to(tl.int64)[:, None] * s_i + columns[None, :],
+                tl.where(visible, tl.exp(result), 0.0),
+                mask=inside,
+            )
         last = tl.where((rows == start + BLOCK_I - 1)[:, None], so_far, 0.0)
         above = tl.where(columns < start + BLOCK_I, tl.sum(last, axis=0), float("-inf"))
 

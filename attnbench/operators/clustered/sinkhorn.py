@@ -191,7 +191,8 @@ def sorting_logits(problem: Problem, keys: Tensor, w: Tensor, noise: Tensor) -> 
     summary = keys.sum(dim=-2, dtype=exact)  # [B, H, N_B, D]
     w, noise = w.to(exact), noise.to(exact)
     if problem.causal:
-        summary = summary.cumsum(dim=2)[:, :, :-1] + keys[:, :, 1:, 0]
+        so_far = summary.mT.cumsum(dim=-1).mT  # along the last axis: a GPU adds up along another by few threads
+        summary = so_far[:, :, :-1] + keys[:, :, 1:, 0]
         columns = keys.shape[2] - 1
         w, noise = w[:, :columns], noise[:, :, 1 : columns + 1, :columns]
     return summary @ w + noise

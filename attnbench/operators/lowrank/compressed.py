@@ -20,7 +20,6 @@ from attnbench.cost import moved_again, product, traffic, uncounted_sums
 from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads, normal
 from attnbench.kernels.library.graphs import with_graph
-from attnbench.kernels.support import MAX_EXACT_DIM, why_not, why_not_causal_groups
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -199,9 +198,10 @@ def _cuda() -> Callable[..., Tensor]:
         keys, values = shortened(problem, params, k, conv_k), shortened(problem, params, v, conv_v)
         if not problem.causal:
             return unfolded(scaled_dot_product_attention(folded(q, keys), keys, values), q)
-        from attnbench.kernels.few_keys.launch import attend
+        from attnbench.kernels.flex.patterns import every_few_tokens
+        from attnbench.kernels.flex.windows import attend
 
-        return attend(q, keys, values, problem.head_dim**-0.5, params["factor"])
+        return attend(q, keys, values, every_few_tokens(problem.seq_len, keys.shape[2], params["factor"], q.device))
 
     return call
 
@@ -209,14 +209,16 @@ def _cuda() -> Callable[..., Tensor]:
 def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if not problem.causal:
         return None
-    return why_not_causal_groups(problem) or why_not(problem, max_exact_dim=MAX_EXACT_DIM)
+    from attnbench.kernels.flex import windows
+
+    return windows.why_not(problem, problem.seq_len, blocks(problem, params) + 1)
 
 
 CORE = Form(
     reference,
     make_inputs,
     cost,
-    {"cuda": Impl(_cuda, "cuBLAS, torch SDPA; causal: attnbench Triton: few_keys", _cuda_why_not, grouped=True)},
+    {"cuda": Impl(_cuda, "cuBLAS, torch SDPA; causal: FlexAttention, block mask", _cuda_why_not, grouped=True)},
     state,
 )
 

@@ -152,8 +152,8 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 def _cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.flex.patterns import block_rows
-    from attnbench.kernels.flex.pieces import few_queries, with_copies
-    from attnbench.kernels.flex.windows import attend
+    from attnbench.kernels.flex.pieces import few_queries
+    from attnbench.kernels.flex.windows import attend, with_copies
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
         if params["kind"] == "mixed_heads":

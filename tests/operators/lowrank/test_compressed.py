@@ -93,6 +93,14 @@ def test_the_cuda_path_is_the_same_map(n: int, factor: int) -> None:
     assert n == 1 or not close(case.impl("cuda"), case_of(n, factor + 1).output())
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_causal_cuda_path_is_the_same_map() -> None:
+    case = case_of(301, factor=3, causal=True)
+    with torch.inference_mode():
+        assert close(case.impl("cuda"), case.output())
+        assert not close(case.impl("cuda"), case_of(301, factor=3).impl("cuda"))
+
+
 def test_one_token_at_a_time_and_unchanged_is_softmax() -> None:
     case = case_of(n=7, factor=1)
     ones = {name: torch.eye(4, dtype=torch.float64).expand(2, 4, 4) for name in case.inputs.parameters}

@@ -267,6 +267,9 @@ def masks() -> Iterator[tuple[str, Any, int]]:
         )
     for n, before, hubs in ((300, 10, 3), (1700, 260, 130), (9000, 100, 128), (5000, 100, 1)):
         yield f"copies-{n}-{before}-{hubs}", windows.copied_hubs_mask(n, before, before, hubs, CPU), 1
+    for n, factor in ((300, 3), (1000, 1), (900, 7)):
+        keys = (n - 1) // factor + 1
+        yield f"every-{n}-{factor}", patterns.every_few_tokens(n, keys, factor, CPU), 1
     yield "window-groups", windows.window_mask(1000, 130, 130, 3, 130, CPU, 2), 6
     yield "distant-groups", patterns.distant(1000, 3, True, CPU, 2), 6
     for n, size in ((700, 64), (1300, 64), (1100, 128), (301, 16), (50, 64), (1500, 256)):
