@@ -37,6 +37,14 @@ def load_tokens(x, tokens, mask, stride, head_dim, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
+def store_tokens(rows, x, tokens, mask, head_dim, BLOCK_D: tl.constexpr):
+    """Rows of these tokens of a dense head, in x's dtype."""
+    columns = tl.arange(0, BLOCK_D)
+    at = x + tokens.to(tl.int64)[:, None] * head_dim + columns[None, :]
+    tl.store(at, rows.to(x.dtype.element_ty), mask=mask[:, None] & (columns < head_dim)[None, :])
+
+
+@triton.jit
 def products(
     a,
     b,
@@ -72,11 +80,17 @@ def inverse_length(rows):
 
 
 @triton.jit
-def lag(label, tokens_q, tokens_k, mask_q, mask_k, chosen, rounds):
-    """label_i − label_j in a round, unsigned: below 2 where the query sees the key. [queries, keys]."""
-    label_q = tl.load(label + tokens_q.to(tl.int64) * rounds + chosen, mask=mask_q, other=-8)
-    label_k = tl.load(label + tokens_k.to(tl.int64) * rounds + chosen, mask=mask_k, other=-4)
+def lag(label_q, label_k):
+    """label_i − label_j, unsigned: below 2 where in their round the query sees the key. [queries, keys]."""
     return (label_q[:, None] - label_k[None, :]).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def lag_in(label, tokens_q, tokens_k, mask_q, mask_k, chosen, ROUNDS: tl.constexpr):
+    """The lag of tokens in a round, whose labels are loaded."""
+    label_q = tl.load(label + tokens_q.to(tl.int64) * ROUNDS + chosen, mask=mask_q, other=-8)
+    label_k = tl.load(label + tokens_k.to(tl.int64) * ROUNDS + chosen, mask=mask_k, other=-4)
+    return lag(label_q, label_k)
 
 
 @triton.jit
@@ -85,14 +99,14 @@ def visible(
     tokens_k,
     mask_q,
     mask_k,
-    label,  # [N, R] of this head
+    label,  # [N, ROUNDS] of this head
     chosen,  # the round
-    rounds,
     CAUSAL: tl.constexpr,
     CORRECT: tl.constexpr,
+    ROUNDS: tl.constexpr,
 ):
     """Whether the query counts the key in this round; where CORRECT, in the first that brings it: [queries, keys]."""
-    counts = lag(label, tokens_q, tokens_k, mask_q, mask_k, chosen, rounds) < 2
+    counts = lag_in(label, tokens_q, tokens_k, mask_q, mask_k, chosen, ROUNDS) < 2
     if CAUSAL:
         counts &= tokens_k[None, :] < tokens_q[:, None]
     else:
@@ -100,9 +114,48 @@ def visible(
     if CORRECT:
         least = tl.full([tokens_q.shape[0], tokens_k.shape[0]], 2, tl.uint32)
         for earlier in range(chosen):
-            least = tl.minimum(least, lag(label, tokens_q, tokens_k, mask_q, mask_k, earlier, rounds))
+            least = tl.minimum(least, lag_in(label, tokens_q, tokens_k, mask_q, mask_k, earlier, ROUNDS))
         counts &= least == 2
     return counts
+
+
+@triton.jit
+def attended(s, values, largest, total, answer, PRECISION: tl.constexpr):
+    """One more tile of keys with logits in units of log 2: the running maximum, sum and weighted values."""
+    highest = tl.maximum(largest, tl.max(s, axis=1))
+    base = tl.where(highest == float("-inf"), 0.0, highest)
+    p = tl.exp2(s - base[:, None])
+    shrink = tl.exp2(largest - base)
+    answer = tl.dot(p.to(values.dtype), values, answer * shrink[:, None], input_precision=PRECISION)
+    return highest, total * shrink + tl.sum(p, axis=1), answer
+
+
+@triton.jit
+def store_answer(
+    answer,  # Σ p v
+    total,  # Σ p
+    largest,  # p = 2 ** (s − largest)
+    v,
+    tokens,
+    mask,
+    v_n,
+    parts,
+    totals,
+    begin,  # where the line's rows begin in parts and totals
+    head_dim,
+    SINGLE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """A round's answers and log₂-sum-exps of these tokens; SINGLE: one that sees nobody returns its own value."""
+    alone = total == 0
+    answer *= (1.0 / tl.where(alone, 1.0, total))[:, None]
+    log_total = tl.where(alone, float("-inf"), largest + tl.log2(tl.where(alone, 1.0, total)))
+    if SINGLE:
+        own_values = load_tokens(v, tokens, mask & alone, v_n, head_dim, BLOCK_D)
+        answer = tl.where(alone[:, None], own_values.to(tl.float32), answer)
+        log_total = tl.where(alone, float("inf"), log_total)
+    store_tokens(answer, parts + begin * head_dim, tokens, mask, head_dim, BLOCK_D)
+    tl.store(totals + begin + tokens, log_total, mask=mask)
 
 
 @triton.jit
@@ -110,7 +163,7 @@ def attend_kernel(
     qk,  # [B, H, N, D], strides q_b, q_h, q_n, 1
     v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
     order,  # [B·H, R, N]: the token in each place
-    label,  # [B·H, N, R]: of each token in each round
+    label,  # [B·H, N, ROUNDS]: of each token in each round
     parts,  # out [B·H, R, N, D]: each round's answer
     totals,  # out [B·H, R, N]: its log₂-sum-exp, −inf where a token sees nobody; one round: +inf
     heads,
@@ -127,6 +180,7 @@ def attend_kernel(
     CAUSAL: tl.constexpr,
     SINGLE: tl.constexpr,
     CORRECT: tl.constexpr,
+    ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -139,7 +193,7 @@ def attend_kernel(
     qk += head // heads * q_b + head % heads * q_h
     v += head // heads * v_b + head % heads * v_h
     order += line * seq_len
-    label += head * rounds * seq_len
+    label += head * seq_len * ROUNDS
 
     end = tl.minimum(begin + chunk, seq_len)
     mask_q = places < end
@@ -157,29 +211,14 @@ def attend_kernel(
             q, k, qk, tokens_q, mask_q, q_n, qk, tokens_k, mask_k, q_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        counts = visible(tokens_q, tokens_k, mask_q, mask_k, label, chosen, rounds, CAUSAL, CORRECT)
+        counts = visible(tokens_q, tokens_k, mask_q, mask_k, label, chosen, CAUSAL, CORRECT, ROUNDS)
         s = tl.where(counts, s * (inverse_length(k) * LOG2_E)[None, :], float("-inf"))
-        highest = tl.maximum(largest, tl.max(s, axis=1))
-        base = tl.where(highest == float("-inf"), 0.0, highest)
-        p = tl.exp2(s - base[:, None])
-        shrink = tl.exp2(largest - base)
-        total = total * shrink + tl.sum(p, axis=1)
         values = load_tokens(v, tokens_k, mask_k, v_n, head_dim, BLOCK_D)
-        answer = tl.dot(p.to(values.dtype), values, answer * shrink[:, None], input_precision=PRECISION)
-        largest = highest
+        largest, total, answer = attended(s, values, largest, total, answer, PRECISION)
 
-    alone = total == 0
-    answer = answer / tl.where(alone, 1.0, total)[:, None]
-    log_total = tl.where(alone, float("-inf"), largest + tl.log2(tl.where(alone, 1.0, total)))
-    if SINGLE:
-        own_values = load_tokens(v, tokens_q, mask_q & alone, v_n, head_dim, BLOCK_D)
-        answer = tl.where(alone[:, None], own_values.to(tl.float32), answer)
-        log_total = tl.where(alone, float("inf"), log_total)
-    at = line * seq_len + tokens_q
-    columns = tl.arange(0, BLOCK_D)
-    mask = mask_q[:, None] & (columns < head_dim)[None, :]
-    tl.store(parts + at[:, None] * head_dim + columns[None, :], answer.to(parts.dtype.element_ty), mask=mask)
-    tl.store(totals + at, log_total, mask=mask_q)
+    store_answer(
+        answer, total, largest, v, tokens_q, mask_q, v_n, parts, totals, line * seq_len, head_dim, SINGLE, BLOCK_D
+    )
 
 
 @triton.jit

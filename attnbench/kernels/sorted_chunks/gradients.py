@@ -1,4 +1,4 @@
-"""Gradients of `sorted_chunks`: a program takes its tile first as queries, then as keys; one share for each round."""
+"""Gradients of `sorted_chunks`: a program takes its tile first as queries, then as keys; rounds are added last."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from attnbench.kernels.sorted_chunks.device import (
     inverse_length,
     load_tokens,
     products,
+    store_tokens,
     tile_of,
     tokens_of,
     visible,
@@ -45,11 +46,12 @@ def gradient_kernel(
     v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
     dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
     order,  # [B·H, R, N]
-    label,  # [B·H, N, R]
+    label,  # [B·H, N, ROUNDS]
     total,  # [B·H, N]
     agreement,  # [B·H, N]
-    dqk,  # out [B·H, R, N, D]: what each round adds
-    dv,  # out [B·H, R, N, D]
+    parts_qk,  # out [B·H, R, N, D]: log₂ e times what each round adds, and what a key has along itself
+    parts_v,  # out [B·H, R, N, D]
+    along,  # out [B·H, R, N]: q·(what it adds to q as a query), log₂ e times
     heads,
     rounds,
     seq_len,
@@ -65,8 +67,8 @@ def gradient_kernel(
     g_h,
     g_n,
     CAUSAL: tl.constexpr,
-    SINGLE: tl.constexpr,
     CORRECT: tl.constexpr,
+    ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -80,7 +82,7 @@ def gradient_kernel(
     v += head // heads * v_b + head % heads * v_h
     dy += head // heads * g_b + head % heads * g_h
     order += line * seq_len
-    label += head * rounds * seq_len
+    label += head * seq_len * ROUNDS
     total += head * seq_len
     agreement += head * seq_len
 
@@ -98,22 +100,22 @@ def gradient_kernel(
         tokens_k = tl.load(order + places_k, mask=mask_k, other=0)
         k = load_tokens(qk, tokens_k, mask_k, q_n, head_dim, BLOCK_D)
         values = load_tokens(v, tokens_k, mask_k, v_n, head_dim, BLOCK_D)
-        inverse = inverse_length(k)
+        scale = inverse_length(k) * LOG2_E
         s = products(
             rows, k, qk, tokens, mask, q_n, qk, tokens_k, mask_k, q_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        counts = visible(tokens, tokens_k, mask, mask_k, label, chosen, rounds, CAUSAL, CORRECT)
-        p = tl.exp2(tl.where(counts, s * (inverse * LOG2_E)[None, :] - z[:, None], float("-inf")))
+        counts = visible(tokens, tokens_k, mask, mask_k, label, chosen, CAUSAL, CORRECT, ROUNDS)
+        p = tl.exp2(tl.where(counts, s * scale[None, :] - z[:, None], float("-inf")))
         dp = products(
             cotangents, values, dy, tokens, mask, g_n, v, tokens_k, mask_k, v_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        ds = p * (dp - agreed[:, None]) * inverse[None, :]
+        ds = p * (dp - agreed[:, None]) * scale[None, :]
         d_rows = tl.dot(ds.to(k.dtype), k, d_rows, input_precision=PRECISION)
 
     values = load_tokens(v, tokens, mask, v_n, head_dim, BLOCK_D)
-    inverse = inverse_length(rows)
+    scale = inverse_length(rows) * LOG2_E
     d_unit = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     d_values = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for first in range(begin, tl.minimum(begin + 2 * chunk, seq_len), BLOCK):
@@ -128,8 +130,8 @@ def gradient_kernel(
             q, rows, qk, tokens_q, mask_q, q_n, qk, tokens, mask, q_n,
             head_dim, BLOCK_D, WIDTH, PRECISION,
         )  # fmt: skip
-        counts = visible(tokens_q, tokens, mask_q, mask, label, chosen, rounds, CAUSAL, CORRECT)
-        p = tl.exp2(tl.where(counts, s * (inverse * LOG2_E)[None, :] - z[:, None], float("-inf")))
+        counts = visible(tokens_q, tokens, mask_q, mask, label, chosen, CAUSAL, CORRECT, ROUNDS)
+        p = tl.exp2(tl.where(counts, s * scale[None, :] - z[:, None], float("-inf")))
         d_values = tl.dot(tl.trans(p.to(cotangents.dtype)), cotangents, d_values, input_precision=PRECISION)
         dp = products(
             cotangents, values, dy, tokens_q, mask_q, g_n, v, tokens, mask, v_n,
@@ -138,22 +140,19 @@ def gradient_kernel(
         ds = p * (dp - agreed[:, None])
         d_unit = tl.dot(tl.trans(ds.to(q.dtype)), q, d_unit, input_precision=PRECISION)
 
-    unit = rows.to(tl.float32) * inverse[:, None]
-    d_rows += (d_unit - unit * tl.sum(unit * d_unit, axis=1)[:, None]) * inverse[:, None]
-    if SINGLE:  # the gradients are final: a token that sees nobody returned its own value
-        alone = tl.load(total + tokens, mask=mask, other=0.0) == float("inf")
-        own_cotangents = load_tokens(dy, tokens, mask & alone, g_n, head_dim, BLOCK_D)
-        d_values += own_cotangents.to(tl.float32)
-    at = (line * seq_len + tokens)[:, None] * head_dim + tl.arange(0, BLOCK_D)[None, :]
-    mask_d = mask[:, None] & (tl.arange(0, BLOCK_D) < head_dim)[None, :]
-    tl.store(dqk + at, d_rows.to(dqk.dtype.element_ty), mask=mask_d)
-    tl.store(dv + at, d_values.to(dv.dtype.element_ty), mask=mask_d)
+    as_query = tl.sum(d_rows * rows.to(tl.float32), axis=1)
+    d_rows += d_unit * scale[:, None]
+    store_tokens(d_rows, parts_qk + line * seq_len * head_dim, tokens, mask, head_dim, BLOCK_D)
+    store_tokens(d_values, parts_v + line * seq_len * head_dim, tokens, mask, head_dim, BLOCK_D)
+    tl.store(along + line * seq_len + tokens, as_query, mask=mask)
 
 
 @triton.jit
 def add_rounds_kernel(
+    qk,  # [B, H, N, D], strides q_b, q_h, q_n, 1
     parts_qk,  # [B·H, R, N, D]
     parts_v,  # [B·H, R, N, D]
+    along,  # [B·H, R, N]
     dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
     total,  # [B·H, N]
     dqk,  # out [B·H, N, D]
@@ -162,25 +161,35 @@ def add_rounds_kernel(
     rounds,
     seq_len,
     head_dim,
+    q_b,
+    q_h,
+    q_n,
     g_b,
     g_h,
     g_n,
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One program per tile of tokens and head, in that order. A token that sees nobody gives dy to its own value."""
+    """One program per tile of tokens and head, in that order. A token that sees nobody gives dy to its own value.
+
+    A key is normalised, so it has no gradient along itself: what lies along q must be what it has as a query.
+    """
     head, tokens = tokens_of(seq_len, BLOCK)
     inside = tokens < seq_len
-    columns = tl.arange(0, BLOCK_D)
-    mask = inside[:, None] & (columns < head_dim)[None, :]
     alone = tl.load(total + head * seq_len + tokens, mask=inside, other=0.0) == float("inf")
     dy += head // heads * g_b + head % heads * g_h
+    qk += head // heads * q_b + head % heads * q_h
     d_values = load_tokens(dy, tokens, inside & alone, g_n, head_dim, BLOCK_D).to(tl.float32)
     d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    as_query = tl.zeros([BLOCK], tl.float32)
     for chosen in range(rounds):
-        at = ((head * rounds + chosen) * seq_len + tokens)[:, None] * head_dim + columns[None, :]
-        d_rows += tl.load(parts_qk + at, mask=mask, other=0.0).to(tl.float32)
-        d_values += tl.load(parts_v + at, mask=mask, other=0.0).to(tl.float32)
-    at = (head * seq_len + tokens)[:, None] * head_dim + columns[None, :]
-    tl.store(dqk + at, d_rows.to(dqk.dtype.element_ty), mask=mask)
-    tl.store(dv + at, d_values.to(dv.dtype.element_ty), mask=mask)
+        first = (head * rounds + chosen) * seq_len
+        d_rows += load_tokens(parts_qk + first * head_dim, tokens, inside, head_dim, head_dim, BLOCK_D).to(tl.float32)
+        d_values += load_tokens(parts_v + first * head_dim, tokens, inside, head_dim, head_dim, BLOCK_D).to(tl.float32)
+        as_query += tl.load(along + first + tokens, mask=inside, other=0.0)
+    rows = load_tokens(qk, tokens, inside, q_n, head_dim, BLOCK_D).to(tl.float32)
+    inverse = inverse_length(rows)
+    unit = rows * inverse[:, None]
+    d_rows = (d_rows - unit * (tl.sum(unit * d_rows, axis=1) - as_query * inverse)[:, None]) * (1 / LOG2_E)
+    store_tokens(d_rows, dqk + head * seq_len * head_dim, tokens, inside, head_dim, BLOCK_D)
+    store_tokens(d_values, dv + head * seq_len * head_dim, tokens, inside, head_dim, BLOCK_D)

@@ -1,14 +1,18 @@
 """Shared queries and keys, sorted in several rounds: every chunk attends to itself and the one before, rounds merged.
 
-Forward: one program per tile of a chunk gathers its tokens by their order (nothing is copied into sorted order),
-normalises the keys on the way, and writes each token's answer and log-sum-exp for its round; a second kernel merges
-the rounds. With one round the first is all. Whether i sees j in a round is one comparison of labels
-(`operators.clustered.reformer.sort`). A key that counts once counts in the first round that brings it, which is the
-same y as 1/N_ij in each of N_ij rounds: one more comparison per pair and earlier round, no count and no logarithm.
+One sort brings all rounds of all heads into order, and nothing is copied into it: programs gather their tokens.
+Forward: each token's answer and log-sum-exp of its round, keys normalised on the way; a second kernel merges rounds.
+Whether i sees j in a round is one comparison of labels (`lines`). A key that counts once counts in the first round that
+brings it, which is the same y as 1/N_ij in each of N_ij rounds: one more comparison per pair and earlier round, no
+count and no logarithm.
 
 Backward: the merged map is one softmax over all rounds' keys, so its log-sum-exp alone gives back every weight. Each
-program takes its tile first as queries, then as keys, and writes one round's share; a last kernel adds the rounds.
+program writes one round's share of its tokens' gradients in the working dtype; a last kernel adds the rounds.
 No atomics: results repeat bit by bit.
+
+In half precision, chunks that fit into a tile of 64 tokens are taken by programs that go along the sorted line
+(`strips`), so that every pair's logit and gradient are made once and the next tile is on its way meanwhile. Otherwise a
+program has one tile, backward first as queries, then as keys.
 
 A token that sees nobody has a log-sum-exp of +inf, with which all its weights vanish.
 
@@ -25,11 +29,13 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.kernels.building import Configuration, signature, strided
 from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
 from attnbench.kernels.sorted_chunks.device import attend_kernel, merge_kernel
 from attnbench.kernels.sorted_chunks.gradients import add_rounds_kernel, agreement_kernel, gradient_kernel
+from attnbench.kernels.sorted_chunks.strips import attend_strip_kernel, gradient_strip_kernel
 
 
 @dataclass(frozen=True)
@@ -47,21 +53,39 @@ class Seeing:
     corrected: bool
 
 
+def lines(buckets: Tensor, most: int, chunk: int, by_bucket: bool) -> tuple[Tensor, Tensor]:
+    """Each round's tokens in the order of their buckets, and each token's labels.
+
+    In a round i sees j where label_i − label_j is 0 or 1: both are in one chunk of the order, or j in the one before,
+    and in one bucket if `by_bucket`. All lines are one sort: of several long ones torch launches a sort for each.
+
+    Args:
+        buckets: int32 [B, H, R, N], below `most`.
+        chunk: m, the tokens of a chunk.
+    Returns: the order, int32 [B, H, R, N], and labels, int32 [B, H, N, R made a power of two], at 0 beyond R.
+    """
+    b, h, rounds, n = buckets.shape
+    wide = torch.int64 if b * h * rounds * most >= 2**31 else torch.int32
+    line = torch.arange(b * h * rounds, dtype=wide, device=buckets.device).view(b, h, rounds, 1)
+    order = (buckets + line * most).flatten().argsort(stable=True).view(buckets.shape) - line.long() * n
+    chunks = (torch.arange(n, dtype=torch.int32, device=buckets.device) // chunk).expand_as(order)
+    label = torch.empty(buckets.shape, dtype=torch.int32, device=buckets.device).scatter_(-1, order, chunks)
+    if by_bucket:
+        label += 2 * buckets
+    return order.int(), pad(label.transpose(-2, -1), (0, triton.next_power_of_2(rounds) - rounds))
+
+
 def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
     """Attention within sorted chunks, merged over rounds; differentiable in qk and v, once.
 
-    In round r token i sees j where label_i − label_j is 0 or 1 and both are in the same chunk of `order` or in
-    neighbouring ones.
-
     Args:
         qk, v: [B, H, N, D] on one CUDA device, D ≤ 256.
-        order: int32 [B, H, R, N], the token at each place of a round.
-        label: int32 [B, H, R, N], of each token in a round.
+        order, label: as from `lines`.
         seeing: which keys a query sees.
     Returns: [B, H, N, D].
     """
     qk, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (qk, v))
-    y: Tensor = _Attention.apply(qk, v, order.contiguous(), label.transpose(-2, -1).contiguous(), seeing)
+    y: Tensor = _Attention.apply(qk, v, order.contiguous(), label.contiguous(), seeing)
     return y
 
 
@@ -83,16 +107,22 @@ class _Attention(torch.autograd.Function):
 
 
 def answer(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> tuple[Tensor, Tensor]:
-    """y [B, H, N, D] and the log-sum-exp [B·H, N] of each token, +inf where it sees nobody."""
+    """y [B, H, N, D] and the log₂-sum-exp [B·H, N] of each token, +inf where it sees nobody."""
     b, h, n, d = qk.shape
     rounds = order.shape[2]
-    tiles = attend_tiles(d, seeing.chunk, qk.dtype)
     parts = torch.empty(b, h, rounds, n, d, dtype=v.dtype, device=v.device)
     totals = torch.empty(b * h, rounds, n, dtype=torch.float32, device=v.device)
-    attend_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
-        qk, v, order, label, parts, totals, h, rounds, n, seeing.chunk, d, *qk.stride()[:3], *v.stride()[:3],
-        **flags(seeing, rounds), PRECISION=precision(qk.dtype), **tiles.options,
-    )  # fmt: skip
+    tensors, strides = (qk, v, order, label, parts, totals), (*qk.stride()[:3], *v.stride()[:3])
+    constexprs = {**flags(seeing, rounds), "SINGLE": rounds == 1}
+    if tiles := strip_tiles(d, seeing.chunk, rounds, qk.dtype):
+        grid, cut = strips(n, seeing.chunk, b * h * rounds, tiles)
+        attend_strip_kernel[grid](*tensors, h, rounds, n, *cut, d, *strides, **constexprs, **tiles.options)
+    else:
+        tiles = attend_tiles(d, seeing.chunk, qk.dtype)
+        attend_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
+            *tensors, h, rounds, n, seeing.chunk, d, *strides,
+            **constexprs, PRECISION=precision(qk.dtype), **tiles.options,
+        )  # fmt: skip
     if rounds == 1:
         return parts.squeeze(2), totals.squeeze(1)
     y = torch.empty(b, h, n, d, dtype=v.dtype, device=v.device)
@@ -115,22 +145,53 @@ def gradients(
     grid = (triton.cdiv(n, by_token.constexprs["BLOCK"]) * b * h,)
     agreement_kernel[grid](y, dy, agreement, h, n, d, *dy.stride()[:3], **by_token.options)
     parts = [torch.empty(b, h, rounds, n, d, dtype=qk.dtype, device=qk.device) for _ in range(2)]
-    tiles = gradient_tiles(d, seeing.chunk, qk.dtype)
-    gradient_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
-        qk, v, dy, order, label, total, agreement, *parts, h, rounds, n, seeing.chunk, d,
-        *qk.stride()[:3], *v.stride()[:3], *dy.stride()[:3],
-        **flags(seeing, rounds), PRECISION=precision(qk.dtype), **tiles.options,
-    )  # fmt: skip
-    if rounds == 1:
-        return parts[0].squeeze(2), parts[1].squeeze(2)
+    along = torch.empty(b * h, rounds, n, dtype=torch.float32, device=qk.device)
+    tensors = (qk, v, dy, order, label, total, agreement, *parts, along)
+    strides = (*qk.stride()[:3], *v.stride()[:3], *dy.stride()[:3])
+    if tiles := strip_tiles(d, seeing.chunk, rounds, qk.dtype):
+        cut_grid, cut = strips(n, seeing.chunk, b * h * rounds, tiles)
+        gradient_strip_kernel[cut_grid](
+            *tensors, h, rounds, n, *cut, d, *strides, **flags(seeing, rounds), **tiles.options
+        )
+    else:
+        tiles = gradient_tiles(d, seeing.chunk, qk.dtype)
+        gradient_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
+            *tensors, h, rounds, n, seeing.chunk, d, *strides,
+            **flags(seeing, rounds), PRECISION=precision(qk.dtype), **tiles.options,
+        )  # fmt: skip
     dqk, dv = (torch.empty(b, h, n, d, dtype=qk.dtype, device=qk.device) for _ in range(2))
-    add_rounds_kernel[grid](*parts, dy, total, dqk, dv, h, rounds, n, d, *dy.stride()[:3], **by_token.options)
+    add_rounds_kernel[grid](
+        qk, *parts, along, dy, total, dqk, dv, h, rounds, n, d, *qk.stride()[:3], *dy.stride()[:3], **by_token.options
+    )
     return dqk, dv
 
 
 def flags(seeing: Seeing, rounds: int) -> dict[str, Any]:
-    """The constexprs that say who sees whom."""
-    return {"CAUSAL": seeing.causal, "SINGLE": rounds == 1, "CORRECT": seeing.corrected and rounds > 1}
+    """The constexprs that say who sees whom. A token's labels are padded to a power of two, to be loaded at once."""
+    correct = seeing.corrected and rounds > 1
+    return {"CAUSAL": seeing.causal, "CORRECT": correct, "ROUNDS": triton.next_power_of_2(rounds)}
+
+
+STRIP = 64
+"""Tokens of a strip's tile: the rows that four warps multiply at once on sm_90."""
+
+PROGRAMS = 1024
+"""Of a strip kernel at least, where there are as many spans: four or more for each multiprocessor."""
+
+
+def strip_tiles(head_dim: int, chunk: int, rounds: int, dtype: torch.dtype) -> Tiles | None:
+    """Of the kernels that go along strips; None where they do not: labels and operands must fit the registers."""
+    if dtype == torch.float32 or padded(head_dim) > 64 or chunk > STRIP or rounds > 8:
+        return None
+    return Tiles({"BLOCK": STRIP, "BLOCK_D": padded(head_dim)}, 4, 3)
+
+
+def strips(seq_len: int, chunk: int, lines: int, tiles: Tiles) -> tuple[tuple[int], tuple[int, int]]:
+    """The programs, then a span's tokens and a strip's spans: up to 16."""
+    span = tiles.constexprs["BLOCK"] // chunk * chunk
+    spans = triton.cdiv(seq_len, span)
+    length = max(1, min(16, spans * lines // PROGRAMS))
+    return (triton.cdiv(spans, length) * lines,), (span, length)
 
 
 def programs(seq_len: int, chunk: int, tiles: Tiles) -> int:
@@ -191,26 +252,32 @@ def configurations() -> Iterator[Configuration]:
 
 def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
     types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "parts_qk", "parts_v", "dqk", "dv"), POINTER[dtype])
-    types |= dict.fromkeys(("totals", "total", "agreement"), "*fp32")
+    types |= dict.fromkeys(("totals", "total", "agreement", "along"), "*fp32")
     types |= dict.fromkeys(("order", "label"), "*i32")
-    pair_constexprs = {**flags(seeing, rounds), "PRECISION": compute}
+    seen = flags(seeing, rounds)
+    single = {"SINGLE": rounds == 1}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (attend_kernel, pair_constexprs, attend_tiles(d, seeing.chunk, dtype, compute)),
-        (gradient_kernel, pair_constexprs, gradient_tiles(d, seeing.chunk, dtype, compute)),
-        (agreement_kernel, {}, token_tiles(d)),
+        (kernel, {}, token_tiles(d)) for kernel in (agreement_kernel, add_rounds_kernel)
     ]
+    if tiles := strip_tiles(d, seeing.chunk, rounds, dtype):
+        launches += [(attend_strip_kernel, {**seen, **single}, tiles), (gradient_strip_kernel, seen, tiles)]
+    else:
+        seen["PRECISION"] = compute
+        launches += [
+            (attend_kernel, {**seen, **single}, attend_tiles(d, seeing.chunk, dtype, compute)),
+            (gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype, compute)),
+        ]
     if rounds > 1:
-        launches += [(kernel, {}, token_tiles(d)) for kernel in (merge_kernel, add_rounds_kernel)]
+        launches.append((merge_kernel, {}, token_tiles(d)))
     setting = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
     label = f"{setting} D={d} {named(dtype, compute)}"
-    sample = rounds == 4 and d == 64 and dtype == torch.bfloat16 and not seeing.causal
+    sample = d == 64 and dtype == torch.bfloat16 and not seeing.causal and rounds > 1
     for kernel, settings, tiles in launches:
-        constexprs = {**tiles.constexprs, **settings}
         types_of = signature(kernel, types)
         yield Configuration(
             kernel,
             types_of,
-            constexprs,
+            {**tiles.constexprs, **settings},
             tiles.warps,
             tiles.stages,
             label,

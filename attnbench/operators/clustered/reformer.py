@@ -230,7 +230,7 @@ def _why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _chunked() -> Callable[..., Tensor]:
-    from attnbench.kernels.sorted_chunks.launch import Seeing, attend
+    from attnbench.kernels.sorted_chunks.launch import Seeing, attend, lines
 
     def call(
         problem: Problem,
@@ -241,8 +241,9 @@ def _chunked() -> Callable[..., Tensor]:
         rotations: Tensor | None = None,
     ) -> Tensor:
         m = chunk_length(problem, params)
-        order, _, label = sort(params, bucket_of(problem, params, qk, buckets, rotations), m)
-        return attend(qk, v, order.int(), label, Seeing(m, problem.causal, params["repeats"] == "corrected"))
+        buckets = bucket_of(problem, params, qk, buckets, rotations)
+        order, label = lines(buckets, math.prod(hash_sizes(problem, params)), m, params["sees"] == "bucket")
+        return attend(qk, v, order, label, Seeing(m, problem.causal, params["repeats"] == "corrected"))
 
     return call
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnbench.kernels.launching import Tiles
 from attnbench.kernels.sorted_chunks import device, launch
-from attnbench.operators.clustered.reformer import OPERATOR
+from attnbench.operators.clustered.reformer import OPERATOR, sort
 from attnbench.problem import Problem
 from attnbench.registry import resolve
 from tests.kernels.agreement import disagreements
@@ -62,6 +62,41 @@ def test_agrees_in_half_precision(dtype: Any, n_hashes: int) -> None:
     assert not disagreeing(Problem(41, 19, 1, 1, dtype), {"n_hashes": n_hashes})
 
 
+@pytest.fixture
+def short_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 places hold three chunks of 5."""
+    monkeypatch.setattr(launch, "STRIP", 16)
+
+
+STRIPS: list[tuple[int, dict[str, Any], bool]] = [
+    (71, {"n_hashes": 3}, False),
+    (71, {"n_hashes": 3}, True),
+    (64, {"n_hashes": 1}, True),
+    (64, {"n_hashes": 2, "sees": "chunk", "repeats": "counted"}, False),
+]
+
+
+@pytest.mark.usefixtures("short_strips")
+@pytest.mark.parametrize(("n", "given", "causal"), STRIPS, ids=str)
+def test_agrees_along_strips(n: int, given: dict[str, Any], causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several spans in a strip and several strips in a line."""
+    lines = 2 * given["n_hashes"]
+    monkeypatch.setattr(launch, "PROGRAMS", lines + 1)
+    tiles = launch.strip_tiles(9, 5, given["n_hashes"], torch.bfloat16)
+    assert tiles is not None
+    (programs,), (span, length) = launch.strips(n, 5, lines, tiles)
+    assert programs > lines
+    assert (span, length) in ((15, 3), (15, 4))
+    assert not disagreeing(Problem(n, 2 * 9, 2, 1, "bfloat16", causal), {"chunk": 5, **given})
+
+
+@pytest.mark.usefixtures("short_strips")
+@pytest.mark.parametrize("changes", [{"repeats": "counted"}, {"sees": "chunk"}, {"chunk": 4}], ids=str)
+def test_another_rule_along_strips_is_noticed(changes: dict[str, Any]) -> None:
+    problem = Problem(41, 16, dtype="bfloat16")
+    assert set(disagreeing(problem, {"chunk": 5}, altered(**changes))) == {"output", "qk", "v"}
+
+
 @pytest.mark.parametrize("n_hashes", [1, 2])
 @pytest.mark.parametrize("n", [1, 2, 13])
 def test_agrees_on_few_and_lonely_tokens(n: int, n_hashes: int) -> None:
@@ -105,6 +140,28 @@ def test_the_keys_length_is_noticed_in_the_gradient(monkeypatch: pytest.MonkeyPa
 
 def test_kernels_are_interpreted() -> None:
     assert "Interpreted" in type(device.attend_kernel).__name__
+    assert launch.strip_tiles(64, 64, 4, torch.float16)
+    assert not any(
+        launch.strip_tiles(d, chunk, rounds, dtype)
+        for d, chunk, rounds, dtype in (
+            (64, 64, 4, torch.float32),
+            (65, 64, 4, torch.float16),
+            (64, 65, 4, torch.float16),
+            (64, 64, 9, torch.float16),
+        )
+    )
+
+
+@pytest.mark.parametrize("by_bucket", [False, True])
+def test_lines_are_those_of_the_reference(by_bucket: bool) -> None:
+    buckets = torch.randint(0, 8, (2, 3, 3, 37), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    order, label = launch.lines(buckets, 8, 5, by_bucket)
+    expected, _, labels = sort(resolve(OPERATOR, {"sees": "bucket" if by_bucket else "chunk"}), buckets, 5)
+    assert torch.equal(order, expected.int())
+    assert label.shape == (2, 3, 37, 4)
+    for mine, theirs in zip(label.movedim(-1, 0)[:3], labels.movedim(2, 0), strict=True):
+        near, same = ((x.unsqueeze(-1) - x.unsqueeze(-2)) // 2 == 0 for x in (mine, theirs))
+        assert torch.equal(near, same)
 
 
 def test_offsets_beyond_32_bits(tmp_path: Path) -> None:

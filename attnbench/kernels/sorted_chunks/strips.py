@@ -1,0 +1,229 @@
+"""`sorted_chunks` for short chunks: a program goes along a strip of the sorted line and loads each of its tokens once.
+
+A span is as many chunks as fit into a tile. Its queries see keys of the span itself and of the one before, which the
+program still holds. Labels alone say which: in a round they differ by 0 or 1 only within a chunk or between neighbours.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from attnbench.kernels.sorted_chunks.device import LOG2_E, inverse_length, lag, load_tokens, store_answer, store_tokens
+
+
+@triton.jit
+def strip_of(seq_len, span, strip):
+    """What a program works on: its line (a round of a head), its first span, and the one behind its last."""
+    spans = tl.cdiv(seq_len, span)
+    strips = tl.cdiv(spans, strip)
+    first = tl.program_id(0) % strips * strip
+    return (tl.program_id(0) // strips).to(tl.int64), first, tl.minimum(first + strip, spans)
+
+
+@triton.jit
+def load_span(order, index, span, seq_len, BLOCK: tl.constexpr):
+    """The tokens of a span in their order, and which of the tile's places it has."""
+    inside = tl.arange(0, BLOCK)
+    places = index * span + inside
+    mask = (inside < span) & (places >= 0) & (places < seq_len)
+    return tl.load(order + places, mask=mask, other=0), mask
+
+
+@triton.jit
+def load_labels(label, tokens, mask, ROUNDS: tl.constexpr):
+    """Of each token in every round: [BLOCK, ROUNDS], −4 outside, which is near no label."""
+    at = label + tokens.to(tl.int64)[:, None] * ROUNDS + tl.arange(0, ROUNDS)[None, :]
+    return tl.load(at, mask=mask[:, None], other=-4)
+
+
+@triton.jit
+def column(tile, index, ROUNDS: tl.constexpr):
+    """One of the columns of a tile of labels, or of tokens made as wide."""
+    return tl.sum(tl.where((tl.arange(0, ROUNDS) == index)[None, :], tile, 0), axis=1)
+
+
+@triton.jit
+def masked(
+    s, labels_q, labels_k, tokens_q, tokens_k, chosen, OWN: tl.constexpr, CAUSAL: tl.constexpr, CORRECT: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):  # fmt: skip
+    """s, −inf where the query does not count the key in this round; where CORRECT, in the first that brings it.
+
+    Labels and tokens pass through a sum, so that they go to the layout of s through shared memory: a vector that was
+    loaded would be loaded again by every thread. OWN: queries and keys are the same span.
+    """
+    near = lag(column(labels_q, chosen, ROUNDS), column(labels_k, chosen, ROUNDS))
+    s = tl.where(near < 2, s, float("-inf"))
+    if CAUSAL or OWN:
+        wide = tl.zeros([1, ROUNDS], tl.int32)
+        token_q = column(tokens_q[:, None] + wide, 0, ROUNDS)[:, None]
+        token_k = column(tokens_k[:, None] + wide, 0, ROUNDS)[None, :]
+        s = tl.where(token_k < token_q if CAUSAL else token_k != token_q, s, float("-inf"))
+    if CORRECT:
+        for earlier in tl.static_range(ROUNDS - 1):
+            if earlier < chosen:
+                near = lag(column(labels_q, earlier, ROUNDS), column(labels_k, earlier, ROUNDS))
+                s = tl.where(near < 2, float("-inf"), s)
+    return s
+
+
+@triton.jit
+def attend_strip_kernel(
+    qk,  # [B, H, N, D], strides q_b, q_h, q_n, 1
+    v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
+    order,  # [B·H, R, N]: the token in each place
+    label,  # [B·H, N, ROUNDS]: of each token in each round
+    parts,  # out [B·H, R, N, D]: each round's answer
+    totals,  # out [B·H, R, N]: its log₂-sum-exp, −inf where a token sees nobody; one round: +inf
+    heads,
+    rounds,
+    seq_len,
+    span,
+    strip,
+    head_dim,
+    q_b,
+    q_h,
+    q_n,
+    v_b,
+    v_h,
+    v_n,
+    CAUSAL: tl.constexpr,
+    SINGLE: tl.constexpr,
+    CORRECT: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One program per strip, round and head, in that order. With one round the answer is final."""
+    line, first, last = strip_of(seq_len, span, strip)
+    head = line // rounds
+    chosen = (line % rounds).to(tl.int32)
+    qk += head // heads * q_b + head % heads * q_h
+    v += head // heads * v_b + head % heads * v_h
+    order += line * seq_len
+    label += head * seq_len * ROUNDS
+
+    tokens_k, mask_k = load_span(order, first - 1, span, seq_len, BLOCK)
+    k = load_tokens(qk, tokens_k, mask_k, q_n, head_dim, BLOCK_D)
+    values_k = load_tokens(v, tokens_k, mask_k, v_n, head_dim, BLOCK_D)
+    labels_k = load_labels(label, tokens_k, mask_k, ROUNDS)
+    scale_k = inverse_length(k) * LOG2_E
+    for index in range(first, last):
+        tokens, mask = load_span(order, index, span, seq_len, BLOCK)
+        rows = load_tokens(qk, tokens, mask, q_n, head_dim, BLOCK_D)
+        values = load_tokens(v, tokens, mask, v_n, head_dim, BLOCK_D)
+        labels = load_labels(label, tokens, mask, ROUNDS)
+        scale = inverse_length(rows) * LOG2_E
+        s = tl.dot(rows, tl.trans(k)) * scale_k[None, :]
+        before = masked(s, labels, labels_k, tokens, tokens_k, chosen, False, CAUSAL, CORRECT, ROUNDS)
+        s = tl.dot(rows, tl.trans(rows)) * scale[None, :]
+        within = masked(s, labels, labels, tokens, tokens, chosen, True, CAUSAL, CORRECT, ROUNDS)
+        largest = tl.maximum(tl.max(before, axis=1), tl.max(within, axis=1))
+        base = tl.where(largest == float("-inf"), 0.0, largest)
+        before = tl.exp2(before - base[:, None])
+        answer = tl.dot(before.to(values.dtype), values_k)
+        within = tl.exp2(within - base[:, None])
+        answer = tl.dot(within.to(values.dtype), values, answer)
+        total = tl.sum(before, axis=1) + tl.sum(within, axis=1)
+        store_answer(
+            answer, total, largest, v, tokens, mask, v_n, parts, totals, line * seq_len, head_dim, SINGLE, BLOCK_D
+        )
+        tokens_k = tokens
+        k = rows
+        values_k = values
+        labels_k = labels
+        scale_k = scale
+
+
+@triton.jit
+def gradient_strip_kernel(
+    qk,  # [B, H, N, D], strides q_b, q_h, q_n, 1
+    v,  # [B, H, N, D], strides v_b, v_h, v_n, 1
+    dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
+    order,  # [B·H, R, N]
+    label,  # [B·H, N, ROUNDS]
+    total,  # [B·H, N]
+    agreement,  # [B·H, N]
+    parts_qk,  # out [B·H, R, N, D]: log₂ e times what each round adds, and what a key has along itself
+    parts_v,  # out [B·H, R, N, D]
+    along,  # out [B·H, R, N]: q·(what it adds to q as a query), log₂ e times
+    heads,
+    rounds,
+    seq_len,
+    span,
+    strip,
+    head_dim,
+    q_b,
+    q_h,
+    q_n,
+    v_b,
+    v_h,
+    v_n,
+    g_b,
+    g_h,
+    g_n,
+    CAUSAL: tl.constexpr,
+    CORRECT: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """One program per strip, round and head, in that order; it begins one span earlier, as its first queries do.
+
+    A span gives its values' gradient and its keys' at once: its own queries see them, and those of the span behind it.
+    W_ij = dS_ij/‖q_j‖ is a pair's part of the gradient of i along q_j and of that of j along q_i, here times log₂ e.
+    """
+    line, first, last = strip_of(seq_len, span, strip)
+    head = line // rounds
+    chosen = (line % rounds).to(tl.int32)
+    qk += head // heads * q_b + head % heads * q_h
+    v += head // heads * v_b + head % heads * v_h
+    dy += head // heads * g_b + head % heads * g_h
+    order += line * seq_len
+    label += head * seq_len * ROUNDS
+    total += head * seq_len
+    agreement += head * seq_len
+    parts_qk += line * seq_len * head_dim
+    parts_v += line * seq_len * head_dim
+    along += line * seq_len
+
+    d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for index in range(first - 1, last):
+        tokens_q, mask_q = load_span(order, index + 1, span, seq_len, BLOCK)
+        q = load_tokens(qk, tokens_q, mask_q, q_n, head_dim, BLOCK_D)
+        cotangents_q = load_tokens(dy, tokens_q, mask_q, g_n, head_dim, BLOCK_D)
+        tokens, mask = load_span(order, index, span, seq_len, BLOCK)
+        rows = load_tokens(qk, tokens, mask, q_n, head_dim, BLOCK_D)
+        cotangents = load_tokens(dy, tokens, mask, g_n, head_dim, BLOCK_D)
+        values = load_tokens(v, tokens, mask, v_n, head_dim, BLOCK_D)
+        scale = inverse_length(rows) * LOG2_E
+        labels = load_labels(label, tokens, mask, ROUNDS)
+        z = tl.load(total + tokens, mask=mask, other=float("inf"))
+        agreed = tl.load(agreement + tokens, mask=mask, other=0.0)
+        s = tl.dot(rows, tl.trans(rows)) * scale[None, :] - z[:, None]
+        p = masked(s, labels, labels, tokens, tokens, chosen, True, CAUSAL, CORRECT, ROUNDS)
+        p = tl.exp2(p)
+        ds = p * (tl.dot(cotangents, tl.trans(values)) - agreed[:, None])
+        w = (ds * scale[None, :]).to(rows.dtype)
+        d_rows = tl.dot(w, rows, d_rows)
+        as_query = tl.sum(d_rows * rows.to(tl.float32), axis=1)
+        d_rows = tl.dot(tl.trans(w), rows, d_rows)
+        d_values = tl.dot(tl.trans(p.to(rows.dtype)), cotangents)
+
+        labels_k = labels
+        labels = load_labels(label, tokens_q, mask_q, ROUNDS)
+        z = tl.load(total + tokens_q, mask=mask_q, other=float("inf"))
+        agreed = tl.load(agreement + tokens_q, mask=mask_q, other=0.0)
+        s = tl.dot(q, tl.trans(rows)) * scale[None, :] - z[:, None]
+        p = masked(s, labels, labels_k, tokens_q, tokens, chosen, False, CAUSAL, CORRECT, ROUNDS)
+        p = tl.exp2(p)
+        d_values = tl.dot(tl.trans(p.to(rows.dtype)), cotangents_q, d_values)
+        mask &= index + tl.zeros([BLOCK], tl.int32) >= first
+        store_tokens(d_values, parts_v, tokens, mask, head_dim, BLOCK_D)
+        ds = p * (tl.dot(cotangents_q, tl.trans(values)) - agreed[:, None])
+        w = (ds * scale[None, :]).to(rows.dtype)
+        d_rows = tl.dot(tl.trans(w), q, d_rows)
+        tl.store(along + tokens, as_query, mask=mask)
+        store_tokens(d_rows, parts_qk, tokens, mask, head_dim, BLOCK_D)
+        d_rows = tl.dot(w, rows)
