@@ -30,6 +30,9 @@ VISIT_S = 0.03
 TURN_S = 0.001
 """What a turn's sample costs beside its calls."""
 
+PREPARE_S = 0.3
+"""What it takes on a GPU to draw a member's inputs, load its kernels and compare its first calls: a guess."""
+
 CHECK_SHARE = 0.5
 """The check goes no further up in size once it has used this share of the budget: the next size may take many times as
 long. Down in size it goes as long as there is time for all rounds of what it has checked."""
@@ -170,8 +173,8 @@ def compiles_again(cell: Cell) -> bool:
 
 
 def around_s(metrics: Iterable[Metric], *, device_clock: bool) -> float:
-    """What a visit costs on a kind of device beside its calls and its samples: the calls that raise the device's clock
-    rate, where it no longer rises, and those that metrics make at the end.
+    """What a visit costs on a kind of device beside its calls and its samples: PREPARE_S, the calls that raise the
+    device's clock rate, where it no longer rises, and those that metrics make at the end.
 
     Args:
         metrics: that are taken.
@@ -179,7 +182,7 @@ def around_s(metrics: Iterable[Metric], *, device_clock: bool) -> float:
     """
     if not device_clock:
         return sum(metric.finish_s for metric in metrics if not metric.needs_gpu)
-    return WARM_UP_S + sum(metric.finish_s for metric in metrics)
+    return PREPARE_S + WARM_UP_S + sum(metric.finish_s for metric in metrics)
 
 
 def timed_calls(call_s: float) -> int:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from attnbench.plan.operator_facts import definitions
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.suite import Suite, from_text, load, override, shipped
 from attnbench.problem import Problem
-from attnbench.registry import operators, why_not
+from attnbench.registry import operators, outside_definition, why_not
 from attnbench.thresholds import Gate
 
 FULL = """
@@ -259,6 +260,36 @@ def test_shipped_suites_are_valid_and_expand(name: str) -> None:
     found = cells(loaded)
     assert len({cell.key for cell in found}) == len(found) > 0
     assert cells(loaded) == found
+
+
+def twice_or_undefined(chosen: Suite) -> tuple[set[str], set[str]]:
+    """Operators that a suite measures as a sequence and as an image of as many tokens, and those that it would skip."""
+    sources = operators()
+    domains: dict[Any, set[str]] = {}
+    undefined = set()
+    for cell in cells(chosen):
+        operator, p = sources[cell.operator].load(), cell.problem
+        if outside_definition(operator, p, cell.params, cell.scope) is not None:
+            undefined.add(cell.operator)
+        domains.setdefault((cell.operator, cell.impl, p.seq_len, p.batch), set()).add(p.domain)
+    return {name for (name, *_), several in domains.items() if len(several) > 1}, undefined
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("gpu")])
+def test_suites_for_a_gpu_spend_no_time_twice(name: str) -> None:
+    chosen = load(name)
+    assert chosen.limits.largest_first
+    twice, undefined = twice_or_undefined(chosen)
+    assert (twice - {chosen.baseline}, undefined) == (set(), set())
+
+
+def test_a_suite_may_spend_time_twice() -> None:
+    """The negative control of the test before."""
+    sweep = "sweep: [{seq_len: 64}, {image_size: 8}, {seq_len: 64, causal: true}]"
+    assert twice_or_undefined(suite(f"operators: [local, lambda_layer, linformer]\n{sweep}")) == (
+        {"local", "lambda_layer", "linformer"},
+        {"lambda_layer", "linformer"},
+    )
 
 
 def test_an_unknown_name_shows_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
