@@ -29,6 +29,34 @@ def patches(v, lines, line_mask, pixels, offsets, height, width, depth, side):
 
 
 @triton.jit
+def line_of(row, WARPS: tl.constexpr):
+    """The line of a product that `as_operand` makes of a row."""
+    if WARPS == 0:
+        return row
+    return row // (16 * WARPS) * (16 * WARPS) + row // 8 % WARPS * 16 + row // (8 * WARPS) % 2 * 8 + row % 8
+
+
+@triton.jit
+def column_of(place, WARPS: tl.constexpr):
+    """The column, of each 32, that `as_operand` moves to a place."""
+    if WARPS == 0:
+        return place
+    return place // 32 * 32 + place // 2 % 4 * 8 + place // 8 % 4 * 2 + place % 2
+
+
+@triton.jit
+def as_operand(rows, WARPS: tl.constexpr):
+    """Rows of 32 elements of 16 bits, in an order of rows and columns in which wgmma takes them from the registers that
+    they were loaded to, 16 bytes a thread, without a way through shared memory. WARPS 0: as they are.
+    """
+    if WARPS == 0:
+        return rows
+    count: tl.constexpr = rows.shape[0]
+    rows = tl.reshape(rows, [count // (16 * WARPS), 2, WARPS, 8, 4, 2, 2, 2])
+    return tl.reshape(tl.permute(rows, (0, 2, 1, 3, 5, 6, 4, 7)), [count, 32])
+
+
+@triton.jit
 def bands_kernel(
     e,
     bands,  # out [pieces, BLOCK_K, BLOCK_X, BLOCK_S]
@@ -40,6 +68,7 @@ def bands_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
     CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Spreads every row of E, in CHUNKS pieces, into a band from BLOCK_S columns of a window to BLOCK_X pixels."""
@@ -47,7 +76,7 @@ def bands_kernel(
     x = index // BLOCK_S % BLOCK_X
     key = index // (BLOCK_S * BLOCK_X) % BLOCK_K
     piece = index // (BLOCK_S * BLOCK_X * BLOCK_K)
-    column = piece % CHUNKS * BLOCK_S + index % BLOCK_S - x  # of E
+    column = piece % CHUNKS * BLOCK_S + column_of(index % BLOCK_S, WARPS) - x  # of E
     mask = (key < keys) & (column >= 0) & (column < side) & (index < count)
     weight = tl.load(e + (key * (depth * side) + piece // CHUNKS) * side + column, mask=mask, other=0.0)
     tl.store(bands + index, weight, mask=index < count)
@@ -77,12 +106,14 @@ def apply_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
     CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program per tile of columns, of rows, of value channels and sample, in that order.
 
     A line of the product is BLOCK_S columns of one row and channel of v, its columns are |k|·BLOCK_X lambdas: a lambda
-    needs BLOCK_X + r − 1 columns where r would do, and every operand is contiguous.
+    needs BLOCK_X + r − 1 columns where r would do, and every operand is contiguous. WARPS, 0 or those of the program: v
+    goes to registers, through L1, which holds what the next rows of E share with this one, a step ahead.
     """
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y)
@@ -92,26 +123,34 @@ def apply_kernel(
     first_y = index // tiles_x % tiles_y * BLOCK_Y
     first_v = index // (tiles_x * tiles_y) % tiles_v * BLOCK_V
     sample = (index // (tiles_x * tiles_y * tiles_v)).to(tl.int64)
-    lines = tl.arange(0, BLOCK_V * BLOCK_Y)
+    rows_v = tl.arange(0, BLOCK_V * BLOCK_Y)
+    lines = line_of(rows_v, WARPS)
     channels = sample * values + tl.minimum(first_v + lines // BLOCK_Y, values - 1)
-    starts = bordered + (channels * depth * rows + first_y + lines % BLOCK_Y) * pitch + first_x
     window = tl.arange(0, BLOCK_S)
+    starts = bordered + (channels * depth * rows + first_y + lines % BLOCK_Y) * pitch + first_x
+    windows = starts[:, None] + window[None, :]
     columns = tl.arange(0, BLOCK_K * BLOCK_X)
     band_places = columns[:, None] * BLOCK_S + window[None, :]
 
     lambda_tile = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_K * BLOCK_X], tl.float32)
     row = 0  # of E, in its layer
     shift = 0  # of that row in `bordered`
+    offset = 0
+    if WARPS > 0:
+        following = tl.load(windows)
     pieces = depth * side * CHUNKS
     tl.assume(pieces > 0)  # ptxas does not overlap the products of a loop that may be empty, here and below
     for piece in range(pieces):
-        near = tl.load(starts[:, None] + (shift * pitch + piece % CHUNKS * BLOCK_S + window)[None, :])
-        band = tl.load(bands + piece * (BLOCK_K * BLOCK_X * BLOCK_S) + band_places)
-        lambda_tile = tl.dot(near, tl.trans(band), lambda_tile, input_precision=PRECISION)
+        near = as_operand(following, WARPS) if WARPS > 0 else tl.load(windows + offset)
         step = tl.where(piece % CHUNKS == CHUNKS - 1, 1, 0)
         last = row + step == side
         shift += tl.where(last, rows - side + 1, step)
         row = tl.where(last, 0, row + step)
+        offset = tl.where(piece + 1 < pieces, shift * pitch + (piece + 1) % CHUNKS * BLOCK_S, offset)
+        if WARPS > 0:
+            following = tl.load(windows + offset)
+        band = tl.load(bands + piece * (BLOCK_K * BLOCK_X * BLOCK_S) + band_places)
+        lambda_tile = tl.dot(near, tl.trans(band), lambda_tile, input_precision=PRECISION)
 
     lambda_tile = tl.reshape(lambda_tile, [BLOCK_V, BLOCK_Y, BLOCK_K, BLOCK_X])
     v_index = first_v + tl.arange(0, BLOCK_V)
@@ -132,7 +171,7 @@ def apply_kernel(
     if SAVE:
         saved = tl.reshape(lambda_tile, [BLOCK_V * BLOCK_Y, BLOCK_K * BLOCK_X]).to(lambdas.dtype.element_ty)
         lambdas += index.to(tl.int64) * (BLOCK_V * BLOCK_Y * BLOCK_K * BLOCK_X)
-        tl.store(lambdas + lines[:, None] * (BLOCK_K * BLOCK_X) + columns[None, :], saved)
+        tl.store(lambdas + rows_v[:, None] * (BLOCK_K * BLOCK_X) + columns[None, :], saved)
     q_places = q + (sample * heads * keys + k_index)[None, :, None] * seq_len + pixels[:, None, :]
     q_mask = k_mask[None, :, None] & inside[:, None, :]
     y_places = y + (sample * heads * values + v_index)[:, None, None] * seq_len + pixels[None, :, :]
@@ -231,12 +270,14 @@ def block_bands_kernel(
     BLOCK_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
     CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Spreads E into bands from a tile of |k|·BLOCK_X gradients to BLOCK_R rows of BLOCK_S columns around it."""
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = index % BLOCK_X
-    key = index // BLOCK_X % BLOCK_K
+    inner = column_of(index % (BLOCK_K * BLOCK_X), WARPS)
+    x = inner % BLOCK_X
+    key = inner // BLOCK_X
     rest = index // (BLOCK_X * BLOCK_K)
     target = rest // BLOCK_S % BLOCK_R
     source = rest // (BLOCK_S * BLOCK_R) % (side + BLOCK_R - 1)
@@ -266,13 +307,14 @@ def value_gradient_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_I: tl.constexpr,
     CHUNKS: tl.constexpr,
+    WARPS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """dv_m = Σ_n Σ_k E_k,(m − n) dλ_nk, of each tile of pixels n by itself: `overlap_kernel` adds the tiles.
 
     One program per tile of columns, of rows, of value channels, piece of the window, layer and sample, in that order.
     A line of the product is BLOCK_I of a tile's gradients for one channel, its columns are BLOCK_R rows of BLOCK_S
-    columns of dv.
+    columns of dv. WARPS: as of `apply_kernel`.
     """
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y * BLOCK_R)
@@ -287,30 +329,40 @@ def value_gradient_kernel(
     steps = side + BLOCK_R - 1
     count = steps * (width_i // BLOCK_I)
     tl.assume(count > 0)
-    lines = tl.arange(0, BLOCK_V * BLOCK_Y)
-    channel = first_v + lines // BLOCK_Y
+    rows = tl.arange(0, BLOCK_V * BLOCK_Y)
+    lines = line_of(rows, WARPS)
+    channel = tl.minimum(first_v + lines // BLOCK_Y, values - 1)
     ys = first_y + lines % BLOCK_Y * BLOCK_R - side // 2
     starts = dlambdas + (((sample * values + channel) * height + ys) * tiles_x + tile_x) * width_i
     inner = tl.arange(0, BLOCK_I)
+    places = starts[:, None] + inner[None, :]
     columns = tl.arange(0, BLOCK_R * BLOCK_S)
     band_places = piece * steps * (BLOCK_R * BLOCK_S * width_i) + columns[:, None] * width_i + inner[None, :]
 
     total = tl.zeros([BLOCK_V * BLOCK_Y, BLOCK_R * BLOCK_S], tl.float32)
     source = 0
     first_i = 0
-    for _ in range(count):
+    if WARPS > 0:
+        following = tl.load(places, mask=((ys >= 0) & (ys < height))[:, None], other=0.0)
+    for step in range(count):
         y = ys + source
-        mask = (channel < values) & (y >= 0) & (y < height)
-        places = starts[:, None] + (source * tiles_x * width_i + first_i + inner)[None, :]
-        gradient = tl.load(places, mask=mask[:, None], other=0.0)
+        offset = source * tiles_x * width_i + first_i
+        if WARPS > 0:
+            gradient = as_operand(following, WARPS)
+        else:
+            gradient = tl.load(places + offset, mask=((y >= 0) & (y < height))[:, None], other=0.0)
         band = tl.load(bands + band_places + (source * (BLOCK_R * BLOCK_S * width_i) + first_i))
-        total = tl.dot(gradient, tl.trans(band), total, input_precision=PRECISION)
         last = source + 1 == steps
-        first_i += tl.where(last, BLOCK_I, 0)
+        first_i += tl.where(last & (step + 1 < count), BLOCK_I, 0)
         source = tl.where(last, 0, source + 1)
+        if WARPS > 0:
+            y = ys + source
+            offset = source * tiles_x * width_i + first_i
+            following = tl.load(places + offset, mask=((y >= 0) & (y < height))[:, None], other=0.0)
+        total = tl.dot(gradient, tl.trans(band), total, input_precision=PRECISION)
 
     parts += index.to(tl.int64) * (BLOCK_V * BLOCK_Y * BLOCK_R * BLOCK_S)
-    tl.store(parts + lines[:, None] * (BLOCK_R * BLOCK_S) + columns[None, :], total)
+    tl.store(parts + rows[:, None] * (BLOCK_R * BLOCK_S) + columns[None, :], total)
 
 
 @triton.jit

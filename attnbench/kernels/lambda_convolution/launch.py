@@ -51,10 +51,10 @@ from attnbench.kernels.launching import (
 BANDS_BLOCK = 1024
 """Elements of a program of `bands_kernel`."""
 
-BAND_SIZES = ("BLOCK_X", "BLOCK_K", "BLOCK_S", "CHUNKS")
+BAND_SIZES = ("BLOCK_X", "BLOCK_K", "BLOCK_S", "CHUNKS", "WARPS")
 """Of the tiles of `apply_kernel`, what their band matrices depend on."""
 
-BLOCK_BAND_SIZES = ("BLOCK_R", "BLOCK_S", "CHUNKS")
+BLOCK_BAND_SIZES = ("BLOCK_R", "BLOCK_S", "CHUNKS", "WARPS")
 """Of the tiles of `value_gradient_kernel`, what their band matrices depend on."""
 
 ROWS = 64
@@ -168,7 +168,7 @@ def value_gradients(dlambdas: Tensor, e: Tensor, width: int) -> Tensor:
     tiles = value_gradient_tiles(block_x, values, side, e.dtype)
     sizes = {"BLOCK_K": block_k, "BLOCK_X": block_x}
     band_sizes = {**sizes, **{name: tiles.constexprs[name] for name in BLOCK_BAND_SIZES}}
-    lines, block_s, chunks = (band_sizes[name] for name in BLOCK_BAND_SIZES)
+    lines, block_s, chunks = (band_sizes[name] for name in BLOCK_BAND_SIZES[:3])
     bands = torch.empty(
         depth * chunks, side + lines - 1, lines, block_s, block_k, block_x, dtype=e.dtype, device=e.device
     )
@@ -223,7 +223,9 @@ def apply_tiles(keys: int, values: int, side: int, dtype: torch.dtype, capabilit
     block_v = min(triton.next_power_of_2(values), lines // 8)
     block_x = 128 // block_k
     sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 64 // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
-    return Tiles({**sizes, **_windows(block_x, side)}, warps, 3)
+    windows = _windows(block_x, side)
+    through_registers = dtype != torch.float32 and windows["BLOCK_S"] == 32
+    return Tiles({**sizes, **windows, "WARPS": warps if through_registers else 0}, warps, 3)
 
 
 def _lines(dtype: torch.dtype, capability: int | None) -> tuple[int, int]:
@@ -255,7 +257,7 @@ def value_gradient_tiles(
     block_v = min(triton.next_power_of_2(values), 64)
     windows = _windows(block_x, side)
     sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(1, lines // block_v), "BLOCK_R": 128 // windows["BLOCK_S"]}
-    return Tiles({**sizes, **windows, "BLOCK_I": 32}, warps, 3)
+    return Tiles({**sizes, **windows, "BLOCK_I": 32, "WARPS": 0 if dtype == torch.float32 else warps}, warps, 3)
 
 
 def embedding_gradient_tiles(block_x: int, side: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:

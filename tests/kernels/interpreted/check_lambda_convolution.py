@@ -15,11 +15,13 @@ from attnbench.registry import operators, resolve
 from tests.kernels.agreement import disagreements
 
 SMALL = {
-    "apply_tiles": {"BLOCK_V": 2, "BLOCK_Y": 2, "BLOCK_X": 2},
+    "apply_tiles": {"BLOCK_V": 2, "BLOCK_Y": 8, "BLOCK_X": 2},
     "lambda_gradient_tiles": {"BLOCK_H": 1, "BLOCK_V": 2},
-    "value_gradient_tiles": {"BLOCK_V": 2, "BLOCK_Y": 1, "BLOCK_R": 2, "BLOCK_I": 16},
+    "value_gradient_tiles": {"BLOCK_V": 2, "BLOCK_Y": 8, "BLOCK_R": 2},
     "embedding_gradient_tiles": {"BLOCK_Y": 2, "BLOCK_P": 2},
 }
+THROUGH_REGISTERS = {"apply_tiles": {"WARPS": 1, "BLOCK_S": 32}, "value_gradient_tiles": {"WARPS": 1}}
+"""In half precision."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +29,11 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tiles, so that every loop runs more than once, and few programs, so that splits have several tiles."""
 
     def smaller(name: str, tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
-        return lambda *args: Tiles({**tiles(*args).constexprs, **SMALL[name]}, 4)
+        def sizes(*args: Any) -> Tiles:
+            registers = {} if torch.float32 in args else THROUGH_REGISTERS.get(name, {})
+            return Tiles({**tiles(*args).constexprs, **SMALL[name], **registers}, 4)
+
+        return sizes
 
     for name in SMALL:
         monkeypatch.setattr(launch, name, smaller(name, getattr(launch, name)))
@@ -55,6 +61,10 @@ def test_agrees_with_the_reference(dtype: Any, batch: int) -> None:
 @pytest.mark.parametrize(("window", "intra"), [(1, 1), (3, 2), (7, 1)])
 def test_agrees_for_every_window_and_intra_depth(window: int, intra: int) -> None:
     assert not disagreeing(Problem.image(3, 5, 6, 2), window=window, intra_depth=intra)
+
+
+def test_agrees_where_a_window_goes_in_pieces() -> None:
+    assert not disagreeing(Problem.image(2, 3, 2, 1, 1, "bfloat16"), window=33)
 
 
 def test_agrees_in_a_layer() -> None:
