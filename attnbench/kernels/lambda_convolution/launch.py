@@ -58,7 +58,7 @@ BLOCK_BAND_SIZES = ("BLOCK_R", "BLOCK_S", "CHUNKS", "WARPS")
 """Of the tiles of `value_gradient_kernel`, what their band matrices depend on."""
 
 ROWS = 64
-"""Rows of a map go in tiles that divide this."""
+"""Rows of a map in a step of `embedding_gradient_kernel`."""
 
 OVERLAP_BLOCK = 256
 """Pixels of a program of `overlap_kernel`."""
@@ -120,7 +120,8 @@ def bordered_values(v: Tensor, side: int, tiles: Tiles) -> Tensor:
     """v with the zeros around the map that any tile's windows reach, rows of a multiple of 16 elements."""
     height, width = v.shape[-2:]
     sizes, border = tiles.constexprs, side // 2
-    bottom = triton.cdiv(height, ROWS) * ROWS + border - height
+    rows = max(ROWS, sizes["BLOCK_Y"])
+    bottom = triton.cdiv(height, rows) * rows + border - height
     last = (triton.cdiv(width, sizes["BLOCK_X"]) - 1) * sizes["BLOCK_X"]
     pitch = triton.cdiv(last + sizes["CHUNKS"] * sizes["BLOCK_S"], 16) * 16
     return pad(v, (border, pitch - border - width, border, bottom))
@@ -165,7 +166,7 @@ def value_gradients(dlambdas: Tensor, e: Tensor, width: int) -> Tensor:
     """dv [B, |v|, u, height, width]."""
     b, values, height, tiles_x, block_k, block_x = dlambdas.shape
     keys, depth, side = e.shape[:3]
-    tiles = value_gradient_tiles(block_x, values, side, e.dtype)
+    tiles = value_gradient_tiles(block_x, height, values, side, e.dtype)
     sizes = {"BLOCK_K": block_k, "BLOCK_X": block_x}
     band_sizes = {**sizes, **{name: tiles.constexprs[name] for name in BLOCK_BAND_SIZES}}
     lines, block_s, chunks = (band_sizes[name] for name in BLOCK_BAND_SIZES[:3])
@@ -203,8 +204,8 @@ def embedding_gradients(dlambdas: Tensor, bordered: Tensor, keys: int, width: in
     shape = triton.cdiv(count, split_len), block_k, block_x, groups * block_p * sizes["BLOCK_S"]
     parts = torch.empty(shape, dtype=torch.float32, device=bordered.device)
     embedding_gradient_kernel[(groups * shape[0],)](
-        bordered, dlambdas, parts, b * values, groups * block_p, depth, height, width, side, rows, pitch, split_len,
-        BLOCK_K=block_k, BLOCK_X=block_x, PRECISION=precision(bordered.dtype), **tiles.options,
+        bordered, dlambdas, parts, b * values, groups * block_p, depth, height, width, side, rows, pitch // 4,
+        split_len, BLOCK_K=block_k, BLOCK_X=block_x, PRECISION=precision(bordered.dtype), **tiles.options,
     )  # fmt: skip
     split, key, x, _ = parts.stride()
     # Element (row, column) of E lies at place column + x of the window of that row, for every pixel x of a tile.
@@ -222,7 +223,7 @@ def apply_tiles(keys: int, values: int, side: int, dtype: torch.dtype, capabilit
     lines, warps = _lines(dtype, capability)
     block_v = min(triton.next_power_of_2(values), lines // 8)
     block_x = 128 // block_k
-    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 64 // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
+    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 16 * warps // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
     windows = _windows(block_x, side)
     through_registers = dtype != torch.float32 and windows["BLOCK_S"] == 32
     return Tiles({**sizes, **windows, "WARPS": warps if through_registers else 0}, warps, 3)
@@ -250,13 +251,14 @@ def lambda_gradient_tiles(heads: int, values: int, dtype: torch.dtype) -> Tiles:
 
 
 def value_gradient_tiles(
-    block_x: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None
+    block_x: int, height: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None
 ) -> Tiles:
     """Of `value_gradient_kernel` (and `block_bands_kernel`): 128 columns."""
     lines, warps = _lines(dtype, capability)
-    block_v = min(triton.next_power_of_2(values), 64)
     windows = _windows(block_x, side)
-    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(1, lines // block_v), "BLOCK_R": 128 // windows["BLOCK_S"]}
+    rows = 128 // windows["BLOCK_S"]
+    block_y = max(min(16, triton.next_power_of_2(triton.cdiv(height, rows))), lines // triton.next_power_of_2(values))
+    sizes = {"BLOCK_V": lines // block_y, "BLOCK_Y": block_y, "BLOCK_R": rows}
     return Tiles({**sizes, **windows, "BLOCK_I": 32, "WARPS": 0 if dtype == torch.float32 else warps}, warps, 3)
 
 
@@ -287,7 +289,7 @@ def _configurations(
     convolution = apply_tiles(keys, values, side, dtype, capability)
     tile = {name: convolution.constexprs[name] for name in ("BLOCK_K", "BLOCK_X")}
     block_x = tile["BLOCK_X"]
-    value = value_gradient_tiles(block_x, values, side, dtype, capability)
+    value = value_gradient_tiles(block_x, 256, values, side, dtype, capability)
     embedding = embedding_gradient_tiles(block_x, side, dtype, capability)
     band_sizes = {name: convolution.constexprs[name] for name in BAND_SIZES}
     block_band_sizes = {name: value.constexprs[name] for name in BLOCK_BAND_SIZES}
