@@ -1,7 +1,7 @@
 """What the kernels of an operator do at 64 K tokens, counted without a GPU: one line of JSON for each launch.
 
 The impl `cuda` is called, forward and backward, on a CPU, with Triton's interpreter in place of the compiler. Of each
-launch the first and the last program and a few between are executed, and what they load, store, multiply and
+launch the first, the last and the middle program are executed, and what they load, store, multiply and
 exponentiate is counted; of torch's own operators the bytes of their operands and results. Sizes: batch 1, 8 heads of 64
 channels, bfloat16; an image of 256 × 256.
 
@@ -32,7 +32,7 @@ from attnbench.operator import Operator
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
 
-SAMPLES = 5
+SAMPLES = 3
 """Programs of a launch that are executed."""
 
 TORCH = "torch"
@@ -44,7 +44,7 @@ class Launch:
 
     Attributes:
         kernel: module and name; `TORCH`.
-        programs: of the grid.
+        programs: of the grid; of `TORCH` how many operators.
         arguments: of the kernel by name: Triton's type of a tensor or number, or the value of a constexpr.
         options: num_warps, num_stages.
         memory_bytes: of the tensors that these programs touch, each once.
@@ -78,7 +78,7 @@ PROGRAM = Launch("")
 def between_launches() -> Launch:
     """The entry of torch's operators since the last launch."""
     if not LAUNCHES or LAUNCHES[-1].kernel != TORCH:
-        LAUNCHES.append(Launch(TORCH))
+        LAUNCHES.append(Launch(TORCH, 0))
     return LAUNCHES[-1]
 
 
@@ -97,6 +97,7 @@ class Operators(TorchDispatchMode):
         if is_view or function.overloadpacket.__name__.startswith(("empty", "new_empty", "detach")):
             return result
         launch = between_launches()
+        launch.programs += 1
         launch.memory_bytes += sum(x.nbytes for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor))
         launch.flops += flops(*args, **(kwargs or {}), out_val=result) if flops else 0
         return result
