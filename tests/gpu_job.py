@@ -134,6 +134,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Job(config), "job")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Interrupts the process that reports, and ends those that test a second later, and what no interrupt reaches."""
     last, end = (session.config.getoption(name) for name in ("job_last", "job_end"))

@@ -87,8 +87,9 @@ def test_a_job_ends_in_time_and_the_next_does_what_is_left(tmp_path: Path) -> No
     done, begun = outcomes(tmp_path), ran(tmp_path)
     assert (first.returncode, "out of time" in first.stdout) == (1, True), first.stdout + first.stderr
     assert done.keys() <= set(begun) - {"test_endless"}, "how many depends on the machine"
-    reported = ElementTree.parse(tmp_path / "out" / "junit.xml").iter("testcase")
-    assert {case.get("name") for case in reported} >= done.keys() - {"test_crashes"}
+    if done:
+        reported = ElementTree.parse(tmp_path / "out" / "junit.xml").iter("testcase")
+        assert {case.get("name") for case in reported} >= done.keys() - {"test_crashes"}
     (tmp_path / "released").touch()
     second = job(tmp_path, limit=200, reserve=10)
     results, repeated = outcomes(tmp_path), ran(tmp_path)
