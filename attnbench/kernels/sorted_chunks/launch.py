@@ -10,9 +10,9 @@ Backward: the merged map is one softmax over all rounds' keys, so its log-sum-ex
 program writes one round's share of its tokens' gradients in the working dtype; a last kernel adds the rounds.
 No atomics: results repeat bit by bit.
 
-In half precision, chunks that fit into a tile of 64 tokens are taken by programs that go along the sorted line
-(`strips`), so that every pair's logit and gradient are made once and the next tile is on its way meanwhile. Otherwise a
-program has one tile, backward first as queries, then as keys.
+On sm_90, in half precision, programs take chunks that fit into a tile of 64 tokens along the sorted line (`strips`), so
+that every pair's logit and gradient are made once and the next tile is on its way meanwhile. Otherwise a program has
+one tile, backward first as queries, then as keys.
 
 A token that sees nobody has a log-sum-exp of +inf, with which all its weights vanish.
 
@@ -31,8 +31,8 @@ import triton
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.building import Configuration, signature, strided
-from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.building import SHARED_MEMORY_LIMIT, Configuration, signature, strided
+from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, generation, named, padded, precision
 from attnbench.kernels.sorted_chunks.device import attend_kernel, merge_kernel
 from attnbench.kernels.sorted_chunks.gradients import add_rounds_kernel, agreement_kernel, gradient_kernel
 from attnbench.kernels.sorted_chunks.strips import attend_strip_kernel, gradient_strip_kernel
@@ -179,9 +179,18 @@ PROGRAMS = 1024
 """Of a strip kernel at least, where there are as many spans: four or more for each multiprocessor."""
 
 
-def strip_tiles(head_dim: int, chunk: int, rounds: int, dtype: torch.dtype) -> Tiles | None:
-    """Of the kernels that go along strips; None where they do not: labels and operands must fit the registers."""
-    if dtype == torch.float32 or padded(head_dim) > 64 or chunk > STRIP or rounds > 8:
+def strip_tiles(
+    head_dim: int, chunk: int, rounds: int, dtype: torch.dtype, capability: int | None = None
+) -> Tiles | None:
+    """Of the kernels that go along strips; None where they do not: labels and operands must fit the registers.
+
+    Args:
+        capability: as in `generation`. Only on sm_90 is there room: elsewhere products hold operands in registers, or
+            (sm_100) wait for accumulators that are not.
+    """
+    if generation(capability) != 9 or dtype == torch.float32:
+        return None
+    if padded(head_dim) > 64 or chunk > STRIP or rounds > 8:
         return None
     return Tiles({"BLOCK": STRIP, "BLOCK_D": padded(head_dim)}, 4, 3)
 
@@ -254,25 +263,10 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
     types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "parts_qk", "parts_v", "dqk", "dv"), POINTER[dtype])
     types |= dict.fromkeys(("totals", "total", "agreement", "along"), "*fp32")
     types |= dict.fromkeys(("order", "label"), "*i32")
-    seen = flags(seeing, rounds)
-    single = {"SINGLE": rounds == 1}
-    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (kernel, {}, token_tiles(d)) for kernel in (agreement_kernel, add_rounds_kernel)
-    ]
-    if tiles := strip_tiles(d, seeing.chunk, rounds, dtype):
-        launches += [(attend_strip_kernel, {**seen, **single}, tiles), (gradient_strip_kernel, seen, tiles)]
-    else:
-        seen["PRECISION"] = compute
-        launches += [
-            (attend_kernel, {**seen, **single}, attend_tiles(d, seeing.chunk, dtype, compute)),
-            (gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype, compute)),
-        ]
-    if rounds > 1:
-        launches.append((merge_kernel, {}, token_tiles(d)))
     setting = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
     label = f"{setting} D={d} {named(dtype, compute)}"
     sample = d == 64 and dtype == torch.bfloat16 and not seeing.causal and rounds > 1
-    for kernel, settings, tiles in launches:
+    for kernel, settings, tiles, capabilities in _launches(seeing, rounds, d, dtype, compute):
         types_of = signature(kernel, types)
         yield Configuration(
             kernel,
@@ -281,6 +275,25 @@ def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, com
             tiles.warps,
             tiles.stages,
             label,
-            sample,
+            sample and 90 in capabilities,
             multiples=strided(types_of),
+            capabilities=capabilities,
         )
+
+
+def _launches(
+    seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str
+) -> Iterator[tuple[Any, dict[str, Any], Tiles, tuple[int, ...]]]:
+    """Each kernel with its constexprs, its tiles, and the compute capabilities on which it is launched."""
+    everywhere = tuple(SHARED_MEMORY_LIMIT)
+    for kernel in (agreement_kernel, add_rounds_kernel, *((merge_kernel,) if rounds > 1 else ())):
+        yield kernel, {}, token_tiles(d), everywhere
+    seen, single = flags(seeing, rounds), {"SINGLE": rounds == 1}
+    rest = everywhere
+    if tiles := strip_tiles(d, seeing.chunk, rounds, dtype, 90):
+        yield attend_strip_kernel, {**seen, **single}, tiles, (90,)
+        yield gradient_strip_kernel, seen, tiles, (90,)
+        rest = tuple(capability for capability in everywhere if capability != 90)
+    seen["PRECISION"] = compute
+    yield attend_kernel, {**seen, **single}, attend_tiles(d, seeing.chunk, dtype, compute), rest
+    yield gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype, compute), rest

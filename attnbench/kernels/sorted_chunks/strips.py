@@ -181,12 +181,8 @@ def gradient_strip_kernel(
     v += head // heads * v_b + head % heads * v_h
     dy += head // heads * g_b + head % heads * g_h
     order += line * seq_len
-    label += head * seq_len * ROUNDS
-    total += head * seq_len
-    agreement += head * seq_len
-    parts_qk += line * seq_len * head_dim
-    parts_v += line * seq_len * head_dim
-    along += line * seq_len
+    first_row = head * seq_len
+    first_part = line * seq_len
 
     d_rows = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for index in range(first - 1, last):
@@ -198,9 +194,9 @@ def gradient_strip_kernel(
         cotangents = load_tokens(dy, tokens, mask, g_n, head_dim, BLOCK_D)
         values = load_tokens(v, tokens, mask, v_n, head_dim, BLOCK_D)
         scale = inverse_length(rows) * LOG2_E
-        labels = load_labels(label, tokens, mask, ROUNDS)
-        z = tl.load(total + tokens, mask=mask, other=float("inf"))
-        agreed = tl.load(agreement + tokens, mask=mask, other=0.0)
+        labels = load_labels(label, tokens + first_row, mask, ROUNDS)
+        z = tl.load(total + (first_row + tokens), mask=mask, other=float("inf"))
+        agreed = tl.load(agreement + (first_row + tokens), mask=mask, other=0.0)
         s = tl.dot(rows, tl.trans(rows)) * scale[None, :] - z[:, None]
         p = masked(s, labels, labels, tokens, tokens, chosen, True, CAUSAL, CORRECT, ROUNDS)
         p = tl.exp2(p)
@@ -212,18 +208,18 @@ def gradient_strip_kernel(
         d_values = tl.dot(tl.trans(p.to(rows.dtype)), cotangents)
 
         labels_k = labels
-        labels = load_labels(label, tokens_q, mask_q, ROUNDS)
-        z = tl.load(total + tokens_q, mask=mask_q, other=float("inf"))
-        agreed = tl.load(agreement + tokens_q, mask=mask_q, other=0.0)
+        labels = load_labels(label, tokens_q + first_row, mask_q, ROUNDS)
+        z = tl.load(total + (first_row + tokens_q), mask=mask_q, other=float("inf"))
+        agreed = tl.load(agreement + (first_row + tokens_q), mask=mask_q, other=0.0)
         s = tl.dot(q, tl.trans(rows)) * scale[None, :] - z[:, None]
         p = masked(s, labels, labels_k, tokens_q, tokens, chosen, False, CAUSAL, CORRECT, ROUNDS)
         p = tl.exp2(p)
         d_values = tl.dot(tl.trans(p.to(rows.dtype)), cotangents_q, d_values)
         mask &= index + tl.zeros([BLOCK], tl.int32) >= first
-        store_tokens(d_values, parts_v, tokens, mask, head_dim, BLOCK_D)
+        store_tokens(d_values, parts_v, tokens + first_part, mask, head_dim, BLOCK_D)
         ds = p * (tl.dot(cotangents_q, tl.trans(values)) - agreed[:, None])
         w = (ds * scale[None, :]).to(rows.dtype)
         d_rows = tl.dot(tl.trans(w), q, d_rows)
-        tl.store(along + tokens, as_query, mask=mask)
-        store_tokens(d_rows, parts_qk, tokens, mask, head_dim, BLOCK_D)
+        tl.store(along + (first_part + tokens), as_query, mask=mask)
+        store_tokens(d_rows, parts_qk, tokens + first_part, mask, head_dim, BLOCK_D)
         d_rows = tl.dot(w, rows)
