@@ -1,11 +1,12 @@
 """The analytic times of kernels on an H100 at 64 K tokens, beside the least that their operator needs.
 
 Nothing is measured. What a launch needs at least: its tensors through memory; what its programs load and store through
-L2; its matrix products (a third slower by mma than by wgmma) and its exponentials on the busiest multiprocessor; the
-round trips to memory of its loops, of which a multiprocessor has as many at a time as it holds programs and they have
-stages; the time that any launch takes. The analytic time is the longest of these: all overlap perfectly. Beside it
-stands their sum, where none overlaps. Operands and results of torch's operators between launches go through memory
-once, which for a sort is too few.
+L2; on the busiest multiprocessor its matrix products (a third slower by mma than by wgmma), its exponentials, and the
+instructions of its machine code, those of loops that multiply matrices as often as they do; the round trips to memory
+of these loops, of which a multiprocessor has as many at a time as it holds programs and they have stages; the time that
+any launch takes. The analytic time is the longest of these: all overlap perfectly. Beside it stands their sum, where
+none overlaps. Operands and results of torch's operators between launches go through memory once, which for a sort is
+too few.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ MMA = 2 / 3
 """The part of that which mma reaches."""
 EXPONENTIALS = 16 * 1.755e9 * MULTIPROCESSORS
 """A second: 16 a clock."""
+ISSUED = 4 * 1.755e9 * MULTIPROCESSORS
+"""Instructions of a warp a second: four a clock."""
 ROUND_TRIP = 0.7e-6
 """Seconds from a load to its use."""
 LAUNCH = 3e-6
@@ -71,8 +74,8 @@ FEW_STEPS = 4
 """A loop of fewer steps has no stages to fill."""
 
 COLUMNS = (
-    "kernel", "programs", "per SM", "steps", "stages", "wgmma", "memory MB", "L2 MB", "GFLOP", "exp M", "bound", "µs",
-    "sum",
+    "kernel", "programs", "per SM", "steps", "stages", "wgmma", "memory MB", "L2 MB", "GFLOP", "exp M", "instr M",
+    "bound", "µs", "sum",
 )  # fmt: skip
 
 SUMMARY = ("operator", "part", "analytic µs", "sum µs", "least µs", "analytic / least", "sum / least")
@@ -105,6 +108,15 @@ class Time:
         return self.launch["products"] / max(1, len(self.built.product_rows)) if self.built else 0
 
     @property
+    def instructions(self) -> float:
+        """Of all warps of an average program."""
+        if self.built is None:
+            return 0
+        code = self.built.code
+        once, looped = code.instructions - code.looped, code.looped
+        return self.built.configuration.num_warps * (once + looped * max(1, self.steps))
+
+    @property
     def waits(self) -> bool:
         """Whether a loop of some length loads the operands of its products with one stage."""
         return bool(self.built and self.built.code.waiting_loops and self.steps >= FEW_STEPS)
@@ -135,6 +147,7 @@ def time_of(launch: Mapping[str, Any]) -> Time:
             "memory": min(moved, launch["memory_bytes"]) / MEMORY,
             "L2": moved / L2,
             "products": max(busiest * launch["flops"] / rate, launch["most_flops"] * MULTIPROCESSORS / rate),
+            "instructions": busiest * time.instructions / ISSUED,
             "exponentials": busiest * launch["exponentials"] / EXPONENTIALS,
             "latency": waves * (1 + time.steps / stages) * ROUND_TRIP,
         },
@@ -208,7 +221,7 @@ def tables(names: Sequence[str], console: Console) -> list[str]:
         if not any(of_algorithm(launch, names) for part in parts.values() for launch in part):
             continue
         least = limits(name, params, causal)
-        table = Table(*COLUMNS, title=title, title_justify="left", box=SIMPLE)
+        table = Table(*COLUMNS, title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
         for part, launched in parts.items():
             times = [time_of(launch) for launch in launched]
             total, in_turn = sum(time.seconds for time in times), sum(time.in_turn for time in times)
@@ -247,6 +260,7 @@ def row(time: Time) -> list[str]:
         f"{moved / 1e6:.0f}" if built else "",
         f"{(launch['programs'] if built else 1) * launch['flops'] / 1e9:.3g}",
         f"{launch['programs'] * launch['exponentials'] / 1e6:.3g}",
+        f"{launch['programs'] * time.instructions / 1e6:.3g}" if built else "",
         time.bound,
         f"{time.seconds * 1e6:.0f}",
         f"{time.in_turn * 1e6:.0f}",

@@ -32,6 +32,7 @@ class MachineCode:
         tcgen05: products on sm_100, whose size the code does not show.
         copies: asynchronous copies to shared memory.
         waiting_loops: loops that multiply matrices and load from global memory, none of it asynchronously.
+        instructions: all, of which `looped` are in the innermost loops that multiply matrices.
     """
 
     mma: int
@@ -39,6 +40,8 @@ class MachineCode:
     tcgen05: int
     copies: int
     waiting_loops: int
+    instructions: int
+    looped: int
 
     @property
     def wgmma_share(self) -> float | None:
@@ -68,6 +71,10 @@ class _Instruction:
         return self.name.startswith("UTC") and self.name.endswith("MMA")
 
     @property
+    def multiplies(self) -> bool:
+        return self.multiply_adds > 0 or self.is_tcgen05
+
+    @property
     def is_copy(self) -> bool:
         return self.name in ("LDGSTS", "UTMALDG", "UBLKCP")
 
@@ -75,13 +82,15 @@ class _Instruction:
 def read(sass: str) -> MachineCode:
     """From the output of nvdisasm."""
     code, loops = _parsed(sass)
-    copies = sum(i.is_copy for i in code)
+    multiplying = [body for body in _own_code(code, loops) if any(i.multiplies for i in body)]
     return MachineCode(
         mma=sum(i.multiply_adds for i in code if i.name == "HMMA"),
         wgmma=sum(i.multiply_adds for i in code if i.name == "HGMMA"),
         tcgen05=sum(i.is_tcgen05 for i in code),
-        copies=copies,
-        waiting_loops=sum(_waits(body) for body in _own_code(code, loops)),
+        copies=sum(i.is_copy for i in code),
+        waiting_loops=sum(_waits(body) for body in multiplying),
+        instructions=len(code),
+        looped=sum(map(len, multiplying)),
     )
 
 
@@ -109,8 +118,7 @@ def _own_code(code: Sequence[_Instruction], loops: Sequence[range]) -> Iterator[
 
 
 def _waits(body: Sequence[_Instruction]) -> bool:
-    multiplies = any(i.multiply_adds or i.is_tcgen05 for i in body)
-    return multiplies and any(i.name == "LDG" for i in body) and not any(i.is_copy for i in body)
+    return any(i.name == "LDG" for i in body) and not any(i.is_copy for i in body)
 
 
 def disassembled(cubin: bytes) -> str:

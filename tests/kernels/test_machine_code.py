@@ -49,6 +49,12 @@ def test_a_loop_waits_for_operands_that_are_loaded_without_a_copy() -> None:
     assert changed(("LDGSTS.E.BYPASS.128 [R33+0x4000],", "UTMALDG.2D [UR8],")).copies == 1
 
 
+def test_instructions_of_a_loop_that_multiplies_are_counted_apart() -> None:
+    assert (read(LOOP).instructions, read(LOOP).looped) == (7, 5)
+    other = changed(("HGMMA.64x64x16.F32.BF16", "FFMA"), ("HMMA.16816.F32.BF16", "FFMA"))
+    assert (other.instructions, other.looped) == (7, 0)
+
+
 def test_a_loop_that_loads_or_multiplies_nothing_waits_for_nothing() -> None:
     load = ("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R4,")
     assert changed(("LDGSTS.E.BYPASS.128", "LDS.128")).waiting_loops == 0, "the load before the loop is none of its own"
@@ -68,7 +74,7 @@ def built(share: float | None, rows: tuple[int, ...], dtype: str = "*bf16", capa
     configuration = Configuration(None, {"x": dtype}, {}, 4, 2, "")
     build = Build(configuration, capability, b"", 128, 0, 0, rows)
     mma, wgmma = (0, 0) if share is None else (100 - round(100 * share), round(100 * share))
-    build.__dict__["code"] = MachineCode(mma, wgmma, 0, 0, 0)
+    build.__dict__["code"] = MachineCode(mma, wgmma, 0, 0, 0, 0, 0)
     return build
 
 
