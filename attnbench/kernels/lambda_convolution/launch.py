@@ -245,9 +245,9 @@ def _windows(block_x: int, side: int) -> dict[str, int]:
 
 
 def lambda_gradient_tiles(heads: int, values: int, dtype: torch.dtype) -> Tiles:
-    """Of `lambda_gradient_kernel`."""
+    """Of `lambda_gradient_kernel`. Few warps, so that a thread has several keys for each value of dy that it reads."""
     block_v = min(triton.next_power_of_2(values), 4 if dtype == torch.float32 else 8)
-    return Tiles({"BLOCK_H": min(triton.next_power_of_2(heads), 8), "BLOCK_V": block_v, "STAGES": 3}, 4)
+    return Tiles({"BLOCK_H": min(triton.next_power_of_2(heads), 8), "BLOCK_V": block_v, "STAGES": 3}, 2)
 
 
 def value_gradient_tiles(
@@ -313,5 +313,5 @@ def _configurations(
         sample = values == 64 and side == 23 and dtype == torch.bfloat16 and settings.get("SAVE") is not False
         yield Configuration(
             kernel, signature(kernel, types), {**tiles.constexprs, **settings}, tiles.warps, tiles.stages, label,
-            sample and capability != 80, multiples=("pitch",), capabilities=capabilities,
+            sample and capability != 80, ("keys", "values", "height", "width", "pitch"), capabilities,
         )  # fmt: skip
