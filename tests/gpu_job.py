@@ -226,7 +226,8 @@ class Job:
         line["seconds"] = round(line["seconds"] + report.duration, 3)
         if report.outcome != "passed" and line["outcome"] != "failed":
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-            line |= {"outcome": report.outcome, "message": reason[-MOST_OF_A_MESSAGE:]}
+            errors = [text for text in reason.splitlines() if text.startswith("E ")]
+            line |= {"outcome": report.outcome, "message": "\n".join(errors or [reason])[:MOST_OF_A_MESSAGE]}
         line |= {name: value for name, value in report.user_properties if name == "code"}
         if report.when not in ("setup", "call"):  # of a process that crashed there is one report, of no phase
             with self.path.open("a") as log:

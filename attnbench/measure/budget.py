@@ -40,7 +40,7 @@ class Budget:
     now: Callable[[], float] = time.monotonic
     _check_s: dict[tuple[Any, ...], tuple[Cell, float, float]] = field(default_factory=dict)
     _call_s: dict[str, float] = field(default_factory=dict)
-    _compile_s: dict[str, float] = field(default_factory=dict)
+    _recompile_s: dict[str, float] = field(default_factory=dict)
     _least_s: dict[str, float] = field(default_factory=dict)
     _first_left_out: tuple[int, ...] | None = None
     _taken_s: float = 0.0
@@ -62,10 +62,11 @@ class Budget:
             self._least_s.pop(visit.key, None)
         if visit.round or visit.status != "ok" or cell is None:
             return
-        call_s, compile_s = (float(visit.metrics.get(name, 0.0)) for name in ("check_time_s", "compile_s"))
+        names = ("check_time_s", "compile_s", "recompile_s")
+        call_s, compile_s, recompile_s = (float(visit.metrics.get(name, 0.0)) for name in names)
         self._check_s[series_of(cell)] = (cell, float(visit.metrics.get("visit_s", 0.0)), compile_s)
         self._call_s[cell.key] = call_s
-        self._compile_s[cell.key] = compile_s if time_budget.compiles_again(cell) else 0.0
+        self._recompile_s[cell.key] = recompile_s
         self._least_s[cell.key] = self._fewest_s([cell])
 
     def note_block(self, cells: Iterable[Cell], seconds: float) -> None:
@@ -87,7 +88,7 @@ class Budget:
         return self._timing_s(cells, self.measure.min_turns)
 
     def _timing_s(self, cells: Iterable[Cell], turns: int) -> float:
-        return sum(each.visit_s(turns, self._clocks) + self._compile_s[each.cell.key] for each in self._timed(cells))
+        return sum(each.visit_s(turns, self._clocks) + self._recompile_s[each.cell.key] for each in self._timed(cells))
 
     def _timed(self, cells: Iterable[Cell]) -> Iterator[time_budget.Timed]:
         calls_s = [(cell, self._call_s[cell.key]) for cell in cells]

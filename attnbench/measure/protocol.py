@@ -411,7 +411,8 @@ class CheckRequest(Request[VisitAnswer]):
     The metrics of the answer have, beside those of the metric files, `held_bytes` (what the cell would hold as a member
     of a block, alone: its input sets, its cotangent, the outputs of a call), answer_0 and answer_1 (fingerprints of its
     outputs, one for each input set), in fwd_bwd `following` (which outputs follow every write to an input, as bits, the
-    output's first), check_time_s (of one call), operator_s, visit_s, and compile_s of impls that compile.
+    output's first), check_time_s (of one call), operator_s, visit_s, and of impls that compile compile_s and
+    recompile_s, which every later process takes again (torch compiles anew; what Triton builds is cached).
 
     Args:
         cell: what is called.

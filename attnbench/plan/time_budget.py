@@ -30,8 +30,9 @@ VISIT_S = 0.03
 TURN_S = 0.001
 """What a turn's sample costs beside its calls."""
 
-PREPARE_S = 0.3
-"""What it takes on a GPU to draw a member's inputs, load its kernels and compare its first calls: a guess."""
+PREPARE_S = 0.1
+"""What it takes on a GPU to draw a member's inputs, load its kernels and compare its first calls: on one H100 most took
+0.05 to 0.2 s, but for what torch compiles."""
 
 CHECK_SHARE = 0.5
 """The check goes no further up in size once it has used this share of the budget: the next size may take many times as
@@ -158,18 +159,13 @@ def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
 
 def check_s(cell: Cell, call: float) -> float:
     """What the check of a cell is expected to take, of which a call takes `call` seconds."""
-    built = BUILD_S if compiles(cell.impl) and not compiles_again(cell) else 0.0
+    built = BUILD_S if compiles(cell.impl) and not compile_s(cell) else 0.0
     return CHECK_S + CHECK_CALLS * call + built + compile_s(cell)
 
 
 def compile_s(cell: Cell) -> float:
     """What compiling a cell is expected to take in every process."""
-    return COMPILE_S if compiles_again(cell) else 0.0
-
-
-def compiles_again(cell: Cell) -> bool:
-    """Whether every process compiles a cell anew."""
-    return cell.impl == "compiled"
+    return COMPILE_S if cell.impl == "compiled" else 0.0
 
 
 def around_s(metrics: Iterable[Metric], *, device_clock: bool) -> float:

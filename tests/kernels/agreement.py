@@ -32,10 +32,14 @@ def disagreements(
     inputs: Inputs,
     backward: bool = True,
     factor: float = 1.0,
+    eps: float | None = None,
 ) -> dict[str, str]:
     """What is further from float64 than factor · (twice the reference's own distance + eps · max), and how much.
 
     Empty where the impl agrees. A tensor of the wrong shape or dtype, or one that is not finite, is named too.
+
+    Args:
+        eps: of what products are made in; None: of the tensors.
     """
     cotangent = None
     if backward:
@@ -45,11 +49,11 @@ def disagreements(
     own = with_gradients(form.reference, problem, params, inputs, cotangent)
     got = with_gradients(call, problem, params, inputs, cotangent)
     exact = with_gradients(form.reference, problem.with_dtype("float64"), params, widened(inputs), cotangent)
-    return dict(_compare(got, own, exact, factor))
+    return dict(_compare(got, own, exact, factor, eps))
 
 
 def _compare(
-    got: dict[str, Tensor], own: dict[str, Tensor], exact: dict[str, Tensor], factor: float
+    got: dict[str, Tensor], own: dict[str, Tensor], exact: dict[str, Tensor], factor: float, eps: float | None
 ) -> Iterator[tuple[str, str]]:
     for name, true in exact.items():
         if got[name].shape != own[name].shape or got[name].dtype != own[name].dtype:
@@ -57,7 +61,7 @@ def _compare(
             continue
         error = (got[name].double() - true).abs().max().item()
         bound = 2 * (own[name].double() - true).abs().max().item()
-        bound += torch.finfo(own[name].dtype).eps * true.abs().max().item()
+        bound += (torch.finfo(own[name].dtype).eps if eps is None else eps) * true.abs().max().item()
         if not error <= factor * bound:  # also where it is NaN
             yield name, f"error {error:.3g} > {factor * bound:.3g}"
 

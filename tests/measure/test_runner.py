@@ -434,6 +434,14 @@ def test_down_in_size_the_check_goes_on_while_all_rounds_still_fit(rounds: int, 
     assert not goes_on(small, large, largest_first=False), "up in size it stops at half the budget"
 
 
+@pytest.mark.parametrize("recompile_s", [0.0, 5.0])
+def test_what_torch_compiles_anew_counts_in_every_round(recompile_s: float) -> None:
+    budget = Budget(plan([CELL], limits=Limits(budget_s=100.0), measure=ROUNDS), [], 0.0, lambda: 0.0)
+    budget.note_check(visit(metrics={"check_time_s": 1e-3, "compile_s": 7.0, "recompile_s": recompile_s}))
+    (timed,) = time_budget.timed([(CELL, 1e-3)], ROUNDS, "")
+    assert budget.expected_s([CELL]) == pytest.approx(timed.visit_s(TURNS) + recompile_s)
+
+
 def test_a_visit_on_a_gpu_counts_its_warm_up_and_the_span_of_its_energy() -> None:
     around_s = time_budget.around_s(metrics().values(), device_clock=True)
     assert around_s == pytest.approx(time_budget.PREPARE_S + WARM_UP_S + energy.SPAN_S)

@@ -13,6 +13,7 @@ from time import perf_counter
 from attnbench.measure.device import Device, device_of
 from attnbench.measure.protocol import CheckRequest, VisitAnswer
 from attnbench.measure.worker import operations
+from attnbench.measure.worker.block import compilations
 from attnbench.measure.worker.changes import Observer, change_of, changed
 from attnbench.measure.worker.correctness import (
     AFTER_CHANGE,
@@ -72,7 +73,9 @@ def _check(bench: Bench) -> VisitAnswer:
     """Checks, counts, and takes memory and operations."""
     subject = bench.subject
     if compiles(subject.cell.impl):
+        before = compilations()
         bench.metrics["compile_s"] = _first_calls(subject)
+        bench.metrics["recompile_s"] = bench.metrics["compile_s"] if compilations() > before else 0.0
     findings = check_impl(subject)
     bench.checked.update(vars(findings.checked))
     bench.metrics.update(figures(bench, "check"))
