@@ -1,9 +1,10 @@
 """y_i = φ(q_i)ᵀ S_i / (φ(q_i)ᵀ z_i + ε) with S_i = Σ_{j≤i} φ(k_j) v_jᵀ and z_i = Σ_{j≤i} φ(k_j), the feature map fused.
 
-Serves linear_transformer, performer and (without the gate) rfa in the causal form. The tokens are cut into segments
-that run side by side, and a segment into chunks that run one after another. First the sums of each segment are taken
-(`accumulate_kernel`) and added up to the state before each; then a program carries that state through its segment
-(`scan_answer_kernel`), scoring the pairs within each chunk. There is one state per segment, and no feature is written.
+Serves linear_transformer, performer and (without the gate) rfa in the causal form. The tokens are cut into chunks, and
+these into segments. The state before each chunk is written once: of its segment by `chunk_states_kernel`, of all
+segments before by a sum over segments. Then every block of queries is a program of its own (`chunk_answer_kernel`),
+which scores the pairs within the chunk and takes all tokens before it from the two states. No feature is written, and
+no launch reads what it writes. Gradients go the same way, the keys' with states of the queries after each chunk.
 
 Layout and precision as in `full`. No maximum over keys is taken (φ of a key is exp(a) + ε): nothing looks ahead.
 
@@ -17,7 +18,7 @@ added up in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +27,11 @@ import triton
 from torch import Tensor
 
 from attnbench.kernels.building import Configuration
-from attnbench.kernels.kernelized.full import PROGRAMS, accumulate, argument_types, configured
-from attnbench.kernels.kernelized.scan import scan_answer_kernel
-from attnbench.kernels.kernelized.scan_gradients import scan_key_gradient_kernel, scan_query_gradient_kernel
-from attnbench.kernels.kernelized.tiles import FeatureMap, scan_tiles, sum_tiles
-from attnbench.kernels.launching import CAPABILITIES, PRECISIONS
+from attnbench.kernels.kernelized.full import PROGRAMS, argument_types, configured
+from attnbench.kernels.kernelized.scan import chunk_answer_kernel, chunk_states_kernel
+from attnbench.kernels.kernelized.scan_gradients import chunk_key_gradient_kernel, chunk_query_gradient_kernel
+from attnbench.kernels.kernelized.tiles import FeatureMap, scan_tiles, state_tiles
+from attnbench.kernels.launching import CAPABILITIES, PRECISIONS, Tiles
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
@@ -50,75 +51,123 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Ten
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap, save: bool) -> Tensor:
-        b, h, n, d = q.shape
-        segments, length = cut(b * h, n, d, phi, q.dtype)
-        parts, part_normalisers, *_ = accumulate(k, v, omega, phi, None, segments, length, False)
-        prefix, prefix_normaliser = before(parts), before(part_normalisers)
-        y = torch.empty(q.shape, dtype=q.dtype, device=q.device) if q.stride(-1) != 1 else torch.empty_like(q)
-        rows = (b * h, n) if save else (1,)
-        denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
-        places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
-        tiles = scan_tiles("answer", d, phi, q.dtype)
-        shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-        state = prefix.clone() if save else prefix
-        scan_answer_kernel[(b * h * segments * shares_of_v,)](
-            q, k, v, omega, state, prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, denominators, stabilisers, places,
-            h, n, phi.count, d, segments, length,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon,
-            phi.denominator, SAVE=save, **tiles.options,
-        )  # fmt: skip
+        states = chunk_states(k, v, omega, phi, None)
+        y, saved = answer(q, k, v, omega, states, phi, save)
         if save:
-            ctx.save_for_backward(q, k, v, omega, y, prefix, prefix_normaliser, denominators, stabilisers, places)
-            ctx.phi, ctx.cut = phi, (segments, length)
+            ctx.save_for_backward(q, k, v, omega, y, *saved, *states)
+            ctx.phi = phi
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, omega, y, prefix, prefix_normaliser, *saved = ctx.saved_tensors
-        denominators, stabilisers, _ = saved
+        q, k, v, omega, y, denominators, stabilisers, places, *states = ctx.saved_tensors
         phi: FeatureMap = ctx.phi
-        segments, length = ctx.cut
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-        b, h, n, d = q.shape
-        tiles = scan_tiles("query", d, phi, q.dtype)
-        shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-        along = torch.empty(shares_of_v, b * h, n, dtype=torch.float32, device=q.device)
-        dq_parts = parts_of(q, shares_of_v)
-        scan_query_gradient_kernel[(b * h * segments * shares_of_v,)](
-            q, k, v, omega, prefix.clone(), prefix_normaliser.repeat(shares_of_v, 1, 1, 1), y, dy, *saved,
-            dq_parts, along, h, n, phi.count, d, segments, length,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3],
-            *dq_parts.stride()[:4], phi.scale, phi.epsilon,
-            **tiles.options,
-        )  # fmt: skip
-        weights = denominators.reciprocal()
-        shares = -along.sum(dim=0) * weights
-        sums, sum_normalisers, *_ = accumulate(
-            q, dy, omega, phi, (weights, shares, stabilisers), segments, length, False
-        )
-        tiles = scan_tiles("key", d, phi, q.dtype)
-        shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
-        dk_parts = parts_of(k, shares_of_v)
-        dv = torch.empty_like(dk_parts[0], dtype=v.dtype)
-        scan_key_gradient_kernel[(b * h * segments * shares_of_v,)](
-            q, k, v, omega, after(sums), after(sum_normalisers).repeat(shares_of_v, 1, 1, 1), dy, weights, shares,
-            stabilisers, dk_parts, dv, h, n, phi.count, d, segments, length,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-            *dy.stride()[:3], *dk_parts.stride()[:4], *dv.stride()[:3], phi.scale, phi.epsilon,
-            **tiles.options,
-        )  # fmt: skip
-        return added(dq_parts, q.dtype), added(dk_parts, k.dtype), dv, None, None, None
+        dq, weights, shares = query_gradients(q, k, v, omega, states, y, dy, (denominators, stabilisers, places), phi)
+        query = weights, shares, stabilisers
+        dk, dv = key_gradients(q, k, v, omega, chunk_states(q, dy, omega, phi, query), dy, query, phi)
+        return dq, dk, dv, None, None, None
 
 
-def cut(heads: int, n: int, d: int, phi: FeatureMap, dtype: torch.dtype) -> tuple[int, int]:
-    """How many segments of how many tokens: about PROGRAMS programs, four blocks or more to each."""
-    sizes = [scan_tiles(kernel, d, phi, dtype).constexprs for kernel in ("answer", "query", "key")]
-    block = max(sum_tiles(d, phi, dtype).constexprs["BLOCK_N"], *(size["BLOCK_N"] for size in sizes))
-    programs = heads * triton.cdiv(d, sizes[0]["BLOCK_V"])
-    segments = max(1, min(PROGRAMS // programs, triton.cdiv(n, 4 * block)))
-    length = triton.cdiv(triton.cdiv(n, segments), block) * block
-    return triton.cdiv(n, length), length
+def chunk_states(
+    x: Tensor, values: Tensor, omega: Tensor, phi: FeatureMap, query: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The state before each chunk of keys; of queries, after it.
+
+    Args:
+        query: weights, shares and stabilisers of queries, [B·H, N] each; None: x are keys.
+    Returns: of the tokens of its segment: the state [chunks, B·H, M, D] and the normaliser [chunks, B·H, M]; of all
+        segments before (after): the state [segments, B·H, M, D] and the normaliser [segments, B·H, M].
+    """
+    b, h, n, d = x.shape
+    tiles = state_tiles(d, phi, x.dtype)
+    sizes = tiles.constexprs
+    programs = b * h * triton.cdiv(phi.count, sizes["BLOCK_M"]) * triton.cdiv(d, sizes["BLOCK_V"])
+    chunks = triton.cdiv(n, sizes["CHUNK"])
+    segment_chunks = chunks_of_segment(chunks, programs)
+    segments = triton.cdiv(chunks, segment_chunks)
+    dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+    states = torch.empty(chunks, b * h, phi.rows, d, dtype=dtype, device=x.device)
+    normalisers = torch.empty(chunks, b * h, phi.rows, dtype=torch.float32, device=x.device)
+    segment_states = torch.empty(segments, b * h, phi.rows, d, dtype=torch.float32, device=x.device)
+    segment_normalisers = torch.empty(segments, b * h, phi.rows, dtype=torch.float32, device=x.device)
+    chunk_states_kernel[(programs * segments,)](
+        x, values, *(query or (normalisers,) * 3), omega, states, normalisers, segment_states, segment_normalisers,
+        h, n, phi.count, d, segments, segment_chunks, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
+        KEY=query is None, **tiles.options,
+    )  # fmt: skip
+    summed = before if query is None else after
+    return states, normalisers, summed(segment_states).to(dtype), summed(segment_normalisers)
+
+
+def chunks_of_segment(chunks: int, programs: int) -> int:
+    """How many chunks a segment has: about PROGRAMS programs, `programs` to each segment, four chunks or more."""
+    return min(chunks, max(4, triton.cdiv(chunks * programs, PROGRAMS)))
+
+
+def answer(
+    q: Tensor, k: Tensor, v: Tensor, omega: Tensor, states: Sequence[Tensor], phi: FeatureMap, save: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """y like q, and where `save`, per query: the denominator, the stabiliser and its feature, [B·H, N] each."""
+    b, h, n, d = q.shape
+    y = torch.empty(q.shape, dtype=q.dtype, device=q.device) if q.stride(-1) != 1 else torch.empty_like(q)
+    rows = (b * h, n) if save else (1,)
+    denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
+    places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
+    tiles = scan_tiles("answer", d, phi, q.dtype)
+    chunk_answer_kernel[(b * h * blocks(n, d, tiles),)](
+        q, k, v, omega, *states, y, denominators, stabilisers, places, h, n, phi.count, d, chunks_per_segment(states),
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon, phi.denominator,
+        SAVE=save, **tiles.options,
+    )  # fmt: skip
+    return y, (denominators, stabilisers, places)
+
+
+def query_gradients(
+    q: Tensor, k: Tensor, v: Tensor, omega: Tensor, states: Sequence[Tensor], y: Tensor, dy: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor], phi: FeatureMap,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq like q, and per query 1/δ and −(y·dy)/δ, [B·H, N] each. saved: what `answer` returns beside y."""
+    b, h, n, d = q.shape
+    tiles = scan_tiles("query", d, phi, q.dtype)
+    shares_of_v = triton.cdiv(d, tiles.constexprs["BLOCK_V"])
+    weights = torch.empty(b * h, n, dtype=torch.float32, device=q.device)
+    shares = torch.empty(shares_of_v, b * h, n, dtype=torch.float32, device=q.device)
+    dq = parts_of(q, shares_of_v)
+    chunk_query_gradient_kernel[(b * h * blocks(n, d, tiles),)](
+        q, k, v, omega, *states, y, dy, *saved, dq, weights, shares, h, n, phi.count, d, chunks_per_segment(states),
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq.stride()[:4],
+        phi.scale, phi.epsilon, **tiles.options,
+    )  # fmt: skip
+    return added(dq, q.dtype), weights, added(shares, torch.float32)
+
+
+def key_gradients(
+    q: Tensor, k: Tensor, v: Tensor, omega: Tensor, states: Sequence[Tensor], dy: Tensor,
+    query: tuple[Tensor, Tensor, Tensor], phi: FeatureMap,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dk and dv like k. states: of the queries after each chunk. query: their weights, shares and stabilisers."""
+    b, h, n, d = q.shape
+    tiles = scan_tiles("key", d, phi, q.dtype)
+    dk = parts_of(k, triton.cdiv(d, tiles.constexprs["BLOCK_V"]))
+    dv = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    chunk_key_gradient_kernel[(b * h * blocks(n, d, tiles),)](
+        q, k, v, omega, *states, dy, *query, dk, dv, h, n, phi.count, d, chunks_per_segment(states),
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dy.stride()[:3], *dk.stride()[:4], *dv.stride()[:3],
+        phi.scale, phi.epsilon, **tiles.options,
+    )  # fmt: skip
+    return added(dk, k.dtype), dv
+
+
+def chunks_per_segment(states: Sequence[Tensor]) -> int:
+    """Of what `chunk_states` returned."""
+    return chunks_of_segment(states[0].shape[0], states[2].shape[0])
+
+
+def blocks(n: int, d: int, tiles: Tiles) -> int:
+    """How many programs take the tokens of a head."""
+    return triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
 
 
 def before(parts: Tensor) -> Tensor:
@@ -156,15 +205,22 @@ def _configurations(
     phi: FeatureMap, d: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
 ) -> Iterator[Configuration]:
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and 90 in capabilities
+    state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
+    launches: list[tuple[Any, dict[str, Any], Tiles]] = [
+        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capabilities[0]))
+        for key in (True, False)
+    ]
     for kernel, name in (
-        (scan_answer_kernel, "answer"),
-        (scan_query_gradient_kernel, "query"),
-        (scan_key_gradient_kernel, "key"),
+        (chunk_answer_kernel, "answer"),
+        (chunk_query_gradient_kernel, "query"),
+        (chunk_key_gradient_kernel, "key"),
     ):
-        tiles = scan_tiles(name, d, phi, dtype, compute, capabilities[0])
-        types = argument_types(dtype)
+        flags = {"SAVE": True} if name == "answer" else {}
+        launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capabilities[0])))
+    for kernel, flags, tiles in launches:
+        types = argument_types(dtype) | {"states": state, "normalisers": "*fp32", "segment_normalisers": "*fp32"}
+        types["segment_states"] = "*fp32" if kernel is chunk_states_kernel else state
         if triton.cdiv(d, tiles.constexprs["BLOCK_V"]) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
-        constexprs = {**tiles.constexprs, "SAVE": True} if name == "answer" else tiles.constexprs
-        configuration = configured(kernel, types, constexprs, tiles, phi, d, dtype, compute, sample)
+        configuration = configured(kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample)
         yield replace(configuration, capabilities=capabilities)

@@ -1,13 +1,12 @@
-"""The causal scan: chunk after chunk of a segment, with the state of all tokens before it at hand.
+"""The causal scan in two launches: the state before each chunk, written once; then every chunk by itself.
 
-Within a chunk all pairs of tokens are scored and those ahead dropped. The features run in tiles of BLOCK_M, and so does
-the state: a program reads each tile of its own part of `state`, uses it for the chunk, adds the chunk to it and writes
-it back, where it stays in the GPU's cache (m·D numbers do not fit into registers beside the rest at m = 256). A barrier
-after each chunk lets all threads see what the others wrote.
+`chunk_states_kernel` runs through the chunks of a segment and writes the sums of the segment's tokens before each; the
+sums of whole segments are added up outside. In `chunk_answer_kernel` each block of queries takes the state before its
+chunk, which is the sum of both, scores the pairs within the chunk and drops those ahead. No launch reads what it
+writes. The features run in tiles of BLOCK_M. A chunk may have several blocks, where registers allow small ones only:
+then those before a query's own are scored one after another, their features computed again.
 
-Registers are what limits the tiles. So where WIDTH is not 0, ω x is taken from WIDTH channels at a time, loaded again
-for every tile of features; and the loops keep LLVM from computing every address and mask once before the first chunk
-(`disable_licm`), from where they would stay in registers.
+Where WIDTH is not 0, ω x is taken from WIDTH channels at a time, loaded again for every tile of features.
 """
 
 from __future__ import annotations
@@ -27,19 +26,12 @@ from attnbench.kernels.kernelized.features import (
 
 
 @triton.jit
-def raise_state(
-    state, columns, column_mask, first_v, head_dim, narrow, value, s, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Writes back s + φᵀ values. narrow: φ [N, BLOCK_M], value: [N, BLOCK_V], s: the tile of the state as read."""
-    channels = first_v + tl.arange(0, BLOCK_V)
-    s = tl.dot(tl.trans(narrow), value, s, input_precision=PRECISION)
-    mask = column_mask[:, None] & (channels < head_dim)[None, :]
-    tl.store(state + columns[:, None] * head_dim + channels[None, :], s, mask=mask)
+def values_of(a, column_mask, scale, epsilon, FEATURES: tl.constexpr):
+    """φ of arguments a from which a stabiliser was subtracted, and its second half (fourier); 0 outside the mask.
 
-
-@triton.jit
-def values_of(a, mask, scale, epsilon, FEATURES: tl.constexpr):
-    """φ of arguments a from which a stabiliser was subtracted, 0 outside the mask; and its second half (fourier)."""
+    Of rows that do not exist it is φ(0): who sums over tokens gives them no weight.
+    """
+    mask = column_mask[None, :]
     second = a
     if FEATURES == "fourier":
         sine, cosine = sine_and_cosine(a)
@@ -53,7 +45,7 @@ def values_of(a, mask, scale, epsilon, FEATURES: tl.constexpr):
 
 
 @triton.jit
-def slope(a, phi, second, dphi, dsecond, mask, epsilon, FEATURES: tl.constexpr):
+def slope(a, phi, second, dphi, dsecond, column_mask, epsilon, FEATURES: tl.constexpr):
     """The gradient of the arguments from that of φ and of its second half."""
     if FEATURES == "fourier":
         da = dphi * second - dsecond * phi
@@ -61,7 +53,7 @@ def slope(a, phi, second, dphi, dsecond, mask, epsilon, FEATURES: tl.constexpr):
         da = dphi * (phi - epsilon)
     else:
         da = dphi * plain_slope(a, FEATURES)
-    return tl.where(mask, da, 0.0)
+    return tl.where(column_mask[None, :], da, 0.0)
 
 
 @triton.jit
@@ -75,42 +67,70 @@ def token(x, rows, row_mask, row_stride, head_dim, scale, FEATURES: tl.constexpr
 
 
 @triton.jit
-def place_of(head_dim, segments, BLOCK_V: tl.constexpr):
-    """What a program works on: its value tile, segment and head, and how many heads there are.
+def block_of(seq_len, head_dim, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr):
+    """What a program works on: its value tile, block of tokens and head, and how many heads there are.
 
-    One program per value tile, segment and head, in that order, the first running fastest.
+    One program per value tile, block and head, in that order, the first running fastest.
     """
     tiles_v = tl.cdiv(head_dim, BLOCK_V)
+    blocks = tl.cdiv(seq_len, BLOCK_N)
     index = tl.program_id(0)
-    segment = (index // tiles_v % segments).to(tl.int64)
-    head = (index // (tiles_v * segments)).to(tl.int64)
-    return (index % tiles_v).to(tl.int64), segment, head, (tl.num_programs(0) // (tiles_v * segments)).to(tl.int64)
+    head = (index // (tiles_v * blocks)).to(tl.int64)
+    return index % tiles_v, index // tiles_v % blocks, head, (tl.num_programs(0) // (tiles_v * blocks)).to(tl.int64)
 
 
 @triton.jit
-def scan_answer_kernel(
-    q,  # [B, H, N, D], as k, v and y with strides of their own, the last 1
-    k,
-    v,
+def state_tile(
+    states, segment_states, row, segment_row, columns, column_mask, head_dim, first_v, BLOCK_V: tl.constexpr
+):
+    """The state before (of gradients: after) a chunk, [BLOCK_M, BLOCK_V]: that of its segment and of the others."""
+    own = load_rows(states, row + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
+    other = load_rows(segment_states, segment_row + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
+    return own.to(tl.float32) + other.to(tl.float32)
+
+
+@triton.jit
+def normaliser_tile(normalisers, segment_normalisers, row, segment_row, columns, column_mask):
+    """The normaliser likewise, [BLOCK_M]."""
+    own = tl.load(normalisers + row + columns, mask=column_mask, other=0.0)
+    return own + tl.load(segment_normalisers + segment_row + columns, mask=column_mask, other=0.0)
+
+
+@triton.jit
+def store_state(states, normalisers, row, columns, column_mask, head_dim, first_v, s, z, BLOCK_V: tl.constexpr):
+    """Writes s [BLOCK_M, BLOCK_V], and z [BLOCK_M] by one of the value tiles."""
+    channels = first_v + tl.arange(0, BLOCK_V)
+    mask = column_mask[:, None] & (channels < head_dim)[None, :]
+    places = states + (row + columns)[:, None] * head_dim + channels[None, :]
+    tl.store(places, s.to(states.dtype.element_ty), mask=mask)
+    if first_v == 0:
+        tl.store(normalisers + row + columns, z, mask=column_mask)
+
+
+@triton.jit
+def chunk_states_kernel(
+    x,  # [B, H, N, D], strides x_b, x_h, x_n, 1: k, or q for the gradients
+    values,  # [B, H, N, D], strides v_b, v_h, v_n, 1: v, or dy
+    weights,  # [B·H, N], query only: the factor of token i's values
+    shares,  # [B·H, N], query only: what token i adds to the normaliser, per feature
+    stabilisers,  # [B·H, N], query only: what is subtracted from the arguments (exp)
     omega,  # [m, D]
-    state,  # [segments, B·H, M, D]: the state before each segment; afterwards, after it
-    normaliser,  # [value tiles, segments, B·H, M]: likewise, for each tile by itself
-    y,  # out
-    denominators,  # out [B·H, N], where SAVE
-    stabilisers,  # out [B·H, N], where SAVE: the largest argument of the query (exp)
-    places,  # out [B·H, N], where SAVE: its feature (exp)
+    states,  # out [chunks, B·H, M, D]: Σ φ(x_i) values_iᵀ over the segment's tokens before the chunk; query: after it
+    normalisers,  # out [chunks, B·H, M]: Σ φ(x_i), times the shares for queries
+    segment_states,  # out [segments, B·H, M, D]: the same over all tokens of the segment
+    segment_normalisers,  # out [segments, B·H, M]
     heads,
     seq_len,
     features,
     head_dim,
     segments,
-    segment_len,
-    q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, y_b, y_h, y_n,
+    segment_chunks,
+    x_b, x_h, x_n, v_b, v_h, v_n,
     scale,
     epsilon,
-    denominator_epsilon,
     FEATURES: tl.constexpr,
-    SAVE: tl.constexpr,
+    KEY: tl.constexpr,
+    CHUNK: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -119,97 +139,226 @@ def scan_answer_kernel(
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program per value tile, segment and head, in that order."""
-    tile_v, segment, head, all_heads = place_of(head_dim, segments, BLOCK_V)
-    first_v = tile_v.to(tl.int32) * BLOCK_V
+    """One program per value tile, tile of features, segment and head, in that order."""
+    tiles_v = tl.cdiv(head_dim, BLOCK_V)
+    tiles_m = tl.cdiv(features, BLOCK_M)
+    index = tl.program_id(0)
+    first_v = (index % tiles_v) * BLOCK_V
+    first = (index // tiles_v % tiles_m) * BLOCK_M
+    segment = (index // (tiles_v * tiles_m) % segments).to(tl.int64)
+    head = (index // (tiles_v * tiles_m * segments)).to(tl.int64)
+    all_heads = (tl.num_programs(0) // (tiles_v * tiles_m * segments)).to(tl.int64)
+    x += head // heads * x_b + head % heads * x_h
+    values += head // heads * v_b + head % heads * v_h
+    count = feature_count(features, FEATURES)
+    columns = first + tl.arange(0, BLOCK_M)
+    column_mask = columns < features
+    s = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+    z = tl.zeros([BLOCK_M], tl.float32)
+    if FEATURES == "fourier":
+        s_cos = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+        z_cos = tl.zeros([BLOCK_M], tl.float32)
+
+    begin = segment * segment_chunks
+    parts = CHUNK // BLOCK_N
+    blocks = parts * tl.minimum(segment_chunks, tl.cdiv(seq_len, CHUNK) - begin)
+    for turn in tl.range(0, blocks, disable_licm=True):
+        block = begin * parts + (turn if KEY else blocks - 1 - turn)
+        if turn % parts == 0:
+            row = (block // parts * all_heads + head) * count
+            store_state(states, normalisers, row, columns, column_mask, head_dim, first_v, s, z, BLOCK_V)
+            if FEATURES == "fourier":
+                store_state(
+                    states, normalisers, row + features, columns, column_mask, head_dim, first_v, s_cos, z_cos, BLOCK_V
+                )
+        rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        row_mask = rows < seq_len
+        tile, scalar = token(x, rows, row_mask, x_n, head_dim, scale, FEATURES, BLOCK_D)
+        a = arguments(
+            tile, scalar, x, rows, row_mask, x_n, omega, first, features, head_dim, scale,
+            FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+        )  # fmt: skip
+        value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V)
+        share = tl.where(row_mask, 1.0, 0.0)
+        if not KEY:
+            offsets = head * seq_len + rows
+            value = value.to(tl.float32) * tl.load(weights + offsets, mask=row_mask, other=0.0)[:, None]
+            share = tl.load(shares + offsets, mask=row_mask, other=0.0)
+            if FEATURES == "exp":
+                a -= tl.load(stabilisers + offsets, mask=row_mask, other=0.0)[:, None]
+        value = value.to(COMPUTE)
+        phi, cosine = values_of(a, column_mask, scale, epsilon, FEATURES)
+        z += tl.sum(phi * share[:, None], axis=0)
+        s = tl.dot(tl.trans(phi.to(COMPUTE)), value, s, input_precision=PRECISION)
+        if FEATURES == "fourier":
+            z_cos += tl.sum(cosine * share[:, None], axis=0)
+            s_cos = tl.dot(tl.trans(cosine.to(COMPUTE)), value, s_cos, input_precision=PRECISION)
+    row = (segment * all_heads + head) * count
+    store_state(segment_states, segment_normalisers, row, columns, column_mask, head_dim, first_v, s, z, BLOCK_V)
+    if FEATURES == "fourier":
+        store_state(
+            segment_states, segment_normalisers, row + features, columns, column_mask, head_dim, first_v, s_cos, z_cos,
+            BLOCK_V,
+        )  # fmt: skip
+
+
+@triton.jit
+def chunk_answer_kernel(
+    q,  # [B, H, N, D], as k, v and y with strides of their own, the last 1
+    k,
+    v,
+    omega,  # [m, D]
+    states,  # [chunks, B·H, M, D]: the state before each chunk, of its segment's tokens
+    normalisers,  # [chunks, B·H, M]
+    segment_states,  # [segments, B·H, M, D]: the state before each segment
+    segment_normalisers,  # [segments, B·H, M]
+    y,  # out
+    denominators,  # out [B·H, N], where SAVE
+    stabilisers,  # out [B·H, N], where SAVE: the largest argument of the query (exp)
+    places,  # out [B·H, N], where SAVE: its feature (exp)
+    heads,
+    seq_len,
+    features,
+    head_dim,
+    segment_chunks,
+    q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, y_b, y_h, y_n,
+    scale,
+    epsilon,
+    denominator_epsilon,
+    FEATURES: tl.constexpr,
+    SAVE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program per value tile, block of queries and head, in that order."""
+    tile_v, block, head, all_heads = block_of(seq_len, head_dim, BLOCK_N, BLOCK_V)
+    first_v = tile_v * BLOCK_V
     q += head // heads * q_b + head % heads * q_h
     k += head // heads * k_b + head % heads * k_h
     v += head // heads * v_b + head % heads * v_h
     y += head // heads * y_b + head % heads * y_h
-    channels = first_v + tl.arange(0, BLOCK_V)
+    rows = block.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_mask = rows < seq_len
+    chunk = block // (CHUNK // BLOCK_N)
     count = feature_count(features, FEATURES)
-    state += (segment * all_heads + head) * count * head_dim
-    normaliser += ((tile_v * segments + segment) * all_heads + head) * count
-    order = tl.arange(0, BLOCK_N)
-    visible = order[:, None] >= order[None, :]
+    row = (chunk * all_heads + head) * count
+    segment_row = (chunk // segment_chunks * all_heads + head) * count
+    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
 
-    begin = segment * segment_len
-    for start in tl.range(begin, tl.minimum(begin + segment_len, seq_len), BLOCK_N, disable_licm=True):
-        rows = start + order.to(tl.int64)
-        row_mask = rows < seq_len
-        value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
-        q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
-        k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
-        scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
-        n = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
-        d = tl.zeros([BLOCK_N], tl.float32)
-        highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
-        place = tl.zeros([BLOCK_N], tl.int32)
-        feature_sum = tl.zeros([BLOCK_N], tl.float32)
-        state_sum = tl.zeros([BLOCK_V], tl.float32)
-        normaliser_sum = 0.0
+    highest = tl.zeros([BLOCK_N], tl.float32)
+    if FEATURES == "exp":
+        top = tl.full([BLOCK_N, BLOCK_M], float("-inf"), tl.float32)
+        place = tl.zeros([BLOCK_N, BLOCK_M], tl.int32)
         for first in tl.range(0, features, BLOCK_M, disable_licm=True):
-            columns = first + tl.arange(0, BLOCK_M).to(tl.int64)
-            column_mask = columns < features
-            s = load_rows(state, columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
-            z = tl.load(normaliser + columns, mask=column_mask, other=0.0)
-            mask = row_mask[:, None] & column_mask[None, :]
+            columns = first + tl.arange(0, BLOCK_M)
             a = arguments(
                 q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
                 FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
             )  # fmt: skip
-            if FEATURES == "exp":
-                inside = tl.where(column_mask[None, :], a, float("-inf"))
-                top, index = tl.max(inside, axis=1, return_indices=True)
-                place = tl.where(top > highest, first + index, place)
-                raised = tl.maximum(highest, top)
-                rescale = tl.exp(highest - raised)
-                scores *= rescale[:, None]
-                n *= rescale[:, None]
-                d *= rescale
-                highest = raised
-                fq, fq_cos = values_of(a - highest[:, None], mask, scale, 0.0, FEATURES)  # ε comes at the end
-            else:
-                fq, fq_cos = values_of(a, mask, scale, epsilon, FEATURES)
-            b = arguments(
-                k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
-                FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
-            )  # fmt: skip
-            fk, fk_cos = values_of(b, mask, scale, epsilon, FEATURES)
-            narrow = fk.to(COMPUTE)
-            scores = tl.dot(fq.to(COMPUTE), tl.trans(narrow), scores, input_precision=PRECISION)
-            n = tl.dot(fq.to(COMPUTE), s.to(COMPUTE), n, input_precision=PRECISION)
-            d += tl.sum(fq * z[None, :], axis=1)
-            if FEATURES == "exp":
-                feature_sum += tl.sum(fk, axis=1)
-                state_sum += tl.sum(s, axis=0)
-                normaliser_sum += tl.sum(z, axis=0)
-            raise_state(state, columns, column_mask, first_v, head_dim, narrow, value, s, BLOCK_V, PRECISION)
-            tl.store(normaliser + columns, z + tl.sum(fk, axis=0), mask=column_mask)
-            if FEATURES == "fourier":
-                s_cos = load_rows(state, features + columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
-                z_cos = tl.load(normaliser + features + columns, mask=column_mask, other=0.0)
-                narrow = fk_cos.to(COMPUTE)
-                scores = tl.dot(fq_cos.to(COMPUTE), tl.trans(narrow), scores, input_precision=PRECISION)
-                n = tl.dot(fq_cos.to(COMPUTE), s_cos.to(COMPUTE), n, input_precision=PRECISION)
-                d += tl.sum(fq_cos * z_cos[None, :], axis=1)
-                raise_state(
-                    state, features + columns, column_mask, first_v, head_dim, narrow, value, s_cos, BLOCK_V, PRECISION
-                )
-                tl.store(normaliser + features + columns, z_cos + tl.sum(fk_cos, axis=0), mask=column_mask)
-        tl.debug_barrier()
-        if FEATURES == "exp":
-            scores += epsilon * feature_sum[None, :]
-            n += epsilon * state_sum[None, :]
-            d += epsilon * normaliser_sum
-        scores = tl.where(visible, scores, 0.0)
-        n = tl.dot(scores.to(COMPUTE), value, n, input_precision=PRECISION)
-        d += tl.sum(scores, axis=1) + denominator_epsilon
-        inside = row_mask[:, None] & (channels < head_dim)[None, :]
-        tl.store(y + rows[:, None] * y_n + channels[None, :], (n / d[:, None]).to(y.dtype.element_ty), mask=inside)
+            a = tl.where((columns < features)[None, :], a, float("-inf"))
+            if SAVE:
+                place = tl.where(a > top, columns[None, :], place)
+            top = tl.maximum(top, a)
+        highest = tl.max(top, axis=1)
         if SAVE:
             if first_v == 0:
-                tl.store(denominators + head * seq_len + rows, d, mask=row_mask)
-                if FEATURES == "exp":
-                    tl.store(stabilisers + head * seq_len + rows, highest, mask=row_mask)
-                    tl.store(places + head * seq_len + rows, place, mask=row_mask)
+                feature = tl.min(tl.where(top == highest[:, None], place, features), axis=1)
+                tl.store(stabilisers + head * seq_len + rows, highest, mask=row_mask)
+                tl.store(places + head * seq_len + rows, feature, mask=row_mask)
+
+    n = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
+    d = tl.zeros([BLOCK_N], tl.float32)
+    if CHUNK > BLOCK_N:
+        for before in tl.range(block - block % (CHUNK // BLOCK_N), block):
+            others = before * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
+            other_mask = others < seq_len
+            k_tile, k_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+            scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
+            for first in tl.range(0, features, BLOCK_M, disable_licm=True):
+                scores = scored(
+                    scores, q_tile, q_scalar, q, rows, row_mask, q_n, highest, k_tile, k_scalar, k, others, other_mask,
+                    k_n, omega, first, features, head_dim, scale, epsilon,
+                    FEATURES, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+                )  # fmt: skip
+            value = load_rows(v, others, other_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
+            n = tl.dot(scores.to(COMPUTE), value, n, input_precision=PRECISION)
+            d += tl.sum(scores, axis=1)
+
+    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+    scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
+    for first in tl.range(0, features, BLOCK_M, disable_licm=True):
+        columns = first + tl.arange(0, BLOCK_M)
+        column_mask = columns < features
+        a = arguments(
+            q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+        )  # fmt: skip
+        if FEATURES == "exp":
+            a -= highest[:, None]
+        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES)
+        z = normaliser_tile(normalisers, segment_normalisers, row, segment_row, columns, column_mask)
+        d += tl.sum(fq * z[None, :], axis=1)
+        narrow = fq.to(COMPUTE)
+        s = state_tile(states, segment_states, row, segment_row, columns, column_mask, head_dim, first_v, BLOCK_V)
+        n = tl.dot(narrow, s.to(COMPUTE), n, input_precision=PRECISION)
+        b = arguments(
+            k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
+            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+        )  # fmt: skip
+        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+        scores = tl.dot(narrow, tl.trans(fk.to(COMPUTE)), scores, input_precision=PRECISION)
+        if FEATURES == "fourier":
+            z = normaliser_tile(
+                normalisers, segment_normalisers, row + features, segment_row + features, columns, column_mask
+            )
+            d += tl.sum(fq_cos * z[None, :], axis=1)
+            narrow = fq_cos.to(COMPUTE)
+            s = state_tile(
+                states, segment_states, row + features, segment_row + features, columns, column_mask, head_dim, first_v,
+                BLOCK_V,
+            )  # fmt: skip
+            n = tl.dot(narrow, s.to(COMPUTE), n, input_precision=PRECISION)
+            scores = tl.dot(narrow, tl.trans(fk_cos.to(COMPUTE)), scores, input_precision=PRECISION)
+    scores = tl.where(rows[:, None] >= rows[None, :], scores, 0.0)
+    value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
+    n = tl.dot(scores.to(COMPUTE), value, n, input_precision=PRECISION)
+    d += tl.sum(scores, axis=1) + denominator_epsilon
+    channels = first_v + tl.arange(0, BLOCK_V)
+    inside = row_mask[:, None] & (channels < head_dim)[None, :]
+    tl.store(y + rows[:, None] * y_n + channels[None, :], (n / d[:, None]).to(y.dtype.element_ty), mask=inside)
+    if SAVE:
+        if first_v == 0:
+            tl.store(denominators + head * seq_len + rows, d, mask=row_mask)
+
+
+@triton.jit
+def scored(
+    scores, q_tile, q_scalar, q, rows, row_mask, q_n, stabiliser, k_tile, k_scalar, k, others, other_mask, k_n,
+    omega, first, features, head_dim, scale, epsilon,
+    FEATURES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """scores + φ(q)ᵀφ(k) over the features of a tile, of a block of queries and one of keys: [BLOCK_N, BLOCK_N]."""
+    column_mask = first + tl.arange(0, BLOCK_M) < features
+    a = arguments(
+        q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+        FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+    )  # fmt: skip
+    if FEATURES == "exp":
+        a -= stabiliser[:, None]
+    fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES)
+    b = arguments(
+        k_tile, k_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, scale,
+        FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+    )  # fmt: skip
+    fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+    scores = tl.dot(fq.to(COMPUTE), tl.trans(fk.to(COMPUTE)), scores, input_precision=PRECISION)
+    if FEATURES == "fourier":
+        scores = tl.dot(fq_cos.to(COMPUTE), tl.trans(fk_cos.to(COMPUTE)), scores, input_precision=PRECISION)
+    return scores

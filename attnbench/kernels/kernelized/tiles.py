@@ -176,16 +176,60 @@ each operand twice, so their tiles are smaller, and at D ≥ 128 the products ov
 """
 
 
+def chunk(head_dim: int, dtype: torch.dtype) -> int:
+    """Tokens of a chunk of the causal scan: pairs are scored within it, and the state before it is written.
+
+    Where blocks are small, those of a chunk are many, and each is scored with all before it.
+    """
+    return 128 if dtype == torch.bfloat16 or head_dim > 128 else 64
+
+
+def state_tiles(
+    head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None
+) -> Tiles:
+    """Of `chunk_states_kernel`; arguments as `scan_tiles` has them."""
+    chosen = products(dtype, compute)
+    two, block_d = phi.features == "fourier", padded(head_dim)
+    block_n, block_m, block_v, width, warps, stages = 32, 32, 64, 0, 8 if block_d > 32 else 4, 2
+    if dtype == torch.bfloat16 and not operands_in_registers(capability):
+        block_n, warps = (128, 8) if two or block_d == 128 else (64, 4)
+        block_m, stages = 64, 2 if block_d == 256 or (two and block_d > 64) else 3
+        block_v = 32 if block_d == 256 and phi.features in ("exp", "fourier") else 64
+    elif (block_d == 256 and phi.features != "elu") or (block_d > 64 and chosen["PRECISION"] == "tf32x3"):
+        width = 32
+    sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
+    sizes |= {"BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v), "WIDTH": width}
+    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, warps, stages)
+
+
+BLOCKS_OF_128: dict[tuple[str, str], tuple[tuple[int, int], tuple[int, int]]] = {
+    ("answer", "elu"): ((32, 1), (32, 1)),
+    ("answer", "relu"): ((32, 1), (32, 1)),
+    ("answer", "exp"): ((64, 1), (64, 1)),
+    ("answer", "fourier"): ((32, 1), (32, 1)),
+    ("query", "elu"): ((64, 1), (64, 1)),
+    ("query", "relu"): ((64, 1), (64, 1)),
+    ("query", "exp"): ((64, 1), (32, 1)),
+    ("query", "fourier"): ((32, 1), (16, 1)),
+    ("key", "elu"): ((32, 1), (32, 1)),
+    ("key", "relu"): ((32, 2), (32, 2)),
+    ("key", "exp"): ((32, 2), (32, 2)),
+    ("key", "fourier"): ((16, 2), (16, 2)),
+}
+"""BLOCK_M and TURNS by kernel and map, for D up to 64, and 128: bfloat16, with operands in shared memory."""
+
+
 def scan_tiles(
     kernel: str, head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None,
     capability: int | None = None,
 ) -> Tiles:  # fmt: skip
-    """Of scan_answer_kernel ("answer"), scan_query_gradient_kernel ("query") and scan_key_gradient_kernel ("key").
+    """Of chunk_answer_kernel ("answer"), chunk_query_gradient_kernel ("query") and chunk_key_gradient_kernel ("key").
 
-    The largest tiles that spill nothing (`make kernels`). 64 tokens, 16 for each warp, since more warps than rows of a
-    product would repeat them; fewer where registers are short: three TF32 products hold every operand twice; a gradient
-    through ω sums [BLOCK_N, BLOCK_D]; and operands can be in registers too, in float32 for all but bfloat16. Two
-    features per argument (fourier) double the rest.
+    The largest tiles that spill nothing (`make kernels`). Where products read operands from shared memory (wgmma), 128
+    tokens in bfloat16, a block a chunk. Else 64 tokens, 16 for each warp, since more warps than rows of a product would
+    repeat them; fewer where registers are short: three TF32 products hold every operand twice; a gradient through ω
+    sums [BLOCK_N, BLOCK_D]; and operands can be in registers too, in float32 for all but bfloat16. Two features per
+    argument (fourier) double the rest.
 
     Args:
         compute: PRECISION of its products; None: as torch is set.
@@ -194,8 +238,12 @@ def scan_tiles(
     chosen = products(dtype, compute)
     wide, two, block_d = dtype != torch.bfloat16, phi.features == "fourier", padded(head_dim)
     in_registers = operands_in_registers(capability)
-    block_n, block_v, width, warps, turns = 64, 32, 64, 4 if block_d <= 64 else 8, 1
-    if chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
+    block_m, block_v, width, turns = 16, 32, 64, 1
+    block_n, warps = 64, 4 if block_d <= 64 else 8
+    if not wide and not in_registers and block_d <= 128:
+        block_n, block_v, width, warps = 128, 64, block_d, 8
+        block_m, turns = BLOCKS_OF_128[kernel, phi.features][block_d > 64]
+    elif chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
         block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
         warps = 4 if block_d <= 128 else 8
     elif kernel == "answer":
@@ -211,6 +259,7 @@ def scan_tiles(
         width = 32 if block_d == 64 else 64
         warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
         turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
-    sizes = {"BLOCK_N": block_n, "BLOCK_M": 16, "BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v)}
-    constexprs = {"FEATURES": phi.features, **sizes, "WIDTH": width if block_d > width else 0, **chosen}
-    return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 1)
+    sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
+    sizes |= {"BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v), "WIDTH": width if block_d > width else 0}
+    constexprs = {"FEATURES": phi.features, **sizes, **chosen}
+    return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 2)

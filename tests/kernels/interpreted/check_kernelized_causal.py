@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +40,22 @@ def shipped() -> bool:
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch, shipped: bool) -> None:
-    """Several segments, chunks, tiles of features and of channels at a small N."""
-    if shipped:
-        return
+    """Several segments, chunks, blocks of a chunk, tiles of features and of channels at a small N."""
+    if not shipped:
+        set_tiles(monkeypatch, BLOCK_N=16, BLOCK_M=16, BLOCK_V=16, CHUNK=32)
+        monkeypatch.setattr(causal, "chunks_of_segment", lambda chunks, programs: min(chunks, 2))
 
-    def small(tiles: Callable[..., Tiles], names: tuple[str, ...]) -> Callable[..., Tiles]:
-        def smaller(*args: Any, **kwargs: Any) -> Tiles:
-            shipped = tiles(*args, **kwargs)
-            sizes = {name: 16 for name in names if name in shipped.constexprs}
-            return Tiles({**shipped.constexprs, **sizes}, shipped.warps, shipped.stages)
 
-        return smaller
+def set_tiles(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
+    def resized(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
+        def changed(*args: Any) -> Tiles:
+            before = tiles(*args)
+            return Tiles({**before.constexprs, **sizes}, before.warps, before.stages)
 
-    scan = small(causal.scan_tiles, ("BLOCK_N", "BLOCK_V", "BLOCK_M"))
-    monkeypatch.setattr(causal, "scan_tiles", scan)
-    for module in (kernelized, causal):
-        monkeypatch.setattr(module, "sum_tiles", small(kernelized.sum_tiles, ("BLOCK_N", "BLOCK_M", "BLOCK_V")))
-    monkeypatch.setattr(causal, "cut", lambda heads, n, *rest: (-(-n // 32), 32))
+        return changed
+
+    for name in ("scan_tiles", "state_tiles"):
+        monkeypatch.setattr(causal, name, resized(getattr(causal, name)))
 
 
 def disagreeing(features: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
@@ -70,29 +69,29 @@ def disagreeing(features: str, problem: Problem, call: Callable[..., Tensor] | N
     [*((each, 67, "float32") for each in CASES), *((each, 37, "bfloat16") for each in CASES), ("exp", 37, "float16")],
 )
 def test_agrees_with_the_reference(features: str, tokens: int, dtype: str) -> None:
-    """In three segments, and two; the maps themselves are tried in float16 without an order."""
+    """In two segments, of two chunks and one, and one; the maps themselves are tried in float16 without an order."""
     assert not disagreeing(features, Problem(tokens, 23, 1, 1, dtype, causal=True))
 
 
 @pytest.mark.parametrize("features", ["exp", "fourier"])
 def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the features run through once for all gradients, where float32 otherwise takes two turns."""
-    tiles = causal.scan_tiles
-
-    def narrow(kernel: str, *args: Any) -> Tiles:
-        shipped = tiles(kernel, *args)
-        changed = {"WIDTH": 16} | ({"TURNS": 1} if kernel == "key" else {})
-        return Tiles({**shipped.constexprs, **changed}, shipped.warps, shipped.stages)
-
-    monkeypatch.setattr(causal, "scan_tiles", narrow)
+    set_tiles(monkeypatch, WIDTH=16)
     assert not disagreeing(features, Problem(35, 23, 1, 1, causal=True))
 
 
+@each_map
+def test_a_chunk_of_one_block(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in the largest segments."""
+    set_tiles(monkeypatch, CHUNK=16)
+    monkeypatch.setattr(causal, "chunks_of_segment", lambda chunks, programs: chunks)
+    assert not disagreeing(features, Problem(37, 23, 1, 1, causal=True))
+
+
 @pytest.mark.parametrize("shipped", [True])
-@pytest.mark.parametrize("features", ["exp", "fourier"])
-def test_the_tiles_that_are_shipped(features: str, shipped: bool) -> None:
-    """Float32 with more channels than a product takes at a time."""
-    assert not disagreeing(features, Problem(19, 72, 1, 1, causal=True))
+@pytest.mark.parametrize(("features", "dtype"), [("exp", "bfloat16"), ("fourier", "float32")])
+def test_the_tiles_that_are_shipped(features: str, dtype: str, shipped: bool) -> None:
+    """With more channels than a product of float32 takes at a time."""
+    assert not disagreeing(features, Problem(19, 72, 1, 1, dtype, causal=True))
 
 
 @each_map
@@ -122,6 +121,18 @@ def test_segments_left_to_themselves_are_noticed(wrong: str, monkeypatch: pytest
     expected = {"before": {"output", "q"}, "after": {"k", "v"}}[wrong]
     assert set(disagreeing("elu", Problem(70, 16, 1, causal=True))) >= expected
     assert set(disagreeing("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_lost_state_is_noticed(lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the segment's chunks before, or of the segments before."""
+    plain = causal.chunk_states
+
+    def states(*args: Any) -> Sequence[Tensor]:
+        return [torch.zeros_like(x) if i == lost else x for i, x in enumerate(plain(*args))]
+
+    monkeypatch.setattr(causal, "chunk_states", states)
+    assert set(disagreeing("elu", Problem(70, 16, 1, causal=True))) == {"output", "q", "k", "v"}
 
 
 def test_a_later_token_is_noticed() -> None:
