@@ -195,3 +195,22 @@ def test_a_fingerprint_and_a_digest_are_of_every_value(count: int) -> None:
         assert abs(fingerprint((other,)) - before[0]) * max(count, 1) ** 0.5 > 0.05
         assert digest(other) != before[1]
     assert (fingerprint((values.clone(),)), digest(values.clone())) == before
+
+
+def test_products_in_tf32_are_allowed_the_bits_of_float16() -> None:
+    """Inputs in float32 rounded to the ten bits of TF32, on a device that allows it and on one that does not."""
+    plain = subject("softmax", dtype="float32")
+
+    def coarse(x: Tensor) -> Tensor:
+        return x.half().float() if x.dtype == torch.float32 else x
+
+    def call(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        return plain.form.reference(problem, params, **{name: coarse(x) for name, x in tensors.items()})
+
+    rounded = replace(plain, call=call, cell=replace(plain.cell, impl="rounded"))
+    with pytest.raises(correctness.Wrong, match="the output differs"):
+        checking.check_impl(rounded)
+    allowing = replace(rounded, device=replace(rounded.device, tf32=lambda: True))
+    assert checking.check_impl(allowing).checked.tolerance <= error_bound.CEILING["float16"]
+    with pytest.raises(correctness.Wrong, match="the output differs"):
+        checking.check_impl(with_impl(replace(plain, device=allowing.device), 0.1))

@@ -49,3 +49,12 @@ def few_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     keys, values = (x.repeat_interleave(group_of(q, k) * count, dim=1) for x in (k, v))  # [B, H·pieces, g, D]
     queries = q.unflatten(2, (count, -1)).flatten(1, 2)
     return scaled_dot_product_attention(queries, keys, values).view(q.shape)
+
+
+def with_rows(y: Tensor, rows: Tensor, start: int) -> Tensor:
+    """y with other rows from `start` on, in place where no gradient is to come. y: [B, H, N, D]; rows: [B, H, g, D]."""
+    end = start + rows.shape[2]
+    if torch.is_grad_enabled():
+        return torch.slice_scatter(y, rows, 2, start, end)
+    y[:, :, start:end] = rows
+    return y

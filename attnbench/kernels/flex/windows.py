@@ -221,7 +221,7 @@ def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int
     def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         copy = j // (span * TILE)
         hub = (copy == i // (rows * TILE)) & (j - copy * (span * TILE) < hubs)
-        return torch.where(j < start, hub, allowed(b, h, i, j - start))
+        return torch.where(j < start, hub, allowed(b, h, i, (j - start).clamp(min=0)))
 
     return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n)
 

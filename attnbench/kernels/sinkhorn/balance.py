@@ -98,7 +98,7 @@ def matrix_kernel(
     tl.store(s + head * rows * size + at, tl.exp(entry).to(s.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads"])  # a head of one is a number to Triton, which has no `to`
 def matrix_gradient_kernel(
     x,  # [heads, M, M]
     weighted,  # [heads, rows, M]: dS ∘ S

@@ -43,20 +43,19 @@ def column_scan_kernel(
     x,  # [heads, M, M]
     total,  # [heads, M]: u
     balanced,  # out [heads, M, M]: X', where j ≤ i
-    s,  # out [heads, M, M], LAST: exp X', and 0 where j > i; rows s_i apart
+    s,  # out [heads, M, M + 1], LAST: exp X', and 0 where j > i
     size,
-    s_i,
     BLOCK_I: tl.constexpr,
     BLOCK_J: tl.constexpr,
     LAST: tl.constexpr,
 ):
-    """One program per tile of columns and head, in that order."""
-    tiles = tl.cdiv(size, BLOCK_J)
+    """One program per tile of M + 1 columns and head, in that order."""
+    tiles = tl.cdiv(size + 1, BLOCK_J)
     head = (tl.program_id(0) // tiles).to(tl.int64)
     columns = tl.program_id(0) % tiles * BLOCK_J + tl.arange(0, BLOCK_J)
     x += head * size * size
     balanced += head * size * size
-    s += head * size * s_i
+    s += head * size * (size + 1)
     above = tl.full([BLOCK_J], float("-inf"), tl.float32)  # c of the row before
     for start in range(0, size, BLOCK_I):
         rows = start + tl.arange(0, BLOCK_I)
@@ -72,11 +71,9 @@ def column_scan_kernel(
         visible = columns[None, :] <= rows[:, None]
         tl.store(balanced + at, result, mask=inside & visible)
         if LAST:
-            tl.store(
-                s + rows.to(tl.int64)[:, None] * s_i + columns[None, :],
-                tl.where(visible, tl.exp(result), 0.0),
-                mask=inside,
-            )
+            at = rows.to(tl.int64)[:, None] * (size + 1) + columns[None, :]
+            wider = (rows < size)[:, None] & (columns <= size)[None, :]
+            tl.store(s + at, tl.where(visible & inside, tl.exp(result), 0.0), mask=wider)
         last = tl.where((rows == start + BLOCK_I - 1)[:, None], so_far, 0.0)
         above = tl.where(columns < start + BLOCK_I, tl.sum(last, axis=0), float("-inf"))
 

@@ -60,6 +60,7 @@ class Device:
         out_of_memory: (error) -> whether a call failed for lack of its memory; torch.OutOfMemoryError is known.
         is_lost: () -> whether it answers no more in this process.
         sdpa_eps: the relative error of an exponential in float32 SDPA, where that is above float32's.
+        tf32: () -> whether products of float32 may be TF32's.
         other_users: () -> who else computes on it; and why that is unknown, or None. Asked before it is started.
         conditions: (environment.json, who else computes on it, why that is unknown) -> its lines of `doctor`.
         missing: () -> the lines of `doctor` where it cannot be measured on.
@@ -90,6 +91,7 @@ class Device:
     out_of_memory: Callable[[BaseException], bool] = lambda error: False
     is_lost: Callable[[], bool] = lambda: False
     sdpa_eps: float = 0.0
+    tf32: Callable[[], bool] = lambda: False
     other_users: Callable[[], tuple[list[str], str | None]] = lambda: ([], None)
     conditions: Callable[[Mapping[str, Any], list[str], str | None], list[Condition]] = lambda facts, users, unknown: []
     missing: Callable[[], list[Condition]] = list

@@ -313,6 +313,7 @@ DEVICE = Device(
     launched_kernels=launched_kernels,
     out_of_memory=out_of_memory,
     is_lost=is_lost,
+    tf32=tf32_allowed,
     other_users=other_users,
     conditions=conditions,
     missing=missing,

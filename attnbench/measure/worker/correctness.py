@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
-from attnbench.measure.worker.error_bound import CEILING, NO_TERMS, bound_of, terms_of
+from attnbench.measure.worker.error_bound import NO_TERMS, bound_of, ceiling_of, terms_of
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype, as_outputs
 from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
@@ -142,7 +142,7 @@ def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs
             raise Wrong(f"{name} is {described(ours)}; the reference gives {described(theirs)}")
         scale = largest_of(exact)
         error, bound = largest_of(ours - exact), bound_of(subject, problem, largest_of(theirs - exact), scale, terms)
-        cancels = terms.rounding > CEILING[problem.dtype] * scale
+        cancels = terms.rounding > ceiling_of(subject, problem) * scale
         size = (max(scale, terms.size) if cancels else scale) or 1.0
         checked = Checked(error / size, bound / size, problem.seq_len)
         if not error <= bound:
@@ -206,7 +206,7 @@ def _leaves_inputs_alone(subject: Subject, problem: Problem) -> None:
     shared = _sharing(inputs, output) - _sharing(theirs, subject.once(subject.form.reference, problem, theirs)[0])
     for name, tensor in inputs.state.items():
         apart, scale = largest_of(tensor - theirs.state[name]), largest_of(theirs.state[name])
-        if not apart <= CEILING[problem.dtype] * scale:
+        if not apart <= ceiling_of(subject, problem) * scale:
             raise Wrong(f"it leaves another state '{name}' than the reference: they differ by {apart / scale:.2e}")
     if shared:
         raise Wrong(f"the output shares the memory of its input '{min(shared)}'; the reference's does not")

@@ -53,6 +53,16 @@ class Terms:
 NO_TERMS = Terms(0.0, 0.0)
 
 
+def working_dtype(subject: Subject, problem: Problem) -> Dtype:
+    """Whose bits the products have: of float32 products in TF32 as many as float16's."""
+    return "float16" if problem.dtype == "float32" and subject.device.tf32() else problem.dtype
+
+
+def ceiling_of(subject: Subject, problem: Problem) -> float:
+    """CEILING of the products' bits."""
+    return CEILING[working_dtype(subject, problem)]
+
+
 def bound_of(subject: Subject, problem: Problem, reference_error: float, scale: float, terms: Terms) -> float:
     """How far an output or a gradient may be from the truth.
 
@@ -68,7 +78,7 @@ def bound_of(subject: Subject, problem: Problem, reference_error: float, scale: 
         terms: what the gradient is the sum of.
     """
     factor = subject.operator.tolerance[0] if subject.operator.tolerance else 1.0
-    ceiling = max(CEILING[problem.dtype] * scale, terms.rounding)
+    ceiling = max(ceiling_of(subject, problem) * scale, terms.rounding)
     eps = _eps(subject, problem)
     in_a_row = math.sqrt(problem.seq_len / 2) * _sum_eps(problem) if problem.past else 0.0
     derived = max(2 * reference_error, math.sqrt(STORED) * eps * terms.size) + (eps + in_a_row) * scale
@@ -80,7 +90,7 @@ def bound_of(subject: Subject, problem: Problem, reference_error: float, scale: 
 
 
 def _eps(subject: Subject, problem: Problem) -> float:
-    eps = torch.finfo(torch_dtype(problem)).eps
+    eps = torch.finfo(getattr(torch, working_dtype(subject, problem))).eps
     return max(eps, subject.device.sdpa_eps) if subject.cell.impl == "sdpa" else eps
 
 
@@ -92,7 +102,7 @@ def terms_of(subject: Subject, problem: Problem, inputs: Inputs, output: Tensor)
     tokens = problem.batch * problem.seq_len
     size = math.sqrt(float(products.square().sum()) / (tokens * problem.heads))
     added = _gamma(subject, problem) * float(products.sum()) / (tokens * problem.heads)
-    rounding = min(added + STORED * _eps(subject, problem) * size, CEILING[problem.dtype] * size)
+    rounding = min(added + STORED * _eps(subject, problem) * size, ceiling_of(subject, problem) * size)
     for name, tensor in inputs.differentiated().items():
         typical = float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
         factor = (math.sqrt(tokens) if name in inputs.parameters else 1.0) / typical if typical else 0.0

@@ -19,7 +19,7 @@ from torch import Tensor
 from attnbench.inputs import torch_dtype
 from attnbench.measure.worker.changes import Observer, change_of, changed, require_plain, require_same
 from attnbench.measure.worker.correctness import largest_of, names_of, require_finite
-from attnbench.measure.worker.error_bound import CEILING
+from attnbench.measure.worker.error_bound import ceiling_of
 from attnbench.measure.worker.fingerprints import digests, fingerprint, moved
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong
@@ -112,7 +112,7 @@ class TimedChecks:
         """What an answer may differ from another of the same inputs, over its largest value."""
         problem = self.subject.cell.problem
         least = 4 * torch.finfo(torch_dtype(problem)).eps
-        return CEILING[problem.dtype] if self.tolerance is None else max(self.tolerance, least)
+        return ceiling_of(self.subject, problem) if self.tolerance is None else max(self.tolerance, least)
 
     def first(self, number: int, outputs: Outputs) -> None:
         """Takes note of the first outputs on an input set. Raises Wrong where they are not finite, not those that were

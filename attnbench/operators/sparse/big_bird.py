@@ -152,7 +152,7 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 def _cuda() -> Callable[..., Tensor]:
     from attnbench.kernels.flex.patterns import block_rows
-    from attnbench.kernels.flex.pieces import few_queries
+    from attnbench.kernels.flex.pieces import few_queries, with_rows
     from attnbench.kernels.flex.windows import attend, with_copies
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, blocks: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _cuda() -> Callable[..., Tensor]:
             k, v = (with_copies(x, torch.cat(x.split(sizes, dim=2)[::2], dim=2)) for x in (k, v))
             copied = sizes[0] + sizes[2]
         y = attend(q, k, v, block_rows(blocks, n, b, copied))
-        return torch.cat((edges[:, :, :b], y[:, :, b : -sizes[2]], edges[:, :, b:]), dim=2)
+        return with_rows(with_rows(y, edges[:, :, :b], 0), edges[:, :, b:], n - sizes[2])
 
     return call
 

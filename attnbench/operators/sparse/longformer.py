@@ -137,7 +137,7 @@ def global_elements(problem: Problem, params: Params) -> int:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex.pieces import few_queries
+    from attnbench.kernels.flex.pieces import few_queries, with_rows
     from attnbench.kernels.flex.windows import window
 
     def call(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, **global_data: Tensor) -> Tensor:
@@ -147,8 +147,7 @@ def _cuda() -> Callable[..., Tensor]:
         y = window(q, k, v, *local.sides(problem, params), classes=dilation(problem, params), hubs=g)
         if not global_data:
             return y
-        rows = few_queries(*(global_data[name] for name in GLOBAL_DATA))
-        return torch.cat((rows, y[..., g:, :]), dim=-2)
+        return with_rows(y, few_queries(*(global_data[name] for name in GLOBAL_DATA)), 0)
 
     return call
 

@@ -18,7 +18,8 @@ Call = Callable[..., Tensor]
 
 def _sdpa() -> Call:
     def call(problem: Problem, params: Params, v: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
-        q, k = (r.expand(problem.batch, -1, -1, -1) for r in (r1, r2))  # [B, H, N, rank]
+        # Copies: cuDNN lays its output out as the queries are, and refuses a batch that is one sample seen again.
+        q, k = (r.expand(problem.batch, -1, -1, -1).contiguous() for r in (r1, r2))  # [B, H, N, rank]
         return scaled_dot_product_attention(q, k, v, is_causal=problem.causal, scale=1.0)
 
     return call
