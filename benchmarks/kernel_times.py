@@ -235,7 +235,7 @@ def tables(names: Sequence[str], console: Console) -> list[str]:
             summary.add_row(title, part, *(f"{figure:.0f}" for figure in figures), *ratios)
         console.print(table)
     console.print(summary)
-    return faults
+    return list(dict.fromkeys(faults))
 
 
 def of_algorithm(launch: Mapping[str, Any], names: Sequence[str]) -> bool:
