@@ -195,6 +195,7 @@ class Operator:
         params: by name.
         domains: what it is defined on; a sequence operator that lists "image" gets the flattened map.
         causal: True where the operator has a causal form; otherwise the reason it has none.
+        full: True where it has a form in which every token sees all; otherwise the reason it has none.
         grouped: True where several query heads can read one head of keys and values (kv_heads < heads); otherwise the
             reason they cannot.
         continues: True where the causal form can continue from what is kept of earlier tokens (query_len < seq_len);
@@ -202,7 +203,7 @@ class Operator:
         exact: (params) → whether it computes softmax attention itself, not another function.
         dtypes: the working dtypes that make sense.
         why_not: (problem, params, scope) → the reason why a problem is outside the definition, or None; it does not
-            repeat what domains, causal and dtypes exclude.
+            repeat what domains, causal, full and dtypes exclude.
         tolerance: an exception to the check's bound: (factor on the derived bound, reason).
         notes: one line for `attnbench list operators`.
         no_kernel: the reason it has no impl `cuda`; empty where it has one, or none has been considered.
@@ -215,6 +216,7 @@ class Operator:
     params: Mapping[str, Param] = field(default_factory=dict)
     domains: tuple[Domain, ...] = ("sequence", "image")
     causal: Literal[True] | str = True
+    full: Literal[True] | str = True
     grouped: Literal[True] | str = "every query head has keys and values of its own"
     continues: Literal[True] | str = "no form is defined that continues from what is kept of earlier tokens"
     exact: Callable[[Params], bool] = lambda params: False

@@ -225,6 +225,8 @@ def outside_definition(operator: Operator, problem: Problem, params: Params, sco
         return f"defined on {' and '.join(operator.domains)} only, not on a {problem.domain}"
     if problem.causal and operator.causal is not True:
         return _sentence(operator.causal, "causal")
+    if not problem.causal and operator.full is not True:
+        return _sentence(operator.full, "full")
     if problem.group > 1 and operator.grouped is not True:
         return _sentence(operator.grouped, "grouped")
     if problem.past and operator.continues is not True:

@@ -28,8 +28,9 @@ class Variant:
         return self.operator.forms[self.scope]
 
     def problem(self, side: tuple[int, int] = (5, 7), **changes: Any) -> Problem:
-        """A small odd problem in the first domain the operator is defined on."""
-        given: dict[str, Any] = {"channels": 16, "heads": 4, "batch": 2, **changes}
+        """A small odd problem in the first domain the operator is defined on; causal where it has no full form."""
+        causal = self.operator.full is not True
+        given: dict[str, Any] = {"channels": 16, "heads": 4, "batch": 2, "causal": causal, **changes}
         if "sequence" in self.operator.domains:
             return Problem(side[0] * side[1], **given)
         return Problem.image(*side, **given)

@@ -97,6 +97,7 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
         "domains": list(operator.domains),
         "scopes": list(operator.forms),
         "causal": operator.causal,
+        "full": operator.full,
         "dtypes": list(operator.dtypes),
         "kinds": {k: {"time": c.time, "memory": c.memory} for k, c in growth.items()},
         "params": {

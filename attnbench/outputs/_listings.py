@@ -153,7 +153,7 @@ def operators(rows: Sequence[Row]) -> Listing:
             "time": row["time"],
             "memory": row["memory"],
             "on": row["domains"][0] if len(row["domains"]) == 1 else "any",
-            "causal": "yes" if row["causal"] is True else "no",
+            "causal": "only" if row["full"] is not True else "yes" if row["causal"] is True else "no",
             "kinds": ", ".join(kinds),
             "impls": ", ".join(name if there else f"({name})" for name, there in runs.items() if name != "compiled"),
         }

@@ -36,6 +36,7 @@ NAMES = [
     "efficient",
     "linear_transformer",
     "rfa",
+    "retention",
     "performer",
     "synthesizer",
     "fnet",

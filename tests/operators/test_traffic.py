@@ -80,6 +80,7 @@ BY_HAND: Mapping[str, Moved] = {
     "kao_qkv-*-layer": ("x y", "dy dx"),
     **{f"{name}-core": ONCE for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
     **{f"{name}-layer": SUMMED_FIRST for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
+    "retention-*-core": ONCE,
     "synthesizer-*dense-core": ("x v y", "x v y dy dx dv"),
     "synthesizer-*random-core": ("v y", "v y dy dv"),
     "synthesizer-*-layer": LAYER_WITH_Y,

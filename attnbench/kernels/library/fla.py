@@ -1,16 +1,18 @@
-"""The causal scan by flash-linear-attention's kernels, from features that eager PyTorch has computed.
+"""Recurrences by flash-linear-attention's kernels; the causal scan from features that eager PyTorch has computed.
 
 Of up to MOST_RECURRENT new tokens after a state one kernel takes token after token; otherwise the kernels go by chunks.
 A head of a sample is a sample of one head to them, so that nothing is transposed. The queries of a group of heads are
 tokens one after the other, of which all but the first bring no key: so each state is read and written once for all.
 
-Yang and Zhang 2024, `fla.ops.simple_gla`, https://github.com/fla-org/flash-linear-attention
+Yang and Zhang 2024, `fla.ops`, https://github.com/fla-org/flash-linear-attention
 """
 
 from __future__ import annotations
 
 import re
-from importlib import metadata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, metadata
 from typing import Any
 
 import torch
@@ -27,17 +29,15 @@ MAX_FEATURES = 256
 MOST_RECURRENT = 16
 """New tokens after a state up to which one token after another is faster than chunks of 64."""
 
-KERNEL = "flash-linear-attention: simple_gla"
 
-
-def why_not_fla(problem: Problem, features: int) -> str | None:
-    """The reason the library cannot run this here, or None."""
+def why_not_fla(problem: Problem, features: int, module: str = "simple_gla") -> str | None:
+    """The reason the library's `fla.ops` module cannot run this here, or None."""
     if not problem.causal:
         return "flash-linear-attention has causal kernels only"
     if features > MAX_FEATURES:
         return f"flash-linear-attention's chunk kernels take at most {MAX_FEATURES} features, not {features}"
     reason = why_not(problem)
-    if reason is None and not installed("fla.ops.simple_gla"):
+    if reason is None and not installed(f"fla.ops.{module}"):
         return "flash-linear-attention is not installed: pip install flash-linear-attention"
     return reason
 
@@ -93,6 +93,71 @@ def attend_with_fla(
     return (y / (normaliser + epsilon)).to(dtype), new, counts[:, :, -1].contiguous()
 
 
+@dataclass(frozen=True)
+class Functions:
+    """Two functions of a module of `fla.ops` that compute one recurrence.
+
+    Attributes:
+        module: as simple_gla.
+        chunks: by chunks of tokens.
+        steps: one token after another, in the forward alone.
+        renamed: the names that arguments of `chunks` have in `steps`.
+    """
+
+    module: str
+    chunks: str
+    steps: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kernel(self) -> str:
+        """For `Impl.kernel`."""
+        return f"flash-linear-attention: {self.module}"
+
+
+SIMPLE_GLA = Functions("simple_gla", "chunk_simple_gla", "fused_recurrent_simple_gla")
+KERNEL = SIMPLE_GLA.kernel
+
+
+def recurrent_with_fla(
+    functions: Functions,
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Tensor],
+    scale: float,
+    state: Tensor | None,
+) -> Any:
+    """A recurrence of H states. Heads that share q and k get copies of them.
+
+    Args:
+        tensors: by the library's names, v among them: [B, H or heads that divide H, Q, X].
+        numbers: those with one number of a token and head, [B, H, Q, 1].
+        scale: of y.
+        state: S before, [B, H, K, V], float32.
+
+    Returns: y, [B, H, Q, V]; with a state a tuple of it and of the new state.
+    """
+    v = tensors["v"]
+    heads = v.shape[1]
+
+    def sample_of_one_head(x: Tensor) -> Tensor:
+        x = x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+        return x.flatten(0, 1).unsqueeze(2)  # [B·H, Q, 1, X]
+
+    arguments = {name: sample_of_one_head(x) for name, x in tensors.items()}
+    arguments |= {name: sample_of_one_head(x).squeeze(-1) for name, x in numbers.items()}
+    by_step = state is not None and v.shape[2] <= MOST_RECURRENT
+    if by_step:
+        arguments = {functions.renamed.get(name, name): x for name, x in arguments.items()}
+    y, last = getattr(import_module(f"fla.ops.{functions.module}"), functions.steps if by_step else functions.chunks)(
+        **arguments,
+        scale=scale,
+        initial_state=None if state is None else state.flatten(0, 1).unsqueeze(1),
+        output_final_state=state is not None,
+    )
+    y = y.view(v.shape).to(v.dtype)
+    return y if state is None else (y, last.view(state.shape))
+
+
 def half_safe(*tensors: Tensor) -> tuple[Tensor, ...]:
     """float16 as float32: sums of features pass 65504; others as they are."""
     return tuple(x.float() if x.dtype == torch.float16 else x for x in tensors)
@@ -113,21 +178,12 @@ def _scanned(
         log_keep: [B, Hk, Q].
         state: [B, Hk, m, X].
     """
-    from fla.ops.simple_gla import chunk_simple_gla, fused_recurrent_simple_gla
-
     group = group_of(q, k)
-    rows = (merged(q, group, dim=2, heads=1), _spread(k, group), _spread(v, group))  # [B, Hk, Q·G, …]
-    keep = None if log_keep is None else _spread(log_keep.float().unsqueeze(-1), group).flatten(0, 1)
-    scan = chunk_simple_gla if state is None or rows[0].shape[2] > MOST_RECURRENT else fused_recurrent_simple_gla
-    y, last = scan(
-        *(x.flatten(0, 1).unsqueeze(2) for x in rows),  # [B·Hk, Q·G, 1, …]
-        g=keep,
-        scale=1.0,
-        initial_state=None if state is None else state.flatten(0, 1).unsqueeze(1),
-        output_final_state=state is not None,
-    )
-    y = separated(y.view(rows[2].shape), group, dim=2, heads=1)
-    return y, None if state is None else last.view(state.shape)
+    rows = {"q": merged(q, group, dim=2, heads=1), "k": _spread(k, group), "v": _spread(v, group)}  # [B, Hk, Q·G, …]
+    keep = {} if log_keep is None else {"g": _spread(log_keep.float().unsqueeze(-1), group)}
+    found = recurrent_with_fla(SIMPLE_GLA, rows, keep, 1.0, state)
+    y, last = (found, None) if state is None else found
+    return separated(y, group, dim=2, heads=1), last
 
 
 def _spread(x: Tensor, group: int) -> Tensor:

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnbench.operators.kernelized import _decay
-from attnbench.operators.kernelized._decay import sums
 from attnbench.operators.kernelized.rfa import (
     LAYER,
     OPERATOR,
@@ -21,6 +19,8 @@ from attnbench.operators.kernelized.rfa import (
     make_inputs,
     reference,
 )
+from attnbench.operators.recurrent import _scan
+from attnbench.operators.recurrent._scan import sums
 from attnbench.problem import Problem
 from attnbench.registry import resolve
 from tests.operators.kernelized.dense import drawn, gradients, same, sizes, unhurried
@@ -120,7 +120,7 @@ def test_sums_of_states_are_the_recurrence(states: int) -> None:
         wanted.append(s)
     assert same(sums(x, log_keep), torch.stack(wanted, dim=2))
     assert states == 1 or not same(sums(x, 2 * log_keep), torch.stack(wanted, dim=2))
-    assert _decay.GROUP < 300, "several levels are tried"
+    assert _scan.GROUP < 300, "several levels are tried"
 
 
 def test_features_estimate_the_gaussian_kernel() -> None:
