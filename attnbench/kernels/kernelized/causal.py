@@ -2,7 +2,7 @@
 
 Serves linear_transformer, performer and (without the gate) rfa in the causal form. The tokens are cut into chunks, and
 these into segments. The state before each chunk is written once: of its segment by `chunk_states_kernel`, of all
-segments before by a sum over segments. Then every block of queries is a program of its own (`chunk_answer_kernel`),
+segments before by `segment_sums_kernel`. Then every block of queries is a program of its own (`chunk_answer_kernel`),
 which scores the pairs within the chunk and takes all tokens before it from the two states. No feature is written, and
 no launch reads what it writes. Gradients go the same way, the keys' with states of the queries after each chunk.
 
@@ -28,10 +28,13 @@ from torch import Tensor
 
 from attnbench.kernels.building import Configuration
 from attnbench.kernels.kernelized.full import PROGRAMS, argument_types, configured
-from attnbench.kernels.kernelized.scan import chunk_answer_kernel, chunk_states_kernel
+from attnbench.kernels.kernelized.scan import chunk_answer_kernel, chunk_states_kernel, segment_sums_kernel
 from attnbench.kernels.kernelized.scan_gradients import chunk_key_gradient_kernel, chunk_query_gradient_kernel
 from attnbench.kernels.kernelized.tiles import FeatureMap, scan_tiles, state_tiles
 from attnbench.kernels.launching import CAPABILITIES, PRECISIONS, Tiles
+
+SUMMED = 128
+"""Elements of the state that a program of `segment_sums_kernel` adds up over the segments."""
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Tensor | None = None) -> Tensor:
@@ -97,8 +100,18 @@ def chunk_states(
         h, n, phi.count, d, segments, segment_chunks, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
         KEY=query is None, **tiles.options,
     )  # fmt: skip
-    summed = before if query is None else after
-    return states, normalisers, summed(segment_states).to(dtype), summed(segment_normalisers)
+    summed = segment_sums(segment_states, segment_normalisers, dtype, reverse=query is not None)
+    return states, normalisers, *summed
+
+
+def segment_sums(states: Tensor, normalisers: Tensor, dtype: torch.dtype, reverse: bool) -> tuple[Tensor, Tensor]:
+    """The sum of all segments before each (reverse: after it), first (last) 0; that of the states in `dtype`."""
+    summed = torch.empty_like(states, dtype=dtype), torch.empty_like(normalisers)
+    size, size_z = states[0].numel(), normalisers[0].numel()
+    segment_sums_kernel[(triton.cdiv(size, SUMMED) + triton.cdiv(size_z, SUMMED),)](
+        states, normalisers, *summed, states.shape[0], size, size_z, REVERSE=reverse, BLOCK=SUMMED
+    )
+    return summed
 
 
 def chunks_of_segment(chunks: int, programs: int) -> int:
@@ -170,18 +183,6 @@ def blocks(n: int, d: int, tiles: Tiles) -> int:
     return triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
 
 
-def before(parts: Tensor) -> Tensor:
-    """The sum of all segments before each: [segments, …], first 0."""
-    sums = torch.zeros_like(parts)
-    torch.cumsum(parts[:-1], dim=0, out=sums[1:])
-    return sums
-
-
-def after(parts: Tensor) -> Tensor:
-    """The sum of all segments after each: [segments, …], last 0."""
-    return before(parts.flip(0)).flip(0)
-
-
 def parts_of(x: Tensor, count: int) -> Tensor:
     """Room for `count` parts of the gradient of x: in its own dtype where there is one, else in float32."""
     return torch.empty((count, *x.shape), dtype=x.dtype if count == 1 else torch.float32, device=x.device)
@@ -217,10 +218,15 @@ def _configurations(
     ):
         flags = {"SAVE": True} if name == "answer" else {}
         launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capabilities[0])))
+    if dtype == torch.bfloat16 or (dtype == torch.float32 and compute == "tf32"):
+        summing = (Tiles({"REVERSE": reverse, "BLOCK": SUMMED}, 4) for reverse in (True, False))
+        launches.extend((segment_sums_kernel, {}, tiles) for tiles in summing)
     for kernel, flags, tiles in launches:
         types = argument_types(dtype) | {"states": state, "normalisers": "*fp32", "segment_normalisers": "*fp32"}
+        if kernel is segment_sums_kernel:
+            types |= {"states": "*fp32", "summed_states": state, "summed_normalisers": "*fp32"}
         types["segment_states"] = "*fp32" if kernel is chunk_states_kernel else state
-        if triton.cdiv(d, tiles.constexprs["BLOCK_V"]) > 1:
+        if triton.cdiv(d, tiles.constexprs.get("BLOCK_V", d)) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
         configuration = configured(kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample)
         yield replace(configuration, capabilities=capabilities)

@@ -1,10 +1,10 @@
-"""The causal scan in two launches: the state before each chunk, written once; then every chunk by itself.
+"""The causal scan: the state before each chunk, written once; then every chunk by itself.
 
 `chunk_states_kernel` runs through the chunks of a segment and writes the sums of the segment's tokens before each; the
-sums of whole segments are added up outside. In `chunk_answer_kernel` each block of queries takes the state before its
-chunk, which is the sum of both, scores the pairs within the chunk and drops those ahead. No launch reads what it
-writes. The features run in tiles of BLOCK_M. A chunk may have several blocks, where registers allow small ones only:
-then those before a query's own are scored one after another, their features computed again.
+sums of whole segments are added up by `segment_sums_kernel`. In `chunk_answer_kernel` each block of queries takes the
+state before its chunk, which is the sum of both, scores the pairs within the chunk and drops those ahead. No launch
+reads what it writes. The features run in tiles of BLOCK_M. A chunk may have several blocks, where registers allow small
+ones only: then those before a query's own are scored one after another, their features computed again.
 
 Where WIDTH is not 0, ω x is taken from WIDTH channels at a time, loaded again for every tile of features.
 """
@@ -200,6 +200,45 @@ def chunk_states_kernel(
             segment_states, segment_normalisers, row + features, columns, column_mask, head_dim, first_v, s_cos, z_cos,
             BLOCK_V,
         )  # fmt: skip
+
+
+@triton.jit
+def segment_sums_kernel(
+    states,  # [segments, size]: of each segment
+    normalisers,  # [segments, size_z]
+    summed_states,  # out [segments, size]: the sum of the segments before (REVERSE: after) each
+    summed_normalisers,  # out [segments, size_z]
+    segments,
+    size,
+    size_z,
+    REVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per BLOCK elements of the state, then of the normaliser."""
+    index = tl.program_id(0)
+    programs = tl.cdiv(size, BLOCK)
+    if index < programs:
+        sum_segments(states, summed_states, index * BLOCK, segments, size, REVERSE, BLOCK)
+    else:
+        sum_segments(normalisers, summed_normalisers, (index - programs) * BLOCK, segments, size_z, REVERSE, BLOCK)
+
+
+@triton.jit
+def sum_segments(x, y, first, segments, size, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
+    """Writes to y [segments, size] the sums of the rows of x before (REVERSE: after) each, for BLOCK of the columns."""
+    columns = first + tl.arange(0, BLOCK)
+    carry = tl.zeros([BLOCK], tl.float32)
+    for start in tl.range(0, segments, 16):
+        order = start + tl.arange(0, 16)
+        row, before = order.to(tl.int64), order.to(tl.int64) - 1
+        if REVERSE:
+            row, before = segments - 1 - row, segments - order.to(tl.int64)
+        mask = (order < segments)[:, None] & (columns < size)[None, :]
+        places = before[:, None] * size + columns[None, :]
+        values = tl.load(x + places, mask=mask & (order > 0)[:, None], other=0.0)
+        sums = carry[None, :] + tl.cumsum(values, axis=0)
+        tl.store(y + row[:, None] * size + columns[None, :], sums.to(y.dtype.element_ty), mask=mask)
+        carry += tl.sum(values, axis=0)
 
 
 @triton.jit

@@ -115,12 +115,31 @@ def test_offsets_beyond_32_bits(features: str, tmp_path: Path) -> None:
     assert torch.equal(call(problem, params, **data, **inputs.choices), call(problem, params, **inputs.tensors()))
 
 
-@pytest.mark.parametrize("wrong", ["before", "after"])
-def test_segments_left_to_themselves_are_noticed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal, wrong, torch.zeros_like)
-    expected = {"before": {"output", "q"}, "after": {"k", "v"}}[wrong]
+@pytest.mark.parametrize("reverse", [False, True])
+def test_segments_left_to_themselves_are_noticed(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = causal.segment_sums
+
+    def sums(*args: Any, **kwargs: bool) -> tuple[Tensor, Tensor]:
+        state, normaliser = plain(*args, **kwargs)
+        wrong = kwargs["reverse"] == reverse
+        return (torch.zeros_like(state), torch.zeros_like(normaliser)) if wrong else (state, normaliser)
+
+    monkeypatch.setattr(causal, "segment_sums", sums)
+    expected = {"k", "v"} if reverse else {"output", "q"}
     assert set(disagreeing("elu", Problem(70, 16, 1, causal=True))) >= expected
     assert set(disagreeing("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_sums_of_many_segments(reverse: bool) -> None:
+    """More than a program takes at a time, and elements that are no multiple of its block."""
+    generator = torch.Generator().manual_seed(0)
+    state, normaliser = (torch.randn(35, *shape, generator=generator) for shape in ((2, 5, 16), (2, 5)))
+    for x, summed in zip(
+        (state, normaliser), causal.segment_sums(state, normaliser, torch.float32, reverse), strict=True
+    ):
+        expected = x.flip(0).cumsum(0).flip(0) - x if reverse else x.cumsum(0) - x
+        torch.testing.assert_close(summed, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("lost", [0, 2])
