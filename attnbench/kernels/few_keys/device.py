@@ -203,7 +203,6 @@ def few_keys_key_gradient_kernel(
     split = index // tiles % splits
     head = (index // (tiles * splits)).to(tl.int64)
     first_key = (index % tiles) * BLOCK_M
-    columns = first_key + tl.arange(0, BLOCK_M)
     q += head // heads * q_b + head % heads * q_h
     dy += head // heads * g_b + head % heads * g_h
     tile_start = (head * keys + first_key) * head_dim
@@ -229,13 +228,12 @@ def few_keys_key_gradient_kernel(
         g = load_tile(dy, rows_left, g_n, g_d, head_dim, BLOCK_N, BLOCK_D).to(COMPUTE)
         level = tl.load(lse + rows, mask=rows < seq_len, other=float("inf"))
         along = tl.load(delta + rows, mask=rows < seq_len, other=0.0)
-        scores = tl.dot(queries, tl.trans(own_keys), input_precision=PRECISION) * scale_log2
-        scores = tl.where(inside(rows, columns, keys), scores, float("-inf"))
-        p = tl.exp2(scores - level[:, None])  # [N, M]
-        total_v = tl.dot(tl.trans(p.to(COMPUTE)), g, total_v, input_precision=PRECISION)
-        dp = tl.dot(g, tl.trans(own_values), input_precision=PRECISION)
-        ds = p * (dp - along[:, None])
-        total_k = tl.dot(tl.trans(ds.to(COMPUTE)), queries, total_k, input_precision=PRECISION)
+        scores = tl.dot(own_keys, tl.trans(queries), input_precision=PRECISION) * scale_log2
+        p = tl.exp2(scores - level[None, :])  # [M, N]: left operands as they come; of keys beyond the last not stored
+        total_v = tl.dot(p.to(COMPUTE), g, total_v, input_precision=PRECISION)
+        dp = tl.dot(own_values, tl.trans(g), input_precision=PRECISION)
+        ds = p * (dp - along[None, :])
+        total_k = tl.dot(ds.to(COMPUTE), queries, total_k, input_precision=PRECISION)
         q += BLOCK_N * q_n
         dy += BLOCK_N * g_n
     store_tile(dk, total_k * scale, count, head_dim, 1, head_dim, BLOCK_M, BLOCK_D)

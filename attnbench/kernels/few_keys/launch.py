@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,7 +34,16 @@ from attnbench.kernels.few_keys.device import (
     few_keys_key_gradient_kernel,
     few_keys_query_gradient_kernel,
 )
-from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, named, padded, precision
+from attnbench.kernels.launching import (
+    CAPABILITIES,
+    POINTER,
+    PRECISIONS,
+    Tiles,
+    named,
+    operands_in_registers,
+    padded,
+    precision,
+)
 from attnbench.kernels.support import MAX_EXACT_DIM, MAX_HEAD_DIM
 
 PROGRAMS = 512
@@ -123,35 +133,41 @@ def tiles_of(kernel: str, q: Tensor) -> Tiles:
     return _tiles(kernel, q.shape[-1], q.dtype, precision(q.dtype), q.stride(-1) != 1)
 
 
-def _tiles(kernel: str, head_dim: int, dtype: torch.dtype, compute: str, as_map: bool) -> Tiles:
+def _tiles(
+    kernel: str, head_dim: int, dtype: torch.dtype, compute: str, as_map: bool, capability: int | None = None
+) -> Tiles:
     block_d = padded(head_dim)
     column = max(0, block_d.bit_length() - 6)  # 0 for 16 and 32, then 1 for 64, 2 for 128, 3 for 256
-    half = "map" if as_map else "half"
-    kind = compute if dtype == torch.float32 else half
-    block_n, block_m, warps = SIZES[kernel, kind][column]
+    half = "map" if as_map else "half in registers" if operands_in_registers(capability) else "half"
+    block_n, block_m, warps, stages = SIZES[kernel, compute if dtype == torch.float32 else half][column]
     sizes = {"BLOCK_N": block_n, "BLOCK_M": block_m, "BLOCK_D": block_d}
     products = {"COMPUTE": COMPUTE[dtype], "PRECISION": compute}
-    return Tiles({**sizes, **products}, warps, 2 if kernel == "forward" else 1)
+    return Tiles({**sizes, **products}, warps, stages)
 
 
-SIZES: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
-    ("forward", "half"): ((128, 64, 4), (128, 64, 8), (128, 64, 8), (64, 32, 8)),
-    ("forward", "map"): ((128, 64, 4), (128, 64, 8)),
-    ("forward", "tf32"): ((128, 64, 8), (128, 64, 8), (64, 32, 4), (32, 32, 8)),
-    ("forward", "tf32x3"): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
-    ("query_gradient", "half"): ((64, 64, 4), (64, 64, 8), (64, 32, 8), (32, 64, 8)),
-    ("query_gradient", "map"): ((64, 64, 4), (64, 32, 8)),
-    ("query_gradient", "tf32"): ((64, 32, 4), (32, 32, 8), (32, 32, 8), (32, 32, 8)),
-    ("query_gradient", "tf32x3"): ((32, 32, 4), (32, 32, 8), (16, 16, 8)),
-    ("key_gradient", "half"): ((64, 64, 4), (64, 64, 8), (64, 32, 8), (32, 64, 8)),
-    ("key_gradient", "map"): ((64, 64, 8), (64, 64, 8)),
-    ("key_gradient", "tf32"): ((64, 64, 4), (32, 32, 8), (32, 32, 4), (32, 16, 8)),
-    ("key_gradient", "tf32x3"): ((32, 16, 4), (32, 16, 8), (16, 16, 8)),
+SIZES: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
+    ("forward", "half"): ((128, 64, 8, 3), (128, 64, 8, 3), (128, 64, 8, 2), (64, 32, 8, 2)),
+    ("forward", "half in registers"): ((128, 64, 4, 2), (128, 64, 8, 2), (128, 64, 8, 2), (64, 32, 8, 2)),
+    ("forward", "map"): ((128, 64, 8, 2), (128, 64, 8, 2)),
+    ("forward", "tf32"): ((128, 64, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2), (32, 32, 8, 2)),
+    ("forward", "tf32x3"): ((64, 32, 8, 2), (32, 32, 8, 2), (32, 32, 8, 2)),
+    ("query_gradient", "half"): ((128, 64, 8, 2), (128, 64, 8, 2), (128, 32, 8, 2), (32, 64, 8, 1)),
+    ("query_gradient", "half in registers"): ((64, 64, 4, 1), (64, 64, 8, 1), (64, 32, 8, 1), (32, 32, 8, 1)),
+    ("query_gradient", "map"): ((128, 64, 8, 2), (128, 32, 8, 1)),
+    ("query_gradient", "tf32"): ((64, 32, 4, 1), (32, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1)),
+    ("query_gradient", "tf32x3"): ((32, 32, 4, 1), (32, 32, 8, 1), (16, 16, 8, 1)),
+    ("key_gradient", "half"): ((64, 128, 8, 2), (64, 128, 8, 2), (32, 128, 8, 1), (32, 32, 8, 1)),
+    ("key_gradient", "half in registers"): ((32, 128, 8, 2), (32, 128, 8, 1), (32, 64, 8, 1), (32, 32, 8, 1)),
+    ("key_gradient", "map"): ((64, 128, 8, 1), (32, 128, 8, 1)),
+    ("key_gradient", "tf32"): ((64, 64, 4, 1), (32, 32, 8, 1), (32, 32, 4, 1), (16, 32, 8, 1)),
+    ("key_gradient", "tf32x3"): ((16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
 }
-"""BLOCK_N, BLOCK_M and warps by kernel and products, for D up to 32, 64, 128 and 256; "map": half precision on a map.
+"""BLOCK_N, BLOCK_M, warps and stages by kernel and products, for D up to 32, 64, 128 and 256; "map": half precision on
+a map; "in registers": on GPUs whose products read operands from there.
 
-About the largest that spill nothing from sm_80 to sm_100 (`make kernels`). A tile of a map is read across its channels,
-which takes twice the registers: in float32, or with more than 64 channels per head, a map is copied to tokens first.
+About the largest that spill nothing from sm_80 to sm_100 (`make kernels`); half precision with 64 rows of a product for
+each four warps where they fit, as wgmma needs. A tile of a map is read across its channels, which takes twice the
+registers: in float32, or with more than 64 channels per head, a map is copied to tokens first.
 """
 
 MAX_MAP_DIM = 64
@@ -166,17 +182,19 @@ def configurations() -> Iterator[Configuration]:
         for dtype, compute in PRECISIONS:
             if d > (MAX_EXACT_DIM if compute == "tf32x3" else MAX_HEAD_DIM):
                 continue
-            yield from _configurations(d, dtype, compute, "tokens")
-            if dtype != torch.float32 and d <= MAX_MAP_DIM:
-                yield from _configurations(d, dtype, compute, "map")
+            layouts = ("tokens", "map") if dtype != torch.float32 and d <= MAX_MAP_DIM else ("tokens",)
+            for layout, capabilities in product(layouts, CAPABILITIES):
+                yield from _configurations(d, dtype, compute, layout, capabilities)
 
 
-def _configurations(d: int, dtype: torch.dtype, compute: str, layout: str) -> Iterator[Configuration]:
+def _configurations(
+    d: int, dtype: torch.dtype, compute: str, layout: str, capabilities: tuple[int, ...]
+) -> Iterator[Configuration]:
     tensors = dict.fromkeys(("q", "k", "v", "y", "dy", "dq"), POINTER[dtype])
     floats = ("lse", "delta", "dk", "dv")
     types = {**tensors, **dict.fromkeys(floats, "*fp32"), "scale": "fp32", "scale_log2": "fp32"}
     for which, kernel in KERNELS.items():
-        tiles = _tiles(which, d, dtype, compute, layout == "map")
+        tiles = _tiles(which, d, dtype, compute, layout == "map", capabilities[0])
         all_types = signature(kernel, types)
         suffix = "_n" if layout == "map" else "_d"  # of the strides that are 1, for which the launcher specialises
         unit = [stride for stride in all_types if len(stride) == 3 and stride.endswith(suffix)]
@@ -185,9 +203,11 @@ def _configurations(d: int, dtype: torch.dtype, compute: str, layout: str) -> It
         if which == "forward":
             constexprs["SAVE"] = True
         label = f"D={d} {named(dtype, compute)} {layout}"
-        sample = d == 64 and dtype == torch.bfloat16
+        sample = d == 64 and dtype == torch.bfloat16 and 90 in capabilities
         multiples = strided(argument_types) if layout != "map" else ()
-        yield Configuration(kernel, argument_types, constexprs, tiles.warps, tiles.stages, label, sample, multiples)
+        yield Configuration(
+            kernel, argument_types, constexprs, tiles.warps, tiles.stages, label, sample, multiples, capabilities
+        )
 
 
 KERNELS = {
