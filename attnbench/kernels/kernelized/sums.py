@@ -142,16 +142,20 @@ def accumulate_kernel(
     begin = tl.minimum(split * split_len, seq_len)
     end = tl.minimum(begin + split_len, seq_len).to(tl.int32)
     for start in range(begin.to(tl.int32), end, BLOCK_N):
+        row_mask = start + tl.arange(0, BLOCK_N) < seq_len
         rows = start + tl.arange(0, BLOCK_N).to(tl.int64)
-        row_mask = rows < seq_len
+        value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
+        if STABILISED and FEATURES == "exp":  # on tensor cores, since a sum over tokens would be one over threads
+            ones = tl.full([ONES, BLOCK_N], 1.0 / ONES, COMPUTE)
+            total = tl.dot(ones, value, total, input_precision=PRECISION)
         a = arguments_by_feature(
             w, omega, columns, column_mask, x, rows, row_mask, x_n, stabilisers, features, head_dim, scale,
             FEATURES, KEY, BLOCK_N, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
         )  # fmt: skip
-        value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
-        share = tl.where(row_mask, 1.0, 0.0)
         if FEATURES != "softmax" and not KEY:
             share = tl.load(shares + rows, mask=row_mask, other=0.0)
+        else:
+            share = tl.where(row_mask, 1.0, 0.0)
         if STABILISED:
             top = tl.max(a, axis=1)
             place = tl.where(top > highest, start, place)
@@ -161,9 +165,6 @@ def accumulate_kernel(
             z *= rescale
             highest = raised
             a -= highest[:, None]
-            if FEATURES == "exp":  # on tensor cores, since a sum over tokens would be one over threads
-                ones = tl.full([ONES, BLOCK_N], 1.0 / ONES, COMPUTE)
-                total = tl.dot(ones, value, total, input_precision=PRECISION)
         if FEATURES == "fourier":
             phi, cosine = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
             z_cos += tl.sum(cosine * share[None, :], axis=1)
