@@ -15,8 +15,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -74,8 +75,8 @@ FEW_STEPS = 4
 """A loop of fewer steps has no stages to fill."""
 
 COLUMNS = (
-    "kernel", "programs", "per SM", "steps", "stages", "wgmma", "memory MB", "L2 MB", "GFLOP", "exp M", "instr M",
-    "bound", "µs", "sum",
+    "kernel", "times", "programs", "per SM", "steps", "stages", "wgmma", "memory MB", "L2 MB", "GFLOP", "exp M",
+    "instr M", "bound", "µs", "sum",
 )  # fmt: skip
 
 SUMMARY = ("operator", "part", "analytic µs", "sum µs", "least µs", "analytic / least", "sum / least")
@@ -131,7 +132,7 @@ def time_of(launch: Mapping[str, Any]) -> Time:
             "products": launch["flops"] / PRODUCTS,
         }
         return Time(launch, None, bounds)
-    built = build(configuration(launch), 90)
+    built = built_once(json.dumps([launch["kernel"], launch["arguments"], launch["options"]]))
     programs, share = launch["programs"], built.code.wgmma_share or 0
     moved = programs * (launch["loaded"] + launch["stored"])
     busiest = -(-programs // MULTIPROCESSORS) * MULTIPROCESSORS  # as many programs' worth of time as all would take
@@ -154,11 +155,16 @@ def time_of(launch: Mapping[str, Any]) -> Time:
     )
 
 
-def configuration(launch: Mapping[str, Any]) -> Configuration:
-    """What the launch would compile."""
-    module, _, name = launch["kernel"].rpartition(".")
+@cache
+def built_once(launch: str) -> Build:
+    """For sm_90. launch: its kernel, arguments and options, as JSON."""
+    return build(configuration(*json.loads(launch)), 90)
+
+
+def configuration(of: str, arguments: Mapping[str, Any], options: Mapping[str, int]) -> Configuration:
+    """What a launch would compile. of: the kernel's module and name."""
+    module, _, name = of.rpartition(".")
     kernel = getattr(import_module(module), name)
-    arguments = launch["arguments"]
     types = {name: value[0] for name, value in arguments.items() if isinstance(value, list)}
     values = {name: value for name, value in arguments.items() if name not in types}
     constexprs = {
@@ -169,7 +175,6 @@ def configuration(launch: Mapping[str, Any]) -> Configuration:
     }
     types = {name: types[name] for name in kernel.arg_names if name in types}  # in the kernel's order
     multiples = tuple(name for name in types if arguments[name][1] and not types[name].startswith("*"))
-    options = launch["options"]
     warps, stages = options.get("num_warps", 4), options.get("num_stages", 3)
     return Configuration(kernel, types, constexprs, warps, stages, "64 K tokens", multiples=multiples)
 
@@ -225,10 +230,13 @@ def tables(names: Sequence[str], console: Console) -> list[str]:
         for part, launched in parts.items():
             times = [time_of(launch) for launch in launched]
             total, in_turn = sum(time.seconds for time in times), sum(time.in_turn for time in times)
-            for time in times:
-                table.add_row(*row(time), style="yellow" if time.waits else "")
-                if time.waits:
-                    faults.append(f"{title} {part}: {time.launch['kernel']} waits for the operands of its products")
+            for (kernel, *cells), alike in groups(times, row):
+                table.add_row(kernel, str(len(alike)), *cells, style="yellow" if alike[0].waits else "")
+            faults += [
+                f"{title} {part}: {time.launch['kernel']} waits for the operands of its products"
+                for time in times
+                if time.waits
+            ]
             table.add_section()
             figures = (total * 1e6, in_turn * 1e6, least[part] * 1e6)
             ratios = (f"{each / least[part]:.2f}" for each in (total, in_turn))
@@ -238,18 +246,26 @@ def tables(names: Sequence[str], console: Console) -> list[str]:
     return list(dict.fromkeys(faults))
 
 
+def groups(times: Sequence[Time], key: Callable[[Time], tuple[str, ...]]) -> list[tuple[tuple[str, ...], list[Time]]]:
+    """The launches that are alike, where the first of them stands."""
+    alike: dict[tuple[str, ...], list[Time]] = {}
+    for time in times:
+        alike.setdefault(key(time), []).append(time)
+    return list(alike.items())
+
+
 def of_algorithm(launch: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether the kernel is in the package of one of these algorithms; of any, where there are none."""
     package = launch["kernel"].removeprefix("attnbench.kernels.").split(".")[0]
     return launch["kernel"] != TORCH and (not names or package in {name.split(".")[0] for name in names})
 
 
-def row(time: Time) -> list[str]:
+def row(time: Time) -> tuple[str, ...]:
     """Of a table of launches."""
     launch, built = time.launch, time.built
     moved = launch["programs"] * (launch["loaded"] + launch["stored"])
     share = built.code.wgmma_share if built else None
-    return [
+    return (
         launch["kernel"].rpartition(".")[2],
         str(launch["programs"]),
         str(built.programs) if built else "",
@@ -264,4 +280,4 @@ def row(time: Time) -> list[str]:
         time.bound,
         f"{time.seconds * 1e6:.0f}",
         f"{time.in_turn * 1e6:.0f}",
-    ]
+    )
