@@ -82,7 +82,7 @@ def bands_kernel(
     tl.store(bands + index, weight, mask=index < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["quarter"])
 def apply_kernel(
     q,
     bordered,  # v with a border of zeros, [B, |v|, u, rows, pitch]
@@ -99,6 +99,7 @@ def apply_kernel(
     side,
     rows,
     pitch,
+    quarter,  # of the elements of a piece of `bands`
     SAVE: tl.constexpr,
     BLOCK_V: tl.constexpr,
     BLOCK_Y: tl.constexpr,
@@ -113,7 +114,9 @@ def apply_kernel(
 
     A line of the product is BLOCK_S columns of one row and channel of v, its columns are |k|·BLOCK_X lambdas: a lambda
     needs BLOCK_X + r − 1 columns where r would do, and every operand is contiguous. WARPS, 0 or those of the program: v
-    goes to registers, through L1, which holds what the next rows of E share with this one, a step ahead.
+    goes to registers, through L1, which holds what the next rows of E share with this one, a step ahead. The bands go
+    through L1 too, for the other program there, as they are copied 8 bytes at a time where the compiler knows of no
+    more; 16 would pass it by.
     """
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y)
@@ -149,7 +152,7 @@ def apply_kernel(
         offset = tl.where(piece + 1 < pieces, shift * pitch + (piece + 1) % CHUNKS * BLOCK_S, offset)
         if WARPS > 0:
             following = tl.load(windows + offset)
-        band = tl.load(bands + piece * (BLOCK_K * BLOCK_X * BLOCK_S) + band_places)
+        band = tl.load(bands + piece * quarter * 4 + band_places)
         lambda_tile = tl.dot(near, tl.trans(band), lambda_tile, input_precision=PRECISION)
 
     lambda_tile = tl.reshape(lambda_tile, [BLOCK_V, BLOCK_Y, BLOCK_K, BLOCK_X])

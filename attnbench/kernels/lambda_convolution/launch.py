@@ -100,7 +100,7 @@ class _Apply(torch.autograd.Function):
         bordered, bands = bordered_values(v, side, tiles), row_bands(e, tiles)
         apply_kernel[(programs,)](
             q, bordered, bands, content, lambdas, y, heads, keys, values, depth, height, width, side,
-            *bordered.shape[-2:], SAVE=save, PRECISION=precision(v.dtype), **tiles.options,
+            *bordered.shape[-2:], bands[0].numel() // 4, SAVE=save, PRECISION=precision(v.dtype), **tiles.options,
         )  # fmt: skip
         if save:
             ctx.save_for_backward(q, bordered, e, lambdas)
@@ -214,27 +214,20 @@ def embedding_gradients(dlambdas: Tensor, bordered: Tensor, keys: int, width: in
 
 
 def apply_tiles(keys: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
-    """Of `apply_kernel`: 128 columns, and as many lines as registers hold sums of.
+    """Of `apply_kernel`: 128 columns, and so few lines that a multiprocessor has two programs, of which one multiplies
+    while the other applies its lambdas.
 
     Args:
         capability: here and below as in `operands_in_registers`.
     """
     block_k = padded(keys)
-    lines, warps = _lines(dtype, capability)
+    lines, warps = 64 if dtype == torch.float32 else 128, 8 if operands_in_registers(capability) else 4
     block_v = min(triton.next_power_of_2(values), lines // 8)
     block_x = 128 // block_k
-    sizes = {"BLOCK_V": block_v, "BLOCK_Y": max(8, 16 * warps // block_v), "BLOCK_X": block_x, "BLOCK_K": block_k}
+    sizes = {"BLOCK_V": block_v, "BLOCK_Y": lines // block_v, "BLOCK_X": block_x, "BLOCK_K": block_k}
     windows = _windows(block_x, side)
     through_registers = dtype != torch.float32 and windows["BLOCK_S"] == 32
     return Tiles({**sizes, **windows, "WARPS": warps if through_registers else 0}, warps, 3)
-
-
-def _lines(dtype: torch.dtype, capability: int | None) -> tuple[int, int]:
-    """Of products to 128 columns: lines, and warps."""
-    in_registers = operands_in_registers(capability)
-    if dtype == torch.float32:
-        return 64, 8 if in_registers else 4
-    return 128 if in_registers else 256, 8
 
 
 def _windows(block_x: int, side: int) -> dict[str, int]:
@@ -253,8 +246,11 @@ def lambda_gradient_tiles(heads: int, values: int, dtype: torch.dtype) -> Tiles:
 def value_gradient_tiles(
     block_x: int, height: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None
 ) -> Tiles:
-    """Of `value_gradient_kernel` (and `block_bands_kernel`): 128 columns."""
-    lines, warps = _lines(dtype, capability)
+    """Of `value_gradient_kernel` and `block_bands_kernel`: 128 columns, and as many lines as registers hold sums of."""
+    if dtype == torch.float32:
+        lines, warps = 64, 8 if operands_in_registers(capability) else 4
+    else:
+        lines, warps = 128 if operands_in_registers(capability) else 256, 8
     windows = _windows(block_x, side)
     rows = 128 // windows["BLOCK_S"]
     block_y = max(min(16, triton.next_power_of_2(triton.cdiv(height, rows))), lines // triton.next_power_of_2(values))
