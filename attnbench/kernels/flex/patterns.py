@@ -47,22 +47,28 @@ def _block_rows(blocks: Tensor, version: object, n: int, size: int, copied: int)
         return token // size if bits is None else token >> bits
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return visible[h, block_of(i), block_of(j)]  # one load for each pair; comparisons with each block cost more
+        return visible[h, block_of(i), block_of(j)]
 
-    some, every = _tiles_of_blocks(visible, n, size)
+    tile = tile_of(size)
+    some, every = _tiles_of_blocks(visible, n, size, tile)
     if copied:
-        return copies_mask(some, every, allowed, n, copied)
-    return block_mask(some, every, allowed, n, n)
+        return copies_mask(some, every, allowed, n, copied, tile)
+    return block_mask(some, every, allowed, n, n, tile)
 
 
-def _tiles_of_blocks(visible: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
+def tile_of(size: int) -> int:
+    """Tokens of a tile of `block_rows`: those of a block of 64, whose tiles are then all full."""
+    return size if size == TILE // 2 else TILE
+
+
+def _tiles_of_blocks(visible: Tensor, n: int, size: int, tile: int) -> tuple[Tensor, Tensor]:
     """[H, M, M] → whether each tile has any, and only, blocks that are seen: [H, tiles, tiles], twice."""
-    count = tiles(n)
-    if size >= TILE:
-        per = size // TILE
+    count = tiles(n, tile)
+    if size >= tile:
+        per = size // tile
         visible = visible.repeat_interleave(per, 1).repeat_interleave(per, 2)[:, :count, :count]
         return visible, visible
-    per = TILE // size
+    per = tile // size
     missing = count * per - visible.shape[-1]
     grid = pad(visible, (0, missing, 0, missing)).view(-1, count, per, count, per)
     return grid.any(dim=4).any(dim=2), grid.all(dim=4).all(dim=2)

@@ -1,7 +1,8 @@
 """FlexAttention over block masks built from the pattern itself, tile by tile, and cached; never from N×N pairs.
 
 torch.nn.attention.flex_attention (Dong et al. 2024, https://arxiv.org/abs/2412.05496) skips empty tiles and applies the
-mask only in partial ones. Tiles are 128×128: what every default configuration of its kernels divides.
+mask only in partial ones. Tiles are 128×128, what every default configuration of its kernels divides; a pattern of
+blocks of 64 has smaller ones, all full, and kernels that fit them.
 On the CPU the same call runs uncompiled and dense, which checks the mask function and the order of tokens.
 """
 
@@ -43,14 +44,16 @@ def why_not(problem: Problem, queries: int, keys: int, heads: int = 1) -> str | 
     return None
 
 
-def tiles(tokens: int) -> int:
+def tiles(tokens: int, tile: int = TILE) -> int:
     """Tiles along so many tokens."""
-    return -(-tokens // TILE)
+    return -(-tokens // tile)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, Hk, M, D]."""
-    return _call(q)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1)
+    tile = TILE if mask is None else mask.BLOCK_SIZE[0]
+    options = None if tile == TILE else {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile}
+    return _call(q, tile)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1, kernel_options=options)
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
@@ -68,26 +71,29 @@ def merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
     return y * share + other * other_share
 
 
-def _call(q: Tensor) -> Callable[..., Any]:
+def _call(q: Tensor, tile: int = TILE) -> Callable[..., Any]:
     if q.is_cuda:
-        return _compiled()
+        # Only a search looks at kernels of gradients other than the default one, which tiles of 128 fit.
+        return _compiled(search=tile < TILE and torch.is_grad_enabled())
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
+def _compiled(search: bool = False) -> Callable[..., Any]:
     import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
     # Every pattern and shape is compiled once; beyond dynamo's limit a call would fail, as fullgraph demands.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 1024)
     torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, 4096)
+    if search:
+        return torch.compile(flex_attention, fullgraph=True, dynamic=False, options={"max_autotune": True})
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
-def block_mask(some: Tensor, all_: Tensor, mask_mod: MaskMod, queries: int, keys: int) -> Any:
+def block_mask(some: Tensor, all_: Tensor, mask_mod: MaskMod, queries: int, keys: int, tile: int = TILE) -> Any:
     """A BlockMask from tiles. some, all_: [H or 1, query tiles, key tiles], whether any, all pairs are allowed.
 
     `some` may be true for a tile without a pair, which costs time; `all_` may be false for a full tile, and is ignored
@@ -95,10 +101,10 @@ def block_mask(some: Tensor, all_: Tensor, mask_mod: MaskMod, queries: int, keys
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    all_ = all_ & uncut(queries, all_.device).transpose(0, 1) & uncut(keys, all_.device)
+    all_ = all_ & uncut(queries, all_.device, tile).transpose(0, 1) & uncut(keys, all_.device, tile)
     partial = some & ~all_
     return BlockMask.from_kv_blocks(
-        *_ordered(partial), *_ordered(all_), BLOCK_SIZE=TILE, mask_mod=mask_mod, seq_lengths=(queries, keys)
+        *_ordered(partial), *_ordered(all_), BLOCK_SIZE=tile, mask_mod=mask_mod, seq_lengths=(queries, keys)
     )
 
 
@@ -122,9 +128,9 @@ def spans(tokens: int, axis: int, device: torch.device) -> Spans:
     return Spans(low.unsqueeze(1 - axis), high.unsqueeze(1 - axis))
 
 
-def uncut(tokens: int, device: torch.device) -> Tensor:
+def uncut(tokens: int, device: torch.device, tile: int = TILE) -> Tensor:
     """Whether a tile is not cut by the end of the sequence; only such a tile can be full: [1, tiles]."""
-    return (torch.arange(1, tiles(tokens) + 1, device=device) * TILE <= tokens)[None]
+    return (torch.arange(1, tiles(tokens, tile) + 1, device=device) * tile <= tokens)[None]
 
 
 def band(query: Spans, key: Spans, before: int, after: int) -> tuple[Tensor, Tensor]:
@@ -195,14 +201,14 @@ def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device
     return block_mask(some[None], all_[None], allowed, length, length + offset)
 
 
-def with_copies(x: Tensor, hubs: Tensor) -> Tensor:
+def with_copies(x: Tensor, hubs: Tensor, tile: int = TILE) -> Tensor:
     """Keys or values of `copies_mask`: copies of the hubs, then the tokens. x: [B, Hk, N, D]; hubs: [B, Hk, g, D]."""
-    missing = tiles(hubs.shape[2]) * TILE - hubs.shape[2]
+    missing = -hubs.shape[2] % tile
     copies = pad(hubs, (0, 0, 0, missing)) if missing else hubs
-    return torch.cat((copies.repeat(1, 1, _copies(x.shape[2])[0], 1), x), dim=2)
+    return torch.cat((copies.repeat(1, 1, _copies(x.shape[2], tile)[0], 1), x), dim=2)
 
 
-def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int) -> Any:
+def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int, tile: int = TILE) -> Any:
     """The block mask of tokens that all see `hubs` keys beside others: every piece of the queries its own copy of them.
 
     Args:
@@ -210,23 +216,23 @@ def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int
         n: tokens.
         hubs: keys that all queries see.
     """
-    count, rows = _copies(n)
-    span = tiles(hubs)
-    query = torch.arange(tiles(n), device=some.device)[:, None]
+    count, rows = _copies(n, tile)
+    span = tiles(hubs, tile)
+    query = torch.arange(tiles(n, tile), device=some.device)[:, None]
     key = torch.arange(count * span, device=some.device)
     mine = (query // rows == key // span).expand(some.shape[0], -1, -1)
-    filled = mine & ((key % span + 1) * TILE <= hubs)
-    start = count * span * TILE
+    filled = mine & ((key % span + 1) * tile <= hubs)
+    start = count * span * tile
 
     def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        copy = j // (span * TILE)
-        hub = (copy == i // (rows * TILE)) & (j - copy * (span * TILE) < hubs)
+        copy = j // (span * tile)
+        hub = (copy == i // (rows * tile)) & (j - copy * (span * tile) < hubs)
         return torch.where(j < start, hub, allowed(b, h, i, (j - start).clamp(min=0)))
 
-    return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n)
+    return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n, tile)
 
 
-def _copies(n: int) -> tuple[int, int]:
+def _copies(n: int, tile: int) -> tuple[int, int]:
     """How many pieces the tiles of N queries are cut into, and the tiles of each."""
-    rows = -(-tiles(n) // MOST_PIECES)
-    return -(-tiles(n) // rows), rows
+    rows = -(-tiles(n, tile) // MOST_PIECES)
+    return -(-tiles(n, tile) // rows), rows

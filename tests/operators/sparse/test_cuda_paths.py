@@ -75,7 +75,7 @@ def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal:
         assert close(case.run_impl("cuda"), case.output())
 
 
-def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool = False, return_aux: Any = None) -> Any:
+def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool = False, **options: Any) -> Any:
     """FlexAttention as its kernels compute it: only listed tiles are visited, and in full ones no function is asked."""
     queries, keys = q.shape[-2], k.shape[-2]
     group = q.shape[1] // k.shape[1]
@@ -83,21 +83,21 @@ def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool 
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
     allowed = torch.tensor(True)
     if block_mask is not None:
+        tile = block_mask.BLOCK_SIZE[0]
         partial, full = (
-            x.repeat_interleave(windows.TILE, 1).repeat_interleave(windows.TILE, 2)[:, :queries, :keys]
-            for x in tile_sets(block_mask)
+            x.repeat_interleave(tile, 1).repeat_interleave(tile, 2)[:, :queries, :keys] for x in tile_sets(block_mask)
         )
         h, i, j = torch.arange(q.shape[1])[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
         allowed = full | (partial & block_mask.mask_mod(torch.tensor(0), h, i, j))
     scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(~allowed, float("-inf"))
     lse = scores.logsumexp(-1)
     y = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v
-    return (y, SimpleNamespace(lse=lse)) if return_aux is not None else y
+    return (y, SimpleNamespace(lse=lse)) if "return_aux" in options else y
 
 
 @pytest.fixture
 def listed_tiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "_call", lambda q: by_tiles)
+    monkeypatch.setattr(windows, "_call", lambda q, tile=0: by_tiles)
 
 
 @pytest.mark.usefixtures("listed_tiles_alone")
@@ -179,7 +179,7 @@ def test_blocks_that_are_written_to_are_listed_anew() -> None:
             assert patterns.block_rows(blocks, 1300, 64) is before
             blocks.copy_(case.form.make_inputs(case.problem, case.params, seeded(1)).choices["blocks"])
             after = patterns.block_rows(blocks, 1300, 64)
-        assert not torch.equal(before.kv_indices, after.kv_indices)
+        assert not torch.equal(before.full_kv_indices, after.full_kv_indices)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -309,14 +309,14 @@ def tile_sets(mask: Any) -> tuple[Tensor, Tensor]:
 
 
 def tiles_of_pairs(mask: Any, heads: int) -> tuple[Tensor, Tensor]:
-    queries, keys = mask.seq_lengths
+    (queries, keys), size = mask.seq_lengths, mask.BLOCK_SIZE[0]
     i, j = torch.arange(queries)[:, None], torch.arange(keys)
     zero = torch.tensor(0)
     each = [mask.mask_mod(zero, torch.tensor(h), i, j).expand(queries, keys) for h in range(heads)]
-    tall, wide = windows.tiles(queries), windows.tiles(keys)
-    grid = torch.zeros(heads, tall * windows.TILE, wide * windows.TILE, dtype=torch.bool)
+    tall, wide = windows.tiles(queries, size), windows.tiles(keys, size)
+    grid = torch.zeros(heads, tall * size, wide * size, dtype=torch.bool)
     grid[:, :queries, :keys] = torch.stack(each)
-    grid = grid.view(heads, tall, windows.TILE, wide, windows.TILE)
+    grid = grid.view(heads, tall, size, wide, size)
     some, every = grid.any(dim=4).any(dim=2), grid.all(dim=4).all(dim=2)
     if mask.kv_num_blocks.shape[1] == 1:  # one mask for all classes
         return some.any(dim=0, keepdim=True), every.all(dim=0, keepdim=True)
