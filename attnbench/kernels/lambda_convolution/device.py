@@ -57,6 +57,28 @@ def as_operand(rows, WARPS: tl.constexpr):
 
 
 @triton.jit
+def border_kernel(
+    v,
+    bordered,  # out [B·|v|·u, rows, pitch]
+    height,
+    width,
+    rows,
+    pitch,
+    border,
+    BLOCK: tl.constexpr,
+):
+    """v between zeros: `border` rows and columns before it. One program per BLOCK elements of a map, and map."""
+    blocks = tl.cdiv(rows * pitch, BLOCK)
+    line = (tl.program_id(0) // blocks).to(tl.int64)
+    place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    y = place // pitch - border
+    x = place % pitch - border
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    value = tl.load(v + line * height * width + y * width + x, mask=inside, other=0.0)
+    tl.store(bordered + line * rows * pitch + place, value, mask=place < rows * pitch)
+
+
+@triton.jit
 def bands_kernel(
     e,
     bands,  # out [pieces, BLOCK_K, BLOCK_X, BLOCK_S]

@@ -25,13 +25,13 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.nn.functional import pad
 
 from attnbench.kernels.building import Configuration, signature
 from attnbench.kernels.lambda_convolution.device import (
     apply_kernel,
     bands_kernel,
     block_bands_kernel,
+    border_kernel,
     embedding_gradient_kernel,
     lambda_gradient_kernel,
     overlap_kernel,
@@ -48,8 +48,8 @@ from attnbench.kernels.launching import (
     precision,
 )
 
-BANDS_BLOCK = 1024
-"""Elements of a program of `bands_kernel`."""
+COPY_BLOCK = 1024
+"""Elements of a program of the kernels that copy."""
 
 BAND_SIZES = ("BLOCK_X", "BLOCK_K", "BLOCK_S", "CHUNKS", "WARPS")
 """Of the tiles of `apply_kernel`, what their band matrices depend on."""
@@ -124,7 +124,11 @@ def bordered_values(v: Tensor, side: int, tiles: Tiles) -> Tensor:
     bottom = triton.cdiv(height, rows) * rows + border - height
     last = (triton.cdiv(width, sizes["BLOCK_X"]) - 1) * sizes["BLOCK_X"]
     pitch = triton.cdiv(last + sizes["CHUNKS"] * sizes["BLOCK_S"], 16) * 16
-    return pad(v, (border, pitch - border - width, border, bottom))
+    shape = *v.shape[:3], border + height + bottom, pitch
+    bordered = torch.empty(shape, dtype=v.dtype, device=v.device)
+    blocks = triton.cdiv(shape[-2] * pitch, COPY_BLOCK)
+    border_kernel[(blocks * v.shape[:3].numel(),)](v, bordered, height, width, *shape[-2:], border, BLOCK=COPY_BLOCK)
+    return bordered
 
 
 def row_bands(e: Tensor, tiles: Tiles) -> Tensor:
@@ -133,8 +137,8 @@ def row_bands(e: Tensor, tiles: Tiles) -> Tensor:
     sizes = {name: tiles.constexprs[name] for name in BAND_SIZES}
     shape = depth * side * sizes["CHUNKS"], sizes["BLOCK_K"], sizes["BLOCK_X"], sizes["BLOCK_S"]
     bands = torch.empty(shape, dtype=e.dtype, device=e.device)
-    bands_kernel[(triton.cdiv(bands.numel(), BANDS_BLOCK),)](
-        e, bands, bands.numel(), keys, depth, side, BLOCK=BANDS_BLOCK, **sizes
+    bands_kernel[(triton.cdiv(bands.numel(), COPY_BLOCK),)](
+        e, bands, bands.numel(), keys, depth, side, BLOCK=COPY_BLOCK, **sizes
     )
     return bands
 
@@ -173,8 +177,8 @@ def value_gradients(dlambdas: Tensor, e: Tensor, width: int) -> Tensor:
     bands = torch.empty(
         depth * chunks, side + lines - 1, lines, block_s, block_k, block_x, dtype=e.dtype, device=e.device
     )
-    block_bands_kernel[(triton.cdiv(bands.numel(), BANDS_BLOCK),)](
-        e, bands, bands.numel(), keys, depth, side, BLOCK=BANDS_BLOCK, **band_sizes
+    block_bands_kernel[(triton.cdiv(bands.numel(), COPY_BLOCK),)](
+        e, bands, bands.numel(), keys, depth, side, BLOCK=COPY_BLOCK, **band_sizes
     )
     block_v, rows = tiles.constexprs["BLOCK_V"], tiles.constexprs["BLOCK_Y"] * lines
     programs = tiles_x * triton.cdiv(height, rows) * triton.cdiv(values, block_v) * depth * chunks * b
@@ -279,7 +283,7 @@ def _configurations(
     values: int, side: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
 ) -> Iterator[Configuration]:
     keys, heads, capability = 16, 8, capabilities[0]
-    names = ("q", "bordered", "e", "bands", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv")
+    names = ("q", "v", "bordered", "e", "bands", "content", "lambdas", "y", "dy", "dlambdas", "dq", "dv")
     types = {**dict.fromkeys(names, POINTER[dtype]), "parts": "*fp32", "sums": "*fp32"}
     products = {"PRECISION": compute}
     convolution = apply_tiles(keys, values, side, dtype, capability)
@@ -294,11 +298,12 @@ def _configurations(
     overlap = {**{name: blocks[name] for name in ("BLOCK_V", "BLOCK_S", "CHUNKS")}, "BLOCK_X": block_x}
     overlap["ROWS"] = blocks["BLOCK_Y"] * blocks["BLOCK_R"]
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (bands_kernel, {"BLOCK": BANDS_BLOCK}, Tiles(band_sizes, 4)),
+        (border_kernel, {"BLOCK": COPY_BLOCK}, Tiles({}, 4)),
+        (bands_kernel, {"BLOCK": COPY_BLOCK}, Tiles(band_sizes, 4)),
         (apply_kernel, {"SAVE": True, **products}, convolution),
         (apply_kernel, {"SAVE": False, **products}, convolution),
         (lambda_gradient_kernel, {"ADD": False, **tile, **lines}, lambda_gradient_tiles(heads, values, dtype)),
-        (block_bands_kernel, {"BLOCK": BANDS_BLOCK, **tile}, Tiles(block_band_sizes, 4)),
+        (block_bands_kernel, {"BLOCK": COPY_BLOCK, **tile}, Tiles(block_band_sizes, 4)),
         (value_gradient_kernel, {**products, **tile}, value),
         (overlap_kernel, {**overlap, "BLOCK": OVERLAP_BLOCK}, Tiles({}, OVERLAP_WARPS)),
         (embedding_gradient_kernel, {**products, **tile}, embedding),
