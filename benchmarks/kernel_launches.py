@@ -93,8 +93,11 @@ class Operators(TorchDispatchMode):
             shapes = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs or {}))
             shaped = function(*shapes[0], **shapes[1])
             result = tree_map_only(torch.Tensor, lambda x: torch.zeros(x.shape, dtype=x.dtype), shaped)
+        is_empty = function.overloadpacket.__name__.startswith(("empty", "new_empty"))
+        if is_empty and not result.is_floating_point():
+            result.zero_()  # an index that no executed program has written is one
         is_view = any(r.alias_info and not r.alias_info.is_write for r in function._schema.returns)
-        if is_view or function.overloadpacket.__name__.startswith(("empty", "new_empty", "detach")):
+        if is_view or is_empty or function.overloadpacket.__name__ == "detach":
             return result
         launch = between_launches()
         launch.programs += 1

@@ -75,7 +75,7 @@ FEW_STEPS = 4
 """A loop of fewer steps has no stages to fill."""
 
 COLUMNS = (
-    "kernel", "times", "programs", "per SM", "steps", "stages", "wgmma", "memory MB", "L2 MB", "GFLOP", "exp M",
+    "kernel", "times", "programs", "per SM", "steps", "stages", "wgmma", "DRAM MB", "L2 MB", "GFLOP", "exp M",
     "instr M", "bound", "µs", "sum",
 )  # fmt: skip
 
@@ -148,7 +148,7 @@ def time_of(launch: Mapping[str, Any]) -> Time:
             "memory": min(moved, launch["memory_bytes"]) / MEMORY,
             "L2": moved / L2,
             "products": max(busiest * launch["flops"] / rate, launch["most_flops"] * MULTIPROCESSORS / rate),
-            "instructions": busiest * time.instructions / ISSUED,
+            "issue": busiest * time.instructions / ISSUED,
             "exponentials": busiest * launch["exponentials"] / EXPONENTIALS,
             "latency": waves * (1 + time.steps / stages) * ROUND_TRIP,
         },
