@@ -17,6 +17,7 @@ for matrix products (`torch.backends.cuda.matmul.allow_tf32`), else three TF32 p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -244,9 +245,18 @@ def programs(seq_len: int, block: int, tiles: Tiles) -> int:
     return triton.cdiv(seq_len, block) * triton.cdiv(block, tiles.constexprs["BLOCK"])
 
 
-def attend_tiles(head_dim: int, block: int, dtype: torch.dtype, compute: str | None = None) -> Tiles:
-    """Of `attend_kernel`. compute: PRECISION of its products; None: as torch is set."""
-    return product_tiles(ATTEND, block, head_dim, dtype, compute)
+def attend_tiles(
+    head_dim: int, block: int, dtype: torch.dtype, compute: str | None = None, capability: int | None = None
+) -> Tiles:
+    """Of `attend_kernel`.
+
+    Args:
+        compute: PRECISION of its products; None: as torch is set.
+        capability: as in `operands_in_registers`.
+    """
+    if operands_in_registers(capability):
+        return product_tiles(ATTEND_IN_REGISTERS, block, head_dim, dtype, compute)
+    return replace(product_tiles(ATTEND, block, head_dim, dtype, compute), stages=1 if dtype == torch.float32 else 2)
 
 
 def gradient_tiles(
@@ -258,10 +268,11 @@ def gradient_tiles(
 
 
 ATTEND: Sizes = {
-    "half": {16: (64, 4), 32: (64, 4), 64: (64, 8), 128: (64, 8), 256: (64, 8)},
+    "half": {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 4), 256: (64, 8)},
     "tf32": {16: (64, 4), 32: (64, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)},
     "tf32x3": {16: (64, 4), 32: (32, 4), 64: (32, 4), 128: (32, 8), 256: (16, 4)},
 }
+ATTEND_IN_REGISTERS: Sizes = {**ATTEND, "half": {**ATTEND["half"], 64: (64, 8), 128: (64, 8)}}
 GRADIENT_WIDE = {16: (32, 4), 32: (16, 2), 64: (16, 2), 128: (16, 4), 256: (16, 8)}
 GRADIENT: Sizes = {
     "half": {16: (64, 4), 32: (64, 4), 64: (64, 4), 128: (64, 8), 256: (32, 8)},
@@ -304,7 +315,7 @@ def _attention(
     types = {**dict.fromkeys(names, POINTER[dtype]), "total": "*fp32", "agreement": "*fp32", "scale": "fp32"}
     gradient = gradient_tiles(d, 64, dtype, compute, capabilities[0])
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (attend_kernel, {}, attend_tiles(d, 64, dtype, compute)),
+        (attend_kernel, {}, attend_tiles(d, 64, dtype, compute, capabilities[0])),
         (query_gradient_kernel, {}, gradient),
         (key_gradient_kernel, {"SORTED": False}, gradient),
         (key_gradient_kernel, {"SORTED": True}, gradient),
