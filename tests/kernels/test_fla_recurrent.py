@@ -46,14 +46,108 @@ def fused_recurrent_simple_gla(
     return by_token(q, k, v, g[..., None], scale, initial_state, output_final_state)
 
 
+def chunk_gla(
+    q, k, v, g, scale=None, initial_state=None, output_final_state=False, state_v_first=False, cu_seqlens=None,
+    cu_seqlens_cpu=None,
+):  # fmt: skip
+    return by_token(q, k, v, g, scale, initial_state, output_final_state)
+
+
+def fused_recurrent_gla(
+    q, k, v, gk=None, gv=None, scale=None, initial_state=None, output_final_state=False, reverse=False,
+    state_v_first=False, cu_seqlens=None, **kwargs,
+):  # fmt: skip
+    return by_token(q, k, v, gk, scale, initial_state, output_final_state)
+
+
+def by_delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, beta: Tensor, scale: float, state: Tensor | None, final: bool
+) -> Any:
+    beta = beta[..., None]
+    a = k if g is None else g.exp() * k
+    return by_token(q, beta * k, v, g, scale, state, final, b=-beta * k, a=a)
+
+
+def chunk_gated_delta_rule(
+    q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
+    use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, state_v_first=False, cu_seqlens=None,
+    cu_seqlens_cpu=None, chunk_indices=None, cp_context=None, **kwargs,
+):  # fmt: skip
+    return by_delta_rule(q, k, v, g[..., None], beta, scale, initial_state, output_final_state)
+
+
+def fused_recurrent_gated_delta_rule(
+    q, k, v, g=None, gk=None, gv=None, beta=None, scale=None, initial_state=None, output_final_state=False,
+    use_qk_l2norm_in_kernel=False, use_gate_in_kernel=False, A_log=None, dt_bias=None,
+    use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, state_v_first=False, cu_seqlens=None, **kwargs,
+):  # fmt: skip
+    return by_delta_rule(q, k, v, g[..., None], beta, scale, initial_state, output_final_state)
+
+
+def chunk_delta_rule(
+    q, k, v, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
+    cu_seqlens=None, cu_seqlens_cpu=None, **kwargs,
+):  # fmt: skip
+    return by_delta_rule(q, k, v, None, beta, scale, initial_state, output_final_state)
+
+
+def fused_recurrent_delta_rule(
+    q, k, v, beta=None, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
+    cu_seqlens=None,
+):  # fmt: skip
+    return by_delta_rule(q, k, v, None, beta, scale, initial_state, output_final_state)
+
+
+def chunk_kda(
+    q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
+    use_gate_in_kernel=False, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, safe_gate=False,
+    lower_bound=None, disable_recompute=False, return_intermediate_states=False, state_v_first=False, cu_seqlens=None,
+    cu_seqlens_cpu=None, cp_context=None, use_graph=False, max_num_seqs=None, **kwargs,
+):  # fmt: skip
+    return by_delta_rule(q, k, v, g, beta, scale, initial_state, output_final_state)
+
+
+def fused_recurrent_kda(
+    q, k, v, g, beta, A_log=None, dt_bias=None, scale=None, initial_state=None,
+    output_final_state=False, use_qk_l2norm_in_kernel=False, use_gate_in_kernel=False,
+    use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False, lower_bound=None, state_v_first=False, cu_seqlens=None,
+    **kwargs,
+):  # fmt: skip
+    return by_delta_rule(q, k, v, g, beta, scale, initial_state, output_final_state)
+
+
+def chunk_rwkv7(
+    r, w, k, v, a, b, scale=1.0, initial_state=None, output_final_state=False, cu_seqlens=None, cu_seqlens_cpu=None,
+    safe_gate=False, chunk_size=None, disable_recompute=False, cp_context=None, lower_bound=None,
+):  # fmt: skip
+    return by_token(r, k, v, w, scale, initial_state, output_final_state, b=b, a=a)
+
+
+def fused_recurrent_rwkv7(
+    r, w, k, v, a, b, scale=None, initial_state=None, output_final_state=True, cu_seqlens=None,
+):  # fmt: skip
+    return by_token(r, k, v, w, scale, initial_state, output_final_state, b=b, a=a)
+
+
 MODULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "simple_gla": (chunk_simple_gla, fused_recurrent_simple_gla),
+    "gla": (chunk_gla, fused_recurrent_gla),
+    "gated_delta_rule": (chunk_gated_delta_rule, fused_recurrent_gated_delta_rule),
+    "delta_rule": (chunk_delta_rule, fused_recurrent_delta_rule),
+    "kda": (chunk_kda, fused_recurrent_kda),
+    "rwkv7": (chunk_rwkv7, fused_recurrent_rwkv7),
 }
 """Of `fla.ops`: by chunks, and by steps."""
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("simple_gla", "retention", {}),
     ("simple_gla", "retention", {"kind": "lightning", "qk_heads": 1, "key_dim": 5}),
+    ("gla", "gla", {"qk_heads": 1}),
+    ("simple_gla", "mamba2", {"key_dim": 5}),
+    ("gated_delta_rule", "gated_delta_net", {"qk_heads": 1}),
+    ("delta_rule", "gated_delta_net", {"kind": "delta_net"}),
+    ("kda", "kda", {"key_dim": 5}),
+    ("rwkv7", "rwkv7", {}),
 ]
 
 each_case = pytest.mark.parametrize(("module", "name", "given"), CASES, ids=str)
@@ -127,6 +221,7 @@ def test_the_reason_it_cannot_run_is_given(
     problem = Problem(N, 12, 2, causal=True, dtype="bfloat16")
     assert impl.why_not(problem, params, "cuda") is None
     assert "at most 256" in str(impl.why_not(problem, {**params, "key_dim": 257}, "cuda"))
-    assert "float64" in str(impl.why_not(replace(problem, dtype="float64"), params, "cuda"))
+    refused = "bfloat16 and float16 only" if module == "delta_rule" else "float64"
+    assert refused in str(impl.why_not(replace(problem, dtype="float64"), params, "cuda"))
     monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: False)
     assert "pip install" in str(impl.why_not(problem, params, "cuda"))

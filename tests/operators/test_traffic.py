@@ -81,6 +81,17 @@ BY_HAND: Mapping[str, Moved] = {
     **{f"{name}-core": ONCE for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
     **{f"{name}-layer": SUMMED_FIRST for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
     "retention-*-core": ONCE,
+    "gla-*-core": ("q k v log_decay y", "q k v log_decay dy dq dk dv dlog_decay"),
+    "mamba2-*-core": ("q k v delta y", "q k v delta dy dq dk dv ddelta"),
+    "gated_delta_net-delta_net-*-core": ("q k v beta y", "q k v beta dy dq dk dv dbeta"),
+    **{
+        f"{name}-core": ("q k v beta log_decay y", "q k v beta log_decay dy dq dk dv dbeta dlog_decay")
+        for name in ("gated_delta_net-*", "kda-*")
+    },
+    "rwkv7-*-core": (
+        "q k v kappa a log_decay y",
+        "q k v kappa a log_decay dy dq dk dv dkappa da dlog_decay",
+    ),
     "synthesizer-*dense-core": ("x v y", "x v y dy dx dv"),
     "synthesizer-*random-core": ("v y", "v y dy dv"),
     "synthesizer-*-layer": LAYER_WITH_Y,

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 from attnbench.cost import product, traffic
-from attnbench.inputs import normal
+from attnbench.inputs import normal, torch_dtype
 from attnbench.kernels.library.fla import Functions, recurrent_with_fla, why_not_fla
 from attnbench.operator import Call, Cost, Impl, Param
 from attnbench.operators.kernelized._contraction import widened
-from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.problem import DTYPES, Dtype, Mode, Params, Problem, Scope
 
 CHUNK = 64
 """Most tokens in a chunk; fewer tokens are one chunk of the power of two from their number up."""
@@ -116,15 +117,33 @@ def drawn_heads(problem: Problem, sizes: Sizes, generator: Generator, *names: st
     return {name: normal(problem, generator, *shapes[name]) for name in names}
 
 
-def drawn_decays(problem: Problem, sizes: Sizes, generator: Generator, channels: int = 1) -> Tensor:
-    """log decays −A·Δ of each token, [B, H, Q, channels].
+def drawn_delta_rule(problem: Problem, sizes: Sizes, generator: Generator) -> dict[str, Tensor]:
+    """q, v ~ N(0, 1), ‖k‖ = 1 and β, [B, H, Q, 1], a sigmoid of N(0, 1): a state stays bounded where β ‖k‖² < 2."""
+    data = drawn_heads(problem, sizes, generator, "q", "k", "v")
+    data["k"] = normalize(data["k"], dim=-1)
+    data["beta"] = normal(problem, generator, sizes.batch, sizes.heads, sizes.tokens, 1).sigmoid()
+    return data
 
-    A ~ U(1, 16), of a head, Δ log-uniform between 0.001 and 0.1: as the layers of Mamba-2 and of those after it begin.
-    """
-    shape = (sizes.batch, sizes.heads, sizes.tokens, channels)
-    rate = 1 + 15 * torch.rand(1, sizes.heads, 1, 1, generator=generator, device=generator.device)
-    steps = 10 ** (2 * torch.rand(shape, generator=generator, device=generator.device) - 3)
-    return (-rate * steps).to(getattr(torch, problem.dtype))
+
+def drawn_rates(problem: Problem, sizes: Sizes, generator: Generator) -> Tensor:
+    """A ~ U(1, 16), [H], as the layers of Mamba-2 and of those after it begin."""
+    return (1 + 15 * _uniform(generator, sizes.heads)).to(torch_dtype(problem))
+
+
+def drawn_steps(problem: Problem, sizes: Sizes, generator: Generator, channels: int = 1) -> Tensor:
+    """Δ, log-uniform between 0.001 and 0.1, [B, H, Q, channels], as these layers begin."""
+    uniform = _uniform(generator, sizes.batch, sizes.heads, sizes.tokens, channels)
+    return (10 ** (2 * uniform - 3)).to(torch_dtype(problem))
+
+
+def _uniform(generator: Generator, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def drawn_decays(problem: Problem, sizes: Sizes, generator: Generator, channels: int = 1) -> Tensor:
+    """log decays −A Δ of each token, [B, H, Q, channels]."""
+    rates = drawn_rates(problem, sizes, generator).view(-1, 1, 1)
+    return -rates * drawn_steps(problem, sizes, generator, channels)
 
 
 def by_qk_head(x: Tensor, qk_heads: int) -> Tensor:
@@ -151,7 +170,7 @@ def state_bytes(sizes: Sizes) -> int:
 
 
 def core_cost(
-    problem: Problem, sizes: Sizes, mode: Mode, *, products: int, executed: int, gates: int = 0, constant: int = 0
+    problem: Problem, sizes: Sizes, mode: Mode, *, products: int, executed: int, gates: int = 0, parameters: int = 0
 ) -> Cost:
     """The cost of a core.
 
@@ -159,11 +178,11 @@ def core_cost(
         products: of the definition, [K] × [V] each, of a token and head.
         executed: FLOPs of the reference.
         gates: numbers of decays and weights, of a token and head of values.
-        constant: numbers of parameters.
+        parameters: numbers of these.
     """
     keys = 2 * sizes.batch * sizes.qk_heads * sizes.tokens * sizes.rows
     values = sizes.steps * sizes.columns
-    moved = traffic(problem, mode, read=keys + values + sizes.steps * gates + constant, written=values)
+    moved = traffic(problem, mode, read=keys + values + sizes.steps * gates + parameters, written=values)
     return Cost(
         flops=product(products * sizes.steps * sizes.rows * sizes.columns, mode),
         reference_flops=executed,
@@ -182,24 +201,36 @@ def library(
     functions: Functions,
     arguments: Callable[..., Arguments],
     why_not_backward: Callable[[], str | None] = lambda: None,
+    more: Callable[..., Tensor] | None = None,
+    dtypes: tuple[Dtype, ...] = DTYPES,
 ) -> Impl:
     """A core by flash-linear-attention.
 
     Args:
         arguments: (params, **the core's tensors but the state) → those of the library.
         why_not_backward: the reason its gradients cannot be had, or None.
+        more: (**the core's tensors but the state) → what is added to y; None: nothing.
+        dtypes: that the library takes.
     """
 
     def load() -> Call:
         def call(problem: Problem, params: Params, state: Tensor | None = None, **tensors: Tensor) -> Any:
-            return recurrent_with_fla(functions, *arguments(params, **tensors), state)
+            found = recurrent_with_fla(functions, *arguments(params, **tensors), state)
+            if more is None:
+                return found
+            return found + more(**tensors) if state is None else (found[0] + more(**tensors), found[1])
 
         return call
+
+    def why_not(problem: Problem, params: Params, device: str) -> str | None:
+        if problem.dtype not in dtypes:
+            return f"flash-linear-attention's {functions.module} takes {' and '.join(dtypes)} only"
+        return why_not_fla(problem, sizes_of(problem, params).rows, functions.module)
 
     return Impl(
         load,
         functions.kernel,
-        lambda problem, params, device: why_not_fla(problem, sizes_of(problem, params).rows, functions.module),
+        why_not,
         continues=True,
         why_not_backward=lambda problem, params, device: why_not_backward(),
     )

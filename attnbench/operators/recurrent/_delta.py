@@ -1,0 +1,227 @@
+"""S_i = (Diag(e^{g_i}) + b_i a_iᵀ) S_{i−1} + k_i v_iᵀ and y_i = S_iᵀ q_i, S of [K, V]: the delta scan, by chunks.
+
+a_i reads the state before it decays, and b_i writes what was read. With z_i = a_iᵀ S_{i−1}, a row, the tokens of a
+chunk with the state S before it have z_i = (a_i ⊙ e^{G_{i−1}})ᵀ S + Σ_{j < i} (a_i·(b_j ⊙ e^{G_{i−1} − G_j})) z_j
++ (a_i·(k_j ⊙ e^{G_{i−1} − G_j})) v_j: a system with a unit lower triangular matrix, whose inverse is the UT transform
+(Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", sec. 3.2,
+https://arxiv.org/abs/2406.06484). Then chunk after chunk, whose number of states autograd keeps, none per token. The
+inverse is merged from blocks: powers of the matrix, which also give it, grow beyond any precision where keys are alike.
+
+The delta rule is a = e^{g} ⊙ k, b = −β k and a written β k vᵀ: with u = β (v − z) the state gains k uᵀ, so that two
+matrices of scores do for what takes four in general.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attnbench.cost import product
+from attnbench.operators.kernelized._contraction import in_chunks
+from attnbench.operators.recurrent._core import Sizes, answer, by_qk_head, chunk_of
+from attnbench.operators.recurrent._scan import decayed_scores, lower
+from attnbench.problem import Mode
+
+Answer = Tensor | tuple[Tensor, ...]
+
+
+def delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, scale: float, state: Tensor | None = None
+) -> Answer:
+    """S_i = (I − β_i k_i k_iᵀ) Diag(e^{g_i}) S_{i−1} + β_i k_i v_iᵀ, in float32 at least.
+
+    Args:
+        q, k: [B, qk_heads, Q, K].
+        v: [B, H, Q, V].
+        log_decay: g, [B, H, Q, 1 or K].
+        beta: [B, H, Q, 1].
+        scale: of y.
+        state: S before these tokens, [B, H, K, V].
+
+    Returns: y, [B, H, Q, V], in the dtype of v, and S after the tokens where one was given.
+    """
+    heads, dtype = q.shape[1], v.dtype
+    batch, tokens, c = v.shape[0], v.shape[2], chunk_of(v.shape[2])
+    q, k, v, log_decay, beta = (in_chunks(by_qk_head(x, heads), c) for x in (q * scale, k, v, log_decay, beta))
+    along = log_decay.cumsum(dim=-2)  # [b, H / qk_heads, chunks, c, 1 or K]
+    later = slice(1 if state is None else 0, None)  # the chunks that have a state before them
+    inverse = None if c == 1 else inverted(beta * _pairs(k, k, along, own=False))
+    erased = (-beta * k * along.exp())[:, :, later]
+    if inverse is None:
+        written = beta * v
+    else:
+        written, erased = inverse @ (beta * v), inverse[:, :, later] @ erased
+    remaining = k * (along[..., -1:, :] - along).exp()
+    state = None if state is None else by_qk_head(state, heads)
+    u, before, last = _chunk_after_chunk(written, erased, remaining, along[..., -1, :].exp(), state)
+    y = _read(_pairs(q, k, along) @ u, q * along.exp(), before, later)
+    return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
+
+
+def delta_rule_state(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor) -> dict[str, Tensor]:
+    """`Inputs.state` after these tokens: S, [B, H, K, V]. Arguments: as of `delta_rule`."""
+    return {"state": delta_rule(k, k, v, log_decay, beta, 1.0, _nothing(k, v))[1]}
+
+
+def _pairs(q: Tensor, k: Tensor, along: Tensor, own: bool = True) -> Tensor:
+    """q_i·(k_j ⊙ e^{G_i − G_j}) where j < i, or j ≤ i where `own`, else 0: [b, H / qk_heads, chunks, c, c]."""
+    if along.shape[-1] > 1:
+        return decayed_scores(q, k, along, along, own)
+    decays = lower(along.squeeze(-1), -along.squeeze(-1))
+    return (q @ k.transpose(-2, -1)) * (decays if own else decays.tril(-1))
+
+
+def delta_scan(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, a: Tensor, b: Tensor, state: Tensor | None = None
+) -> Answer:
+    """The general form, in float32 at least.
+
+    Args:
+        q, k, a, b: [B, H, Q, K].
+        v: [B, H, Q, V].
+        log_decay: g, [B, H, Q, K].
+        state: S before these tokens, [B, H, K, V].
+
+    Returns: as `delta_rule`.
+    """
+    heads, dtype = v.shape[1], v.dtype
+    batch, tokens, c = v.shape[0], v.shape[2], general_chunk(v.shape[2], state is not None)
+    q, k, v, log_decay, a, b = (in_chunks(by_qk_head(x, heads), c) for x in (q, k, v, log_decay, a, b))
+    along = log_decay.cumsum(dim=-2)  # [b, 1, chunks, c, K]
+    since = along - log_decay  # G_{i−1}
+    later = slice(1 if state is None else 0, None)  # the chunks that have a state before them
+    reads = (a * since.exp())[:, :, later]
+    if c == 1:
+        written = torch.zeros_like(v)  # the chunk's only token reads what was before it
+    else:
+        inverse = inverted(-decayed_scores(a, b, since, along, own=False))
+        written = inverse @ (decayed_scores(a, k, since, along, own=False) @ v)
+        reads = inverse[:, :, later] @ reads
+    remaining = (along[..., -1:, :] - along).exp()
+    taken = slice(None if state is not None else -1)  # the chunks whose state is wanted
+    added = (k * remaining)[:, :, taken].transpose(-2, -1) @ v[:, :, taken]
+    state = None if state is None else by_qk_head(state, heads)
+    z, before, last = _chunk_after_chunk(written, reads, b * remaining, along[..., -1, :].exp(), state, added)
+    y = decayed_scores(q, k, along, along) @ v + decayed_scores(q, b, along, along) @ z
+    y = _read(y, q * along.exp(), before, later)
+    return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
+
+
+def delta_scan_state(k: Tensor, v: Tensor, log_decay: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """`Inputs.state` after these tokens: S, [B, H, K, V]. Arguments: as of `delta_scan`."""
+    return {"state": delta_scan(k, k, v, log_decay, a, b, _nothing(k, v))[1]}
+
+
+def general_chunk(tokens: int, continues: bool) -> int:
+    """Tokens in a chunk of `delta_scan`: two at least where nothing was before, so that every input has a gradient."""
+    return chunk_of(tokens) if continues else max(2, chunk_of(tokens))
+
+
+def _nothing(k: Tensor, v: Tensor) -> Tensor:
+    """S before the first token, in float32 at least."""
+    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    return torch.zeros(*v.shape[:2], k.shape[-1], v.shape[-1], dtype=dtype, device=v.device)
+
+
+def _chunk_after_chunk(
+    written: Tensor, reads: Tensor, remaining: Tensor, keep: Tensor, state: Tensor | None, added: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """u = written + reads S and S ← keep ⊙ S + remainingᵀ u (+ added), from one chunk to the next.
+
+    Args:
+        written: [b, r, chunks, c, V].
+        reads: [b, r, chunks that have a state before them, c, K].
+        remaining: [b, 1 or r, chunks, c, K].
+        keep: [b, r, chunks, 1 or K].
+        state: S before the first chunk, [b, r, K, V]; None: there is none, and the last is not wanted.
+        added: [b, r, chunks whose state is wanted, K, V]; None: 0.
+
+    Returns: u of all chunks, S before each that has one (None: none has), and the last S where one was given.
+    """
+    shape, chunks = written.shape, written.shape[2]
+    first, wanted = (0, chunks) if state is not None else (1, chunks - 1)
+    remaining = remaining.expand(*shape[:3], *remaining.shape[3:])
+    outs = remaining.flatten(0, 1).transpose(-2, -1).unbind(1)
+    own, keeps, reading = (x.flatten(0, 1).unbind(1) for x in (written, keep.unsqueeze(-1), reads))
+    more = None if added is None else added.flatten(0, 1).unbind(1)
+    s = None if state is None else state.flatten(0, 1)
+    us, before = [], []
+    for i in range(chunks):
+        if s is None:
+            u = own[i]
+        else:
+            before.append(s)
+            u = torch.baddbmm(own[i], reading[i - first], s)
+        us.append(u)
+        if i < wanted:
+            carried = None if s is None else keeps[i] * s
+            if more is not None:
+                carried = more[i] if carried is None else carried + more[i]
+            s = outs[i] @ u if carried is None else torch.baddbmm(carried, outs[i], u)
+    befores = torch.stack(before, dim=1).unflatten(0, shape[:2]) if before else None
+    last = None if state is None or s is None else s.unflatten(0, shape[:2])
+    return torch.stack(us, dim=1).view(shape), befores, last
+
+
+def _read(y: Tensor, reading: Tensor, before: Tensor | None, later: slice) -> Tensor:
+    """y, with what its chunks read of the states before them."""
+    if before is not None:
+        y[:, :, later] += reading[:, :, later] @ before
+    return y
+
+
+def inverted(lower_part: Tensor) -> Tensor:
+    """(I + A)^{−1} of a strictly lower triangular A, [..., c, c], c a power of two, merged from blocks.
+
+    [[X, 0], [C, Y]]^{−1} = [[X^{−1}, 0], [−Y^{−1} C X^{−1}, Y^{−1}]], from blocks of one.
+    """
+    c = lower_part.shape[-1]
+    blocks = torch.ones_like(lower_part[..., :1]).unsqueeze(-1)  # [..., c, 1, 1]
+    while (n := blocks.shape[-3] // 2) > 0:
+        size = c // (2 * n)
+        by_block = lower_part.unflatten(-2, (n, 2, size)).unflatten(-1, (n, 2, size))
+        corner = by_block[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)  # [..., n, size, size]
+        x, y = blocks.unflatten(-3, (n, 2)).unbind(-3)
+        corner = -corner if size == 1 else -(y @ corner @ x)
+        blocks = torch.cat((pad(x, (0, size)), torch.cat((corner, y), dim=-1)), dim=-2)
+    return blocks.squeeze(-3)
+
+
+def executed_delta_rule(sizes: Sizes, mode: Mode, by_channel: bool = False) -> int:
+    """FLOPs of `delta_rule`: c·(3K + 2V) multiply-adds per token more than the 3·K·V required (c·(2K + 2V) by channel),
+    and c²/3 for the inverse.
+    """
+    c, k = sizes.chunk, sizes.rows
+    matrices = 1 if c == 1 else 2  # of scores: of one token there is no earlier one
+    pairs = sizes.batch * (sizes.heads * k * c * (c - 1) // 2 if by_channel and k > 1 else sizes.qk_heads * k * c * c)
+    return product(matrices * sizes.chunks * pairs, mode) + _executed(sizes, c, mode, seen=1, written=1, moved=3)
+
+
+def executed_delta_scan(sizes: Sizes, mode: Mode) -> int:
+    """FLOPs of `delta_scan`: c·(3K + 4V) multiply-adds per token more than the 4·K·V required, and c²/3 for the
+    inverse.
+    """
+    c = general_chunk(sizes.tokens, sizes.continues)
+    chunks = -(-sizes.tokens // c)
+    scores = product(4 * sizes.batch * sizes.heads * chunks * sizes.rows * c * (c - 1) // 2, mode)
+    return scores + _executed(sizes, c, mode, seen=2, written=2, moved=4)
+
+
+def _executed(sizes: Sizes, c: int, mode: Mode, seen: int, written: int, moved: int) -> int:
+    """Of what both have in common, after the scores.
+
+    Args:
+        seen: products [c, c] × [c, V] of all scores with what they weigh.
+        written: those of what a chunk writes, where it has more tokens than one.
+        moved: products of K × V numbers for each token of a chunk that has a state before it.
+    """
+    k, v, chunks = sizes.rows, sizes.columns, -(-sizes.tokens // c)
+    carried = chunks - (0 if sizes.continues else 1)
+    solved = 0 if c == 1 else chunks * (_inverse(c) + written * c * c * v) + carried * c * c * k
+    return product(sizes.batch * sizes.heads * (solved + chunks * seen * c * c * v + carried * moved * c * k * v), mode)
+
+
+def _inverse(c: int) -> int:
+    """Multiply-adds of `inverted`: for blocks of 2, 4 … two products of each pair."""
+    return sum(c * size * size for size in (1 << power for power in range(1, c.bit_length() - 1)))
