@@ -196,7 +196,7 @@ def state_tiles(
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
         block_n, warps = (128, 8) if two or block_d == 128 else (64, 4)
         block_m, stages = 64, 2 if block_d == 256 or (two and block_d > 64) else 3
-        block_v = 32 if block_d == 256 and phi.features in ("exp", "fourier") else 64
+        block_v = 32 if (two and block_d > 64) or (phi.features == "exp" and block_d > 128) else 64
     elif (block_d == 256 and phi.features != "elu") or (block_d > 64 and chosen["PRECISION"] == "tf32x3"):
         width = 32
     sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
@@ -204,21 +204,21 @@ def state_tiles(
     return Tiles({"FEATURES": phi.features, **sizes, **chosen}, warps, stages)
 
 
-BLOCKS_OF_128: dict[tuple[str, str], tuple[tuple[int, int], tuple[int, int]]] = {
-    ("answer", "elu"): ((32, 1), (32, 1)),
-    ("answer", "relu"): ((32, 1), (32, 1)),
-    ("answer", "exp"): ((64, 1), (64, 1)),
-    ("answer", "fourier"): ((32, 1), (32, 1)),
-    ("query", "elu"): ((64, 1), (64, 1)),
-    ("query", "relu"): ((64, 1), (64, 1)),
-    ("query", "exp"): ((64, 1), (32, 1)),
-    ("query", "fourier"): ((32, 1), (16, 1)),
-    ("key", "elu"): ((32, 1), (32, 1)),
-    ("key", "relu"): ((32, 2), (32, 2)),
-    ("key", "exp"): ((32, 2), (32, 2)),
-    ("key", "fourier"): ((16, 2), (16, 2)),
+WGMMA: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
+    ("answer", "elu"): ((64, 32, 1), (64, 32, 1)),
+    ("answer", "relu"): ((128, 32, 1), (128, 32, 1)),
+    ("answer", "exp"): ((128, 64, 1), (128, 64, 1)),
+    ("answer", "fourier"): ((128, 32, 1), (128, 32, 1)),
+    ("query", "elu"): ((64, 32, 1), (64, 32, 1)),
+    ("query", "relu"): ((128, 64, 1), (128, 64, 1)),
+    ("query", "exp"): ((128, 64, 1), (128, 32, 1)),
+    ("query", "fourier"): ((128, 32, 1),),
+    ("key", "elu"): ((128, 32, 1), (128, 32, 1)),
+    ("key", "relu"): ((128, 32, 2), (128, 32, 2)),
+    ("key", "exp"): ((128, 32, 2), (128, 32, 2)),
+    ("key", "fourier"): ((128, 16, 2), (128, 16, 2)),
 }
-"""BLOCK_M and TURNS by kernel and map, for D up to 64, and 128: bfloat16, with operands in shared memory."""
+"""BLOCK_N, BLOCK_M and TURNS by kernel and map, for D up to 64, and 128: bfloat16, operands in shared memory."""
 
 
 def scan_tiles(
@@ -227,8 +227,9 @@ def scan_tiles(
 ) -> Tiles:  # fmt: skip
     """Of chunk_answer_kernel ("answer"), chunk_query_gradient_kernel ("query") and chunk_key_gradient_kernel ("key").
 
-    The largest tiles that spill nothing (`make kernels`). Where products read operands from shared memory (wgmma), 128
-    tokens in bfloat16, a block a chunk. Else 64 tokens, 16 for each warp, since more warps than rows of a product would
+    The largest tiles that spill nothing (`make kernels`). Where products read operands from shared memory (wgmma),
+    bfloat16 has blocks of a whole chunk; of elu, which waits for memory alone, of half a chunk, so that several
+    programs share a multiprocessor. Else 64 tokens, 16 for each warp, since more warps than rows of a product would
     repeat them; fewer where registers are short: three TF32 products hold every operand twice; a gradient through ω
     sums [BLOCK_N, BLOCK_D]; and operands can be in registers too, in float32 for all but bfloat16. Two features per
     argument (fourier) double the rest.
@@ -242,9 +243,10 @@ def scan_tiles(
     in_registers = operands_in_registers(capability)
     block_m, block_v, width, turns = 16, 32, 64, 1
     block_n, warps = 64, 4 if block_d <= 64 else 8
-    if not wide and not in_registers and block_d <= 128:
-        block_n, block_v, width, warps = 128, 64, block_d, 8
-        block_m, turns = BLOCKS_OF_128[kernel, phi.features][block_d > 64]
+    column = max(0, block_d.bit_length() - 7)  # 0 up to 64, then 1 for 128, 2 for 256
+    if not wide and not in_registers and column < len(WGMMA[kernel, phi.features]):
+        block_n, block_m, turns = WGMMA[kernel, phi.features][column]
+        block_v, width, warps = 64, block_d, block_n // 16
     elif chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
         block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
         warps = 4 if block_d <= 128 else 8

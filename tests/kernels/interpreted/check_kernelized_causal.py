@@ -88,7 +88,7 @@ def test_a_chunk_of_one_block(features: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("shipped", [True])
-@pytest.mark.parametrize(("features", "dtype"), [("exp", "bfloat16"), ("fourier", "float32")])
+@pytest.mark.parametrize(("features", "dtype"), [("elu", "bfloat16"), ("exp", "bfloat16"), ("fourier", "float32")])
 def test_the_tiles_that_are_shipped(features: str, dtype: str, shipped: bool) -> None:
     """With more channels than a product of float32 takes at a time."""
     assert not disagreeing(features, Problem(19, 72, 1, 1, dtype, causal=True))
