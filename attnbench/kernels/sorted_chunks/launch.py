@@ -46,31 +46,33 @@ class Seeing:
         chunk: m, the tokens of a chunk.
         causal: only earlier tokens.
         corrected: whether a key met in N_ij rounds counts once.
+        by_bucket: only keys in the query's bucket.
     """
 
     chunk: int
     causal: bool
     corrected: bool
+    by_bucket: bool
 
 
-def lines(buckets: Tensor, most: int, chunk: int, by_bucket: bool) -> tuple[Tensor, Tensor]:
+def lines(buckets: Tensor, most: int, seeing: Seeing) -> tuple[Tensor, Tensor]:
     """Each round's tokens in the order of their buckets, and each token's labels.
 
     In a round i sees j where label_i − label_j is 0 or 1: both are in one chunk of the order, or j in the one before,
-    and in one bucket if `by_bucket`. All lines are one sort: of several long ones torch launches a sort for each.
+    and in one bucket where that is asked for. All lines are one sort: of several long ones torch would launch several.
 
     Args:
         buckets: int32 [B, H, R, N], below `most`.
-        chunk: m, the tokens of a chunk.
+        seeing: which keys a query sees.
     Returns: the order, int32 [B, H, R, N], and labels, int32 [B, H, N, R made a power of two], at 0 beyond R.
     """
     b, h, rounds, n = buckets.shape
     wide = torch.int64 if b * h * rounds * most >= 2**31 else torch.int32
     line = torch.arange(b * h * rounds, dtype=wide, device=buckets.device).view(b, h, rounds, 1)
     order = (buckets + line * most).flatten().argsort(stable=True).view(buckets.shape) - line.long() * n
-    chunks = (torch.arange(n, dtype=torch.int32, device=buckets.device) // chunk).expand_as(order)
+    chunks = (torch.arange(n, dtype=torch.int32, device=buckets.device) // seeing.chunk).expand_as(order)
     label = torch.empty(buckets.shape, dtype=torch.int32, device=buckets.device).scatter_(-1, order, chunks)
-    if by_bucket:
+    if seeing.by_bucket:
         label += 2 * buckets
     return order.int(), pad(label.transpose(-2, -1), (0, triton.next_power_of_2(rounds) - rounds))
 
@@ -113,15 +115,17 @@ def answer(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) 
     parts = torch.empty(b, h, rounds, n, d, dtype=v.dtype, device=v.device)
     totals = torch.empty(b * h, rounds, n, dtype=torch.float32, device=v.device)
     tensors, strides = (qk, v, order, label, parts, totals), (*qk.stride()[:3], *v.stride()[:3])
-    constexprs = {**flags(seeing, rounds), "SINGLE": rounds == 1}
+    single = {"SINGLE": rounds == 1}
     if tiles := strip_tiles(d, seeing.chunk, rounds, qk.dtype):
         grid, cut = strips(n, seeing.chunk, b * h * rounds, tiles)
-        attend_strip_kernel[grid](*tensors, h, rounds, n, *cut, d, *strides, **constexprs, **tiles.options)
+        attend_strip_kernel[grid](
+            *tensors, h, rounds, n, *cut, d, *strides, **strip_flags(seeing, rounds), **single, **tiles.options
+        )
     else:
         tiles = attend_tiles(d, seeing.chunk, qk.dtype)
         attend_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
             *tensors, h, rounds, n, seeing.chunk, d, *strides,
-            **constexprs, PRECISION=precision(qk.dtype), **tiles.options,
+            **flags(seeing, rounds), **single, PRECISION=precision(qk.dtype), **tiles.options,
         )  # fmt: skip
     if rounds == 1:
         return parts.squeeze(2), totals.squeeze(1)
@@ -151,7 +155,7 @@ def gradients(
     if tiles := strip_tiles(d, seeing.chunk, rounds, qk.dtype):
         cut_grid, cut = strips(n, seeing.chunk, b * h * rounds, tiles)
         gradient_strip_kernel[cut_grid](
-            *tensors, h, rounds, n, *cut, d, *strides, **flags(seeing, rounds), **tiles.options
+            *tensors, h, rounds, n, *cut, d, *strides, **strip_flags(seeing, rounds), **tiles.options
         )
     else:
         tiles = gradient_tiles(d, seeing.chunk, qk.dtype)
@@ -177,6 +181,12 @@ STRIP = 64
 
 PROGRAMS = 1024
 """Of a strip kernel at least, where there are as many spans: four or more for each multiprocessor."""
+
+
+def strip_flags(seeing: Seeing, rounds: int) -> dict[str, Any]:
+    """The same of the kernels that go along strips. A bucket's tokens are in their own order: only where a query
+    sees several buckets a key of the span before may be a later token."""
+    return {**flags(seeing, rounds), "AHEAD": seeing.causal and not seeing.by_bucket}
 
 
 def strip_tiles(
@@ -254,9 +264,9 @@ def configurations() -> Iterator[Configuration]:
     for d in (16, 32, 64, 128, 256):
         for dtype, compute in PRECISIONS:
             for rounds in (4, 1):
-                yield from _configurations(Seeing(64, False, True), rounds, d, dtype, compute)
-    yield from _configurations(Seeing(64, True, True), 4, 64, torch.bfloat16, "tf32")
-    yield from _configurations(Seeing(256, False, False), 8, 64, torch.bfloat16, "tf32")
+                yield from _configurations(Seeing(64, False, True, True), rounds, d, dtype, compute)
+    yield from _configurations(Seeing(64, True, True, True), 4, 64, torch.bfloat16, "tf32")
+    yield from _configurations(Seeing(256, False, False, True), 8, 64, torch.bfloat16, "tf32")
 
 
 def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
@@ -291,8 +301,9 @@ def _launches(
     seen, single = flags(seeing, rounds), {"SINGLE": rounds == 1}
     rest = everywhere
     if tiles := strip_tiles(d, seeing.chunk, rounds, dtype, 90):
-        yield attend_strip_kernel, {**seen, **single}, tiles, (90,)
-        yield gradient_strip_kernel, seen, tiles, (90,)
+        along = strip_flags(seeing, rounds)
+        yield attend_strip_kernel, {**along, **single}, tiles, (90,)
+        yield gradient_strip_kernel, along, tiles, (90,)
         rest = tuple(capability for capability in everywhere if capability != 90)
     seen["PRECISION"] = compute
     yield attend_kernel, {**seen, **single}, attend_tiles(d, seeing.chunk, dtype, compute), rest

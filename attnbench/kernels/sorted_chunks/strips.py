@@ -53,13 +53,13 @@ def masked(
     Labels and tokens pass through a sum, so that they go to the layout of s through shared memory: a vector that was
     loaded would be loaded again by every thread. OWN: queries and keys are the same span.
     """
-    near = lag(column(labels_q, chosen, ROUNDS), column(labels_k, chosen, ROUNDS))
-    s = tl.where(near < 2, s, float("-inf"))
     if CAUSAL or OWN:
         wide = tl.zeros([1, ROUNDS], tl.int32)
         token_q = column(tokens_q[:, None] + wide, 0, ROUNDS)[:, None]
         token_k = column(tokens_k[:, None] + wide, 0, ROUNDS)[None, :]
         s = tl.where(token_k < token_q if CAUSAL else token_k != token_q, s, float("-inf"))
+    near = lag(column(labels_q, chosen, ROUNDS), column(labels_k, chosen, ROUNDS))
+    s = tl.where(near < 2, s, float("-inf"))
     if CORRECT:
         for earlier in tl.static_range(ROUNDS - 1):
             if earlier < chosen:
@@ -89,6 +89,7 @@ def attend_strip_kernel(
     v_h,
     v_n,
     CAUSAL: tl.constexpr,
+    AHEAD: tl.constexpr,
     SINGLE: tl.constexpr,
     CORRECT: tl.constexpr,
     ROUNDS: tl.constexpr,
@@ -116,7 +117,7 @@ def attend_strip_kernel(
         labels = load_labels(label, tokens, mask, ROUNDS)
         scale = inverse_length(rows) * LOG2_E
         s = tl.dot(rows, tl.trans(k)) * scale_k[None, :]
-        before = masked(s, labels, labels_k, tokens, tokens_k, chosen, False, CAUSAL, CORRECT, ROUNDS)
+        before = masked(s, labels, labels_k, tokens, tokens_k, chosen, False, AHEAD, CORRECT, ROUNDS)
         s = tl.dot(rows, tl.trans(rows)) * scale[None, :]
         within = masked(s, labels, labels, tokens, tokens, chosen, True, CAUSAL, CORRECT, ROUNDS)
         largest = tl.maximum(tl.max(before, axis=1), tl.max(within, axis=1))
@@ -164,6 +165,7 @@ def gradient_strip_kernel(
     g_h,
     g_n,
     CAUSAL: tl.constexpr,
+    AHEAD: tl.constexpr,
     CORRECT: tl.constexpr,
     ROUNDS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -204,22 +206,22 @@ def gradient_strip_kernel(
         w = (ds * scale[None, :]).to(rows.dtype)
         d_rows = tl.dot(w, rows, d_rows)
         as_query = tl.sum(d_rows * rows.to(tl.float32), axis=1)
-        d_rows = tl.dot(tl.trans(w), rows, d_rows)
+        mask &= index + tl.zeros([BLOCK], tl.int32) >= first
+        tl.store(along + (first_part + tokens), as_query, mask=mask)
         d_values = tl.dot(tl.trans(p.to(rows.dtype)), cotangents)
+        d_rows = tl.dot(tl.trans(w), rows, d_rows)
 
         labels_k = labels
         labels = load_labels(label, tokens_q + first_row, mask_q, ROUNDS)
         z = tl.load(total + (first_row + tokens_q), mask=mask_q, other=float("inf"))
         agreed = tl.load(agreement + (first_row + tokens_q), mask=mask_q, other=0.0)
         s = tl.dot(q, tl.trans(rows)) * scale[None, :] - z[:, None]
-        p = masked(s, labels, labels_k, tokens_q, tokens, chosen, False, CAUSAL, CORRECT, ROUNDS)
+        p = masked(s, labels, labels_k, tokens_q, tokens, chosen, False, AHEAD, CORRECT, ROUNDS)
         p = tl.exp2(p)
         d_values = tl.dot(tl.trans(p.to(rows.dtype)), cotangents_q, d_values)
-        mask &= index + tl.zeros([BLOCK], tl.int32) >= first
         store_tokens(d_values, parts_v, tokens + first_part, mask, head_dim, BLOCK_D)
         ds = p * (tl.dot(cotangents_q, tl.trans(values)) - agreed[:, None])
         w = (ds * scale[None, :]).to(rows.dtype)
         d_rows = tl.dot(tl.trans(w), q, d_rows)
-        tl.store(along + (first_part + tokens), as_query, mask=mask)
         store_tokens(d_rows, parts_qk, tokens + first_part, mask, head_dim, BLOCK_D)
         d_rows = tl.dot(w, rows)

@@ -242,8 +242,9 @@ def _chunked() -> Callable[..., Tensor]:
     ) -> Tensor:
         m = chunk_length(problem, params)
         buckets = bucket_of(problem, params, qk, buckets, rotations)
-        order, label = lines(buckets, math.prod(hash_sizes(problem, params)), m, params["sees"] == "bucket")
-        return attend(qk, v, order, label, Seeing(m, problem.causal, params["repeats"] == "corrected"))
+        seeing = Seeing(m, problem.causal, params["repeats"] == "corrected", params["sees"] == "bucket")
+        order, label = lines(buckets, math.prod(hash_sizes(problem, params)), seeing)
+        return attend(qk, v, order, label, seeing)
 
     return call
 

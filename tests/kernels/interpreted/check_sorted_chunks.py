@@ -72,6 +72,7 @@ STRIPS: list[tuple[int, dict[str, Any], bool]] = [
     (71, {"n_hashes": 3}, False),
     (71, {"n_hashes": 3}, True),
     (64, {"n_hashes": 1}, True),
+    (64, {"n_hashes": 1, "sees": "chunk"}, True),
     (64, {"n_hashes": 2, "sees": "chunk", "repeats": "counted"}, False),
 ]
 
@@ -155,7 +156,7 @@ def test_kernels_are_interpreted() -> None:
 @pytest.mark.parametrize("by_bucket", [False, True])
 def test_lines_are_those_of_the_reference(by_bucket: bool) -> None:
     buckets = torch.randint(0, 8, (2, 3, 3, 37), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    order, label = launch.lines(buckets, 8, 5, by_bucket)
+    order, label = launch.lines(buckets, 8, launch.Seeing(5, False, True, by_bucket))
     expected, _, labels = sort(resolve(OPERATOR, {"sees": "bucket" if by_bucket else "chunk"}), buckets, 5)
     assert torch.equal(order, expected.int())
     assert label.shape == (2, 3, 37, 4)
