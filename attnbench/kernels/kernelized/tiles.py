@@ -59,7 +59,7 @@ def sum_tiles(
     if dtype == torch.bfloat16 and not two:
         sizes |= {"BLOCK_N": 32 if block_d > 64 or phi.features == "exp" else 64, "BLOCK_V": min(block_d, 128)}
     elif chosen["PRECISION"] == "tf32x3":
-        sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 32), "WIDTH": 0 if block_d <= 64 else 32}
+        sizes |= {"BLOCK_M": min(sizes["BLOCK_M"], 16 if two else 32), "WIDTH": 0 if block_d <= 64 else 32}
     elif block_d == 256 and phi.features not in ("elu", "softmax"):
         sizes |= {"BLOCK_M": 32, "WIDTH": 32}
     elif block_d == 128 and phi.features == "exp":
@@ -118,16 +118,18 @@ def _of_shared_operands(
         return None
     block_d = padded(head_dim)
     rows = SHARED_OPERANDS.get((kernel, phi.features)) or SHARED_OPERANDS[kernel.split(",")[0], phi.features]
-    block_n, block_m, block_v, warps, stages, registers = rows[max(0, block_d.bit_length() - 7)]
-    sizes = {"BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m), "BLOCK_D": block_d, "WIDTH": 0}
-    if block_v:
-        sizes["BLOCK_V"] = min(block_d, block_v)
+    row = rows[max(0, block_d.bit_length() - 7)]
+    if row is None:
+        return None
+    block_n, block_m, third, warps, stages, registers = row
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m), "BLOCK_D": block_d}
+    sizes |= {"WIDTH": third} if kernel in ("query", "key") else {"WIDTH": 0, "BLOCK_V": min(block_d, third)}
     return Tiles({"FEATURES": phi.features, **sizes, **products(dtype)}, warps, stages, registers)
 
 
 _Row = tuple[int, int, int, int, int, int | None]
 
-SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row]] = {
+SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
     ("sum", "elu"): ((64, 64, 64, 4, 3, None), (64, 64, 128, 8, 3, None), (64, 64, 128, 8, 3, None)),
     ("sum", "softmax"): ((64, 64, 64, 4, 3, None), (64, 64, 128, 8, 3, None), (64, 64, 128, 8, 3, None)),
     ("sum", "relu"): ((32, 128, 64, 8, 3, 128), (32, 128, 64, 8, 3, 128), (32, 64, 64, 4, 2, None)),
@@ -149,13 +151,14 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row]] = {
     ("query", "fourier"): ((64, 32, 0, 4, 3, 168), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
     ("key", "elu"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
     ("key", "softmax"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
-    ("key", "relu"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 32, 0, 8, 2, None)),
-    ("key", "exp"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 32, 0, 8, 2, None)),
-    ("key", "fourier"): ((64, 32, 0, 4, 3, None), (64, 16, 0, 8, 2, None), (64, 16, 0, 8, 2, None)),
+    ("key", "relu"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 16, 0, 8, 2, None)),
+    ("key", "exp"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 16, 128, 8, 2, None)),
+    ("key", "fourier"): ((64, 32, 0, 4, 3, None), (64, 16, 0, 8, 2, None), None),
 }
-"""BLOCK_N, BLOCK_M, BLOCK_V (0: none), warps, stages and registers by kernel and map, for D up to 64, 128 and 256.
+"""BLOCK_N, BLOCK_M, BLOCK_V (of query and key: WIDTH), warps, stages and registers, for D up to 64, 128 and 256.
 
-A kernel's special form ("sum, queries", "answer, saving") has a row where it needs one.
+A kernel's special form ("sum, queries", "answer, saving") has a row where it needs one. None: as elsewhere, since no
+tile of 64 rows fits.
 
 For bfloat16 where products read operands from shared memory (sm_90, sm_100): 64 rows for each four warps, as wgmma has
 it, operands streamed ahead, two programs of eight warps or three of four on a multiprocessor where registers allow it,
@@ -166,10 +169,10 @@ and no stack (`make kernels`).
 GRADIENT: dict[tuple[str, str], tuple[tuple[int, int, int, int], ...]] = {
     ("one", "bf16"): ((64, 32, 0, 4), (64, 32, 0, 4), (32, 32, 0, 4), (32, 32, 128, 8)),
     ("one", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 4), (32, 16, 0, 8), (32, 32, 128, 8)),
-    ("one", "tf32x3"): ((32, 32, 16, 4), (32, 16, 0, 4), (32, 16, 32, 8), (16, 32, 64, 8)),
+    ("one", "tf32x3"): ((32, 32, 16, 4), (32, 16, 32, 4), (32, 16, 32, 8), (16, 32, 64, 8)),
     ("two", "bf16"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 0, 8), (32, 16, 128, 8)),
     ("two", "tf32"): ((32, 32, 0, 4), (32, 32, 0, 8), (32, 16, 64, 8), (32, 16, 128, 8)),
-    ("two", "tf32x3"): ((32, 32, 16, 4), (32, 16, 32, 8), (32, 16, 32, 8), (16, 16, 64, 8)),
+    ("two", "tf32x3"): ((32, 16, 16, 4), (32, 16, 32, 8), (32, 16, 32, 8), (16, 16, 64, 8)),
 }
 """BLOCK_N, BLOCK_M, WIDTH and warps by features per argument (fourier: two) and products, for D up to 32, 64, 128, 256.
 
