@@ -49,8 +49,9 @@ MULTIPROCESSORS = 132
 MAX_SPLITS = 64
 """Of `sums_kernel`."""
 
-MAX_WIDTH = {9: 512, 10: 256}
-"""The most channels that `step_kernel` has room for, by the first digit of the compute capability."""
+MAX_WIDTH: dict[int, int] = {}
+"""The most channels that `step_kernel` is used for, by the first digit of the compute capability. It has room for 512
+on Hopper, but on an H100, as Triton 3.6 compiles it, its codes and sums are wrong; the interpreter's are right."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def update_codes(
     """Codes in place; last: y instead. projection, answers: what x and the new codes are multiplied with."""
     b, n, width = x.shape
     rank = codes.shape[-1]
-    tiles = code_tiles(rank, x.dtype)
+    tiles = code_tiles(rank, x.dtype, kind)
     codes_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * b,)](
         x, projection.operand, answers.operand, answers.gram, codes, y,
         n, width, rank, 1 / updates.temperature, updates.epsilon,
@@ -271,19 +272,25 @@ def step_tiles(width: int, dtype: torch.dtype, capability: int | None = None) ->
     return Tiles({"BLOCK_N": 32, "BLOCK_D": max(64, padded(width)), "BLOCK_R": 64}, 8, 1)
 
 
-def code_tiles(rank: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
-    """Of `codes_kernel`."""
+def code_tiles(rank: int, dtype: torch.dtype, kind: str, capability: int | None = None) -> Tiles:
+    """Of `codes_kernel`. kind: its KIND."""
     block_r = rank_block(rank, dtype, capability)
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
-        return Tiles({"BLOCK_N": 128, "BLOCK_D": 64, "BLOCK_R": block_r}, 8, 3)
+        return Tiles({"BLOCK_N": 128, "BLOCK_D": 64, "BLOCK_R": block_r}, 8, stages_of(kind))
     return Tiles({"BLOCK_N": tokens(rank, capability), "BLOCK_D": 32, "BLOCK_R": block_r}, 8)
+
+
+def stages_of(kind: str) -> int:
+    """On Hopper. soft: one. It takes squares of the tile that it multiplies, and with other tiles on their way meanwhile
+    Triton 3.6 gives other codes from call to call on an H100."""
+    return 1 if kind == "soft" else 3
 
 
 def gradient_tiles(rank: int, dtype: torch.dtype, kind: str, capability: int | None = None) -> Tiles:
     """Of `one_step_gradient_kernel`. kind: of the last update of the codes."""
     block_r = rank_block(rank, dtype, capability)
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
-        return Tiles({"BLOCK_N": 128, "BLOCK_D": 64, "BLOCK_R": block_r}, 8, 3)
+        return Tiles({"BLOCK_N": 128, "BLOCK_D": 64, "BLOCK_R": block_r}, 8, stages_of(kind))
     narrow = dtype == torch.bfloat16
     sizes = {"BLOCK_N": tokens(rank, capability) if narrow else 32, "BLOCK_D": 32, "BLOCK_R": block_r}
     return Tiles(sizes, 8, 2 if narrow else 1)
@@ -332,14 +339,17 @@ def _configurations(
     types["grams"] = "*bf16" if narrow and updates.kind == "nmf" else "*fp32"
     products = {"PRECISION": compute}
     out = {**products, "OUT_PRECISION": "tf32" if narrow else compute}
-    by_code = code_tiles(rank, dtype, capability)
+
+    def by_code(kind: str) -> Tiles:
+        return code_tiles(rank, dtype, kind, capability)
+
     width = MAX_WIDTH.get(generation(capability), 0)
     by_step = step_tiles(width, dtype, capability) if width else None
     by_base = base_tiles(rank, dtype, capability)
     gram = {"GRAM": updates.kind == "nmf", **products}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (codes_kernel, {"KIND": updates.step, "LAST": False, **out}, by_code),
-        (codes_kernel, {"KIND": updates.last, "LAST": True, **out}, by_code),
+        (codes_kernel, {"KIND": updates.step, "LAST": False, **out}, by_code(updates.step)),
+        (codes_kernel, {"KIND": updates.last, "LAST": True, **out}, by_code(updates.last)),
         (
             one_step_gradient_kernel,
             {"KIND": updates.last, **out},
@@ -350,7 +360,7 @@ def _configurations(
         (bases_kernel, {"KIND": "given", **gram}, by_base),
     ]
     if updates.kind == "nmf":
-        launches.append((codes_kernel, {"KIND": "start", "LAST": False, **out}, by_code))
+        launches.append((codes_kernel, {"KIND": "start", "LAST": False, **out}, by_code("start")))
     if by_step is not None:
         sizes = {"WIDTH": width, "RANK": rank}
         launches += [
