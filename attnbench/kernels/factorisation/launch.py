@@ -281,8 +281,9 @@ def code_tiles(rank: int, dtype: torch.dtype, kind: str, capability: int | None 
 
 
 def stages_of(kind: str) -> int:
-    """On Hopper. soft: one. It takes squares of the tile that it multiplies, and with other tiles on their way meanwhile
-    Triton 3.6 gives other codes from call to call on an H100."""
+    """On Hopper. soft: one. It takes squares of the tile that it multiplies, and with the next tiles on their way
+    Triton 3.6 gives other codes from call to call on an H100.
+    """
     return 1 if kind == "soft" else 3
 
 

@@ -33,6 +33,9 @@ from attnbench.kernels.kernelized.scan_gradients import chunk_key_gradient_kerne
 from attnbench.kernels.kernelized.tiles import FeatureMap, scan_tiles, state_tiles
 from attnbench.kernels.launching import CAPABILITIES, PRECISIONS, Tiles
 
+LEAST_CHUNKS = 4
+"""Of a segment, but for the last one."""
+
 SUMMED = 128
 """Elements of the state that a program of `segment_sums_kernel` adds up over the segments."""
 
@@ -88,8 +91,8 @@ def chunk_states(
     sizes = tiles.constexprs
     programs = b * h * triton.cdiv(phi.count, sizes["BLOCK_M"]) * triton.cdiv(d, sizes["BLOCK_V"])
     chunks = triton.cdiv(n, sizes["CHUNK"])
-    segment_chunks = chunks_of_segment(chunks, programs)
-    segments = triton.cdiv(chunks, segment_chunks)
+    segments = segments_of(chunks, programs)
+    segment_chunks = triton.cdiv(chunks, segments)
     dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
     states = torch.empty(chunks, b * h, phi.rows, d, dtype=dtype, device=x.device)
     normalisers = torch.empty(chunks, b * h, phi.rows, dtype=torch.float32, device=x.device)
@@ -114,9 +117,9 @@ def segment_sums(states: Tensor, normalisers: Tensor, dtype: torch.dtype, revers
     return summed
 
 
-def chunks_of_segment(chunks: int, programs: int) -> int:
-    """How many chunks a segment has: about PROGRAMS programs, `programs` to each segment, four chunks or more."""
-    return min(chunks, max(4, triton.cdiv(chunks * programs, PROGRAMS)))
+def segments_of(chunks: int, programs: int) -> int:
+    """How many segments the chunks make: about PROGRAMS programs, `programs` to each segment."""
+    return int(triton.cdiv(chunks, max(LEAST_CHUNKS, triton.cdiv(chunks * programs, PROGRAMS))))
 
 
 def answer(
@@ -175,7 +178,7 @@ def key_gradients(
 
 def chunks_per_segment(states: Sequence[Tensor]) -> int:
     """Of what `chunk_states` returned."""
-    return chunks_of_segment(states[0].shape[0], states[2].shape[0])
+    return int(triton.cdiv(states[0].shape[0], states[2].shape[0]))
 
 
 def blocks(n: int, d: int, tiles: Tiles) -> int:

@@ -43,7 +43,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch, shipped: bool) -> None:
     """Several segments, chunks, blocks of a chunk, tiles of features and of channels at a small N."""
     if not shipped:
         set_tiles(monkeypatch, BLOCK_N=16, BLOCK_M=16, BLOCK_V=16, CHUNK=32)
-        monkeypatch.setattr(causal, "chunks_of_segment", lambda chunks, programs: min(chunks, 2))
+        monkeypatch.setattr(causal, "LEAST_CHUNKS", 2)
 
 
 def set_tiles(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
@@ -73,6 +73,18 @@ def test_agrees_with_the_reference(features: str, tokens: int, dtype: str) -> No
     assert not disagreeing(features, Problem(tokens, 23, 1, 1, dtype, causal=True))
 
 
+@each_map
+def test_longer_segments_where_many_programs_share_one(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five chunks in segments of three and two: four programs to each, and room for seven in all."""
+    set_tiles(monkeypatch, CHUNK=16)
+    monkeypatch.setattr(causal, "PROGRAMS", 7)
+    assert causal.segments_of(5, 4) == 2
+    problem = Problem(67, 23, 1, 1, "bfloat16", causal=True)
+    assert not disagreeing(features, problem)
+    monkeypatch.setattr(causal, "chunks_per_segment", lambda states: 2)
+    assert disagreeing(features, problem)
+
+
 @pytest.mark.parametrize("features", ["exp", "fourier"])
 def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     set_tiles(monkeypatch, WIDTH=16)
@@ -83,7 +95,7 @@ def test_channels_a_width_at_a_time(features: str, monkeypatch: pytest.MonkeyPat
 def test_a_chunk_of_one_block(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And in the largest segments."""
     set_tiles(monkeypatch, CHUNK=16)
-    monkeypatch.setattr(causal, "chunks_of_segment", lambda chunks, programs: chunks)
+    monkeypatch.setattr(causal, "LEAST_CHUNKS", 100)
     assert not disagreeing(features, Problem(37, 23, 1, 1, causal=True))
 
 
