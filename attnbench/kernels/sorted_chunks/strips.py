@@ -224,4 +224,5 @@ def gradient_strip_kernel(
         w = (ds * scale[None, :]).to(rows.dtype)
         d_rows = tl.dot(tl.trans(w), q, d_rows)
         store_tokens(d_rows, parts_qk, tokens + first_part, mask, head_dim, BLOCK_D)
-        d_rows = tl.dot(w, rows)
+        # Used here, so that it is waited for: a product that leaves the loop in flight would read rows as they change.
+        d_rows = tl.where(mask_q[:, None], tl.dot(w, rows), 0.0)
