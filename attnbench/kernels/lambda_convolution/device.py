@@ -414,18 +414,23 @@ def overlap_kernel(
     layer = line // height % depth
     channel = line // (height * depth) % values
     sample = (line // (height * depth * values)).to(tl.int64)
+    tile_len: tl.constexpr = BLOCK_V * ROWS * BLOCK_S
+    piece_len = tl.cdiv(values, BLOCK_V) * tl.cdiv(height, ROWS) * tiles_x
+    piece_len = piece_len.to(tl.int64) * tile_len
+    parts += (sample * depth + layer) * CHUNKS * piece_len
+    parts += (channel // BLOCK_V * tl.cdiv(height, ROWS) + y // ROWS).to(tl.int64) * tiles_x * tile_len
+    parts += (channel % BLOCK_V * ROWS + y % ROWS) * BLOCK_S
     xs = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     reached = xs + side // 2  # in windows, which begin side // 2 columns before their tile
     total = tl.zeros([BLOCK], tl.float32)
-    for back in range(tl.cdiv(CHUNKS * BLOCK_S, BLOCK_X)):
+    for back in tl.static_range((CHUNKS * BLOCK_S + BLOCK_X - 1) // BLOCK_X):
         tile_x = reached // BLOCK_X - back
-        place = reached - tile_x * BLOCK_X
-        piece = layer * CHUNKS + place // BLOCK_S
-        program = (sample * (depth * CHUNKS) + piece) * tl.cdiv(values, BLOCK_V) + channel // BLOCK_V
-        program = (program * tl.cdiv(height, ROWS) + y // ROWS) * tiles_x + tile_x
-        part = (program * BLOCK_V + channel % BLOCK_V) * ROWS + y % ROWS
+        place = reached % BLOCK_X + back * BLOCK_X
         mask = (tile_x >= 0) & (tile_x < tiles_x) & (place < CHUNKS * BLOCK_S)
-        total += tl.load(parts + part * BLOCK_S + place % BLOCK_S, mask=mask, other=0.0)
+        places = parts + tile_x * tile_len
+        if CHUNKS > 1:
+            places += (place // BLOCK_S) * piece_len
+        total += tl.load(places + place % BLOCK_S, mask=mask, other=0.0)
     tl.store(dv + line.to(tl.int64) * width + xs, total.to(dv.dtype.element_ty), mask=xs < width)
 
 
