@@ -81,6 +81,7 @@ BY_HAND: Mapping[str, Moved] = {
     **{f"{name}-core": ONCE for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
     **{f"{name}-layer": SUMMED_FIRST for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
     "retention-*-core": ONCE,
+    **{f"{name}-*-layer": LAYER for name in ("retention", "gla", "mamba2", "gated_delta_net", "kda", "rwkv7")},
     "gla-*-core": ("q k v log_decay y", "q k v log_decay dy dq dk dv dlog_decay"),
     "mamba2-*-core": ("q k v delta y", "q k v delta dy dq dk dv ddelta"),
     "gated_delta_net-delta_net-*-core": ("q k v beta y", "q k v beta dy dq dk dv dbeta"),

@@ -110,6 +110,12 @@ def why_not_heads(problem: Problem, params: Params, scope: Scope) -> str | None:
     return None
 
 
+def channels_of(problem: Problem, params: Params) -> tuple[int, int]:
+    """K and V."""
+    sizes = sizes_of(problem, params)
+    return sizes.rows, sizes.columns
+
+
 def drawn_heads(problem: Problem, sizes: Sizes, generator: Generator, *names: str) -> dict[str, Tensor]:
     """N(0, 1) tensors: [B, H, Q, V] of v, else [B, qk_heads, Q, K]."""
     b, q = sizes.batch, sizes.tokens

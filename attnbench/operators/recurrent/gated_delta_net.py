@@ -15,16 +15,20 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import silu, softplus
 
 from attnbench.kernels.library.fla import Functions, why_no_gated_gradients
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators.kernelized._contraction import widened
 from attnbench.operators.recurrent._core import (
     GRAPHED,
     NOT_FULL,
     NOT_GROUPED,
     QK_HEADS,
     Arguments,
+    Sizes,
+    channels_of,
     core_cost,
     drawn_decays,
     drawn_delta_rule,
@@ -34,7 +38,21 @@ from attnbench.operators.recurrent._core import (
     why_not_heads,
 )
 from attnbench.operators.recurrent._delta import delta_rule, delta_rule_state, executed_delta_rule
-from attnbench.problem import Mode, Params, Problem
+from attnbench.operators.recurrent._layer import (
+    Entered,
+    Layer,
+    Shape,
+    Weights,
+    by_heads,
+    by_tokens,
+    layer,
+    qkv_convolved,
+    qkv_shapes,
+    rms_norm,
+    rows_of_qkv,
+    too_narrow,
+)
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.state import drawn_state
 
 
@@ -137,6 +155,44 @@ CUDA = Impl(
 
 CORE = Form(reference, make_inputs, cost, {"cuda": CUDA}, state)
 
+
+def _shapes(sizes: Sizes, channels: int, params: Params) -> dict[str, Shape]:
+    if not gated(params):
+        return qkv_shapes(sizes, channels)
+    return {
+        **qkv_shapes(sizes, channels),
+        "w_step": (channels, sizes.heads),
+        "step_bias": (sizes.heads,),
+        "a_log": (sizes.heads,),
+        "w_gate": (channels, sizes.heads * sizes.columns),
+    }
+
+
+def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weights) -> Entered:
+    inside, last = qkv_convolved(sizes, x, rows, w)
+    if not gated(params):
+        return inside, {}, last
+    log_decay = -widened(w["a_log"]).exp() * softplus(widened(x @ w["w_step"]) + w["step_bias"])
+    return {**inside, "log_decay": by_heads(log_decay, sizes.heads)}, {"gate": x @ w["w_gate"]}, last
+
+
+def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
+    y = by_tokens(rms_norm(y, w["norm"]))
+    if gated(params):
+        y = y * silu(aside["gate"])
+    return y.to(w["w_o"].dtype) @ w["w_o"]
+
+
+LAYER = layer(Layer(CORE, _shapes, _enter, _leave, kept=rows_of_qkv))
+
+
+def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Heads that share q and k, and the layer's norms."""
+    k, v = channels_of(problem, params)
+    narrow = (too_narrow("a key", k) or too_narrow("a head", v)) if scope == "layer" else None
+    return why_not_heads(problem, params, scope) or narrow
+
+
 OPERATOR = Operator(
     paper=Paper(
         "Yang et al.",
@@ -145,7 +201,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2412.06464",
         "eq. 10",
     ),
-    forms=with_graph({"core": CORE}, *GRAPHED),
+    forms=with_graph({"core": CORE, "layer": LAYER}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("gated_delta_net", "whether the state decays", ("gated_delta_net", "delta_net")),
@@ -156,5 +212,5 @@ OPERATOR = Operator(
     full=NOT_FULL,
     grouped=NOT_GROUPED,
     continues=True,
-    why_not=why_not_heads,
+    why_not=outside,
 )

@@ -9,18 +9,20 @@ https://arxiv.org/abs/2312.06635.
 from __future__ import annotations
 
 from torch import Generator, Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, silu
 
 from attnbench.inputs import normal
 from attnbench.kernels.library.fla import Functions
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.operators.kernelized._contraction import widened
 from attnbench.operators.recurrent._core import (
     GRAPHED,
     NOT_FULL,
     NOT_GROUPED,
     QK_HEADS,
     Arguments,
+    Sizes,
     core_cost,
     drawn_heads,
     key_dim,
@@ -28,8 +30,21 @@ from attnbench.operators.recurrent._core import (
     sizes_of,
     why_not_heads,
 )
+from attnbench.operators.recurrent._layer import (
+    Entered,
+    Layer,
+    Shape,
+    Weights,
+    by_heads,
+    by_tokens,
+    layer,
+    projected,
+    projections,
+    rms_norm,
+    too_narrow,
+)
 from attnbench.operators.recurrent._scan import executed_of, scan, scan_state
-from attnbench.problem import Mode, Params, Problem
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.state import drawn_state
 
 TEMPERATURE = 16.0
@@ -81,6 +96,42 @@ GLA = Functions("gla", "chunk_gla", "fused_recurrent_gla", {"g": "gk"})
 
 CORE = Form(reference, make_inputs, cost, {"cuda": library(GLA, _arguments)}, state)
 
+LOW_RANK = 16
+"""Of the layer's projection to the decays."""
+
+
+def _shapes(sizes: Sizes, channels: int, params: Params) -> dict[str, Shape]:
+    decays, values = sizes.heads * sizes.rows, sizes.heads * sizes.columns
+    return {
+        **projections(sizes, channels),
+        "w_low": (channels, LOW_RANK),
+        "w_decay": (LOW_RANK, decays),
+        "bias_decay": (decays,),
+        "w_gate": (channels, values),
+        "norm": (sizes.columns,),
+    }
+
+
+def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weights) -> Entered:
+    gates = widened(x @ w["w_low"] @ w["w_decay"]) + w["bias_decay"]
+    decays = by_heads(logsigmoid(gates) / TEMPERATURE, sizes.heads)
+    return {**projected(sizes, x, w), "log_decay": decays}, {"gate": x @ w["w_gate"]}, None
+
+
+def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
+    y = by_tokens(rms_norm(y, w["norm"])) * silu(aside["gate"])
+    return y.to(w["w_o"].dtype) @ w["w_o"]
+
+
+LAYER = layer(Layer(CORE, _shapes, _enter, _leave))
+
+
+def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Heads that share q and k, and the layer's norm."""
+    narrow = too_narrow("a head", problem.head_dim) if scope == "layer" else None
+    return why_not_heads(problem, params, scope) or narrow
+
+
 OPERATOR = Operator(
     paper=Paper(
         "Yang et al.",
@@ -89,12 +140,12 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2312.06635",
         "sec. 4.1 to 4.4",
     ),
-    forms=with_graph({"core": CORE}, *GRAPHED),
+    forms=with_graph({"core": CORE, "layer": LAYER}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={"key_dim": key_dim("d/2"), "qk_heads": QK_HEADS},
     domains=("sequence",),
     full=NOT_FULL,
     grouped=NOT_GROUPED,
     continues=True,
-    why_not=why_not_heads,
+    why_not=outside,
 )

@@ -8,16 +8,20 @@ Kimi Team 2025, "Kimi Linear: An Expressive, Efficient Attention Architecture", 
 from __future__ import annotations
 
 from torch import Generator, Tensor
+from torch.nn.functional import softplus
 
 from attnbench.kernels.library.fla import Functions
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper
+from attnbench.operators.kernelized._contraction import widened
 from attnbench.operators.recurrent._core import (
     GRAPHED,
     NOT_FULL,
     NOT_GROUPED,
     QK_HEADS,
     Arguments,
+    Sizes,
+    channels_of,
     core_cost,
     drawn_decays,
     drawn_delta_rule,
@@ -27,7 +31,21 @@ from attnbench.operators.recurrent._core import (
     why_not_heads,
 )
 from attnbench.operators.recurrent._delta import delta_rule, delta_rule_state, executed_delta_rule
-from attnbench.problem import Mode, Params, Problem
+from attnbench.operators.recurrent._layer import (
+    Entered,
+    Layer,
+    Shape,
+    Weights,
+    by_heads,
+    by_tokens,
+    layer,
+    qkv_convolved,
+    qkv_shapes,
+    rms_norm,
+    rows_of_qkv,
+    too_narrow,
+)
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.state import drawn_state
 
 
@@ -85,6 +103,44 @@ KDA = Functions("kda", "chunk_kda", "fused_recurrent_kda")
 
 CORE = Form(reference, make_inputs, cost, {"cuda": library(KDA, _arguments)}, state)
 
+
+def _shapes(sizes: Sizes, channels: int, params: Params) -> dict[str, Shape]:
+    low, decays, values = sizes.columns, sizes.heads * sizes.rows, sizes.heads * sizes.columns
+    return {
+        **qkv_shapes(sizes, channels),
+        "w_low": (channels, low),
+        "w_step": (low, decays),
+        "step_bias": (decays,),
+        "a_log": (sizes.heads,),
+        "w_gate_low": (channels, low),
+        "w_gate": (low, values),
+        "bias_gate": (values,),
+    }
+
+
+def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weights) -> Entered:
+    inside, last = qkv_convolved(sizes, x, rows, w)
+    steps = softplus(widened(x @ w["w_low"] @ w["w_step"]) + w["step_bias"])
+    log_decay = -widened(w["a_log"]).exp().view(-1, 1, 1) * by_heads(steps, sizes.heads)
+    gate = x @ w["w_gate_low"] @ w["w_gate"] + w["bias_gate"]
+    return {**inside, "log_decay": log_decay}, {"gate": gate}, last
+
+
+def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
+    y = by_tokens(rms_norm(y, w["norm"])) * aside["gate"].sigmoid()
+    return y.to(w["w_o"].dtype) @ w["w_o"]
+
+
+LAYER = layer(Layer(CORE, _shapes, _enter, _leave, kept=rows_of_qkv))
+
+
+def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Heads that share q and k, and the layer's norms."""
+    k, v = channels_of(problem, params)
+    narrow = (too_narrow("a key", k) or too_narrow("a head", v)) if scope == "layer" else None
+    return why_not_heads(problem, params, scope) or narrow
+
+
 OPERATOR = Operator(
     paper=Paper(
         "Kimi Team",
@@ -93,12 +149,12 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2510.26692",
         "eq. 1",
     ),
-    forms=with_graph({"core": CORE}, *GRAPHED),
+    forms=with_graph({"core": CORE, "layer": LAYER}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={"key_dim": key_dim("d"), "qk_heads": QK_HEADS},
     domains=("sequence",),
     full=NOT_FULL,
     grouped=NOT_GROUPED,
     continues=True,
-    why_not=why_not_heads,
+    why_not=outside,
 )

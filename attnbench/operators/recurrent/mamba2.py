@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import silu, softplus
 
 from attnbench.kernels.library.fla import SIMPLE_GLA, why_no_gated_gradients
 from attnbench.kernels.library.graphs import with_graph
@@ -23,6 +24,7 @@ from attnbench.operators.recurrent._core import (
     NOT_FULL,
     NOT_GROUPED,
     Arguments,
+    Sizes,
     core_cost,
     drawn_heads,
     drawn_rates,
@@ -31,6 +33,18 @@ from attnbench.operators.recurrent._core import (
     library,
     sizes_of,
     why_not_heads,
+)
+from attnbench.operators.recurrent._layer import (
+    CONVOLVED,
+    Entered,
+    Layer,
+    Shape,
+    Weights,
+    by_heads,
+    by_tokens,
+    convolved,
+    layer,
+    rms_norm,
 )
 from attnbench.operators.recurrent._scan import executed_of, scan, scan_state
 from attnbench.problem import Mode, Params, Problem
@@ -128,6 +142,59 @@ CORE = Form(
     state,
 )
 
+
+def _inner(problem: Problem, params: Params) -> tuple[Problem, Params]:
+    """Twice as many heads."""
+    return problem.with_sizes(channels=2 * problem.channels, heads=2 * problem.heads), params
+
+
+def _widths(sizes: Sizes) -> tuple[int, int, int]:
+    """Channels of v, k and q."""
+    keys = sizes.qk_heads * sizes.rows
+    return sizes.heads * sizes.columns, keys, keys
+
+
+def _shapes(sizes: Sizes, channels: int, params: Params) -> dict[str, Shape]:
+    values, convolved_channels = _widths(sizes)[0], sum(_widths(sizes))
+    return {
+        "w_gate": (channels, values),
+        "w_vkq": (channels, convolved_channels),
+        "w_step": (channels, sizes.heads),
+        "conv": (CONVOLVED, convolved_channels),
+        "bias_conv": (convolved_channels,),
+        "step_bias": (sizes.heads,),
+        "a_log": (sizes.heads,),
+        "d": (sizes.heads,),
+        "norm": (values,),
+        "w_o": (values, channels),
+    }
+
+
+def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weights) -> Entered:
+    vkq, last = convolved(x @ w["w_vkq"], rows, w["conv"], w["bias_conv"])
+    v, k, q = vkq.split(_widths(sizes), dim=-1)
+    delta = softplus(widened(x @ w["w_step"]) + w["step_bias"])
+    inside = {
+        "q": by_heads(q, sizes.qk_heads),
+        "k": by_heads(k, sizes.qk_heads),
+        "v": by_heads(v, sizes.heads),
+        "delta": by_heads(delta, sizes.heads),
+        "a": -widened(w["a_log"]).exp(),
+        "d": w["d"],
+    }
+    return inside, {"gate": x @ w["w_gate"]}, last
+
+
+def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
+    """The gate before the norm."""
+    y = rms_norm(by_tokens(y) * silu(aside["gate"]), w["norm"])
+    return y.to(w["w_o"].dtype) @ w["w_o"]
+
+
+LAYER = layer(
+    Layer(CORE, _shapes, _enter, _leave, _inner, lambda sizes, channels: (CONVOLVED - 1, sum(_widths(sizes))))
+)
+
 OPERATOR = Operator(
     paper=Paper(
         "Dao and Gu",
@@ -136,7 +203,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2405.21060",
         "sec. 5 to 7",
     ),
-    forms=with_graph({"core": CORE}, *GRAPHED),
+    forms=with_graph({"core": CORE, "layer": LAYER}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "key_dim": key_dim(128),

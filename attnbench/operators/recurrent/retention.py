@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import silu
 
 from attnbench.kernels.library.fla import SIMPLE_GLA, why_no_gated_gradients
 from attnbench.kernels.library.graphs import with_graph
@@ -23,12 +24,25 @@ from attnbench.operators.recurrent._core import (
     NOT_GROUPED,
     QK_HEADS,
     Arguments,
+    Sizes,
     core_cost,
     drawn_heads,
     key_dim,
     library,
     sizes_of,
     why_not_heads,
+)
+from attnbench.operators.recurrent._layer import (
+    Entered,
+    Layer,
+    Shape,
+    Weights,
+    by_tokens,
+    layer,
+    projected,
+    projections,
+    rms_norm,
+    too_narrow,
 )
 from attnbench.operators.recurrent._scan import executed_of, scan, scan_state
 from attnbench.problem import Mode, Params, Problem, Scope
@@ -88,10 +102,13 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Heads that share q and k, and layers."""
+    """Heads that share q and k, layers, and the layer's norm."""
     if params["layer"] >= params["layers"]:
         return f"layer {params['layer']} is not one of {params['layers']} layers, 0 to {params['layers'] - 1}"
-    return why_not_heads(problem, params, scope)
+    narrow = None
+    if scope == "layer" and params["kind"] == "lightning":
+        narrow = too_narrow("all heads", problem.channels)
+    return why_not_heads(problem, params, scope) or narrow
 
 
 def _arguments(params: Params, q: Tensor, k: Tensor, v: Tensor) -> Arguments:
@@ -99,6 +116,38 @@ def _arguments(params: Params, q: Tensor, k: Tensor, v: Tensor) -> Arguments:
 
 
 CORE = Form(reference, make_inputs, cost, {"cuda": library(SIMPLE_GLA, _arguments, why_no_gated_gradients)}, state)
+
+
+def _inner(problem: Problem, params: Params) -> tuple[Problem, Params]:
+    """Retention's values are twice as wide as x, its keys are not."""
+    if params["kind"] == "lightning":
+        return problem, params
+    return problem.with_sizes(channels=2 * problem.channels), {**params, "key_dim": sizes_of(problem, params).rows}
+
+
+def _shapes(sizes: Sizes, channels: int, params: Params) -> dict[str, Shape]:
+    values = sizes.heads * sizes.columns
+    norm = {"norm": (values,)} if params["kind"] == "lightning" else {}
+    return {**projections(sizes, channels), "w_gate": (channels, values), **norm}
+
+
+def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weights) -> Entered:
+    inside = projected(sizes, x, w)
+    if params["kind"] == "lightning":
+        inside = {name: silu(tensor) for name, tensor in inside.items()}
+    return inside, {"gate": x @ w["w_gate"]}, None
+
+
+def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
+    """Retention: a norm of each head, without weights, and silu of the gate; lightning: of all heads, and a sigmoid."""
+    if params["kind"] == "lightning":
+        y = rms_norm(by_tokens(y), w["norm"]) * aside["gate"].sigmoid()
+    else:
+        y = by_tokens(rms_norm(y)) * silu(aside["gate"])
+    return y.to(w["w_o"].dtype) @ w["w_o"]
+
+
+LAYER = layer(Layer(CORE, _shapes, _enter, _leave, _inner))
 
 OPERATOR = Operator(
     paper=Paper(
@@ -108,7 +157,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2307.08621",
         "eqs. 5 to 7",
     ),
-    forms=with_graph({"core": CORE}, *GRAPHED),
+    forms=with_graph({"core": CORE, "layer": LAYER}, *GRAPHED),
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "kind": Param("retention", "whose fixed decays: retention's, or those of MiniMax", ("retention", "lightning")),
