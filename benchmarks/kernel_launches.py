@@ -68,6 +68,9 @@ class Launch:
 
 
 LAUNCHES: list[Launch] = []
+STORAGES: list[range] = []
+"""The addresses of the tensors of the launch that is executed."""
+
 TOUCHED: set[int] = set()
 """The lowest address of each load and store since the last launch."""
 
@@ -119,10 +122,14 @@ def counted(name: str, count: Callable[..., None]) -> None:
 
 
 def moved_bytes(pointers: Any, mask: Any) -> int:
-    """Of one load or store, whose lowest address is kept."""
+    """Of one load or store, whose lowest address is kept. Raises IndexError where it is outside all tensors."""
     elements = int(np.sum(mask.data))
     if elements:
-        TOUCHED.add(int(np.min(pointers.data[mask.data])))
+        places = pointers.data[mask.data]
+        low, high = int(np.min(places)), int(np.max(places))
+        if not any(low in storage and high in storage for storage in STORAGES):
+            raise IndexError("it loads or stores outside the tensors that it is given")
+        TOUCHED.add(low)
     return elements * max(1, pointers.get_element_ty().primitive_bitwidth // 8)
 
 
@@ -169,12 +176,18 @@ def install() -> None:
         grid = (*self.grid, 1, 1)[:3]
         LAUNCHES.append(begun(self, grid, args, kwargs))
         with torch.utils._python_dispatch._disable_current_modes(), programs_of(self, grid, LAUNCHES[-1]):
+            tensors = {x.data_ptr(): x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)}
             TOUCHED.clear()
+            STORAGES[:] = [addresses(x.untyped_storage()) for x in tensors.values()]
             plain(self, *args, **kwargs)
-        tensors = {x.data_ptr(): x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)}
         LAUNCHES[-1].memory_bytes = sum(x.nbytes for start, x in tensors.items() if reached(x, start))
 
     GridExecutor.__call__ = launch
+
+
+def addresses(storage: torch.UntypedStorage) -> range:
+    """Those of its bytes."""
+    return range(storage.data_ptr(), storage.data_ptr() + storage.nbytes())
 
 
 def reached(x: torch.Tensor, start: int) -> bool:
@@ -284,7 +297,8 @@ def main() -> None:
         try:
             parts = launches(name, params, causal)
         except Exception as error:  # what cannot be counted is said, and the rest goes on
-            print(json.dumps([name, params, causal, f"{type(error).__name__}: {error}"]), flush=True)
+            launch = LAUNCHES[-1].kernel if LAUNCHES else "before any launch"
+            print(json.dumps([name, params, causal, f"{launch}: {type(error).__name__}: {error}"]), flush=True)
             continue
         lists = {part: [asdict(launch) for launch in found] for part, found in parts.items()}
         print(json.dumps([name, params, causal, lists]), flush=True)

@@ -187,6 +187,8 @@ def counted_launches(cases: Sequence[tuple[str, dict[str, Any], bool]]) -> Itera
         assert process.stdout is not None
         for line in process.stdout:
             yield json.loads(line)
+    if process.returncode:
+        raise RuntimeError(f"the process that counts launches ended with {process.returncode}")
 
 
 def limits(name: str, params: Mapping[str, Any], causal: bool) -> dict[str, float]:

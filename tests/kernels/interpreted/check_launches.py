@@ -60,6 +60,13 @@ def test_products_and_exponentials_of_a_program_are_counted() -> None:
     assert LAUNCHES[-1].products == 2, "half the keys"
 
 
+def test_a_program_that_reads_beyond_its_tensors_is_found() -> None:
+    q, k, v = (torch.randn(1, 2, n, 64).bfloat16() for n in (256, 64, 64))
+    few_keys.attend(q, k, v, 1.0)
+    with pytest.raises(Exception, match="outside the tensors"):
+        few_keys.attend(q, k, v[:, :, :1].clone(), 1.0)  # as many values as keys are read
+
+
 def test_operators_of_torch_between_launches_are_one_entry() -> None:
     x = torch.zeros(64, 32)
     with Operators():
