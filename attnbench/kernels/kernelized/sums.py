@@ -143,17 +143,18 @@ def accumulate_kernel(
     end = tl.minimum(begin + split_len, seq_len).to(tl.int32)
     for start in range(begin.to(tl.int32), end, BLOCK_N):
         row_mask = start + tl.arange(0, BLOCK_N) < seq_len
-        rows = start + tl.arange(0, BLOCK_N).to(tl.int64)
-        value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
+        rows = tl.arange(0, BLOCK_N).to(tl.int64)  # the block's first token is in the pointers: one addition for a load
+        first = tl.cast(start, tl.int64)
+        value = load_rows(values + first * v_n, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
         if STABILISED and FEATURES == "exp":  # on tensor cores, since a sum over tokens would be one over threads
             ones = tl.full([ONES, BLOCK_N], 1.0 / ONES, COMPUTE)
             total = tl.dot(ones, value, total, input_precision=PRECISION)
         a = arguments_by_feature(
-            w, omega, columns, column_mask, x, rows, row_mask, x_n, stabilisers, features, head_dim, scale,
-            FEATURES, KEY, BLOCK_N, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+            w, omega, columns, column_mask, x + first * x_n, rows, row_mask, x_n, stabilisers + first,
+            features, head_dim, scale, FEATURES, KEY, BLOCK_N, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
         )  # fmt: skip
         if FEATURES != "softmax" and not KEY:
-            share = tl.load(shares + rows, mask=row_mask, other=0.0)
+            share = tl.load(shares + first + rows, mask=row_mask, other=0.0)
         else:
             share = tl.where(row_mask, 1.0, 0.0)
         if STABILISED:
@@ -178,7 +179,7 @@ def accumulate_kernel(
             phi = plain(a, epsilon, FEATURES, COMPUTE)
         z += tl.sum(phi * share[None, :], axis=1)
         if FEATURES != "softmax" and not KEY:
-            weight = tl.load(weights + rows, mask=row_mask, other=0.0)[None, :]
+            weight = tl.load(weights + first + rows, mask=row_mask, other=0.0)[None, :]
             phi *= weight
             if FEATURES == "fourier":
                 cosine *= weight

@@ -69,7 +69,7 @@ def sum_tiles(
 
 def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     """Of `combine_kernel`: small, since its loads wait for nothing but memory."""
-    sizes = {"BLOCK_S": 16, "BLOCK_M": 8, "BLOCK_V": min(padded(head_dim), 32)}
+    sizes = {"BLOCK_S": 8, "BLOCK_M": 16, "BLOCK_V": min(padded(head_dim), 32)}
     return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, **sizes}, 4, 2)
 
 
@@ -138,8 +138,8 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
     ("sum, queries", "exp"): ((32, 128, 64, 8, 2, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
     ("sum", "fourier"): ((32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 2, None)),
     ("sum, queries", "fourier"): ((32, 64, 64, 4, 2, 168), (32, 64, 64, 4, 2, None), (32, 64, 64, 4, 2, None)),
-    ("answer", "elu"): ((64, 64, 64, 4, 1, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
-    ("answer", "softmax"): ((64, 64, 64, 4, 1, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
+    ("answer", "elu"): ((64, 32, 64, 4, 2, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
+    ("answer", "softmax"): ((64, 32, 64, 4, 2, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
     ("answer", "relu"): ((128, 64, 64, 8, 3, 128), (128, 32, 128, 8, 3, 128), (128, 32, 128, 8, 2, None)),
     ("answer", "exp"): ((128, 64, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 128, 8, 2, None)),
     ("answer", "fourier"): ((128, 32, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 64, 8, 2, None)),
