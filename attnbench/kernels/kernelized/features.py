@@ -117,13 +117,20 @@ def arguments(
             x, x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim, head_dim,
             BLOCK_M, BLOCK_D, WIDTH, x_pointer.dtype.element_ty, PRECISION,
         )  # fmt: skip
-        if FEATURES == "fourier":
-            a = a * scalar[:, None]
-        else:
-            a = a * scale
-        if FEATURES == "exp":
-            if KEY:
-                a = a - scalar[:, None]
+        a = scaled(a, scalar, scale, FEATURES, KEY)
+    return a
+
+
+@triton.jit
+def scaled(products, scalar, scale, FEATURES: tl.constexpr, KEY: tl.constexpr):
+    """a from the products ω x [N, BLOCK_M], for the maps that have ω. scalar [N]: of `token_scalar`."""
+    if FEATURES == "fourier":
+        a = products * scalar[:, None]
+    else:
+        a = products * scale
+    if FEATURES == "exp":
+        if KEY:
+            a = a - scalar[:, None]
     return a
 
 

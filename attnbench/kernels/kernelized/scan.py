@@ -20,6 +20,7 @@ from attnbench.kernels.kernelized.features import (
     load_rows,
     plain,
     plain_slope,
+    scaled,
     sine_and_cosine,
     token_scalar,
 )
@@ -153,6 +154,8 @@ def chunk_states_kernel(
     count = feature_count(features, FEATURES)
     columns = first + tl.arange(0, BLOCK_M)
     column_mask = columns < features
+    if FEATURES != "elu" and WIDTH == 0:
+        w = load_rows(omega, columns.to(tl.int64), column_mask, head_dim, 0, head_dim, BLOCK_D)
     s = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     if FEATURES == "fourier":
@@ -174,10 +177,13 @@ def chunk_states_kernel(
         rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
         row_mask = rows < seq_len
         tile, scalar = token(x, rows, row_mask, x_n, head_dim, scale, FEATURES, BLOCK_D)
-        a = arguments(
-            tile, scalar, x, rows, row_mask, x_n, omega, first, features, head_dim, scale,
-            FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
-        )  # fmt: skip
+        if FEATURES == "elu" or WIDTH != 0:
+            a = arguments(
+                tile, scalar, x, rows, row_mask, x_n, omega, first, features, head_dim, scale,
+                FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            )  # fmt: skip
+        else:
+            a = scaled(tl.dot(tile, tl.trans(w), input_precision=PRECISION), scalar, scale, FEATURES, KEY)
         value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V)
         share = tl.where(row_mask, 1.0, 0.0)
         if not KEY:
@@ -289,6 +295,8 @@ def chunk_answer_kernel(
     row = (chunk * all_heads + head) * count
     segment_row = (chunk // segment_chunks * all_heads + head) * count
     q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
+    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+    value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
 
     highest = tl.zeros([BLOCK_N], tl.float32)
     if FEATURES == "exp":
@@ -317,19 +325,18 @@ def chunk_answer_kernel(
         for before in tl.range(block - block % (CHUNK // BLOCK_N), block):
             others = before * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
             other_mask = others < seq_len
-            k_tile, k_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+            other, other_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
             scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
             for first in tl.range(0, features, BLOCK_M, disable_licm=True):
                 scores = scored(
-                    scores, q_tile, q_scalar, q, rows, row_mask, q_n, highest, k_tile, k_scalar, k, others, other_mask,
-                    k_n, omega, first, features, head_dim, scale, epsilon,
+                    scores, q_tile, q_scalar, q, rows, row_mask, q_n, highest, other, other_scalar, k, others,
+                    other_mask, k_n, omega, first, features, head_dim, scale, epsilon,
                     FEATURES, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
                 )  # fmt: skip
-            value = load_rows(v, others, other_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
-            n = tl.dot(scores.to(COMPUTE), value, n, input_precision=PRECISION)
+            other_value = load_rows(v, others, other_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
+            n = tl.dot(scores.to(COMPUTE), other_value, n, input_precision=PRECISION)
             d += tl.sum(scores, axis=1)
 
-    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
     scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
     for first in tl.range(0, features, BLOCK_M, disable_licm=True):
         columns = first + tl.arange(0, BLOCK_M)
@@ -365,7 +372,6 @@ def chunk_answer_kernel(
             n = tl.dot(narrow, s.to(COMPUTE), n, input_precision=PRECISION)
             scores = tl.dot(narrow, tl.trans(fk_cos.to(COMPUTE)), scores, input_precision=PRECISION)
     scores = tl.where(rows[:, None] >= rows[None, :], scores, 0.0)
-    value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
     n = tl.dot(scores.to(COMPUTE), value, n, input_precision=PRECISION)
     d += tl.sum(scores, axis=1) + denominator_epsilon
     channels = first_v + tl.arange(0, BLOCK_V)
