@@ -196,7 +196,7 @@ def load_gram(grams, sample, rank, BLOCK_R: tl.constexpr):
 @triton.jit
 def step_kernel(
     x,  # bfloat16 [B, N, d]
-    bases,  # [B, d, 2R], a pair
+    bases,  # [B, 2R, d], a pair, transposed: Triton 3.6 misplaces rows from 256 on of a tile that wgmma reads
     grams,  # nmf: [B, R, 2R], a pair; soft: [B, R], the lengths of the bases
     codes,  # nmf: in and out [B, N, r] (start: out)
     sums,  # out [splits, B, (d + r)·r] (soft: (d + 1)·r): Σ x c, then Σ cᵀ c (soft: Σ c)
@@ -224,7 +224,7 @@ def step_kernel(
     r = tl.arange(0, BLOCK_R)
     n = tl.arange(0, BLOCK_N)
     rank_mask = r < RANK
-    pairs = load_operand(bases + sample * WIDTH * (2 * BLOCK_R), 0, WIDTH, RANK, BLOCK_D, BLOCK_R)
+    pairs = load_rows(bases + sample * WIDTH * (2 * BLOCK_R), 2 * BLOCK_R, WIDTH, 2 * BLOCK_R, BLOCK_D)
     if KIND == "soft":
         lengths = tl.load(grams + sample * BLOCK_R + r)
         share = tl.zeros([BLOCK_R], tl.float32)
@@ -247,7 +247,7 @@ def step_kernel(
         mask = (n < left)[:, None] & rank_mask[None, :]
         if KIND == "nmf":
             c = tl.trans(tl.load(codes + (n[:, None] * RANK + r[None, :]), mask=mask, other=0.0))
-        projected = folded_rows(tl.dot(tl.trans(pairs), tl.trans(tile)), BLOCK_R)  # [R, N]
+        projected = folded_rows(tl.dot(pairs, tl.trans(tile)), BLOCK_R)  # [R, N]
         if KIND == "soft":
             wide = tile.to(tl.float32)
             scale = inverse_temperature / tl.maximum(tl.sqrt(tl.sum(wide * wide, axis=1)), epsilon)
@@ -423,12 +423,14 @@ def bases_kernel(
     bases,  # [B, d, r], given and nmf
     out,  # out [B, d, r], nmf and soft
     operand,  # out [B, d, r], or a pair: what products read of it
+    turned,  # out [B, 2R, d], TURNED: the pair, transposed
     grams,  # out, GRAM: [B, r, r], or a pair; else [B, R], the lengths of the columns
     width,
     rank,
     epsilon,
     KIND: tl.constexpr,
     GRAM: tl.constexpr,
+    TURNED: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_R: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -462,6 +464,12 @@ def bases_kernel(
             mask = (channels < width)[:, None] & column_mask[None, :]
             tl.store(out + channels[:, None] * rank + columns[None, :], d, mask=mask)
         store_operand(operand, d, first, width, rank, BLOCK_D, BLOCK_R)
+        if TURNED:
+            rows = first + tl.arange(0, BLOCK_D)
+            places = turned + sample * width * 2 * BLOCK_R + (columns // 8 * 16 + columns % 8)[None, :] * width
+            high, low = halves(d)
+            tl.store(places + rows[:, None], high, mask=(rows < width)[:, None])
+            tl.store(places + 8 * width + rows[:, None], low, mask=(rows < width)[:, None])
         if GRAM:
             gram += float_product(tl.trans(d), d, PAIR, PRECISION)
         else:

@@ -7,8 +7,8 @@ and these are added up with the same tile into x C, and CᵀC or the sums of C. 
 written. No atomics: results repeat bit by bit. Passes run forwards and backwards in turn, so that each begins with what
 the one before has left in the L2 cache.
 
-Where D and the sums do not fit (more than `MAX_WIDTH` channels, other GPUs, float16, float32) a step streams the tokens
-twice: `codes_kernel` for the codes, `sums_kernel` for the sums.
+Where D and the sums do not fit (more than `MAX_WIDTH` channels, float16, float32), and on GPUs that `IN_ONE_PASS` does
+not name, a step streams the tokens twice: `codes_kernel` for the codes, `sums_kernel` for the sums.
 
 Layout. x: [B, N, d] contiguous. D: [B, d, r] and C: [B, N, r] in float32. A program holds [BLOCK_N, r] of codes, so
 r ≤ 64. Offsets in tokens are int64. Columns of D are brought to length 1 where they are used, never in memory.
@@ -49,9 +49,13 @@ MULTIPROCESSORS = 132
 MAX_SPLITS = 64
 """Of `sums_kernel`."""
 
-MAX_WIDTH: dict[int, int] = {}
-"""The most channels that `step_kernel` is used for, by the first digit of the compute capability. It has room for 512
-on Hopper, but on an H100, as Triton 3.6 compiles it, its codes and sums are wrong; the interpreter's are right."""
+MAX_WIDTH = {9: 512, 10: 256}
+"""The most channels that `step_kernel` has room for, by the first digit of the compute capability."""
+
+IN_ONE_PASS: tuple[int, ...] = ()
+"""The first digits of the compute capabilities on which `step_kernel` is used: none, until it has been right on one. On
+an H100, compiled by Triton 3.6, it gave wrong sums when its pair had 512 rows and its tiles 64 channels; it now has
+neither, which no GPU has checked yet."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,13 @@ class Bases:
     Attributes:
         plain: float32 [B, d, r].
         operand: what products read: a pair of bfloat16 numbers, [B, d, 2R], or `plain`.
+        turned: the pair, transposed, where `step_kernel` reads it: [B, 2R, d].
         gram: nmf: DᵀD, a pair [B, R, 2R] or float32 [B, r, r]; else the lengths of the columns, float32 [B, R].
     """
 
     plain: Tensor
     operand: Tensor
+    turned: Tensor
     gram: Tensor
 
 
@@ -158,22 +164,24 @@ def _bases(sums: Tensor, before: Tensor, dtype: torch.dtype, updates: Updates, k
     padded_rank, pair, nmf = tiles.constexprs["BLOCK_R"], dtype == torch.bfloat16, updates.kind == "nmf"
     new = before.new_empty
     operand = new(b, width, 2 * padded_rank, dtype=dtype) if pair else plain
+    in_one_pass = one_pass_tiles(width, dtype) is not None
+    turned = new(b, 2 * padded_rank, width, dtype=dtype) if in_one_pass else operand
     if nmf:
         gram = new(b, padded_rank, 2 * padded_rank, dtype=dtype) if pair else new(b, rank, rank)
     else:
         gram = new(b, padded_rank)
     bases_kernel[(b,)](
-        sums, before, plain, operand, gram, width, rank, updates.epsilon,
-        KIND=kind, GRAM=nmf, **precision(dtype), **tiles.options,
+        sums, before, plain, operand, turned, gram, width, rank, updates.epsilon,
+        KIND=kind, GRAM=nmf, TURNED=in_one_pass, **precision(dtype), **tiles.options,
     )  # fmt: skip
-    return Bases(plain, operand, gram)
+    return Bases(plain, operand, turned, gram)
 
 
 def iterate(x: Tensor, bases: Tensor, updates: Updates) -> tuple[Bases, Tensor]:
     """After T full steps: D (cd: before its columns are normalised), and for nmf C [B, N, r]."""
     b, n, width = x.shape
     d = given(bases, x.dtype, updates)
-    in_one_pass = step_tiles(width, x.dtype)
+    in_one_pass = one_pass_tiles(width, x.dtype)
     stored = updates.kind == "nmf" or in_one_pass is None
     codes = torch.empty(b, n if stored else 0, bases.shape[-1], dtype=torch.float32, device=x.device)
     for step in range(updates.steps):
@@ -210,7 +218,7 @@ def step_sums(x: Tensor, d: Bases, codes: Tensor, updates: Updates, kind: str, b
     splits = triton.cdiv(token_tiles, split_tiles)
     sums = _partial_sums(splits, b, width, rank, updates, x.device)
     step_kernel[(splits * b,)](
-        x, d.operand, d.gram, codes, sums, n, splits, split_tiles, 1 / updates.temperature, updates.epsilon,
+        x, d.turned, d.gram, codes, sums, n, splits, split_tiles, 1 / updates.temperature, updates.epsilon,
         KIND=kind, BACKWARDS=backwards, WIDTH=width, RANK=rank, **tiles.options,
     )  # fmt: skip
     return sums.sum(dim=0)
@@ -269,7 +277,12 @@ def step_tiles(width: int, dtype: torch.dtype, capability: int | None = None) ->
     """Of `step_kernel`; None where it has no room."""
     if dtype != torch.bfloat16 or width > MAX_WIDTH.get(generation(capability), 0):
         return None
-    return Tiles({"BLOCK_N": 32, "BLOCK_D": max(64, padded(width)), "BLOCK_R": 64}, 8, 1)
+    return Tiles({"BLOCK_N": 32, "BLOCK_D": max(128, padded(width)), "BLOCK_R": 64}, 8, 1)
+
+
+def one_pass_tiles(width: int, dtype: torch.dtype) -> Tiles | None:
+    """The same where a step is taken in one pass, otherwise None."""
+    return step_tiles(width, dtype) if generation() in IN_ONE_PASS else None
 
 
 def code_tiles(rank: int, dtype: torch.dtype, kind: str, capability: int | None = None) -> Tiles:
@@ -335,7 +348,7 @@ def _configurations(
         **dict.fromkeys(("x", "y", "dy", "dx"), POINTER[dtype]),
         **dict.fromkeys(("codes", "sums", "out"), "*fp32"),
     }
-    types |= dict.fromkeys(("operand", "answers"), "*bf16" if narrow else "*fp32")
+    types |= dict.fromkeys(("operand", "turned", "answers"), "*bf16" if narrow else "*fp32")
     types |= dict.fromkeys(("inverse_temperature", "epsilon"), "fp32")
     types["grams"] = "*bf16" if narrow and updates.kind == "nmf" else "*fp32"
     products = {"PRECISION": compute}
@@ -347,7 +360,7 @@ def _configurations(
     width = MAX_WIDTH.get(generation(capability), 0)
     by_step = step_tiles(width, dtype, capability) if width else None
     by_base = base_tiles(rank, dtype, capability)
-    gram = {"GRAM": updates.kind == "nmf", **products}
+    gram = {"GRAM": updates.kind == "nmf", "TURNED": by_step is not None, **products}
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
         (codes_kernel, {"KIND": updates.step, "LAST": False, **out}, by_code(updates.step)),
         (codes_kernel, {"KIND": updates.last, "LAST": True, **out}, by_code(updates.last)),

@@ -38,6 +38,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         return shipped and Tiles({**shipped.constexprs, "BLOCK_N": 16}, shipped.warps)
 
     monkeypatch.setattr(launch, "step_tiles", sixteen_tokens)
+    monkeypatch.setattr(launch, "IN_ONE_PASS", (9,))
     monkeypatch.setattr(launch, "MULTIPROCESSORS", 4)
 
 
@@ -67,6 +68,10 @@ def test_agrees_where_a_step_takes_two_passes(kind: str, monkeypatch: pytest.Mon
     assert launch.step_tiles(20, torch.bfloat16)
     assert not launch.step_tiles(21, torch.bfloat16)
     assert not launch.step_tiles(20, torch.float16)
+    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
+    monkeypatch.setattr(launch, "IN_ONE_PASS", ())
+    monkeypatch.setattr(launch, "MAX_WIDTH", {9: 512})
+    assert not launch.one_pass_tiles(21, torch.bfloat16)
     assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
     monkeypatch.setattr(launch, "rank_block", lambda rank, *_: 16)
     assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
@@ -132,6 +137,7 @@ def test_half_precision_bases_would_be_noticed(monkeypatch: pytest.MonkeyPatch) 
     def rounded(*args: Any) -> launch.Bases:
         bases = plain(*args)
         bases.operand.unflatten(-1, (-1, 2, 8))[..., 1, :] = 0
+        bases.turned.unflatten(1, (-1, 2, 8))[:, :, 1] = 0
         return bases
 
     monkeypatch.setattr(launch, "next_bases", rounded)
