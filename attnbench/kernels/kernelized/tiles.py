@@ -210,7 +210,7 @@ def state_tiles(
 WGMMA: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
     ("answer", "elu"): ((64, 32, 1), (64, 32, 1)),
     ("answer", "relu"): ((128, 32, 1), (128, 32, 1)),
-    ("answer", "exp"): ((128, 64, 1), (128, 64, 1)),
+    ("answer", "exp"): ((128, 32, 1), (128, 64, 1)),
     ("answer", "fourier"): ((128, 32, 1), (128, 32, 1)),
     ("query", "elu"): ((64, 32, 1), (64, 32, 1)),
     ("query", "relu"): ((128, 64, 1), (128, 64, 1)),
