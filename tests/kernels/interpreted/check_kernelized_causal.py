@@ -81,7 +81,7 @@ def test_longer_segments_where_many_programs_share_one(features: str, monkeypatc
     assert causal.segments_of(5, 4) == 2
     problem = Problem(67, 23, 1, 1, "bfloat16", causal=True)
     assert not disagreeing(features, problem)
-    monkeypatch.setattr(causal, "chunks_per_segment", lambda states: 2)
+    monkeypatch.setattr(causal, "chunks_per_segment", lambda states: 5)  # all chunks of one segment
     assert disagreeing(features, problem)
 
 
