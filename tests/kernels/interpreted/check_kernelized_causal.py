@@ -73,7 +73,7 @@ def test_agrees_with_the_reference(features: str, tokens: int, dtype: str) -> No
     assert not disagreeing(features, Problem(tokens, 23, 1, 1, dtype, causal=True))
 
 
-@each_map
+@pytest.mark.parametrize("features", ["elu", "exp"])
 def test_longer_segments_where_many_programs_share_one(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five chunks in segments of three and two: four programs to each, and room for seven in all."""
     set_tiles(monkeypatch, CHUNK=16)
