@@ -182,12 +182,12 @@ LONGER = {"sinkhorn-sortcut-64-core": 8}
 """Sides so many times longer for FLOPs: at a million tokens its (N/b)²·D is only as much as its linear terms."""
 
 CHUNK_AFTER_CHUNK = 32
-"""Sides so many times shorter for the memory of operators whose reference goes from chunk to chunk in a loop: shapes
-alone take a minute there at four million tokens."""
+"""Sides so many times shorter for the memory of layers whose core goes from chunk to chunk in a loop: for time, as
+shapes alone of a thousand steps take seconds."""
 
 
 def loops(variant: Variant) -> bool:
-    return variant.name in ("gated_delta_net", "kda", "rwkv7")
+    return variant.scope == "layer" and variant.name in ("gated_delta_net", "kda", "rwkv7")
 
 
 def slope(small: float, large: float) -> float:

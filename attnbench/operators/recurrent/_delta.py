@@ -25,6 +25,11 @@ from attnbench.problem import Mode
 
 Answer = Tensor | tuple[Tensor, ...]
 
+SEGMENT = 512
+"""Chunks after each other at most: of more, segments go side by side, which takes three times the products with states
+but no thousands of steps.
+"""
+
 
 def delta_rule(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, scale: float, state: Tensor | None = None
@@ -54,7 +59,7 @@ def delta_rule(
         written, erased = inverse @ (beta * v), inverse[:, :, later] @ erased
     remaining = k * (along[..., -1:, :] - along).exp()
     state = None if state is None else by_qk_head(state, heads)
-    u, before, last = _chunk_after_chunk(written, erased, remaining, along[..., -1, :].exp(), state)
+    u, before, last = _along_chunks(written, erased, remaining, along[..., -1, :].exp(), state)
     y = _read(_pairs(q, k, along) @ u, q * along.exp(), before, later)
     return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
 
@@ -102,7 +107,7 @@ def delta_scan(
     taken = slice(None if state is not None else -1)  # the chunks whose state is wanted
     added = (k * remaining)[:, :, taken].transpose(-2, -1) @ v[:, :, taken]
     state = None if state is None else by_qk_head(state, heads)
-    z, before, last = _chunk_after_chunk(written, reads, b * remaining, along[..., -1, :].exp(), state, added)
+    z, before, last = _along_chunks(written, reads, b * remaining, along[..., -1, :].exp(), state, added)
     y = decayed_scores(q, k, along, along) @ v + decayed_scores(q, b, along, along) @ z
     y = _read(y, q * along.exp(), before, later)
     return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
@@ -124,7 +129,7 @@ def _nothing(k: Tensor, v: Tensor) -> Tensor:
     return torch.zeros(*v.shape[:2], k.shape[-1], v.shape[-1], dtype=dtype, device=v.device)
 
 
-def _chunk_after_chunk(
+def _along_chunks(
     written: Tensor, reads: Tensor, remaining: Tensor, keep: Tensor, state: Tensor | None, added: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """u = written + reads S and S ← keep ⊙ S + remainingᵀ u (+ added), from one chunk to the next.
@@ -139,21 +144,83 @@ def _chunk_after_chunk(
 
     Returns: u of all chunks, S before each that has one (None: none has), and the last S where one was given.
     """
+    remaining = remaining.expand(*written.shape[:3], *remaining.shape[3:])
+    if written.shape[2] > SEGMENT:
+        return _along_segments(written, reads, remaining, keep, state, added)
+    return _chunk_after_chunk(written, reads, remaining, keep, state, added)
+
+
+def _along_segments(
+    written: Tensor, reads: Tensor, remaining: Tensor, keep: Tensor, state: Tensor | None, added: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same, SEGMENT chunks after each other and the segments side by side: first what each makes of a state,
+    R + P S, by S = [0, I] before it, then S before each, then the chunks.
+    """
+    shape, heads, chunks = written.shape[-2:], written.shape[1], written.shape[2]
+    first, segments = chunks - reads.shape[2], -(-chunks // SEGMENT)
+
+    def split(x: Tensor, before: int = 0, value: float = 0.0) -> Tensor:
+        """[b, r, chunks, …] → [b, r, segments, SEGMENT, …], with chunks that change nothing at the ends."""
+        after = segments * SEGMENT - before - x.shape[2]
+        ends = (*[0, 0] * (x.dim() - 3), before, after)
+        return pad(x, ends, value=value).unflatten(2, (segments, SEGMENT))
+
+    parts = [split(written), split(reads, first), split(remaining), split(keep, value=1.0)]
+    more = None if added is None else split(added)
+    k, v = reads.shape[-1], shape[-1]
+    one = torch.eye(k, v + k, dtype=written.dtype, device=written.device).roll(v, dims=-1)
+    maps = _last_of(parts, more, one, k)  # [b, r, segments - 1, K, V + K]
+    s = torch.zeros_like(maps[:, :, 0, :, :v]) if state is None else state
+    starts = [s]
+    for i in range(segments - 1):
+        s = maps[:, :, i, :, :v] + maps[:, :, i, :, v:] @ s
+        starts.append(s)
+    written, reads, remaining, keep = (x.flatten(1, 2) for x in parts)
+    added = None if more is None else more.flatten(1, 2)
+    state_of_each = torch.stack(starts, dim=2).flatten(1, 2)
+    u, before, last = _chunk_after_chunk(written, reads, remaining, keep, state_of_each, added)
+    assert before is not None
+    assert last is not None
+    u, before = (x.unflatten(1, (heads, segments)).flatten(2, 3)[:, :, :chunks] for x in (u, before))
+    return u, before[:, :, first:], None if state is None else last.unflatten(1, (heads, segments))[:, :, -1]
+
+
+def _last_of(parts: list[Tensor], added: Tensor | None, start: Tensor, more: int) -> Tensor:
+    """S after each segment but the last, from the same S of V + `more` columns before each.
+
+    parts, added: [b, r, segments, SEGMENT, …].
+    """
+    (written, reads, remaining, keep), heads = (x[:, :, :-1].flatten(1, 2) for x in parts), parts[0].shape[1]
+    if added is not None:
+        added = pad(added[:, :, :-1].flatten(1, 2), (0, more))
+    s = start.expand(*written.shape[:2], *start.shape)
+    last = _chunk_after_chunk(pad(written, (0, more)), reads, remaining, keep, s, added, last_only=True)[2]
+    assert last is not None
+    return last.unflatten(1, (heads, -1))
+
+
+def _chunk_after_chunk(
+    written: Tensor,
+    reads: Tensor,
+    remaining: Tensor,
+    keep: Tensor,
+    state: Tensor | None,
+    added: Tensor | None,
+    last_only: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """`_along_chunks` in a loop. last_only: of the returned tensors only the last S is wanted."""
     shape, chunks = written.shape, written.shape[2]
     first, wanted = (0, chunks) if state is not None else (1, chunks - 1)
-    remaining = remaining.expand(*shape[:3], *remaining.shape[3:])
     outs = remaining.flatten(0, 1).transpose(-2, -1).unbind(1)
     own, keeps, reading = (x.flatten(0, 1).unbind(1) for x in (written, keep.unsqueeze(-1), reads))
     more = None if added is None else added.flatten(0, 1).unbind(1)
     s = None if state is None else state.flatten(0, 1)
     us, before = [], []
     for i in range(chunks):
-        if s is None:
-            u = own[i]
-        else:
-            before.append(s)
-            u = torch.baddbmm(own[i], reading[i - first], s)
-        us.append(u)
+        u = own[i] if s is None else torch.baddbmm(own[i], reading[i - first], s)
+        if not last_only:
+            us.append(u)
+            before += [] if s is None else [s]
         if i < wanted:
             carried = None if s is None else keeps[i] * s
             if more is not None:
@@ -161,7 +228,7 @@ def _chunk_after_chunk(
             s = outs[i] @ u if carried is None else torch.baddbmm(carried, outs[i], u)
     befores = torch.stack(before, dim=1).unflatten(0, shape[:2]) if before else None
     last = None if state is None or s is None else s.unflatten(0, shape[:2])
-    return torch.stack(us, dim=1).view(shape), befores, last
+    return torch.stack(us, dim=1).view(shape) if us else written, befores, last
 
 
 def _read(y: Tensor, reading: Tensor, before: Tensor | None, later: slice) -> Tensor:
@@ -216,10 +283,23 @@ def _executed(sizes: Sizes, c: int, mode: Mode, seen: int, written: int, moved: 
         written: those of what a chunk writes, where it has more tokens than one.
         moved: products of K × V numbers for each token of a chunk that has a state before it.
     """
-    k, v, chunks = sizes.rows, sizes.columns, -(-sizes.tokens // c)
+    heads, k, v, chunks = sizes.batch * sizes.heads, sizes.rows, sizes.columns, -(-sizes.tokens // c)
     carried = chunks - (0 if sizes.continues else 1)
     solved = 0 if c == 1 else chunks * (_inverse(c) + written * c * c * v) + carried * c * c * k
-    return product(sizes.batch * sizes.heads * (solved + chunks * seen * c * c * v + carried * moved * c * k * v), mode)
+    outside = solved + chunks * seen * c * c * v + carried * (moved - 2) * c * k * v
+    if chunks <= SEGMENT:
+        return product(heads * (outside + 2 * carried * c * k * v), mode)
+    segments = -(-chunks // SEGMENT)
+    pairs = (segments - 1) * SEGMENT * c * k * (v + k)  # of chunks with states of V + K columns
+    return (
+        product(heads * outside, mode)
+        + product(heads * (2 * pairs - pairs // SEGMENT), mode)  # [c, K] × [K, V + K] and its opposite
+        + product(heads * pairs // SEGMENT, mode, gradients=1)  # of a segment's first chunk, with [0, I]
+        + product(heads * (segments - 2) * k * k * v, mode)  # [K, K] × [K, V] of each segment but the last
+        + product(heads * k * k * v, mode, gradients=1)  # of the first, with 0
+        + product(heads * segments * (2 * SEGMENT - 1) * c * k * v, mode)  # chunks with states of V columns
+        + product(heads * segments * c * k * v, mode, gradients=0)  # the last of each, which nothing follows
+    )
 
 
 def _inverse(c: int) -> int:

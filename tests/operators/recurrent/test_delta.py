@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from attnbench.operators.recurrent import _delta
 from attnbench.operators.recurrent._core import CHUNK
 from attnbench.operators.recurrent._delta import delta_rule, delta_rule_state, delta_scan, delta_scan_state, inverted
+from attnbench.problem import MODES, Problem
 from tests.operators.recurrent.token_by_token import recurrence
-from tests.operators.small import close
+from tests.operators.small import close, small
 
 Tensors = dict[str, Tensor]
 
@@ -147,6 +153,52 @@ def test_of_orthogonal_keys_nothing_is_erased() -> None:
     assert close(delta_rule(**tensors, scale=1.0), linear)
     alike = {**tensors, "k": torch.nn.functional.normalize(tensors["k"] + 0.1, dim=-1)}
     assert not close(delta_rule(**alike, scale=1.0), (alike["q"] @ alike["k"].mT).tril() @ (alike["beta"] * alike["v"]))
+
+
+@pytest.mark.parametrize("segment", [1, 2, 3, 4])
+@pytest.mark.parametrize("form", ["by head", "by channel", "general"])
+def test_segments_side_by_side_are_the_same(form: str, segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five chunks: with and without a state, and the gradients."""
+    tokens = 4 * CHUNK + 5
+    drawn_tensors = general(tokens) if form == "general" else drawn(tokens, 1 if form == "by head" else 5)
+    tensors = {name: x.requires_grad_() for name, x in drawn_tensors.items()}
+    start = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    def found() -> list[Tensor]:
+        more: dict[str, Any] = {} if form == "general" else {"scale": 1.0}
+        call: Callable[..., Any] = delta_scan if form == "general" else delta_rule
+        y = call(**tensors, **more)
+        with torch.no_grad():
+            continued = call(**tensors, **more, state=start)
+        cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+        return [y, *continued, *torch.autograd.grad(y, list(tensors.values()), cotangent)]
+
+    one_after_another = found()
+    loop, steps = _delta._chunk_after_chunk, []
+    monkeypatch.setattr(_delta, "SEGMENT", segment)
+    monkeypatch.setattr(_delta, "_chunk_after_chunk", lambda *a, **k: steps.append(a[0].shape[2]) or loop(*a, **k))
+    assert all(map(close, found(), one_after_another))
+    assert steps == [segment] * 4
+    kept = _delta._last_of
+    monkeypatch.setattr(_delta, "_last_of", lambda *a: 2 * kept(*a))
+    assert not close(found()[0], one_after_another[0])
+
+
+@pytest.mark.parametrize("segment", [1, 2, 4])
+@pytest.mark.parametrize("name", ["gated_delta_net", "kda", "rwkv7"])
+def test_flops_of_segments_are_what_torch_counts(name: str, segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_delta, "SEGMENT", segment)
+    case = small(name, Problem(4 * CHUNK + 5, 12, 2, causal=True))
+    for mode in MODES:
+        with FlopCounterMode(display=False) as counter:
+            case.gradients() if mode == "fwd_bwd" else case.output()
+        assert case.cost(mode).reference_flops == counter.get_total_flops(), mode
+    step = small(name, Problem(5 * CHUNK + 5, 12, 2, causal=True, query_len=4 * CHUNK + 5))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        step.output()
+    assert step.cost().reference_flops == counter.get_total_flops()
+    monkeypatch.setattr(_delta, "SEGMENT", 512)
+    assert step.cost().reference_flops != counter.get_total_flops()
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.9, 0.99])
