@@ -18,8 +18,8 @@ from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
 from attnbench.operator import Call, Cost, Form, Impl, Inputs
 from attnbench.operators.kernelized._contraction import widened
-from attnbench.operators.recurrent._core import Sizes, sizes_of
-from attnbench.problem import Mode, Params, Problem
+from attnbench.operators.recurrent._core import Sizes, channels_of, sizes_of, why_not_heads
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.state import drawn_state
 
 Shape = tuple[int, ...]
@@ -162,6 +162,13 @@ def too_narrow(what: str, channels: int, least: int = 2) -> str | None:
     if channels >= least:
         return None
     return f"the layer's norm of {what} leaves nothing but signs of {channels} channels; it takes {least} or more"
+
+
+def outside_delta_rule(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Heads that share q and k, and the layer's norms."""
+    k, v = channels_of(problem, params)
+    narrow = (too_narrow("a key", k) or too_narrow("a head", v)) if scope == "layer" else None
+    return why_not_heads(problem, params, scope) or narrow
 
 
 def by_heads(x: Tensor, heads: int) -> Tensor:

@@ -28,14 +28,12 @@ from attnbench.operators.recurrent._core import (
     QK_HEADS,
     Arguments,
     Sizes,
-    channels_of,
     core_cost,
     drawn_decays,
     drawn_delta_rule,
     key_dim,
     library,
     sizes_of,
-    why_not_heads,
 )
 from attnbench.operators.recurrent._delta import delta_rule, delta_rule_state, executed_delta_rule
 from attnbench.operators.recurrent._layer import (
@@ -46,13 +44,13 @@ from attnbench.operators.recurrent._layer import (
     by_heads,
     by_tokens,
     layer,
+    outside_delta_rule,
     qkv_convolved,
     qkv_shapes,
     rms_norm,
     rows_of_qkv,
-    too_narrow,
 )
-from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.problem import Mode, Params, Problem
 from attnbench.state import drawn_state
 
 
@@ -125,7 +123,9 @@ UNGATED = Functions("delta_rule", "chunk_delta_rule", "fused_recurrent_delta_rul
 def _arguments(
     params: Params, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor | None = None
 ) -> Arguments:
-    numbers = {"beta": beta} if log_decay is None else {"beta": beta, "g": log_decay.float()}
+    numbers = {"beta": beta.to(v.dtype)}
+    if log_decay is not None:
+        numbers["g"] = log_decay.float()
     return {"q": q, "k": k, "v": v}, numbers, q.shape[-1] ** -0.5
 
 
@@ -186,13 +186,6 @@ def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) 
 LAYER = layer(Layer(CORE, _shapes, _enter, _leave, kept=rows_of_qkv))
 
 
-def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Heads that share q and k, and the layer's norms."""
-    k, v = channels_of(problem, params)
-    narrow = (too_narrow("a key", k) or too_narrow("a head", v)) if scope == "layer" else None
-    return why_not_heads(problem, params, scope) or narrow
-
-
 OPERATOR = Operator(
     paper=Paper(
         "Yang et al.",
@@ -212,5 +205,5 @@ OPERATOR = Operator(
     full=NOT_FULL,
     grouped=NOT_GROUPED,
     continues=True,
-    why_not=outside,
+    why_not=outside_delta_rule,
 )

@@ -21,14 +21,12 @@ from attnbench.operators.recurrent._core import (
     QK_HEADS,
     Arguments,
     Sizes,
-    channels_of,
     core_cost,
     drawn_decays,
     drawn_delta_rule,
     key_dim,
     library,
     sizes_of,
-    why_not_heads,
 )
 from attnbench.operators.recurrent._delta import delta_rule, delta_rule_state, executed_delta_rule
 from attnbench.operators.recurrent._layer import (
@@ -39,13 +37,13 @@ from attnbench.operators.recurrent._layer import (
     by_heads,
     by_tokens,
     layer,
+    outside_delta_rule,
     qkv_convolved,
     qkv_shapes,
     rms_norm,
     rows_of_qkv,
-    too_narrow,
 )
-from attnbench.problem import Mode, Params, Problem, Scope
+from attnbench.problem import Mode, Params, Problem
 from attnbench.state import drawn_state
 
 
@@ -96,7 +94,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 
 
 def _arguments(params: Params, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor) -> Arguments:
-    return {"q": q, "k": k, "v": v, "g": log_decay.float()}, {"beta": beta}, q.shape[-1] ** -0.5
+    return {"q": q, "k": k, "v": v, "g": log_decay.float()}, {"beta": beta.to(v.dtype)}, q.shape[-1] ** -0.5
 
 
 KDA = Functions("kda", "chunk_kda", "fused_recurrent_kda")
@@ -134,13 +132,6 @@ def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) 
 LAYER = layer(Layer(CORE, _shapes, _enter, _leave, kept=rows_of_qkv))
 
 
-def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """Heads that share q and k, and the layer's norms."""
-    k, v = channels_of(problem, params)
-    narrow = (too_narrow("a key", k) or too_narrow("a head", v)) if scope == "layer" else None
-    return why_not_heads(problem, params, scope) or narrow
-
-
 OPERATOR = Operator(
     paper=Paper(
         "Kimi Team",
@@ -156,5 +147,5 @@ OPERATOR = Operator(
     full=NOT_FULL,
     grouped=NOT_GROUPED,
     continues=True,
-    why_not=outside,
+    why_not=outside_delta_rule,
 )

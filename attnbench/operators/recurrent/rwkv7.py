@@ -110,7 +110,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
 def _arguments(
     params: Params, q: Tensor, k: Tensor, v: Tensor, kappa: Tensor, a: Tensor, log_decay: Tensor
 ) -> Arguments:
-    return {"r": q, "w": log_decay, "k": k, "v": v, "a": -kappa, "b": kappa * a}, {}, 1.0
+    return {"r": q, "w": log_decay.float(), "k": k, "v": v, "a": -kappa, "b": kappa * a}, {}, 1.0
 
 
 RWKV7 = Functions("rwkv7", "chunk_rwkv7", "fused_recurrent_rwkv7")
