@@ -20,7 +20,7 @@ from tests.measuring import subject
 def eager_backend(monkeypatch: pytest.MonkeyPatch) -> Any:
     """torch's compiler without its code generation, which takes most of the time; for FlexAttention too."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(windows, "_call", lambda q, tile=0: windows._compiled())
+    monkeypatch.setattr(windows, "_call", lambda q: windows._compiled())
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)  # it refuses gradients on the CPU
     windows._compiled.cache_clear()
     yield

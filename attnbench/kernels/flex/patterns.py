@@ -39,25 +39,34 @@ def _block_rows(blocks: Tensor, version: object, n: int, size: int, copied: int)
     visible = (row[:, None] - row).abs() <= 1
     visible[:, [0, -1]] = not copied
     visible = visible.repeat(heads, 1, 1)  # [H, M, M]
+    drawn = torch.full((heads, m, count), -1, dtype=torch.int32, device=blocks.device)  # of every row; −1: none
     if count:
         visible[:, 1:-1].scatter_(-1, blocks, True)
+        drawn[:, 1:-1] = blocks
     bits = size.bit_length() - 1 if size.bit_count() == 1 else None
 
     def block_of(token: Tensor) -> Tensor:
         return token // size if bits is None else token >> bits
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return visible[h, block_of(i), block_of(j)]
+        query, key = block_of(i), block_of(j)  # of a pair each; a table of blocks would be a load for every pair
+        allows = (query - key <= 1) & (key - query <= 1)
+        for x in range(count):
+            allows = allows | (drawn[h, query, x] == key)
+        at_end = (key == 0) | (key == m - 1)
+        return (allows & ~at_end) if copied else (allows | at_end)
 
-    tile = tile_of(size)
+    tile = TILE if copied else tile_of(size)
     some, every = _tiles_of_blocks(visible, n, size, tile)
     if copied:
-        return copies_mask(some, every, allowed, n, copied, tile)
+        return copies_mask(some, every, allowed, n, copied)
     return block_mask(some, every, allowed, n, n, tile)
 
 
 def tile_of(size: int) -> int:
-    """Tokens of a tile of `block_rows`: those of a block of 64, whose tiles are then all full."""
+    """Tokens of a tile of `block_rows`: those of a block of 64, whose tiles are then all full; with copies TILE, which
+    the default kernels of gradients divide. (A search among others takes most of a minute for each shape.)
+    """
     return size if size == TILE // 2 else TILE
 
 

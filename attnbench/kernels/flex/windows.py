@@ -53,7 +53,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
     """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, Hk, M, D]."""
     tile = TILE if mask is None else mask.BLOCK_SIZE[0]
     options = None if tile == TILE else {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile}
-    return _call(q, tile)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1, kernel_options=options)
+    return _call(q)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1, kernel_options=options)
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
@@ -71,25 +71,22 @@ def merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:
     return y * share + other * other_share
 
 
-def _call(q: Tensor, tile: int = TILE) -> Callable[..., Any]:
+def _call(q: Tensor) -> Callable[..., Any]:
     if q.is_cuda:
-        # Only a search looks at kernels of gradients other than the default one, which tiles of 128 fit.
-        return _compiled(search=tile < TILE and torch.is_grad_enabled())
+        return _compiled()
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention
 
 
 @cache
-def _compiled(search: bool = False) -> Callable[..., Any]:
+def _compiled() -> Callable[..., Any]:
     import torch._dynamo
     from torch.nn.attention.flex_attention import flex_attention
 
     # Every pattern and shape is compiled once; beyond dynamo's limit a call would fail, as fullgraph demands.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 1024)
     torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, 4096)
-    if search:
-        return torch.compile(flex_attention, fullgraph=True, dynamic=False, options={"max_autotune": True})
     return torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
 
@@ -201,14 +198,14 @@ def window_mask(n: int, before: int, after: int, classes: int, hubs: int, device
     return block_mask(some[None], all_[None], allowed, length, length + offset)
 
 
-def with_copies(x: Tensor, hubs: Tensor, tile: int = TILE) -> Tensor:
+def with_copies(x: Tensor, hubs: Tensor) -> Tensor:
     """Keys or values of `copies_mask`: copies of the hubs, then the tokens. x: [B, Hk, N, D]; hubs: [B, Hk, g, D]."""
-    missing = -hubs.shape[2] % tile
+    missing = -hubs.shape[2] % TILE
     copies = pad(hubs, (0, 0, 0, missing)) if missing else hubs
-    return torch.cat((copies.repeat(1, 1, _copies(x.shape[2], tile)[0], 1), x), dim=2)
+    return torch.cat((copies.repeat(1, 1, _copies(x.shape[2])[0], 1), x), dim=2)
 
 
-def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int, tile: int = TILE) -> Any:
+def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int) -> Any:
     """The block mask of tokens that all see `hubs` keys beside others: every piece of the queries its own copy of them.
 
     Args:
@@ -216,23 +213,23 @@ def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int
         n: tokens.
         hubs: keys that all queries see.
     """
-    count, rows = _copies(n, tile)
-    span = tiles(hubs, tile)
-    query = torch.arange(tiles(n, tile), device=some.device)[:, None]
+    count, rows = _copies(n)
+    span = tiles(hubs)
+    query = torch.arange(tiles(n), device=some.device)[:, None]
     key = torch.arange(count * span, device=some.device)
     mine = (query // rows == key // span).expand(some.shape[0], -1, -1)
-    filled = mine & ((key % span + 1) * tile <= hubs)
-    start = count * span * tile
+    filled = mine & ((key % span + 1) * TILE <= hubs)
+    start = count * span * TILE
 
     def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        copy = j // (span * tile)
-        hub = (copy == i // (rows * tile)) & (j - copy * (span * tile) < hubs)
+        copy = j // (span * TILE)
+        hub = (copy == i // (rows * TILE)) & (j - copy * (span * TILE) < hubs)
         return torch.where(j < start, hub, allowed(b, h, i, (j - start).clamp(min=0)))
 
-    return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n, tile)
+    return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n)
 
 
-def _copies(n: int, tile: int) -> tuple[int, int]:
+def _copies(n: int) -> tuple[int, int]:
     """How many pieces the tiles of N queries are cut into, and the tiles of each."""
-    rows = -(-tiles(n, tile) // MOST_PIECES)
-    return -(-tiles(n, tile) // rows), rows
+    rows = -(-tiles(n) // MOST_PIECES)
+    return -(-tiles(n) // rows), rows

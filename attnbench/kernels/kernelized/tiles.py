@@ -212,11 +212,11 @@ WGMMA: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
     ("answer", "relu"): ((128, 32, 1), (128, 32, 1)),
     ("answer", "exp"): ((128, 32, 1), (128, 64, 1)),
     ("answer", "fourier"): ((128, 32, 1), (128, 32, 1)),
-    ("query", "elu"): ((64, 32, 1), (64, 32, 1)),
+    ("query", "elu"): ((128, 64, 1), (128, 64, 1)),
     ("query", "relu"): ((128, 64, 1), (128, 64, 1)),
     ("query", "exp"): ((128, 64, 1), (128, 32, 1)),
     ("query", "fourier"): ((128, 32, 1),),
-    ("key", "elu"): ((64, 16, 1), (128, 32, 1)),
+    ("key", "elu"): ((128, 32, 1), (128, 32, 1)),
     ("key", "relu"): ((128, 32, 2), (128, 32, 2)),
     ("key", "exp"): ((128, 32, 2), (128, 32, 2)),
     ("key", "fourier"): ((128, 16, 2), (128, 16, 2)),
@@ -231,11 +231,11 @@ def scan_tiles(
     """Of chunk_answer_kernel ("answer"), chunk_query_gradient_kernel ("query") and chunk_key_gradient_kernel ("key").
 
     The largest tiles that spill nothing (`make kernels`). Where products read operands from shared memory (wgmma),
-    bfloat16 has blocks of a whole chunk; of elu, which waits for memory alone, of half a chunk, so that several
-    programs share a multiprocessor. Else 64 tokens, 16 for each warp, since more warps than rows of a product would
-    repeat them; fewer where registers are short: three TF32 products hold every operand twice; a gradient through ω
-    sums [BLOCK_N, BLOCK_D]; and operands can be in registers too, in float32 for all but bfloat16. Two features per
-    argument (fourier) double the rest.
+    bfloat16 has blocks of a whole chunk; answers of elu, which wait for memory alone, of half a chunk, so that several
+    programs share a multiprocessor. (Its gradients too, but the queries' were then wrong on an H100 with Triton 3.6.)
+    Else 64 tokens, 16 for each warp, since more warps than rows of a product would repeat them; fewer where registers
+    are short: three TF32 products hold every operand twice; a gradient through ω sums [BLOCK_N, BLOCK_D]; and operands
+    can be in registers too, in float32 for all but bfloat16. Two features per argument (fourier) double the rest.
 
     Args:
         compute: PRECISION of its products; None: as torch is set.

@@ -151,7 +151,7 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
 
 
 def _cuda() -> Callable[..., Tensor]:
-    from attnbench.kernels.flex.patterns import block_rows, tile_of
+    from attnbench.kernels.flex.patterns import block_rows
     from attnbench.kernels.flex.pieces import few_queries, with_rows
     from attnbench.kernels.flex.windows import attend, with_copies
 
@@ -166,7 +166,7 @@ def _cuda() -> Callable[..., Tensor]:
         edges = few_queries(torch.cat((first, last), dim=2), k, v)
         copied = 0
         if torch.is_grad_enabled():
-            k, v = (with_copies(x, torch.cat(x.split(sizes, dim=2)[::2], dim=2), tile_of(b)) for x in (k, v))
+            k, v = (with_copies(x, torch.cat(x.split(sizes, dim=2)[::2], dim=2)) for x in (k, v))
             copied = sizes[0] + sizes[2]
         y = attend(q, k, v, block_rows(blocks, n, b, copied))
         return with_rows(with_rows(y, edges[:, :, :b], 0), edges[:, :, b:], n - sizes[2])

@@ -97,7 +97,7 @@ def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool 
 
 @pytest.fixture
 def listed_tiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "_call", lambda q, tile=0: by_tiles)
+    monkeypatch.setattr(windows, "_call", lambda q: by_tiles)
 
 
 @pytest.mark.usefixtures("listed_tiles_alone")
