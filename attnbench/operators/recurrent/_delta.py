@@ -51,16 +51,15 @@ def delta_rule(
     q, k, v, log_decay, beta = (in_chunks(by_qk_head(x, heads), c) for x in (q * scale, k, v, log_decay, beta))
     along = log_decay.cumsum(dim=-2)  # [b, H / qk_heads, chunks, c, 1 or K]
     later = slice(1 if state is None else 0, None)  # the chunks that have a state before them
-    inverse = None if c == 1 else inverted(beta * _pairs(k, k, along, own=False))
-    erased = (-beta * k * along.exp())[:, :, later]
-    if inverse is None:
-        written = beta * v
-    else:
-        written, erased = inverse @ (beta * v), inverse[:, :, later] @ erased
+    seen, met = _pairs(q, k, along)
+    written, erased = beta * v, (-beta * k * along.exp())[:, :, later]
+    if met is not None:
+        inverse = inverted(beta * met)
+        written, erased = inverse @ written, inverse[:, :, later] @ erased
     remaining = k * (along[..., -1:, :] - along).exp()
     state = None if state is None else by_qk_head(state, heads)
     u, before, last = _along_chunks(written, erased, remaining, along[..., -1, :].exp(), state)
-    y = _read(_pairs(q, k, along) @ u, q * along.exp(), before, later)
+    y = _read(seen @ u, q * along.exp(), before, later)
     return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
 
 
@@ -69,12 +68,16 @@ def delta_rule_state(k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor) -> d
     return {"state": delta_rule(k, k, v, log_decay, beta, 1.0, _nothing(k, v))[1]}
 
 
-def _pairs(q: Tensor, k: Tensor, along: Tensor, own: bool = True) -> Tensor:
-    """q_i·(k_j ⊙ e^{G_i − G_j}) where j < i, or j ≤ i where `own`, else 0: [b, H / qk_heads, chunks, c, c]."""
+def _pairs(q: Tensor, k: Tensor, along: Tensor) -> tuple[Tensor, Tensor | None]:
+    """q_i·(k_j ⊙ e^{G_i − G_j}) where j ≤ i, else 0: [b, H / qk_heads, chunks, c, c]; and k_i·(k_j ⊙ e^{G_i − G_j}) for
+    j < i, whatever else: None of chunks of one token.
+    """
+    alone = k.shape[-2] == 1
     if along.shape[-1] > 1:
-        return decayed_scores(q, k, along, along, own)
-    decays = lower(along.squeeze(-1), -along.squeeze(-1))
-    return (q @ k.transpose(-2, -1)) * (decays if own else decays.tril(-1))
+        seen = decayed_scores(q, k, along, along)
+        return seen, None if alone else decayed_scores(k, k, along, along, own=False)
+    decays, keys = lower(along.squeeze(-1), -along.squeeze(-1)), k.transpose(-2, -1)
+    return (q @ keys) * decays, None if alone else (k @ keys) * decays
 
 
 def delta_scan(
@@ -239,7 +242,7 @@ def _read(y: Tensor, reading: Tensor, before: Tensor | None, later: slice) -> Te
 
 
 def inverted(lower_part: Tensor) -> Tensor:
-    """(I + A)^{−1} of a strictly lower triangular A, [..., c, c], c a power of two, merged from blocks.
+    """(I + A)^{−1}, A what of a matrix [..., c, c] is below its diagonal, c a power of two; merged from blocks.
 
     [[X, 0], [C, Y]]^{−1} = [[X^{−1}, 0], [−Y^{−1} C X^{−1}, Y^{−1}]], from blocks of one.
     """

@@ -221,7 +221,9 @@ def test_the_inverse_is_exact_for_keys_that_are_alike(alike: float) -> None:
 
 @pytest.mark.parametrize("c", [1, 2, 8])
 def test_it_is_the_inverse(c: int) -> None:
-    a = torch.randn(3, 2, c, c, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tril(-1)
+    full = torch.randn(3, 2, c, c, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a = full.tril(-1)
     one = torch.eye(c, dtype=torch.float64)
     assert close(inverted(a) @ (one + a), one.expand_as(a))
+    assert close(inverted(full), inverted(a))
     assert c == 1 or not close(inverted(a) @ (one - a), one.expand_as(a))
