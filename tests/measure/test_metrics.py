@@ -210,7 +210,7 @@ def test_softmax_error_means_the_same_for_every_operator() -> None:
     assert errors(subject("performer", m=2048))["softmax_error_at_0.25"] < 0.2
 
 
-def test_what_estimates_nothing_has_no_softmax_error() -> None:
+def test_what_estimates_nothing_has_no_softmax_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors(subject("softmax")) == {}
     assert errors(subject("performer", kind="relu")) == {}
     assert errors(subject("performer", scope="layer")) == {}
@@ -218,6 +218,8 @@ def test_what_estimates_nothing_has_no_softmax_error() -> None:
     assert errors(gated) == {}, "the gate makes it another function"
     assert estimate_error.check(Bench(gated)).keys() == {"estimate_error"}
     assert errors(subject("rfa", causal=True, gate="none")).keys() == {*ERRORS, *MEANS}
+    monkeypatch.setattr(estimate_error, "MATRICES", gated.memory_limit // (2 * 8 * 2 * 64**2) + 1)
+    assert estimate_error.check(Bench(gated)) == {}, "they would not fit"
     assert estimate_error.check(Bench(subject("performer"))) == {}, "its map is softmax attention"
 
 

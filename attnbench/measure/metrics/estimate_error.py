@@ -22,6 +22,10 @@ METRIC = Metric(
 )
 
 
+MATRICES = 3
+"""Of N×N float64 numbers for each head: the logits, the weights, and what is added to the logits."""
+
+
 def check(bench: Bench) -> dict[str, float | int]:
     """The forward output in the working dtype against the exact map in float64, on the first set, where affordable."""
     import torch
@@ -35,7 +39,8 @@ def check(bench: Bench) -> dict[str, float | int]:
     estimated = subject.operator.estimates(cell.params) if cell.scope == "core" else None
     if estimated is None or estimated.map is None or problem.past:
         return {}
-    if not affordable(subject, 4.0 * problem.batch * problem.seq_len**2 * problem.channels):
+    pairs = problem.batch * problem.heads * problem.seq_len**2
+    if not affordable(subject, 4.0 * pairs * problem.head_dim) or 8 * MATRICES * pairs > subject.memory_limit / 2:
         return {}
     inputs = subject.sets[0]
     with subject.spent.inside(), torch.inference_mode():
