@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pkgutil
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,28 @@ def test_compiles_for_hopper_without_spills(configuration: Configuration) -> Non
     assert built.cubin.startswith(b"\x7fELF")
     assert built.fits
     assert 0 < built.registers <= 255
+
+
+def methods_of_numbers(kernel: Any) -> list[str]:
+    """Run-time arguments of which the kernel calls a method: Triton takes one that is 1 for a number, without any."""
+    unspecialised = {kernel.arg_names[i] for i in kernel.do_not_specialize if isinstance(i, int)}
+    unspecialised |= {name for name in kernel.do_not_specialize if isinstance(name, str)}
+    numbers = {p.name for p in kernel.params if not p.is_constexpr} - unspecialised
+    calls = (node.func for node in ast.walk(ast.parse(textwrap.dedent(kernel.src))) if isinstance(node, ast.Call))
+    methods = (call.value for call in calls if isinstance(call, ast.Attribute))
+    return sorted({value.id for value in methods if isinstance(value, ast.Name) and value.id in numbers})
+
+
+def test_no_argument_that_may_be_1_has_a_method_called() -> None:
+    kernels_of_ours = {c.kernel.__name__: c.kernel for module in algorithms() for c in module.configurations()}
+    assert len(kernels_of_ours) > 20
+    assert {name: names for name, kernel in kernels_of_ours.items() if (names := methods_of_numbers(kernel))} == {}
+
+
+def test_a_method_of_an_argument_is_noticed() -> None:
+    gradient = next(c.kernel for c in samples() if c.kernel.__name__ == "matrix_gradient_kernel")
+    specialised = triton.jit(gradient.fn)
+    assert methods_of_numbers(specialised) == ["heads"]
 
 
 def test_what_does_not_fit() -> None:

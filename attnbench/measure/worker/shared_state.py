@@ -28,10 +28,10 @@ import torch
 from attnbench.measure.device import device_names, device_of
 
 OWN_VARIABLES = (
-    "CUDA_MODULE_LOADING", "DISABLE_CUPTI_", "KINETO_", "TEARDOWN_CUPTI", "TORCHINDUCTOR_", "_TORCHINDUCTOR_",
+    "CUDA_MODULE_LOADING", "DISABLE_CUPTI_", "KINETO_", "KMP_", "TEARDOWN_CUPTI", "TORCHINDUCTOR_", "_TORCHINDUCTOR_",
     "TRITON_",
 )  # fmt: skip
-"""Environment variables that torch sets by itself when it is first used, by how they begin."""
+"""Environment variables that torch sets by itself when it is first used, or first compiles, by how they begin."""
 
 LONGEST = 60
 """A value longer than this is not shown."""
