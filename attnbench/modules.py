@@ -14,13 +14,13 @@ def specs_of(name: str) -> list[ModuleSpec]:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         spec = None
-    found = []
+    specs = []
     while spec is not None:
-        found.append(spec)
+        specs.append(spec)
         if not rest or spec.submodule_search_locations is None:
             break
         spec = _submodule(spec, rest.pop(0))
-    return found
+    return specs
 
 
 def _submodule(package: ModuleSpec, name: str) -> ModuleSpec | None:

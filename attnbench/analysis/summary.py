@@ -201,11 +201,13 @@ def _untried(every: Iterable[Panel], fast: Mapping[str, str], exact: Collection[
 
     fast: by impl of softmax that is known to be fast on the run's GPU, why it is not there; empty where it is.
     """
-    found = [series for panel in every for series in panel.series if is_exact(series, exact)]
-    points = {impl: [p for s in found if s.operator == "softmax" and s.impl == impl for p in s.points] for impl in fast}
+    exact_series = [series for panel in every for series in panel.series if is_exact(series, exact)]
+    points = {
+        impl: [p for s in exact_series if s.operator == "softmax" and s.impl == impl for p in s.points] for impl in fast
+    }
     return {
         operator_with_impl("softmax", impl): fast[impl] or next((p.reason for p in points[impl]), "")
-        for impl in (fast if found else ())
+        for impl in (fast if exact_series else ())
         if all(point.status != "ok" for point in points[impl])
     }
 

@@ -102,9 +102,9 @@ def _parsed(sass: str) -> tuple[list[_Instruction], list[range]]:
     for line in sass.splitlines():
         if label := _LABEL.match(line):
             labels[label[1]] = len(code)
-        elif found := _INSTRUCTION.search(line):
-            code.append(_Instruction(*found.groups()))
-            target = _TARGET.search(found[3]) if found[1] == "BRA" else None
+        elif match := _INSTRUCTION.search(line):
+            code.append(_Instruction(*match.groups()))
+            target = _TARGET.search(match[3]) if match[1] == "BRA" else None
             if target and target[1] in labels:
                 ends[labels[target[1]]] = len(code)
     return code, [range(start, end) for start, end in ends.items()]

@@ -181,8 +181,8 @@ def _scanned(
     group = group_of(q, k)
     rows = {"q": merged(q, group, dim=2, heads=1), "k": _spread(k, group), "v": _spread(v, group)}  # [B, Hk, Q·G, …]
     keep = {} if log_keep is None else {"g": _spread(log_keep.float().unsqueeze(-1), group)}
-    found = recurrent_with_fla(SIMPLE_GLA, rows, keep, 1.0, state)
-    y, last = (found, None) if state is None else found
+    outputs = recurrent_with_fla(SIMPLE_GLA, rows, keep, 1.0, state)
+    y, last = (outputs, None) if state is None else outputs
     return separated(y, group, dim=2, heads=1), last
 
 

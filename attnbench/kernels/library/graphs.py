@@ -65,11 +65,11 @@ def graphed(impl: Impl) -> Impl:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured call. replay: launches it; returned: what it leaves; kept: objects whose ids stand for them."""
+    """A captured call. replay: launches it; returned: what it leaves; held: objects whose ids stand for them."""
 
     replay: Callable[[], None]
     returned: Any
-    kept: tuple[Any, ...]
+    held: tuple[Any, ...]
 
 
 @dataclass(eq=False)

@@ -298,13 +298,13 @@ def _launches(
     everywhere = tuple(SHARED_MEMORY_LIMIT)
     for kernel in (agreement_kernel, add_rounds_kernel, *((merge_kernel,) if rounds > 1 else ())):
         yield kernel, {}, token_tiles(d), everywhere
-    seen, single = flags(seeing, rounds), {"SINGLE": rounds == 1}
+    visible, single = flags(seeing, rounds), {"SINGLE": rounds == 1}
     rest = everywhere
     if tiles := strip_tiles(d, seeing.chunk, rounds, dtype, 90):
         along = strip_flags(seeing, rounds)
         yield attend_strip_kernel, {**along, **single}, tiles, (90,)
         yield gradient_strip_kernel, along, tiles, (90,)
         rest = tuple(capability for capability in everywhere if capability != 90)
-    seen["PRECISION"] = compute
-    yield attend_kernel, {**seen, **single}, attend_tiles(d, seeing.chunk, dtype, compute), rest
-    yield gradient_kernel, seen, gradient_tiles(d, seeing.chunk, dtype, compute), rest
+    visible["PRECISION"] = compute
+    yield attend_kernel, {**visible, **single}, attend_tiles(d, seeing.chunk, dtype, compute), rest
+    yield gradient_kernel, visible, gradient_tiles(d, seeing.chunk, dtype, compute), rest

@@ -230,8 +230,8 @@ def _exact_kernels(fast_exact: Mapping[str, str]) -> list[Condition]:
     """Those that a comparison with exact softmax should not go without; fast_exact: as environment.json has it."""
     absent = [f"{impl}: {reason}" for impl, reason in fast_exact.items() if reason]
     there = [impl for impl, reason in fast_exact.items() if not reason]
-    found = [Condition("exact softmax", "good", f"{', '.join(there)} can be measured")] if there else []
-    return found + [Condition("exact softmax", "note", f"a faster one is missing: {each}") for each in absent]
+    lines = [Condition("exact softmax", "good", f"{', '.join(there)} can be measured")] if there else []
+    return lines + [Condition("exact softmax", "note", f"a faster one is missing: {each}") for each in absent]
 
 
 def _persistence(mode: int | None) -> Condition:

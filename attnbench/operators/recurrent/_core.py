@@ -221,10 +221,10 @@ def library(
 
     def load() -> Call:
         def call(problem: Problem, params: Params, state: Tensor | None = None, **tensors: Tensor) -> Any:
-            found = recurrent_with_fla(functions, *arguments(params, **tensors), state)
+            outputs = recurrent_with_fla(functions, *arguments(params, **tensors), state)
             if more is None:
-                return found
-            return found + more(**tensors) if state is None else (found[0] + more(**tensors), found[1])
+                return outputs
+            return outputs + more(**tensors) if state is None else (outputs[0] + more(**tensors), outputs[1])
 
         return call
 

@@ -51,15 +51,15 @@ def delta_rule(
     q, k, v, log_decay, beta = (in_chunks(by_qk_head(x, heads), c) for x in (q * scale, k, v, log_decay, beta))
     along = log_decay.cumsum(dim=-2)  # [b, H / qk_heads, chunks, c, 1 or K]
     later = slice(1 if state is None else 0, None)  # the chunks that have a state before them
-    seen, met = _pairs(q, k, along)
+    scores, key_scores = _pairs(q, k, along)
     written, erased = beta * v, (-beta * k * along.exp())[:, :, later]
-    if met is not None:
-        inverse = inverted(beta * met)
+    if key_scores is not None:
+        inverse = inverted(beta * key_scores)
         written, erased = inverse @ written, inverse[:, :, later] @ erased
     remaining = k * (along[..., -1:, :] - along).exp()
     state = None if state is None else by_qk_head(state, heads)
     u, before, last = _along_chunks(written, erased, remaining, along[..., -1, :].exp(), state)
-    y = _read(seen @ u, q * along.exp(), before, later)
+    y = _read(scores @ u, q * along.exp(), before, later)
     return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
 
 
@@ -74,8 +74,8 @@ def _pairs(q: Tensor, k: Tensor, along: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     alone = k.shape[-2] == 1
     if along.shape[-1] > 1:
-        seen = decayed_scores(q, k, along, along)
-        return seen, None if alone else decayed_scores(k, k, along, along, own=False)
+        scores = decayed_scores(q, k, along, along)
+        return scores, None if alone else decayed_scores(k, k, along, along, own=False)
     decays, keys = lower(along.squeeze(-1), -along.squeeze(-1)), k.transpose(-2, -1)
     return (q @ keys) * decays, None if alone else (k @ keys) * decays
 
@@ -265,7 +265,7 @@ def executed_delta_rule(sizes: Sizes, mode: Mode, by_channel: bool = False) -> i
     c, k = sizes.chunk, sizes.rows
     matrices = 1 if c == 1 else 2  # of scores: of one token there is no earlier one
     pairs = sizes.batch * (sizes.heads * k * c * (c - 1) // 2 if by_channel and k > 1 else sizes.qk_heads * k * c * c)
-    return product(matrices * sizes.chunks * pairs, mode) + _executed(sizes, c, mode, seen=1, written=1, moved=3)
+    return product(matrices * sizes.chunks * pairs, mode) + _executed(sizes, c, mode, scores=1, written=1, moved=3)
 
 
 def executed_delta_scan(sizes: Sizes, mode: Mode) -> int:
@@ -275,21 +275,21 @@ def executed_delta_scan(sizes: Sizes, mode: Mode) -> int:
     c = general_chunk(sizes.tokens, sizes.continues)
     chunks = -(-sizes.tokens // c)
     scores = product(4 * sizes.batch * sizes.heads * chunks * sizes.rows * c * (c - 1) // 2, mode)
-    return scores + _executed(sizes, c, mode, seen=2, written=2, moved=4)
+    return scores + _executed(sizes, c, mode, scores=2, written=2, moved=4)
 
 
-def _executed(sizes: Sizes, c: int, mode: Mode, seen: int, written: int, moved: int) -> int:
+def _executed(sizes: Sizes, c: int, mode: Mode, scores: int, written: int, moved: int) -> int:
     """Of what both have in common, after the scores.
 
     Args:
-        seen: products [c, c] × [c, V] of all scores with what they weigh.
+        scores: products [c, c] × [c, V] of all scores with what they weigh.
         written: those of what a chunk writes, where it has more tokens than one.
         moved: products of K × V numbers for each token of a chunk that has a state before it.
     """
     heads, k, v, chunks = sizes.batch * sizes.heads, sizes.rows, sizes.columns, -(-sizes.tokens // c)
     carried = chunks - (0 if sizes.continues else 1)
     solved = 0 if c == 1 else chunks * (_inverse(c) + written * c * c * v) + carried * c * c * k
-    outside = solved + chunks * seen * c * c * v + carried * (moved - 2) * c * k * v
+    outside = solved + chunks * scores * c * c * v + carried * (moved - 2) * c * k * v
     if chunks <= SEGMENT:
         return product(heads * (outside + 2 * carried * c * k * v), mode)
     segments = -(-chunks // SEGMENT)

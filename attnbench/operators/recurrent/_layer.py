@@ -40,7 +40,7 @@ class Layer:
         enter: (sizes, params, x, rows, weights) → see Entered. x: [B, Q, C]; rows: of the tokens before, or None.
         leave: (sizes, params, y of the core, what enter put aside, weights) → y, [B, Q, C].
         inner: (problem, params) → those of the core, where it is wider.
-        kept: (sizes, C) → how many rows of how many channels the next tokens need.
+        tail_rows: (sizes, C) → how many rows of how many channels the next tokens need.
     """
 
     core: Form
@@ -48,7 +48,7 @@ class Layer:
     enter: Callable[[Sizes, Params, Tensor, Tensor | None, Weights], Entered]
     leave: Callable[[Sizes, Params, Tensor, Weights, Weights], Tensor]
     inner: Callable[[Problem, Params], tuple[Problem, Params]] = lambda problem, params: (problem, params)
-    kept: Callable[[Sizes, int], tuple[int, int]] = lambda sizes, channels: (0, 0)
+    tail_rows: Callable[[Sizes, int], tuple[int, int]] = lambda sizes, channels: (0, 0)
 
 
 def layer(around: Layer) -> Form:
@@ -69,8 +69,8 @@ def layer(around: Layer) -> Form:
             sizes = sizes_in(problem, params)
             inside, aside, last = around.enter(sizes, params, x, rows, weights)
             before = {} if state is None else {"state": state}
-            found = call(*around.inner(problem, params), **inside, **before)
-            y, *after = found if isinstance(found, tuple) else (found,)
+            outputs = call(*around.inner(problem, params), **inside, **before)
+            y, *after = outputs if isinstance(outputs, tuple) else (outputs,)
             y = around.leave(sizes, params, y, aside, weights)
             if not after:
                 return y
@@ -81,8 +81,8 @@ def layer(around: Layer) -> Form:
     def state(problem: Problem, params: Params, x: Tensor, **weights: Tensor) -> dict[str, Tensor]:
         inside, _, last = around.enter(sizes_in(problem, params), params, x, None, weights)
         assert around.core.state is not None
-        found = around.core.state(*around.inner(problem, params), **inside)
-        return found if last is None else {**found, "rows": last}
+        outputs = around.core.state(*around.inner(problem, params), **inside)
+        return outputs if last is None else {**outputs, "rows": last}
 
     def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
         shapes = around.shapes(sizes_in(problem, params), problem.channels, params)
@@ -97,7 +97,7 @@ def layer(around: Layer) -> Form:
         shapes = around.shapes(sizes, c, params)
         matrices = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("w_"))
         projections = product(new * matrices, mode)  # [B·Q, rows] × [rows, columns] of each
-        rows = problem.batch * math.prod(around.kept(sizes, c)) * problem.item_bytes
+        rows = problem.batch * math.prod(around.tail_rows(sizes, c)) * problem.item_bytes
         assert inner.state_bytes is not None
         held = inner.state_bytes + rows
         read = new * c + sum(map(math.prod, shapes.values()))
@@ -201,7 +201,7 @@ def qkv_shapes(sizes: Sizes, channels: int) -> dict[str, Shape]:
 
 
 def rows_of_qkv(sizes: Sizes, channels: int) -> tuple[int, int]:
-    """`Layer.kept` of `qkv_convolved`."""
+    """`Layer.tail_rows` of `qkv_convolved`."""
     return CONVOLVED - 1, 2 * sizes.qk_heads * sizes.rows + sizes.heads * sizes.columns
 
 

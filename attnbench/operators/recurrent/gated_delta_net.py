@@ -183,7 +183,7 @@ def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) 
     return y.to(w["w_o"].dtype) @ w["w_o"]
 
 
-LAYER = layer(Layer(CORE, _shapes, _enter, _leave, kept=rows_of_qkv))
+LAYER = layer(Layer(CORE, _shapes, _enter, _leave, tail_rows=rows_of_qkv))
 
 
 OPERATOR = Operator(

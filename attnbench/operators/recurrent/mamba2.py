@@ -73,8 +73,8 @@ def reference(
 
     Returns: [B, H, Q, V]; where Q < N also S after all N tokens.
     """
-    found = scan(q, k, _written(v, delta), _log_decay(delta, a), 1.0, state)
-    y, *rest = found if isinstance(found, tuple) else (found,)
+    outputs = scan(q, k, _written(v, delta), _log_decay(delta, a), 1.0, state)
+    y, *rest = outputs if isinstance(outputs, tuple) else (outputs,)
     y = (y + _kept(v, d)).to(v.dtype)
     return (y, *rest) if rest else y
 

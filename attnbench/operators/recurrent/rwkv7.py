@@ -177,7 +177,7 @@ def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) 
     return y.to(w["w_o"].dtype) @ w["w_o"]
 
 
-LAYER = layer(Layer(CORE, _shapes, _enter, _leave, kept=lambda sizes, channels: (1, channels)))
+LAYER = layer(Layer(CORE, _shapes, _enter, _leave, tail_rows=lambda sizes, channels: (1, channels)))
 
 
 def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
