@@ -66,7 +66,8 @@ def job(folder: Path, limit: int, reserve: int) -> subprocess.CompletedProcess[s
     words = [folder / "out", folder / "test_stand_in.py", "--on", "a card", "--processes", 2]
     words += ["--limit", limit, "--reserve", reserve]
     command = [sys.executable, "-m", "tests.gpu_job", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def outcomes(folder: Path) -> dict[str, str]:
