@@ -37,7 +37,6 @@ CASES: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("linformer", {}, False),
     ("kao_kv", {}, False),
     ("kao_qkv", {}, False),
-    ("compressed", {}, True),
     ("synthesizer", {"kind": "factorized_dense"}, False),
     ("sinkhorn", {}, False),
     ("sinkhorn", {}, True),
