@@ -86,14 +86,25 @@ def features(problem: Problem, params: Params, q: Tensor, k: Tensor, omega: Tens
     """φ(q), [B, H, Q, m], and φ(k), [B, Hk, Q, m]."""
     scaled = (omega * problem.head_dim**-0.25).t()  # [D, m]
     if params["kind"] == "relu":
-        return (q @ scaled).relu_() + EPSILON["relu"], (k @ scaled).relu_() + EPSILON["relu"]
+        return _raised((q @ scaled).relu_(), "relu"), _raised((k @ scaled).relu_(), "relu")
     return query_features(q, scaled), key_features(k, scaled, ahead=not problem.causal)
+
+
+def _raised(features: Tensor, kind: str) -> Tensor:
+    """Plus ε, in place where nothing is differentiated: a gradient needs what it was of."""
+    epsilon = EPSILON[kind]
+    return features + epsilon if features.requires_grad else features.add_(epsilon)
 
 
 def query_features(q: Tensor, scaled: Tensor) -> Tensor:
     """scaled: ωᵀ / D^¼, [D, m]. Returns [B, H, N, m]. ‖q̂‖²/2 is in the exponent and in its maximum: it cancels."""
     exponent = q @ scaled
-    return (exponent + -exponent.amax(dim=-1, keepdim=True)).exp_() + EPSILON["softmax"]
+    if exponent.requires_grad:
+        largest, place = exponent.detach().max(dim=-1, keepdim=True)
+        largest = with_gradient(largest, q, scaled, place.squeeze(-1))
+    else:
+        largest = exponent.amax(dim=-1, keepdim=True)
+    return _raised(exponent.sub_(largest).exp_(), "softmax")
 
 
 def key_features(k: Tensor, scaled: Tensor, ahead: bool) -> Tensor:
@@ -101,8 +112,28 @@ def key_features(k: Tensor, scaled: Tensor, ahead: bool) -> Tensor:
     exponent = k @ scaled
     shift = -k.square().sum(dim=-1, keepdim=True) / (2 * k.shape[-1] ** 0.5)  # [B, H, N, 1]
     if ahead:
-        shift = shift - (exponent.amax(dim=-1, keepdim=True) + shift).amax(dim=-2, keepdim=True)
-    return (exponent + shift).exp_() + EPSILON["softmax"]
+        reached = exponent.detach().amax(dim=-1, keepdim=True) + shift
+        largest, token = reached.max(dim=-2, keepdim=True)  # [B, H, 1, 1]
+        if exponent.requires_grad:  # the norm's is in it already
+            row = token.expand(*token.shape[:-1], exponent.shape[-1])
+            place = exponent.detach().gather(-2, row).argmax(dim=-1)
+            key = k.gather(-2, token.expand(*token.shape[:-1], k.shape[-1]))
+            largest = with_gradient(largest, key, scaled, place)
+        shift = shift - largest
+    return _raised(exponent.add_(shift).exp_(), "softmax")
+
+
+def with_gradient(largest: Tensor, x: Tensor, scaled: Tensor, place: Tensor) -> Tensor:
+    """`largest`, and the gradient of x ω: of one feature for each row, where a maximum's own would pass over all.
+
+    Args:
+        largest: [B, H, N, 1].
+        x: [B, H, N, D].
+        scaled: [D, m].
+        place: the feature of each row, [B, H, N].
+    """
+    product = (x * scaled.t()[place]).sum(dim=-1, keepdim=True)
+    return largest + (product - product.detach())
 
 
 def features_count(problem: Problem, params: Params) -> int:
