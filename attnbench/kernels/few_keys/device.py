@@ -29,12 +29,6 @@ def store_tile(pointer, x, count, row_stride, column_stride, width, ROWS: tl.con
 
 
 @triton.jit
-def inside(rows, columns, keys):
-    """[rows, columns]: whether there is such a key."""
-    return (columns < keys)[None, :] & (rows >= 0)[:, None]
-
-
-@triton.jit
 def few_keys_forward_kernel(
     q,  # [B, H, N, D], strides q_b, q_h, q_n, q_d
     k,  # [B·H, M, D]
@@ -81,7 +75,7 @@ def few_keys_forward_kernel(
         columns = first + tl.arange(0, BLOCK_M)
         tile = load_tile(k + first * head_dim, keys - first, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
         scores = tl.dot(queries, tl.trans(tile), input_precision=PRECISION) * scale_log2
-        scores = tl.where(inside(rows, columns, keys), scores, float("-inf"))
+        scores = tl.where((columns < keys)[None, :], scores, float("-inf"))
         raised = tl.maximum(highest, tl.max(scores, axis=1))
         rescale = tl.exp2(highest - raised)
         p = tl.exp2(scores - raised[:, None])
@@ -159,7 +153,7 @@ def few_keys_query_gradient_kernel(
         dp = tl.dot(g.to(COMPUTE), tl.trans(tile), input_precision=PRECISION)
         tile = load_tile(k + first * head_dim, keys - first, head_dim, 1, head_dim, BLOCK_M, BLOCK_D).to(COMPUTE)
         scores = tl.dot(queries, tl.trans(tile), input_precision=PRECISION) * scale_log2
-        scores = tl.where(inside(rows, columns, keys), scores, float("-inf"))
+        scores = tl.where((columns < keys)[None, :], scores, float("-inf"))
         ds = tl.exp2(scores - level[:, None]) * (dp - along[:, None])
         total = tl.dot(ds.to(COMPUTE), tile, total, input_precision=PRECISION)
     store_tile(dq, total * scale, rows_left, d_n, d_d, head_dim, BLOCK_N, BLOCK_D)

@@ -78,7 +78,7 @@ class _Balance(torch.autograd.Function):
         u = torch.empty(iterations, heads, size, dtype=torch.float32, device=x.device)
         v = torch.empty(iterations + 1, heads, size, dtype=torch.float32, device=x.device)
         v[0].zero_()
-        grid = (triton.cdiv(size, LINES["BLOCK_I"]) * heads,)
+        grid = _lines_of(size, heads, LINES["BLOCK_I"])
         for step in range(iterations):
             line_total_kernel[grid](x, v[step], u[step], size, size, 1, **LINES, num_warps=WARPS)
             line_total_kernel[grid](x, u[step], v[step + 1], size, 1, size, **LINES, num_warps=WARPS)
@@ -96,7 +96,7 @@ class _Balance(torch.autograd.Function):
         du, dv = torch.zeros_like(u), torch.zeros_like(v)
         du[-1].view(*s.shape[:2], size)[..., : s.shape[2]] = -weighted.sum(dim=-1)
         dv[-1] = -weighted.sum(dim=-2).view(heads, size)
-        grid = (triton.cdiv(size, LINES["BLOCK_I"]) * heads,)
+        grid = _lines_of(size, heads, LINES["BLOCK_I"])
         for step in reversed(range(iterations)):
             line_gradient_kernel[grid](
                 x, u[step], v[step + 1], dv[step + 1], du[step], size, size, 1, **LINES, num_warps=WARPS
@@ -135,8 +135,10 @@ class _BalanceSoFar(torch.autograd.Function):
         for step in range(iterations if size else 0):
             total = torch.empty(heads, size, dtype=torch.float32, device=x.device)
             balanced = torch.empty_like(x)
-            row_total_kernel[_rows_of(size, heads)](matrices[-1], total, size, **ROWS_SO_FAR, num_warps=WARPS)
-            column_scan_kernel[_columns_of(size + 1, heads)](
+            row_total_kernel[_lines_of(size, heads, ROWS_SO_FAR["BLOCK_I"])](
+                matrices[-1], total, size, **ROWS_SO_FAR, num_warps=WARPS
+            )
+            column_scan_kernel[_lines_of(size + 1, heads, COLUMNS_SO_FAR["BLOCK_J"])](
                 matrices[-1], total, balanced, s, size,
                 LAST=step == iterations - 1, **COLUMNS_SO_FAR, num_warps=WARPS,
             )  # fmt: skip
@@ -154,21 +156,18 @@ class _BalanceSoFar(torch.autograd.Function):
         size, heads = s.shape[2], s.shape[0] * s.shape[1]
         gradient = ds[..., :size].float() * s[..., :size]
         for step in reversed(range(iterations)):
-            column_gradient_kernel[_columns_of(size, heads)](
+            column_gradient_kernel[_lines_of(size, heads, COLUMNS_SO_FAR["BLOCK_J"])](
                 matrices[step], totals[step], matrices[step + 1], gradient, size, **COLUMNS_SO_FAR, num_warps=WARPS
             )
-            row_gradient_kernel[_rows_of(size, heads)](
+            row_gradient_kernel[_lines_of(size, heads, ROWS_SO_FAR["BLOCK_I"])](
                 matrices[step], totals[step], gradient, size, FIRST=step == 0, **ROWS_SO_FAR, num_warps=WARPS
             )
         return gradient, None, None
 
 
-def _rows_of(size: int, heads: int) -> tuple[int]:
-    return (triton.cdiv(size, ROWS_SO_FAR["BLOCK_I"]) * heads,)
-
-
-def _columns_of(size: int, heads: int) -> tuple[int]:
-    return (triton.cdiv(size, COLUMNS_SO_FAR["BLOCK_J"]) * heads,)
+def _lines_of(size: int, heads: int, block: int) -> tuple[int]:
+    """The programs for `block` rows or columns of a matrix each."""
+    return (triton.cdiv(size, block) * heads,)
 
 
 def _tiles_of(rows: int, columns: int, heads: int) -> tuple[int]:

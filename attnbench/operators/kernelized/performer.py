@@ -115,10 +115,8 @@ def key_features(k: Tensor, scaled: Tensor, ahead: bool) -> Tensor:
         reached = exponent.detach().amax(dim=-1, keepdim=True) + shift
         largest, token = reached.max(dim=-2, keepdim=True)  # [B, H, 1, 1]
         if exponent.requires_grad:  # the norm's is in it already
-            row = token.expand(*token.shape[:-1], exponent.shape[-1])
-            place = exponent.detach().gather(-2, row).argmax(dim=-1)
-            key = k.gather(-2, token.expand(*token.shape[:-1], k.shape[-1]))
-            largest = with_gradient(largest, key, scaled, place)
+            place = exponent.detach().take_along_dim(token, dim=-2).argmax(dim=-1)
+            largest = with_gradient(largest, k.take_along_dim(token, dim=-2), scaled, place)
         shift = shift - largest
     return _raised(exponent.add_(shift).exp_(), "softmax")
 

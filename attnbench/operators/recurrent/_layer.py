@@ -1,7 +1,8 @@
 """Scope `layer` of this family: projections and gates of x, a short convolution or a shift, the core, a norm, a gate.
 
-A layer's own part is two functions: `enter`, from x to the core's tensors, and `leave`, from the core's y to the
-layer's. Weights are drawn and counted by their names and shapes: w_… are matrices, each applied once to every token.
+A layer's own part is two functions: `enter`, from x to the core's tensors, and `leave`, from the core's y to what the
+last projection, w_o, is applied to. Weights are drawn and counted by their names and shapes: w_… are matrices, each
+applied once to every token.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Layer:
     Attributes:
         shapes: (the core's sizes, C, params) → the shape of each weight.
         enter: (sizes, params, x, rows, weights) → see Entered. x: [B, Q, C]; rows: of the tokens before, or None.
-        leave: (sizes, params, y of the core, what enter put aside, weights) → y, [B, Q, C].
+        leave: (sizes, params, y of the core, what enter put aside, weights) → what w_o is applied to, [B, Q, H · V].
         inner: (problem, params) → those of the core, where it is wider.
         tail_rows: (sizes, C) → how many rows of how many channels the next tokens need.
     """
@@ -72,6 +73,7 @@ def layer(around: Layer) -> Form:
             outputs = call(*around.inner(problem, params), **inside, **before)
             y, *after = outputs if isinstance(outputs, tuple) else (outputs,)
             y = around.leave(sizes, params, y, aside, weights)
+            y = y.to(weights["w_o"].dtype) @ weights["w_o"]
             if not after:
                 return y
             return (y, *after) if last is None else (y, *after, last)

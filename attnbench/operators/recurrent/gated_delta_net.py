@@ -178,9 +178,7 @@ def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weig
 
 def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
     y = by_tokens(rms_norm(y, w["norm"]))
-    if gated(params):
-        y = y * silu(aside["gate"])
-    return y.to(w["w_o"].dtype) @ w["w_o"]
+    return y * silu(aside["gate"]) if gated(params) else y
 
 
 LAYER = layer(Layer(CORE, _shapes, _enter, _leave, tail_rows=rows_of_qkv))

@@ -119,8 +119,7 @@ def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weig
 
 
 def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
-    y = by_tokens(rms_norm(y, w["norm"])) * silu(aside["gate"])
-    return y.to(w["w_o"].dtype) @ w["w_o"]
+    return by_tokens(rms_norm(y, w["norm"])) * silu(aside["gate"])
 
 
 LAYER = layer(Layer(CORE, _shapes, _enter, _leave))

@@ -187,8 +187,7 @@ def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weig
 
 def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
     """The gate before the norm."""
-    y = rms_norm(by_tokens(y) * silu(aside["gate"]), w["norm"])
-    return y.to(w["w_o"].dtype) @ w["w_o"]
+    return rms_norm(by_tokens(y) * silu(aside["gate"]), w["norm"])
 
 
 LAYER = layer(

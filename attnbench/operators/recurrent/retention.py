@@ -141,10 +141,8 @@ def _enter(sizes: Sizes, params: Params, x: Tensor, rows: Tensor | None, w: Weig
 def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) -> Tensor:
     """Retention: a norm of each head, without weights, and silu of the gate; lightning: of all heads, and a sigmoid."""
     if params["kind"] == "lightning":
-        y = rms_norm(by_tokens(y), w["norm"]) * aside["gate"].sigmoid()
-    else:
-        y = by_tokens(rms_norm(y)) * silu(aside["gate"])
-    return y.to(w["w_o"].dtype) @ w["w_o"]
+        return rms_norm(by_tokens(y), w["norm"]) * aside["gate"].sigmoid()
+    return by_tokens(rms_norm(y)) * silu(aside["gate"])
 
 
 LAYER = layer(Layer(CORE, _shapes, _enter, _leave, _inner))

@@ -173,8 +173,7 @@ def _leave(sizes: Sizes, params: Params, y: Tensor, aside: Weights, w: Weights) 
     normed = by_tokens(layer_norm(widened(y), y.shape[-1:], eps=EPSILON)) * w["norm"] + w["bias_norm"]
     q, k, v = (widened(aside[name]) for name in ("q", "k", "v"))
     bonus = (q * k * w["bonus"].unsqueeze(1)).sum(dim=-1, keepdim=True) * v
-    y = (normed + by_tokens(bonus)) * aside["gate"]
-    return y.to(w["w_o"].dtype) @ w["w_o"]
+    return (normed + by_tokens(bonus)) * aside["gate"]
 
 
 LAYER = layer(Layer(CORE, _shapes, _enter, _leave, tail_rows=lambda sizes, channels: (1, channels)))
