@@ -11,6 +11,10 @@ from attnbench.problem import Domain, Dtype, Mode, Params, ParamValue, Problem, 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Pairs = Literal["all", "chosen", "fixed"]
+"""On which of the tokens that a query may see its output depends: on all of them, on those that their contents choose,
+or on those at some positions."""
+
 Growth = Literal["0", "1", "log n", "n^0.5", "n", "n log n", "n^1.5", "n^2", "n^3"]
 
 
@@ -201,6 +205,7 @@ class Operator:
         continues: True where the causal form can continue from what is kept of earlier tokens (query_len < seq_len);
             otherwise the reason it cannot.
         exact: (params) → whether it computes softmax attention itself, not another function.
+        pairs: (params, causal) → on which tokens an output depends.
         dtypes: the working dtypes that make sense.
         why_not: (problem, params, scope) → the reason why a problem is outside the definition, or None; it does not
             repeat what domains, causal, full and dtypes exclude.
@@ -220,6 +225,7 @@ class Operator:
     grouped: Literal[True] | str = "every query head has keys and values of its own"
     continues: Literal[True] | str = "no form is defined that continues from what is kept of earlier tokens"
     exact: Callable[[Params], bool] = lambda params: False
+    pairs: Callable[[Params, bool], Pairs] = lambda params, causal: "all"
     dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
     why_not: Callable[[Problem, Params, Scope], str | None] = lambda problem, params, scope: None
     tolerance: tuple[float, str] | None = None

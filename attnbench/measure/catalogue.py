@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.errors import BadInput
@@ -10,7 +12,7 @@ from attnbench.measure.device import AUTO, choose_device, device_of
 from attnbench.units import quoted, suggestion
 
 if TYPE_CHECKING:
-    from attnbench.operator import Operator
+    from attnbench.operator import Growth, Operator, Pairs
     from attnbench.problem import Problem, Scope
 
 What = Literal["operators", "suites", "metrics"]
@@ -79,7 +81,7 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
 
     params = resolve(operator, {})
     kind = operator.params.get("kind")
-    growth = {str(k): operator.complexity({**params, "kind": k}) for k in kind.choices} if kind else {}
+    kinds = {str(k): {**params, "kind": k} for k in kind.choices} if kind else {}
     stated = operator.complexity(params)
     return {
         "name": name,
@@ -98,8 +100,12 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
         "scopes": list(operator.forms),
         "causal": operator.causal,
         "full": operator.full,
+        "pairs": _pairs(operator, params),
+        "grouped": operator.grouped,
+        "continues": operator.continues,
+        "state": _state_growth(operator, params),
         "dtypes": list(operator.dtypes),
-        "kinds": {k: {"time": c.time, "memory": c.memory} for k, c in growth.items()},
+        "kinds": {k: {**asdict(operator.complexity(p)), "pairs": _pairs(operator, p)} for k, p in kinds.items()},
         "params": {
             key: {"default": p.default, "allowed": allowed_values(p), "meaning": p.meaning}
             for key, p in operator.params.items()
@@ -108,6 +114,27 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
         "notes": operator.notes,
         "no_kernel": operator.no_kernel,
     }
+
+
+def _pairs(operator: Operator, params: dict[str, Any]) -> dict[str, Pairs]:
+    """On which tokens an output depends, in each of the forms `full` and `causal` that there is."""
+    forms = {"full": operator.full, "causal": operator.causal}
+    return {form: operator.pairs(params, form == "causal") for form, reason in forms.items() if reason is True}
+
+
+STATE_GROWTH: dict[float, Growth] = {0: "1", 0.5: "n^0.5", 1: "n"}
+"""By the exponent of N, in halves."""
+
+
+def _state_growth(operator: Operator, params: dict[str, Any]) -> Growth | None:
+    """How what is kept of the tokens before grows with their number, from 2²⁰ to 2²²; None: it does not continue."""
+    from attnbench.problem import Problem
+
+    if operator.continues is not True:
+        return None
+    problems = [Problem(tokens, 64, 1, causal=True) for tokens in (1 << 20, 1 << 22)]
+    small, large = (operator.forms["core"].cost(problem, params, "fwd").state_bytes for problem in problems)
+    return STATE_GROWTH[round(math.log2(large / small)) / 2] if small and large else None
 
 
 def _impls(name: str, operator: Operator, params: dict[str, Any], device: str) -> dict[str, dict[str, str | None]]:

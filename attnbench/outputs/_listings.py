@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
@@ -139,40 +141,71 @@ def described(rows: Sequence[Row]) -> Listing:
 
 
 def operators(rows: Sequence[Row]) -> Listing:
-    """Of `list operators`: what fits a table of 80 columns. An impl in parentheses cannot run here."""
+    """Of `list operators`: by family, what fits a table of 80 columns."""
+    table: list[Row] = []
+    for family, members in groupby(rows, key=itemgetter("family")):
+        texts = [_operator_texts(row) for row in members]
+        table += [{**dict.fromkeys(texts[0], ""), "operator": family}, *texts]
+    return Listing(rows, table, sentences=("kinds",), notes=(*_OPERATOR_NOTES, *_reasons(rows)))
 
-    def texts(row: Row) -> Row:
-        kinds = [name if (c["time"] == row["time"]) else f"{name} ({c['time']})" for name, c in row["kinds"].items()]
-        runs: dict[str, bool] = {}
-        for reasons in row["impls"].values():
-            for impl, reason in reasons.items():
-                runs[impl] = runs.get(impl, False) or reason is None
-        return {
-            "operator": row["name"],
-            "family": row["family"],
-            "time": row["time"],
-            "memory": row["memory"],
-            "on": row["domains"][0] if len(row["domains"]) == 1 else "any",
-            "causal": "only" if row["full"] is not True else "yes" if row["causal"] is True else "no",
-            "kinds": ", ".join(kinds),
-            "impls": ", ".join(name if there else f"({name})" for name, there in runs.items() if name != "compiled"),
-        }
 
-    return Listing(rows, [texts(row) for row in rows], notes=_reasons(rows))
+_OPERATOR_NOTES = (
+    "state: how what is kept to continue from grows, in decoding; empty: nothing is, a prefix is computed anew. pairs: "
+    "an output depends on all tokens that it may see, on those that their contents have chosen, or on those at fixed "
+    "positions.",
+    "Scopes, parameters, papers and dtypes: --format json.",
+)
+
+
+def _operator_texts(row: Row) -> Row:
+    """The fields of an operator. Of kinds, what is not so for the default; of the causal form, what is not so for the
+    full one."""
+    pairs, *of_causal = dict.fromkeys(row["pairs"].values())
+
+    def kind_text(name: str, kind: Row) -> str:
+        figures = {kind["time"]: row["time"], next(iter(kind["pairs"].values())): pairs}
+        other = [figure for figure, default in figures.items() if figure != default]
+        return f"{name} ({', '.join(other)})" if other else name
+
+    kinds = ", ".join(kind_text(name, kind) for name, kind in row["kinds"].items())
+    below = ([f"kinds: {kinds}"] if kinds else []) + [f"causal: {other} pairs" for other in of_causal]
+    return {
+        "operator": f"  {row['name']}",
+        "year": row["paper"]["year"],
+        "time": row["time"],
+        "memory": row["memory"],
+        "state": row["state"],
+        "on": row["domains"][0] if len(row["domains"]) == 1 else "any",
+        "causal": "only" if row["full"] is not True else "yes" if row["causal"] is True else "no",
+        "pairs": pairs,
+        "kinds": f"  {'; '.join(below)}" if below else "",
+    }
+
+
+MOST_NAMED = 6
+"""Of operators, in a note."""
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
-    """Why impls cannot run here, and why operators have none for a GPU."""
-    places: dict[tuple[str, str], list[str]] = {}
+    """Which impls run here, why the others do not, and why operators have none for a GPU."""
+    places: dict[str | None, dict[str, list[str]]] = {}
     for row in rows:
-        for scope, reasons in row["impls"].items():
-            for impl, reason in reasons.items():
-                if reason is not None and scope == next(iter(row["impls"])):
-                    places.setdefault((impl, reason), []).append(row["name"])
+        for impl, reason in next(iter(row["impls"].values())).items():
+            places.setdefault(reason, {}).setdefault(impl, []).append(row["name"])
+
+    def listed(impls: Mapping[str, Sequence[str]]) -> str:
+        texts = []
+        for impl, names in impls.items():
+            text = f"all {len(rows)}" if len(names) == len(rows) > 1 else f"{len(names)} operators"
+            texts.append(f"{impl} ({', '.join(names) if len(names) <= MOST_NAMED else text})")
+        return ", ".join(texts)
+
     return [
-        "Scopes, parameters, papers and dtypes: --format json. compiled: any operator.",
-        *(f"({impl}) cannot run here: {reason} [{', '.join(names)}]" for (impl, reason), names in places.items()),
-        *(f"{row['name']} has no impl cuda: {row['no_kernel']}" for row in rows if row["no_kernel"]),
+        *(
+            f"Impls that {f'cannot run here: {reason}' if reason else 'run here'}: {listed(impls)}."
+            for reason, impls in sorted(places.items(), key=lambda place: place[0] is not None)
+        ),
+        *(f"{row['name']} has no impl cuda: {row['no_kernel']}." for row in rows if row["no_kernel"]),
     ]
 
 

@@ -35,7 +35,14 @@ def test_operators_have_everything_in_json() -> None:
     }  # fmt: skip
     assert linformer["paper"]["year"] == 2020
     assert softmax["impls"]["core"]["sdpa"] is None
-    assert rows["performer"]["kinds"]["relu"] == {"time": "n", "memory": "n"}
+    assert rows["performer"]["kinds"]["relu"] == {"time": "n", "memory": "n", "pairs": {"full": "all", "causal": "all"}}
+    assert rows["compressed"]["pairs"] == {"full": "all", "causal": "fixed"}
+    assert rows["gla"]["pairs"] == {"causal": "all"}
+    states = {name: row["state"] for name, row in rows.items()}
+    assert states["softmax"] == "n"
+    assert states["local"] == states["linear_transformer"] == "1"
+    assert states["sparse_transformer"] == "n^0.5"
+    assert states["linformer"] is states["lambda_layer"] is None
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="needs a machine without a GPU")
@@ -57,7 +64,7 @@ def test_names_narrow_the_list_and_unknown_ones_are_told() -> None:
     assert [row["name"] for row in rows] == ["local", "softmax"]
     assert json.loads(rows[0]["domains"]) == ["sequence", "image"]
     table, notes = run("operators", "softmax", "--format", "markdown").split("\n\n")
-    assert (table.count("\n"), notes[:2]) == (2, "- ")
+    assert (table.count("\n"), notes[:2]) == (3, "- ")  # heading, its line, family, operator
     with pytest.raises(BadInput, match="did you mean 'softmax'"):
         run("operators", "softmx")
 

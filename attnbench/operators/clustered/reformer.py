@@ -279,6 +279,7 @@ OPERATOR = Operator(
     ),
     forms=with_graph({"core": CORE, "layer": replace(LAYER, make_inputs=_layer_inputs)}, "cuda"),
     complexity=_complexity,
+    pairs=lambda params, causal: "chosen",
     params={
         "chunk": Param(64, "m, the chunk's length; a round hashes into 2N/m buckets", minimum=1),
         "n_hashes": Param(4, "hash rounds R", minimum=1, maximum=64),

@@ -267,6 +267,8 @@ OPERATOR = Operator(
         {"core": CORE, "layer": Form(_around(reference), _layer_inputs, _layer_cost, _layer_impls())}, "sdpa", "cuda"
     ),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
+    # the rectifier of the concatenation is 0 for about half of the pairs
+    pairs=lambda params, causal: "chosen" if params["kind"] == "concatenation" else "all",
     params={"kind": Param("embedded_gaussian", "how two tokens are compared", tuple(PROJECTED))},
     grouped="θ, φ and g are embeddings of one width, and in kind gaussian a token is compared with itself",
     causal="the paper's sums are over all positions",

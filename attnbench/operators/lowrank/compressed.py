@@ -232,6 +232,7 @@ OPERATOR = Operator(
     ),
     forms=with_graph({"core": CORE, "layer": projected(CORE)}, "cuda"),
     complexity=lambda params: Complexity(time="n^2", memory="n^2"),
+    pairs=lambda params, causal: "fixed" if causal else "all",
     params={"factor": Param(3, "tokens compressed into one: the convolution's kernel and stride", minimum=1)},
     grouped=True,
     continues=True,

@@ -199,6 +199,7 @@ OPERATOR = Operator(
     ),
     forms={"core": CORE, "layer": projected(CORE)},
     complexity=lambda params: Complexity(time="n", memory="n"),
+    pairs=lambda params, causal: "fixed",
     params={
         "kind": Param(
             "blocks", "all heads alike, or a quarter each random, local, strided, global", ("blocks", "mixed_heads")

@@ -264,6 +264,7 @@ OPERATOR = Operator(
     ),
     forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
+    pairs=lambda params, causal: "fixed",
     grouped=True,
     continues=True,
     params={

@@ -242,6 +242,7 @@ OPERATOR = Operator(
     complexity=lambda params: (
         Complexity(time="n^1.5", memory="n^1.5") if params["stride"] == SQRT else Complexity(time="n^2", memory="n^2")
     ),
+    pairs=lambda params, causal: "fixed",
     grouped=True,
     continues=True,
     params={

@@ -186,6 +186,7 @@ OPERATOR = Operator(
     complexity=complexity,
     grouped=True,
     continues=True,
+    pairs=lambda params, causal: "fixed",
     params={
         "stride": Param(SQRT, "s: the distance of the tokens seen", (SQRT,), minimum=1),
         "reach": Param("all", "tokens of its class seen on each side", ("all",), minimum=0),

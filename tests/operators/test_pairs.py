@@ -1,0 +1,96 @@
+"""On which tokens an output depends, as each operator states it: from which of them a gradient comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.operator import Inputs, Pairs
+from attnbench.problem import Problem
+from tests.operators.test_operators import NOT_THE_GRADIENT_OF_THE_OUTPUT
+from tests.variants import Variant, variants
+
+SIDE = 20
+DRAWS = 20
+NARROW: dict[str, dict[str, Any]] = {
+    "local": {"window": 24},
+    "longformer": {"window": 24},
+    "big_bird": {"block": 8},
+}
+"""Params with which a window ends well before so many tokens."""
+
+INSIDE = ("hashing", "selection")
+"""Params by which a choice is made in the call, from the data."""
+
+
+def cases() -> Iterator[tuple[Variant, bool]]:
+    """Every kind of every operator, full and causal."""
+    for variant in variants():
+        params = {**variant.params, **NARROW.get(variant.name, {})}
+        if variant.name in NOT_THE_GRADIENT_OF_THE_OUTPUT and "gradient" in params:
+            params["gradient"] = "bptt"
+        params.update((name, "inside") for name in INSIDE if name in params)
+        variant = Variant(variant.name, variant.operator, params, variant.scope)
+        for causal in (False, True):
+            if variant.scope == "core" and variant.defined(problem_of(variant, causal)):
+                yield variant, causal
+
+
+def problem_of(variant: Variant, causal: bool) -> Problem:
+    return variant.problem((SIDE, SIDE), batch=1, dtype="float64", causal=causal)
+
+
+def dependences(variant: Variant, problem: Problem, inputs: Inputs) -> Tensor:
+    """Whether the outputs of the first, the middle and the last token depend on each token: bool, [3, N]."""
+    data = {name: tensor.requires_grad_() for name, tensor in inputs.data.items()}
+    output = variant.form.reference(problem, variant.params, **{**inputs.tensors(), **data})
+    rows = by_token(output, problem)[[0, problem.seq_len // 2, problem.seq_len - 1]]
+    tokens = [tensor for tensor in data.values() if by_token(tensor, problem).shape[0] == problem.seq_len]
+    depends = torch.zeros(3, problem.seq_len, dtype=torch.bool)
+    for row, seen in zip(rows, depends, strict=True):
+        cotangent = torch.randn(row.shape, generator=torch.Generator().manual_seed(0), dtype=row.dtype)
+        for gradient in torch.autograd.grad(row, tokens, cotangent, retain_graph=True, allow_unused=True):
+            if gradient is not None:
+                seen |= by_token(gradient, problem).any(dim=1)
+    return depends
+
+
+def by_token(tensor: Tensor, problem: Problem) -> Tensor:
+    """[tokens, numbers of each], of a map [B, C, h, w] or of tokens [..., N, D]."""
+    if problem.height is not None and tensor.shape[-2:] == (problem.height, problem.width):
+        return tensor.flatten(2).movedim(-1, 0).flatten(1)
+    return tensor.movedim(-2, 0).flatten(1)
+
+
+def allowed(problem: Problem) -> Tensor:
+    """What a token may see: itself and those before it where the problem is causal, else all. [3, N]."""
+    n = problem.seq_len
+    rows = torch.tensor([0, n // 2, n - 1]).view(-1, 1)
+    return torch.arange(n) <= (rows if problem.causal else torch.full_like(rows, n))
+
+
+def observed(variant: Variant, causal: bool) -> Pairs:
+    """The pairs of an operator, from draws of its data with the same parameters and choices."""
+    problem = problem_of(variant, causal)
+    same = variant.inputs(problem)
+    may = allowed(problem)
+    union = torch.zeros_like(may)
+    for seed in range(DRAWS):
+        depends = dependences(variant, problem, replace(same, data=variant.inputs(problem, seed).data))
+        assert not (depends & ~may).any(), "an output depends on a token that it may not see"
+        if depends.equal(may):
+            return "all"
+        union |= depends
+        if union.equal(may):
+            return "chosen"
+    return "fixed"
+
+
+@pytest.mark.parametrize(("variant", "causal"), list(cases()), ids=lambda case: str(case))
+def test_an_output_depends_on_the_stated_tokens(variant: Variant, causal: bool) -> None:
+    assert observed(variant, causal) == variant.operator.pairs(variant.params, causal)
