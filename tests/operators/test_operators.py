@@ -33,6 +33,7 @@ NAMES = [
     "compressed",
     "kao_kv",
     "kao_qkv",
+    "nystromformer",
     "efficient",
     "linear_transformer",
     "rfa",
