@@ -27,6 +27,7 @@ NAMES = [
     "sparse_transformer",
     "longformer",
     "big_bird",
+    "swin_window",
     "reformer",
     "sinkhorn",
     "linformer",

@@ -56,6 +56,8 @@ BY_HAND: Mapping[str, Moved] = {
         "q k v q_global k_global v_global y",
         "q k v q_global k_global v_global dy dq dk dv dq_global dk_global dv_global",
     ),
+    "swin_window-*-core": ONCE,
+    "swin_window-*-layer": LAYER,
     "local-layer": LAYER,
     "strided-*-layer": LAYER,
     "sparse_transformer-*-layer": LAYER,
