@@ -35,6 +35,7 @@ NAMES = [
     "kao_kv",
     "kao_qkv",
     "nystromformer",
+    "external_attention",
     "efficient",
     "linear_transformer",
     "rfa",

@@ -77,6 +77,9 @@ BY_HAND: Mapping[str, Moved] = {
     # q for q̃, then k and v, then q; backwards q and dy for what landmarks have of v, and again when dq̃ is complete.
     "nystromformer-*-core": ("2q k v y", "2q k v 2dy dq dk dv"),
     "nystromformer-*-layer": ("3x y", "3x 2dy dx"),
+    # Sums over all tokens come first in both directions; in the layer also those of the norm.
+    "external_attention-core": ("2x y", "2x 2dy dx"),
+    "external_attention-layer": ("3x y", "3x 3dy dx"),
     "compressed-core": WITH_Y,
     "compressed-layer": LAYER_WITH_Y,
     "kao_kv-*-core": ("q k v y", "q dy dq dk dv"),  # means of k and of v are still there
