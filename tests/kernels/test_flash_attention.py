@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.kernels.stand_ins import require_same_signature, stand_in
 from tests.operators.small import close, small
 
 Calls = list[tuple[tuple[int, ...], int]]
+Window = tuple[Any, Any]
 
 CASES = [
     Problem(11, 16, 2, batch=3),
@@ -29,11 +31,26 @@ CASES = [
 ]
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+def attended(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: Window = (-1, -1)) -> Tensor:
     """[B, N, H, D]; the causal form is that of the last rows."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2]) if causal else None
+    mask = allowed(q.shape[2], k.shape[2], causal, window)
     return scaled_dot_product_attention(q, k, v, mask, enable_gqa=True).transpose(1, 2)
+
+
+def allowed(queries: int, keys: int, causal: bool, window: Window) -> Tensor:
+    """Keys from `window[0]` before a query on, and to `window[1]` after it, or to itself; −1 and None: to the end."""
+    back = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
+    before, after = (keys if side in (-1, None) else side for side in window)
+    return (back <= before) & (back >= (0 if causal else -after))
+
+
+def logsumexp(q: Tensor, k: Tensor, causal: bool, window: Window) -> Tensor:
+    """[B, H, N], without a gradient, as two of the packages leave it."""
+    keys = k.repeat_interleave(q.shape[2] // k.shape[2], 2).transpose(1, 2)
+    scores = q.transpose(1, 2) @ keys.mT * q.shape[-1] ** -0.5
+    outside = ~allowed(q.shape[1], k.shape[1], causal, window)
+    return scores.masked_fill(outside, float("-inf")).logsumexp(-1).detach()
 
 
 def of_version_2(calls: Calls) -> Callable[..., Any]:
@@ -42,7 +59,8 @@ def of_version_2(calls: Calls) -> Callable[..., Any]:
         deterministic=False, return_attn_probs=False,
     ):  # fmt: skip
         calls.append((tuple(q.shape), 0))
-        return attended(q, k, v, causal)
+        y = attended(q, k, v, causal, window_size)
+        return (y, logsumexp(q, k, causal, window_size), None) if return_attn_probs else y
 
     return flash_attn_func
 
@@ -54,8 +72,8 @@ def of_version_3(calls: Calls, pair: bool = False) -> Callable[..., Any]:
         sm_margin=0, return_attn_probs=False,
     ):  # fmt: skip
         calls.append((tuple(q.shape), num_splits))
-        y = attended(q, k, v, causal)
-        return (y, None) if pair else y
+        y = attended(q, k, v, causal, window_size)
+        return (y, logsumexp(q, k, causal, window_size)) if pair or return_attn_probs else y
 
     return flash_attn_func
 
@@ -68,16 +86,25 @@ def of_version_4(calls: Calls) -> Callable[..., Any]:
         block_sparse_tensors_bwd=None, return_lse=False, gather_bwd_recompute_p=False, gather_bwd_token_chunk=None,
     ):  # fmt: skip
         calls.append((tuple(q.shape), num_splits))
-        return attended(q, k, v, causal), None
+        if learnable_sink is None:
+            return attended(q, k, v, causal, window_size), None
+        zero = torch.zeros_like(k[:, :1])  # a key whose logit is the sink, with a value of 0
+        bias = torch.zeros(q.shape[2], q.shape[1], k.shape[1] + 1, dtype=q.dtype)
+        bias[..., 1:].masked_fill_(~allowed(q.shape[1], k.shape[1], causal, window_size), float("-inf"))
+        bias = torch.cat((learnable_sink.view(-1, 1, 1).expand(-1, q.shape[1], 1), bias[..., 1:]), -1)
+        q, k, v = (x.transpose(1, 2) for x in (q, torch.cat((zero, k), 1), torch.cat((zero, v), 1)))
+        return scaled_dot_product_attention(q, k, v, bias, enable_gqa=True).transpose(1, 2), None
 
     return flash_attn_func
 
 
-def stepped(q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, past: int, causal: bool) -> Tensor:
-    """[B, N, H, D]; the new keys and values are written after the first `past` of the caches."""
+def stepped(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, past: int, causal: bool, window: Window
+) -> tuple[Tensor, Tensor]:
+    """[B, N, H, D] and [B, H, N]; the new keys and values are written after the first `past` of the caches."""
     for cache, new in ((k_cache, k), (v_cache, v)):
         cache[:, past : past + new.shape[1]] = new
-    return attended(q, k_cache, v_cache, causal)
+    return attended(q, k_cache, v_cache, causal, window), logsumexp(q, k_cache, causal, window)
 
 
 def step_of_version_2(calls: Calls) -> Callable[..., Any]:
@@ -88,7 +115,8 @@ def step_of_version_2(calls: Calls) -> Callable[..., Any]:
         return_softmax_lse=False,
     ):  # fmt: skip
         calls.append((tuple(q.shape), num_splits))
-        return stepped(q, k_cache, v_cache, k, v, cache_seqlens, causal)
+        y, lse = stepped(q, k_cache, v_cache, k, v, cache_seqlens, causal, window_size)
+        return (y, lse) if return_softmax_lse else y
 
     return flash_attn_with_kvcache
 
@@ -102,7 +130,8 @@ def step_of_version_3(calls: Calls) -> Callable[..., Any]:
         scheduler_metadata=None, num_splits=0, pack_gqa=None, sm_margin=0, return_softmax_lse=False,
     ):  # fmt: skip
         calls.append((tuple(q.shape), num_splits))
-        return stepped(q, k_cache, v_cache, k, v, cache_seqlens, causal)
+        y, lse = stepped(q, k_cache, v_cache, k, v, cache_seqlens, causal, window_size)
+        return (y, lse) if return_softmax_lse else y
 
     return flash_attn_with_kvcache
 
@@ -180,6 +209,62 @@ def test_new_tokens_are_written_to_the_cache_by_the_package(name: str, monkeypat
         case.inputs.state[cache][:, :, -3:] = float("nan")
         assert case.inputs.data[new].isfinite().all()
     assert close(case.impl(f"cuda:{name}"), expected)
+
+
+@pytest.mark.parametrize("sink", ["none", "logit"])
+@pytest.mark.parametrize(("window", "query_len"), [(4, 11), (30, 11), (4, 3), (4, 1), (30, 3)])
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_window_and_a_sink_logit_are_what_the_reference_has(
+    name: str, window: int, query_len: int, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_as(name, [], monkeypatch)
+    problem = Problem(11, 32, 4, kv_heads=2, causal=True, query_len=query_len)
+    case = small("sliding_window", problem, window=window, sink=sink)
+    expected = case.output()
+    assert close(case.impl(f"cuda:{name}"), expected)
+    if sink == "logit":
+        other = replace(case.inputs, parameters={"sink_logit": case.tensors["sink_logit"] + 1})
+        assert not close(replace(case, inputs=other).impl(f"cuda:{name}"), expected)
+    if (window, query_len) in ((4, 11), (4, 3)):
+        narrower = replace(case, params={**case.params, "window": window - 1})
+        assert not close(narrower.impl(f"cuda:{name}"), expected)
+
+
+def test_version_4_alone_has_the_gradient_of_a_sink_logit(monkeypatch: pytest.MonkeyPatch) -> None:
+    impls = operators()["sliding_window"].load().forms["core"].impls
+    case = small("sliding_window", CASES[2], window=4, sink="logit")
+    expected = case.gradients()
+    for name in STAND_INS:
+        installed_as(name, [], monkeypatch)
+        ours = case.gradients(lambda each, name=name: each.impl(f"cuda:{name}"))
+        same = close(ours["q"], expected["q"])
+        reason = impls[f"cuda:{name}"].why_not_backward(case.problem, case.params, "cuda")
+        assert same is (reason is None) is (name == "fa4")
+        assert impls[f"cuda:{name}"].why_not_backward(case.problem, {"sink": "none"}, "cuda") is None
+    assert close(ours["sink_logit"], expected["sink_logit"])
+
+
+def test_sink_tokens_beside_a_window_are_no_pattern_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnbench.kernels.library.flash_attention.installed", lambda module: True)
+    impl = operators()["sliding_window"].load().forms["core"].impls["cuda:fa3"]
+    params = {"window": 4, "sink": "tokens", "sink_tokens": 2}
+    for seq_len, query_len, able in ((11, 11, False), (6, 6, True), (11, 1, True), (11, 2, False)):
+        problem = Problem(seq_len, 32, 4, causal=True, query_len=query_len, dtype="bfloat16")
+        reason = impl.why_not(problem, params, "cuda")
+        assert reason is None if able else "has no window of 4 tokens beside sink tokens" in str(reason)
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "able"),
+    [((9, 0), 256, True), ((10, 0), 128, True), ((10, 0), 256, False), ((12, 0), 64, False)],
+)
+def test_where_version_4_takes_a_sink_logit(
+    capability: tuple[int, int], head_dim: int, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    problem = Problem(8, head_dim, dtype="float16")
+    assert PACKAGES["fa4"].unfit(problem) is None
+    assert (PACKAGES["fa4"].unfit(problem, sink_logit=True) is None) is able
 
 
 @pytest.mark.parametrize(("capability", "splits"), [((9, 0), 1), ((10, 0), 0)])

@@ -181,7 +181,7 @@ def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -
     assert now.bytes_required > 0
 
 
-KEEPS_EVERY_TOKEN = ("softmax", "local", "synthesizer-dense")
+KEEPS_EVERY_TOKEN = ("softmax", "local", "sliding_window", "synthesizer-dense")
 """Of which, at few tokens, a step reads a cache of all tokens before and adds the new ones."""
 
 

@@ -22,6 +22,7 @@ NAMES = [
     "non_local",
     "identity",
     "local",
+    "sliding_window",
     "strided",
     "global_tokens",
     "sparse_transformer",

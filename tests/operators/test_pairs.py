@@ -19,6 +19,7 @@ SIDE = 20
 DRAWS = 20
 NARROW: dict[str, dict[str, Any]] = {
     "local": {"window": 24},
+    "sliding_window": {"window": 24},
     "longformer": {"window": 24},
     "big_bird": {"block": 8},
 }

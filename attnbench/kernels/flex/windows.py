@@ -157,15 +157,71 @@ def window(q: Tensor, k: Tensor, v: Tensor, before: int, after: int, classes: in
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def copied_hubs_mask(n: int, before: int, after: int, hubs: int, device: torch.device) -> Any:
-    """The mask of `window` without classes, whose hubs stand in front as copies: `copies_mask`."""
+def copied_hubs_mask(n: int, before: int, after: int, hubs: int, device: torch.device, causal: bool = False) -> Any:
+    """The mask of `window` without classes, whose hubs stand in front as copies: `copies_mask`.
+
+    causal: whether a hub is seen by no token before it.
+    """
     query, key = spans(n, 0, device), spans(n, 1, device)
     some, every = band(query, key, before, after)
 
     def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (i - j <= before) & (j - i <= after) & (j >= hubs)
 
-    return copies_mask((some & (key.high >= hubs))[None], (every & (key.low >= hubs))[None], allowed, n, hubs)
+    return copies_mask((some & (key.high >= hubs))[None], (every & (key.low >= hubs))[None], allowed, n, hubs, causal)
+
+
+def causal_window(
+    q: Tensor, k: Tensor, v: Tensor, before: int | None, hubs: int = 0, sink_logit: Tensor | None = None
+) -> Tensor:
+    """Attention of the last Q of M tokens to the `before` tokens before each, itself, and the hubs up to itself.
+
+    Args:
+        q: [B, H, Q, D].
+        k, v: [B, Hk, M, D].
+        before: None: all.
+        hubs: the first of the M tokens, which every later one sees.
+        sink_logit: [H], one more logit of a head's rows, in the denominator alone.
+
+    Returns: [B, H, Q, D].
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    before = keys if before is None else before
+    if queries == 1 and before >= keys - 1:
+        mask = None
+    elif hubs and torch.is_grad_enabled() and queries == keys:
+        k, v = (with_copies(x, x[:, :, :hubs]) for x in (k, v))
+        mask = copied_hubs_mask(keys, before, 0, hubs, q.device, causal=True)
+    else:
+        mask = causal_mask(queries, keys, before, hubs, q.device)
+    if sink_logit is None:
+        return attend(q, k, v, mask)
+    return without_sink(*attend_with_lse(q, k, v, mask), sink_logit)
+
+
+def without_sink(y: Tensor, lse: Tensor, sink_logit: Tensor) -> Tensor:
+    """Attention with one more logit in each head's denominators: y · σ(lse − s). y: [B, H, Q, D]; lse: [B, H, Q]."""
+    share = torch.sigmoid(lse - sink_logit.to(lse.dtype)[:, None])
+    return y * share.to(y.dtype).unsqueeze(-1)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def causal_mask(queries: int, keys: int, before: int, hubs: int, device: torch.device) -> Any:
+    """The mask of `causal_window`."""
+    past = keys - queries
+    query, key = spans(queries, 0, device), spans(keys, 1, device)
+    query = Spans(query.low + past, query.high + past)
+    some, every = band(query, key, before, 0)
+    some = some | ((key.low < hubs) & (key.low <= query.high))
+    every = every | ((key.high < hubs) & (key.high <= query.low))
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        back = i + past - j
+        near = (back <= before) | (j < hubs) if hubs else back <= before
+        return near & (back >= 0)
+
+    return block_mask(some[None], every[None], allowed, queries, keys)
 
 
 @lru_cache(maxsize=64)
@@ -205,13 +261,14 @@ def with_copies(x: Tensor, hubs: Tensor) -> Tensor:
     return torch.cat((copies.repeat(1, 1, _copies(x.shape[2])[0], 1), x), dim=2)
 
 
-def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int) -> Any:
+def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int, causal: bool = False) -> Any:
     """The block mask of tokens that all see `hubs` keys beside others: every piece of the queries its own copy of them.
 
     Args:
         some, every, allowed: as `block_mask` takes them, of the other keys alone: N queries and N keys.
         n: tokens.
         hubs: keys that all queries see.
+        causal: whether they are the first of the N tokens, and seen by none before them.
     """
     count, rows = _copies(n)
     span = tiles(hubs)
@@ -219,11 +276,16 @@ def copies_mask(some: Tensor, every: Tensor, allowed: MaskMod, n: int, hubs: int
     key = torch.arange(count * span, device=some.device)
     mine = (query // rows == key // span).expand(some.shape[0], -1, -1)
     filled = mine & ((key % span + 1) * TILE <= hubs)
+    if causal:
+        filled = filled & (key % span < query)
     start = count * span * TILE
 
     def sees(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         copy = j // (span * TILE)
-        hub = (copy == i // (rows * TILE)) & (j - copy * (span * TILE) < hubs)
+        token = j - copy * (span * TILE)
+        hub = (copy == i // (rows * TILE)) & (token < hubs)
+        if causal:
+            hub = hub & (token <= i)
         return torch.where(j < start, hub, allowed(b, h, i, (j - start).clamp(min=0)))
 
     return block_mask(torch.cat((mine, some), -1), torch.cat((filled, every), -1), sees, n, start + n)

@@ -27,6 +27,11 @@ CPU = torch.device("cpu")
 CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("local", 301, {"window": 40}),
     ("local", 33, {"window": 40}),
+    ("sliding_window", 301, {"window": 40}),
+    ("sliding_window", 301, {"window": 140, "sink": "tokens", "sink_tokens": 130}),
+    ("sliding_window", 300, {"window": 40, "sink": "tokens"}),
+    ("sliding_window", 33, {"window": 40, "sink": "tokens"}),
+    ("sliding_window", 301, {"window": 40, "sink": "logit"}),
     ("strided", 301, {"stride": 3, "reach": 9}),
     ("strided", 300, {"stride": 4, "reach": 20}),
     ("global_tokens", 131, {"global_tokens": 5}),
@@ -59,8 +64,8 @@ def all_cases() -> Iterator[Any]:
     for name, n, params in CASES:
         for causal in (False, True):
             case = case_of(name, n, params, causal)
-            outside = case.operator.causal is not True if causal else False
-            if not outside and case.operator.why_not(case.problem, case.params, "core") is None:
+            form = case.operator.causal if causal else case.operator.full
+            if form is True and case.operator.why_not(case.problem, case.params, "core") is None:
                 yield pytest.param(name, n, params, causal, id=f"{name}-{n}-{causal}-{list(params.values())}")
 
 
@@ -123,6 +128,10 @@ def test_the_listed_tiles_alone_equal_the_reference(name: str, n: int, params: d
         ("longformer", 1100, {"window": 40, "global_tokens": 76}),
         ("longformer", 301, {"window": 40, "global_tokens": 1}),
         ("longformer", 9, {"window": 3, "global_tokens": 20}),
+        ("sliding_window", 301, {"window": 40}),
+        ("sliding_window", 301, {"window": 40, "sink": "tokens"}),
+        ("sliding_window", 401, {"window": 200, "sink": "tokens", "sink_tokens": 130}),
+        ("sliding_window", 301, {"window": 40, "sink": "logit"}),
         ("longformer", 301, {"window": 11, "dilation": 3, "global_tokens": 7}),
         ("global_tokens", 1152, {"global_tokens": 128}),
         ("global_tokens", 131, {"global_tokens": 5, "kind": "external"}),
@@ -133,11 +142,11 @@ def test_gradients_equal_the_reference(
 ) -> None:
     """With gradients keys that all tokens see are attended to apart, and long sides in pieces."""
     monkeypatch.setattr(pieces, "LEAST_TOKENS", 64)
-    case = case_of(name, n, params, causal=False, kv_heads=kv_heads)
-    data = {name: x.requires_grad_() for name, x in case.inputs.data.items()}
+    case = case_of(name, n, params, causal=name == "sliding_window", kv_heads=kv_heads)
+    wanted = [x.requires_grad_() for x in case.inputs.differentiated().values()]
     for ours, theirs in zip(
-        gradients(case.run_impl("cuda"), list(data.values())),
-        gradients(case.output(), list(data.values())),
+        gradients(case.run_impl("cuda"), wanted),
+        gradients(case.output(), wanted),
         strict=True,
     ):
         assert close(ours, theirs)
@@ -267,6 +276,11 @@ def masks() -> Iterator[tuple[str, Any, int]]:
         )
     for n, before, hubs in ((300, 10, 3), (1700, 260, 130), (9000, 100, 128), (5000, 100, 1)):
         yield f"copies-{n}-{before}-{hubs}", windows.copied_hubs_mask(n, before, before, hubs, CPU), 1
+    for n, before, hubs in ((300, 10, 3), (1700, 260, 130)):
+        yield f"causal-copies-{n}-{before}-{hubs}", windows.copied_hubs_mask(n, before, 0, hubs, CPU, True), 1
+        for queries in (1, 40, n - 200, n):
+            yield f"causal-{queries}-{n}", windows.causal_mask(queries, n, before, hubs, CPU), 1
+    yield "causal-all", windows.causal_mask(300, 1000, 1000, 0, CPU), 1
     for n, factor in ((300, 3), (1000, 1), (900, 7)):
         keys = (n - 1) // factor + 1
         yield f"every-{n}-{factor}", patterns.every_few_tokens(n, keys, factor, CPU), 1

@@ -33,6 +33,10 @@ CASES: list[tuple[str, dict[str, Any], int, Sees]] = [
     ("local", {"window": 7}, 30, near(7)),
     ("local", {"window": 7}, 150, near(7)),
     ("local", {"window": 70}, 150, near(70)),
+    ("sliding_window", {"window": 8}, 30, near(7)),
+    ("sliding_window", {"window": 8, "sink": "tokens"}, 30, lambda i, j: i - j <= 7 or j < 4),
+    ("sliding_window", {"window": 8, "sink": "tokens"}, 150, lambda i, j: i - j <= 7 or j < 4),
+    ("sliding_window", {"window": 1, "sink": "tokens", "sink_tokens": 9}, 150, lambda i, j: i == j or j < 9),
     ("strided", {"stride": 4, "reach": 3}, 30, classes(4, 3)),
     ("strided", {"stride": 3, "reach": 40}, 150, classes(3, 40)),
     ("strided", {"stride": 3, "reach": 0}, 30, classes(3, 0)),
@@ -52,7 +56,11 @@ CASES: list[tuple[str, dict[str, Any], int, Sees]] = [
 ]
 """Name, params, N, and which pairs are seen. √N: of 30 and 42 tokens, not of a few less."""
 
-LAYOUTS = list({(name, params.get("kind")): (name, params, n, sees) for name, params, n, sees in CASES}.values())
+LAYOUTS = list(
+    {
+        (name, params.get("kind"), params.get("sink")): (name, params, n, sees) for name, params, n, sees in CASES
+    }.values()
+)
 """One case of each way to keep keys."""
 
 
