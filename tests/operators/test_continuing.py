@@ -143,6 +143,7 @@ def test_every_impl_that_runs_here_continues_as_the_reference(variant: Variant, 
 
 
 NOT_THE_DIFFERENCE = {
+    "mla-expanded": "a step expands the latents of all tokens before once more",
     "strided-sqrt(n)-all": "its stride follows √N: the prefill of fewer tokens has another pattern",
     "sparse_transformer": "its stride follows √N: the prefill of fewer tokens has another pattern",
     "synthesizer-factorized_dense": "the lengths of α and β follow the square root of the number of tokens",
@@ -181,7 +182,7 @@ def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -
     assert now.bytes_required > 0
 
 
-KEEPS_EVERY_TOKEN = ("softmax", "local", "sliding_window", "synthesizer-dense")
+KEEPS_EVERY_TOKEN = ("softmax", "mla", "local", "sliding_window", "synthesizer-dense")
 """Of which, at few tokens, a step reads a cache of all tokens before and adds the new ones."""
 
 

@@ -19,6 +19,7 @@ from tests.variants import Variant, variants
 NAMES = [
     "softmax",
     "softmax_pool",
+    "mla",
     "non_local",
     "identity",
     "local",

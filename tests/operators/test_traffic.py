@@ -30,6 +30,8 @@ SUMMED_FIRST = "2x y", "2x 2dy dx"  # keys of x are summed before queries of x a
 BY_HAND: Mapping[str, Moved] = {
     "softmax-*-core": WITH_Y,
     "softmax-*-layer": LAYER_WITH_Y,
+    "mla-*-core": ("q_n q_r c k_r y", "q_n q_r c k_r y dy dq_n dq_r dc dk_r"),
+    "mla-*-layer": LAYER_WITH_Y,
     "softmax_pool-*-core": (
         "q k v y",
         "q 2k/4 2v/4 y dy dq dk dv",

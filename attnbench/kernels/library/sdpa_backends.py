@@ -31,16 +31,23 @@ MOST_ASKED = 512
 """New tokens, and earlier ones, of the call that asks whether a backend runs."""
 
 
-def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One SDPA call. q: [B, H, Q, D]; k, v: [B, Hk, N, D].
+def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """One SDPA call.
 
     Where every query sees all keys, the queries of a group are rows of one head: each key is read once for all of them.
+
+    Args:
+        q: [B, H, Q, K].
+        k, v: [B, Hk, N, K] and [B, Hk, N, V].
+        scale: of the logits; None: K^(−½).
+
+    Returns: [B, H, Q, V].
     """
     if not problem.causal or problem.query_len == 1:
-        return unfolded(scaled_dot_product_attention(folded(q, k), k, v), q)
+        return unfolded(scaled_dot_product_attention(folded(q, k), k, v, scale=scale), q)
     mask = _lower_right(problem, q) if problem.past else None
-    grouped = problem.group > 1
-    return scaled_dot_product_attention(q, k, v, mask, is_causal=not problem.past, enable_gqa=grouped)
+    grouped = q.shape[1] > k.shape[1]
+    return scaled_dot_product_attention(q, k, v, mask, is_causal=not problem.past, scale=scale, enable_gqa=grouped)
 
 
 def _lower_right(problem: Problem, q: Tensor) -> Tensor:

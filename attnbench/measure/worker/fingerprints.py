@@ -38,8 +38,8 @@ def fingerprint(outputs: Outputs) -> float:
 def digest(tensor: Tensor) -> int:
     """The sum of a tensor's bytes as whole numbers of 64 bits: another one where any single value is another."""
     values = tensor.detach().reshape(-1)
-    if values.storage_offset() * values.element_size() % WORD:
-        values = values.clone()
+    if values.stride(0) != 1 or values.storage_offset() * values.element_size() % WORD:
+        values = values.clone(memory_format=torch.contiguous_format)
     octets = values.view(torch.uint8)
     words = octets.numel() // WORD * WORD
     return int(octets[:words].view(torch.int64).sum()) + int(octets[words:].sum())

@@ -10,13 +10,11 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 
 from attnbench.cost import moved_again, product, traffic
-from attnbench.grouped import folded, hide_for_each, unfolded
 from attnbench.inputs import heads
 from attnbench.kernels.library import flash_infer
 from attnbench.kernels.library.flash_attention import PACKAGES, Package
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.library.sdpa_backends import BACKENDS, attention, forced, why_not_forced
-from attnbench.masking import ahead
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
     VALUE_MAP,
@@ -26,6 +24,7 @@ from attnbench.operators._value_map import (
     value_map_multiply_adds,
     value_map_weights,
 )
+from attnbench.operators.exact import _eager as eager
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 from attnbench.state import appended, cache_bytes, caches, causal_pairs, drawn_caches
@@ -52,10 +51,7 @@ def reference(
     Returns: [B, H, Q, D].
     """
     k, v = appended(k_cache, k), appended(v_cache, mapped(v, value_map))
-    scores = folded(q * problem.head_dim**-0.5, k) @ k.transpose(-2, -1)  # [B, Hk, G·Q, N]
-    if problem.causal and problem.query_len > 1:
-        scores = hide_for_each(scores, ahead(problem.query_len, problem.seq_len, q.device))
-    return unfolded(scores.softmax(dim=-1) @ v, q)
+    return eager.attention(problem, q, k, v, problem.head_dim**-0.5)
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
