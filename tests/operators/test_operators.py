@@ -32,6 +32,7 @@ NAMES = [
     "swin_window",
     "reformer",
     "sinkhorn",
+    "moba",
     "linformer",
     "compressed",
     "kao_kv",
@@ -183,16 +184,20 @@ def earlier_outputs_changed(variant: Variant, problem: Problem, first_changed: i
 EXPONENT: dict[Growth, float] = {"1": 0, "n": 1, "n^1.5": 1.5, "n^2": 2, "n^3": 3, "log n": 0.07, "n log n": 1.07}
 
 
-LONGER = {"sinkhorn-sortcut-64-core": 8}
-"""Sides so many times longer for FLOPs: at a million tokens its (N/b)²·D is only as much as its linear terms."""
+LONGER = {"sinkhorn-sortcut-64-core": 8, "moba-inside-core": 8}
+"""Sides so many times longer for FLOPs: at a million tokens the square, (N/b)²·D or N²·D/b, is as much as the rest."""
 
 CHUNK_AFTER_CHUNK = 32
 """Sides so many times shorter for the memory of layers whose core goes from chunk to chunk in a loop: for time, as
 shapes alone of a thousand steps take seconds."""
 
+TILE_AFTER_TILE = {"moba": 8}
+"""The same for operators that go from tile to tile of queries."""
 
-def loops(variant: Variant) -> bool:
-    return variant.scope == "layer" and variant.name in ("gated_delta_net", "kda", "rwkv7")
+
+def times_shorter(variant: Variant) -> int:
+    loops = variant.scope == "layer" and variant.name in ("gated_delta_net", "kda", "rwkv7")
+    return CHUNK_AFTER_CHUNK if loops else TILE_AFTER_TILE.get(variant.name, 1)
 
 
 def slope(small: float, large: float) -> float:
@@ -203,7 +208,7 @@ def slope(small: float, large: float) -> float:
 def test_grows_as_stated_at_a_million_tokens(variant: Variant) -> None:
     """From N = 2²⁰ to 2²²: FLOPs from `cost`, peak memory from shapes alone; √N is whole at both."""
     stated = variant.operator.complexity(variant.params)
-    shorter = CHUNK_AFTER_CHUNK if loops(variant) else 1
+    shorter = times_shorter(variant)
     sizes = [variant.problem((n // shorter,) * 2, channels=64, heads=4, batch=1) for n in (1024, 2048)]
     longer = LONGER.get(str(variant), 1)
     sides = [(side * longer, side * longer) for side in (1024, 2048)]

@@ -68,6 +68,8 @@ BY_HAND: Mapping[str, Moved] = {
     "big_bird-*-layer": LAYER,
     "longformer-*-layer": LAYER,
     "global_tokens-*-layer": LAYER,
+    "moba-*-core": ONCE,
+    "moba-*-layer": LAYER,
     # qk is hashed before any query attends; the backward has the buckets.
     "reformer-*-inside-core": ("2qk v y", "qk v dy dqk dv"),
     "reformer-*-inside-layer": ("2x y", "x dy dx"),

@@ -1,0 +1,59 @@
+"""How blocks are chosen by their scores, tile after tile of queries; and the param that says when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attnbench.operator import Param
+from attnbench.problem import Params, Scope
+
+SELECTION = Param("given", "blocks chosen once with the inputs, or in the call", ("given", "inside"))
+
+TILE_ELEMENTS = 1 << 21
+"""Scores of a tile of queries with all blocks, at least; or TILE_SHARE times the elements of the queries."""
+
+TILE_SHARE = 4
+
+
+def tiles_of_queries(q: Tensor, blocks: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 query of tiles of which all scores are held at once. q: [B, H, Q, D]."""
+    b, h, queries, d = q.shape
+    yield from tiles(b * h, queries, d, blocks)
+
+
+def tiles(heads: int, queries: int, width: int, blocks: int) -> Iterator[tuple[int, int]]:
+    """As `tiles_of_queries`, from sizes alone."""
+    limit = max(TILE_ELEMENTS, TILE_SHARE * heads * queries * width)
+    tile = max(1, limit // (heads * max(1, blocks)))
+    for first in range(0, queries, tile):
+        yield first, min(first + tile, queries)
+
+
+def largest_blocks(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
+    """The allowed blocks of the largest scores: int32 […, min(count, blocks)], −1 where fewer are allowed.
+
+    Args:
+        scores: […, blocks]; changed in place.
+        allowed: bool, [T, blocks] or alike.
+    """
+    largest, index = scores.masked_fill_(~allowed, float("-inf")).topk(min(count, scores.shape[-1]), dim=-1)
+    return torch.where(largest == float("-inf"), -1, index).int()
+
+
+def filled_up(chosen: Tensor, slots: int) -> Tensor:
+    """[…, n'] → […, n] with empty slots behind."""
+    return pad(chosen, (0, slots - chosen.shape[-1]), value=-1) if chosen.shape[-1] < slots else chosen
+
+
+def not_in_a_layer(params: Params, scope: Scope) -> str | None:
+    """The reason that blocks cannot be chosen inside a layer, or None."""
+    if scope == "layer" and params["selection"] == "inside":
+        return (
+            "selection: inside in a layer is not a fixed map: the projection's rounding flips the choice of blocks; "
+            "use selection: given"
+        )
+    return None
