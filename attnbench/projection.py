@@ -22,6 +22,7 @@ def projected(
     layout: Layout = "heads",
     gains: Callable[[Problem], Mapping[str, float]] | None = None,
     bytes_again: Callable[[Problem, Mode], int] | None = None,
+    key_dim: Callable[[Params], int] | None = None,
 ) -> Form:
     """The layer around `core`: x W_name for every name, the core, then y W_o; no biases.
 
@@ -35,13 +36,19 @@ def projected(
             core's data are [B, C, h, w].
         gains: factors on the N(0, 1/C) projections by name, for a core without a scale of its own; None: 1.
         bytes_again: of the layer's `Cost`; None: the core's.
+        key_dim: channels of a head of queries and of keys; None: D.
     """
+
+    def width_of(problem: Problem, params: Params, name: str) -> int:
+        if key_dim and name in ("q", "k"):
+            return head_count(problem, name) * key_dim(params)
+        return width(problem, name)
 
     def of_the_core(problem: Problem, x: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those that the core takes: x projected, and what is not a projection."""
         rest = dict(tensors)
         weights = {name: rest.pop(f"w_{name}") for name in names}
-        return {**{name: _project(problem, x, w, layout) for name, w in weights.items()}, **rest}
+        return {**{name: _project(x, w, head_count(problem, name), layout) for name, w in weights.items()}, **rest}
 
     def around(call: Call) -> Call:
         def layer(
@@ -66,7 +73,9 @@ def projected(
         c = problem.channels
         factors = gains(problem) if gains else {}
         weights = {
-            f"w_{name}": normal(problem, generator, c, width(problem, name), scale=factors.get(name, 1.0) * c**-0.5)
+            f"w_{name}": normal(
+                problem, generator, c, width_of(problem, params, name), scale=factors.get(name, 1.0) * c**-0.5
+            )
             for name in (*names, "o")
         }
         data = (tokens if layout == "heads" else maps)(problem, generator, "x")
@@ -75,25 +84,25 @@ def projected(
     def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
         inner = core.cost(problem, params, mode)
         size, c = problem.batch * problem.query_len * problem.channels, problem.channels
-        projected = sum(width(problem, name) for name in names)
+        projected = sum(width_of(problem, params, name) for name in names)
         # Around the core, x takes the place of the core's inputs; the weights come on top.
         outside = traffic(problem, mode, read=size + c * (projected + c), written=size)
         replaced = traffic(problem, mode, read=size * projected // c, written=size)
         return replace(
             inner,
-            flops=inner.flops + projections(problem, mode),
-            reference_flops=inner.reference_flops + projections(problem, mode),
+            flops=inner.flops + projections(problem, params, mode),
+            reference_flops=inner.reference_flops + projections(problem, params, mode),
             bytes_required=outside + max(0, inner.bytes_required - replaced),  # never less than the projections' own
             bytes_again=bytes_again(problem, mode) if bytes_again else inner.bytes_again,
         )
 
-    def projections(problem: Problem, mode: Mode) -> int:
-        columns = sum(width(problem, name) for name in (*names, "o"))
+    def projections(problem: Problem, params: Params, mode: Mode) -> int:
+        columns = sum(width_of(problem, params, name) for name in (*names, "o"))
         return product(problem.batch * problem.query_len * problem.channels * columns, mode)  # [B·Q, C] × [C, width]
 
     def layer_impl(impl: Impl) -> Impl:
         core_flops = impl.flops
-        flops = core_flops and (lambda p, params, mode: core_flops(p, params, mode) + projections(p, mode))
+        flops = core_flops and (lambda p, params, mode: core_flops(p, params, mode) + projections(p, params, mode))
         return replace(impl, load=lambda: around(impl.load()), flops=flops)
 
     impls: Mapping[str, Impl] = {name: layer_impl(impl) for name, impl in core.impls.items()}
@@ -105,10 +114,10 @@ def width(problem: Problem, name: str) -> int:
     return head_count(problem, name) * problem.head_dim
 
 
-def _project(problem: Problem, x: Tensor, w: Tensor, layout: Layout) -> Tensor:
+def _project(x: Tensor, w: Tensor, heads: int, layout: Layout) -> Tensor:
     if layout == "map":
         return channels_first(x, w)
-    return (x @ w).unflatten(-1, (-1, problem.head_dim)).transpose(1, 2)  # [B, H or Hk, Q, D]
+    return (x @ w).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H or Hk, Q, D]
 
 
 def _output(problem: Problem, y: Tensor, w: Tensor, layout: Layout) -> Tensor:

@@ -208,6 +208,8 @@ def test_softmax_error_means_the_same_for_every_operator() -> None:
     assert own < 0.1, "near its own kernel"
     assert errors(subject("rfa", m=256))["softmax_error_at_4"] > 0.5, "and far from softmax where that concentrates"
     assert errors(subject("performer", m=2048))["softmax_error_at_0.25"] < 0.2
+    series = errors(subject("based"))  # of 16 channels of q and k, whatever D
+    assert series["softmax_error_at_0.25"] < 0.02 < 0.2 < series["softmax_error_at_4"]
 
 
 def test_what_estimates_nothing_has_no_softmax_error(monkeypatch: pytest.MonkeyPatch) -> None:

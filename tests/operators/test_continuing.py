@@ -218,6 +218,8 @@ HEAD_AXIS = {
     "w_gate": -1,
     "b_gate": -1,
     "conv_k": 0,
+    "gamma_k": 0,
+    "beta_k": 0,
     "conv_v": 0,
     "e": 0,
     "f": 0,
@@ -233,7 +235,7 @@ def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Ten
             tensors[name] = tensors[name].repeat_interleave(problem.group, dim=axis)
     for name in (f"w_{name}" for name in KEYS_AND_VALUES):
         if name in tensors:
-            by_head = tensors[name].unflatten(-1, (-1, problem.head_dim))
+            by_head = tensors[name].unflatten(-1, (problem.kv_heads, -1))
             tensors[name] = by_head.repeat_interleave(problem.group, dim=-2).flatten(-2)
     return tensors
 
@@ -291,5 +293,5 @@ def test_shared_keys_take_less_memory_than_repeated_ones(variant: Variant, causa
         assert own < repeated or (mode == "fwd_bwd" and variant.name in GATHERED and own == repeated), mode
 
 
-GATHERED = ("moba",)
-"""Operators whose backward holds what was gathered of the keys, and no longer the keys themselves."""
+GATHERED = ("based", "moba")
+"""Operators whose backward holds what was made of the keys, and no longer the keys themselves."""

@@ -40,6 +40,7 @@ NAMES = [
     "nystromformer",
     "external_attention",
     "efficient",
+    "based",
     "linear_transformer",
     "rfa",
     "retention",

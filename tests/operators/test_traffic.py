@@ -92,8 +92,10 @@ BY_HAND: Mapping[str, Moved] = {
     "kao_kv-*-layer": SUMMED_FIRST,
     "kao_qkv-*-core": ("q k v y", "dy dq dk dv"),
     "kao_qkv-*-layer": ("x y", "dy dx"),
-    **{f"{name}-core": ONCE for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
-    **{f"{name}-layer": SUMMED_FIRST for name in ("efficient", "linear_transformer", "performer-*", "rfa-*")},
+    **{f"{name}-core": ONCE for name in ("efficient", "based-*", "linear_transformer", "performer-*", "rfa-*")},
+    **{
+        f"{name}-layer": SUMMED_FIRST for name in ("efficient", "based-*", "linear_transformer", "performer-*", "rfa-*")
+    },
     "retention-*-core": ONCE,
     **{f"{name}-*-layer": LAYER for name in ("retention", "gla", "mamba2", "gated_delta_net", "kda", "rwkv7")},
     "gla-*-core": ("q k v log_decay y", "q k v log_decay dy dq dk dv dlog_decay"),
@@ -133,7 +135,7 @@ BY_HAND: Mapping[str, Moved] = {
 
 CAUSAL: Mapping[str, Moved] = {
     # Sums so far are known where a query is answered; the backward makes them again from a few on the way.
-    **{f"{name}-layer": LAYER for name in ("linear_transformer", "performer-*", "rfa-*", "sinkhorn-*")},
+    **{f"{name}-layer": LAYER for name in ("based-*", "linear_transformer", "performer-*", "rfa-*", "sinkhorn-*")},
     "rfa-causal-core": ("q k v gate y", "q k v gate dy dq dk dv dgate"),
     "sinkhorn-*-core": ONCE,
 }

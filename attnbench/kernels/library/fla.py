@@ -158,6 +158,22 @@ def recurrent_with_fla(
     return y if state is None else (y, last.view(state.shape))
 
 
+def taylor_with_fla(module: str, function: str, q: Tensor, k: Tensor, v: Tensor, epsilon: float) -> Tensor:
+    """Causal attention with polynomials of logits as weights, by a function of `fla.ops` for it: [B, H, N, D].
+
+    Its functions of the module based have their ε, 10⁻⁶, inside.
+
+    Args:
+        module: based or rebased.
+        q, k: [B, H, N, d].
+        v: [B, H, N, D].
+    """
+    call = getattr(import_module(f"fla.ops.{module}"), function)
+    given = {"eps": epsilon} if module == "rebased" else {}
+    y: Tensor = call(*(x.transpose(1, 2) for x in (q, k, v)), **given)
+    return y.transpose(1, 2)
+
+
 def half_safe(*tensors: Tensor) -> tuple[Tensor, ...]:
     """float16 as float32: sums of features pass 65504; others as they are."""
     return tuple(x.float() if x.dtype == torch.float16 else x for x in tensors)

@@ -1,8 +1,9 @@
 """How far an estimate of softmax attention is from it, as the attention concentrates.
 
 Every operator is given the same q, k, v ~ N(0, 1), q and k each times the root of the logit scale, so that the logits
-qᵀk / √D have the scale as their standard deviation. Beside it stands the error of answering the mean of v (causal: of
-the v so far), which is softmax attention at scale 0: an estimate that does no better has learnt nothing of q and k.
+qᵀk / √D have the scale as their standard deviation; D is another number where an operator's q and k have other channels
+than v. Beside it stands the error of answering the mean of v (causal: of the v so far), which is softmax attention at
+scale 0: an estimate that does no better has learnt nothing of q and k.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def check(bench: Bench) -> dict[str, float | int]:
     (a gate, for instance, makes it another function)."""
     import torch
 
-    from attnbench.inputs import heads
+    from attnbench.inputs import normal
     from attnbench.measure.worker.correctness import affordable
 
     subject = bench.subject
@@ -73,7 +74,8 @@ def check(bench: Bench) -> dict[str, float | int]:
     reference_flops = subject.form.cost(problem, cell.params, "fwd").reference_flops
     if not affordable(subject, float(len(SCALES) * (reference_flops + truth_flops))):
         return {}
-    drawn = heads(problem, torch.Generator(device=subject.device.type).manual_seed(SEED), "q", "k", "v")
+    generator = torch.Generator(device=subject.device.type).manual_seed(SEED)
+    drawn = {name: normal(problem, generator, *first.data[name].shape) for name in ("q", "k", "v")}
     errors: dict[str, float | int] = {}
     with subject.spent.inside(), torch.inference_mode():
         for scale in SCALES:

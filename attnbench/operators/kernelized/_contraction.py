@@ -26,16 +26,31 @@ def full(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
 
 def causal(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
     """As `full`, with the sums over j ≤ i."""
-    d = v.shape[-1]
-    queries, (fq, fk, v) = fq, _chunks(chunk(d), fq, fk, v)
-    scores = _before_own(fq, fk)
+    queries, (fq, fk, v) = fq, _chunks(chunk(v.shape[-1]), fq, fk, v)
+    scores = without_later(fq @ fk.transpose(-2, -1))
+    return causal_chunks(scores, fq[:, :, 1:], fk[:, :, :-1], v, queries, epsilon)
+
+
+def causal_chunks(scores: Tensor, fq: Tensor, fk: Tensor, v: Tensor, queries: Tensor, epsilon: float = 0.0) -> Tensor:
+    """`causal`, from chunks of c tokens and the scores in each.
+
+    Args:
+        scores: of each chunk's queries with its keys, 0 where the key is ahead, [B, Hk, chunks, group · c, c].
+        fq: features of the chunks but the first, [B, Hk, chunks − 1, group · c, m].
+        fk: features of the chunks but the last, [B, Hk, chunks − 1, c, m].
+        v: [B, Hk, chunks, c, D].
+        queries: anything of the shape [B, H, N, …].
+
+    Returns: [B, H, N, D].
+    """
+    c = v.shape[-2]
     y, normaliser = scores @ v, scores.sum(dim=-1, keepdim=True)
-    states = fk[:, :, :-1].transpose(-2, -1) @ v[:, :, :-1]  # [B, H, G-1, m, D]
-    totals = fk[:, :, :-1].sum(dim=-2)  # [B, H, G-1, m]
-    y[:, :, 1:] += fq[:, :, 1:] @ states.cumsum(dim=2)
-    normaliser[:, :, 1:] += fq[:, :, 1:] @ totals.cumsum(dim=2).unsqueeze(-1)
+    states = fk.transpose(-2, -1) @ v[:, :, :-1]  # [B, Hk, chunks − 1, m, D]
+    totals = fk.sum(dim=-2)  # [B, Hk, chunks − 1, m]
+    y[:, :, 1:] += fq @ states.cumsum(dim=2)
+    normaliser[:, :, 1:] += fq @ totals.cumsum(dim=2).unsqueeze(-1)
     # Tokens of the padding have no features, so their normaliser is 0: they go before the division.
-    return tokens_of(y, queries, chunk(d)) / (tokens_of(normaliser, queries, chunk(d)) + epsilon)
+    return tokens_of(y, queries, c) / (tokens_of(normaliser, queries, c) + epsilon)
 
 
 SUMS = ("sums", "totals")
@@ -70,14 +85,30 @@ def continued(
     """
     dtype, c = v.dtype, min(chunk(v.shape[-1]), v.shape[-2])
     queries, (fq, fk, v) = fq, _chunks(c, *map(widened, (fq, fk, v)))
-    scores = _before_own(fq, fk)
+    scores = without_later(fq @ fk.transpose(-2, -1))
+    y, sums, totals = continued_chunks(scores, fq, fk, v, queries, sums, totals, epsilon)
+    return y.to(dtype), sums, totals
+
+
+def continued_chunks(
+    scores: Tensor,
+    fq: Tensor,
+    fk: Tensor,
+    v: Tensor,
+    queries: Tensor,
+    sums: Tensor,
+    totals: Tensor,
+    epsilon: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`continued`, from chunks and scores as `causal_chunks` takes them, but the features of all chunks."""
+    c = v.shape[-2]
     states, counts = fk.transpose(-2, -1) @ v, fk.sum(dim=-2)  # [B, Hk, chunks, m, D], [B, Hk, chunks, m]
     sums, new_sums = before_chunks(_after_chunks(states, sums), sums)
     totals, new_totals = before_chunks(_after_chunks(counts, totals), totals)
     y = scores @ v + fq @ sums
     normaliser = scores.sum(dim=-1, keepdim=True) + fq @ totals.unsqueeze(-1)
     y, normaliser = tokens_of(y, queries, c), tokens_of(normaliser, queries, c)
-    return (y / (normaliser + epsilon)).to(dtype), new_sums, new_totals
+    return y / (normaliser + epsilon), new_sums, new_totals
 
 
 def _after_chunks(added: Tensor, state: Tensor) -> Tensor:
@@ -109,9 +140,9 @@ def query_chunks(fq: Tensor, fk: Tensor, c: int) -> Tensor:
     return fq if group == 1 else fq.unflatten(1, (-1, group)).transpose(2, 3).flatten(3, 4)
 
 
-def _before_own(fq: Tensor, fk: Tensor) -> Tensor:
-    """Scores of each chunk's queries with its keys, 0 where the key is ahead: [B, Hk, chunks, group · c, c]."""
-    scores, c = fq @ fk.transpose(-2, -1), fk.shape[-2]
+def without_later(scores: Tensor) -> Tensor:
+    """Scores of each chunk's queries with its keys, in place, with 0 where the key is ahead: […, group · c, c]."""
+    c = scores.shape[-1]
     if scores.shape[-2] == c:
         return scores.tril_()
     return scores.unflatten(-2, (-1, c)).tril().flatten(-3, -2)
@@ -165,8 +196,8 @@ def state_traffic(problem: Problem, m: int) -> int:
     return 2 * state_bytes(problem, m) if problem.past else 0
 
 
-def executed(problem: Problem, m: int, mode: Mode) -> int:
-    """FLOPs of `full` and of `causal`.
+def executed(problem: Problem, m: int, mode: Mode, scored: int | None = None) -> int:
+    """FLOPs of `full` and of `causal`. scored: channels that a score within a chunk is a product of; None: m.
 
     Causal: c·(m + D) more multiply-adds per token than the 2·m·D required, that is at most 1 + c/D times as many
     where m ≥ D (2 for D a power of two from 16 to 128), beside the padding of the last chunk.
@@ -178,7 +209,7 @@ def executed(problem: Problem, m: int, mode: Mode) -> int:
     chunks = -(-problem.query_len // c)
     after = chunks - (0 if problem.past else 1)  # chunks with a state before them
     return (
-        product(b * h * chunks * c * m * c, mode)  # scores: [c, m] × [m, c] in each chunk
+        product(b * h * chunks * c * (scored or m) * c, mode)  # scores: [c, m] × [m, c] in each chunk
         + product(b * h * chunks * c * c * d, mode)  # scores v: [c, c] × [c, D]
         + product(b * hk * after * c * m * d, mode)  # states: [m, c] × [c, D]
         + product(b * h * after * c * m * d, mode)  # their use: [c, m] × [m, D]
