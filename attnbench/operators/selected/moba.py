@@ -82,7 +82,6 @@ def block_means(k: Tensor, block: int, past: int = 0, means_cache: Tensor | None
     return means_cache[..., :ended, :].float()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def choose(q: Tensor, means: Tensor, block: int, slots: int, past: int = 0) -> Tensor:
     """The own block, then those of the largest gates: int32 [B, H, Q, n]; −1 where there are fewer.
 
@@ -225,5 +224,7 @@ OPERATOR = Operator(
     grouped=True,
     continues=True,
     why_not=lambda problem, params, scope: not_in_a_layer(params, scope),
+    no_kernel="flash-linear-attention's parallel_moba takes no blocks: it chooses by means in the working dtype, near ties "
+    "otherwise",
     notes="blocks are given unless selection: inside, which is n^2/b",
 )
