@@ -27,7 +27,7 @@ def head_count(problem: Problem, name: str) -> int:
     return problem.kv_heads if name in KEYS_AND_VALUES else problem.heads
 
 
-KEYS_AND_VALUES = ("k", "v", "k_global", "v_global")
+KEYS_AND_VALUES = ("k", "v", "k_global", "v_global", "k_cmp", "v_cmp", "k_win", "v_win")
 """The tensors of which several query heads may read one head."""
 
 

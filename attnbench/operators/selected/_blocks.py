@@ -86,6 +86,17 @@ def _filled(tokens: int, slots: int, block: int) -> int:
     return block * blocks * (blocks + 1) // 2 + rest * (blocks + 1) + (tokens - rising) * slots
 
 
+def seen_pairs(first: int, end: int, slots: int, block: int) -> int:
+    """Tokens that the tokens first … end − 1 see: Σ_i (i mod b) + 1 + b·min(n − 1, ⌊i/b⌋)."""
+    return _seen(end, slots, block) - _seen(first, slots, block)
+
+
+def _seen(tokens: int, slots: int, block: int) -> int:
+    blocks, rest = divmod(tokens, block)
+    own = blocks * block * (block + 1) // 2 + rest * (rest + 1) // 2
+    return own + block * (_filled(tokens, slots, block) - tokens)
+
+
 def cut(q: tuple[int, ...], k: tuple[int, ...], values: int, sets: int, slots: int, block: int) -> Cut:
     """The cut of queries, from sizes alone.
 

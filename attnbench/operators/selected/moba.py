@@ -137,18 +137,6 @@ def state(
     return {**caches(problem, k, v), **means}
 
 
-def pairs_of(problem: Problem, params: Params) -> int:
-    """Pairs of the definition: Σ_i (i mod b) + 1 + b·min(k − 1, ⌊i/b⌋), of the new tokens."""
-    block, top_k = params["block"], params["top_k"]
-
-    def of_tokens(n: int) -> int:
-        blocks, rest = divmod(n, block)
-        own = blocks * block * (block + 1) // 2 + rest * (rest + 1) // 2
-        return own + block * (_blocks.filled(0, n, top_k, block) - n)
-
-    return of_tokens(problem.seq_len) - of_tokens(problem.past)
-
-
 def gate_pairs(problem: Problem, params: Params) -> int:
     """Gates of the definition: Σ_i ⌊i/b⌋, of the new tokens."""
     block = params["block"]
@@ -166,13 +154,14 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     Where it goes tile by tile, backward computes both products again.
     """
     b, h, n, q, d = problem.batch, problem.heads, problem.seq_len, problem.query_len, problem.head_dim
-    block, pairs = params["block"], pairs_of(problem, params)
+    block, top_k = params["block"], params["top_k"]
+    pairs = _blocks.seen_pairs(problem.past, n, top_k, block)
     size, kv_size = b * q * problem.channels, b * q * problem.kv_channels
     inside = params["selection"] == "inside"
     gates = product(b * h * gate_pairs(problem, params) * d, mode, gradients=0) if inside else 0  # [1, D] × [D, ⌊i/b⌋]
     executed_gates = product(b * h * q * (n // block) * d, mode, gradients=0) if inside else 0  # [Q, D] × [D, ⌊N/b⌋]
     executed = b * h * d * _blocks.executed(problem, h, slots(problem, params), block_of(problem, params), mode)
-    read = min(problem.past, params["top_k"] * block)  # what one new token sees; the others may see the same
+    read = min(problem.past, top_k * block)  # what one new token sees; the others may see the same
     means = 4 * b * problem.kv_channels * (problem.past // block) if inside else 0
     chosen = 0 if inside else 4 * b * h * q * slots(problem, params)
     return Cost(
@@ -224,7 +213,6 @@ OPERATOR = Operator(
     grouped=True,
     continues=True,
     why_not=lambda problem, params, scope: not_in_a_layer(params, scope),
-    no_kernel="flash-linear-attention's parallel_moba takes no blocks: it chooses by means in the working dtype, near ties "
-    "otherwise",
+    no_kernel="flash-linear-attention's parallel_moba chooses itself, by means in the working dtype: near ties differ",
     notes="blocks are given unless selection: inside, which is n^2/b",
 )
