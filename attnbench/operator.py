@@ -167,7 +167,12 @@ class Form:
 
 @dataclass(frozen=True)
 class Complexity:
-    """How the definition grows with N for given params: products in time, extra memory of the reference in memory."""
+    """How the definition grows with N for given params.
+
+    Attributes:
+        time: its products; its elementwise operations where it has none, "0" where it has neither.
+        memory: extra memory of the reference.
+    """
 
     time: Growth
     memory: Growth
