@@ -62,22 +62,26 @@ def _lower_right(problem: Problem, q: Tensor) -> Tensor:
     return causal_lower_right(problem.query_len, problem.seq_len)
 
 
-def forced(backend: str) -> Callable[[Problem, Tensor, Tensor, Tensor], Tensor]:
+def forced(backend: str) -> Callable[..., Tensor]:
     """`attention` by one backend of `BACKENDS` and no other. RuntimeError where it cannot run."""
 
-    def call(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def call(problem: Problem, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
         with sdpa_kernel(BACKENDS[backend]):
-            return attention(problem, q, k, v)
+            return attention(problem, q, k, v, scale)
 
     return call
 
 
-def why_not_forced(backend: str, problem: Problem, device: str, backward: bool = False) -> str | None:
+def why_not_forced(
+    backend: str, problem: Problem, device: str, backward: bool = False, value_dim: int | None = None
+) -> str | None:
     """Why torch refuses a backend for a problem on a device, in torch's words; or None.
 
-    backward: whether the gradients are asked for too.
+    Args:
+        backward: whether the gradients are asked for too.
+        value_dim: channels of a value; None: those of a key, head_dim.
     """
-    return _refusal(backend, _asked(problem), backward, device)
+    return _refusal(backend, _asked(problem), backward, device, value_dim or problem.head_dim)
 
 
 def _asked(problem: Problem) -> Problem:
@@ -91,13 +95,11 @@ def _asked(problem: Problem) -> Problem:
 
 
 @lru_cache(maxsize=256)
-def _refusal(backend: str, problem: Problem, backward: bool, device: str) -> str | None:
+def _refusal(backend: str, problem: Problem, backward: bool, device: str, value_dim: int) -> str | None:
     """Tries a call; the warnings or the error of torch where it refuses."""
-    shapes = [(problem.heads, problem.query_len), *2 * [(problem.kv_heads, problem.seq_len)]]
-    tensors = [
-        torch.zeros(problem.batch, *shape, problem.head_dim, dtype=torch_dtype(problem), device=device)
-        for shape in shapes
-    ]
+    key_dim, keys = problem.head_dim, (problem.kv_heads, problem.seq_len)
+    shapes = [(problem.heads, problem.query_len, key_dim), (*keys, key_dim), (*keys, value_dim)]
+    tensors = [torch.zeros(problem.batch, *shape, dtype=torch_dtype(problem), device=device) for shape in shapes]
     with warnings.catch_warnings(record=True) as caught, torch.set_grad_enabled(backward):
         warnings.simplefilter("always")
         try:

@@ -18,14 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
+from attnbench.kernels.library import flash_infer, flash_mla
 from attnbench.kernels.library.graphs import with_graph
-from attnbench.kernels.library.sdpa_backends import attention
+from attnbench.kernels.library.sdpa_backends import attention, forced, why_not_forced
 from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._latent import (
     LATENT_DIM,
@@ -134,6 +136,41 @@ def cache_traffic(problem: Problem, params: Params) -> int:
     return latent_cache_bytes(problem, params, problem.seq_len) if problem.past else 0
 
 
+def forced_impl(backend: str) -> Impl:
+    """An impl in which one backend of SDPA is forced; torch says which widths and forms that takes."""
+
+    def refusal(problem: Problem, params: Params, device: str, backward: bool) -> str | None:
+        sizes, is_expanded = latents_of(problem, params), params["form"] == "expanded"
+        key_dim, value_dim = (sizes.key, sizes.head) if is_expanded else (sizes.token, sizes.latent)
+        asked = problem.with_sizes(head_dim=key_dim, kv_heads=problem.heads if is_expanded else 1)
+        return why_not_forced(backend, asked, device, backward, value_dim)
+
+    forward, backward = (partial(refusal, backward=backward) for backward in (False, True))
+    call = with_attention(forced(backend))
+    return Impl(lambda: call, f"torch SDPA, {backend} forced", forward, continues=True, why_not_backward=backward)
+
+
+def decoding_impl(kernel: str, attend: Attend, why_not: Callable[[Problem, int, int], str | None]) -> Impl:
+    """An impl by a library's kernel of the absorbed form.
+
+    why_not: (problem, dc, dr) → the reason that it cannot run here, or None.
+    """
+
+    def reason(problem: Problem, params: Params, device: str) -> str | None:
+        sizes = latents_of(problem, params)
+        if params["form"] != "absorbed":
+            return f"{kernel} is a kernel of form absorbed"
+        return why_not(problem, sizes.latent, sizes.shared)
+
+    return Impl(
+        lambda: with_attention(attend),
+        kernel,
+        reason,
+        continues=True,
+        why_not_backward=lambda problem, params, device: f"{kernel} has no backward",
+    )
+
+
 CORE = Form(
     reference,
     make_inputs,
@@ -144,6 +181,12 @@ CORE = Form(
             "torch SDPA, its own choice of kernel",
             lambda problem, params, device: None,
             continues=True,
+        ),
+        "cuda:cudnn": forced_impl("cudnn"),
+        "cuda:efficient": forced_impl("efficient"),
+        "cuda:flash_mla": decoding_impl(flash_mla.KERNEL, flash_mla.attend, flash_mla.why_not),
+        "cuda:flashinfer": decoding_impl(
+            flash_infer.LATENT_KERNEL, flash_infer.attend_to_latents, flash_infer.why_not_latents
         ),
     },
     state=state,
