@@ -50,11 +50,16 @@ def sharing() -> list[Any]:
 def part(inputs: Inputs, tokens: slice) -> dict[str, Tensor]:
     """The inputs of some tokens."""
     by_token = {**inputs.data, **{name: inputs.choices[name] for name in BY_TOKEN if name in inputs.choices}}
-    return {**inputs.tensors(), **{name: of(tokens, name, tensor).clone() for name, tensor in by_token.items()}}
+    indexer = {name: inputs.choices[name][:, tokens].clone() for name in INDEXER if name in inputs.choices}
+    data = {name: of(tokens, name, tensor).clone() for name, tensor in by_token.items()}
+    return {**inputs.tensors(), **indexer, **data}
 
 
 BY_TOKEN = ("chosen",)
 """Choices of every token, [B, H or Hk, N, …]."""
+
+INDEXER = ("index_q", "index_k", "index_weights")
+"""The same, [B, N, …]."""
 
 
 def of(tokens: slice, name: str, tensor: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ NAMES = [
     "longformer",
     "big_bird",
     "swin_window",
+    "dsa",
     "reformer",
     "sinkhorn",
     "moba",
@@ -193,8 +194,11 @@ CHUNK_AFTER_CHUNK = 32
 """Sides so many times shorter for the memory of layers whose core goes from chunk to chunk in a loop: for time, as
 shapes alone of a thousand steps take seconds."""
 
-TILE_AFTER_TILE = {"moba": 8}
-"""The same for operators that go from tile to tile of queries."""
+TILE_AFTER_TILE = {"moba": 8, "dsa": 32}
+"""The same for operators that go from tile to tile of queries, with as many more samples: a tile has a least size."""
+
+SMALLER = {"dsa": {"top_k": 8, "index_heads": 1}}
+"""Params with which few of so many tokens are at the ends, where an operator is another."""
 
 
 def times_shorter(variant: Variant) -> int:
@@ -209,9 +213,11 @@ def slope(small: float, large: float) -> float:
 @each_variant
 def test_grows_as_stated_at_a_million_tokens(variant: Variant) -> None:
     """From N = 2²⁰ to 2²²: FLOPs from `cost`, peak memory from shapes alone; √N is whole at both."""
+    variant = replace(variant, params={**variant.params, **SMALLER.get(variant.name, {})})
     stated = variant.operator.complexity(variant.params)
     shorter = times_shorter(variant)
-    sizes = [variant.problem((n // shorter,) * 2, channels=64, heads=4, batch=1) for n in (1024, 2048)]
+    batch = TILE_AFTER_TILE.get(variant.name, 1)
+    sizes = [variant.problem((n // shorter,) * 2, channels=64, heads=4, batch=batch) for n in (1024, 2048)]
     longer = LONGER.get(str(variant), 1)
     sides = [(side * longer, side * longer) for side in (1024, 2048)]
     costs = [variant.form.cost(variant.problem(s, channels=64, heads=4), variant.params, "fwd") for s in sides]

@@ -22,6 +22,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "sliding_window": {"window": 24},
     "longformer": {"window": 24},
     "big_bird": {"block": 8},
+    "dsa": {"top_k": 180},
 }
 """Params with which a window ends well before so many tokens."""
 
@@ -82,7 +83,10 @@ def observed(variant: Variant, causal: bool) -> Pairs:
     may = allowed(problem)
     union = torch.zeros_like(may)
     for seed in range(DRAWS):
-        depends = dependences(variant, problem, replace(same, data=variant.inputs(problem, seed).data))
+        drawn = variant.inputs(problem, seed)
+        contents = {name: tensor for name, tensor in drawn.choices.items() if name.startswith("index_")}
+        inputs = replace(same, data=drawn.data, choices={**same.choices, **contents})
+        depends = dependences(variant, problem, inputs)
         assert not (depends & ~may).any(), "an output depends on a token that it may not see"
         if depends.equal(may):
             return "all"

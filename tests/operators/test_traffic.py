@@ -70,6 +70,8 @@ BY_HAND: Mapping[str, Moved] = {
     "global_tokens-*-layer": LAYER,
     "moba-*-core": ONCE,
     "moba-*-layer": LAYER,
+    "dsa-*-core": ONCE,
+    "dsa-*-layer": LAYER,
     # qk is hashed before any query attends; the backward has the buckets.
     "reformer-*-inside-core": ("2qk v y", "qk v dy dqk dv"),
     "reformer-*-inside-layer": ("2x y", "x dy dx"),
