@@ -22,6 +22,7 @@ from functools import partial
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
@@ -54,8 +55,11 @@ Attend = Callable[[Problem, Tensor, Tensor, Tensor, float], Tensor]
 """(problem, q [B, H, Q, K], k [B, H or 1, N, K], v [B, H or 1, N, V], scale) → [B, H, Q, V]."""
 
 
-def with_attention(attend: Attend) -> Call:
-    """The map in the form that params name, around an attention over keys and values."""
+def with_attention(attend: Attend, even_on_cpu: bool = False) -> Call:
+    """The map in the form that params name, around an attention over keys and values.
+
+    even_on_cpu: whether its values have as many channels as its keys there: zeros more, or those of the shared key.
+    """
 
     def call(
         problem: Problem,
@@ -79,11 +83,15 @@ def with_attention(attend: Attend) -> Call:
         Returns: [B, H, Q, D].
         """
         scale, latents = latents_of(problem, params).scale, joined(c, k_r, latent_cache)
+        even = even_on_cpu and q_n.is_cpu
         if params["form"] == "expanded":
-            return attend(problem, torch.cat((q_n, q_r), dim=-1), *expanded(latents, w_k, w_v), scale)
+            k, v = expanded(latents, w_k, w_v)
+            v = pad(v, (0, k.shape[-1] - v.shape[-1])) if even else v
+            return attend(problem, torch.cat((q_n, q_r), dim=-1), k, v, scale)[..., : w_v.shape[1]]
         keys = latents.unsqueeze(1)  # [B, 1, N, dc + dr], of which the values are a part
-        sums = attend(problem, absorbed_queries(q_n, q_r, w_k), keys, keys[..., : c.shape[-1]], scale)
-        return from_latents(sums, w_v)
+        values = keys if even else keys[..., : c.shape[-1]]
+        sums = attend(problem, absorbed_queries(q_n, q_r, w_k), keys, values, scale)
+        return from_latents(sums[..., : c.shape[-1]], w_v)
 
     return call
 
@@ -177,7 +185,7 @@ CORE = Form(
     cost,
     impls={
         "sdpa": Impl(
-            lambda: with_attention(attention),
+            lambda: with_attention(attention, even_on_cpu=True),  # whose fused kernel takes no other values
             "torch SDPA, its own choice of kernel",
             lambda problem, params, device: None,
             continues=True,

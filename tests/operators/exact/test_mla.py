@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attnbench.kernels.library import sdpa_backends
 from attnbench.measure.worker.fake_memory import predict
 from attnbench.operators import _latent
 from attnbench.operators.exact import mla
@@ -69,6 +71,24 @@ def test_sdpa_is_the_same_map(form: str, causal: bool, scope: Any) -> None:
     case = small("mla", replace(PROBLEM, causal=causal), scope, form=form)
     assert close(case.impl("sdpa"), case.output())
     assert all_close(case.gradients(lambda grown: grown.impl("sdpa")), case.gradients())
+
+
+@each_form
+@pytest.mark.parametrize("query_len", [13, 3, 1])
+def test_sdpa_is_one_call_of_the_fused_kernel_on_a_cpu(form: str, query_len: int) -> None:
+    case = small("mla", replace(PROBLEM, query_len=query_len), form=form)
+    calls: list[Tensor] = []
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(sdpa_backends.attention(*arguments))
+        return calls[-1]
+
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        y = mla.with_attention(counted, even_on_cpu=True)(case.problem, case.params, **case.tensors)
+        assert close(y, case.impl("sdpa"))
+        with pytest.raises(RuntimeError):  # values of their own width
+            mla.with_attention(counted)(case.problem, case.params, **case.tensors)
+    assert len(calls) == 1
 
 
 def test_no_key_of_its_own_and_one_latent_of_all_channels_is_softmax_attention() -> None:
