@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.cost import product, traffic
-from attnbench.grouped import hide_merged
+from attnbench.grouped import folded, hide_for_each, hide_merged, unfolded
 from attnbench.inputs import heads, normal
 from attnbench.kernels.library import sdpa_backends
 from attnbench.kernels.library.flash_attention import PACKAGES, Package
@@ -57,12 +57,35 @@ def reference(
     Returns: [B, H, Q, D].
     """
     k, v = appended(k_cache, k), appended(v_cache, v)
-    cut, in_front = cut_of(problem, params)
-    scores = window_scores(q * problem.head_dim**-0.5, k, cut, hubs=in_front)  # [B·Hk, 1, blocks, block·G, keys]
-    outside = outside_of(problem, params, cut, in_front, q.device)
-    if outside is not None:
-        scores = hide_merged(scores, outside)
-    return window_values(_weights(problem, scores, sink_logit), v, q, cut, hubs=in_front)
+    q, cut = q * problem.head_dim**-0.5, cut_of(problem, params)
+    if cut is None:
+        return _in_one_block(problem, params, q, k, v, sink_logit)
+    in_front = sinks_in_front(problem, params)
+    scores = window_scores(q, k, cut, hubs=in_front)  # [B·Hk, 1, blocks, block·G, keys]
+    scores = hide_merged(scores, _outside(problem, params, cut, in_front, q.device))
+    if sink_logit is not None:
+        sink_logit = sink_logit.view(-1, problem.group).repeat(problem.batch, cut.block)[:, None, None]
+    return window_values(_weights(scores, sink_logit), v, q, cut, hubs=in_front)
+
+
+def _in_one_block(
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, sink_logit: Tensor | None
+) -> Tensor:
+    """All queries with all keys that there are. q: scaled."""
+    scores = folded(q, k) @ k.transpose(-2, -1)  # [B, Hk, G·Q, keys]
+    if problem.query_len > 1:
+        scores = hide_for_each(scores, _outside_in_one_block(problem, params, q.device))
+    if sink_logit is not None:
+        sink_logit = sink_logit.view(-1, problem.group).repeat_interleave(problem.query_len, dim=1)
+    return unfolded(_weights(scores, sink_logit) @ v, q)
+
+
+def _weights(scores: Tensor, sink_logits: Tensor | None) -> Tensor:
+    """Of all scores of a row, in their shape, with a sink logit in its sum, which broadcasts to the rows."""
+    if sink_logits is None:
+        return scores.softmax(dim=-1)
+    column = sink_logits[..., None].expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]
 
 
 def sink_tokens(params: Params) -> int:
@@ -85,43 +108,37 @@ def sees_all(problem: Problem, params: Params) -> bool:
     return kept_tokens(problem, params) <= reach(params) + 1
 
 
-def cut_of(problem: Problem, params: Params) -> tuple[Windows, int]:
-    """The blocks of queries, and how many sink tokens stand in front of the keys of each.
-
-    A block of all queries has all keys in their places. A token is in front where it is outside a window.
-    """
-    queries, tokens = problem.query_len, kept_tokens(problem, params)
-    past, width = tokens - queries, params["window"]
-    cut = windows(queries, width - 1, 0, past)
-    if cut.blocks == 1:
-        return Windows(queries, past, 0, queries, 1), 0
-    return cut, min(sink_tokens(params), max(0, tokens - width))
+def cut_of(problem: Problem, params: Params) -> Windows | None:
+    """The blocks of queries; None: one, of all queries and all keys in their places."""
+    tokens = kept_tokens(problem, params)
+    cut = windows(problem.query_len, params["window"] - 1, 0, tokens - problem.query_len)
+    return cut if cut.blocks > 1 else None
 
 
-def outside_of(problem: Problem, params: Params, cut: Windows, in_front: int, device: torch.device) -> Tensor | None:
-    """True where a score is of no pair: [Q, keys], or [1, blocks, block, keys]; None where every one is."""
-    queries, tokens, width = problem.query_len, kept_tokens(problem, params), params["window"]
-    past = tokens - queries
-    if cut.blocks > 1:
-        outside = outside_window(cut, queries, width - 1, 0, 1, in_front, device, past)
-        if outside is not None and past < in_front:  # the first sink tokens see none that comes after them
-            query = torch.arange(past, past + cut.blocks * cut.block, device=device).view(cut.blocks, cut.block, 1)
-            outside[..., :in_front] = torch.arange(in_front, device=device) > query
-        return outside
+def sinks_in_front(problem: Problem, params: Params) -> int:
+    """Sink tokens before the keys of each of several blocks: those that are outside a window."""
+    return min(sink_tokens(params), max(0, kept_tokens(problem, params) - params["window"]))
+
+
+def _outside(problem: Problem, params: Params, cut: Windows, in_front: int, device: torch.device) -> Tensor:
+    """True where a score of a block is of no pair: [1, blocks, block, keys]."""
+    past = kept_tokens(problem, params) - problem.query_len
+    outside = outside_window(cut, problem.query_len, params["window"] - 1, 0, 1, in_front, device, past)
+    assert outside is not None  # blocks overlap windows
+    if past < in_front:  # the first sink tokens see none that comes after them
+        query = torch.arange(past, past + cut.blocks * cut.block, device=device).view(cut.blocks, cut.block, 1)
+        outside[..., :in_front] = torch.arange(in_front, device=device) > query
+    return outside
+
+
+def _outside_in_one_block(problem: Problem, params: Params, device: torch.device) -> Tensor:
+    """The same of all queries and all keys: [Q, keys]."""
+    tokens = kept_tokens(problem, params)
     if sees_all(problem, params):
-        return ahead(queries, tokens, device) if queries > 1 else None
+        return ahead(problem.query_len, tokens, device)
     key = torch.arange(tokens, device=device)
-    back = key[past:, None] - key
-    return (back < 0) | ((back >= width) & (key >= sink_tokens(params)))
-
-
-def _weights(problem: Problem, scores: Tensor, sink_logit: Tensor | None) -> Tensor:
-    """p of scores [B·Hk, 1, blocks, block·G, keys], in their shape, with the sink of its head in each row's sum."""
-    if sink_logit is None:
-        return scores.softmax(dim=-1)
-    of_rows = sink_logit.view(-1, problem.group).repeat(problem.batch, scores.shape[-2] // problem.group)
-    column = of_rows[:, None, None, :, None].expand(*scores.shape[:-1], 1)
-    return torch.cat((scores, column), dim=-1).softmax(dim=-1)[..., :-1]
+    back = key[-problem.query_len :, None] - key
+    return (back < 0) | ((back >= params["window"]) & (key >= sink_tokens(params)))
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
@@ -149,8 +166,11 @@ def state(
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """A token sees min(i + 1, W + g) keys. Blocks of b queries are multiplied with b + W − 1 keys, as by `local`."""
     windowed = local.cost(problem, {"window": reach(params)}, mode)
-    cut, in_front = cut_of(problem, params)
-    executed = cut.pairs + cut.blocks * cut.block * in_front
+    cut = cut_of(problem, params)
+    if cut is None:
+        executed = problem.query_len * kept_tokens(problem, params)
+    else:
+        executed = cut.pairs + cut.blocks * cut.block * sinks_in_front(problem, params)
     logits = problem.heads if params["sink"] == "logit" else 0
     return replace(
         windowed,
