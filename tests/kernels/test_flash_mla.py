@@ -54,6 +54,18 @@ def flash_mla_with_kvcache(
     return torch.stack(y), None
 
 
+def flash_mla_sparse_fwd(q, kv, indices, sm_scale, d_v=512, attn_sink=None, topk_length=None):
+    assert indices.dtype == torch.int32
+    assert all(x.stride(-1) == 1 for x in (q, kv, indices))
+    assert kv.shape[1] == indices.shape[1] == 1
+    assert indices.shape[2] % 128 == 0
+    y = []
+    for query, row in zip(q, indices[:, 0], strict=True):
+        keys = kv[row[(row >= 0) & (row < len(kv))].long(), 0]
+        y.append(last_rows(query.unsqueeze(0), keys, keys[:, :d_v], sm_scale, False)[0])
+    return torch.stack(y), None, None
+
+
 class BatchMLAPagedAttentionWrapper:
     plans = 0
 
@@ -111,6 +123,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> None:
         "flash_mla.flash_mla_interface",
         get_mla_metadata=get_mla_metadata,
         flash_mla_with_kvcache=flash_mla_with_kvcache,
+        flash_mla_sparse_fwd=flash_mla_sparse_fwd,
     )
     stand_in(monkeypatch, "flashinfer.mla", BatchMLAPagedAttentionWrapper=BatchMLAPagedAttentionWrapper)
 
@@ -124,6 +137,7 @@ each_library = pytest.mark.parametrize("name", LIBRARIES)
 
 def test_the_stand_ins_have_the_signatures_of_the_libraries() -> None:
     require_same_signature("flash_mla.flash_mla_interface", flash_mla_with_kvcache)
+    require_same_signature("flash_mla.flash_mla_interface", flash_mla_sparse_fwd)
     require_same_signature("flashinfer.mla", BatchMLAPagedAttentionWrapper)
 
 
@@ -201,3 +215,68 @@ def test_reasons(
     reason = impl.why_not(replace(DEEPSEEK, **changes), given, "cuda")
     assert reason is None if words is None else words in str(reason)
     assert "no backward" in str(impl.why_not_backward(DEEPSEEK, given, "cuda"))
+
+
+def kept_of(query_len: int, scope: Any = "core", top_k: int = 6, **params: Any) -> Small:
+    problem = Problem(35, 12, 3, 2, causal=True, query_len=query_len)
+    return small("dsa", problem, scope, over="mla", top_k=top_k, **params)
+
+
+@pytest.mark.parametrize("selection", ["inside", "given"])
+@pytest.mark.parametrize("top_k", [6, 34, 200])
+@pytest.mark.parametrize("query_len", [1, 3, 33, 35])
+def test_kept_tokens_are_the_same_map(query_len: int, top_k: int, selection: str, libraries: None) -> None:
+    case = kept_of(query_len, top_k=top_k, selection=selection)
+    assert close(case.impl("cuda"), case.output())
+
+
+@pytest.mark.parametrize("query_len", [1, 35])
+def test_the_layer_attends_to_the_same_kept_tokens(query_len: int, libraries: None) -> None:
+    case = kept_of(query_len, "layer")
+    assert close(case.impl("cuda"), case.output())
+
+
+def test_a_token_of_another_sample_or_one_that_is_not_kept_is_noticed(
+    libraries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, right = kept_of(35), flash_mla_sparse_fwd
+
+    def other_sample(q, kv, indices, *others):
+        return right(q, kv, torch.where(indices < 0, -1, indices % 35).int(), *others)
+
+    def empty_slots(q, kv, indices, *others):
+        return right(q, kv, indices.clamp(min=0), *others)
+
+    for wrong in (other_sample, empty_slots):
+        stand_in(monkeypatch, "flash_mla.flash_mla_interface", flash_mla_sparse_fwd=wrong)
+        assert not close(case.impl("cuda"), case.output()), wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "params", "there", "words"),
+    [
+        ({}, {}, True, None),
+        ({"query_len": 1}, {}, True, None),
+        ({"heads": 128, "channels": 128 * 128}, {"selection": "given"}, True, None),
+        ({}, {}, False, "pip install"),
+        ({}, {"over": "heads"}, True, "over: mla"),
+        ({"heads": 32, "channels": 32 * 128}, {}, True, "64 or 128 heads, not bfloat16 of 512 + 64 and 32"),
+        ({"dtype": "float16"}, {}, True, "not float16"),
+        ({}, {"latent_dim": 256}, True, "256 + 64"),
+    ],
+)
+def test_reasons_of_the_sparse_kernel(
+    changes: dict[str, Any], params: Params, there: bool, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(flash_mla, "installed", lambda module: there)
+    operator = operators()["dsa"].load()
+    impl = operator.forms["core"].impls["cuda"]
+    problem = replace(Problem(4096, 64 * 128, 64, causal=True, dtype="bfloat16"), **changes)
+    problem = replace(problem, kv_heads=problem.heads)
+    given = resolve(operator, {"over": "mla", **params})
+    reason = impl.why_not(problem, given, "cuda")
+    assert reason is None if words is None else words in str(reason)
+    assert "no backward" in str(impl.why_not_backward(problem, given, "cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert reason is not None or "Hopper" in str(impl.why_not(problem, given, "cuda"))

@@ -70,6 +70,7 @@ BY_HAND: Mapping[str, Moved] = {
     "global_tokens-*-layer": LAYER,
     "moba-*-core": ONCE,
     "moba-*-layer": LAYER,
+    "dsa-mla-*-core": ("q_n q_r c k_r y", "q_n q_r c k_r dy dq_n dq_r dc dk_r"),
     "dsa-*-core": ONCE,
     "dsa-*-layer": LAYER,
     # qk is hashed before any query attends; the backward has the buckets.

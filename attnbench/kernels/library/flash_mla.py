@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.modules import installed
 from attnbench.problem import Problem
@@ -74,3 +75,46 @@ def _planned(problem: Problem, device: torch.device) -> tuple[Any, ...]:
     # Its first releases plan here, by the rows of queries of the one head; later ones in the first call.
     plan = get_mla_metadata(lengths, problem.query_len * problem.heads, 1)
     return (pages.view(problem.batch, -1), lengths, *plan)
+
+
+HEADS = (64, 128)
+"""Of queries, of the sparse kernels."""
+
+SLOTS = 128
+"""The sparse kernels take a multiple of so many tokens of each query."""
+
+
+def why_not_kept(problem: Problem, latent: int, shared: int) -> str | None:
+    """The reason that the sparse kernel cannot run here, or None. latent, shared: dc and dr."""
+    if problem.dtype != "bfloat16" or (latent, shared) != CHANNELS or problem.heads not in HEADS:
+        taken = f"bfloat16 of {CHANNELS[0]} + {CHANNELS[1]} channels and {' or '.join(map(str, HEADS))} heads"
+        given = f"{problem.dtype} of {latent} + {shared} and {problem.heads}"
+        return f"FlashMLA's sparse kernel takes {taken}, not {given}"
+    if torch.cuda.get_device_capability() not in ((9, 0), (10, 0), (10, 3)):
+        return "FlashMLA's sparse kernel is for Hopper and Blackwell GPUs (compute capability 9.0, 10.0 or 10.3)"
+    if not installed("flash_mla.flash_mla_interface"):
+        return "FlashMLA is not installed: pip install --no-build-isolation git+https://github.com/deepseek-ai/FlashMLA"
+    return None
+
+
+def attend_to_kept(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, scale: float) -> Tensor:
+    """Each query over the tokens that it keeps. A sample's tokens follow another's.
+
+    Args:
+        q: [B, H, Q, dc + dr].
+        k: [B, 1, N, dc + dr].
+        v: the first dc channels of k.
+        kept: int32 [B, Q, n], −1 where there is none.
+        scale: of the logits.
+
+    Returns: [B, H, Q, dc].
+    """
+    from flash_mla.flash_mla_interface import flash_mla_sparse_fwd
+
+    batch, n = k.shape[0], k.shape[2]
+    start = torch.arange(batch, dtype=torch.int32, device=k.device).view(-1, 1, 1) * n
+    kept = pad(torch.where(kept < 0, -1, kept + start), (0, -kept.shape[-1] % SLOTS), value=-1)
+    queries = q.transpose(1, 2).flatten(0, 1).contiguous()  # [B·Q, H, dc + dr]
+    latents = k.transpose(1, 2).flatten(0, 1)  # [B·N, 1, dc + dr]
+    y, _, _ = flash_mla_sparse_fwd(queries, latents, kept.flatten(0, 1).unsqueeze(1), scale, v.shape[-1])
+    return y.unflatten(0, (batch, -1)).transpose(1, 2)

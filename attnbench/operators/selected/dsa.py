@@ -2,10 +2,14 @@
 
 I_ij = Σ_h w_ih relu(q^I_ih · k^I_j), 1 ≤ h ≤ H^I, of index heads that share one key k^I of each token. Of equal I_ij,
 such as the 0 of a key to which every index head is negative, those of the later tokens are kept. A token i < k keeps
-all i + 1. A positive factor on I_ij, as (D^I H^I)^{−½} in the layers of the authors, chooses the same. y passes no
-gradient on to the indexer (the authors train it by another loss), so its tensors are choices. With `selection: inside`
-the call computes I_ij, in float32 whatever the working dtype is, so that every dtype keeps the same tokens; with
-`selection: given` the chosen tokens are computed once with the inputs.
+all i + 1. A positive factor on I_ij, as (D^I H^I)^{−½} in the authors' layers, chooses the same. y passes no gradient
+on to the indexer (the authors train it by another loss), so its tensors are choices. With `selection: inside` the call
+computes I_ij, in float32 whatever the working dtype is, so that every dtype keeps the same tokens; with `selection:
+given` the chosen tokens are computed once with the inputs.
+
+`over: heads` attends to keys and values of heads; `over: mla` to latents in the absorbed form of `mla`, as the authors
+do: queries [W_kᵀ q_n; q_r] over keys [c; k_r], then W_v of the sums of c. Rotary positions are left out, as is what
+cancels in I_ij (Hadamard transforms), and the layer's q^I are made from x, not from the latent of queries.
 
 DeepSeek-AI 2025, "DeepSeek-V3.2: Pushing the Frontier of Open Large Language Models", eq. 1–2,
 https://arxiv.org/abs/2512.02556
@@ -13,26 +17,50 @@ https://arxiv.org/abs/2512.02556
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import layer_norm
 from torch.utils.checkpoint import checkpoint
 
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
-from attnbench.inputs import heads, normal
+from attnbench.inputs import heads
+from attnbench.kernels.library import flash_mla
+from attnbench.kernels.library.graphs import with_graph
 from attnbench.masking import ahead, hide
-from attnbench.operator import Call, Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
+from attnbench.operators._latent import (
+    LATENT_DIM,
+    ROPE_DIM,
+    absorbed_queries,
+    drawn_expansions,
+    drawn_latent_cache,
+    drawn_latents,
+    from_latents,
+    joined,
+    latent_cache,
+    latents_of,
+)
+from attnbench.operators.exact import mla
 from attnbench.operators.selected import _gather
-from attnbench.problem import Mode, Params, Problem
+from attnbench.operators.selected._indexer import (
+    ITEM_BYTES,
+    all_keeping,
+    drawn_index,
+    drawn_index_weights,
+    index_cost,
+    index_sizes,
+    indexed,
+    items,
+    select,
+    with_index,
+)
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
-from attnbench.state import appended, cache_bytes, caches, causal_pairs, drawn_caches, with_room
-
-INDEX_ROWS = 256
-"""Queries of all index heads that are multiplied with the index keys at a time."""
+from attnbench.state import appended, caches, drawn_caches, with_room
 
 MASKED_ROWS = 128
 """Queries that are multiplied with all keys before them at a time."""
@@ -40,58 +68,65 @@ MASKED_ROWS = 128
 MASKED = 8
 """A row of a tile of masked keys costs so many times less than one of gathered keys, which heads of a group share."""
 
-ITEM_BYTES = 4
-"""Of a number of the indexer, and of a chosen token: float32 and int32."""
-
-NORM_EPSILON = 1e-6
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, float, int], Tensor]
+"""(q [B, H, Q, K], k [B, Hk, N, K], v [B, Hk, N, V], selected, scale, k) → [B, H, Q, V]."""
 
 
-def reference(
-    problem: Problem,
-    params: Params,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    selected: Tensor | None = None,
-    index_q: Tensor | None = None,
-    index_k: Tensor | None = None,
-    index_weights: Tensor | None = None,
-    k_cache: Tensor | None = None,
-    v_cache: Tensor | None = None,
-    index_k_cache: Tensor | None = None,
-) -> Tensor:
-    """The first queries, and those with few more than k keys, are multiplied with all before them, others with k.
+def with_attention(attend: Attend) -> Call:
+    """The map around an attention over the tokens that are kept."""
 
-    Args:
-        q: [B, H, Q, D].
-        k, v: [B, Hk, Q, D].
-        selected: int32 [B, R, k], the tokens that the R new tokens i ≥ k keep; None: there is none of these, or
-            they are chosen here.
-        index_q: q^I, [B, Q, H^I, D^I], float32 as all of the indexer.
-        index_k: k^I, [B, Q, D^I].
-        index_weights: w, [B, Q, H^I].
-        k_cache, v_cache: [B, Hk, N, D], where Q < N.
-        index_k_cache: [B, N, D^I], where Q < N.
+    def call(
+        problem: Problem,
+        params: Params,
+        selected: Tensor | None = None,
+        index_q: Tensor | None = None,
+        index_k: Tensor | None = None,
+        index_weights: Tensor | None = None,
+        index_k_cache: Tensor | None = None,
+        **tensors: Tensor,
+    ) -> Tensor:
+        """Of the new tokens.
 
-    Returns: [B, H, Q, D].
-    """
-    k, v = appended(k_cache, k), appended(v_cache, v)
-    if index_q is not None and index_k is not None and index_weights is not None:
-        selected = select(index_q, appended(index_k_cache, index_k), index_weights, params["top_k"])
-    return attend(q * problem.head_dim**-0.5, k, v, selected, params["top_k"])
+        Args:
+            selected: int32 [B, R, k], the tokens that the R new tokens i ≥ k keep; None: there is none of these, or
+                they are chosen here.
+            index_q: q^I, [B, Q, H^I, D^I], float32 as all of the indexer.
+            index_k: k^I, [B, Q, D^I].
+            index_weights: w, [B, Q, H^I].
+            index_k_cache: [B, N, D^I], where Q < N.
+            tensors: over heads those of `of_heads`, over latents those of `of_latents`.
+
+        Returns: [B, H, Q, D].
+        """
+        if index_q is not None and index_k is not None and index_weights is not None:
+            selected = select(index_q, appended(index_k_cache, index_k), index_weights, params["top_k"])
+        if params["over"] == "heads":
+            return attend(*of_heads(**tensors), selected, problem.head_dim**-0.5, params["top_k"])
+        y = attend(*of_latents(**tensors), selected, latents_of(problem, params).scale, params["top_k"])
+        return from_latents(y, tensors["w_v"])
+
+    return call
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, selected: Tensor | None, top_k: int) -> Tensor:
-    """Softmax attention of each query over the tokens that it keeps.
+def of_heads(
+    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor | None = None, v_cache: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, and keys and values of all tokens. q: [B, H, Q, D]; k, v: [B, Hk, Q, D]; caches: [B, Hk, N, D]."""
+    return q, appended(k_cache, k), appended(v_cache, v)
 
-    Args:
-        q: [B, H, Q, K], already scaled.
-        k, v: [B, Hk, N, K], [B, Hk, N, V].
-        selected: int32 [B, R, k], of the queries i ≥ k.
-        top_k: k.
-    Returns: [B, H, Q, V].
-    """
+
+def of_latents(
+    q_n: Tensor, q_r: Tensor, c: Tensor, k_r: Tensor, w_k: Tensor, w_v: Tensor, latent_cache: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, absorbed: [B, H, Q, dc + dr], [B, 1, N, dc + dr] and of these the first dc channels; see `mla`."""
+    keys = joined(c, k_r, latent_cache).unsqueeze(1)
+    return absorbed_queries(q_n, q_r, w_k), keys, keys[..., : c.shape[-1]]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, selected: Tensor | None, scale: float, top_k: int) -> Tensor:
+    """The first queries, and those with few more than k keys, are multiplied with all before them, others with k."""
     queries, past = q.shape[-2], k.shape[-2] - q.shape[-2]
+    q = q * scale
     all_kept, masked = masked_queries(queries, past, top_k, q.shape[1] // k.shape[1])
     parts = []
     for start, stop in masked_tiles(all_kept, masked):
@@ -103,19 +138,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, selected: Tensor | None, top_k: int)
             parts.append(_attend_masked(*arguments))
     if masked < queries:
         chosen = _of_rows(selected, masked - all_kept, queries - all_kept).unsqueeze(1)
-        parts.append(_gather.attend(q[..., masked:, :], k, v, chosen))
+        parts.append(_gather.attend(q[..., masked:, :], k, v.contiguous(), chosen))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+reference = with_attention(attend)
 
 
 def _of_rows(selected: Tensor | None, start: int, stop: int) -> Tensor:
     if selected is None:
         raise ValueError("dsa needs selected, or index_q, index_k and index_weights")
     return selected[:, start:stop]
-
-
-def all_keeping(queries: int, past: int, top_k: int) -> int:
-    """How many of the first queries keep all tokens up to their own."""
-    return min(max(top_k - past, 0), queries)
 
 
 def masked_queries(queries: int, past: int, top_k: int, group: int) -> tuple[int, int]:
@@ -145,83 +178,19 @@ def _attend_masked(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor | None) -> Te
     return unfolded(scores.softmax(dim=-1) @ v, q)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def select(index_q: Tensor, index_k: Tensor, index_weights: Tensor, top_k: int) -> Tensor:
-    """The tokens j ≤ i of largest I_ij, of equal ones the later: int32 [B, R, k], of the R queries i ≥ k, in any order.
-
-    Compiled it would add in another order, and so keep another of two tokens that are nearly equal.
-
-    Args:
-        index_q: [B, Q, H^I, D^I].
-        index_k: [B, N, D^I].
-        index_weights: [B, Q, H^I].
-        top_k: k.
-    """
-    b, queries, index_heads, _ = index_q.shape
-    past = index_k.shape[1] - queries
-    first, rows = all_keeping(queries, past, top_k), index_rows(index_heads)
-    parts = [torch.empty(b, 0, top_k, dtype=torch.int32, device=index_q.device)]
-    with torch.no_grad():
-        q, k, w = (x.float() for x in (index_q, index_k, index_weights))
-        for start in range(first, queries, rows):
-            tile = slice(start, min(start + rows, queries))
-            scores = index_scores(q[:, tile], k[:, : past + tile.stop], w[:, tile])  # [B, T, past + stop]
-            own = tile.stop - start
-            hide(scores[..., -own:], ahead(own, own, scores.device))
-            parts.append(largest(scores, top_k))
-    return parts[1] if len(parts) == 2 else torch.cat(parts, dim=1)
-
-
-def index_rows(index_heads: int) -> int:
-    """Queries that are scored at a time."""
-    return max(1, INDEX_ROWS // index_heads)
-
-
-def index_scores(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
-    """I: q [B, T, H^I, D^I], k [B, n, D^I], w [B, T, H^I] → [B, T, n]."""
-    b, rows, index_heads, _ = q.shape
-    products = (q.flatten(1, 2) @ k.transpose(-2, -1)).relu_()  # [B, T·H^I, n]
-    summed = w.reshape(-1, 1, index_heads) @ products.view(b * rows, index_heads, -1)
-    return summed.view(b, rows, -1)
-
-
-def largest(scores: Tensor, top_k: int) -> Tensor:
-    """Where the k largest of each row are, of equal ones the later: float32 [B, T, n] → int32 [B, T, k].
-
-    Scores and positions are one whole number each, of which no two are equal.
-    """
-    bits = scores.add_(0.0).view(torch.int32)  # −0 becomes 0
-    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # ordered as the scores are
-    position = torch.arange(scores.shape[-1], device=scores.device)
-    ranked = rising.long().bitwise_left_shift_(32).bitwise_or_(position)
-    return ranked.topk(top_k, dim=-1, sorted=False).values.bitwise_and_(0xFFFFFFFF).int()
-
-
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
-    """All ~ N(0, 1), the weights of index heads too: the logits have variance 1."""
-    data = heads(problem, generator, "q", "k", "v")
-    index, cache = drawn_index(problem, params, generator)
-    state = {**drawn_caches(problem, generator, data["k"], data["v"]), **cache}
-    return _chosen(params, Inputs(data, choices=index, state=state))
+    """All ~ N(0, 1), the weights of index heads too, W_k and W_v ~ N(0, 1/dc): the logits have variance 1."""
+    index, index_cache = drawn_index(problem, params, generator)
+    if params["over"] == "heads":
+        data, weights = heads(problem, generator, "q", "k", "v"), {}
+        cache = drawn_caches(problem, generator, data["k"], data["v"])
+    else:
+        data, weights = drawn_latents(problem, params, generator), drawn_expansions(problem, params, generator)
+        cache = drawn_latent_cache(problem, params, generator, data["c"], data["k_r"])
+    return chosen(params, Inputs(data, weights, index, {**cache, **index_cache}))
 
 
-def drawn_index(problem: Problem, params: Params, generator: Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The indexer's tensors of the new tokens, and where Q < N the keys of all."""
-    b, q = problem.batch, problem.query_len
-    index_heads, index_dim = index_sizes(problem, params)
-    problem = problem.with_dtype("float32")
-    index = {
-        "index_q": normal(problem, generator, b, q, index_heads, index_dim),
-        "index_k": normal(problem, generator, b, q, index_dim),
-        "index_weights": normal(problem, generator, b, q, index_heads),
-    }
-    if not problem.past:
-        return index, {}
-    cache = normal(problem, generator, b, problem.seq_len, index_dim)
-    return index, {"index_k_cache": appended(cache, index["index_k"])}
-
-
-def _chosen(params: Params, inputs: Inputs) -> Inputs:
+def chosen(params: Params, inputs: Inputs) -> Inputs:
     """The inputs with what the indexer chooses in the place of its tensors, where the selection is given."""
     if params["selection"] == "inside":
         return inputs
@@ -231,27 +200,43 @@ def _chosen(params: Params, inputs: Inputs) -> Inputs:
     return replace(inputs, choices={"selected": selected} if selected.numel() else {}, state=state)
 
 
-def index_sizes(problem: Problem, params: Params) -> tuple[int, int]:
-    """H^I and D^I."""
-    index_heads, index_dim = params["index_heads"], params["index_dim"]
-    return (
-        max(1, problem.heads // 2) if index_heads == "h/2" else index_heads,
-        problem.head_dim if index_dim == "d" else index_dim,
-    )
+def state(problem: Problem, params: Params, **tensors: Tensor) -> dict[str, Tensor]:
+    """All keys and values so far, or latents, and the indexer's keys."""
+    index = {"index_k_cache": with_room(problem, tensors["index_k"])} if "index_k" in tensors else {}
+    if params["over"] == "heads":
+        return {**caches(problem, tensors["k"], tensors["v"]), **index}
+    return {**latent_cache(problem, tensors["c"], tensors["k_r"]), **index}
 
 
-def state(
-    problem: Problem,
-    params: Params,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    index_k: Tensor | None = None,
-    **choices: Tensor,
-) -> dict[str, Tensor]:
-    """All keys and values so far, and the indexer's keys."""
-    index = {} if index_k is None else {"index_k_cache": with_room(problem, index_k)}
-    return {**caches(problem, k, v), **index}
+@dataclass(frozen=True)
+class Widths:
+    """What the tokens are that are attended to.
+
+    Attributes:
+        kv_heads: heads of keys.
+        key, value: channels of a head of these.
+        read: numbers of the new tokens' data, and of W_k and W_v.
+        token: numbers that are kept of a token.
+        maps: multiply-adds of W_k and W_v.
+    """
+
+    kv_heads: int
+    key: int
+    value: int
+    read: int
+    token: int
+    maps: int
+
+
+def widths(problem: Problem, params: Params) -> Widths:
+    """Of heads, or of latents."""
+    rows, d = problem.batch * problem.query_len, problem.head_dim
+    if params["over"] == "heads":
+        kept = 2 * problem.kv_channels
+        return Widths(problem.kv_heads, d, d, rows * (problem.channels + kept), kept, 0)
+    sizes, expansions = latents_of(problem, params), 2 * problem.channels * latents_of(problem, params).latent
+    read = rows * (problem.heads * sizes.key + sizes.token) + expansions
+    return Widths(1, sizes.token, sizes.latent, read, sizes.token, rows * expansions)
 
 
 def kept_pairs(problem: Problem, params: Params) -> int:
@@ -282,176 +267,118 @@ def executed_pairs(problem: Problem, top_k: int, kv_heads: int, width: int) -> t
     return sum(pairs for pairs, _ in tiles) + gathered, again
 
 
-def executed_index_pairs(queries: int, past: int, top_k: int, index_heads: int) -> int:
-    """Pairs that `select` scores: those of tiles of the queries that leave tokens out, with all tokens so far."""
-    first, rows = all_keeping(queries, past, top_k), index_rows(index_heads)
-    tiles, rest = divmod(queries - first, rows)
-    whole = rows * (tiles * (past + first) + rows * tiles * (tiles + 1) // 2)
-    return whole + rest * (past + queries)
-
-
-@dataclass(frozen=True)
-class IndexCost:
-    """What choosing the tokens takes.
-
-    Attributes:
-        flops, reference_flops, elementwise: of I_ij, inside.
-        read, written: numbers of the indexer's tensors, or of the given choice, each of ITEM_BYTES.
-        kept: numbers of the indexer's keys of all N tokens.
-    """
-
-    flops: int = 0
-    reference_flops: int = 0
-    elementwise: int = 0
-    read: int = 0
-    written: int = 0
-    kept: int = 0
-
-
-def index_cost(problem: Problem, params: Params) -> IndexCost:
-    """I_ij of all pairs j ≤ i, [H^I, D^I] × [D^I, i + 1] and [1, H^I] × [H^I, i + 1]; or what a given choice is."""
-    b, n, q, past, top_k = problem.batch, problem.seq_len, problem.query_len, problem.past, params["top_k"]
-    if params["selection"] == "given":
-        return IndexCost(read=b * top_k * (q - all_keeping(q, past, top_k)))
-    index_heads, index_dim = index_sizes(problem, params)
-    each, pairs = b * index_heads * (index_dim + 1), causal_pairs(problem)
-    return IndexCost(
-        flops=product(each * pairs, "fwd"),
-        reference_flops=product(each * executed_index_pairs(q, past, top_k, index_heads), "fwd"),
-        elementwise=b * pairs * (index_heads + 1),  # relu of each head, a comparison
-        read=b * (q * index_heads * (index_dim + 1) + n * index_dim),
-        written=b * q * index_dim if past else 0,
-        kept=b * n * index_dim,
-    )
-
-
-def items(problem: Problem, numbers: int) -> int:
-    """Numbers of ITEM_BYTES as elements of the working dtype."""
-    return -(-numbers * ITEM_BYTES // problem.item_bytes)
-
-
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """`flops` has I_ij of all pairs j ≤ i (inside), and attention over the pairs that are kept.
 
     The reference scores no pair of the tokens i < k, which keep all. With gradients it computes the logits of a tile
     twice, where there is more than one.
     """
-    b, h, d = problem.batch, problem.heads, problem.head_dim
-    pairs, index = kept_pairs(problem, params), index_cost(problem, params)
-    executed, again = executed_pairs(problem, params["top_k"], problem.kv_heads, 2 * d)
-    size, kv_size = b * problem.query_len * problem.channels, b * problem.query_len * problem.kv_channels
-    cached = 2 * b * min(problem.past, params["top_k"]) * problem.kv_channels  # what one row keeps
+    b, h, n, q = problem.batch, problem.heads, problem.seq_len, problem.query_len
+    over, index, pairs = widths(problem, params), index_cost(problem, params), kept_pairs(problem, params)
+    executed, again = executed_pairs(problem, params["top_k"], over.kv_heads, over.key + over.value)
+    # W_kᵀ q_n: [Q, D] × [D, dc], and of the sums of latents: [Q, dc] × [dc, D]; I_ij
+    others = product(over.maps, mode)
+    cached = b * min(problem.past, params["top_k"]) * over.token  # what one row keeps
     return Cost(
-        flops=2 * product(b * h * pairs * d, mode) + index.flops,  # q kᵀ and p v over the pairs
-        reference_flops=2 * product(b * h * executed * d, mode)
-        + (product(b * h * again * d, "fwd") if mode == "fwd_bwd" else 0)
+        # q kᵀ and p v over the pairs
+        flops=product(b * h * pairs * (over.key + over.value), mode) + others + index.flops,
+        reference_flops=product(b * h * executed * (over.key + over.value), mode)
+        + (product(b * h * again * over.key, "fwd") if mode == "fwd_bwd" else 0)
+        + others
         + index.reference_flops,
         elementwise=4 * b * h * pairs * (1 if mode == "fwd" else 2) + index.elementwise,  # max, subtract, exp, divide
         bytes_required=traffic(
             problem,
             mode,
-            read=size + 2 * kv_size,
+            read=over.read,
             constant=cached + items(problem, index.read),
-            written=size + (2 * kv_size if problem.past else 0) + items(problem, index.written),
+            written=b * q * (problem.channels + (over.token if problem.past else 0)) + items(problem, index.written),
         ),
-        state_bytes=cache_bytes(problem, problem.seq_len) + index.kept * ITEM_BYTES,
+        state_bytes=b * n * over.token * problem.item_bytes + index.kept * ITEM_BYTES,
     )
 
 
-CORE = Form(reference, make_inputs, cost, state=state)
+def _cuda() -> Call:
+    def sparse(q: Tensor, k: Tensor, v: Tensor, selected: Tensor | None, scale: float, top_k: int) -> Tensor:
+        past = k.shape[-2] - q.shape[-2]
+        return flash_mla.attend_to_kept(q, k, v, slots(selected, q.shape[0], q.shape[-2], past, top_k, q.device), scale)
+
+    return with_attention(sparse)
+
+
+def slots(selected: Tensor | None, batch: int, queries: int, past: int, top_k: int, device: torch.device) -> Tensor:
+    """The tokens that each query keeps, as many slots for all, −1 where there is none: int32 [B, Q, min(k, N)]."""
+    all_kept, n = all_keeping(queries, past, top_k), past + queries
+    token = torch.arange(min(top_k, n), dtype=torch.int32, device=device)
+    own = torch.arange(past, past + all_kept, dtype=torch.int32, device=device).view(-1, 1)
+    first = torch.where(token > own, -1, token).expand(batch, -1, -1)
+    return first if all_kept == queries else torch.cat((first, _of_rows(selected, 0, queries - all_kept)), dim=1)
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    if params["over"] == "heads":
+        return "no library has a kernel that gathers single tokens of several heads; FlashMLA's is for over: mla"
+    sizes = latents_of(problem, params)
+    return flash_mla.why_not_kept(problem, sizes.latent, sizes.shared)
+
+
+CUDA = Impl(
+    _cuda,
+    "float32 torch indexer, FlashMLA: sparse prefill",
+    _cuda_why_not,
+    continues=True,
+    why_not_backward=lambda problem, params, device: "FlashMLA's sparse kernel has no backward",
+)
+CORE = Form(reference, make_inputs, cost, {"cuda": CUDA}, state)
 AROUND = projected(CORE)
 
 
-def index_weights_shapes(problem: Problem, params: Params) -> dict[str, tuple[int, ...]]:
-    """Of the layer's indexer."""
-    index_heads, index_dim = index_sizes(problem, params)
-    c = problem.channels
-    return {
-        "w_index_q": (c, index_heads * index_dim),
-        "w_index_k": (c, index_dim),
-        "w_index_weights": (c, index_heads),
-        "index_scale": (index_dim,),
-        "index_shift": (index_dim,),
-    }
-
-
-def drawn_index_weights(problem: Problem, params: Params, generator: Generator) -> dict[str, Tensor]:
-    """Projections ~ N(0, 1/C); the norm's scale is 1 and its shift 0."""
-    single = problem.with_dtype("float32")
-    weights = {
-        name: normal(single, generator, *shape, scale=problem.channels**-0.5)
-        for name, shape in index_weights_shapes(problem, params).items()
-    }
-    weights["index_scale"].fill_(1.0)
-    weights["index_shift"].zero_()
-    return weights
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def indexed(
-    x: Tensor,
-    w_index_q: Tensor,
-    w_index_k: Tensor,
-    w_index_weights: Tensor,
-    index_scale: Tensor,
-    index_shift: Tensor,
-) -> dict[str, Tensor]:
-    """The indexer's tensors of a layer's input [B, Q, C], in float32: q^I = x W, k^I = LayerNorm(x W), w = x W."""
-    with torch.no_grad():
-        x, scale, shift = x.float(), index_scale.float(), index_shift.float()
-        dim = scale.shape[0]
-        return {
-            "index_q": (x @ w_index_q.float()).unflatten(-1, (-1, dim)),
-            "index_k": layer_norm(x @ w_index_k.float(), (dim,), scale, shift, NORM_EPSILON),
-            "index_weights": x @ w_index_weights.float(),
-        }
-
-
-def with_indexer(call: Call) -> Call:
-    """A layer that makes the indexer's tensors from x, around one that takes them."""
+def in_layer(call: Call) -> Call:
+    """The layer around a core, which makes the indexer's tensors from x where they are not given."""
+    around_heads, around_latents = projected(replace(CORE, reference=call)).reference, mla.in_layer(call)
 
     def layer(problem: Problem, params: Params, x: Tensor, **tensors: Tensor) -> Tensor:
-        y: Tensor = call(problem, params, x=x, **_indexed(x, tensors))
+        """x: [B, Q, C]. Returns [B, Q, C]."""
+        around = around_heads if params["over"] == "heads" else around_latents
+        y: Tensor = around(problem, params, x=x, **with_index(x, tensors))
         return y
 
     return layer
 
 
-def _indexed(x: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the layer with those of the indexer in the place of its weights; as they are without such."""
-    weights = {name: tensor for name, tensor in tensors.items() if name in INDEXER}
-    rest = {name: tensor for name, tensor in tensors.items() if name not in INDEXER}
-    return {**rest, **(indexed(x, **weights) if weights else {})}
-
-
-INDEXER = ("w_index_q", "w_index_k", "w_index_weights", "index_scale", "index_shift")
-
-
-def _layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
+def layer_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
     """The indexer's weights, or what is chosen with them; where Q < N its keys before are drawn."""
-    inside = {**params, "selection": "inside"}
-    inputs = AROUND.make_inputs(problem, inside, generator)
+    if params["over"] == "heads":
+        inputs = AROUND.make_inputs(problem, {**params, "selection": "inside"}, generator)
+    else:
+        inputs = mla.layer_inputs(problem, params, generator)
+        inputs = replace(inputs, state={**inputs.state, **drawn_index(problem, params, generator)[1]})
     weights = drawn_index_weights(problem, params, generator)
     if params["selection"] == "inside":
         return replace(inputs, choices=weights)
-    return _chosen(params, replace(inputs, choices=indexed(inputs.data["x"], **weights)))
+    return chosen(params, replace(inputs, choices=indexed(inputs.data["x"], **weights)))
 
 
-def _layer_state(problem: Problem, params: Params, x: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
-    assert AROUND.state is not None
-    return AROUND.state(problem, params, x=x, **_indexed(x, tensors))
+def layer_state(problem: Problem, params: Params, x: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
+    """All keys and values so far, or latents, and the indexer's keys."""
+    tensors = with_index(x, tensors)
+    if params["over"] == "heads":
+        assert AROUND.state is not None
+        return AROUND.state(problem, params, x=x, **tensors)
+    return state(problem, params, **mla.core_tensors(problem, x, **tensors))
 
 
-def _layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+def layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """Inside, the indexer's projections of x take the place of its tensors: [Q, C] × [C, H^I D^I + D^I + H^I]."""
-    around = AROUND.cost(problem, params, mode)
+    around = (
+        AROUND.cost(problem, params, mode) if params["over"] == "heads" else _latent_layer_cost(problem, params, mode)
+    )
     if params["selection"] == "given":
         return around
     tokens, (index_heads, index_dim) = problem.batch * problem.query_len, index_sizes(problem, params)
     columns = index_heads * index_dim + index_dim + index_heads
     projections = product(tokens * problem.channels * columns, "fwd")
-    weights = problem.channels * columns + 2 * index_dim
-    moved = items(problem, weights) - items(problem, tokens * columns)
+    moved = items(problem, problem.channels * columns + 2 * index_dim) - items(problem, tokens * columns)
     return replace(
         around,
         flops=around.flops + projections,
@@ -460,13 +387,38 @@ def _layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-LAYER = replace(
-    AROUND,
-    reference=with_indexer(AROUND.reference),
-    make_inputs=_layer_inputs,
-    cost=_layer_cost,
-    state=_layer_state,
+def _latent_layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
+    """The core's, with the projections of `mla` around it, where x takes the place of the core's data."""
+    core, shapes, sizes = cost(problem, params, mode), mla.layer_shapes(problem, params), latents_of(problem, params)
+    rows, matrices = problem.batch * problem.query_len, [shape for shape in shapes.values() if len(shape) > 1]
+    projections = product(rows * sum(map(math.prod, matrices)), mode)
+    in_place = rows * (problem.channels - problem.heads * sizes.key - sizes.token)
+    outside = traffic(problem, mode, read=in_place + sum(map(math.prod, shapes.values())), written=0)
+    return replace(
+        core,
+        flops=core.flops + projections,
+        reference_flops=core.reference_flops + projections,
+        bytes_required=core.bytes_required + outside,
+    )
+
+
+LAYER = Form(
+    in_layer(reference),
+    layer_inputs,
+    layer_cost,
+    {"cuda": replace(CUDA, load=lambda: in_layer(_cuda()))},
+    layer_state,
 )
+
+
+def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """Latents are one for all heads; their norms in the layer."""
+    if params["over"] == "heads":
+        return None
+    if problem.group > 1:
+        return f"over: mla has one latent for all heads, not kv_heads {problem.kv_heads}; use over: heads"
+    return mla.why_not(problem, params, scope)
+
 
 OPERATOR = Operator(
     paper=Paper(
@@ -476,18 +428,23 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2512.02556",
         "eq. 1-2",
     ),
-    forms={"core": CORE, "layer": LAYER},
+    forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n^2" if params["selection"] == "inside" else "n", memory="n"),
     params={
+        "over": Param("heads", "keys and values of heads, or latents that all heads read (V3.2)", ("heads", "mla")),
         "top_k": Param(2048, "k, the tokens that a query keeps", minimum=1),
         "index_heads": Param("h/2", "H^I, heads of the indexer; h/2: half of heads (V3.2: 64)", ("h/2",), minimum=1),
         "index_dim": Param("d", "D^I, channels of an index head; d: head_dim (V3.2: 128)", ("d",), minimum=1),
-        "selection": Param("inside", "tokens chosen in the call, or once with the inputs, given", ("inside", "given")),
+        "selection": Param("inside", "tokens chosen in the call, or once with the inputs", ("inside", "given")),
+        "latent_dim": replace(LATENT_DIM, meaning="over: mla: channels of the latent"),
+        "rope_dim": replace(ROPE_DIM, meaning="over: mla: channels of the key that all heads share"),
+        "q_rank": replace(mla.OPERATOR.params["q_rank"], meaning="over: mla, layer: channels of the latent of queries"),
     },
     domains=("sequence",),
     full="the tokens are chosen among those up to the query's own",
     grouped=True,
     continues=True,
     pairs=lambda params, causal: "chosen",
+    why_not=why_not,
     notes="plus a selection of the top_k of N scores for each token; the indexer is float32 and has no gradient",
 )

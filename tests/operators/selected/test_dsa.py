@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.operators.selected import _gather, dsa
+from attnbench.operators.selected import _gather, _indexer, dsa
 from attnbench.problem import Problem
-from attnbench.registry import operators
+from attnbench.registry import operators, outside_definition, resolve
 from attnbench.state import causal_pairs
 from tests.operators.selected.dense import attention
 from tests.operators.small import Small, all_close, close, small
 
 N = 35
+INDEX = ("index_q", "index_k", "index_weights")
 
 
 def drawn(seq_len: int = N, kv_heads: int = 4, batch: int = 2, seed: int = 0, **params: Any) -> Small:
@@ -52,7 +53,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(dsa, "MASKED", 0 if request.param == "gathered" else 100)
     if request.param != "masked":
         monkeypatch.setattr(dsa, "MASKED_ROWS", 3)
-        monkeypatch.setattr(dsa, "INDEX_ROWS", 6)
+        monkeypatch.setattr(_indexer, "INDEX_ROWS", 6)
         monkeypatch.setattr(_gather, "TILE_ELEMENTS", 1)
     return str(request.param)
 
@@ -95,10 +96,10 @@ def test_ranks_are_those_of_the_scores() -> None:
     line = torch.tensor([-torch.inf, -most, -2.0, -1.0, -tiny, 0.0, tiny, 0.5, 3.0, most])
     order = torch.randperm(len(line), generator=torch.Generator().manual_seed(0))
     for top_k in range(1, len(line) + 1):
-        kept = dsa.largest(line[order].view(1, 1, -1).clone(), top_k)
+        kept = _indexer.largest(line[order].view(1, 1, -1).clone(), top_k)
         assert sorted(order[kept.flatten().long()].tolist()) == list(range(len(line) - top_k, len(line)))
     zeros = torch.tensor([[[0.0, -0.0, 0.0, -0.0]]])
-    assert sorted(dsa.largest(zeros, 2).flatten().tolist()) == [2, 3]
+    assert sorted(_indexer.largest(zeros, 2).flatten().tolist()) == [2, 3]
 
 
 def test_as_many_tokens_as_there_are_is_softmax() -> None:
@@ -115,9 +116,9 @@ def test_the_choice_is_the_same_in_every_dtype() -> None:
     """The indexer is float32 for all; with its values rounded to bfloat16 other tokens are kept."""
     one = drawn(300, batch=1, top_k=40)
     index = one.inputs.choices
-    kept = dsa.select(**index, top_k=40)
-    assert kept.equal(dsa.select(**{name: x.double() for name, x in index.items()}, top_k=40))
-    rounded = dsa.select(**{name: x.bfloat16() for name, x in index.items()}, top_k=40)
+    kept = _indexer.select(**index, top_k=40)
+    assert kept.equal(_indexer.select(**{name: x.double() for name, x in index.items()}, top_k=40))
+    rounded = _indexer.select(**{name: x.bfloat16() for name, x in index.items()}, top_k=40)
     assert not kept.sort().values.equal(rounded.sort().values)
 
 
@@ -139,11 +140,10 @@ def test_the_last_rows_follow_from_the_caches(by: str, scope: Any, query_len: in
     """The registry's tests have fewer tokens than are kept."""
     one = small("dsa", Problem(N, 16, 4, 2, causal=True, kv_heads=2), scope, top_k=6)
     step = replace(one.problem, query_len=query_len)
-    index = ("index_q", "index_k", "index_weights")
 
     def of(tokens: slice) -> dict[str, Tensor]:
         data = {name: x[..., tokens, :].clone() for name, x in one.inputs.data.items()}
-        return {**one.tensors, **{name: x[:, tokens] for name, x in one.tensors.items() if name in index}, **data}
+        return {**one.tensors, **{name: x[:, tokens] for name, x in one.tensors.items() if name in INDEX}, **data}
 
     assert one.form.state is not None
     state = one.form.state(step, one.params, **of(slice(0, step.past)))
@@ -204,12 +204,89 @@ def test_the_indexer_takes_a_quarter_of_what_all_pairs_would() -> None:
     problem = Problem(1 << 20, 128 * 128, 128, dtype="bfloat16", causal=True)
     operator = operators()["dsa"].load()
     params = {name: param.default for name, param in operator.params.items()}
-    assert dsa.index_sizes(problem, params) == (64, 128)
+    assert _indexer.index_sizes(problem, params) == (64, 128)
     every_pair = 2 * 128 * (128 + 128) * causal_pairs(problem)
-    assert dsa.index_cost(problem, params).flops / every_pair == pytest.approx(64 * 129 / (128 * 256))
+    assert _indexer.index_cost(problem, params).flops / every_pair == pytest.approx(64 * 129 / (128 * 256))
 
 
 def test_without_a_choice_there_is_an_error() -> None:
     one = drawn(top_k=4, selection="given")
     with pytest.raises(ValueError, match="selected"):
         one.form.reference(one.problem, one.params, **one.inputs.data)
+
+
+def latents(kept: int, scope: Any = "core", seq_len: int = N, heads: int = 4, **params: Any) -> Small:
+    problem = Problem(seq_len, 4 * heads, heads, 2, causal=True)
+    return small("dsa", problem, scope, over="mla", top_k=kept, latent_dim=7, rope_dim=3, **params)
+
+
+def expanded(one: Small, keep: Tensor, width: int = 7) -> Tensor:
+    """Keys [W_k c; k_r] and values W_v c of every head, logits over √(D + dr): D 4, dr 3."""
+    t = one.tensors
+    k = torch.einsum("hdc,bnc->bhnd", t["w_k"], t["c"])
+    k = torch.cat((k, t["k_r"].unsqueeze(1).expand(-1, k.shape[1], -1, -1)), dim=-1)
+    v = torch.einsum("hdc,bnc->bhnd", t["w_v"], t["c"])
+    return attention(torch.cat((t["q_n"], t["q_r"]), dim=-1) * width**-0.5, k, v, keep)
+
+
+@pytest.mark.parametrize("top_k", [1, 6, 100])
+def test_over_latents_it_is_the_expanded_form_with_gradients(by: str, top_k: int) -> None:
+    one = latents(top_k)
+    keep = looped(one)
+    assert close(one.output(), expanded(one, keep))
+    assert all_close(one.gradients(), one.gradients(lambda grown: expanded(grown, keep)))
+    assert not close(one.output(), expanded(one, keep, width=7 + 3)) or top_k == 1
+    if top_k == 6:
+        assert not close(one.output(), expanded(one, looped(one, "one fewer")))
+
+
+@pytest.mark.parametrize("scope", ["core", "layer"])
+def test_all_tokens_of_latents_are_mla(scope: Any) -> None:
+    one = latents(N, scope, selection="given")
+    whole = small("mla", one.problem, scope, form="absorbed", latent_dim=7, rope_dim=3)
+    assert close(one.output(), whole.form.reference(one.problem, whole.params, **one.tensors))
+
+
+@pytest.mark.parametrize("mode", ["fwd", "fwd_bwd"])
+@pytest.mark.parametrize("scope", ["core", "layer"])
+def test_flops_over_latents_are_what_torch_counts(by: str, mode: Any, scope: Any) -> None:
+    one = latents(6, scope)
+    with FlopCounterMode(display=False) as counter:
+        one.gradients() if mode == "fwd_bwd" else one.output()
+    assert counter.get_total_flops() == one.cost(mode).reference_flops
+
+
+@pytest.mark.parametrize("query_len", [1, 30])
+@pytest.mark.parametrize("scope", ["core", "layer"])
+def test_the_last_rows_follow_from_the_latents(scope: Any, query_len: int) -> None:
+    one = latents(6, scope)
+    step = replace(one.problem, query_len=query_len)
+
+    def of(tokens: slice) -> dict[str, Tensor]:
+        data = {name: x[..., tokens, :].clone() for name, x in one.inputs.data.items()}
+        index = {name: x[:, tokens] for name, x in one.tensors.items() if name in INDEX}
+        return {**one.tensors, **index, **data}
+
+    assert one.form.state is not None
+    state = one.form.state(step, one.params, **of(slice(0, step.past)))
+    assert set(state) == {"latent_cache", "index_k_cache"}
+    y = one.form.reference(step, one.params, **of(slice(step.past, None)), **state)
+    assert close(y, one.output()[..., step.past :, :])
+
+
+def test_latents_are_one_for_all_heads() -> None:
+    operator = operators()["dsa"].load()
+    problem = Problem(N, 16, 4, causal=True, kv_heads=2)
+    reason = outside_definition(operator, problem, resolve(operator, {"over": "mla"}), "core")
+    assert "kv_heads 2" in str(reason)
+    assert outside_definition(operator, problem, resolve(operator, {}), "core") is None
+
+
+def test_at_the_sizes_of_v3_2_a_kept_pair_takes_1088_multiply_adds_of_each_head() -> None:
+    problem = Problem(1 << 17, 128 * 128, 128, causal=True, query_len=1)
+    operator = operators()["dsa"].load()
+    params = resolve(operator, {"over": "mla"})
+    cost = operator.forms["core"].cost(problem, params, "fwd")
+    maps = 2 * 128 * 128 * 512
+    assert cost.flops == 2 * ((1 << 17) * 64 * (128 + 1) + 2048 * 128 * (2 * 512 + 64) + maps)
+    assert cost.state_bytes == (1 << 17) * 4 * (576 + 128)
