@@ -51,6 +51,9 @@ from attnbench.state import causal_pairs
 
 FORMS = ("expanded", "absorbed")
 
+NORM_EPSILON = 1e-6
+"""Of the layer's norms, as in the authors' models."""
+
 Attend = Callable[[Problem, Tensor, Tensor, Tensor, float], Tensor]
 """(problem, q [B, H, Q, K], k [B, H or 1, N, K], v [B, H or 1, N, V], scale) → [B, H, Q, V]."""
 
@@ -234,10 +237,10 @@ def core_tensors(
     """The core's, of x: [B, Q, C]."""
     latent = norm_c.shape[0]
     c, k_r = (x @ w_down).split((latent, w_down.shape[1] - latent), dim=-1)
-    queries = rms_norm(x @ w_q_down, norm_q).to(x.dtype) @ w_q_up
+    queries = rms_norm(x @ w_q_down, norm_q, NORM_EPSILON).to(x.dtype) @ w_q_up
     q = queries.unflatten(-1, (problem.heads, -1)).transpose(1, 2)
     q_n, q_r = q.split((problem.head_dim, q.shape[-1] - problem.head_dim), dim=-1)
-    return {"q_n": q_n, "q_r": q_r, "c": rms_norm(c, norm_c).to(x.dtype), "k_r": k_r, **weights}
+    return {"q_n": q_n, "q_r": q_r, "c": rms_norm(c, norm_c, NORM_EPSILON).to(x.dtype), "k_r": k_r, **weights}
 
 
 def in_layer(call: Call) -> Call:
