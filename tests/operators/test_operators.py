@@ -53,6 +53,7 @@ NAMES = [
     "performer",
     "synthesizer",
     "fnet",
+    "hyena",
     "gmlp",
     "mlp_mixer",
     "pool",

@@ -30,6 +30,10 @@ INSIDE = ("hashing", "selection")
 """Params by which a choice is made in the call, from the data."""
 
 
+TRANSFORMED = {"hyena": 1e-12}
+"""Operators whose Fourier transforms leave rounding errors where a gradient is 0, and what these stay below."""
+
+
 def cases() -> Iterator[tuple[Variant, bool]]:
     """Every kind of every operator, full and causal."""
     for variant in variants():
@@ -58,7 +62,7 @@ def dependences(variant: Variant, problem: Problem, inputs: Inputs) -> Tensor:
         cotangent = torch.randn(row.shape, generator=torch.Generator().manual_seed(0), dtype=row.dtype)
         for gradient in torch.autograd.grad(row, tokens, cotangent, retain_graph=True, allow_unused=True):
             if gradient is not None:
-                seen |= by_token(gradient, problem).any(dim=1)
+                seen |= (by_token(gradient, problem).abs() > TRANSFORMED.get(variant.name, 0)).any(dim=1)
     return depends
 
 

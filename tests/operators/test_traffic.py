@@ -118,6 +118,8 @@ BY_HAND: Mapping[str, Moved] = {
     # The transform over the channels is written, and read for the one over the tokens; the backward does not need x.
     "fnet-*": ("x 2spectrum y", "dy 2spectrum dx"),
     "pool-*": ("x y", "dy dx"),
+    "hyena-core": ("v x1 x0 y", "v x1 x0 dy dv dx1 dx0"),
+    "hyena-layer": LAYER,
     "gmlp-*-core": ("z y", "z dy dz"),
     "gmlp-*-layer": LAYER,
     # x is summed into the hidden layer, and dy into its gradient, before what comes of either; in the layer dy goes

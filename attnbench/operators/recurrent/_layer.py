@@ -246,8 +246,15 @@ def convolved(x: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor | Non
         bias: [channels].
     """
     longer, last = rows_before(x, rows, CONVOLVED - 1)
-    n = x.shape[1]
-    y = longer[:, :n] * weight[0]
-    for t in range(1, CONVOLVED):
-        y = y + longer[:, t : t + n] * weight[t]
+    y = weighted_taps(longer, weight)
     return silu(y if bias is None else y + bias), last
+
+
+def weighted_taps(longer: Tensor, weight: Tensor) -> Tensor:
+    """Σ_t weight_t ⊙ longer_{i+t}: [B, Q + taps − 1, channels] and [taps, channels] → [B, Q, channels]."""
+    taps = weight.shape[0]
+    n = longer.shape[1] - taps + 1
+    y = longer[:, :n] * weight[0]
+    for t in range(1, taps):
+        y = y + longer[:, t : t + n] * weight[t]
+    return y
