@@ -24,6 +24,7 @@ NAMES = [
     "identity",
     "local",
     "sliding_window",
+    "neighborhood",
     "strided",
     "global_tokens",
     "sparse_transformer",

@@ -49,11 +49,16 @@ def tiles(tokens: int, tile: int = TILE) -> int:
     return -(-tokens // tile)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, Hk, M, D]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, score_mod: Callable[..., Tensor] | None = None) -> Tensor:
+    """softmax(q kᵀ / √D) v under a block mask; rows that see nothing are 0. q: [B, H, N, D]; k, v: [B, Hk, M, D].
+
+    score_mod: FlexAttention's: (score, sample, head, query, key) → score.
+    """
     tile = TILE if mask is None else mask.BLOCK_SIZE[0]
     options = None if tile == TILE else {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile}
-    return _call(q)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1, kernel_options=options)
+    return _call(q)(
+        q, k, v, score_mod=score_mod, block_mask=mask, enable_gqa=group_of(q, k) > 1, kernel_options=options
+    )
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor]:

@@ -80,21 +80,26 @@ def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal:
         assert close(case.run_impl("cuda"), case.output())
 
 
-def by_tiles(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool = False, **options: Any) -> Any:
+def by_tiles(
+    q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool = False, score_mod: Any = None, **options: Any
+) -> Any:
     """FlexAttention as its kernels compute it: only listed tiles are visited, and in full ones no function is asked."""
     queries, keys = q.shape[-2], k.shape[-2]
     group = q.shape[1] // k.shape[1]
     assert enable_gqa is (group > 1)
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
     allowed = torch.tensor(True)
+    h, i, j = torch.arange(q.shape[1])[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
     if block_mask is not None:
         tile = block_mask.BLOCK_SIZE[0]
         partial, full = (
             x.repeat_interleave(tile, 1).repeat_interleave(tile, 2)[:, :queries, :keys] for x in tile_sets(block_mask)
         )
-        h, i, j = torch.arange(q.shape[1])[:, None, None], torch.arange(queries)[:, None], torch.arange(keys)
         allowed = full | (partial & block_mask.mask_mod(torch.tensor(0), h, i, j))
-    scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(~allowed, float("-inf"))
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    if score_mod is not None:
+        scores = score_mod(scores, torch.tensor(0), h, i, j)
+    scores = scores.masked_fill(~allowed, float("-inf"))
     lse = scores.logsumexp(-1)
     y = (scores - lse.nan_to_num(neginf=0.0)[..., None]).exp() @ v
     return (y, SimpleNamespace(lse=lse)) if "return_aux" in options else y
