@@ -1,4 +1,4 @@
-"""Decoding over latents by FlashMLA and by FlashInfer, behind stand-ins with their signatures."""
+"""Latents by FlashMLA and FlashInfer, and expanded by FlashAttention, behind stand-ins with their signatures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.kernels.library import flash_infer, flash_mla
+from attnbench.kernels.library import flash_attention, flash_infer, flash_mla
 from attnbench.operator import Impl
 from attnbench.problem import Params, Problem
 from attnbench.registry import operators, resolve
 from tests.kernels.stand_ins import require_same_signature, stand_in
+from tests.kernels.test_flash_attention import Calls, of_version_3, of_version_4
 from tests.operators.small import Small, close, small
 
 PROBLEM = Problem(128, 12, 3, 2, causal=True, query_len=1)
@@ -176,6 +177,24 @@ def test_a_scale_of_the_absorbed_width_and_a_mask_from_the_first_token_are_notic
     assert close(case.impl(name), case.output())
 
 
+@pytest.mark.parametrize("problem", [replace(SHORT_PAGES, query_len=q) for q in (1, 3, 13)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "module", "version"),
+    [("cuda:fa3", "flash_attn_interface", of_version_3), ("cuda:fa4", "flash_attn.cute", of_version_4)],
+)
+def test_flash_attention_attends_to_expanded_keys(
+    name: str, module: str, version: Any, problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    calls: Calls = []
+    stand_in(monkeypatch, module, flash_attn_func=version(calls))
+    case = small("mla", problem)
+    assert close(case.impl(name), case.output())
+    assert [shape for shape, _ in calls] == [(2, problem.query_len, 3, 4 + 2)]
+    case = small("mla", problem, form="absorbed")
+    assert not close(case.impl(name), case.output()), "its scale is that of the keys' own width"
+
+
 DEEPSEEK = Problem(4096, 128 * 16, 16, causal=True, query_len=1, dtype="bfloat16")
 
 
@@ -190,6 +209,11 @@ DEEPSEEK = Problem(4096, 128 * 16, 16, causal=True, query_len=1, dtype="bfloat16
         ("cuda:flash_mla", {"query_len": 4096}, {}, True, "query_len < seq_len"),
         ("cuda:flash_mla", {"channels": 64 * 16}, {}, True, "not bfloat16 of 256 + 32"),
         ("cuda:flash_mla", {"dtype": "float32"}, {}, True, "not float32"),
+        ("cuda:fa3", {"query_len": 4096}, {"form": "expanded"}, True, None),
+        ("cuda:fa4", {"query_len": 4096}, {"form": "expanded"}, True, None),
+        ("cuda:fa3", {}, {"form": "expanded"}, False, "pip install"),
+        ("cuda:fa3", {}, {}, True, "not absorbed"),
+        ("cuda:fa4", {"channels": 64 * 16}, {"form": "expanded"}, True, "not expanded with 96 and 64"),
         ("cuda:flashinfer", {}, {}, True, None),
         ("cuda:flashinfer", {"seq_len": 4095}, {}, True, None),
         ("cuda:flashinfer", {}, {}, False, "pip install flashinfer-python"),
@@ -207,14 +231,14 @@ def test_reasons(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    for module in (flash_mla, flash_infer):
+    for module in (flash_mla, flash_infer, flash_attention):
         monkeypatch.setattr(module, "installed", lambda module: there)
     operator = operators()["mla"].load()
     impl: Impl = operator.forms["core"].impls[name]
     given = resolve(operator, {"form": "absorbed", **params})
     reason = impl.why_not(replace(DEEPSEEK, **changes), given, "cuda")
     assert reason is None if words is None else words in str(reason)
-    assert "no backward" in str(impl.why_not_backward(DEEPSEEK, given, "cuda"))
+    assert (impl.why_not_backward(DEEPSEEK, given, "cuda") is None) == name.startswith("cuda:fa")
 
 
 def kept_of(query_len: int, scope: Any = "core", top_k: int = 6, **params: Any) -> Small:

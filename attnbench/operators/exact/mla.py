@@ -27,6 +27,7 @@ from torch.nn.functional import pad
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens, torch_dtype
 from attnbench.kernels.library import flash_infer, flash_mla
+from attnbench.kernels.library.flash_attention import PACKAGES, Package
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.kernels.library.sdpa_backends import attention, forced, why_not_forced
 from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
@@ -50,6 +51,9 @@ from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.state import causal_pairs
 
 FORMS = ("expanded", "absorbed")
+
+EXPANDED_WIDTHS = (192, 128)
+"""Channels of keys and values, DeepSeek's, of which FlashAttention-3 and 4 have a kernel."""
 
 NORM_EPSILON = 1e-6
 """Of the layer's norms, as in the authors' models."""
@@ -161,6 +165,20 @@ def forced_impl(backend: str) -> Impl:
     return Impl(lambda: call, f"torch SDPA, {backend} forced", forward, continues=True, why_not_backward=backward)
 
 
+def expanded_impl(package: Package) -> Impl:
+    """An impl by one of FlashAttention's packages, whose scale is that of the keys' width."""
+
+    def reason(problem: Problem, params: Params, device: str) -> str | None:
+        sizes = latents_of(problem, params)
+        if params["form"] != "expanded" or (sizes.key, sizes.head) != EXPANDED_WIDTHS:
+            taken = "form expanded with keys of {} and values of {} channels".format(*EXPANDED_WIDTHS)
+            return f"{package.name} takes {taken}, not {params['form']} with {sizes.key} and {sizes.head}"
+        return package.why_not(problem.with_sizes(head_dim=sizes.key))
+
+    call = with_attention(lambda problem, q, k, v, scale: package.attend(problem, q, k, v))
+    return Impl(lambda: call, package.name, reason, continues=True)
+
+
 def decoding_impl(kernel: str, attend: Attend, why_not: Callable[[Problem, int, int], str | None]) -> Impl:
     """An impl by a library's kernel of the absorbed form.
 
@@ -195,6 +213,7 @@ CORE = Form(
         ),
         "cuda:cudnn": forced_impl("cudnn"),
         "cuda:efficient": forced_impl("efficient"),
+        **{f"cuda:{name}": expanded_impl(PACKAGES[name]) for name in ("fa3", "fa4")},
         "cuda:flash_mla": decoding_impl(flash_mla.KERNEL, flash_mla.attend, flash_mla.why_not),
         "cuda:flashinfer": decoding_impl(
             flash_infer.LATENT_KERNEL, flash_infer.attend_to_latents, flash_infer.why_not_latents
