@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnbench.kernels.flex import windows as flex
 from attnbench.measure.worker.fake_memory import predict
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
 from tests.operators.small import Small, all_close, close, small
 from tests.operators.sparse.masked import Sees, mask
+from tests.operators.sparse.test_cuda_paths import by_tiles
 
 SINKS = ("none", "tokens", "logit")
 each_sink = pytest.mark.parametrize("sink", SINKS)
@@ -242,14 +244,14 @@ def test_impls_without_a_pattern_say_when_they_can() -> None:
             assert close(case.impl("sdpa"), case.output())
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("query_len", [1, 3, 140])
 @each_sink
-def test_flex_attention_continues_as_the_reference(sink: str, query_len: int) -> None:
+def test_flex_attention_continues_as_the_reference(sink: str, query_len: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "_call", lambda q: by_tiles)
     for n, w, g in ((301, 40, 7), (160, 30, 150), (150, 160, 4)):
         case = case_of(n, w, sink, g, kv_heads=2, query_len=query_len)
         assert case.form.impls["cuda"].continues
         assert close(case.impl("cuda"), case.output())
-        shorter = replace(case, params={**case.params, "window": w - 1})
+        narrower = replace(case, params={**case.params, "window": w - 1})
         if query_len > 1 and n == 301:
-            assert not close(shorter.impl("cuda"), case.output())
+            assert not close(narrower.impl("cuda"), case.output())
