@@ -9,7 +9,7 @@ p_ij = exp(l_ij) / (exp(s_h) + Σ_j' exp(l_ij')), which is softmax · σ(lse_i �
 Jiang et al. 2023, "Mistral 7B", sec. 2 "Sliding Window Attention", https://arxiv.org/abs/2310.06825 (W = 4096). tokens:
 Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks", sec. 3.2, https://arxiv.org/abs/2309.17453
 (g = 4); its new numbers of positions in the cache are a matter of position encodings. logit: OpenAI 2025, "gpt-oss-120b
-& gpt-oss-20b Model Card", sec. 2.2, https://arxiv.org/abs/2508.10925 (W = 128).
+& gpt-oss-20b Model Card", https://arxiv.org/abs/2508.10925 (W = 128).
 """
 
 from __future__ import annotations
