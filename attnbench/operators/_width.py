@@ -1,4 +1,6 @@
-"""Widths that may follow the number of channels: one string in `params`, so that a series keeps one set of params."""
+"""Widths as a share of the channels of a token, C, or of a head, D: one string in `params`, so that a series keeps one
+set of params.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from fractions import Fraction
 
 from attnbench.problem import ParamValue
 
-WIDTHS = {"c/2": Fraction(1, 2), "c": Fraction(1), "3c": Fraction(3), "4c": Fraction(4)}
+WIDTHS = {"d/8": Fraction(1, 8), "c/2": Fraction(1, 2), "c": Fraction(1), "3c": Fraction(3), "4c": Fraction(4)}
 
 
 def width(value: ParamValue, channels: int) -> int:

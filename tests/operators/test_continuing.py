@@ -233,14 +233,19 @@ HEAD_AXIS = {
 """Where tensors have the heads of keys, if they have them."""
 
 
+def weight_of(name: str) -> str:
+    """The tensor that a layer's weight projects to, of axial's layers in turn that of one axis; "" of another name."""
+    return name.removesuffix("_rows").removesuffix("_columns").removeprefix("w_") if name.startswith("w_") else ""
+
+
 def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Tensor]:
     """The inputs with every head of keys and values repeated for each query head that reads it."""
     tensors = inputs.tensors()
     for name, axis in HEAD_AXIS.items():
         if name in tensors and tensors[name].shape[axis] == problem.kv_heads:
             tensors[name] = tensors[name].repeat_interleave(problem.group, dim=axis)
-    for name in (f"w_{name}" for name in KEYS_AND_VALUES):
-        if name in tensors:
+    for name in tensors:
+        if weight_of(name) in KEYS_AND_VALUES:
             by_head = tensors[name].unflatten(-1, (problem.kv_heads, -1))
             tensors[name] = by_head.repeat_interleave(problem.group, dim=-2).flatten(-2)
     return tensors
@@ -255,8 +260,8 @@ def test_shared_keys_are_repeated_ones(variant: Variant, causal: bool) -> None:
     theirs = call(variant, every, widened(variant, inputs, problem))[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
     tensors = widened(variant, inputs, problem)
-    for name in ("v", "w_v"):  # heads dealt in turn, not in groups, are another operator
-        if name in tensors:
+    for name in tensors:  # heads dealt in turn, not in groups, are another operator
+        if name == "v" or weight_of(name) == "v":
             dim = 1 if name == "v" else -1
             tensors[name] = tensors[name].roll(tensors[name].shape[dim] // problem.heads, dims=dim)
     assert not torch.allclose(call(variant, every, tensors)[0], ours), "the check sees no heads"

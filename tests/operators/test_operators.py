@@ -31,6 +31,8 @@ NAMES = [
     "longformer",
     "big_bird",
     "swin_window",
+    "axial",
+    "criss_cross",
     "dsa",
     "reformer",
     "sinkhorn",

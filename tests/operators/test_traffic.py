@@ -61,6 +61,12 @@ BY_HAND: Mapping[str, Moved] = {
         "q k v q_global k_global v_global dy dq dk dv dq_global dk_global dv_global",
     ),
     "swin_window-*-core": ONCE,
+    "axial-*-core": ONCE,
+    "criss_cross-*core": ONCE,
+    # What one layer gives the next is as large as x and y: written and read, read again for its gradient, and that too.
+    "axial-sum-True-layer": ("x 3y", "x y 3dy dx"),
+    "axial-*-layer": LAYER,
+    "criss_cross-*layer": ("x 3y", "x y 3dy dx"),
     "swin_window-*-layer": LAYER,
     "local-layer": LAYER,
     "sliding_window-*-layer": LAYER,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.kernels.flex.windows import TILE, band, block_mask, copies_mask, spans, tiles
+from attnbench.kernels.flex.windows import TILE, Spans, band, block_mask, copies_mask, spans, tiles
 
 
 def block_rows(blocks: Tensor, n: int, size: int, copied: int = 0) -> Any:
@@ -152,6 +152,24 @@ def distant(n: int, classes: int, causal: bool, device: torch.device, group: int
         return apart & (j * classes + h // group < n)
 
     return block_mask(some[None], every[None], allowed, length, length)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def other_members(length: int, group: int, device: torch.device) -> Any:
+    """Every member of a class of `length` but the token itself.
+
+    group: the rows of queries of the class, which follow one another.
+    """
+    query, key = spans(group * length, 0, device), spans(length, 1, device)
+    every = torch.ones(query.low.shape[0], key.low.shape[1], dtype=torch.bool, device=device)
+    for first in range(0, group * length, length):
+        every &= ~band(Spans(query.low - first, query.high - first), key, 0, 0)[0]
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return i % length != j
+
+    return block_mask(torch.ones_like(every)[None], every[None], allowed, group * length, length)
 
 
 @lru_cache(maxsize=64)

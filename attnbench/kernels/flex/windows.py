@@ -61,11 +61,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, score_mod: Callable[..., 
     )
 
 
-def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
-    """As `attend`, and the natural logarithm of the sum of exponentials of each row, −∞ where it sees nothing."""
+def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None = None) -> tuple[Tensor, Tensor]:
+    """As `attend`, and the natural logarithm of the sum of exponentials of each row, −∞ where it sees nothing.
+
+    scale: of q kᵀ; None: 1/√D.
+    """
     from torch.nn.attention.flex_attention import AuxRequest
 
-    y, aux = _call(q)(q, k, v, block_mask=mask, enable_gqa=group_of(q, k) > 1, return_aux=AuxRequest(lse=True))
+    y, aux = _call(q)(
+        q, k, v, block_mask=mask, scale=scale, enable_gqa=group_of(q, k) > 1, return_aux=AuxRequest(lse=True)
+    )
     return y, aux.lse
 
 

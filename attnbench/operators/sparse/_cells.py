@@ -7,28 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from attnbench.grouped import group_of
 from attnbench.operators._map_attention import sides
 from attnbench.problem import Problem
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""(q of [B·Hk, cells, G·L, D], k and v of [B·Hk, cells, L, D], bias of [B·Hk, 1, G·L, L] or None) → as q."""
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √D + bias) v, eager. See Attend."""
-    scores = (q * q.shape[-1] ** -0.5).flatten(0, 1) @ k.flatten(0, 1).transpose(-2, -1)  # [B·Hk·cells, G·L, L]
-    if bias is not None:
-        scores = scores.view(*q.shape[:2], *scores.shape[-2:]).add_(bias).flatten(0, 1)
-    return (scores.softmax(dim=-1) @ v.flatten(0, 1)).view(*q.shape[:-1], v.shape[-1])
-
-
-def attend_by_sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same as one SDPA call, the cells in the place of heads. See Attend."""
-    mask = None if bias is None else bias.expand(-1, q.shape[1], -1, -1)
-    return scaled_dot_product_attention(q, k, v, mask)
+Within = Callable[[Tensor, Tensor, Tensor, int, int, Tensor | None], Tensor]
+"""(q of [B, H, h, w, D], k and v of [B, Hk, h, w, D], height and width of a cell, which divide h and w, bias of
+[Hk, G·L, L], added to the scores, or None) → as q."""
 
 
 def as_map(problem: Problem, x: Tensor) -> Tensor:
@@ -48,25 +37,36 @@ def to_cells(x: Tensor, group: int, height: int, width: int) -> Tensor:
 
 
 def from_cells(y: Tensor, like: Tensor, group: int, height: int, width: int) -> Tensor:
-    """The inverse: [B·H/group, a·b, group·L, D'] → [B, H, a·height, b·width, D']. like: the map of the queries."""
+    """The inverse, of cells alone or after their heads: [… group·L, D'] → [B, H, a·height, b·width, D'].
+
+    like: the map of the queries.
+    """
     b, h, rows, columns, _ = like.shape
-    y = y.reshape(y.shape[0], rows // height, columns // width, group, height, width, y.shape[-1])
+    y = y.reshape(b * h // group, rows // height, columns // width, group, height, width, y.shape[-1])
     return y.permute(0, 3, 1, 4, 2, 5, 6).reshape(b, h, rows, columns, y.shape[-1])
 
 
-def within_cells(
-    q: Tensor, k: Tensor, v: Tensor, height: int, width: int, call: Attend = attend, bias: Tensor | None = None
-) -> Tensor:
-    """Attention within the cells of a map that they tile.
+def within_cells(q: Tensor, k: Tensor, v: Tensor, height: int, width: int, bias: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √D + bias) v of each cell, eager. See Within."""
+    group = group_of(q, k)
+    scores = torch.baddbmm(  # [B·Hk·cells, G·L, L]; beta = 0: nothing is read of the first tensor
+        q.new_zeros(1),
+        to_cells(q, group, height, width).flatten(0, 1),
+        to_cells(k, 1, height, width).flatten(0, 1).transpose(-2, -1),
+        beta=0,
+        alpha=q.shape[-1] ** -0.5,
+    )
+    if bias is not None:
+        scores.view(q.shape[0], bias.shape[0], -1, *bias.shape[1:]).add_(bias.unsqueeze(1))
+    y = scores.softmax(dim=-1) @ to_cells(v, 1, height, width).flatten(0, 1)
+    return from_cells(y, q, group, height, width)
 
-    Args:
-        q: [B, H, h, w, D].
-        k, v: [B, Hk, h, w, D].
-        height, width: of a cell; they divide h and w.
-        bias: [Hk, G·L, L], added to the scores.
-    Returns: [B, H, h, w, D].
-    """
-    group = q.shape[1] // k.shape[1]
-    added = None if bias is None else bias.repeat(q.shape[0], 1, 1).unsqueeze(1)
-    keys, values = (to_cells(x, 1, height, width) for x in (k, v))
-    return from_cells(call(to_cells(q, group, height, width), keys, values, added), q, group, height, width)
+
+def within_cells_by_sdpa(
+    q: Tensor, k: Tensor, v: Tensor, height: int, width: int, bias: Tensor | None = None
+) -> Tensor:
+    """The same as one SDPA call, the cells in the place of heads. See Within."""
+    group = group_of(q, k)
+    queries, keys, values = (to_cells(x, n, height, width) for x, n in ((q, group), (k, 1), (v, 1)))
+    mask = None if bias is None else bias.repeat(q.shape[0], 1, 1).unsqueeze(1).expand(-1, queries.shape[1], -1, -1)
+    return from_cells(scaled_dot_product_attention(queries, keys, values, mask), q, group, height, width)

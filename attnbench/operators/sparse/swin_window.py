@@ -23,7 +23,7 @@ from attnbench.inputs import heads, normal
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._map_attention import sides
-from attnbench.operators.sparse._cells import Attend, as_map, attend, attend_by_sdpa, within_cells
+from attnbench.operators.sparse._cells import Within, as_map, within_cells, within_cells_by_sdpa
 from attnbench.operators.sparse._pairs import pair_cost
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
@@ -36,11 +36,11 @@ def reference(
     problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, bias_table: Tensor | None = None
 ) -> Tensor:
     """q: [B, H, N, D]; k, v: [B, Hk, N, D]; bias_table: [(2M − 1)², H]. Returns [B, H, N, D]."""
-    return cell_by_shape(problem, params, q, k, v, bias_table, attend)
+    return cell_by_shape(problem, params, q, k, v, bias_table, within_cells)
 
 
 def cell_by_shape(
-    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, bias_table: Tensor | None, call: Attend
+    problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, bias_table: Tensor | None, attend: Within
 ) -> Tensor:
     """The cells of one shape at a time: the map is cut into strips, and these into parts, that such cells tile."""
     bias = None if bias_table is None else biases(problem, params, bias_table)
@@ -51,7 +51,7 @@ def cell_by_shape(
         for width, queries, keys, values in zip(widths, *(cut(x, 3, widths) for x in strip), strict=True):
             cell = height[1], width[1]
             added = None if bias is None else of_cell(bias, problem.kv_heads, *cell)
-            parts.append(within_cells(queries, keys, values, *cell, call, added))
+            parts.append(attend(queries, keys, values, *cell, added))
         strips.append(joined(parts, 3))
     return joined(strips, 2).flatten(2, 3)
 
@@ -111,7 +111,7 @@ def _sdpa() -> Callable[..., Tensor]:
     def call(
         problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, bias_table: Tensor | None = None
     ) -> Tensor:
-        return cell_by_shape(problem, params, q, k, v, bias_table, attend_by_sdpa)
+        return cell_by_shape(problem, params, q, k, v, bias_table, within_cells_by_sdpa)
 
     return call
 

@@ -17,10 +17,21 @@ Sees = Callable[[Pixel, Pixel], bool]
 
 
 def case_of(
-    name: str, side: Pixel, scope: Scope = "core", *, heads: int = 4, kv_heads: int = 2, **params: Any
+    name: str,
+    side: Pixel,
+    scope: Scope = "core",
+    *,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int = 4,
+    **params: Any,
 ) -> Small:
-    """Two samples, four channels a head."""
-    return small(name, Problem.image(*side, 4 * heads, heads, batch=2, kv_heads=kv_heads), scope, **params)
+    """Two samples."""
+    return small(name, Problem.image(*side, head_dim * heads, heads, batch=2, kv_heads=kv_heads), scope, **params)
+
+
+def sides_of(case: Small) -> Pixel:
+    return case.problem.height or 0, case.problem.width or 0
 
 
 def visible(side: Pixel, sees: Sees) -> Tensor:

@@ -81,7 +81,14 @@ def test_equals_the_reference(name: str, n: int, params: dict[str, Any], causal:
 
 
 def by_tiles(
-    q: Tensor, k: Tensor, v: Tensor, block_mask: Any, enable_gqa: bool = False, score_mod: Any = None, **options: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block_mask: Any,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    score_mod: Any = None,
+    **options: Any,
 ) -> Any:
     """FlexAttention as its kernels compute it: only listed tiles are visited, and in full ones no function is asked."""
     queries, keys = q.shape[-2], k.shape[-2]
@@ -96,7 +103,7 @@ def by_tiles(
             x.repeat_interleave(tile, 1).repeat_interleave(tile, 2)[:, :queries, :keys] for x in tile_sets(block_mask)
         )
         allowed = full | (partial & block_mask.mask_mod(torch.tensor(0), h, i, j))
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if score_mod is not None:
         scores = score_mod(scores, torch.tensor(0), h, i, j)
     scores = scores.masked_fill(~allowed, float("-inf"))

@@ -15,7 +15,7 @@ from attnbench.operators.sparse.swin_window import IMPLS
 from attnbench.problem import Problem
 from attnbench.registry import operators, outside_definition, resolve
 from tests.operators.small import Small, all_close, close
-from tests.operators.sparse.maps import Pixel, Sees, case_of, masked, of_layer, output_of_layer, visible
+from tests.operators.sparse.maps import Pixel, Sees, case_of, masked, of_layer, output_of_layer, sides_of, visible
 
 SIDES = [(7, 10), (13, 4), (1, 1), (9, 9)]
 shifts = pytest.mark.parametrize("shift", ["none", "half"])
@@ -45,10 +45,6 @@ def one_cell(side: Pixel, window: int, shift: str, mistake: int = 0) -> Sees:
         return cells[0] == cells[1]
 
     return sees
-
-
-def sides_of(case: Small) -> Pixel:
-    return case.problem.height or 0, case.problem.width or 0
 
 
 def dense(case: Small, mistake: int = 0) -> Tensor:
@@ -191,11 +187,11 @@ def test_flops_count_the_pairs_of_cells(side: Pixel, window: int, shift: str, kv
 
 def test_memory_is_linear_and_far_below_dense() -> None:
     form = operators()["swin_window"].load().forms["core"]
-    problems = [Problem.image(side, 1024, 64, 2) for side in (256, 512)]
+    problems = [Problem.image(side, 1024, 64, 2) for side in (64, 128)]
     small_, large = (predict(form, p, {"window": 7, "shift": "half"}, "fwd_bwd").peak_bytes for p in problems)
-    assert large / small_ == pytest.approx(2, rel=0.02)
+    assert large / small_ == pytest.approx(2, rel=0.05)
     softmax = operators()["softmax"].load().forms["core"]
-    assert predict(softmax, Problem(256 * 1024, 64, 2), {}, "fwd_bwd").peak_bytes > 100 * small_
+    assert predict(softmax, Problem(64 * 1024, 64, 2), {}, "fwd_bwd").peak_bytes > 100 * small_
 
 
 @pytest.mark.parametrize(
