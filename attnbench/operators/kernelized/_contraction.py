@@ -19,14 +19,22 @@ from attnbench.problem import Mode, Problem
 
 def full(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
     """fq: features [B, H, N, m]; fk: [B, Hk, N, m]. v: [B, Hk, N, D]. Returns [B, H, N, D]."""
-    rows = folded(fq, fk)
-    normaliser = rows @ fk.sum(dim=-2).unsqueeze(-1)  # [B, Hk, group · N, 1]
-    return unfolded(rows @ (fk.transpose(-2, -1) @ v) / (normaliser + epsilon), fq)
+    return unfolded(_mean(folded(fq, fk) @ (fk.transpose(-2, -1) @ with_ones(v)), epsilon), fq)
+
+
+def with_ones(v: Tensor) -> Tensor:
+    """v and a column of ones, whose sum with the same weights is the normaliser: [..., D + 1]."""
+    return pad(v, (0, 1), value=1.0)
+
+
+def _mean(sums: Tensor, epsilon: float) -> Tensor:
+    """Of sums with ones, [..., D + 1]: [..., D]."""
+    return sums[..., :-1] / (sums[..., -1:] + epsilon)
 
 
 def causal(fq: Tensor, fk: Tensor, v: Tensor, epsilon: float = 0.0) -> Tensor:
     """As `full`, with the sums over j ≤ i."""
-    queries, (fq, fk, v) = fq, _chunks(chunk(v.shape[-1]), fq, fk, v)
+    queries, (fq, fk, v) = fq, _chunks(chunk(v.shape[-1]), fq, fk, with_ones(v))
     scores = without_later(fq @ fk.transpose(-2, -1))
     return causal_chunks(scores, fq[:, :, 1:], fk[:, :, :-1], v, queries, epsilon)
 
@@ -38,19 +46,16 @@ def causal_chunks(scores: Tensor, fq: Tensor, fk: Tensor, v: Tensor, queries: Te
         scores: of each chunk's queries with its keys, 0 where the key is ahead, [B, Hk, chunks, group · c, c].
         fq: features of the chunks but the first, [B, Hk, chunks − 1, group · c, m].
         fk: features of the chunks but the last, [B, Hk, chunks − 1, c, m].
-        v: [B, Hk, chunks, c, D].
+        v: with ones, [B, Hk, chunks, c, D + 1].
         queries: anything of the shape [B, H, N, …].
 
     Returns: [B, H, N, D].
     """
-    c = v.shape[-2]
-    y, normaliser = scores @ v, scores.sum(dim=-1, keepdim=True)
-    states = fk.transpose(-2, -1) @ v[:, :, :-1]  # [B, Hk, chunks − 1, m, D]
-    totals = fk.sum(dim=-2)  # [B, Hk, chunks − 1, m]
-    y[:, :, 1:] += fq @ states.cumsum(dim=2)
-    normaliser[:, :, 1:] += fq @ totals.cumsum(dim=2).unsqueeze(-1)
+    sums = scores @ v
+    states = fk.transpose(-2, -1) @ v[:, :, :-1]  # [B, Hk, chunks − 1, m, D + 1]
+    sums[:, :, 1:] += fq @ states.cumsum(dim=2)
     # Tokens of the padding have no features, so their normaliser is 0: they go before the division.
-    return tokens_of(y, queries, c) / (tokens_of(normaliser, queries, c) + epsilon)
+    return _mean(tokens_of(sums, queries, v.shape[-2]), epsilon)
 
 
 SUMS = ("sums", "totals")
@@ -100,7 +105,7 @@ def continued_chunks(
     totals: Tensor,
     epsilon: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`continued`, from chunks and scores as `causal_chunks` takes them, but the features of all chunks."""
+    """`continued`, from chunks and scores as `causal_chunks` takes them, but features of all chunks and v alone."""
     c = v.shape[-2]
     states, counts = fk.transpose(-2, -1) @ v, fk.sum(dim=-2)  # [B, Hk, chunks, m, D], [B, Hk, chunks, m]
     sums, new_sums = before_chunks(_after_chunks(states, sums), sums)
@@ -197,21 +202,25 @@ def state_traffic(problem: Problem, m: int) -> int:
 
 
 def executed(problem: Problem, m: int, mode: Mode, scored: int | None = None) -> int:
-    """FLOPs of `full` and of `causal`. scored: channels that a score within a chunk is a product of; None: m.
+    """FLOPs of `full` and of `causal`, where the sums of φ(k) are a column of the products with v, and of `continued`.
 
-    Causal: c·(m + D) more multiply-adds per token than the 2·m·D required, that is at most 1 + c/D times as many
-    where m ≥ D (2 for D a power of two from 16 to 128), beside the padding of the last chunk.
+    Causal: c·(m + D + 1) + m more multiply-adds per token than the 2·m·D + m required, that is about 1 + c/D times as
+    many where m ≥ D (2 for D a power of two from 16 to 128), beside the padding of the last chunk.
+
+    Args:
+        scored: channels that a score within a chunk is a product of; None: m.
     """
+    b, h, hk, q, d = problem.batch, problem.heads, problem.kv_heads, problem.query_len, problem.head_dim
     if not problem.causal:
-        return required(problem, m, mode)
-    b, h, hk, d = problem.batch, problem.heads, problem.kv_heads, problem.head_dim
+        # [m, Q] × [Q, D + 1], and [Q, m] × [m, D + 1]
+        return product(b * hk * m * q * (d + 1), mode) + product(b * h * q * m * (d + 1), mode)
     c = chunk_length(problem)
-    chunks = -(-problem.query_len // c)
+    chunks = -(-q // c)
     after = chunks - (0 if problem.past else 1)  # chunks with a state before them
+    columns = d if problem.past else d + 1
     return (
         product(b * h * chunks * c * (scored or m) * c, mode)  # scores: [c, m] × [m, c] in each chunk
-        + product(b * h * chunks * c * c * d, mode)  # scores v: [c, c] × [c, D]
-        + product(b * hk * after * c * m * d, mode)  # states: [m, c] × [c, D]
-        + product(b * h * after * c * m * d, mode)  # their use: [c, m] × [m, D]
-        + product(b * h * after * c * m, mode)  # normaliser: [c, m] × [m, 1]
+        + product(b * h * chunks * c * c * columns, mode)  # scores v: [c, c] × [c, D + 1]
+        + product(b * hk * after * c * m * columns, mode)  # states: [m, c] × [c, D + 1]
+        + product(b * h * after * c * m * (d + 1), mode)  # their use: [c, m] × [m, D + 1], or D and 1
     )

@@ -40,6 +40,7 @@ from attnbench.operators.kernelized._contraction import (
     state_of,
     state_traffic,
     widened,
+    with_ones,
     without_later,
 )
 from attnbench.operators.kernelized._symmetric import products, squares
@@ -76,14 +77,14 @@ def reference(
         y = full(features(kind, folded(rows, keys)), features(kind, keys), v, EPSILON)
         return unfolded(y, q).to(dtype)
     c = chunk_length(problem)
-    rows, keys, values = query_chunks(rows, keys, c), in_chunks(keys, c), in_chunks(v, c)
+    rows, keys = query_chunks(rows, keys, c), in_chunks(keys, c)
     scores = without_later(weights(kind, rows, keys))
     if sums is not None and totals is not None:
         features_of_all = features(kind, rows), features(kind, keys)
-        y, *after = continued_chunks(scores, *features_of_all, values, q, sums, totals, EPSILON)
+        y, *after = continued_chunks(scores, *features_of_all, in_chunks(v, c), q, sums, totals, EPSILON)
         return y.to(dtype), *after
     between = features(kind, rows[:, :, 1:]), features(kind, keys[:, :, :-1])
-    return causal_chunks(scores, *between, values, q, EPSILON).to(dtype)
+    return causal_chunks(scores, *between, in_chunks(with_ones(v), c), q, EPSILON).to(dtype)
 
 
 def arguments(kind: str, x: Tensor) -> Tensor:

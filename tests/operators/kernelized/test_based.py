@@ -160,7 +160,7 @@ def test_flops_are_those_of_all_features_and_of_each_once() -> None:
     for kind, written, once in (("based", 273, 153), ("rebased", 256, 136)):
         case = small("based", problem, kind=kind)
         assert case.cost().flops == 2 * 3 * 2 * 7 * written * (6 + 6 + 1)
-        assert case.cost().reference_flops == 2 * 3 * 2 * 7 * once * (6 + 6 + 1)
+        assert case.cost().reference_flops == 2 * 3 * 2 * 7 * once * (7 + 7)
         assert small("based", replace(problem, causal=True), kind=kind).cost().state_bytes == 3 * 2 * once * 7 * 8
 
 

@@ -93,7 +93,7 @@ def test_flops_are_the_products_of_the_recurrence(causal: bool) -> None:
 def test_causal_reference_wastes_at_most_what_is_stated(head_dim: int) -> None:
     problem = Problem(4096, head_dim, causal=True)
     waste = cost(problem, {}, "fwd").reference_flops / cost(problem, {}, "fwd").flops
-    assert 1 < waste <= 2
+    assert 1 < waste <= 2 + 1 / (2 * head_dim + 1)
 
 
 def test_float16_holds_more_tokens_than_its_range() -> None:
