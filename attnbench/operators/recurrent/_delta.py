@@ -13,6 +13,8 @@ matrices of scores do for what takes four in general.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,7 +22,7 @@ from torch.nn.functional import pad
 from attnbench.cost import product
 from attnbench.operators.kernelized._contraction import in_chunks
 from attnbench.operators.recurrent._core import Sizes, answer, by_qk_head, chunk_of
-from attnbench.operators.recurrent._scan import decayed_scores, lower
+from attnbench.operators.recurrent._scan import corners, decayed_scores, lower
 from attnbench.problem import Mode
 
 Answer = Tensor | tuple[Tensor, ...]
@@ -74,8 +76,9 @@ def _pairs(q: Tensor, k: Tensor, along: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     alone = k.shape[-2] == 1
     if along.shape[-1] > 1:
-        scores = decayed_scores(q, k, along, along)
-        return scores, None if alone else decayed_scores(k, k, along, along, own=False)
+        tokens, rows = along.unsqueeze(-2), torch.stack((q,) if alone else (q, k), dim=-2)
+        scores, *key_scores = decayed_scores(rows, k.unsqueeze(-2), tokens, tokens, own=1).squeeze(-3).unbind(-3)
+        return scores, None if alone else key_scores[0]
     decays, keys = lower(along.squeeze(-1), -along.squeeze(-1)), k.transpose(-2, -1)
     return (q @ keys) * decays, None if alone else (k @ keys) * decays
 
@@ -100,19 +103,21 @@ def delta_scan(
     since = along - log_decay  # G_{i−1}
     later = slice(1 if state is None else 0, None)  # the chunks that have a state before them
     reads = (a * since.exp())[:, :, later]
+    rows, reached = torch.stack((q, a), dim=-2), torch.stack((along, since), dim=-2)
+    scores = decayed_scores(rows, torch.stack((k, b), dim=-2), reached, along.unsqueeze(-2), own=1)
+    (qk, qb), (ak, ab) = (x.unbind(-3) for x in scores.unbind(-4))  # [b, 1, chunks, c, c] each
     if c == 1:
         written = torch.zeros_like(v)  # the chunk's only token reads what was before it
     else:
-        inverse = inverted(-decayed_scores(a, b, since, along, own=False))
-        written = inverse @ (decayed_scores(a, k, since, along, own=False) @ v)
+        inverse = inverted(-ab)
+        written = inverse @ (ak @ v)
         reads = inverse[:, :, later] @ reads
     remaining = (along[..., -1:, :] - along).exp()
     taken = slice(None if state is not None else -1)  # the chunks whose state is wanted
     added = (k * remaining)[:, :, taken].transpose(-2, -1) @ v[:, :, taken]
     state = None if state is None else by_qk_head(state, heads)
     z, before, last = _along_chunks(written, reads, b * remaining, along[..., -1, :].exp(), state, added)
-    y = decayed_scores(q, k, along, along) @ v + decayed_scores(q, b, along, along) @ z
-    y = _read(y, q * along.exp(), before, later)
+    y = _read(qk @ v + qb @ z, q * along.exp(), before, later)
     return answer(y.flatten(2, 3)[:, :, :tokens], last, dtype, batch)
 
 
@@ -242,25 +247,45 @@ def _read(y: Tensor, reading: Tensor, before: Tensor | None, later: slice) -> Te
 
 
 def inverted(lower_part: Tensor) -> Tensor:
-    """(I + A)^{−1}, A what of a matrix [..., c, c] is below its diagonal, c a power of two; merged from blocks.
+    """(I + A)^{−1}, A what of a matrix [..., c, c] is below its diagonal, c a power of two; merged from blocks."""
+    inverse: Tensor = _Inverse.apply(lower_part)  # type: ignore[no-untyped-call]
+    return inverse
 
-    [[X, 0], [C, Y]]^{−1} = [[X^{−1}, 0], [−Y^{−1} C X^{−1}, Y^{−1}]], from blocks of one.
-    """
-    c = lower_part.shape[-1]
-    blocks = torch.ones_like(lower_part[..., :1]).unsqueeze(-1)  # [..., c, 1, 1]
-    while (n := blocks.shape[-3] // 2) > 0:
-        size = c // (2 * n)
-        by_block = lower_part.unflatten(-2, (n, 2, size)).unflatten(-1, (n, 2, size))
-        corner = by_block[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)  # [..., n, size, size]
-        x, y = blocks.unflatten(-3, (n, 2)).unbind(-3)
-        corner = -corner if size == 1 else -(y @ corner @ x)
-        blocks = torch.cat((pad(x, (0, size)), torch.cat((corner, y), dim=-1)), dim=-2)
-    return blocks.squeeze(-3)
+
+class _Inverse(torch.autograd.Function):
+    """[[X, 0], [C, Y]]^{−1} = [[X^{−1}, 0], [−Y^{−1} C X^{−1}, Y^{−1}]], from blocks of one; and −Tᵀ dT Tᵀ for dA."""
+
+    @staticmethod
+    def forward(ctx: Any, lower_part: Tensor) -> Tensor:
+        inverse = torch.zeros_like(lower_part)
+        inverse.diagonal(dim1=-2, dim2=-1).fill_(1)
+        size = 1
+        while size < lower_part.shape[-1]:
+            corner = corners(lower_part, size)
+            if size > 1:
+                x, y = _of_diagonal(inverse, size).unflatten(-3, (-1, 2)).unbind(-3)
+                corner = y @ corner @ x
+            corners(inverse, size).copy_(-corner)
+            size *= 2
+        ctx.save_for_backward(inverse)
+        return inverse
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        transposed = ctx.saved_tensors[0].transpose(-2, -1)
+        return (transposed @ gradients[0] @ transposed).neg_().tril_(-1)
+
+
+def _of_diagonal(matrices: Tensor, size: int) -> Tensor:
+    """The blocks on the diagonal: [..., c, c] → [..., c / size, size, size], a view."""
+    n = matrices.shape[-1] // size
+    by_block = matrices.unflatten(-2, (n, size)).unflatten(-1, (n, size))
+    return by_block.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
 
 
 def executed_delta_rule(sizes: Sizes, mode: Mode, by_channel: bool = False) -> int:
     """FLOPs of `delta_rule`: c·(3K + 2V) multiply-adds per token more than the 3·K·V required (c·(2K + 2V) by channel),
-    and c²/3 for the inverse.
+    and for the inverse c²/3, with gradients 2·c² more.
     """
     c, k = sizes.chunk, sizes.rows
     matrices = 1 if c == 1 else 2  # of scores: of one token there is no earlier one
@@ -269,8 +294,8 @@ def executed_delta_rule(sizes: Sizes, mode: Mode, by_channel: bool = False) -> i
 
 
 def executed_delta_scan(sizes: Sizes, mode: Mode) -> int:
-    """FLOPs of `delta_scan`: c·(3K + 4V) multiply-adds per token more than the 4·K·V required, and c²/3 for the
-    inverse.
+    """FLOPs of `delta_scan`: c·(3K + 4V) multiply-adds per token more than the 4·K·V required, and for the inverse
+    c²/3, with gradients 2·c² more.
     """
     c = general_chunk(sizes.tokens, sizes.continues)
     chunks = -(-sizes.tokens // c)
@@ -288,14 +313,17 @@ def _executed(sizes: Sizes, c: int, mode: Mode, scores: int, written: int, moved
     """
     heads, k, v, chunks = sizes.batch * sizes.heads, sizes.rows, sizes.columns, -(-sizes.tokens // c)
     carried = chunks - (0 if sizes.continues else 1)
-    solved = 0 if c == 1 else chunks * (_inverse(c) + written * c * c * v) + carried * c * c * k
+    solved = 0 if c == 1 else chunks * written * c * c * v + carried * c * c * k
+    gradient = 2 * c**3 if mode == "fwd_bwd" and c > 1 else 0  # [c, c] × [c, c] twice
+    inverse = product(heads * chunks * (_inverse(c) + gradient), "fwd")
     outside = solved + chunks * scores * c * c * v + carried * (moved - 2) * c * k * v
     if chunks <= SEGMENT:
-        return product(heads * (outside + 2 * carried * c * k * v), mode)
+        return inverse + product(heads * (outside + 2 * carried * c * k * v), mode)
     segments = -(-chunks // SEGMENT)
     pairs = (segments - 1) * SEGMENT * c * k * (v + k)  # of chunks with states of V + K columns
     return (
-        product(heads * outside, mode)
+        inverse
+        + product(heads * outside, mode)
         + product(heads * (2 * pairs - pairs // SEGMENT), mode)  # [c, K] × [K, V + K] and its opposite
         + product(heads * pairs // SEGMENT, mode, gradients=1)  # of a segment's first chunk, with [0, I]
         + product(heads * (segments - 2) * k * k * v, mode)  # [K, K] × [K, V] of each segment but the last

@@ -10,10 +10,10 @@ tokens or chunks, and nothing of size N·K·V is ever held.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from attnbench.cost import product
 from attnbench.grouped import group_of
@@ -88,7 +88,8 @@ def scanned(
         weights = lower(along.squeeze(-1), left.squeeze(-1)).to(v.dtype)
         y = (q @ k.transpose(-2, -1)) * _for_group(weights, group) @ v
     else:
-        y = decayed_scores(q, k, along, along) @ v
+        tokens = along.unsqueeze(-2)
+        y = decayed_scores(q.unsqueeze(-2), k.unsqueeze(-2), tokens, tokens, own=1)[..., 0, 0, :, :] @ v
     taken = None if state is not None else -1  # without a state, that after the last chunk is not wanted
     remaining = (left + along[..., -1:, :]).exp()[:, :, :taken].to(v.dtype)
     added = (k[:, :, :taken] * remaining).transpose(-2, -1) @ v[:, :, :taken]  # [B, Hv, chunks, K, V]
@@ -152,30 +153,86 @@ def lower(rows: Tensor, columns: Tensor) -> Tensor:
     return exponent.masked_fill(later, float("-inf")).exp()  # masked first: ahead, the exponent may overflow
 
 
-def decayed_scores(q: Tensor, k: Tensor, reached: Tensor, along: Tensor, own: bool = True) -> Tensor:
-    """Σ_x q_ix k_jx exp(R_ix − G_jx) where j < i, or j ≤ i where `own`, else 0, of a chunk's tokens.
+def decayed_scores(rows: Tensor, columns: Tensor, reached: Tensor, along: Tensor, own: int) -> Tensor:
+    """Σ_x q_ix k_jx exp(R_ix − G_jx) where j < i, else 0, of a chunk's tokens, for each of P queries q and M keys k of
+    a token; of the first `own` queries also where j = i, which has not decayed.
 
     Blocks of one token are joined in pairs, to blocks of two, four … tokens. What the right one of a pair sees of the
     left one is a product of both relative to the pair's border, to which and from which the exponents are ≤ 0.
 
     Args:
-        q, k: [..., c, K], c a power of two.
-        reached: R, [..., c, K], between G_{i−1} and G_i.
-        along: G, decreasing along the tokens, [..., c, K].
+        rows: queries, [..., c, P, K], c a power of two.
+        columns: keys, [..., c, M, K].
+        reached: R, [..., c, 1 or P, K], between G_{i−1} and G_i.
+        along: G, decreasing along the tokens, [..., c, 1, K].
 
-    Returns: [..., c, c].
+    Returns: [..., P, M, c, c].
     """
-    scores = (q * k * (reached - along).exp()).sum(dim=-1) if own else torch.zeros_like(along[..., 0])
-    scores = scores[..., None, None]  # [..., c, 1, 1]
-    while scores.shape[-3] > 1:
-        n, size = scores.shape[-3] // 2, scores.shape[-1]
-        halves = (x.unflatten(-2, (n, 2, size)).unbind(-3) for x in (q, reached, k, along))
-        (_, rows), (_, until), (columns, _), (since, _) = halves
-        border = since[..., -1:, :]
-        low = (rows * (until - border).exp()) @ (columns * (border - since).exp()).transpose(-2, -1)
-        left, right = scores.unflatten(-3, (n, 2)).unbind(-3)  # [..., n, size, size]
-        scores = torch.cat((pad(left, (0, size)), torch.cat((low, right), dim=-1)), dim=-2)
-    return scores.squeeze(-3)
+    rows, columns = _following(rows, reached), _following(columns, -along)
+    reached, along = reached.detach(), along.detach()
+    pairs = (rows[..., :own, :].unsqueeze(-2) * columns.unsqueeze(-3)).sum(dim=-1)  # [..., c, own, M]
+    blocks = []
+    size = 1
+    while (n := rows.shape[-3] // (2 * size)) > 0:
+        halves = (x.unflatten(-3, (n, 2, size)).unbind(-4) for x in (rows, reached, columns, along))
+        (_, right), (_, until), (left, _), (since, _) = halves  # [..., n, size, …, K]
+        border = since[..., -1:, :, :]
+        right = (right * (until - border).exp_()).flatten(-3, -2)
+        left = (left * (border - since).exp_()).flatten(-3, -2)
+        blocks.append(right @ left.transpose(-2, -1))
+        size *= 2
+    shape = rows.shape[-2], columns.shape[-2], along.shape[:-2]
+    scores: Tensor = _Joined.apply(shape, pairs, *blocks)  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _Joined(torch.autograd.Function):
+    """Matrices of what their blocks below the diagonal are, each at its place; 0 above."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: tuple[int, int, torch.Size], pairs: Tensor, *blocks: Tensor) -> Tensor:
+        """shape: P, M and […, c]. pairs: of the diagonal, [..., c, own, M]. blocks: [..., n, size·P, size·M] of sizes
+        1, 2, 4 … Returns [..., P, M, c, c].
+        """
+        queries, keys, (*batch, c) = shape
+        ctx.own, ctx.pairs = pairs.shape[-2], pairs.shape
+        joined = pairs.new_zeros(*batch, queries, keys, c, c)
+        _diagonals(joined, ctx.own).copy_(pairs)
+        for block in blocks:
+            by_pair = block.unflatten(-1, (-1, keys)).unflatten(-3, (-1, queries))  # [..., n, size, P, size, M]
+            corners(joined, by_pair.shape[-2]).copy_(by_pair.movedim((-3, -1), (-5, -4)))
+        return joined
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        c = gradient.shape[-1]
+        sizes = [1 << power for power in range(c.bit_length() - 1)]
+        by_pair = [corners(gradient, size).movedim((-5, -4), (-3, -1)) for size in sizes]
+        return (
+            None,
+            _diagonals(gradient, ctx.own).sum_to_size(ctx.pairs),
+            *(block.flatten(-4, -3).flatten(-2, -1) for block in by_pair),
+        )
+
+
+def _diagonals(matrices: Tensor, own: int) -> Tensor:
+    """[..., P, M, c, c] → [..., c, own, M], a view."""
+    return matrices[..., :own, :, :, :].diagonal(dim1=-2, dim2=-1).movedim(-1, -3)
+
+
+def corners(matrices: Tensor, size: int) -> Tensor:
+    """What is below the diagonal of each block of 2·size: [..., c, c] → [..., n, size, size], a view."""
+    n = matrices.shape[-1] // (2 * size)
+    by_block = matrices.unflatten(-2, (n, 2, size)).unflatten(-1, (n, 2, size))
+    return by_block[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+
+
+def _following(x: Tensor, exponent: Tensor) -> Tensor:
+    """x, with the gradient that x ⊙ exp(exponent) has by the exponent, where that is a constant in what follows.
+
+    It is x ⊙ the gradient of x: the exponentials of every level need none of their own.
+    """
+    return x * (1 + (exponent - exponent.detach())) if exponent.requires_grad else x
 
 
 @dataclass(frozen=True)

@@ -227,3 +227,19 @@ def test_it_is_the_inverse(c: int) -> None:
     assert close(inverted(a) @ (one + a), one.expand_as(a))
     assert close(inverted(full), inverted(a))
     assert c == 1 or not close(inverted(a) @ (one - a), one.expand_as(a))
+
+
+@pytest.mark.parametrize("c", [2, 8])
+def test_the_gradient_of_the_inverse_is_that_of_any_inverse(c: int) -> None:
+    """Of what is below the diagonal alone, whatever cotangent there is above it."""
+    generator = torch.Generator().manual_seed(0)
+    full, cotangent = (torch.randn(3, c, c, generator=generator, dtype=torch.float64) for _ in range(2))
+    full.requires_grad_()
+    one = torch.eye(c, dtype=torch.float64)
+
+    def gradient(inverse: Tensor) -> Tensor:
+        return torch.autograd.grad(inverse, full, cotangent)[0]
+
+    ours = gradient(inverted(full))
+    assert close(ours, gradient(torch.linalg.inv(one + full.tril(-1))))
+    assert not close(ours, gradient(torch.linalg.inv(one + full.tril())))

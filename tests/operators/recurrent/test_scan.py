@@ -93,17 +93,27 @@ def test_without_decay_it_is_linear_attention(width: int) -> None:
     assert not close(scan(**{**tensors, "log_decay": tensors["log_decay"] - 0.1}, scale=1.0), pairs)
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", [0, 1])
 @pytest.mark.parametrize("c", [1, 2, 16])
-def test_scores_are_decayed_channel_by_channel(c: int, own: bool) -> None:
+def test_scores_are_decayed_channel_by_channel(c: int, own: int) -> None:
+    """Of two queries and three keys of a token, of which the first query sees its own token, or neither does."""
     generator = torch.Generator().manual_seed(c)
-    q, k, g = (torch.randn(3, c, 4, generator=generator, dtype=torch.float64) for _ in range(3))
-    along = -g.abs().cumsum(dim=-2)
-    reached = along if own else along + g.abs()  # before the query's own decay
-    exponent = reached.unsqueeze(-2) - along.unsqueeze(-3)
-    scores = (q.unsqueeze(-2) * k.unsqueeze(-3) * exponent.exp()).sum(dim=-1).tril(0 if own else -1)
-    assert close(decayed_scores(q, k, reached, along, own), scores)
-    assert c == 1 or not close(decayed_scores(q, k, reached, 2 * along, own), scores)
+    g = torch.randn(3, c, 1, 4, generator=generator, dtype=torch.float64).abs().requires_grad_()
+    rows, columns = (torch.randn(3, c, n, 4, generator=generator, dtype=torch.float64).requires_grad_() for n in (2, 3))
+    along = -g.cumsum(dim=-3)
+    reached = torch.cat((along, along + 0.5 * g), dim=-2)  # the second one before half of its own decay
+    exponent = reached.movedim(-2, 1)[:, :, None, :, None] - along.movedim(-2, 1)[:, :, None, None]
+    each = rows.movedim(-2, 1)[:, :, None, :, None] * columns.movedim(-2, 1)[:, None, :, None] * exponent.exp()
+    pairs = torch.stack((each[:, 0].sum(-1).tril(own - 1), each[:, 1].sum(-1).tril(-1)), dim=1)
+    ours = decayed_scores(rows, columns, reached, along, own)
+    assert close(ours, pairs)
+    assert c == 1 or not close(decayed_scores(rows, columns, reached, 2 * along, own), pairs)
+    cotangent = torch.randn(pairs.shape, generator=generator, dtype=torch.float64)
+    tensors = [rows, columns, g]
+    by_hand = torch.autograd.grad(pairs, tensors, cotangent, retain_graph=True)
+    if c > 1:
+        assert all(map(close, torch.autograd.grad(ours, tensors, cotangent), by_hand))
+        assert not any(close(2 * x, x) for x in by_hand)
 
 
 def test_half_precision_is_added_up_in_float32() -> None:
