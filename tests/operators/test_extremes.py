@@ -25,7 +25,7 @@ from tests.variants import sources
 LARGE, LARGE_TO_COUNT = 71, 17
 """Stand for a maximum where there is none: more than there are tokens, channels or blocks."""
 
-KINDS = ("kind", "form", "gradient", "sharing", "heads", "sink")
+KINDS = ("kind", "gradient", "sharing", "heads", "sink")
 """Choices that make another map of an operator: every other parameter is taken to its ends within each."""
 
 
