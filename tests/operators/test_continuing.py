@@ -221,6 +221,7 @@ def test_a_step_moves_the_difference_of_two_prefills_and_its_state(variant: Vari
 HEAD_AXIS = {
     **dict.fromkeys(KEYS_AND_VALUES, 1),
     "gate": 1,
+    "chosen": 1,
     "w_gate": -1,
     "b_gate": -1,
     "conv_k": 0,

@@ -37,6 +37,7 @@ NAMES = [
     "reformer",
     "sinkhorn",
     "moba",
+    "nsa",
     "linformer",
     "compressed",
     "kao_kv",
@@ -198,7 +199,7 @@ CHUNK_AFTER_CHUNK = 32
 """Sides so many times shorter for the memory of layers whose core goes from chunk to chunk in a loop: for time, as
 shapes alone of a thousand steps take seconds."""
 
-TILE_AFTER_TILE = {"moba": 8, "dsa": 32}
+TILE_AFTER_TILE = {"moba": 8, "nsa": 32, "dsa": 32}
 """The same for operators that go from tile to tile of queries, with as many more samples: a tile has a least size."""
 
 SMALLER = {"dsa": {"top_k": 8, "index_heads": 1}}

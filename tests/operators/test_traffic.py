@@ -77,6 +77,12 @@ BY_HAND: Mapping[str, Moved] = {
     "longformer-*-layer": LAYER,
     "global_tokens-*-layer": LAYER,
     "moba-*-core": ONCE,
+    "nsa-*-own-*-core": (
+        "q k v k_cmp v_cmp k_win v_win gates y",
+        "q k v k_cmp v_cmp k_win v_win gates dy dq dk dv dk_cmp dv_cmp dk_win dv_win dgates",
+    ),
+    "nsa-*-core": ("q k v gates y", "q k v gates dy dq dk dv dgates"),
+    "nsa-*-layer": LAYER,
     "moba-*-layer": LAYER,
     "dsa-mla-*-core": ("q_n q_r c k_r y", "q_n q_r c k_r dy dq_n dq_r dc dk_r"),
     "dsa-*-core": ONCE,

@@ -26,7 +26,7 @@ from attnbench.problem import Mode, Problem
 TILE_ELEMENTS = 1 << 22
 """Elements of a tile of queries, at least; where they are fewer, `TILE_SHARE` times those of all keys and values."""
 
-TILE_SHARE = 4
+TILE_SHARE = 8
 
 CHUNK_ROWS = 64
 """Queries, of all heads that share a choice, that are multiplied with a block at a time."""
@@ -124,8 +124,19 @@ def executed(problem: Problem, sets: int, slots: int, block: int, mode: Mode) ->
     b, d = problem.batch, problem.head_dim
     q, k = ((b, heads, n, d) for heads, n in ((problem.heads, problem.query_len), (problem.kv_heads, problem.seq_len)))
     sizes = cut(q, k, d, sets, slots, block)
-    flops = 2 * product(sizes.pairs, mode)
-    return flops + (2 * product(sizes.pairs, "fwd") if mode == "fwd_bwd" and sizes.again else 0)
+    again = 0  # of both products in backward
+    if mode == "fwd_bwd":
+        gathers = sizes.chunk == 1
+        again = int(_gathers_again(q, k, sets, sizes)) if gathers else 2 * int(sizes.again)
+    return 2 * product(sizes.pairs, mode) + again * product(sizes.pairs, "fwd")
+
+
+def _gathers_again(q: tuple[int, ...], k: tuple[int, ...], sets: int, sizes: Cut) -> bool:
+    """Whether the scores of gathered keys are computed again in backward."""
+    queries, keys = (torch.empty(shape, device="meta") for shape in (q, k))
+    keys = blocks_of(keys, sizes.block)
+    chosen = torch.empty(q[0], sets, q[2], sizes.slots, device="meta")
+    return _gather.tile_queries(queries, keys, keys, chosen) < q[2]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tensor:
