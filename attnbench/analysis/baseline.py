@@ -56,6 +56,11 @@ def is_exact(series: Series, exact: Collection[str]) -> bool:
     return series.operator == "softmax" or series.identity in exact
 
 
+def computes_nothing(series: Series) -> bool:
+    """Whether a series is a bound that no choice can beat."""
+    return series.operator == "identity"
+
+
 def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Baseline | None:
     """The least exact softmax at each size, of any impl; None where the panel has no exact softmax.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.baseline import check, is_exact, named
+from attnbench.analysis.baseline import check, computes_nothing, is_exact, named
 from attnbench.analysis.contest import Arm, Contest, Inside, Range, Regret, Threshold, certainty
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.series import Panel, Series, panels
@@ -161,11 +161,9 @@ def _names(series: Iterable[Series]) -> str:
 def _is_named(series: Series, name: str) -> bool:
     """Whether a series is `operator` in any impl, `operator:impl`, or what it is called in tables."""
     named_by = (series.operator, operator_with_impl(series.operator, series.impl), series.name)
-    return series.operator != _FREE and (name in named_by or (series.operator, series.impl) == operator_and_impl(name))
-
-
-_FREE = "identity"
-"""The operator that computes nothing: a bound, not a choice."""
+    return not computes_nothing(series) and (
+        name in named_by or (series.operator, series.impl) == operator_and_impl(name)
+    )
 
 
 def _exact(runs: Iterable[Run]) -> frozenset[str]:
@@ -183,7 +181,7 @@ def _arms(panel: Panel, exact: Collection[str], operators: Collection[str], base
         return ()
     wanted = [s for s in panel.series if any(_is_named(s, name) for name in operators)]
     if not operators:
-        wanted = [s for s in panel.series if not is_exact(s, exact) and s.operator != _FREE]
+        wanted = [s for s in panel.series if not is_exact(s, exact) and not computes_nothing(s)]
     return tuple(
         Arm(s, is_exact(s, exact), baseline)
         for some, baseline in ((first, True), (wanted, False))

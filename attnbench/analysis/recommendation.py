@@ -13,10 +13,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from attnbench.analysis.baseline import is_exact
+from attnbench.analysis.baseline import computes_nothing, is_exact
 from attnbench.analysis.interval import Estimate
 from attnbench.analysis.metric_values import Quantity
-from attnbench.analysis.series import Panel, Point, Series
+from attnbench.analysis.series import Panel, Series
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Recommendation:
 
 
 def recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collection[str]) -> list[Recommendation]:
-    """One per size at which any series ran; series without FLOPs (identity) are a bound, not a choice.
+    """One per size at which any series ran; identity is a bound, not a choice.
 
     Args:
         panel: the comparable series.
@@ -63,7 +63,6 @@ def recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collectio
         exact: operators that compute softmax attention itself.
     """
     time, memory = (next((q for q in measured if q.metric.role == role), None) for role in ("time", "memory"))
-    analytic = next((each for each in measured if each.metric.analytic), None)
     rows: list[Recommendation] = []
     if time is None:
         return rows
@@ -71,7 +70,7 @@ def recommendations(panel: Panel, measured: Sequence[Quantity], exact: Collectio
         candidates = []
         for series in panel.series:
             point = series.at(label)
-            if point and point.key in time.levels and not _free(series, point, analytic):
+            if point and point.key in time.levels and not computes_nothing(series):
                 memory_bytes = memory.values.get(point.key) if memory else None
                 choice = Choice(series, time.values[point.key], memory_bytes, is_exact(series, exact))
                 candidates.append((time.levels[point.key], choice))
@@ -143,7 +142,3 @@ def _luck(levels: Sequence[Estimate]) -> float:
     spread = sum((e.level - mean) ** 2 for e in levels)
     noise = sum(e.own for e in levels) * (len(levels) - 1) / len(levels)
     return (mean - levels[0].level) * min(1.0, noise / spread) if spread > 0 else 0.0
-
-
-def _free(series: Series, point: Point, analytic: Quantity | None) -> bool:
-    return series.operator == "identity" or (analytic is not None and analytic.values.get(point.key) == 0)
