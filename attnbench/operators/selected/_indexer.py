@@ -7,7 +7,7 @@ DeepSeek-AI 2025, "DeepSeek-V3.2", eq. 1, https://arxiv.org/abs/2512.02556
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,15 @@ from torch.nn.functional import layer_norm
 
 from attnbench.cost import product
 from attnbench.inputs import normal
-from attnbench.masking import ahead, hide
+from attnbench.masking import hide
 from attnbench.problem import Params, Problem
 from attnbench.state import appended, causal_pairs
 
-INDEX_ROWS = 256
+INDEX_ROWS = 512
 """Queries of all index heads that are multiplied with the index keys at a time."""
+
+LENGTHS = 16
+"""Tiles of queries are scored with so many lengths of keys: their shapes, which are few, are traced once each."""
 
 ITEM_BYTES = 4
 """Of a number of the indexer, and of a chosen token: float32 and int32."""
@@ -51,22 +54,25 @@ def select(index_q: Tensor, index_k: Tensor, index_weights: Tensor, top_k: int) 
     """
     b, queries, index_heads, _ = index_q.shape
     past = index_k.shape[1] - queries
-    first, rows = all_keeping(queries, past, top_k), index_rows(index_heads)
     parts = [torch.empty(b, 0, top_k, dtype=torch.int32, device=index_q.device)]
     with torch.no_grad():
         q, k, w = (x.float() for x in (index_q, index_k, index_weights))
-        for start in range(first, queries, rows):
-            tile = slice(start, min(start + rows, queries))
-            scores = index_scores(q[:, tile], k[:, : past + tile.stop], w[:, tile])  # [B, T, past + stop]
-            own = tile.stop - start
-            hide(scores[..., -own:], ahead(own, own, scores.device))
+        for start, stop, keys in index_tiles(queries, past, top_k, index_heads):
+            scores = index_scores(q[:, start:stop], k[:, :keys], w[:, start:stop])  # [B, T, keys]
+            first = past + start
+            later = torch.ones(stop - start, keys - first, dtype=torch.bool, device=q.device).triu_(1)
+            hide(scores[..., first:], later)
             parts.append(largest(scores, top_k))
     return parts[1] if len(parts) == 2 else torch.cat(parts, dim=1)
 
 
-def index_rows(index_heads: int) -> int:
-    """Queries that are scored at a time."""
-    return max(1, INDEX_ROWS // index_heads)
+def index_tiles(queries: int, past: int, top_k: int, index_heads: int) -> Iterator[tuple[int, int, int]]:
+    """Of each tile of queries that leave tokens out the first, the one behind the last, and how many keys it takes."""
+    n, rows = past + queries, max(1, INDEX_ROWS // index_heads)
+    step = -(-n // LENGTHS)
+    for start in range(all_keeping(queries, past, top_k), queries, rows):
+        stop = min(start + rows, queries)
+        yield start, stop, min(n, -(-(past + stop) // step) * step)
 
 
 def index_scores(q: Tensor, k: Tensor, w: Tensor) -> Tensor:
@@ -115,11 +121,8 @@ def drawn_index(problem: Problem, params: Params, generator: Generator) -> tuple
 
 
 def executed_index_pairs(queries: int, past: int, top_k: int, index_heads: int) -> int:
-    """Pairs that `select` scores: those of tiles of the queries that leave tokens out, with all tokens so far."""
-    first, rows = all_keeping(queries, past, top_k), index_rows(index_heads)
-    tiles, rest = divmod(queries - first, rows)
-    whole = rows * (tiles * (past + first) + rows * tiles * (tiles + 1) // 2)
-    return whole + rest * (past + queries)
+    """Pairs that `select` scores."""
+    return sum((stop - start) * keys for start, stop, keys in index_tiles(queries, past, top_k, index_heads))
 
 
 @dataclass(frozen=True)
