@@ -168,9 +168,9 @@ def chunk(head_dim: int) -> int:
     return min(max(16, 1 << (head_dim - 1).bit_length()), 128)
 
 
-def chunk_length(problem: Problem) -> int:
-    """Tokens in a chunk of a problem's causal form: where Q < N no more than are new."""
-    c = chunk(problem.head_dim)
+def chunk_length(problem: Problem, longest: int | None = None) -> int:
+    """Tokens in a chunk of a problem's causal form: `longest` (None: `chunk`), where Q < N no more than are new."""
+    c = longest or chunk(problem.head_dim)
     return min(c, problem.query_len) if problem.past else c
 
 
@@ -201,7 +201,7 @@ def state_traffic(problem: Problem, m: int) -> int:
     return 2 * state_bytes(problem, m) if problem.past else 0
 
 
-def executed(problem: Problem, m: int, mode: Mode, scored: int | None = None) -> int:
+def executed(problem: Problem, m: int, mode: Mode, scored: int | None = None, longest: int | None = None) -> int:
     """FLOPs of `full` and of `causal`, where the sums of φ(k) are a column of the products with v, and of `continued`.
 
     Causal: c·(m + D + 1) + m more multiply-adds per token than the 2·m·D + m required, that is about 1 + c/D times as
@@ -209,12 +209,13 @@ def executed(problem: Problem, m: int, mode: Mode, scored: int | None = None) ->
 
     Args:
         scored: channels that a score within a chunk is a product of; None: m.
+        longest: tokens in a chunk; None: `chunk`.
     """
     b, h, hk, q, d = problem.batch, problem.heads, problem.kv_heads, problem.query_len, problem.head_dim
     if not problem.causal:
         # [m, Q] × [Q, D + 1], and [Q, m] × [m, D + 1]
         return product(b * hk * m * q * (d + 1), mode) + product(b * h * q * m * (d + 1), mode)
-    c = chunk_length(problem)
+    c = chunk_length(problem, longest)
     chunks = -(-q // c)
     after = chunks - (0 if problem.past else 1)  # chunks with a state before them
     columns = d if problem.past else d + 1

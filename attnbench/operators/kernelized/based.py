@@ -51,6 +51,9 @@ from attnbench.state import drawn_state
 
 EPSILON = 1e-6
 
+CHUNK = 64
+"""Tokens in a chunk, whatever D: scores within one are products of few channels, and states have many rows."""
+
 
 def reference(
     problem: Problem,
@@ -76,7 +79,7 @@ def reference(
     if not problem.causal:
         y = full(features(kind, folded(rows, keys)), features(kind, keys), v, EPSILON)
         return unfolded(y, q).to(dtype)
-    c = chunk_length(problem)
+    c = chunk_length(problem, CHUNK)
     rows, keys = query_chunks(rows, keys, c), in_chunks(keys, c)
     scores = without_later(weights(kind, rows, keys))
     if sums is not None and totals is not None:
@@ -139,7 +142,7 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     elements = tokens * (problem.heads + 2 * problem.kv_heads) * m + size
     return Cost(
         flops=required(problem, d * d + (1 + d if based else 0), mode),
-        reference_flops=executed(problem, m, mode, scored=d + based),
+        reference_flops=executed(problem, m, mode, scored=d + based, longest=CHUNK),
         elementwise=elements * (1 if mode == "fwd" else 2),
         bytes_required=traffic(problem, mode, read=keys + values, written=size) + state_traffic(problem, m),
         state_bytes=state_bytes(problem, m) if problem.causal else None,
