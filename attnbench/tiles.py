@@ -14,13 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench.grouped import group_of, hide_merged, merged, separated
+from attnbench.grouped import group_of, merged, separated
 
 CUT_OVERHEAD = 12
 """What a tile costs beside its products, in lines of queries along one of two axes: small products are slow."""
 
 LINE_OVERHEAD = 170
 """The same of a map that is one line."""
+
+PIECE_PAIRS = 1 << 20
+"""Scores that are computed at a time, at least: they stay in a cache."""
+
+MOST_PIECES = 64
+"""Of one call, about."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +101,51 @@ def attend(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tenso
         bias: by offset of a key, in steps of the dilation, [H, 2·kernel − 1 of rows, 2·kernel − 1 of columns].
     Returns: [B, H, N, D].
     """
-    scores = tile_scores(q, k, axes)
+    group = group_of(q, k)
+    rows = merged(to_tiles(q, axes), group, 5).flatten(1, 4)  # [B·Hk, tiles, queries·G, D]
+    keys, values = (with_halos(x, axes).flatten(1, 4) for x in (k, v))  # [B·Hk, tiles, keys, D]
+    hidden = _hidden(axes, q)
+    heads, tiles = piece_of(rows.shape[0], rows.shape[1], rows.shape[2] * keys.shape[2])
+    added = None if bias is None else merged(bias_of_pairs(bias, axes), group, 1).repeat(q.shape[0], 1, 1).unsqueeze(1)
+    y = []
+    for first in range(0, rows.shape[0], heads):
+        some = slice(first, first + heads)
+        q_parts, k_parts, v_parts = (x[some].split(tiles, 1) for x in (rows, keys, values))
+        parts = zip(q_parts, k_parts, v_parts, hidden.split(tiles), strict=True)
+        of_heads = None if added is None else added[some]
+        y.append(_joined([_attend_piece(qs, ks, vs, mask, of_heads) for qs, ks, vs, mask in parts], 1))
+    classes = (axes[0].dilation, axes[1].dilation, axes[0].tiles, axes[1].tiles)
+    return from_tiles(separated(_joined(y, 0).unflatten(1, classes), group, 5), axes, q)
+
+
+def piece_of(heads: int, tiles: int, pairs: int) -> tuple[int, int]:
+    """How many heads, and tiles of each, are computed at a time: of one head where it has more than enough."""
+    most = max(PIECE_PAIRS, heads * tiles * pairs // MOST_PIECES) // pairs
+    return (max(1, most // tiles), tiles) if most >= tiles else (1, max(1, most))
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+def _attend_piece(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, bias: Tensor | None) -> Tensor:
+    """q: [heads, tiles, queries·G, D]; k, v: [heads, tiles, keys, D]; hidden: [tiles, queries, keys], 0 or −∞;
+    bias: [heads, 1, queries·G, keys]. Returns as q."""
+    scores = q @ k.transpose(-2, -1)
     if bias is not None:
-        each = merged(bias_of_pairs(bias, axes), group_of(q, k), 1)[:, None, None, None, None]
-        scores = (scores.unflatten(0, (q.shape[0], -1)) + each).flatten(0, 1)
-    weights = hide_merged(scores, outside(axes, q.device)).softmax(dim=-1)
-    return from_tiles(separated(weights @ with_halos(v, axes), group_of(q, v), 5), axes, q)
+        scores = scores.add_(bias)
+    if scores.shape[-2] == hidden.shape[-2]:
+        scores = scores.add_(hidden)
+    else:
+        scores.unflatten(-2, (hidden.shape[-2], -1)).add_(hidden.unsqueeze(-2))  # a view
+    return scores.softmax(dim=-1) @ v
 
 
-def tile_scores(q: Tensor, k: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Every query with its tile's keys, unmasked: [B·Hk, classes (2), tiles (2), queries·G, keys]."""
-    return merged(to_tiles(q, axes), group_of(q, k), 5) @ with_halos(k, axes).transpose(-2, -1)
+def _hidden(axes: tuple[Axis, Axis], like: Tensor) -> Tensor:
+    """−∞ for the keys of its tile that a query does not see, else 0: [tiles of all classes, queries, keys]."""
+    mask = outside(axes, like.device)
+    hidden = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
+    return hidden.expand(axes[0].dilation, axes[1].dilation, *mask.shape[2:]).flatten(0, 3)
 
 
 def to_tiles(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:

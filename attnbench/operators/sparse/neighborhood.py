@@ -66,7 +66,7 @@ def make_inputs(problem: Problem, params: Params, generator: Generator) -> Input
 def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """Every query sees k or k² keys, and is multiplied with those of its tile.
 
-    With k = 7 these are 5 to 6 times as many on an image, and 3 to 4 times in a sequence: larger products are faster.
+    With k = 7 these are 4 to 5 times as many on an image, and 5 to 6 times in a sequence: larger products are faster.
     """
     rows, columns = cut(*sides(problem), params["kernel"], params["dilation"])
     # q kᵀ: windows of [1, D] × [D, k or k²]; p v: of [1, k or k²] × [k or k², D]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attnbench import tiles
 from attnbench.kernels.flex import neighborhoods, windows
 from attnbench.problem import Problem
 from attnbench.registry import operators
@@ -303,6 +304,18 @@ def test_long_windows_have_full_tiles() -> None:
     some, full = tile_sets(neighborhoods.neighborhood_mask(neighborhoods.cut(1, 1024, 513, 1), torch.device("cpu")))
     assert full.any()
     assert not (some & full).any()
+
+
+@pytest.mark.parametrize("pairs", [1, 900, 5000])
+def test_pieces_are_put_together_in_order(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tiles of a head, or some heads, at a time, with the biases of their own."""
+    for case in (pixels((21, 22), 3, 1, 2, scope="layer"), sequence(133, 7, 1, 2, scope="layer")):
+        together, gradients = case.output(), case.gradients()
+        with monkeypatch.context() as patch:
+            patch.setattr(tiles, "PIECE_PAIRS", pairs)
+            patch.setattr(tiles, "MOST_PIECES", 10**9)
+            assert close(case.output(), together)
+            assert all_close(case.gradients(), gradients)
 
 
 def test_maps_and_lines_are_cut_in_two_ways() -> None:
