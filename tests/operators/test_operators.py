@@ -199,10 +199,10 @@ CHUNK_AFTER_CHUNK = 32
 """Sides so many times shorter for the memory of layers whose core goes from chunk to chunk in a loop: for time, as
 shapes alone of a thousand steps take seconds."""
 
-TILE_AFTER_TILE = {"moba": 8, "nsa": 32, "dsa": 32}
+TILE_AFTER_TILE = {"moba": 32, "nsa": 32, "dsa": 32}
 """The same for operators that go from tile to tile of queries, with as many more samples: a tile has a least size."""
 
-SMALLER = {"dsa": {"top_k": 8, "index_heads": 1}}
+SMALLER = {"dsa": {"top_k": 8, "index_heads": 1}, "moba": {"block": 64}}
 """Params with which few of so many tokens are at the ends, where an operator is another."""
 
 
