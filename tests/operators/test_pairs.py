@@ -23,6 +23,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "longformer": {"window": 24},
     "big_bird": {"block": 8},
     "dsa": {"top_k": 180},
+    "moba": {"block": 16, "top_k": 3},
+    "nsa": {"length": 16, "step": 8, "select": 16, "blocks": 4, "window": 24},
 }
 """Params with which a window ends well before so many tokens."""
 

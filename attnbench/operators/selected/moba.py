@@ -212,6 +212,7 @@ OPERATOR = Operator(
     full="a token's own block is the last one that it sees",
     grouped=True,
     continues=True,
+    pairs=lambda params, causal: "chosen",
     why_not=lambda problem, params, scope: not_in_a_layer(params, scope),
     no_kernel="flash-linear-attention's parallel_moba chooses itself, by means in the working dtype: near ties differ",
     notes="blocks are given unless selection: inside, which is n^2/b",
