@@ -277,9 +277,13 @@ LAYER = projected(NORMED, bytes_again=keys_summed_first, key_dim=lambda params: 
 
 
 def outside(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """What s² leaves of few channels."""
+    """What s² leaves of one token and of few channels."""
     if params["kind"] == "based":
         return None
+    if problem.seq_len == 1 and not problem.causal:
+        return (
+            "kind rebased of one token: the output is its value, and features in float32 cannot tell a small s² from 0"
+        )
     d = params["key_dim"]
     if d == 1:
         return "kind rebased with key_dim 1: every weight is a multiple of the query's square, which the sum cancels"
@@ -313,5 +317,9 @@ OPERATOR = Operator(
     grouped=True,
     continues=True,
     why_not=outside,
+    tolerance=(
+        2.0,
+        "a weight s² doubles the relative rounding of a logit s, in the working dtype where a layer makes it",
+    ),
     estimates=estimated,
 )

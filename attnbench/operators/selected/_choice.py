@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +19,26 @@ TILE_ELEMENTS = 1 << 21
 """Scores of a tile of queries with all blocks, at least; or TILE_SHARE times the elements of the queries."""
 
 TILE_SHARE = 4
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def never_compiled(choice: Callable[P, R]) -> Callable[P, R]:
+    """A function that stays eager where it is called by compiled code.
+
+    Compiled it would add in another order, and so choose the other of two that are nearly equal. torch's compiler,
+    which takes longer to import than torch, is imported only where it runs.
+    """
+
+    @wraps(choice)
+    def eager(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            outside: Callable[P, R] = torch.compiler.disable(choice)
+            return outside(*args, **kwargs)
+        return choice(*args, **kwargs)
+
+    return eager
 
 
 def tiles_of_queries(q: Tensor, blocks: int) -> Iterator[tuple[int, int]]:

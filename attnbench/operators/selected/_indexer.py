@@ -17,6 +17,7 @@ from torch.nn.functional import layer_norm
 from attnbench.cost import product
 from attnbench.inputs import normal
 from attnbench.masking import hide
+from attnbench.operators.selected._choice import never_compiled
 from attnbench.problem import Params, Problem
 from attnbench.state import appended, causal_pairs
 
@@ -40,11 +41,9 @@ def all_keeping(queries: int, past: int, top_k: int) -> int:
     return min(max(top_k - past, 0), queries)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@never_compiled
 def select(index_q: Tensor, index_k: Tensor, index_weights: Tensor, top_k: int) -> Tensor:
     """The tokens j ≤ i of largest I_ij, of equal ones the later: int32 [B, R, k], of the R queries i ≥ k, in any order.
-
-    Compiled it would add in another order, and so keep another of two tokens that are nearly equal.
 
     Args:
         index_q: [B, Q, H^I, D^I].
@@ -190,7 +189,7 @@ def drawn_index_weights(problem: Problem, params: Params, generator: Generator) 
     return weights
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@never_compiled
 def indexed(
     x: Tensor,
     w_index_q: Tensor,

@@ -127,7 +127,7 @@ def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     height, width = (len(runs(side, params)) for side in sides(problem))
     if height * width > 1:
         return f"the map has cells of {height * width} shapes, which take an SDPA call each: impl cuda"
-    return _cuda_why_not(problem, params, device) if device == "cuda" else None
+    return _cuda_why_not(problem, params, device)
 
 
 IMPLS = {

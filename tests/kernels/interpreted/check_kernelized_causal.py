@@ -58,9 +58,11 @@ def set_tiles(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
         monkeypatch.setattr(causal, name, resized(getattr(causal, name)))
 
 
-def disagreeing(features: str, problem: Problem, call: Callable[..., Tensor] | None = None) -> dict[str, str]:
+def disagreeing(
+    features: str, problem: Problem, call: Callable[..., Tensor] | None = None, seed: int = 0
+) -> dict[str, str]:
     form, params = form_of(features)
-    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(seed))
     return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
 
 
@@ -102,8 +104,10 @@ def test_a_chunk_of_one_block(features: str, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("shipped", [True])
 @pytest.mark.parametrize(("features", "dtype"), [("elu", "bfloat16"), ("exp", "bfloat16"), ("fourier", "float32")])
 def test_the_tiles_that_are_shipped(features: str, dtype: str, shipped: bool) -> None:
-    """With more channels than a product of float32 takes at a time."""
-    assert not disagreeing(features, Problem(19, 72, 1, 1, dtype, causal=True))
+    """With more channels than a product of float32 takes at a time; of inputs of which the reference's own error, which
+    the bound is made of, is not small by chance.
+    """
+    assert not disagreeing(features, Problem(19, 72, 1, 1, dtype, causal=True), seed=1)
 
 
 @each_map

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_as_many_tokens_as_there_are_is_softmax() -> None:
     fewer = drawn(kv_heads=2, top_k=N - 1)
     assert close(fewer.output()[..., : N - 1, :], expected[..., : N - 1, :])
     assert not close(fewer.output(), expected)
+
+
+def test_the_choice_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = small("dsa", Problem(9, 8, 2, causal=True), top_k=3)
+    scores, compiled = _indexer.index_scores, []
+
+    def recorded(*tensors: Tensor) -> Tensor:
+        compiled.append(torch.compiler.is_compiling())
+        return scores(*tensors)
+
+    monkeypatch.setattr(_indexer, "index_scores", recorded)
+    names = ("index_q", "index_k", "index_weights")
+    for call, inside in ((_indexer.select, False), (inspect.unwrap(_indexer.select), True)):
+        torch.compile(lambda *tensors, call=call: call(*tensors, 3) + 1, backend="eager")(*map(case.tensors.get, names))
+        assert compiled.pop() is inside
 
 
 def test_the_choice_is_the_same_in_every_dtype() -> None:
