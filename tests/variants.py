@@ -46,6 +46,10 @@ class Variant:
         return "-".join(filter(None, (self.name, kind, self.scope)))
 
 
+IN_A_LAYER = {"moba": {"selection": "given"}, "nsa": {"selection": "given"}}
+"""Params of operators whose default is a map of the core alone."""
+
+
 @cache
 def sources() -> dict[str, Source]:
     """The shipped operators by name; to look for them reads a dozen folders."""
@@ -67,4 +71,6 @@ def _variants() -> Iterator[Variant]:
             chosen += [{param: c} for c in spec.choices if many and c != spec.default]
         for given in chosen:
             for scope in operator.forms:
-                yield Variant(name, operator, resolve(operator, given), scope)
+                fixed = IN_A_LAYER.get(name, {}) if scope == "layer" else {}
+                if not fixed.items() & given.items():  # it is the default there
+                    yield Variant(name, operator, resolve(operator, {**given, **fixed}), scope)

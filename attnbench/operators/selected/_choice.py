@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from attnbench.operator import Param
 from attnbench.problem import Params, Scope
 
-SELECTION = Param("given", "blocks chosen once with the inputs, or in the call", ("given", "inside"))
+SELECTION = Param("inside", "blocks chosen in the call, or once with the inputs", ("inside", "given"))
 
 TILE_ELEMENTS = 1 << 21
 """Scores of a tile of queries with all blocks, at least; or TILE_SHARE times the elements of the queries."""

@@ -10,6 +10,7 @@ Lu et al. 2025, "MoBA: Mixture of Block Attention for Long-Context LLMs", eq. 4�
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,42 +20,60 @@ from torch.nn.functional import pad
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import heads
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels.library import fla_selected
+from attnbench.kernels.library.graphs import with_graph
+from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.selected import _blocks
 from attnbench.operators.selected._choice import SELECTION, largest_blocks, not_in_a_layer, tiles_of_queries
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 from attnbench.state import appended, cache_bytes, caches, drawn_caches
 
+Attend = Callable[[Problem, Params, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(problem, params, q [B, H, Q, D], k and v [B, Hk, N, D], blocks of each query) → [B, H, Q, D]."""
 
-def reference(
-    problem: Problem,
-    params: Params,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    chosen: Tensor | None = None,
-    k_cache: Tensor | None = None,
-    v_cache: Tensor | None = None,
-    means_cache: Tensor | None = None,
-) -> Tensor:
-    """Products of the queries that have chosen a block with it, see `_blocks`.
 
-    Args:
-        q: [B, H, Q, D].
-        k, v: [B, Hk, Q, D].
-        chosen: int32 [B, H, Q, n], the blocks of each query; None: they are chosen here.
-        k_cache, v_cache: [B, Hk, N, D], where Q < N.
-        means_cache: [B, Hk, ⌊(N − Q) / b⌋ + Q, D], float32: of the keys of each block of the tokens before, and room
-            for others.
+def with_attention(attend: Attend) -> Call:
+    """The map around an attention over the tokens of chosen blocks."""
 
-    Returns: [B, H, Q, D].
-    """
-    k, v = appended(k_cache, k), appended(v_cache, v)
-    if chosen is None:
-        means = block_means(k, params["block"], problem.past, means_cache)
-        chosen = choose(q, means, params["block"], slots(problem, params), problem.past)
+    def call(
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        chosen: Tensor | None = None,
+        k_cache: Tensor | None = None,
+        v_cache: Tensor | None = None,
+        means_cache: Tensor | None = None,
+    ) -> Tensor:
+        """Of the new tokens.
+
+        Args:
+            q: [B, H, Q, D].
+            k, v: [B, Hk, Q, D].
+            chosen: int32 [B, H, Q, n], the blocks of each query; None: they are chosen here.
+            k_cache, v_cache: [B, Hk, N, D], where Q < N.
+            means_cache: [B, Hk, ⌊(N − Q) / b⌋ + Q, D], float32: of the keys of each block of the tokens before, and
+                room for others.
+
+        Returns: [B, H, Q, D].
+        """
+        k, v = appended(k_cache, k), appended(v_cache, v)
+        if chosen is None:
+            means = block_means(k, params["block"], problem.past, means_cache)
+            chosen = choose(q, means, params["block"], slots(problem, params), problem.past)
+        return attend(problem, params, q, k, v, chosen)
+
+    return call
+
+
+def attend(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, chosen: Tensor) -> Tensor:
+    """Products of the queries that have chosen a block with it, see `_blocks`."""
     return _blocks.attend(q * problem.head_dim**-0.5, k, v, chosen, block_of(problem, params))
+
+
+reference = with_attention(attend)
 
 
 def block_of(problem: Problem, params: Params) -> int:
@@ -179,7 +198,19 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-CORE = Form(reference, make_inputs, cost, state=state)
+def _cuda() -> Call:
+    def library(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor, chosen: Tensor) -> Tensor:
+        return fla_selected.moba(q, k, v, chosen, params["block"])
+
+    return with_attention(library)
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    return fla_selected.why_not_moba(problem, params["block"])
+
+
+CUDA = Impl(_cuda, "float32 torch choice, flash-linear-attention: moba", _cuda_why_not, grouped=True)
+CORE = Form(reference, make_inputs, cost, {"cuda": CUDA}, state)
 LAYER = projected(CORE)
 
 
@@ -201,7 +232,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2502.13189",
         "eq. 4-8",
     ),
-    forms={"core": CORE, "layer": replace(LAYER, make_inputs=_layer_inputs)},
+    forms=with_graph({"core": CORE, "layer": replace(LAYER, make_inputs=_layer_inputs)}, "cuda"),
     complexity=lambda params: Complexity(time="n^2" if params["selection"] == "inside" else "n", memory="n"),
     params={
         "block": Param(512, "b, tokens of a block", minimum=1),
@@ -214,6 +245,5 @@ OPERATOR = Operator(
     continues=True,
     pairs=lambda params, causal: "chosen",
     why_not=lambda problem, params, scope: not_in_a_layer(params, scope),
-    no_kernel="flash-linear-attention's parallel_moba chooses itself, by means in the working dtype: near ties differ",
-    notes="blocks are given unless selection: inside, which is n^2/b",
+    notes="the gates are n^2/b products; in a layer blocks are given (selection: given)",
 )

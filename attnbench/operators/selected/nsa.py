@@ -27,7 +27,9 @@ from torch.nn.functional import pad
 from attnbench import window
 from attnbench.cost import product, traffic
 from attnbench.inputs import heads, normal
-from attnbench.operator import Call, Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.kernels.library import fla_selected
+from attnbench.kernels.library.graphs import with_graph
+from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import widened
 from attnbench.operators.selected import _blocks, _compression
 from attnbench.operators.selected._choice import SELECTION, not_in_a_layer
@@ -267,7 +269,43 @@ def _state_bytes(problem: Problem, params: Params, tokens: int) -> int:
     return cache_bytes(problem, rows) + blocks
 
 
-CORE = Form(reference, make_inputs, cost, state=state)
+def _cuda() -> Call:
+    from attnbench.kernels.flex import windows as flex
+
+    def call(
+        problem: Problem,
+        params: Params,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates: Tensor,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        if chosen is None:
+            chosen = choose(problem, params, q, {"k": k})
+        y = fla_selected.nsa(q, k, v, gates[..., :2], chosen, params["select"])
+        return torch.addcmul(y, flex.causal_window(q, k, v, params["window"] - 1), gates[..., 2:])
+
+    return call
+
+
+def _cuda_why_not(problem: Problem, params: Params, device: str) -> str | None:
+    from attnbench.kernels.flex import windows as flex
+
+    if (params["compress"], params["kv"]) != ("mean", "shared"):
+        return "flash-linear-attention's parallel_nsa has compress: mean and kv: shared alone"
+    lengths = [params[name] for name in ("length", "step", "select")]
+    if len(set(lengths)) > 1:
+        given = ", ".join(map(str, lengths))
+        return f"flash-linear-attention's parallel_nsa has blocks of one length: length = step = select, not {given}"
+    reason = flex.why_not(problem, problem.query_len, problem.seq_len)
+    return reason or fla_selected.why_not_nsa(problem, params["select"])
+
+
+CUDA = Impl(
+    _cuda, "float32 torch choice, flash-linear-attention: nsa, FlexAttention window", _cuda_why_not, grouped=True
+)
+CORE = Form(reference, make_inputs, cost, {"cuda": CUDA}, state)
 
 AROUND = {kv: projected(CORE, data_names({"kv": kv})) for kv in ("shared", "own")}
 
@@ -326,7 +364,11 @@ def _layer_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-LAYER = Form(_layer, _layer_inputs, _layer_cost, state=_layer_state)
+def _layer_cuda() -> Call:
+    return with_gates(AROUND["shared"].impls["cuda"].load())
+
+
+LAYER = Form(_layer, _layer_inputs, _layer_cost, {"cuda": replace(CUDA, load=_layer_cuda)}, _layer_state)
 
 
 def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
@@ -346,7 +388,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2502.11089",
         "eq. 5-12",
     ),
-    forms={"core": CORE, "layer": LAYER},
+    forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n^2", memory="n"),
     params={
         "compress": Param("mean", "how a block becomes a key and a value", ("mean", "mlp")),
@@ -363,6 +405,5 @@ OPERATOR = Operator(
     grouped=True,
     continues=True,
     why_not=why_not,
-    no_kernel="no adapter yet: flash-linear-attention's parallel_nsa is for groups of 16 or more and l = d = l'",
-    notes="n^2/d products; blocks are given unless selection: inside",
+    notes="n^2/d products; in a layer blocks are given (selection: given)",
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attnbench.operators.selected import _blocks
 from attnbench.problem import Problem
+from attnbench.registry import operators, outside_definition, resolve
 from tests.operators.selected.dense import attention, seen
 from tests.operators.small import Small, all_close, close, small
 
@@ -43,7 +44,7 @@ def as_sets(chosen: Tensor) -> list[list[list[set[int]]]]:
 
 def drawn(given: dict[str, Any] = GIVEN, **changes: Any) -> Small:
     sizes: dict[str, Any] = {"channels": 16, "heads": 4, "batch": 2, "causal": True, **changes}
-    return small("moba", Problem(N, **sizes), **given)
+    return small("moba", Problem(N, **sizes), **{"selection": "given", **given})
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -94,6 +95,18 @@ def test_inside_chooses_what_is_given(kv_heads: int) -> None:
     assert torch.equal(given.output(), inside.output())
     other = given.tensors["chosen"].flip(1)
     assert not close(given.output(chosen=other), inside.output())
+
+
+@pytest.mark.parametrize("name", ["moba", "nsa"])
+def test_in_a_layer_blocks_are_given(name: str) -> None:
+    """In the core they are chosen in the call, as the choice is a part of what the operator costs."""
+    operator = operators()[name].load()
+    inside, given = (resolve(operator, params) for params in ({}, {"selection": "given"}))
+    problem = Problem(N, 16, 4, causal=True)
+    assert inside["selection"] == "inside"
+    assert "use selection: given" in str(outside_definition(operator, problem, inside, "layer"))
+    assert outside_definition(operator, problem, given, "layer") is None
+    assert outside_definition(operator, problem, inside, "core") is None
 
 
 def test_all_blocks_are_softmax_and_one_is_attention_within_blocks() -> None:

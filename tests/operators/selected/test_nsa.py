@@ -31,7 +31,7 @@ SIZES: list[dict[str, Any]] = [
 
 def drawn(given: dict[str, Any] = GIVEN, **changes: Any) -> Small:
     sizes: dict[str, Any] = {"channels": 16, "heads": 4, "batch": 2, "causal": True, "kv_heads": 2, **changes}
-    return small("nsa", Problem(N, **sizes), **given)
+    return small("nsa", Problem(N, **sizes), **{"selection": "given", **given})
 
 
 def names(nsa: Small, branch: str) -> tuple[str, str]:
