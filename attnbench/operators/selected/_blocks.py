@@ -183,7 +183,12 @@ def _attend_tile(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, sizes: Cut, fi
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(b, sets, chunks, sizes.chunk, rows, -1)
     last = line.query.view(b, sets, chunks, -1) + (sizes.past + first) - line.block.unsqueeze(-1) * sizes.block
     offset = torch.arange(sizes.block, device=q.device)
-    scores = hide(scores, (offset > last.unsqueeze(-1)).unsqueeze(-2))
+    outside = (offset > last.unsqueeze(-1)).unsqueeze(-2)
+    if rows > 1:
+        scores = hide(scores, outside)
+    else:  # what `hide` adds would be as large as the scores; a weight of 0 passes no gradient on
+        with torch.no_grad():
+            scores.masked_fill_(outside, float("-inf"))
 
     largest = scores.detach().amax(dim=-1).view(b, sets, -1, rows)  # of each entry
     largest = _of_queries(largest, line.place, sizes.slots, float("-inf")).amax(dim=3)  # [B, S, T, G], of each query
