@@ -39,7 +39,7 @@ REASONS = {
     "nsa": "keys and values are gathered for each chunk of queries, and again with gradients",
     "dsa": "beyond top_k tokens, keys and values are gathered for each query, and again with gradients",
     "neighborhood": "a tile's softmax is over its halo, 225 keys where 49 are counted; gradients of halos are added",
-    "sliding_window": "the sink's logit is one more copy of the scores",
+    "sliding_window": "a window wider than N has the N×N weights of softmax, and a sink logit one more copy of them",
 }
 """Why an operator takes longer than its products and elements."""
 
