@@ -24,7 +24,13 @@ from attnbench.kernels.library import fla_selected
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Call, Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.selected import _blocks
-from attnbench.operators.selected._choice import SELECTION, largest_blocks, not_in_a_layer, tiles_of_queries
+from attnbench.operators.selected._choice import (
+    SELECTION,
+    largest_blocks,
+    never_compiled,
+    not_in_a_layer,
+    tiles_of_queries,
+)
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 from attnbench.state import appended, cache_bytes, caches, drawn_caches
@@ -101,6 +107,7 @@ def block_means(k: Tensor, block: int, past: int = 0, means_cache: Tensor | None
     return means_cache[..., :ended, :].float()
 
 
+@never_compiled
 def choose(q: Tensor, means: Tensor, block: int, slots: int, past: int = 0) -> Tensor:
     """The own block, then those of the largest gates: int32 [B, H, Q, n]; −1 where there are fewer.
 
