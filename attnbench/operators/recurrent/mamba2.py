@@ -15,9 +15,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import silu, softplus
 
+from attnbench.kernels.library import mamba_ssm
 from attnbench.kernels.library.fla import SIMPLE_GLA, why_no_gated_gradients
 from attnbench.kernels.library.graphs import with_graph
-from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
+from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.kernelized._contraction import widened
 from attnbench.operators.recurrent._core import (
     GRAPHED,
@@ -134,11 +135,18 @@ def _more(q: Tensor, k: Tensor, v: Tensor, delta: Tensor, a: Tensor, d: Tensor) 
     return _kept(v, d).to(v.dtype)
 
 
+AUTHORS = Impl(
+    load=lambda: lambda problem, params, **tensors: mamba_ssm.scan(problem, **tensors),
+    kernel=mamba_ssm.KERNEL,
+    why_not=lambda problem, params, device: mamba_ssm.why_not(problem),
+    continues=True,
+)
+
 CORE = Form(
     reference,
     make_inputs,
     cost,
-    {"cuda": library(SIMPLE_GLA, _arguments, why_no_gated_gradients, _more)},
+    {"cuda": library(SIMPLE_GLA, _arguments, why_no_gated_gradients, _more), "cuda:mamba_ssm": AUTHORS},
     state,
 )
 
