@@ -18,7 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import torch_dtype
 from attnbench.masking import ahead
-from attnbench.problem import Followed, Problem
+from attnbench.problem import Followed, Params, Problem
+from attnbench.state import appended
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -48,6 +49,19 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor, scale: float | 
     mask = _lower_right(problem, q) if problem.past else None
     grouped = q.shape[1] > k.shape[1]
     return scaled_dot_product_attention(q, k, v, mask, is_causal=not problem.past, scale=scale, enable_gqa=grouped)
+
+
+def after_cache(
+    problem: Problem,
+    params: Params,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor | None = None,
+    v_cache: Tensor | None = None,
+) -> Tensor:
+    """`attention` to the new keys and values and, where Q < N, those of a cache, as an operator's impl is called."""
+    return attention(problem, q, appended(k_cache, k), appended(v_cache, v))
 
 
 def _lower_right(problem: Problem, q: Tensor) -> Tensor:

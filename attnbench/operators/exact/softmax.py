@@ -14,7 +14,7 @@ from attnbench.inputs import heads
 from attnbench.kernels.library import flash_infer
 from attnbench.kernels.library.flash_attention import PACKAGES, Package
 from attnbench.kernels.library.graphs import with_graph
-from attnbench.kernels.library.sdpa_backends import BACKENDS, attention, forced, why_not_forced
+from attnbench.kernels.library.sdpa_backends import BACKENDS, after_cache, forced, why_not_forced
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.operators._value_map import (
     VALUE_MAP,
@@ -96,21 +96,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-def _sdpa() -> Callable[..., Tensor]:
-    def call(
-        problem: Problem,
-        params: Params,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        k_cache: Tensor | None = None,
-        v_cache: Tensor | None = None,
-    ) -> Tensor:
-        return attention(problem, q, appended(k_cache, k), appended(v_cache, v))
-
-    return call
-
-
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     return "the value map is a separate product beside the SDPA call" if has_value_map(params) else None
 
@@ -166,7 +151,9 @@ CORE = Form(
     make_inputs,
     cost,
     impls={
-        "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True),
+        "sdpa": Impl(
+            lambda: after_cache, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True
+        ),
         **{f"cuda:{backend}": _forced(backend) for backend in BACKENDS},
         **{f"cuda:{name}": _package(package) for name, package in PACKAGES.items()},
         "cuda:flashinfer": _exact(

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.checkpoint import checkpoint
 
 from attnbench.cost import product
 from attnbench.grouped import merged, separated
 from attnbench.masking import hide
 from attnbench.operators.selected import _gather
-from attnbench.operators.selected._gather import blocks_of
+from attnbench.operators.selected._gather import blocks_of, of_tile
 from attnbench.problem import Mode, Problem
 
 TILE_ELEMENTS = 1 << 22
@@ -157,10 +156,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tenso
     parts = []
     for first, end in sizes.tiles():
         arguments = (q[..., first:end, :], k, v, chosen[..., first:end, :], sizes, first)
-        if sizes.again and torch.is_grad_enabled():
-            parts.append(checkpoint(_attend_tile, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(_attend_tile(*arguments))
+        parts.append(of_tile(_attend_tile, *arguments, again=sizes.again))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
 

@@ -8,7 +8,6 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from attnbench.operator import Param
 from attnbench.problem import Params, Scope
@@ -64,11 +63,6 @@ def largest_blocks(scores: Tensor, allowed: Tensor, count: int) -> Tensor:
     """
     largest, index = scores.masked_fill_(~allowed, float("-inf")).topk(min(count, scores.shape[-1]), dim=-1)
     return torch.where(largest == float("-inf"), -1, index).int()
-
-
-def filled_up(chosen: Tensor, slots: int) -> Tensor:
-    """[…, n'] → […, n] with empty slots behind."""
-    return pad(chosen, (0, slots - chosen.shape[-1]), value=-1) if chosen.shape[-1] < slots else chosen
 
 
 def not_in_a_layer(params: Params, scope: Scope) -> str | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, pad
-from torch.utils.checkpoint import checkpoint
 
 from attnbench.grouped import folded, unfolded
 from attnbench.masking import hide
 from attnbench.operators.selected._blocks import filled
 from attnbench.operators.selected._choice import largest_blocks, tiles
+from attnbench.operators.selected._gather import of_tile
 from attnbench.problem import Params
 
 FIXED = 3
@@ -80,13 +80,10 @@ def attend(
     for first, end in tiles(b * h, queries, d, keys.shape[-2]):
         seen = ended(past + end, params)
         arguments = (q[..., first:end, :], keys[..., :seen, :], values[..., :seen, :], past + first, params, slots)
-        if end - first < queries and torch.is_grad_enabled():
-            y, chosen = checkpoint(_attend_tile, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            y, chosen = _attend_tile(*arguments)
+        y, chosen = of_tile(_attend_tile, *arguments, again=end - first < queries)
         parts.append(y)
-        choices.append(chosen)
-    return torch.cat(parts, dim=-2), torch.cat(choices, dim=-2) if slots else None
+        choices += [] if chosen is None else [chosen]
+    return torch.cat(parts, dim=-2), torch.cat(choices, dim=-2) if choices else None
 
 
 def executed(heads: int, queries: int, width: int, past: int, params: Params) -> tuple[int, bool]:

@@ -6,6 +6,9 @@ in backward, so that memory is proportional to the sequence and no product has m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -13,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from attnbench.grouped import merged, separated
 from attnbench.masking import hide
+
+R = TypeVar("R")
 
 TILE_ELEMENTS = 1 << 20
 """Keys and values that are gathered at a time, in elements, at least; where they are fewer, as many as all of them."""
@@ -37,11 +42,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int = 1) -> T
     for first in range(0, queries, tile):
         rows = slice(first, first + tile)
         arguments = (q[..., rows, :], k, v, chosen[..., rows, :], past + first)
-        if tile < queries and torch.is_grad_enabled():
-            parts.append(checkpoint(_attend_tile, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(_attend_tile(*arguments))
+        parts.append(of_tile(_attend_tile, *arguments, again=tile < queries))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
+def of_tile(call: Callable[..., R], *arguments: Any, again: bool) -> R:
+    """What `call` gives for a tile; again: one of several, which is computed again in backward."""
+    if again and torch.is_grad_enabled():
+        outputs: R = checkpoint(call, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return outputs
+    return call(*arguments)
 
 
 def blocks_of(x: Tensor, block: int) -> Tensor:

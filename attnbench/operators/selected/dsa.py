@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.checkpoint import checkpoint
 
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, unfolded
@@ -132,10 +131,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, selected: Tensor | None, scale: floa
     for start, stop in masked_tiles(all_kept, masked):
         chosen = None if start < all_kept else _of_rows(selected, start - all_kept, stop - all_kept)
         arguments = (q[..., start:stop, :], k[..., : past + stop, :], v[..., : past + stop, :], chosen)
-        if torch.is_grad_enabled() and stop - start < queries:
-            parts.append(checkpoint(_attend_masked, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(_attend_masked(*arguments))
+        parts.append(_gather.of_tile(_attend_masked, *arguments, again=stop - start < queries))
     if masked < queries:
         chosen = _of_rows(selected, masked - all_kept, queries - all_kept).unsqueeze(1)
         parts.append(_gather.attend(q[..., masked:, :], k, v.contiguous(), chosen))

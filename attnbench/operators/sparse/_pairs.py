@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attnbench.cost import product, traffic
 from attnbench.operator import Cost
 from attnbench.problem import Mode, Problem
@@ -41,4 +43,19 @@ def pair_cost(
             written=size + appended,
         ),
         state_bytes=cache_bytes(problem, state_tokens) if problem.causal and state_tokens is not None else None,
+    )
+
+
+def with_bias(inner: Cost, problem: Problem, mode: Mode, pairs: int, numbers: int) -> Cost:
+    """A cost with an addition to each score, from a table.
+
+    Args:
+        pairs: of each head.
+        numbers: of the table.
+    """
+    added = problem.batch * problem.heads * pairs
+    return replace(
+        inner,
+        elementwise=inner.elementwise + added * (1 if mode == "fwd" else 2),
+        bytes_required=inner.bytes_required + traffic(problem, mode, read=numbers, written=0),
     )

@@ -20,12 +20,11 @@ from math import prod
 
 from torch import Generator, Tensor
 
-from attnbench.cost import traffic
 from attnbench.inputs import heads, normal
 from attnbench.kernels.library import natten
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
-from attnbench.operators.sparse._pairs import pair_cost
+from attnbench.operators.sparse._pairs import pair_cost, with_bias
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 from attnbench.tiles import attend, cut
@@ -99,12 +98,7 @@ def biased_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     inner, shape = cost(problem, params, mode), bias_shape(problem, params)
     if not shape:
         return inner
-    added = problem.batch * problem.heads * problem.seq_len * seen(problem, params)
-    return replace(
-        inner,
-        elementwise=inner.elementwise + added * (1 if mode == "fwd" else 2),
-        bytes_required=inner.bytes_required + traffic(problem, mode, read=prod(shape), written=0),
-    )
+    return with_bias(inner, problem, mode, problem.seq_len * seen(problem, params), prod(shape))
 
 
 def _flex() -> Callable[..., Tensor]:

@@ -24,9 +24,9 @@ from torch import Generator, Tensor
 from attnbench.cost import product, traffic
 from attnbench.grouped import folded, hide_for_each, hide_merged, unfolded
 from attnbench.inputs import heads, normal
-from attnbench.kernels.library import sdpa_backends
 from attnbench.kernels.library.flash_attention import PACKAGES, Package
 from attnbench.kernels.library.graphs import with_graph
+from attnbench.kernels.library.sdpa_backends import after_cache
 from attnbench.masking import ahead
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators.sparse import local
@@ -179,21 +179,6 @@ def cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     )
 
 
-def _sdpa() -> Callable[..., Tensor]:
-    def call(
-        problem: Problem,
-        params: Params,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        k_cache: Tensor | None = None,
-        v_cache: Tensor | None = None,
-    ) -> Tensor:
-        return sdpa_backends.attention(problem, q, appended(k_cache, k), appended(v_cache, v))
-
-    return call
-
-
 def _sdpa_why_not(problem: Problem, params: Params, device: str) -> str | None:
     if params["sink"] == "logit":
         return "SDPA has no sink logit"
@@ -265,7 +250,9 @@ CORE = Form(
     make_inputs,
     cost,
     impls={
-        "sdpa": Impl(_sdpa, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True),
+        "sdpa": Impl(
+            lambda: after_cache, "torch SDPA, its own choice of kernel", _sdpa_why_not, grouped=True, continues=True
+        ),
         "cuda": Impl(_cuda, "FlexAttention, block mask", _cuda_why_not, grouped=True, continues=True),
         **{f"cuda:{name}": _package(package) for name, package in PACKAGES.items()},
     },

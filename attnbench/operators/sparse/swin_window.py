@@ -18,13 +18,12 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from attnbench.cost import traffic
 from attnbench.inputs import heads, normal
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
 from attnbench.operators._map_attention import sides
 from attnbench.operators.sparse._cells import Within, as_map, within_cells, within_cells_by_sdpa
-from attnbench.operators.sparse._pairs import pair_cost
+from attnbench.operators.sparse._pairs import pair_cost, with_bias
 from attnbench.problem import Mode, Params, Problem
 from attnbench.projection import projected
 
@@ -147,13 +146,8 @@ def _biased_inputs(problem: Problem, params: Params, generator: Generator) -> In
 
 def _biased_cost(problem: Problem, params: Params, mode: Mode) -> Cost:
     """With an addition to each score, and the table."""
-    inner, table = cost(problem, params, mode), (2 * params["window"] - 1) ** 2 * problem.heads
-    added = problem.batch * problem.heads * cell_pairs(problem, params)
-    return replace(
-        inner,
-        elementwise=inner.elementwise + added * (1 if mode == "fwd" else 2),
-        bytes_required=inner.bytes_required + traffic(problem, mode, read=table, written=0),
-    )
+    table = (2 * params["window"] - 1) ** 2 * problem.heads
+    return with_bias(cost(problem, params, mode), problem, mode, cell_pairs(problem, params), table)
 
 
 BIASED = Form(reference, _biased_inputs, _biased_cost, IMPLS)
