@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import operator_with_impl
 from attnbench.registry import placed_metrics
+from attnbench.units import quoted, suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -83,10 +84,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One panel in one metric."""
+    """One panel in one metric.
+
+    Args:
+        every: all lines, in the suite's order.
+        lines: those to show.
+    """
 
     panel: Panel
     quantity: Quantity
+    every: tuple[Line, ...]
     lines: tuple[Line, ...]
 
 
@@ -154,15 +161,23 @@ class _Column:
     best: Mapping[str, float]
 
 
-def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None, axis: str | None = None) -> Summary:
+def summarise(
+    run: Run,
+    metrics: Iterable[str] = (),
+    baseline: str | None = None,
+    axis: str | None = None,
+    operators: Iterable[str] = (),
+) -> Summary:
     """Everything that is shown of a run.
 
     Args:
         metrics: those to show; none: all with a place that the run has.
         baseline: None: the suite's.
         axis: None: all.
+        operators: whose lines are shown, each `operator` or `operator:impl`; none: all. What is least, what is best and
+            what to use is judged among all series of the run.
 
-    Raises: BadInput where the run has no such metric, baseline or axis.
+    Raises: BadInput where the run has no such metric, baseline, axis or operator.
     """
     wanted, placed = tuple(metrics), placed_metrics()
     quantities = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
@@ -173,13 +188,14 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
     every = panels(run.results, axis, run.swept)
     if baseline is not None:
         check(every, baseline)
+    chosen = _chosen(every, tuple(operators))
     definitions = _Definitions(
         exact=frozenset(run.environment.get("exact", ())),
         stated=run.environment.get("stated", {}),
         estimates=run.environment.get("estimates", {}),
     )
     measured = [each for each in quantities.values() if each.values]
-    never = _never_ran(every)
+    never = _never_ran(every, chosen)
     reports = []
     for panel in every:
         reference = named(panel, baseline or run.baseline)
@@ -187,9 +203,9 @@ def summarise(run: Run, metrics: Iterable[str] = (), baseline: str | None = None
             PanelReport(
                 panel=panel,
                 baseline=baseline or run.baseline,
-                tables=tuple(_table(panel, each, reference, definitions) for each in shown),
+                tables=tuple(_table(panel, each, reference, definitions, chosen) for each in shown),
                 recommendations=tuple(recommendations(panel, measured, definitions.exact)),
-                skipped={name: reason for name, reason in _never_ran([panel]).items() if name not in never},
+                skipped={name: reason for name, reason in _never_ran([panel], chosen).items() if name not in never},
             )
         )
     fast = run.environment.get("fast_exact", {})
@@ -216,14 +232,44 @@ def _measured(run: Run) -> list[str]:
     return [name for name in metric_names() if quantity(run, name).values] or ["none at all"]
 
 
-def _never_ran(panels: Iterable[Panel]) -> dict[str, str]:
-    """By series without any cell that ran, the reason."""
+def _chosen(every: Iterable[Panel], operators: Sequence[str]) -> frozenset[str]:
+    """The names of the series that are shown.
+
+    Args:
+        operators: each `operator` or `operator:impl`; none: all.
+
+    Raises: BadInput where no series is of one of them.
+    """
+    series = [series for panel in every for series in panel.series]
+    names: dict[str, set[str]] = {}
+    for each in series:
+        for name in (each.operator, f"{each.operator}:{each.impl}"):
+            names.setdefault(name, set()).add(each.name)
+    for operator in operators:
+        if operator not in names:
+            allowed = list(dict.fromkeys(each.operator for each in series))
+            raise BadInput(
+                f"--operators {quoted(operator)}: this run has no series of it{suggestion(operator, names)}. It has "
+                f"{', '.join(allowed) or 'none at all'}. Give some of them, or of their impls as operator:impl."
+            )
+    return frozenset().union(*(names[operator] for operator in operators or names))
+
+
+def _never_ran(panels: Iterable[Panel], chosen: Collection[str]) -> dict[str, str]:
+    """By series, of those chosen, without any cell that ran, the reason."""
     points = [(series, point) for panel in panels for series in panel.series for point in series.points]
     ran = {series.name for series, point in points if point.status != "skipped"}
-    return {series.name: point.reason for series, point in points if series.name not in ran}
+    return {s.name: point.reason for s, point in points if s.name in chosen and s.name not in ran}
 
 
-def _table(panel: Panel, quantity: Quantity, reference: Baseline | None, definitions: _Definitions) -> Table:
+def _table(
+    panel: Panel,
+    quantity: Quantity,
+    reference: Baseline | None,
+    definitions: _Definitions,
+    chosen: Collection[str],
+) -> Table:
+    """chosen: names of the series that are shown."""
     cheapest = best_exact(panel, quantity, definitions.exact)
     if cheapest is not None and reference is not None and cheapest.members <= reference.members:
         cheapest = None  # the same cells: nothing more to learn
@@ -237,7 +283,8 @@ def _table(panel: Panel, quantity: Quantity, reference: Baseline | None, definit
         if len(keys) > 1:
             best[label] = min(quantity.levels[key].level for key in keys)
     column = _Column(panel, quantity, reference, cheapest, definitions, best)
-    return Table(panel, quantity, tuple(_line(series, column) for series in shown))
+    every = tuple(_line(series, column) for series in shown)
+    return Table(panel, quantity, every, tuple(line for line in every if line.series.name in chosen))
 
 
 def _line(series: Series, column: _Column) -> Line:

@@ -72,6 +72,20 @@ def test_another_baseline_can_be_asked_for() -> None:
         summarise(run(), baseline="linformer")
 
 
+def test_operators_restrict_what_is_shown_not_what_is_judged() -> None:
+    measured = run()
+    table, chosen = (
+        summarise(measured, ["wall_time"], None, None, o).panels[0].tables[0] for o in ((), ("performer",))
+    )
+    assert [line.series.name for line in chosen.lines] == ["performer"]
+    assert chosen.every == table.every == table.lines
+    assert len(chosen.every) == len(LAWS)
+    (impl,) = summarise(measured, ["wall_time"], None, None, ["softmax:sdpa"]).panels[0].tables[0].lines
+    assert (impl.series.operator, impl.series.impl) == ("softmax", "sdpa")
+    with pytest.raises(BadInput, match=r"no series of it \(did you mean 'performer'\?\). It has softmax, performer, "):
+        summarise(measured, operators=["perfomer"])
+
+
 def test_the_stated_growth_stands_beside_the_measured() -> None:
     summary = summarise(run())
     performer = line(summary, "performer")
