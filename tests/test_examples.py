@@ -1,7 +1,8 @@
-"""The example repository: its operator is right, and its suite is valid."""
+"""The example repositories: what they define is right, and their suites are valid."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,16 @@ import torch
 
 from attnbench.plan.cells import cells
 from attnbench.plan.suite import read
-from attnbench.problem import Problem
+from attnbench.problem import Problem, operator_with_impl
 from attnbench.registry import operators
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "own-operator"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+OWN_OPERATOR, OWN_IMPL = EXAMPLES / "own-operator", EXAMPLES / "own-impl"
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 37])
 def test_decayed_equals_its_dense_form(n: int) -> None:
-    form = operators([str(EXAMPLE / "operators" / "decayed.py")])["decayed"].load().forms["core"]
+    form = operators([str(OWN_OPERATOR / "operators" / "decayed.py")])["decayed"].load().forms["core"]
     problem, params = Problem(n, 8, 2, batch=2, dtype="float64"), {"half_life": 2}
     given = form.make_inputs(problem, params, torch.Generator().manual_seed(0)).tensors()
     behind = torch.arange(n)[:, None] - torch.arange(n)
@@ -32,5 +34,27 @@ def test_decayed_equals_its_dense_form(n: int) -> None:
     assert form.cost(problem, params, "fwd").flops == 2 * 2 * 2 * 2 * pairs * 4
 
 
-def test_its_suite_is_valid() -> None:
-    assert {cell.operator for cell in cells(read(EXAMPLE / "gate.yaml"))} == {"softmax", "identity", "decayed"}
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 600])
+def test_the_own_impl_is_softmax(n: int) -> None:
+    operator = operators([str(OWN_IMPL / "streamed_softmax.py")])["streamed_softmax"].load()
+    form, problem = operator.forms["core"], Problem(n, 8, 2, batch=2, dtype="float64")
+    mine = form.impls["mine"]
+    tensors = form.make_inputs(problem, {}, torch.Generator().manual_seed(0)).tensors()
+    dense = (tensors["q"] @ tensors["k"].mT / 2).softmax(-1) @ tensors["v"]
+    assert torch.allclose(mine.load()(problem, {}, **tensors), dense, atol=1e-12)
+    without_last = {name: x if name == "q" else x[:, :, :-1] for name, x in tensors.items()}
+    assert n == 1 or not torch.allclose(mine.load()(problem, {}, **without_last), dense, atol=1e-12)
+    assert mine.why_not(replace(problem, causal=True), {}, "cpu")
+    assert mine.why_not(problem, {}, "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("suite", "series"),
+    [
+        (OWN_OPERATOR / "gate.yaml", {"softmax", "softmax:sdpa", "identity", "decayed"}),
+        (OWN_IMPL / "suite.yaml", {"softmax", "softmax:sdpa", "streamed_softmax", "streamed_softmax:mine"}),
+    ],
+    ids=["own-operator", "own-impl"],
+)
+def test_their_suites_are_valid(suite: Path, series: set[str]) -> None:
+    assert {operator_with_impl(cell.operator, cell.impl) for cell in cells(read(suite))} == series
