@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import click
 import typer
 
 from attnbench.axes import AXES
+from attnbench.errors import BadInput
 from attnbench.measure.device import AUTO, device_names
 from attnbench.outputs._formats import Data, formats
 from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
-from attnbench.problem import DTYPES, DTYPES_SHORT
+from attnbench.problem import DTYPES, DTYPES_SHORT, MODES_SHORT
+
+if TYPE_CHECKING:
+    from attnbench.plan.problem_request import ProblemRequest
 
 
 class _Format(click.ParamType):
@@ -73,6 +77,61 @@ def size_options(type: Any) -> Each:
 def dtype_help() -> str:
     """The help of `--dtype`."""
     return f"{', '.join(DTYPES)}; short {', '.join(DTYPES_SHORT)}."
+
+
+@dataclass(frozen=True)
+class ModeOptions:
+    """The mode, by its name or as a flag."""
+
+    mode: Annotated[str | None, typer.Option(help="infer (fwd), the default, or train (fwd_bwd: with gradients).")] = (
+        None
+    )
+    train: Annotated[bool | None, typer.Option("--train/--infer", help="The same as --mode train, --mode infer.")] = (
+        None
+    )
+
+    @property
+    def chosen(self) -> str:
+        """The mode as a suite or a request has it. Raises BadInput where both are given and are two modes."""
+        flag = "train" if self.train else "infer"
+        if self.train is None or self.mode is None:
+            return flag if self.mode is None else self.mode
+        if MODES_SHORT[flag] != MODES_SHORT.get(self.mode, self.mode):
+            raise BadInput(f"--{flag} and --mode {self.mode}: two modes. Give one of them.")
+        return flag
+
+
+@dataclass(frozen=True)
+class ProblemOptions(ModeOptions):
+    """What verbs that measure nothing ask of a problem beside its sizes."""
+
+    dtype: Annotated[list[str] | None, typer.Option(help=dtype_help())] = None
+    causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
+    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
+    param: Annotated[list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")] = (
+        None
+    )
+    operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None
+
+    def request(self, operators: Sequence[str], sizes: Mapping[str, Sequence[str] | None]) -> ProblemRequest:
+        """What the command line asks for. Raises BadInput.
+
+        Args:
+            operators: as it names them; none: every operator.
+            sizes: the words of `size_options(list[str] | None)`.
+        """
+        from attnbench.plan.problem_request import ProblemRequest
+
+        return ProblemRequest(
+            operators=operators,
+            sizes={name: words or () for name, words in sizes.items()},
+            dtype=self.dtype or ["float32"],
+            causal=self.causal,
+            mode=self.chosen,
+            scope=self.scope,
+            params=self.param or (),
+            operators_from=self.operators_from or (),
+        )
 
 
 def over_option() -> Any:

@@ -12,7 +12,7 @@ import click
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import device_option, dtype_help, format_option, grouped, size_options
+from attnbench.commands._options import ModeOptions, device_option, dtype_help, format_option, grouped, size_options
 from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
 
@@ -56,12 +56,11 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class ProblemOptions:
+class ShapeOptions(ModeOptions):
     """The problem, apart from its sizes."""
 
     dtype: Annotated[str, typer.Option(help=dtype_help())] = "float32"
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
-    mode: Annotated[str, typer.Option(help="fwd (infer), or fwd_bwd (train).")] = "fwd"
     scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
     param: Annotated[list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")] = (
         None
@@ -72,7 +71,7 @@ class ProblemOptions:
 def command(
     context: typer.Context,
     search: SearchOptions,
-    problem: ProblemOptions,
+    problem: ShapeOptions,
     sizes: Annotated[dict[str, str | None], size_options(str | None)],
     operator: Annotated[
         list[str] | None, typer.Argument(help="operator or operator:impl.", metavar="OP...", show_default=False)
@@ -110,7 +109,7 @@ def command(
         request = _request(operator or (), search)
         shape = {"dtype": problem.dtype, "causal": problem.causal, **_fixed(sizes, request)}
         text = suite_text(
-            request, shape, SEQ_LEN, problem.mode, problem.scope, problem.param or (), operators_from or ()
+            request, shape, SEQ_LEN, problem.chosen, problem.scope, problem.param or (), operators_from or ()
         )
         opened = begin_search(request, text, device, out)
     request, folder = opened.request, opened.session.journal.folder

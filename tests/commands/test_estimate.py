@@ -122,7 +122,9 @@ def test_modes_scopes_and_dtypes_change_the_cost() -> None:
         return rows("softmax", "--seq-len", "64", *words)[0]
 
     base = one()
-    assert one("--mode", "fwd_bwd")["flops"] == 3 * base["flops"]
+    for train in (("--mode", "fwd_bwd"), ("--mode", "train"), ("--train",), ("--train", "--mode", "fwd_bwd")):
+        assert one(*train)["flops"] == 3 * base["flops"]
+    assert one("--infer") == base
     assert one("--scope", "layer")["flops"] == base["flops"] + 2 * 4 * 64 * 256**2
     assert one("--dtype", "bfloat16")["bytes_required"] == base["bytes_required"] / 2
     assert one("--batch", "3")["flops"] == 3 * base["flops"]
@@ -146,6 +148,7 @@ def test_params_go_to_the_operators_that_have_them() -> None:
         (("softmax", "--seq-len", "8", "--heads", "x"), "--heads: 'x'; allowed"),
         (("softmax", "--seq-len", "8", "--dtype", "int8"), "--dtype: 'int8'"),
         (("softmax", "--seq-len", "8", "--mode", "bwd"), "--mode: 'bwd'"),
+        (("softmax", "--seq-len", "8", "--mode", "train", "--infer"), "--infer and --mode train: two modes"),
         (("softmax", "--seq-len", "8", "--scope", "all"), "--scope: 'all'"),
         (
             ("linformer", "--seq-len", "8", "--param", "kk=3"),

@@ -1,4 +1,4 @@
-"""The cells that a command line asks for the cost of: every operator at every size."""
+"""The problems that a command line names, and the cells of them: every operator at every size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EstimateRequest:
+class ProblemRequest:
     """The words of the command line; those in the plural are one or several values each, with commas.
 
     Args:
-        operators: names; `all`: every operator.
+        operators: names; `all`, or none: every operator.
         sizes: by axis.
         dtype: of the problems.
-        causal, mode, scope: of every problem.
+        causal, scope: of every problem.
+        mode: of every problem: fwd or infer, fwd_bwd or train.
         params: `key=value` each, for the operators that have the key.
         operators_from: files and packages of a user's own.
     """
@@ -37,7 +38,7 @@ class EstimateRequest:
     operators_from: Sequence[str]
 
 
-def cells(request: EstimateRequest) -> list[tuple[Operator, Cell]]:
+def cells(request: ProblemRequest) -> list[tuple[Operator, Cell]]:
     """Every operator, as its reference, at every size, by operator. Raises BadInput with all mistakes."""
     notes = Notes("the command line")
     modes = _read(notes, "--mode", [request.mode], choice(MODES, MODES_SHORT))
@@ -77,7 +78,7 @@ def _split(words: Sequence[str] | None) -> list[Any]:
     return values
 
 
-def _problems(notes: Notes, request: EstimateRequest) -> list[Problem]:
+def _problems(notes: Notes, request: ProblemRequest) -> list[Problem]:
     from attnbench.axes import AXES, KINDS
     from attnbench.plan.sweep import Shape, Sweep, impossible, problems
 
@@ -108,7 +109,11 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
     from attnbench.registry import operators
 
     sources = operators(places)
-    chosen = sources if "all" in names else dict.fromkeys(_read(notes, "OP", names, read_operator_name(sources)))
+    chosen = (
+        sources
+        if not names or "all" in names
+        else dict.fromkeys(_read(notes, "OP", names, read_operator_name(sources)))
+    )
     return {name: sources[name].load() for name in chosen}
 
 
