@@ -73,7 +73,7 @@ bench-operators: $(BIN)/.ready  ## every reference on the CPU beside its cost, a
 # One folder per machine and suite; an interrupted run continues.
 REFERENCE := results/reference
 MACHINE ?= cpu
-results: $(BIN)/.ready  ## measure the CPU suites, one thread, into results/reference (MACHINE=name), then the README's tables
+results: $(BIN)/.ready  ## measure the CPU suites, one thread, into results/reference (MACHINE=name), then the pages' tables
 	@export OMP_NUM_THREADS=1; for suite in sequence image channels decode extend heads dtype; do \
 	  folder=$(REFERENCE)/$(MACHINE)-$$suite; \
 	  if [ -d $$folder ]; then $(BIN)/attnbench run --resume $$folder --device cpu || exit 1; \
@@ -84,7 +84,7 @@ results: $(BIN)/.ready  ## measure the CPU suites, one thread, into results/refe
 	  --out $(REFERENCE)/$(MACHINE)-border
 	$(MAKE) readme
 
-readme: $(BIN)/.ready   ## put the tables and the picture of results/reference into README.md
+readme: $(BIN)/.ready   ## put what results/reference shows into README.md and docs/
 	$(BIN)/python benchmarks/readme.py
 	$(BIN)/attnbench plot $(REFERENCE)/cpu-sequence --axis seq_len --metric wall_time --format png --out docs/pictures
 	$(BIN)/attnbench plot $(REFERENCE)/cpu-border --axis seq_len --over batch --metric wall_time --format png --out docs/pictures

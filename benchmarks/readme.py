@@ -1,22 +1,27 @@
-"""Updates the tables of operators and of the reference runs in README.md, between its markers, for `make readme`.
+"""Updates what README.md and the pages in docs/ show of the reference runs and the operators, for `make readme`.
 
     python benchmarks/readme.py [--check]
 
-A marker names what is listed, or the run, the options of `attnbench show`, the panel (a part of its title) and the
-headings to keep:
+Between the markers stands what a command prints. A marker names what is listed; or the run, the options of `attnbench
+show`, the panel (a part of its title) and the headings to keep; or a whole command, shown with what it prints on a
+terminal of 80 columns:
     <!-- list: operators -->
     <!-- show: results/reference/cpu-sequence | --metric wall_time | fwd, | Crossover of wall time; What to use -->
+    <!-- screen: show results/reference/cpu-quick -->
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKED = re.compile(r"(<!-- (?P<verb>show|list): (?P<what>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "docs/results.md", "docs/operators.md")
+MARKED = re.compile(r"(<!-- (?P<verb>show|list|screen): (?P<what>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def sections(markdown: str, level: int) -> dict[str, str]:
@@ -26,34 +31,47 @@ def sections(markdown: str, level: int) -> dict[str, str]:
 
 
 def printed(*words: str) -> str:
-    """What a command prints as Markdown."""
-    command = [sys.executable, "-m", "attnbench", *words, "--format", "markdown"]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    """What a command prints into a pipe, at 80 columns."""
+    command = [sys.executable, "-m", "attnbench", *words]
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def listed(what: str) -> str:
     """The table of `attnbench list`, without its notes on this machine."""
-    return printed("list", what).split("\n\n")[0]
+    return printed("list", what, "--format", "markdown").split("\n\n")[0]
 
 
 def tables(marker: str) -> str:
     """Some tables of a run."""
     run, options, panel, headings = (part.strip() for part in marker.split("|"))
-    (text,) = (text for title, text in sections(printed("show", run, *options.split()), 2).items() if panel in title)
+    markdown = printed("show", run, *options.split(), "--format", "markdown")
+    (text,) = (text for title, text in sections(markdown, 2).items() if panel in title)
     by_heading = sections(text, 3)
     return "\n\n".join(f"**{name}**\n\n{by_heading[name]}" for name in map(str.strip, headings.split(";")))
 
 
-MADE_BY = {"show": tables, "list": listed}
+def screen(command: str) -> str:
+    """A command and what it prints, as a block."""
+    lines = [f"$ attnbench {command}", *printed(*shlex.split(command)).splitlines()]
+    return "\n".join(["```", *(line.rstrip() for line in lines), "```"])
+
+
+MADE_BY = {"show": tables, "list": listed, "screen": screen}
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = MARKED.sub(lambda m: f"{m[1]}{MADE_BY[m['verb']](m['what'])}\n{m[4]}", old)
-    if "--check" in sys.argv[1:]:
-        sys.exit("README.md: its tables are not those of results/reference; run `make readme`" if new != old else 0)
-    readme.write_text(new, encoding="utf-8")
+    outdated = []
+    for name in PAGES:
+        page = ROOT / name
+        old = page.read_text(encoding="utf-8")
+        new = MARKED.sub(lambda m: f"{m[1]}{MADE_BY[m['verb']](m['what'])}\n{m[4]}", old)
+        if new != old:
+            outdated.append(name)
+            if "--check" not in sys.argv[1:]:
+                page.write_text(new, encoding="utf-8")
+    if outdated and "--check" in sys.argv[1:]:
+        sys.exit(f"{', '.join(outdated)}: not what attnbench prints of results/reference; run `make readme`")
 
 
 if __name__ == "__main__":
