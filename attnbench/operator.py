@@ -218,6 +218,10 @@ class Operator:
         notes: one line for `attnbench list operators`.
         no_kernel: the reason it has no impl `cuda`; empty where it has one, or none has been considered.
         estimates: (params) → the exact map that it estimates; None where it is a function of its own.
+        approaches: (params) → the parameter that brings it to softmax attention of the same q, k and v, which are all
+            that it takes: a window that comes to hold all tokens, a number of features. None: none does.
+        data_dependent: (params) → whether what tokens contain decides how much they count beside each other.
+        any_length: (params) → whether its learned parameters (scope layer, where it has one) are as many whatever N.
     """
 
     paper: Paper
@@ -237,3 +241,6 @@ class Operator:
     notes: str = ""
     no_kernel: str = ""
     estimates: Callable[[Params], Estimated | None] = lambda params: None
+    approaches: Callable[[Params], str | None] = lambda params: None
+    data_dependent: Callable[[Params], bool] = lambda params: True
+    any_length: Callable[[Params], bool] = lambda params: True

@@ -13,6 +13,7 @@ from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import BASELINE
+from attnbench.properties import FORMS, PROPERTIES
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
 from attnbench.store.trusted_json import REPAIR, is_whole, read_text
@@ -64,6 +65,22 @@ class Run:
     def looks(self) -> tuple[int, ...]:
         """The round counts at which it may stop; none: it is of a fixed length."""
         return tuple(self.environment.get("looks", ()))
+
+    @property
+    def properties(self) -> dict[str, dict[str, dict[str, bool]]]:
+        """By operator with params and by form, which of today's properties it has; of runs that stored none, nothing.
+
+        A property that the run's version did not know, and one that this version does not, is absent.
+        """
+        stored = self.environment.get("properties", {})
+        return {
+            name: {
+                form: {each: has for each, has in forms[form].items() if each in PROPERTIES}
+                for form in FORMS.values()
+                if form in forms
+            }
+            for name, forms in stored.items()
+        }
 
     @property
     def swept(self) -> list[Swept]:

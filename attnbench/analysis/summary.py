@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
@@ -17,6 +17,7 @@ from attnbench.analysis.series import Panel, Series, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import operator_with_impl
+from attnbench.properties import FORMS
 from attnbench.registry import placed_metrics
 from attnbench.units import quoted, suggestion
 
@@ -125,6 +126,7 @@ class Summary:
         skipped: by series that never ran, the reason.
         untried_exact: by series of exact softmax that is known to be fast on the run's GPU and was right nowhere, the
             reason; empty where the suite does not ask for it.
+        properties: by a series' identity and by form, as `Run.properties`.
     """
 
     name: str
@@ -132,6 +134,12 @@ class Summary:
     panels: tuple[PanelReport, ...]
     skipped: dict[str, str]
     untried_exact: dict[str, str]
+    properties: Mapping[str, Mapping[str, Mapping[str, bool]]] = field(default_factory=dict)
+
+    def properties_of(self, panel: Panel, series: Series) -> Mapping[str, bool]:
+        """By name, which of `attnbench.properties.PROPERTIES` a series has in the panel's form; what the run's version
+        did not know is absent."""
+        return self.properties.get(series.identity, {}).get(FORMS[bool(panel.fixed["causal"])], {})
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,8 @@ def summarise(
             )
         )
     fast = run.environment.get("fast_exact", {})
-    return Summary(run.name, baseline or run.baseline, tuple(reports), never, _untried(every, fast, definitions.exact))
+    untried = _untried(every, fast, definitions.exact)
+    return Summary(run.name, baseline or run.baseline, tuple(reports), never, untried, run.properties)
 
 
 def _untried(every: Iterable[Panel], fast: Mapping[str, str], exact: Collection[str]) -> dict[str, str]:

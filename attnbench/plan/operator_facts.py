@@ -8,6 +8,7 @@ from typing import Any, get_args
 from attnbench.errors import BadInput
 from attnbench.operator import Estimated, Growth
 from attnbench.problem import Cell, ParamValue, canonical_params
+from attnbench.properties import PROPERTIES, by_form
 from attnbench.registry import operators
 from attnbench.user_code import user_errors
 
@@ -19,6 +20,7 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
         stated: by `<operator> <canonical params>`, how time and memory grow with N.
         exact: those of these names that compute softmax attention itself.
         estimates: by these names, the exact map that it is an estimate of.
+        properties: by these names and by form, what it can do: `attnbench.properties`.
         families: by operator, its family.
         defaults: by operator, those of its parameters.
 
@@ -30,6 +32,7 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
     families: dict[str, str] = {}
     defaults: dict[str, dict[str, ParamValue]] = {}
     estimates: dict[str, str] = {}
+    properties: dict[str, dict[str, dict[str, bool]]] = {}
     for cell in cells:
         name = f"{cell.operator} {canonical_params(cell.params)}"
         if name in stated:
@@ -38,6 +41,8 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
         with user_errors(f"{sources[cell.operator].location}: complexity, exact, estimates"):
             growth, is_exact = operator.complexity(cell.params), operator.exact(cell.params)
             estimated = operator.estimates(cell.params)
+        with user_errors(f"{sources[cell.operator].location}: {', '.join(PROPERTIES)}"):
+            properties[name] = by_form(operator, cell.params)
         unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]
         if unknown:
             raise BadInput(
@@ -60,4 +65,11 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
                     "SOFTMAX or Estimated(name, map) of attnbench.operator. Correct it."
                 )
             estimates[name] = estimated.name
-    return {"stated": stated, "exact": exact, "families": families, "defaults": defaults, "estimates": estimates}
+    return {
+        "stated": stated,
+        "exact": exact,
+        "families": families,
+        "defaults": defaults,
+        "estimates": estimates,
+        "properties": properties,
+    }

@@ -113,6 +113,10 @@ def _is_growth(value: object) -> bool:
     return isinstance(value, str) and value in get_args(Growth)
 
 
+def _is_truth(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_param(value: object) -> bool:
     return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and math.isfinite(value))
 
@@ -167,6 +171,7 @@ _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
     "families": ("an object of text", _is_table(is_text)),
     "defaults": ("an object of objects of parameters", _is_table(_is_table(_is_param))),
     "estimates": ("an object of text", _is_table(is_text)),
+    "properties": ("an object of objects of true and false by name", _is_table(_is_table(_is_table(_is_truth)))),
     "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
     "looks": ("a list of whole numbers, ascending, from 1 to 1000", _are_looks),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),

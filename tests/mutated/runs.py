@@ -78,6 +78,7 @@ ENVIRONMENT_TEXT = json.dumps(
         "torch": "2.13.0", "python": "3.11.7", "device": "cpu", "cpu": "A CPU", "cores": 2, "threads": 2,
         "instruction_set": "AVX2", "system": "Linux", "machine": "x86_64", "gpu_name": None, "packages": {"numpy": "2"},
         "exact": ["softmax {}"], "families": {"softmax": "exact", "local": "sparse", "linformer": "lowrank"},
+        "properties": {"softmax {}": {"full": {"exact": True}}, "local {}": {"full": {"exact": False}}},
         "stated": {"softmax {}": {"time": "n^2", "memory": "n^2"}, "local {}": {"time": "n", "memory": "n"}},
         "rates": {"copy_bytes_per_s": 1e10, "matmul_flops_per_s": {"float32": 1e11}},
     },

@@ -160,6 +160,7 @@ def test_samples_that_cannot_be_trusted_are_refused(tmp_path: Path, row: str) ->
         ("exact", "softmax {}"),
         ("families", {"softmax": 1}),
         ("estimates", {"rfa {}": None}),
+        ("properties", {"rfa {}": {"full": {"exact": "no"}}}),
         ("stated", {"softmax {}": "n^2"}),
         ("stated", {"softmax {}": {"time": "N^2"}}),
         ("rates", {"copy_bytes_per_s": "fast"}),

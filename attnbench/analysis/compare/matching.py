@@ -69,7 +69,7 @@ def _renamed(environment: Mapping[str, Any], identities: Mapping[str, str]) -> d
     """
     tables = {
         name: {identities.get(key, key): value for key, value in environment[name].items()}
-        for name in ("stated", "estimates")
+        for name in ("stated", "estimates", "properties")
         if name in environment
     }
     exact = {"exact": [identities.get(key, key) for key in environment["exact"]]} if "exact" in environment else {}

@@ -402,6 +402,7 @@ OPERATOR = Operator(
     },
     continues=True,
     grouped="every head sorts the blocks of its own keys, so kv_heads = heads",
+    any_length=lambda params: False,
     why_not=_why_not,
     notes="quadratic, divided by b: sorting costs as much as the attention at N = 2b²; of steps, one in b sorts",
 )

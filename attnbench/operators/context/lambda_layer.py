@@ -264,6 +264,7 @@ OPERATOR = Operator(
     domains=("image",),
     grouped="all query heads share one head of keys and values by definition",
     causal="pixels have no order",
+    any_length=lambda params: params["kind"] != "global",
     why_not=why_not,
     notes="kind global has parameters that grow with N²",
 )

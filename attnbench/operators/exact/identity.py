@@ -41,6 +41,7 @@ OPERATOR = Operator(
     forms={"core": CORE, "layer": projected(CORE, names=("v",))},
     complexity=lambda params: Complexity(time="0", memory="0"),
     pairs=lambda params, causal: "fixed",
+    data_dependent=lambda params: False,
     grouped="it has no queries: its output has as many heads as its values, because it is them",
     continues="no token sees another, so nothing is kept: a step is a problem with seq_len = query_len",
     notes="zero cost: excluded from logarithmic fits",

@@ -263,4 +263,5 @@ OPERATOR = Operator(
     continues=True,
     why_not=outside,
     estimates=estimated,
+    approaches=lambda params: "m" if params["kind"] == "softmax" else None,
 )

@@ -110,5 +110,6 @@ OPERATOR = Operator(
         ),
     },
     grouped=True,
+    any_length=lambda params: False,
     causal="shortening mixes all positions, so no token can be kept from seeing later ones",
 )

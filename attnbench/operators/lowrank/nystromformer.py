@@ -226,5 +226,6 @@ OPERATOR = Operator(
     causal="a landmark is the mean of tokens of which some come later",
     why_not=why_not,
     estimates=lambda params: SOFTMAX if params["conv"] == "off" else None,
+    approaches=lambda params: "landmarks" if params["conv"] == "off" else None,
     notes="its six steps need not reach the pseudo-inverse",
 )

@@ -88,6 +88,7 @@ OPERATOR = Operator(
     complexity=lambda params: Complexity(time="n log n", memory="n"),
     grouped="a Fourier transform has no heads of keys and values",
     causal="every output of a Fourier transform depends on every token",
+    data_dependent=lambda params: False,
     notes="no projections: scope layer is the core",
     no_kernel="the reference is cuFFT, which no kernel here would beat",
 )

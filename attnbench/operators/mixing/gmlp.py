@@ -116,6 +116,8 @@ OPERATOR = Operator(
     },
     grouped="it has no heads of keys and values: one W mixes the tokens of all channels",
     causal="W mixes all tokens; a triangular W is another operator",
+    data_dependent=lambda params: False,
+    any_length=lambda params: False,
     why_not=why_not,
     notes="parameters grow with N²",
     no_kernel="the reference is one cuBLAS product, which no kernel here would beat",

@@ -127,6 +127,8 @@ OPERATOR = Operator(
     },
     grouped="it has no heads of keys and values: W₁ and W₂ are the same for all channels",
     causal="W₁ mixes all tokens; triangular weights are another operator",
+    data_dependent=lambda params: False,
+    any_length=lambda params: False,
     why_not=why_not,
     notes="parameters grow with N",
     no_kernel="the reference is two cuBLAS products, which no kernel here would beat",

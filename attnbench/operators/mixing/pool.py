@@ -114,6 +114,7 @@ OPERATOR = Operator(
     causal="a window has as many pixels after its own as before it",
     grouped="a mean has no heads of keys and values",
     pairs=lambda params, causal: "fixed",
+    data_dependent=lambda params: False,
     why_not=why_not,
     notes="no projections: scope layer is the core; no products",
 )

@@ -251,6 +251,7 @@ OPERATOR = Operator(
     grouped=True,
     continues=True,
     pairs=lambda params, causal: "chosen",
+    approaches=lambda params: "top_k",
     why_not=lambda problem, params, scope: not_in_a_layer(params, scope),
     notes="the gates are n^2/b products; in a layer blocks are given (selection: given)",
 )

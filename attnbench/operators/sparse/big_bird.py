@@ -200,6 +200,7 @@ OPERATOR = Operator(
     forms={"core": CORE, "layer": projected(CORE)},
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "block" if params["kind"] == "blocks" else None,
     params={
         "kind": Param(
             "blocks", "all heads alike, or a quarter each random, local, strided, global", ("blocks", "mixed_heads")

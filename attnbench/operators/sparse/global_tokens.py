@@ -185,6 +185,7 @@ OPERATOR = Operator(
     forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "global_tokens" if params["kind"] == "internal" else None,
     params={
         "kind": Param("internal", "whether existing or added tokens are global", ("internal", "external")),
         "global_tokens": Param(

@@ -102,6 +102,7 @@ OPERATOR = Operator(
     forms=with_graph({"core": CORE, "layer": projected(CORE)}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "window",
     grouped=True,
     continues=True,
     params={"window": Param(256, "tokens seen on each side, the token itself apart", minimum=0)},

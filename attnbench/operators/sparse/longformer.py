@@ -265,6 +265,9 @@ OPERATOR = Operator(
     forms=with_graph({"core": CORE, "layer": LAYER}, "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: (
+        "window" if params["kind"] == "window" and params["global_tokens"] == 0 and params["dilation"] == 1 else None
+    ),
     grouped=True,
     continues=True,
     params={

@@ -166,6 +166,7 @@ OPERATOR = Operator(
     forms=with_graph({"core": CORE, "layer": projected(BIASED)}, "cuda", "cuda:flex"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "kernel" if params["dilation"] == 1 else None,
     grouped=True,
     causal="a window is shifted to later tokens at a border; one that is cut is local, with window k − 1",
     params={

@@ -264,6 +264,7 @@ OPERATOR = Operator(
     forms=with_graph({"core": CORE, "layer": projected(CORE)}, "sdpa", "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: None if params["sink"] == "logit" else "window",
     params={
         "window": Param(4096, "W, tokens seen, the token itself among them", minimum=1),
         "sink": Param("none", "what takes surplus weight", ("none", "tokens", "logit")),

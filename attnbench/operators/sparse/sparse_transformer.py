@@ -243,6 +243,7 @@ OPERATOR = Operator(
         Complexity(time="n^1.5", memory="n^1.5") if params["stride"] == SQRT else Complexity(time="n^2", memory="n^2")
     ),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "stride" if params["heads"] == "union" else None,
     grouped=True,
     continues=True,
     params={

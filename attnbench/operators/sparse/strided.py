@@ -187,6 +187,7 @@ OPERATOR = Operator(
     grouped=True,
     continues=True,
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "stride" if params["reach"] == "all" else None,
     params={
         "stride": Param(SQRT, "s: the distance of the tokens seen", (SQRT,), minimum=1),
         "reach": Param("all", "tokens of its class seen on each side", ("all",), minimum=0),

@@ -163,6 +163,7 @@ OPERATOR = Operator(
     forms=with_graph({"core": CORE, "layer": projected(BIASED)}, "sdpa", "cuda"),
     complexity=lambda params: Complexity(time="n", memory="n"),
     pairs=lambda params, causal: "fixed",
+    approaches=lambda params: "window",
     params={
         "window": Param(7, "M, pixels of a cell's side", minimum=1),
         "shift": Param("none", "half: cells begin ⌊M/2⌋ pixels into the map", ("none", "half")),

@@ -256,6 +256,8 @@ OPERATOR = Operator(
     },
     continues=True,
     grouped="it has no keys, and every head has logits of its own, so kv_heads = heads",
+    data_dependent=lambda params: "random" not in params["kind"],
+    any_length=lambda params: False,
     tolerance=(3.0, "biases get sums of gradients that cancel, so that the order of summation changes the rounding"),
     notes="parameters grow with N, of kind random with N²",
 )
