@@ -45,6 +45,7 @@ class Axis:
     Attributes:
         name: as suites, options and tables write it.
         meaning: what a value is, for help.
+        unit: what a value counts, after it in a sentence ("911 tokens").
         columns: properties of a problem that hold a value: one number each.
         most: the largest number allowed.
         domain: the problems whose number of tokens the axis sets, of which every sweep has one; None: it varies
@@ -56,6 +57,7 @@ class Axis:
 
     name: str
     meaning: str
+    unit: str
     columns: tuple[str, ...]
     most: int
     domain: Domain | None = None
@@ -154,6 +156,10 @@ class Axis:
         """The same, standing alone: of an image both sides."""
         return "x".join([self.size(position, measured)] * len(self.columns))
 
+    def amount(self, place: str) -> str:
+        """A place, or several, with the unit: `911 tokens`, `14x28 pixels`, `1 sample`, `256–2048 tokens`."""
+        return f"{place} {self.unit.removesuffix('s') if place == '1' else self.unit}"
+
 
 def few_digits(number: float) -> int:
     """The nearest whole number of five binary digits and zeros: hardware has no special cost for such a size."""
@@ -164,26 +170,32 @@ def few_digits(number: float) -> int:
 AXES: dict[str, Axis] = {
     axis.name: axis
     for axis in (
-        Axis("seq_len", "tokens of a sequence", ("seq_len",), MAX_TOKENS, "sequence"),
-        Axis("image_size", "sides of an image", ("height", "width"), MAX_SIDE, "image", noun="image"),
+        Axis("seq_len", "tokens of a sequence", "tokens", ("seq_len",), MAX_TOKENS, "sequence"),
+        Axis("image_size", "sides of an image", "pixels", ("height", "width"), MAX_SIDE, "image", noun="image"),
         Axis(
-            "channels", "channels of all heads", ("channels",), MAX_CHANNELS,
+            "channels", "channels of all heads", "channels", ("channels",), MAX_CHANNELS,
             held=(Held("heads", divisor="heads"), Held("head_dim", ("channels", "heads"), divisor="head_dim")),
         ),
         Axis(
-            "heads", "heads of queries", ("heads",), MAX_CHANNELS,
+            "heads", "heads of queries", "heads", ("heads",), MAX_CHANNELS,
             held=(
                 Held("channels", divisor="kv_heads", divides="channels"),
                 Held("head_dim", ("heads", "channels"), divisor="kv_heads"),
             ),
         ),
         Axis(
-            "head_dim", "channels of a head", ("head_dim",), MAX_CHANNELS,
+            "head_dim", "channels of a head", "channels", ("head_dim",), MAX_CHANNELS,
             held=(Held("heads", ("channels",)), Held("channels", ("heads",), divides="channels")),
         ),
-        Axis("kv_heads", "heads of keys and values", ("kv_heads",), MAX_CHANNELS, held=(Held(divides="heads"),)),
-        Axis("batch", "samples of a call", ("batch",), MAX_BATCH),
-        Axis("query_len", "new tokens, after a state of those before", ("query_len",), MAX_TOKENS, within="seq_len"),
+        Axis(
+            "kv_heads", "heads of keys and values", "heads", ("kv_heads",), MAX_CHANNELS,
+            held=(Held(divides="heads"),),
+        ),
+        Axis("batch", "samples of a call", "samples", ("batch",), MAX_BATCH),
+        Axis(
+            "query_len", "new tokens, after a state of those before", "new tokens", ("query_len",), MAX_TOKENS,
+            within="seq_len",
+        ),
     )
 }  # fmt: skip
 """Every axis by name, in the order of tables and panels; in a sweep the later ones vary slower."""

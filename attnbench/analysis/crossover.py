@@ -117,14 +117,6 @@ class Stretch:
     first: str | None
     last: str | None
 
-    @property
-    def where(self) -> str:
-        """`from 512 on`, `up to 2048`, `from 512 to 2048`, `at 512`."""
-        if self.first == self.last:
-            return f"at {self.first}"
-        start = "up" if self.first is None else f"from {self.first}"
-        return f"{start} on" if self.last is None else f"{start} to {self.last}"
-
 
 @dataclass(frozen=True)
 class Crossover:

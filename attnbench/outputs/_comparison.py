@@ -68,6 +68,8 @@ def change(f: Finding) -> str:
 
 def around(comparison: Comparison, above: Sequence[Finding]) -> list[str]:
     """What stands below the table: what was left out, cells without a partner, crossovers, and the decision."""
+    from attnbench.outputs._run_tables import shift_texts
+
     lines = []
     rest = [f for f in comparison.findings if f not in above]
     if rest:
@@ -77,7 +79,7 @@ def around(comparison: Comparison, above: Sequence[Finding]) -> list[str]:
         if keys:
             lines.append(f"{what}: {count(len(keys), 'cell')}: {_by_operator(keys)}")
     lines += [
-        f"crossover of {c.series} in {c.metric} against {c.baseline}: {c.before} → {c.after}"
+        f"crossover of {c.series} in {c.metric} with {c.baseline}: {' → '.join(shift_texts(c))}"
         for c in comparison.shifts
         if c.changed
     ]

@@ -8,7 +8,15 @@ from string import ascii_uppercase
 
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Row, Spot
-from attnbench.outputs._run_tables import ANOTHER_FUNCTION, CROSSOVER_WORDS, Field, Part, TextTable, crossover_text
+from attnbench.outputs._run_tables import (
+    ANOTHER_FUNCTION,
+    CROSSOVER_WORDS,
+    Field,
+    Part,
+    TextTable,
+    crossover_field,
+    crossover_text,
+)
 from attnbench.units import times
 
 WIDTH = 80
@@ -127,21 +135,21 @@ def _pays(spot: Spot) -> bool:
 
 def _borders(grid: Grid) -> Iterator[TextTable]:
     sides = [
-        (f"against {grid.baseline}", grid.baseline, [row.against_baseline for row in grid.rows]),
-        (f"against {best_exact(grid)}", "exact softmax", [row.against_exact for row in grid.rows]),
+        (f"cheaper than {grid.baseline}", grid.baseline, [row.against_baseline for row in grid.rows]),
+        (f"cheaper than {best_exact(grid)}", "exact softmax", [row.against_exact for row in grid.rows]),
     ]
     sides = [side for side in sides if any(side[2])]
     if sides:
         columns = (grid.over, *(heading for heading, _, _ in sides))
         rows = tuple(
-            (Field(row.label), *(Field(_border(borders[i], grid, name)) for _, name, borders in sides))
+            (Field(row.label), *(_border(borders[i], grid, name) for _, name, borders in sides))
             for i, row in enumerate(grid.rows)
         )
         yield TextTable(f"Border of the {CHEAPEST_OTHER} along {grid.axis}", columns, rows)
 
 
-def _border(border: Border | None, grid: Grid, baseline: str) -> str:
-    return crossover_text(border.crossover, grid.axis, baseline) if border else ""
+def _border(border: Border | None, grid: Grid, baseline: str) -> Field:
+    return crossover_field(border.crossover if border else None, grid.axis, baseline)
 
 
 def best_exact(grid: Grid) -> str:
@@ -155,14 +163,19 @@ def _operators(grid: Grid) -> Iterator[TextTable]:
     name = "exact softmax" if exact else grid.baseline
     passings = [_passings(row, exact) for row in grid.rows]
     rows = tuple(
-        (Field(series.name), *(Field(crossover_text(each.get(series.name), grid.axis, name)) for each in passings))
+        (Field(series.name), *(_compact(each.get(series.name), grid, name) for each in passings))
         for series in grid.series
         if series.name not in grid.exact and any(each.get(series.name) for each in passings)
     )
     if rows:
         columns = (grid.over, *(row.label for row in grid.rows))
         against = best_exact(grid) if exact else grid.baseline
-        yield TextTable(f"Border of each operator along {grid.axis}, against {against}", columns, rows, sizes=True)
+        title = f"Each operator along {grid.axis}: cheaper than {against}"
+        yield TextTable(title, columns, rows, sizes=True)
+
+
+def _compact(crossover: Crossover | None, grid: Grid, baseline: str) -> Field:
+    return Field(crossover_text(crossover, grid.axis, baseline, "compact"))
 
 
 def _passings(row: Row, exact: bool) -> dict[str, Crossover | None]:

@@ -279,7 +279,7 @@ def searches(
         return {
             "series": row["series"],
             **({over: row["value"]} if over else {}),
-            f"against {row['baseline']}": row["crossover"],
+            f"cheaper than {row['baseline']}": row["crossover"],
             **counts,
             "ended": "" if over and search.is_precise and not row["warnings"] else ended,
         }

@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from attnbench.analysis.crossover import BEYOND, Crossing, Crossover
+from attnbench.analysis.compare.findings import CrossoverShift
+from attnbench.analysis.crossover import BEYOND, Crossing, Crossover, Edge, Stretch
 from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Doubling
 from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
-from attnbench.axes import AXES
+from attnbench.axes import AXES, Axis
 from attnbench.units import percent, shown, times
+
+Form = Literal["full", "compact", "brief"]
+"""How much a text says: see `crossover_text`."""
 
 BEST, WIN = "*", "↓"
 ANOTHER_FUNCTION = "a different function; quality not measured here"
 CROSSOVER_WORDS = (
-    ">N: cheaper than the baseline above N, <N: below N; [a, b]: the 95 % interval; between a and b: no more is known "
-    "than these two sizes. By one band that holds every size with 95 %: always, never: cheaper, dearer at all sizes; "
-    "from N on, up to N: cheaper there; never from N on, never up to N: dearer there; elsewhere not told apart. "
-    "(0.50×): series over baseline at the smallest size, of never and from at the largest"
+    "[a, b]: the 95 % interval; between a and b, a–b: no more is known than these two sizes. Every size, nowhere, from "
+    "N on, dearer up to N: by one band that holds all sizes with 95 %; elsewhere not told apart. (0.50×): series over "
+    "baseline, of every size and up to N at the smallest, else at the largest"
 )
 GROWTH_WORDS = (
     "per doubling: the factor between the two largest sizes; stated: what the definition predicts between the same "
@@ -37,11 +41,13 @@ class Field:
         text: what is printed.
         best: the least of its column.
         win: the first size at which the series is below the baseline.
+        short: what is printed instead where the table would be too wide; empty: the text.
     """
 
     text: str
     best: bool = False
     win: bool = False
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,26 +191,45 @@ def _crossovers(report: PanelReport) -> Iterator[TextTable]:
         lines = [line for line in table.lines if line.against_baseline or line.against_exact]
         exact = any(line.against_exact for line in lines)
         beside = analytic if table.quantity.metric.timed and any(line.series in stated for line in lines) else None
-        columns = [axis, f"against {report.baseline}"]
-        columns += [f"against {table.quantity.metric.best_exact}"] if exact else []
-        columns += [f"of {beside.quantity.label}"] if beside else []
+        columns = [axis, f"cheaper than {report.baseline}"]
+        columns += [f"cheaper than {table.quantity.metric.best_exact}"] if exact else []
+        columns += [f"by {beside.quantity.label}"] if beside else []
         rows = []
         for line in lines:
-            cells = [line.series.name, crossover_text(line.against_baseline, axis, report.baseline)]
-            cells += [crossover_text(line.against_exact, axis, "exact softmax")] if exact else []
+            cells = [Field(line.series.name), crossover_field(line.against_baseline, axis, report.baseline)]
+            cells += [crossover_field(line.against_exact, axis, "exact softmax")] if exact else []
             if beside:
                 counted = stated.get(line.series)
-                cells.append(crossover_text(counted.against_baseline, axis, report.baseline) if counted else "")
-            rows.append(tuple(map(Field, cells)))
+                analytic_crossover = counted.against_baseline if counted else None
+                cells.append(crossover_field(analytic_crossover, axis, report.baseline))
+            rows.append(tuple(cells))
         if rows:
             yield TextTable(f"Crossover of {table.quantity.title.lower()}", tuple(columns), tuple(rows))
 
 
-def crossover_text(crossover: Crossover | None, axis: str, baseline: str) -> str:
-    """The crossover of a series with a baseline in words, which `CROSSOVER_WORDS` explains; empty without one."""
+def crossover_field(crossover: Crossover | None, axis: str, baseline: str) -> Field:
+    """The same as a field: compact where the table would be too wide."""
+    full, compact = (crossover_text(crossover, axis, baseline, form) for form in ("full", "compact"))
+    return Field(full, short=compact)
+
+
+def crossover_text(crossover: Crossover | None, axis: str, baseline: str, form: Form = "full") -> str:
+    """Where a series is cheaper than a baseline, in words; empty without a crossover.
+
+    Args:
+        axis: its sizes are on.
+        baseline: what a failure of the baseline names.
+        form: "full": `from 911 tokens [880, 949]`, `at every size measured, 256–2048 tokens (0.42× at 256)`; "compact",
+            where the axis and its sizes stand beside it: `from 911 [880, 949]`, `every size (0.42×)`; "brief", without
+            intervals and ratios: `from 911`, `every size`.
+    """
     if crossover is None:
         return ""
-    phrases = [crossing_text(each, axis) for each in crossover.crossings] or [_label(crossover)]
+    where = _crossings(crossover.crossings, AXES[axis], form) or _label(crossover, AXES[axis], form)
+    if form == "brief":
+        failed = crossover.series_beyond if crossover.smallest is None else None
+        return _failure(failed[1]) if failed else where
+    phrases = [where]
     if crossover.smallest and math.isnan(crossover.smallest.low):
         phrases.append("one round, no interval")
     if crossover.baseline_beyond and (crossover.smallest is None or any(c.bracket for c in crossover.crossings)):
@@ -214,30 +239,90 @@ def crossover_text(crossover: Crossover | None, axis: str, baseline: str) -> str
     return "; ".join(phrase for phrase in phrases if phrase)
 
 
-def _label(crossover: Crossover) -> str:
-    """What is said where there is no crossing."""
-    stretch, edge = crossover.stretch, crossover.smallest if crossover.kind == "always" else crossover.largest
-    if stretch is not None:
-        edge = crossover.smallest if stretch.first is None else crossover.largest if stretch.last is None else None
-    words = {"undecided": "not told apart", "same": "the same", "nothing": ""}
-    if crossover.kind in words:
-        return words[crossover.kind]
-    label = crossover.kind if stretch is None else stretch.where if stretch.cheaper else f"never {stretch.where}"
-    return f"{label} ({times(edge.ratio)})" if edge else label
-
-
 def _failure(status: str) -> str:
     return {"oom": "out of memory", "timeout": "out of time"}.get(status, status)
 
 
-def crossing_text(crossing: Crossing, axis: str, brief: bool = False) -> str:
-    """`>512 [480, 551]`: cheaper above 512; `<96`: below; `> between 256 and 512`. brief: `>512`; `>256…512`."""
-    sign, ends = ">" if crossing.direction == "above" else "<", (crossing.low, crossing.high)
+def _crossings(crossings: Sequence[Crossing], axis: Axis, form: Form) -> str:
+    """`from 300 tokens [280, 320] up to 900 tokens [850, 960] and from 2000 tokens [1900, 2100]`."""
+    text = ""
+    for crossing in crossings:
+        opens = crossing.direction == "above"
+        joined = "" if not text else " and " if opens else " "
+        text += f"{joined}{'from' if opens else 'up to'} {_place(crossing, axis, form)}"
+    return text
+
+
+def _place(crossing: Crossing, axis: Axis, form: Form) -> str:
+    low, high = crossing.low or 0, crossing.high or 0
     if crossing.at is None:
-        low, high = (AXES[axis].place(end, measured=True) if end else "" for end in ends)
-        return f"{sign}{low}…{high}" if brief else f"{sign} between {low} and {high}"
-    low, high = (AXES[axis].size(end) if end else "" for end in ends)
-    return f"{sign}{AXES[axis].place(crossing.at)}" + ("" if brief or low == high else f" [{low}, {high}]")
+        low_text, high_text = (axis.place(end, measured=True) for end in (low, high))
+        between = f"somewhere between {low_text} and {axis.amount(high_text)}"
+        return between if form == "full" else f"{low_text}–{high_text}"
+    low_text, high_text = axis.size(low), axis.size(high)
+    interval = "" if form == "brief" or low_text == high_text else f" [{low_text}, {high_text}]"
+    place = axis.place(crossing.at)
+    return (axis.amount(place) if form == "full" else place) + interval
+
+
+def _label(crossover: Crossover, axis: Axis, form: Form) -> str:
+    """What is said where there is no crossing."""
+    first, last = crossover.smallest, crossover.largest
+    if crossover.kind == "always":
+        sizes = f", {axis.amount(_range(first.label, last.label))}" if first and last else ""
+        return f"at every size measured{sizes}{_at(first)}" if form == "full" else f"every size{_ratio(first, form)}"
+    if crossover.kind == "never":
+        sizes = f" up to {axis.amount(last.label)}" if last else ""
+        return f"nowhere{sizes}{_ratio(last, form, ' there')}" if form == "full" else f"nowhere{_ratio(last, form)}"
+    if crossover.stretch is not None:
+        return _stretch(crossover.stretch, first, last, axis, form)
+    unclear = "unclear" if form == "brief" else "not told apart"
+    return {"undecided": unclear, "same": "the same"}.get(crossover.kind, "")
+
+
+def _stretch(stretch: Stretch, smallest: Edge | None, largest: Edge | None, axis: Axis, form: Form) -> str:
+    """`from 512 tokens on (0.42× at 2048); not told apart below`; `dearer up to 512 tokens; not told apart above`."""
+    first, last = stretch.first, stretch.last
+    edge = smallest if first is None else largest if last is None else None
+    if form == "brief" and not stretch.cheaper:
+        return "nowhere" if last is None else "unclear"
+    named = axis.amount if form == "full" else str
+    if first == last:
+        where, rest = f"at {named(first or '')}", "elsewhere"
+    elif last is None:
+        where, rest = f"from {named(first or '')} on", "below"
+    elif first is None:
+        where, rest = f"up to {named(last)}", "above"
+    else:
+        where, rest = f"from {first} to {named(last)}", "elsewhere"
+    where = where if stretch.cheaper else f"dearer {where}"
+    return f"{where}{_at(edge)}; not told apart {rest}" if form == "full" else f"{where}{_ratio(edge, form)}"
+
+
+def _range(first: str, last: str) -> str:
+    return first if first == last else f"{first}–{last}"
+
+
+def _at(edge: Edge | None) -> str:
+    return f" ({times(edge.ratio)} at {edge.label})" if edge else ""
+
+
+def _ratio(edge: Edge | None, form: Form, place: str = "") -> str:
+    return f" ({times(edge.ratio)}{place})" if edge and form != "brief" else ""
+
+
+def crossing_mark(crossing: Crossing, axis: str) -> str:
+    """A crossing in a picture: `>512`: cheaper above 512; `<96`: below; `>256…512`: somewhere between."""
+    sign = ">" if crossing.direction == "above" else "<"
+    if crossing.at is not None:
+        return f"{sign}{AXES[axis].place(crossing.at)}"
+    return sign + "…".join(AXES[axis].place(end or 0, measured=True) for end in (crossing.low, crossing.high))
+
+
+def shift_texts(shift: CrossoverShift) -> tuple[str, str]:
+    """A crossover before and after, in words."""
+    before, after = (crossover_text(side, shift.axis, shift.baseline) for side in (shift.before, shift.after))
+    return before, after
 
 
 def _growths(report: PanelReport) -> Iterator[TextTable]:

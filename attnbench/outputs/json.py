@@ -87,7 +87,7 @@ def rows(listing: Listing, folder: Path | None = None) -> str:
 def comparisons(compared: Sequence[Comparison]) -> str:
     """`version` and `comparisons`, each with `before`, `after`, `decision`, `exit_code`, `measured`, `notes`,
     `findings` (the fields of `findings.Finding`, in base units, all of them), `missing`, `new` (keys) and `crossovers`
-    (the fields of `findings.CrossoverShift`)."""
+    (the fields of `findings.CrossoverShift`, `before` and `after` in words)."""
     return _text(_plain({"version": COMPARISON_VERSION, "comparisons": [_comparison(each) for each in compared]}))
 
 
@@ -206,6 +206,8 @@ def _choice(choice: Choice | None) -> dict[str, Any] | None:
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
+    from attnbench.outputs._run_tables import shift_texts
+
     return {
         "before": comparison.before,
         "after": comparison.after,
@@ -216,7 +218,10 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "findings": comparison.findings,
         "missing": comparison.missing,
         "new": comparison.new,
-        "crossovers": comparison.shifts,
+        "crossovers": [
+            {**_plain(shift), **dict(zip(("before", "after"), shift_texts(shift), strict=True))}
+            for shift in comparison.shifts
+        ],
     }
 
 

@@ -13,7 +13,7 @@ from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.errors import BadInput
 from attnbench.files import replace
-from attnbench.outputs._run_tables import crossing_text
+from attnbench.outputs._run_tables import crossing_mark
 from attnbench.problem import operator_and_impl
 from attnbench.units import shown
 
@@ -277,7 +277,7 @@ def _panel(axes: Axes, table: Table, lines: Sequence[Line], styles: Mapping[str,
                 axes.plot(
                     [each.at], [_on(x, y, each.at)], marker="o", markersize=5.5, mfc="none", mec=style.colour, zorder=4
                 )
-        places = ", ".join(crossing_text(each, axis, brief=True) for each in crossings)
+        places = ", ".join(crossing_mark(each, axis) for each in crossings)
         label = line.series.name + (f" {failed.status}" if failed else "") + (f"  {places}" if places else "")
         ends.append((x[-1], y[-1], label, "black" if wide else style.colour))
     sizes = table.panel.sizes

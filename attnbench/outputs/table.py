@@ -113,10 +113,9 @@ def _write(parts: Sequence[Part], legend: Sequence[str], console: Console) -> No
 def _pieces(text_table: TextTable, width: int) -> Iterator[TextTable]:
     """A table broken between sizes so that each piece fits; other tables wrap inside their fields."""
     if not text_table.sizes:
-        yield text_table
+        yield text_table if _natural_width(text_table) <= width else _shortened(text_table)
         return
-    widths = [max((len(row[i].text) for row in text_table.rows), default=0) for i in range(len(text_table.columns))]
-    widths = [max(w, len(name)) + _GAP for w, name in zip(widths, text_table.columns, strict=True)]
+    widths = [width + _GAP for width in _widths(text_table)]
     start = 1
     while start < len(text_table.columns):
         stop, used = start, widths[0]
@@ -131,6 +130,24 @@ def _pieces(text_table: TextTable, width: int) -> Iterator[TextTable]:
             text_table, title=title, columns=tuple(text_table.columns[i] for i in chosen), rows=rows, notes=notes
         )
         start = stop
+
+
+def _widths(text_table: TextTable) -> list[int]:
+    """Of each column, by its longest field."""
+    fields = [[name, *(row[i].text for row in text_table.rows)] for i, name in enumerate(text_table.columns)]
+    return [max(map(len, texts)) for texts in fields]
+
+
+def _natural_width(text_table: TextTable) -> int:
+    """With no field broken."""
+    widths = _widths(text_table)
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _shortened(text_table: TextTable) -> TextTable:
+    """The table with the short texts of those fields that have one."""
+    rows = tuple(tuple(replace(cell, text=cell.short or cell.text) for cell in row) for row in text_table.rows)
+    return replace(text_table, rows=rows)
 
 
 def _print(text_table: TextTable, console: Console) -> None:

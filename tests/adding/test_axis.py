@@ -16,7 +16,7 @@ from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with_lines
 
 PATH = "attnbench/axes.py"
 ABOVE = '        Axis("seq_len",'
-ROW = '        Axis("depth", "layers of a call", ("depth",), MAX_BATCH),\n'
+ROW = '        Axis("depth", "layers of a call", "layers", ("depth",), MAX_BATCH),\n'
 FIELD = "    depth: int | None = None\n"
 ADDED = ((PATH, ABOVE, ROW), ("attnbench/problem.py", "    query_len: int = Followed()", FIELD))
 SUITE = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json as json_module
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -27,6 +28,9 @@ from attnbench.outputs.table import write
 from attnbench.registry import metrics
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+UNITS = {"seq_len": "tokens", "image_size": "pixels", "channels": "channels"}
+JOINED = r"; | and (?=from )| (?=up to )"
+"""What joins the crossings of a text."""
 RUNS = ["cpu-sequence", "cpu-image", "cpu-channels"]
 
 
@@ -49,11 +53,14 @@ def crossings(summary: Summary) -> Iterator[tuple[int, str, str, str, dict[str, 
 def told(found: dict[str, Any], axis: str, picture: bool = False) -> str:
     """A crossing as the tables, or the labels of pictures, write it, from the JSON's numbers alone."""
     sign, ends = {"above": ">", "below": "<"}[found["direction"]], (found["low"], found["high"])
+    word, unit = {"above": "from", "below": "up to"}[found["direction"]], UNITS[axis]
     if found["bracket"]:
         low, high = (f"{end**0.5:.0f}x{end**0.5:.0f}" if axis == "image_size" else str(end) for end in ends)
-        return f"{sign}{low}…{high}" if picture else f"{sign} between {low} and {high}"
+        return f"{sign}{low}…{high}" if picture else f"{word} somewhere between {low} and {high} {unit}"
+    if picture:
+        return f"{sign}{AXES[axis].place(found['at'])}"
     low, high = (AXES[axis].size(end) for end in ends)
-    return f"{sign}{AXES[axis].place(found['at'])}" + (f" [{low}, {high}]" if low != high else "")
+    return f"{word} {AXES[axis].place(found['at'])} {unit}" + (f" [{low}, {high}]" if low != high else "")
 
 
 def cells(summary: Summary) -> dict[tuple[int, str, str, str], str]:
@@ -72,13 +79,13 @@ def missing_from_tables(summary: Summary, shown: Summary) -> list[str]:
     missing, texts = [], cells(shown)
     for i, metric, series, side, found in crossings(summary):
         axis = summary.panels[i].panel.axis
-        column = f"against {summary.baseline if side == 'against_baseline' else metrics()[metric].best_exact}"
+        column = f"cheaper than {summary.baseline if side == 'against_baseline' else metrics()[metric].best_exact}"
         title = f"Crossover of {metrics()[metric].title.lower()}"
         if metric == "flops":  # beside the wall time's, against the baseline alone
-            title, column = "Crossover of wall time", "of FLOPs"
+            title, column = "Crossover of wall time", "by FLOPs"
         if (metric, side) != ("flops", "against_exact"):
             text = texts.get((i, title, series, column), "")
-            missing += [] if told(found, axis) in text.split("; ") else [f"{series} {metric}: {found} in {text}"]
+            missing += [] if told(found, axis) in re.split(JOINED, text) else [f"{series} {metric}: {found} in {text}"]
     return missing
 
 

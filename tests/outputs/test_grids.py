@@ -98,10 +98,10 @@ def test_borders_are_told_with_their_intervals(small: Grid) -> None:
     assert reach.at is not None
     assert reach.low is not None
     assert reach.high is not None
-    told = f">{axis.place(reach.at)} [{axis.size(reach.low)}, {axis.size(reach.high)}]"
-    assert texts["128", "against fastest exact softmax"] == told
-    assert texts["64", "against fastest exact softmax"].startswith("never (")
-    assert texts["256", "against fastest exact softmax"].startswith("always (")
+    told = f"from {axis.place(reach.at)} tokens [{axis.size(reach.low)}, {axis.size(reach.high)}]"
+    assert texts["128", "cheaper than fastest exact softmax"] == told
+    assert texts["64", "cheaper than fastest exact softmax"].startswith("nowhere up to ")
+    assert texts["256", "cheaper than fastest exact softmax"].startswith("at every size measured, ")
 
 
 def test_tables_fit_eighty_columns(

@@ -6,14 +6,17 @@ import csv as csv_module
 import io
 import json as json_module
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from attnbench.analysis.compare.findings import Comparison, CrossoverShift
 from attnbench.analysis.crossover import Crossing, Crossover, Edge, Stretch
 from attnbench.analysis.summary import Summary, summarise
+from attnbench.axes import AXES
 from attnbench.outputs import csv, json, markdown, table
-from attnbench.outputs._run_tables import crossing_text, crossover_text
+from attnbench.outputs._run_tables import crossing_mark, crossover_text
 from tests.analysis.runs import Law, cell, laws, run_of, sequence, visits_of
 
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -98,7 +101,7 @@ def test_fast_exact_softmax_that_was_not_there_is_told_with_what_installs_it() -
 def test_crossovers_growth_and_choice_are_told(summary: Summary) -> None:
     text = printed(summary, width=200)
     assert "Crossover of wall time" in text
-    assert "against fastest exact softmax" in text
+    assert "cheaper than fastest exact softmax" in text
     assert "a different function; quality not measured here" in text
     assert "2.00×" in text
     assert "8192–16384" in text
@@ -159,7 +162,8 @@ def test_markdown_tables_are_rectangular_and_escaped(summary: Summary) -> None:
         else:
             width = None
     assert "**" in text
-    assert "\\<" in text
+    assert "linear\\_transformer" in text
+    assert "linear_transformer" not in text
 
 
 SCALES = ("0.25", "0.5", "1", "2", "4")
@@ -213,34 +217,116 @@ def test_csv_and_json_hold_the_curve() -> None:
     assert len(told) == len(rows)
 
 
+SMALL, LARGE = Edge("256", 256, 0.5, 0.4, 0.6), Edge("4096", 4096, 2.0, 1.9, 2.1)
+UNSURE = Edge("256", 256, 2, math.nan, math.nan)
+ABOVE, BELOW = Crossing(700, 650, 760, "above"), Crossing(1500, 1400, 1600, "below")
 BRACKET = Crossing(None, 1024, 2048, "below", bracket=True)
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("crossover", "full", "compact", "brief"),
     [
-        (Crossover("always", smallest=Edge("256", 256, 0.5, 0.4, 0.6)), "always (0.50×)"),
-        (Crossover("never", largest=Edge("4096", 4096, 2.0, 1.9, 2.1)), "never (2.00×)"),
-        (Crossover("undecided"), "not told apart"),
-        (Crossover("same"), "the same"),
-        (Crossover("nothing"), ""),
-        (Crossover("stretch", stretch=Stretch(True, "512", None)), "from 512 on"),
-        (Crossover("stretch", stretch=Stretch(False, None, "512")), "never up to 512"),
-        (Crossover("stretch", stretch=Stretch(True, "512", "2048")), "from 512 to 2048"),
-        (Crossover("crossing", (Crossing(700, 650, 760, "above"),)), ">700 [650, 760]"),
         (
-            Crossover("crossing", (Crossing(700, 650, 760, "above"), BRACKET)),
-            ">700 [650, 760]; < between 1024 and 2048",
+            Crossover("always", smallest=SMALL, largest=LARGE),
+            *("at every size measured, 256–4096 tokens (0.50× at 256)", "every size (0.50×)", "every size"),
         ),
         (
-            Crossover("crossing", (Crossing(700, None, None, "above"),), None, Edge("256", 256, 2, math.nan, math.nan)),
-            ">700; one round, no interval",
+            Crossover("always", baseline_beyond=("512", "oom")),
+            *("at every size measured; softmax out of memory at 512", "every size; softmax out of memory at 512"),
+            "every size",
+        ),
+        (
+            Crossover("never", smallest=SMALL, largest=LARGE),
+            *("nowhere up to 4096 tokens (2.00× there)", "nowhere (2.00×)", "nowhere"),
+        ),
+        (
+            Crossover("never", series_beyond=("512", "timeout")),
+            *("nowhere; itself out of time at 512", "nowhere; itself out of time at 512", "out of time"),
+        ),
+        (Crossover("undecided"), "not told apart", "not told apart", "unclear"),
+        (Crossover("same"), "the same", "the same", "the same"),
+        (Crossover("nothing"), "", "", ""),
+        (
+            Crossover("stretch", stretch=Stretch(True, "512", None), largest=LARGE),
+            *("from 512 tokens on (2.00× at 4096); not told apart below", "from 512 on (2.00×)", "from 512 on"),
+        ),
+        (
+            Crossover("stretch", stretch=Stretch(True, None, "512"), smallest=SMALL),
+            *("up to 512 tokens (0.50× at 256); not told apart above", "up to 512 (0.50×)", "up to 512"),
+        ),
+        (
+            Crossover("stretch", stretch=Stretch(False, None, "512")),
+            *("dearer up to 512 tokens; not told apart above", "dearer up to 512", "unclear"),
+        ),
+        (
+            Crossover("stretch", stretch=Stretch(False, "512", None)),
+            *("dearer from 512 tokens on; not told apart below", "dearer from 512 on", "nowhere"),
+        ),
+        (
+            Crossover("stretch", stretch=Stretch(True, "512", "2048")),
+            *("from 512 to 2048 tokens; not told apart elsewhere", "from 512 to 2048", "from 512 to 2048"),
+        ),
+        (
+            Crossover("stretch", stretch=Stretch(True, "512", "512")),
+            *("at 512 tokens; not told apart elsewhere", "at 512", "at 512"),
+        ),
+        (Crossover("crossing", (ABOVE,)), "from 700 tokens [650, 760]", "from 700 [650, 760]", "from 700"),
+        (Crossover("crossing", (BELOW,)), "up to 1500 tokens [1400, 1600]", "up to 1500 [1400, 1600]", "up to 1500"),
+        (
+            Crossover("crossing", (ABOVE, BRACKET)),
+            "from 700 tokens [650, 760] up to somewhere between 1024 and 2048 tokens",
+            *("from 700 [650, 760] up to 1024–2048", "from 700 up to 1024–2048"),
+        ),
+        (
+            Crossover("crossing", (BELOW, Crossing(2000, 1900, 2100, "above"))),
+            "up to 1500 tokens [1400, 1600] and from 2000 tokens [1900, 2100]",
+            *("up to 1500 [1400, 1600] and from 2000 [1900, 2100]", "up to 1500 and from 2000"),
+        ),
+        (
+            Crossover("crossing", (Crossing(700, None, None, "above"),), None, UNSURE),
+            *("from 700 tokens; one round, no interval", "from 700; one round, no interval", "from 700"),
         ),
     ],
 )
-def test_a_crossover_in_words(found: Crossover, text: str) -> None:
-    assert crossover_text(found, "seq_len", "softmax") == text
+def test_a_crossover_in_words(crossover: Crossover, full: str, compact: str, brief: str) -> None:
+    assert crossover_text(crossover, "seq_len", "softmax") == full
+    assert crossover_text(crossover, "seq_len", "softmax", "compact") == compact
+    assert crossover_text(crossover, "seq_len", "softmax", "brief") == brief
 
 
-def test_a_bracket_in_an_image_has_both_sides() -> None:
-    assert crossing_text(Crossing(None, 196, 400, "above", bracket=True), "image_size") == "> between 14x14 and 20x20"
+def test_a_place_has_the_unit_of_its_axis() -> None:
+    bracket = Crossover("crossing", (Crossing(None, 196, 400, "above", bracket=True),))
+    assert crossover_text(bracket, "image_size", "softmax") == "from somewhere between 14x14 and 20x20 pixels"
+    crossing = Crossover("crossing", (Crossing(1, None, None, "above"),))
+    texts = [crossover_text(crossing, axis, "softmax") for axis in AXES]
+    assert texts == [
+        *("from 1 token", "from 1x1 pixels", "from 1 channel", "from 1 head", "from 1 channel", "from 1 head"),
+        *("from 1 sample", "from 1 new token"),
+    ]
+
+
+def test_crossovers_are_compact_where_the_table_would_be_too_wide(summary: Summary) -> None:
+    narrow, wide = printed(summary, width=80), printed(summary, width=200)
+    assert "at every size measured, 64–4096 tokens (" in wide
+    assert "at every size measured" not in narrow
+    assert "every size (" in narrow
+
+
+def test_a_crossing_in_a_picture() -> None:
+    assert crossing_mark(BRACKET, "seq_len") == "<1024…2048"
+    assert crossing_mark(ABOVE, "seq_len") == ">700"
+    assert crossing_mark(Crossing(None, 196, 400, "above", bracket=True), "image_size") == ">14x14…20x20"
+
+
+def test_a_crossover_that_moved_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = Crossover("crossing", (ABOVE,)), Crossover("crossing", (BRACKET,))
+    moved = CrossoverShift("local", "seq_len: …", "wall_time", "softmax", "seq_len", before, after, True)
+    comparison = Comparison("a", "b", (), shifts=(moved, replace(moved, changed=False, series="rfa")))
+    table.comparisons([comparison])
+    told = "from 700 tokens [650, 760]", "up to somewhere between 1024 and 2048 tokens"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("crossover")] == [
+        f"crossover of local in wall_time with softmax: {told[0]} → {told[1]}"
+    ]
+    (document,) = json_module.loads(json.comparisons([comparison]))["comparisons"]
+    assert [(c["before"], c["after"], c["axis"]) for c in document["crossovers"]] == [(*told, "seq_len")] * 2

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from attnbench.analysis.crossover import Crossing, Crossover
     from attnbench.analysis.run import Run
 
-_Place = tuple[str, str, str, str]
-"""Panel, series, metric, and what the series is compared with."""
+_Place = tuple[str, str, str, str, str]
+"""Panel, series, metric, what the series is compared with, and the axis."""
 
 
 def shifts(before: Run, after: Run) -> Iterator[CrossoverShift]:
@@ -20,15 +20,16 @@ def shifts(before: Run, after: Run) -> Iterator[CrossoverShift]:
     later = _crossovers(after)
     for place, crossover in _crossovers(before).items():
         if place in later:
-            panel, series, metric, baseline = place
+            panel, series, metric, baseline, axis = place
             yield CrossoverShift(
                 series=series,
                 panel=panel,
                 metric=metric,
                 baseline=baseline,
-                before=_words(crossover),
-                after=_words(later[place]),
-                changed=_differ(crossover, later[place]) and _words(crossover) != _words(later[place]),
+                axis=axis,
+                before=crossover,
+                after=later[place],
+                changed=_differ(crossover, later[place]),
             )
 
 
@@ -44,19 +45,10 @@ def _crossovers(run: Run) -> dict[_Place, Crossover]:
                     (table.quantity.metric.best_exact, line.against_exact),
                 ):
                     if crossover is not None:
-                        crossovers[report.panel.title, line.series.name, table.quantity.name, baseline] = crossover
+                        panel = report.panel
+                        place = (panel.title, line.series.name, table.quantity.name, baseline, panel.axis)
+                        crossovers[place] = crossover
     return crossovers
-
-
-def _words(crossover: Crossover) -> str:
-    if crossover.stretch is not None:
-        return f"{'cheaper' if crossover.stretch.cheaper else 'dearer'} {crossover.stretch.where}"
-    if crossover.kind != "crossing":
-        return {"undecided": "not told apart"}.get(crossover.kind, crossover.kind)
-    return ", ".join(
-        f"{c.direction} {c.at:.0f}" if c.at is not None else f"{c.direction} {c.low:.0f} … {c.high:.0f}"
-        for c in crossover.crossings
-    )
 
 
 def _differ(a: Crossover, b: Crossover) -> bool:

@@ -12,6 +12,8 @@ from attnbench.units import count
 if TYPE_CHECKING:
     import pandas as pd
 
+    from attnbench.analysis.crossover import Crossover
+
 Verdict = Literal["faster", "same", "slower", "undecided", "less", "more", "changed"]
 
 PASS, REGRESSION, UNDECIDED = 0, 1, 3
@@ -63,7 +65,7 @@ class CrossoverShift:
     """A crossover of a series in a panel and a metric against `baseline`, before and after.
 
     Args:
-        before, after: in words.
+        axis: of the panel.
         changed: whether the two cannot be the same.
     """
 
@@ -71,8 +73,9 @@ class CrossoverShift:
     panel: str
     metric: str
     baseline: str
-    before: str
-    after: str
+    axis: str
+    before: Crossover
+    after: Crossover
     changed: bool
 
 
