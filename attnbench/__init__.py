@@ -1,3 +1,39 @@
-"""attnbench: at which size does O(N²) attention stop paying on this hardware, and what should replace it?"""
+"""attnbench: at which size does O(N²) attention stop paying on this hardware, and what should replace it?
+
+From Python: `load` a stored run, `run` a suite, `estimate` the cost of operators, `compare_callables`. Each is imported
+when it is first used: `import attnbench` alone imports neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnbench.api.estimates import estimate
+    from attnbench.api.measuring import run
+    from attnbench.api.stored_run import StoredRun, load
+    from attnbench.errors import BadInput
 
 __version__ = "0.1.0"
+
+__all__ = ["BadInput", "StoredRun", "__version__", "estimate", "load", "run"]
+
+_HOMES = {
+    "BadInput": "attnbench.errors",
+    "StoredRun": "attnbench.api.stored_run",
+    "estimate": "attnbench.api.estimates",
+    "load": "attnbench.api.stored_run",
+    "run": "attnbench.api.measuring",
+}
+"""By name, the module that has it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attnbench' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

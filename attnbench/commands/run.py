@@ -44,33 +44,26 @@ def command(
     from attnbench.measure.platforms import check_can_measure
 
     check_can_measure("run")
-    from attnbench.errors import BadInput
-    from attnbench.measure import open_run as sessions
-    from attnbench.measure.device import choose_device
+    from attnbench.measure.open_run import plan_of
+    from attnbench.measure.run_request import RunRequest
     from attnbench.plan import suite as suites
 
     begun = time.monotonic()
-    if resume is not None and out is not None:
-        raise BadInput("--resume and --out: a run continues in its own folder. Give one of the two.")
-    if suite is None and resume is None:
-        raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
-    chosen = suites.load(suite) if suite is not None else sessions.stored_suite(resume or Path())
-    own_budget = budget if resume is None else None
-    chosen = suites.override(chosen, operators=operator or (), impls=impl or (), rounds=rounds, budget=own_budget)
-    if resume is not None and budget is not None:
-        chosen = suites.with_budget(chosen, budget)
-    on = choose_device(device) if resume is not None else sessions.device_for(chosen.where, chosen.impls, device)
+    request = RunRequest(
+        suite=suites.load(suite) if suite is not None else None,
+        out=out,
+        resume=resume,
+        operators=operator or (),
+        impls=impl or (),
+        device=device,
+        rounds=rounds,
+        budget=budget,
+        strict=strict,
+    )
     if dry_run:
-        _list(sessions.plan_of(chosen, on)[0], form)
+        _list(plan_of(*request.choose())[0], form)
         return
-    users = sessions.other_users(on)
-    if strict and users:
-        raise BadInput(f"--strict: {users[0]}. See to that, or run without --strict.")
-    for text in [*users, *sessions.disturbances()]:
-        print(f"warning: {text}", file=sys.stderr)
-    session = sessions.begin(chosen, on, out) if resume is None else sessions.resume(chosen, device, resume)
-    if not session.environment.get("rates"):
-        print("note: this machine's rates are not measured: the budget is too short, or it failed", file=sys.stderr)
+    session = request.open(lambda text: print(f"warning: {text}", file=sys.stderr))
     raise typer.Exit(_measure(session, form, begun))
 
 
@@ -113,21 +106,20 @@ def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
 def _measure(session: Session, form: str, begun: float) -> int:
     """Runs the session and shows its results. Returns the exit code."""
     from attnbench.commands._standard_streams import lost
-    from attnbench.measure.runner import Runner, Stopped, exit_code
+    from attnbench.measure.run_request import measure
+    from attnbench.measure.runner import exit_code
     from attnbench.outputs._progress import progress
 
     folder = session.journal.folder
     code: int | None = None
     try:
         with progress() as shown:
-            Runner(session.plan, session.journal, shown, begun=begun).run()
+            ended = measure(session, shown, begun)
     except KeyboardInterrupt:
-        code = 130
-    except Stopped as stopped:
-        print(f"the run ended: {stopped}", file=sys.stderr)
+        code, ended = 130, None
+    if ended is not None:
+        print(f"the run ended: {ended}", file=sys.stderr)
         code = exit_code(session.journal.visits) or 1
-    finally:
-        session.journal.close()
     _show(folder, form)
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -90,15 +91,21 @@ def _maps(grids: Sequence[Grid]) -> Iterator[tuple[str, Picture]]:
         yield f"{stem}-{grid.rows[0].table.quantity.name}-map", picture_of(grid, letters)
 
 
-def _written(pictures: Iterator[tuple[str, Picture]], folder: Path, forms: Iterable[PictureFormat]) -> list[Path]:
-    """Draws pictures, by the stems of their names, and writes each in every form."""
+def pictures(summary: Summary, families: Mapping[str, str]) -> dict[str, Picture]:
+    """The pictures of every panel, by the stems of their files' names; see `draw`."""
+    with _drawing():
+        return dict(_pictures(summary, families))
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Matplotlib's settings for every picture. Raises BadInput where it is missing."""
     try:
         import matplotlib
     except ModuleNotFoundError:
         raise BadInput(
             "attnbench plot: matplotlib is not installed. Install the extra: pip install 'attnbench[plot]'."
         ) from None
-    written = []
     settings: dict[Any, Any] = {
         "font.size": TEXT_PT,
         "axes.linewidth": 0.6,
@@ -108,6 +115,13 @@ def _written(pictures: Iterator[tuple[str, Picture]], folder: Path, forms: Itera
         "text.parse_math": False,
     }
     with matplotlib.rc_context(settings):
+        yield
+
+
+def _written(pictures: Iterator[tuple[str, Picture]], folder: Path, forms: Iterable[PictureFormat]) -> list[Path]:
+    """Draws pictures, by the stems of their names, and writes each in every form."""
+    written = []
+    with _drawing():
         for stem, picture in pictures:
             for form in forms:
                 path = folder / f"{stem}.{form}"

@@ -1,0 +1,94 @@
+"""The analytic cost of operators as a pandas frame; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attnbench.api import frames
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnbench.plan.problem_request import ProblemRequest
+
+Sizes = int | str | Sequence[int | str]
+"""One or several; `"32K"` is 32768."""
+
+
+def estimate(
+    operators: str | Sequence[str] = (),
+    *,
+    dtype: str | Sequence[str] = "float32",
+    causal: bool = False,
+    mode: str = "infer",
+    scope: str = "core",
+    params: Mapping[str, Any] | None = None,
+    operators_from: str | Sequence[str] = (),
+    **sizes: Sizes,
+) -> pd.DataFrame:
+    """What operators cost at any size: FLOPs, traffic, state and peak memory from shapes; nothing is computed.
+
+    Args:
+        operators: their names; none: all.
+        dtype: one or several, such as "bf16".
+        causal: token i sees only tokens up to i.
+        mode: "infer" (forward), or "train" (with gradients).
+        scope: "core", or "layer" (with the projections).
+        params: by key, one or several values; for the operators that have the key.
+        operators_from: .py files and packages of your own.
+        sizes: by axis, one or several: `seq_len="32K"`, `head_dim=64`, `image_size="32x32"`.
+
+    Returns: a row for each operator and size, with the columns of `attnbench estimate --format csv`, in base units;
+        figures are missing, with the `reason`, outside an operator's definition.
+    Raises: BadInput with all mistakes. It calls an argument as the verb calls the option.
+    """
+    import pandas as pd
+
+    from attnbench.measure.estimates import estimate as estimated
+    from attnbench.plan.problem_request import cells
+    from attnbench.problem import canonical_params
+
+    request = problem_request(
+        operators, sizes, dtype, causal=causal, mode=mode, scope=scope, params=params, operators_from=operators_from
+    )
+    rows = [estimated(*each) for each in cells(request)]
+    return pd.DataFrame([{**row, "params": canonical_params(row["params"])} for row in rows]).convert_dtypes()
+
+
+def problem_request(
+    operators: str | Sequence[str],
+    sizes: Mapping[str, Sizes],
+    dtype: str | Sequence[str],
+    *,
+    causal: bool,
+    mode: str,
+    scope: str,
+    params: Mapping[str, Any] | None,
+    operators_from: str | Sequence[str],
+) -> ProblemRequest:
+    """The same arguments as the words of a command line. Raises BadInput for a size that is no axis."""
+    from attnbench.axes import AXES
+    from attnbench.errors import BadInput
+    from attnbench.plan.problem_request import ProblemRequest
+    from attnbench.units import quoted, suggestion
+
+    for name in sizes:
+        if name not in AXES:
+            raise BadInput(f"{quoted(name)} is no size{suggestion(name, AXES)}; allowed: {', '.join(AXES)}.")
+    return ProblemRequest(
+        operators=frames.names(operators),
+        sizes={name: _words(values) for name, values in sizes.items()},
+        dtype=_words(dtype),
+        causal=causal,
+        mode=mode,
+        scope=scope,
+        params=[f"{key}={','.join(_words(values))}" for key, values in (params or {}).items()],
+        operators_from=frames.names(operators_from),
+    )
+
+
+def _words(values: Any) -> list[str]:
+    """One or several values as a command line has them."""
+    several = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    return [str(value).lower() if isinstance(value, bool) else str(value) for value in several]

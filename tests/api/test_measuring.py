@@ -1,0 +1,77 @@
+"""`attnbench.run` measures by the functions of the verb, and returns what it stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import attnbench
+from attnbench.measure import run_request
+from attnbench.measure.runner import Stopped
+from tests.running import without_forecast, without_rates
+
+SUITE: dict[str, Any] = {
+    "operators": ("softmax", {"identity": {}}),
+    "sweep": [{"seq_len": np.array([16, 32]).tolist()}],
+    "problem": {"channels": np.int64(8), "heads": 2},
+    "mode": ["fwd"],
+    "measure": {"rounds": 1, "max_rounds": 1, "min_turns": 2, "max_turns": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        without_forecast(patch)
+        without_rates(patch)
+        yield
+
+
+def test_a_mapping_is_measured_and_can_be_continued(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    with pytest.warns(UserWarning, match="rates are not measured"):
+        run = attnbench.run(SUITE, out=out, device="cpu", operators="softmax", impls=["reference"])
+    assert run.folder == out
+    assert "visits" in capfd.readouterr().err
+    assert list(run.results["operator"]) == ["softmax", "softmax"]
+    assert (run.results["wall_time_s"] > 0).all()
+    with pytest.warns(UserWarning, match="rates"):
+        again = attnbench.run(resume=out, progress=False)
+    assert capfd.readouterr().err == ""
+    assert (again.results["wall_time_s"] == run.results["wall_time_s"]).all()
+
+
+def test_why_it_ended_early_is_a_warning_and_what_was_measured_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(runner: Any) -> None:
+        raise Stopped("the disk is full")
+
+    monkeypatch.setattr(run_request.Runner, "run", stop)
+    with pytest.warns(UserWarning, match="the run ended: the disk is full"):
+        run = attnbench.run(SUITE, out=tmp_path / "run", device="cpu", progress=False)
+    assert len(run.results) == 0
+    assert "no cells" in run._repr_html_()
+    assert len(run.crossovers()) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ({"suite": "quik"}, "did you mean 'quick'"),
+        ({"suite": {**SUITE, "operators": ["sofmax"]}}, "sofmax"),
+        ({"suite": {**SUITE, "name": object()}}, "no YAML"),
+        ({"suite": SUITE, "device": "gpu"}, "no such kind"),
+        ({"suite": SUITE, "rounds": 0}, "--rounds"),
+        ({"suite": None}, "no SUITE"),
+        ({"suite": SUITE, "resume": "a", "out": "b"}, "--resume and --out"),
+    ],
+)
+def test_bad_input_measures_nothing(words: dict[str, Any], named: str, tmp_path: Path) -> None:
+    with pytest.raises(attnbench.BadInput, match=named):
+        attnbench.run(**{"out": tmp_path / "run", **words} if "resume" not in words else words)
+    assert not (tmp_path / "run").exists()
