@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
@@ -127,6 +128,8 @@ class Summary:
         untried_exact: by series of exact softmax that is known to be fast on the run's GPU and was right nowhere, the
             reason; empty where the suite does not ask for it.
         properties: by a series' identity and by form, as `Run.properties`.
+        environment: environment.json without what it says of operators and of the plan: machine, software, start.
+        warnings: by what a visit warned of, in how many visits; the most frequent first.
     """
 
     name: str
@@ -135,6 +138,8 @@ class Summary:
     skipped: dict[str, str]
     untried_exact: dict[str, str]
     properties: Mapping[str, Mapping[str, Mapping[str, bool]]] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
     def properties_of(self, panel: Panel, series: Series) -> Mapping[str, bool]:
         """By name, which of `attnbench.properties.PROPERTIES` a series has in the panel's form; what the run's version
@@ -217,8 +222,27 @@ def summarise(
             )
         )
     fast = run.environment.get("fast_exact", {})
-    untried = _untried(every, fast, definitions.exact)
-    return Summary(run.name, baseline or run.baseline, tuple(reports), never, untried, run.properties)
+    return Summary(
+        name=run.name,
+        baseline=baseline or run.baseline,
+        panels=tuple(reports),
+        skipped=never,
+        untried_exact=_untried(every, fast, definitions.exact),
+        environment={name: value for name, value in run.environment.items() if name not in _NOT_OF_THE_MACHINE},
+        properties=run.properties,
+        warnings=_warnings(run),
+    )
+
+
+_NOT_OF_THE_MACHINE = {
+    *("exact", "fast_exact", "stated", "estimates", "families", "defaults", "properties"),
+    *("code", "seed", "looks", "sweep"),
+}
+"""The fields of environment.json about operators, and about what was to be measured."""
+
+
+def _warnings(run: Run) -> dict[str, int]:
+    return dict(Counter(text for texts in run.visits["warnings"] for text in texts).most_common())
 
 
 def _untried(every: Iterable[Panel], fast: Mapping[str, str], exact: Collection[str]) -> dict[str, str]:

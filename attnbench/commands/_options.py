@@ -14,7 +14,7 @@ import typer
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.measure.device import AUTO, device_names
-from attnbench.outputs._formats import Data, formats
+from attnbench.outputs._formats import Data, check, formats
 from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
 from attnbench.problem import DTYPES, DTYPES_SHORT, MODES_SHORT
 
@@ -37,6 +37,7 @@ class _Format(click.ParamType):
         names = formats(self._data)
         if value not in names:
             self.fail(f"{value!r} is not one of {', '.join(map(repr, names))}.", param, ctx)
+        check(value)
         return value
 
 

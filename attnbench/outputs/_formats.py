@@ -8,7 +8,8 @@ function for.
     rules(dispatch: Dispatch)                   what to call at which size: `dispatch`
 
 Each returns the text, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and `rows` take `folder=`, the
-folder of what was just measured, and the text names it; else it stands below, on the last line.
+folder of what was just measured, and the text names it; else it stands below, on the last line. check() raises BadInput
+where what the format needs is not installed: it is asked before anything is measured.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
         sys.stdout.write(text)
     if folder is not None and not inside:
         print(folder)
+
+
+def check(form: str) -> None:
+    """Raises BadInput where what the format needs is not installed."""
+    getattr(_output(form), "check", lambda: None)()
 
 
 def holds_folder(form: str) -> bool:

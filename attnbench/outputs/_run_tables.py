@@ -42,12 +42,14 @@ class Field:
         best: the least of its column.
         win: the first size at which the series is below the baseline.
         short: what is printed instead where the table would be too wide; empty: the text.
+        order: by which its column is sorted; None: by the text.
     """
 
     text: str
     best: bool = False
     win: bool = False
     short: str = ""
+    order: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class TextTable:
         rows: a field for each column.
         sizes: whether the columns but the first are sizes, so that a wide table may be broken between them.
         notes: below it.
+        grouped: whether rows belong to the one above, so that none may be moved.
     """
 
     title: str
@@ -67,6 +70,7 @@ class TextTable:
     rows: tuple[tuple[Field, ...], ...]
     sizes: bool = False
     notes: tuple[str, ...] = ()
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,9 @@ def _curve(table: Table) -> TextTable:
             name = f"{line.series.name} at {figure.label}"
             rows.append((Field(name), *(Field(shown(point.value, "")) for point in figure.curve)))
             rows.append((Field(f"  {curve.beside_name}"), *(Field(shown(p.beside, "")) for p in figure.curve)))
-    return TextTable(f"{table.quantity.title} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True)
+    return TextTable(
+        f"{table.quantity.title} by {curve.over}", (curve.over, *curve.columns), tuple(rows), True, grouped=True
+    )
 
 
 def _figure(figure: Figure | None, unit: str) -> Field:
@@ -172,7 +178,7 @@ def _figure(figure: Figure | None, unit: str) -> Field:
     if figure.value is None:
         return Field("" if figure.status == "ok" else figure.status)
     text = f"{WIN if figure.first_win else ''}{shown(figure.value, unit)}{BEST if figure.best else ''}"
-    return Field(text, figure.best, figure.first_win)
+    return Field(text, figure.best, figure.first_win, order=figure.value)
 
 
 def _spread(figures: Iterable[Figure]) -> str:
@@ -403,7 +409,7 @@ def _choices(axis: str, recommendations: Sequence[Recommendation]) -> TextTable:
     if any(not choice.exact for each in recommendations for choice in each.choices):
         notes += (f"not exact: {ANOTHER_FUNCTION}",)
     columns = (axis, "use", "time", "memory", "over best exact", "")
-    return TextTable("What to use", columns, tuple(rows), notes=notes)
+    return TextTable("What to use", columns, tuple(rows), notes=notes, grouped=True)
 
 
 def _notes(report: PanelReport) -> Iterator[str]:

@@ -13,7 +13,8 @@ from attnbench.errors import BadInput
 from attnbench.outputs._formats import Data, formats, show
 from attnbench.outputs._rows import Listing
 
-RUN = ["csv", "json", "markdown", "table"]
+ROWS = ["csv", "json", "markdown", "table"]
+RUN = ["csv", "html", "json", "markdown", "table"]
 
 
 @pytest.mark.parametrize(
@@ -21,9 +22,9 @@ RUN = ["csv", "json", "markdown", "table"]
     [
         ("run", RUN),
         ("grids", RUN),
-        ("rows", RUN),
-        ("comparisons", [*RUN[:2], "junit", *RUN[2:]]),
-        ("rules", [*RUN[:3], "python", *RUN[3:]]),
+        ("rows", ROWS),
+        ("comparisons", [*RUN[:3], "junit", *RUN[3:]]),
+        ("rules", [*ROWS[:3], "python", *ROWS[3:]]),
     ],
 )
 def test_a_format_is_a_file_that_shows_such_data(data: Data, names: list[str]) -> None:
@@ -44,15 +45,16 @@ def test_a_verb_offers_what_shows_its_data_and_refuses_the_rest(verb: str) -> No
     words = {"list": ["suites"], "estimate": ["softmax"], "doctor": []}.get(verb, ["x"])
     refused = CliRunner().invoke(app, [verb, *words, "--format", "junit"], env={"COLUMNS": "200"})
     assert refused.exit_code == 2
-    assert "'junit' is not one of 'csv', 'json', 'markdown', 'table'" in refused.output
+    names = RUN if verb in ("run", "show") else ROWS
+    assert f"'junit' is not one of {', '.join(map(repr, names))}" in refused.output
     offered = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
-    assert "[csv|json|markdown|table]" in offered.replace("\n", "")
+    assert f"[{'|'.join(names)}]" in offered.replace("\n", "")
 
 
 def test_a_comparison_is_offered_as_junit() -> None:
     for verb in ("compare", "gate"):
         help = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
-        assert "[csv|json|junit|markdown|table]" in help.replace("\n", "")
+        assert "[csv|html|json|junit|markdown|table]" in help.replace("\n", "")
 
 
 def test_rules_are_offered_as_python() -> None:
@@ -67,6 +69,6 @@ def test_a_format_that_shows_other_data_says_so() -> None:
 
 
 def test_notes_stand_below_a_table_and_not_in_what_programs_read() -> None:
-    for form in RUN:
+    for form in ROWS:
         text = CliRunner().invoke(app, ["estimate", "softmax", "--seq-len", "8", "--format", form]).output
         assert ("nothing was computed" in text) == (form in ("table", "markdown"))

@@ -1,0 +1,152 @@
+"""One self-contained page: blocks of HTML within a size, and the only door by which text gets into them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench import __version__
+from attnbench.store.privacy import without_paths
+from attnbench.terminal import escaped
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+LIMIT_BYTES = 1_500_000
+"""Of a page; what would make it larger is left out, and named."""
+
+FILES = Path(__file__).parent / "_page"
+
+_MOST_NAMED = 20
+"""Of what is left out, so many are named."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a page.
+
+    Args:
+        name: what it is called where it is left out.
+        html: its markup.
+        rank: the larger, the sooner it is left out; 0: never.
+    """
+
+    name: str
+    html: Markup
+    rank: int = 0
+
+
+def text(value: Any) -> Any:
+    """A value as a page may hold it: no private path, no control character; markup of this package's own stays."""
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else escaped(without_paths(value))
+
+
+def data(value: Any) -> Any:
+    """The same of all text in plain data."""
+    if isinstance(value, Mapping):
+        return {text(str(name)): data(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [data(each) for each in value]
+    return text(value)
+
+
+def script_data(kind: str, value: Any) -> Markup:
+    """Plain data as an element that scripts read. kind: its class."""
+    from jinja2.utils import htmlsafe_json_dumps
+    from markupsafe import Markup
+
+    dumped = htmlsafe_json_dumps(data(value), json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup('<script type="application/json" class="{}">{}</script>\n').format(kind, dumped)
+
+
+def part(name: str, *values: Any) -> Markup:
+    """The markup of a macro of parts.html."""
+    from markupsafe import Markup
+
+    return Markup(getattr(_templates().get_template("parts.html").module, name)(*values))
+
+
+def page(title: str, subtitle: Sequence[str], blocks: Sequence[Block], scripts: Iterable[str], rest: str) -> str:
+    """The document.
+
+    Args:
+        title: its heading.
+        subtitle: lines below it.
+        blocks: in their order.
+        scripts: sources that run, in their order.
+        rest: where what is left out can be read.
+    """
+    from markupsafe import Markup
+
+    sources = [Markup(source) for source in (*scripts, _file("page.js"))]
+    values = {
+        "title": title,
+        "subtitle": subtitle,
+        "version": __version__,
+        "policy": _policy(sources),
+        "style": Markup(_file("page.css")),
+        "scripts": sources,
+    }
+    frame = _templates().get_template("page.html")
+    room = LIMIT_BYTES - _size(frame.render(values, left_out=_left_out(blocks, rest), body=""))
+    kept = _fitting(blocks, room)
+    body = Markup("").join(blocks[i].html for i in sorted(kept))
+    missing = [block for i, block in enumerate(blocks) if i not in kept]
+    return frame.render(values, left_out=_left_out(missing, rest), body=body)
+
+
+def _fitting(blocks: Sequence[Block], room: int) -> set[int]:
+    """The positions of those that there is room for, by rank: after one that does not fit smaller ones still may."""
+    kept = set()
+    for i in sorted(range(len(blocks)), key=lambda i: blocks[i].rank):
+        size = _size(blocks[i].html)
+        if not blocks[i].rank or size <= room:
+            kept.add(i)
+            room -= size
+    return kept
+
+
+def _left_out(blocks: Sequence[Block], rest: str) -> Markup:
+    from markupsafe import Markup
+
+    if not blocks:
+        return Markup("")
+    names = [block.name[:200] for block in blocks[:_MOST_NAMED]]
+    more = [f"and {len(blocks) - _MOST_NAMED} more"] if len(blocks) > _MOST_NAMED else []
+    return part("left_out", [*names, *more], f"{LIMIT_BYTES / 1e6:g} MB", rest)
+
+
+def _size(markup: str) -> int:
+    return len(markup.encode())
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Nothing is loaded from anywhere, and no other script runs. Vega compiles its expressions: unsafe-eval."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {sources} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
+
+
+@cache
+def _file(name: str) -> str:
+    return (FILES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(FILES),
+        autoescape=True,
+        finalize=text,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )

@@ -1,0 +1,71 @@
+"""The report of a run: what was found, its curves, all tables, what was not measured, and on which machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attnbench.analysis.grid import Grid
+from attnbench.analysis.summary import Summary
+from attnbench.outputs import _grid_tables
+from attnbench.outputs._html_page import Block, page, part
+from attnbench.outputs._run_tables import Part, legend, parts
+from attnbench.units import count
+
+_MOST_FACTS, _LONGEST_FACT = 80, 300
+
+
+def run_page(summary: Summary, folder: Path | None) -> str:
+    """The document. folder: that of a run just measured."""
+    blocks = [*_tables(parts(summary)), *_circumstances(summary)]
+    rest = "attnbench show RUN --axis AXIS --metric METRIC --format html holds a part; --format json all of it."
+    return page(f"attnbench: {summary.name}", list(_subtitle(summary, folder)), blocks, (), rest)
+
+
+def grids_page(grids: Sequence[Grid]) -> str:
+    """The document of maps of two axes."""
+    marks = Block("marks", part("section", "marks", "How to read it", part("notes", _grid_tables.legend(grids))))
+    title = f"attnbench: {', '.join(dict.fromkeys(f'{grid.axis} × {grid.over}' for grid in grids))}"
+    rest = "attnbench show RUN --over AXIS --format json holds all of it."
+    return page(title, (), [*_tables(_grid_tables.parts(grids)), marks], (), rest)
+
+
+def _subtitle(summary: Summary, folder: Path | None) -> Iterator[str]:
+    facts = summary.environment
+    machine = facts.get("gpu_name") or facts.get("cpu") or facts.get("machine")
+    threads = count(facts["threads"], "thread") if isinstance(facts.get("threads"), int) else ""
+    parts = (machine, threads, f"torch {facts['torch']}" if "torch" in facts else "", facts.get("started"))
+    yield ", ".join(str(each) for each in parts if each)
+    if folder is not None:
+        yield f"Run folder: {folder}"
+
+
+def _tables(every: list[Part]) -> Iterator[Block]:
+    from markupsafe import Markup
+
+    for i, each in enumerate(every):
+        content = Markup("").join(part("text_table", table) for table in each.text_tables) + part("notes", each.notes)
+        yield Block(f"tables of {each.heading}", part("panel", each.heading, content, i == 0), rank=2)
+
+
+def _circumstances(summary: Summary) -> Iterator[Block]:
+    """What was not measured, warnings, and the machine."""
+    from markupsafe import Markup
+
+    warned = [(f"{text} ({count(number, 'visit')})") for text, number in summary.warnings.items()]
+    yield Block("marks", part("section", "marks", "How to read it", part("notes", legend(summary))))
+    content = part("notes", warned) if warned else Markup("<p>None.</p>")
+    yield Block("warnings", part("section", "warnings", "Warnings", content))
+    rows = list(_facts(summary.environment))[:_MOST_FACTS]
+    table = part("facts", rows, "Machine and software", ("what", "value"))
+    yield Block("environment", part("section", "environment", "Environment", table))
+
+
+def _facts(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values; of a mapping each of its own."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{before}{name} ")
+        elif value not in (None, ""):
+            yield before + name, str(value)[:_LONGEST_FACT]

@@ -1,0 +1,170 @@
+"""The report is one page: complete without scripts, within its size, and safe whatever a run folder holds."""
+
+from __future__ import annotations
+
+import html as html_module
+import importlib.util
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.analysis.run import Run, read_run
+from attnbench.analysis.summary import Summary, summarise
+from attnbench.errors import BadInput
+from attnbench.outputs import _html_page, html
+from attnbench.outputs._run_tables import parts
+from tests.analysis.runs import laws
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+ATTACK = "</script><script>alert(1)</script><img src=http://x.test/a.png onerror=alert(2)>\u202e{{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """What a browser without scripts has: elements with their attributes, and the text outside of scripts."""
+
+    def __init__(self, text: str, well_formed: bool = True) -> None:
+        super().__init__()
+        self.well_formed = well_formed
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.well_formed:
+            assert self.open[-1:] == [tag]
+        self.open = self.open[:-1]
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+
+def made(**environment: object) -> Run:
+    run = laws(
+        (64, 128, 256, 512),
+        {"softmax": lambda n: 1e-6 * n**2, "performer": lambda n: 1e-4 * n, "local": lambda n: 1e-4 * n},
+        statuses={("local", 64): "wrong", ("softmax", 512): "oom"},
+    )
+    run.environment.update(exact=["softmax {}"], **environment)
+    return run
+
+
+def page_of(summary: Summary) -> Page:
+    return Page(html.run(summary))
+
+
+def resources(page: Page) -> list[str]:
+    """What a browser would load."""
+    loading = ("src", "href", "srcset", "data", "poster", "action")
+    return [value for _, attrs in page.elements for name, value in attrs.items() if name in loading and value]
+
+
+def test_every_table_of_the_run_is_there_without_scripts() -> None:
+    summary = summarise(read_run(REFERENCE / "cpu-sequence"))
+    page = page_of(summary)
+    assert page.open == []
+    for each in parts(summary):
+        assert each.heading in page.text
+        for table in each.text_tables:
+            assert all(field.text in page.text for row in table.rows for field in row)
+    assert resources(page) == []
+
+
+def test_what_failed_the_machine_and_warnings_are_told() -> None:
+    run = made(cpu="Abacus 9", packages={"torch": "2.99"}, code={"a.py": "digest"}, threads=3)
+    run.visits.at[0, "warnings"] = ("it was hot",)
+    text = page_of(summarise(run)).text
+    assert "wrong at 64: wrong here" in text
+    assert "oom at 512" in text
+    assert "it was hot (1 visit)" in text
+    assert "Abacus 9" in text
+    assert "2.99" in text
+    assert "digest" not in text
+
+
+@pytest.mark.parametrize("place", ["cpu", "reason", "warning"])
+def test_text_of_a_run_is_text(place: str) -> None:
+    run = made(cpu=ATTACK if place == "cpu" else "a cpu")
+    if place == "reason":
+        run.visits.loc[run.visits["status"] == "wrong", "reason"] = ATTACK
+    if place == "warning":
+        run.visits.at[0, "warnings"] = (ATTACK,)
+    text = html.run(summarise(run))
+    page = Page(text)
+    assert "alert(1)" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert "\u202e" not in text
+    assert "<script>alert" not in text
+    assert not any(tag == "img" or "onerror" in attrs for tag, attrs in page.elements)
+    assert resources(page) == []
+
+
+def test_the_attack_would_work_where_text_is_not_escaped() -> None:
+    """The negative control."""
+    page = Page(html_module.unescape(html.run(summarise(made(cpu=ATTACK)))), well_formed=False)
+    assert any(tag == "img" for tag, _ in page.elements)
+    assert resources(page) != []
+
+
+def test_private_paths_are_shortened() -> None:
+    run = made(cpu="of /home/somebody/secret/cpu.txt")
+    text = html.run(summarise(run))
+    assert "of cpu.txt" in text
+    assert "somebody" not in text
+
+
+def test_other_scripts_are_refused_by_the_page_itself() -> None:
+    page = page_of(summarise(made()))
+    policy = next(attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv"))
+    assert policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "script-src 'unsafe-inline'" not in policy
+
+
+def test_above_the_limit_the_rest_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = summarise(read_run(REFERENCE / "cpu-sequence"))
+    whole = html.run(summary)
+    assert "Left out" not in whole
+    monkeypatch.setattr(_html_page, "LIMIT_BYTES", len(whole.encode()) - 10_000)
+    cut = html.run(summary)
+    assert len(cut.encode()) <= _html_page.LIMIT_BYTES
+    left_out = cut[cut.index("Left out") : cut.index("</section>")]
+    assert "tables of seq_len: " in left_out
+    assert Page(cut).open == []
+
+
+def test_it_is_the_same_every_time() -> None:
+    run = made()
+    assert html.run(summarise(run)) == html.run(summarise(run))
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "quick"], ["show", "x"], ["compare", "a", "b"], ["gate", "s", "--base", "x"]]
+)
+def test_a_missing_extra_is_told_before_anything_is_done(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "altair" else there(name, *a))
+    result = CliRunner().invoke(app, [*words, "--format", "html"])
+    assert isinstance(result.exception, BadInput)
+    assert re.fullmatch(
+        r"--format html: .*\. Install the extra: pip install 'attnbench\[report\]'\.", str(result.exception)
+    )
+
+
+def test_other_formats_do_not_import_what_draws() -> None:
+    for name in ("altair", "vl_convert", "jinja2"):
+        sys.modules.pop(name, None)
+    CliRunner().invoke(app, ["show", str(REFERENCE / "ci"), "--format", "csv"])
+    assert "altair" not in sys.modules
+    assert "vl_convert" not in sys.modules
