@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
-from attnbench.measure.worker.fake_memory import LiveBytes, predict
+from attnbench.measure.worker.fake_memory import LiveBytes, predict, predict_on_meta
+from attnbench.measure.worker.forecast import footprint
 from attnbench.problem import Problem
-from attnbench.registry import operators
+from attnbench.registry import operators, resolve
 
 N, C, H = 64, 32, 4
 
@@ -47,3 +52,29 @@ def test_a_million_tokens_are_predicted_without_allocating_them() -> None:
     form = operators()["softmax"].load().forms["core"]
     footprint = predict(form, Problem(2**20, C, H), {"value_map": False}, "fwd")
     assert footprint.peak_bytes > 2 * H * 2**40
+
+
+@pytest.mark.parametrize("mode", ["fwd", "fwd_bwd"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "reformer", "linear_transformer", "gated_delta_net", "dsa", "hyena", "gmlp"]
+)
+def test_meta_tensors_have_the_same_footprint(name: str, mode: Any) -> None:
+    operator = operators()[name].load()
+    form, params = operator.forms["core"], resolve(operator, {})
+    problem = Problem(200, C, H, causal=operator.causal is True)
+    assert predict_on_meta(form, problem, params, mode) == predict(form, problem, params, mode)
+
+
+def test_a_reference_that_mixes_devices_is_still_predicted() -> None:
+    form = operators()["softmax"].load().forms["core"]
+    problem, params = Problem(N, C, H), {"value_map": False}
+
+    def mixing(*args: Any, **tensors: Tensor) -> Tensor:
+        return tensors["q"] + torch.ones(tensors["q"].shape[-1])
+
+    mixed = replace(form, reference=mixing)
+    with pytest.raises(RuntimeError, match="device"):
+        predict_on_meta(mixed, problem, params, "fwd")
+    predicted = footprint(mixed, problem, params, "fwd")
+    assert predicted is not None
+    assert predicted.peak_bytes == predict(mixed, problem, params, "fwd").peak_bytes > 0

@@ -43,10 +43,34 @@ def predict(
     """The footprint of one call of `call` (None: the reference) on the form's inputs."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
-        cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
-        live = LiveBytes()
-        result = run(call or form.reference, problem, params, inputs, cotangent, within=live)
-        del result
+        return _footprint(form, problem, params, mode, inputs, call or form.reference)
+
+
+def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint:
+    """The reference's footprint as `predict` finds it, on torch's meta tensors: 5 to 15 times as fast where thousands
+    of operations are small.
+
+    They are on no device: statistics of a layer norm in half precision are float32, as on a GPU. A reference that mixes
+    its inputs with tensors of its own on the CPU raises RuntimeError.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
+    on_meta = Inputs(*({name: _meta(tensor) for name, tensor in group.items()} for group in groups))
+    return _footprint(form, problem, params, mode, on_meta, form.reference)
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _footprint(
+    form: Form, problem: Problem, params: Params, mode: Mode, inputs: Inputs, call: Callable[..., Tensor]
+) -> Footprint:
+    cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
+    live = LiveBytes()
+    result = run(call, problem, params, inputs, cotangent, within=live)
+    del result
     groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
     return Footprint(live.peak, *map(total_bytes, groups))
 

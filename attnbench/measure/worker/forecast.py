@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker.fake_memory import Footprint, output_like, predict, run
+from attnbench.measure.worker.fake_memory import Footprint, output_like, predict, predict_on_meta, run
 from attnbench.operator import Form
 from attnbench.problem import Cell, Mode, Params, Problem, Scope, canonical_params
 from attnbench.registry import Source
@@ -36,8 +36,9 @@ def forecast_of(cell: Cell, source: Source) -> Forecast:
 
 
 def footprint(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint | None:
-    """The reference's memory; None where it does on real tensors what fake ones do not support."""
-    return _attempt(lambda: predict(form, problem, params, mode))
+    """The reference's memory; None where it does on real tensors what others do not support."""
+    on_meta = _attempt(lambda: predict_on_meta(form, problem, params, mode))
+    return on_meta or _attempt(lambda: predict(form, problem, params, mode))
 
 
 @lru_cache(maxsize=8)
