@@ -84,13 +84,13 @@ _Candidate = tuple[Estimate, Choice]
 
 def choose(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommendation:
     """candidates: the fastest first."""
-    chosen = _not_told_apart(candidates)
+    chosen = not_told_apart(candidates)
     ordered = sorted((c for _, c in chosen), key=lambda c: (not c.exact, c.memory_bytes or math.inf, c.time_s))
     (level, fastest), exact = candidates[0], [candidate for candidate in candidates if candidate[1].exact]
     result = Recommendation(size, label, tuple(ordered), fastest, exact[0][1] if exact else None)
     if not exact or fastest.exact:
         return result
-    rivals = [other for other, _ in _not_told_apart(exact)]
+    rivals = [other for other, _ in not_told_apart(exact)]
     own, *halves = (_half(each, 1 / (len(chosen) * len(rivals))) for each in (level, *rivals))
     gains = [other.level - level.level for other in rivals]
     low, high = (min(g + side * math.hypot(own, h) for g, h in zip(gains, halves, strict=True)) for side in (-1, 1))
@@ -102,7 +102,7 @@ def choose(size: int, label: str, candidates: Sequence[_Candidate]) -> Recommend
 def least_level(levels: Sequence[Estimate]) -> Estimate:
     """The least of the levels of a block as a level of its own: without what choosing it took off, and of a confidence
     that all which cannot be told from it have together."""
-    chosen = [level for level, _ in _not_told_apart([(each, each) for each in sorted(levels, key=lambda e: e.level)])]
+    chosen = [level for level, _ in not_told_apart([(each, each) for each in sorted(levels, key=lambda e: e.level)])]
     confidence = 1 - (1 - chosen[0].confidence) / len(chosen)
     return replace(chosen[0], level=chosen[0].level + _luck(chosen), confidence=confidence)
 
@@ -110,7 +110,7 @@ def least_level(levels: Sequence[Estimate]) -> Estimate:
 _Any = TypeVar("_Any")
 
 
-def _not_told_apart(candidates: Sequence[tuple[Estimate, _Any]]) -> Sequence[tuple[Estimate, _Any]]:
+def not_told_apart(candidates: Sequence[tuple[Estimate, _Any]]) -> Sequence[tuple[Estimate, _Any]]:
     """Those that are slower than no other beyond the interval of their ratio; from one round the first."""
     if any(not level.has_interval for level, _ in candidates):
         return candidates[:1]
@@ -121,7 +121,7 @@ def _not_told_apart(candidates: Sequence[tuple[Estimate, _Any]]) -> Sequence[tup
         for candidate, (level, half) in zip(candidates, ends, strict=True)
         if all(level - other <= math.hypot(half, its) for other, its in ends)
     ]
-    return rest if len(rest) == len(candidates) else _not_told_apart(rest)
+    return rest if len(rest) == len(candidates) else not_told_apart(rest)
 
 
 def _half(level: Estimate, share: float) -> float:

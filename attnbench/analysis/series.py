@@ -107,6 +107,11 @@ class Panel:
         return f"{self.axis}: {in_a_line(self.fixed, self.walked)}"
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What is fixed, and what varies with the axis, as the title names it, by column."""
+        return facts(self.fixed, self.walked)
+
+    @property
     def walked(self) -> list[str]:
         """What varies with the axis, by its values or the constant product."""
         if self.product is None:
@@ -130,11 +135,24 @@ class Panel:
         ]
 
 
+def facts(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> dict[str, str]:
+    """What is fixed, as a title names it, by column. more: what stands after the sizes."""
+    found = {
+        "scope": f"scope {fixed['scope']}",
+        "mode": fixed["mode"],
+        "dtype": fixed["dtype"],
+        "causal": "causal" if fixed["causal"] else "",
+        **{name: f"{name} {fixed[name]}" for name in _TITLED if fixed.get(name) is not None},
+        "together": ", ".join(more),
+        "size": fixed.get("size", ""),
+        "device": fixed["device"],
+    }
+    return {name: text for name, text in found.items() if text}
+
+
 def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
-    """What is fixed, as a title names it. more: what stands after the sizes."""
-    sizes = [*(f"{name} {fixed[name]}" for name in _TITLED if fixed.get(name) is not None), *more]
-    parts = [f"scope {fixed['scope']}", fixed["mode"], fixed["dtype"], "causal" if fixed["causal"] else "", *sizes]
-    return ", ".join(part for part in [*parts, fixed.get("size", ""), fixed["device"]] if part)
+    """The same in one line."""
+    return ", ".join(facts(fixed, more).values())
 
 
 def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:

@@ -19,11 +19,19 @@ from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import operator_with_impl
 from attnbench.properties import FORMS
+from attnbench.registry import metrics as every_metric
 from attnbench.registry import placed_metrics
 from attnbench.units import quoted, suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
+
+
+USE = "use"
+"""Of SORTS, what a user would take first."""
+
+SORTS = (USE, "from", "ratio", "memory", "name")
+"""What the rows of an answer may be ordered by (`analysis.answer`)."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,8 @@ class Summary:
         properties: by a series' identity and by form, as `Run.properties`.
         environment: environment.json without what it says of operators and of the plan: machine, software, start.
         warnings: by what a visit warned of, in how many visits; the most frequent first.
+        beside: what an answer names beside the metric that decides: memory, and errors against softmax attention.
+        sort: what orders the rows of the answer, of `answer.SORTS`.
     """
 
     name: str
@@ -140,6 +150,8 @@ class Summary:
     properties: Mapping[str, Mapping[str, Mapping[str, bool]]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     warnings: Mapping[str, int] = field(default_factory=dict)
+    beside: tuple[Quantity, ...] = ()
+    sort: str = USE
 
     def properties_of(self, panel: Panel, series: Series) -> Mapping[str, bool]:
         """By name, which of `attnbench.properties.PROPERTIES` a series has in the panel's form; what the run's version
@@ -180,6 +192,7 @@ def summarise(
     baseline: str | None = None,
     axis: str | None = None,
     operators: Iterable[str] = (),
+    sort: str = USE,
 ) -> Summary:
     """Everything that is shown of a run.
 
@@ -189,9 +202,12 @@ def summarise(
         axis: None: all.
         operators: whose lines are shown, each `operator` or `operator:impl`; none: all. What is least, what is best and
             what to use is judged among all series of the run.
+        sort: one of SORTS.
 
-    Raises: BadInput where the run has no such metric, baseline, axis or operator.
+    Raises: BadInput where the run has no such metric, baseline, axis or operator, and of another sort.
     """
+    if sort not in SORTS:
+        raise BadInput(f"--sort {quoted(sort)}{suggestion(sort, SORTS)}; allowed: {', '.join(SORTS)}.")
     wanted, placed = tuple(metrics), placed_metrics()
     quantities = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
     for name in wanted:
@@ -231,6 +247,8 @@ def summarise(
         environment={name: value for name, value in run.environment.items() if name not in _NOT_OF_THE_MACHINE},
         properties=run.properties,
         warnings=_warnings(run),
+        beside=tuple(_beside(run, measured)),
+        sort=sort,
     )
 
 
@@ -243,6 +261,11 @@ _NOT_OF_THE_MACHINE = {
 
 def _warnings(run: Run) -> dict[str, int]:
     return dict(Counter(text for texts in run.visits["warnings"] for text in texts).most_common())
+
+
+def _beside(run: Run, measured: Iterable[Quantity]) -> Iterator[Quantity]:
+    yield from (each for each in measured if each.metric.role == "memory")
+    yield from (quantity(run, name) for name, metric in every_metric().items() if metric.of_estimates and metric.curve)
 
 
 def _untried(every: Iterable[Panel], fast: Mapping[str, str], exact: Collection[str]) -> dict[str, str]:

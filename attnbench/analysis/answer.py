@@ -1,0 +1,471 @@
+"""What a run says first: where softmax stops paying, and what a user would take instead.
+
+Rows are ranked by what a user would take: first exact softmax that cannot be told from the cheapest of all, at the
+largest size of every mode; then by how much a series saves against the best exact softmax where it is cheaper, as the
+mean over sizes and modes of log min(1, ratio), so that both to pass early and to be cheap at the largest sizes count;
+what saves nothing by its ratio at the largest size. identity computes nothing, and is no choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attnbench.analysis.baseline import Baseline, best_exact, computes_nothing, named
+from attnbench.analysis.crossover import Crossover
+from attnbench.analysis.recommendation import not_told_apart
+from attnbench.analysis.series import Panel
+from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
+from attnbench.properties import PROPERTIES
+
+NO_LACK = ("exact", "drop_in")
+"""Properties without which an operator can do all that it can with them."""
+
+LIKE_ATTENTION = ("all_pairs", "data_dependent")
+"""What an operator has that can bring any two tokens together, for what they contain."""
+
+Outcome = Literal["passed", "below", "pays", "unclear"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """From where on a series is cheaper than another, up to the largest size that has both.
+
+    Args:
+        at: the position where their interpolated ratio is 1; None: all that is known is that it is cheaper from `by`.
+        by: the first position at which it is known to be cheaper; `at`, where there is that.
+        every: whether it is cheaper at every size measured.
+    """
+
+    at: float | None
+    by: float
+    every: bool = False
+
+
+@dataclass(frozen=True)
+class Passing:
+    """Where a baseline stops paying.
+
+    Args:
+        outcome: "passed": `series` is the first to be cheaper up to the largest size, from `start` on; "below": none
+            is, but `series` is cheaper at smaller sizes; "pays": all are dearer at every size; "unclear": none is known
+            to be cheaper at any size.
+        series: its name; None without one.
+        crossover: that of `series`.
+        start: of "passed".
+    """
+
+    outcome: Outcome
+    series: str | None = None
+    crossover: Crossover | None = None
+    start: Start | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One panel in a sentence.
+
+    Args:
+        fixed: what all its cells have in common, as `Panel.facts`.
+        sizes: the labels of the smallest and the largest size with a figure; None: nothing ran.
+        against_baseline, against_exact: what passes the baseline and the best exact softmax, of all that compute
+            something else; None without one of the two, and where nothing else ran.
+        like_attention: the same two, of those that have all of LIKE_ATTENTION; None where that is not known, and where
+            the first to pass are of these.
+        least: the name of the series with the least at the largest size; None where nothing ran.
+        reason: where nothing ran, why not.
+    """
+
+    axis: str
+    fixed: Mapping[str, str]
+    sizes: tuple[str, str] | None
+    against_baseline: Passing | None
+    against_exact: Passing | None
+    like_attention: tuple[Passing | None, Passing | None] | None
+    least: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A series in one panel.
+
+    Args:
+        against_baseline, against_exact: None where it is the one that is compared with.
+        start, exact_start: from where on it is cheaper than these, up to the largest size; None: nowhere for certain.
+        value: at the panel's largest size; None: `status` says why.
+        ratio: of that to the baseline's; None without one, and of the baseline.
+        memory_bytes: at that size.
+        failures: the sizes without a figure, by status.
+    """
+
+    against_baseline: Crossover | None
+    against_exact: Crossover | None
+    start: Start | None
+    exact_start: Start | None
+    value: float | None
+    ratio: float | None
+    memory_bytes: float | None
+    status: str
+    failures: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A series of a table.
+
+    Args:
+        role: of the baseline and of the exact softmax with the least at the largest size, what they are.
+        lacks: the names of properties that it does not have; empty where they are not known.
+        error: at the largest size that has one, how far it is from softmax attention, which it estimates.
+        mean_error: that of the mean of v, which knows nothing of q and k.
+        standings: by mode; those in which it ran, or failed.
+    """
+
+    name: str
+    operator: str
+    impl: str
+    params: str
+    role: Literal["baseline", "best exact", ""]
+    exact: bool
+    lacks: tuple[str, ...]
+    error: float | None
+    mean_error: float | None
+    standings: Mapping[str, Standing]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The panels of one axis that differ in nothing but their mode.
+
+    Args:
+        fixed: what all their cells have in common, as `Panel.facts`.
+        unit: of the metric that decides, a metric's.
+        largest: by mode, the label of the largest size at which something ran.
+        rows: the baseline, the best exact softmax of each mode, then the others in the order that is asked for.
+        chosen: whether only some operators were asked for.
+        hidden: how many series have no row: identity, and those that were not asked for.
+    """
+
+    axis: str
+    fixed: Mapping[str, str]
+    unit: str
+    largest: Mapping[str, str]
+    rows: tuple[Row, ...]
+    chosen: bool
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said first of a run.
+
+    Args:
+        metric: what the one that decides is called; None: no metric can.
+        baseline: `operator[:impl]`.
+        best_exact: what the best exact softmax is called, for the metric.
+        verdicts: one per panel, in the summary's order.
+        tables: one for each axis and what is fixed, in that order.
+    """
+
+    metric: str | None
+    baseline: str
+    best_exact: str
+    verdicts: tuple[Verdict, ...]
+    tables: tuple[Modes, ...]
+
+
+def answer(summary: Summary) -> Answer:
+    """The verdicts and tables of a run, by the first metric of the summary in which to be least means anything."""
+    decided = [(report, _deciding(report)) for report in summary.panels]
+    quantity = next((table.quantity for _, table in decided if table), None)
+    groups: dict[tuple[Any, ...], list[tuple[PanelReport, Table]]] = {}
+    for report, table in decided:
+        if table and table.every:
+            groups.setdefault(_but_mode(report.panel), []).append((report, table))
+    return Answer(
+        metric=quantity.title.lower() if quantity else None,
+        baseline=summary.baseline,
+        best_exact=quantity.metric.best_exact if quantity else "",
+        verdicts=tuple(_verdict(summary, report, table) for report, table in decided),
+        tables=tuple(_modes(summary, group) for group in groups.values()),
+    )
+
+
+def _deciding(report: PanelReport) -> Table | None:
+    return next((table for table in report.tables if table.quantity.metric.comparable), None)
+
+
+def _but_mode(panel: Panel) -> tuple[Any, ...]:
+    fixed = tuple((name, value) for name, value in panel.fixed.items() if name != "mode")
+    return panel.axis, fixed, tuple((name, tuple(values.items())) for name, values in panel.together.items())
+
+
+def _verdict(summary: Summary, report: PanelReport, table: Table | None) -> Verdict:
+    panel = report.panel
+    labels = _measured(table) if table else []
+    if table is None or not labels:
+        reasons = [*report.skipped.values(), *(p.reason for s in panel.series for p in s.points if p.reason)]
+        return Verdict(panel.axis, panel.facts, None, None, None, None, None, next(iter(reasons), ""))
+    others = [line for line in table.every if not line.exact and not computes_nothing(line.series)]
+    against = _passings(others, panel)
+    properties = {line.series.name: summary.properties_of(panel, line.series) for line in others}
+    alike = [line for line in others if all(properties[line.series.name].get(each) for each in LIKE_ATTENTION)]
+    first = {passing.series for passing in against if passing and passing.series}
+    apart = any(properties.values()) and not first <= {line.series.name for line in alike}
+    return Verdict(
+        axis=panel.axis,
+        fixed=panel.facts,
+        sizes=(labels[0], labels[-1]),
+        against_baseline=against[0],
+        against_exact=against[1],
+        like_attention=_passings(alike, panel) if apart else None,
+        least=_least(table, labels[-1]),
+        reason="",
+    )
+
+
+def _measured(table: Table) -> list[str]:
+    """The labels of the sizes at which anything but identity has a figure, ascending."""
+    lines = [line for line in table.every if not computes_nothing(line.series)]
+    ran = {figure.label for line in lines for figure in line.figures if figure.value is not None}
+    return [label for label in table.panel.sizes if label in ran]
+
+
+def _least(table: Table, label: str) -> str | None:
+    values = {
+        line.series.name: figure.value
+        for line in table.every
+        if not computes_nothing(line.series)
+        for figure in line.figures
+        if figure.label == label and figure.value is not None
+    }
+    return min(values, key=values.__getitem__, default=None)
+
+
+def _passings(lines: Sequence[Line], panel: Panel) -> tuple[Passing | None, Passing | None]:
+    """What passes the baseline, and the best exact softmax."""
+    return (
+        _passing([(line.series.name, line.against_baseline) for line in lines], panel),
+        _passing([(line.series.name, line.against_exact) for line in lines], panel),
+    )
+
+
+def _passing(crossovers: Iterable[tuple[str, Crossover | None]], panel: Panel) -> Passing | None:
+    known = [(name, each) for name, each in crossovers if each is not None and each.kind != "nothing"]
+    if not known:
+        return None
+    starts = [(begun, name, each) for name, each in known if (begun := start(each, panel))]
+    if starts:
+        begun, name, crossover = min(starts, key=lambda each: (not each[0].every, each[0].by, _at_the_end(each[2])))
+        return Passing("passed", name, crossover, begun)
+    below = next(((name, each) for name, each in known if _cheaper_below(each)), None)
+    if below:
+        return Passing("below", *below)
+    return Passing("pays" if all(each.kind == "never" for _, each in known) else "unclear")
+
+
+def start(crossover: Crossover | None, panel: Panel) -> Start | None:
+    """From where on a series is cheaper, up to the largest size that has both; None: nowhere for certain."""
+    if crossover is None:
+        return None
+    smallest = crossover.smallest.size if crossover.smallest else min(panel.sizes.values())
+    if crossover.kind == "always":
+        return Start(None, smallest, every=True)
+    if crossover.crossings and (last := crossover.crossings[-1]).direction == "above":
+        return Start(last.at, last.at if last.at is not None else last.high or smallest)
+    stretch = crossover.stretch
+    if stretch and stretch.cheaper and stretch.last is None:
+        return Start(None, panel.sizes[stretch.first] if stretch.first else smallest)
+    return None
+
+
+def _at_the_end(crossover: Crossover) -> float:
+    return crossover.largest.ratio if crossover.largest else math.inf
+
+
+def _cheaper_below(crossover: Crossover) -> bool:
+    """Whether it is cheaper at some sizes, of a series that is not so at the largest."""
+    return bool(crossover.crossings) or (crossover.stretch is not None and crossover.stretch.cheaper)
+
+
+def _modes(summary: Summary, group: Sequence[tuple[PanelReport, Table]]) -> Modes:
+    """The table of some panels that differ in their mode."""
+    sides = {report.panel.fixed["mode"]: _side(report, table) for report, table in group}
+    every = {line.series.name: line for _, table in group for line in table.every}
+    shown = {line.series.name: line for _, table in group for line in table.lines}
+    restricted = len(shown) < len(every)
+    names = [name for name, line in shown.items() if restricted or not computes_nothing(line.series)]
+    rows = [_row(summary, every[name], sides) for name in names]
+    first = group[0][0].panel
+    return Modes(
+        axis=first.axis,
+        fixed={name: text for name, text in first.facts.items() if name != "mode"},
+        unit=group[0][1].quantity.metric.unit,
+        largest={mode: side.label for mode, side in sides.items() if side.label},
+        rows=tuple(_ordered(rows, sides, summary.sort)),
+        chosen=restricted,
+        hidden=len(every) - len(rows),
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One mode of a table.
+
+    Args:
+        label: of the largest size at which something ran; empty: nothing did.
+        reference: what savings are against: the best exact softmax, or the baseline without one.
+        level: the names of the exact series that cannot be told from the least at the largest size.
+        best_exact: the name of the exact series that is least there.
+    """
+
+    report: PanelReport
+    table: Table
+    label: str
+    baseline: Baseline | None
+    reference: Baseline | None
+    level: frozenset[str]
+    best_exact: str | None
+
+
+def _side(report: PanelReport, table: Table) -> _Side:
+    panel, quantity = report.panel, table.quantity
+    label = next(iter(reversed(_measured(table))), "")
+    exact = {line.series.name for line in table.every if line.exact}
+    cheapest = best_exact(panel, quantity, {line.series.identity for line in table.every if line.exact})
+    candidates = [
+        (quantity.levels[point.key], line.series.name)
+        for line in table.every
+        if not computes_nothing(line.series) and (point := line.series.at(label)) and point.key in quantity.levels
+    ]
+    candidates.sort(key=lambda each: each[0].level)
+    level = {name for _, name in not_told_apart(candidates)} if candidates else set()
+    return _Side(
+        report=report,
+        table=table,
+        label=label,
+        baseline=(baseline := named(panel, report.baseline)),
+        reference=cheapest or baseline,
+        level=frozenset(level & exact),
+        best_exact=next((name for _, name in candidates if name in exact), None),
+    )
+
+
+def _row(summary: Summary, line: Line, sides: Mapping[str, _Side]) -> Row:
+    name = line.series.name
+    is_baseline = any(side.baseline and name in side.baseline.members for side in sides.values())
+    is_best = any(name == side.best_exact for side in sides.values())
+    properties = summary.properties_of(next(iter(sides.values())).report.panel, line.series)
+    found = {
+        mode: (side, own)
+        for mode, side in sides.items()
+        if (own := next((each for each in side.table.every if each.series.name == name), None))
+    }
+    error, mean_error = _error(summary, [own for _, own in found.values()])
+    return Row(
+        name=name,
+        operator=line.series.operator,
+        impl=line.series.impl,
+        params=line.series.params,
+        role="baseline" if is_baseline else "best exact" if is_best else "",
+        exact=line.exact,
+        lacks=tuple(each for each in PROPERTIES if each not in NO_LACK and properties.get(each) is False),
+        error=error,
+        mean_error=mean_error,
+        standings={mode: _standing(summary, own, side) for mode, (side, own) in found.items()},
+    )
+
+
+def _error(summary: Summary, lines: Iterable[Line]) -> tuple[float | None, float | None]:
+    """Of a series that estimates softmax attention its error at the largest size that has one, and that of the mean."""
+    for quantity in summary.beside:
+        main = quantity.metric.curve.main if quantity.metric.curve else None
+        for line in lines:
+            curves = [quantity.curves.get(point.key, ()) for point in reversed(line.series.points)]
+            known = (p for curve in curves for p in curve if p.at == main and p.value is not None)
+            for point in known:
+                return point.value, point.beside
+    return None, None
+
+
+def _standing(summary: Summary, line: Line, side: _Side) -> Standing:
+    figure = _at(line, side.label)
+    memory = next((each for each in summary.beside if each.metric.role == "memory"), None)
+    point = line.series.at(side.label)
+    counts: dict[str, int] = {}
+    for each in line.figures:
+        if each.value is None:
+            counts[each.status] = counts.get(each.status, 0) + 1
+    return Standing(
+        against_baseline=line.against_baseline,
+        against_exact=line.against_exact,
+        start=start(line.against_baseline, side.table.panel),
+        exact_start=start(line.against_exact, side.table.panel),
+        value=figure.value if figure else None,
+        ratio=figure.vs_baseline if figure else None,
+        memory_bytes=memory.values.get(point.key) if memory and point else None,
+        status=figure.status if figure else "",
+        failures=counts,
+    )
+
+
+def _at(line: Line, label: str) -> Figure | None:
+    return next((figure for figure in line.figures if figure.label == label), None)
+
+
+def _ordered(rows: Sequence[Row], sides: Mapping[str, _Side], sort: str) -> list[Row]:
+    pinned = ["baseline", "best exact", ""]
+    key = _KEYS[sort]
+    return sorted(rows, key=lambda row: (pinned.index(row.role), *key(row, sides)))
+
+
+def _by_use(row: Row, sides: Mapping[str, _Side]) -> tuple[Any, ...]:
+    is_level = bool(sides) and all(row.name in side.level for side in sides.values())
+    savings = [each for side in sides.values() for each in _savings(row.name, side)]
+    return (not is_level, sum(savings) / len(savings) if savings else 0.0, *_by_ratio(row, sides))
+
+
+def _savings(name: str, side: _Side) -> list[float]:
+    """At each size of a mode that has what it is compared with, log min(1, ratio); 0 where the series did not run."""
+    levels = side.table.quantity.levels
+    own = next((line.series for line in side.table.every if line.series.name == name), None)
+    savings = []
+    for label, other in side.reference.points.items() if side.reference else ():
+        if other.key in levels:
+            point = own.at(label) if own else None
+            ran = point is not None and point.key in levels
+            savings.append(min(0.0, levels[point.key].level - levels[other.key].level) if point and ran else 0.0)
+    return savings
+
+
+def _by_ratio(row: Row, sides: Mapping[str, _Side]) -> tuple[float, ...]:
+    """What is dearest last; without a figure behind all that have one."""
+    standings = [row.standings.get(mode) for mode in sides]
+    ratios = [
+        math.inf if each is None or each.value is None else each.ratio if each.ratio is not None else each.value
+        for each in standings
+    ]
+    return tuple(ratios)
+
+
+def _by_memory(row: Row, sides: Mapping[str, _Side]) -> tuple[float, ...]:
+    known = [row.standings[mode].memory_bytes for mode in sides if mode in row.standings]
+    return tuple(math.inf if each is None else each for each in known or [None])
+
+
+def _by_start(row: Row, sides: Mapping[str, _Side]) -> tuple[float, ...]:
+    standings = [row.standings[mode] for mode in sides if mode in row.standings]
+    starts = [begun for each in standings for begun in (each.exact_start, each.start)]
+    return (*(begun.by if begun else math.inf for begun in starts), *_by_ratio(row, sides))
+
+
+_KEYS: Mapping[str, Callable[[Row, Mapping[str, _Side]], tuple[Any, ...]]] = {
+    "use": _by_use,
+    "from": _by_start,
+    "ratio": _by_ratio,
+    "memory": _by_memory,
+    "name": lambda row, _: (row.name,),
+}

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+
+from attnbench.analysis.answer import Answer, Row, answer
+from attnbench.analysis.run import Run
+from attnbench.analysis.summary import SORTS, summarise
+from attnbench.errors import BadInput
+from tests.analysis.runs import Law, laws
+
+SIZES = (128, 256, 512, 1024)
+LAWS: dict[str, Law] = {
+    "identity": lambda n: 1e-9,
+    "softmax": lambda n: 1e-6 * n**2,
+    "softmax:sdpa": lambda n: 5e-7 * n**2,
+    "performer": lambda n: 3e-4 * n,
+    "local": lambda n: 2e-4 * n,
+    "fnet": lambda n: 1e-5 * n,
+}
+
+
+def properties(**of: tuple[str, ...]) -> dict[str, dict[str, dict[str, bool]]]:
+    """By operator, what it lacks of three properties."""
+    names = ("all_pairs", "data_dependent", "decode")
+    return {f"{name} {{}}": {"full": {each: each not in lacks for each in names}} for name, lacks in of.items()}
+
+
+PROPERTIES = properties(softmax=(), performer=(), local=("all_pairs",), fnet=("data_dependent", "decode"))
+
+
+def run(rows: dict[str, Law] = LAWS, sizes: tuple[int, ...] = SIZES, **model: object) -> Run:
+    found = laws(sizes, rows, own=0.002, process=0.01, **model)
+    found.environment.update(exact=["softmax {}"], properties=PROPERTIES)
+    return found
+
+
+def rows(found: Answer) -> dict[str, Row]:
+    (table,) = found.tables
+    return {row.name: row for row in table.rows}
+
+
+def test_the_verdict_names_what_passes_first_and_what_passes_of_those_that_are_like_attention() -> None:
+    (verdict,) = answer(summarise(run())).verdicts
+    assert verdict.sizes == ("128", "1024")
+    assert verdict.against_baseline is not None
+    assert (verdict.against_baseline.outcome, verdict.against_baseline.series) == ("passed", "fnet")
+    assert verdict.against_baseline.start is not None
+    assert verdict.against_baseline.start.every
+    assert verdict.like_attention is not None
+    softmax, exact = verdict.like_attention
+    assert softmax is not None
+    assert exact is not None
+    assert (softmax.series, exact.series) == ("performer", "performer")
+    assert softmax.start is not None
+    assert exact.start is not None
+    assert (softmax.start.at, exact.start.at) == (pytest.approx(300, rel=0.05), pytest.approx(600, rel=0.05))
+
+
+def test_without_known_properties_none_are_claimed() -> None:
+    unknown = run()
+    del unknown.environment["properties"]
+    found = answer(summarise(unknown))
+    assert found.verdicts[0].like_attention is None
+    assert not any(row.lacks for row in rows(found).values())
+    assert rows(answer(summarise(run())))["fnet"].lacks == ("decode", "data_dependent")
+
+
+def test_rows_are_ordered_by_what_a_user_would_take() -> None:
+    assert list(rows(answer(summarise(run())))) == ["softmax", "softmax:sdpa", "fnet", "local", "performer"]
+    early = {**LAWS, "early": lambda n: 4.4e-7 * n**2, "late": lambda n: 4e-4 * n}
+    assert list(rows(answer(summarise(run(early)))))[2:] == ["fnet", "local", "performer", "early", "late"]
+
+
+def test_exact_softmax_comes_first_of_the_others_where_it_is_level_with_the_cheapest() -> None:
+    level = {
+        "softmax": LAWS["softmax"],
+        "softmax:sdpa": LAWS["fnet"],
+        "softmax:cuda": LAWS["fnet"],
+        "fnet": LAWS["fnet"],
+    }
+    names = list(rows(answer(summarise(run(level)))))
+    assert names[3:] == ["fnet"]
+    assert {*names[1:3]} == {"softmax:sdpa", "softmax:cuda"}
+    dearer = {**level, "softmax:cuda": LAWS["softmax"]}
+    assert list(rows(answer(summarise(run(dearer)))))[2:] == ["fnet", "softmax:cuda"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        ("name", ["fnet", "local", "performer"]),
+        ("ratio", ["fnet", "local", "performer"]),
+        ("from", ["fnet", "local", "performer"]),
+        ("memory", ["fnet", "local", "performer"]),
+    ],
+)
+def test_another_order_can_be_asked_for(sort: str, names: list[str]) -> None:
+    assert sort in SORTS
+    assert list(rows(answer(summarise(run(), sort=sort))))[2:] == names
+    with pytest.raises(BadInput, match=r"--sort 'memry' \(did you mean 'memory'\?\); allowed: use, "):
+        summarise(run(), sort="memry")
