@@ -8,7 +8,7 @@ from typing import Any, get_args
 from attnbench.errors import BadInput
 from attnbench.operator import Estimated, Growth
 from attnbench.problem import Cell, ParamValue, canonical_params
-from attnbench.properties import PROPERTIES, by_form
+from attnbench.properties import by_form
 from attnbench.registry import operators
 from attnbench.user_code import user_errors
 
@@ -41,7 +41,7 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
         with user_errors(f"{sources[cell.operator].location}: complexity, exact, estimates"):
             growth, is_exact = operator.complexity(cell.params), operator.exact(cell.params)
             estimated = operator.estimates(cell.params)
-        with user_errors(f"{sources[cell.operator].location}: {', '.join(PROPERTIES)}"):
+        with user_errors(f"{sources[cell.operator].location}: what it can do"):
             properties[name] = by_form(operator, cell.params)
         unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]
         if unknown:

@@ -38,19 +38,23 @@ TRANSFORMED = {"hyena": 1e-12}
 
 def cases() -> Iterator[tuple[Variant, bool]]:
     """Every kind of every operator, full and causal."""
+    before: list[Variant] = []
     for variant in variants():
         params = {**variant.params, **NARROW.get(variant.name, {})}
         if variant.name in NOT_THE_GRADIENT_OF_THE_OUTPUT and "gradient" in params:
             params["gradient"] = "bptt"
         params.update((name, "inside") for name in INSIDE if name in params)
         variant = Variant(variant.name, variant.operator, params, variant.scope)
+        if variant in before:
+            continue
+        before.append(variant)
         for causal in (False, True):
             if variant.scope == "core" and variant.defined(problem_of(variant, causal)):
                 yield variant, causal
 
 
-def problem_of(variant: Variant, causal: bool) -> Problem:
-    return variant.problem((SIDE, SIDE), batch=1, dtype="float64", causal=causal)
+def problem_of(variant: Variant, causal: bool, side: int = SIDE) -> Problem:
+    return variant.problem((side, side), batch=1, dtype="float64", causal=causal)
 
 
 def dependences(variant: Variant, problem: Problem, inputs: Inputs) -> Tensor:
@@ -82,13 +86,12 @@ def allowed(problem: Problem) -> Tensor:
     return torch.arange(n) <= (rows if problem.causal else torch.full_like(rows, n))
 
 
-def observed(variant: Variant, causal: bool) -> Pairs:
+def observed(variant: Variant, problem: Problem, draws: int = DRAWS) -> Pairs:
     """The pairs of an operator, from draws of its data with the same parameters and choices."""
-    problem = problem_of(variant, causal)
     same = variant.inputs(problem)
     may = allowed(problem)
     union = torch.zeros_like(may)
-    for seed in range(DRAWS):
+    for seed in range(draws):
         drawn = variant.inputs(problem, seed)
         contents = {name: tensor for name, tensor in drawn.choices.items() if name.startswith("index_")}
         inputs = replace(same, data=drawn.data, choices={**same.choices, **contents})
@@ -104,4 +107,33 @@ def observed(variant: Variant, causal: bool) -> Pairs:
 
 @pytest.mark.parametrize(("variant", "causal"), list(cases()), ids=lambda case: str(case))
 def test_an_output_depends_on_the_stated_tokens(variant: Variant, causal: bool) -> None:
-    assert observed(variant, causal) == variant.operator.pairs(variant.params, causal)
+    assert observed(variant, problem_of(variant, causal)) == variant.operator.pairs(variant.params, causal)
+
+
+BEYOND = {
+    "local": 24,
+    "longformer": 24,
+    "big_bird": 32,
+    "moba": 48,
+    "nsa": 48,
+    "dsa": 48,
+    "sliding_window": 65,
+}
+"""Of the operators of NARROW: sides of a square of more tokens than their default params let a token see. The defaults
+of all others let it see fewer than SIDE²."""
+
+
+def default_cases() -> Iterator[tuple[Variant, bool]]:
+    for variant, causal in cases():
+        own = {name: variant.operator.params[name].default for name in NARROW.get(variant.name, {})}
+        if own:
+            yield Variant(variant.name, variant.operator, {**variant.params, **own}, variant.scope), causal
+
+
+@pytest.mark.parametrize(("variant", "causal"), list(default_cases()), ids=lambda case: str(case))
+def test_so_it_does_with_default_params(variant: Variant, causal: bool) -> None:
+    """One draw of fixed positions: what is not seen there, other draws do not see either, as above."""
+    side, heads = BEYOND[variant.name], 2 if "index_heads" in variant.params else 1
+    problem = variant.problem((side, side), batch=1, heads=heads, channels=4 * heads, dtype="float64", causal=causal)
+    stated = variant.operator.pairs(variant.params, causal)
+    assert observed(variant, problem, draws=1 if stated == "fixed" else DRAWS) == stated
