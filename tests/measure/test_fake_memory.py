@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from attnbench.measure.worker.fake_memory import LiveBytes, predict, predict_on_meta
 from attnbench.measure.worker.forecast import footprint
@@ -78,3 +79,38 @@ def test_a_reference_that_mixes_devices_is_still_predicted() -> None:
     predicted = footprint(mixed, problem, params, "fwd")
     assert predicted is not None
     assert predicted.peak_bytes == predict(mixed, problem, params, "fwd").peak_bytes > 0
+
+
+def test_what_softmax_keeps_for_its_backward() -> None:
+    """Scaled q, k, v and the weights; its output is the next layer's to keep. A gradient of the weights and one of the
+    scores are alive beside the weights at the peak."""
+    form = operators()["softmax"].load().forms["core"]
+    predicted = predict(form, Problem(N, C, H), {"value_map": False}, "fwd_bwd")
+    assert predicted.saved_bytes == 4 * (3 * N * C + H * N * N)
+    assert predicted.cotangent_bytes == 4 * N * C
+    assert predicted.peak_bytes >= 4 * 3 * H * N * N
+    assert predict(form, Problem(N, C, H), {"value_map": False}, "fwd").saved_bytes == 0
+
+
+def test_what_identity_keeps_is_nothing() -> None:
+    predicted = predict(operators()["identity"].load().forms["core"], Problem(N, C, H), {}, "fwd_bwd")
+    assert (predicted.saved_bytes, predicted.peak_bytes) == (0, 0)
+
+
+def test_a_reference_that_calls_sdpa_is_not_taken_for_its_form_on_meta_tensors() -> None:
+    """There torch computes SDPA with the N×N matrix of scores; on a CPU without."""
+    softmax = operators()["softmax"].load().forms["core"]
+    problem = Problem(N, C, H)
+
+    def sdpa(problem: Problem, params: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+    form = replace(softmax, reference=sdpa)
+    with pytest.raises(NotImplementedError, match="depends on the device"):
+        predict_on_meta(form, problem, {}, "fwd_bwd")
+    predicted = footprint(form, problem, {}, "fwd_bwd")
+    assert predicted is not None
+    assert predicted.saved_bytes < 4 * H * N * N
+    with torch.device("meta"), LiveBytes() as live:
+        sdpa(problem, {}, *(torch.empty(1, H, N, C // H, requires_grad=True) for _ in range(3)))
+    assert live.peak > 4 * H * N * N, "the check sees no matrix"

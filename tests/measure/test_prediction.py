@@ -9,7 +9,7 @@ import pytest
 from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.metrics import peak_memory
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker.fake_memory import predict
+from attnbench.measure.worker.fake_memory import predict, predict_on_meta
 from attnbench.measure.worker.prepared_cell import subject_of
 from attnbench.measure.worker.visit import Bench
 from attnbench.problem import MODES, Cell, Mode, canonical_params
@@ -43,7 +43,9 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
     cell = Cell(variant.name, "reference", variant.scope, mode, problem, variant.params)
     of = subject_of(cell, sources()[variant.name], CPU, 2**33, Forecast())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
-    predicted = predict(variant.form, problem, variant.params, mode).peak_bytes
+    footprint = predict(variant.form, problem, variant.params, mode)
+    assert footprint == predict_on_meta(variant.form, problem, variant.params, mode)
+    predicted = footprint.peak_bytes
     gc.freeze()  # torch keeps what it knows of fake tensors, and measuring a peak collects garbage
     return predicted, int(peak_memory.check(Bench(of))["peak_memory_bytes"])
 

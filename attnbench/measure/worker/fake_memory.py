@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -23,17 +26,27 @@ from attnbench.problem import Mode, Params, Problem
 
 @dataclass(frozen=True)
 class Footprint:
-    """Predicted bytes. peak: the most alive at once above the inputs, as `peak_memory_bytes` measures it."""
+    """Predicted bytes.
+
+    Attributes:
+        peak_bytes: the most alive at once above the inputs, as `peak_memory_bytes` measures it.
+        input_bytes, parameter_bytes, choice_bytes, state_bytes: of the groups of `Inputs`.
+        cotangent_bytes: in fwd_bwd of the output's gradient, which is alive as well and in no other figure.
+        saved_bytes: in fwd_bwd what is kept from forward to backward beside parameters and choices: of the data what
+            gradients need, and what the call has computed.
+    """
 
     peak_bytes: int
     input_bytes: int
     parameter_bytes: int
     choice_bytes: int
     state_bytes: int = 0
+    cotangent_bytes: int = 0
+    saved_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """Everything alive at the peak, inputs included."""
+        """Everything alive at the peak, inputs included, the cotangent not."""
         return self.peak_bytes + self.input_bytes + self.parameter_bytes + self.choice_bytes + self.state_bytes
 
 
@@ -43,7 +56,7 @@ def predict(
     """The footprint of one call of `call` (None: the reference) on the form's inputs."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
-        return _footprint(form, problem, params, mode, inputs, call or form.reference)
+        return _footprint(call or form.reference, problem, params, mode, inputs)
 
 
 def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint:
@@ -51,28 +64,70 @@ def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode) ->
     of operations are small.
 
     They are on no device: statistics of a layer norm in half precision are float32, as on a GPU. A reference that mixes
-    its inputs with tensors of its own on the CPU raises RuntimeError.
+    its inputs with tensors of its own on the CPU raises RuntimeError, one for which torch chooses an algorithm by the
+    kind of device NotImplementedError.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
     groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
     on_meta = Inputs(*({name: _meta(tensor) for name, tensor in group.items()} for group in groups))
-    return _footprint(form, problem, params, mode, on_meta, form.reference)
+    with _ComputedAlikeEverywhere():
+        return _footprint(form.reference, problem, params, mode, on_meta)
 
 
 def _meta(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _footprint(
-    form: Form, problem: Problem, params: Params, mode: Mode, inputs: Inputs, call: Callable[..., Tensor]
-) -> Footprint:
-    cotangent = output_like(form.reference, problem, params, inputs) if mode == "fwd_bwd" else None
+class _ComputedAlikeEverywhere(TorchFunctionMode):
+    """Raises where torch chooses between algorithms by the kind of device: on meta tensors it takes another one."""
+
+    CHOSEN = (functional.scaled_dot_product_attention, torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self.CHOSEN:
+            raise NotImplementedError(f"{func} depends on the device")
+        return func(*args, **(kwargs or {}))
+
+
+def _footprint(call: Callable[..., Tensor], problem: Problem, params: Params, mode: Mode, inputs: Inputs) -> Footprint:
+    cotangent, saved = _after_forward(call, problem, params, inputs) if mode == "fwd_bwd" else (None, 0)
     live = LiveBytes()
     result = run(call, problem, params, inputs, cotangent, within=live)
     del result
-    groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
-    return Footprint(live.peak, *map(total_bytes, groups))
+    return Footprint(
+        peak_bytes=live.peak,
+        input_bytes=total_bytes(inputs.data),
+        parameter_bytes=total_bytes(inputs.parameters),
+        choice_bytes=total_bytes(inputs.choices),
+        state_bytes=total_bytes(inputs.state),
+        cotangent_bytes=0 if cotangent is None else total_bytes({"": cotangent}),
+        saved_bytes=saved,
+    )
+
+
+def _after_forward(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> tuple[Tensor, int]:
+    """(a tensor of the output's shape and dtype, `Footprint.saved_bytes`) of a call with gradients."""
+    wanted = _wanted(inputs)
+    saved: set[int] = set()
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.add(_identity(tensor))
+        return tensor.detach()  # the output itself would hold its graph, and that the output
+
+    with saved_tensors_hooks(note, lambda tensor: tensor), LiveBytes() as live:
+        output = call(problem, params, **wanted, **inputs.choices)
+    data = {_identity(wanted[name]): wanted[name].untyped_storage().nbytes() for name in inputs.data}
+    held = live.now + sum(size for identity, size in data.items() if identity in saved)
+    if _identity(output) not in saved | data.keys():
+        held -= output.untyped_storage().nbytes()
+    return torch.ones_like(output.detach()), held
+
+
+def _wanted(inputs: Inputs) -> dict[str, Tensor]:
+    return {name: tensor.detach().requires_grad_() for name, tensor in inputs.differentiated().items()}
 
 
 def output_like(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> Tensor:
@@ -93,7 +148,7 @@ def run(
     if cotangent is None:
         with torch.inference_mode(), within:
             return call(problem, params, **inputs.tensors())
-    wanted = {name: tensor.detach().requires_grad_() for name, tensor in inputs.differentiated().items()}
+    wanted = _wanted(inputs)
     with within:
         output = call(problem, params, **wanted, **inputs.choices)
         return output, torch.autograd.grad(output, list(wanted.values()), cotangent)
