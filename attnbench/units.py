@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-_STEPS = {
+STEPS = {
     "s": (1000.0, ((-4, "ps"), (-3, "ns"), (-2, "µs"), (-1, "ms"), (0, "s"))),
     "bytes": (1024.0, ((0, "B"), (1, "KiB"), (2, "MiB"), (3, "GiB"), (4, "TiB"))),
     "flop": (1000.0, ((0, ""), (1, "k"), (2, "M"), (3, "G"), (4, "T"), (5, "P"), (6, "E"))),
@@ -25,7 +25,7 @@ def shown(value: float | None, unit: str) -> str:
         return ""
     if value == 0:
         return "0"
-    base, steps = _STEPS[unit]
+    base, steps = STEPS[unit]
     for power, name in steps:
         scaled = value / base**power
         if max(scaled, digits(scaled)) < base or power == steps[-1][0]:

@@ -9,6 +9,8 @@ from typing import Any
 from attnbench.analysis.grid import Grid
 from attnbench.analysis.summary import Summary
 from attnbench.outputs import _grid_tables
+from attnbench.outputs._html_charts import chart_scripts, charts
+from attnbench.outputs._html_curves import curve_blocks
 from attnbench.outputs._html_page import Block, page, part
 from attnbench.outputs._run_tables import Part, legend, parts
 from attnbench.units import count
@@ -18,9 +20,9 @@ _MOST_FACTS, _LONGEST_FACT = 80, 300
 
 def run_page(summary: Summary, folder: Path | None) -> str:
     """The document. folder: that of a run just measured."""
-    blocks = [*_tables(parts(summary)), *_circumstances(summary)]
+    blocks = [*curve_blocks(summary), *charts(["curves"]), *_tables(parts(summary)), *_circumstances(summary)]
     rest = "attnbench show RUN --axis AXIS --metric METRIC --format html holds a part; --format json all of it."
-    return page(f"attnbench: {summary.name}", list(_subtitle(summary, folder)), blocks, (), rest)
+    return page(f"attnbench: {summary.name}", list(_subtitle(summary, folder)), blocks, chart_scripts(), rest)
 
 
 def grids_page(grids: Sequence[Grid]) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import html as html_module
 import importlib.util
+import json as json_module
+import math
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.analysis.run import Run, read_run
-from attnbench.analysis.summary import Summary, summarise
+from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
 from attnbench.outputs import _html_page, html
 from attnbench.outputs._run_tables import parts
@@ -93,9 +96,11 @@ def test_what_failed_the_machine_and_warnings_are_told() -> None:
     assert "digest" not in text
 
 
-@pytest.mark.parametrize("place", ["cpu", "reason", "warning"])
+@pytest.mark.parametrize("place", ["cpu", "reason", "warning", "operator"])
 def test_text_of_a_run_is_text(place: str) -> None:
     run = made(cpu=ATTACK if place == "cpu" else "a cpu")
+    if place == "operator":
+        run.visits.loc[run.visits["operator"] == "local", "operator"] = ATTACK
     if place == "reason":
         run.visits.loc[run.visits["status"] == "wrong", "reason"] = ATTACK
     if place == "warning":
@@ -129,7 +134,67 @@ def test_other_scripts_are_refused_by_the_page_itself() -> None:
     policy = next(attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv"))
     assert policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "script-src 'unsafe-inline'" not in policy
+    assert "unsafe" not in policy.split("style-src")[0]
+
+
+def data_blocks(text: str, kind: str) -> list[dict[str, Any]]:
+    pattern = rf'<script type="application/json" class="{kind}">(.*?)</script>'
+    return [json_module.loads(each) for each in re.findall(pattern, text, re.DOTALL)]
+
+
+def differences(summary: Summary, panels: list[dict[str, Any]]) -> list[str]:
+    """Where the data of the curves is not what the summary says."""
+    found = []
+    for report, panel in zip(summary.panels, panels, strict=True):
+        names, sizes = [each["name"] for each in panel["series"]], [label for _, label in panel["sizes"]]
+        for table, metric in zip([t for t in report.tables if any(map(known, t.lines))], panel["metrics"], strict=True):
+            against = {each["name"]: each for each in metric["against"]}
+            for line in table.lines:
+                k = names.index(line.series.name)
+                values = [[sizes.index(f.label), f.value, f.low, f.high] for f in line.figures if f.value]
+                found += [] if near(metric["figures"][k], values) else [f"{line.series.name} {metric['name']}: figures"]
+                for name, crossover in [
+                    (report.baseline, line.against_baseline),
+                    (table.quantity.metric.best_exact, line.against_exact),
+                ]:
+                    if crossover is not None:
+                        places = [[c.at, c.low, c.high] for c in crossover.crossings]
+                        found += [] if near(against[name]["crossings"][k], places) else [f"{line.series.name}: {name}"]
+                ratios = [[sizes.index(f.label), f.vs_baseline] for f in line.figures if f.vs_baseline]
+                if ratios and line.against_baseline:
+                    shown = [each[:2] for each in against[report.baseline]["ratios"][k]]
+                    found += [] if near(shown, ratios) else [f"{line.series.name} {metric['name']}: ratios"]
+    return found
+
+
+def known(line: Line) -> bool:
+    return any(figure.value for figure in line.figures)
+
+
+def near(shown: list[list[float | None]], truth: list[list[float | None]]) -> bool:
+    """The same to five digits."""
+    pairs = zip((x for each in shown for x in each), (x for each in truth for x in each), strict=False)
+    same = [a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=1e-5)) for a, b in pairs]
+    return len(shown) == len(truth) and all(same)
+
+
+@pytest.mark.parametrize("name", ["cpu-sequence", "cpu-heads"])
+def test_curves_show_the_figures_ratios_and_crossovers_of_the_summary(name: str) -> None:
+    summary = summarise(read_run(REFERENCE / name))
+    panels = data_blocks(html.run(summary), "curves")
+    assert differences(summary, panels) == []
+    for panel in panels:
+        assert 1 < sum(each["shown"] for each in panel["series"]) <= 8
+    panels[0]["metrics"][0]["figures"][3][0][1] *= 1.01
+    panels[0]["metrics"][0]["against"][0]["crossings"][3] = [[700.0, 600.0, 800.0]]
+    assert len(differences(summary, panels)) == 2  # the negative control
+
+
+def test_every_exact_softmax_may_be_what_curves_are_compared_with() -> None:
+    panel = data_blocks(html.run(summarise(read_run(REFERENCE / "cpu-sequence"))), "curves")[0]
+    against = {metric["name"]: [each["name"] for each in metric["against"]] for metric in panel["metrics"]}
+    assert against["wall_time"] == ["softmax", "fastest exact softmax", "softmax:sdpa"]
+    assert against.get("softmax_error", []) == []
 
 
 def test_above_the_limit_the_rest_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

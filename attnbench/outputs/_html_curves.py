@@ -1,0 +1,143 @@
+"""What the curves of a report show: every panel as plain data, rounded, with the texts that scripts cannot make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from attnbench.analysis.crossover import BEYOND, Crossing
+from attnbench.analysis.relative import Comparand, Relative, comparands
+from attnbench.analysis.series import in_a_line
+from attnbench.analysis.summary import Line, PanelReport, Summary, Table
+from attnbench.axes import AXES
+from attnbench.outputs._colours import INK, MOST_COLOURED, colour
+from attnbench.outputs._html_page import Block, part, script_data
+from attnbench.outputs._run_tables import crossover_text
+from attnbench.problem import operator_and_impl
+
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [14, 3])
+"""Of the series of one operator, in their order."""
+
+
+def curve_blocks(summary: Summary) -> Iterator[Block]:
+    """A chart for each axis, and the data of its panels."""
+    from markupsafe import Markup
+
+    by_axis: dict[str, list[PanelReport]] = {}
+    for report in summary.panels:
+        by_axis.setdefault(report.panel.axis, []).append(report)
+    for axis, reports in by_axis.items():
+        blocks = [_block(report) for report in reports if any(map(_is_drawn, report.tables))]
+        if blocks:
+            chart = part("chart", "curves", axis, f"Curves over {axis}")
+            yield Block(f"curves over {axis}", Markup(part("section", f"curves-{axis}", f"Over {axis}", chart)))
+            yield from blocks
+
+
+def _block(report: PanelReport) -> Block:
+    return Block(f"curves of {report.panel.title}", script_data("curves", _panel(report)), rank=1)
+
+
+def _is_drawn(table: Table) -> bool:
+    return any(figure.value for line in table.lines for figure in line.figures)
+
+
+def _panel(report: PanelReport) -> dict[str, Any]:
+    panel, tables = report.panel, [table for table in report.tables if _is_drawn(table)]
+    names = list(dict.fromkeys(line.series.name for table in tables for line in table.lines))
+    first = _first_shown(report, tables[0])
+    return {
+        "group": panel.axis,
+        "unit": AXES[panel.axis].unit,
+        "mode": panel.fixed["mode"],
+        "rest": in_a_line({**panel.fixed, "mode": ""}, panel.walked),
+        "sizes": [[size, label] for label, size in panel.sizes.items()],
+        "series": [_series(report, name, name in first) for name in names],
+        "metrics": [_metric(report, table, names) for table in tables],
+    }
+
+
+def _first_shown(report: PanelReport, table: Table) -> list[str]:
+    """The series that a chart begins with: the baseline, exact softmax, and the cheapest at the largest size."""
+
+    def place(line: Line) -> tuple[bool, bool, float, float]:
+        is_baseline = (line.series.operator, line.series.impl) == operator_and_impl(report.baseline)
+        size, value = max((f.size, f.value) for f in line.figures if f.value)
+        return not is_baseline, not line.exact, -size, value
+
+    drawn = [line for line in table.lines if line.series.operator != "identity" and any(f.value for f in line.figures)]
+    return [line.series.name for line in sorted(drawn, key=place)[:MOST_COLOURED]]
+
+
+def _series(report: PanelReport, name: str, is_shown: bool) -> dict[str, Any]:
+    series = next(s for s in report.panel.series if s.name == name)
+    same = [s.name for s in report.panel.series if colour(s.operator) == colour(series.operator)]
+    hue = colour(series.operator)
+    return {
+        "name": name,
+        "colour": "" if hue == INK else hue,
+        "dash": _DASHES[same.index(name) % len(_DASHES)],
+        "shown": is_shown,
+    }
+
+
+def _metric(report: PanelReport, table: Table, names: Sequence[str]) -> dict[str, Any]:
+    positions = {label: i for i, label in enumerate(table.panel.sizes)}
+    lines = {line.series.name: line for line in table.lines}
+    ordered = [lines.get(name) for name in names]
+    return {
+        "name": table.quantity.name,
+        "title": table.quantity.title,
+        "unit": table.quantity.metric.unit,
+        "figures": [_figures(line, positions) for line in ordered],
+        "lost": [_lost(line, table) for line in ordered],
+        "against": [_against(each, table, names, positions) for each in comparands(table, report.baseline)],
+    }
+
+
+def _figures(line: Line | None, positions: Mapping[str, int]) -> list[list[float | None]]:
+    """[position of the size, value, low, high] each."""
+    figures = line.figures if line else ()
+    return [[positions[f.label], *map(_rounded, (f.value, f.low, f.high))] for f in figures if f.value]
+
+
+def _lost(line: Line | None, table: Table) -> str:
+    """`oom at 8192`: the first size beyond its last figure at which it ran out of memory or time; else empty."""
+    last = max((f.size for f in line.figures if f.value), default=0) if line else 0
+    figures = line.figures if line and not table.quantity.metric.analytic else ()
+    return next((f"{f.status} at {f.label}" for f in figures if f.status in BEYOND and f.size > last), "")
+
+
+def _against(comparand: Comparand, table: Table, names: Sequence[str], positions: Mapping[str, int]) -> dict[str, Any]:
+    relatives = [comparand.relatives.get(name) for name in names]
+    axis = table.panel.axis
+    return {
+        "name": comparand.name,
+        "values": [[positions[label], _rounded(value)] for label, value in comparand.values.items() if value],
+        "ratios": [_ratios(each, positions) for each in relatives],
+        "crossings": [
+            list(map(_crossing, each.crossover.crossings)) if each and each.crossover else [] for each in relatives
+        ],
+        "texts": [
+            crossover_text(each.crossover, axis, comparand.name)
+            if each and each.crossover and each.crossover.crossings
+            else ""
+            for each in relatives
+        ],
+    }
+
+
+def _ratios(relative: Relative | None, positions: Mapping[str, int]) -> list[list[float | None]]:
+    """[position of the size, ratio, by which factor its interval extends to both sides] each."""
+    ratios = relative.ratios if relative else {}
+    return [[positions[label], *map(_rounded, (value, high / value))] for label, (value, _, high) in ratios.items()]
+
+
+def _crossing(crossing: Crossing) -> list[float | None]:
+    return [*map(_rounded, (crossing.at, crossing.low, crossing.high))]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits: more than any text shows."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

@@ -1,0 +1,248 @@
+"use strict";
+/** Fills the charts and their choices from the data blocks of the page. What stored runs hold is only ever set as text. */
+(() => {
+  const blocks = (kind) => [...document.querySelectorAll(`script.${kind}`)].map((each) => JSON.parse(each.textContent));
+  const [settings] = blocks("settings");
+
+  // How numbers are shown: as attnbench.units.shown.
+  const digits = (value) => Number(value.toPrecision(3));
+  const three = (value) => {
+    const size = Math.abs(value);
+    if (size && (size >= 1e6 || size < 1e-3)) return value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+    if (digits(size) >= 100) return (size < 1000 ? digits(value) : value).toFixed(0);
+    return value.toFixed(digits(size) < 10 ? 2 : 1);
+  };
+  const shown = (value, unit) => {
+    if (!value) return "0";
+    const [base, steps] = settings.units[unit];
+    const fits = (scaled) => Math.max(scaled, digits(scaled)) < base;
+    const step = steps.find(([power]) => fits(value / base ** power)) ?? steps[steps.length - 1];
+    return three(value / base ** step[0]) + step[1];
+  };
+  const times = (value) => (value >= 1e-3 && value < 0.1 ? String(Number(value.toPrecision(2))) : three(value)) + "×";
+  const tick = (value, unit) => (unit === "×" ? times(value) : shown(value, unit)).replace(/\.0+(?=\D|$)/, "");
+
+  /** The ends of a logarithmic scale with some room, and its ticks: 1, 2 and 5 of each decade, of bytes powers of 2. */
+  const scale = (values, share, unit) => {
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    const pad = Math.max((most / least) ** share, 1.05);
+    const domain = [least / pad, most * pad];
+    const isBytes = unit === "bytes" || unit === "×";
+    const [low, high] = domain.map((end) => (isBytes ? Math.log2(end) : Math.log10(end)));
+    const inner = isBytes ? [1] : high - low > 5 ? [1] : high - low > 2 ? [1, 3] : [1, 2, 5];
+    const every = [];
+    for (let k = Math.floor(low); k <= high; k++) inner.forEach((n) => every.push(Number((n * (isBytes ? 2 : 10) ** k).toPrecision(12))));
+    const inside = every.filter((tick) => tick >= domain[0] && tick <= domain[1]);
+    const step = Math.ceil(inside.length / 12);
+    const ticks = inside.filter((_, i) => i % step === 0);
+    return { domain, ticks, labels: Object.fromEntries(ticks.map((t) => [t, tick(t, unit)])) };
+  };
+
+  const element = (name, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  };
+
+  // One box of text for all charts.
+  const box = element("div", { className: "tip", hidden: true });
+  document.body.append(box);
+  const tooltip = (_, event, __, value) => {
+    box.hidden = value === null || value === undefined || value === "";
+    if (box.hidden) return;
+    box.textContent = value;
+    const left = Math.min(event.clientX + 14, window.innerWidth - box.offsetWidth - 8);
+    const top = Math.min(event.clientY + 14, window.innerHeight - box.offsetHeight - 8);
+    box.style.left = `${Math.max(4, left)}px`;
+    box.style.top = `${Math.max(4, top)}px`;
+  };
+
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const config = () => {
+    const [text, soft, line] = ["--text", "--soft", "--line"].map(css);
+    const axis = { labelColor: soft, labelFontSize: 12, titleColor: soft, domainColor: line, tickColor: line, gridColor: line, gridOpacity: 0.6 };
+    return { axis, title: { color: text }, background: null, font: "system-ui, sans-serif" };
+  };
+
+  /** A chart in a place; `fill(view)` sets its data and signals, again where the colours of the page change. */
+  const chart = (kind, place, fill) => {
+    let shownView = null;
+    const draw = async () => {
+      const options = { mode: "vega-lite", actions: false, renderer: "svg", ast: true, tooltip, config: config() };
+      const { view } = await vegaEmbed(place, settings.charts[kind], options);
+      shownView?.finalize();
+      shownView = view;
+      return update();
+    };
+    const update = () => {
+      fill(shownView);
+      return shownView.runAsync();
+    };
+    dark.addEventListener("change", draw);
+    draw();
+    return () => shownView && update();
+  };
+
+  const set = (view, axis, values) => {
+    for (const [name, value] of Object.entries(values)) view.signal(name + axis, value);
+  };
+
+  const unique = (values) => [...new Set(values)];
+  const choice = (title, name, onchange) => {
+    const select = element("select", { name });
+    select.addEventListener("change", () => onchange(select.value));
+    const label = element("label", {}, element("span", { textContent: title }), select);
+    const fill = (values, value) => {
+      select.replaceChildren(...values.map(([text, v]) => element("option", { textContent: text, value: v, selected: v === value })));
+      label.hidden = values.length < 2;
+    };
+    return { label, fill };
+  };
+
+  const MODES = { fwd: "inference (fwd)", fwd_bwd: "training (fwd_bwd)" };
+  /** The height of a curve at a place, interpolated in logs. */
+  const height = (points, x) => {
+    const i = Math.min(Math.max(points.findIndex((p) => p.x >= x), 1), points.length - 1);
+    const [a, b] = [points[i - 1] ?? points[0], points[i] ?? points[0]];
+    if (!a || a.x === b.x) return a?.y;
+    const share = Math.log(x / a.x) / Math.log(b.x / a.x);
+    return a.y * (b.y / a.y) ** share;
+  };
+
+  const curves = (figure, panels) => {
+    const state = { mode: panels[0].mode, rest: panels[0].rest, metric: panels[0].metrics[0].name, view: "value", against: "" };
+    const visible = new Map();
+    panels.forEach((p) => p.series.forEach((s) => visible.set(s.name, (visible.get(s.name) ?? false) || s.shown)));
+    const first = new Map(visible);
+    const ink = () => css("--text");
+
+    const panel = () => panels.find((p) => p.mode === state.mode && p.rest === state.rest);
+    const metric = () => panel().metrics.find((m) => m.name === state.metric);
+    const against = () => metric().against.find((a) => a.name === state.against);
+
+    /** Chooses what there is, nearest to what was chosen. */
+    const settle = (changed) => {
+      if (!panel()) {
+        const near = panels.find((p) => p[changed] === state[changed]) ?? panels[0];
+        Object.assign(state, { mode: near.mode, rest: near.rest });
+      }
+      if (!metric()) state.metric = panel().metrics[0].name;
+      if (!against()) state.against = metric().against[0]?.name ?? "";
+      if (!against()) state.view = "value";
+    };
+
+    const rows = () => {
+      const p = panel(), m = metric(), a = against(), isRatio = state.view === "ratio";
+      const place = (i) => p.sizes[i][0];
+      const points = [], marks = [];
+      p.series.forEach((s, k) => {
+        if (!visible.get(s.name)) return;
+        const colour = s.colour || ink();
+        const ratios = new Map((a?.ratios[k] ?? []).map(([i, r, f]) => [i, [i, r, f && r / f, f && r * f]]));
+        const interval = (low, high, text) => (low && high && low !== high ? ` [${text(low)}, ${text(high)}]` : "");
+        const tip = ([i, value, low, high]) => {
+          const r = ratios.get(i);
+          const lines = [s.name, `${p.sizes[i][1]} ${p.unit}`, `${m.title}: ${shown(value, m.unit)}${interval(low, high, (v) => shown(v, m.unit))}`];
+          if (r) lines.push(`${times(r[1])}${interval(r[2], r[3], times)} of ${a.name}`);
+          return lines.join("\n");
+        };
+        const mine = m.figures[k]
+          .map((f) => ({ f, r: isRatio ? ratios.get(f[0]) : f }))
+          .filter(({ r }) => r)
+          .map(({ f, r }) => ({ series: s.name, x: place(f[0]), y: r[1], low: r[2], high: r[3], colour, dash: s.dash, tip: tip(f) }));
+        points.push(...mine);
+        if (!mine.length) return;
+        const last = mine[mine.length - 1];
+        if (m.lost[k]) marks.push({ series: s.name, x: last.x, y: last.y, low: null, high: null, colour, shape: "cross", tip: `${s.name}\n${m.lost[k]}` });
+        (a?.crossings[k] ?? []).forEach(([at, low, high]) => {
+          const x = at ?? Math.sqrt(low * high);
+          const y = isRatio ? 1 : height(mine, x);
+          marks.push({ series: s.name, x: at, y, low: low ?? at, high: high ?? at, colour, shape: "circle", tip: `${s.name}\ncheaper than ${a.name}:\n${a.texts[k]}` });
+        });
+      });
+      const beneath = !a ? [] : isRatio
+        ? p.sizes.map(([x]) => ({ x, y: 1, colour: ink() }))
+        : a.values.map(([i, y]) => ({ x: place(i), y, colour: ink() }));
+      return { points, marks, beneath };
+    };
+
+    const update = (view) => {
+      const p = panel(), { points, marks, beneath } = rows();
+      const heights = [...points.flatMap((d) => [d.y, d.low ?? d.y, d.high ?? d.y]), ...beneath.map((d) => d.y)].filter((v) => v > 0);
+      const unit = state.view === "ratio" ? "×" : metric().unit;
+      const x = scale(p.sizes.map(([size]) => size), 0.03, "");
+      set(view, "X", { ...x, ticks: p.sizes.map(([size]) => size), labels: Object.fromEntries(p.sizes) });
+      set(view, "Y", scale(heights.length ? heights : [1, 10], 0.05, unit));
+      view.data("points", points).data("marks", marks).data("beneath", beneath);
+    };
+
+    const choices = {
+      mode: choice("Mode", "mode", (v) => change("mode", v)),
+      rest: choice("Problem", "rest", (v) => change("rest", v)),
+      metric: choice("Metric", "metric", (v) => change("metric", v)),
+      against: choice("Compared with", "against", (v) => change("against", v)),
+      view: choice("Shown as", "view", (v) => change("view", v)),
+    };
+    const legend = element("div", { className: "legend" });
+    legend.setAttribute("role", "group");
+    legend.setAttribute("aria-label", "Operators in the chart");
+    const plot = element("div", { className: "plot" });
+    plot.setAttribute("role", "img");
+    const caption = element("figcaption");
+    figure.append(element("div", { className: "choices" }, ...Object.values(choices).map((c) => c.label)), plot, legend, caption);
+    figure.hidden = false;
+
+    const describe = () => {
+      const p = panel(), m = metric();
+      choices.mode.fill(unique(panels.map((q) => q.mode)).map((v) => [MODES[v] ?? v, v]), state.mode);
+      choices.rest.fill(unique(panels.map((q) => q.rest)).map((v) => [v, v]), state.rest);
+      choices.metric.fill(p.metrics.map((q) => [q.title, q.name]), state.metric);
+      choices.against.fill(m.against.map((q) => [q.name, q.name]), state.against);
+      choices.view.fill(m.against.length ? [["values", "value"], [`ratio to ${state.against}`, "ratio"]] : [["values", "value"]], state.view);
+      plot.setAttribute("aria-label", `${figure.dataset.label}: ${m.title}${state.view === "ratio" ? `, ratio to ${state.against}` : ""}. The tables below hold the figures.`);
+      const mark = m.against.length ? ` Thick line: ${state.against}; rings with bars: where a series passes it, with the 95 % interval.` : "";
+      const lost = m.lost.some(Boolean) ? " Crosses: out of memory or time beyond." : "";
+      caption.textContent = `${m.title} over ${figure.dataset.group}, ${p.rest}. Bands: 95 % intervals.${mark}${lost}`;
+      const button = (text, pressed, onclick) => {
+        const made = element("button", { type: "button", onclick }, text);
+        if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
+        return made;
+      };
+      const swatch = (s) => {
+        const [image, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+        const set = { x1: 0, x2: 24, y1: 4, y2: 4, stroke: s.colour || "currentColor", "stroke-width": 3, "stroke-dasharray": s.dash[1] ? s.dash.join(" ") : "none" };
+        Object.entries(set).forEach(([name, value]) => line.setAttribute(name, value));
+        Object.entries({ width: 24, height: 8, "aria-hidden": true }).forEach(([name, value]) => image.setAttribute(name, value));
+        image.append(line);
+        return image;
+      };
+      const focused = [...legend.children].indexOf(document.activeElement);
+      const reset = (value) => () => (panels.forEach((q) => q.series.forEach((s) => visible.set(s.name, value(s.name)))), refresh());
+      legend.replaceChildren(
+        ...p.series.map((s) => {
+          const made = button(s.name, visible.get(s.name), () => (visible.set(s.name, !visible.get(s.name)), refresh()));
+          made.prepend(swatch(s));
+          return made;
+        }),
+        button("All", null, reset(() => true)),
+        button("None", null, reset(() => false)),
+        button("As at first", null, reset((name) => first.get(name))),
+      );
+      legend.children[focused]?.focus();
+    };
+
+    settle("mode");
+    const redraw = chart("curves", plot, update);
+    const refresh = () => (describe(), redraw());
+    const change = (name, value) => ((state[name] = value), settle(name), refresh());
+    describe();
+  };
+
+  const kinds = { curves };
+  for (const figure of document.querySelectorAll("figure.chart")) {
+    const { kind, group } = figure.dataset;
+    const data = blocks(kind).filter((each) => String(each.group) === group);
+    if (data.length) kinds[kind](figure, data);
+  }
+})();
