@@ -26,23 +26,13 @@ class Property:
 
 
 PROPERTIES: Mapping[str, Property] = {
-    "exact": Property("It is softmax attention itself: the same numbers, apart from rounding.", "not exact"),
-    "drop_in": Property(
-        "It takes just q, k and v, and comes as near to softmax attention of them as a parameter of its own is moved; "
-        "exact ones are there.",
-        "no drop-in",
-    ),
-    "all_pairs": Property(
-        "An output can depend on every token that it may see, wherever that stands; some choose which by content.",
-        "not all pairs",
-    ),
+    "exact": Property("Softmax attention itself: the same numbers, apart from rounding.", "not exact"),
+    "drop_in": Property("From q, k and v alone: softmax attention, or as near as a parameter sets it.", "no drop-in"),
+    "all_pairs": Property("An output can depend on every token that it may see, wherever it stands.", "not all pairs"),
     "causal": Property("It has a form in which a token sees only itself and those before it.", "not causal"),
-    "decode": Property(
-        "Its causal form goes on from what is kept of earlier tokens, and computes only the new ones.", "no decoding"
-    ),
+    "decode": Property("New tokens are computed alone, from what is kept of those before.", "no decoding"),
     "data_dependent": Property(
-        "How much tokens count beside each other depends on what they contain, not on their positions alone.",
-        "fixed weights",
+        "What tokens contain decides how much each counts, not positions alone.", "fixed weights"
     ),
     "any_length": Property("No learned parameter grows with the number of tokens.", "weights grow with N"),
 }
@@ -77,11 +67,12 @@ def properties(operator: Operator, params: Params, causal: bool) -> dict[str, bo
 
 def by_form(operator: Operator, params: Params) -> dict[str, dict[str, bool]]:
     """`properties` of each form that there is with these params, by its name in FORMS."""
-    return {
-        name: properties(operator, params, causal)
-        for causal, name in FORMS.items()
-        if _is_defined(operator, params, causal=causal)
-    }
+    return {name: properties(operator, params, name == FORMS[True]) for name in forms(operator, params)}
+
+
+def forms(operator: Operator, params: Params) -> list[str]:
+    """The names of the forms that there are with some params."""
+    return [name for causal, name in FORMS.items() if _is_defined(operator, params, causal=causal)]
 
 
 TOKENS, SIDE = 1024, 32

@@ -11,7 +11,10 @@ import torch
 from attnbench.plan.cells import cells
 from attnbench.plan.suite import read
 from attnbench.problem import Problem, operator_with_impl
-from attnbench.registry import operators
+from attnbench.properties import forms, properties
+from attnbench.registry import operators, resolve
+from tests.operators.test_properties import FOUND
+from tests.variants import Variant
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OWN_OPERATOR, OWN_IMPL = EXAMPLES / "own-operator", EXAMPLES / "own-impl"
@@ -46,6 +49,18 @@ def test_the_own_impl_is_softmax(n: int) -> None:
     assert n == 1 or not torch.allclose(mine.load()(problem, {}, **without_last), dense, atol=1e-12)
     assert mine.why_not(replace(problem, causal=True), {}, "cpu")
     assert mine.why_not(problem, {}, "cpu") is None
+
+
+@pytest.mark.parametrize("path", [OWN_OPERATOR / "operators" / "decayed.py", OWN_IMPL / "streamed_softmax.py"])
+def test_they_state_what_they_can_do(path: Path) -> None:
+    operator = operators([str(path)])[path.stem].load()
+    variant = Variant(path.stem, operator, resolve(operator, {}), "core")
+    for form in forms(operator, variant.params):
+        stated = properties(operator, variant.params, form == "causal")
+        names = FOUND.keys() - {"drop_in"}  # along half_life, decayed needs too much memory
+        assert {name: FOUND[name](variant, form == "causal") for name in names} == {
+            name: stated[name] for name in names
+        }
 
 
 @pytest.mark.parametrize(

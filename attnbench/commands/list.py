@@ -11,12 +11,12 @@ from attnbench.outputs import _formats as formats
 
 
 def command(
-    what: Annotated[Literal["operators", "suites", "metrics"], typer.Argument(help="What to list.")],
+    what: Annotated[Literal["operators", "suites", "metrics", "properties"], typer.Argument(help="What to list.")],
     names: Annotated[list[str] | None, typer.Argument(help="Only these; default: all.", metavar="[NAME]...")] = None,
     device: Annotated[str, device_option("Where an impl may run; auto: CUDA where there is a GPU.")] = "auto",
     form: Annotated[str, format_option("rows", "json and csv hold every field.")] = "table",
 ) -> None:
-    """List operators, suites or metrics; for operators, why an impl cannot run on this machine.
+    """List operators, with what they lack and why an impl cannot run on this machine; or suites, metrics or properties.
 
     Example: attnbench list operators softmax local --format json
     """

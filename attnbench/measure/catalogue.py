@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from attnbench.operator import Growth, Operator, Pairs
     from attnbench.problem import Problem, Scope
 
-What = Literal["operators", "suites", "metrics"]
+What = Literal["operators", "suites", "metrics", "properties"]
 Row = dict[str, Any]
 
 
 def catalogue(what: What, names: Sequence[str] = (), device: str = AUTO) -> list[Row]:
-    """A row for each operator, suite or metric.
+    """A row for each operator, suite, metric or property.
 
     Args:
-        what: of which of the three.
+        what: of which of these.
         names: only these; empty: all.
         device: of operators: the kind of device on which an impl may run, or AUTO.
 
     Raises: BadInput for a name that there is not.
     """
-    rows = _operators(device) if what == "operators" else _suites() if what == "suites" else _metrics()
+    others = {"suites": _suites, "metrics": _metrics, "properties": _properties}
+    rows = _operators(device) if what == "operators" else others[what]()
     by_name = {str(row["name"]): row for row in rows}
     for name in names:
         if name not in by_name:
@@ -69,6 +70,12 @@ def _metrics() -> list[Row]:
     ]
 
 
+def _properties() -> list[Row]:
+    from attnbench.properties import PROPERTIES
+
+    return [{"name": name, "lack": each.lack, "meaning": each.meaning} for name, each in PROPERTIES.items()]
+
+
 def _operators(device: str) -> list[Row]:
     from attnbench.registry import operators
 
@@ -77,6 +84,7 @@ def _operators(device: str) -> list[Row]:
 
 
 def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
+    from attnbench.properties import by_form
     from attnbench.registry import allowed_values, resolve
 
     params = resolve(operator, {})
@@ -105,7 +113,11 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
         "continues": operator.continues,
         "state": _state_growth(operator, params),
         "dtypes": list(operator.dtypes),
-        "kinds": {k: {**asdict(operator.complexity(p)), "pairs": _pairs(operator, p)} for k, p in kinds.items()},
+        "properties": by_form(operator, params),
+        "kinds": {
+            k: {**asdict(operator.complexity(p)), "pairs": _pairs(operator, p), "properties": by_form(operator, p)}
+            for k, p in kinds.items()
+        },
         "params": {
             key: {"default": p.default, "allowed": allowed_values(p), "meaning": p.meaning}
             for key, p in operator.params.items()
@@ -118,8 +130,9 @@ def _operator(name: str, family: str, operator: Operator, device: str) -> Row:
 
 def _pairs(operator: Operator, params: dict[str, Any]) -> dict[str, Pairs]:
     """On which tokens an output depends, in each of the forms `full` and `causal` that there is."""
-    forms = {"full": operator.full, "causal": operator.causal}
-    return {form: operator.pairs(params, form == "causal") for form, reason in forms.items() if reason is True}
+    from attnbench.properties import forms
+
+    return {form: operator.pairs(params, form == "causal") for form in forms(operator, params)}
 
 
 STATE_GROWTH: dict[float, Growth] = {0: "1", 0.5: "n^0.5", 1: "n"}
@@ -129,8 +142,9 @@ STATE_GROWTH: dict[float, Growth] = {0: "1", 0.5: "n^0.5", 1: "n"}
 def _state_growth(operator: Operator, params: dict[str, Any]) -> Growth | None:
     """How what is kept of the tokens before grows with their number, from 2²⁰ to 2²²; None: it does not continue."""
     from attnbench.problem import Problem
+    from attnbench.properties import properties
 
-    if operator.continues is not True:
+    if not properties(operator, params, causal=True)["decode"]:
         return None
     problems = [Problem(tokens, 64, 1, causal=True) for tokens in (1 << 20, 1 << 22)]
     small, large = (operator.forms["core"].cost(problem, params, "fwd").state_bytes for problem in problems)

@@ -136,7 +136,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
 
 
 def described(rows: Sequence[Row]) -> Listing:
-    """Of `list suites` and `list metrics`."""
+    """Of `list suites`, `list metrics` and `list properties`."""
     return Listing(rows, sentences=("meaning",))
 
 
@@ -146,40 +146,64 @@ def operators(rows: Sequence[Row]) -> Listing:
     for family, members in groupby(rows, key=itemgetter("family")):
         texts = [_operator_texts(row) for row in members]
         table += [{**dict.fromkeys(texts[0], ""), "operator": family}, *texts]
-    return Listing(rows, table, sentences=("kinds",), notes=(*_OPERATOR_NOTES, *_reasons(rows)))
+    return Listing(rows, table, sentences=("kinds",), notes=(*_OPERATOR_NOTES, *_shared(rows), *_reasons(rows)))
 
 
 _OPERATOR_NOTES = (
-    "state: how what is kept to continue from grows, in decoding; empty: nothing is, a prefix is computed anew. pairs: "
-    "an output depends on all tokens that it may see, on those that their contents have chosen, or on those at fixed "
-    "positions.",
+    "state: how what is kept to continue from grows, in decoding; empty: nothing is, it cannot decode. form: causal, "
+    "full, where every token sees all others, or both. lacks, and what a kind has or not: `attnbench list properties`.",
     "Scopes, parameters, papers and dtypes: --format json.",
 )
 
+_IN_OTHER_COLUMNS = ("exact", "drop_in", "causal", "decode")
+"""Properties that the table of operators does not name as lacking: few are exact or near it, the rest shows in `form`
+and `state`."""
+
 
 def _operator_texts(row: Row) -> Row:
-    """The fields of an operator. Of kinds, what is not so for the default; of the causal form, what is not so for the
-    full one."""
-    pairs, *of_causal = dict.fromkeys(row["pairs"].values())
-
-    def kind_text(name: str, kind: Row) -> str:
-        figures = {kind["time"]: row["time"], next(iter(kind["pairs"].values())): pairs}
-        other = [figure for figure, default in figures.items() if figure != default]
-        return f"{name} ({', '.join(other)})" if other else name
-
-    kinds = ", ".join(kind_text(name, kind) for name, kind in row["kinds"].items())
-    below = ([f"kinds: {kinds}"] if kinds else []) + [f"causal: {other} pairs" for other in of_causal]
+    """The fields of an operator. Of kinds, and of the causal form beside the full one, what is not so for the first."""
+    (form, default), *of_causal = row["properties"].items()
+    kinds = ", ".join(_kind_text(name, kind, row["time"], default) for name, kind in row["kinds"].items())
+    others = [f"{name} form: {text}" for name, other in of_causal if (text := _differences(other, default))]
+    others += ["causal form: with other params"] if row["causal"] is True and "causal" not in row["properties"] else []
+    below = ([f"kinds: {kinds}"] if kinds else []) + others
     return {
         "operator": f"  {row['name']}",
-        "year": row["paper"]["year"],
         "time": row["time"],
         "memory": row["memory"],
         "state": row["state"],
         "on": row["domains"][0] if len(row["domains"]) == 1 else "any",
-        "causal": "only" if row["full"] is not True else "yes" if row["causal"] is True else "no",
-        "pairs": pairs,
+        "form": "both" if of_causal else form,
+        "lacks": ", ".join(name for name, has in default.items() if not has and name not in _IN_OTHER_COLUMNS),
         "kinds": f"  {'; '.join(below)}" if below else "",
     }
+
+
+def _kind_text(name: str, kind: Row, time: str, default: Mapping[str, bool]) -> str:
+    """A kind, and in what it differs from the default one."""
+    differences = _differences(next(iter(kind["properties"].values())), default)
+    other = ([kind["time"]] if kind["time"] != time else []) + ([differences] if differences else [])
+    return f"{name} ({', '.join(other)})" if other else name
+
+
+def _differences(properties: Mapping[str, bool], default: Mapping[str, bool]) -> str:
+    """The names of properties in which these differ from others, `not` before one that these lack."""
+    return ", ".join(name if has else f"not {name}" for name, has in properties.items() if has != default[name])
+
+
+def _shared(rows: Sequence[Row]) -> list[str]:
+    """Which operators have what most lack."""
+
+    def having(name: str) -> list[str]:
+        return [row["name"] for row in rows if next(iter(row["properties"].values()))[name]]
+
+    exact = having("exact")
+    groups = {
+        "exact": exact,
+        "drop_in, not exact": [name for name in having("drop_in") if name not in exact],
+        "see what contents have chosen": [row["name"] for row in rows if "chosen" in row["pairs"].values()],
+    }
+    return [f"{what}: {', '.join(names)}." for what, names in groups.items() if names]
 
 
 MOST_NAMED = 6

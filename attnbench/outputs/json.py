@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid, Row
     from attnbench.analysis.recommendation import Choice, Recommendation
-    from attnbench.analysis.series import Series
+    from attnbench.analysis.series import Panel, Series
     from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
 VERSION = 3
@@ -106,8 +106,10 @@ def document(summary: Summary) -> dict[str, Any]:
     """`version`, `suite`, `baseline`, `skipped` (series: reason), `untried_exact` (series of exact softmax that are
     known to be fast on the run's GPU and were right nowhere: reason, empty where not in the suite) and `panels`.
 
-    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `metrics` and `recommendations` (per size
-    `choices`, all that cannot be told from `fastest`, and the `speed_up` of that over `best_exact`).
+    A panel: `axis`, `fixed` (what its series have in common), `skipped`, `properties` (by the name of a series, those
+    of `attnbench list properties` in the panel's form; none where the run stored none), `metrics` and
+    `recommendations` (per size `choices`, all that cannot be told from `fastest`, and the `speed_up` of that over
+    `best_exact`).
     A metric: `metric`, `column`, `unit`, `comparable` (whether crossovers and exponents of it mean anything),
     `best_exact` (what `against_exact` is called in the tables), `curve` (of a metric that has one: what it is over, and
     what its points are judged by) and `series`.
@@ -120,10 +122,14 @@ def document(summary: Summary) -> dict[str, Any]:
         "version": VERSION,
         "suite": summary.name,
         "baseline": summary.baseline,
-        "panels": [_panel_report(report) for report in summary.panels],
+        "panels": [{**_panel_report(report), **_properties(report.panel, summary)} for report in summary.panels],
         "skipped": summary.skipped,
         "untried_exact": summary.untried_exact,
     }
+
+
+def _properties(panel: Panel, summary: Summary) -> dict[str, Any]:
+    return {"properties": {s.name: dict(summary.properties_of(panel, s)) for s in panel.series}}
 
 
 def _panel_report(report: PanelReport) -> dict[str, Any]:

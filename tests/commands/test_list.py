@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
 from attnbench.plan.suite import shipped
+from attnbench.properties import PROPERTIES
 from attnbench.registry import operators, scan
 
 
@@ -35,7 +36,13 @@ def test_operators_have_everything_in_json() -> None:
     }  # fmt: skip
     assert linformer["paper"]["year"] == 2020
     assert softmax["impls"]["core"]["sdpa"] is None
-    assert rows["performer"]["kinds"]["relu"] == {"time": "n", "memory": "n", "pairs": {"full": "all", "causal": "all"}}
+    relu = rows["performer"]["kinds"]["relu"]
+    assert relu.keys() == {"time", "memory", "pairs", "properties"}
+    assert (relu["time"], relu["memory"], relu["pairs"]) == ("n", "n", {"full": "all", "causal": "all"})
+    assert [kind["properties"]["full"]["drop_in"] for kind in rows["performer"]["kinds"].values()] == [True, False]
+    assert rows["softmax"]["properties"] == {form: dict.fromkeys(PROPERTIES, True) for form in ("full", "causal")}
+    assert rows["longformer"]["properties"].keys() == {"full"}
+    assert rows["longformer"]["state"] is None
     assert rows["compressed"]["pairs"] == {"full": "all", "causal": "fixed"}
     assert rows["gla"]["pairs"] == {"causal": "all"}
     states = {name: row["state"] for name, row in rows.items()}
@@ -52,6 +59,29 @@ def test_an_impl_that_cannot_run_here_has_its_reason() -> None:
     assert reasons.count(None) == 0
     table = run("operators")
     assert not reasons or "cannot run here" in table
+
+
+def test_what_an_operator_lacks_is_in_the_table() -> None:
+    lines = run("operators").splitlines()
+
+    def line_of(name: str, below: int = 0) -> str:
+        return lines[next(i for i, line in enumerate(lines) if line.startswith(f"  {name} ")) + below]
+
+    assert line_of("local").endswith("both    all_pairs")
+    assert line_of("softmax").endswith("both")
+    assert line_of("linformer").endswith("full    any_length")
+    assert line_of("compressed", below=1).strip() == "causal form: not all_pairs"
+    assert line_of("longformer", below=1).strip() == "kinds: window, mixed_heads; causal form: with other params"
+    assert "content, global (n^2, not any_length), conv" in line_of("lambda_layer", below=1)
+    notes = " ".join(" ".join(lines).split())
+    assert "exact: softmax. drop_in, not exact: performer, nystromformer, moba, " in notes
+    assert "see what contents have chosen: reformer, dsa, moba." in notes
+
+
+def test_properties_are_listed_each_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [row["name"] for row in json.loads(run("properties", "--format", "json"))] == list(PROPERTIES)
+    assert len(run("properties").strip().splitlines()) == 2 + 2 * len(PROPERTIES)
 
 
 def test_suites_and_metrics_are_listed() -> None:
@@ -71,7 +101,7 @@ def test_names_narrow_the_list_and_unknown_ones_are_told() -> None:
 
 def test_the_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for what in ("operators", "suites", "metrics"):
+    for what in ("operators", "suites", "metrics", "properties"):
         table = run(what)
         assert max(map(len, table.splitlines())) <= 80
     assert "softmax" in run("operators")

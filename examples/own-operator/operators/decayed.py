@@ -56,6 +56,7 @@ OPERATOR = Operator(
     paper=Paper("nobody", 2025, "An example", "https://example.org", "this file"),
     forms={"core": Form(reference, make_inputs, cost)},
     complexity=lambda params: Complexity(time="n", memory="n"),
+    pairs=lambda params, causal: "fixed",
     params={"half_life": Param(32, "tokens after which a weight has halved", minimum=1)},
     notes="an example of an operator outside attnbench",
 )
