@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.api.callables import CallablesComparison, compare_callables
     from attnbench.api.estimates import estimate
     from attnbench.api.measuring import run
     from attnbench.api.stored_run import StoredRun, load
@@ -17,11 +18,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["BadInput", "StoredRun", "__version__", "estimate", "load", "run"]
+__all__ = [
+    "BadInput",
+    "CallablesComparison",
+    "StoredRun",
+    "__version__",
+    "compare_callables",
+    "estimate",
+    "load",
+    "run",
+]
 
 _HOMES = {
     "BadInput": "attnbench.errors",
+    "CallablesComparison": "attnbench.api.callables",
     "StoredRun": "attnbench.api.stored_run",
+    "compare_callables": "attnbench.api.callables",
     "estimate": "attnbench.api.estimates",
     "load": "attnbench.api.stored_run",
     "run": "attnbench.api.measuring",

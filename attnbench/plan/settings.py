@@ -37,6 +37,16 @@ def untimed_calls(call_s: float) -> int:
     return min(UNTIMED_CALLS, max(0, math.ceil(SAMPLE_S / max(call_s, 1e-9)) - 1))
 
 
+def batch_of(call_s: float, sets: int) -> int:
+    """How many calls make a sample: one, or as many full rotations through the input sets as last BATCH_S.
+
+    Args:
+        call_s: seconds of one call.
+        sets: how many input sets there are.
+    """
+    return 1 if call_s >= BATCH_S else -(-max(1, round(BATCH_S / max(call_s, 1e-9))) // sets) * sets
+
+
 @dataclass(frozen=True)
 class Measure:
     """How each cell is timed.

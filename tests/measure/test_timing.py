@@ -14,7 +14,7 @@ from attnbench.measure.protocol import SampleAnswer
 from attnbench.measure.worker import block, clocks
 from attnbench.measure.worker.block import Member
 from attnbench.measure.worker.prepared_cell import Spent
-from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, UNTIMED_CALLS
+from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, UNTIMED_CALLS, batch_of
 
 NEVER = 10**9
 """Samples before the first that is checked."""
@@ -122,7 +122,7 @@ def test_short_calls_are_timed_in_batches_of_whole_rotations(pretend: Callable[.
     size, rest = divmod(machine.calls - UNTIMED_CALLS, MOST_CALLS)
     assert (size, rest) == (10, 0)
     assert [seconds for _, seconds, _ in answer.samples] == pytest.approx([1e-5] * MOST_CALLS)
-    assert [clocks.batch_of(call_s, 3) for call_s in (1e-4, 0.9e-4, 3e-5, 1e-6)] == [1, 3, 3, 102]
+    assert [batch_of(call_s, 3) for call_s in (1e-4, 0.9e-4, 3e-5, 1e-6)] == [1, 3, 3, 102]
 
 
 def test_a_call_that_was_slow_once_is_not_taken_for_a_long_one_for_ever(pretend: Callable[..., Machine]) -> None:

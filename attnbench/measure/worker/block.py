@@ -37,7 +37,7 @@ from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.timed_checks import TimedChecks, Watched
 from attnbench.measure.worker.visit import Bench, figures, metrics
-from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, untimed_calls
+from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, batch_of, untimed_calls
 from attnbench.problem import Cell
 from attnbench.registry import operators
 
@@ -181,7 +181,7 @@ class Member:
 
     def _batch(self, timer: Clock) -> int:
         """The calls that make one figure of a clock."""
-        return clocks.batch_of(self.call_s, len(self.subject.sets)) if timer.batches else 1
+        return batch_of(self.call_s, len(self.subject.sets)) if timer.batches else 1
 
     def _numbers(self, count: int) -> list[int]:
         """The input sets of the next calls: never that of the call before."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, grad_mode
-from attnbench.plan.settings import BATCH_S, WARM_UP_S
+from attnbench.plan.settings import WARM_UP_S
 
 CLOCK_UP_S = 2.0
 """The longest wait for the device's clock to stop rising."""
@@ -32,16 +32,6 @@ class Clock:
 
     sample: Callable[[Sequence[Call]], tuple[float, list[str]]]
     batches: bool = True
-
-
-def batch_of(call_s: float, sets: int) -> int:
-    """How many calls make a sample: one, or as many full rotations through the input sets as last BATCH_S.
-
-    Args:
-        call_s: seconds of one call.
-        sets: how many input sets there are.
-    """
-    return 1 if call_s >= BATCH_S else -(-max(1, round(BATCH_S / max(call_s, 1e-9))) // sets) * sets
 
 
 def host_clock(subject: Subject) -> Clock:

@@ -31,15 +31,10 @@ import torch
 from torch import Tensor
 
 from attnbench.inputs import torch_dtype
+from attnbench.measure.tolerance import CEILING, STORED
 from attnbench.measure.worker.prepared_cell import Subject, cotangent
 from attnbench.operator import Inputs
 from attnbench.problem import Dtype, Problem
-
-CEILING: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 1e-1}
-"""Largest error over the largest value that is ever accepted."""
-
-STORED = 8
-"""Products stored in the working dtype between ℓ and a gradient: an attention's six, and the norm or map before it."""
 
 
 @dataclass(frozen=True)

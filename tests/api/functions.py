@@ -1,0 +1,52 @@
+"""Functions that are compared: two that do the same, one that does a fifth more, and some that cannot be compared."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def old(steps: int) -> float:
+    total = 0.0
+    for number in range(steps):
+        total += number * 0.5
+    return total
+
+
+def new(steps: int) -> float:
+    total = 0.0
+    for number in range(steps):
+        total += number * 0.5
+    return total
+
+
+def a_fifth_slower(steps: int) -> float:
+    total = 0.0
+    for number in range(steps // 10):
+        total -= number * 0.5
+        total += number * 0.5
+    for number in range(steps):
+        total += number * 0.5
+    return total
+
+
+def sort_in_place(values: list[int]) -> list[int]:
+    values.sort()
+    return values
+
+
+def fails_elsewhere(parent: int) -> int:
+    if os.getpid() != parent:
+        raise RuntimeError("not here")
+    return 0
+
+
+def dies_elsewhere(parent: int) -> int:
+    if os.getpid() != parent:
+        print("last words", flush=True)
+        os._exit(7)
+    return 0
+
+
+def process_id(*_: Any) -> int:
+    return os.getpid()
