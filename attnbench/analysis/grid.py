@@ -17,7 +17,7 @@ from attnbench.analysis.baseline import Baseline, best_exact, fate, is_exact, le
 from attnbench.analysis.crossover import Crossover, Direction, crossover
 from attnbench.analysis.recommendation import Recommendation, least_level
 from attnbench.analysis.series import Panel, Series, in_a_line
-from attnbench.analysis.summary import PanelReport, Table, summarise
+from attnbench.analysis.summary import PanelReport, Summary, Table, summarise
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
 
@@ -157,17 +157,49 @@ def grids(
     if axis == over:
         raise BadInput(f"--axis {axis} --over {over}: twice the same. Give two axes that the run varies together.")
     summary = summarise(run, metrics, baseline, axis)
-    by_axis: dict[str, list[PanelReport]] = {}
-    for report in summary.panels:
-        by_axis.setdefault(report.panel.axis, []).append(report)
     exact = frozenset(run.environment.get("exact", ()))
-    for name, reports in by_axis.items():
+    for name, reports in _by_axis(summary).items():
         if name != over and (groups := _joined(reports, AXES[over])):
             if any(_time(report) is None for report in reports):
                 raise BadInput(_no_time(run, over, metrics))
-            candidates = [_grid(rows, fixed, over, exact) for fixed, rows in groups]
-            return [grid for grid in candidates if grid.sizes]
+            return _grids(groups, over, exact)
     raise BadInput(_nothing_joined(run, axis, over))
+
+
+def maps(summary: Summary) -> list[Grid]:
+    """The grids of every two axes that a run varies together, each once: the first in the order of AXES along the
+    columns."""
+    by_axis = {
+        name: [report for report in reports if _time(report) is not None] for name, reports in _by_axis(summary).items()
+    }
+    every = {line.series for r in summary.panels for table in r.tables for line in table.every if line.exact}
+    exact = frozenset(series.identity for series in every)
+    found: dict[frozenset[str], list[Grid]] = {}
+    for name in filter(by_axis.__contains__, AXES):
+        for over in AXES.values():
+            both = frozenset({name, over.name})
+            if len(both) > 1 and both not in found and (groups := _joined(by_axis[name], over)):
+                found[both] = _grids(groups, over.name, exact)
+    return [grid for grids in found.values() for grid in grids]
+
+
+def _by_axis(summary: Summary) -> dict[str, list[PanelReport]]:
+    by_axis: dict[str, list[PanelReport]] = {}
+    for report in summary.panels:
+        by_axis.setdefault(report.panel.axis, []).append(report)
+    return by_axis
+
+
+_Place = tuple[int, str]
+"""A position on the second axis and its label."""
+
+_Group = tuple[dict[str, Any], dict[_Place, PanelReport]]
+"""What panels have in common, and each by its place."""
+
+
+def _grids(groups: Iterable[_Group], over: str, exact: Collection[str]) -> list[Grid]:
+    candidates = [_grid(rows, fixed, over, exact) for fixed, rows in groups]
+    return [grid for grid in candidates if grid.sizes]
 
 
 def _time(report: PanelReport) -> Table | None:
@@ -185,11 +217,7 @@ def _no_time(run: Run, over: str, metrics: Sequence[str]) -> str:
     )
 
 
-_Place = tuple[int, str]
-"""A position on the second axis and its label."""
-
-
-def _joined(reports: Iterable[PanelReport], over: Axis) -> list[tuple[dict[str, Any], dict[_Place, PanelReport]]]:
+def _joined(reports: Iterable[PanelReport], over: Axis) -> list[_Group]:
     """Groups of panels that differ in nothing but their place on an axis, with what they have in common; each has two
     or more places with two or more sizes."""
     placed = [(report, place) for report in reports if (place := _place(report.panel, over)) is not None]

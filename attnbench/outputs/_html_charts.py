@@ -12,7 +12,7 @@ from attnbench.outputs._html_page import FILES, Block, script_data
 from attnbench.units import STEPS
 
 HEIGHT = 440
-"""Of the curves, in pixels."""
+"""In pixels."""
 
 _SCALE: Mapping[str, Any] = {"domain": [1, 2], "ticks": [1], "labels": {}}
 """What scripts set of a logarithmic scale; labels: by the tick."""
@@ -77,13 +77,92 @@ def _curves() -> Any:
         datasets={"points": [], "marks": [], "beneath": []},
     )
     settings = {f"{name}{axis}": value for axis in "XY" for name, value in _SCALE.items()}
-    return _finished(layers, settings).properties(height=HEIGHT)
+    return _finished(layers, settings)
+
+
+def _map() -> Any:
+    """Cells over two axes in the colour of what is fastest there, and the borders in each row."""
+    x = alt.X("x:Q", title=None).scale(type="log", domain=alt.ExprRef("domainX"), nice=False)
+    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", grid=False)
+    row = alt.Y("row:O", title=None).scale(domain=alt.ExprRef("rows"), padding=0.06).axis(minExtent=30)
+    cells, borders = alt.Chart(alt.NamedData(name="cells")), alt.Chart(alt.NamedData(name="borders"))
+    low, high = alt.X("low:Q"), alt.X2("high:Q")
+    colour = alt.Color("colour:N").scale(None).legend(None)
+    opacity = alt.Opacity("opacity:Q").scale(None).legend(None)
+    sides = []
+    for side, (offset, dash) in enumerate(((-14, [1, 0]), (14, [5, 3]))):
+        own = borders.transform_filter(alt.datum.side == side)
+        rule = own.mark_rule(strokeWidth=3, yOffset=offset, strokeDash=dash)
+        sides += [
+            rule.encode(x=low, x2=high, y=row, color=colour, tooltip="tip:N"),
+            own.mark_point(size=70, filled=True, opacity=1, yOffset=offset).encode(
+                x=alt.X("at:Q"), y=row, color=colour, tooltip="tip:N"
+            ),
+        ]
+    layers = alt.layer(
+        cells.mark_rect().encode(x=low, x2=high, y=row, color=colour, opacity=opacity, tooltip="tip:N"),
+        cells.mark_text(fontSize=12).encode(
+            x=x, y=row, text="text:N", color=alt.Color("ink:N").scale(None), tooltip="tip:N"
+        ),
+        *sides,
+        datasets={"cells": [], "borders": []},
+    )
+    settings = {**{f"{name}X": value for name, value in _SCALE.items()}, "rows": [""]}
+    return _finished(layers, settings)
+
+
+def _changes() -> Any:
+    """The ratio after / before of every finding with its interval, and its threshold."""
+    x = alt.X("ratio:Q", title=None).scale(type="log", domain=alt.ExprRef("domainX"), nice=False)
+    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", orient="top")
+    row = alt.Y("name:O", title=None).scale(domain=alt.ExprRef("rows")).axis(labelLimit=280)
+    found, one = alt.Chart(alt.NamedData(name="findings")), alt.Chart(alt.NamedData(name="one"))
+    colour = alt.Color("colour:N").scale(None).legend(None)
+    layers = alt.layer(
+        one.mark_rule(strokeWidth=1.5).encode(x=x, color=colour),
+        found.mark_rule(strokeWidth=3, opacity=0.7).encode(
+            x=alt.X("low:Q"), x2="high:Q", y=row, color=colour, tooltip="tip:N"
+        ),
+        found.mark_tick(thickness=2, size=14).encode(
+            x=alt.X("limit:Q"), y=row, color=alt.Color("ink:N").scale(None), tooltip="tip:N"
+        ),
+        found.mark_point(size=60, filled=True, opacity=1).encode(x=x, y=row, color=colour, tooltip="tip:N"),
+        datasets={"findings": [], "one": []},
+    )
+    settings = {**{f"{name}X": value for name, value in _SCALE.items()}, "rows": [""]}
+    return _finished(layers, settings)
+
+
+def _before_after() -> Any:
+    """Every cell before and after, beside the line on which they are the same."""
+    x = alt.X("before:Q", title="before").scale(type="log", domain=alt.ExprRef("domainX"), nice=False)
+    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy")
+    y = alt.Y("after:Q", title="after").scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
+    y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
+    found, same = alt.Chart(alt.NamedData(name="findings")), alt.Chart(alt.NamedData(name="same"))
+    colour = alt.Color("colour:N").scale(None).legend(None)
+    layers = alt.layer(
+        same.mark_line(strokeWidth=1).encode(x=x, y=y, color=colour),
+        found.mark_point(size=55, filled=True, opacity=0.75).encode(x=x, y=y, color=colour, tooltip="tip:N"),
+        datasets={"findings": [], "same": []},
+    )
+    settings = {f"{name}{axis}": value for axis in "XY" for name, value in _SCALE.items()}
+    return _finished(layers, settings)
 
 
 def _finished(chart: Any, settings: Mapping[str, Any]) -> Any:
-    """With parameters that scripts set, as wide as its place."""
+    """With parameters that scripts set, as wide as its place; where it has rows, scripts set its height."""
     params = [alt.param(name, value=value) for name, value in settings.items()]
-    return chart.add_params(*params).properties(width="container").configure(aria=False, view={"stroke": None})
+    return (
+        chart.add_params(*params)
+        .properties(width="container", height=HEIGHT)
+        .configure(aria=False, view={"stroke": None})
+    )
 
 
-_CHARTS: Mapping[str, Callable[[], Any]] = {"curves": _curves}
+_CHARTS: Mapping[str, Callable[[], Any]] = {
+    "curves": _curves,
+    "map": _map,
+    "changes": _changes,
+    "before-after": _before_after,
+}

@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.outputs import _comparison as view
-from attnbench.outputs._html_page import Block, page, part
+from attnbench.outputs._html_charts import chart_scripts, charts
+from attnbench.outputs._html_page import Block, page, part, script_data
 from attnbench.outputs._run_tables import Field, TextTable
+from attnbench.registry import metrics
 
-_IN_A_TABLE = 200
-"""Findings in one table, so that of very many some can be left out."""
+_AT_ONCE = 200
+"""Findings in one part of the page, so that of very many some can be left out."""
 
 
 def comparisons_page(compared: Sequence[Comparison]) -> str:
     """The document."""
     blocks = [block for i, each in enumerate(compared) for block in _blocks(each, i)]
     gated = any(each.gated for each in compared)
-    title = f"attnbench {'gate' if gated else 'compare'}: {'; '.join(each.decision for each in compared)}"
-    return page(title, (), blocks, (), "--format json holds all of it.")
+    sides = " → ".join([compared[0].before, *(each.after for each in compared)]) if compared else ""
+    title = f"attnbench {'gate' if gated else 'compare'}: {sides}"
+    blocks += charts(["changes", "before-after"])
+    return page(title, (), blocks, chart_scripts(), "--format json holds all of it.")
 
 
 def _blocks(comparison: Comparison, number: int) -> Iterator[Block]:
-    from markupsafe import Markup
-
-    heading = f"{comparison.before} → {comparison.after}"
-    head = part("section", f"decision-{number}", comparison.decision, Markup("<p>{}</p>").format(heading))
-    yield Block("decision", head + part("notes", comparison.notes))
+    content = part("paragraph", f"{comparison.before} → {comparison.after}") + part("notes", comparison.notes)
+    yield Block("decision", part("section", f"decision-{number}", comparison.decision, content))
     findings = view.chosen(comparison)
     if findings:
         yield Block("what changed", part("text_table", _table("What changed, and what is not decided", findings)))
     yield Block("the rest", part("notes", view.around(comparison, findings)))
     every = comparison.findings
-    for first in range(0, len(every), _IN_A_TABLE):
-        group = every[first : first + _IN_A_TABLE]
-        name = f"findings {first + 1} to {first + len(group)}"
-        table = part("text_table", _table(name.capitalize(), group))
+    group = str(number)
+    drawn = [f for f in every if f.ratio is not None and math.isfinite(f.ratio) and f.ratio > 0]
+    if drawn:
+        chart = part("chart", "findings", group, f"{comparison.before} and {comparison.after}")
+        yield Block("charts", part("section", f"charts-{number}", "Before and after", chart))
+    for first in range(0, len(drawn), _AT_ONCE):
+        some = [_drawn(f) for f in drawn[first : first + _AT_ONCE]]
+        yield Block(
+            _numbers("charts of findings", first, some), script_data("findings", {"group": group, "findings": some}), 1
+        )
+    for first in range(0, len(every), _AT_ONCE):
+        some_of_all = every[first : first + _AT_ONCE]
+        name = _numbers("findings", first, some_of_all)
+        table = part("text_table", _table(name.capitalize(), some_of_all))
         yield Block(name, part("panel", name.capitalize(), table, False), rank=2)
+
+
+def _numbers(what: str, first: int, some: Sequence[object]) -> str:
+    return f"{what} {first + 1} to {first + len(some)}"
+
+
+def _drawn(f: Finding) -> dict[str, Any]:
+    metric = metrics().get(f.metric)
+    before, after = (view.value_text(value, f) for value in (f.before, f.after))
+    lines = (f.name, f"{f.metric}: {before} → {after} {view.change(f)}", f"{f.verdict}: {f.reason}")
+    return {
+        "name": f.name,
+        "metric": f.metric,
+        "unit": metric.unit if metric else "",
+        "verdict": f.verdict,
+        "before": _number(f.before),
+        "after": _number(f.after),
+        "ratio": f.ratio,
+        "low": _finite(f.low),
+        "high": _finite(f.high),
+        "limit": None if f.threshold is None else 1 + f.threshold,
+        "tip": "\n".join(lines),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) and value > 0 else None
 
 
 def _table(title: str, findings: Sequence[Finding]) -> TextTable:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attnbench.analysis.grid import Grid
+from attnbench.analysis.grid import Grid, maps
 from attnbench.analysis.summary import Summary
-from attnbench.outputs import _grid_tables
+from attnbench.outputs._grid_tables import legend as grid_legend
 from attnbench.outputs._html_charts import chart_scripts, charts
 from attnbench.outputs._html_curves import curve_blocks
+from attnbench.outputs._html_maps import map_blocks
 from attnbench.outputs._html_page import Block, page, part
 from attnbench.outputs._run_tables import Part, legend, parts
 from attnbench.units import count
@@ -20,17 +21,24 @@ _MOST_FACTS, _LONGEST_FACT = 80, 300
 
 def run_page(summary: Summary, folder: Path | None) -> str:
     """The document. folder: that of a run just measured."""
-    blocks = [*curve_blocks(summary), *charts(["curves"]), *_tables(parts(summary)), *_circumstances(summary)]
+    two_axes = maps(summary)
+    blocks = [
+        *curve_blocks(summary),
+        *map_blocks(two_axes),
+        *_tables(parts(summary)),
+        *_circumstances(summary, grid_legend(two_axes)),
+        *charts(["curves", "map"] if two_axes else ["curves"]),
+    ]
     rest = "attnbench show RUN --axis AXIS --metric METRIC --format html holds a part; --format json all of it."
     return page(f"attnbench: {summary.name}", list(_subtitle(summary, folder)), blocks, chart_scripts(), rest)
 
 
 def grids_page(grids: Sequence[Grid]) -> str:
     """The document of maps of two axes."""
-    marks = Block("marks", part("section", "marks", "How to read it", part("notes", _grid_tables.legend(grids))))
+    marks = Block("marks", part("section", "marks", "How to read it", part("notes", grid_legend(grids))))
     title = f"attnbench: {', '.join(dict.fromkeys(f'{grid.axis} × {grid.over}' for grid in grids))}"
     rest = "attnbench show RUN --over AXIS --format json holds all of it."
-    return page(title, (), [*_tables(_grid_tables.parts(grids)), marks], (), rest)
+    return page(title, (), [*map_blocks(grids), marks, *charts(["map"])], chart_scripts(), rest)
 
 
 def _subtitle(summary: Summary, folder: Path | None) -> Iterator[str]:
@@ -51,13 +59,12 @@ def _tables(every: list[Part]) -> Iterator[Block]:
         yield Block(f"tables of {each.heading}", part("panel", each.heading, content, i == 0), rank=2)
 
 
-def _circumstances(summary: Summary) -> Iterator[Block]:
+def _circumstances(summary: Summary, more: Sequence[str]) -> Iterator[Block]:
     """What was not measured, warnings, and the machine."""
-    from markupsafe import Markup
 
     warned = [(f"{text} ({count(number, 'visit')})") for text, number in summary.warnings.items()]
-    yield Block("marks", part("section", "marks", "How to read it", part("notes", legend(summary))))
-    content = part("notes", warned) if warned else Markup("<p>None.</p>")
+    yield Block("marks", part("section", "marks", "How to read it", part("notes", [*legend(summary), *more])))
+    content = part("notes", warned) if warned else part("paragraph", "None.")
     yield Block("warnings", part("section", "warnings", "Warnings", content))
     rows = list(_facts(summary.environment))[:_MOST_FACTS]
     table = part("facts", rows, "Machine and software", ("what", "value"))

@@ -8,6 +8,7 @@ import json as json_module
 import math
 import re
 import sys
+from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
+from attnbench.analysis.compare.findings import Comparison, Finding
+from attnbench.analysis.grid import grids, maps
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Line, Summary, summarise
 from attnbench.errors import BadInput
 from attnbench.outputs import _html_page, html
+from attnbench.outputs._colours import GREY, colour
+from attnbench.outputs._grid_tables import parts as grid_parts
 from attnbench.outputs._run_tables import parts
 from tests.analysis.runs import laws
+from tests.stored import CELL
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 ATTACK = "</script><script>alert(1)</script><img src=http://x.test/a.png onerror=alert(2)>\u202e{{ 7 * 7 }}"
@@ -63,6 +69,13 @@ def made(**environment: object) -> Run:
     return run
 
 
+@lru_cache
+def report(name: str) -> tuple[Summary, str]:
+    """Of a stored run: its summary and its page."""
+    summary = summarise(read_run(REFERENCE / name))
+    return summary, html.run(summary)
+
+
 def page_of(summary: Summary) -> Page:
     return Page(html.run(summary))
 
@@ -74,8 +87,8 @@ def resources(page: Page) -> list[str]:
 
 
 def test_every_table_of_the_run_is_there_without_scripts() -> None:
-    summary = summarise(read_run(REFERENCE / "cpu-sequence"))
-    page = page_of(summary)
+    summary, text = report("cpu-sequence")
+    page = Page(text)
     assert page.open == []
     for each in parts(summary):
         assert each.heading in page.text
@@ -180,8 +193,8 @@ def near(shown: list[list[float | None]], truth: list[list[float | None]]) -> bo
 
 @pytest.mark.parametrize("name", ["cpu-sequence", "cpu-heads"])
 def test_curves_show_the_figures_ratios_and_crossovers_of_the_summary(name: str) -> None:
-    summary = summarise(read_run(REFERENCE / name))
-    panels = data_blocks(html.run(summary), "curves")
+    summary, text = report(name)
+    panels = data_blocks(text, "curves")
     assert differences(summary, panels) == []
     for panel in panels:
         assert 1 < sum(each["shown"] for each in panel["series"]) <= 8
@@ -191,15 +204,14 @@ def test_curves_show_the_figures_ratios_and_crossovers_of_the_summary(name: str)
 
 
 def test_every_exact_softmax_may_be_what_curves_are_compared_with() -> None:
-    panel = data_blocks(html.run(summarise(read_run(REFERENCE / "cpu-sequence"))), "curves")[0]
+    panel = data_blocks(report("cpu-sequence")[1], "curves")[0]
     against = {metric["name"]: [each["name"] for each in metric["against"]] for metric in panel["metrics"]}
     assert against["wall_time"] == ["softmax", "fastest exact softmax", "softmax:sdpa"]
     assert against.get("softmax_error", []) == []
 
 
 def test_above_the_limit_the_rest_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    summary = summarise(read_run(REFERENCE / "cpu-sequence"))
-    whole = html.run(summary)
+    summary, whole = report("cpu-sequence")
     assert "Left out" not in whole
     monkeypatch.setattr(_html_page, "LIMIT_BYTES", len(whole.encode()) - 10_000)
     cut = html.run(summary)
@@ -233,3 +245,67 @@ def test_other_formats_do_not_import_what_draws() -> None:
     CliRunner().invoke(app, ["show", str(REFERENCE / "ci"), "--format", "csv"])
     assert "altair" not in sys.modules
     assert "vl_convert" not in sys.modules
+
+
+def test_a_map_is_among_the_curves_where_a_run_varies_two_axes() -> None:
+    run = read_run(REFERENCE / "cpu-border")
+    summary = summarise(run)
+    [grid] = maps(summary)
+    assert grid == grids(run, "batch")[0]
+    [drawn] = data_blocks(html.run(summary), "map")
+    assert data_blocks(html.grids([grid]), "map") == [drawn]
+    tried = [(row, spot) for row in grid.rows for spot in row.spots if spot.use or spot.status]
+    assert [(cell["row"], cell["x"]) for cell in drawn["cells"]] == [(row.label, spot.size) for row, spot in tried]
+    for cell, (_, spot) in zip(drawn["cells"], tried, strict=True):
+        assert spot.use
+        exact = spot.use.choices[0].exact
+        assert cell["colour"] == (GREY if exact else colour(spot.use.choices[0].series.operator))
+        assert cell["low"] < cell["x"] < cell["high"]
+        assert all(choice.series.name in cell["tip"] for choice in spot.use.choices)
+    ats = [r.at for row in grid.rows if row.against_baseline for r in row.against_baseline.reaches]
+    assert [border["at"] for border in drawn["borders"]] == ats
+    text = Page(html.grids([grid])).text
+    for part in grid_parts([grid]):
+        assert all(field.text in text for table in part.text_tables for row in table.rows for field in row)
+    assert data_blocks(report("cpu-heads")[1], "map") == []
+
+
+def compared(number: int = 3, name: str = "performer fwd n1024") -> Comparison:
+    findings = [
+        Finding("k", f"{name} {i}", "wall_time", 1e-3, 1e-3 * (1.2 - i / 1000), "slower", i == 0, 1.2, 1.1, 1.3, 0.05)
+        for i in range(number)
+    ]
+    failed = Finding("k", name, "status", "ok", "oom", "changed", reason=f"because of {name}")
+    return Comparison("/home/somebody/before", "after", (*findings, failed), (CELL.key,), notes=(name,), gated=True)
+
+
+def test_a_comparison_holds_every_finding_before_and_after() -> None:
+    comparison = compared(450)
+    text = html.comparisons([comparison])
+    page = Page(text)
+    assert comparison.decision in page.text
+    assert "before → after" in page.text
+    assert "somebody" not in text
+    blocks = data_blocks(text, "findings")
+    drawn = [each for block in blocks for each in block["findings"]]
+    assert len(blocks) == 3
+    assert [(d["name"], d["before"], d["after"], d["ratio"], d["low"], d["high"]) for d in drawn] == [
+        (f.name, f.before, f.after, f.ratio, f.low, f.high) for f in comparison.findings if f.ratio
+    ]
+    assert drawn[0]["limit"] == 1.05
+    assert page.text.count("performer fwd n1024 449") == 1
+    assert "because of performer fwd n1024" in page.text
+
+
+def test_names_in_a_comparison_are_text() -> None:
+    page = Page(html.comparisons([compared(name=ATTACK), compared()]))
+    assert "alert(1)" in page.text
+    assert not any(tag == "img" or "onerror" in attrs for tag, attrs in page.elements)
+    assert resources(page) == []
+
+
+def test_a_comparison_without_a_ratio_and_one_without_findings_are_pages() -> None:
+    for comparison in (Comparison("a", "b", ()), Comparison("a", "b", compared(0).findings)):
+        text = html.comparisons([comparison])
+        assert data_blocks(text, "findings") == []
+        assert "compared 0 cells" in Page(text).text

@@ -239,7 +239,93 @@
     describe();
   };
 
-  const kinds = { curves };
+  const map = (figure, [grid]) => {
+    const plot = element("div", { className: "plot" });
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", `${figure.dataset.label}. ${grid.caption} The tables below say the same.`);
+    const sides = grid.borders.some((b) => b.side === 1) ? `${grid.sides[0]} (upper, solid) and ${grid.sides[1]} (lower, dashed)` : grid.sides[0];
+    figure.append(plot, element("figcaption", { textContent: `${grid.caption} Passed: ${sides}. Across: ${grid.axis}; down: ${grid.over}.` }));
+    figure.hidden = false;
+    chart("map", plot, (view) => {
+      const [ink, [least, most]] = [css("--text"), grid.domain];
+      set(view, "X", { domain: grid.domain, ticks: grid.sizes.map(([size]) => size), labels: Object.fromEntries(grid.sizes) });
+      view.signal("rows", grid.rows).height(44 * grid.rows.length);
+      view.data("cells", grid.cells.map((cell) => ({ ...cell, colour: cell.colour || css("--raised"), opacity: cell.opacity || 1, ink })));
+      view.data("borders", grid.borders.map((b) => ({ ...b, low: b.low ?? least, high: b.high ?? most, colour: ink })));
+    });
+  };
+
+  const HUES = { worse: "#d55e00", better: "#1f9e77", changed: "#9b6bd3", undecided: "#8a8f98", same: "#4a90d9" };
+  const GROUPS = { slower: "worse", more: "worse", faster: "better", less: "better" };
+  const MOST_ROWS = 40;
+
+  const findings = (figure, chunks) => {
+    const all = chunks.flatMap((chunk) => chunk.findings);
+    const metrics = unique(all.map((f) => f.metric));
+    const state = { metric: metrics[0], verdict: "" };
+    const chosen = () => all.filter((f) => f.metric === state.metric && (!state.verdict || f.verdict === state.verdict));
+    const hue = (f) => HUES[GROUPS[f.verdict] ?? f.verdict];
+    const [changes, pairs] = ["plot", "plot"].map((className) => element("div", { className }));
+    const caption = element("figcaption");
+    const choices = {
+      metric: choice("Metric", "metric", (v) => change("metric", v)),
+      verdict: choice("Verdict", "verdict", (v) => change("verdict", v)),
+    };
+    const heading = (text) => element("p", { className: "plot-title", textContent: text });
+    figure.append(
+      element("div", { className: "choices" }, ...Object.values(choices).map((c) => c.label)),
+      heading("After / before"), changes, heading("Before and after"), pairs, caption,
+    );
+    figure.hidden = false;
+    const describe = () => {
+      const verdicts = unique(all.filter((f) => f.metric === state.metric).map((f) => f.verdict));
+      if (!verdicts.includes(state.verdict)) state.verdict = "";
+      choices.metric.fill(metrics.map((v) => [v, v]), state.metric);
+      choices.verdict.fill([["all", ""], ...verdicts.map((v) => [v, v])], state.verdict);
+      const rows = chosen();
+      const more = rows.length > MOST_ROWS ? `, the first ${MOST_ROWS} of ${rows.length} by importance` : "";
+      const words = `${state.metric}, ${state.verdict || "all verdicts"}`;
+      [[changes, "After / before"], [pairs, "Before and after"]].forEach(([plot, what]) => {
+        plot.setAttribute("role", "img");
+        plot.setAttribute("aria-label", `${what}: ${words}. The tables below hold the figures.`);
+      });
+      caption.textContent = `${words}${more}. Bars: intervals; upright marks: the gate's threshold. Orange: worse, green: better, blue: the same, grey: undecided, violet: changed.`;
+    };
+    const drawn = (f) => ({ ...f, colour: hue(f), ink: css("--text") });
+    const drawChanges = chart("changes", changes, (view) => {
+      const rows = chosen().slice(0, MOST_ROWS);
+      const ends = rows.flatMap((f) => [f.ratio, f.low ?? f.ratio, f.high ?? f.ratio, f.limit ?? 1]).filter((v) => v > 0);
+      set(view, "X", around(ends.length ? [1, ...ends] : [0.9, 1.1]));
+      view.signal("rows", rows.map((f) => f.name)).height(20 * Math.max(rows.length, 2));
+      view.data("findings", rows.map(drawn)).data("one", [{ ratio: 1, colour: css("--soft") }]);
+    });
+    const drawPairs = chart("before-after", pairs, (view) => {
+      const rows = chosen().filter((f) => f.before > 0 && f.after > 0);
+      const ends = rows.flatMap((f) => [f.before, f.after]);
+      const both = scale(ends.length ? ends : [1, 10], 0.05, rows[0]?.unit ?? "");
+      ["X", "Y"].forEach((axis) => set(view, axis, both));
+      view.data("findings", rows.map(drawn));
+      view.data("same", both.domain.map((v) => ({ before: v, after: v, colour: css("--soft") })));
+    });
+    const change = (name, value) => ((state[name] = value), describe(), drawChanges(), drawPairs());
+    describe();
+  };
+
+  /** A scale of ratios near 1, with ticks in per cent; of wider ones as of any ratio. */
+  const around = (values) => {
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    if (most > 2 || least < 0.5) return scale([least, most], 0.05, "×");
+    const reach = Math.max(most, 1 / least) - 1 || 0.01;
+    const step = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5].find((each) => reach / each <= 4) ?? 0.5;
+    const ticks = [];
+    for (let k = -4; k <= 4; k++) if (1 + k * step > 0) ticks.push(Number((1 + k * step).toFixed(4)));
+    const label = (t) => (t === 1 ? "same" : `${t > 1 ? "+" : "−"}${Number((Math.abs(t - 1) * 100).toFixed(1))}%`);
+    const domain = [Math.min(least, 1) * (1 - reach / 20), Math.max(most, 1) * (1 + reach / 20)];
+    const inside = ticks.filter((t) => t >= domain[0] && t <= domain[1]);
+    return { domain, ticks: inside, labels: Object.fromEntries(inside.map((t) => [t, label(t)])) };
+  };
+
+  const kinds = { curves, map, findings };
   for (const figure of document.querySelectorAll("figure.chart")) {
     const { kind, group } = figure.dataset;
     const data = blocks(kind).filter((each) => String(each.group) === group);
