@@ -88,7 +88,7 @@ def shown(tmp_path: Path) -> list[str]:
     run.visits.loc[run.visits["status"] != "ok", "reason"] = REASON
     run.environment.update(stated={"local {}": {"time": "n log n", "memory": "n"}}, exact=["softmax {}"])
     table.write(summarise(run), Console())
-    return ["oom", "wrong", "performer:cuda:flash_attn_3", "never", "never", *REASON.split()]
+    return ["oom", "wrong", "performer:cuda:flash_attn_3", "every", "size", *REASON.split()]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
