@@ -31,6 +31,7 @@ from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import read_run
 from attnbench.measure.gate_pairs import both_survive, measure_pair
 from attnbench.measure.gate_sides import plan_like, side
+from attnbench.outputs._progress import plain
 from attnbench.plan import suite as suites
 from benchmarks import gate_planted, gate_report
 from benchmarks.gate_planted import SLOW_DOWNS, SUITE
@@ -125,7 +126,7 @@ def record(study: Study, condition: str, total: int) -> None:
         for name, file in files.items():
             side_plan = replace(plan, operators_from=(str(file),), code=None)
             sides[name] = stack.enter_context(
-                side(side_plan, suite.text, environment, folder / f"run-{name}", None, tell)
+                side(side_plan, suite.text, environment, folder / f"run-{name}", None, plain(sys.stderr))
             )
             sides[name].check()
         cells = [(before,) * len(sides) for before, _ in both_survive((sides["base"], sides["again"]), {})]
@@ -184,7 +185,9 @@ def complexities(study: Study) -> None:
         for side_name in ("base", "again", "head"):
             places = tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted)
             side_plan = replace(plan, operators_from=places, code=None)
-            with side(side_plan, suite.text, environment, folder / f"run-{side_name}", None, tell) as runner:
+            with side(
+                side_plan, suite.text, environment, folder / f"run-{side_name}", None, plain(sys.stderr)
+            ) as runner:
                 runner.check()
         runs = {n: read_run(folder / f"run-{n}") for n in ("base", "again", "head")}
     other = {**runs["head"].environment, "threads": "another", "cpu": "another"}

@@ -20,6 +20,7 @@ from attnbench.measure.worker_pool import Workers
 from attnbench.plan.plan import Plan
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Mode, Problem
+from attnbench.progress import Reached, Stage
 from attnbench.store import journal
 from attnbench.store.records import Visit
 
@@ -49,15 +50,20 @@ class Silent:
 
     begin: Callable[[Cell, int], None] = lambda cell, round: None
     told: list[str] = field(default_factory=list)
+    stages: list[tuple[Stage, int | None, float | None]] = field(default_factory=list)
+    looks: list[Reached] = field(default_factory=list)
 
-    def planned(self, visits: int, seconds: float | None) -> None:
-        self.told.append(f"planned {visits}")
+    def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
+        self.stages.append((stage, visits, seconds))
 
     def begun(self, cell: Cell, round: int) -> None:
         self.begin(cell, round)
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
         self.told += visit.warnings
+
+    def reached(self, reached: Reached) -> None:
+        self.looks.append(reached)
 
     def message(self, text: str) -> None:
         self.told.append(text)

@@ -99,9 +99,9 @@ import sys
 from attnbench.commands import _standard_streams as standard_streams
 standard_streams.prepare()
 from attnbench.outputs._progress import Live
+from attnbench.progress import Stage
 with Live() as told:
-    told.planned(2, None)
-    told._show("doing " + sys.argv[1])
+    told.planned(Stage("check", side="doing " + sys.argv[1]), 2, None)
     told.message("said " + sys.argv[1])
     print("printed " + sys.argv[1], file=sys.stderr)
 """
@@ -109,7 +109,7 @@ with Live() as told:
 
 def test_the_live_line_moves_the_cursor_and_what_it_says_does_not() -> None:
     text = shown_on_a_terminal(["-c", LIVE, EVIL])
-    assert "\x1b[?25l" in text
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is there, whatever ends the process"
     assert "\x1b[2K" in text  # rich's own, to draw its line again
     assert "\\u000d\\u001b" not in text
     for word in ("doing", "said"):

@@ -52,7 +52,7 @@ def command(
     from attnbench.errors import BadInput
     from attnbench.measure.gate import GateRequest, against_run, between_revisions
     from attnbench.outputs._comparison import store
-    from attnbench.outputs._progress import log
+    from attnbench.outputs._progress import progress
     from attnbench.plan.gate_thresholds import from_options
 
     if (base is None) == (against is None):
@@ -63,11 +63,12 @@ def command(
         files.check_place(junit, "--junit")
     only = (operator or (), impl or ())
     request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, out)
-    if against is not None:
-        comparison, folder = against_run(request, against, log)
-    else:
-        assert base is not None
-        comparison, folder = between_revisions(request, base, head, log)
+    with progress() as shown:
+        if against is not None:
+            comparison, folder = against_run(request, against, shown)
+        else:
+            assert base is not None
+            comparison, folder = between_revisions(request, base, head, shown)
     store(folder, comparison)
     _write(comparison, report, junit)
     formats.show("comparisons", [comparison], form)

@@ -14,8 +14,8 @@ from attnbench.commands._options import device_option, format_option
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
-    from attnbench.measure.open_run import Session
     from attnbench.measure.outlook import Outlook
+    from attnbench.measure.run_request import RunRequest
     from attnbench.plan.plan import Plan
 
 
@@ -63,8 +63,7 @@ def command(
     if dry_run:
         _list(plan_of(*request.choose())[0], form)
         return
-    session = request.open(lambda text: print(f"warning: {text}", file=sys.stderr))
-    raise typer.Exit(_measure(session, form, begun))
+    raise typer.Exit(_measure(request, form, begun))
 
 
 def _list(plan: Plan, form: str) -> None:
@@ -103,20 +102,21 @@ def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
         yield f"expected: at least {duration(outlook.total_s)}{ended}: this machine's rates could not be measured"
 
 
-def _measure(session: Session, form: str, begun: float) -> int:
-    """Runs the session and shows its results. Returns the exit code."""
+def _measure(request: RunRequest, form: str, begun: float) -> int:
+    """Runs what is requested and shows its results. Returns the exit code."""
     from attnbench.commands._standard_streams import lost
     from attnbench.measure.run_request import measure
     from attnbench.measure.runner import exit_code
     from attnbench.outputs._progress import progress
 
-    folder = session.journal.folder
     code: int | None = None
-    try:
-        with progress() as shown:
+    with progress() as shown:
+        session = request.open(lambda text: print(f"warning: {text}", file=sys.stderr))
+        folder = session.journal.folder
+        try:
             ended = measure(session, shown, begun)
-    except KeyboardInterrupt:
-        code, ended = 130, None
+        except KeyboardInterrupt:
+            code, ended = 130, None
     if ended is not None:
         print(f"the run ended: {ended}", file=sys.stderr)
         code = exit_code(session.journal.visits) or 1

@@ -20,7 +20,11 @@ from attnbench.analysis.series import Panel, Series, panels
 from attnbench.measure.timed_rounds import TimedRounds
 from attnbench.measure.visit_log import stops
 from attnbench.metric import DEFAULT_METRIC
+from attnbench.progress import Reached
 from attnbench.units import count, percent
+
+LONG_S = 15.0
+"""Where a run still takes so long, it also says between two looks how precise it is; that takes half a second."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Precision:
 
     crossovers: Sequence[float]
     wide: frozenset[str]
+
+    def reached(self, asked: float) -> Reached:
+        """The same as it is reported."""
+        halves = self.crossovers
+        return Reached(sum(half <= asked for half in halves), len(halves), asked, max(halves, default=None))
 
     def sentence(self, asked: float, rounds: int) -> str:
         """What is reached. asked: half a relative width. rounds: that were made."""
@@ -51,7 +60,7 @@ def add_rounds(rounds: TimedRounds, done: int) -> None:
     asked = measure.crossover_precision
     if asked is None or not rounds.maker.log.timed_keys():
         return
-    reached, why = precision(rounds, done, asked), ""
+    reached, why = _look(rounds, done, asked), ""
     if done < measure.rounds or rounds.not_made:
         why = "; the budget ended"
     else:
@@ -61,12 +70,28 @@ def add_rounds(rounds: TimedRounds, done: int) -> None:
             if not _made(rounds, look, stop, reached, asked):
                 why = "; the budget ended"
             done = stop
-            reached = precision(rounds, done, asked)
+            reached = _look(rounds, done, asked)
             if why:
                 break
         else:
             why = "; no more are made (max_rounds)" if reached.wide else ""
     progress.message(reached.sentence(asked, done) + why)
+
+
+def make_rounds(rounds: TimedRounds, done: int, last: int, only: frozenset[str] | None = None) -> None:
+    """Makes the rounds from one look to the next. In between it reports the precision, where that takes long.
+
+    Args:
+        rounds: of the run.
+        done: the last one that was made.
+        last: to make.
+        only: the keys of the cells that are visited; None: all.
+    """
+    asked = rounds.maker.plan.measure.crossover_precision
+    for number in range(done + 1, last + 1):
+        rounds.make_round(number, only)
+        if asked is not None and 2 <= number < last and (rounds.maker.left.seconds() or 0.0) > LONG_S:
+            _look(rounds, number, asked)
 
 
 def _made(rounds: TimedRounds, look: int, stop: int, reached: Precision, asked: float) -> bool:
@@ -77,11 +102,17 @@ def _made(rounds: TimedRounds, look: int, stop: int, reached: Precision, asked: 
         maker.progress.message(
             f"{reached.sentence(asked, look)}: rounds are added around {count(len(reached.wide), 'cell')}"
         )
-        rounds.announce([[cell for cells in blocks for cell in cells] for blocks in missing])
-    for number in range(look + 1, stop + 1):
-        rounds.make_round(number, reached.wide)
+        rounds.expect([[cell for cells in blocks for cell in cells] for blocks in missing], stop)
+    make_rounds(rounds, look, stop, reached.wide)
     left_out, rounds.not_made = rounds.not_made - before, before
     return not left_out
+
+
+def _look(rounds: TimedRounds, done: int, asked: float) -> Precision:
+    """The precision, which is reported."""
+    found = precision(rounds, done, asked)
+    rounds.maker.progress.reached(found.reached(asked))
+    return found
 
 
 def precision(rounds: TimedRounds, done: int, asked: float) -> Precision:

@@ -79,6 +79,20 @@ class Budget:
         """Whether it is known what blocks take."""
         return self._expected_s > 0
 
+    @property
+    def late(self) -> float:
+        """By what factor blocks have taken longer than expected."""
+        return self._taken_s / self._expected_s if self._expected_s else 1.0
+
+    def checked_call_s(self, cell: Cell) -> float:
+        """What a call took in the check of a cell that is ok."""
+        return self._call_s[cell.key]
+
+    def visit_s(self, cell: Cell, call_s: float) -> float:
+        """What a cell is expected to take in a round, if a call takes so many seconds."""
+        (timed,) = time_budget.timed([(cell, call_s)], self.measure, self.plan.baseline, self._around_s)
+        return timed.visit_s(self.measure.max_turns, self._clocks) + time_budget.compile_s(cell)
+
     def expected_s(self, cells: Iterable[Cell]) -> float:
         """What blocks of these cells are expected to take in a round, after their checks."""
         return self._timing_s(cells, self.measure.max_turns)
@@ -185,8 +199,7 @@ class Budget:
             return True
         rank = min(map(self.precedence, cells))
         before = self._fewest_s(other for other in later if self.precedence(other) < rank)
-        late = max(1.0, self._taken_s / self._expected_s) if self._expected_s else 1.0
-        return starts * self.start_s() + late * (before + self._fewest_s(cells)) <= left
+        return starts * self.start_s() + max(1.0, self.late) * (before + self._fewest_s(cells)) <= left
 
     def elapsed_s(self) -> float:
         """Seconds since the run began."""

@@ -7,10 +7,12 @@ from typing import Any
 
 from attnbench.measure import worker_process
 from attnbench.measure.protocol import SupportRequest, WorkerLost
+from attnbench.measure.visit_log import stops
 from attnbench.measure.visit_maker import VisitMaker
 from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.plan import series_of
 from attnbench.problem import SIZES, Cell, Problem
+from attnbench.progress import Stage
 from attnbench.store.records import Cause, Status
 
 Reason = tuple[Status, str | None]
@@ -23,8 +25,10 @@ def check_cells(maker: VisitMaker) -> None:
     missing = [cell for cell in order if not maker.log.has(cell, 0)]
     if not missing:
         return
+    maker.left.expect(missing, [cell for cell in maker.log.survivors(1) if not maker.log.is_complete(cell)])
+    first, most = (stops(maker.plan.measure)[at] if maker.left.rounds else 0 for at in (0, -1))
+    maker.progress.planned(Stage("check", last=first, most=most), len(missing), maker.left.seconds())
     unable = _unable(maker, order)
-    maker.progress.planned(len(missing), None)
     for position, cell in enumerate(order):
         if maker.log.has(cell, 0):
             continue

@@ -11,9 +11,10 @@ from attnbench.analysis.border_search import Border, from_the_middle, search_bor
 from attnbench.analysis.crossover_search import Search, search
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
-from attnbench.measure.crossover_probes import Probes, Unplanned
+from attnbench.measure.crossover_probes import Probes
 from attnbench.measure.open_run import Session, begin, device_for, resume, stored_search
 from attnbench.measure.runner import Progress
+from attnbench.measure.search_progress import SearchProgress, foreseen
 from attnbench.measure.stored_search import name_sizes, read_request, write_request
 from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.cells import cells
@@ -114,20 +115,27 @@ def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
     axis = varied(request, opened.session.plan.cells)
     plan = replace(opened.session.plan, cells=())
     pairs = {name: each.cells for name, each in opened.compared.items()}
-    probes = Probes(plan, opened.session.journal, Unplanned(progress), axis, pairs, request.column)
     low, high = (math.prod(axis.uniform(end)) for end in (request.low, request.high))
+    rates = opened.session.environment.get("rates") or {}
+    shown = SearchProgress(progress, plan.measure.rounds, foreseen(plan, pairs.values(), axis, low, high, rates))
+    probes = Probes(plan, opened.session.journal, shown, axis, pairs, request.column)
 
     def begun(name: str, baseline: Cell) -> Search:
         nearest = axis.allowed(baseline.problem)
         return Search(name, probes, low, high, request.precision, nearest, plan.measure.rounds)
 
     searches = {name: begun(name, baseline) for name, (_, baseline) in pairs.items()}
+
+    def next_round(number: int) -> None:
+        shown.next_round(number, searches.values())
+        probes.next_round(number)
+
     code, reason = 0, ""
     try:
         if request.over:
-            search_borders(_borders(opened, searches), probes.next_round)
+            search_borders(_borders(opened, searches), next_round)
         else:
-            search(list(searches.values()), probes.next_round)
+            search(list(searches.values()), next_round)
         probes.close()
     except KeyboardInterrupt:
         code = 130

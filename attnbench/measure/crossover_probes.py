@@ -156,25 +156,3 @@ class Probes:
         problem = cells[0].problem
         position, label = self.axis.position(problem), self.axis.label(problem)
         return Pair(position, label, None if a in BEYOND else level, None if b in BEYOND else base, a, b)
-
-
-@dataclass(frozen=True)
-class Unplanned:
-    """A progress without totals: how many visits a search takes is not known beforehand."""
-
-    progress: Progress
-
-    def planned(self, visits: int, seconds: float | None) -> None:
-        """Nothing: a probe is no plan."""
-
-    def begun(self, cell: Cell, round: int) -> None:
-        """See `progress.Progress`."""
-        self.progress.begun(cell, round)
-
-    def ended(self, visit: Visit, seconds: float | None) -> None:
-        """See `progress.Progress`."""
-        self.progress.ended(visit, None)
-
-    def message(self, text: str) -> None:
-        """See `progress.Progress`."""
-        self.progress.message(text)

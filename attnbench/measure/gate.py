@@ -14,9 +14,10 @@ from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure.device import AUTO
 from attnbench.measure.gate_pairs import both_survive, tier1
-from attnbench.measure.gate_sides import Log, Only, expand_both, plan_like, side
+from attnbench.measure.gate_sides import Only, expand_both, plan_like, side
 from attnbench.measure.git_worktrees import checkouts
 from attnbench.measure.open_run import assembled, default_folder, device_for, machine
+from attnbench.measure.progress import Progress
 from attnbench.measure.runner import Stopped
 from attnbench.plan import suite as suites
 from attnbench.plan.gate_thresholds import effective, loosened
@@ -51,7 +52,7 @@ class GateRequest:
         return self.out or default_folder(f"gate-{suite}")
 
 
-def against_run(request: GateRequest, run: Path, log: Log) -> tuple[Comparison, Path]:
+def against_run(request: GateRequest, run: Path, progress: Progress) -> tuple[Comparison, Path]:
     """Tier 0 of what is installed now, against a stored run.
 
     Returns: the decision, and the folder with the new run.
@@ -65,7 +66,7 @@ def against_run(request: GateRequest, run: Path, log: Log) -> tuple[Comparison, 
     with _comparing():
         plan, environment = plan_like(suite, device, stored.environment)
         untimed = replace(plan, measure=replace(plan.measure, rounds=0))
-        with side(untimed, suite.text, environment, folder, None, log) as runner:
+        with side(untimed, suite.text, environment, folder, None, progress) as runner:
             runner.check()
     return tier0(_part(stored, request.only), read_run(folder), gate, [UNTIMED]), folder
 
@@ -89,14 +90,14 @@ def _part(run: Run, only: Only) -> Run:
     return replace(run, visits=run.visits[rows])
 
 
-def between_revisions(request: GateRequest, base: str, head: str | None, log: Log) -> tuple[Comparison, Path]:
+def between_revisions(request: GateRequest, base: str, head: str | None, progress: Progress) -> tuple[Comparison, Path]:
     """The gate of two revisions of the suite's repository.
 
     Args:
         request: what is decided.
         base: the revision that is compared with.
         head: the candidate; None: the working tree.
-        log: shows progress.
+        progress: what it reports to.
 
     Returns: the decision, and the folder with both runs.
     Raises: BadInput.
@@ -116,8 +117,8 @@ def between_revisions(request: GateRequest, base: str, head: str | None, log: Lo
             for each, environment in zip(both, environments, strict=True)
         ]
         with (
-            side(plans[0], both[0].text, environments[0], folder / "base", sides[0], log) as before,
-            side(plans[1], both[1].text, environments[1], folder / "head", sides[1], log) as after,
+            side(plans[0], both[0].text, environments[0], folder / "base", sides[0], progress) as before,
+            side(plans[1], both[1].text, environments[1], folder / "head", sides[1], progress) as after,
         ):
             for runner in (before, after):
                 runner.check()
@@ -125,7 +126,7 @@ def between_revisions(request: GateRequest, base: str, head: str | None, log: Lo
             if request.tier == 0:
                 return replace(exact, notes=(*exact.notes, UNTIMED)), folder
             twins = both_survive((before, after), defaults_of(*environments))
-            timed, course = tier1((before, after), twins, gate, request.pairs, log)
+            timed, course = tier1((before, after), twins, gate, request.pairs, progress)
         findings = _findings(read_run(folder / "base"), read_run(folder / "head"), gate, timed)
         return replace(exact, findings=findings, notes=(*exact.notes, *course)), folder
 

@@ -15,12 +15,13 @@ from attnbench.analysis.compare.matching import Defaults, same_cells
 from attnbench.analysis.compare.tier1_paired import ALPHA, Floats, PairedTest, looks_until
 from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.device import device_of
-from attnbench.measure.gate_sides import Log
+from attnbench.measure.progress import Progress
 from attnbench.measure.protocol import is_steady
 from attnbench.measure.runner import Runner
 from attnbench.measure.visit_maker import Place
 from attnbench.plan.blocks import blocks_of, parts_of
 from attnbench.problem import Cell
+from attnbench.progress import Reached, Stage
 from attnbench.registry import clocks
 from attnbench.store.frames import frame, read_samples
 from attnbench.thresholds import Gate
@@ -91,7 +92,7 @@ def both_survive(sides: tuple[Runner, Runner], defaults: Defaults) -> list[Twins
 
 
 def tier1(
-    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, pairs: int | None, log: Log
+    sides: tuple[Runner, Runner], twins: Sequence[Twins], gate: Gate, pairs: int | None, progress: Progress
 ) -> tuple[list[Finding], list[str]]:
     """The paired decision on every metric with a clock that is gated.
 
@@ -100,7 +101,7 @@ def tier1(
         twins: the cells that both can run.
         gate: the thresholds.
         pairs: the most; None: as many as `LOOKS` has.
-        log: shows progress, a line for every pair and every look.
+        progress: what it reports to.
 
     Returns: the findings, and notes on how they were made.
     """
@@ -123,21 +124,25 @@ def tier1(
         clock = timed[test.metric].clock
         return seconds(sides[0], clock, keys[0], done), seconds(sides[1], clock, keys[1], done)
 
-    log(f"{count(len(cells), 'cell')}; at most {count(looks[-1], 'pair')} of processes, {count(len(looks), 'look')}")
-    begun, done = time.monotonic(), 0
+    begun, done, pair_s = time.monotonic(), 0, None
     latest: dict[str, tuple[Floats, Floats]] = {}
     for stop in looks:
         measured = {key for test in tests for key in test.measured}
         if not measured:
             break
+        visited = [each for each in twins if each[-1].key in measured]
+        progress.reached(Reached(len(twins) - len(visited), len(twins)))
         for number in range(done + 1, stop + 1):
-            measure_pair(sides, [each for each in twins if each[-1].key in measured], number)
-            log(f"pair {number} of {stop}: {count(len(measured), 'cell')}, {time.monotonic() - begun:.0f} s")
+            left_s = None if pair_s is None else pair_s * (stop - number + 1)
+            progress.planned(Stage("pair", number, stop, looks[-1]), 2 * len(visited), left_s)
+            pair_begun = time.monotonic()
+            measure_pair(sides, visited, number)
+            pair_s = time.monotonic() - pair_begun
         done = stop
         for test in tests:
             before, after = latest[test.metric] = times(test, done)
             test.look(np.log(after / before))
-            log(f"after {count(done, 'pair')}: {_summary(test)}")
+            progress.message(f"after {count(done, 'pair')}: {_summary(test)}")
     findings = [finding for test in tests for finding in test.findings(*latest[test.metric])]
     minutes = (time.monotonic() - begun) / 60
     return findings, [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.progress import Progress
 from attnbench.measure.protocol import Expansion, ExpansionRequest, OtherVersion, WorkerLost
 from attnbench.measure.runner import Runner
 from attnbench.plan.plan import Plan
 from attnbench.problem import Cell
+from attnbench.progress import Reached, Stage
 from attnbench.store import journal
 
 if TYPE_CHECKING:
@@ -23,31 +25,35 @@ if TYPE_CHECKING:
     from attnbench.plan.suite import Suite
     from attnbench.store.records import Visit
 
-Log = Callable[[str], None]
 Only = tuple[Sequence[str], Sequence[str]]
 """Operators and impls of the command line: only these; empty: all."""
 
 
-@dataclass
-class Quiet:
-    """Progress of a gate: failures and messages alone."""
+@dataclass(frozen=True)
+class OfSide:
+    """Progress of a side of a gate. Its pairs are planned by the gate; what its checks warn of stays in its run."""
 
-    log: Log
+    gate: Progress
+    side: str
 
-    def planned(self, visits: int, seconds: float | None) -> None:
+    def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
         """See `progress.Progress`."""
+        self.gate.planned(replace(stage, side=self.side), visits, seconds)
 
     def begun(self, cell: Cell, round: int) -> None:
         """See `progress.Progress`."""
+        self.gate.begun(cell, round)
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
         """See `progress.Progress`."""
-        if visit.status not in ("ok", "skipped"):
-            self.log(f"{visit.status}: {visit.key}: {visit.reason}")
+        self.gate.ended(replace(visit, warnings=()), None if visit.round else seconds)
+
+    def reached(self, reached: Reached) -> None:
+        """See `progress.Progress`."""
 
     def message(self, text: str) -> None:
         """See `progress.Progress`."""
-        self.log(text)
+        self.gate.message(text)
 
 
 def expanded(checkout: Checkout, where: Path, only: Only, *, lenient: bool) -> Expansion | None:
@@ -114,7 +120,7 @@ def expand_both(
 
 @contextlib.contextmanager
 def side(
-    plan: Plan, text: str, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, log: Log
+    plan: Plan, text: str, environment: Mapping[str, Any], folder: Path, checkout: Checkout | None, progress: Progress
 ) -> Iterator[Runner]:
     """A run in a folder of its own.
 
@@ -124,7 +130,7 @@ def side(
         environment: of this machine.
         folder: to write.
         checkout: the revision that is measured; None: what is installed.
-        log: shows progress.
+        progress: what it reports to.
     """
     commit = checkout.revision if checkout else environment.get("commit")
     facts = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
@@ -134,7 +140,9 @@ def side(
     if checkout is not None:
         plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is
         start = partial(worker_process.start, first=checkout.imports)
-    runner = Runner(plan, opened, Quiet(log), start)
+    runner = Runner(
+        plan, opened, OfSide(progress, checkout.name if checkout else ""), start, rates=environment.get("rates")
+    )
     try:
         yield runner
     finally:

@@ -90,7 +90,8 @@ def measure(session: Session, progress: Progress, begun: float | None = None) ->
     Returns: why it ended before its plan did; None where it did not.
     """
     try:
-        Runner(session.plan, session.journal, progress, begun=time.monotonic() if begun is None else begun).run()
+        since, rates = time.monotonic() if begun is None else begun, session.environment.get("rates")
+        Runner(session.plan, session.journal, progress, begun=since, rates=rates).run()
     except Stopped as stopped:
         return str(stopped)
     finally:

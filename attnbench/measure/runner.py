@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from attnbench.measure import worker_process
-from attnbench.measure.added_rounds import add_rounds
+from attnbench.measure.added_rounds import add_rounds, make_rounds
 from attnbench.measure.budget import Budget
 from attnbench.measure.check_round import check_cells
 from attnbench.measure.progress import Progress
+from attnbench.measure.time_left import TimeLeft
 from attnbench.measure.timed_rounds import TimedRounds
 from attnbench.measure.visit_log import VisitLog
 from attnbench.measure.visit_maker import VisitMaker
@@ -33,6 +35,7 @@ class Runner:
         begun: when the budget's time began, on the clock `now`; None: with this object.
         now: a clock; seconds.
         workers: in place of workers of its own.
+        rates: of the hardware, by which it says how long it will take; empty: they are not known.
     """
 
     def __init__(
@@ -45,13 +48,15 @@ class Runner:
         begun: float | None = None,
         now: Callable[[], float] = time.monotonic,
         workers: Workers | None = None,
+        rates: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = plan
         self.journal = journal
         self.workers = workers or Workers(plan, max((v.process for v in journal.visits), default=-1), start)
         self._log = VisitLog(plan, journal)
         budget = Budget(plan, self.workers.start_s, now() if begun is None else begun, now)
-        self.maker = VisitMaker(plan, self.workers, self._log, budget, progress)
+        self._left = TimeLeft(budget, plan.operators_from, rates or {}, plan.measure.rounds)
+        self.maker = VisitMaker(plan, self.workers, self._log, budget, progress, self._left)
         for visit in journal.visits:
             budget.note_check(visit)
 
@@ -63,8 +68,7 @@ class Runner:
             self.workers.end_forecasting()
             self.end_process()
             done = rounds.plan_rounds()
-            for number in range(1, done + 1):
-                rounds.make_round(number)
+            make_rounds(rounds, 0, done)
             rounds.skip_unreached()
             add_rounds(rounds, done)
             self._report_share()
@@ -80,6 +84,7 @@ class Runner:
 
     def check(self, *, keep: bool = False) -> None:
         """Makes the missing checks alone. keep: the workers stay, for cells to come."""
+        self._left.rounds = 0
         try:
             check_cells(self.maker)
         finally:

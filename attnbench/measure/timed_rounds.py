@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.measure.blocks import Member, measure_block
+from attnbench.measure.visit_log import stops
 from attnbench.measure.visit_maker import Place, VisitMaker
 from attnbench.plan.blocks import baseline_of, blocks_of, parts_of, weight
 from attnbench.plan.time_budget import Afforded
 from attnbench.problem import Cell
+from attnbench.progress import Stage
 from attnbench.units import count
 
 
@@ -21,10 +23,12 @@ class TimedRounds:
     Attributes:
         maker: makes the visits.
         not_made: visits that the budget left no time for.
+        last: the number of the last round before the next look.
     """
 
     maker: VisitMaker
     not_made: int = 0
+    last: int = 0
 
     def plan_rounds(self) -> int:
         """Fixes what the budget affords, and reports it. Returns the number of rounds before the first look."""
@@ -38,13 +42,19 @@ class TimedRounds:
         timed = [cell for cell in incomplete if cell.key not in afforded.out_of_reach]
         for text in self._cuts(afforded, timing=bool(timed)):
             progress.message(text)
-        self.announce([[c for c in timed if not log.has(c, n)] for n in range(1, afforded.rounds + 1)])
+        self.expect([[c for c in timed if not log.has(c, n)] for n in range(1, afforded.rounds + 1)], afforded.rounds)
         return afforded.rounds
 
-    def announce(self, rounds: Sequence[Sequence[Cell]]) -> None:
-        """Reports what is to come. rounds: the cells that each will visit."""
-        self.maker.remaining_s = sum(map(self.maker.budget.expected_s, rounds))
-        self.maker.progress.planned(sum(map(len, rounds)), self.maker.remaining_s)
+    def expect(self, rounds: Sequence[Sequence[Cell]], last: int) -> None:
+        """What is to come.
+
+        Args:
+            rounds: the cells that each will visit.
+            last: the number of the last one.
+        """
+        left = self.maker.left
+        left.timed_s, left.starts = sum(map(self.maker.budget.expected_s, rounds)), sum(map(bool, rounds))
+        self.last = last
 
     def make_round(self, number: int, only: frozenset[str] | None = None) -> None:
         """Measures the blocks of a round of which visits are missing, as far as the budget reaches.
@@ -58,9 +68,13 @@ class TimedRounds:
         maker, budget = self.maker, self.maker.budget
         draw = random.Random(f"{maker.plan.seed} {number}")
         missing = dict(enumerate(self.missing(number, only)))
+        stage = Stage("round", number, self.last, stops(maker.plan.measure)[-1])
+        maker.progress.planned(stage, sum(map(len, missing.values())), maker.left.seconds())
+        maker.left.starts = max(0, maker.left.starts - any(missing.values()))
         for position, index in enumerate(self._order(missing, draw)):
             cells = missing.pop(index)
             later = [cell for others in missing.values() for cell in others]
+            maker.left.timed_s = max(0.0, (maker.left.timed_s or 0.0) - budget.expected_s(cells))
             if cells and budget.fits(cells, later, starts=not maker.workers.measuring):
                 maker.workers.ready()
                 begun = budget.now()
@@ -68,7 +82,6 @@ class TimedRounds:
                 budget.note_block(cells, budget.now() - begun)
             else:
                 self.not_made += len(cells)
-            maker.remaining_s = (maker.remaining_s or 0.0) - budget.expected_s(cells)
         maker.workers.end()
         maker.log.write_results()
 

@@ -19,6 +19,7 @@ from attnbench.measure.protocol import (
     VisitAnswer,
     WorkerLost,
 )
+from attnbench.measure.time_left import TimeLeft
 from attnbench.measure.visit_log import VisitLog
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan.plan import Plan
@@ -64,8 +65,8 @@ class VisitMaker:
         log: where visits are stored.
         budget: the time that is left.
         progress: what it reports to.
+        left: what the run is still expected to take.
         harness_s: seconds of visits spent outside the operators' calls, one entry per visit that is ok.
-        remaining_s: what the timed visits still to come are expected to take; None: not known yet.
         sampled_s: seconds of all samples taken.
         apart: operators and impls that change what the next one would find.
     """
@@ -75,8 +76,8 @@ class VisitMaker:
     log: VisitLog
     budget: Budget
     progress: Progress
+    left: TimeLeft
     harness_s: list[float] = field(default_factory=list)
-    remaining_s: float | None = None
     sampled_s: float = 0.0
     apart: set[tuple[str, str]] = field(default_factory=set)
     _unsteady: int = 0
@@ -156,7 +157,7 @@ class VisitMaker:
             place: where they were made.
             seconds: that they took together.
         """
-        visits = self._store(*(self._visit(cell, answer, place) for cell, answer in answers))
+        visits = self._store(*(self._visit(cell, answer, place) for cell, answer in answers), seconds=seconds)
         inside_s = sum(visit.metrics.get("operator_s", 0.0) for visit in visits)
         self.harness_s += [(seconds - inside_s) / len(visits) for visit in visits if visit.status == "ok"]
         for visit, (_, answer) in zip(visits, answers, strict=True):
@@ -205,11 +206,15 @@ class VisitMaker:
             part=place.part,
         )
 
-    def _store(self, *visits: Visit) -> list[Visit]:
+    def _store(self, *visits: Visit, seconds: float = 0.0) -> list[Visit]:
         stored = self.log.add(*visits)
         for visit in stored:
             self.budget.note_check(visit)
-            self.progress.ended(visit, self.remaining_s if visit.round else None)
+            if visit.round == 0:
+                self.left.note_check(visit, seconds)
+        left_s = self.left.seconds()
+        for visit in stored:
+            self.progress.ended(visit, left_s)
         return stored
 
     def _watch_clock(self, visit: Visit, *, throttled: bool) -> None:

@@ -1,19 +1,28 @@
-"""The progress of a run: a live line on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""How far a run, a search or a gate is: a bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from attnbench import terminal
-from attnbench.problem import Cell
+from attnbench.axes import tokens_axis
+from attnbench.problem import Cell, operator_with_impl
+from attnbench.progress import Reached, Stage
 from attnbench.store.records import Visit
-from attnbench.units import count
+from attnbench.units import count, percent
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 EVERY_S = 10.0
 """Plain lines of a run without incidents are this far apart."""
+
+DRAWN_PER_S = 2
+"""How often the bar is drawn: often enough for a second that passes, seldom enough to disturb nothing that is timed."""
 
 
 def log(text: str) -> None:
@@ -32,47 +41,133 @@ def duration(seconds: float) -> str:
 
 
 def title(cell: Cell) -> str:
-    """A cell in a few words."""
-    return f"{cell.operator} {cell.impl} {cell.mode} {cell.problem.size}"
+    """A cell in a few words: `performer fwd 1024 tokens`."""
+    axis = tokens_axis(cell.problem)
+    return f"{operator_with_impl(cell.operator, cell.impl)} {cell.mode} {axis.amount(axis.label(cell.problem))}"
 
 
 class Words:
-    """Progress in words; `show` is called with a line about what runs now, `keep` with one that stays."""
+    """Progress in words: see `measure.progress.Progress`.
 
-    def __init__(self, show: Callable[[str], None], keep: Callable[[str], None]) -> None:
-        self._show = show
-        self._keep = keep
-        self._total = 0
+    Args:
+        show: called with a line about what runs now.
+        keep: called with a line that stays.
+        now: a clock; seconds.
+    """
+
+    def __init__(
+        self, show: Callable[[str], None], keep: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._show, self._keep, self._now = show, keep, now
+        self._stage: Stage | None = None
+        self._visits: int | None = None
         self._count = 0
-        self._left_s: float | None = None
-        self._phase = "check"
+        self._begun = now()
+        self._left: tuple[float, float] | None = None
+        self._cell: Cell | None = None
+        self._reached: Reached | None = None
 
-    def planned(self, visits: int, seconds: float | None) -> None:
-        """See `progress.Progress`."""
-        self._total, self._count, self._left_s = visits, 0, seconds
-        self._phase = "check" if seconds is None else "timed rounds"
-        about = "" if seconds is None else f", about {duration(seconds)}"
-        self._keep(f"{self._phase}: {count(visits, 'visit')}{about}")
+    def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
+        """See `measure.progress.Progress`."""
+        first = self._stage is None
+        self._stage, self._visits, self._count, self._cell = stage, visits, 0, None
+        self._expect(seconds)
+        if first:
+            self._keep(self.outlook())
+        else:
+            self._show(self.line())
 
     def begun(self, cell: Cell, round: int) -> None:
-        """See `progress.Progress`."""
-        left = "" if self._left_s is None else f", {duration(self._left_s)} left"
-        where = "check" if round == 0 else f"round {round}"
-        done = f"{self._count}/{count(self._total, 'visit')}" if self._total else count(self._count, "visit")
-        self._show(f"{where}: {done} done{left} · {title(cell)}")
+        """See `measure.progress.Progress`."""
+        self._cell = cell
+        self._show(self.line())
 
     def ended(self, visit: Visit, seconds: float | None) -> None:
-        """See `progress.Progress`."""
+        """See `measure.progress.Progress`."""
         self._count += 1
-        self._left_s = seconds
+        self._expect(seconds)
         if visit.status not in ("ok", "skipped"):
             self._keep(f"{visit.status}: {visit.key}: {visit.reason}")
         for warning in visit.warnings:
             self._keep(f"warning: {visit.key}: {warning}")
 
+    def reached(self, reached: Reached) -> None:
+        """See `measure.progress.Progress`."""
+        self._reached = reached
+
     def message(self, text: str) -> None:
-        """See `progress.Progress`."""
+        """See `measure.progress.Progress`."""
         self._keep(text)
+
+    def _expect(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._left = self._now(), seconds
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the next look by now; None: not known."""
+        if self._left is None:
+            return None
+        at, seconds = self._left
+        return max(0.0, at + seconds - self._now())
+
+    @property
+    def share(self) -> float | None:
+        """Of the expected time, how much has passed; None: not known."""
+        passed, left_s = self._now() - self._begun, self.left_s
+        return None if left_s is None else passed / max(passed + left_s, 1e-9)
+
+    def outlook(self) -> str:
+        """The first line: what will be done, and what that is expected to take."""
+        stage = self._stage
+        assert stage is not None
+        visits = "" if self._visits is None else f", {count(self._visits, 'visit')}"
+        rounds = f"; then {count(stage.last, 'timed round')}" if stage.kind == "check" and stage.last else ""
+        more = stage.most - stage.last
+        added = f"; up to {more} more where crossovers need them" if more > 0 and stage.kind != "pair" else ""
+        about = "" if self.left_s is None else f"about {duration(self.left_s)}: "
+        return f"{about}{self.where()}{visits}{rounds}{added}"
+
+    def where(self) -> str:
+        """The stage: `check`, `round 2 of 3–9`, `pair 5 of 60 at most`."""
+        stage = self._stage
+        if stage is None:
+            return "starting"
+        if stage.kind == "check":
+            return f"check of {stage.side}" if stage.side else "check"
+        most = f"–{stage.most}" if stage.most > stage.last else ""
+        return f"{stage.kind} {stage.number} of {stage.last}{most}"
+
+    def left(self) -> str:
+        """How long it takes: `about 40 s left`; where more may follow the next look: `at least 40 s left`."""
+        stage, left_s = self._stage, self.left_s
+        if stage is None or left_s is None:
+            return ""
+        about = "at least" if stage.most > stage.last else "about"
+        return "ends soon" if left_s < 1 else f"{about} {duration(left_s)} left"
+
+    def doing(self) -> str:
+        """What is being measured: `45 of 120 visits · performer fwd 1024 tokens`."""
+        of = "" if self._visits is None else f" of {self._visits}"
+        done = f"{self._count}{of} visits" if of or self._count else ""
+        return " · ".join(filter(None, (done, title(self._cell) if self._cell else "a process starts")))
+
+    def precision(self) -> str:
+        """What is reached: `crossovers: 14 of 23 within ± 5.0%, the widest ± 12%`; empty before the first look."""
+        found = self._reached
+        if found is None:
+            return ""
+        if found.wanted is None:
+            return f"decided: {found.precise} of {count(found.total, 'cell')}"
+        if not found.total:
+            return f"crossovers: none with an interval yet, ± {percent(found.wanted)} wanted"
+        widest = f", the widest ± {percent(found.widest)}" if found.widest and found.precise < found.total else ""
+        return f"crossovers: {found.precise} of {found.total} within ± {percent(found.wanted)}{widest}"
+
+    def line(self) -> str:
+        """Everything in a line."""
+        now = ", ".join(filter(None, (self.where(), self.left())))
+        return " · ".join(filter(None, (now, self.doing(), self.precision())))
 
 
 def plain(stream: TextIO) -> Words:
@@ -92,24 +187,51 @@ def plain(stream: TextIO) -> Words:
 
 
 class Live:
-    """A live line on a terminal while its block runs; `words` is the progress that a runner takes."""
+    """A bar on a terminal while its block runs, with what is measured below it.
+
+    The cursor stays visible: whatever ends the process leaves the terminal as it was.
+    """
 
     def __init__(self) -> None:
-        from rich.text import Text
+        from rich.live import Live as Display
 
         self._console = terminal.console(stderr=True)
-        self._status = self._console.status("starting", spinner="line")
-        self.words = Words(
-            lambda line: self._status.update(Text(terminal.escaped(line))),
-            lambda line: self._console.print(line, soft_wrap=True),
+        self.words = Words(lambda line: None, self._console.print)
+        self._display = Display(
+            console=self._console,
+            get_renderable=self._drawn,
+            refresh_per_second=DRAWN_PER_S,
+            transient=True,
+            redirect_stdout=False,
         )
 
+    def _drawn(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        def line(text: str, style: str = "") -> Text:
+            return Text(terminal.escaped(text), style=style, no_wrap=True, overflow="ellipsis")
+
+        words = self.words
+        share, left = words.share, words.left()
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True, justify="right")
+        drawn = ProgressBar(total=1.0, completed=share or 0.0, pulse=share is None)
+        bar.add_row(line(words.where(), "bold"), drawn, line("" if share is None else f"{share:.0%} {left}".rstrip()))
+        below = [line(text, "dim") for text in (words.doing(), words.precision()) if text]
+        return Group(bar, *below)
+
     def __enter__(self) -> Words:
-        self._status.start()
+        self._display.start()
+        self._console.show_cursor(True)
         return self.words
 
     def __exit__(self, *_: object) -> None:
-        self._status.stop()
+        self._display.stop()
 
 
 class Plain:
@@ -124,4 +246,4 @@ class Plain:
 
 def progress() -> Live | Plain:
     """What suits stderr."""
-    return Live() if sys.stderr.isatty() else Plain()
+    return Live() if sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown") else Plain()

@@ -90,9 +90,10 @@ def measure_pair(sides, cells, number):
                 rows.write(Sample(CELL.key, number, number, index, clock, seconds).line())
 
 gate_pairs.measure_pair = measure_pair
+silent = SimpleNamespace(planned=lambda *_: None, reached=lambda *_: None, message=lambda *_: None)
 for slower in (1.0, 2.0):
     sides = (side(1.0), side(slower))
-    found, _ = gate_pairs.tier1(sides, [(CELL, CELL)], Gate({"cpu_time": 0.2}), 8, lambda text: None)
+    found, _ = gate_pairs.tier1(sides, [(CELL, CELL)], Gate({"cpu_time": 0.2}), 8, silent)
     print(json.dumps([[f.metric, f.verdict, f.regression] for f in found]))
 '''
 

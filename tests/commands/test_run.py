@@ -23,6 +23,7 @@ from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.suite import Suite
+from attnbench.progress import Reached, Stage
 from tests.running import faulty, plan, without_forecast, without_rates
 from tests.stored import CELL, visit
 
@@ -230,11 +231,15 @@ def test_progress_tells_failures_and_time_left(capsys: pytest.CaptureFixture[str
     import sys
 
     told = plain(sys.stderr)
-    told.planned(4, 130.0)
+    told.planned(Stage("check", last=3, most=9), 4, 130.0)
+    told.ended(visit(CELL, round=0), 120.0)
+    told.planned(Stage("round", 1, 3, 9), 4, 60.0)
     told.ended(visit(CELL, round=1, status="crashed", reason="SIGKILL", warnings=("hot",)), 60.0)
     told.ended(visit(CELL, round=2), 30.0)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "timed rounds: 4 visits, about 2 min 10 s"
+    assert lines[0] == (
+        "about 2 min 10 s: check, 4 visits; then 3 timed rounds; up to 6 more where crossovers need them"
+    )
     assert lines[1].startswith("crashed: softmax.reference") and lines[1].endswith("SIGKILL")  # noqa: PT018
     assert lines[2].endswith("hot")
     assert len(lines) == 3
@@ -245,9 +250,14 @@ def test_progress_shows_the_present(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr("attnbench.outputs._progress.EVERY_S", 0.0)
     told = plain(sys.stderr)
-    told.planned(4, 3700.0)
+    told.planned(Stage("round", 2, 3, 9), 4, 3700.0)
+    told.reached(Reached(14, 23, 0.05, 0.12))
     told.begun(faulty("honest", 64), 2)
-    assert "round 2: 0/4 visits done, 1 h 01 min left · faulty honest fwd n64" in capsys.readouterr().err
+    *_, line = capsys.readouterr().err.replace("1 h 02", "1 h 01").splitlines()
+    assert line == (
+        "round 2 of 3–9, at least 1 h 01 min left · 0 of 4 visits · faulty:honest fwd 64 tokens · "
+        "crossovers: 14 of 23 within ± 5.0%, the widest ± 12%"
+    )
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])

@@ -17,7 +17,7 @@ from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.axes import AXES
 from attnbench.measure import crossover, open_run
-from attnbench.measure.crossover_probes import Probes, Unplanned
+from attnbench.measure.crossover_probes import Probes
 from attnbench.measure.protocol import (
     FinishRequest,
     Forecast,
@@ -124,7 +124,7 @@ def probes(opened: journal.Journal, machine: Machine, axis: str = "seq_len") -> 
     base = cells.pop("softmax")
     what = plan((), operators_from=(), memory_limit=2**30)
     series = {name: (cell, base) for name, cell in cells.items()}
-    return Probes(what, opened, Unplanned(Silent()), AXES[axis], series, "wall_time_s", start=machine.start)
+    return Probes(what, opened, Silent(), AXES[axis], series, "wall_time_s", start=machine.start)
 
 
 def test_a_search_leaves_a_run_folder_that_says_the_same(opened: journal.Journal) -> None:
@@ -251,7 +251,11 @@ def border_machine(after: float = math.inf) -> Machine:
 
 
 def border_search(
-    folder: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, asked: SearchRequest = BORDER
+    folder: Path,
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: SearchRequest = BORDER,
+    progress: Silent | None = None,
 ) -> tuple[Any, Any]:
     """A search by a machine, and how it ended; resumed where the folder is there."""
     monkeypatch.setattr(crossover, "Probes", partial(Probes, start=machine.start))
@@ -261,14 +265,17 @@ def border_search(
     else:
         shape = {"batch": 1, "heads": 4, "channels": 64, "dtype": "float32", "causal": False}
         opened = crossover.begin_search(asked, suite_text(asked, shape, 64, "fwd", "core", [], []), "cpu", folder)
-    return opened, crossover.run_search(opened, Silent())
+    return opened, crossover.run_search(opened, progress or Silent())
 
 
 def test_a_border_leaves_a_run_folder_with_a_crossing_for_each_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, outcome = border_search(tmp_path / "run", border_machine(), monkeypatch)
+    progress = Silent()
+    opened, outcome = border_search(tmp_path / "run", border_machine(), monkeypatch, progress=progress)
     assert outcome.code == 0
+    assert [stage.number for stage, _, _ in progress.stages] == list(range(1, outcome.searches[0].rounds + 1))
+    assert {look.total for look in progress.looks} == {len(BATCHES)}
     listing = listings.searches(outcome.searches, "softmax", "seq_len", "batch", opened.named)
     assert [(row["series"], row["over"], row["value"]) for row in listing.rows] == [
         ("performer:reference", "batch", str(batch)) for batch in BATCHES

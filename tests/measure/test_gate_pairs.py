@@ -26,11 +26,12 @@ from attnbench.plan.gate_thresholds import loosened
 from attnbench.plan.measured_code import MeasuredCode
 from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, Problem
+from attnbench.progress import Reached, Stage
 from attnbench.store.journal import HEADER, stored_environment
 from attnbench.store.records import SAMPLES, Sample, Visit
 from attnbench.thresholds import Gate, Threshold
 from tests.analysis.runs import cell, run_of, visits_of
-from tests.running import plan
+from tests.running import Silent, plan
 
 GATE = Gate({"wall_time": 0.05})
 HERE = {"torch": "2.13.0", "threads": 1, "instruction_set": "AVX2", "device": "cpu", "cpu": "one"}
@@ -251,8 +252,13 @@ def test_pairs_are_added_only_for_what_is_not_decided(tmp_path: Path, monkeypatc
                 timed(run.journal.folder, run.journal.visits[-1:])
 
     monkeypatch.setattr(gate_pairs, "measure_pair", measured)
-    lines: list[str] = []
-    findings, notes = tier1(sides, [(c, c) for c in cells], GATE, 8, lines.append)
+    progress = Silent()
+    findings, notes = tier1(sides, [(c, c) for c in cells], GATE, 8, progress)
+    assert [stage for stage, _, _ in progress.stages] == [Stage("pair", n, 5 if n <= 5 else 8, 8) for n in range(1, 9)]
+    assert progress.stages[0][1:] == (6, None)
+    assert progress.stages[-1][1] == 4, "two cells on each side are left"
+    assert all(seconds is not None for _, _, seconds in progress.stages[1:])
+    assert progress.looks == [Reached(0, 3), Reached(1, 3)]
     verdicts = {f.subject.split(".")[0]: (f.verdict, f.regression) for f in findings}
     assert verdicts["softmax"] == ("slower", True)
     assert verdicts["linformer"] == ("same", False)
@@ -262,13 +268,13 @@ def test_pairs_are_added_only_for_what_is_not_decided(tmp_path: Path, monkeypatc
     assert cells[1].key not in pairs[-1]
     assert notes[0].startswith("8 pairs of processes in 0.0 min, decided after 5 or 8 pairs")
     assert "would have shown a slow-down of" in notes[1]
-    assert any(line.startswith("after 5 pairs: wall_time: ") for line in lines)
+    assert any(line.startswith("after 5 pairs: wall_time: ") for line in progress.told)
 
 
 def test_without_a_threshold_for_a_time_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = cell("local", Problem(64, 64, 4))
     monkeypatch.setattr(gate_pairs, "measure_pair", lambda *_: pytest.fail("it began to measure"))
     sides = (runner([own], tmp_path / "base"), runner([own], tmp_path / "head"))
-    findings, notes = tier1(sides, [(own, own)], Gate({"flops": 0.0}), None, lambda text: None)
+    findings, notes = tier1(sides, [(own, own)], Gate({"flops": 0.0}), None, Silent())
     assert findings == []
     assert "no time was compared" in notes[0]

@@ -6,7 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +35,7 @@ from attnbench.plan.measured_code import measured_code
 from attnbench.plan.plan import beyond
 from attnbench.plan.settings import WARM_UP_S, Limits, Measure
 from attnbench.problem import Cell, Problem
+from attnbench.progress import Stage
 from attnbench.registry import metrics
 from attnbench.store import journal
 from attnbench.store.records import VISITS, Visit
@@ -263,11 +264,14 @@ def test_a_results_file_that_cannot_be_written_loses_no_visit(tmp_path: Path, mo
     assert len(read_run(tmp_path / "run").visits) == len(CELLS)
 
 
+BEGUN_S = 100.0
+
+
 class Clock:
     """A clock that only work moves. call_s: what a call of a cell takes; late: timed visits take so much longer."""
 
     def __init__(self, call_s: Callable[[Cell], float], late: float = 1.0) -> None:
-        self.now_s = 100.0
+        self.now_s = BEGUN_S
         self.call_s = call_s
         self.late = late
         self.cells: dict[str, Cell] = {}
@@ -588,3 +592,52 @@ def test_a_checked_but_never_timed_run_measured_nothing() -> None:
 
 def test_seeds_differ_between_suites() -> None:
     assert random.Random("1 1").random() != random.Random("1 2").random()
+
+
+RATES = {"matmul_flops_per_s": {"float32": 1e8}, "copy_bytes_per_s": 1e9}
+
+
+@dataclass
+class Timed(Silent):
+    """Also keeps what was expected to be left, and when."""
+
+    clock: Clock = field(default_factory=lambda: Clock(SQUARE))
+    left: list[tuple[int, float, float | None]] = field(default_factory=list)
+
+    def ended(self, visit: Visit, seconds: float | None) -> None:
+        self.left.append((visit.round, self.clock.now_s, seconds))
+
+
+def shares(told: Timed, round: int) -> list[float]:
+    """What was expected to be left after the visits of a round, over what was."""
+    end = told.left[-1][1]
+    return [
+        left / (end - at) for number, at, left in told.left if number == round and left is not None and end - at > 1
+    ]
+
+
+def test_the_time_left_is_told_before_the_first_call_and_becomes_right(tmp_path: Path) -> None:
+    told = Timed()
+    budgeted(tmp_path / "run", told.clock, None, progress=told, rates=RATES)
+    stage, visits, seconds = told.stages[0]
+    assert (stage, visits) == (Stage("check", 0, 3, 3), len(SWEPT))
+    assert seconds is not None
+    assert 0.2 < seconds / (told.left[-1][1] - BEGUN_S) < 5, "the formulas are right within a factor"
+    assert all(0.7 < share < 1.4 for share in shares(told, 0)[-3:]), "after the check it is known what calls take"
+    assert all(0.8 < share < 1.3 for share in shares(told, 2))
+    assert [stage.number for stage, _, _ in told.stages] == [0, 1, 2, 3]
+    assert all(later is not None and later < seconds for _, _, later in told.stages[1:])
+
+
+def test_without_rates_nothing_is_foreseen_and_slow_blocks_are_noted(tmp_path: Path) -> None:
+    told = Timed(clock=Clock(SQUARE, late=3.0))
+    budgeted(tmp_path / "run", told.clock, None, progress=told)
+    assert told.stages[0][2] is None
+    assert max(shares(told, 0)[-3:]) < 0.5, "the negative control: nobody knows yet that blocks take thrice as long"
+    assert all(0.8 < share < 1.3 for share in shares(told, 2))
+
+
+def test_with_a_budget_no_more_is_left_than_of_that(tmp_path: Path) -> None:
+    told = Timed()
+    budgeted(tmp_path / "run", told.clock, 20, progress=told, rates=RATES)
+    assert all(left is not None and at + left <= BEGUN_S + 20.001 for _, at, left in told.left)
