@@ -9,7 +9,7 @@ from attnbench.analysis.crossover import BEYOND, Pair
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
 from attnbench.errors import BadInput
-from attnbench.problem import operator_and_impl
+from attnbench.problem import Cell, operator_and_impl
 from attnbench.store.records import ENDED_AS
 
 
@@ -56,8 +56,8 @@ def is_exact(series: Series, exact: Collection[str]) -> bool:
     return series.operator == "softmax" or series.identity in exact
 
 
-def computes_nothing(series: Series) -> bool:
-    """Whether a series is a bound that no choice can beat."""
+def computes_nothing(series: Series | Cell) -> bool:
+    """Whether a series or a cell is a bound that no choice can beat."""
     return series.operator == "identity"
 
 

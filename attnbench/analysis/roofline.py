@@ -52,6 +52,12 @@ class Roofline:
         return self.seconds / self.roofline_s if self.roofline_s else math.inf
 
 
+def least_s(flops: float, moved: float, matmul_flops_per_s: float, copy_bytes_per_s: float) -> tuple[float, str]:
+    """The roofline of so many FLOPs and bytes, and its larger term: `products` or `traffic`."""
+    products, traffic = flops / matmul_flops_per_s, moved / copy_bytes_per_s
+    return max(products, traffic), "products" if products > traffic else "traffic"
+
+
 def measured_rates(run: Run) -> Mapping[str, Any]:
     """The rates of the hardware that a run measured: copy_bytes_per_s, and matmul_flops_per_s by dtype.
 
@@ -80,8 +86,7 @@ def rooflines(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Roofline]
         moved = next((row[name] for name in BYTES if not pd.isna(row.get(name, math.nan))), None)
         if pd.isna(seconds) or matmul is None or moved is None:
             continue
-        products = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name, math.nan))) / matmul
-        traffic = float(moved) / rates["copy_bytes_per_s"]
-        bound = "products" if products > traffic else "traffic"
-        rows.append(Roofline(row, float(seconds), max(products, traffic), bound))
+        flops = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name, math.nan)))
+        roofline_s, bound = least_s(flops, float(moved), matmul, rates["copy_bytes_per_s"])
+        rows.append(Roofline(row, float(seconds), roofline_s, bound))
     return rows

@@ -170,7 +170,7 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
     if axis is not None and axis not in AXES:
         raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
     rows = [_row(row) for row in results[_USED].to_dict("records")]
-    names = _names(rows)
+    names = series_names(rows)
     every = [panel for each in AXES.values() for panel in _along(each, rows, names, swept)]
     placed = {key for panel in every for key in panel.keys}
     rest = [row for row in rows if row["key"] not in placed]
@@ -184,6 +184,11 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
         varied = ", ".join(dict.fromkeys(panel.axis for panel in shown)) or "none"
         raise BadInput(f"--axis {axis}: this run does not vary it; it varies {varied}. Choose one of these.")
     return chosen
+
+
+def problems_of(results: pd.DataFrame) -> list[Problem]:
+    """The problem of every row of `Run.results`."""
+    return [_row(row)["problem"] for row in results[_USED].to_dict("records")]
 
 
 def _along(
@@ -336,7 +341,7 @@ def _panel(
     return Panel(axis.name, fixed, series, beside, products.pop() if len(products) == 1 else None)
 
 
-def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
+def series_names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
     """Display names by (operator, impl, params): params are named only where series of an operator differ in them."""
     by_operator: dict[str, list[dict[str, Any]]] = {}
     lines = dict.fromkeys((row["operator"], row["impl"], row["params"]) for row in rows)

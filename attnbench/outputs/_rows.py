@@ -19,7 +19,7 @@ class Listing:
         table: what tables show instead, where `rows` hold more than a person reads at a glance; None: the rows.
         numbers: columns that are set to the right.
         sentences: columns that stand below their row, on lines of their own.
-        notes: lines below the table.
+        lead, notes: lines above and below the table.
         document: what JSON shows instead of the rows, where they are a part of it.
     """
 
@@ -27,6 +27,7 @@ class Listing:
     table: Sequence[Row] | None = None
     numbers: Sequence[str] = ()
     sentences: Sequence[str] = ()
+    lead: Sequence[str] = ()
     notes: Sequence[str] = ()
     document: Mapping[str, Any] | None = None
 

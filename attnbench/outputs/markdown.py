@@ -44,14 +44,15 @@ def _parts(parts: Sequence[Part], legend: Sequence[str]) -> str:
 
 
 def rows(listing: Listing) -> str:
-    """A pipe table, and the notes as a list."""
+    """A pipe table, with what stands above it as paragraphs, and the notes as a list."""
     lines = []
     if listing.shown:
         head = list(listing.shown[0])
         lines = [head, ["---:" if name in listing.numbers else "---" for name in head]]
         lines += [[escaped(text_of(value)) for value in row.values()] for row in listing.shown]
     notes = [f"- {escaped(note)}\n" for note in listing.notes]
-    return "".join([*(f"| {' | '.join(line)} |\n" for line in lines), *(["\n", *notes] if notes else [])])
+    lead = [f"{escaped(line)}\n\n" for line in listing.lead]
+    return "".join([*lead, *(f"| {' | '.join(line)} |\n" for line in lines), *(["\n", *notes] if notes else [])])
 
 
 def comparisons(compared: Sequence[Comparison]) -> str:

@@ -35,10 +35,12 @@ def grids(grids: Sequence[Grid]) -> None:
 
 
 def rows(listing: Listing) -> None:
-    """Prints a table that fits the terminal, or 80 columns, and its notes."""
+    """Prints a table that fits the terminal, or 80 columns, and what stands around it."""
     from rich.text import Text
 
     console = terminal.console()
+    for sentence in listing.lead:
+        console.print(sentence)
     if listing.shown:
         head = list(listing.shown[0])
         texts = [[text_of(value).replace("\n", " ") for value in row.values()] for row in listing.shown]

@@ -35,8 +35,10 @@ def forecast_of(cell: Cell, source: Source) -> Forecast:
     return Forecast(impl_bytes, reference_bytes, flops)
 
 
-def footprint(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint | None:
-    """The reference's memory; None where it does on real tensors what others do not support."""
+def footprint(form: Form, problem: Problem, params: Params, mode: Mode, impl: str = "reference") -> Footprint | None:
+    """The memory of an impl; None where it does on real tensors what others do not support."""
+    if impl not in ("reference", "compiled"):
+        return _attempt(lambda: predict(form, problem, params, mode, form.impls[impl].load()))
     on_meta = _attempt(lambda: predict_on_meta(form, problem, params, mode))
     return on_meta or _attempt(lambda: predict(form, problem, params, mode))
 

@@ -1,0 +1,418 @@
+"""What may be chosen for a problem: what the registry says of every operator, beside the times of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from attnbench.analysis import cards
+from attnbench.analysis.baseline import computes_nothing
+from attnbench.analysis.choice import (
+    Candidate,
+    Choice,
+    Excluded,
+    MemorySource,
+    error_of,
+    level_with_fastest,
+    ranked,
+    ranked_by_roofline,
+)
+from attnbench.analysis.interpolation import Place, Timing, place_of, unlike
+from attnbench.analysis.metric_values import Quantity, quantity
+from attnbench.analysis.roofline import least_s
+from attnbench.analysis.run import read_run
+from attnbench.errors import BadInput
+from attnbench.measure.device import AUTO, choose_device, device_names, device_of
+from attnbench.plan.choice_request import ChoiceRequest, params_given, read_cells, read_memory, read_needs
+from attnbench.problem import Cell, canonical_params
+from attnbench.properties import FORMS, properties
+from attnbench.registry import device_type_of, operators, placed_metrics, resolve, why_not, why_not_impl
+from attnbench.user_code import user_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attnbench.analysis.cards import Rates
+    from attnbench.analysis.run import Run
+    from attnbench.analysis.series import Point, Series
+    from attnbench.operator import Cost, Operator
+    from attnbench.registry import Source
+
+
+@dataclass(frozen=True)
+class _Hardware:
+    """Where the problem is to be computed.
+
+    Args:
+        name: of the device.
+        memory_bytes: None: not known.
+        rates: None: it has no roofline.
+    """
+
+    name: str
+    memory_bytes: int | None
+    rates: Rates | None
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """What is known of an operator with its params at the problem, whatever the impl.
+
+    Args:
+        cell: of the reference.
+        operator: None: the run has it, and it is not installed here.
+        source: of the operator.
+        stored: what the run says of its properties.
+    """
+
+    cell: Cell
+    operator: Operator | None
+    source: Source | None
+    stored: Mapping[str, bool]
+
+    def own_code(self) -> AbstractContextManager[None]:
+        """Within which a user's functions are called."""
+        ours = self.source is None or self.source.shipped
+        return nullcontext() if ours or self.source is None else user_errors(self.source.location)
+
+    @cached_property
+    def properties(self) -> Mapping[str, bool]:
+        """By name, of those that are known."""
+        if self.operator is None:
+            return self.stored
+        with self.own_code():
+            return properties(self.operator, self.cell.params, self.cell.problem.causal)
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """None of an operator that is not installed."""
+        if self.operator is None:
+            return None
+        with self.own_code():
+            return self.operator.forms[self.cell.scope].cost(self.cell.problem, self.cell.params, self.cell.mode)
+
+    @cached_property
+    def estimates(self) -> bool:
+        """Whether it is an estimate of softmax attention."""
+        return bool(self.properties.get("drop_in") and not self.properties.get("exact"))
+
+    def excluded(self, needs: Sequence[str]) -> Excluded | None:
+        """Why it cannot be chosen at all, or None."""
+        if computes_nothing(self.cell):
+            return Excluded(self.cell, "nothing")
+        with self.own_code():
+            reason = self.operator and why_not(self.operator, self.cell, "cpu")
+        if reason:
+            return Excluded(self.cell, "undefined", reason)
+        unmet = tuple(need for need in needs if not self.properties.get(need))
+        unknown = all(need not in self.properties for need in unmet)
+        return Excluded(self.cell, "need", "not known" if unknown else "", unmet) if unmet else None
+
+    def memory(self, impl: str) -> int | None:
+        """Bytes alive at the peak of a call of an impl, inputs included, from shapes alone; None: not known."""
+        from attnbench.measure.worker.forecast import footprint
+
+        if self.operator is None or device_type_of(impl):
+            return None
+        form, cell = self.operator.forms[self.cell.scope], self.cell
+        predicted = footprint(form, cell.problem, cell.params, cell.mode, impl)
+        return None if predicted is None else predicted.total_bytes
+
+    def impls(self) -> Iterator[str]:
+        """The reference, and the impls that run on any device."""
+        yield "reference"
+        cell = self.cell
+        impls = self.operator.forms[cell.scope].impls if self.operator else {}
+        for name, impl in impls.items():
+            if device_type_of(name) is None:
+                with self.own_code():
+                    reason = why_not_impl(impl, name, cell.problem, cell.params, cell.mode, "cpu")
+                if reason is None:
+                    yield name
+
+    def flops(self) -> float:
+        """Of the cheapest exact form known. Only where `cost` is known."""
+        assert self.operator is not None
+        assert self.cost is not None
+        cell = self.cell
+        with self.own_code():
+            cheaper = [
+                impl.flops(cell.problem, cell.params, cell.mode)
+                for impl in self.operator.forms[cell.scope].impls.values()
+                if impl.flops is not None
+            ]
+        return float(min(self.cost.flops, self.cost.reference_flops, *cheaper))
+
+
+def choose(request: ChoiceRequest) -> Choice:
+    """What to use for one problem.
+
+    Raises: BadInput with what is wrong.
+    """
+    needs, (share, limit) = read_needs(request.needs), read_memory(request.memory)
+    if request.run is not None and request.device is not None:
+        raise BadInput(
+            f"--run {request.run} --device {request.device}: a run has been measured on a device of its own. Give one "
+            "of them."
+        )
+    run = None if request.run is None else read_run(request.run)
+    pairs = read_cells(request.problem)
+    cell = pairs[0][1]
+    hardware = _of_run(run) if run else _of_device(request.device or AUTO, cell.problem.dtype)
+    memory_of = ""
+    if limit is None:
+        if hardware.memory_bytes is None and request.memory is not None:
+            raise BadInput(f"--memory {request.memory}: the memory of {hardware.name} is not known. Give bytes: 24GiB.")
+        limit = None if hardware.memory_bytes is None else int(share * hardware.memory_bytes)
+        memory_of = hardware.name if limit is not None else ""
+    sources = operators(request.problem.operators_from)
+    definitions = {_identity(each): _Definition(each, operator, sources[each.operator], {}) for operator, each in pairs}
+    found = _Search(needs, limit, hardware, definitions, None if run is None else run.results)
+    timed: tuple[Any, ...] = ()
+    place, difference, has_intervals = None, {}, True
+    if run is not None:
+        time = _time(run)
+        place = place_of(run, cell.problem, cell.mode, cell.scope, time) if time else None
+        if place is None or not place.timings:
+            difference = unlike(run, cell.problem, cell.mode, cell.scope)
+        if place is not None and time is not None:
+            wanted = _series(place, run, request, pairs, sources)
+            chosen = found.timed(place, wanted, _memories(run.results))
+            level = level_with_fastest(place, set(chosen), time) if chosen else set()
+            timed = ranked([*chosen.values()], [name in level for name in chosen])
+            has_intervals = all(place.timings[name].level.has_interval for name in chosen)
+    analytic = ranked_by_roofline(found.analytic())
+    return Choice(
+        problem=cell.problem,
+        mode=cell.mode,
+        scope=cell.scope,
+        needs=needs,
+        memory_limit_bytes=limit,
+        memory_of=memory_of,
+        run=run.name if run else "",
+        device=hardware.name,
+        axis=place.panel.axis if place else "",
+        unlike=difference,
+        timed=timed,
+        analytic=analytic,
+        out=tuple(found.out),
+        rates=hardware.rates,
+        has_intervals=has_intervals,
+    )
+
+
+def _identity(cell: Cell) -> tuple[str, str]:
+    return cell.operator, canonical_params(cell.params)
+
+
+def _of_run(run: Run) -> _Hardware:
+    environment = run.environment
+    rates = cards.rates_of(environment)
+    gpu = environment.get("gpu")
+    memory = gpu.get("memory_bytes") if isinstance(gpu, dict) else environment.get("memory_bytes")
+    name = environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "the run's machine"
+    return _Hardware(str(name), memory if isinstance(memory, int) and memory > 0 else None, rates)
+
+
+def _of_device(name: str, dtype: Any) -> _Hardware:
+    """A card of the table; or a kind of device of this machine, whose rates are measured now."""
+    kinds = (AUTO, *device_names())
+    if name not in kinds:
+        card = cards.card(name, kinds)
+        return _Hardware(card.of, card.memory_bytes, card)
+    from attnbench.measure.machine import host
+    from attnbench.measure.machine.peak_rates import rates
+
+    device = device_of(choose_device(name))
+    facts = {**host.facts(), **device.facts(), "rates": rates(device, [dtype])}
+    measured = cards.rates_of(facts)
+    assert measured is not None
+    return _Hardware(measured.of, measured.memory_bytes, replace(measured, origin="measured on this machine now"))
+
+
+def _time(run: Run) -> Quantity | None:
+    """The first time that the run has figures of, as tables of what to use have it."""
+    quantities = (quantity(run, name) for name, metric in placed_metrics().items() if metric.role == "time")
+    return next((each for each in quantities if each.levels), None)
+
+
+def _memories(results: pd.DataFrame) -> Mapping[str, float]:
+    """By key, the bytes alive at the peak, as measured."""
+    column = results.set_index("key")["peak_memory_total_bytes"].dropna()
+    return {str(key): float(value) for key, value in column.items()}
+
+
+_Wanted = Sequence[tuple["Series", _Definition]]
+"""Series of a run, each with what is known of its operator."""
+
+
+def _series(
+    place: Place,
+    run: Run,
+    request: ChoiceRequest,
+    pairs: Sequence[tuple[Operator, Cell]],
+    sources: Mapping[str, Source],
+) -> _Wanted:
+    """The series of a run that may be chosen: of the operators that are asked for, with the params that are given."""
+    loaded = {cell.operator: operator for operator, cell in pairs}
+    every = not request.problem.operators or "all" in request.problem.operators
+    given = params_given(request.problem)
+    form = FORMS[pairs[0][1].problem.causal]
+    wanted = []
+    for series in place.panel.series:
+        operator = loaded.get(series.operator)
+        if operator is None and not (every and series.operator not in sources):
+            continue
+        cell = replace(pairs[0][1], operator=series.operator, params=_completed(operator, series.params))
+        allowed = [other.params for _, other in pairs if other.operator == series.operator]
+        if any(all(cell.params.get(key) != other[key] for other in allowed) for key in given & {*cell.params}):
+            continue
+        stored = run.properties.get(series.identity, {}).get(form, {})
+        wanted.append((series, _Definition(cell, operator, sources.get(series.operator), stored)))
+    return wanted
+
+
+def _completed(operator: Operator | None, stored: str) -> Mapping[str, Any]:
+    """Stored params with today's defaults; unchanged where the operator is not known, or has not one of them."""
+    import json
+
+    params: dict[str, Any] = json.loads(stored)
+    try:
+        return resolve(operator, params) if operator else params
+    except ValueError:
+        return params
+
+
+class _Search:
+    """Sorts operators into candidates and what is out.
+
+    Args:
+        definitions: by operator and params, those that are asked for; what a run has of them is taken out.
+        results: of the run.
+    """
+
+    def __init__(
+        self,
+        needs: Sequence[str],
+        limit: int | None,
+        hardware: _Hardware,
+        definitions: dict[tuple[str, str], _Definition],
+        results: pd.DataFrame | None,
+    ) -> None:
+        self.needs, self.limit, self.hardware, self.results = needs, limit, hardware, results
+        self.left = definitions
+        self.out: list[Excluded] = []
+
+    def timed(self, place: Place, wanted: _Wanted, memories: Mapping[str, float]) -> dict[str, Candidate]:
+        """By the name of its series, what may be chosen by its time in a run."""
+        chosen = {}
+        for series, definition in wanted:
+            excluded = definition.excluded(self.needs)
+            timing = place.timings.get(series.name)
+            failed = None if timing else _failure(series, definition.cell)
+            if excluded is None and timing is None and failed is None:
+                continue  # not measured around the problem: its roofline is what is known
+            self.left.pop(_identity(definition.cell), None)
+            cell = replace(definition.cell, impl=series.impl)
+            if excluded is not None:
+                self._add_once(excluded)
+            elif timing is None and failed is not None:
+                self.out.append(Excluded(cell, "failed", failed.reason or failed.status))
+            elif timing is not None:
+                memory, source = self._memory(definition, series.impl, timing, memories)
+                if self._fits(cell, memory):
+                    chosen[series.name] = self._candidate(definition, cell, timing, memory, source)
+        return chosen
+
+    def _add_once(self, excluded: Excluded) -> None:
+        if excluded not in self.out:
+            self.out.append(excluded)
+
+    def _memory(
+        self, definition: _Definition, impl: str, timing: Timing, memories: Mapping[str, float]
+    ) -> tuple[int | None, MemorySource]:
+        figure = timing.figure(memories)
+        if timing.is_measured and figure is not None:
+            return int(figure), "measured"
+        predicted = definition.memory(impl)
+        if predicted is not None:
+            return predicted, "predicted"
+        return (None, "") if figure is None else (int(figure), "interpolated")
+
+    def _fits(self, cell: Cell, memory: int | None) -> bool:
+        if self.limit is None or memory is None or memory <= self.limit:
+            return True
+        self.out.append(Excluded(cell, "memory", memory_bytes=memory))
+        return False
+
+    def _candidate(
+        self, definition: _Definition, cell: Cell, timing: Timing, memory: int | None, source: MemorySource
+    ) -> Candidate:
+        low, high = timing.interval or (None, None)
+        labels = [point.label for point in timing.points]
+        return replace(
+            self._common(definition, cell, memory, source),
+            seconds=timing.seconds,
+            low=low,
+            high=high,
+            source="measured" if timing.is_measured else "interpolated",
+            between=None if timing.is_measured else (labels[0], labels[1]),
+            bound="",
+        )
+
+    def _common(self, definition: _Definition, cell: Cell, memory: int | None, source: MemorySource) -> Candidate:
+        cost = definition.cost
+        error = None
+        if self.results is not None and definition.estimates:
+            error = error_of(self.results, cell.operator, canonical_params(cell.params), cell.problem)
+        return Candidate(
+            cell=cell,
+            exact=bool(definition.properties.get("exact")),
+            estimates=definition.estimates,
+            seconds=0.0,
+            low=None,
+            high=None,
+            source="analytic",
+            between=None,
+            bound="",
+            memory_bytes=memory,
+            memory_source=source,
+            state_bytes=None if cost is None else cost.state_bytes,
+            flops=None if cost is None else cost.flops,
+            error=error,
+            properties=definition.properties,
+        )
+
+    def analytic(self) -> list[Candidate]:
+        """What may be chosen of those of which a run has no time, by the roofline."""
+        chosen = []
+        for definition in self.left.values():
+            excluded = definition.excluded(self.needs)
+            if excluded is not None:
+                self._add_once(excluded)
+                continue
+            rates, dtype = self.hardware.rates, definition.cell.problem.dtype
+            rate = None if rates is None else rates.matmul_flops_per_s.get(dtype)
+            if rates is None or rate is None:
+                missing = "rates" if rates is None else f"rate of {dtype} products"
+                self.out.append(Excluded(definition.cell, "unknown", f"no {missing} of {self.hardware.name}"))
+                continue
+            assert definition.cost is not None
+            memories = {impl: definition.memory(impl) for impl in definition.impls()}
+            known = {impl: memory for impl, memory in memories.items() if memory is not None}
+            impl = min(known, key=lambda name: known[name], default="reference")
+            cell = replace(definition.cell, impl=impl)
+            if not self._fits(cell, known.get(impl)):
+                continue
+            seconds, bound = least_s(definition.flops(), definition.cost.bytes_moved, rate, rates.copy_bytes_per_s)
+            common = self._common(definition, cell, known.get(impl), "predicted" if known else "")
+            chosen.append(replace(common, seconds=seconds, bound=bound))
+        return chosen
+
+
+def _failure(series: Series, cell: Cell) -> Point | None:
+    """The cell of a series at the very problem, where that failed or was skipped."""
+    return next((point for point in series.points if point.problem == cell.problem and point.status != "ok"), None)

@@ -1,0 +1,169 @@
+"""A choice as a picture: time and memory of every operator, and those that no other beats in both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.errors import BadInput
+from attnbench.files import replace
+from attnbench.outputs._choice import Names, name_of, names_of, problem_text
+from attnbench.outputs._colours import GREY, colour
+from attnbench.units import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from attnbench.analysis.choice import Candidate, Choice, Ranked
+
+FORMS = ("png", "svg", "pdf")
+SIZE_IN = (6.4, 4.4)
+TEXT_PT = 7.0
+
+
+def check(path: Path) -> None:
+    """Raises BadInput where a picture cannot be written: its ending, or matplotlib is missing."""
+    if path.suffix.removeprefix(".") not in FORMS:
+        raise BadInput(f"--picture {path}: allowed: a name that ends in .{', .'.join(FORMS)}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise BadInput(
+            "--picture: matplotlib is not installed. Install the extra: pip install 'attnbench[plot]'."
+        ) from None
+
+
+def draw(choice: Choice, path: Path) -> None:
+    """Writes a picture of a choice, as its name ends. Raises BadInput where it cannot be written."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings: dict[Any, Any] = {"font.size": TEXT_PT, "svg.hashsalt": "attnbench", "svg.fonttype": "none"}
+    settings |= {"axes.linewidth": 0.6, "text.parse_math": False}
+    form = path.suffix.removeprefix(".")
+    with rc_context(settings):
+        picture = Figure(figsize=SIZE_IN)
+        picture.subplots_adjust(left=0.11, right=0.93, bottom=0.11, top=0.88)
+        _panel(picture.add_subplot(), choice)
+        drawn = io.BytesIO()
+        picture.savefig(drawn, format=form, dpi=200, metadata=None if form == "png" else {_DATE[form]: None})
+    try:
+        replace(path, drawn.getvalue())
+    except OSError as error:
+        raise BadInput(f"--picture {path}: cannot be written: {error.strerror}. Give another name.") from None
+
+
+_DATE = {"svg": "Date", "pdf": "CreationDate"}
+"""What a format's files would hold of the time at which they are written."""
+
+
+def _panel(axes: Axes, choice: Choice) -> None:
+    names = names_of(choice)
+    axes.set_xscale("log")
+    axes.set_yscale("log", base=2)
+    groups = [group for group in (choice.timed, choice.analytic) if group]
+    for group in groups:
+        _points(axes, group)
+    if groups:
+        _front(axes, groups[0])
+    axes.margins(0.12, 0.1)
+    axes.xaxis.set_major_formatter(lambda value, _: _short(shown(value, "s")))
+    axes.yaxis.set_major_formatter(lambda value, _: _short(shown(value, "bytes")))
+    axes.minorticks_off()
+    axes.set_xlabel("time of a call" + (" (hollow: the least, by the roofline)" if choice.analytic else ""))
+    axes.set_ylabel("memory at the peak, inputs included")
+    axes.grid(True, linewidth=0.3, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(_title(choice), loc="left", fontsize=TEXT_PT)
+    _label(axes, [each for group in groups for each in group], names)
+
+
+def _short(text: str) -> str:
+    return text.replace(".00", "").replace(".0", "")
+
+
+def _title(choice: Choice) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(problem_text(choice), 105))
+
+
+def _points(axes: Axes, group: Sequence[Ranked]) -> None:
+    for each in group:
+        candidate = each.candidate
+        if candidate.memory_bytes is None:
+            continue
+        own = colour(candidate.cell.operator)
+        face = "none" if candidate.source == "analytic" else own
+        x, y = candidate.seconds, candidate.memory_bytes
+        if candidate.low is not None and candidate.high is not None:
+            axes.plot([candidate.low, candidate.high], [y, y], color=own, linewidth=0.8, solid_capstyle="butt")
+        axes.plot([x], [y], marker="o", markersize=5, mfc=face, mec=own, mew=1.0, linestyle="none", zorder=3)
+
+
+def _front(axes: Axes, group: Sequence[Ranked]) -> None:
+    """A step line through those that no other beats in both."""
+    front = sorted((e.candidate for e in group if e.leanest), key=lambda candidate: candidate.seconds)
+    if not front:
+        return
+    x, y = [c.seconds for c in front], [c.memory_bytes or 0 for c in front]
+    axes.step(x, y, where="post", color=GREY, linewidth=1.2, zorder=1, label="no other is faster and leaner")
+    axes.plot(x, y, marker="o", markersize=9, mfc="none", mec=GREY, mew=1.2, linestyle="none", zorder=2)
+    axes.legend(loc="best", frameon=False, fontsize=TEXT_PT)
+
+
+def _label(axes: Axes, every: Sequence[Ranked], names: Names) -> None:
+    """A name beside each point, the front's first: at the nearest place where it covers nothing, tied to its point
+    where that is not next to it."""
+    axes.autoscale_view()
+    point_px = axes.figure.dpi / 72
+    points = [(e, _at(axes, e.candidate, point_px)) for e in every if e.candidate.memory_bytes is not None]
+    taken = [(x - RADIUS_PT, y - RADIUS_PT, x + RADIUS_PT, y + RADIUS_PT) for _, (x, y) in points]
+    left, bottom, right, top = (float(edge) / point_px for edge in axes.bbox.extents)
+    for each, (x, y) in sorted(points, key=lambda point: not point[0].leanest):
+        text, own = name_of(each.candidate.cell, names), colour(each.candidate.cell.operator)
+        width = len(text) * TEXT_PT * CHARACTER
+        boxes = [(x + dx, y + dy - TEXT_PT / 2, x + dx + width, y + dy + TEXT_PT / 2) for dx, dy in _places(width)]
+        inside = [b for b in boxes if left <= b[0] and b[2] <= right + width / 3 and bottom <= b[1] and b[3] <= top]
+        box = next((b for b in inside if not any(_overlap(b, other) for other in taken)), boxes[0])
+        taken.append(box)
+        is_near = box in boxes[:NEAR]
+        axes.annotate(
+            text, xy=(each.candidate.seconds, each.candidate.memory_bytes or 0), xycoords="data",
+            xytext=(box[0] - x, (box[1] + box[3]) / 2 - y), textcoords="offset points", va="center", color=own,
+            fontsize=TEXT_PT - 0.5, fontweight="bold" if each.level else "normal", annotation_clip=False,
+            arrowprops=None if is_near else {"arrowstyle": "-", "linewidth": 0.35, "color": own, "shrinkB": 3},
+        )  # fmt: skip
+
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top, in points."""
+
+RADIUS_PT = 3.5
+CHARACTER = 0.58
+"""The width of a character over the size of its font."""
+
+NEAR = 4
+"""Of the places of a name, those next to its point."""
+
+
+def _at(axes: Axes, candidate: Candidate, point_px: float) -> tuple[float, float]:
+    """Where a point stands in the picture, in points."""
+    x, y = axes.transData.transform((candidate.seconds, candidate.memory_bytes or 0))
+    return float(x) / point_px, float(y) / point_px
+
+
+def _places(width: float) -> list[tuple[float, float]]:
+    """Where a name may begin, seen from its point, the nearest first: beside, above and below, then farther away."""
+    gap, line = 5.0, TEXT_PT * 1.2
+    near = [(gap, 0.0), (-gap - width, 0.0), (-width / 2, line), (-width / 2, -line)]
+    far = [
+        (dx, side * line * step) for step in range(1, 14) for side in (1, -1) for dx in (gap * 1.6, -gap * 1.6 - width)
+    ]
+    return near + far
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
