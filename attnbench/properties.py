@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from attnbench.errors import printable
 from attnbench.operator import Operator, Pairs
-from attnbench.problem import Params, Problem
+from attnbench.problem import Followed, Params, Problem
 from attnbench.registry import outside_definition
 
 
@@ -42,62 +42,65 @@ FORMS: Mapping[bool, str] = {False: "full", True: "causal"}
 """The names of an operator's forms, by whether it is the causal one."""
 
 
-def properties(operator: Operator, params: Params, causal: bool) -> dict[str, bool]:
+def properties(operator: Operator, params: Params, causal: bool, at: Problem | None = None) -> dict[str, bool]:
     """Which of PROPERTIES an operator has with some params, from what it states.
 
     Args:
         params: with every default resolved.
         causal: of which form; only on which tokens an output depends differs between the two.
+        at: the size at which its definition is asked whether params exclude a form; None: one of about a thousand
+            tokens. A definition that excludes the size itself has the forms that the operator states.
 
     Raises: TypeError where it states what is not allowed; what its own functions raise.
     """
-    can_be_causal = _is_defined(operator, params, causal=True)
+    can_be_causal = _is_defined(operator, params, at, causal=True)
     exact = _truth(operator.exact(params), "exact")
     found = {
         "exact": exact,
         "drop_in": _parameter(operator, params) is not None or exact,
         "all_pairs": _pairs(operator, params, causal) != "fixed",
         "causal": can_be_causal,
-        "decode": can_be_causal and _is_defined(operator, params, causal=True, query_len=1),
+        "decode": can_be_causal and _continues(operator, params, at),
         "data_dependent": _truth(operator.data_dependent(params), "data_dependent"),
         "any_length": _truth(operator.any_length(params), "any_length"),
     }
     return {name: found[name] for name in PROPERTIES}
 
 
-def by_form(operator: Operator, params: Params) -> dict[str, dict[str, bool]]:
+def by_form(operator: Operator, params: Params, at: Problem | None = None) -> dict[str, dict[str, bool]]:
     """`properties` of each form that there is with these params, by its name in FORMS."""
-    return {name: properties(operator, params, name == FORMS[True]) for name in forms(operator, params)}
+    return {name: properties(operator, params, name == FORMS[True], at) for name in forms(operator, params, at)}
 
 
-def forms(operator: Operator, params: Params) -> list[str]:
-    """The names of the forms that there are with some params."""
-    return [name for causal, name in FORMS.items() if _is_defined(operator, params, causal=causal)]
+def forms(operator: Operator, params: Params, at: Problem | None = None) -> list[str]:
+    """The names of the forms that there are with some params. at: as of `properties`."""
+    return [name for causal, name in FORMS.items() if _is_defined(operator, params, at, causal=causal)]
 
 
-TOKENS, SIDE = 1024, 32
-"""The size at which a definition is asked for its forms: of a sequence, and of an image's side."""
-
-
-def _is_defined(operator: Operator, params: Params, *, causal: bool, **shape: int) -> bool:
-    """Whether there is such a form, as far as params decide: a definition that excludes the other form as well, or all
-    new tokens, excludes the size."""
-    stated = operator.causal if causal else operator.full
-    if stated is not True or (shape and operator.continues is not True):
+def _is_defined(operator: Operator, params: Params, at: Problem | None, *, causal: bool) -> bool:
+    """Whether there is such a form. What excludes the other one as well excludes the size."""
+    if (operator.causal if causal else operator.full) is not True:
         return False
-    if _reason(operator, params, causal=causal, **shape) is None:
+    if (operator.full if causal else operator.causal) is not True or _admits(operator, params, at, causal=causal):
         return True
-    wider = {"causal": True} if shape else {"causal": not causal}
-    other = operator.full if causal and not shape else operator.causal
-    return other is not True or _reason(operator, params, **wider) is not None
+    return not _admits(operator, params, at, causal=not causal)
 
 
-def _reason(operator: Operator, params: Params, **shape: int) -> str | None:
-    """Why a form is outside the definition at the size at which it is asked; or None."""
-    given = {"channels": 512, "heads": 8, "dtype": operator.dtypes[0], **shape}
-    sequence = "sequence" in operator.domains
-    problem = Problem(TOKENS, **given) if sequence else Problem.image(SIDE, SIDE, **given)  # type: ignore[arg-type]
-    return outside_definition(operator, problem, params, "core" if "core" in operator.forms else "layer")
+def _continues(operator: Operator, params: Params, at: Problem | None) -> bool:
+    """Whether the causal form takes one new token. What excludes all tokens at once as well excludes the size."""
+    if operator.continues is not True or _admits(operator, params, at, causal=True, query_len=1):
+        return operator.continues is True
+    return not _admits(operator, params, at, causal=True)
+
+
+def _admits(operator: Operator, params: Params, at: Problem | None, causal: bool, query_len: int | None = None) -> bool:
+    """Whether a form is within the definition at a size."""
+    dtype = operator.dtypes[0]
+    if at is None and "sequence" in operator.domains:
+        at = Problem(1024, 512, 8, dtype=dtype)
+    problem = at or Problem.image(32, 32, 512, 8, dtype=dtype)
+    asked = replace(problem, causal=causal, query_len=Followed() if query_len is None else query_len)
+    return outside_definition(operator, asked, params, "core" if "core" in operator.forms else "layer") is None
 
 
 def _truth(stated: object, name: str) -> bool:

@@ -42,7 +42,7 @@ def definitions(cells: Iterable[Cell], operators_from: Iterable[str] = ()) -> di
             growth, is_exact = operator.complexity(cell.params), operator.exact(cell.params)
             estimated = operator.estimates(cell.params)
         with user_errors(f"{sources[cell.operator].location}: what it can do"):
-            properties[name] = by_form(operator, cell.params)
+            properties[name] = by_form(operator, cell.params, at=cell.problem)
         unknown = [word for word in (growth.time, growth.memory) if word not in get_args(Growth)]
         if unknown:
             raise BadInput(

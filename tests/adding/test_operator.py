@@ -58,6 +58,8 @@ OPERATOR = Operator(
     paper=Paper("Nobody", 2026, "An operator made by a test", "https://example.org", "eq. 1"),
     forms={"core": Form(reference, make_inputs, cost, {"mine": MINE})},
     complexity=lambda params: Complexity(time="0", memory="n"),
+    pairs=lambda params, causal: "fixed",
+    data_dependent=lambda params: False,
 )
 '''
 SUITE = """
@@ -83,6 +85,9 @@ def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tmp_path: Pa
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert float(rows["doubled", "mine"]["wall_time_s"]) > 0
     assert rows["doubled", "mine"]["kernel"] == "my addition"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))
+    lacking = {name: has for name, has in environment["properties"]["doubled {}"]["causal"].items() if not has}
+    assert lacking.keys() == {"exact", "drop_in", "all_pairs", "decode", "data_dependent"}
     shown = attnbench(tree, "show", str(tmp_path / "run"))
     assert shown.returncode == 0, shown.stderr
     assert "doubled:mine" in shown.stdout

@@ -77,6 +77,9 @@ def test_a_definition_for_some_sizes_only_has_its_forms() -> None:
     once = replace(softmax, why_not=lambda problem, *_: "all at once" if problem.past else None)
     assert not properties_of(once)["causal"]["decode"]
     full = replace(softmax, why_not=lambda problem, *_: "not causal" if problem.causal else None)
+    small = Problem(14, 8, 2)
+    few = replace(softmax, why_not=lambda problem, *_: {14: "not causal" if problem.causal else None}[problem.seq_len])
+    assert not by_form(few, resolve(few, {}), at=small)["full"]["causal"]
     assert properties_of(full) == {"full": {**properties_of(softmax)["full"], "causal": False, "decode": False}}
 
 
