@@ -147,7 +147,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     for name, hint in hints.items():
         each = next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Each)), None)
         if is_dataclass(hint):
-            groups[name] = hint, list(inspect.signature(hint, eval_str=True).parameters.values())  # type: ignore[assignment,arg-type]
+            groups[name] = hint, _fields(hint)  # type: ignore[assignment,arg-type]
         elif each:
             groups[name] = dict, each.parameters()
     parameters: list[inspect.Parameter] = []
@@ -166,6 +166,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
     call.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     return call
+
+
+def _fields(kind: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The parameters of a dataclass, with those it inherits."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [each.replace(annotation=hints[name]) for name, each in inspect.signature(kind).parameters.items()]
 
 
 def device_option(help: str = "auto: CUDA where there is a GPU.") -> Any:

@@ -71,7 +71,7 @@ def _without_common_sizes(table: Sequence[Row]) -> tuple[list[Row], str]:
     return rows, f"everywhere: {', '.join(named)}." if named else ""
 
 
-def _telling(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[str]:
+def telling_columns(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[str]:
     """Of some columns those in which rows of the same operator differ."""
     values: dict[tuple[str, str], set[Any]] = {}
     for row in rows:
@@ -102,7 +102,7 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
     """Of `roofline`: every timed cell. rates: those of the hardware, for the note."""
-    telling = _telling([roofline.cell for roofline in cells], ("scope", "causal", "params"))
+    telling = telling_columns([roofline.cell for roofline in cells], ("scope", "causal", "params"))
 
     def names(roofline: Roofline) -> Row:
         cell = roofline.cell

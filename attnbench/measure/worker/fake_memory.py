@@ -95,8 +95,13 @@ class _ComputedAlikeEverywhere(TorchFunctionMode):
 def _footprint(call: Callable[..., Tensor], problem: Problem, params: Params, mode: Mode, inputs: Inputs) -> Footprint:
     cotangent, saved = _after_forward(call, problem, params, inputs) if mode == "fwd_bwd" else (None, 0)
     live = LiveBytes()
-    result = run(call, problem, params, inputs, cotangent, within=live)
-    del result
+    if cotangent is None:
+        with torch.no_grad(), live:  # inference_mode would hide what SDPA does inside
+            output = call(problem, params, **inputs.tensors())
+        del output
+    else:
+        outputs = run(call, problem, params, inputs, cotangent, within=live)
+        del outputs
     return Footprint(
         peak_bytes=live.peak,
         input_bytes=total_bytes(inputs.data),

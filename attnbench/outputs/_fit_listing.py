@@ -1,0 +1,135 @@
+"""The rows of `fit`, and how people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from attnbench.outputs._listings import telling_columns
+from attnbench.outputs._rows import Listing, Row, text_of
+from attnbench.problem import operator_with_impl
+from attnbench.units import count, percent, shown
+
+if TYPE_CHECKING:
+    from attnbench.analysis.memory_budget import Budget
+
+_SEARCHED = {"seq_len": ("N", "token"), "image_size": ("side", "pixel"), "batch": ("batch", "sample")}
+"""By axis the heading of its largest size, and one of what that many are of."""
+
+_PARTS = {
+    "parameter": "parameters",
+    "gradient": "gradients",
+    "saved": "kept for backward",
+    "state": "state",
+    "working": "working memory",
+}
+"""The parts of what is needed, as tables name them."""
+
+_COUNTED = {
+    "train": "parameters and their gradients, what each layer keeps for its backward, and the most that one layer "
+    "holds at once",
+    "infer": "parameters, and the most that one layer holds at once",
+    "decode": "parameters, what is kept of all tokens, and the most that a step of one layer holds at once",
+}
+"""By mode, what is counted of the layers."""
+
+
+def listing(rows: Sequence[Row], held: Budget) -> Listing:
+    """Of `fit`. held: the memory, and what of it is reserved."""
+    axis = rows[0]["axis"]
+    heading, unit = _SEARCHED[axis]
+    within = [{**row, "params": text_of(row["params"])} for row in rows if row["outcome"] == "fits"]
+    fixed = [name for name in _FIXED if name not in _SET[axis]]
+    fixed = [name for name in fixed if any(row[name] != row.get(_FOLLOWS.get(name, "")) for row in within)]
+    differing = [name for name in fixed if len({row[name] for row in within}) > 1] + telling_columns(
+        within, ("params",)
+    )
+
+    def texts(row: Row) -> Row:
+        needed, mark = row["memory_bytes"], "≥ " if row["at_bound"] else "" if row["exact"] else "≈ "
+        units = row["batch"] * (1 if axis == "batch" else row["seq_len"])
+        share = needed and row[f"{row['largest_part']}_bytes"] / needed
+        return {
+            "operator": operator_with_impl(row["operator"], row["impl"]),
+            **{name: row[name] for name in differing},
+            heading: f"{mark}{row['largest']}",
+            f"per {unit}": "" if row["at_bound"] or not needed else shown(needed / units, "bytes"),
+            "mostly": f"{_PARTS[row['largest_part']]}, {percent(share)}" if share else "",
+        }
+
+    common = [_fixed_text(name, within[0][name]) for name in fixed if name not in differing] if within else []
+    notes = (
+        *([f"everywhere: {', '.join(common)}."] if common else ()),
+        _held_text(held),
+        f"counted of {count(rows[0]['layers'], 'layer')} of the operator: {_COUNTED[rows[0]['mode']]}. Not counted: "
+        "optimizer states, and the rest of a model.",
+        "predicted from shapes; nothing was computed.",
+        *_notes(rows),
+    )
+    numbers = (heading, f"per {unit}", *differing)
+    return Listing(rows, [texts(row) for row in within], numbers=numbers, notes=notes)
+
+
+_FIXED = (
+    "layers",
+    "batch",
+    "seq_len",
+    "height",
+    "width",
+    "heads",
+    "kv_heads",
+    "query_len",
+    "channels",
+    "dtype",
+    "causal",
+    "scope",
+)
+"""What may be the same of all rows of a fit."""
+
+_SET = {
+    "seq_len": ("seq_len", "height", "width"),
+    "image_size": ("seq_len", "height", "width"),
+    "batch": ("batch",),
+}
+"""By axis, what its sizes set."""
+
+_FOLLOWS = {"kv_heads": "heads", "query_len": "seq_len"}
+"""What is told only where it is not that of another column."""
+
+
+def _fixed_text(name: str, value: Any) -> str:
+    if name == "causal":
+        return "causal" if value else "full"
+    return str(value) if name in ("dtype", "scope") else f"{name} {value}"
+
+
+def _held_text(held: Budget) -> str:
+    left, total = shown(held.left_bytes, "bytes"), shown(held.total_bytes, "bytes")
+    if not held.context_bytes:
+        return f"{left} of {held.of}: nothing is reserved."
+    context, fragments = shown(held.context_bytes, "bytes"), shown(held.fragmentation_bytes, "bytes")
+    return (
+        f"{left} of the {total} of {held.of}: {context} are reserved for CUDA's context and {fragments} "
+        f"({percent(held.fragmentation_bytes / held.total_bytes)}) for fragmentation, both assumed."
+    )
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What the marks of a fit mean, and why operators have no row."""
+    within = [row for row in rows if row["outcome"] == "fits"]
+    named = {id(row): operator_with_impl(row["operator"], row["impl"]) for row in rows}
+    expected = [f"{named[id(row)]} {row['exact_up_to']}" for row in within if not row["exact"] and not row["at_bound"]]
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["outcome"] != "fits":
+            reasons.setdefault(row["reason"], []).append(named[id(row)])
+    return [
+        *(["≥: no larger size was tried."] if any(row["at_bound"] for row in within) else ()),
+        *([f"≈: expected from sizes whose memory is known exactly: up to {', '.join(expected)}."] if expected else ()),
+        *(
+            f"{named[id(row)]}: nothing larger than {row['largest']}: {row['reason']}."
+            for row in within
+            if row["reason"]
+        ),
+        *(f"— {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in reasons.items()),
+    ]
