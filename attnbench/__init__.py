@@ -1,7 +1,7 @@
 """attnbench: at which size does O(N²) attention stop paying on this hardware, and what should replace it?
 
-From Python: `load` a stored run, `run` a suite, `estimate` the cost of operators, `compare_callables`. Each is imported
-when it is first used: `import attnbench` alone imports neither torch nor pandas.
+From Python: `load` a stored run, `run` a suite, `choose` an operator, `estimate` the cost of operators,
+`compare_callables`. Each is imported when it is first used: `import attnbench` alone imports neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attnbench.api.callables import CallablesComparison, compare_callables
+    from attnbench.api.choices import choose
     from attnbench.api.estimates import estimate
     from attnbench.api.measuring import run
     from attnbench.api.stored_run import StoredRun, load
@@ -23,6 +24,7 @@ __all__ = [
     "CallablesComparison",
     "StoredRun",
     "__version__",
+    "choose",
     "compare_callables",
     "estimate",
     "load",
@@ -33,6 +35,7 @@ _HOMES = {
     "BadInput": "attnbench.errors",
     "CallablesComparison": "attnbench.api.callables",
     "StoredRun": "attnbench.api.stored_run",
+    "choose": "attnbench.api.choices",
     "compare_callables": "attnbench.api.callables",
     "estimate": "attnbench.api.estimates",
     "load": "attnbench.api.stored_run",

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api.problems import Sizes, problem_request
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from attnbench.plan.problem_request import ProblemRequest
-
-Sizes = int | str | Sequence[int | str]
-"""One or several; `"32K"` is 32768."""
 
 
 def estimate(
@@ -54,41 +49,3 @@ def estimate(
     )
     rows = [estimated(*each) for each in cells(request)]
     return pd.DataFrame([{**row, "params": canonical_params(row["params"])} for row in rows]).convert_dtypes()
-
-
-def problem_request(
-    operators: str | Sequence[str],
-    sizes: Mapping[str, Sizes],
-    dtype: str | Sequence[str],
-    *,
-    causal: bool,
-    mode: str,
-    scope: str,
-    params: Mapping[str, Any] | None,
-    operators_from: str | Sequence[str],
-) -> ProblemRequest:
-    """The same arguments as the words of a command line. Raises BadInput for a size that is no axis."""
-    from attnbench.axes import AXES
-    from attnbench.errors import BadInput
-    from attnbench.plan.problem_request import ProblemRequest
-    from attnbench.units import quoted, suggestion
-
-    for name in sizes:
-        if name not in AXES:
-            raise BadInput(f"{quoted(name)} is no size{suggestion(name, AXES)}; allowed: {', '.join(AXES)}.")
-    return ProblemRequest(
-        operators=frames.names(operators),
-        sizes={name: _words(values) for name, values in sizes.items()},
-        dtype=_words(dtype),
-        causal=causal,
-        mode=mode,
-        scope=scope,
-        params=[f"{key}={','.join(_words(values))}" for key, values in (params or {}).items()],
-        operators_from=frames.names(operators_from),
-    )
-
-
-def _words(values: Any) -> list[str]:
-    """One or several values as a command line has them."""
-    several = values if isinstance(values, Iterable) and not isinstance(values, str) else [values]
-    return [str(value).lower() if isinstance(value, bool) else str(value) for value in several]

@@ -94,6 +94,17 @@ class StoredRun:
         """
         return frames.crossovers(self.summary(metrics, baseline, axis, operators))
 
+    def choose(self, operators: str | Sequence[str] = (), **problem: Any) -> pd.DataFrame:
+        """What to use for one problem, by this run's times where it has any: `attnbench.choose` with this run.
+
+        Args:
+            operators: to choose from; none: all.
+            problem: the other arguments of `attnbench.choose`, but for run and device.
+        """
+        from attnbench.api.choices import choose
+
+        return choose(operators, run=self.folder, **problem)
+
     def plot(
         self,
         metrics: str | Iterable[str] = (),
