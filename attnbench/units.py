@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 STEPS = {
@@ -21,6 +21,15 @@ STEPS = {
 
 def shown(value: float | None, unit: str) -> str:
     """Three significant digits with a prefix; empty where there is no value. unit: a metric's."""
+    return _prefixed(value, unit, _three)
+
+
+def brief(value: float | None, unit: str) -> str:
+    """The same with two significant digits: `2.0MiB`, `520KiB`."""
+    return _prefixed(value, unit, _two)
+
+
+def _prefixed(value: float | None, unit: str, written: Callable[[float], str]) -> str:
     if value is None or math.isnan(value):
         return ""
     if value == 0:
@@ -29,7 +38,7 @@ def shown(value: float | None, unit: str) -> str:
     for power, name in steps:
         scaled = value / base**power
         if max(scaled, digits(scaled)) < base or power == steps[-1][0]:
-            return f"{_three(scaled)}{name}"
+            return f"{written(scaled)}{name}"
     raise AssertionError(unit)
 
 
@@ -44,6 +53,11 @@ def _three(value: float) -> str:
     if digits(abs(value)) >= 100:
         return f"{digits(value) if abs(value) < 1000 else value:.0f}"
     return f"{value:.2f}" if digits(abs(value)) < 10 else f"{value:.1f}"
+
+
+def _two(value: float) -> str:
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:.1f}" if rounded >= 1 else f"{rounded:g}"
 
 
 def times(value: float | None) -> str:
@@ -61,6 +75,11 @@ def percent(value: float) -> str:
 def count(number: int, what: str) -> str:
     """So many of a countable thing: `1 cell`, `2 cells`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def separated(values: Iterable[str]) -> list[str]:
+    """The names of an option that may be repeated, each time with several names between commas."""
+    return [name.strip() for several in values for name in several.split(",")]
 
 
 T = TypeVar("T")

@@ -45,7 +45,7 @@ def listed(what: str) -> str:
 def tables(marker: str) -> str:
     """Some tables of a run."""
     run, options, panel, headings = (part.strip() for part in marker.split("|"))
-    markdown = printed("show", run, *options.split(), "--format", "markdown")
+    markdown = printed("show", run, "--all", *options.split(), "--format", "markdown")
     (text,) = (text for title, text in sections(markdown, 2).items() if panel in title)
     by_heading = sections(text, 3)
     return "\n\n".join(f"**{name}**\n\n{by_heading[name]}" for name in map(str.strip, headings.split(";")))

@@ -3,21 +3,24 @@
 Rows are ranked by what a user would take: first exact softmax that cannot be told from the cheapest of all, at the
 largest size of every mode; then by how much a series saves against the best exact softmax where it is cheaper, as the
 mean over sizes and modes of log min(1, ratio), so that both to pass early and to be cheap at the largest sizes count;
-what saves nothing by its ratio at the largest size. identity computes nothing, and is no choice.
+what saves nothing by its ratio at the largest size. Of an operator's series the best stands among other operators, the
+rest below all of these. identity computes nothing, and is no choice.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from attnbench.analysis.baseline import Baseline, best_exact, computes_nothing, named
 from attnbench.analysis.crossover import Crossover
+from attnbench.analysis.interval import ratio
 from attnbench.analysis.recommendation import not_told_apart
 from attnbench.analysis.series import Panel
-from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
+from attnbench.analysis.summary import USE, Figure, Line, PanelReport, Summary, Table
 from attnbench.properties import PROPERTIES
 
 NO_LACK = ("exact", "drop_in")
@@ -95,8 +98,9 @@ class Standing:
     Args:
         against_baseline, against_exact: None where it is the one that is compared with.
         start, exact_start: from where on it is cheaper than these, up to the largest size; None: nowhere for certain.
-        value: at the panel's largest size; None: `status` says why.
-        ratio: of that to the baseline's; None without one, and of the baseline.
+        value: at the table's largest size; None: `status` says why.
+        ratio: of that to the baseline's, in a panel without one to the best exact softmax's; None of these themselves,
+            and where they have no figure.
         memory_bytes: at that size.
         failures: the sizes without a figure, by status.
     """
@@ -118,7 +122,7 @@ class Row:
 
     Args:
         role: of the baseline and of the exact softmax with the least at the largest size, what they are.
-        lacks: the names of properties that it does not have; empty where they are not known.
+        lacks: the names of properties that it does not have; None where they are not known.
         error: at the largest size that has one, how far it is from softmax attention, which it estimates.
         mean_error: that of the mean of v, which knows nothing of q and k.
         standings: by mode; those in which it ran, or failed.
@@ -130,7 +134,7 @@ class Row:
     params: str
     role: Literal["baseline", "best exact", ""]
     exact: bool
-    lacks: tuple[str, ...]
+    lacks: tuple[str, ...] | None
     error: float | None
     mean_error: float | None
     standings: Mapping[str, Standing]
@@ -143,7 +147,7 @@ class Modes:
     Args:
         fixed: what all their cells have in common, as `Panel.facts`.
         unit: of the metric that decides, a metric's.
-        largest: by mode, the label of the largest size at which something ran.
+        largest: by mode, the label of the largest size at which half of the series ran.
         rows: the baseline, the best exact softmax of each mode, then the others in the order that is asked for.
         chosen: whether only some operators were asked for.
         hidden: how many series have no row: identity, and those that were not asked for.
@@ -186,7 +190,7 @@ def answer(summary: Summary) -> Answer:
         if table and table.every:
             groups.setdefault(_but_mode(report.panel), []).append((report, table))
     return Answer(
-        metric=quantity.title.lower() if quantity else None,
+        metric=quantity.metric.label or quantity.title.lower() if quantity else None,
         baseline=summary.baseline,
         best_exact=quantity.metric.best_exact if quantity else "",
         verdicts=tuple(_verdict(summary, report, table) for report, table in decided),
@@ -210,7 +214,7 @@ def _verdict(summary: Summary, report: PanelReport, table: Table | None) -> Verd
         reasons = [*report.skipped.values(), *(p.reason for s in panel.series for p in s.points if p.reason)]
         return Verdict(panel.axis, panel.facts, None, None, None, None, None, next(iter(reasons), ""))
     others = [line for line in table.every if not line.exact and not computes_nothing(line.series)]
-    against = _passings(others, panel)
+    against = _passings(others, panel, labels)
     properties = {line.series.name: summary.properties_of(panel, line.series) for line in others}
     alike = [line for line in others if all(properties[line.series.name].get(each) for each in LIKE_ATTENTION)]
     first = {passing.series for passing in against if passing and passing.series}
@@ -221,7 +225,7 @@ def _verdict(summary: Summary, report: PanelReport, table: Table | None) -> Verd
         sizes=(labels[0], labels[-1]),
         against_baseline=against[0],
         against_exact=against[1],
-        like_attention=_passings(alike, panel) if apart else None,
+        like_attention=_passings(alike, panel, labels) if apart else None,
         least=_least(table, labels[-1]),
         reason="",
     )
@@ -232,6 +236,14 @@ def _measured(table: Table) -> list[str]:
     lines = [line for line in table.every if not computes_nothing(line.series)]
     ran = {figure.label for line in lines for figure in line.figures if figure.value is not None}
     return [label for label in table.panel.sizes if label in ran]
+
+
+def _largest(table: Table) -> str:
+    """The label of the largest size at which half of the series ran, or any; empty where none did."""
+    labels = _measured(table)
+    lines = [line for line in table.every if not computes_nothing(line.series)]
+    ran = Counter(figure.label for line in lines for figure in line.figures if figure.value is not None)
+    return next((each for each in reversed(labels) if 2 * ran[each] >= len(lines)), labels[-1] if labels else "")
 
 
 def _least(table: Table, label: str) -> str | None:
@@ -245,19 +257,21 @@ def _least(table: Table, label: str) -> str | None:
     return min(values, key=values.__getitem__, default=None)
 
 
-def _passings(lines: Sequence[Line], panel: Panel) -> tuple[Passing | None, Passing | None]:
-    """What passes the baseline, and the best exact softmax."""
+def _passings(lines: Sequence[Line], panel: Panel, measured: Sequence[str]) -> tuple[Passing | None, Passing | None]:
+    """What passes the baseline, and the best exact softmax. measured: labels of sizes, ascending."""
     return (
-        _passing([(line.series.name, line.against_baseline) for line in lines], panel),
-        _passing([(line.series.name, line.against_exact) for line in lines], panel),
+        _passing([(line.series.name, line.against_baseline) for line in lines], panel, measured),
+        _passing([(line.series.name, line.against_exact) for line in lines], panel, measured),
     )
 
 
-def _passing(crossovers: Iterable[tuple[str, Crossover | None]], panel: Panel) -> Passing | None:
+def _passing(
+    crossovers: Iterable[tuple[str, Crossover | None]], panel: Panel, measured: Sequence[str]
+) -> Passing | None:
     known = [(name, each) for name, each in crossovers if each is not None and each.kind != "nothing"]
     if not known:
         return None
-    starts = [(begun, name, each) for name, each in known if (begun := start(each, panel))]
+    starts = [(begun, name, each) for name, each in known if (begun := start(each, panel, measured))]
     if starts:
         begun, name, crossover = min(starts, key=lambda each: (not each[0].every, each[0].by, _at_the_end(each[2])))
         return Passing("passed", name, crossover, begun)
@@ -267,13 +281,18 @@ def _passing(crossovers: Iterable[tuple[str, Crossover | None]], panel: Panel) -
     return Passing("pays" if all(each.kind == "never" for _, each in known) else "unclear")
 
 
-def start(crossover: Crossover | None, panel: Panel) -> Start | None:
-    """From where on a series is cheaper, up to the largest size that has both; None: nowhere for certain."""
+def start(crossover: Crossover | None, panel: Panel, measured: Sequence[str]) -> Start | None:
+    """From where on a series is cheaper, up to the largest size that has both; None: nowhere for certain.
+
+    measured: labels of the sizes at which anything ran, ascending.
+    """
     if crossover is None:
         return None
     smallest = crossover.smallest.size if crossover.smallest else min(panel.sizes.values())
     if crossover.kind == "always":
-        return Start(None, smallest, every=True)
+        ends = [edge.label for edge in (crossover.smallest, crossover.largest) if edge]
+        beyond = crossover.baseline_beyond is not None
+        return Start(None, smallest, every=ends[:1] == [measured[0]] and (beyond or ends[1:] == [measured[-1]]))
     if crossover.crossings and (last := crossover.crossings[-1]).direction == "above":
         return Start(last.at, last.at if last.at is not None else last.high or smallest)
     stretch = crossover.stretch
@@ -316,7 +335,8 @@ class _Side:
     """One mode of a table.
 
     Args:
-        label: of the largest size at which something ran; empty: nothing did.
+        measured: the labels of the sizes at which anything but identity ran, ascending.
+        label: of the largest size at which half of the series ran, of those at which any did; empty: none did.
         reference: what savings are against: the best exact softmax, or the baseline without one.
         level: the names of the exact series that cannot be told from the least at the largest size.
         best_exact: the name of the exact series that is least there.
@@ -324,6 +344,7 @@ class _Side:
 
     report: PanelReport
     table: Table
+    measured: tuple[str, ...]
     label: str
     baseline: Baseline | None
     reference: Baseline | None
@@ -333,7 +354,7 @@ class _Side:
 
 def _side(report: PanelReport, table: Table) -> _Side:
     panel, quantity = report.panel, table.quantity
-    label = next(iter(reversed(_measured(table))), "")
+    label = _largest(table)
     exact = {line.series.name for line in table.every if line.exact}
     cheapest = best_exact(panel, quantity, {line.series.identity for line in table.every if line.exact})
     candidates = [
@@ -346,6 +367,7 @@ def _side(report: PanelReport, table: Table) -> _Side:
     return _Side(
         report=report,
         table=table,
+        measured=tuple(_measured(table)),
         label=label,
         baseline=(baseline := named(panel, report.baseline)),
         reference=cheapest or baseline,
@@ -372,7 +394,9 @@ def _row(summary: Summary, line: Line, sides: Mapping[str, _Side]) -> Row:
         params=line.series.params,
         role="baseline" if is_baseline else "best exact" if is_best else "",
         exact=line.exact,
-        lacks=tuple(each for each in PROPERTIES if each not in NO_LACK and properties.get(each) is False),
+        lacks=tuple(each for each in PROPERTIES if each not in NO_LACK and properties.get(each) is False)
+        if properties
+        else None,
         error=error,
         mean_error=mean_error,
         standings={mode: _standing(summary, own, side) for mode, (side, own) in found.items()},
@@ -402,14 +426,22 @@ def _standing(summary: Summary, line: Line, side: _Side) -> Standing:
     return Standing(
         against_baseline=line.against_baseline,
         against_exact=line.against_exact,
-        start=start(line.against_baseline, side.table.panel),
-        exact_start=start(line.against_exact, side.table.panel),
+        start=start(line.against_baseline, side.table.panel, side.measured),
+        exact_start=start(line.against_exact, side.table.panel, side.measured),
         value=figure.value if figure else None,
-        ratio=figure.vs_baseline if figure else None,
+        ratio=figure.vs_baseline if figure and side.baseline else _to_best_exact(line, side),
         memory_bytes=memory.values.get(point.key) if memory and point else None,
         status=figure.status if figure else "",
         failures=counts,
     )
+
+
+def _to_best_exact(line: Line, side: _Side) -> float | None:
+    levels = side.table.quantity.levels
+    point, other = line.series.at(side.label), side.reference.points.get(side.label) if side.reference else None
+    if point is None or other is None or point.key == other.key or not {point.key, other.key} <= levels.keys():
+        return None
+    return ratio(levels[point.key], levels[other.key])[0]
 
 
 def _at(line: Line, label: str) -> Figure | None:
@@ -419,7 +451,18 @@ def _at(line: Line, label: str) -> Figure | None:
 def _ordered(rows: Sequence[Row], sides: Mapping[str, _Side], sort: str) -> list[Row]:
     pinned = ["baseline", "best exact", ""]
     key = _KEYS[sort]
-    return sorted(rows, key=lambda row: (pinned.index(row.role), *key(row, sides)))
+    ordered = sorted(rows, key=lambda row: (pinned.index(row.role), *key(row, sides)))
+    if sort != USE:
+        return ordered
+    best: dict[str, Row] = {}
+    for row in sorted((row for row in ordered if not row.role), key=_is_unknown):
+        best.setdefault(row.operator, row)
+    return sorted(ordered, key=lambda row: not row.role and best[row.operator] is not row)
+
+
+def _is_unknown(row: Row) -> bool:
+    """Whether it lacks a figure at the largest size of some mode."""
+    return any(standing.value is None for standing in row.standings.values())
 
 
 def _by_use(row: Row, sides: Mapping[str, _Side]) -> tuple[Any, ...]:
@@ -463,7 +506,7 @@ def _by_start(row: Row, sides: Mapping[str, _Side]) -> tuple[float, ...]:
 
 
 _KEYS: Mapping[str, Callable[[Row, Mapping[str, _Side]], tuple[Any, ...]]] = {
-    "use": _by_use,
+    USE: _by_use,
     "from": _by_start,
     "ratio": _by_ratio,
     "memory": _by_memory,

@@ -15,6 +15,7 @@ from attnbench.analysis.series import Series
 from attnbench.errors import BadInput
 from attnbench.metric import Curve, Executed, Metric
 from attnbench.registry import metrics, placed_metrics
+from attnbench.units import suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -93,13 +94,19 @@ def metric_names() -> list[str]:
     return list({**placed_metrics(), **metrics()})
 
 
+def check_metric(name: str) -> None:
+    """Raises BadInput where there is no such metric."""
+    if name not in metrics():
+        near = suggestion(name, metrics())
+        raise BadInput(f"--metric {name}: no such metric{near}. Allowed: {', '.join(metric_names())}.")
+
+
 def quantity(run: Run, name: str) -> Quantity:
     """A metric of a run.
 
     Raises: BadInput where there is no such metric.
     """
-    if name not in metrics():
-        raise BadInput(f"--metric {name}: no such metric. Allowed: {', '.join(metric_names())}.")
+    check_metric(name)
     metric = metrics()[name]
     if metric.column not in run.results:
         return Quantity(name, metric, {}, {})

@@ -19,6 +19,7 @@ from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS, LATER, Problem, problem_of
 from attnbench.store.records import Cause
+from attnbench.units import suggestion
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,12 @@ def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
     return ", ".join(facts(fixed, more).values())
 
 
+def check_axis(axis: str) -> None:
+    """Raises BadInput where it is none."""
+    if axis not in AXES:
+        raise BadInput(f"--axis {axis}: not an axis{suggestion(axis, AXES)}. Allowed: {', '.join(AXES)}.")
+
+
 def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:
     """The panels of a run, in the order of AXES; a cell that varies along no axis with others stands in a panel of one
     size. Of panels along several axes one is shown where they hold the same cells, and none that hold what stands in
@@ -167,8 +174,8 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
 
     Raises: BadInput where that is no axis, or one that the run does not vary.
     """
-    if axis is not None and axis not in AXES:
-        raise BadInput(f"--axis {axis}: not an axis. Allowed: {', '.join(AXES)}.")
+    if axis is not None:
+        check_axis(axis)
     rows = [_row(row) for row in results[_USED].to_dict("records")]
     names = series_names(rows)
     every = [panel for each in AXES.values() for panel in _along(each, rows, names, swept)]

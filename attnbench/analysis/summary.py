@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
-from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, metric_names, quantity
+from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, check_metric, metric_names, quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
 from attnbench.analysis.scaling import OF_A_STEP, Doubling, ExactGrowth, agreement, doubling, exact_growth
-from attnbench.analysis.series import Panel, Series, panels
+from attnbench.analysis.series import Panel, Series, check_axis, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.problem import operator_with_impl
@@ -186,6 +186,24 @@ class _Column:
     best: Mapping[str, float]
 
 
+def check_sort(sort: str) -> None:
+    """Raises BadInput where it is none of SORTS."""
+    if sort not in SORTS:
+        raise BadInput(f"--sort {quoted(sort)}{suggestion(sort, SORTS)}; allowed: {', '.join(SORTS)}.")
+
+
+def check_shown(metrics: Iterable[str], axis: str | None, sort: str | None) -> None:
+    """Nothing where a run may be shown so.
+
+    Raises: BadInput where there is no such metric, axis or order, whatever a run has.
+    """
+    for metric in metrics:
+        check_metric(metric)
+    if axis is not None:
+        check_axis(axis)
+    check_sort(sort or USE)
+
+
 def summarise(
     run: Run,
     metrics: Iterable[str] = (),
@@ -206,8 +224,7 @@ def summarise(
 
     Raises: BadInput where the run has no such metric, baseline, axis or operator, and of another sort.
     """
-    if sort not in SORTS:
-        raise BadInput(f"--sort {quoted(sort)}{suggestion(sort, SORTS)}; allowed: {', '.join(SORTS)}.")
+    check_sort(sort)
     wanted, placed = tuple(metrics), placed_metrics()
     quantities = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
     for name in wanted:

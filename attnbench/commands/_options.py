@@ -19,6 +19,8 @@ from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
 from attnbench.problem import DTYPES, DTYPES_SHORT, MODES_SHORT
 
 if TYPE_CHECKING:
+    from attnbench.analysis.run import Run
+    from attnbench.analysis.summary import Summary
     from attnbench.plan.problem_request import ProblemRequest
 
 
@@ -133,6 +135,35 @@ class ProblemOptions(ModeOptions):
             params=self.param or (),
             operators_from=self.operators_from or (),
         )
+
+
+@dataclass(frozen=True)
+class ShownOptions:
+    """What of a run's results is shown, and in which order."""
+
+    all_tables: Annotated[
+        bool, typer.Option("--all", help="All tables: every operator, metric and size, crossovers, growth.")
+    ] = False
+    metric: Annotated[list[str] | None, typer.Option(help="Show only this metric; may be repeated.")] = None
+    axis: Annotated[str | None, typer.Option(help=f"Show only this axis: {', '.join(AXES)}.")] = None
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Order of the answer's rows: use (what you would take; default), from, ratio, memory, name."),
+    ] = None
+
+    def check(self) -> None:
+        """Raises BadInput where no run can be shown so."""
+        from attnbench.analysis.summary import check_shown
+
+        if self.all_tables and self.sort is not None:
+            raise BadInput(f"--sort {self.sort} --all: only the answer's rows have an order. Leave one of them out.")
+        check_shown(self.metric or (), self.axis, self.sort)
+
+    def summary(self, run: Run, baseline: str | None = None, operators: Sequence[str] = ()) -> Summary:
+        """The run so. baseline, operators: as `summarise`. Raises BadInput."""
+        from attnbench.analysis.summary import USE, summarise
+
+        return summarise(run, self.metric or (), baseline, self.axis, operators, self.sort or USE)
 
 
 def over_option() -> Any:

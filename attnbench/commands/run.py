@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.commands._options import device_option, format_option
+from attnbench.commands._options import ShownOptions, device_option, format_option, grouped
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from attnbench.plan.plan import Plan
 
 
+@grouped
 def command(
+    shown: ShownOptions,
     suite: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped suite.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/<suite>-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None,
-    operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
-    impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
+    operator: Annotated[
+        list[str] | None,
+        typer.Option("--operator", "--operators", help="Measure only these; repeat it or use commas."),
+    ] = None,
+    impl: Annotated[list[str] | None, typer.Option(help="Measure only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option()] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, so many and no more.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m.")] = None,
@@ -34,7 +39,8 @@ def command(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
     form: Annotated[str, format_option("run", "How results are printed.")] = "table",
 ) -> None:
-    """Measure a suite: check every cell, take its memory and FLOPs, then its time in as many rounds as crossovers need.
+    """Measure a suite: check every cell, take its memory and FLOPs, then its time in as many rounds as crossovers need;
+    then say where softmax stops paying and what to take instead, with --all in every table.
 
     Exit code: 0 only ok and skipped; 1 any wrong, crashed, error, timeout or oom; 2 bad usage; 3 nothing measured;
     130 interrupted. The last line of stdout is the run folder.
@@ -49,6 +55,7 @@ def command(
     from attnbench.plan import suite as suites
 
     begun = time.monotonic()
+    shown.check()
     request = RunRequest(
         suite=suites.load(suite) if suite is not None else None,
         out=out,
@@ -63,7 +70,7 @@ def command(
     if dry_run:
         _list(plan_of(*request.choose())[0], form)
         return
-    raise typer.Exit(_measure(request, form, begun))
+    raise typer.Exit(_measure(request, form, shown, begun))
 
 
 def _list(plan: Plan, form: str) -> None:
@@ -102,7 +109,7 @@ def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
         yield f"expected: at least {duration(outlook.total_s)}{ended}: this machine's rates could not be measured"
 
 
-def _measure(request: RunRequest, form: str, begun: float) -> int:
+def _measure(request: RunRequest, form: str, shown: ShownOptions, begun: float) -> int:
     """Runs what is requested and shows its results. Returns the exit code."""
     from attnbench.commands._standard_streams import lost
     from attnbench.measure.run_request import measure
@@ -110,17 +117,17 @@ def _measure(request: RunRequest, form: str, begun: float) -> int:
     from attnbench.outputs._progress import progress
 
     code: int | None = None
-    with progress() as shown:
+    with progress() as live:
         session = request.open(lambda text: print(f"warning: {text}", file=sys.stderr))
         folder = session.journal.folder
         try:
-            ended = measure(session, shown, begun)
+            ended = measure(session, live, begun)
         except KeyboardInterrupt:
             code, ended = 130, None
     if ended is not None:
         print(f"the run ended: {ended}", file=sys.stderr)
         code = exit_code(session.journal.visits) or 1
-    _show(folder, form)
+    _show(folder, form, shown)
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code is not None:
@@ -128,14 +135,13 @@ def _measure(request: RunRequest, form: str, begun: float) -> int:
     return exit_code(session.journal.visits) if code is None else code
 
 
-def _show(folder: Path, form: str) -> None:
+def _show(folder: Path, form: str, shown: ShownOptions) -> None:
     """Prints the results so far, and the folder; why they cannot be shown, where that is so."""
     from attnbench.analysis.run import read_run
-    from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
 
     try:
-        formats.show("run", summarise(read_run(folder)), form, folder)
+        formats.show("run", shown.summary(read_run(folder)), form, folder, shown.all_tables)
     except BadInput as error:
         print(f"attnbench: {error}", file=sys.stderr)
         if not formats.holds_folder(form):

@@ -1,4 +1,4 @@
-"""attnbench show: the tables of a stored run."""
+"""attnbench show: what a stored run says."""
 
 from __future__ import annotations
 
@@ -7,35 +7,49 @@ from typing import Annotated
 
 import typer
 
-from attnbench.axes import AXES
-from attnbench.commands._options import format_option, over_option
+from attnbench.commands._options import ShownOptions, format_option, grouped, over_option
 from attnbench.outputs import _formats as formats
 
 
+@grouped
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
-    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; may be repeated.")] = None,
+    shown: ShownOptions,
+    operators: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--operators",
+            "--operator",
+            help="Show only these, each operator or operator:impl; repeat it or use commas.",
+        ),
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
-    axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     over: Annotated[str | None, over_option()] = None,
     form: Annotated[str, format_option("run", "csv holds the figures, json everything.")] = "table",
 ) -> None:
-    """Show a stored run: every metric over the axis, crossovers, growth, and what to use; with --over, of a run that
-    varies two axes, a map of what is fastest in every cell, and the border where softmax stops paying.
+    """Show a stored run: where softmax stops paying and what to take instead; with --all every table; with --over, of a
+    run that varies two axes, a map of what is fastest in every cell, and the border where softmax stops paying.
 
-    Example: attnbench show results/reference/cpu-sequence --metric wall_time --baseline softmax:sdpa
+    Example: attnbench show results/reference/cpu-sequence
+
+    Example: attnbench show RUN --all --metric wall_time --baseline softmax:sdpa
 
     Example: attnbench show RUN --axis seq_len --over batch
     """
     from attnbench.analysis.run import read_run
-    from attnbench.analysis.summary import summarise
+    from attnbench.errors import BadInput
+    from attnbench.units import separated
 
+    shown.check()
     stored = read_run(run)
+    chosen = separated(operators or ())
     if over is None:
-        formats.show("run", summarise(stored, metric or (), baseline, axis), form)
+        formats.show("run", shown.summary(stored, baseline, chosen), form, all_tables=shown.all_tables)
         return
+    if chosen or shown.all_tables or shown.sort:
+        raise BadInput("--over: a map is of all operators. Leave out --operators, --sort and --all.")
     from attnbench.analysis.grid import grids
 
-    formats.show("grids", grids(stored, over, axis, metric or (), baseline), form)
+    formats.show("grids", grids(stored, over, shown.axis, shown.metric or (), baseline), form)

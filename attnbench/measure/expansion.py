@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from attnbench.errors import BadInput
@@ -11,6 +10,7 @@ from attnbench.plan import suite as suites
 from attnbench.plan.cells import cells
 from attnbench.plan.operator_facts import definitions
 from attnbench.registry import operators
+from attnbench.units import separated
 
 
 def expand(request: ExpansionRequest) -> ExpansionAnswer:
@@ -18,7 +18,7 @@ def expand(request: ExpansionRequest) -> ExpansionAnswer:
     places = request.operators_from
     try:
         suite = suites.from_text(request.text, request.where, Path(request.directory), request.name, places)
-        names = _split(request.operators)
+        names = separated(request.operators)
         known = operators(places)
         chosen = [name for name in names if name in known] if request.lenient else names
         nothing = bool(names) and not chosen
@@ -39,7 +39,3 @@ def expand(request: ExpansionRequest) -> ExpansionAnswer:
             definitions=facts,
         )
     )
-
-
-def _split(names: Sequence[str]) -> list[str]:
-    return [name.strip() for several in names for name in several.split(",")]

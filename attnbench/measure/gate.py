@@ -23,6 +23,7 @@ from attnbench.plan import suite as suites
 from attnbench.plan.gate_thresholds import effective, loosened
 from attnbench.plan.plan import order_seed
 from attnbench.thresholds import Gate
+from attnbench.units import separated
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _comparing() -> Iterator[None]:
 
 def _part(run: Run, only: Only) -> Run:
     """The visits of some operators and impls; an impl without a variant stands for all of its variants."""
-    operators, impls = ({name.strip() for several in names for name in several.split(",")} for names in only)
+    operators, impls = (set(separated(names)) for names in only)
     rows = [
         (not operators or operator in operators) and (not impls or bool({impl, impl.split(":")[0]} & impls))
         for operator, impl in zip(run.visits["operator"], run.visits["impl"], strict=True)

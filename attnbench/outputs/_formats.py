@@ -7,9 +7,10 @@ function for.
     comparisons(comparisons: list[Comparison])  stored runs compared: `compare`, `gate`
     rules(dispatch: Dispatch)                   what to call at which size: `dispatch`
 
-Each returns the text, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and `rows` take `folder=`, the
-folder of what was just measured, and the text names it; else it stands below, on the last line. check() raises BadInput
-where what the format needs is not installed: it is asked before anything is measured.
+`run` answers first; where a format has tables(summary) as well, that shows all tables where these are asked for. Each
+returns the text, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and `rows` take `folder=`, the folder
+of what was just measured, and the text names it; else it stands below, on the last line. check() raises BadInput where
+what the format needs is not installed: it is asked before anything is measured.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _functions(name: str) -> set[str]:
     return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
 
 
-def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
+def show(data: Data, value: Any, form: str, folder: Path | None = None, all_tables: bool = False) -> None:
     """Prints a value to stdout.
 
     Args:
@@ -51,6 +52,7 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
         value: a Summary, grids, a Listing, comparisons, or a Dispatch.
         form: one of `formats(data)`.
         folder: of what was just measured; named on the last line unless the text holds it.
+        all_tables: of a run, where the format has an answer and tables, whether the tables are shown.
 
     Raises: BadInput where the format shows other data alone.
     """
@@ -58,7 +60,8 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None) -> None:
     if not hasattr(output, data):
         raise BadInput(f"--format {form}: it does not show this; allowed: {', '.join(formats(data))}.")
     inside = folder is not None and holds_folder(form)
-    text = getattr(output, data)(value, **({"folder": folder} if inside else {}))
+    function = getattr(output, "tables" if all_tables and hasattr(output, "tables") else data)
+    text = function(value, **({"folder": folder} if inside else {}))
     if text is not None:
         sys.stdout.write(text)
     if folder is not None and not inside:

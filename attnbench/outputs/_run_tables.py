@@ -103,7 +103,12 @@ def legend(summary: Summary) -> list[str]:
         if name not in summary.untried_exact:
             reasons.setdefault(reason or "skipped", []).append(name)
     lines += [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    return lines + [
+    return lines + untried_exact(summary)
+
+
+def untried_exact(summary: Summary) -> list[str]:
+    """Which exact softmax may be faster than what is shown."""
+    return [
         f"exact softmax may be faster than shown: {name} was not measured: {reason or 'it is not in the suite (impls)'}"
         for name, reason in summary.untried_exact.items()
     ]
@@ -234,18 +239,19 @@ def crossover_text(crossover: Crossover | None, axis: str, baseline: str, form: 
     where = _crossings(crossover.crossings, AXES[axis], form) or _label(crossover, AXES[axis], form)
     if form == "brief":
         failed = crossover.series_beyond if crossover.smallest is None else None
-        return _failure(failed[1]) if failed else where
+        return failure(failed[1]) if failed else where
     phrases = [where]
     if crossover.smallest and math.isnan(crossover.smallest.low):
         phrases.append("one round, no interval")
     if crossover.baseline_beyond and (crossover.smallest is None or any(c.bracket for c in crossover.crossings)):
-        phrases.append(f"{baseline} {_failure(crossover.baseline_beyond[1])} at {crossover.baseline_beyond[0]}")
+        phrases.append(f"{baseline} {failure(crossover.baseline_beyond[1])} at {crossover.baseline_beyond[0]}")
     if crossover.series_beyond:
-        phrases.append(f"itself {_failure(crossover.series_beyond[1])} at {crossover.series_beyond[0]}")
+        phrases.append(f"itself {failure(crossover.series_beyond[1])} at {crossover.series_beyond[0]}")
     return "; ".join(phrase for phrase in phrases if phrase)
 
 
-def _failure(status: str) -> str:
+def failure(status: str) -> str:
+    """A status in a sentence."""
     return {"oom": "out of memory", "timeout": "out of time"}.get(status, status)
 
 
@@ -275,7 +281,7 @@ def _label(crossover: Crossover, axis: Axis, form: Form) -> str:
     """What is said where there is no crossing."""
     first, last = crossover.smallest, crossover.largest
     if crossover.kind == "always":
-        sizes = f", {axis.amount(_range(first.label, last.label))}" if first and last else ""
+        sizes = f", {axis.amount(size_range(first.label, last.label))}" if first and last else ""
         return f"at every size measured{sizes}{_at(first)}" if form == "full" else f"every size{_ratio(first, form)}"
     if crossover.kind == "never":
         sizes = f" up to {axis.amount(last.label)}" if last else ""
@@ -305,7 +311,8 @@ def _stretch(stretch: Stretch, smallest: Edge | None, largest: Edge | None, axis
     return f"{where}{_at(edge)}; not told apart {rest}" if form == "full" else f"{where}{_ratio(edge, form)}"
 
 
-def _range(first: str, last: str) -> str:
+def size_range(first: str, last: str) -> str:
+    """Two labels as one text, or the one that they both are."""
     return first if first == last else f"{first}–{last}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,9 @@ def _text(document: object) -> str:
 
 def document(summary: Summary) -> dict[str, Any]:
     """`version`, `suite`, `baseline`, `skipped` (series: reason), `untried_exact` (series of exact softmax that are
-    known to be fast on the run's GPU and were right nowhere: reason, empty where not in the suite) and `panels`.
+    known to be fast on the run's GPU and were right nowhere: reason, empty where not in the suite), `answer`
+    (`analysis.answer.Answer`, every row in its order; in `against_…` of a standing a crossover as of a series) and
+    `panels`.
 
     A panel: `axis`, `fixed` (what its series have in common), `skipped`, `properties` (by the name of a series, those
     of `attnbench list properties` in the panel's form; none where the run stored none), `metrics` and
@@ -122,6 +124,7 @@ def document(summary: Summary) -> dict[str, Any]:
         "version": VERSION,
         "suite": summary.name,
         "baseline": summary.baseline,
+        "answer": _answer(summary),
         "panels": [{**_panel_report(report), **_properties(report.panel, summary)} for report in summary.panels],
         "skipped": summary.skipped,
         "untried_exact": summary.untried_exact,
@@ -130,6 +133,29 @@ def document(summary: Summary) -> dict[str, Any]:
 
 def _properties(panel: Panel, summary: Summary) -> dict[str, Any]:
     return {"properties": {s.name: dict(summary.properties_of(panel, s)) for s in panel.series}}
+
+
+def _answer(summary: Summary) -> dict[str, Any]:
+    from attnbench.analysis.answer import answer
+
+    plain: dict[str, Any] = _with_crossovers(answer(summary))
+    for table in plain["tables"]:
+        for row in table["rows"]:
+            row["params"] = json.loads(row["params"])
+    return plain
+
+
+def _with_crossovers(value: Any) -> Any:
+    """Data classes as objects, crossovers as those of a series."""
+    from attnbench.analysis.crossover import Crossover
+
+    if isinstance(value, Crossover):
+        return _crossover(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _with_crossovers(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _with_crossovers(each) for name, each in value.items()}
+    return [_with_crossovers(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _panel_report(report: PanelReport) -> dict[str, Any]:

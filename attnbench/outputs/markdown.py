@@ -13,10 +13,40 @@ if TYPE_CHECKING:
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
     from attnbench.analysis.summary import Summary
+    from attnbench.outputs._answer import ShortTable
     from attnbench.outputs._run_tables import Part, TextTable
 
 
 def run(summary: Summary) -> str:
+    """The answer: sentences, and a pipe table for each axis; where there is none, all tables."""
+    from attnbench.outputs._answer import view
+
+    answer = view(summary)
+    if answer is None:
+        return tables(summary)
+    lines = [escaped(answer.heading), "", *(f"- {escaped(text)}" for text in answer.sentences), ""]
+    for table in answer.tables:
+        lines += [*_short_table(table), ""]
+    lines += [f"{escaped(text)}  " for text in (answer.left_out, *answer.notes) if text]
+    return "\n".join(lines) + "\n"
+
+
+def _short_table(table: ShortTable) -> list[str]:
+    several = len(table.groups) > 1
+    columns = [table.names]
+    heads = [table.names.full]
+    for mode, group in table.groups.items():
+        columns += group
+        heads += [f"{mode}: {column.full}" if several else column.full for column in group]
+    columns += [table.lacks] if table.lacks else []
+    heads += [table.lacks.full] if table.lacks else []
+    marks = [" ---: |" if column.kind == "figure" else " --- |" for column in columns]
+    rows = zip(*(column.texts for column in columns), strict=True)
+    lines = [f"| {' | '.join(map(escaped, heads))} |", "|" + "".join(marks)]
+    return lines + [f"| {' | '.join(map(escaped, row))} |" for row in rows]
+
+
+def tables(summary: Summary) -> str:
     """Headings, pipe tables and notes, ending with a newline."""
     from attnbench.outputs._run_tables import legend, parts
 

@@ -23,7 +23,12 @@ _GAP = 2
 
 
 def run(summary: Summary) -> None:
-    """Prints the tables of a run."""
+    """Prints the answer of a run; where there is none, its tables."""
+    write_answer(summary, terminal.console())
+
+
+def tables(summary: Summary) -> None:
+    """Prints all tables of a run."""
     write(summary, terminal.console())
 
 
@@ -82,6 +87,20 @@ def rules(dispatch: Dispatch) -> None:
         print()
     for line in view.legend(dispatch):
         terminal.console().print(line)
+
+
+def write_answer(summary: Summary, console: Console) -> None:
+    """Prints the answer of a summary; where there is none, the summary."""
+    from rich.text import Text
+
+    from attnbench.outputs._screen import screen
+
+    lines = screen(summary, console.width)
+    if lines is None:
+        write(summary, console)
+    for line in lines or ():
+        style = "bold" if line.heading else "dim" if line.note else ""
+        console.print(Text(line.text, style=style), no_wrap=True, crop=False, overflow="ignore")
 
 
 def write(summary: Summary, console: Console) -> None:

@@ -52,8 +52,28 @@ def test_show_prints_tables_without_torch(stored: Path) -> None:
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(stored)], capture_output=True, text=True, timeout=600)
-    assert "Crossover of wall time" in done.stdout
+    assert "seq_len: " in done.stdout
+    assert "cheaper than" in done.stdout
     assert done.stderr == "False False\n"
+
+
+def test_all_shows_every_table(stored: Path) -> None:
+    answer, every = show(stored).stdout, show(stored, "--all").stdout
+    assert "Crossover of wall time" in every
+    assert "Crossover of wall time" not in answer
+    assert len(answer.splitlines()) < len(every.splitlines()) / 2
+    assert "### Crossover of wall time" in show(stored, "--all", "--format", "markdown").stdout
+    assert "###" not in show(stored, "--format", "markdown").stdout
+
+
+def test_operators_sort_metric_and_axis_choose(stored: Path) -> None:
+    answer = show(stored, "--operators", "local").stdout
+    assert "\nlocal " in answer
+    assert "\nsoftmax " not in answer
+    every = show(stored, "--operators", "local", "--all").stdout
+    assert "\nlocal " in every
+    assert "\nsoftmax " not in every
+    assert "by peak memory" in show(stored, "--metric", "peak_memory", "--sort", "name", "--axis", "seq_len").stdout
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "markdown"])
@@ -100,6 +120,11 @@ def test_a_damaged_suite_is_told(stored: Path, tmp_path: Path, suite: str, messa
         (["--metric", "wall_time", "--metric", "energy"], "energy: this run has no figure of it. It has wall_time, "),
         (["--baseline", "performer"], "no such series"),
         (["--axis", "channels"], "does not vary it"),
+        (["--axis", "seqlen"], "not an axis (did you mean 'seq_len'?)"),
+        (["--operators", "softmax,loca"], "--operators 'loca': this run has no series of it (did you mean 'local'?)"),
+        (["--sort", "memry"], "--sort 'memry' (did you mean 'memory'?); allowed: use, from, ratio, memory, name."),
+        (["--sort", "name", "--all"], "only the answer's rows have an order"),
+        (["--over", "channels", "--operators", "local"], "Leave out --operators"),
     ],
 )
 def test_bad_usage_is_a_paragraph(stored: Path, arguments: list[str], message: str) -> None:

@@ -102,9 +102,11 @@ def _shown(summary: Summary) -> dict[str, Any]:
     """The JSON of `show`, after every other form was written."""
     from rich.console import Console
 
-    table.write(summary, Console(highlight=False, file=io.StringIO(), width=120))
+    for write in (table.write_answer, table.write):
+        write(summary, Console(highlight=False, file=io.StringIO(), width=120))
     csv.run(summary)
     markdown.run(summary)
+    markdown.tables(summary)
     return _document(summary)
 
 

@@ -152,7 +152,7 @@ def test_one_round_is_null_in_json_not_nan() -> None:
 
 
 def test_markdown_tables_are_rectangular_and_escaped(summary: Summary) -> None:
-    text = markdown.run(summary)
+    text = markdown.tables(summary)
     width = None
     for line in text.splitlines():
         if line.startswith("|"):
