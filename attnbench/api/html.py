@@ -1,17 +1,11 @@
-"""What notebooks show: small static tables. Text of a stored run may be anybody's, so all of it is escaped."""
+"""Small static tables for notebooks. Text of a stored run may be anybody's, so all of it is escaped."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
 
 from attnbench.terminal import escaped
-from attnbench.units import count
-
-if TYPE_CHECKING:
-    from attnbench.analysis.run import Run
-    from attnbench.analysis.summary import PanelReport, Summary
 
 
 def text(value: object) -> str:
@@ -19,47 +13,27 @@ def text(value: object) -> str:
     return html.escape(escaped(str(value)))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of texts."""
-    body = "".join(f"<tr>{''.join(f'<td>{text(each)}</td>' for each in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{''.join(f'<th>{text(each)}</th>' for each in head)}</tr></thead>{body}</table>"
-
-
 def paragraph(words: str) -> str:
     """A paragraph of text."""
     return f"<p>{text(words)}</p>"
 
 
-def run(stored: Run, summary: Summary) -> str:
-    """A stored run: what it is, and for each panel where each series passes the baseline."""
-    statuses = stored.results["status"].value_counts()
-    cells = ", ".join(f"{number} {status}" for status, number in statuses.items())
-    device = stored.environment.get("gpu_name") or stored.environment.get("cpu") or stored.environment.get("device")
-    parts = [f"<p><b>{text(stored.name)}</b>: {text(cells or 'no cells')}, {text(device)}, {text(stored.folder)}</p>"]
-    for report in summary.panels:
-        parts += [paragraph(report.panel.title), *_crossovers(report)]
-    return "".join(parts)
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], above: Mapping[str, int] | None = None) -> str:
+    """A table of texts.
+
+    Args:
+        head: the headings.
+        rows: a text for each.
+        above: a line above the headings, by its texts the number of columns that each stands above.
+    """
+    lines = [_row("td", row) for row in rows]
+    if any(head):
+        lines.insert(0, _row("th", head))
+    if above:
+        groups = (f'<th colspan="{columns}">{text(name)}</th>' for name, columns in above.items())
+        lines.insert(0, f"<tr>{''.join(groups)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
-def _crossovers(report: PanelReport) -> Iterable[str]:
-    """Those of the first metric that has any."""
-    from attnbench.outputs._run_tables import crossover_text
-
-    axis = report.panel.axis
-    for metric_table in report.tables:
-        lines = [line for line in metric_table.lines if line.against_baseline or line.against_exact]
-        if lines:
-            best_exact = metric_table.quantity.metric.best_exact
-            yield table(
-                (f"{metric_table.quantity.title}, {axis}", f"against {report.baseline}", f"against {best_exact}"),
-                [
-                    (
-                        line.series.name,
-                        crossover_text(line.against_baseline, axis, report.baseline),
-                        crossover_text(line.against_exact, axis, best_exact),
-                    )
-                    for line in lines
-                ],
-            )
-            return
-    yield paragraph(f"{count(len(report.panel.series), 'series')}, none of them compared")
+def _row(cell: str, texts: Iterable[object]) -> str:
+    return f"<tr>{''.join(f'<{cell}>{text(each)}</{cell}>' for each in texts)}</tr>"

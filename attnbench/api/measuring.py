@@ -66,7 +66,7 @@ def run(
         budget=budget,
         strict=strict,
     )
-    session = request.open(lambda text: warnings.warn(text, stacklevel=3))
+    session = request.open(lambda text: warnings.warn(text, stacklevel=4))
     shown = words.progress() if progress else contextlib.nullcontext(words.Words(_nothing, _nothing))
     with shown as reported:
         ended = measure(session, reported, begun)

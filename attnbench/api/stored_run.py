@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames, html
+from attnbench.api import frames
 from attnbench.api.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ class StoredRun:
         return f"<attnbench run {self.name!r}: {len(self.stored.results)} cells, {self.folder}>"
 
     def _repr_html_(self) -> str:
-        return html.run(self.stored, self.summary())
+        from attnbench.api.run_html import run_html
+
+        return run_html(self.stored, self.summary())
 
 
 def load(folder: str | Path) -> StoredRun:

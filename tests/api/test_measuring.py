@@ -33,8 +33,9 @@ def quick() -> Iterator[None]:
 
 def test_a_mapping_is_measured_and_can_be_continued(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    with pytest.warns(UserWarning, match="rates are not measured"):
+    with pytest.warns(UserWarning, match="rates are not measured") as warned:
         run = attnbench.run(SUITE, out=out, device="cpu", operators="softmax", impls=["reference"])
+    assert {each.filename for each in warned} == {__file__}
     assert run.folder == out
     assert "visits" in capfd.readouterr().err
     assert list(run.results["operator"]) == ["softmax", "softmax"]

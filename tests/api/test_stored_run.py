@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import attnbench
 from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
 from attnbench.outputs import json as json_output
+from attnbench.outputs._answer import view as first_screen
 
 REFERENCE = Path("results/reference")
 SEQUENCE = REFERENCE / "cpu-sequence"
@@ -103,6 +105,17 @@ def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:
         attnbench.load(tmp_path)
     with pytest.raises(attnbench.BadInput, match="no such folder"):
         attnbench.load(str(tmp_path / "gone"))
+
+
+def test_a_notebook_shows_what_show_says_first(sequence: attnbench.StoredRun) -> None:
+    view = first_screen(sequence.summary())
+    assert view is not None
+    shown = sequence._repr_html_()
+    for sentence in view.sentences:
+        assert html.escape(sentence) in shown
+    for column in (column for table in view.tables for column in table.columns):
+        assert all(f"<td>{html.escape(text)}</td>" in shown for text in column.texts)
+    assert '<th colspan="4">training</th>' in shown
 
 
 def test_text_of_a_foreign_run_is_no_markup(tmp_path: Path) -> None:
