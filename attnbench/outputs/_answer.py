@@ -253,7 +253,8 @@ def said(verdict: Verdict, found: Answer) -> str:
     sizes = _amount(verdict.axis, size_range(*verdict.sizes))
     both = (verdict.against_baseline, verdict.against_exact)
     if both == (None, None):
-        return f"nothing to compare with; the least at {verdict.sizes[1]} has {verdict.least}"
+        size = _amount(verdict.axis, verdict.sizes[1])
+        return f"nothing to compare; the least {found.metric} at {size}: {verdict.least}"
     clauses = _clauses(both, (subject(found.baseline), _BEST_EXACT), verdict.axis, sizes)
     return f"{clauses}{_alike(verdict)}"
 

@@ -54,9 +54,10 @@ def _lines(answer: View, width: int, apart: bool) -> Iterator[ScreenLine]:
         is_brief, lines = _laid_out(tables, width)
         yield from lines
         marks += legend(tables) if is_brief else []
-    yield from [ScreenLine("")] if apart else []
     below = ". ".join(filter(None, [answer.left_out, ", ".join(dict.fromkeys(marks))]))
-    for each in [below, *answer.notes]:
+    notes = [each for each in (below, *answer.notes) if each]
+    yield from [ScreenLine("")] if apart and notes else []
+    for each in notes:
         yield from (ScreenLine(text, note=True) for text in _wrapped(each, width))
 
 

@@ -42,7 +42,9 @@ def run(tree: Path) -> str:
 
 
 def test_it_is_swept_and_shown_with_its_crossovers(tree: Path, run: str) -> None:
-    shown = attnbench(tree, "show", run, "--axis", "depth")
+    answer = attnbench(tree, "show", run, "--axis", "depth").stdout
+    assert "\ndepth: " in answer
+    shown = attnbench(tree, "show", run, "--axis", "depth", "--all")
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["depth", "1", "2", "4", "±"] in lines
     assert ["Crossover", "of", "wall", "time"] in lines

@@ -94,10 +94,11 @@ def test_what_it_measures_is_stored(run: Path) -> None:
 
 def test_it_is_shown_where_its_file_is_and_where_it_is_not(tree: Path, run: Path) -> None:
     """A stored run of a kind that is not here is read like any other; it cannot go on."""
-    shown = attnbench(tree, "show", str(run))
+    shown = attnbench(tree, "show", str(run), "--all")
     for text in ("pretend", "Device time", "250ms", "3.00MiB"):
         assert text in shown.stdout, shown.stdout + shown.stderr
-    assert attnbench(REPOSITORY, "show", str(run)).stdout == shown.stdout
+    assert attnbench(REPOSITORY, "show", str(run), "--all").stdout == shown.stdout
+    assert attnbench(REPOSITORY, "show", str(run)).stdout.startswith("On this pretend, ")
     refused = attnbench(REPOSITORY, "run", "--resume", str(run))
     assert (refused.returncode, "'pretend'" in refused.stderr) == (2, True), refused.stderr
 

@@ -117,8 +117,10 @@ def test_it_is_shown_along_each_axis_in_every_format(run: Path, name: str, monke
     monkeypatch.setenv("COLUMNS", "120")
 
     def shown(form: str) -> str:
-        return attnbench("show", run, "--axis", name, "--metric", "wall_time", "--format", form).stdout
+        return attnbench("show", run, "--axis", name, "--metric", "wall_time", "--all", "--format", form).stdout
 
+    answer = attnbench("show", run, "--axis", name).stdout.splitlines()
+    assert any(line.split()[0] == name for line in answer if "memory" in line), answer
     panel = json.loads(shown("json"))["panels"][0]
     assert panel["axis"] == name
     (table,) = panel["metrics"]

@@ -250,7 +250,7 @@ def test_the_mark_of_a_place(found: Crossover | None, mark: str) -> None:
 
 def test_a_run_without_a_baseline_or_without_exact_softmax_is_answered() -> None:
     neither = "\n".join(lines(small({"fnet": lambda n: 1e-6 * n, "local": lambda n: 2e-6 * n})))
-    assert "nothing to compare with; the least at 2048 has fnet." in neither
+    assert "nothing to compare; the least wall time at 2048 tokens: fnet." in neither
     assert "eager" not in neither
     assert neither.index("fnet  ") < neither.index("local  ")
     no_eager = "\n".join(lines(small({"softmax:sdpa": lambda n: 1e-8 * n**2, "fnet": lambda n: 5e-6 * n})))
