@@ -98,7 +98,7 @@ def test_it_is_shown_where_its_file_is_and_where_it_is_not(tree: Path, run: Path
     for text in ("pretend", "Device time", "250ms", "3.00MiB"):
         assert text in shown.stdout, shown.stdout + shown.stderr
     assert attnbench(REPOSITORY, "show", str(run), "--all").stdout == shown.stdout
-    assert attnbench(REPOSITORY, "show", str(run)).stdout.startswith("On this pretend, ")
+    assert attnbench(REPOSITORY, "show", str(run)).stdout.startswith("On this pretend (Pretended), ")
     refused = attnbench(REPOSITORY, "run", "--resume", str(run))
     assert (refused.returncode, "'pretend'" in refused.stderr) == (2, True), refused.stderr
 
