@@ -146,6 +146,26 @@ def memory(value: Any) -> tuple[float, int | None]:
     raise ValueError(f"{quoted(value)}; allowed: a share of the device's memory such as 80%, or a size such as 8GiB")
 
 
+_INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72}
+MOST_INCHES = 60.0
+
+
+def picture_size(value: str) -> tuple[float, float | None]:
+    """`3.5in`, `89mm` → a width in inches and no height; `3.5x2.5in`, `3.5inx60mm` → both."""
+    units = "|".join(_INCHES)
+    match = re.fullmatch(rf"{_NUMBER}\s*({units})?(?:\s*[x×]\s*{_NUMBER}\s*({units}))?", value.strip())
+    sides: list[float] = []
+    if match and (match[2] or match[4]):
+        sides = [float(match[1]) * _INCHES[match[2] or match[4]]]
+        sides += [float(match[3]) * _INCHES[match[4]]] if match[4] else []
+    if not sides or not all(0 < side <= MOST_INCHES for side in sides):
+        raise ValueError(
+            f"{quoted(value)}; allowed: a width with its unit ({', '.join(_INCHES)}), such as 3.5in or 89mm, or width "
+            f"and height, such as 3.5x2.5in; each up to {MOST_INCHES:g}in"
+        )
+    return sides[0], sides[1] if len(sides) > 1 else None
+
+
 def whole_number(low: int, high: int) -> Callable[[Any], int]:
     """Reads a whole number from low to high, both inclusive."""
 

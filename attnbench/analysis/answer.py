@@ -188,7 +188,7 @@ def answer(summary: Summary) -> Answer:
     groups: dict[tuple[Any, ...], list[tuple[PanelReport, Table]]] = {}
     for report, table in decided:
         if table and table.every:
-            groups.setdefault(_but_mode(report.panel), []).append((report, table))
+            groups.setdefault(report.panel.but_for_mode, []).append((report, table))
     return Answer(
         metric=quantity.metric.label or quantity.title.lower() if quantity else None,
         baseline=summary.baseline,
@@ -198,13 +198,14 @@ def answer(summary: Summary) -> Answer:
     )
 
 
+def preferred(summary: Summary, reports: Iterable[PanelReport]) -> list[str]:
+    """The names of the series in panels that differ in their mode alone, in the order of their table."""
+    group = [(report, table) for report in reports if (table := _deciding(report)) and table.every]
+    return [row.name for row in _modes(summary, group).rows] if group else []
+
+
 def _deciding(report: PanelReport) -> Table | None:
     return next((table for table in report.tables if table.quantity.metric.comparable), None)
-
-
-def _but_mode(panel: Panel) -> tuple[Any, ...]:
-    fixed = tuple((name, value) for name, value in panel.fixed.items() if name != "mode")
-    return panel.axis, fixed, tuple((name, tuple(values.items())) for name, values in panel.together.items())
 
 
 def _verdict(summary: Summary, report: PanelReport, table: Table | None) -> Verdict:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from attnbench.analysis.crossover import BEYOND, Pair
+from attnbench.analysis.crossover import BEYOND, Edge, Pair
+from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
 from attnbench.errors import BadInput
@@ -95,6 +96,12 @@ def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) 
             statuses = ("", "") if quantity.metric.analytic else (fates[label], baseline_fates[label])
             sizes.append(Pair(size, label, levels.get(a.key), levels.get(b.key), *statuses))
     return sizes
+
+
+def ratios(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Edge]:
+    """A series over its baseline at every size where both have a level, ascending."""
+    compared = [pair for pair in pairs(panel, series, baseline, quantity) if pair.series and pair.baseline]
+    return [Edge(pair.label, pair.size, *ratio(*pair.levels)) for pair in compared]
 
 
 def fate(points: Sequence[Point]) -> dict[str, str]:

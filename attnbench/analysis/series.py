@@ -108,6 +108,12 @@ class Panel:
         return f"{self.axis}: {in_a_line(self.fixed, self.walked)}"
 
     @property
+    def but_for_mode(self) -> tuple[Any, ...]:
+        """The same for panels that differ in nothing but their mode."""
+        fixed = tuple((name, value) for name, value in self.fixed.items() if name != "mode")
+        return self.axis, fixed, tuple((name, tuple(values.items())) for name, values in self.together.items())
+
+    @property
     def facts(self) -> dict[str, str]:
         """What is fixed, and what varies with the axis, as the title names it, by column."""
         return facts(self.fixed, self.walked)

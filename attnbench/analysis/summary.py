@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, named, pairs
+from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, least, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, check_metric, metric_names, quantity
@@ -105,6 +105,12 @@ class Table:
     quantity: Quantity
     every: tuple[Line, ...]
     lines: tuple[Line, ...]
+
+    @property
+    def best_exact(self) -> Baseline | None:
+        """At each size the least exact softmax, of all lines; None where the panel has none."""
+        exact = [line.series for line in self.every if line.exact]
+        return least(self.panel, self.quantity, exact, self.quantity.metric.best_exact)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Pictures(Mapping[str, "Figure"]):
-    """Matplotlib figures by name: `pictures["seq_len-fwd-overview"].savefig("overview.pdf")`.
+    """Matplotlib figures by name: `pictures["seq_len-wall_time-overview"].savefig("overview.pdf")`.
 
     Args:
         figures: by name.

@@ -111,14 +111,21 @@ class StoredRun:
         baseline: str | None = None,
         axis: str | None = None,
         operators: str | Sequence[str] = (),
+        size: str | None = None,
+        title: str | None = None,
     ) -> Pictures:
         """The pictures of `attnbench plot` as matplotlib figures by name; the arguments are `summary`'s.
 
-        Raises: BadInput where matplotlib is missing, too.
-        """
-        from attnbench.outputs.plot import pictures
+        Args:
+            size: "3.5in" (a width), "89mm", "3.5x2.5in"; None: as each needs.
+            title: above each; "none": no title; None: its own.
 
-        return Pictures(pictures(self.summary(metrics, baseline, axis, operators), self.families))
+        Raises: BadInput where matplotlib is missing, or the size is too small, too.
+        """
+        from attnbench.outputs.plot import pictures, wanted
+
+        summary = self.summary(metrics, baseline, axis, operators)
+        return Pictures(pictures(summary, self.families, wanted(size, title), frames.names(operators)))
 
     @property
     def families(self) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -17,20 +18,31 @@ def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN/plots.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Only this metric; may be repeated.")] = None,
+    operators: Annotated[
+        str | None, typer.Option(help="Only these, as operator or operator:impl, with commas; the first in colour.")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
     axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     over: Annotated[str | None, over_option()] = None,
-    form: Annotated[Literal["both", "png", "svg"], typer.Option("--format", help="What is written.")] = "both",
+    size: Annotated[
+        str | None, typer.Option(help="Width of each picture, or width and height: 3.5in, 89mm, 3.5x2.5in.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Above each picture, instead of its own; none: no title.")] = None,
+    form: Annotated[str, typer.Option("--format", help="What is written: png, svg, pdf, with commas.")] = "png,svg",
 ) -> None:
-    """Draw a stored run: log-log time, memory, FLOPs and energy, with intervals and crossovers; with --over, of a run
-    that varies two axes, a map of what is fastest in every cell, and the border where softmax stops paying. Prints what
-    it wrote.
+    """Draw a stored run, for a talk or a paper. Of each metric: an overview of every operator over the best exact
+    softmax, and the figures themselves, forward pass and training side by side; where one panel cannot show all in
+    colour, a panel for each family as well. With intervals, and marks where operators pass softmax. With --over, of a
+    run that varies two axes: a map of what is fastest in every cell, and the border where softmax stops paying. Prints
+    what it wrote.
 
     Needs matplotlib: install attnbench with its extra 'plot'.
 
     Example: attnbench plot results/reference/cpu-sequence --metric wall_time --format png
+
+    Example: attnbench plot RUN --metric wall_time --operators softmax,rfa,sinkhorn --size 3.5in --format pdf
 
     Example: attnbench plot RUN --axis seq_len --over batch
     """
@@ -38,23 +50,29 @@ def command(
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import summarise
     from attnbench.errors import BadInput
-    from attnbench.outputs.plot import PictureFormat, draw, draw_maps
+    from attnbench.outputs.plot import draw, draw_maps, read_formats, undrawn, wanted
 
+    picture, forms = wanted(size, title), read_formats(form)
     stored = read_run(run)
+    chosen = tuple(name.strip() for name in operators.split(",")) if operators is not None else ()
+    notes: list[str] = []
     draw_into: Callable[..., list[Path]]
     if over is None:
-        draw_into = partial(
-            draw, summarise(stored, metric or (), baseline, axis), stored.environment.get("families", {})
-        )
+        summary = summarise(stored, metric or (), baseline, axis, chosen)
+        notes = undrawn(summary)
+        draw_into = partial(draw, summary, stored.environment.get("families", {}), operators=chosen)
+    elif chosen:
+        raise BadInput("--operators: a map is of all operators of a run. Give it without --over, or leave it out.")
     else:
         draw_into = partial(draw_maps, grids(stored, over, axis, metric or (), baseline))
-    forms: tuple[PictureFormat, ...] = ("png", "svg") if form == "both" else (form,)
     folder = out or run / "plots"
     if out is None and folder.is_symlink():
         raise BadInput(f"{folder}: a link, by which a foreign run could write anywhere. Name a folder: --out.")
     try:
-        written = draw_into(folder, forms)
+        written = draw_into(folder=folder, forms=forms, wanted=picture)
     except OSError as error:
         raise BadInput(f"--out {folder}: cannot be written: {error.strerror}. Give another folder.") from None
     for path in written:
         print(path)
+    for note in notes:
+        print(note, file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -12,28 +11,48 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.crossover import Direction
 from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Outside, Reach, Row, Spot
+from attnbench.outputs._colours import colour
 from attnbench.outputs._grid_tables import best_exact, metric, spot_text
+from attnbench.outputs._picture_parts import (
+    AS_IT_NEEDS,
+    PAD_IN,
+    TEXT_PT,
+    TICK_IN,
+    TITLE_PT,
+    Key,
+    PlacedKey,
+    Wanted,
+    draw_heading,
+    draw_keys,
+    line_in,
+    place_keys,
+    thinned,
+    too_small,
+    width_in,
+    wrapped,
+)  # fmt: skip
+from attnbench.problem import BASELINE
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Picture
-    from matplotlib.lines import Line2D
-
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#7A5195")
-"""As of the curves of a run, without grey."""
 
 GREYS = ("#C9C9C9", "#A8A8A8", "#E2E2E2")
-"""Of exact softmax."""
+"""Of softmax: its impls, in areas of the neutral colour that it has as a line."""
 
 STRIPES = "/////"
 """Of cells in which no operator is the fastest for certain."""
 
-TEXT_PT, PAD_PT = 7.0, 4.0
+CELL_PT, CELL_PAD_PT = 6.0, 4.0
 SPOT_WIDTH_IN, SPOT_HEIGHT_IN = (0.47, 1.0), (0.36, 0.75)
 MAP_IN = (6.4, 4.2)
-CHARACTER = 0.56
-"""The width of a character over the size of its font."""
+LEAST_MAP_IN = (1.4, 0.9)
+
+BESIDE = 0.58
+"""The least share of the width that is left to a map beside what its colours mean; else that stands below."""
+
+MARGIN_IN = 0.12
+"""Between a map and what stands beside it, and to the right of it for the label of its last column."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +97,39 @@ class _Frame:
     colours: Mapping[str, str]
 
 
-def picture_of(grid: Grid, letters: Mapping[str, str]) -> Picture:
-    """The picture of a grid. letters: by name, of every series that some cell names."""
+@dataclass(frozen=True)
+class _Layout:
+    """Where a map is in its picture, in inches: its left and bottom, and all else."""
+
+    width: float
+    height: float
+    left: float
+    bottom: float
+    map_width: float
+    map_height: float
+    heading: tuple[str, ...]
+    beside: tuple[PlacedKey, ...]
+    below: tuple[PlacedKey, ...]
+    below_top: float
+
+
+def picture_of(grid: Grid, letters: Mapping[str, str], wanted: Wanted = AS_IT_NEEDS) -> Picture:
+    """The picture of a grid.
+
+    Args:
+        letters: by name, of every series that some cell names.
+        wanted: its size and title.
+
+    Raises: BadInput where the size is too small for it.
+    """
     from matplotlib.figure import Figure as Picture
 
-    columns, rows = max(len(_tried(row)) for row in grid.rows), len(grid.rows)
-    width = columns * _within(MAP_IN[0] / columns, SPOT_WIDTH_IN)
-    height = rows * _within(MAP_IN[1] / rows, SPOT_HEIGHT_IN)
-    frame = _frame(grid, letters, width * 72, height * 72)
-    sides = _sides(grid)
-    keys, marks = _keys(grid, frame), _marks(grid, sides)
-    labels = _wide(max((row.label for row in grid.rows), key=len)) + 0.4
-    beside = _wide(max(keys, key=len, default="")) + 0.5
-    title = textwrap.wrap(f"Fastest by {metric(grid)}. {grid.title}", int((labels + width) / _wide("x", TEXT_PT + 1)))
-    below = ["\n".join(textwrap.wrap(mark, int((labels + width + beside - 0.5) / _wide("x")))) for mark in marks]
-    lines = len(title) + 4 + sum(text.count("\n") + 1.4 for text in below)
-    picture = Picture(
-        figsize=(labels + width + beside, max(height, len(keys) * 0.16) + lines * 0.115 + 0.2), layout="constrained"
-    )
-    axes = picture.add_subplot()
+    colours, sides = _colours(grid, letters), _sides(grid)
+    layout = _lay_out(grid, wanted, list(_keys(grid, letters, colours)), list(_marks(grid, sides, colours)))
+    frame = _frame(grid, letters, colours, layout)
+    picture = Picture(figsize=(layout.width, layout.height))
+    width, height = layout.map_width / layout.width, layout.map_height / layout.height
+    axes = picture.add_axes((layout.left / layout.width, layout.bottom / layout.height, width, height))
     for i, row in enumerate(grid.rows):
         _cells(axes, row, i, frame)
     for side in sides:
@@ -104,18 +137,46 @@ def picture_of(grid: Grid, letters: Mapping[str, str]) -> Picture:
     for side in sides:
         _line(axes, side, frame)
     _scales(axes, grid, frame)
-    picture.suptitle("\n".join(title), x=0.01, ha="left", fontsize=TEXT_PT + 1)
-    plain: dict[str, Any] = {"frameon": False, "fontsize": TEXT_PT, "borderaxespad": 0.2}
-    picture.legend([*keys.values()], [*keys], loc="outside right upper", handlelength=1.6, **plain)
-    picture.legend([*marks.values()], below, loc="outside lower left", handlelength=3.2, **plain)
-    picture.draw_without_rendering()
-    picture.set_layout_engine("none")  # each drawing would move it a little
+    draw_heading(picture, layout.heading, layout.height - PAD_IN)
+    draw_keys(picture, layout.beside, layout.left + layout.map_width + MARGIN_IN, layout.bottom + layout.map_height)
+    draw_keys(picture, layout.below, PAD_IN, layout.below_top)
     return picture
 
 
-def _wide(text: str, size: float = TEXT_PT) -> float:
-    """About how wide a text is, in inches."""
-    return len(text) * CHARACTER * size / 72
+def _lay_out(grid: Grid, wanted: Wanted, keys: list[Key], marks: list[Key]) -> _Layout:
+    """A map with its keys beside it, or below where it would be too narrow."""
+    columns, rows = max(len(_tried(row)) for row in grid.rows), len(grid.rows)
+    left = PAD_IN + line_in() + max(width_in(row.label) for row in grid.rows) + 2 * TICK_IN
+    right = MARGIN_IN + PAD_IN
+    aside = max((key.sample_in + width_in(key.text) for key in keys), default=0.0)
+    map_width = columns * _within(MAP_IN[0] / columns, SPOT_WIDTH_IN)
+    is_beside = True
+    if wanted.width_in is not None:
+        map_width = wanted.width_in - left - right - aside
+        is_beside = map_width >= BESIDE * wanted.width_in
+        map_width = max(map_width if is_beside else wanted.width_in - left - right, LEAST_MAP_IN[0])
+    width = wanted.width_in or left + map_width + right + aside
+    inner = width - 2 * PAD_IN
+    heading = wrapped(wanted.heading(f"Fastest by {metric(grid)}. {grid.title}"), inner, TITLE_PT)
+    beside, beside_height = place_keys(keys, aside) if is_beside else ([], 0.0)
+    below, below_height = place_keys(marks if is_beside else [*keys, *marks], inner)
+    bottom = PAD_IN + below_height + 0.04 + 2 * line_in() + TICK_IN + 0.02
+    around = bottom + PAD_IN + len(heading) * line_in(TITLE_PT) + 0.08
+    least_height = max(rows * (line_in() + 0.02), LEAST_MAP_IN[1], beside_height)
+    map_height = max(rows * _within(MAP_IN[1] / rows, SPOT_HEIGHT_IN), beside_height)
+    if wanted.width_in is not None:
+        map_height = max(min(map_height, 0.8 * map_width), least_height)
+    if wanted.height_in is not None:
+        map_height = max(wanted.height_in - around, least_height)
+    height = wanted.height_in or around + map_height
+    if width < left + right + LEAST_MAP_IN[0] - 1e-9 or height < around + least_height - 1e-9:
+        raise too_small(
+            wanted, max(width, left + right + LEAST_MAP_IN[0]), around + least_height, "the map and its keys"
+        )
+    return _Layout(
+        width, height, left, bottom, map_width, map_height, tuple(heading), tuple(beside), tuple(below),
+        PAD_IN + below_height,
+    )  # fmt: skip
 
 
 def _within(value: float, ends: tuple[float, float]) -> float:
@@ -127,13 +188,18 @@ def _tried(row: Row) -> list[int]:
     return [i for i, spot in enumerate(row.spots) if spot.use or spot.status]
 
 
-def _frame(grid: Grid, letters: Mapping[str, str], width_pt: float, height_pt: float) -> _Frame:
-    exact = [name for name in letters if name in grid.exact]
-    others = [name for name in letters if name not in grid.exact]
-    colours = {name: GREYS[i % len(GREYS)] for i, name in enumerate(exact)}
-    colours |= {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(others)}
+def _colours(grid: Grid, letters: Mapping[str, str]) -> dict[str, str]:
+    """By the names of series that some cell names, their colours: those of their operators; of softmax, greys."""
+    operators = {series.name: series.operator for series in grid.series}
+    softmax = [name for name in letters if operators.get(name) == BASELINE]
+    greys = {name: GREYS[i % len(GREYS)] for i, name in enumerate(softmax)}
+    return {name: greys.get(name) or colour(operators.get(name, name)) for name in letters}
+
+
+def _frame(grid: Grid, letters: Mapping[str, str], colours: Mapping[str, str], layout: _Layout) -> _Frame:
     columns, centres = _apart(grid.sizes.values()), _apart(row.position for row in grid.rows)
-    return _Frame(columns, centres, _edges(columns), _edges(centres), width_pt, height_pt, letters, colours)
+    size = (layout.map_width * 72, layout.map_height * 72)
+    return _Frame(columns, centres, _edges(columns), _edges(centres), *size, letters, colours)
 
 
 def _apart(places: Iterable[float]) -> list[float]:
@@ -173,12 +239,12 @@ def _cells(axes: Axes, row: Row, i: int, frame: _Frame) -> None:
         wide, high = _share(left, right, frame.x) * frame.width_pt, _share(bottom, top, frame.y) * frame.height_pt
         if (
             lines[0]
-            and wide > 72 * _wide(max(lines, key=len), TEXT_PT - 1) + PAD_PT
-            and high > 1.2 * TEXT_PT * len(lines)
+            and wide > 72 * width_in("\n".join(lines), CELL_PT) + CELL_PAD_PT
+            and high > 72 * line_in(CELL_PT) * len(lines) + 2
         ):
             axes.text(
                 frame.columns[k], frame.centres[i], "\n".join(lines), ha="center", va="center", linespacing=1.05,
-                fontsize=TEXT_PT - 1, zorder=5,
+                fontsize=CELL_PT, zorder=5,
                 bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.82, "linewidth": 0},
             )  # fmt: skip
 
@@ -196,7 +262,8 @@ def _fill(spot: Spot, colours: Mapping[str, str]) -> tuple[str, str | None]:
     if not others:
         return colours[first.series.name], None
     other = others[0] if spot.use.fastest is first else spot.use.fastest
-    return colours[first.series.name], colours[other.series.name]
+    fill, stripes = colours[first.series.name], colours[other.series.name]
+    return fill, stripes if stripes != fill else "white"
 
 
 def _sides(grid: Grid) -> list[_Side]:
@@ -253,11 +320,9 @@ def _line(axes: Axes, side: _Side, frame: _Frame) -> None:
             )  # fmt: skip
     for i, border in enumerate(side.borders):
         if border is not None and border.outside is not None:
-            arrow = _arrow(border.outside, side.fill)
             edge = frame.x[0 if border.outside == "before" else -1]
-            arrow.set_data([edge], [frame.y[i] * (frame.y[i + 1] / frame.y[i]) ** side.height])
-            arrow.set(clip_on=False, zorder=6)
-            axes.add_line(arrow)
+            height = frame.y[i] * (frame.y[i + 1] / frame.y[i]) ** side.height
+            axes.plot([edge], [height], clip_on=False, zorder=6, **_arrow(border.outside, side.fill))
 
 
 def _at(border: Border | None, direction: Direction, frame: _Frame) -> float | None:
@@ -300,74 +365,58 @@ def _scales(axes: Axes, grid: Grid, frame: _Frame) -> None:
     axes.set_xlim(frame.x[0], frame.x[-1])
     axes.set_ylim(frame.y[0], frame.y[-1])
     axes.minorticks_off()
-    wide = 72 * _wide(max(grid.sizes, key=len)) / frame.width_pt
-    axes.set_xticks(*_ticks(grid.sizes, frame.columns, frame.x, 1.15 * wide))
-    axes.set_yticks(*_ticks((row.label for row in grid.rows), frame.centres, frame.y, 1.2 * TEXT_PT / frame.height_pt))
+    axes.set_xticks(*thinned(grid.sizes, frame.columns, (frame.x[0], frame.x[-1]), frame.width_pt / 72, 0.06))
+    labels = [row.label for row in grid.rows]
+    ends = (frame.y[0], frame.y[-1])
+    axes.set_yticks(*thinned(labels, frame.centres, ends, frame.height_pt / 72, line_in(), upright=True))
     axes.set_xlabel(grid.axis, fontsize=TEXT_PT)
     axes.set_ylabel(grid.over, fontsize=TEXT_PT)
     axes.tick_params(labelsize=TEXT_PT)
 
 
-def _ticks(
-    labels: Iterable[str], places: Sequence[float], edges: Sequence[float], gap: float
-) -> tuple[list[float], list[str]]:
-    """The places and labels that are as far apart as a share of the whole."""
-    ticks: list[tuple[float, str]] = []
-    for place, label in zip(places, labels, strict=True):
-        if not ticks or _share(ticks[-1][0], place, edges) >= gap:
-            ticks.append((place, label))
-    return [place for place, _ in ticks], [label for _, label in ticks]
-
-
-def _keys(grid: Grid, frame: _Frame) -> dict[str, Artist]:
+def _keys(grid: Grid, letters: Mapping[str, str], colours: Mapping[str, str]) -> Iterator[Key]:
     """What the colours and letters of operators are."""
-    from matplotlib.patches import Patch
-
-    return {
-        f"{frame.names[name]}  {name}{' (exact)' if name in grid.exact else ''}": Patch(color=colour)
-        for name, colour in frame.colours.items()
-    }
+    for name, hue in colours.items():
+        yield Key(f"{letters[name]}  {name}{' (exact)' if name in grid.exact else ''}", patch={"color": hue})
 
 
-def _marks(grid: Grid, sides: Sequence[_Side]) -> dict[str, Any]:
+def _marks(grid: Grid, sides: Sequence[_Side], colours: Mapping[str, str]) -> Iterator[Key]:
     """What lines, hatches and figures are."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    nothing = Patch(facecolor="none")
-    marks: dict[str, Any] = {}
     for side in sides:
-        line = Line2D([], [], color="black", linestyle=side.dash, linewidth=1.4)
-        marks[f"border: the {CHEAPEST_OTHER} passes {side.name}"] = (Patch(**_band(side)), line)
+        line = {"color": "black", "linestyle": side.dash, "linewidth": 1.4}
+        yield Key(f"border: the {CHEAPEST_OTHER} passes {side.name}", line, _band(side))
     for side in sides:
         outside = next((border.outside for border in side.borders if border and border.outside), None)
         if outside:
-            says = f"the border with {side.name} is before the smallest, or beyond the largest size"
-            marks[says] = _arrow(outside, side.fill)
+            text = f"the border with {side.name} is before the smallest, or beyond the largest size"
+            yield Key(text, line=_arrow(outside, side.fill))
     if any(reach.low is not None for side in sides for border in side.borders if border for reach in border.reaches):
-        marks[
+        yield Key(
             f"hatched: its {CONFIDENCE:.0%} interval in each row, the sizes it lies between, or all not told apart"
-        ] = nothing
+        )
     spots = [spot for row in grid.rows for spot in row.spots]
     uses = [spot.use for spot in spots if spot.use]
-    if any(len(use.choices) > 1 for use in uses):
-        stripes = Patch(facecolor=COLOURS[0], edgecolor=COLOURS[1], linewidth=0, hatch=STRIPES)
-        marks["A/B: cannot be told from the fastest; the colour of the first, stripes of another"] = stripes
+    undecided = next((spot for spot in spots if spot.use and len(spot.use.choices) > 1), None)
+    if undecided:
+        fill, stripes = _fill(undecided, colours)
+        patch = {"facecolor": fill, "edgecolor": stripes, "linewidth": 0, "hatch": STRIPES}
+        yield Key("A/B: cannot be told from the fastest; the colour of the first, stripes of another", patch=patch)
     if any(use.speed_up and not use.choices[0].exact for use in uses):
-        marks["2.3×: so much faster than the fastest exact softmax"] = nothing
+        yield Key("2.3×: so much faster than the fastest exact softmax")
     if any(spot.exact_status for spot in spots):
-        marks["(oom): no exact softmax ran there"] = nothing
+        yield Key("(oom): no exact softmax ran there")
     if any(spot.use is None and not spot.status for spot in spots):
-        marks["white: not measured"] = Patch(facecolor="white", edgecolor="black", linewidth=0.4)
-    return marks
+        yield Key("white: not measured", patch={"facecolor": "white", "edgecolor": "black", "linewidth": 0.4})
 
 
 def _band(side: _Side) -> dict[str, Any]:
     return {"facecolor": (1, 1, 1, 0.2), "edgecolor": "black", "linewidth": 0.4, "hatch": side.hatch}
 
 
-def _arrow(where: Outside, fill: str) -> Line2D:
-    from matplotlib.lines import Line2D
-
+def _arrow(where: Outside, fill: str) -> dict[str, Any]:
+    """As keywords of a line of matplotlib's."""
     marker = "<" if where == "before" else ">"
-    return Line2D([], [], color="black", linestyle="", marker=marker, markersize=5, mfc=fill, mew=0.8)
+    return {
+        "color": "black", "linestyle": "", "marker": marker, "markersize": 5, "markerfacecolor": fill,
+        "markeredgewidth": 0.8,
+    }  # fmt: skip

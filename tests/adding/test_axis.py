@@ -57,7 +57,7 @@ def test_it_is_drawn(tree: Path, run: str) -> None:
     drawn = attnbench(tree, "plot", run, "--axis", "depth", "--metric", "wall_time", "--format", "svg")
     assert drawn.returncode == 0, drawn.stderr
     overview = Path(drawn.stdout.split()[0])
-    assert overview.name == "depth-fwd-overview.svg"
+    assert overview.name == "depth-wall_time-overview.svg"
     assert ">depth<" in overview.read_text(encoding="utf-8")
 
 

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.patches import Polygon, Rectangle
 
 from attnbench.analysis.grid import Grid, grids
 from attnbench.axes import AXES
-from attnbench.outputs import _grid_picture, csv, json, markdown, plot, table
+from attnbench.errors import BadInput
+from attnbench.outputs import _picture_parts, csv, json, markdown, plot, table
+from attnbench.outputs._colours import colour
 from attnbench.outputs._grid_picture import GREYS, STRIPES, picture_of
 from attnbench.outputs._grid_tables import legend, letters_of, parts
+from attnbench.outputs._picture_parts import AS_IT_NEEDS, Wanted
 from attnbench.outputs._run_tables import TextTable
 from attnbench.problem import Problem
 from tests.analysis.planted import CHANNELS, LAWS, PROBLEMS, SIZES, Law, at, border, planted, planted_visits, softmax
@@ -137,8 +141,8 @@ def test_json_and_csv_hold_all_figures(grid: Grid) -> None:
     assert float(times["128", "256", use.fastest.series.name]) == use.fastest.time_s
 
 
-def drawn(grid: Grid) -> Any:
-    picture = picture_of(grid, letters_of([grid]))
+def drawn(grid: Grid, wanted: Wanted = AS_IT_NEEDS) -> Any:
+    picture = picture_of(grid, letters_of([grid]), wanted)
     FigureCanvasAgg(picture)
     return picture
 
@@ -146,14 +150,10 @@ def drawn(grid: Grid) -> Any:
 def outside_or_overlapping(picture: Any) -> list[str]:
     """The parts of a picture that leave it, or overlap."""
     renderer = FigureCanvasAgg(picture).get_renderer()
+    picture.draw(renderer)
     (axes,) = picture.axes
-    upper, lower = picture.legends
-    boxes = {
-        "title": picture._suptitle.get_window_extent(renderer),
-        "operators": upper.get_window_extent(renderer),
-        "marks": lower.get_window_extent(renderer),
-        "map": axes.get_tightbbox(renderer),
-    }
+    boxes = {f"text {i}": text.get_window_extent(renderer) for i, text in enumerate(picture.texts)}
+    boxes["map"] = axes.get_tightbbox(renderer, bbox_extra_artists=[axes.xaxis, axes.yaxis])
     wrong = [f"{a} {b}" for a, b in combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
     room = picture.bbox.padded(1)
     inside = {
@@ -166,8 +166,13 @@ def outside_or_overlapping(picture: Any) -> list[str]:
     return wrong + ["ticks" for a, b in combinations(labels, 2) if a.overlaps(b)]
 
 
+def key_texts(picture: Any) -> list[str]:
+    """What stands in a picture beside its map."""
+    return [text.get_text() for text in picture.texts]
+
+
 @pytest.mark.parametrize(("columns", "rows"), [(3, 2), (5, 4), (13, 9)])
-def test_legends_title_and_cells_keep_clear_of_each_other(
+def test_keys_title_and_cells_keep_clear_of_each_other(
     columns: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems = [sequence(round(256 * 2 ** (i / 2)), 64 * 2**j) for j, i in product(range(rows), range(columns))]
@@ -176,9 +181,20 @@ def test_legends_title_and_cells_keep_clear_of_each_other(
     picture = drawn(found)
     assert outside_or_overlapping(picture) == []
     assert len(picture.axes[0].texts) == columns * rows
-    if columns == 5:  # the negative control: texts taken for narrower than they are
-        monkeypatch.setattr(_grid_picture, "CHARACTER", 0.2)
-        assert outside_or_overlapping(drawn(found)) != []
+    if columns != 5:
+        return
+    for size in (Wanted(3.5), Wanted(3.5, 4.0), Wanted(7.0, 5.0, "of my own")):
+        narrow = drawn(found, size)
+        assert outside_or_overlapping(narrow) == []
+        assert narrow.get_figwidth() == size.width_in
+        assert narrow.get_figheight() == pytest.approx(size.height_in or narrow.get_figheight())
+    assert key_texts(narrow)[0] == "of my own"
+    assert "Fastest by wall time" not in " ".join(key_texts(drawn(found, Wanted(title=""))))
+    with pytest.raises(BadInput, match=r"--size 1x1in: the map and its keys do not fit into it\. Give [\d.]+x[\d.]+in"):
+        drawn(found, Wanted(1.0, 1.0))
+    # The negative control: texts taken for narrower than they are.
+    monkeypatch.setattr(_picture_parts, "width_in", lambda text, points=7.0: 0.02 * len(text))
+    assert outside_or_overlapping(drawn(found, Wanted(3.5))) != []
 
 
 def test_the_line_passes_through_the_estimates_and_the_hatches_hold_the_intervals(small: Grid) -> None:
@@ -205,12 +221,14 @@ def test_undecided_cells_are_hatched_and_exact_softmax_is_always_in_the_legend(g
     cells = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch() == STRIPES]
     assert undecided >= 5
     assert len(cells) == undecided + 1  # and the one out of memory
+    assert any("cannot be told from the fastest" in text for text in key_texts(drawn(grid)))
     never: dict[str, Law] = {**LAWS, "local": lambda p: 0.1 * softmax(p)}
     (found,) = grids(planted(never), "channels", "seq_len")
     assert not any(c.exact for row in found.rows for spot in row.spots if spot.use for c in spot.use.choices)
-    upper, _ = drawn(found).legends
-    entries = dict(zip((t.get_text() for t in upper.get_texts()), upper.get_patches(), strict=True))
-    assert entries["S  softmax:sdpa (exact)"].get_facecolor()[:3] == pytest.approx([int(GREYS[0][1:3], 16) / 255] * 3)
+    picture = drawn(found)
+    assert "S softmax:sdpa (exact)" in key_texts(picture)
+    fills = {to_hex(patch.get_facecolor()) for patch in picture.artists if isinstance(patch, Rectangle)}
+    assert {GREYS[0].lower(), colour("local").lower()} <= fills
 
 
 def test_a_map_is_written_and_the_same_each_time(small: Grid, tmp_path: Path) -> None:
@@ -263,7 +281,7 @@ def test_one_round_has_a_line_and_no_hatches() -> None:
     picture = drawn(found)
     assert not any(isinstance(patch, Polygon) for patch in picture.axes[0].patches)
     assert any(len(line.get_xydata()) > 2 for line in picture.axes[0].lines)
-    assert not any("hatched" in text.get_text() for text in picture.legends[1].get_texts())
+    assert not any("hatched" in text.get_text() for text in picture.texts)
 
 
 def test_letters_are_those_of_all_grids_of_a_run(grid: Grid, small: Grid) -> None:
