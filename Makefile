@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test check format lint types bench bench-operators results readme ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
+.PHONY: run test browser-test check format lint types bench bench-operators results readme ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -30,6 +30,9 @@ run: $(BIN)/.ready    ## create the environment and run the quick suite on the C
 # worksteal keeps the tests of a file together, so that what they share is made once.
 test: $(BIN)/.ready   ## create the environment and pass the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+browser-test: $(BIN)/.ready  ## pass the tests of the HTML report in Chromium, which is installed from Debian where it is missing
+	$(BIN)/python -m tests.browser
 
 check: format lint types test   ## format, lint, types, tests
 

@@ -47,10 +47,11 @@
   // One box of text for all charts.
   const box = element("div", { className: "tip", hidden: true });
   document.body.append(box);
-  const tooltip = (_, event, __, value) => {
-    box.hidden = value === null || value === undefined || value === "";
+  const tooltip = (_, event, item, value) => {
+    const text = value && (item?.datum?.tip ?? item?.datum?.datum?.tip);  // where the nearest point is meant, within it
+    box.hidden = !text;
     if (box.hidden) return;
-    box.textContent = value;
+    box.textContent = text;
     const left = Math.min(event.clientX + 14, window.innerWidth - box.offsetWidth - 8);
     const top = Math.min(event.clientY + 14, window.innerHeight - box.offsetHeight - 8);
     box.style.left = `${Math.max(4, left)}px`;
@@ -68,9 +69,11 @@
   /** A chart in a place; `fill(view)` sets its data and signals, again where the colours of the page change. */
   const chart = (kind, place, fill) => {
     let shownView = null;
+    const drawing = element("div", { ariaHidden: "true" });  // the place has a label, its marks need none
+    place.append(drawing);
     const draw = async () => {
       const options = { mode: "vega-lite", actions: false, renderer: "svg", ast: true, tooltip, config: config() };
-      const { view } = await vegaEmbed(place, settings.charts[kind], options);
+      const { view } = await vegaEmbed(drawing, settings.charts[kind], options);
       shownView?.finalize();
       shownView = view;
       return update();
@@ -113,7 +116,7 @@
   const curves = (figure, panels) => {
     const state = { mode: panels[0].mode, rest: panels[0].rest, metric: panels[0].metrics[0].name, view: "value", against: "" };
     const visible = new Map();
-    panels.forEach((p) => p.series.forEach((s) => visible.set(s.name, (visible.get(s.name) ?? false) || s.shown)));
+    panels.forEach((p) => p.series.forEach((s) => visible.has(s.name) || visible.set(s.name, s.shown)));
     const first = new Map(visible);
     const ink = () => css("--text");
 
