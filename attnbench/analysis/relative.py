@@ -42,8 +42,8 @@ class Comparand:
 
 
 def comparands(table: Table, baseline: str) -> list[Comparand]:
-    """The baseline, the best exact softmax, and every other exact softmax of a panel; none where a metric is not
-    comparable.
+    """The baseline, the best exact softmax, and every other exact softmax of a panel; without those whose exact figures
+    are the baseline's own. None where a metric is not comparable.
 
     Args:
         table: the panel in one metric.
@@ -64,7 +64,8 @@ def comparands(table: Table, baseline: str) -> list[Comparand]:
         if each is not None:
             distinct.setdefault(each.members, each)
     every = [_comparand(panel, each, quantity) for each in distinct.values()]
-    return [each for each in every if each.values]
+    same = [each for each in every[1:] if not quantity.metric.timed and each.values == every[0].values]
+    return [each for each in every if each.values and each not in same]
 
 
 def _comparand(panel: Panel, baseline: Baseline, quantity: Quantity) -> Comparand:

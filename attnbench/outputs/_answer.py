@@ -13,7 +13,7 @@ from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.summary import Summary
 from attnbench.axes import AXES
 from attnbench.errors import printable
-from attnbench.outputs._run_tables import crossover_text, failure, size_range, untried_exact
+from attnbench.outputs._run_tables import crossover_text, failure, place_order, size_range, untried_exact
 from attnbench.problem import BASELINE
 from attnbench.properties import PROPERTIES
 from attnbench.units import brief, count, shown, times
@@ -58,6 +58,7 @@ class Column:
         full: where it stands without that.
         texts: one for each row.
         briefs: the same where there is no room for words.
+        orders: by which the rows are sorted; empty: by the text.
     """
 
     heading: str
@@ -65,6 +66,7 @@ class Column:
     kind: Kind
     texts: tuple[str, ...]
     briefs: tuple[str, ...]
+    orders: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,17 @@ class ShortTable:
             *filter(None, [self.lacks]),
         ]
 
+    @property
+    def headings(self) -> list[str]:
+        """What stands above each of them, where there is room."""
+        several = len(self.groups) > 1
+        heads = [
+            f"{mode}: {column.full}" if several else column.full
+            for mode, group in self.groups.items()
+            for column in group
+        ]
+        return [self.names.full, *heads, *([self.lacks.full] if self.lacks else [])]
+
 
 @dataclass(frozen=True)
 class View:
@@ -109,19 +122,20 @@ class View:
     notes: tuple[str, ...]
 
 
-def view(summary: Summary, most_rows: int = MOST_ROWS) -> View | None:
+def view(summary: Summary, most_rows: int = MOST_ROWS, *, whole: bool = False) -> View | None:
     """What is printed of a run; None where nothing was measured by which operators can be compared.
 
     Args:
         most_rows: of a table, unless operators were chosen.
+        whole: whether every verdict and table is.
     """
     found = answer(summary)
     if found.metric is None or not found.tables:
         return None
     common = _common([verdict.fixed for verdict in found.verdicts])
     groups = _groups(found)
-    shown = _first(groups, MOST_VERDICTS, lambda group: group.verdicts[0].axis)
-    tables = _first(found.tables, MOST_TABLES, lambda table: table.axis)
+    shown = groups if whole else _first(groups, MOST_VERDICTS, lambda group: group.verdicts[0].axis)
+    tables = list(found.tables) if whole else _first(found.tables, MOST_TABLES, lambda table: table.axis)
     panels = sum(len(group.verdicts) for group in groups if group not in shown)
     return View(
         heading=_heading(summary, found, common),
@@ -396,14 +410,16 @@ def _columns(table: Modes, found: Answer, mode: str, rows: Sequence[Row]) -> Ite
                 kind="place",
                 texts=tuple(crossover_text(crossover, table.axis, other, "brief") for crossover, _ in pairs),
                 briefs=tuple(place_mark(crossover, begun, table.axis) for crossover, begun in pairs),
+                orders=tuple(place_order(crossover, begun) for crossover, begun in pairs),
             )
     figures = tuple(_figure(each, table.unit) for each in of)
     relative = any(each and each.ratio is not None for each in of)
-    yield Column(size, f"{'ratio' if relative else found.metric} at {size}", "figure", figures, figures)
+    orders = tuple((each.ratio or 1.0 if relative else each.value) if each and each.value else None for each in of)
+    yield Column(size, f"{'ratio' if relative else found.metric} at {size}", "figure", figures, figures, orders)
     memories = [each.memory_bytes if each else None for each in of]
     if table.unit != "bytes" and any(each is not None for each in memories):
         texts = tuple(shown(each, "bytes") for each in memories), tuple(brief(each, "bytes") for each in memories)
-        yield Column("memory", f"memory at {size}", "figure", *texts)
+        yield Column("memory", f"memory at {size}", "figure", *texts, tuple(memories))
 
 
 def _unknown(tables: Iterable[Modes]) -> list[str]:

@@ -17,6 +17,9 @@ HEIGHT = 440
 _SCALE: Mapping[str, Any] = {"domain": [1, 2], "ticks": [1], "labels": {}}
 """What scripts set of a logarithmic scale; labels: by the tick."""
 
+_FITS = "scale('x', datum.high) - scale('x', datum.low) > 7 * length(datum.text)"
+"""Whether there is room in a cell for its text."""
+
 _QUIET = 0.22
 """The opacity of the lines that the pointer is not at."""
 
@@ -89,6 +92,7 @@ def _map() -> Any:
     low, high = alt.X("low:Q"), alt.X2("high:Q")
     colour = alt.Color("colour:N").scale(None).legend(None)
     opacity = alt.Opacity("opacity:Q").scale(None).legend(None)
+    fits = alt.condition(_FITS, alt.value(1), alt.value(0))
     sides = []
     for side, (offset, dash) in enumerate(((-14, [1, 0]), (14, [5, 3]))):
         own = borders.transform_filter(alt.datum.side == side)
@@ -102,7 +106,7 @@ def _map() -> Any:
     layers = alt.layer(
         cells.mark_rect().encode(x=low, x2=high, y=row, color=colour, opacity=opacity, tooltip="tip:N"),
         cells.mark_text(fontSize=12).encode(
-            x=x, y=row, text="text:N", color=alt.Color("ink:N").scale(None), tooltip="tip:N"
+            x=x, y=row, text="text:N", color=alt.Color("ink:N").scale(None), tooltip="tip:N", opacity=fits
         ),
         *sides,
         datasets={"cells": [], "borders": []},

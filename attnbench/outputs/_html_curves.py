@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from attnbench.analysis.answer import Modes, Row, answer
 from attnbench.analysis.crossover import BEYOND, Crossing
 from attnbench.analysis.relative import Comparand, Relative, comparands
 from attnbench.analysis.series import in_a_line
@@ -14,7 +15,6 @@ from attnbench.axes import AXES
 from attnbench.outputs._colours import INK, MOST_COLOURED, colour
 from attnbench.outputs._html_page import Block, part, script_data
 from attnbench.outputs._run_tables import crossover_text
-from attnbench.problem import operator_and_impl
 
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [14, 3])
 """Of the series of one operator, in their order."""
@@ -24,29 +24,32 @@ def curve_blocks(summary: Summary) -> Iterator[Block]:
     """A chart for each axis, and the data of its panels."""
     from markupsafe import Markup
 
+    taken = answer(summary).tables
     by_axis: dict[str, list[PanelReport]] = {}
     for report in summary.panels:
         by_axis.setdefault(report.panel.axis, []).append(report)
     for axis, reports in by_axis.items():
-        blocks = [_block(report) for report in reports if any(map(_is_drawn, report.tables))]
+        blocks = [_block(report, taken) for report in reports if any(map(_is_drawn, report.tables))]
         if blocks:
             chart = part("chart", "curves", axis, f"Curves over {axis}")
             yield Block(f"curves over {axis}", Markup(part("section", f"curves-{axis}", f"Over {axis}", chart)))
             yield from blocks
 
 
-def _block(report: PanelReport) -> Block:
-    return Block(f"curves of {report.panel.title}", script_data("curves", _panel(report)), rank=1)
+def _block(report: PanelReport, taken: Sequence[Modes]) -> Block:
+    facts = {name: text for name, text in report.panel.facts.items() if name != "mode"}
+    rows = next((each.rows for each in taken if each.axis == report.panel.axis and each.fixed == facts), ())
+    return Block(f"curves of {report.panel.title}", script_data("curves", _panel(report, rows)), rank=1)
 
 
 def _is_drawn(table: Table) -> bool:
     return any(figure.value for line in table.lines for figure in line.figures)
 
 
-def _panel(report: PanelReport) -> dict[str, Any]:
+def _panel(report: PanelReport, rows: Sequence[Row]) -> dict[str, Any]:
     panel, tables = report.panel, [table for table in report.tables if _is_drawn(table)]
     names = list(dict.fromkeys(line.series.name for table in tables for line in table.lines))
-    first = _first_shown(report, tables[0])
+    first = _first_shown(rows) or names[:MOST_COLOURED]
     return {
         "group": panel.axis,
         "unit": AXES[panel.axis].unit,
@@ -58,16 +61,13 @@ def _panel(report: PanelReport) -> dict[str, Any]:
     }
 
 
-def _first_shown(report: PanelReport, table: Table) -> list[str]:
-    """The series that a chart begins with: the baseline, exact softmax, and the cheapest at the largest size."""
-
-    def place(line: Line) -> tuple[bool, bool, float, float]:
-        is_baseline = (line.series.operator, line.series.impl) == operator_and_impl(report.baseline)
-        size, value = max((f.size, f.value) for f in line.figures if f.value)
-        return not is_baseline, not line.exact, -size, value
-
-    drawn = [line for line in table.lines if line.series.operator != "identity" and any(f.value for f in line.figures)]
-    return [line.series.name for line in sorted(drawn, key=place)[:MOST_COLOURED]]
+def _first_shown(rows: Sequence[Row]) -> list[str]:
+    """The series that a chart begins with: the baseline, exact softmax, and what a user would take, each operator
+    once."""
+    chosen: dict[str, str] = {}
+    for row in rows:
+        chosen.setdefault(row.name if row.role else row.operator, row.name)
+    return list(chosen.values())[:MOST_COLOURED]
 
 
 def _series(report: PanelReport, name: str, is_shown: bool) -> dict[str, Any]:
@@ -131,13 +131,15 @@ def _against(comparand: Comparand, table: Table, names: Sequence[str], positions
 def _ratios(relative: Relative | None, positions: Mapping[str, int]) -> list[list[float | None]]:
     """[position of the size, ratio, by which factor its interval extends to both sides] each."""
     ratios = relative.ratios if relative else {}
-    return [[positions[label], *map(_rounded, (value, high / value))] for label, (value, _, high) in ratios.items()]
+    return [
+        [positions[label], _rounded(value), _rounded(high / value, 4)] for label, (value, _, high) in ratios.items()
+    ]
 
 
 def _crossing(crossing: Crossing) -> list[float | None]:
     return [*map(_rounded, (crossing.at, crossing.low, crossing.high))]
 
 
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits: more than any text shows."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+def _rounded(value: float | None, digits: int = 5) -> float | None:
+    """Significant digits: more than any text shows. What has no value is None."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")

@@ -8,21 +8,24 @@ from typing import Any
 
 from attnbench.analysis.grid import Grid, maps
 from attnbench.analysis.summary import Summary
+from attnbench.outputs._answer import ShortTable, machine, view
 from attnbench.outputs._grid_tables import legend as grid_legend
 from attnbench.outputs._html_charts import chart_scripts, charts
 from attnbench.outputs._html_curves import curve_blocks
 from attnbench.outputs._html_maps import map_blocks
 from attnbench.outputs._html_page import Block, page, part
-from attnbench.outputs._run_tables import Part, legend, parts
+from attnbench.outputs._run_tables import Field, Part, TextTable, legend, parts
 from attnbench.units import count
 
 _MOST_FACTS, _LONGEST_FACT = 80, 300
+_MOST_WARNINGS = 50
 
 
 def run_page(summary: Summary, folder: Path | None) -> str:
     """The document. folder: that of a run just measured."""
     two_axes = maps(summary)
     blocks = [
+        *_answer(summary),
         *curve_blocks(summary),
         *map_blocks(two_axes),
         *_tables(parts(summary)),
@@ -41,12 +44,38 @@ def grids_page(grids: Sequence[Grid]) -> str:
     return page(title, (), [*map_blocks(grids), marks, *charts(["map"])], chart_scripts(), rest)
 
 
+def _answer(summary: Summary) -> Iterator[Block]:
+    """The verdicts, and what a user would take instead."""
+
+    answer = view(summary, whole=True, most_rows=len(_series(summary)))
+    if answer is None:
+        return
+    notes = [*answer.sentences, *answer.notes]
+    content = part("paragraph", answer.heading) + part("notes", notes, "verdicts")
+    yield Block("verdicts", part("section", "answer", "Where softmax stops paying", content))
+    for i, table in enumerate(answer.tables):
+        title = f"What to take instead, over {table.names.full}"
+        table_block = part("text_table", _text_table(title, table))
+        yield Block(title, table_block if i == 0 else part("panel", title, table_block, False), rank=1)
+
+
+def _series(summary: Summary) -> set[str]:
+    return {line.series.name for report in summary.panels for table in report.tables for line in table.every}
+
+
+def _text_table(title: str, table: ShortTable) -> TextTable:
+    columns = [
+        [Field(text, order=order) for text, order in zip(c.texts, c.orders or (None,) * len(c.texts), strict=True)]
+        for c in table.columns
+    ]
+    return TextTable(title, tuple(table.headings), tuple(zip(*columns, strict=True)))
+
+
 def _subtitle(summary: Summary, folder: Path | None) -> Iterator[str]:
     facts = summary.environment
-    machine = facts.get("gpu_name") or facts.get("cpu") or facts.get("machine")
-    threads = count(facts["threads"], "thread") if isinstance(facts.get("threads"), int) else ""
-    parts = (machine, threads, f"torch {facts['torch']}" if "torch" in facts else "", facts.get("started"))
-    yield ", ".join(str(each) for each in parts if each)
+    software = f"torch {facts['torch']}" if "torch" in facts else ""
+    parts = (machine(facts), software, facts.get("started"))
+    yield ", ".join(str(each)[:_LONGEST_FACT] for each in parts if each)
     if folder is not None:
         yield f"Run folder: {folder}"
 
@@ -63,6 +92,8 @@ def _circumstances(summary: Summary, more: Sequence[str]) -> Iterator[Block]:
     """What was not measured, warnings, and the machine."""
 
     warned = [(f"{text} ({count(number, 'visit')})") for text, number in summary.warnings.items()]
+    if len(warned) > _MOST_WARNINGS:
+        warned[_MOST_WARNINGS:] = [f"and {len(warned) - _MOST_WARNINGS} other warnings"]
     yield Block("marks", part("section", "marks", "How to read it", part("notes", [*legend(summary), *more])))
     content = part("notes", warned) if warned else part("paragraph", "None.")
     yield Block("warnings", part("section", "warnings", "Warnings", content))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from attnbench.analysis.answer import Start, start
 from attnbench.analysis.compare.findings import CrossoverShift
 from attnbench.analysis.crossover import BEYOND, Crossing, Crossover, Edge, Stretch
 from attnbench.analysis.recommendation import Recommendation
@@ -207,15 +208,32 @@ def _crossovers(report: PanelReport) -> Iterator[TextTable]:
         columns += [f"by {beside.quantity.label}"] if beside else []
         rows = []
         for line in lines:
-            cells = [Field(line.series.name), crossover_field(line.against_baseline, axis, report.baseline)]
-            cells += [crossover_field(line.against_exact, axis, "exact softmax")] if exact else []
+            cells = [Field(line.series.name), _ordered(line.against_baseline, report, report.baseline)]
+            cells += [_ordered(line.against_exact, report, "exact softmax")] if exact else []
             if beside:
                 counted = stated.get(line.series)
                 analytic_crossover = counted.against_baseline if counted else None
-                cells.append(crossover_field(analytic_crossover, axis, report.baseline))
+                cells.append(_ordered(analytic_crossover, report, report.baseline))
             rows.append(tuple(cells))
         if rows:
             yield TextTable(f"Crossover of {table.quantity.title.lower()}", tuple(columns), tuple(rows))
+
+
+def _ordered(crossover: Crossover | None, report: PanelReport, baseline: str) -> Field:
+    """A field that its column is sorted by."""
+    order = place_order(crossover, start(crossover, report.panel, list(report.panel.sizes)))
+    return replace(crossover_field(crossover, report.panel.axis, baseline), order=order)
+
+
+def place_order(crossover: Crossover | None, start: Start | None) -> float | None:
+    """What rows are sorted by: from where on a series is cheaper; what is so nowhere comes last; None: not told apart.
+
+    Args:
+        start: of the crossover.
+    """
+    if start is not None:
+        return 0.0 if start.every else start.by
+    return None if crossover is None or crossover.kind in ("undecided", "nothing") else math.inf
 
 
 def crossover_field(crossover: Crossover | None, axis: str, baseline: str) -> Field:

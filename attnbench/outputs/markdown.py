@@ -32,14 +32,7 @@ def run(summary: Summary) -> str:
 
 
 def _short_table(table: ShortTable) -> list[str]:
-    several = len(table.groups) > 1
-    columns = [table.names]
-    heads = [table.names.full]
-    for mode, group in table.groups.items():
-        columns += group
-        heads += [f"{mode}: {column.full}" if several else column.full for column in group]
-    columns += [table.lacks] if table.lacks else []
-    heads += [table.lacks.full] if table.lacks else []
+    columns, heads = table.columns, table.headings
     marks = [" ---: |" if column.kind == "figure" else " --- |" for column in columns]
     rows = zip(*(column.texts for column in columns), strict=True)
     lines = [f"| {' | '.join(map(escaped, heads))} |", "|" + "".join(marks)]

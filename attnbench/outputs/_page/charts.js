@@ -80,7 +80,7 @@
     };
     const update = () => {
       fill(shownView);
-      return shownView.runAsync();
+      return shownView.resize().runAsync();
     };
     dark.addEventListener("change", draw);
     draw();

@@ -3,7 +3,8 @@
 (() => {
   const key = (row, column) => {
     const cell = row.cells[column];
-    return cell.dataset.v === undefined ? cell.textContent.trim() : Number(cell.dataset.v);
+    const { v } = cell.dataset;
+    return v === undefined ? cell.textContent.trim() : v === "inf" ? Infinity : Number(v);
   };
   const compare = (a, b) => {
     if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
