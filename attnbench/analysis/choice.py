@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attnbench.analysis.metric_values import Quantity
-    from attnbench.problem import Cell, Problem
+    from attnbench.problem import Cell, Params, Problem
 
 Source = Literal["measured", "interpolated", "analytic"]
 """Where a time is from: a run's cell of this very problem; between two of its sizes; the roofline, which is the least
@@ -145,6 +145,7 @@ class Choice:
         analytic: those without such a time, by their rooflines.
         out: what cannot be chosen.
         rates: of the roofline; None: there is none.
+        defaults: by operator, those of its params.
         has_intervals: whether it is known which are level with the fastest; not from one round.
     """
 
@@ -162,6 +163,7 @@ class Choice:
     analytic: tuple[Ranked, ...]
     out: tuple[Excluded, ...]
     rates: Rates | None
+    defaults: Mapping[str, Params]
     has_intervals: bool = True
 
     @property

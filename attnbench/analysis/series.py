@@ -183,7 +183,7 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
     if axis is not None:
         check_axis(axis)
     rows = [_row(row) for row in results[_USED].to_dict("records")]
-    names = series_names(rows)
+    names = _names(rows)
     every = [panel for each in AXES.values() for panel in _along(each, rows, names, swept)]
     placed = {key for panel in every for key in panel.keys}
     rest = [row for row in rows if row["key"] not in placed]
@@ -354,7 +354,7 @@ def _panel(
     return Panel(axis.name, fixed, series, beside, products.pop() if len(products) == 1 else None)
 
 
-def series_names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
+def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
     """Display names by (operator, impl, params): params are named only where series of an operator differ in them."""
     by_operator: dict[str, list[dict[str, Any]]] = {}
     lines = dict.fromkeys((row["operator"], row["impl"], row["params"]) for row in rows)
@@ -364,12 +364,13 @@ def series_names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str]
     for operator, impl, params in lines:
         values, others = json.loads(params), by_operator[operator]
         differing = [name for name in values if any(other.get(name) != values[name] for other in others)]
-        text = ",".join(f"{name}={_text(values[name])}" for name in differing)
+        text = ",".join(f"{name}={params_text(values[name])}" for name in differing)
         names[operator, impl, params] = (
             f"{operator}{' ' + text if text else ''}{'' if impl == 'reference' else ':' + impl}"
         )
     return names
 
 
-def _text(value: Any) -> str:
+def params_text(value: Any) -> str:
+    """How a name has the value of a parameter."""
     return json.dumps(value) if isinstance(value, bool) else str(value)

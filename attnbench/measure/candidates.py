@@ -170,7 +170,9 @@ def choose(request: ChoiceRequest) -> Choice:
         memory_of = hardware.name if limit is not None else ""
     sources = operators(request.problem.operators_from)
     definitions = {_identity(each): _Definition(each, operator, sources[each.operator], {}) for operator, each in pairs}
-    found = _Search(needs, limit, hardware, definitions, None if run is None else run.results)
+    found = _Search(
+        needs, limit, hardware, definitions, bool(request.problem.params), None if run is None else run.results
+    )
     timed: tuple[Any, ...] = ()
     place, difference, has_intervals = None, {}, True
     if run is not None:
@@ -200,6 +202,7 @@ def choose(request: ChoiceRequest) -> Choice:
         analytic=analytic,
         out=tuple(found.out),
         rates=hardware.rates,
+        defaults={cell.operator: resolve(operator, {}) for operator, cell in pairs},
         has_intervals=has_intervals,
     )
 
@@ -291,6 +294,7 @@ class _Search:
 
     Args:
         definitions: by operator and params, those that are asked for; what a run has of them is taken out.
+        given: whether params are asked for.
         results: of the run.
     """
 
@@ -300,15 +304,16 @@ class _Search:
         limit: int | None,
         hardware: _Hardware,
         definitions: dict[tuple[str, str], _Definition],
+        given: bool,
         results: pd.DataFrame | None,
     ) -> None:
         self.needs, self.limit, self.hardware, self.results = needs, limit, hardware, results
-        self.left = definitions
+        self.left, self.given = definitions, given
         self.out: list[Excluded] = []
 
     def timed(self, place: Place, wanted: _Wanted, memories: Mapping[str, float]) -> dict[str, Candidate]:
         """By the name of its series, what may be chosen by its time in a run."""
-        chosen = {}
+        chosen: dict[str, Candidate] = {}
         for series, definition in wanted:
             excluded = definition.excluded(self.needs)
             timing = place.timings.get(series.name)
@@ -325,6 +330,9 @@ class _Search:
                 memory, source = self._memory(definition, series.impl, timing, memories)
                 if self._fits(cell, memory):
                     chosen[series.name] = self._candidate(definition, cell, timing, memory, source)
+        measured = {candidate.cell.operator for candidate in chosen.values()}
+        if not self.given:  # of a measured operator other params than the run's are not asked for
+            self.left = {name: each for name, each in self.left.items() if each.cell.operator not in measured}
         return chosen
 
     def _add_once(self, excluded: Excluded) -> None:

@@ -5,26 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.analysis.cards import MEASURED
-from attnbench.analysis.series import series_names
+from attnbench.analysis.series import params_text
 from attnbench.outputs._rows import Listing, Row
 from attnbench.problem import canonical_params, columns_of
 from attnbench.units import percent, shown
 
 if TYPE_CHECKING:
     from attnbench.analysis.cards import Rates
-    from attnbench.analysis.choice import Candidate, Choice, Excluded, Ranked
+    from attnbench.analysis.choice import Candidate, Choice, Error, Excluded, Ranked
     from attnbench.problem import Cell
 
-Names = Mapping[tuple[str, str, str], str]
-"""By operator, impl and canonical params, what it is called here."""
 
-_SOURCES = {"measured": "", "interpolated": "≈ ", "analytic": "≥ "}
+class Name(NamedTuple):
+    """What a cell is called: the operator with its impl, the params that tell it from others, and both in one."""
+
+    short: str
+    params: str
+    full: str
+
+
+Names = Mapping[tuple[str, str, str], Name]
+"""By operator, impl and canonical params."""
+
+_SOURCES = {"measured": "", "interpolated": "≈", "analytic": "≥"}
 """What stands before a time that was not measured."""
 
-_MEMORY_SOURCES = {"measured": "", "predicted": "~ ", "interpolated": "≈ ", "": ""}
+MOST_NAMED = 6
+"""Of operators, in a note on what could be faster."""
+
+_MEMORY_SOURCES = {"measured": "", "predicted": "~", "interpolated": "≈", "": ""}
 
 
 def listing(choice: Choice) -> Listing:
@@ -37,22 +49,38 @@ def listing(choice: Choice) -> Listing:
     return Listing(
         rows,
         _table(choice, names),
-        numbers=("#", "time", "±", "memory", "state", "FLOPs"),
-        lead=(_verdict(choice, names), problem_text(choice)),
+        numbers=("time", "±", "memory", "state", "FLOPs"),
+        sentences=("params",),
+        lead=tuple(_lead(choice, names)),
         notes=tuple(_notes(choice, names)),
         document=_document(choice, names, rows),
     )
 
 
 def names_of(choice: Choice) -> Names:
-    """What everything of a choice is called: with the params in which two of an operator differ."""
+    """What everything of a choice is called: with the params that are no defaults, or in which two of an operator
+    differ."""
     cells = [each.candidate.cell for each in (*choice.timed, *choice.analytic)] + [each.cell for each in choice.out]
-    return series_names([{"operator": c.operator, "impl": c.impl, "params": canonical_params(c.params)} for c in cells])
+    by_operator: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_operator.setdefault(cell.operator, []).append(cell)
+    names = {}
+    for cell in cells:
+        beside = [choice.defaults.get(cell.operator, cell.params), *(c.params for c in by_operator[cell.operator])]
+        told = [key for key, value in cell.params.items() if any(other.get(key, value) != value for other in beside)]
+        params = ",".join(f"{key}={params_text(cell.params[key])}" for key in told)
+        impl = "" if cell.impl == "reference" else f":{cell.impl}"
+        names[_key(cell)] = Name(cell.operator + impl, params, f"{cell.operator}{' ' * bool(params)}{params}{impl}")
+    return names
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.operator, cell.impl, canonical_params(cell.params)
 
 
 def name_of(cell: Cell, names: Names) -> str:
     """What a cell is called."""
-    return names[cell.operator, cell.impl, canonical_params(cell.params)]
+    return names[_key(cell)].full
 
 
 def _row(ranked: Ranked, names: Names) -> Row:
@@ -128,27 +156,29 @@ def _table(choice: Choice, names: Names) -> list[Row]:
     shows = {
         "±": any(_half(each) for each in every),
         "state": any(each.state_bytes is not None for each in every),
+        "params": any(names[_key(each.cell)].params for each in every),
     }
+    measured = sorted({each.candidate.source for each in choice.timed}, reverse=True)
     table: list[Row] = []
-    for heading, group in (("by the run", choice.timed), ("at least", choice.analytic)):
-        texts = [_texts(each, names) for each in group]
+    for heading, group in ((", ".join(measured), choice.timed), ("analytic", choice.analytic)):
+        texts = [_texts(each, len(str(len(every))), names) for each in group]
         table += [{**dict.fromkeys(texts[0], ""), "operator": heading}] if texts else []
         table += texts
     return [{name: text for name, text in row.items() if shows.get(name, True)} for row in table]
 
 
-def _texts(ranked: Ranked, names: Names) -> Row:
+def _texts(ranked: Ranked, digits: int, names: Names) -> Row:
     each = ranked.candidate
-    half = _half(each)
+    half, name = _half(each), names[_key(each.cell)]
     return {
-        "#": str(ranked.rank),
-        "operator": f"  {name_of(each.cell, names)}",
+        "operator": f"{ranked.rank:>{digits}} {name.short}",
         "time": _SOURCES[each.source] + shown(each.seconds, "s"),
         "±": percent(half) if half else "",
-        "memory": _MEMORY_SOURCES[each.memory_source] + (shown(each.memory_bytes, "bytes") or "not known"),
+        "memory": _MEMORY_SOURCES[each.memory_source] + shown(each.memory_bytes, "bytes") or "?",
         "state": "" if each.state_bytes is None else shown(each.state_bytes, "bytes"),
         "FLOPs": "" if each.flops is None else shown(each.flops, "flop"),
-        "vs softmax": _beside_softmax(each),
+        "error": _error_text(each),
+        "params": name.params,
     }
 
 
@@ -159,43 +189,45 @@ def _half(candidate: Candidate) -> float | None:
     return math.sqrt(candidate.high / candidate.low) - 1
 
 
-def _beside_softmax(candidate: Candidate) -> str:
+def _error_text(candidate: Candidate) -> str:
     if candidate.exact:
         return "exact"
     error = candidate.error
     if error is None:
-        return "estimate" if candidate.estimates else "other"
-    return f"{error.value:.2g}{'!' if error.mean is not None and error.value >= error.mean else ''}"
+        return "?" if candidate.estimates else "—"
+    return f"{error.value:.2g}{'!' if _has_learnt_nothing(error) else ''}"
 
 
-def _notes(choice: Choice, names: Names) -> Iterator[str]:
-    yield from _origins(choice, names)
-    every = [each.candidate for each in (*choice.timed, *choice.analytic)]
-    if every:
-        predicted = any(each.memory_source == "predicted" for each in every)
-        between = any(each.memory_source == "interpolated" for each in every)
-        marks = ["~ predicted from shapes"] * predicted + ["≈ between two measured ones"] * between
-        yield f"memory: all that is alive at the peak of a call, inputs included{''.join(f'; {m}' for m in marks)}."
-        if any(each.state_bytes is not None for each in every):
-            yield "state: what is kept of all tokens to decode the next one."
-        yield from _error_notes(every)
-    yield from _out(choice, names)
+def _has_learnt_nothing(error: Error) -> bool:
+    """Whether an estimate is no nearer to softmax attention than the mean of v is."""
+    return error.mean is not None and error.value >= error.mean
+
+
+def _lead(choice: Choice, names: Names) -> Iterator[str]:
+    yield _verdict(choice, names)
+    if choice.unlike:
+        differences = "; ".join(f"{name}: {its}, not {own}" for name, (own, its) in choice.unlike.items())
+        yield f"The run {choice.run} has no time of this problem ({differences}), and nothing is extrapolated."
+    yield problem_text(choice)
 
 
 def _verdict(choice: Choice, names: Names) -> str:
     best = [name_of(each.candidate.cell, names) for each in choice.best]
     if not best:
-        return "Nothing meets all that is asked for: the reasons stand below. Drop a need or raise the limit."
+        return "Nothing meets all that is asked for; why not stands below. Drop a need, or raise the limit."
     if not choice.timed:
-        return f"The least roofline: {', '.join(best)}. Nothing of this is measured."
+        return (
+            f"Nothing of this is measured. The least time that any implementation takes is smallest for "
+            f"{', '.join(best)}: {shown(choice.best[0].candidate.seconds, 's')}."
+        )
     if not choice.has_intervals:
         return (
-            f"The fastest: {best[0]}; which others are level with it is not known, as this run has no intervals here. "
+            f"The fastest: {best[0]}. Which others are level with it is not known: the run has no intervals here. "
             "Measure more rounds or sizes."
         )
     if len(best) == 1:
         return f"The fastest: {best[0]}."
-    return f"Level with the fastest, {len(best)} that cannot be told apart, exact ones first: {', '.join(best)}."
+    return f"Not told apart from the fastest, exact ones first: {', '.join(best)}."
 
 
 def problem_text(choice: Choice) -> str:
@@ -213,35 +245,42 @@ def problem_text(choice: Choice) -> str:
     return f"for: {', '.join(parts)}{needs}{limit}."
 
 
+def _notes(choice: Choice, names: Names) -> Iterator[str]:
+    yield from _origins(choice, names)
+    every = [each.candidate for each in (*choice.timed, *choice.analytic)]
+    if every:
+        sources = {each.memory_source for each in every}
+        marks = ["; ~: predicted from shapes"] * ("predicted" in sources)
+        marks += ["; ≈: between two measured ones"] * ("interpolated" in sources) + ["; ?: not known"] * ("" in sources)
+        yield f"memory: all that is alive at the peak of a call, inputs included{''.join(marks)}."
+        if any(each.state_bytes is not None for each in every):
+            yield "state: what is kept of all tokens to decode the next one."
+        yield from _error_notes(every)
+    yield from _out(choice, names)
+
+
 def _origins(choice: Choice, names: Names) -> Iterator[str]:
     """Where times are from."""
     if choice.timed:
-        sources = {each.candidate.source for each in choice.timed}
-        texts = ["measured"] * ("measured" in sources)
-        if "interpolated" in sources:
-            ends = dict.fromkeys(each.candidate.between for each in choice.timed if each.candidate.between)
-            places = " and ".join(f"{low} and {high}" for low, high in ends)
-            texts.append(f"≈ interpolated in logs between {choice.axis} {places}")
-        yield f"by the run: {choice.run} on {choice.device}; {', '.join(texts)}; ±: half the 95 % interval."
-    elif choice.run:
-        differences = "; ".join(f"{name}: {its}, not {own}" for name, (own, its) in choice.unlike.items())
-        yield f"The run {choice.run} has no time of this problem ({differences}); nothing is extrapolated."
+        ends = dict.fromkeys(each.candidate.between for each in choice.timed if each.candidate.between)
+        places = " and ".join(f"{low} and {high}" for low, high in ends)
+        between = f" ≈: interpolated in logs between {choice.axis} {places}." if ends else ""
+        half = " ±: half the 95% interval." if any(_half(each.candidate) for each in choice.timed) else ""
+        yield f"measured: the run {choice.run}, on {choice.device}.{between}{half}"
     if choice.analytic and choice.rates is not None:
         yield from _rates(choice)
     if choice.timed and choice.analytic:
         below = [name_of(each.candidate.cell, names) for each in choice.may_be_faster]
-        if below:
-            yield f"Could be faster than the first, if measured: {', '.join(below)}; the others by roofline cannot."
-        else:
-            yield "None of those by roofline can be faster than the first."
+        listed = ", ".join(below) if len(below) <= MOST_NAMED else f"{len(below)} of them"
+        yield f"By that, {listed or 'none of them'} could be faster than the fastest; measured, you would know."
 
 
 def _rates(choice: Choice) -> Iterator[str]:
     rates, dtype = choice.rates, choice.problem.dtype
     assert rates is not None
     yield (
-        f"at least: ≥ analytic, the roofline of {rates.of}, {_rate_texts(rates, dtype)} ({rates.origin}). Nothing is "
-        "measured there: implementations take up to tens of times as long, some more than others."
+        f"analytic: ≥, at least what the roofline of {rates.of} allows, {_rate_texts(rates, dtype)} ({rates.origin}). "
+        "Implementations take up to tens of times as long, some more than others."
     )
     measured = MEASURED.get(rates.of)
     if measured is not None and dtype in measured.matmul_flops_per_s:
@@ -253,26 +292,25 @@ def _rate_texts(rates: Rates, dtype: str) -> str:
 
 
 def _error_notes(every: Iterable[Candidate]) -> Iterator[str]:
+    """What stands in the column of errors, of that which is there."""
     errors = [each.error for each in every if each.error is not None]
-    texts = ["exact: softmax attention itself"]
-    if errors:
-        at = sorted({error.size for error in errors if error.size}, key=lambda size: (len(size), size))
-        where = f", measured at {', '.join(at)}" if at else ""
-        texts.append(f"a number: relative error of an estimate at a logit scale of 1{where}")
-        if any(error.mean is not None and error.value >= error.mean for error in errors):
-            texts.append("!: no nearer than the mean of v")
-    if any(each.estimates and each.error is None for each in every):
-        texts.append("estimate: of softmax, its error not measured here")
-    if any(not each.exact and not each.estimates for each in every):
-        texts.append("other: another function, to be trained with")
-    yield f"vs softmax: {'; '.join(texts)}."
+    at = sorted({error.size for error in errors if error.size}, key=lambda size: (len(size), size))
+    texts = {
+        "exact: softmax attention itself": any(each.exact for each in every),
+        f"a number: of an estimate of softmax, relative, at a logit scale of 1{', measured at ' * bool(at)}"
+        f"{', '.join(at)}": bool(errors),
+        "!: no nearer than the mean of v": any(map(_has_learnt_nothing, errors)),
+        "?: of such an estimate, not measured": any(each.estimates and each.error is None for each in every),
+        "—: another function": any(not each.exact and not each.estimates for each in every),
+    }
+    yield f"error: {'; '.join(text for text, is_there in texts.items() if is_there)}."
 
 
 _WHY = {
     "nothing": "computes nothing",
     "undefined": "not defined for this problem",
     "need": "lacks what is needed",
-    "failed": "failed in the run",
+    "failed": "did not run",
     "memory": "needs more memory",
     "unknown": "no time is known",
 }
