@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     from attnbench.registry import Source
 
 
+MOST_OPERATIONS = 40_000
+"""Of a call whose memory is predicted, which takes some seconds; of more it stays unknown where there are others."""
+
+FEW = 3
+"""Operators of which the memory of each is predicted, however long that takes."""
+
+
 @dataclass(frozen=True)
 class _Hardware:
     """Where the problem is to be computed.
@@ -66,12 +73,14 @@ class _Definition:
         operator: None: the run has it, and it is not installed here.
         source: of the operator.
         stored: what the run says of its properties.
+        most: operations of a call whose memory is predicted; None: any number.
     """
 
     cell: Cell
     operator: Operator | None
     source: Source | None
     stored: Mapping[str, bool]
+    most: int | None
 
     def own_code(self) -> AbstractContextManager[None]:
         """Within which a user's functions are called."""
@@ -118,7 +127,7 @@ class _Definition:
         if self.operator is None or device_type_of(impl):
             return None
         form, cell = self.operator.forms[self.cell.scope], self.cell
-        predicted = footprint(form, cell.problem, cell.params, cell.mode, impl)
+        predicted = footprint(form, cell.problem, cell.params, cell.mode, impl, most=self.most)
         return None if predicted is None else predicted.total_bytes
 
     def impls(self) -> Iterator[str]:
@@ -169,7 +178,10 @@ def choose(request: ChoiceRequest) -> Choice:
         limit = None if hardware.memory_bytes is None else int(share * hardware.memory_bytes)
         memory_of = hardware.name if limit is not None else ""
     sources = operators(request.problem.operators_from)
-    definitions = {_identity(each): _Definition(each, operator, sources[each.operator], {}) for operator, each in pairs}
+    most = None if len({each.operator for _, each in pairs}) <= FEW else MOST_OPERATIONS
+    definitions = {
+        _identity(each): _Definition(each, operator, sources[each.operator], {}, most) for operator, each in pairs
+    }
     found = _Search(
         needs, limit, hardware, definitions, bool(request.problem.params), None if run is None else run.results
     )
@@ -264,6 +276,7 @@ def _series(
     every = not request.problem.operators or "all" in request.problem.operators
     given = params_given(request.problem)
     form = FORMS[pairs[0][1].problem.causal]
+    most = None if len({cell.operator for _, cell in pairs}) <= FEW else MOST_OPERATIONS
     wanted = []
     for series in place.panel.series:
         operator = loaded.get(series.operator)
@@ -274,7 +287,7 @@ def _series(
         if any(all(cell.params.get(key) != other[key] for other in allowed) for key in given & {*cell.params}):
             continue
         stored = run.properties.get(series.identity, {}).get(form, {})
-        wanted.append((series, _Definition(cell, operator, sources.get(series.operator), stored)))
+        wanted.append((series, _Definition(cell, operator, sources.get(series.operator), stored, most)))
     return wanted
 
 

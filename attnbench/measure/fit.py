@@ -144,7 +144,7 @@ class Case:
             cell = self.at(size)
             assert cell is not None
             form = self.operator.forms[cell.scope]
-            predicted = footprint(form, cell.problem, cell.params, cell.mode, cell.impl)
+            predicted = footprint(form, cell.problem, cell.params, cell.mode, cell.impl, saved=True)
             if predicted is None:
                 raise Unknown
             self.needs[size] = need(predicted, self.request.layers, cell.mode != "fwd")

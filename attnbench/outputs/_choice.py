@@ -33,6 +33,8 @@ Names = Mapping[tuple[str, str, str], Name]
 _SOURCES = {"measured": "", "interpolated": "≈", "analytic": "≥"}
 """What stands before a time that was not measured."""
 
+_UNKNOWN = "; ?: not known from shapes, or only after long (for up to 3 --operators it is found all the same)"
+
 MOST_NAMED = 6
 """Of operators, in a note on what could be faster."""
 
@@ -251,7 +253,7 @@ def _notes(choice: Choice, names: Names) -> Iterator[str]:
     if every:
         sources = {each.memory_source for each in every}
         marks = ["; ~: predicted from shapes"] * ("predicted" in sources)
-        marks += ["; ≈: between two measured ones"] * ("interpolated" in sources) + ["; ?: not known"] * ("" in sources)
+        marks += ["; ≈: between two measured ones"] * ("interpolated" in sources) + [_UNKNOWN] * ("" in sources)
         yield f"memory: all that is alive at the peak of a call, inputs included{''.join(marks)}."
         if any(each.state_bytes is not None for each in every):
             yield "state: what is kept of all tokens to decode the next one."

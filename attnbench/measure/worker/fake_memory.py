@@ -7,7 +7,8 @@ one operation (oneDNN's and SDPA's scratch) is invisible here.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from attnbench.operator import Form, Inputs
 from attnbench.problem import Mode, Params, Problem
@@ -32,8 +32,8 @@ class Footprint:
         peak_bytes: the most alive at once above the inputs, as `peak_memory_bytes` measures it.
         input_bytes, parameter_bytes, choice_bytes, state_bytes: of the groups of `Inputs`.
         cotangent_bytes: in fwd_bwd of the output's gradient, which is alive as well and in no other figure.
-        saved_bytes: in fwd_bwd what is kept from forward to backward beside parameters and choices: of the data what
-            gradients need, and what the call has computed.
+        saved_bytes: in fwd_bwd, where it is wanted, what is kept from forward to backward beside parameters and
+            choices: of the data what gradients need, and what the call has computed.
     """
 
     peak_bytes: int
@@ -51,28 +51,38 @@ class Footprint:
 
 
 def predict(
-    form: Form, problem: Problem, params: Params, mode: Mode, call: Callable[..., Tensor] | None = None
+    form: Form,
+    problem: Problem,
+    params: Params,
+    mode: Mode,
+    call: Callable[..., Tensor] | None = None,
+    saved: bool = True,
 ) -> Footprint:
-    """The footprint of one call of `call` (None: the reference) on the form's inputs."""
+    """The footprint of one call of `call` (None: the reference) on the form's inputs.
+
+    saved: whether `Footprint.saved_bytes` is wanted, which takes half as long again.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
-        return _footprint(call or form.reference, problem, params, mode, inputs)
+        return _footprint(call or form.reference, problem, params, mode, inputs, saved)
 
 
-def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode) -> Footprint:
+def predict_on_meta(
+    form: Form, problem: Problem, params: Params, mode: Mode, saved: bool = True, most: int | None = None
+) -> Footprint:
     """The reference's footprint as `predict` finds it, on torch's meta tensors: 5 to 15 times as fast where thousands
     of operations are small.
 
     They are on no device: statistics of a layer norm in half precision are float32, as on a GPU. A reference that mixes
     its inputs with tensors of its own on the CPU raises RuntimeError, one for which torch chooses an algorithm by the
-    kind of device NotImplementedError.
+    kind of device NotImplementedError, one of more than `most` operations TooManyOperations.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
     groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
     on_meta = Inputs(*({name: _meta(tensor) for name, tensor in group.items()} for group in groups))
     with _ComputedAlikeEverywhere():
-        return _footprint(form.reference, problem, params, mode, on_meta)
+        return _footprint(form.reference, problem, params, mode, on_meta, saved, most)
 
 
 def _meta(tensor: Tensor) -> Tensor:
@@ -92,43 +102,54 @@ class _ComputedAlikeEverywhere(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _footprint(call: Callable[..., Tensor], problem: Problem, params: Params, mode: Mode, inputs: Inputs) -> Footprint:
-    cotangent, saved = _after_forward(call, problem, params, inputs) if mode == "fwd_bwd" else (None, 0)
-    live = LiveBytes()
-    if cotangent is None:
+def _footprint(
+    call: Callable[..., Tensor],
+    problem: Problem,
+    params: Params,
+    mode: Mode,
+    inputs: Inputs,
+    saved: bool,
+    most: int | None = None,
+) -> Footprint:
+    live, cotangent_bytes = LiveBytes(most), 0
+    if mode == "fwd":
         with torch.no_grad(), live:  # inference_mode would hide what SDPA does inside
             output = call(problem, params, **inputs.tensors())
         del output
     else:
-        outputs = run(call, problem, params, inputs, cotangent, within=live)
-        del outputs
+        wanted = _wanted(inputs)
+        with live:
+            output = call(problem, params, **wanted, **inputs.choices)
+            with live.uncounted():
+                cotangent = torch.ones_like(output.detach())
+            gradients = torch.autograd.grad(output, list(wanted.values()), cotangent)
+        cotangent_bytes = total_bytes({"": cotangent})
+        del output, gradients
     return Footprint(
         peak_bytes=live.peak,
         input_bytes=total_bytes(inputs.data),
         parameter_bytes=total_bytes(inputs.parameters),
         choice_bytes=total_bytes(inputs.choices),
         state_bytes=total_bytes(inputs.state),
-        cotangent_bytes=0 if cotangent is None else total_bytes({"": cotangent}),
-        saved_bytes=saved,
+        cotangent_bytes=cotangent_bytes,
+        saved_bytes=_saved(call, problem, params, inputs) if saved and mode == "fwd_bwd" else 0,
     )
 
 
-def _after_forward(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> tuple[Tensor, int]:
-    """(a tensor of the output's shape and dtype, `Footprint.saved_bytes`) of a call with gradients."""
+def _saved(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> int:
+    """`Footprint.saved_bytes` of a call with gradients."""
     wanted = _wanted(inputs)
-    saved: set[int] = set()
+    kept: set[int] = set()
 
     def note(tensor: Tensor) -> Tensor:
-        saved.add(_identity(tensor))
+        kept.add(_identity(tensor))
         return tensor.detach()  # the output itself would hold its graph, and that the output
 
     with saved_tensors_hooks(note, lambda tensor: tensor), LiveBytes() as live:
         output = call(problem, params, **wanted, **inputs.choices)
     data = {_identity(wanted[name]): wanted[name].untyped_storage().nbytes() for name in inputs.data}
-    held = live.now + sum(size for identity, size in data.items() if identity in saved)
-    if _identity(output) not in saved | data.keys():
-        held -= output.untyped_storage().nbytes()
-    return torch.ones_like(output.detach()), held
+    held = live.now + sum(size for identity, size in data.items() if identity in kept)
+    return held if _identity(output) in kept | data.keys() else held - output.untyped_storage().nbytes()
 
 
 def _wanted(inputs: Inputs) -> dict[str, Tensor]:
@@ -159,23 +180,44 @@ def run(
         return output, torch.autograd.grad(output, list(wanted.values()), cotangent)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operations inside it create, until each is freed. `peak`: the most at once, bytes."""
+class TooManyOperations(Exception):
+    """A call has more of them than were allowed."""
 
-    def __init__(self) -> None:
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that operations inside it create, until each is freed. `peak`: the most at once, bytes.
+
+    most: the operations after which it raises TooManyOperations; None: there may be any number.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.operations, self.most = 0, most
         self.now = 0
         self.peak = 0
         self._live: set[int] = set()
+        self._counts = True
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Within which what is created is not added."""
+        self._counts = False
+        try:
+            yield
+        finally:
+            self._counts = True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        arguments = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        self.operations += 1
+        if self.most is not None and self.operations > self.most:
+            raise TooManyOperations
+        arguments = {_identity(tensor) for tensor in _tensors((args, *(kwargs or {}).values()))}
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _identity(leaf) not in arguments:
-                self._add(leaf.untyped_storage())
+        for tensor in _tensors((result,)):
+            if self._counts and _identity(tensor) not in arguments:
+                self._add(tensor.untyped_storage())
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
@@ -190,6 +232,15 @@ class LiveBytes(TorchDispatchMode):
     def _free(self, identity: int, size: int) -> None:
         self._live.discard(identity)
         self.now -= size
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments or results of an operation, in lists and tuples as well."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def _identity(tensor: Tensor) -> int:

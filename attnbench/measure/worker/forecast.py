@@ -15,7 +15,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attnbench.measure.protocol import Forecast
-from attnbench.measure.worker.fake_memory import Footprint, output_like, predict, predict_on_meta, run
+from attnbench.measure.worker.fake_memory import (
+    Footprint,
+    TooManyOperations,
+    output_like,
+    predict,
+    predict_on_meta,
+    run,
+)
 from attnbench.operator import Form
 from attnbench.problem import Cell, Mode, Params, Problem, Scope, canonical_params
 from attnbench.registry import Source
@@ -35,12 +42,28 @@ def forecast_of(cell: Cell, source: Source) -> Forecast:
     return Forecast(impl_bytes, reference_bytes, flops)
 
 
-def footprint(form: Form, problem: Problem, params: Params, mode: Mode, impl: str = "reference") -> Footprint | None:
-    """The memory of an impl; None where it does on real tensors what others do not support."""
+def footprint(
+    form: Form,
+    problem: Problem,
+    params: Params,
+    mode: Mode,
+    impl: str = "reference",
+    saved: bool = False,
+    most: int | None = None,
+) -> Footprint | None:
+    """The memory of an impl; None where it does on real tensors what others do not support.
+
+    Args:
+        saved: whether `Footprint.saved_bytes` is wanted.
+        most: the operations of a reference, which take 40 µs each, above which it is None as well; None: any number.
+    """
     if impl not in ("reference", "compiled"):
-        return _attempt(lambda: predict(form, problem, params, mode, form.impls[impl].load()))
-    on_meta = _attempt(lambda: predict_on_meta(form, problem, params, mode))
-    return on_meta or _attempt(lambda: predict(form, problem, params, mode))
+        return _attempt(lambda: predict(form, problem, params, mode, form.impls[impl].load(), saved))
+    try:
+        on_meta = _attempt(lambda: predict_on_meta(form, problem, params, mode, saved, most))
+    except TooManyOperations:
+        return None
+    return on_meta or _attempt(lambda: predict(form, problem, params, mode, saved=saved))
 
 
 @lru_cache(maxsize=8)
@@ -58,12 +81,14 @@ def _reference(
 def _attempt(figure: Callable[[], T]) -> T | None:
     try:
         return figure()
+    except TooManyOperations:
+        raise
     except BaseException:  # whatever an operator does that fake tensors do not support
         return None
 
 
 def _total(form: Form, problem: Problem, params: Params, mode: Mode, call: Callable[..., Any] | None) -> int:
-    return predict(form, problem, params, mode, call).total_bytes
+    return predict(form, problem, params, mode, call, saved=False).total_bytes
 
 
 def _counted(form: Form, problem: Problem, params: Params, mode: Mode) -> int:
