@@ -22,8 +22,7 @@ class FitOptions(ProblemOptions):
 
 @grouped
 def command(
-    problem: FitOptions,
-    sizes: Annotated[dict[str, list[str] | None], size_options(list[str] | None)],
+    *,
     memory: Annotated[
         str | None, typer.Option(help="24GiB, or a share of the device's, such as 80%.", show_default=False)
     ] = None,
@@ -35,6 +34,8 @@ def command(
         list[str] | None, typer.Option(help="Names with commas between them; default: all.", show_default=False)
     ] = None,
     layers: Annotated[str, typer.Option(help="Layers of the operator.")] = "1",
+    problem: FitOptions,
+    sizes: Annotated[dict[str, list[str] | None], size_options(list[str] | None)],
     image: Annotated[bool, typer.Option("--image", help="Search the side of a square image.")] = False,
     form: Annotated[str, format_option("rows", "json: one object per operator and impl.")] = "table",
 ) -> None:
@@ -44,7 +45,7 @@ def command(
     their gradients, what each layer keeps for its backward, and the most that one layer holds at once; in infer,
     parameters, and the most that one layer holds at once; in decode, parameters and what is kept of N tokens (a cache,
     or a state), and the most that one step of a layer holds at once. Not counted: optimizer states and the rest of a
-    model. Of a GPU the context of CUDA and 5% for fragmentation are reserved.
+    model. Of a GPU the context of CUDA and 5% for fragmentation are reserved, of a CPU 32 MiB for its libraries.
 
     Example: attnbench fit --memory 24GiB --mode train --head-dim 64 --dtype bf16 --causal
 

@@ -19,7 +19,7 @@ from time import process_time
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.analysis.cards import CARDS, card
-from attnbench.analysis.memory_budget import Budget, Need, of_gpu
+from attnbench.analysis.memory_budget import Budget, Need, of_gpu, of_host
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.measure.largest import STARTS, Largest, Search, Unknown
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from attnbench.operator import Operator
     from attnbench.plan.fit_request import FitRequest
 
-SECONDS = 50.0
+SECONDS = 40.0
 """Of this process, which all searches of a request may take together."""
 
 LEAST_SECONDS = 1.0
@@ -65,13 +65,11 @@ def budget(size: str | None, device: str | None) -> Budget:
         raise BadInput(f"--memory: {asked}? Give --memory 24GiB, or --device with one of {', '.join([*CARDS, 'cpu'])}.")
     of, present = ("a GPU", None) if device is None else _device_memory(device, needed=total is None)
     total = total if total is not None else int(share * (present or 0))
-    if device == "cpu":
-        return Budget(of, total)
-    held = of_gpu(of, total)
+    held = of_host(of, total) if device == "cpu" else of_gpu(of, total)
     if held.left_bytes <= 0:
         raise BadInput(
-            f"--memory {size}: of a GPU {shown(held.context_bytes, 'bytes')} are reserved for CUDA's context, and "
-            "nothing is left. Give more, or --device cpu, where nothing is reserved."
+            f"--memory {size}: {shown(held.context_bytes + held.library_bytes, 'bytes')} are reserved, and nothing is "
+            f"left. Give more{'' if device == 'cpu' else ', or --device cpu, where less is reserved'}."
         )
     return held
 
@@ -161,7 +159,6 @@ class Case:
 def cases(request: FitRequest) -> list[Case]:
     """Every operator by its reference, and by what torch alone computes: kernels for a GPU do not run on tensors
     without data."""
-    importlib.import_module("torch._dynamo")  # which fake tensors import: a second that is no search's
     return [
         Case(operator, replace(cell, impl=impl), request)
         for operator, cell in request.cells
@@ -180,6 +177,7 @@ def fits(request: FitRequest, limit: int) -> list[dict[str, Any]]:
         request: what is searched.
         limit: bytes that may be needed.
     """
+    importlib.import_module("torch._dynamo")  # which fake tensors import: a second that is no search's
     every = cases(request)
     left, rows = SECONDS, []
     for number, case in enumerate(every):

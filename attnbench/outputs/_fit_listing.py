@@ -105,11 +105,12 @@ def _fixed_text(name: str, value: Any) -> str:
 
 def _held_text(held: Budget) -> str:
     left, total = shown(held.left_bytes, "bytes"), shown(held.total_bytes, "bytes")
-    if not held.context_bytes:
-        return f"{left} of {held.of}: nothing is reserved."
+    of = f"{left} of the {total} of {held.of}"
+    if held.library_bytes:
+        return f"{of}: {shown(held.library_bytes, 'bytes')} are reserved for what libraries take inside a call."
     context, fragments = shown(held.context_bytes, "bytes"), shown(held.fragmentation_bytes, "bytes")
     return (
-        f"{left} of the {total} of {held.of}: {context} are reserved for CUDA's context and {fragments} "
+        f"{of}: {context} are reserved for CUDA's context and {fragments} "
         f"({percent(held.fragmentation_bytes / held.total_bytes)}) for fragmentation, both assumed."
     )
 

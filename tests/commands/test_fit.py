@@ -11,7 +11,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from attnbench.analysis.memory_budget import CONTEXT_BYTES
+from attnbench.analysis.memory_budget import CONTEXT_BYTES, LIBRARY_BYTES
 from attnbench.errors import BadInput
 from attnbench.measure.fit import need
 from attnbench.measure.worker.fake_memory import Footprint, predict
@@ -43,6 +43,7 @@ def total(name: str, problem: Problem, mode: Any = "fwd", impl: str | None = Non
 
 
 CPU = ("--device", "cpu", "--memory", "1GiB")
+LEFT = GIB - LIBRARY_BYTES
 
 
 def test_the_longest_sequence_fits_and_the_next_does_not() -> None:
@@ -52,8 +53,8 @@ def test_the_longest_sequence_fits_and_the_next_does_not() -> None:
         operator, _, impl = name.partition(":")
         assert (row["outcome"], row["exact"], row["mode"], row["source"]) == ("fits", True, "infer", "predicted")
         assert row["seq_len"] == row["largest"]
-        assert row["memory_bytes"] == total(operator, Problem(row["largest"], 256, 8), impl=impl or None) <= GIB
-        assert row["beyond_bytes"] == total(operator, Problem(row["beyond"], 256, 8), impl=impl or None) > GIB
+        assert row["memory_bytes"] == total(operator, Problem(row["largest"], 256, 8), impl=impl or None) <= LEFT
+        assert row["beyond_bytes"] == total(operator, Problem(row["beyond"], 256, 8), impl=impl or None) > LEFT
         assert row["beyond"] <= 1.01 * row["largest"]
         parts = ("parameter_bytes", "gradient_bytes", "saved_bytes", "state_bytes", "working_bytes")
         assert sum(row[part] for part in parts) == row["memory_bytes"]
@@ -64,7 +65,7 @@ def test_the_largest_batch_of_given_tokens() -> None:
     row = rows(*CPU, "--operators", "linear_transformer", "--seq-len", "1K", "--train")["linear_transformer"]
     one = total("linear_transformer", Problem(1024, 256, 8), "fwd_bwd")
     assert (row["axis"], row["mode"], row["seq_len"]) == ("batch", "train", 1024)
-    assert row["batch"] == row["largest"] == GIB // one
+    assert row["batch"] == row["largest"] == LEFT // one
     side = rows(*CPU, "--operators", "linear_transformer", "--image-size", "32", "--train")["linear_transformer"]
     assert side["largest"] == row["largest"]
     assert (side["height"], side["width"]) == (32, 32)
@@ -74,8 +75,8 @@ def test_the_largest_image() -> None:
     found = rows(*CPU, "--operators", "lambda_layer,softmax,hyena", "--image")
     row = found["lambda_layer"]
     assert (row["height"], row["seq_len"]) == (row["largest"], row["largest"] ** 2)
-    assert total("lambda_layer", Problem.image(row["largest"], row["largest"], 256, 8)) <= GIB
-    assert total("lambda_layer", Problem.image(row["largest"] + 1, row["largest"] + 1, 256, 8)) > GIB
+    assert total("lambda_layer", Problem.image(row["largest"], row["largest"], 256, 8)) <= LEFT
+    assert total("lambda_layer", Problem.image(row["largest"] + 1, row["largest"] + 1, 256, 8)) > LEFT
 
 
 def test_a_step_of_decoding_holds_what_every_layer_keeps() -> None:
@@ -147,10 +148,11 @@ def test_of_a_gpu_the_context_and_a_twentieth_are_reserved_and_shown() -> None:
     words = ("--operators", "linear_transformer", "--memory", "8GiB")
     reserved = rows(*words)["linear_transformer"]
     assert reserved["limit_bytes"] == 8 * GIB - CONTEXT_BYTES - int(0.05 * 8 * GIB)
-    assert rows(*words, "--device", "cpu")["linear_transformer"]["limit_bytes"] == 8 * GIB
+    assert rows(*words, "--device", "cpu")["linear_transformer"]["limit_bytes"] == 8 * GIB - LIBRARY_BYTES
     text = " ".join(run(*words).split())
     assert "of the 8.00GiB of a GPU: 640MiB are reserved for CUDA's context and 410MiB (5.0%) for" in text
-    assert "nothing is reserved" in run(*words, "--device", "cpu")
+    host = " ".join(run(*words, "--device", "cpu").split())
+    assert "7.97GiB of the 8.00GiB of this machine: 32.0MiB are reserved for what libraries take inside a call" in host
     card = rows("--device", "H100", "--operators", "linear_transformer")["linear_transformer"]
     assert card["limit_bytes"] == 80 * GIB - CONTEXT_BYTES - int(0.05 * 80 * GIB)
     half = rows("--device", "H100", "--memory", "50%", "--operators", "linear_transformer")["linear_transformer"]
@@ -179,7 +181,8 @@ def test_every_format_holds_the_rows(form: str, monkeypatch: pytest.MonkeyPatch)
         ((), "--memory: missing? Give --memory 24GiB, or --device"),
         (("--memory", "24"), "--memory: '24'; allowed"),
         (("--memory", "50%"), "--memory: 50% of what?"),
-        (("--memory", "500MiB"), "of a GPU 640MiB are reserved"),
+        (("--memory", "500MiB"), "--memory 500MiB: 640MiB are reserved, and nothing is left"),
+        (("--device", "cpu", "--memory", "30MiB"), "--memory 30MiB: 32.0MiB are reserved, and nothing is left"),
         (("--device", "H1000"), "--device 'H1000': no such card (did you mean 'H100'?)"),
         ((*CPU, "--mode", "decod"), "--mode 'decod' (did you mean 'decode'?)"),
         ((*CPU, "--mode", "decode", "--train"), "--train and --mode decode: two modes"),
