@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 @grouped
 def command(
-    shown: ShownOptions,
     suite: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped suite.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/<suite>-<time>.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None,
@@ -38,6 +37,8 @@ def command(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
     form: Annotated[str, format_option("run", "How results are printed.")] = "table",
+    *,
+    shown: ShownOptions,
 ) -> None:
     """Measure a suite: check every cell, take its memory and FLOPs, then its time in as many rounds as crossovers need;
     then say where softmax stops paying and what to take instead, with --all in every table.

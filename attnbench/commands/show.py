@@ -14,7 +14,6 @@ from attnbench.outputs import _formats as formats
 @grouped
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
-    shown: ShownOptions,
     operators: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,6 +27,8 @@ def command(
     ] = None,
     over: Annotated[str | None, over_option()] = None,
     form: Annotated[str, format_option("run", "csv holds the figures, json everything.")] = "table",
+    *,
+    shown: ShownOptions,
 ) -> None:
     """Show a stored run: where softmax stops paying and what to take instead; with --all every table; with --over, of a
     run that varies two axes, a map of what is fastest in every cell, and the border where softmax stops paying.

@@ -90,13 +90,15 @@ def parts(summary: Summary) -> list[Part]:
 
 def legend(summary: Summary) -> list[str]:
     """What the marks mean, and which series never ran and why."""
-    lines = [
-        f"{BEST} least of its column (identity apart)   {WIN} first size at which the series is clearly below the "
-        f"baseline {summary.baseline}",
-        "impl: reference where none is named. Intervals are 95 %, from rounds; ±: half of one, relative, the row's "
-        "median. An empty field was not measured.",
-    ]
     every = [line for report in summary.panels for table in report.tables for line in table.lines]
+    figures = [figure for line in every for figure in line.figures]
+    marks = [f"{BEST} least of its column (identity apart)"] if any(figure.best for figure in figures) else []
+    if any(figure.first_win for figure in figures):
+        marks.append(f"{WIN} first size at which the series is clearly below the baseline {summary.baseline}")
+    lines = ["   ".join(marks)] if marks else []
+    lines += ["impl: reference where none is named. An empty field was not measured."] if figures else []
+    if any(figure.low for figure in figures):
+        lines.append("Intervals are 95 %, from rounds; ±: half of one, relative, the row's median.")
     lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
     lines += [f"growth: {GROWTH_WORDS}"] if any(x.doubling or x.growth for x in every) else []
     reasons: dict[str, list[str]] = {}
