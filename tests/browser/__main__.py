@@ -16,6 +16,10 @@ from tests.browser.chromium import executable
 HERE = Path(__file__).parent
 PACKAGES = ("playwright", "axe_playwright_python")
 LIMIT_S = 600
+INSTALL: Sequence[Sequence[str]] = (
+    ("apt-get", "update"),
+    ("apt-get", "install", "-y", "--no-install-recommends", "chromium"),
+)
 
 
 def main() -> int:
@@ -27,7 +31,7 @@ def main() -> int:
     return subprocess.run([sys.executable, "-m", "pytest", str(HERE), *sys.argv[1:]]).returncode
 
 
-def _failure(commands: Callable[[], list[Sequence[str]]]) -> str:
+def _failure(commands: Callable[[], Sequence[Sequence[str]]]) -> str:
     """Runs the commands that install something. Returns why it is not there; empty where it is."""
     for command in commands():
         print(f"browser-test: {' '.join(command)}", file=sys.stderr)
@@ -41,21 +45,19 @@ def _failure(commands: Callable[[], list[Sequence[str]]]) -> str:
     return "it was installed, and is not found" if commands() else ""
 
 
-def _browser() -> list[Sequence[str]]:
+def _browser() -> Sequence[Sequence[str]]:
     """What installs the browser; nothing where it is there."""
-    if executable():
-        return []
-    return [("apt-get", "update"), ("apt-get", "install", "-y", "--no-install-recommends", "chromium")]
+    return () if executable() else INSTALL
 
 
-def _packages() -> list[Sequence[str]]:
+def _packages() -> Sequence[Sequence[str]]:
     """What installs the packages; nothing where they are there."""
     importlib.invalidate_caches()
     if all(map(importlib.util.find_spec, PACKAGES)):
-        return []
+        return ()
     top = HERE.parents[1]
     pins = next(path for path in (Path(sys.prefix) / "constraints.txt", top / "constraints.txt") if path.exists())
-    return [(sys.executable, "-m", "pip", "install", "-q", "-c", str(pins), "-e", f"{top}[browser]")]
+    return ((sys.executable, "-m", "pip", "install", "-q", "-c", str(pins), "-e", f"{top}[browser]"),)
 
 
 if __name__ == "__main__":

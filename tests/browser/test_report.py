@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,14 @@ def test_tables_are_sorted_by_a_click_and_by_the_keyboard(files: dict[str, Path]
     assert tables.nth(wall_time).locator("[aria-sort]").count() == 1
 
 
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Waits for what a chart shows: it is drawn a moment after what asks for it."""
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end, "the chart did not change"
+        page.wait_for_timeout(50)
+
+
 def lines(page: Page) -> int:
     """How many curves the first chart shows."""
     return page.locator(".plot").first.locator("g.mark-line path[stroke-width='1.8']").count()
@@ -132,17 +142,13 @@ def test_operators_are_toggled(files: dict[str, Path], opened: Open) -> None:
     assert 0 < lines(page) == shown <= 8
     legend.get_by_role("button", name="performer", exact=True).click()
     assert legend.get_by_role("button", name="performer", exact=True).get_attribute("aria-pressed") == "true"
-    page.wait_for_function(
-        f"document.querySelectorAll(\".plot g.mark-line path[stroke-width='1.8']\").length === {shown + 1}"
-    )
+    until(page, lambda: lines(page) == shown + 1)
     legend.get_by_role("button", name="None").click()
-    page.wait_for_function("document.querySelectorAll(\".plot g.mark-line path[stroke-width='1.8']\").length === 0")
+    until(page, lambda: lines(page) == 0)
     legend.get_by_role("button", name="All").press("Enter")
-    page.wait_for_timeout(300)
-    assert lines(page) == legend.locator("[aria-pressed=true]").count() > 20
+    until(page, lambda: lines(page) == legend.locator("[aria-pressed=true]").count() > 20)
     legend.get_by_role("button", name="As at first").click()
-    page.wait_for_timeout(300)
-    assert lines(page) == shown
+    until(page, lambda: lines(page) == shown)
 
 
 def labels(page: Page) -> list[str]:
@@ -157,18 +163,15 @@ def test_mode_metric_and_baseline_are_chosen(files: dict[str, Path], opened: Ope
     assert "10ms" in values
     assert "1024" in values
     page.get_by_label("Mode").first.select_option("fwd_bwd")
-    page.wait_for_timeout(300)
-    assert labels(page) != values
+    until(page, lambda: labels(page) != values)
     page.get_by_label("Metric").first.select_option("peak_memory")
-    page.wait_for_timeout(300)
-    assert any(text.endswith("MiB") for text in labels(page))
+    until(page, lambda: any(text.endswith("MiB") for text in labels(page)))
     page.get_by_label("Compared with").first.select_option("softmax:sdpa")
     page.get_by_label("Shown as").first.select_option("ratio")
-    page.wait_for_timeout(300)
-    assert "1×" in labels(page)
+    until(page, lambda: "1×" in labels(page))
     assert "ratio to softmax:sdpa" in (plot.get_attribute("aria-label") or "")
     page.get_by_label("Metric").first.select_option("flops")
-    page.wait_for_timeout(300)
+    until(page, lambda: "1×" not in labels(page) or "ratio to softmax." in (plot.get_attribute("aria-label") or ""))
     assert found.complaints == []
 
 
@@ -178,6 +181,7 @@ def test_hover_says_the_figures_of_the_table(files: dict[str, Path], opened: Ope
     assert tip.is_hidden()
     tables = page.locator("table.sortable")
     rows = next(each for each in tables.all() if each.locator("caption").inner_text() == "Wall time")
+    page.locator(".plot").first.scroll_into_view_if_needed()
     box = page.locator(".plot").first.locator("svg").bounding_box()
     assert box
     heard = set()
@@ -205,7 +209,7 @@ def test_it_is_light_or_dark_as_the_reader_is_and_charts_follow(files: dict[str,
     look = f"[{ground}, document.querySelector('{label}').getAttribute('fill')]"
     light = page.evaluate(look)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"({look})[1] !== '{light[1]}'")
+    until(page, lambda: page.evaluate(look)[1] != light[1])
     dark = page.evaluate(look)
     assert light[0] != dark[0]
     assert found.complaints == []
