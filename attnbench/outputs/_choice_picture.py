@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def _panel(axes: Axes, choice: Choice) -> None:
     axes.grid(True, linewidth=0.3, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(_title(choice), loc="left", fontsize=TEXT_PT)
-    _label(axes, [each for group in groups for each in group], names)
+    _label(axes, [each for group in groups for each in group], choice.best, names)
 
 
 def _short(text: str) -> str:
@@ -114,13 +115,13 @@ def _front(axes: Axes, group: Sequence[Ranked]) -> None:
     axes.legend(loc="best", frameon=False, fontsize=TEXT_PT)
 
 
-def _label(axes: Axes, every: Sequence[Ranked], names: Names) -> None:
+def _label(axes: Axes, every: Sequence[Ranked], best: Sequence[Ranked], names: Names) -> None:
     """A name beside each point, the front's first: at the nearest place where it covers nothing, tied to its point
-    where that is not next to it."""
+    where that is not next to it. best: whose names are bold."""
     axes.autoscale_view()
     point_px = axes.figure.dpi / 72
     points = [(e, _at(axes, e.candidate, point_px)) for e in every if e.candidate.memory_bytes is not None]
-    taken = [(x - RADIUS_PT, y - RADIUS_PT, x + RADIUS_PT, y + RADIUS_PT) for _, (x, y) in points]
+    taken = [_mark(axes, each.candidate, point_px) for each, _ in points] + _lines(axes, point_px)
     left, bottom, right, top = (float(edge) / point_px for edge in axes.bbox.extents)
     for each, (x, y) in sorted(points, key=lambda point: not point[0].leanest):
         text, own = name_of(each.candidate.cell, names), colour(each.candidate.cell.operator)
@@ -133,7 +134,7 @@ def _label(axes: Axes, every: Sequence[Ranked], names: Names) -> None:
         axes.annotate(
             text, xy=(each.candidate.seconds, each.candidate.memory_bytes or 0), xycoords="data",
             xytext=(box[0] - x, (box[1] + box[3]) / 2 - y), textcoords="offset points", va="center", color=own,
-            fontsize=TEXT_PT - 0.5, fontweight="bold" if each.level else "normal", annotation_clip=False,
+            fontsize=TEXT_PT - 0.5, fontweight="bold" if each in best else "normal", annotation_clip=False,
             arrowprops=None if is_near else {"arrowstyle": "-", "linewidth": 0.35, "color": own, "shrinkB": 3},
         )  # fmt: skip
 
@@ -145,20 +146,38 @@ RADIUS_PT = 3.5
 CHARACTER = 0.58
 """The width of a character over the size of its font."""
 
-NEAR = 4
+NEAR = 6
 """Of the places of a name, those next to its point."""
 
 
-def _at(axes: Axes, candidate: Candidate, point_px: float) -> tuple[float, float]:
-    """Where a point stands in the picture, in points."""
-    x, y = axes.transData.transform((candidate.seconds, candidate.memory_bytes or 0))
+def _at(axes: Axes, candidate: Candidate, point_px: float, seconds: float | None = None) -> tuple[float, float]:
+    """Where a point stands in the picture, in points. seconds: in place of its time."""
+    x, y = axes.transData.transform((seconds or candidate.seconds, candidate.memory_bytes or 0))
     return float(x) / point_px, float(y) / point_px
+
+
+def _mark(axes: Axes, candidate: Candidate, point_px: float) -> Box:
+    """What a point takes with its interval."""
+    x, y = _at(axes, candidate, point_px)
+    low, high = (_at(axes, candidate, point_px, end)[0] for end in (candidate.low, candidate.high))
+    return min(low, x - RADIUS_PT), y - RADIUS_PT, max(high, x + RADIUS_PT), y + RADIUS_PT
+
+
+def _lines(axes: Axes, point_px: float) -> list[Box]:
+    """What the step line through the front takes, a box for each of its segments."""
+    boxes = []
+    for line in axes.lines:
+        if line.get_drawstyle() == "steps-post":
+            places = axes.transData.transform(line.get_xydata()) / point_px
+            for (x, y), (right, below) in pairwise(places.tolist()):
+                boxes += [(x, y - 1.0, right, y + 1.0), (right - 1.0, below, right + 1.0, y)]
+    return boxes
 
 
 def _places(width: float) -> list[tuple[float, float]]:
     """Where a name may begin, seen from its point, the nearest first: beside, above and below, then farther away."""
     gap, line = 5.0, TEXT_PT * 1.2
-    near = [(gap, 0.0), (-gap - width, 0.0), (-width / 2, line), (-width / 2, -line)]
+    near = [(gap, 0.0), (-gap - width, 0.0), (-width / 2, line), (-width / 2, -line), (gap, line), (gap, -line)]
     far = [
         (dx, side * line * step) for step in range(1, 14) for side in (1, -1) for dx in (gap * 1.6, -gap * 1.6 - width)
     ]

@@ -101,8 +101,8 @@ def _covered(place: Place, measured: dict[str, Point], time: Quantity) -> tuple[
 def table(draws: int) -> str:
     """Markdown. draws: ten times the random halves of the operators at each size."""
     lines = [
-        "*held*: the share of sets that hold the fastest; *members*: of a set; *intervals*: of the interpolated times, the "
-        "share whose interval holds the measured one.\n",
+        "*held*: the share of sets that hold the fastest; *members*: of a set; *intervals*: of the interpolated times, "
+        "the share whose interval holds the measured one.\n",
         "| run | sizes | of all: held | members | of halves: held | members | intervals |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
