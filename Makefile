@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test browser-test check format lint types bench bench-operators results readme ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
+.PHONY: run test browser-test check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -91,6 +91,9 @@ readme: $(BIN)/.ready   ## put what results/reference shows into README.md and d
 	$(BIN)/python benchmarks/readme.py
 	$(BIN)/attnbench plot $(REFERENCE)/cpu-sequence --axis seq_len --metric wall_time --format png --out docs/pictures
 	$(BIN)/attnbench plot $(REFERENCE)/cpu-border --axis seq_len --over batch --metric wall_time --format png --out docs/pictures
+
+notebook: $(BIN)/.ready  ## run examples/notebook.ipynb and store what its cells show
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.notebook
 
 ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci, what .ci/run compares with
 	rm -rf $(REFERENCE)/ci

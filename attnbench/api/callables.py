@@ -22,7 +22,7 @@ HERE = "this process"
 """Where a comparison is made that starts no process."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CallablesComparison:
     """What the pairs say of the second function beside the first.
 
@@ -31,9 +31,10 @@ class CallablesComparison:
         verdict: "faster", "slower", "same" or "undecided": the second one's.
         ratio: of the second one's time to the first one's.
         low, high: its interval; None where there are too few pairs.
-        threshold: the slow-down that was to be found, a fraction.
-        alpha: in how many comparisons, at most, a function is called slower that is not by half the threshold, or
-            faster: the error of the interval's lower end, over all looks. beta: of its upper end.
+        threshold: the change that was to be found, a fraction.
+        alpha: in how many comparisons, at most, a function is called slower that is not by half the threshold; the same
+            of "faster". The error of the interval's lower end, over all looks. beta: of its upper end: in how many, at
+            most, one that is slower by the threshold is called the same.
         seconds: of a call of each: its fastest sample of a pair, the geometric mean over the pairs.
         pairs: how many decided it.
         where: "this process", or in how many fresh ones.
@@ -74,7 +75,7 @@ class CallablesComparison:
         Raises: AssertionError, with the comparison in words.
         """
         limit = self.threshold if max_slowdown is None else read_share(max_slowdown, "max_slowdown")
-        verdict = self.verdict if limit == self.threshold else self.change.verdict(limit)
+        verdict = self.change.verdict(limit)
         if verdict == "slower":
             raise AssertionError(f"slower than max_slowdown={100 * limit:g}% allows\n{self}")
         if verdict == "undecided" and undecided == "fail":
@@ -104,6 +105,9 @@ class CallablesComparison:
             "a call": f"{first} and {second}",
             "outputs": "not compared" if self.outputs is None else str(self.outputs),
         }
+
+    def __repr__(self) -> str:
+        return f"<{self.sentence}>"
 
     def __str__(self) -> str:
         facts = self.facts
@@ -139,8 +143,8 @@ def compare_callables(
         inputs: a tuple of arguments, a dict of arguments by name, or any other value as the only argument, the same
             for every call. For functions that change their inputs, a function that returns one of these: it is called
             before each call, outside of what is timed.
-        threshold: the slow-down that is to be found, such as "5%" or 0.05. "slower": by more than half of it for
-            certain; "same": by less than it for certain; "faster": as "slower", the other way round.
+        threshold: the change that is to be found, such as "5%" or 0.05. "slower", "faster": by more than half of it
+            for certain; "same": by less than it for certain, either way.
         processes: at most so many fresh processes, in each of which both are imported and give one pair; what
             they have to be for that: at the top of a module, with inputs that pickle can store. None: in this process,
             whose pairs have its luck in common: where things lie in memory, what is cached, how the allocator stands.

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+DPI = 110
+"""Of a picture in a notebook."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,6 +25,10 @@ class Pictures(Mapping[str, "Figure"]):
 
     figures: Mapping[str, Figure]
 
+    def matching(self, pattern: str) -> Pictures:
+        """Those whose names match a pattern with * and ?, such as "*-overview"."""
+        return Pictures({name: figure for name, figure in self.items() if fnmatchcase(name, pattern)})
+
     def __getitem__(self, name: str) -> Figure:
         return self.figures[name]
 
@@ -31,18 +39,12 @@ class Pictures(Mapping[str, "Figure"]):
         return len(self.figures)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} matplotlib figures: {', '.join(self)}>"
+        return f"<matplotlib figures: {', '.join(self)}>"
 
-    def _repr_html_(self) -> str:
-        """Every figure as a PNG inside the page."""
-        from base64 import b64encode
-        from html import escape
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
 
-        def drawn(figure: Figure) -> str:
+        for figure in self.values():
             file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=110)
-            return b64encode(file.getvalue()).decode()
-
-        return "".join(
-            f'<img alt="{escape(name)}" src="data:image/png;base64,{drawn(figure)}">' for name, figure in self.items()
-        )
+            figure.savefig(file, format="png", dpi=DPI)
+            display(Image(data=file.getvalue(), format="png"))

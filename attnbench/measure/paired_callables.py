@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import random
@@ -16,14 +17,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from math import nan
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
 from attnbench import descendants
-from attnbench.analysis.compare.tier1_paired import LOOKS, Change, Decided, PairedTest, looks_until
+from attnbench.analysis.compare.findings import Verdict
+from attnbench.analysis.compare.tier1_paired import LOOKS, Change, Decided, changes, looks_until
 from attnbench.errors import BadInput, described, printable
 from attnbench.measure.agreement import Agreement, ChangesInputs, agreement, changed, copied, truth_of
 from attnbench.measure.callables import ANSWER, REQUEST, Side, Words, measure_pair, settle_of_started, try_out
@@ -35,7 +36,7 @@ PRINTED = "printed.txt"
 MAIN = "import sys; from attnbench.measure.callables import serve; serve(sys.argv[1])"
 """What a fresh process is told to run."""
 
-UNKNOWN = Decided("undecided", Change(nan, nan, nan, nan, nan), nan)
+UNKNOWN = Decided("undecided", Change(*[math.nan] * 5), math.nan)
 
 
 def agree(sides: Sequence[Side], check: bool, tolerance: float | None) -> Agreement | None:
@@ -102,9 +103,8 @@ def decide(pairs: Iterator[tuple[float, float]], looks: tuple[int, ...], thresho
         threshold: the slow-down that is to be found, a fraction.
         until: when no further pair is begun, on the monotonic clock.
     """
-    test = PairedTest("wall_time", {"second": threshold}, ("block",), looks, 1)
+    decided, ended = UNKNOWN, False
     seconds: list[tuple[float, float]] = []
-    ended = False
     for look in looks:
         while len(seconds) < look and not ended:
             seconds.append(next(pairs))
@@ -112,11 +112,19 @@ def decide(pairs: Iterator[tuple[float, float]], looks: tuple[int, ...], thresho
         if ended:
             break
         taken = np.array(seconds)
-        test.look(np.log(taken[:, 1:] / taken[:, :1]))
-        if not test.measured:
+        (change,) = changes(np.log(taken[:, 1:] / taken[:, :1]), ("block",), looks, 1)
+        decided = Decided(two_sided(change, threshold), change, change.detectable(threshold))
+        if decided.verdict != "undecided":
             break
     first, second = np.exp(np.log(np.array(seconds)).mean(axis=0)).tolist()
-    return Paired(test.decided.get("second", UNKNOWN), (first, second), len(seconds), looks, ended)
+    return Paired(decided, (first, second), len(seconds), looks, ended)
+
+
+def two_sided(change: Change, threshold: float) -> Verdict:
+    """As `Change.verdict`, but what is the same is known to be faster by less than the threshold, too."""
+    verdict = change.verdict(threshold)
+    least = 2 * change.level - change.high
+    return "undecided" if verdict == "same" and not least > -math.log1p(threshold) else verdict
 
 
 def here(sides: Sequence[Side], threshold: float, budget_s: float, most: int | None) -> Paired:

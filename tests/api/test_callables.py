@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,11 @@ import numpy as np
 import pytest
 
 import attnbench
-from attnbench.analysis.compare.tier1_paired import LOOKS
+from attnbench.analysis.compare.tier1_paired import LOOKS, Change
 from attnbench.api.callables import CallablesComparison
 from attnbench.measure import callables, paired_callables
 from attnbench.measure.callables import Side, Turns, measure_pair, sides_of, try_out
-from attnbench.measure.paired_callables import decide
-from benchmarks.gate_rules import gate
+from attnbench.measure.paired_callables import decide, two_sided
 from tests.api.functions import (
     a_fifth_slower,
     dies_elsewhere,
@@ -52,11 +52,10 @@ def test_a_planted_slow_down_of_a_fifth_is_found_and_the_same_function_is_not_sl
 
 
 def test_a_smaller_slow_down_than_was_looked_for_is_judged_by_the_same_pairs() -> None:
-    level, half = 0.0, 0.02
-    change = SimpleNamespace(verdict=lambda limit: "undecided" if limit < half else "same", level=level)
+    change = Change(0.0, -0.02, 0.02, math.nan, math.nan)
     result = CallablesComparison(
         ("a", "b"), "same", 1.0, 0.98, 1.02, 0.05, 0.01, 0.05, (1.0, 1.0), 5, "this process", "cpu", None, 0.05, False,
-        change,  # type: ignore[arg-type]
+        change,
     )  # fmt: skip
     assert result.check("3%") is result
     with pytest.raises(AssertionError, match="compare with a smaller one"):
@@ -88,18 +87,32 @@ def test_where_the_time_is_over_first_nothing_is_decided() -> None:
     assert (found.decided.verdict, found.ended) == ("slower", False)
 
 
-def test_the_test_of_one_cell_holds_what_is_promised() -> None:
-    """α = 1 % and β = 5 %, with pairs that follow each other as well (lag 1: a third)."""
+def test_what_is_surely_not_slower_is_the_same_only_where_it_is_not_much_faster() -> None:
+    wide = Change(math.log(0.5), math.log(0.2), math.log(0.9), math.nan, math.nan)
+    assert wide.verdict(0.05) == "same", "to a gate, which looks for slow-downs"
+    assert two_sided(wide, 0.05) == "undecided"
+    narrow = Change(math.log(0.99), math.log(0.97), math.log(1.01), math.nan, math.nan)
+    assert two_sided(narrow, 0.05) == "same"
+    assert two_sided(Change(math.log(0.9), math.log(0.89), math.log(0.91), math.nan, math.nan), 0.05) == "faster"
+    assert two_sided(Change(math.log(1.1), math.log(1.09), math.log(1.11), math.nan, math.nan), 0.05) == "slower"
+
+
+def test_errors_are_as_rare_as_is_promised() -> None:
+    """α = 1 % and β = 5 %, either way."""
     rng = np.random.default_rng(3)
-    shocks = rng.normal(0, 0.02, (400, LOOKS[-1], 1))
-    following = shocks.copy()
-    for pair in range(1, LOOKS[-1]):
-        following[:, pair] += following[:, pair - 1] / 3
-    for noise in (shocks, following):
-        assert sum(gate(logs, (0,)).slower([0]) for logs in noise) <= 12
-        found = sum(gate(logs + math.log1p(0.05), (0,)).slower([0]) for logs in noise)
-        assert found >= 372
-        assert not any(gate(logs + math.log1p(-0.2), (0,)).slower([0]) for logs in noise[:50])
+    noise = rng.normal(0, 0.02, (300, LOOKS[-1]))
+
+    def verdicts(change: float) -> Counter[str]:
+        logs = noise + math.log1p(change)
+        return Counter(
+            decide(((1.0, math.exp(x)) for x in each), LOOKS, 0.05, math.inf).decided.verdict for each in logs
+        )
+
+    same, slower, faster = verdicts(0.0), verdicts(0.05), verdicts(1 / 1.05 - 1)
+    assert same["slower"] + same["faster"] <= 6
+    assert slower["slower"] >= 285
+    assert faster["faster"] >= 285
+    assert not slower["faster"] + faster["slower"]
 
 
 def counted(side: Side, into: list[tuple[str, int]], name: str) -> None:

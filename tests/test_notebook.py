@@ -1,0 +1,59 @@
+"""The notebook in examples/: it runs, shows what it says, and names no folder of the machine that made it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from benchmarks.notebook import NOTEBOOK, PLACES, VARIES, executed, places, texts
+
+
+@pytest.fixture(scope="module")
+def stored() -> Any:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def shown(cell: Any) -> list[str]:
+    """What a cell's outputs say, their numbers to three digits: the last ones are the machine's."""
+    every = [text for output in cell.outputs for text in texts(output)]
+    return [re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.3g}", text) for text in every]
+
+
+def test_it_runs_and_shows_what_is_stored(stored: Any) -> None:
+    again = executed()
+    pairs = [(a, b) for a, b in zip(stored.cells, again.cells, strict=True) if a.cell_type == "code"]
+    assert len(pairs) > 5
+    for before, after in pairs:
+        assert [output.output_type for output in before.outputs] == [output.output_type for output in after.outputs]
+        if VARIES not in before.metadata.get("tags", ()):
+            assert shown(before) == shown(after), "make notebook"
+
+
+def test_it_shows_the_verdict_a_picture_a_choice_and_a_comparison(stored: Any) -> None:
+    outputs = [output for cell in stored.cells for output in cell.get("outputs", ())]
+    text = "\n".join(each for output in outputs for each in texts(output))
+    assert "image/png" in {kind for output in outputs for kind in output.get("data", ())}
+    for words in ("On this CPU", "crossing", "interpolated", "this process", "do not give the same"):
+        assert words in text
+
+
+def test_it_names_no_folder_of_a_machine_and_is_small(stored: Any) -> None:
+    assert places(stored) == []
+    assert not PLACES.search(NOTEBOOK.read_text(encoding="utf-8"))
+    assert NOTEBOOK.stat().st_size < 400_000
+    output = nbformat.v4.new_output("stream", text="a\n/home/me/run\n")
+    named = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    assert places(named) == ["/home/me/run"]
+    assert not PLACES.search("../results/reference, docs/api.md, a/b")
+
+
+def test_a_cell_that_fails_is_noticed(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_code_cell("import attnbench\nattnbench.load('gone')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    with pytest.raises(CellExecutionError, match="no such folder"):
+        executed(tmp_path / "n.ipynb")
