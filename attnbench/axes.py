@@ -73,9 +73,13 @@ class Axis:
         number = whole_size(1, self.most)
         if len(self.columns) == 1:
             return (number(value),)
-        match = re.fullmatch(r"(\d{1,5})\s*[x×]\s*(\d{1,5})", value.strip()) if isinstance(value, str) else None
+        match = (
+            re.fullmatch(r"([\d.]{1,8}[Kk]?)\s*[xX×]\s*([\d.]{1,8}[Kk]?)", value.strip())
+            if isinstance(value, str)
+            else None
+        )
         try:
-            return (number(int(match[1])), number(int(match[2]))) if match else self.uniform(number(value))
+            return (number(_side(match[1])), number(_side(match[2]))) if match else self.uniform(number(value))
         except ValueError:
             raise ValueError(
                 f"{quoted(value)}; allowed: a side from 1 to {self.most}, or height x width such as 32x64"
@@ -159,6 +163,10 @@ class Axis:
     def amount(self, place: str) -> str:
         """A place, or several, with the unit: `911 tokens`, `14x28 pixels`, `1 sample`, `256–2048 tokens`."""
         return f"{place} {self.unit.removesuffix('s') if place == '1' else self.unit}"
+
+
+def _side(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def few_digits(number: float) -> int:

@@ -9,7 +9,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from attnbench.errors import MOST_OF_A_REASON, BadInput, printable
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
 from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
+from attnbench.units import suggestion, whole_size
 from attnbench.user_code import user_errors
 
 
@@ -167,7 +168,9 @@ def resolve(operator: Operator, params: Mapping[str, Any]) -> dict[str, ParamVal
     unknown = sorted(set(params) - set(operator.params))
     if unknown:
         allowed = ", ".join(operator.params) or "none: it takes no parameters"
-        raise ValueError(f"unknown parameter '{unknown[0]}'; allowed: {allowed}")
+        raise ValueError(
+            f"unknown parameter '{unknown[0]}'{suggestion(unknown[0], operator.params)}; allowed: {allowed}"
+        )
     return {name: _checked(name, param, params.get(name, param.default)) for name, param in operator.params.items()}
 
 
@@ -176,6 +179,9 @@ def _checked(name: str, param: Param, value: ParamValue) -> ParamValue:
         return value
     numeric = isinstance(param.default, (int, float)) and not isinstance(param.default, bool)
     numeric = numeric or param.minimum is not None or param.maximum is not None
+    if numeric and isinstance(value, str):
+        with suppress(ValueError):
+            value = whole_size(0, 2**53)(value)  # 4K
     if isinstance(param.default, bool):
         if isinstance(value, bool):
             return value
@@ -187,7 +193,8 @@ def _checked(name: str, param: Param, value: ParamValue) -> ParamValue:
             return int(value) if integral else float(value)
     elif not param.choices and type(value) is type(param.default):
         return value
-    raise ValueError(f"{name} = {value!r}; allowed: {allowed_values(param)}")
+    near = suggestion(value, list(map(str, param.choices)))
+    raise ValueError(f"{name} = {value!r}{near}; allowed: {allowed_values(param)}")
 
 
 def allowed_values(param: Param) -> str:

@@ -84,8 +84,7 @@ def separated(values: Iterable[str]) -> list[str]:
 
 T = TypeVar("T")
 
-_SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SECONDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
 
 LONGEST_DURATION_S = 7 * 24 * 3600.0
@@ -103,15 +102,28 @@ def quoted(value: object) -> str:
 
 def suggestion(name: object, allowed: Collection[str]) -> str:
     """` (did you mean 'sweep'?)` where a valid name is near, else an empty text."""
+    near = nearest(name, allowed)
+    return f" (did you mean '{near}'?)" if near else ""
+
+
+def nearest(name: object, allowed: Collection[str]) -> str | None:
+    """The valid name that is nearest to one that is not, whatever its case and dashes; None where none is near."""
     import difflib
 
-    near = difflib.get_close_matches(str(name)[:100], list(allowed), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    plain = {word.lower().replace("-", "_"): word for word in allowed}
+    near = difflib.get_close_matches(str(name)[:100].lower().replace("-", "_"), list(plain), n=1, cutoff=0.6)
+    return plain[near[0]] if near else None
+
+
+def listed(words: Iterable[str]) -> list[str]:
+    """The parts of words that each name one or several things, with commas."""
+    parts = (part.strip() for word in words for part in word.split(","))
+    return list(dict.fromkeys(part for part in parts if part))
 
 
 def seconds(value: Any) -> float:
     """`500ms`, `1s`, `5m`, `1h` → seconds."""
-    match = re.fullmatch(_NUMBER + r"\s*(ms|s|m|h)", value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(_NUMBER + r"\s*(ms|s|sec|m|min|h)", value.strip()) if isinstance(value, str) else None
     result = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if not 0 < result <= LONGEST_DURATION_S:
         raise ValueError(f"{quoted(value)}; allowed: a duration above zero, up to a week, such as 500ms, 1s, 5m or 1h")
@@ -134,13 +146,14 @@ def fraction(low: float, high: float) -> Callable[[Any], float]:
 
 
 def memory(value: Any) -> tuple[float, int | None]:
-    """`80%` of the device → (0.8, None); `8GiB` → (1.0, bytes)."""
+    """`80%` of the device → (0.8, None); `8GiB`, `8G` → (1.0, bytes); `8GB` is 8 · 1000³."""
     if isinstance(value, str):
         text = value.strip()
         if text.endswith("%"):
             return fraction(0.01, 1.0)(value), None
-        match = re.fullmatch(_NUMBER + r"\s*([KMGT]i?B)", text)
-        size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
+        match = re.fullmatch(_NUMBER + r"\s*([KMGT])(i?B)?", text, re.IGNORECASE)
+        step = 1000 if match and match[3] in ("B", "b") else 1024
+        size = int(float(match[1]) * step ** ("KMGT".index(match[2].upper()) + 1)) if match else 0
         if 0 < size <= 2**50:
             return 1.0, size
     raise ValueError(f"{quoted(value)}; allowed: a share of the device's memory such as 80%, or a size such as 8GiB")
@@ -203,13 +216,14 @@ def flag(value: Any) -> bool:
 
 
 def choice(allowed: Sequence[T], short: Mapping[str, T] | None = None) -> Callable[[Any], T]:
-    """Reads one of the names in `allowed`. short: other words for some of them."""
+    """Reads one of the names in `allowed`. short: other words for some of them; then capitals do not matter."""
 
     def read(value: Any) -> T:
-        if isinstance(value, str) and short and value in short:
-            return short[value]
+        word = value.lower() if isinstance(value, str) and short else value
+        if isinstance(word, str) and short and word in short:
+            return short[word]
         for candidate in allowed:
-            if value == candidate and type(value) is type(candidate):
+            if word == candidate and type(word) is type(candidate):
                 return candidate
         words = [str(a) for a in (*allowed, *(short or ()))]
         raise ValueError(f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}")

@@ -37,5 +37,5 @@ def test_a_wrong_choice_names_the_option_and_no_variable(
     monkeypatch.setattr(sys, "argv", ["attnbench", "show", "run", "--format", "nosuch"])
     assert _app.run() == 2
     message = capsys.readouterr().err
-    assert "Invalid value for '--format': 'nosuch' is not one of" in message
+    assert "Invalid value for '--format': 'nosuch'; allowed: " in message
     assert "env var" not in message

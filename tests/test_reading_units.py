@@ -4,10 +4,13 @@ import math
 
 import pytest
 
-from attnbench.units import choice, flag, fraction, memory, quoted, seconds, suggestion, whole_number
+from attnbench.units import choice, flag, fraction, listed, memory, quoted, seconds, suggestion, whole_number
 
 
-@pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1s", 1.0), ("1.5 m", 90.0), ("2h", 7200.0)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("500ms", 0.5), ("1s", 1.0), ("1.5 m", 90.0), ("2h", 7200.0), ("5min", 300.0), ("90 sec", 90.0)],
+)
 def test_durations_are_read_into_seconds(text: str, expected: float) -> None:
     assert seconds(text) == expected
 
@@ -31,8 +34,9 @@ def test_percentages_are_read_into_fractions_within_bounds() -> None:
 def test_memory_is_a_share_or_a_size() -> None:
     assert memory("80%") == (0.8, None)
     assert memory("8GiB") == (1.0, 8 * 2**30)
-    assert memory("1.5 GB") == (1.0, 1_500_000_000)
-    for value in ("0%", "120%", "8", 8, "8Gib", "-1GiB", "999999999999TiB", None):
+    assert memory("1.5 GB") == memory("1.5gb") == (1.0, 1_500_000_000)
+    assert memory("24G") == memory("24g") == memory("24gib") == (1.0, 24 * 2**30)
+    for value in ("0%", "120%", "8", 8, "8 gigabytes", "-1GiB", "999999999999TiB", None):
         with pytest.raises(ValueError, match="allowed"):
             memory(value)
 
@@ -49,6 +53,24 @@ def test_names_are_matched_exactly_and_the_nearest_is_suggested() -> None:
     with pytest.raises(ValueError, match="did you mean 'fwd_bwd'"):
         choice(("fwd", "fwd_bwd"))("fwd_bdw")
     assert suggestion("zzz", ["fwd"]) == ""
+    assert suggestion("Wall-Tme", ["wall_time", "flops"]) == " (did you mean 'wall_time'?)"
+
+
+def test_short_words_stand_for_names_and_then_capitals_do_not_matter() -> None:
+    read = choice(("fwd", "fwd_bwd"), {"infer": "fwd", "train": "fwd_bwd"})
+    assert [read(word) for word in ("train", "TRAIN", "Fwd")] == ["fwd_bwd", "fwd_bwd", "fwd"]
+    with pytest.raises(ValueError, match="did you mean 'train'"):
+        read("trian")
+    with pytest.raises(ValueError, match="did you mean 'sdpa'"):
+        choice(("reference", "sdpa"))("SDPA")
+
+
+def test_several_words_with_commas() -> None:
+    assert listed(["a, b", "c", "a,"]) == ["a", "b", "c"]
+    assert listed([]) == []
+
+
+def test_what_follows_is_of_names_alone() -> None:
     assert flag(True)
     with pytest.raises(ValueError, match="true, false"):
         flag(1)

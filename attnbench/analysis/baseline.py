@@ -10,8 +10,9 @@ from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
 from attnbench.errors import BadInput
-from attnbench.problem import Cell, operator_and_impl
+from attnbench.problem import Cell, operator_and_impl, operator_with_impl
 from attnbench.store.records import ENDED_AS
+from attnbench.units import suggestion
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ def check(panels: Sequence[Panel], baseline: str) -> None:
     Raises: BadInput where none has it.
     """
     if not any(named(panel, baseline) for panel in panels):
-        names = sorted({f"{s.operator}:{s.impl}" for panel in panels for s in panel.series})
+        names = sorted({operator_with_impl(s.operator, s.impl) for panel in panels for s in panel.series})
+        near = suggestion(operator_with_impl(*operator_and_impl(baseline)), names)
         raise BadInput(
-            f"--baseline {baseline}: this run has no such series. It has {', '.join(names)}. "
+            f"--baseline {baseline}: this run has no such series{near}. It has {', '.join(names)}. "
             "Give one of them as operator or operator:impl."
         )
 

@@ -15,6 +15,7 @@ from attnbench.axes import tokens_axis
 from attnbench.errors import BadInput
 from attnbench.problem import operator_and_impl, operator_with_impl
 from attnbench.registry import metrics
+from attnbench.units import suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -84,7 +85,8 @@ def dispatch(
     """
     if metric not in metrics() or not (metrics()[metric].timed and metrics()[metric].comparable):
         timed = sorted(name for name, each in metrics().items() if each.timed and each.comparable)
-        raise BadInput(f"--metric {metric}: allowed: {', '.join(timed)}, which are taken in timed rounds.")
+        near = suggestion(metric, timed)
+        raise BadInput(f"--metric {metric}: not taken in timed rounds{near}; allowed: {', '.join(timed)}.")
     every = [(number, run, panel) for number, run in enumerate(runs) for panel in panels(run.results, axis)]
     _check_arms([panel for _, _, panel in every], _exact(runs), operators, baseline)
     quantities = [quantity(run, metric) for run in runs]
@@ -143,19 +145,20 @@ def _check_arms(
         check(every, baseline)
     elif not any(is_exact(each, exact) for each in series):
         raise BadInput(
-            f"this run has no exact softmax to compare with; it has {_names(series)}. "
+            f"this run has no exact softmax to compare with; it has {', '.join(_names(series))}. "
             "Give one of them as --baseline, or measure softmax beside them."
         )
     for name in operators:
         if not any(_is_named(each, name) for each in series):
             raise BadInput(
-                f"--operator {name}: this run has no such series. It has {_names(series)}. "
+                f"--operator {name}: this run has no such series{suggestion(name, _names(series))}. "
+                f"It has {', '.join(_names(series))}. "
                 "Give one of them as operator (every impl of it) or operator:impl."
             )
 
 
-def _names(series: Iterable[Series]) -> str:
-    return ", ".join(sorted({operator_with_impl(each.operator, each.impl) for each in series})) or "none"
+def _names(series: Iterable[Series]) -> list[str]:
+    return sorted({operator_with_impl(each.operator, each.impl) for each in series}) or ["none"]
 
 
 def _is_named(series: Series, name: str) -> bool:

@@ -20,6 +20,7 @@ from attnbench.analysis.series import Panel, Series, in_a_line
 from attnbench.analysis.summary import PanelReport, Summary, Table, summarise
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
+from attnbench.units import suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -153,7 +154,7 @@ def grids(
     Raises: BadInput where the run has no such metric or baseline, no time, or does not vary both axes together.
     """
     if over not in AXES:
-        raise BadInput(f"--over {over}: not an axis. Allowed: {', '.join(AXES)}.")
+        raise BadInput(f"--over {over}: not an axis{suggestion(over, AXES)}. Allowed: {', '.join(AXES)}.")
     if axis == over:
         raise BadInput(f"--axis {axis} --over {over}: twice the same. Give two axes that the run varies together.")
     summary = summarise(run, metrics, baseline, axis)

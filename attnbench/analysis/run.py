@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, printable
 from attnbench.problem import BASELINE
 from attnbench.properties import FORMS, PROPERTIES
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
 from attnbench.store.trusted_json import REPAIR, is_whole, read_text
 from attnbench.terminal import escaped
-from attnbench.units import quoted
+from attnbench.units import nearest, quoted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -140,6 +142,21 @@ def _are_places(stored: Any) -> bool:
     return all(isinstance(each, list) and all(map(is_whole, each)) for each in stored.values())
 
 
+MOST_FOLDERS = 1000
+"""So many are looked at for a name that is near another."""
+
+
+def _near(folder: Path) -> str:
+    """The run folder that was perhaps meant: beside it, in or two below results/; empty where none is near."""
+    found: dict[str, Path] = {}
+    with suppress(OSError):
+        for place in (folder.parent, Path("results"), *sorted(Path("results").glob("*/"))):
+            for each in islice(place.glob(f"*/{VISITS}"), MOST_FOLDERS):
+                found.setdefault(each.parent.name, each.parent)
+    near = nearest(folder.name, found)
+    return f" (did you mean '{printable(str(found[near]))}'?)" if near else ""
+
+
 def read_run(path: str | Path) -> Run:
     """The run stored in a folder. A torn last line is a visit that never finished, and is left out.
 
@@ -149,7 +166,7 @@ def read_run(path: str | Path) -> Run:
 
     folder = Path(path)
     if not os.path.isdir(folder):
-        raise BadInput(f"{path}: no such folder. Give a folder that `attnbench run` wrote.")
+        raise BadInput(f"{path}: no such folder{_near(folder)}. Give a folder that `attnbench run` wrote.")
     for name in (VISITS, ENVIRONMENT, SUITE):
         if not os.path.isfile(folder / name):
             raise BadInput(f"{folder}: not a run folder, it has no {name}. Give a folder that `attnbench run` wrote.")

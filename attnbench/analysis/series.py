@@ -183,7 +183,7 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
     if axis is not None:
         check_axis(axis)
     rows = [_row(row) for row in results[_USED].to_dict("records")]
-    names = _names(rows)
+    names = series_names(rows)
     every = [panel for each in AXES.values() for panel in _along(each, rows, names, swept)]
     placed = {key for panel in every for key in panel.keys}
     rest = [row for row in rows if row["key"] not in placed]
@@ -354,7 +354,7 @@ def _panel(
     return Panel(axis.name, fixed, series, beside, products.pop() if len(products) == 1 else None)
 
 
-def _names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
+def series_names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
     """Display names by (operator, impl, params): params are named only where series of an operator differ in them."""
     by_operator: dict[str, list[dict[str, Any]]] = {}
     lines = dict.fromkeys((row["operator"], row["impl"], row["params"]) for row in rows)

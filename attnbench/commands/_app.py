@@ -9,11 +9,25 @@ from typing import Annotated
 
 import click
 import typer
+import typer.core
 
 from attnbench import __version__
+from attnbench.commands._options import Word
 from attnbench.errors import BadInput, printable
 from attnbench.registry import scan
 from attnbench.terminal import escaped
+
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs; where one takes one of some words, a word near one of them is told."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        for option in command.params if command else ():
+            if isinstance(option.type, click.Choice):
+                option.type = Word(option.type.choices, option.type.case_sensitive)
+        return command
+
 
 VERBS = tuple(scan("attnbench.commands"))
 
@@ -22,6 +36,7 @@ def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
     """The app with these verbs. No other is imported: all of them together take as long as a quick command."""
     app = typer.Typer(
         name="attnbench",
+        cls=Verbs,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,

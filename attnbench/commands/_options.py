@@ -17,11 +17,27 @@ from attnbench.measure.device import AUTO, device_names
 from attnbench.outputs._formats import Data, check, formats
 from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
 from attnbench.problem import DTYPES, DTYPES_SHORT, MODES_SHORT
+from attnbench.units import quoted, suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
     from attnbench.analysis.summary import Summary
     from attnbench.plan.problem_request import ProblemRequest
+
+
+class Word(click.Choice[str]):
+    """One of some words; `seq-len` stands for seq_len, and a word near one of them is told."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        near = str(value).replace("-", "_")
+        return super().convert(near if near in self.choices else value, param, ctx)
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return _refusal(str(value), self.choices)
+
+
+def _refusal(value: str, words: Sequence[str]) -> str:
+    return f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}"
 
 
 class _Format(click.ParamType):
@@ -38,7 +54,7 @@ class _Format(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         names = formats(self._data)
         if value not in names:
-            self.fail(f"{value!r} is not one of {', '.join(map(repr, names))}.", param, ctx)
+            self.fail(_refusal(value, names), param, ctx)
         check(value)
         return value
 
@@ -111,9 +127,9 @@ class ProblemOptions(ModeOptions):
     dtype: Annotated[list[str] | None, typer.Option(help=dtype_help())] = None
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
     scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
-    param: Annotated[list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")] = (
-        None
-    )
+    param: Annotated[
+        list[str] | None, typer.Option(help="key=value or key=value,value; for the operators that have the key.")
+    ] = None
     operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None
 
     def request(self, operators: Sequence[str], sizes: Mapping[str, Sequence[str] | None]) -> ProblemRequest:

@@ -62,9 +62,10 @@ class ShapeOptions(ModeOptions):
     dtype: Annotated[str, typer.Option(help=dtype_help())] = "float32"
     causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
     scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
-    param: Annotated[list[str] | None, typer.Option(help="key=value; applied to the operators that have the key.")] = (
-        None
-    )
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value or key=value,value (a search each); for the operators that have it."),
+    ] = None
 
 
 @grouped

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from attnbench.analysis.border_search import Border, from_the_middle, search_borders
 from attnbench.analysis.crossover_search import Search, search
+from attnbench.analysis.series import series_names
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
 from attnbench.measure.crossover_probes import Probes
+from attnbench.measure.definitions import check_defined
 from attnbench.measure.open_run import Session, begin, device_for, resume, stored_search
 from attnbench.measure.runner import Progress
 from attnbench.measure.search_progress import SearchProgress, foreseen
@@ -20,7 +22,7 @@ from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.cells import cells
 from attnbench.plan.search_request import SearchRequest
 from attnbench.plan.suite import from_text
-from attnbench.problem import Cell
+from attnbench.problem import Cell, canonical_params
 from attnbench.store.reading import read_visits
 
 
@@ -86,8 +88,12 @@ def begin_search(request: SearchRequest, text: str, device: str, out: Path | Non
     Raises: BadInput, before anything is written.
     """
     suite = from_text(text, "the command line", Path.cwd())
-    searched = compared(cells(suite), request)
-    session = begin(suite, device_for(suite.where, suite.impls, device), out)
+    planned, on = cells(suite), device_for(suite.where, suite.impls, device)
+    searched = compared(planned, request)
+    check_defined(
+        [each.cells for each in searched.values()], request, varied(request, planned), suite.operators_from, on
+    )
+    session = begin(suite, on, out)
     write_request(request, session.journal.folder)
     return OpenSearch(request, session, searched)
 
@@ -167,26 +173,40 @@ def _borders(opened: OpenSearch, searches: Mapping[str, Search]) -> list[Border]
 
 
 def compared(cells: Sequence[Cell], request: SearchRequest) -> dict[str, Compared]:
-    """What each search compares, by its name. Raises BadInput where an operator has no such impl."""
-    *series, (_, baseline) = [
-        (f"{operator}:{impl}", _values(cells, operator, impl, request.over)) for operator, impl in request.names()
-    ]
+    """What each search compares, by its name: one for each value of params and of the second axis.
+
+    Raises: BadInput where an operator has no such impl, or the baseline has several values of a parameter.
+    """
+    *series, several = [_series(cells, operator, impl, request.over) for operator, impl in request.names()]
+    (name, baseline), *more = several.items()
+    if more:
+        raise BadInput(
+            f"--param: the baseline {request.baseline} would be {name} and {more[0][0]}; all are compared with one. "
+            "Give one value of each parameter that it has."
+        )
     return {
         f"{name} {request.over} {value}".strip(): Compared(name, value, (cell, baseline[value]))
-        for name, by_value in series
+        for name, by_value in (each for one in series for each in one.items())
         for value, cell in by_value.items()
     }
 
 
-def _values(cells: Sequence[Cell], operator: str, impl: str, over: str) -> dict[str, Cell]:
-    """A cell of an operator's impl for each value on the second axis; without one, by an empty text. It is one at which
-    no size that was given is the default by chance, as two kv_heads are of two heads: elsewhere on the axis it is not.
-
-    Raises: BadInput where there is none.
-    """
+def _series(cells: Sequence[Cell], operator: str, impl: str, over: str) -> dict[str, dict[str, Cell]]:
+    """An operator's impl as series, by name, with the params in which they differ: of each what `_values` gives."""
     fitting = [cell for cell in cells if cell.operator == operator and impl in (cell.impl, cell.impl.split(":")[0])]
     if not fitting:
         raise BadInput(f"{operator}:{impl}: {operator} has no impl {impl}. See `attnbench list operators {operator}`.")
+    grids: dict[str, list[Cell]] = {}
+    for cell in fitting:
+        grids.setdefault(canonical_params(cell.params), []).append(cell)
+    names = series_names({"operator": operator, "impl": "reference", "params": params} for params in grids)
+    return {f"{names[operator, 'reference', params]}:{impl}": _values(same, over) for params, same in grids.items()}
+
+
+def _values(fitting: Sequence[Cell], over: str) -> dict[str, Cell]:
+    """A cell of a series for each value on the second axis; without one, by an empty text. It is one at which no size
+    that was given is the default by chance, as two kv_heads are of two heads: elsewhere on the axis it is not.
+    """
     values: dict[str, Cell] = {}
     for cell in fitting:
         value = AXES[over].label(cell.problem) if over else ""

@@ -14,6 +14,7 @@ import attnbench
 from attnbench.errors import BadInput
 from attnbench.measure.scratch import scratch_folder
 from attnbench.plan.suite import operator_places, shipped
+from attnbench.units import suggestion
 from attnbench.yaml_file import parse, read_text
 
 
@@ -183,9 +184,11 @@ def _commit(top: Path, revision: str, option: str) -> str:
             raise BadInput("")
         return _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except BadInput:
+        names = _git(top, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes")
+        near = suggestion(revision, names.split())
         raise BadInput(
-            f"{option} {revision}: no such revision in {top}. Give a branch, a tag or a commit; in CI fetch it first "
-            "(fetch-depth: 0)."
+            f"{option} {revision}: no such revision in {top}{near}. Give a branch, a tag or a commit; in CI fetch it "
+            "first (fetch-depth: 0)."
         ) from None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.definitions import check_any_defined
 from attnbench.measure.device import AUTO, alternatives, choose_device, device_names, device_of
 from attnbench.measure.machine import advice, environment, host
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, WorkerLost
@@ -115,6 +116,7 @@ def memory_limit(limits: Limits, facts: Mapping[str, Any]) -> int:
 def begin(suite: Suite, device: str, out: Path | None) -> Session:
     """A new run folder. Raises BadInput."""
     plan, facts = plan_of(suite, device)
+    check_any_defined(plan.cells, plan.operators_from, device, suite.where)
     facts["rates"] = _rates(plan) if time_budget.rates_fit(plan.limits.budget_s) else {}
     return Session(plan, journal.create(out or default_folder(suite.name), suite.text, facts), facts)
 

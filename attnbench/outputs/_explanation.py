@@ -24,9 +24,10 @@ def explanations(comparison: Comparison, before: Run, after: Run, cell: str) -> 
     """
     keys = sorted({f.subject for f in comparison.findings if "." in f.subject})
     chosen = [key for key in keys if key == cell] or [key for key in keys if cell in key]
+    words = {*keys, *(part for key in keys for part in key.split("."))}
     if not chosen:
         raise BadInput(
-            f"--explain {cell}: no cell's key contains it{suggestion(cell, keys)}. --format json has all keys."
+            f"--explain {cell}: no cell's key contains it{suggestion(cell, words)}. --format json has all keys."
         )
     before, after = aligned(before, after)
     lines = []

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
-from attnbench.problem import columns_of
+from attnbench.problem import canonical_params, columns_of
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
@@ -236,7 +236,11 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 def estimates(rows: Sequence[Row]) -> Listing:
     """Of `estimate`. A dash: outside the definition, not known, or (intensity) nothing to divide by."""
 
+    from attnbench.analysis.series import series_names
+
     dtypes = {row["dtype"] for row in rows}
+    variants = [(row["operator"], "reference", canonical_params(row["params"])) for row in rows]
+    names = series_names([dict(zip(("operator", "impl", "params"), each, strict=True)) for each in variants])
 
     def texts(row: Row) -> Row:
         amounts = {name: row[key] for name, (key, _) in _FIGURES.items()}
@@ -244,7 +248,7 @@ def estimates(rows: Sequence[Row]) -> Listing:
             amounts["memory"] += row["parameter_bytes"]
         intensity = row["arithmetic_intensity"]
         return {
-            "operator": row["operator"],
+            "operator": names[row["operator"], "reference", canonical_params(row["params"])],
             **({"dtype": row["dtype"]} if len(dtypes) > 1 else {}),
             **_sizes(row),
             **{name: "—" if amount is None else shown(amount, _FIGURES[name][1]) for name, amount in amounts.items()},

@@ -148,8 +148,9 @@ class Words:
 
     def doing(self) -> str:
         """What is being measured: `45 of 120 visits · performer fwd 1024 tokens`."""
-        of = "" if self._visits is None else f" of {self._visits}"
-        done = f"{self._count}{of} visits" if of or self._count else ""
+        done = count(self._count, "visit") if self._count else ""
+        if self._visits is not None:
+            done = f"{self._count} of {count(self._visits, 'visit')}"
         return " · ".join(filter(None, (done, title(self._cell) if self._cell else "a process starts")))
 
     def precision(self) -> str:

@@ -302,7 +302,8 @@ def _label(crossover: Crossover, axis: Axis, form: Form) -> str:
     first, last = crossover.smallest, crossover.largest
     if crossover.kind == "always":
         sizes = f", {axis.amount(size_range(first.label, last.label))}" if first and last else ""
-        return f"at every size measured{sizes}{_at(first)}" if form == "full" else f"every size{_ratio(first, form)}"
+        every = "the one size measured" if first and first == last else "every size measured"
+        return f"at {every}{sizes}{_at(first)}" if form == "full" else f"every size{_ratio(first, form)}"
     if crossover.kind == "never":
         sizes = f" up to {axis.amount(last.label)}" if last else ""
         return f"nowhere{sizes}{_ratio(last, form, ' there')}" if form == "full" else f"nowhere{_ratio(last, form)}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from attnbench.plan.mistakes import Notes
 from attnbench.problem import MODES, MODES_SHORT, SCOPES, Cell, Problem
-from attnbench.units import choice
+from attnbench.units import choice, listed
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -24,7 +25,7 @@ class ProblemRequest:
         dtype: of the problems.
         causal, scope: of every problem.
         mode: of every problem: fwd or infer, fwd_bwd or train.
-        params: `key=value` each, for the operators that have the key.
+        params: `key=value` or `key=value,value` each, for the operators that have the key.
         operators_from: files and packages of a user's own.
     """
 
@@ -48,8 +49,9 @@ def cells(request: ProblemRequest) -> list[tuple[Operator, Cell]]:
     params = _params(notes, operators, request.params)
     notes.close()
     return [
-        (operator, Cell(name, "reference", scopes[0], modes[0], problem, params[name]))
+        (operator, Cell(name, "reference", scopes[0], modes[0], problem, variant))
         for name, operator in operators.items()
+        for variant in params[name]
         for problem in problems
     ]
 
@@ -111,22 +113,25 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
     sources = operators(places)
     chosen = (
         sources
-        if not names or "all" in names
-        else dict.fromkeys(_read(notes, "OP", names, read_operator_name(sources)))
+        if not names or "all" in listed(names)
+        else dict.fromkeys(_read(notes, "OP", listed(names), read_operator_name(sources)))
     )
     return {name: sources[name].load() for name in chosen}
 
 
-def _params(notes: Notes, loaded: Mapping[str, Operator], words: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By operator, its params: the defaults, and the values of the command line for keys that it has."""
+def _params(notes: Notes, loaded: Mapping[str, Operator], words: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """By operator, its params: the defaults, and the values of the command line for keys that it has, each of several
+    with each of another key."""
     from attnbench.plan.schema import read_params
     from attnbench.registry import resolve
 
-    result = {}
+    result: dict[str, list[dict[str, Any]]] = {}
     chosen = read_params(words, {name: list(operator.params) for name, operator in loaded.items()}, notes)
     for name, operator in loaded.items():
+        grid = chosen[name]
         try:
-            result[name] = resolve(operator, chosen[name])
+            variants = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+            result[name] = [resolve(operator, variant) for variant in variants]
         except ValueError as error:
             notes.add(f"--param, for {name}", str(error))
     return result

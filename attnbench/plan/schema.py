@@ -187,16 +187,16 @@ def _read_grid(value: Any) -> dict[str, tuple[ParamValue, ...]]:
 
 def read_params(
     words: Sequence[str], operators: Mapping[str, Collection[str]], notes: Notes
-) -> dict[str, dict[str, ParamValue]]:
-    """The parameters of a command line by operator: to each those whose key it has.
+) -> dict[str, dict[str, tuple[ParamValue, ...]]]:
+    """The parameters of a command line by operator: to each those whose key it has, with one or several values.
 
     Args:
-        words: of `--param`: `key=value` each, the value as a suite reads it.
+        words: of `--param`: `key=value` or `key=value,value` each, a value as a suite reads it; in quotes: one value.
         operators: the names of the parameters of each.
         notes: where mistakes are noted.
     """
     known = sorted({key for keys in operators.values() for key in keys})
-    values: dict[str, ParamValue] = {}
+    values: dict[str, tuple[ParamValue, ...]] = {}
     for pair in words:
         key, equals, value = pair.partition("=")
         if not equals or not key:
@@ -208,7 +208,8 @@ def read_params(
             if operators and key not in known:
                 near, allowed = suggestion(key, known), ", ".join(known) or "none"
                 raise ValueError(f"none of {', '.join(operators)} has it{near}; allowed: {allowed}")
-            values[key] = _read_param(scalar(value))
+            parts = [value] if value[:1] in ("'", '"') else value.split(",")
+            values[key] = several(_read_param)([scalar(part.strip()) for part in parts])
         except ValueError as error:
             notes.add(f"--param {key[:60]}", str(error))
     return {name: {key: value for key, value in values.items() if key in keys} for name, keys in operators.items()}

@@ -151,4 +151,4 @@ def _with_params(names: list[str], params: Sequence[str], operators_from: Sequen
     known = {name: list(sources[name].load().params) if name in sources else [] for name in names}
     chosen = read_params(params, known, notes)
     notes.close()
-    return [{name: {key: [v] for key, v in grid.items()}} if grid else name for name, grid in chosen.items()]
+    return [{name: {key: list(v) for key, v in grid.items()}} if grid else name for name, grid in chosen.items()]

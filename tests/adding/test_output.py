@@ -29,11 +29,11 @@ def test_an_output_is_one_file(tmp_path: Path) -> None:
     assert "[csv|html|json|markdown|oneline|table]" in attnbench(tree, "run", "--help").stdout
     rows = attnbench(tree, "roofline", RUN, "--format", "oneline")
     assert (rows.returncode, rows.stdout) == (2, "")
-    assert "'oneline' is not one of 'csv', 'json', 'markdown', 'table'" in rows.stderr
+    assert "'oneline'; allowed: csv, json, markdown, table" in rows.stderr
 
 
 def test_without_the_file_it_is_refused(tmp_path: Path) -> None:
     tree = tree_with(tmp_path, "attnbench/outputs/_oneline.py", OUTPUT)
     refused = attnbench(tree, "show", RUN, "--format", "oneline")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "'oneline' is not one of 'csv', 'html', 'json', 'markdown', 'table'" in refused.stderr
+    assert "'oneline'; allowed: csv, html, json, markdown, table" in refused.stderr

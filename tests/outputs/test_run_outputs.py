@@ -231,6 +231,10 @@ BRACKET = Crossing(None, 1024, 2048, "below", bracket=True)
             *("at every size measured, 256–4096 tokens (0.50× at 256)", "every size (0.50×)", "every size"),
         ),
         (
+            Crossover("always", smallest=SMALL, largest=SMALL),
+            *("at the one size measured, 256 tokens (0.50× at 256)", "every size (0.50×)", "every size"),
+        ),
+        (
             Crossover("always", baseline_beyond=("512", "oom")),
             *("at every size measured; softmax out of memory at 512", "every size; softmax out of memory at 512"),
             "every size",
