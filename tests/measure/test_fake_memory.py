@@ -49,6 +49,18 @@ def test_views_and_in_place_operations_take_no_memory() -> None:
     assert live.peak == 0
 
 
+def test_a_strided_gradient_is_copied_inside_the_backward_of_a_softmax() -> None:
+    weights, gradient = torch.zeros(8, 16), torch.zeros(16, 8).t()
+
+    def peak(of: Tensor) -> int:
+        with LiveBytes() as live:
+            torch._softmax_backward_data(of, weights, -1, torch.float32)
+        return live.peak
+
+    assert peak(gradient) == 2 * 512
+    assert peak(gradient.contiguous()) == 512
+
+
 def test_a_million_tokens_are_predicted_without_allocating_them() -> None:
     form = operators()["softmax"].load().forms["core"]
     footprint = predict(form, Problem(2**20, C, H), {"value_map": False}, "fwd")

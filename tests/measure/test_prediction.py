@@ -16,8 +16,6 @@ from attnbench.problem import MODES, Cell, Mode, canonical_params
 from tests.variants import Variant, sources, variants
 
 SCRATCH = {
-    ("softmax_pool", "fwd_bwd"): "_softmax_backward_data makes a strided gradient contiguous",
-    ("efficient", "fwd_bwd"): "_softmax_backward_data makes a strided gradient contiguous",
     ("mlp_mixer", "fwd_bwd"): "native_layer_norm_backward keeps sums per thread",
     ("sparse_transformer", "fwd"): "bmm packs its operands",
     ("strided", "fwd"): "bmm packs operands that the projection of a layer leaves strided",

@@ -180,6 +180,13 @@ def run(
         return output, torch.autograd.grad(output, list(wanted.values()), cotangent)
 
 
+_MADE_CONTIGUOUS = frozenset(
+    getattr(torch.ops.aten, name).default
+    for name in ("_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data")
+)
+"""Operations that copy arguments which are not contiguous, on every device."""
+
+
 class TooManyOperations(Exception):
     """A call has more of them than were allowed."""
 
@@ -218,6 +225,9 @@ class LiveBytes(TorchDispatchMode):
         for tensor in _tensors((result,)):
             if self._counts and _identity(tensor) not in arguments:
                 self._add(tensor.untyped_storage())
+        if func in _MADE_CONTIGUOUS:
+            copies = (t.numel() * t.element_size() for t in _tensors(args) if not t.is_contiguous())
+            self.peak = max(self.peak, self.now + sum(copies))
         return result
 
     def _add(self, storage: torch.UntypedStorage) -> None:
