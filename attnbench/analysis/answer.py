@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -102,7 +102,6 @@ class Standing:
         ratio: of that to the baseline's, in a panel without one to the best exact softmax's; None of these themselves,
             and where they have no figure.
         memory_bytes: at that size.
-        failures: the sizes without a figure, by status.
     """
 
     against_baseline: Crossover | None
@@ -113,7 +112,6 @@ class Standing:
     ratio: float | None
     memory_bytes: float | None
     status: str
-    failures: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -151,6 +149,8 @@ class Modes:
         rows: the baseline, the best exact softmax of each mode, then the others in the order that is asked for.
         chosen: whether only some operators were asked for.
         hidden: how many series have no row: identity, and those that were not asked for.
+        unmeasured: the labels of the sizes at which nothing but identity ran in any mode, ascending.
+        failures: how many cells of the other sizes have no figure, by status.
     """
 
     axis: str
@@ -160,6 +160,8 @@ class Modes:
     rows: tuple[Row, ...]
     chosen: bool
     hidden: int
+    unmeasured: tuple[str, ...]
+    failures: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -320,6 +322,8 @@ def _modes(summary: Summary, group: Sequence[tuple[PanelReport, Table]]) -> Mode
     names = [name for name, line in shown.items() if restricted or not computes_nothing(line.series)]
     rows = [_row(summary, every[name], sides) for name in names]
     first = group[0][0].panel
+    sizes = {label: size for report, _ in group for label, size in report.panel.sizes.items()}
+    measured = {label for side in sides.values() for label in side.measured}
     return Modes(
         axis=first.axis,
         fixed={name: text for name, text in first.facts.items() if name != "mode"},
@@ -328,7 +332,16 @@ def _modes(summary: Summary, group: Sequence[tuple[PanelReport, Table]]) -> Mode
         rows=tuple(_ordered(rows, sides, summary.sort)),
         chosen=restricted,
         hidden=len(every) - len(rows),
+        unmeasured=tuple(label for label in sorted(sizes, key=sizes.__getitem__) if label not in measured),
+        failures=_failures([table for _, table in group], measured),
     )
+
+
+def _failures(tables: Iterable[Table], labels: Collection[str]) -> Counter[str]:
+    """How many cells have no figure, by status, at some sizes."""
+    lines = [line for table in tables for line in table.every if not computes_nothing(line.series)]
+    lacking = (f for line in lines for f in line.figures if f.label in labels and f.value is None and f.status != "ok")
+    return Counter(figure.status for figure in lacking)
 
 
 @dataclass(frozen=True)
@@ -420,10 +433,6 @@ def _standing(summary: Summary, line: Line, side: _Side) -> Standing:
     figure = _at(line, side.label)
     memory = next((each for each in summary.beside if each.metric.role == "memory"), None)
     point = line.series.at(side.label)
-    counts: dict[str, int] = {}
-    for each in line.figures:
-        if each.value is None:
-            counts[each.status] = counts.get(each.status, 0) + 1
     return Standing(
         against_baseline=line.against_baseline,
         against_exact=line.against_exact,
@@ -433,7 +442,6 @@ def _standing(summary: Summary, line: Line, side: _Side) -> Standing:
         ratio=figure.vs_baseline if figure and side.baseline else _to_best_exact(line, side),
         memory_bytes=memory.values.get(point.key) if memory and point else None,
         status=figure.status if figure else "",
-        failures=counts,
     )
 
 

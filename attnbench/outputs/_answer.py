@@ -486,22 +486,19 @@ def legend(tables: Iterable[ShortTable]) -> list[str]:
 
 
 def _left_out(summary: Summary, found: Answer, panels: int, tables: Sequence[Modes], most_rows: int) -> str:
-    """`+5 more rows, +2 more verdicts, cells: 28 skipped, 1 wrong: --all`."""
+    """`+5 more rows, +2 more verdicts, cells without a figure: 28 skipped, 1 wrong: --all`."""
     rows = sum(table.hidden + len(table.rows) - len(_rows(table, most_rows)) for table in tables if not table.chosen)
     others = len(found.tables) - len(tables)
-    failures = sum((_failures(table) for table in tables), Counter())
-    statuses = [f"{number} {status}" for status, number in failures.items() if status != "ok"]
+    failures = sum((Counter(table.failures) for table in tables), Counter())
+    statuses = [f"{number} {status}" for status, number in failures.items()]
+    unmeasured = [f"{table.axis} {', '.join(table.unmeasured)}" for table in tables if table.unmeasured]
     more = [
         f"+{count(rows, 'more row')}" if rows else "",
         f"+{count(panels, 'more verdict')}" if panels else "",
         f"+{count(others, 'more table')}" if others else "",
+        f"not measured: {', '.join(unmeasured)}" if unmeasured else "",
         f"cells without a figure: {', '.join(statuses)}" if statuses else "",
         f"{len(summary.skipped)} series skipped" if summary.skipped else "",
     ]
-    text = ", ".join(filter(None, more))
+    text = "; ".join(filter(None, more))
     return f"{text}: --all" if text else ""
-
-
-def _failures(table: Modes) -> Counter[str]:
-    """How many cells have no figure, by status."""
-    return sum((Counter(each.failures) for row in table.rows for each in row.standings.values()), Counter())

@@ -267,11 +267,19 @@ def test_one_size_one_mode_and_nothing_measured() -> None:
     assert view(small({}, sizes=())) is None
 
 
+def test_sizes_at_which_nothing_ran_are_named_once() -> None:
+    statuses = {(name, n): "skipped" for name in ("softmax", "fnet") for n in (1024, 2048)}
+    text = " ".join(lines(small({"softmax": lambda n: 1e-8 * n**2, "fnet": lambda n: 1e-7 * n}, statuses=statuses)))
+    assert "256–512 tokens" in text
+    assert "not measured: seq_len 1024, 2048: --all" in text
+    assert "cells without a figure" not in text
+
+
 def test_failures_are_counted_and_what_ran_nowhere_else_is_told() -> None:
     statuses = {("local", 2048): "oom", ("fnet", 512): "wrong", **{("performer", n): "skipped" for n in TOKENS}}
     rows: dict[str, Law] = {name: lambda n: 1e-6 * n for name in ("softmax", "local", "fnet", "performer")}
     text = " ".join(lines(small(rows, statuses=statuses)))
-    assert "cells without a figure: 1 wrong, 1 oom, 1 series skipped: --all" in text
+    assert "cells without a figure: 1 oom, 1 wrong; 1 series skipped: --all" in text
 
 
 def test_panels_beyond_those_shown_are_counted_and_alike_ones_told_once() -> None:
