@@ -182,6 +182,13 @@ class ShownOptions:
         return summarise(run, self.metric or (), baseline, self.axis, operators, self.sort or USE)
 
 
+def operators_option() -> Any:
+    """`--operators`: of what is shown of a run."""
+    return typer.Option(
+        "--operators", "--operator", help="Show only these, each operator or operator:impl; repeat it or use commas."
+    )
+
+
 def over_option() -> Any:
     """`--over`: the second axis of a map."""
     return typer.Option(help=f"A map of two axes: --axis along its rows, this one from row to row: {', '.join(AXES)}.")

@@ -11,16 +11,14 @@ from typing import Annotated
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import over_option
+from attnbench.commands._options import operators_option, over_option
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN/plots.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Only this metric; may be repeated.")] = None,
-    operators: Annotated[
-        str | None, typer.Option(help="Only these, as operator or operator:impl, with commas; the first in colour.")
-    ] = None,
+    operators: Annotated[list[str] | None, operators_option()] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,
@@ -32,11 +30,10 @@ def command(
     title: Annotated[str | None, typer.Option(help="Above each picture, instead of its own; none: no title.")] = None,
     form: Annotated[str, typer.Option("--format", help="What is written: png, svg, pdf, with commas.")] = "png,svg",
 ) -> None:
-    """Draw a stored run, for a talk or a paper. Of each metric: an overview of every operator over the best exact
-    softmax, and the figures themselves, forward pass and training side by side; where one panel cannot show all in
-    colour, a panel for each family as well. With intervals, and marks where operators pass softmax. With --over, of a
-    run that varies two axes: a map of what is fastest in every cell, and the border where softmax stops paying. Prints
-    what it wrote.
+    """Draw a stored run, for a talk or a paper: where each operator passes softmax, with intervals. Writes of each
+    metric an overview (ratios to the best exact softmax) and curves (the figures), forward pass and training side by
+    side; where one panel cannot show all in colour, a panel for each family too. With --over, of a run that varies two
+    axes, a map of what is fastest in every cell, and the border where softmax stops paying. Prints what it wrote.
 
     Needs matplotlib: install attnbench with its extra 'plot'.
 
@@ -48,13 +45,15 @@ def command(
     """
     from attnbench.analysis.grid import grids
     from attnbench.analysis.run import read_run
-    from attnbench.analysis.summary import summarise
+    from attnbench.analysis.summary import check_shown, summarise
     from attnbench.errors import BadInput
     from attnbench.outputs.plot import draw, draw_maps, read_formats, undrawn, wanted
+    from attnbench.units import separated
 
+    check_shown(metric or (), axis, None)
     picture, forms = wanted(size, title), read_formats(form)
     stored = read_run(run)
-    chosen = tuple(name.strip() for name in operators.split(",")) if operators is not None else ()
+    chosen = separated(operators or ())
     notes: list[str] = []
     draw_into: Callable[..., list[Path]]
     if over is None:
@@ -62,7 +61,7 @@ def command(
         notes = undrawn(summary)
         draw_into = partial(draw, summary, stored.environment.get("families", {}), operators=chosen)
     elif chosen:
-        raise BadInput("--operators: a map is of all operators of a run. Give it without --over, or leave it out.")
+        raise BadInput("--over: a map is of all operators. Leave out --operators.")
     else:
         draw_into = partial(draw_maps, grids(stored, over, axis, metric or (), baseline))
     folder = out or run / "plots"

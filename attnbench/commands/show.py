@@ -7,21 +7,14 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import ShownOptions, format_option, grouped, over_option
+from attnbench.commands._options import ShownOptions, format_option, grouped, operators_option, over_option
 from attnbench.outputs import _formats as formats
 
 
 @grouped
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
-    operators: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--operators",
-            "--operator",
-            help="Show only these, each operator or operator:impl; repeat it or use commas.",
-        ),
-    ] = None,
+    operators: Annotated[list[str] | None, operators_option()] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,

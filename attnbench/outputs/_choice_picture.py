@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnbench.errors import BadInput
 from attnbench.files import replace
 from attnbench.outputs._choice import Names, name_of, names_of, problem_text
 from attnbench.outputs._colours import GREY, colour
+from attnbench.outputs._picture_parts import FORMATS, PAD_IN, TEXT_PT, PictureFormat, drawing, saved, width_in, wrapped
 from attnbench.units import shown
 
 if TYPE_CHECKING:
@@ -19,45 +19,37 @@ if TYPE_CHECKING:
 
     from attnbench.analysis.choice import Candidate, Choice, Ranked
 
-FORMS = ("png", "svg", "pdf")
 SIZE_IN = (6.4, 4.4)
-TEXT_PT = 7.0
+LEFT = 0.11
 
 
 def check(path: Path) -> None:
     """Raises BadInput where a picture cannot be written: its ending, or matplotlib is missing."""
-    if path.suffix.removeprefix(".") not in FORMS:
-        raise BadInput(f"--picture {path}: allowed: a name that ends in .{', .'.join(FORMS)}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise BadInput(
-            "--picture: matplotlib is not installed. Install the extra: pip install 'attnbench[plot]'."
-        ) from None
+    _form(path)
+    with drawing("--picture"):
+        pass
+
+
+def _form(path: Path) -> PictureFormat:
+    for form in FORMATS:
+        if path.suffix == f".{form}":
+            return form
+    raise BadInput(f"--picture {path}: allowed: a name that ends in .{', .'.join(FORMATS)}.")
 
 
 def draw(choice: Choice, path: Path) -> None:
     """Writes a picture of a choice, as its name ends. Raises BadInput where it cannot be written."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    settings: dict[Any, Any] = {"font.size": TEXT_PT, "svg.hashsalt": "attnbench", "svg.fonttype": "none"}
-    settings |= {"axes.linewidth": 0.6, "text.parse_math": False}
-    form = path.suffix.removeprefix(".")
-    with rc_context(settings):
+    with drawing("--picture"):
         picture = Figure(figsize=SIZE_IN)
-        picture.subplots_adjust(left=0.11, right=0.93, bottom=0.11, top=0.88)
+        picture.subplots_adjust(left=LEFT, right=0.93, bottom=0.11, top=0.88)
         _panel(picture.add_subplot(), choice)
-        drawn = io.BytesIO()
-        picture.savefig(drawn, format=form, dpi=200, metadata=None if form == "png" else {_DATE[form]: None})
+        file = saved(picture, _form(path), dpi=200)
     try:
-        replace(path, drawn.getvalue())
+        replace(path, file)
     except OSError as error:
         raise BadInput(f"--picture {path}: cannot be written: {error.strerror}. Give another name.") from None
-
-
-_DATE = {"svg": "Date", "pdf": "CreationDate"}
-"""What a format's files would hold of the time at which they are written."""
 
 
 def _panel(axes: Axes, choice: Choice) -> None:
@@ -86,9 +78,7 @@ def _short(text: str) -> str:
 
 
 def _title(choice: Choice) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(problem_text(choice), 105))
+    return "\n".join(wrapped(problem_text(choice), (1 - LEFT) * SIZE_IN[0] - PAD_IN))
 
 
 def _points(axes: Axes, group: Sequence[Ranked]) -> None:
@@ -125,7 +115,7 @@ def _label(axes: Axes, every: Sequence[Ranked], best: Sequence[Ranked], names: N
     left, bottom, right, top = (float(edge) / point_px for edge in axes.bbox.extents)
     for each, (x, y) in sorted(points, key=lambda point: not point[0].leanest):
         text, own = name_of(each.candidate.cell, names), colour(each.candidate.cell.operator)
-        width = len(text) * TEXT_PT * CHARACTER
+        width = 72 * width_in(text)
         boxes = [(x + dx, y + dy - TEXT_PT / 2, x + dx + width, y + dy + TEXT_PT / 2) for dx, dy in _places(width)]
         inside = [b for b in boxes if left <= b[0] and b[2] <= right + width / 3 and bottom <= b[1] and b[3] <= top]
         box = next((b for b in inside if not any(_overlap(b, other) for other in taken)), boxes[0])
@@ -143,8 +133,6 @@ Box = tuple[float, float, float, float]
 """Left, bottom, right and top, in points."""
 
 RADIUS_PT = 3.5
-CHARACTER = 0.58
-"""The width of a character over the size of its font."""
 
 NEAR = 6
 """Of the places of a name, those next to its point."""

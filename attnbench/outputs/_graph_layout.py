@@ -69,7 +69,7 @@ class Layout:
         columns: of axes.
         width, height: of the whole.
         axes_width, axes_height: of each axes.
-        lefts: of the axes in each column.
+        lefts, rooms: of the axes in each column, and how wide a title above each may be.
         top, step_y: of the first axes, down from the top of all, and from one row to the next.
         heading, label: the lines above all, and those along y.
         keys: below all; `keys_top`: how far their first line is above the bottom.
@@ -83,6 +83,7 @@ class Layout:
     axes_width: float
     axes_height: float
     lefts: tuple[float, ...]
+    rooms: tuple[float, ...]
     step_y: float
     top: float
     heading: tuple[str, ...]
@@ -186,6 +187,7 @@ def _sized(
         axes_width=axes_width,
         axes_height=axes_height,
         lefts=tuple(left + c * (axes_width + GAP_IN) + sum(beside[:c]) for c in range(columns)),
+        rooms=tuple(axes_width + each for each in beside),
         step_y=axes_height + foot + title,
         top=top,
         heading=heading,
@@ -258,7 +260,7 @@ def line_style(curve: Curve, scale: float = 1.0) -> dict[str, Any]:
         "color": style.colour,
         "linestyle": style.dash,
         "linewidth": scale * (1.6 if style.wide else 1.1 if curve.style.coloured else 0.7),
-        "marker": style.shape or ("." if alone else ""),
+        "marker": style.shape or ("o" if alone else ""),
         "markersize": scale * 3,
         "markeredgewidth": 0,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attnbench.outputs._colours import INK
 from attnbench.outputs._graph_layout import (
@@ -29,6 +29,7 @@ from attnbench.outputs._picture_parts import (
     Wanted,
     draw_heading,
     draw_keys,
+    shortened,
     thinned,
     width_in,
 )
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
 GREY_TEXT = "#6B6B6B"
 """Of the names of curves without a colour."""
-
-SMALL_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-"""Of ticks within a decade."""
 
 ROUNDING = 1e-9
 """By which a crossing may be beyond the sizes that it lies between."""
@@ -74,6 +72,7 @@ def picture_of(drawing: Drawing, wanted: Wanted) -> Picture:
         bottom = layout.height - layout.top - row * layout.step_y - layout.axes_height
         width, height = layout.axes_width / layout.width, layout.axes_height / layout.height
         axes = picture.add_axes((left / layout.width, bottom / layout.height, width, height))
+        axes.set_title(shortened(graph.title, layout.rooms[column]), loc="left", fontsize=TEXT_PT, pad=3)
         _draw(axes, graph, drawing, layout, (low, high))
         if column:
             axes.tick_params(labelleft=False)
@@ -89,7 +88,7 @@ def picture_of(drawing: Drawing, wanted: Wanted) -> Picture:
 def _draw(axes: Axes, graph: Graph, drawing: Drawing, layout: Layout, limits: tuple[float, float]) -> None:
     """One set of axes. limits: of y."""
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2 if drawing.unit == "bytes" else 10)
+    axes.set_yscale("log", base=_base(drawing.unit))
     ends = _with_margin(min(graph.sizes.values()), max(graph.sizes.values()))
     axes.set_xlim(*ends)
     axes.set_ylim(*limits)
@@ -103,7 +102,6 @@ def _draw(axes: Axes, graph: Graph, drawing: Drawing, layout: Layout, limits: tu
     axes.minorticks_off()
     axes.set_xlabel(drawing.axis, labelpad=1, fontsize=TEXT_PT)
     axes.tick_params(labelsize=TEXT_PT)
-    axes.set_title(graph.title, loc="left", fontsize=TEXT_PT, pad=3)
     axes.grid(True, linewidth=0.3, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     if layout.naming != "keys":
@@ -142,36 +140,45 @@ def _with_margin(low: float, high: float) -> tuple[float, float]:
     return low / margin, high * margin
 
 
+def _steps(span: float, unit: str) -> tuple[float, ...]:
+    """The steps within a decade, or an octave of bytes, at which an axis has ticks; none: its ticks are linear.
+
+    Args:
+        span: its upper end over its lower one.
+    """
+    if unit == "bytes":
+        return (1.0,) if span > 4 else ()
+    for least, steps in ((1000, (1.0,)), (30, (1.0, 3.0)), (8, (1.0, 2.0, 5.0)), (2, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))):
+        if span > least:
+            return steps
+    return ()
+
+
 def _scale_y(axes: Axes, unit: str, limits: tuple[float, float]) -> None:
     """Ticks at round values."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    span = limits[1] / limits[0]
-    if unit == "bytes" and span > 4:
-        locator: Any = LogLocator(base=2)
-    elif unit != "bytes" and span > 2:
-        subs = (1.0,) if span > 1000 else (1.0, 3.0) if span > 30 else (1.0, 2.0, 5.0) if span > 8 else SMALL_STEPS
-        locator = LogLocator(subs=subs)
-    else:
-        locator = MaxNLocator(5)
-    axes.yaxis.set_major_locator(locator)
+    steps = _steps(limits[1] / limits[0], unit)
+    axes.yaxis.set_major_locator(LogLocator(base=_base(unit), subs=steps) if steps else MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: _tick(value, unit))
 
 
+def _base(unit: str) -> float:
+    return 2.0 if unit == "bytes" else 10.0
+
+
 def _tick(value: float, unit: str) -> str:
-    if unit == RATIO:
-        return f"{value:.3g}×"
+    if unit in (RATIO, ""):
+        return f"{value:.3g}{unit}"
     return shown(value, unit).replace(".00", "").replace(".0", "")
 
 
 def _round_values(low: float, high: float, unit: str) -> list[float]:
     """Values within an axis whose labels are as wide as any that its ticks may have."""
-    base, factors = (2.0, (1.0,)) if unit == "bytes" else (10.0, SMALL_STEPS)
-    if high <= 2 * low:
-        return [low, high]
+    base, steps = _base(unit), _steps(high / low, unit)
     powers = range(math.floor(math.log(low, base)), math.ceil(math.log(high, base)) + 1)
-    values = [factor * base**power for power in powers for factor in factors]
-    return [low, high, *(value for value in values if low <= value <= high)]
+    values = [step * base**power for power in powers for step in steps]
+    return [value for value in values if low <= value <= high] or [low, high]
 
 
 def _label(axes: Axes, graph: Graph, drawing: Drawing, layout: Layout) -> None:

@@ -13,6 +13,7 @@ from attnbench.analysis.baseline import computes_nothing, ratios
 from attnbench.analysis.crossover import BEYOND, Crossing
 from attnbench.analysis.series import Panel, Series, in_a_line
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
+from attnbench.outputs._colours import MOST_COLOURED
 from attnbench.outputs._graph_styles import Order, Style, styles_of
 from attnbench.problem import BASELINE
 
@@ -160,8 +161,8 @@ def _overview(stem: str, tables: Sequence[Table], order: Order) -> Drawing:
     passed = any(line.against_exact for table in tables for line in table.lines)
     return _side_by_side(
         f"{stem}-{tables[0].quantity.name}-overview", tables, traced, order,
-        heading=f"{tables[0].quantity.title} over that of the {exact}",
-        label=f"{tables[0].quantity.title} over exact softmax",
+        heading=f"{tables[0].quantity.title}, ratio to the {exact}",
+        label=f"{tables[0].quantity.title}, ratio to exact softmax",
         unit=RATIO,
         numbered=("exact",) if passed else ("baseline",),
     )  # fmt: skip
@@ -255,10 +256,13 @@ def _over_best_exact(line: Line, table: Table) -> tuple[Spot, ...]:
 
 
 def _cheapest(table: Table, order: Order) -> list[Line]:
-    """One line per operator and params, and the baseline's, and those whose impl was chosen."""
+    """One line per operator and params, and the baseline's, and those whose impl was chosen; all of a few chosen."""
     best: dict[str, Line] = {}
     wanted = []
-    for line in filter(is_drawn, table.lines):
+    lines = [line for line in table.lines if is_drawn(line)]
+    if order.operators and len(lines) <= MOST_COLOURED:
+        return lines
+    for line in lines:
         if order.is_baseline(line.series) or order.chooses(line.series):
             wanted.append(line)
             continue

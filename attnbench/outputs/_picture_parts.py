@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.errors import BadInput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
+PictureFormat = Literal["png", "svg", "pdf"]
+FORMATS: tuple[PictureFormat, ...] = ("png", "svg", "pdf")
+
+METADATA: Mapping[PictureFormat, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Without which the same picture would not be the same file."""
+
 TEXT_PT, TITLE_PT = 7.0, 8.0
+
+SETTINGS: dict[Any, Any] = {
+    "font.size": TEXT_PT,
+    "axes.linewidth": 0.6,
+    "svg.hashsalt": "attnbench",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # publishers refuse fonts of type 3
+    "hatch.linewidth": 0.5,
+    "text.parse_math": False,
+}
+"""Matplotlib's, of every picture."""
 
 RESOLUTIONS = (72, 100, 160, 300)
 """In dots per inch, at which pictures are shown or written."""
@@ -77,6 +96,26 @@ class PlacedKey:
     key: Key
 
 
+@contextmanager
+def drawing(where: str) -> Iterator[None]:
+    """Matplotlib's settings for pictures. Raises BadInput where it is missing. where: the verb or option that draws."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise BadInput(
+            f"{where}: matplotlib is not installed. Install the extra: pip install 'attnbench[plot]'."
+        ) from None
+    with matplotlib.rc_context(SETTINGS):
+        yield
+
+
+def saved(picture: Picture, form: PictureFormat, dpi: int) -> bytes:
+    """A picture as a file of a format. dpi: of PNG."""
+    file = io.BytesIO()
+    picture.savefig(file, format=form, dpi=dpi, metadata=METADATA.get(form))
+    return file.getvalue()
+
+
 def line_in(points: float = TEXT_PT) -> float:
     """The height of a line of text."""
     return 1.25 * points / 72
@@ -116,6 +155,12 @@ def wrapped(text: str, most_in: float, points: float = TEXT_PT) -> list[str]:
             cut = max(fitting, default=1)
             lines[-1:] = [rest[:cut], rest[cut:]]
     return lines
+
+
+def shortened(text: str, most_in: float) -> str:
+    """A text in one line of that width, cut with … where it is longer."""
+    first, *more = wrapped(text, most_in) or [""]
+    return f"{wrapped(first, most_in - width_in('…'))[0]}…" if more else first
 
 
 def place_keys(keys: Iterable[Key], most_in: float) -> tuple[list[PlacedKey], float]:

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from attnbench.analysis.summary import Summary
 from attnbench.errors import BadInput, printable
 from attnbench.files import replace
 from attnbench.outputs._graphs import drawings, is_drawn, stems
-from attnbench.outputs._picture_parts import AS_IT_NEEDS, TEXT_PT, Wanted
-from attnbench.units import choice, picture_size
+from attnbench.outputs._picture_parts import AS_IT_NEEDS, FORMATS, PictureFormat, Wanted, drawing, saved
+from attnbench.units import choice, count, picture_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
     from attnbench.analysis.grid import Grid
 
-PictureFormat = Literal["png", "svg", "pdf"]
-FORMATS: tuple[PictureFormat, ...] = ("png", "svg", "pdf")
+VERB = "attnbench plot"
 NO_TITLE = "none"
 
 DPI, PRINT_DPI = 160, 300
 """Of PNG: where no size is wanted, and where one is, for print."""
-
-METADATA: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-"""Without which the same run would not give the same file."""
-
-SETTINGS: dict[Any, Any] = {
-    "font.size": TEXT_PT,
-    "axes.linewidth": 0.6,
-    "svg.hashsalt": "attnbench",
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,  # publishers refuse fonts of type 3
-    "hatch.linewidth": 0.5,
-    "text.parse_math": False,
-}
 
 
 def wanted(size: str | None, title: str | None) -> Wanted:
@@ -114,7 +98,7 @@ def pictures(
     summary: Summary, families: Mapping[str, str], wanted: Wanted = AS_IT_NEEDS, operators: Sequence[str] = ()
 ) -> dict[str, Picture]:
     """The pictures of a run, by the stems of their files' names; see `draw`."""
-    with _drawing():
+    with drawing(VERB):
         return dict(_pictures(summary, families, wanted, operators))
 
 
@@ -125,10 +109,14 @@ def undrawn(summary: Summary) -> list[str]:
         for table in report.tables:
             if not any(map(is_drawn, table.lines)):
                 panels.setdefault(table.quantity.name, []).append(report.panel.title)
-    sentences = []
+    metrics: dict[tuple[str, ...], list[str]] = {}
     for metric, titles in panels.items():
-        where = "" if len(titles) == len(summary.panels) else f" of {'; '.join(titles)}"
-        sentences.append(f"No picture of {metric}{where}: no cell has a figure of it above 0.")
+        metrics.setdefault(tuple(titles), []).append(metric)
+    sentences = []
+    for (first, *others), names in metrics.items():
+        more = f" and {count(len(others), 'other panel')}" if others else ""
+        where = "" if len(others) + 1 == len(summary.panels) else f" of {first}{more}"
+        sentences.append(f"No picture of {', '.join(names)}{where}: no cell has a figure of it above 0.")
     return sentences
 
 
@@ -139,9 +127,9 @@ def _pictures(
 
     every = drawings(summary, families, operators)
     if not every:
-        raise BadInput(" ".join(["attnbench plot: there is nothing to draw.", *undrawn(summary)]))
-    for drawing in every:
-        yield drawing.stem, picture_of(drawing, wanted)
+        raise BadInput(" ".join([f"{VERB}: there is nothing to draw.", *undrawn(summary)]))
+    for each in every:
+        yield each.stem, picture_of(each, wanted)
 
 
 def _maps(grids: Sequence[Grid], wanted: Wanted) -> Iterator[tuple[str, Picture]]:
@@ -154,32 +142,17 @@ def _maps(grids: Sequence[Grid], wanted: Wanted) -> Iterator[tuple[str, Picture]
         yield f"{name}-{grid.rows[0].table.quantity.name}-map", picture_of(grid, letters, wanted)
 
 
-@contextmanager
-def _drawing() -> Iterator[None]:
-    """Matplotlib's settings for every picture. Raises BadInput where it is missing."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        raise BadInput(
-            "attnbench plot: matplotlib is not installed. Install the extra: pip install 'attnbench[plot]'."
-        ) from None
-    with matplotlib.rc_context(SETTINGS):
-        yield
-
-
 def _written(
     pictures: Iterator[tuple[str, Picture]], folder: Path, forms: Iterable[PictureFormat], wanted: Wanted
 ) -> list[Path]:
     """Draws pictures, by the stems of their names, and writes each in every form."""
     written = []
     dpi = DPI if wanted.width_in is None else PRINT_DPI
-    with _drawing():
+    with drawing(VERB):
         for stem, picture in pictures:
             for form in forms:
                 path = folder / f"{stem}.{form}"
                 folder.mkdir(parents=True, exist_ok=True)
-                drawn = io.BytesIO()
-                picture.savefig(drawn, format=form, dpi=dpi, metadata=METADATA.get(form))
-                replace(path, drawn.getvalue())
+                replace(path, saved(picture, form, dpi))
                 written.append(path)
     return written

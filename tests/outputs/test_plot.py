@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -139,7 +142,7 @@ def test_a_text_that_leaves_its_picture_and_labels_on_each_other_are_found(
     """The negative controls: titles in one line, as they come; labels where the curves end."""
     (drawing,) = of_reference("cpu-sequence", "overview")
     monkeypatch.setattr(_graph_layout, "wrapped", lambda text, *_: [text])
-    assert any("Wall time over that" in name for name in misplaced(picture_of(drawing, Wanted(3.5))))
+    assert any("Wall time, ratio to" in name for name in misplaced(picture_of(drawing, Wanted(3.5))))
     monkeypatch.undo()
     monkeypatch.setattr(_graph_picture, "spread", lambda heights, *_: list(heights))
     assert any(" | " in name for name in misplaced(picture_of(drawing, AS_IT_NEEDS)))
@@ -232,6 +235,18 @@ def test_operators_that_were_chosen_are_all_drawn_in_colour_and_nothing_else_is(
     assert {curve.series.name for curve in overview.graphs[0].curves} == {"sinkhorn", "moba"}
 
 
+def test_of_a_few_that_were_chosen_every_impl_is_drawn() -> None:
+    chosen = ("softmax", "local")
+    run = reference("h100-prefill")
+    drawn = drawings(summarise(run, ("wall_time",), operators=chosen), run.environment["families"], chosen)
+    assert [drawing.stem for drawing in drawn] == ["seq_len-wall_time-overview", "seq_len-wall_time-curves"]
+    names = {curve.series.name for curve in drawn[1].graphs[0].curves}
+    assert {"softmax:sdpa", "softmax:cuda:cudnn", "local:cuda", "local:cuda:graph"} <= names
+    of_all = drawings(summarise(run, ("wall_time",)), run.environment["families"])
+    assert [drawing.stem.rsplit("-", 1)[1] for drawing in of_all] == ["overview", "curves", "families"]
+    assert not {"softmax:cuda:cudnn", "local:cuda:graph"} & {c.series.name for c in of_all[1].graphs[0].curves}
+
+
 @pytest.mark.parametrize("kind", ["families", "overview"])
 def test_the_panels_of_a_picture_have_one_y_axis(kind: str) -> None:
     for drawing in of_reference("cpu-sequence", kind):
@@ -281,7 +296,7 @@ def test_a_metric_without_figures_is_named_and_draws_nothing(tmp_path: Path) -> 
             ["--operators", "performr"],
             "--operators 'performr': this run has no series of it (did you mean 'performer'?",
         ),
-        (["--operators", "rfa", "--over", "batch"], "--operators: a map is of all operators of a run."),
+        (["--operators", "rfa", "--over", "batch"], "--over: a map is of all operators. Leave out --operators."),
     ],
 )
 def test_what_cannot_be_drawn_is_told_in_one_paragraph(words: list[str], said: str, tmp_path: Path) -> None:
@@ -314,6 +329,28 @@ def test_a_picture_for_a_column_of_a_paper(tmp_path: Path) -> None:
     assert all(f">{name}<" in svg for name in six.split(","))
     assert not any(f">{name}<" in svg for name in ("fnet", "efficient", "Wall time. seq_len"))
     assert "scope core" not in svg, "no title"
+
+
+def test_pictures_are_drawn_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['attnbench', 'plot', *sys.argv[1:]]\n"
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules, 'matplotlib' in sys.modules))\n"
+        "from attnbench.__main__ import main\n"
+        "main()\n"
+    )
+    words = ["--metric", "flops", "--operators", "softmax", "--format", "svg", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", code, str(REFERENCE / "h100-prefill"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.stdout.endswith("curves.svg\nFalse True\n")
+
+
+def test_a_title_that_is_too_long_for_its_panel_is_shortened() -> None:
+    family = "a family of somebody's own with a name as long as a sentence"
+    (drawing,) = of_reference("cpu-sequence", "curves", ("softmax", "performer"))
+    named = replace(drawing, graphs=tuple(replace(graph, title=family) for graph in drawing.graphs))
+    picture = picture_of(named, Wanted(3.5))
+    assert misplaced(picture) == []
+    assert all(axes.get_title(loc="left").endswith("…") for axes in picture.axes)
 
 
 def test_spread_moves_no_more_than_it_must() -> None:
