@@ -29,27 +29,29 @@ def comparisons_page(compared: Sequence[Comparison]) -> str:
 
 def _blocks(comparison: Comparison, number: int) -> Iterator[Block]:
     content = part("paragraph", f"{comparison.before} → {comparison.after}") + part("notes", comparison.notes)
-    yield Block("decision", part("section", f"decision-{number}", comparison.decision, content))
+    yield Block("decision", part("section", f"decision-{number}", comparison.decision, content), rank=1)
     findings = view.chosen(comparison)
     if findings:
-        yield Block("what changed", part("text_table", _table("What changed, and what is not decided", findings)))
-    yield Block("the rest", part("notes", view.around(comparison, findings)))
+        yield Block(
+            "what changed", part("text_table", _table("What changed, and what is not decided", findings)), rank=1
+        )
+    yield Block("the rest", part("notes", view.around(comparison, findings)), rank=1)
     every = comparison.findings
     group = str(number)
     drawn = [f for f in every if f.ratio is not None and math.isfinite(f.ratio) and f.ratio > 0]
     if drawn:
         chart = part("chart", "findings", group, f"{comparison.before} and {comparison.after}")
-        yield Block("charts", part("section", f"charts-{number}", "Before and after", chart))
+        yield Block("charts", part("section", f"charts-{number}", "Before and after", chart), rank=1)
     for first in range(0, len(drawn), _AT_ONCE):
         some = [_drawn(f) for f in drawn[first : first + _AT_ONCE]]
         yield Block(
-            _numbers("charts of findings", first, some), script_data("findings", {"group": group, "findings": some}), 1
+            _numbers("charts of findings", first, some), script_data("findings", {"group": group, "findings": some}), 2
         )
     for first in range(0, len(every), _AT_ONCE):
         some_of_all = every[first : first + _AT_ONCE]
         name = _numbers("findings", first, some_of_all)
         table = part("text_table", _table(name.capitalize(), some_of_all))
-        yield Block(name, part("panel", name.capitalize(), table, False), rank=2)
+        yield Block(name, part("panel", name.capitalize(), table, False), rank=3)
 
 
 def _numbers(what: str, first: int, some: Sequence[object]) -> str:

@@ -32,14 +32,14 @@ def curve_blocks(summary: Summary) -> Iterator[Block]:
         blocks = [_block(report, taken) for report in reports if any(map(_is_drawn, report.tables))]
         if blocks:
             chart = part("chart", "curves", axis, f"Curves over {axis}")
-            yield Block(f"curves over {axis}", Markup(part("section", f"curves-{axis}", f"Over {axis}", chart)))
+            yield Block(f"curves over {axis}", Markup(part("section", f"curves-{axis}", f"Over {axis}", chart)), rank=1)
             yield from blocks
 
 
 def _block(report: PanelReport, taken: Sequence[Modes]) -> Block:
     facts = {name: text for name, text in report.panel.facts.items() if name != "mode"}
     rows = next((each.rows for each in taken if each.axis == report.panel.axis and each.fixed == facts), ())
-    return Block(f"curves of {report.panel.title}", script_data("curves", _panel(report, rows)), rank=1)
+    return Block(f"curves of {report.panel.title}", script_data("curves", _panel(report, rows)), rank=2)
 
 
 def _is_drawn(table: Table) -> bool:

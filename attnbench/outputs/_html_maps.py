@@ -28,11 +28,11 @@ def map_blocks(grids: Sequence[Grid]) -> Iterator[Block]:
     for i, (grid, tables) in enumerate(zip(grids, parts(grids), strict=True)):
         title = f"{grid.axis} × {grid.over}"
         chart = part("chart", "map", str(i), f"Map of {title}") + part("notes", [key(grid, letters)])
-        yield Block(f"map of {title}", part("section", f"map-{i}", f"Map: {grid.title}", chart))
-        yield Block(f"map of {grid.title}", script_data("map", _map(grid, str(i), letters)), rank=1)
+        yield Block(f"map of {title}", part("section", f"map-{i}", f"Map: {grid.title}", chart), rank=1)
+        yield Block(f"map of {grid.title}", script_data("map", _map(grid, str(i), letters)), rank=2)
         content = Markup("").join(part("text_table", table) for table in tables.text_tables)
         content += part("notes", tables.notes)
-        yield Block(f"tables of {grid.title}", part("panel", f"Tables: {grid.title}", content, False), rank=2)
+        yield Block(f"tables of {grid.title}", part("panel", f"Tables: {grid.title}", content, False), rank=3)
 
 
 def _map(grid: Grid, group: str, letters: Mapping[str, str]) -> dict[str, Any]:

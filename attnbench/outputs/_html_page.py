@@ -24,6 +24,8 @@ LIMIT_BYTES = 1_500_000
 
 FILES = Path(__file__).parent / "_page"
 
+_LONGEST_TITLE = 300
+
 _MOST_NAMED = 20
 """Of what is left out, so many are named."""
 
@@ -87,7 +89,7 @@ def page(title: str, subtitle: Sequence[str], blocks: Sequence[Block], scripts: 
 
     sources = [Markup(source) for source in (*scripts, _file("page.js"))]
     values = {
-        "title": title,
+        "title": title[:_LONGEST_TITLE],
         "subtitle": subtitle,
         "version": __version__,
         "policy": _policy(sources),

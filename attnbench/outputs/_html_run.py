@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.grid import Grid, maps
 from attnbench.analysis.summary import Summary
@@ -14,11 +14,14 @@ from attnbench.outputs._html_charts import chart_scripts, charts
 from attnbench.outputs._html_curves import curve_blocks
 from attnbench.outputs._html_maps import map_blocks
 from attnbench.outputs._html_page import Block, page, part
-from attnbench.outputs._run_tables import Field, Part, TextTable, legend, parts
+from attnbench.outputs._run_tables import Field, Part, TextTable, marks, not_measured, parts
 from attnbench.units import count
 
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
 _MOST_FACTS, _LONGEST_FACT = 80, 300
-_MOST_WARNINGS = 50
+_MOST_LINES = 50
 
 
 def run_page(summary: Summary, folder: Path | None) -> str:
@@ -38,10 +41,10 @@ def run_page(summary: Summary, folder: Path | None) -> str:
 
 def grids_page(grids: Sequence[Grid]) -> str:
     """The document of maps of two axes."""
-    marks = Block("marks", part("section", "marks", "How to read it", part("notes", grid_legend(grids))))
+    words = part("section", "marks", "How to read it", part("notes", grid_legend(grids)))
     title = f"attnbench: {', '.join(dict.fromkeys(f'{grid.axis} × {grid.over}' for grid in grids))}"
     rest = "attnbench show RUN --over AXIS --format json holds all of it."
-    return page(title, (), [*map_blocks(grids), marks, *charts(["map"])], chart_scripts(), rest)
+    return page(title, (), [*map_blocks(grids), Block("marks", words, rank=1), *charts(["map"])], chart_scripts(), rest)
 
 
 def _answer(summary: Summary) -> Iterator[Block]:
@@ -52,7 +55,7 @@ def _answer(summary: Summary) -> Iterator[Block]:
         return
     notes = [*answer.sentences, *answer.notes]
     content = part("paragraph", answer.heading) + part("notes", notes, "verdicts")
-    yield Block("verdicts", part("section", "answer", "Where softmax stops paying", content))
+    yield Block("verdicts", part("section", "answer", "Where softmax stops paying", content), rank=1)
     for i, table in enumerate(answer.tables):
         title = f"What to take instead, over {table.names.full}"
         table_block = part("text_table", _text_table(title, table))
@@ -85,21 +88,38 @@ def _tables(every: list[Part]) -> Iterator[Block]:
 
     for i, each in enumerate(every):
         content = Markup("").join(part("text_table", table) for table in each.text_tables) + part("notes", each.notes)
-        yield Block(f"tables of {each.heading}", part("panel", each.heading, content, i == 0), rank=2)
+        yield Block(f"tables of {each.heading}", part("panel", each.heading, content, i == 0), rank=3)
 
 
 def _circumstances(summary: Summary, more: Sequence[str]) -> Iterator[Block]:
-    """What was not measured, warnings, and the machine."""
-
-    warned = [(f"{text} ({count(number, 'visit')})") for text, number in summary.warnings.items()]
-    if len(warned) > _MOST_WARNINGS:
-        warned[_MOST_WARNINGS:] = [f"and {len(warned) - _MOST_WARNINGS} other warnings"]
-    yield Block("marks", part("section", "marks", "How to read it", part("notes", [*legend(summary), *more])))
-    content = part("notes", warned) if warned else part("paragraph", "None.")
-    yield Block("warnings", part("section", "warnings", "Warnings", content))
+    """How to read it, what was not measured, warnings, and the machine. more: of how to read it."""
+    yield Block("marks", part("section", "marks", "How to read it", part("notes", [*marks(summary), *more])), rank=1)
+    lost = [*not_measured(summary), *_failures(summary)]
+    yield Block("not measured", part("section", "lost", "Not measured, and why", _listed(lost)), rank=1)
+    warned = [f"{text} ({count(number, 'visit')})" for text, number in summary.warnings.items()]
+    yield Block("warnings", part("section", "warnings", "Warnings", _listed(warned)), rank=1)
     rows = list(_facts(summary.environment))[:_MOST_FACTS]
     table = part("facts", rows, "Machine and software", ("what", "value"))
-    yield Block("environment", part("section", "environment", "Environment", table))
+    yield Block("environment", part("section", "environment", "Environment", table), rank=1)
+
+
+def _failures(summary: Summary) -> list[str]:
+    """By status and reason the series that have no figure somewhere, with the first size."""
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for series in (series for report in summary.panels for series in report.panel.series):
+        if series.name not in summary.skipped:
+            for point in series.points:
+                if point.status != "ok":
+                    groups.setdefault((point.status, point.reason), {}).setdefault(series.name, point.label)
+    return [
+        ": ".join(filter(None, (status, ", ".join(f"{name} at {label}" for name, label in places.items()), reason)))
+        for (status, reason), places in groups.items()
+    ]
+
+
+def _listed(lines: Sequence[str]) -> Markup:
+    more = [f"and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+    return part("notes", [*lines[:_MOST_LINES], *more]) if lines else part("paragraph", "None.")
 
 
 def _facts(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

@@ -90,6 +90,11 @@ def parts(summary: Summary) -> list[Part]:
 
 def legend(summary: Summary) -> list[str]:
     """What the marks mean, and which series never ran and why."""
+    return [*marks(summary), *not_measured(summary)]
+
+
+def marks(summary: Summary) -> list[str]:
+    """What the marks mean that stand in the tables."""
     every = [line for report in summary.panels for table in report.tables for line in table.lines]
     figures = [figure for line in every for figure in line.figures]
     marks = [f"{BEST} least of its column (identity apart)"] if any(figure.best for figure in figures) else []
@@ -101,12 +106,17 @@ def legend(summary: Summary) -> list[str]:
         lines.append("Intervals are 95 %, from rounds; ±: half of one, relative, the row's median.")
     lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
     lines += [f"growth: {GROWTH_WORDS}"] if any(x.doubling or x.growth for x in every) else []
+    return lines
+
+
+def not_measured(summary: Summary) -> list[str]:
+    """Which series never ran and why."""
     reasons: dict[str, list[str]] = {}
     for name, reason in summary.skipped.items():
         if name not in summary.untried_exact:
             reasons.setdefault(reason or "skipped", []).append(name)
-    lines += [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    return lines + untried_exact(summary)
+    skipped = [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return skipped + untried_exact(summary)
 
 
 def untried_exact(summary: Summary) -> list[str]:

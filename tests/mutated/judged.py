@@ -16,9 +16,10 @@ from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.errors import BadInput
-from attnbench.outputs import csv, markdown, table
+from attnbench.outputs import csv, html, markdown, table
 from attnbench.outputs import json as json_output
 from attnbench.outputs._formats import formats, show
+from attnbench.outputs._html_page import LIMIT_BYTES
 from attnbench.plan import cells as expansion
 from attnbench.plan import suite as suites
 from attnbench.thresholds import Gate
@@ -107,6 +108,7 @@ def _shown(summary: Summary) -> dict[str, Any]:
     csv.run(summary)
     markdown.run(summary)
     markdown.tables(summary)
+    assert len(html.run(summary).encode()) <= LIMIT_BYTES
     return _document(summary)
 
 

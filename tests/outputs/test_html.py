@@ -124,6 +124,8 @@ def test_what_failed_the_machine_and_warnings_are_told() -> None:
     run.visits.at[0, "warnings"] = ("it was hot",)
     text = page_of(summarise(run)).text
     assert "wrong at 64: wrong here" in text
+    assert "wrong: local at 64: wrong here" in text
+    assert "oom: softmax at 512: oom here" in text
     assert "oom at 512" in text
     assert "it was hot (1 visit)" in text
     assert "Abacus 9" in text
@@ -333,3 +335,35 @@ def test_a_comparison_without_a_ratio_and_one_without_findings_are_pages() -> No
         text = html.comparisons([comparison])
         assert data_blocks(text, "findings") == []
         assert "compared 0 cells" in Page(text).text
+
+
+@pytest.mark.parametrize("status", ["skipped", "oom", "error"])
+def test_a_run_in_which_nothing_ran_is_a_page_that_says_why(status: str) -> None:
+    series = ("softmax", "performer")
+    run = laws(
+        (64, 128),
+        {name: lambda n: 1.0 for name in series},
+        statuses={(s, n): status for s in series for n in (64, 128)},
+    )
+    text = html.run(summarise(run))
+    assert f"{status}: softmax at 64, performer at 64: {status} here" in Page(text).text or status == "skipped"
+    assert f"{status} here" in Page(text).text
+    drawn = [each["name"] for panel in data_blocks(text, "curves") for each in panel["metrics"]]
+    assert drawn == (["flops"] if status == "oom" else [])  # known without a call
+
+
+def test_one_series_at_one_size_is_a_page() -> None:
+    text = html.run(summarise(laws((64,), {"mine": lambda n: 1e-3})))
+    [panel] = data_blocks(text, "curves")
+    assert [each["name"] for each in panel["series"]] == ["mine"]
+    assert panel["series"][0]["colour"] == colour("mine")
+
+
+def test_text_without_end_leaves_the_page_within_its_size() -> None:
+    run = made(cpu="x" * 3_000_000, **{f"fact {i}": "y" * 10_000 for i in range(300)})
+    run.visits.at[0, "warnings"] = tuple(f"{i} {'z' * 1000}" for i in range(5000))
+    run.visits.loc[run.visits["status"] == "wrong", "reason"] = "r" * 2_000_000
+    text = html.run(summarise(run))
+    assert len(text.encode()) <= _html_page.LIMIT_BYTES
+    assert "Left out" in text
+    assert "and 4950 more" in text
