@@ -1,7 +1,7 @@
 """attnbench: at which size does O(N²) attention stop paying on this hardware, and what should replace it?
 
-From Python: `load` a stored run, `run` a suite, `choose` an operator, `estimate` the cost of operators,
-`compare_callables`. Each is imported when it is first used: `import attnbench` alone imports neither torch nor pandas.
+From Python: `load` a stored run, `run` a suite, `choose` an operator, `estimate` what it costs, `fit` a memory,
+`compare_callables`. Each is imported when it is first used: `import attnbench` alone imports no library.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnbench.api.callables import CallablesComparison, compare_callables
     from attnbench.api.choices import choose
     from attnbench.api.estimates import estimate
+    from attnbench.api.fits import fit
     from attnbench.api.measuring import run
     from attnbench.api.stored_run import StoredRun, load
     from attnbench.errors import BadInput
@@ -27,6 +28,7 @@ __all__ = [
     "choose",
     "compare_callables",
     "estimate",
+    "fit",
     "load",
     "run",
 ]
@@ -38,16 +40,19 @@ _HOMES = {
     "choose": "attnbench.api.choices",
     "compare_callables": "attnbench.api.callables",
     "estimate": "attnbench.api.estimates",
+    "fit": "attnbench.api.fits",
     "load": "attnbench.api.stored_run",
     "run": "attnbench.api.measuring",
 }
 """By name, the module that has it."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'attnbench' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a type checker knows the names above, and no other
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'attnbench' has no attribute '{name}'")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
