@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 import typer.core
 
 from attnbench import __version__
-from attnbench.commands._options import Word
+from attnbench.commands._options import OTHER, PANELS, Format, Word
 from attnbench.errors import BadInput, printable
 from attnbench.registry import scan
 from attnbench.terminal import escaped
 
 
-class Verbs(typer.core.TyperGroup):
-    """The verbs; where one takes one of some words, a word near one of them is told."""
+class Verb(typer.core.TyperCommand):
+    """A verb. Where it takes one of some words, a word near one of them is told; its help names them in the text, so
+    that the column before it stays narrow."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        command = super().get_command(ctx, cmd_name)
-        for option in command.params if command else ():
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        for option in self.params:
             if isinstance(option.type, click.Choice):
                 option.type = Word(option.type.choices, option.type.case_sensitive)
-        return command
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for option in self.params:
+            if isinstance(option, click.Option) and isinstance(option.type, (Word, Format)):
+                option.metavar = "WORD"
+                option.help = f"{', '.join(option.type.words)}. {option.help or ''}".strip()
+        super().format_help(ctx, formatter)
 
 
 VERBS = tuple(scan("attnbench.commands"))
@@ -36,15 +44,23 @@ def assemble(verbs: Iterable[str] = VERBS) -> typer.Typer:
     """The app with these verbs. No other is imported: all of them together take as long as a quick command."""
     app = typer.Typer(
         name="attnbench",
-        cls=Verbs,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
     app.callback()(_options)  # with a callback a single verb is still named on the command line
-    for verb in verbs:
-        app.command(name=verb)(importlib.import_module(f"attnbench.commands.{verb}").command)
+    modules = {verb: importlib.import_module(f"attnbench.commands.{verb}") for verb in verbs}
+    panels = {verb: getattr(module, "PANEL", OTHER) for verb, module in modules.items()}
+    for verb in sorted(modules, key=lambda verb: PANELS.index(panels[verb])):
+        command = modules[verb].command
+        app.command(name=verb, cls=Verb, help=_unbroken(command.__doc__), rich_help_panel=panels[verb])(command)
     return app
+
+
+def _unbroken(docstring: str | None) -> str:
+    """A docstring whose paragraphs are a line each."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def run() -> int:

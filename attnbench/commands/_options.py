@@ -25,8 +25,21 @@ if TYPE_CHECKING:
     from attnbench.plan.problem_request import ProblemRequest
 
 
+MEASURE, READ, DECIDE, JUDGE, OTHER = "Measure", "Read what was measured", "Decide", "Before and after", "Commands"
+PANELS = (MEASURE, READ, DECIDE, JUDGE, OTHER)
+"""What a verb is for: `PANEL` of its file. They head the verbs in the help, in this order."""
+
+PROBLEM = "The problem"
+"""Heads the options that say what is computed."""
+
+
 class Word(click.Choice[str]):
     """One of some words; `seq-len` stands for seq_len, and a word near one of them is told."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """All of them."""
+        return self.choices
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         near = str(value).replace("-", "_")
@@ -40,7 +53,7 @@ def _refusal(value: str, words: Sequence[str]) -> str:
     return f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}"
 
 
-class _Format(click.ParamType):
+class Format(click.ParamType):
     """The name of a format that shows what a verb prints."""
 
     name = "format"
@@ -48,11 +61,13 @@ class _Format(click.ParamType):
     def __init__(self, data: Data) -> None:
         self._data = data
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join(formats(self._data))}]"
+    @property
+    def words(self) -> Sequence[str]:
+        """The names."""
+        return formats(self._data)
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        names = formats(self._data)
+        names = self.words
         if value not in names:
             self.fail(_refusal(value, names), param, ctx)
         check(value)
@@ -61,7 +76,7 @@ class _Format(click.ParamType):
 
 def format_option(data: Data, help: str) -> Any:
     """`--format`: one of those that show such data."""
-    return typer.Option("--format", click_type=_Format(data), help=help)
+    return typer.Option("--format", click_type=Format(data), help=help)
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ def size_options(type: Any) -> Each:
     defaults = {"channels": CHANNELS, "heads": HEADS, "kv_heads": "heads", "batch": BATCH, "query_len": "all tokens"}
     help = {name: axis.meaning.capitalize() for name, axis in AXES.items()}
     help |= {name: f"{help[name]}; default: {value}" for name, value in defaults.items() if name in help}
-    return Each({name: typer.Option(help=f"{text}.") for name, text in help.items()}, type)
+    return Each({name: typer.Option(help=f"{text}.", rich_help_panel=PROBLEM) for name, text in help.items()}, type)
 
 
 def dtype_help() -> str:
@@ -102,12 +117,14 @@ def dtype_help() -> str:
 class ModeOptions:
     """The mode, by its name or as a flag."""
 
-    mode: Annotated[str | None, typer.Option(help="infer (fwd), the default, or train (fwd_bwd: with gradients).")] = (
-        None
-    )
-    train: Annotated[bool | None, typer.Option("--train/--infer", help="The same as --mode train, --mode infer.")] = (
-        None
-    )
+    mode: Annotated[
+        str | None,
+        typer.Option(help="infer (fwd), the default, or train (fwd_bwd: with gradients).", rich_help_panel=PROBLEM),
+    ] = None
+    train: Annotated[
+        bool | None,
+        typer.Option("--train/--infer", help="The same as --mode train, --mode infer.", rich_help_panel=PROBLEM),
+    ] = None
 
     @property
     def chosen(self) -> str:
@@ -124,13 +141,20 @@ class ModeOptions:
 class ProblemOptions(ModeOptions):
     """What verbs that measure nothing ask of a problem beside its sizes."""
 
-    dtype: Annotated[list[str] | None, typer.Option(help=dtype_help())] = None
-    causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
-    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
+    dtype: Annotated[list[str] | None, typer.Option(help=dtype_help(), rich_help_panel=PROBLEM)] = None
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Token i sees only tokens up to i.", rich_help_panel=PROBLEM)
+    ] = False
+    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).", rich_help_panel=PROBLEM)] = "core"
     param: Annotated[
-        list[str] | None, typer.Option(help="key=value or key=value,value; for the operators that have the key.")
+        list[str] | None,
+        typer.Option(
+            help="key=value or key=value,value; for the operators that have the key.", rich_help_panel=PROBLEM
+        ),
     ] = None
-    operators_from: Annotated[list[str] | None, typer.Option(help="A .py file or package of your own.")] = None
+    operators_from: Annotated[
+        list[str] | None, typer.Option(help="A .py file or package of your own.", rich_help_panel=PROBLEM)
+    ] = None
 
     def request(self, operators: Sequence[str], sizes: Mapping[str, Sequence[str] | None]) -> ProblemRequest:
         """What the command line asks for. Raises BadInput.

@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from attnbench.analysis.cards import CARDS
-from attnbench.commands._options import ProblemOptions, format_option, grouped, size_options
+from attnbench.commands._options import DECIDE, ProblemOptions, format_option, grouped, size_options
 from attnbench.measure.device import device_names
 from attnbench.outputs import _formats as formats
 from attnbench.properties import PROPERTIES
 
 _DEVICES = f"a card ({', '.join(CARDS)}), by its data sheet; or {', '.join(device_names())}: this machine's, measured."
+
+
+PANEL = DECIDE
 
 
 @grouped
@@ -39,8 +42,9 @@ def command(
         str, format_option("rows", "json: the problem, what may be chosen, what may not and why.")
     ] = "table",
 ) -> None:
-    """Rank operators for one problem: time, memory, state, FLOPs, error, and why the others are out.
+    """Say what to use for one problem: operators ranked, and why not.
 
+    Time, memory, state, FLOPs and error of each, and why the others are out.
     Times are a run's: measured, or interpolated between two of its sizes, never beyond them. What it has no time of
     stands apart, by the roofline of the same hardware: the least time that any implementation takes. Exit code: 0; 2
     bad usage; 3 where nothing meets the needs.

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import format_option
+from attnbench.commands._options import JUDGE, format_option
 from attnbench.outputs import _formats as formats
+
+PANEL = JUDGE
 
 
 def command(
@@ -27,7 +29,9 @@ def command(
     ] = None,
     form: Annotated[str, format_option("comparisons", "How it is printed.")] = "table",
 ) -> None:
-    """Compare stored runs: ratio, interval and verdict per cell and metric, what changed first.
+    """Say what changed between stored runs.
+
+    Ratio, interval and verdict per cell and metric, what changed first.
 
     Exit code: 0 pass; with --fail-on 1 regression, 3 undecided or nothing measured; 2 cannot compare or bad usage.
     Runs measured one after the other differ by what the machine did meanwhile: a time is judged beside the others that

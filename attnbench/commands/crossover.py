@@ -12,7 +12,16 @@ import click
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import ModeOptions, device_option, dtype_help, format_option, grouped, size_options
+from attnbench.commands._options import (
+    MEASURE,
+    PROBLEM,
+    ModeOptions,
+    device_option,
+    dtype_help,
+    format_option,
+    grouped,
+    size_options,
+)
 from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
 
@@ -29,7 +38,6 @@ def _size(value: str | int) -> int:
     return whole_size(1, MAX_TOKENS)(scalar(str(value)))
 
 
-_MEANINGS = "; ".join(f"{name}: {axis.meaning}" for name, axis in AXES.items())
 SEQ_LEN = 1024
 """The tokens, where they are neither varied nor given."""
 
@@ -41,13 +49,11 @@ class SearchOptions:
     """What is searched, and when it is precise enough."""
 
     baseline: Annotated[str, typer.Option(help="operator or operator:impl to compare with.")] = "softmax"
-    axis: Annotated[str, typer.Option(help=f"What is varied. {_MEANINGS}.", click_type=click.Choice(list(AXES)))] = (
-        "seq_len"
-    )
+    axis: Annotated[str, typer.Option(help="What is varied.", click_type=click.Choice(list(AXES)))] = "seq_len"
     low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64
     high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536
     over: Annotated[
-        str | None, typer.Option(help="A second axis and its values: a search at each.", metavar="AXIS=VALUE,VALUE,…")
+        str | None, typer.Option(help="A second axis and its values: a search at each.", metavar="AXIS=…")
     ] = None
     precision: Annotated[
         str | None, typer.Option(help="Half the interval's width at which to stop; default 10%, with --over 20%.")
@@ -59,13 +65,21 @@ class SearchOptions:
 class ShapeOptions(ModeOptions):
     """The problem, apart from its sizes."""
 
-    dtype: Annotated[str, typer.Option(help=dtype_help())] = "float32"
-    causal: Annotated[bool, typer.Option("--causal", help="Token i sees only tokens up to i.")] = False
-    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).")] = "core"
+    dtype: Annotated[str, typer.Option(help=dtype_help(), rich_help_panel=PROBLEM)] = "float32"
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Token i sees only tokens up to i.", rich_help_panel=PROBLEM)
+    ] = False
+    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).", rich_help_panel=PROBLEM)] = "core"
     param: Annotated[
         list[str] | None,
-        typer.Option(help="key=value or key=value,value (a search each); for the operators that have it."),
+        typer.Option(
+            help="key=value or key=value,value (a search each); for the operators that have it.",
+            rich_help_panel=PROBLEM,
+        ),
     ] = None
+
+
+PANEL = MEASURE
 
 
 @grouped
@@ -83,8 +97,9 @@ def command(
     resume: Annotated[Path | None, typer.Option(help="A search to continue; name --operators-from again.")] = None,
     form: Annotated[str, format_option("rows", "json: one object per operator, with --over per value.")] = "table",
 ) -> None:
-    """Search the crossover of operators with a baseline: a few sizes, each measured in pairs, until it is precise.
+    """Search the size from which an operator is cheaper than softmax.
 
+    A few sizes, each measured in pairs with the baseline, until the crossover is as precise as --precision.
     Sizes (K: 1024) are those of every problem, but for that of --axis, which goes from --low to --high. The last line
     of stdout is the run folder, which `attnbench show` and `plot` read like any other. With --over it is searched at
     every value of a second axis, each beginning where the crossings of its neighbours let its own be expected. Exit

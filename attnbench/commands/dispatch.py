@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import format_option
+from attnbench.commands._options import DECIDE, format_option
 from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
+
+PANEL = DECIDE
 
 
 def command(
@@ -40,7 +42,7 @@ def command(
         str, format_option("rules", "json: thresholds, ranges, regret, as dispatch.schema.json; python: a function.")
     ] = "table",
 ) -> None:
-    """Which operator to call at which size, as rules for code, and how much time they lose.
+    """Make rules for code: which operator to call at which size.
 
     Per panel: the sizes from which on another operator is the cheapest, with their intervals, the ranges in which that
     is undecided, and the regret, estimated by leaving sizes out. Exit code: 0; 2 bad usage; 3 where nothing is decided.

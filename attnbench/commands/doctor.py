@@ -6,17 +6,20 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import format_option
+from attnbench.commands._options import MEASURE, format_option
 from attnbench.outputs import _formats as formats
+
+PANEL = MEASURE
 
 
 def command(
     form: Annotated[str, format_option("rows", "How it is printed.")] = "table",
 ) -> None:
-    """Look at the machine for about ten seconds: GPU, clocks, load, limits, timer, and a short self-test.
+    """Say what this machine can measure, and what would disturb it.
 
-    Two fresh processes measure one small cell in turns; how far these may differ is the noise.
-    Exit code: 0; 3 only where nothing can be measured.
+    It looks at GPU, clocks, load, limits and timer for about ten seconds, and tests itself: two fresh processes measure
+    one small cell in turns, and how far these may differ is the noise. Exit code: 0; 3 only where nothing can be
+    measured.
 
     Example: attnbench doctor --format json
     """

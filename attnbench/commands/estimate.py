@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import ProblemOptions, format_option, grouped, size_options
+from attnbench.commands._options import DECIDE, ProblemOptions, format_option, grouped, size_options
 from attnbench.outputs import _formats as formats
+
+PANEL = DECIDE
 
 
 @grouped
@@ -19,7 +21,9 @@ def command(
     problem: ProblemOptions,
     form: Annotated[str, format_option("rows", "json: one object per operator and size.")] = "table",
 ) -> None:
-    """Show FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory; nothing is computed.
+    """Calculate FLOPs, traffic and memory at any size; nothing is run.
+
+    FLOPs, multiply-adds, required traffic, arithmetic intensity and peak memory, by formulas and shapes.
 
     Sizes and dtypes: one or several, --seq-len 1K,4K or repeated; K: 1024. A multiply-add counts as 2 FLOPs. traffic:
     bytes that any impl must read and write. state: what a causal form keeps of all tokens to continue from. memory: the

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import ProblemOptions, format_option, grouped, size_options
+from attnbench.commands._options import DECIDE, PROBLEM, ProblemOptions, format_option, grouped, size_options
 from attnbench.outputs import _formats as formats
 
 
@@ -16,8 +16,14 @@ class FitOptions(ProblemOptions):
     """The problem beside its sizes; it may be a step of decoding."""
 
     mode: Annotated[
-        str | None, typer.Option(help="infer, the default; train: with gradients; decode: one token after N.")
+        str | None,
+        typer.Option(
+            help="infer, the default; train: with gradients; decode: one token after N.", rich_help_panel=PROBLEM
+        ),
     ] = None
+
+
+PANEL = DECIDE
 
 
 @grouped
@@ -39,7 +45,9 @@ def command(
     image: Annotated[bool, typer.Option("--image", help="Search the side of a square image.")] = False,
     form: Annotated[str, format_option("rows", "json: one object per operator and impl.")] = "table",
 ) -> None:
-    """Show the longest sequence that fits a memory, per operator; with --seq-len or --image-size the largest batch.
+    """Find the longest sequence, or largest batch, that fits a memory.
+
+    Per operator: the longest N; with --seq-len or --image-size the largest batch.
 
     Predicted from shapes alone; nothing is computed. Counted for L layers of the operator: in train, parameters and
     their gradients, what each layer keeps for its backward, and the most that one layer holds at once; in infer,

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from attnbench import files
-from attnbench.commands._options import device_option, format_option
+from attnbench.commands._options import JUDGE, device_option, format_option
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
+
+
+PANEL = JUDGE
 
 
 def command(
@@ -34,7 +37,7 @@ def command(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
     form: Annotated[str, format_option("comparisons", "How the decision is printed.")] = "table",
 ) -> None:
-    """Decide whether a change makes anything worse.
+    """Decide whether a change makes anything worse, for CI.
 
     Tier 0 compares FLOPs, peak memory, status and how memory grows, exactly; operations are noted, and gated only
     where the suite or --fail-on names them. Tier 1, whatever tier 0 found, measures both revisions in turns in pairs

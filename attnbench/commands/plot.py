@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import operators_option, over_option
+from attnbench.commands._options import READ, operators_option, over_option
+
+PANEL = READ
 
 
 def command(
@@ -30,10 +32,12 @@ def command(
     title: Annotated[str | None, typer.Option(help="Above each picture, instead of its own; none: no title.")] = None,
     form: Annotated[str, typer.Option("--format", help="What is written: png, svg, pdf, with commas.")] = "png,svg",
 ) -> None:
-    """Draw a stored run, for a talk or a paper: where each operator passes softmax, with intervals. Writes of each
-    metric an overview (ratios to the best exact softmax) and curves (the figures), forward pass and training side by
-    side; where one panel cannot show all in colour, a panel for each family too. With --over, of a run that varies two
-    axes, a map of what is fastest in every cell, and the border where softmax stops paying. Prints what it wrote.
+    """Draw a stored run, for a talk or a paper.
+
+    It shows where each operator passes softmax, with intervals. Written are, of each metric, an overview (ratios to the
+    best exact softmax) and curves (the figures), forward pass and training side by side; where one panel cannot show
+    all in colour, a panel for each family too. With --over, of a run that varies two axes, a map of what is fastest in
+    every cell, and the border where softmax stops paying. Prints what it wrote.
 
     Needs matplotlib: install attnbench with its extra 'plot'.
 

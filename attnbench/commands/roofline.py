@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import format_option
+from attnbench.commands._options import READ, format_option
 from attnbench.outputs import _formats as formats
+
+PANEL = READ
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.", metavar="RUN")],
     form: Annotated[str, format_option("rows", "json: one object per timed cell.")] = "table",
 ) -> None:
-    """Show, per series and size, the time over the larger of products / matmul rate and bytes moved / copy rate.
+    """Say how far a stored run is from what the hardware could do.
+
+    Per series and size: the time over the larger of products / matmul rate and bytes moved / copy rate.
 
     Example: attnbench roofline results/gpu-20260101-120000
     """

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.commands._options import ShownOptions, device_option, format_option, grouped
+from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
     from attnbench.measure.outlook import Outlook
     from attnbench.measure.run_request import RunRequest
     from attnbench.plan.plan import Plan
+
+
+PANEL = MEASURE
 
 
 @grouped
@@ -40,8 +43,10 @@ def command(
     *,
     shown: ShownOptions,
 ) -> None:
-    """Measure a suite: check every cell, take its memory and FLOPs, then its time in as many rounds as crossovers need;
-    then say where softmax stops paying and what to take instead, with --all in every table.
+    """Measure a suite here, then say where softmax stops paying.
+
+    Every cell is checked, its memory and FLOPs are taken, then its time in as many rounds as crossovers need. What came
+    out is said on one screen; --all prints every table.
 
     Exit code: 0 only ok and skipped; 1 any wrong, crashed, error, timeout or oom; 2 bad usage; 3 nothing measured;
     130 interrupted. The last line of stdout is the run folder.

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import ShownOptions, format_option, grouped, operators_option, over_option
+from attnbench.commands._options import READ, ShownOptions, format_option, grouped, operators_option, over_option
 from attnbench.outputs import _formats as formats
+
+PANEL = READ
 
 
 @grouped
@@ -23,8 +25,10 @@ def command(
     *,
     shown: ShownOptions,
 ) -> None:
-    """Show a stored run: where softmax stops paying and what to take instead; with --all every table; with --over, of a
-    run that varies two axes, a map of what is fastest in every cell, and the border where softmax stops paying.
+    """Say where softmax stops paying in a stored run, and what to use.
+
+    --all prints every table. --over makes a map of a run that varies two axes: what is fastest in every cell, and the
+    border where softmax stops paying.
 
     Example: attnbench show results/reference/cpu-sequence
 

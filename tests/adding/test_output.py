@@ -26,7 +26,7 @@ def test_an_output_is_one_file(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith("ci: ")
     assert shown.stdout.endswith(" panels\n")
-    assert "[csv|html|json|markdown|oneline|table]" in attnbench(tree, "run", "--help").stdout
+    assert "csv, html, json, markdown, oneline," in attnbench(tree, "run", "--help").stdout
     rows = attnbench(tree, "roofline", RUN, "--format", "oneline")
     assert (rows.returncode, rows.stdout) == (2, "")
     assert "'oneline'; allowed: csv, json, markdown, table" in rows.stderr
