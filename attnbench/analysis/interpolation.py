@@ -178,7 +178,7 @@ def _between(
         (wandering * share * (1 - share) * width, freedom),
     ]
     own = sum(variance for variance, _ in parts)
-    squares = sum(variance**2 / freedom for variance, freedom in parts)
+    squares = sum(variance**2 / freedom for variance, freedom in parts if variance > 0)
     level = Estimate(
         level=(1 - share) * a.level + share * b.level,
         own=own,

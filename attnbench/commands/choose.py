@@ -34,6 +34,9 @@ def command(
         Path | None, typer.Option(help="A folder that `attnbench run` wrote: times where it has any.")
     ] = None,
     device: Annotated[str | None, typer.Option(help=f"Hardware without a run: {_DEVICES}")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The time of the run that counts; default: wall_time, or device_time.")
+    ] = None,
     operators: Annotated[list[str] | None, typer.Option(help="Only these, with commas; default: all.")] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw time and memory into this .png, .svg or .pdf file.")
@@ -57,13 +60,15 @@ def command(
     from attnbench.measure.candidates import choose
     from attnbench.outputs import _choice as view
     from attnbench.plan.choice_request import ChoiceRequest
+    from attnbench.units import listed
 
     if picture is not None:
         from attnbench.outputs import _choice_picture
 
         _choice_picture.check(picture)
-    names = [name.strip() for word in operators or () for name in word.split(",")]
-    choice = choose(ChoiceRequest(problem.request(names, sizes), need or (), memory, run, device))
+    choice = choose(
+        ChoiceRequest(problem.request(listed(operators or ()), sizes), need or (), memory, run, device, metric)
+    )
     formats.show("rows", view.listing(choice), form)
     if picture is not None:
         _choice_picture.draw(choice, picture)

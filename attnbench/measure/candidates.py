@@ -30,6 +30,7 @@ from attnbench.plan.choice_request import ChoiceRequest, params_given, read_cell
 from attnbench.problem import Cell, canonical_params
 from attnbench.properties import FORMS, properties
 from attnbench.registry import device_type_of, operators, placed_metrics, resolve, why_not, why_not_impl
+from attnbench.units import listed, quoted, suggestion
 from attnbench.user_code import user_errors
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ def choose(request: ChoiceRequest) -> Choice:
             f"--run {request.run} --device {request.device}: a run has been measured on a device of its own. Give one "
             "of them."
         )
+    if request.run is None and request.metric is not None:
+        raise BadInput(f"--metric {request.metric}: it is that of a run. Give --run, or leave it out.")
     run = None if request.run is None else read_run(request.run)
     pairs = read_cells(request.problem)
     cell = pairs[0][1]
@@ -188,7 +191,7 @@ def choose(request: ChoiceRequest) -> Choice:
     timed: tuple[Any, ...] = ()
     place, difference, has_intervals = None, {}, True
     if run is not None:
-        time = _time(run)
+        time = _time(run, request.metric)
         place = place_of(run, cell.problem, cell.mode, cell.scope, time) if time else None
         if place is None or not place.timings:
             difference = unlike(run, cell.problem, cell.mode, cell.scope)
@@ -248,9 +251,15 @@ def _of_device(name: str, dtype: Any) -> _Hardware:
     return _Hardware(measured.of, measured.memory_bytes, replace(measured, origin="measured on this machine now"))
 
 
-def _time(run: Run) -> Quantity | None:
-    """The first time that the run has figures of, as tables of what to use have it."""
-    quantities = (quantity(run, name) for name, metric in placed_metrics().items() if metric.role == "time")
+def _time(run: Run, metric: str | None) -> Quantity | None:
+    """The time that counts, as tables of what to use have it: the first that the run has figures of, or the named one.
+
+    Raises: BadInput where the named one is no time.
+    """
+    times = [name for name, each in placed_metrics().items() if each.role == "time"]
+    if metric is not None and metric not in times:
+        raise BadInput(f"--metric {quoted(metric)}{suggestion(metric, times)}; allowed: {', '.join(times)}. Give one.")
+    quantities = (quantity(run, name) for name in (times if metric is None else [metric]))
     return next((each for each in quantities if each.levels), None)
 
 
@@ -273,7 +282,7 @@ def _series(
 ) -> _Wanted:
     """The series of a run that may be chosen: of the operators that are asked for, with the params that are given."""
     loaded = {cell.operator: operator for operator, cell in pairs}
-    every = not request.problem.operators or "all" in request.problem.operators
+    every = not request.problem.operators or "all" in listed(request.problem.operators)
     given = params_given(request.problem)
     form = FORMS[pairs[0][1].problem.causal]
     most = None if len({cell.operator for _, cell in pairs}) <= FEW else MOST_OPERATIONS

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnbench.errors import BadInput
 from attnbench.plan.problem_request import ProblemRequest, cells
 from attnbench.properties import PROPERTIES
-from attnbench.units import choice, memory
+from attnbench.units import choice, listed, memory
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -27,6 +27,7 @@ class ChoiceRequest:
         memory: `24GiB`, or a share of the device's, `80%`; None: all of it, where it is known.
         run: a folder of measured times; None: only rooflines.
         device: a card's name, or a kind of device of this machine; None: of the run, or of this machine.
+        metric: the time of the run that counts; None: the first that it has.
     """
 
     problem: ProblemRequest
@@ -34,17 +35,18 @@ class ChoiceRequest:
     memory: str | None = None
     run: Path | None = None
     device: str | None = None
+    metric: str | None = None
 
 
 def read_needs(words: Sequence[str]) -> tuple[str, ...]:
     """The names of properties, each once. Raises BadInput for one that there is not."""
     read, needs = choice(tuple(PROPERTIES)), []
-    for word in (part.strip() for words_ in words for part in words_.split(",")):
+    for word in listed(words):
         try:
             needs.append(read(word))
         except ValueError as error:
             raise BadInput(f"--need {error}. Give one or several of them, with commas.") from None
-    return tuple(dict.fromkeys(needs))
+    return tuple(needs)
 
 
 def read_memory(word: str | None) -> tuple[float, int | None]:

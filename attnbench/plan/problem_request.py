@@ -114,7 +114,7 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
     chosen = (
         sources
         if not names or "all" in listed(names)
-        else dict.fromkeys(_read(notes, "OP", listed(names), read_operator_name(sources)))
+        else dict.fromkeys(_read(notes, "operators", listed(names), read_operator_name(sources)))
     )
     return {name: sources[name].load() for name in chosen}
 

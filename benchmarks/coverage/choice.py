@@ -83,9 +83,9 @@ def _at(run: Run, panel: Panel, label: str, time: Quantity, subsets: int, rng: n
 
 
 def without(run: Run, panel: Panel, label: str) -> Run:
-    """The run as if one size of a panel had not been measured."""
-    left_out = {point.key for series in panel.series if (point := series.at(label))}
-    return replace(run, visits=run.visits[~run.visits["key"].isin(left_out)])
+    """The run of a panel alone, as if one of its sizes had not been measured."""
+    left = panel.keys - {point.key for series in panel.series if (point := series.at(label))}
+    return replace(run, visits=run.visits[run.visits["key"].isin(left)])
 
 
 def _covered(place: Place, measured: dict[str, Point], time: Quantity) -> tuple[int, int]:

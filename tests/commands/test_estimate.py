@@ -139,7 +139,7 @@ def test_params_go_to_the_operators_that_have_them() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("softmx", "--seq-len", "8"), "OP: 'softmx' is no operator (did you mean 'softmax'?)"),
+        (("softmx", "--seq-len", "8"), "operators: 'softmx' is no operator (did you mean 'softmax'?)"),
         (("softmax",), "--seq-len: missing"),
         (("softmax", "--seq-len", "0"), "--seq-len: 0; allowed"),
         (("softmax", "--seq-len", "9" * 30), "--seq-len: '999"),
