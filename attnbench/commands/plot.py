@@ -27,7 +27,10 @@ def command(
     axis: Annotated[str | None, typer.Option(help=f"Only this axis: {', '.join(AXES)}.")] = None,
     over: Annotated[str | None, over_option()] = None,
     size: Annotated[
-        str | None, typer.Option(help="Width of each picture, or width and height: 3.5in, 89mm, 3.5x2.5in.")
+        str | None,
+        typer.Option(
+            help="Width of each picture, or width and height: 3.5in, 89mm, 3.5x2.5in; panels by family may be higher."
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Above each picture, instead of its own; none: no title.")] = None,
     form: Annotated[str, typer.Option("--format", help="What is written: png, svg, pdf, with commas.")] = "png,svg",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from attnbench.analysis.crossover import Crossing
 from attnbench.analysis.distributions import CONFIDENCE
+from attnbench.errors import BadInput
 from attnbench.outputs._colours import INK
 from attnbench.outputs._graphs import FAMILY_COLUMNS, RATIO, Curve, Drawing, Graph, Passed
 from attnbench.outputs._picture_parts import (
@@ -109,11 +110,22 @@ class _Choice:
 def lay_out(drawing: Drawing, wanted: Wanted, ticks_in: float) -> Layout:
     """The first layout that has room for every text, from the one that says most beside the curves.
 
+    Many panels by family are as high as they need, where the height that is wanted is too little for them.
+
     Args:
         ticks_in: the width of the labels along y.
 
     Raises: BadInput where the size is too small for any.
     """
+    try:
+        return _fitting(drawing, wanted, ticks_in)
+    except BadInput:
+        if drawing.columns < FAMILY_COLUMNS or wanted.height_in is None:
+            raise
+        return _fitting(drawing, replace(wanted, height_in=None), ticks_in)
+
+
+def _fitting(drawing: Drawing, wanted: Wanted, ticks_in: float) -> Layout:
     least = []
     for choice in _choices(drawing):
         for label_lines in (1, 2, 3):

@@ -49,6 +49,14 @@ MARGIN = 0.04
 """Between curves and axes, a share of the axes' length."""
 
 
+def layout_of(drawing: Drawing, wanted: Wanted) -> Layout:
+    """Where everything of a picture is.
+
+    Raises: BadInput where the size is too small for it.
+    """
+    return lay_out(drawing, wanted, _ticks_in(_limits(drawing), drawing.unit))
+
+
 def picture_of(drawing: Drawing, wanted: Wanted) -> Picture:
     """The picture of a drawing.
 
@@ -56,13 +64,7 @@ def picture_of(drawing: Drawing, wanted: Wanted) -> Picture:
     """
     from matplotlib.figure import Figure as Picture
 
-    spots = [spot for graph in drawing.graphs for curve in graph.curves for spot in curve.spots]
-    ratio = [1.0] if drawing.unit == RATIO else []
-    low, high = _with_margin(
-        min([*(s.low or s.value for s in spots), *ratio]), max([*(s.high or s.value for s in spots), *ratio])
-    )
-    ticks = [width_in(_tick(value, drawing.unit)) for value in _round_values(low, high, drawing.unit)]
-    layout = lay_out(drawing, wanted, max(ticks))
+    limits, layout = _limits(drawing), layout_of(drawing, wanted)
     picture = Picture(figsize=(layout.width, layout.height))
     draw_heading(picture, layout.heading, layout.height - PAD_IN)
     draw_keys(picture, layout.keys, PAD_IN, layout.keys_top)
@@ -73,16 +75,29 @@ def picture_of(drawing: Drawing, wanted: Wanted) -> Picture:
         width, height = layout.axes_width / layout.width, layout.axes_height / layout.height
         axes = picture.add_axes((left / layout.width, bottom / layout.height, width, height))
         axes.set_title(shortened(graph.title, layout.rooms[column]), loc="left", fontsize=TEXT_PT, pad=3)
-        _draw(axes, graph, drawing, layout, (low, high))
+        _draw(axes, graph, drawing, layout, limits)
         if column:
             axes.tick_params(labelleft=False)
         else:
-            middle = (left - max(ticks) - 2 * TICK_IN, bottom + layout.axes_height / 2)
+            middle = (left - _ticks_in(limits, drawing.unit) - 2 * TICK_IN, bottom + layout.axes_height / 2)
             picture.text(
                 *middle, "\n".join(layout.label), fontsize=TEXT_PT, linespacing=1.1, rotation=90, ha="right",
                 va="center", transform=picture.dpi_scale_trans,
             )  # fmt: skip
     return picture
+
+
+def _limits(drawing: Drawing) -> tuple[float, float]:
+    """The ends of y, which all graphs have in common."""
+    spots = [spot for graph in drawing.graphs for curve in graph.curves for spot in curve.spots]
+    ends = [end for spot in spots for end in (spot.low or spot.value, spot.high or spot.value)]
+    ends += [1.0] if drawing.unit == RATIO else []
+    return _with_margin(min(ends), max(ends))
+
+
+def _ticks_in(limits: tuple[float, float], unit: str) -> float:
+    """The width of the labels along y."""
+    return max(width_in(_tick(value, unit)) for value in _round_values(*limits, unit))
 
 
 def _draw(axes: Axes, graph: Graph, drawing: Drawing, layout: Layout, limits: tuple[float, float]) -> None:

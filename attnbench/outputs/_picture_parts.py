@@ -234,9 +234,15 @@ def thinned(
 
 def too_small(wanted: Wanted, width_in: float, height_in: float, what: str) -> BadInput:
     """What is said of a size in which a picture has no room. width_in, height_in: the least in which it would have."""
-    size = "x".join(f"{side:g}" for side in (wanted.width_in, wanted.height_in) if side is not None)
-    least = f"{math.ceil(10 * width_in) / 10:g}x{math.ceil(10 * height_in) / 10:g}in"
+    size, least = f"{wanted.width_in:g}in", f"{_tenths(width_in)}in"
+    alone = ""
+    if wanted.height_in is not None:
+        size, least = f"{wanted.width_in:g}x{wanted.height_in:g}in", f"{_tenths(width_in)}x{_tenths(height_in)}in"
+        alone = ", or the width alone"
     return BadInput(
-        f"--size {size}in: {what} do not fit into it. Give {least} or more, or the width alone; "
-        "with --operators less is drawn."
+        f"--size {size}: {what} do not fit into it. Give {least} or more{alone}; with --operators less is drawn."
     )
+
+
+def _tenths(inches: float) -> str:
+    return f"{math.ceil(10 * inches - 1e-6) / 10:g}"

@@ -123,11 +123,14 @@ def undrawn(summary: Summary) -> list[str]:
 def _pictures(
     summary: Summary, families: Mapping[str, str], wanted: Wanted, operators: Sequence[str]
 ) -> Iterator[tuple[str, Picture]]:
-    from attnbench.outputs._graph_picture import picture_of
+    from attnbench.outputs._graph_picture import layout_of, picture_of
 
     every = drawings(summary, families, operators)
     if not every:
         raise BadInput(" ".join([f"{VERB}: there is nothing to draw.", *undrawn(summary)]))
+    if wanted.width_in is not None:
+        for each in every:  # before any is written
+            layout_of(each, wanted)
     for each in every:
         yield each.stem, picture_of(each, wanted)
 

@@ -156,8 +156,18 @@ def test_a_size_without_room_says_what_would_do() -> None:
         picture_of(drawing, Wanted(3.5, 1.0))
     width, height = picture_size(str(refused.value).split("Give ")[1].split(" ")[0])
     assert picture_of(drawing, Wanted(width, height)).get_figheight() == pytest.approx(height)
-    with pytest.raises(BadInput, match=r"--size 0\.5in: "):
+    with pytest.raises(BadInput, match=r"--size 0\.5in: .* Give [\d.]+in or more; with") as refused:
         picture_of(drawing, Wanted(0.5))
+    width, _ = picture_size(str(refused.value).split("Give ")[1].split(" ")[0])
+    assert picture_of(drawing, Wanted(width)).get_figwidth() == pytest.approx(width)
+    families, _ = of_reference("cpu-sequence", "families")
+    assert picture_of(families, Wanted(3.5, 2.5)).get_figheight() > 5, "as many panels as families are"
+
+
+def test_nothing_is_written_where_one_picture_has_no_room(tmp_path: Path) -> None:
+    refused = invoked(REFERENCE / "cpu-sequence", "--metric", "wall_time", "--size", "3.5x1.9in", "--out", tmp_path)
+    assert "--size 3.5x1.9in: the names and axes of seq_len-wall_time-overview do not fit" in str(refused.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_overview_is_the_ratio_to_the_best_exact_softmax_of_both_passes() -> None:
