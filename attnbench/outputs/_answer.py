@@ -314,7 +314,7 @@ def _clause(passing: Passing, subject: str, axis: str, sizes: str, plural: bool 
     if passing.start is None:
         return f"{passing.series} is cheaper than {subject} only {_below(passing.crossover, axis)}"
     if passing.start.every:
-        return f"{subject} pay{s} at no size measured, {sizes} ({passing.series})"
+        return f"{passing.series} is cheaper than {subject} at every size measured, {sizes}"
     return f"{subject} stop{s} paying {_from(passing, axis, first=True)} ({passing.series}){_failed(passing)}"
 
 
