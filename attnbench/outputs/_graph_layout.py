@@ -50,6 +50,9 @@ OWN_WIDTH_IN, OWN_FAMILY_WIDTH_IN = 3.0, 2.3
 LEAST_HEIGHT_IN, MOST_HEIGHT_IN = 0.6, 4.2
 """Of axes; the latter where all curves are named beside them."""
 
+MOST_LABEL_LINES = 6
+"""Along y."""
+
 SIGNS: Mapping[Passed, str] = {"baseline": "○", "exact": "◇"}
 MARKS: Mapping[Passed, tuple[str, float]] = {"baseline": ("o", 5.5), "exact": ("D", 4.6)}
 """Of crossings: the shape and size."""
@@ -128,11 +131,12 @@ def lay_out(drawing: Drawing, wanted: Wanted, ticks_in: float) -> Layout:
 def _fitting(drawing: Drawing, wanted: Wanted, ticks_in: float) -> Layout:
     least = []
     for choice in _choices(drawing):
-        for label_lines in (1, 2, 3):
+        for label_lines in range(1, MOST_LABEL_LINES + 1):
             layout, width, height = _sized(drawing, wanted, ticks_in, choice, label_lines)
             if len(layout.label) <= label_lines:
                 break
-        if width <= layout.width + 1e-9 and height <= layout.height + 1e-9:
+        fits = len(layout.label) <= MOST_LABEL_LINES
+        if fits and width <= layout.width + 1e-9 and height <= layout.height + 1e-9:
             return layout
         least.append((max(width, wanted.width_in or 0.0), max(height, wanted.height_in or 0.0)))
     width, height = min(least, key=lambda size: size[0] * size[1])

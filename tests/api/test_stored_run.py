@@ -140,6 +140,8 @@ def test_pictures_are_figures_and_nothing_is_written(sequence: attnbench.StoredR
     assert len(pictures) > 1
     assert all(isinstance(picture, figure.Figure) for picture in pictures.values())
     assert {path.name for path in SEQUENCE.iterdir()} == before
+    column = sequence.plot("wall_time", axis="seq_len", operators="softmax,rfa", size="3.5in", title="none")
+    assert {picture.get_figwidth() for picture in column.values()} == {3.5}
     name = next(iter(pictures))
     pictures[name].savefig(tmp_path / "one.pdf")
     assert (tmp_path / "one.pdf").stat().st_size > 1000

@@ -117,9 +117,10 @@ def test_same_run_same_file(tmp_path: Path) -> None:
         (AS_IT_NEEDS, 160),
         (Wanted(3.5), 300),
         (Wanted(3.5, 2.9, ""), 300),
+        (Wanted(5.0, 2.0), 300),
         (Wanted(7.0, title="A title of my own that is long " * 6), 100),
     ],
-    ids=["own size", "column", "column, both sides", "page"],
+    ids=["own size", "column", "column, both sides", "low", "page"],
 )
 def test_no_text_leaves_a_picture_or_meets_another(wanted: Wanted, dpi: int, summary: Summary) -> None:
     every = [*of_reference("cpu-sequence", "overview"), *of_reference("cpu-modern", "curves")]
