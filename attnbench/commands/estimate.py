@@ -32,11 +32,11 @@ def command(
     Example: attnbench estimate softmax linformer --seq-len 1024,65536 --param k=128
     """
     from attnbench.errors import BadInput
-    from attnbench.measure.estimates import estimate
+    from attnbench.measure.estimates import estimates
     from attnbench.outputs import _listings as listings
     from attnbench.plan.problem_request import cells
 
-    rows = [estimate(*each) for each in cells(problem.request(operator, sizes))]
+    rows = estimates(cells(problem.request(operator, sizes)))
     if all(row["flops"] is None for row in rows):
         raise BadInput("\n".join(dict.fromkeys(f"{row['operator']}: {row['reason']}." for row in rows)))
     formats.show("rows", listings.estimates(rows), form)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnbench.measure.candidates import FEW, MOST_OPERATIONS
 from attnbench.measure.worker.forecast import footprint
 from attnbench.registry import outside_definition
 
@@ -12,13 +14,22 @@ if TYPE_CHECKING:
     from attnbench.problem import Cell
 
 
-def estimate(operator: Operator, cell: Cell) -> dict[str, Any]:
-    """The cell's columns and figures in base units; None, with the reason, outside the operator's definition."""
+def estimates(cells: Sequence[tuple[Operator, Cell]]) -> list[dict[str, Any]]:
+    """A row of each cell; where operators are more than a few, no memory of a call that has too many operations."""
+    most = MOST_OPERATIONS if len({cell.operator for _, cell in cells}) > FEW else None
+    return [estimate(operator, cell, most) for operator, cell in cells]
+
+
+def estimate(operator: Operator, cell: Cell, most: int | None = None) -> dict[str, Any]:
+    """The cell's columns and figures in base units; None, with the reason, outside the operator's definition.
+
+    most: operations of a call above which its memory is None as well; None: any number.
+    """
     p = cell.problem
     outside = outside_definition(operator, p, cell.params, cell.scope)
     form = operator.forms[cell.scope] if outside is None else None
     cost = form and form.cost(p, cell.params, cell.mode)
-    memory = form and footprint(form, p, cell.params, cell.mode)
+    memory = form and footprint(form, p, cell.params, cell.mode, most=most)
     return {
         "operator": cell.operator,
         "params": dict(cell.params),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.outputs._listings import telling_columns
-from attnbench.outputs._rows import Listing, Row, text_of
-from attnbench.problem import operator_with_impl
+from attnbench.outputs._listings import reasons
+from attnbench.outputs._rows import Listing, Row
+from attnbench.problem import canonical_params, operator_with_impl
 from attnbench.units import count, percent, shown
 
 if TYPE_CHECKING:
@@ -38,19 +38,20 @@ def listing(rows: Sequence[Row], held: Budget) -> Listing:
     """Of `fit`. held: the memory, and what of it is reserved."""
     axis = rows[0]["axis"]
     heading, unit = _SEARCHED[axis]
-    within = [{**row, "params": text_of(row["params"])} for row in rows if row["outcome"] == "fits"]
+    from attnbench.analysis.series import series_names
+
+    within = [{**row, "params": canonical_params(row["params"])} for row in rows if row["outcome"] == "fits"]
+    names = series_names(within)
     fixed = [name for name in _FIXED if name not in _SET[axis]]
     fixed = [name for name in fixed if any(row[name] != row.get(_FOLLOWS.get(name, "")) for row in within)]
-    differing = [name for name in fixed if len({row[name] for row in within}) > 1] + telling_columns(
-        within, ("params",)
-    )
+    differing = [name for name in fixed if len({row[name] for row in within}) > 1]
 
     def texts(row: Row) -> Row:
         needed, mark = row["memory_bytes"], "≥ " if row["at_bound"] else "" if row["exact"] else "≈ "
         units = row["batch"] * (1 if axis == "batch" else row["seq_len"])
         share = needed and row[f"{row['largest_part']}_bytes"] / needed
         return {
-            "operator": operator_with_impl(row["operator"], row["impl"]),
+            "operator": names[row["operator"], row["impl"], row["params"]],
             **{name: row[name] for name in differing},
             heading: f"{mark}{row['largest']}",
             f"per {unit}": "" if row["at_bound"] or not needed else shown(needed / units, "bytes"),
@@ -118,19 +119,14 @@ def _held_text(held: Budget) -> str:
 def _notes(rows: Sequence[Row]) -> list[str]:
     """What the marks of a fit mean, and why operators have no row."""
     within = [row for row in rows if row["outcome"] == "fits"]
-    named = {id(row): operator_with_impl(row["operator"], row["impl"]) for row in rows}
-    expected = [f"{named[id(row)]} {row['exact_up_to']}" for row in within if not row["exact"] and not row["at_bound"]]
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row["outcome"] != "fits":
-            reasons.setdefault(row["reason"], []).append(named[id(row)])
+
+    def name(row: Row) -> str:
+        return operator_with_impl(row["operator"], row["impl"])
+
+    expected = [f"{name(row)} {row['exact_up_to']}" for row in within if not row["exact"] and not row["at_bound"]]
     return [
         *(["≥: no larger size was tried."] if any(row["at_bound"] for row in within) else ()),
         *([f"≈: expected from sizes whose memory is known exactly: up to {', '.join(expected)}."] if expected else ()),
-        *(
-            f"{named[id(row)]}: nothing larger than {row['largest']}: {row['reason']}."
-            for row in within
-            if row["reason"]
-        ),
-        *(f"— {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in reasons.items()),
+        *(f"{name(row)}: nothing larger than {row['largest']}: {row['reason']}." for row in within if row["reason"]),
+        *reasons([row for row in rows if row["outcome"] != "fits"]),
     ]

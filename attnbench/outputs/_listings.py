@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attnbench.outputs._rows import Listing, Row
-from attnbench.problem import canonical_params, columns_of
+from attnbench.problem import canonical_params, columns_of, operator_with_impl
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 
 _FIGURES = {
     "FLOPs": ("flops", "flop"),
-    "reference": ("reference_flops", "flop"),
-    "mult-adds": ("multiply_adds", "flop"),
+    "eager": ("reference_flops", "flop"),
     "traffic": ("bytes_moved", "bytes"),
     "state": ("state_bytes", "bytes"),
     "memory": ("peak_memory_bytes", "bytes"),
 }
 """What the table shows, by heading: the field of a row, and its unit."""
 
-_INTENSITY = "FLOP/byte"
+_INTENSITY = "FLOP/B"
 
 _NOTES = (
     "analytic: from the formulas of the operators' files; nothing was computed.",
-    "traffic: bytes that any impl must read and write. state: what is kept of all tokens to continue from. memory: "
-    "predicted from shapes, the most that the reference holds beside its inputs, parameters included.",
+    "eager: FLOPs of the reference. traffic: bytes that any impl must read and write. state: what is kept of "
+    "all tokens to continue from. memory: predicted from shapes, the most that the reference holds beside its inputs, "
+    "parameters included.",
+)
+
+_UNKNOWN_MEMORY = (
+    "not known from shapes, or by more operations than are followed for so many operators: estimate it alone"
 )
 
 _FASTER = (
@@ -71,7 +75,7 @@ def _without_common_sizes(table: Sequence[Row]) -> tuple[list[Row], str]:
     return rows, f"everywhere: {', '.join(named)}." if named else ""
 
 
-def telling_columns(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[str]:
+def _telling(rows: Sequence[Mapping[Any, Any]], names: Sequence[str]) -> list[str]:
     """Of some columns those in which rows of the same operator differ."""
     values: dict[tuple[str, str], set[Any]] = {}
     for row in rows:
@@ -102,7 +106,7 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
     """Of `roofline`: every timed cell. rates: those of the hardware, for the note."""
-    telling = telling_columns([roofline.cell for roofline in cells], ("scope", "causal", "params"))
+    telling = _telling([roofline.cell for roofline in cells], ("scope", "causal", "params"))
 
     def names(roofline: Roofline) -> Row:
         cell = roofline.cell
@@ -234,7 +238,7 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 
 
 def estimates(rows: Sequence[Row]) -> Listing:
-    """Of `estimate`. A dash: outside the definition, not known, or (intensity) nothing to divide by."""
+    """Of `estimate`: what its operator defines. A dash: not known, or (intensity) nothing to divide by."""
 
     from attnbench.analysis.series import series_names
 
@@ -255,12 +259,29 @@ def estimates(rows: Sequence[Row]) -> Listing:
             _INTENSITY: "—" if intensity is None else f"{intensity:.3g}",
         }
 
-    table, common = _without_common_sizes([texts(row) for row in rows])
+    defined = [row for row in rows if not row["reason"]]
+    table, common = _without_common_sizes([texts(row) for row in defined]) if defined else ([], "")
     if all(row["state_bytes"] is None for row in rows):
         table = [{name: value for name, value in row.items() if name != "state"} for row in table]
-    reasons = dict.fromkeys(f"— {row['operator']}: {row['reason']}." for row in rows if row["reason"])
-    notes = (*([common] if common else ()), *_NOTES, *reasons)
+    unknown = ", ".join(dict.fromkeys(row["operator"] for row in defined if row["peak_memory_bytes"] is None))
+    notes = (
+        *([common] if common else ()),
+        *_NOTES,
+        *([f"memory of {unknown}: {_UNKNOWN_MEMORY}."] if unknown else ()),
+        *reasons(rows),
+    )
     return Listing(rows, table, numbers=(*_SIZES, *_FIGURES, _INTENSITY), notes=notes)
+
+
+def reasons(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each reason that rows have, with their operators."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            named.setdefault(row["reason"], []).append(
+                operator_with_impl(row["operator"], row.get("impl", "reference"))
+            )
+    return [f"— {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in named.items()]
 
 
 def searches(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,16 @@ def test_every_format_shows_the_figures(form: str, monkeypatch: pytest.MonkeyPat
     assert ("1073741824" if form == "csv" else "1.07G") in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= (80 if form == "table" else 1000)
     assert "analytic" in text
+
+
+def test_every_operator_in_80_columns_and_reasons_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("attnbench.measure.estimates.MOST_OPERATIONS", 500)
+    lines = run("all", "--seq-len", "4K", "--causal", "--head-dim", "64", "--train", "--dtype", "bf16").splitlines()
+    head = lines[0].split()
+    assert head == ["operator", "N", "FLOPs", "eager", "traffic", "state", "memory", "FLOP/B"]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("softmax ") and len(line.split()) == len(head) for line in lines)
+    assert not any(line.startswith("linformer ") for line in lines)
+    assert "linformer: shortening mixes all positions" in " ".join(lines)
+    assert re.search("memory of [a-z0-9_, ]*dsa", " ".join(lines)), "its loop has thousands of operations"

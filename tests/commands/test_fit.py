@@ -159,6 +159,13 @@ def test_of_a_gpu_the_context_and_a_twentieth_are_reserved_and_shown() -> None:
     assert half["limit_bytes"] == 40 * GIB - CONTEXT_BYTES - int(0.05 * 40 * GIB)
 
 
+def test_params_that_differ_are_part_of_the_name() -> None:
+    text = run(*CPU, "--operators", "linformer,softmax", "--param", "k=16,64")
+    assert "linformer k=16 " in text
+    assert "linformer k=64 " in text
+    assert "softmax k" not in text
+
+
 def test_reasons_why_nothing_fits() -> None:
     text = " ".join(run(*CPU, "--operators", "softmax,lambda_layer", "--seq-len", "64K").split())
     assert "— softmax: at 1, the smallest size, it needs" in text
