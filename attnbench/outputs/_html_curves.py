@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attnbench.analysis.answer import Modes, Row, answer
+from attnbench.analysis.answer import Modes, Row, Verdict, answer
 from attnbench.analysis.crossover import BEYOND, Crossing
 from attnbench.analysis.relative import Comparand, Relative, comparands
 from attnbench.analysis.series import in_a_line
@@ -24,32 +24,33 @@ def curve_blocks(summary: Summary) -> Iterator[Block]:
     """A chart for each axis, and the data of its panels."""
     from markupsafe import Markup
 
-    taken = answer(summary).tables
-    by_axis: dict[str, list[PanelReport]] = {}
-    for report in summary.panels:
-        by_axis.setdefault(report.panel.axis, []).append(report)
+    found = answer(summary)
+    by_axis: dict[str, list[tuple[PanelReport, Verdict]]] = {}
+    for report, verdict in zip(summary.panels, found.verdicts, strict=True):
+        by_axis.setdefault(report.panel.axis, []).append((report, verdict))
     for axis, reports in by_axis.items():
-        blocks = [_block(report, taken) for report in reports if any(map(_is_drawn, report.tables))]
+        blocks = [_block(*each, found.tables) for each in reports if any(map(_is_drawn, each[0].tables))]
         if blocks:
             chart = part("chart", "curves", axis, f"Curves over {axis}")
             yield Block(f"curves over {axis}", Markup(part("section", f"curves-{axis}", f"Over {axis}", chart)), rank=1)
             yield from blocks
 
 
-def _block(report: PanelReport, taken: Sequence[Modes]) -> Block:
+def _block(report: PanelReport, verdict: Verdict, taken: Sequence[Modes]) -> Block:
     facts = {name: text for name, text in report.panel.facts.items() if name != "mode"}
     rows = next((each.rows for each in taken if each.axis == report.panel.axis and each.fixed == facts), ())
-    return Block(f"curves of {report.panel.title}", script_data("curves", _panel(report, rows)), rank=2)
+    data = _panel(report, _first_shown(rows, verdict))
+    return Block(f"curves of {report.panel.title}", script_data("curves", data), rank=2)
 
 
 def _is_drawn(table: Table) -> bool:
     return any(figure.value for line in table.lines for figure in line.figures)
 
 
-def _panel(report: PanelReport, rows: Sequence[Row]) -> dict[str, Any]:
+def _panel(report: PanelReport, first: Sequence[str]) -> dict[str, Any]:
     panel, tables = report.panel, [table for table in report.tables if _is_drawn(table)]
     names = list(dict.fromkeys(line.series.name for table in tables for line in table.lines))
-    first = _first_shown(rows) or names[:MOST_COLOURED]
+    first = first or names[:MOST_COLOURED]
     return {
         "group": panel.axis,
         "unit": AXES[panel.axis].unit,
@@ -61,13 +62,16 @@ def _panel(report: PanelReport, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _first_shown(rows: Sequence[Row]) -> list[str]:
-    """The series that a chart begins with: the baseline, exact softmax, and what a user would take, each operator
-    once."""
-    chosen: dict[str, str] = {}
-    for row in rows:
-        chosen.setdefault(row.name if row.role else row.operator, row.name)
-    return list(chosen.values())[:MOST_COLOURED]
+def _first_shown(rows: Sequence[Row], verdict: Verdict) -> list[str]:
+    """The series that a chart begins with: the baseline, exact softmax, what the verdict names, and what a user would
+    take, each operator once."""
+    named = {each.series for each in (verdict.against_baseline, verdict.against_exact) if each}
+    pinned = [row for row in rows if row.role or row.name in named]
+    chosen = {row.operator: row.name for row in reversed(rows) if row not in pinned}
+    others = [
+        row.name for row in rows if row.name in chosen.values() and row.operator not in {p.operator for p in pinned}
+    ]
+    return [*(row.name for row in pinned), *others][:MOST_COLOURED]
 
 
 def _series(report: PanelReport, name: str, is_shown: bool) -> dict[str, Any]:
