@@ -67,14 +67,17 @@ def change(f: Finding) -> str:
 
 
 def around(comparison: Comparison, above: Sequence[Finding]) -> list[str]:
-    """What stands below the table: what was left out, cells without a partner, crossovers, and the decision."""
+    """What stands below the table: what was left out, what is `beside` it, and the decision."""
+    rest = [f for f in comparison.findings if f not in above]
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(Counter(f.verdict for f in rest).items()))
+    return [*([f"not shown: {counts}"] if rest else []), *beside(comparison), comparison.decision]
+
+
+def beside(comparison: Comparison) -> list[str]:
+    """What no finding says: cells without a partner, crossovers, and what could have been seen."""
     from attnbench.outputs._run_tables import shift_texts
 
     lines = []
-    rest = [f for f in comparison.findings if f not in above]
-    if rest:
-        counts = Counter(f.verdict for f in rest)
-        lines.append("not shown: " + ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())))
     for what, keys in (("gone", comparison.missing), ("new", comparison.new)):
         if keys:
             lines.append(f"{what}: {count(len(keys), 'cell')}: {_by_operator(keys)}")
@@ -87,7 +90,7 @@ def around(comparison: Comparison, above: Sequence[Finding]) -> list[str]:
     if detectable:
         best, worst = percent(min(detectable)), percent(max(detectable))
         lines.append(f"smallest slow-down seen: {best} at best, {worst} at worst")
-    return [*lines, comparison.decision]
+    return lines
 
 
 def _by_operator(keys: Sequence[str], most: int = 8) -> str:

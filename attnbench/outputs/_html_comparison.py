@@ -19,7 +19,7 @@ _AT_ONCE = 200
 
 def comparisons_page(compared: Sequence[Comparison]) -> str:
     """The document."""
-    blocks = [block for i, each in enumerate(compared) for block in _blocks(each, i)]
+    blocks = [block for i, each in enumerate(compared) for block in _blocks(each, i, len(compared) > 1)]
     gated = any(each.gated for each in compared)
     sides = " → ".join([compared[0].before, *(each.after for each in compared)]) if compared else ""
     title = f"attnbench {'gate' if gated else 'compare'}: {sides}"
@@ -27,15 +27,16 @@ def comparisons_page(compared: Sequence[Comparison]) -> str:
     return page(title, (), blocks, chart_scripts(), "--format json holds all of it.")
 
 
-def _blocks(comparison: Comparison, number: int) -> Iterator[Block]:
-    content = part("paragraph", f"{comparison.before} → {comparison.after}") + part("notes", comparison.notes)
+def _blocks(comparison: Comparison, number: int, several: bool) -> Iterator[Block]:
+    content = part("paragraph", f"{comparison.before} → {comparison.after}") if several else ""
+    content += part("notes", comparison.notes)
     yield Block("decision", part("section", f"decision-{number}", comparison.decision, content), rank=1)
     findings = view.chosen(comparison)
     if findings:
         yield Block(
             "what changed", part("text_table", _table("What changed, and what is not decided", findings)), rank=1
         )
-    yield Block("the rest", part("notes", view.around(comparison, findings)), rank=1)
+    yield Block("what has no partner", part("notes", view.beside(comparison)), rank=1)
     every = comparison.findings
     group = str(number)
     drawn = [f for f in every if f.ratio is not None and math.isfinite(f.ratio) and f.ratio > 0]
