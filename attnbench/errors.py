@@ -17,6 +17,10 @@ class BadInput(Exception):
     The text names the file, the key, the value and what is allowed, and ends with what to do.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [f"attnbench: {self}"]
+
 
 def described(error: BaseException) -> str:
     """`Type: text` of an exception, or the type alone where it has no text: one printable line."""

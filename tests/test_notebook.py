@@ -55,5 +55,7 @@ def test_it_names_no_folder_of_a_machine_and_is_small(stored: Any) -> None:
 def test_a_cell_that_fails_is_noticed(tmp_path: Path) -> None:
     cells = [nbformat.v4.new_code_cell("import attnbench\nattnbench.load('gone')")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
-    with pytest.raises(CellExecutionError, match="no such folder"):
+    with pytest.raises(CellExecutionError, match="no such folder") as failed:
         executed(tmp_path / "n.ipynb")
+    assert "attnbench: gone: no such folder" in failed.value.traceback, "a paragraph"
+    assert "line" not in failed.value.traceback, "and no traceback"

@@ -149,7 +149,7 @@ def compare_callables(
             they have to be for that: at the top of a module, with inputs that pickle can store. None: in this process,
             whose pairs have its luck in common: where things lie in memory, what is cached, how the allocator stands.
         pairs: at most so many, in this process; None: as many as the budget allows, up to 300.
-        budget: time, such as "30s"; what is undecided then stays so.
+        budget: time for the pairs, such as "30s"; what is undecided then stays so.
         check_outputs: False: they may differ.
         tolerance: by how much of its largest value an array may differ. None: with inputs in half or single precision
             by twice the error of `fn_a` itself, which is then also called in float64, and by 1e-3 (float32), 5e-2

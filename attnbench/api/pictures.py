@@ -39,7 +39,7 @@ class Pictures(Mapping[str, "Figure"]):
         return len(self.figures)
 
     def __repr__(self) -> str:
-        return f"<matplotlib figures: {', '.join(self)}>"
+        return f"<matplotlib figures: {', '.join(self) or 'none'}>"
 
     def _ipython_display_(self) -> None:
         from IPython.display import Image, display

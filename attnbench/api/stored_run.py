@@ -120,7 +120,7 @@ class StoredRun:
             size: "3.5in" (a width), "89mm", "3.5x2.5in"; None: as each needs.
             title: above each; "none": no title; None: its own.
 
-        Raises: BadInput where matplotlib is missing, or the size is too small, too.
+        Raises: BadInput where matplotlib is missing, the size is too small, or there is nothing to draw, too.
         """
         from attnbench.outputs.plot import pictures, wanted
 

@@ -242,8 +242,10 @@ def truth_of(function: Callable[..., Any], words: Words, call_s: float) -> Any:
     (positional, named), lower = in_double(words)
     if not lower or call_s > AFFORDABLE_S:
         return None
+    # What torch has compiled would be compiled once more, and the look at its guards then takes longer.
+    plain = getattr(function, "_torchdynamo_orig_callable", getattr(function, "_orig_mod", function))
     try:
-        return function(*positional, **named)
+        return plain(*positional, **named)
     except Exception:  # a kernel of half precision, weights in float32, a dtype that is checked
         return None
 

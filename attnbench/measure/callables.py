@@ -9,6 +9,7 @@ memory, what was cached or compiled), pairs of fresh ones do not.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import random
 import sys
@@ -120,8 +121,8 @@ def try_out(sides: Sequence[Side], settle: Callable[[], object]) -> Turns:
         seconds: list[float] = []
         while len(seconds) < TRIAL_CALLS and (not seconds or time.monotonic() - begun < TRIAL_S):
             seconds.append(side.sample(1, settle))
-        side.call_s = min(seconds)
-        side.call_s = min(side.call_s, side.sample(batch_of(side.call_s, 1), settle))
+        batch = batch_of(min(seconds), 1)
+        side.call_s = min(*seconds, side.sample(batch, settle) if batch > 1 else math.inf)
     slower_s = max(side.call_s * batch_of(side.call_s, 1) for side in sides)
     samples = min(max(round(SAMPLE_S / slower_s), 1), MOST_CALLS)
     turn_s = sum((untimed_calls(side.call_s) + samples * batch_of(side.call_s, 1)) * side.call_s for side in sides)

@@ -23,6 +23,9 @@ SUITE: dict[str, Any] = {
 }
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:load|this machine's rates:UserWarning")
+
+
 @pytest.fixture(autouse=True)
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -58,6 +61,28 @@ def test_why_it_ended_early_is_a_warning_and_what_was_measured_is_returned(
     assert len(run.results) == 0
     assert "no cells" in run._repr_html_()
     assert len(run.crossovers()) == 0
+
+
+def test_an_interrupt_passes_and_the_folder_can_be_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(runner: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_request.Runner, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        attnbench.run(SUITE, out=tmp_path / "run", device="cpu", progress=False)
+    monkeypatch.setattr(run_request.Runner, "run", lambda runner: None)
+    with pytest.warns(UserWarning, match="rates"):
+        assert len(attnbench.run(resume=tmp_path / "run", progress=False).results) == 0
+
+
+def test_where_all_is_skipped_there_is_nothing_to_show(tmp_path: Path) -> None:
+    suite = {**SUITE, "operators": ["softmax"], "impls": ["reference"], "limits": {"budget": "1ms"}}
+    run = attnbench.run(suite, out=tmp_path / "run", device="cpu", progress=False)
+    assert set(run.results["status"]) == {"skipped"}
+    assert len(run.crossovers()) == 0
+    assert "nothing was measured" in run._repr_html_()
+    with pytest.raises(attnbench.BadInput, match="nothing to draw"):
+        run.plot()
 
 
 @pytest.mark.parametrize(

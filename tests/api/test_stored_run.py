@@ -29,8 +29,13 @@ def sequence() -> attnbench.StoredRun:
 def test_every_stored_run_can_be_loaded(folder: str) -> None:
     run = attnbench.load(REFERENCE / folder)
     assert len(run.results) == run.results["key"].nunique() > 0
-    assert {"axis", "series", "kind", "at", "low", "high", "direction"} <= set(run.crossovers().columns)
     assert run.environment["device"] in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("folder", ["ci", "cpu-border", "h100-prefill", "cpu-extend"])
+def test_runs_of_every_kind_can_be_shown(folder: str) -> None:
+    run = attnbench.load(REFERENCE / folder)
+    assert {"axis", "series", "kind", "at", "low", "high", "direction"} <= set(run.crossovers().columns)
     assert "<table>" in run._repr_html_()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,6 +143,8 @@ def test_the_truth_is_what_the_first_gives_in_float64() -> None:
     assert truth_of(total, words, 0.1).dtype == torch.float64
     assert truth_of(total, words, 10.0) is None, "too slow to be called once more"
     assert truth_of(total, ((torch.ones(2).double(),), {"bias": 1}), 0.1) is None, "nothing finer is known"
+    compiled = SimpleNamespace(_torchdynamo_orig_callable=total)
+    assert truth_of(compiled, words, 0.1).dtype == torch.float64, "not compiled once more"  # type: ignore[arg-type]
     linear = torch.nn.Linear(2, 2)
     assert truth_of(linear, ((torch.ones(2),), {}), 0.1) is None, "its weights stay in float32"
 
