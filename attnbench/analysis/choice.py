@@ -172,6 +172,12 @@ class Choice:
         return tuple(each for each in self.timed or self.analytic if each.level)
 
     @property
+    def fastest_exact(self) -> Candidate | None:
+        """The fastest exact softmax of the same group as `best`; None where there is none."""
+        exact = [each.candidate for each in self.timed or self.analytic if each.candidate.exact]
+        return min(exact, key=lambda candidate: candidate.seconds, default=None)
+
+    @property
     def may_be_faster(self) -> tuple[Ranked, ...]:
         """Those without a measured time whose least time is below that of the fastest: the others cannot be faster."""
         fastest = min((each.candidate.seconds for each in self.timed), default=0.0)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from attnbench.analysis.cards import MEASURED
 from attnbench.analysis.series import params_text
 from attnbench.outputs._rows import Listing, Row
-from attnbench.problem import canonical_params, columns_of
+from attnbench.problem import MODES_SHORT, canonical_params, columns_of
+from attnbench.properties import FORMS
 from attnbench.units import percent, shown
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Name(NamedTuple):
 
 Names = Mapping[tuple[str, str, str], Name]
 """By operator, impl and canonical params."""
+
+_MODES: dict[str, str] = {mode: short for short, mode in MODES_SHORT.items()}
 
 _SOURCES = {"measured": "", "interpolated": "≈", "analytic": "≥"}
 """What stands before a time that was not measured."""
@@ -174,7 +177,7 @@ def _texts(ranked: Ranked, digits: int, names: Names) -> Row:
     half, name = _half(each), names[_key(each.cell)]
     return {
         "operator": f"{ranked.rank:>{digits}} {name.short}",
-        "time": _SOURCES[each.source] + shown(each.seconds, "s"),
+        "time": _time_text(each),
         "±": percent(half) if half else "",
         "memory": _MEMORY_SOURCES[each.memory_source] + shown(each.memory_bytes, "bytes") or "?",
         "state": "" if each.state_bytes is None else shown(each.state_bytes, "bytes"),
@@ -182,6 +185,10 @@ def _texts(ranked: Ranked, digits: int, names: Names) -> Row:
         "error": _error_text(each),
         "params": name.params,
     }
+
+
+def _time_text(candidate: Candidate) -> str:
+    return _SOURCES[candidate.source] + shown(candidate.seconds, "s")
 
 
 def _half(candidate: Candidate) -> float | None:
@@ -214,22 +221,24 @@ def _lead(choice: Choice, names: Names) -> Iterator[str]:
 
 
 def _verdict(choice: Choice, names: Names) -> str:
-    best = [name_of(each.candidate.cell, names) for each in choice.best]
+    best = [f"{name_of(each.candidate.cell, names)} ({_time_text(each.candidate)})" for each in choice.best]
     if not best:
         return "Nothing meets all that is asked for; why not stands below. Drop a need, or raise the limit."
+    exact = choice.fastest_exact
+    is_among = exact is None or any(each.candidate is exact for each in choice.best)
+    of_exact = (
+        "" if exact is None or is_among else f" Of exact softmax: {name_of(exact.cell, names)} ({_time_text(exact)})."
+    )
     if not choice.timed:
-        return (
-            f"Nothing of this is measured. The least time that any implementation takes is smallest for "
-            f"{', '.join(best)}: {shown(choice.best[0].candidate.seconds, 's')}."
-        )
+        return f"Nothing of this is measured. By the roofline the least time is that of {', '.join(best)}.{of_exact}"
     if not choice.has_intervals:
         return (
-            f"The fastest: {best[0]}. Which others are level with it is not known: the run has no intervals here. "
-            "Measure more rounds or sizes."
+            f"The fastest: {best[0]}; which others are level with it is not known, as the run has no intervals here: "
+            f"measure more rounds or sizes.{of_exact}"
         )
     if len(best) == 1:
-        return f"The fastest: {best[0]}."
-    return f"Not told apart from the fastest, exact ones first: {', '.join(best)}."
+        return f"The fastest: {best[0]}.{of_exact}"
+    return f"Not told apart from the fastest, exact ones first: {', '.join(best)}.{of_exact}"
 
 
 def problem_text(choice: Choice) -> str:
@@ -238,7 +247,8 @@ def problem_text(choice: Choice) -> str:
     size = f"image {problem.height}x{problem.width}" if problem.height else f"{problem.seq_len} tokens"
     given = [f"{name} {number}" for name, number in problem.given.items()]
     sizes = [f"batch {problem.batch}", f"heads {problem.heads}", *given, f"head_dim {problem.head_dim}"]
-    parts = [size, *sizes, problem.dtype, "causal" if problem.causal else "full", choice.mode, f"scope {choice.scope}"]
+    form, mode = FORMS[problem.causal], _MODES[choice.mode]
+    parts = [size, *sizes, problem.dtype, form, mode, f"scope {choice.scope}"]
     needs = f"; needs {', '.join(choice.needs)}" if choice.needs else ""
     limit = ""
     if choice.memory_limit_bytes is not None:
@@ -309,12 +319,12 @@ def _error_notes(every: Iterable[Candidate]) -> Iterator[str]:
 
 
 _WHY = {
+    "need": "lacks what is needed",
+    "memory": "needs more memory",
+    "failed": "did not run",
+    "unknown": "no time is known",
     "nothing": "computes nothing",
     "undefined": "not defined for this problem",
-    "need": "lacks what is needed",
-    "failed": "did not run",
-    "memory": "needs more memory",
-    "unknown": "no time is known",
 }
 """By the kind of reason, in the order in which they stand: what an operator that is out does."""
 
