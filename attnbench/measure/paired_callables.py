@@ -100,15 +100,14 @@ def decide(pairs: Iterator[tuple[float, float]], looks: tuple[int, ...], thresho
     Args:
         pairs: seconds of each side.
         looks: after how many is decided.
-        threshold: the slow-down that is to be found, a fraction.
+        threshold: the change that is to be found, a fraction.
         until: when no further pair is begun, on the monotonic clock.
     """
     decided, ended = UNKNOWN, False
     seconds: list[tuple[float, float]] = []
     for look in looks:
-        while len(seconds) < look and not ended:
+        while len(seconds) < look and not (ended := bool(seconds) and time.monotonic() > until):
             seconds.append(next(pairs))
-            ended = time.monotonic() > until and len(seconds) < look
         if ended:
             break
         taken = np.array(seconds)
@@ -132,7 +131,7 @@ def here(sides: Sequence[Side], threshold: float, budget_s: float, most: int | N
 
     Args:
         sides: both; they have been called.
-        threshold: the slow-down that is to be found, a fraction.
+        threshold: the change that is to be found, a fraction.
         budget_s: what it may take.
         most: pairs, at most; None: as many as the budget allows.
     """
@@ -150,7 +149,7 @@ def apart(sides: tuple[Side, Side], inputs: object, threshold: float, budget_s: 
     Args:
         sides: both, whose functions and inputs can be imported there.
         inputs: as the caller gave them.
-        threshold: the slow-down that is to be found, a fraction.
+        threshold: the change that is to be found, a fraction.
         budget_s: when no further process is started.
         processes: at most.
 
