@@ -16,7 +16,8 @@ from attnbench.registry import operators, resolve
 from tests.operators.test_properties import FOUND
 from tests.variants import Variant
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLES = REPOSITORY / "examples"
 OWN_OPERATOR, OWN_IMPL = EXAMPLES / "own-operator", EXAMPLES / "own-impl"
 
 
@@ -73,3 +74,19 @@ def test_they_state_what_they_can_do(path: Path) -> None:
 )
 def test_their_suites_are_valid(suite: Path, series: set[str]) -> None:
     assert {operator_with_impl(cell.operator, cell.impl) for cell in cells(read(suite))} == series
+
+
+def test_the_impl_of_the_readme_is_softmax_in_a_valid_suite(tmp_path: Path) -> None:
+    code, suite = (
+        next(block.split("```")[0] for block in (REPOSITORY / "README.md").read_text().split(f"```{language}\n")[1:])
+        for language in ("python", "yaml")
+    )
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    (tmp_path / "suite.yaml").write_text(suite, encoding="utf-8")
+    assert {cell.impl for cell in cells(read(tmp_path / "suite.yaml"))} == {"reference", "sdpa", "mine"}
+    operator = operators([str(tmp_path / "mine.py")])["mine"].load()
+    form, problem = operator.forms["core"], Problem(37, 8, 2, dtype="float64", causal=True)
+    tensors = form.make_inputs(problem, {}, torch.Generator().manual_seed(0)).tensors()
+    mine = form.impls["mine"].load()(problem, {}, **tensors)
+    assert torch.allclose(mine, form.reference(problem, {}, **tensors), atol=1e-12)
+    assert form.impls["mine"].why_not(replace(problem, kv_heads=1), {}, "cpu")

@@ -445,5 +445,5 @@ def test_what_an_own_operator_says_of_its_growth_is_asked_like_all_else_of_it(tm
 
 def test_the_suite_of_the_readme_is_one() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    text = readme.split("```yaml\n")[1].split("```")[0]
+    text = readme.split("## A suite")[1].split("```yaml\n")[1].split("```")[0]
     assert len(from_text(text, "README.md", Path()).problems()) > 10
