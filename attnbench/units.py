@@ -79,7 +79,8 @@ def count(number: int, what: str) -> str:
 
 def separated(values: Iterable[str]) -> list[str]:
     """The names of an option that may be repeated, each time with several names between commas."""
-    return [name.strip() for several in values for name in several.split(",")]
+    names = (name.strip() for several in values for name in several.split(","))
+    return list(dict.fromkeys(filter(None, names)))
 
 
 T = TypeVar("T")
@@ -113,12 +114,6 @@ def nearest(name: object, allowed: Collection[str]) -> str | None:
     plain = {word.lower().replace("-", "_"): word for word in allowed}
     near = difflib.get_close_matches(str(name)[:100].lower().replace("-", "_"), list(plain), n=1, cutoff=0.6)
     return plain[near[0]] if near else None
-
-
-def listed(words: Iterable[str]) -> list[str]:
-    """The parts of words that each name one or several things, with commas."""
-    parts = (part.strip() for word in words for part in word.split(","))
-    return list(dict.fromkeys(part for part in parts if part))
 
 
 def seconds(value: Any) -> float:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnbench.units import choice, flag, fraction, listed, memory, quoted, seconds, suggestion, whole_number
+from attnbench.units import choice, flag, fraction, memory, quoted, seconds, separated, suggestion, whole_number
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_short_words_stand_for_names_and_then_capitals_do_not_matter() -> None:
 
 
 def test_several_words_with_commas() -> None:
-    assert listed(["a, b", "c", "a,"]) == ["a", "b", "c"]
-    assert listed([]) == []
+    assert separated(["a, b", "c", "a,"]) == ["a", "b", "c"]
+    assert separated([]) == []
 
 
 def test_what_follows_is_of_names_alone() -> None:

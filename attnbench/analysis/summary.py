@@ -21,7 +21,7 @@ from attnbench.problem import operator_with_impl
 from attnbench.properties import FORMS
 from attnbench.registry import metrics as every_metric
 from attnbench.registry import placed_metrics
-from attnbench.units import quoted, suggestion
+from attnbench.units import quoted, separated, suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -203,7 +203,7 @@ def check_shown(metrics: Iterable[str], axis: str | None, sort: str | None) -> N
 
     Raises: BadInput where there is no such metric, axis or order, whatever a run has.
     """
-    for metric in metrics:
+    for metric in separated(metrics):
         check_metric(metric)
     if axis is not None:
         check_axis(axis)
@@ -231,7 +231,7 @@ def summarise(
     Raises: BadInput where the run has no such metric, baseline, axis or operator, and of another sort.
     """
     check_sort(sort)
-    wanted, placed = tuple(metrics), placed_metrics()
+    wanted, placed = tuple(separated(metrics)), placed_metrics()
     quantities = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
     for name in wanted:
         if not quantities[name].values:

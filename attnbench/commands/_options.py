@@ -184,7 +184,7 @@ class ShownOptions:
     all_tables: Annotated[
         bool, typer.Option("--all", help="All tables: every operator, metric and size, crossovers, growth.")
     ] = False
-    metric: Annotated[list[str] | None, typer.Option(help="Show only this metric; may be repeated.")] = None
+    metric: Annotated[list[str] | None, typer.Option(help="Show only this metric; repeat it or use commas.")] = None
     axis: Annotated[str | None, typer.Option(help=f"Show only this axis: {', '.join(AXES)}.")] = None
     sort: Annotated[
         str | None,

@@ -60,14 +60,14 @@ def command(
     from attnbench.measure.candidates import choose
     from attnbench.outputs import _choice as view
     from attnbench.plan.choice_request import ChoiceRequest
-    from attnbench.units import listed
+    from attnbench.units import separated
 
     if picture is not None:
         from attnbench.outputs import _choice_picture
 
         _choice_picture.check(picture)
     choice = choose(
-        ChoiceRequest(problem.request(listed(operators or ()), sizes), need or (), memory, run, device, metric)
+        ChoiceRequest(problem.request(separated(operators or ()), sizes), need or (), memory, run, device, metric)
     )
     formats.show("rows", view.listing(choice), form)
     if picture is not None:

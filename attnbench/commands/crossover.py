@@ -168,7 +168,7 @@ def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
     """What the command line asks for. Raises BadInput."""
     from attnbench.errors import BadInput
     from attnbench.plan.search_request import SearchRequest, clock_column, read_over
-    from attnbench.units import fraction
+    from attnbench.units import fraction, separated
 
     if not 0 < search.low < search.high:
         raise BadInput(f"--low {search.low} --high {search.high}: allowed: 0 < low < high. Give a larger --high.")
@@ -179,7 +179,9 @@ def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
         raise BadInput(f"--precision: {error}. Give such a percentage.") from None
     column = clock_column(search.metric)
     ends = (search.low, search.high)
-    return SearchRequest(tuple(operators), search.baseline, search.axis, *ends, precision, column, over, values)
+    return SearchRequest(
+        tuple(separated(operators)), search.baseline, search.axis, *ends, precision, column, over, values
+    )
 
 
 def _check_alone(folder: Path, context: typer.Context) -> None:

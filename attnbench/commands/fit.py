@@ -64,6 +64,5 @@ def command(
     from attnbench.plan.fit_request import fit_request
 
     held = budget(memory, device)
-    names = [name.strip() for words in operators or () for name in words.split(",")]
-    request = fit_request(problem.request(names, sizes), layers, image)
+    request = fit_request(problem.request(operators or (), sizes), layers, image)
     formats.show("rows", listing(fits(request, held.left_bytes), held), form)

@@ -19,7 +19,7 @@ PANEL = READ
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN/plots.")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; may be repeated.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Only this metric; repeat it or use commas.")] = None,
     operators: Annotated[list[str] | None, operators_option()] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")

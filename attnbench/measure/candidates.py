@@ -30,7 +30,7 @@ from attnbench.plan.choice_request import ChoiceRequest, params_given, read_cell
 from attnbench.problem import Cell, canonical_params
 from attnbench.properties import FORMS, properties
 from attnbench.registry import device_type_of, operators, placed_metrics, resolve, why_not, why_not_impl
-from attnbench.units import listed, quoted, suggestion
+from attnbench.units import quoted, separated, suggestion
 from attnbench.user_code import user_errors
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _series(
 ) -> _Wanted:
     """The series of a run that may be chosen: of the operators that are asked for, with the params that are given."""
     loaded = {cell.operator: operator for operator, cell in pairs}
-    every = not request.problem.operators or "all" in listed(request.problem.operators)
+    every = not request.problem.operators or "all" in separated(request.problem.operators)
     given = params_given(request.problem)
     form = FORMS[pairs[0][1].problem.causal]
     most = None if len({cell.operator for _, cell in pairs}) <= FEW else MOST_OPERATIONS

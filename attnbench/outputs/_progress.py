@@ -25,9 +25,8 @@ DRAWN_PER_S = 2
 """How often the bar is drawn: often enough for a second that passes, seldom enough to disturb nothing that is timed."""
 
 
-def log(text: str) -> None:
-    """A line of progress, apart from what is printed."""
-    print(text, file=sys.stderr, flush=True)
+BAR_WIDTH = 30
+"""Of the bar at most: a line over the whole width of a terminal is broken where that is made narrower."""
 
 
 def duration(seconds: float) -> str:
@@ -217,12 +216,11 @@ class Live:
 
         words = self.words
         share, left = words.share, words.left()
-        bar = Table.grid(padding=(0, 1), expand=True)
-        bar.add_column(no_wrap=True)
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True, justify="right")
-        drawn = ProgressBar(total=1.0, completed=share or 0.0, pulse=share is None)
-        bar.add_row(line(words.where(), "bold"), drawn, line("" if share is None else f"{share:.0%} {left}".rstrip()))
+        texts = words.where(), "" if share is None else f"{share:.0%} {left}".rstrip()
+        room = self._console.width - sum(map(len, texts)) - 3
+        drawn = ProgressBar(total=1.0, completed=share or 0.0, pulse=share is None, width=max(1, min(BAR_WIDTH, room)))
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(line(texts[0], "bold"), drawn, line(texts[1]))
         below = [line(text, "dim") for text in (words.doing(), words.precision()) if text]
         return Group(bar, *below)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from attnbench.errors import BadInput
 from attnbench.plan.problem_request import ProblemRequest, cells
 from attnbench.properties import PROPERTIES
-from attnbench.units import choice, listed, memory
+from attnbench.units import choice, memory, separated
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -41,7 +41,7 @@ class ChoiceRequest:
 def read_needs(words: Sequence[str]) -> tuple[str, ...]:
     """The names of properties, each once. Raises BadInput for one that there is not."""
     read, needs = choice(tuple(PROPERTIES)), []
-    for word in listed(words):
+    for word in separated(words):
         try:
             needs.append(read(word))
         except ValueError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.plan.mistakes import Notes
 from attnbench.problem import MODES, MODES_SHORT, SCOPES, Cell, Problem
-from attnbench.units import choice, listed
+from attnbench.units import choice, separated
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -113,8 +113,8 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
     sources = operators(places)
     chosen = (
         sources
-        if not names or "all" in listed(names)
-        else dict.fromkeys(_read(notes, "operators", listed(names), read_operator_name(sources)))
+        if not names or "all" in separated(names)
+        else dict.fromkeys(_read(notes, "operators", separated(names), read_operator_name(sources)))
     )
     return {name: sources[name].load() for name in chosen}
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnbench.axes import AXES
+from attnbench.axes import AXES, KINDS
 from attnbench.errors import BadInput
 from attnbench.plan.settings import SEARCH_ROUNDS
 from attnbench.plan.suite import written
-from attnbench.problem import operator_and_impl
+from attnbench.problem import MODES, MODES_SHORT, SCOPES, operator_and_impl
 from attnbench.registry import clocks
-from attnbench.units import quoted, suggestion
+from attnbench.units import choice, quoted, suggestion
 from attnbench.yaml_file import scalar
 
 
@@ -116,6 +116,7 @@ def suite_text(
     Raises: BadInput.
     """
     names = request.names()
+    _check_words(request, shape, mode, scope, operators_from)
     sizes: dict[str, list[int | str]] = {request.axis: [request.low, request.high]}
     if request.over:
         sizes[request.over] = list(request.values)
@@ -136,6 +137,32 @@ def suite_text(
         "limits": {"memory": "60%", "cell_timeout": "60s"},
     }
     return written(data)
+
+
+def _check_words(
+    request: SearchRequest, shape: dict[str, Any], mode: str, scope: str, operators_from: Sequence[str]
+) -> None:
+    """Raises BadInput for words that there are not, by the options that hold them; the rest of a suite's reader checks
+    the suite."""
+    from attnbench.plan.mistakes import Notes
+    from attnbench.plan.schema import read_operator_name
+    from attnbench.registry import operators
+
+    operator = read_operator_name(operators(operators_from))
+    words: list[tuple[str, Callable[[Any], Any], Any]] = [
+        *(("OP", operator, operator_and_impl(name)[0]) for name in request.operators),
+        ("--baseline", operator, operator_and_impl(request.baseline)[0]),
+        ("--mode", choice(MODES, MODES_SHORT), mode),
+        ("--scope", choice(SCOPES), scope),
+        *(("--dtype", KINDS[name], value) for name, value in shape.items() if name == "dtype"),
+    ]
+    notes = Notes("the command line")
+    for option, read, word in words:
+        try:
+            read(word)
+        except ValueError as error:
+            notes.add(option, str(error))
+    notes.close()
 
 
 def _with_params(names: list[str], params: Sequence[str], operators_from: Sequence[str]) -> list[Any]:

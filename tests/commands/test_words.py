@@ -84,6 +84,21 @@ def test_so_is_one_of_a_stored_run(run: Path, verb: str, options: list[str], mea
     assert f"(did you mean '{meant}'?)" in told(verb, run, *options)
 
 
+def test_mistakes_are_named_by_their_options() -> None:
+    said = told(
+        "crossover", "perfomer,rfa", "--baseline", "sofmax", "--mode", "trian", "--scope", "cor", "--dtype", "bf15"
+    )
+    assert said.startswith("the command line has 5 mistakes; nothing was measured.")
+    for option in ("OP: 'perfomer'", "--baseline: 'sofmax'", "--mode: 'trian'", "--scope: 'cor'", "--dtype: 'bf15'"):
+        assert option in said
+
+
+def test_metrics_are_repeated_or_have_commas(run: Path) -> None:
+    for words in (["--metric", "wall_time, energy"], ["--metric", "wall_time", "--metric", "energy"]):
+        assert "--metric energy: this run has no figure of it. It has wall_time." in told("show", run, *words)
+        assert "--metric energy: this run has no figure of it. It has wall_time." in told("plot", run, *words)
+
+
 def test_so_is_a_part_of_a_key(run: Path) -> None:
     assert "(did you mean 'performer'?)" in told("compare", run, run, "--explain", "performr")
 
