@@ -31,6 +31,8 @@ def crossovers(summary: Summary) -> pd.DataFrame:
     fixed = dict.fromkeys(name for report in summary.panels for name in ("axis", *report.panel.fixed))
     columns = [*fixed, *_OF_A_CROSSOVER]
     table = pd.DataFrame(rows, columns=columns)
+    whole = [name for name in fixed if pd.api.types.is_float_dtype(table[name])]  # of panels some of which lack it
+    table = table.astype(dict.fromkeys(whole, "Int64"))
     numbers = dict.fromkeys(("at", "low", "high", "ratio_at_smallest", "ratio_at_largest"), "float64")
     texts = dict.fromkeys(("direction", "first", "last"), "string")
     return table.astype({**numbers, **texts, "bracket": "boolean", "cheaper": "boolean"})

@@ -37,6 +37,8 @@ def test_runs_of_every_kind_can_be_shown(folder: str) -> None:
     run = attnbench.load(REFERENCE / folder)
     assert {"axis", "series", "kind", "at", "low", "high", "direction"} <= set(run.crossovers().columns)
     assert "<table>" in run._repr_html_()
+    sizes = run.crossovers().filter(["batch", "heads", "channels", "head_dim"])
+    assert {str(dtype).lower() for dtype in sizes.dtypes} == {"int64"}
 
 
 def test_results_are_results_csv_and_a_copy(sequence: attnbench.StoredRun) -> None:
