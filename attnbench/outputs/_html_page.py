@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,7 +65,7 @@ def script_data(kind: str, value: Any) -> Markup:
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
 
-    dumped = htmlsafe_json_dumps(data(value), json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    dumped = htmlsafe_json_dumps(data(value), json.dumps, separators=(",", ":"), allow_nan=False)
     return Markup('<script type="application/json" class="{}">{}</script>\n').format(kind, dumped)
 
 
@@ -87,7 +88,7 @@ def page(title: str, subtitle: Sequence[str], blocks: Sequence[Block], scripts: 
     """
     from markupsafe import Markup
 
-    sources = [Markup(source) for source in (*scripts, _file("page.js"))]
+    sources = [Markup(_ascii(source)) for source in (*scripts, _file("page.js"))]
     values = {
         "title": title[:_LONGEST_TITLE],
         "subtitle": subtitle,
@@ -101,7 +102,7 @@ def page(title: str, subtitle: Sequence[str], blocks: Sequence[Block], scripts: 
     kept = _fitting(blocks, room)
     body = Markup("").join(blocks[i].html for i in sorted(kept))
     missing = [block for i, block in enumerate(blocks) if i not in kept]
-    return frame.render(values, left_out=_left_out(missing, rest), body=body)
+    return _referenced(frame.render(values, left_out=_left_out(missing, rest), body=body))
 
 
 def _fitting(blocks: Sequence[Block], room: int) -> set[int]:
@@ -125,8 +126,18 @@ def _left_out(blocks: Sequence[Block], rest: str) -> Markup:
     return part("left_out", [*names, *more], f"{LIMIT_BYTES / 1e6:g} MB", rest)
 
 
+def _ascii(source: str) -> str:
+    r"""A script whose other characters, which stand in its texts, are written as `\u00d7`."""
+    return re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], source)
+
+
+def _referenced(markup: str) -> str:
+    """Markup in ASCII: whatever encoding it is written in, it reads the same, and scripts have their digests."""
+    return markup.encode("ascii", "xmlcharrefreplace").decode()
+
+
 def _size(markup: str) -> int:
-    return len(markup.encode())
+    return len(_referenced(markup))
 
 
 def _policy(scripts: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html as html_module
 import importlib.util
 import json as json_module
@@ -146,7 +148,7 @@ def test_text_of_a_run_is_text(place: str) -> None:
     page = Page(text)
     assert "alert(1)" in page.text
     assert "{{ 7 * 7 }}" in page.text
-    assert "\u202e" not in text
+    assert "\u202e" not in page.text
     assert "<script>alert" not in text
     assert not any(tag == "img" or "onerror" in attrs for tag, attrs in page.elements)
     assert resources(page) == []
@@ -172,6 +174,17 @@ def test_other_scripts_are_refused_by_the_page_itself() -> None:
     assert policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy.split("style-src")[0]
+
+
+def test_it_reads_the_same_in_every_encoding_and_its_scripts_have_their_digests() -> None:
+    _, text = report("cpu-sequence")
+    assert text.isascii()
+    assert "µs" in Page(text).text
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 3
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
+    policy = next(attrs["content"] or "" for _, attrs in Page(text).elements if attrs.get("http-equiv"))
+    assert re.findall("sha256-([^']+)'", policy) == digests
 
 
 def data_blocks(text: str, kind: str) -> list[dict[str, Any]]:
