@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from attnbench.analysis.choice import (
     Choice,
     Excluded,
     MemorySource,
+    Ranked,
     error_of,
     level_with_fastest,
     ranked,
@@ -163,6 +164,41 @@ def choose(request: ChoiceRequest) -> Choice:
     Raises: BadInput with what is wrong.
     """
     needs, (share, limit) = read_needs(request.needs), read_memory(request.memory)
+    _check_alone(request)
+    run = None if request.run is None else read_run(request.run)
+    pairs = read_cells(request.problem)
+    cell = pairs[0][1]
+    hardware = _of_run(run) if run else _of_device(request.device or AUTO, cell.problem.dtype)
+    if limit is None and hardware.memory_bytes is None and request.memory is not None:
+        raise BadInput(f"--memory {request.memory}: the memory of {hardware.name} is not known. Give bytes: 24GiB.")
+    is_own = limit is None and hardware.memory_bytes is not None
+    limit = int(share * hardware.memory_bytes) if is_own and hardware.memory_bytes else limit
+    sources = operators(request.problem.operators_from)
+    search = _Search(needs, limit, hardware, pairs, sources, request, None if run is None else run.results)
+    by_run = _ByRun() if run is None else _by_run(run, search, cell, request.metric)
+    analytic = ranked_by_roofline(search.analytic())
+    return Choice(
+        problem=cell.problem,
+        mode=cell.mode,
+        scope=cell.scope,
+        needs=needs,
+        memory_limit_bytes=limit,
+        memory_of=hardware.name if is_own else "",
+        run=run.name if run else "",
+        device=hardware.name,
+        axis=by_run.axis,
+        unlike=by_run.unlike,
+        timed=by_run.ranked,
+        analytic=analytic,
+        out=tuple(search.out),
+        rates=hardware.rates,
+        defaults={cell.operator: resolve(operator, {}) for operator, cell in pairs},
+        has_intervals=by_run.has_intervals,
+    )
+
+
+def _check_alone(request: ChoiceRequest) -> None:
+    """Raises BadInput where options contradict each other."""
     if request.run is not None and request.device is not None:
         raise BadInput(
             f"--run {request.run} --device {request.device}: a run has been measured on a device of its own. Give one "
@@ -170,55 +206,30 @@ def choose(request: ChoiceRequest) -> Choice:
         )
     if request.run is None and request.metric is not None:
         raise BadInput(f"--metric {request.metric}: it is that of a run. Give --run, or leave it out.")
-    run = None if request.run is None else read_run(request.run)
-    pairs = read_cells(request.problem)
-    cell = pairs[0][1]
-    hardware = _of_run(run) if run else _of_device(request.device or AUTO, cell.problem.dtype)
-    memory_of = ""
-    if limit is None:
-        if hardware.memory_bytes is None and request.memory is not None:
-            raise BadInput(f"--memory {request.memory}: the memory of {hardware.name} is not known. Give bytes: 24GiB.")
-        limit = None if hardware.memory_bytes is None else int(share * hardware.memory_bytes)
-        memory_of = hardware.name if limit is not None else ""
-    sources = operators(request.problem.operators_from)
-    most = None if len({each.operator for _, each in pairs}) <= FEW else MOST_OPERATIONS
-    definitions = {
-        _identity(each): _Definition(each, operator, sources[each.operator], {}, most) for operator, each in pairs
-    }
-    found = _Search(
-        needs, limit, hardware, definitions, bool(request.problem.params), None if run is None else run.results
-    )
-    timed: tuple[Any, ...] = ()
-    place, difference, has_intervals = None, {}, True
-    if run is not None:
-        time = _time(run, request.metric)
-        place = place_of(run, cell.problem, cell.mode, cell.scope, time) if time else None
-        if place is None or not place.timings:
-            difference = unlike(run, cell.problem, cell.mode, cell.scope)
-        if place is not None and time is not None:
-            wanted = _series(place, run, request, pairs, sources)
-            chosen = found.timed(place, wanted, _memories(run.results))
-            level = level_with_fastest(place, set(chosen), time) if chosen else set()
-            timed = ranked([*chosen.values()], [name in level for name in chosen])
-            has_intervals = all(place.timings[name].level.has_interval for name in chosen)
-    analytic = ranked_by_roofline(found.analytic())
-    return Choice(
-        problem=cell.problem,
-        mode=cell.mode,
-        scope=cell.scope,
-        needs=needs,
-        memory_limit_bytes=limit,
-        memory_of=memory_of,
-        run=run.name if run else "",
-        device=hardware.name,
-        axis=place.panel.axis if place else "",
-        unlike=difference,
-        timed=timed,
-        analytic=analytic,
-        out=tuple(found.out),
-        rates=hardware.rates,
-        defaults={cell.operator: resolve(operator, {}) for operator, cell in pairs},
-        has_intervals=has_intervals,
+
+
+@dataclass(frozen=True)
+class _ByRun:
+    """What a run has of a choice: those of its fields that a run sets."""
+
+    axis: str = ""
+    unlike: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    ranked: tuple[Ranked, ...] = ()
+    has_intervals: bool = True
+
+
+def _by_run(run: Run, search: _Search, cell: Cell, metric: str | None) -> _ByRun:
+    time = _time(run, metric)
+    place = place_of(run, cell.problem, cell.mode, cell.scope, time)
+    if place is None:
+        return _ByRun(unlike=unlike(run, cell.problem, cell.mode, cell.scope))
+    chosen = search.timed(place, search.series(place, run), _memories(run.results))
+    level = level_with_fastest(place, set(chosen), time) if chosen else set()
+    return _ByRun(
+        axis=place.panel.axis,
+        unlike={} if place.timings else unlike(run, cell.problem, cell.mode, cell.scope),
+        ranked=ranked([*chosen.values()], [name in level for name in chosen]),
+        has_intervals=all(place.timings[name].level.has_interval for name in chosen),
     )
 
 
@@ -251,7 +262,7 @@ def _of_device(name: str, dtype: Any) -> _Hardware:
     return _Hardware(measured.of, measured.memory_bytes, replace(measured, origin="measured on this machine now"))
 
 
-def _time(run: Run, metric: str | None) -> Quantity | None:
+def _time(run: Run, metric: str | None) -> Quantity:
     """The time that counts, as tables of what to use have it: the first that the run has figures of, or the named one.
 
     Raises: BadInput where the named one is no time.
@@ -259,8 +270,8 @@ def _time(run: Run, metric: str | None) -> Quantity | None:
     times = [name for name, each in placed_metrics().items() if each.role == "time"]
     if metric is not None and metric not in times:
         raise BadInput(f"--metric {quoted(metric)}{suggestion(metric, times)}; allowed: {', '.join(times)}. Give one.")
-    quantities = (quantity(run, name) for name in (times if metric is None else [metric]))
-    return next((each for each in quantities if each.levels), None)
+    quantities = [quantity(run, name) for name in (times if metric is None else [metric])]
+    return next((each for each in quantities if each.levels), quantities[0])
 
 
 def _memories(results: pd.DataFrame) -> Mapping[str, float]:
@@ -271,33 +282,6 @@ def _memories(results: pd.DataFrame) -> Mapping[str, float]:
 
 _Wanted = Sequence[tuple["Series", _Definition]]
 """Series of a run, each with what is known of its operator."""
-
-
-def _series(
-    place: Place,
-    run: Run,
-    request: ChoiceRequest,
-    pairs: Sequence[tuple[Operator, Cell]],
-    sources: Mapping[str, Source],
-) -> _Wanted:
-    """The series of a run that may be chosen: of the operators that are asked for, with the params that are given."""
-    loaded = {cell.operator: operator for operator, cell in pairs}
-    every = not request.problem.operators or "all" in separated(request.problem.operators)
-    given = params_given(request.problem)
-    form = FORMS[pairs[0][1].problem.causal]
-    most = None if len({cell.operator for _, cell in pairs}) <= FEW else MOST_OPERATIONS
-    wanted = []
-    for series in place.panel.series:
-        operator = loaded.get(series.operator)
-        if operator is None and not (every and series.operator not in sources):
-            continue
-        cell = replace(pairs[0][1], operator=series.operator, params=_completed(operator, series.params))
-        allowed = [other.params for _, other in pairs if other.operator == series.operator]
-        if any(all(cell.params.get(key) != other[key] for other in allowed) for key in given & {*cell.params}):
-            continue
-        stored = run.properties.get(series.identity, {}).get(form, {})
-        wanted.append((series, _Definition(cell, operator, sources.get(series.operator), stored, most)))
-    return wanted
 
 
 def _completed(operator: Operator | None, stored: str) -> Mapping[str, Any]:
@@ -315,8 +299,7 @@ class _Search:
     """Sorts operators into candidates and what is out.
 
     Args:
-        definitions: by operator and params, those that are asked for; what a run has of them is taken out.
-        given: whether params are asked for.
+        pairs: every operator that is asked for, as its reference.
         results: of the run.
     """
 
@@ -325,13 +308,40 @@ class _Search:
         needs: Sequence[str],
         limit: int | None,
         hardware: _Hardware,
-        definitions: dict[tuple[str, str], _Definition],
-        given: bool,
+        pairs: Sequence[tuple[Operator, Cell]],
+        sources: Mapping[str, Source],
+        request: ChoiceRequest,
         results: pd.DataFrame | None,
     ) -> None:
         self.needs, self.limit, self.hardware, self.results = needs, limit, hardware, results
-        self.left, self.given = definitions, given
+        self.pairs, self.sources, self.given = pairs, sources, params_given(request.problem)
+        names = separated(request.problem.operators)
+        self.of_all = not names or "all" in names
+        self.loaded = {cell.operator: operator for operator, cell in pairs}
+        self.most = None if len(self.loaded) <= FEW else MOST_OPERATIONS
+        self.left = {_identity(cell): self._definition(cell) for _, cell in pairs}
         self.out: list[Excluded] = []
+
+    def _definition(self, cell: Cell, stored: Mapping[str, bool] | None = None) -> _Definition:
+        name = cell.operator
+        return _Definition(cell, self.loaded.get(name), self.sources.get(name), stored or {}, self.most)
+
+    def series(self, place: Place, run: Run) -> _Wanted:
+        """The series of a run that may be chosen: of the operators that are asked for, with the params that are given;
+        where all are, those as well that are not installed."""
+        form = FORMS[self.pairs[0][1].problem.causal]
+        wanted = []
+        for series in place.panel.series:
+            operator = self.loaded.get(series.operator)
+            if operator is None and not (self.of_all and series.operator not in self.sources):
+                continue
+            params = _completed(operator, series.params)
+            allowed = [cell.params for _, cell in self.pairs if cell.operator == series.operator]
+            if any(all(params.get(key) != other[key] for other in allowed) for key in self.given & {*params}):
+                continue
+            cell = replace(self.pairs[0][1], operator=series.operator, params=params)
+            wanted.append((series, self._definition(cell, run.properties.get(series.identity, {}).get(form))))
+        return wanted
 
     def timed(self, place: Place, wanted: _Wanted, memories: Mapping[str, float]) -> dict[str, Candidate]:
         """By the name of its series, what may be chosen by its time in a run."""

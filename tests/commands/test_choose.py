@@ -303,6 +303,8 @@ def test_a_run_in_which_nothing_ran(tmp_path: Path) -> None:
     skipped = Cell("softmax", "reference", "core", "fwd", Problem(64, 32, 4), {"value_map": False})
     made = folder(tmp_path / "run", [visit(skipped, status="skipped", reason="too large")])
     words = ("--seq-len", "64", "--channels", "32", "--heads", "4", "--run", str(made), "--operators", "softmax")
-    assert "Nothing meets all" in invoke(*words, code=3)
+    text = invoke(*words, code=3)
+    assert "Nothing meets all" in text
+    assert "out, did not run: softmax (too large)." in text
     empty = folder(tmp_path / "empty", [])
     assert "no time is known" in invoke(*words[:-3], str(empty), *words[-2:], code=3)
