@@ -98,7 +98,7 @@ def test_what_agrees(first: Any, second: Any) -> None:
     agreement(first, second)
 
 
-@pytest.mark.parametrize(("first", "second", "words"), UNLIKE, ids=repr)
+@pytest.mark.parametrize(("first", "second", "words"), UNLIKE)
 def test_what_differs_is_told(first: Any, second: Any, words: str) -> None:
     with pytest.raises(Different, match=words):
         agreement(first, second)
