@@ -85,7 +85,7 @@ results: $(BIN)/.ready  ## measure the CPU suites, one thread, into results/refe
 	[ -d $(REFERENCE)/$(MACHINE)-border ] || $(BIN)/attnbench crossover rfa --axis seq_len --low 1K --high 64K \
 	  --over batch=1,2,3,4,5,6,7,8,9 --causal --query-len 1 --channels 256 --heads 8 --kv-heads 2 --device cpu \
 	  --out $(REFERENCE)/$(MACHINE)-border
-	$(MAKE) readme
+	$(MAKE) readme notebook
 
 readme: $(BIN)/.ready   ## put what results/reference shows into README.md and docs/
 	$(BIN)/python benchmarks/readme.py

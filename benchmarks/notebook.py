@@ -19,9 +19,6 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
-VARIES = "varies"
-"""The tag of a cell that shows a time."""
-
 LIMIT_S = 600
 PLACES = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|Users|var|mnt)/")
 """What begins a folder of a machine."""
