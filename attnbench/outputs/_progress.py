@@ -69,7 +69,7 @@ class Words:
     def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
         """See `measure.progress.Progress`."""
         first = self._stage is None
-        self._stage, self._visits, self._count, self._cell = stage, visits, 0, None
+        self._stage, self._visits, self._count, self._cell, self._left = stage, visits, 0, None, None
         self._expect(seconds)
         if first:
             self._keep(self.outlook())

@@ -18,7 +18,7 @@ from attnbench.measure import gate, open_run
 from attnbench.measure.protocol import RatesRequest, SupportAnswer, WorkerLost
 from attnbench.measure.worker_pool import Workers
 from attnbench.operator import Cost
-from attnbench.outputs._progress import duration, plain
+from attnbench.outputs._progress import Words, duration, plain
 from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
@@ -257,6 +257,25 @@ def test_progress_shows_the_present(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert line == (
         "round 2 of 3–9, at least 1 h 01 min left · 0 of 4 visits · faulty:honest fwd 64 tokens · "
         "crossovers: 14 of 23 within ± 5.0%, the widest ± 12%"
+    )
+
+
+def test_progress_counts_down_and_knows_nothing_of_a_stage_that_says_nothing() -> None:
+    now, lines = [100.0], list[str]()
+    told = Words(lines.append, lines.append, lambda: now[0])
+    assert (told.where(), told.left(), told.share) == ("starting", "", None)
+    told.planned(Stage("check", side="base"), 4, 30.0)
+    now[0] = 110.0
+    assert (told.where(), told.left(), told.share) == ("check of base", "about 20 s left", 10 / 30)
+    now[0] = 131.0
+    assert told.left() == "ends soon"
+    told.planned(Stage("pair", 1, 4, 60), 8, None)
+    assert (told.where(), told.left(), told.share) == ("pair 1 of 4–60", "", None)
+    told.ended(visit(CELL, round=1), 12.0)
+    assert told.left() == "at least 12 s left"
+    told.reached(Reached(1, 4))
+    assert (
+        told.line() == "pair 1 of 4–60, at least 12 s left · 1 of 8 visits · a process starts · decided: 1 of 4 cells"
     )
 
 
