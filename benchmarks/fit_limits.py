@@ -98,12 +98,15 @@ def row(case: Case, causal: bool, limit: int, variables: dict[str, str]) -> bool
     first = search.first()
     name = operator_with_impl(case.cell.operator, case.cell.impl)
     if first is None:
-        print(f"{name:24} not defined", flush=True)
+        print(f"{name:22} not defined", flush=True)
         return True
     end = search.run(first)
+    if not end.beyond:
+        print(f"{name:22} {end.size:>8} fits, and nothing larger is allowed", flush=True)
+        return True
     within, beyond = search.below(end.size), above(case, end.size)
     begun = time.monotonic()
-    runs, fails = attempts(case, causal, (within, beyond), limit, variables)
+    runs, fails = attempts(case, causal, ((within, limit), (beyond, limit)), variables)
     good = runs["status"] == "ok" and fails["status"] == "oom"
     reasons = runs["reason"] if runs["status"] != "ok" else fails["reason"] if fails["status"] != "oom" else ""
     needs = " ".join(f"{shown(case.need(size).total_bytes, 'bytes'):>8}" for size in (within, beyond))
@@ -126,26 +129,30 @@ def above(case: Case, size: int) -> int:
 
 
 def attempts(
-    case: Case, causal: bool, sizes: Sequence[int], limit: int, variables: dict[str, str]
+    case: Case, causal: bool, calls: Sequence[tuple[int, int]], variables: dict[str, str]
 ) -> list[dict[str, str]]:
-    """What became of calls at some sizes, in a process of their own that is limited: status and reason of each.
+    """What became of calls in a process of their own: status and reason of each.
 
-    variables: by which it chooses its allocator.
+    Args:
+        case: what is called.
+        causal: whether it is its causal form.
+        calls: the size of each, and the bytes to which the process is limited.
+        variables: by which it chooses its allocator.
     """
     cell = case.cell
     words: dict[str, Any] = {"name": cell.operator, "impl": cell.impl, "mode": case.request.mode, "causal": causal}
-    words |= {"sizes": sizes, "limit": limit}
+    words["calls"] = calls
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     environment = {**kept, **variables, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks.fit_limits", "--attempt", json.dumps(words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     crash = {"status": "crashed", "reason": f"exit code {done.returncode}: {done.stderr.strip()[-200:]}"}
-    return [*answers, *[crash] * (len(sizes) - len(answers))]
+    return [*answers, *[crash] * (len(calls) - len(answers))]
 
 
-def attempt(name: str, impl: str, mode: str, causal: bool, sizes: Sequence[int], limit: int) -> None:
-    """A call at each size, limited; prints its status and reason."""
+def attempt(name: str, impl: str, mode: str, causal: bool, calls: Sequence[tuple[int, int]]) -> None:
+    """Makes calls, each of a size and limited; prints their statuses and reasons."""
     import torch
 
     from attnbench.measure.device.cpu import DEVICE
@@ -155,12 +162,12 @@ def attempt(name: str, impl: str, mode: str, causal: bool, sizes: Sequence[int],
 
     torch.set_num_threads(1)
     case = next(each for each in of([name], mode, causal) if each.cell.impl == impl)
-    small = case.search(limit, SECONDS).below(min(*sizes, WARM))
+    small = case.search(calls[0][1], SECONDS).below(WARM)
     if small:
         once(case, small)
     allocator.give_back()
-    limit_host_memory(limit)
-    for size in sizes:
+    for size, limit in calls:
+        limit_host_memory(limit)
 
         def called(size: int = size) -> VisitAnswer:
             once(case, size)
