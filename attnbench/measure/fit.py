@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import TYPE_CHECKING, Any, Literal
 
+from attnbench import interrupts
 from attnbench.analysis.cards import CARDS, card
 from attnbench.analysis.memory_budget import Budget, Need, of_gpu, of_host
 from attnbench.axes import AXES
@@ -43,6 +44,11 @@ LEAST_SECONDS = 1.0
 
 SHARES = 4
 """What one search may take, in equal shares of what is left: most take less than one."""
+
+OPERATION_S = 40e-6
+"""What an operation on tensors without data takes, about."""
+
+UNKNOWN = "its memory is not known from shapes, or by more operations than are followed for so many operators"
 
 Outcome = Literal["fits", "too large", "undefined", "unknown"]
 
@@ -114,12 +120,14 @@ class Case:
     """One operator's impl, of any size on an axis.
 
     Attributes:
+        most: operations of a call above which its need stays unknown; None: any number.
         needs: by size, those found.
     """
 
     operator: Operator
     cell: Cell
     request: FitRequest
+    most: int | None = None
     needs: dict[int, Need] = field(default_factory=dict)
 
     def at(self, size: int) -> Cell | None:
@@ -142,17 +150,22 @@ class Case:
             cell = self.at(size)
             assert cell is not None
             form = self.operator.forms[cell.scope]
-            predicted = footprint(form, cell.problem, cell.params, cell.mode, cell.impl, saved=True)
+            predicted = footprint(form, cell.problem, cell.params, cell.mode, cell.impl, True, self.most)
             if predicted is None:
                 raise Unknown
             self.needs[size] = need(predicted, self.request.layers, cell.mode != "fwd")
         return self.needs[size]
 
     def search(self, limit: int, seconds: float) -> Search:
-        """The search of the largest size that needs no more than a limit."""
-        most = AXES[self.request.axis].most
+        """The search of the largest size that needs no more than a limit, and takes about so many seconds."""
+        self.most = int(seconds / OPERATION_S)
         return Search(
-            lambda size: self.need(size).total_bytes, lambda size: self.reason(size) is None, limit, most, seconds
+            lambda size: self.need(size).total_bytes,
+            lambda size: self.reason(size) is None,
+            limit,
+            AXES[self.request.axis].most,
+            seconds,
+            STARTS if AXES[self.request.axis].domain else (1,),
         )
 
 
@@ -181,6 +194,7 @@ def fits(request: FitRequest, limit: int) -> list[dict[str, Any]]:
     every = cases(request)
     left, rows = SECONDS, []
     for number, case in enumerate(every):
+        interrupts.check()
         begun = process_time()
         rows.append(_row(case, limit, max(LEAST_SECONDS, SHARES * left / (len(every) - number))))
         left -= process_time() - begun
@@ -192,11 +206,11 @@ def _row(case: Case, limit: int, seconds: float) -> dict[str, Any]:
     search = case.search(limit, seconds)
     start = search.first()
     if start is None:
-        return _columns(case, limit, "undefined", reason=case.reason(min(STARTS[0], axis.most)))
+        return _columns(case, limit, "undefined", reason=case.reason(search.starts[0]))
     try:
         end = search.run(start)
     except Unknown:
-        return _columns(case, limit, "unknown", reason="its memory is not known from shapes")
+        return _columns(case, limit, "unknown", reason=UNKNOWN)
     if not end.size:
         smallest = min(case.needs)
         reason = f"at {smallest}, the smallest size, it needs {shown(case.needs[smallest].total_bytes, 'bytes')}"

@@ -17,7 +17,7 @@ STEPS = 512
 """The answer is within a part in so many of the size: hardware and kernels like sizes of few binary digits."""
 
 QUICK_S = 0.02
-"""A figure that is expected to take less is always found, and the first two."""
+"""A figure that is expected to take less is always found."""
 
 SECANTS = 12
 """Sizes tried by where the power law of the nearest two meets the limit; then halves."""
@@ -48,7 +48,7 @@ class Largest:
 
 
 class Unknown(Exception):
-    """A need cannot be found."""
+    """A need cannot be found, or would take too long."""
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Search:
         limit: what needs are held against.
         most: the largest size allowed.
         seconds: of this process, what figures may take in all; beyond that the answer is extrapolated.
+        starts: where a first size is looked for.
         needs: by size, those found.
         clock: of this process.
     """
@@ -70,14 +71,15 @@ class Search:
     limit: int
     most: int
     seconds: float
+    starts: tuple[int, ...] = STARTS
     needs: dict[int, int] = field(default_factory=dict)
     clock: Callable[[], float] = process_time
     _times: dict[int, float] = field(default_factory=dict)
 
     def run(self, first: int) -> Largest:
-        """The largest size, beginning at a small one. Raises Unknown where a need cannot be found."""
+        """The largest size, beginning at a small one. Raises Unknown where its need, or a smaller one's, is."""
         self._need(first)
-        while self.needs[first] > self.limit and (below := self.below(first // 4)):
+        while self.needs[first] > self.limit and self._is_affordable(first) and (below := self.below(first // 4)):
             first = below
             self._need(first)
         low = first if self.needs[first] <= self.limit else 0
@@ -85,7 +87,7 @@ class Search:
 
     def first(self) -> int | None:
         """A small defined size; None where none was met."""
-        starts = [start for start in STARTS if start <= self.most // 4] or [self.most]
+        starts = [start for start in self.starts if start <= self.most // 4] or [self.most]
         return next((size for start in starts if (size := self.below(start))), None)
 
     def below(self, size: int) -> int:
@@ -111,7 +113,11 @@ class Search:
                 size = self._affordable(low, size)
                 if not size:
                     return self._expected(low, high)
-            if self._need(size) <= self.limit:
+            try:
+                self._need(size)
+            except Unknown:
+                return self._expected(low, high)
+            if self.needs[size] <= self.limit:
                 low = size
             else:
                 high = size
@@ -153,7 +159,7 @@ class Search:
 
     def _is_affordable(self, size: int) -> bool:
         expected_s = self._expected_s(size)
-        return len(self._times) < 2 or expected_s < QUICK_S or sum(self._times.values()) + expected_s <= self.seconds
+        return expected_s < QUICK_S or sum(self._times.values()) + expected_s <= self.seconds
 
     def _affordable(self, low: int, size: int) -> int:
         """A smaller size of which the figure is worth its time, where that of a size would take too long; else 0."""
@@ -165,15 +171,18 @@ class Search:
         return 0
 
     def _expected(self, low: int, high: int) -> Largest:
-        """By the power law between two known sizes; beyond the largest one also by a parabola, whichever gives less."""
+        """By the power law between two known sizes, beyond one in proportion; beyond three by a parabola where that
+        gives less."""
         points = [(size, self.needs[size]) for size in sorted(self.needs)[-3:]]
         if low and high:
             crossing = _crossing((low, self.needs[low]), (high, self.needs[high]), self.limit, high - 1)
+        elif len(points) == 1:
+            crossing = min(self.most, points[0][0] * self.limit // points[0][1])
         else:
             crossing = _crossing(points[-1], points[-2], self.limit, self.most)
             crossing = min(crossing, _parabola(points, self.limit, self.most)) if len(points) == 3 else crossing
         size = self.below(crossing // _step(crossing) * _step(crossing))
-        return Largest(max(size, low), 0, high, self.needs.get(high, 0), figured=low)
+        return Largest(max(size, low), 0, high, self.needs.get(high, 0), figured=low or points[0][0])
 
 
 def _step(size: int) -> int:

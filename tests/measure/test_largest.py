@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from attnbench.measure.largest import STEPS, Largest, Search
+from attnbench.measure.largest import STEPS, Largest, Search, Unknown
 
 MOST = 2**26
 
@@ -119,3 +119,23 @@ def test_a_slow_need_between_two_known_ones_is_interpolated() -> None:
     end = search(needs, LIMIT, seconds=1)
     assert not end.is_exact
     assert end.size == pytest.approx(LIMIT / 7000, rel=0.01)
+
+
+def test_beyond_a_single_known_need_the_answer_is_in_proportion() -> None:
+    needs = Needs(lambda n: 2**30 * n, seconds=lambda n: 5.0)
+    one = Search(needs, lambda size: True, LIMIT, 2**16, 1, (1,), clock=lambda: needs.now)
+    assert one.run(1) == Largest(24, figured=1)
+    assert needs.asked == [1]
+
+
+def test_a_need_that_is_unknown_ends_the_search_where_it_is() -> None:
+    def of(size: int) -> int:
+        if size > 10_000:
+            raise Unknown
+        return 7000 * size
+
+    end = search(Needs(of), LIMIT)
+    assert not end.is_exact
+    assert end.size == pytest.approx(LIMIT / 7000, rel=0.01)
+    with pytest.raises(Unknown):
+        search(Needs(lambda size: of(size + 10_000)), LIMIT)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from attnbench.interrupts import Interrupted
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.fake_memory import (
     Footprint,
@@ -81,7 +82,7 @@ def _reference(
 def _attempt(figure: Callable[[], T]) -> T | None:
     try:
         return figure()
-    except TooManyOperations:
+    except (TooManyOperations, Interrupted):
         raise
     except BaseException:  # whatever an operator does that fake tensors do not support
         return None
