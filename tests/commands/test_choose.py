@@ -149,6 +149,11 @@ def test_params_that_are_given_are_kept_to(sequence: tuple[str, ...]) -> None:
     assert [row["time_source"] for row in document(*words)["choices"]] == ["measured"]
     other = document(*words, "--param", "k=64")["choices"]
     assert [(row["name"], row["time_source"]) for row in other] == [("linformer k=64", "analytic")]
+    both = document(*words, "--param", "k=256,64")["choices"]
+    assert {row["name"]: row["time_source"] for row in both} == {
+        "linformer k=256": "measured",
+        "linformer k=64": "analytic",
+    }
     same = document(*words, "--param", "k=256")["choices"]
     assert [(row["name"], row["time_source"]) for row in same] == [("linformer", "measured")]
 
@@ -164,6 +169,12 @@ def test_a_table_fits_80_columns_and_says_what_its_marks_are(sequence: tuple[str
         assert mark in notes
     assert "!" in next(line for line in table.splitlines() if "performer" in line)
     assert "no nearer than the mean of v" in " ".join(notes.split())
+
+
+def test_what_a_roofline_leaves_possible_is_told(sequence: tuple[str, ...]) -> None:
+    words = ("--seq-len", "1024", *sequence)
+    assert "By that, none of them could be faster" in invoke(*words, "--operators", "fnet,based")
+    assert "By that, based could be faster" in invoke(*words, "--operators", "softmax,based")
 
 
 def test_csv_and_markdown_hold_the_same_rows() -> None:

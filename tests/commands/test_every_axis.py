@@ -229,7 +229,8 @@ def test_a_search_along_each_axis_takes_every_fixed_size(name: str) -> None:
     axis = AXES[name]
     assert [axis.label(problem) for problem in problems] == labels(name)
     assert all(getattr(problem, each) == size for problem in problems for each, size in fixed.items())
-    start = crossover._values(begun.value.cells, "rfa", "reference", "")[""].problem
+    of_one = [cell for cell in begun.value.cells if (cell.operator, cell.impl) == ("rfa", "reference")]
+    start = crossover._values(of_one, "")[""].problem
     assert [axis.holding(problems).at(start, axis.position(problem)) for problem in problems] == problems
     with pytest.raises(BadInput, match=f"{option(name)} 7: it is varied, by --axis {name}"):
         attnbench("crossover", "rfa", "--axis", name, "--low", low, "--high", high, option(name), 7)
