@@ -114,8 +114,8 @@ def dtype_help() -> str:
 
 
 @dataclass(frozen=True)
-class ModeOptions:
-    """The mode, by its name or as a flag."""
+class FormOptions:
+    """The form of the operators, and the mode, by its name or as a flag."""
 
     mode: Annotated[
         str | None,
@@ -124,6 +124,17 @@ class ModeOptions:
     train: Annotated[
         bool | None,
         typer.Option("--train/--infer", help="The same as --mode train, --mode infer.", rich_help_panel=PROBLEM),
+    ] = None
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Token i sees only tokens up to i.", rich_help_panel=PROBLEM)
+    ] = False
+    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).", rich_help_panel=PROBLEM)] = "core"
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="key=value, or key=value,value for each of several; of the operators that have the key.",
+            rich_help_panel=PROBLEM,
+        ),
     ] = None
 
     @property
@@ -138,20 +149,10 @@ class ModeOptions:
 
 
 @dataclass(frozen=True)
-class ProblemOptions(ModeOptions):
+class ProblemOptions(FormOptions):
     """What verbs that measure nothing ask of a problem beside its sizes."""
 
     dtype: Annotated[list[str] | None, typer.Option(help=dtype_help(), rich_help_panel=PROBLEM)] = None
-    causal: Annotated[
-        bool, typer.Option("--causal", help="Token i sees only tokens up to i.", rich_help_panel=PROBLEM)
-    ] = False
-    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).", rich_help_panel=PROBLEM)] = "core"
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="key=value or key=value,value; for the operators that have the key.", rich_help_panel=PROBLEM
-        ),
-    ] = None
     operators_from: Annotated[
         list[str] | None, typer.Option(help="A .py file or package of your own.", rich_help_panel=PROBLEM)
     ] = None

@@ -15,7 +15,7 @@ from attnbench.axes import AXES
 from attnbench.commands._options import (
     MEASURE,
     PROBLEM,
-    ModeOptions,
+    FormOptions,
     device_option,
     dtype_help,
     format_option,
@@ -62,21 +62,10 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class ShapeOptions(ModeOptions):
+class ShapeOptions(FormOptions):
     """The problem, apart from its sizes."""
 
     dtype: Annotated[str, typer.Option(help=dtype_help(), rich_help_panel=PROBLEM)] = "float32"
-    causal: Annotated[
-        bool, typer.Option("--causal", help="Token i sees only tokens up to i.", rich_help_panel=PROBLEM)
-    ] = False
-    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).", rich_help_panel=PROBLEM)] = "core"
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="key=value or key=value,value (a search each); for the operators that have it.",
-            rich_help_panel=PROBLEM,
-        ),
-    ] = None
 
 
 PANEL = MEASURE
