@@ -195,7 +195,7 @@ def _outward(each: Search, place: float, slope: float) -> int | None:
         return size
     if beyond > last * 2:
         return _within(each, math.sqrt(last * beyond))
-    each.ended = f"no crossing up to {last}; at {beyond} it cannot be called"
+    each.ended = f"no crossing up to {each.place(last)}; at {each.place(beyond)} it cannot be called"
     return None
 
 

@@ -54,6 +54,7 @@ class Search:
         precision: half the relative width of the interval at which the search stops.
         allowed: a position → the nearest size that a problem can have.
         most_rounds: after which the search stops in any case.
+        place: how a size is told: of an image both sides.
         sizes: measured so far, ascending.
         around: those that further rounds repeat.
         rounds: the last one.
@@ -71,6 +72,7 @@ class Search:
     precision: float
     allowed: Callable[[float], int]
     most_rounds: int = 9
+    place: Callable[[float], str] = "{:.0f}".format
     sizes: list[int] = field(default_factory=list)
     around: list[int] = field(default_factory=list)
     rounds: int = 0
@@ -125,7 +127,8 @@ class Search:
         is_narrowest = near is not None and near.bracket and self.allowed(centre(near)) in (near.low, near.high)
         self.is_precise, self.ended = has_none or is_narrowest or half <= self.precision, ""
         if has_none:
-            self.ended = f"no crossing from {self.low} to {self.high}: measured at {self.end}"
+            low, high, end = map(self.place, (self.low, self.high, self.end or self.high))
+            self.ended = f"no crossing from {low} to {high}: measured at {end}"
         elif half <= self.precision:
             self.ended = f"precision reached after {count(self.rounds, 'round')}: ±{percent(half)}"
         elif is_narrowest:
@@ -187,7 +190,7 @@ class Search:
         if gap is not None and (gap < 0) != (first < 0):
             return last, self.high
         top = "one call agrees" if gap is not None else "it cannot be called"
-        self.ended = f"no crossing up to {last}; at {self.high} {top}"
+        self.ended = f"no crossing up to {self.place(last)}; at {self.place(self.high)} {top}"
         return None
 
     def _close_in(self, a: int, b: int) -> None:
@@ -264,7 +267,8 @@ class Search:
         if near is None or math.isinf(half):
             return "the crossing lies at the edge of the sizes at which the ratio is told from 1, or nowhere"
         if near.bracket:
-            return f"±{percent(half)}; the ratio jumps somewhere between {near.low:.0f} and {near.high:.0f}"
+            low, high = map(self.place, (near.low or self.low, near.high or self.high))
+            return f"±{percent(half)}; the ratio jumps somewhere between {low} and {high}"
         pairs = [p for p in self.prober.pairs(self.series) if p.size in self.around and side(p) is not None]
         slope = (
             abs(_gap(pairs[-1]) - _gap(pairs[0])) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0

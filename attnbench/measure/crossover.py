@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from attnbench.analysis.border_search import Border, from_the_middle, search_borders
@@ -128,7 +129,8 @@ def _searched(opened: OpenSearch, progress: Progress) -> SearchOutcome:
 
     def begun(name: str, baseline: Cell) -> Search:
         nearest = axis.allowed(baseline.problem)
-        return Search(name, probes, low, high, request.precision, nearest, plan.measure.rounds)
+        place = partial(axis.place, measured=True)
+        return Search(name, probes, low, high, request.precision, nearest, plan.measure.rounds, place=place)
 
     searches = {name: begun(name, baseline) for name, (_, baseline) in pairs.items()}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from attnbench.axes import AXES
 from attnbench.outputs._rows import Listing, Row
 from attnbench.problem import canonical_params, columns_of, operator_with_impl
 from attnbench.units import count, shown
@@ -321,8 +323,8 @@ def searches(
         }
 
     def texts(search: Search, row: Row) -> Row:
-        one = row["one_call"]
-        beyond = f"; one call at {one['size']}: {one['ratio']:.2f}× the baseline" if one and one["ratio"] else ""
+        one, place = row["one_call"], partial(AXES[axis].place, measured=True)
+        beyond = f"; one call at {place(one['size'])}: {one['ratio']:.2f}× the baseline" if one and one["ratio"] else ""
         ended = row["ended"] + beyond + "".join(f"; {text}" for text in row["warnings"])
         counts = {"rounds": row["rounds"], "cells": len(search.every_size)} if over else {"sizes": len(row["sizes"])}
         return {

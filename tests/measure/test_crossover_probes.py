@@ -268,6 +268,17 @@ def border_search(
     return opened, crossover.run_search(opened, progress or Silent())
 
 
+def test_of_an_image_both_sides_are_told(opened: journal.Journal) -> None:
+    bench = probes(opened, Machine({"softmax": lambda n: 1e-9 * n * n, "series": lambda n: 2e-9 * n * n}), "image_size")
+    told = {}
+    for axis, place in (("image_size", AXES["image_size"].place), ("seq_len", AXES["seq_len"].place)):
+        found = Search("series", bench, 64, 1024, 0.1, lambda n: round(math.sqrt(n)) ** 2, place=place)
+        search([found], bench.next_round)
+        told[axis] = found.ended
+    assert told["image_size"] == "no crossing up to 16x16; at 32x32 one call agrees"
+    assert told["seq_len"] == "no crossing up to 256; at 1020 one call agrees"
+
+
 def test_a_border_leaves_a_run_folder_with_a_crossing_for_each_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
