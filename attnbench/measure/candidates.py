@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from attnbench.analysis.cards import Rates
     from attnbench.analysis.run import Run
     from attnbench.analysis.series import Point, Series
-    from attnbench.operator import Cost, Operator
+    from attnbench.operator import Cost, Impl, Operator
+    from attnbench.problem import ParamValue
     from attnbench.registry import Source
 
 
@@ -149,13 +150,31 @@ class _Definition:
         assert self.operator is not None
         assert self.cost is not None
         cell = self.cell
+        impls = self.operator.forms[cell.scope].impls
         with self.own_code():
             cheaper = [
                 impl.flops(cell.problem, cell.params, cell.mode)
-                for impl in self.operator.forms[cell.scope].impls.values()
-                if impl.flops is not None
+                for name, impl in impls.items()
+                if impl.flops is not None and not self._is_of_other_kinds(impl, name)
             ]
         return float(min(self.cost.flops, self.cost.reference_flops, *cheaper))
+
+    def _is_of_other_kinds(self, impl: Impl, name: str) -> bool:
+        """Whether an impl takes another kind of the operator, and not this one. One that takes none here may be missing
+        a package or a device, and is a form of this one as well."""
+        cell, kind = self.cell, None if self.operator is None else self.operator.params.get("kind")
+        if kind is None:
+            return False
+
+        def takes(value: ParamValue) -> bool:
+            params = {**cell.params, "kind": value}
+            device = device_type_of(name) or "cpu"
+            try:
+                return why_not_impl(impl, name, cell.problem, params, cell.mode, device) is None
+            except (RuntimeError, AssertionError):  # torch has no such device
+                return False
+
+        return not takes(cell.params["kind"]) and any(takes(value) for value in kind.choices)
 
 
 def choose(request: ChoiceRequest) -> Choice:

@@ -79,6 +79,18 @@ def test_by_a_card_every_time_is_the_roofline_by_its_data_sheet() -> None:
     assert out(found)["identity"]["why"] == "nothing"
 
 
+def test_a_cheaper_exact_form_counts_for_the_kinds_that_it_is_of() -> None:
+    words = ("--seq-len", "64K", "--head-dim", "64", "--dtype", "bf16", "--device", "H100", "--operators", "non_local")
+    card = CARDS["H100"]
+
+    def least(kind: str) -> Any:
+        return document(*words, "--param", f"kind={kind}")["choices"][0]
+
+    softmax, rewritten = least("embedded_gaussian"), least("dot_product")
+    assert softmax["time_s"] == pytest.approx(softmax["flops"] / card.matmul_flops_per_s["bfloat16"])
+    assert rewritten["time_s"] < rewritten["flops"] / card.matmul_flops_per_s["bfloat16"] / 10
+
+
 def test_a_need_that_is_not_met_puts_an_operator_out() -> None:
     words = ("--seq-len", "1K", "--causal", "--device", "H100", *FEW)
     assert "local" in names(document(*words)["choices"])
