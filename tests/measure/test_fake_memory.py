@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attnbench.interrupts import Interrupted
 from attnbench.measure.worker.fake_memory import LiveBytes, predict, predict_on_meta
 from attnbench.measure.worker.forecast import footprint
+from attnbench.operator import Form
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
 
@@ -126,3 +128,17 @@ def test_a_reference_that_calls_sdpa_is_not_taken_for_its_form_on_meta_tensors()
     with torch.device("meta"), LiveBytes() as live:
         sdpa(problem, {}, *(torch.empty(1, H, N, C // H, requires_grad=True) for _ in range(3)))
     assert live.peak > 4 * H * N * N, "the check sees no matrix"
+
+
+def test_an_interrupt_is_no_operation_that_tensors_without_data_lack() -> None:
+    softmax = operators()["softmax"].load().forms["core"]
+
+    def raising(error: type[BaseException]) -> Form:
+        def reference(*args: Any, **tensors: Tensor) -> Tensor:
+            raise error
+
+        return replace(softmax, reference=reference)
+
+    assert footprint(raising(KeyboardInterrupt), Problem(N, C, H), {}, "fwd") is None
+    with pytest.raises(Interrupted):
+        footprint(raising(Interrupted), Problem(N, C, H), {}, "fwd")
