@@ -1,0 +1,69 @@
+"""Arithmetic that a data file holds as text, in exact fractions: `2 * softmax(batch=8).peak_memory_bytes`."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from attnbench.units import quoted, suggestion
+
+Figure = Callable[[str, Mapping[str, Any], str], Fraction]
+"""(name, arguments, attribute) → the value of `name(arguments).attribute`."""
+
+_BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+_FUNCTIONS: Mapping[str, Callable[[Fraction], float]] = {"log2": lambda value: math.log2(value)}
+
+
+def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fraction:
+    """The value of an expression of numbers, constants, + - * / **, log2(…) and figures.
+
+    Args:
+        text: the expression.
+        constants: by name.
+        figure: asked for every `name.attribute` and `name(key=value).attribute`.
+
+    Raises: ValueError for anything else.
+    """
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"{quoted(text)}: {error.msg}; allowed: arithmetic") from None
+
+    def value(node: ast.expr) -> Fraction:
+        match node:
+            case ast.Constant(value=int() | float() as number):
+                return Fraction(str(number))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -value(operand)
+            case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _BINARY:
+                return Fraction(_BINARY[type(kind)](value(left), value(right)))
+            case ast.Call(func=ast.Name(id=name), args=[operand], keywords=[]) if name in _FUNCTIONS:
+                return Fraction(_FUNCTIONS[name](value(operand)))
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+                return figure(name, {}, attribute)
+            case ast.Attribute(value=ast.Call(func=ast.Name(id=name), args=[], keywords=keywords), attr=attribute):
+                return figure(name, {str(each.arg): argument(each.value) for each in keywords}, attribute)
+            case ast.Name(id=name):
+                if name not in constants:
+                    raise ValueError(f"{quoted(text)}: no constant {name}{suggestion(name, constants)}")
+                return constants[name]
+        raise ValueError(f"{quoted(text)}: {ast.unparse(node)}; allowed: numbers, constants, figures, + - * / **, log2")
+
+    def argument(node: ast.expr) -> Any:
+        if isinstance(node, ast.Constant) and isinstance(node.value, (str, bool)):
+            return node.value
+        number = value(node)
+        return int(number) if number.denominator == 1 else float(number)
+
+    return value(tree)

@@ -1,0 +1,135 @@
+"""The papers: every file of `attnbench/papers/` is one, read into claims. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attnbench.analysis.claims import CHECKED, KINDS, MARKS, UNITS, VERDICTS, Claim, Number, Paper
+from attnbench.errors import BadInput
+from attnbench.plan.mistakes import Notes, Section
+from attnbench.units import choice, flag, quoted, separated, suggestion
+from attnbench.yaml_file import parse, read_text
+
+T = TypeVar("T")
+
+FOLDER = Path(__file__).parent.parent / "papers"
+
+
+def names() -> list[str]:
+    """Of every paper."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def papers(chosen: Iterable[str] = ()) -> list[Paper]:
+    """Those of some names, or all. Raises BadInput for an unknown one."""
+    known = names()
+    wanted = separated(chosen) or known
+    for name in wanted:
+        if name not in known:
+            raise BadInput(
+                f"no paper is named {quoted(name)}{suggestion(name, known)}; there are: {', '.join(known)}. "
+                "Give some of these, or none for all."
+            )
+    return [read(FOLDER / f"{name}.yaml") for name in wanted]
+
+
+def read(path: Path) -> Paper:
+    """The paper of a file. Raises BadInput with all mistakes."""
+    notes = Notes(str(path))
+    section = Section(parse(read_text(path), str(path)), "", notes)
+    paper = Paper(
+        path.stem,
+        **{key: section.take(key, _text, "") for key in ("title", "url", "source")},
+        constants=section.take("constants", _texts, {}),
+        cells=section.take("cells", _mappings, {}),
+        claims=tuple(
+            _claim(value, f"claims[{index}]", notes)
+            for index, value in enumerate(section.take("claims", _list, []))
+        ),
+    )  # fmt: skip
+    section.close()
+    notes.close()
+    return paper
+
+
+def _claim(value: Any, path: str, notes: Notes) -> Claim:
+    section = Section(value, path, notes)
+    readers: dict[str, Callable[[Any], Any]] = {"kind": choice(KINDS), "mark": choice(MARKS)}
+    claim: dict[str, Any] = {name: section.take(name, readers.get(name, _text), "") for name in _required(Claim)}
+    for name in claim:
+        section.require(name, "…")
+    numbers = [
+        _number(number, f"{path}.numbers[{index}]", notes)
+        for index, number in enumerate(section.take("numbers", _list, []))
+    ]
+    why = section.take("why", _text, "")
+    if claim["kind"] in CHECKED and not all(each.ours for each in numbers if each):
+        notes.add(
+            section.at("numbers"), f"ours is missing, which kind {claim['kind']} is checked by. Add an expression"
+        )
+    if claim["kind"] not in CHECKED and not why:
+        notes.add(section.at("why"), f"missing: what kind {claim['kind']} is decided by, or needs. Add a sentence")
+    section.close()
+    return Claim(**claim, why=why, numbers=tuple(each for each in numbers if each))
+
+
+def _number(value: Any, path: str, notes: Notes) -> Number | None:
+    section = Section(value, path, notes)
+    readers: dict[str, Callable[[Any], Any]] = {
+        "unit": choice(list(UNITS)),
+        "meant": choice(list(UNITS)),
+        "verdict": choice(VERDICTS[:2]),
+        "at_least": flag,
+        "cut": flag,
+        "terms": _texts,
+        "paper": _digits,
+        **dict.fromkeys(("step", "within", "points"), _fraction),
+    }
+    for name in _required(Number):
+        section.require(name, '"1.5"')
+    given = {f.name: section.take(f.name, readers.get(f.name, _text), None) for f in fields(Number)}
+    section.close()
+    return Number(**{name: each for name, each in given.items() if each is not None}) if section.ok else None
+
+
+def _required(kind: type[Any]) -> list[str]:
+    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (dict, list)) or value is None:
+        raise ValueError(f"{quoted(value)}; allowed: a text")
+    return str(value)
+
+
+def _digits(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'{quoted(value)}; allowed: the digits as printed, as a text: "0.90"')
+    Fraction(value)
+    return value
+
+
+def _fraction(value: Any) -> Fraction:
+    return Fraction(_text(value))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{quoted(value)}; allowed: a list")
+    return value
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{quoted(value)}; allowed: a mapping of texts")
+    return {name: _text(each) for name, each in value.items()}
+
+
+def _mappings(value: Any) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
+        raise ValueError(f"{quoted(value)}; allowed: a mapping of mappings")
+    return value

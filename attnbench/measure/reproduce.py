@@ -1,0 +1,185 @@
+"""Claims of papers beside ours, from formulas and shapes: nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from attnbench.analysis.claims import CHECKED, Checked, Claim, Number, Paper, Result, verdict_of, verdict_of_claim
+from attnbench.analysis.expressions import evaluate
+from attnbench.axes import AXES
+from attnbench.errors import BadInput
+from attnbench.measure.worker.forecast import footprint
+from attnbench.plan.sweep import Shape
+from attnbench.problem import Cell
+from attnbench.registry import operators, outside_definition, resolve
+from attnbench.units import quoted, separated, suggestion
+
+if TYPE_CHECKING:
+    from attnbench.operator import Form
+
+_KINDS = ("dtype", "causal")
+_OTHERS = ("operator", "scope", "mode", "params")
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """The figures of one cell, each made when it is asked for. form, cell: of its operator."""
+
+    form: Form
+    cell: Cell
+
+    def __getitem__(self, name: str) -> Fraction:
+        """A field of a cost or of a footprint, or multiply_adds. Raises ValueError where there is no such."""
+        cost = {**asdict(self._cost), "multiply_adds": Fraction(self._cost.flops, 2)}
+        if name in cost:
+            return Fraction(cost[name] or 0)
+        amount = getattr(self._saved if name == "saved_bytes" else self._footprint, _FOOTPRINT.get(name, ""), None)
+        if amount is None:
+            allowed = [*cost, *_FOOTPRINT]
+            raise ValueError(f"no figure {name}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}")
+        return Fraction(amount)
+
+    @cached_property
+    def _cost(self) -> Any:
+        return self.form.cost(self.cell.problem, self.cell.params, self.cell.mode)
+
+    @cached_property
+    def _footprint(self) -> Any:
+        return footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode)
+
+    @cached_property
+    def _saved(self) -> Any:
+        return footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode, saved=True)
+
+
+_FOOTPRINT = {
+    "peak_memory_bytes": "peak_bytes",
+    "parameter_bytes": "parameter_bytes",
+    "input_bytes": "input_bytes",
+    "saved_bytes": "saved_bytes",
+}
+
+
+def reproduce(chosen: Iterable[Paper]) -> list[Result]:
+    """Every claim of some papers with its verdict. Raises ValueError where a file asks for what there is not."""
+    return [result for paper in chosen for result in _results(paper)]
+
+
+def _results(paper: Paper) -> list[Result]:
+    asked: dict[str, Quantities] = {}
+
+    def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
+        key = repr((name, overrides))
+        if key not in asked:
+            asked[key] = quantities(cell_of(paper, name, overrides))
+        return asked[key][attribute]
+
+    constants: dict[str, Fraction] = {}
+    for name, text in paper.constants.items():
+        constants[name] = evaluate(text, constants, figure)
+    return [_result(paper, claim, lambda text: evaluate(text, constants, figure)) for claim in paper.claims]
+
+
+def _result(paper: Paper, claim: Claim, value: Callable[[str], Fraction]) -> Result:
+    checked = []
+    for number in claim.numbers if claim.kind in CHECKED else ():
+        try:
+            checked.append(_checked(claim, number, value))
+        except ValueError as error:
+            raise ValueError(f"{paper.name}, {claim.id} {number.name}: {error}") from None
+    return Result(paper, claim, checked, verdict_of_claim(claim, checked))
+
+
+def _checked(claim: Claim, number: Number, value: Callable[[str], Fraction]) -> Checked:
+    ours = value(number.ours)
+    terms = {name: value(text) for name, text in number.terms.items()}
+    map_bytes = value(number.map_bytes) if number.map_bytes else None
+    return Checked(number, ours, terms, map_bytes, verdict_of(claim.kind, ours, number))
+
+
+def cell_of(paper: Paper, name: str, overrides: Mapping[str, Any]) -> Cell:
+    """A cell of a paper. overrides: axes, dtype, causal, scope, mode, and of the others params of the operator."""
+    if name not in paper.cells:
+        raise ValueError(f"no cell {name}{suggestion(name, paper.cells)}; the file has {', '.join(paper.cells)}")
+    given: dict[str, Any] = {**paper.cells[name]}
+    params = dict(given.get("params", {}))
+    for key, value in overrides.items():
+        (given if key in (*AXES, *_KINDS, *_OTHERS) else params)[key] = value
+    sizes: dict[str, Any] = {}
+    for key in given.keys() & AXES.keys():
+        sizes |= AXES[key].fields(AXES[key].read(given[key]))
+    kinds = {"dtype": given.get("dtype", "float32"), "causal": given.get("causal", False)}
+    operator = operators()[given["operator"]].load()
+    problem = Shape().at(sizes, kinds)
+    scope, mode = given.get("scope", "core"), given.get("mode", "fwd")
+    return Cell(given["operator"], "reference", scope, mode, problem, resolve(operator, params))
+
+
+def quantities(cell: Cell) -> Quantities:
+    """What is known of a cell. Raises ValueError outside the operator's definition."""
+    operator = operators()[cell.operator].load()
+    outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
+    if outside is not None:
+        raise ValueError(f"{cell.operator}: {outside}")
+    return Quantities(operator.forms[cell.scope], cell)
+
+
+def claims_named(chosen: Iterable[Paper], ids: Iterable[str]) -> list[Paper]:
+    """The papers with the claims of these ids alone; of no ids as they are. Raises BadInput for an unknown id."""
+    chosen, wanted = list(chosen), separated(ids)
+    known = [claim.id for paper in chosen for claim in paper.claims]
+    for name in wanted:
+        if name not in known:
+            raise BadInput(
+                f"--explain {quoted(name)}: no such claim{suggestion(name, known)}; there are: {', '.join(known)}. "
+                "Give one of these."
+            )
+    if not wanted:
+        return chosen
+    kept = [replace(paper, claims=[claim for claim in paper.claims if claim.id in wanted]) for paper in chosen]
+    return [paper for paper in kept if paper.claims]
+
+
+def commands(results: Iterable[Result]) -> dict[str, list[str]]:
+    """By id of a claim, the commands that show the figures of its numbers alone."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        cells: list[Cell] = []
+
+        def noted(name: str, overrides: Mapping[str, Any], attribute: str, of: Result = result) -> Fraction:
+            cells.append(cell_of(of.paper, name, overrides))  # noqa: B023
+            return Fraction(1)
+
+        constants: dict[str, Fraction] = {}
+        for name, text in result.paper.constants.items():
+            constants[name] = evaluate(text, constants, noted)
+        cells.clear()
+        for checked in result.checked:
+            evaluate(checked.number.ours, constants, noted)
+        found[result.claim.id] = list(dict.fromkeys(map(command_of, cells)))
+    return found
+
+
+def command_of(cell: Cell) -> str:
+    """The command line that estimates a cell alone."""
+    problem = cell.problem
+    size = (
+        f"--seq-len {problem.seq_len}" if problem.height is None else f"--image-size {problem.height}x{problem.width}"
+    )
+    words = [f"attnbench estimate {cell.operator} {size} --channels {problem.channels} --heads {problem.heads}"]
+    words += [f"--batch {problem.batch}"] if problem.batch != 1 else []
+    words += [f"--dtype {problem.dtype}"] if problem.dtype != "float32" else []
+    words += ["--causal"] if problem.causal else []
+    words += ["--train"] if cell.mode == "fwd_bwd" else []
+    words += [f"--scope {cell.scope}"] if cell.scope != "core" else []
+    defaults = resolve(operators()[cell.operator].load(), {})
+    words += [
+        f"--param {key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in cell.params.items()
+        if value != defaults[key]
+    ]
+    return " ".join(words)

@@ -1,0 +1,191 @@
+"""Every claim that is stored has the verdict that its file states, and each rule can fail."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from attnbench.__main__ import app
+from attnbench.analysis.claims import CHECKED, Checked, Kind, Number, Result, is_near, rounds_to, verdict_of
+from attnbench.analysis.expressions import evaluate
+from attnbench.errors import BadInput
+from attnbench.measure import papers
+from attnbench.measure.reproduce import commands, reproduce
+from attnbench.outputs import _paper_listing as view
+
+
+def run(*words: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["reproduce", *words])
+    if isinstance(result.exception, BadInput):
+        raise result.exception
+    assert result.exit_code == exit_code
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    return reproduce(papers.papers())
+
+
+def numbers(results: Sequence[Result]) -> list[tuple[Result, Checked]]:
+    return [(result, checked) for result in results for checked in result.checked]
+
+
+def test_each_number_has_the_verdict_that_its_file_states(results: list[Result]) -> None:
+    wrong = [
+        f"{result.claim.id} {checked.number.name}: {float(checked.ours / checked.number.scale)} {checked.verdict}"
+        for result, checked in numbers(results)
+        if checked.verdict != checked.number.verdict
+    ]
+    assert wrong == []
+    assert all(result.checked for result in results if result.claim.kind in CHECKED)
+
+
+def test_a_count_that_differs_is_explained_to_the_last_digit(results: list[Result]) -> None:
+    differing = [
+        (result, checked)
+        for result, checked in numbers(results)
+        if result.claim.kind == "analytic" and checked.verdict == "differs" and not checked.number.at_least
+    ]
+    assert differing
+    for result, checked in differing:
+        assert checked.terms or checked.number.cut, result.claim.id
+        assert checked.is_explained, result.claim.id
+        without = replace(checked, terms={}, number=replace(checked.number, cut=False))
+        assert not without.is_explained  # what is named is needed
+        if checked.terms:
+            first = next(iter(checked.terms))
+            less = {name: value for name, value in checked.terms.items() if name != first}
+            assert not replace(checked, terms=less).is_explained
+
+
+def test_memory_that_differs_says_why(results: list[Result]) -> None:
+    for result, checked in numbers(results):
+        if result.claim.kind != "analytic" and checked.verdict == "differs":
+            assert checked.map_bytes or checked.number.why or result.claim.why, result.claim.id
+        if checked.number.points is not None or checked.number.within is not None:
+            assert result.claim.why or checked.number.why, f"{result.claim.id}: a tolerance without its reason"
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "right", "wrong"),
+    [
+        ("analytic", Number("0.63", unit="M"), 634_999, 635_001),
+        ("analytic", Number("120", unit="G", step=Fraction(10)), 122_800_000_000, 125_100_000_000),
+        ("analytic", Number("100", at_least=True), 101, 99),
+        ("memory", Number("98", unit="MB", meant="MiB"), 107 * 2**20, 108 * 2**20),
+        ("memory", Number("2", within=Fraction(50)), 3, 4),
+        ("memory", Number("99.73", unit="%", points=Fraction("0.12")), Fraction("0.9984"), Fraction("0.9986")),
+        ("growth", Number("1.5", points=Fraction("0.05")), Fraction("1.54"), Fraction("1.56")),
+    ],
+)
+def test_each_rule_can_fail(kind: Kind, number: Number, right: Fraction, wrong: Fraction) -> None:
+    assert verdict_of(kind, Fraction(right), number) == "reproduced"
+    assert verdict_of(kind, Fraction(wrong), number) == "differs"
+
+
+def test_no_tolerance_for_counts() -> None:
+    number = Number("17.6", unit="G", within=Fraction(10))
+    assert not rounds_to(Fraction(17_500_000_000), number)
+    assert is_near(Fraction(17_500_000_000), number)
+    assert verdict_of("analytic", Fraction(17_500_000_000), number) == "differs"
+
+
+def test_only_a_number_that_was_read_fails(results: list[Result]) -> None:
+    assert not any(result.lost for result in results)
+    result = next(each for each in results if each.claim.id == "S1")
+    spoilt = replace(result, checked=[replace(each, verdict="differs") for each in result.checked])
+    assert len(spoilt.lost) == 3
+    assert view.lost([spoilt])[0] == "No longer reproduced: S1 V(KQ), softmax (lecture)."
+    recalled = replace(spoilt, claim=replace(spoilt.claim, mark="recalled"))
+    assert recalled.lost == []
+
+
+PAPER = """
+title: a paper
+url: https://example.org
+source: nothing
+cells: {softmax: {operator: softmax, seq_len: 64, channels: 8, heads: 1}}
+claims:
+  - {id: Z1, claim: c, place: p, kind: analytic, mark: read, numbers: [{paper: "65536", ours: softmax.multiply_adds}]}
+"""
+
+
+def test_exit_code_and_a_paper_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(papers, "FOLDER", tmp_path)
+    (tmp_path / "own.yaml").write_text(PAPER, encoding="utf-8")
+    assert "1 claim: 1 reproduced, 0 differ, 0 not decided, 0 not testable here" in " ".join(run("own").split())
+    (tmp_path / "own.yaml").write_text(PAPER.replace("65536", "65537"), encoding="utf-8")
+    assert "No longer reproduced: Z1" in run(exit_code=1)
+    (tmp_path / "own.yaml").write_text(PAPER.replace("65536", "65537").replace("read", "recalled"), encoding="utf-8")
+    assert "1 differ" in run()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: analytic", "kind: analytical", "did you mean 'analytic'?"),
+        ('"65536"', "65536", "the digits as printed"),
+        ("ours:", "our:", "unknown key"),
+        (", ours: softmax.multiply_adds", "", "ours is missing"),
+        ("kind: analytic", "kind: measured", "what kind measured is decided by"),
+        ("title: a paper", "titel: a paper", "did you mean 'title'?"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(papers, "FOLDER", tmp_path)
+    (tmp_path / "own.yaml").write_text(PAPER.replace(old, new), encoding="utf-8")
+    with pytest.raises(BadInput, match=re.escape(message)):
+        papers.papers()
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(BadInput, match=r"'kanet' \(did you mean 'kanets'\?\)"):
+        run("kanet")
+    with pytest.raises(BadInput, match=r"--explain 'K10'.*there are: .*K9"):
+        run("kanets", "--explain", "K10")
+
+
+def test_explained_claims_name_commands_that_give_their_figures(results: list[Result]) -> None:
+    text = " ".join(run("kanets", "--explain", "K1").split())
+    command = "estimate kao_qkv --image-size 14x14 --channels 8 --heads 1 --param value_map=true"
+    assert f"attnbench {command}" in text
+    assert "K2" not in text
+    rows = json.loads(CliRunner().invoke(app, [*command.split(), "--format", "json"]).output)
+    assert rows[0]["multiply_adds"] == 14_336
+    found = commands(results)
+    assert all(found[result.claim.id] for result in results if result.checked)
+
+
+def test_rows_hold_every_number(results: list[Result]) -> None:
+    rows: list[dict[str, Any]] = json.loads(run("--format", "json"))
+    assert {row["id"] for row in rows} == {result.claim.id for result in results}
+    assert sum(row["ours"] is not None for row in rows) == len(numbers(results))
+    assert {row["verdict"] for row in rows} == {"reproduced", "differs", "not decided", "not testable here"}
+    assert len({row["id"] for row in rows}) == len(results)  # unique among papers
+    table = run()
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert "| claim" in run("lecture", "--format", "markdown")
+    assert run("lecture", "--format", "csv").startswith("paper,url,id,")
+
+
+def test_expressions() -> None:
+    def figure(name: str, given: Any, attribute: str) -> Fraction:
+        return Fraction(f"{given.get('n', 1)}") if (name, attribute) == ("cell", "size") else Fraction(0)
+
+    constants = {"c": Fraction(3)}
+    assert evaluate("1 - c * cell(n=2).size / cell.size ** 2", constants, figure) == -5
+    assert evaluate("log2(8) / 2", constants, figure) == Fraction(3, 2)
+    for text in ("d", "__import__('os')", "c +", "c if c else c", "cell", "cell()", "[c]"):
+        with pytest.raises(ValueError, match=r"no constant|allowed"):
+            evaluate(text, constants, figure)
