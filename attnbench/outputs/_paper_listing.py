@@ -112,16 +112,21 @@ def why(checked: Checked) -> str:
     number = checked.number
     parts = [number.why] if number.why else []
     if checked.terms:
-        terms = " + ".join(f"{name} {_grouped(value)}" for name, value in checked.terms.items())
-        parts.append(f"+ {terms} = {_grouped(checked.closed)} = {shown(checked.closed, number, 0)}")
+        terms = ", ".join(f"{name}: {_grouped(value, '+')}" for name, value in checked.terms.items())
+        parts.append(
+            f"{terms}; with {'it' if len(checked.terms) == 1 else 'them'} {_grouped(checked.closed)}, which is "
+            f"{shown(checked.closed, number, 0)}"
+        )
     if checked.map_bytes:
         ours, theirs = (float(value / checked.map_bytes) for value in (checked.ours, number.value))
         parts.append(f"N×N maps: {ours:.2f} in ours, {theirs:.2f} in the paper's")
     return "; ".join(parts)
 
 
-def _grouped(value: Fraction) -> str:
-    return f"{int(value):,}".replace(",", " ") if value.denominator == 1 else f"{float(value):.6g}"
+def _grouped(value: Fraction, sign: str = "-") -> str:
+    """A count in groups of three digits. sign: `+` shows that of every number."""
+    text = f"{int(value):{sign},}" if value.denominator == 1 else f"{float(value):{sign}.6g}"
+    return text.replace(",", " ").replace("-", "−")
 
 
 def shown(value: Fraction, number: Number, more: int) -> str:

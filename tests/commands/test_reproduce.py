@@ -164,7 +164,9 @@ def test_explained_claims_name_commands_that_give_their_figures(results: list[Re
     rows = json.loads(CliRunner().invoke(app, [*command.split(), "--format", "json"]).output)
     assert rows[0]["multiply_adds"] == 14_336
     found = commands(results)
-    assert all(found[result.claim.id] for result in results if result.checked)
+    for result in results:
+        reads = any("_bytes" in each.number.ours or "multiply_adds" in each.number.ours for each in result.checked)
+        assert bool(found[result.claim.id]) == reads
 
 
 def test_rows_hold_every_number(results: list[Result]) -> None:
