@@ -19,7 +19,9 @@ SUBJECTS = {
     "attnbench.measure.estimates": "estimates of FLOPs and memory without a run, in the columns of one",
     "attnbench.measure.device.cpu": "takes the columns of the peak memory",
     "attnbench.measure.device.cuda": "takes the columns of the peak memory",
+    "attnbench.analysis.choice": "the error of an estimate of softmax attention, which a choice shows",
     "attnbench.outputs._listings": "shows those estimates",
+    "attnbench.outputs._choice": "shows a choice, with those estimates",
     "attnbench.commands.estimate": "shows those estimates",
 }
 """Modules that say a metric's name or column, and why."""

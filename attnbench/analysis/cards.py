@@ -106,6 +106,11 @@ def _plain(name: str) -> str:
     return letters.removesuffix("sxm")
 
 
+def hardware(environment: Mapping[str, Any]) -> str:
+    """What a run was measured on: the GPU's name or the processor's; empty: it says neither."""
+    return str(environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "")
+
+
 def rates_of(environment: Mapping[str, Any]) -> Rates | None:
     """What a run measured of its hardware; None where it measured none."""
     stored = environment.get("rates")
@@ -113,9 +118,8 @@ def rates_of(environment: Mapping[str, Any]) -> Rates | None:
         return None
     gpu = environment.get("gpu")
     memory = gpu.get("memory_bytes") if isinstance(gpu, dict) else environment.get("memory_bytes")
-    name = environment.get("gpu_name") or environment.get("cpu") or environment.get("device")
     return Rates(
-        str(name),
+        hardware(environment),
         "measured in the run",
         {name: rate for name, rate in stored.get("matmul_flops_per_s", {}).items() if rate},
         float(stored["copy_bytes_per_s"]),

@@ -217,7 +217,7 @@ def _array(value: Any) -> _Array | None:
 def _of_tensor(torch: Any, tensor: Any) -> _Array:
     dtype, floating = str(tensor.dtype).removeprefix("torch."), tensor.is_floating_point() or tensor.is_complex()
     precision = _PRECISION.get(dtype, "bfloat16") if floating else None
-    if precision == "float32" and tensor.is_cuda and _has_tf32():
+    if precision == "float32" and _has_tf32(tensor.device.type):
         precision = "float16"  # the bits of its products
     plain = tensor.detach().cpu()
     plain = plain if plain.layout == torch.strided else plain.to_dense()
@@ -231,10 +231,11 @@ def _real(array: npt.NDArray[Any], name: str, precision: Dtype | None) -> _Array
     return _Array(array if precision is None else array.astype(np.float64), name, precision)
 
 
-def _has_tf32() -> bool:
-    from attnbench.measure.device import device_of
+def _has_tf32(device: str) -> bool:
+    """Whether products of float32 may be TF32's on a device of torch's."""
+    from attnbench.measure.device import device_names, device_of
 
-    return device_of("cuda").tf32()
+    return device in device_names() and device_of(device).tf32()
 
 
 def truth_of(function: Callable[..., Any], words: Words, call_s: float) -> Any:

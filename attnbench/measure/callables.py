@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any
 
 from attnbench.errors import described
+from attnbench.measure.device import HOST, device_names, device_of, nothing
 from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, batch_of, untimed_calls
 
 PAIR_S = 1.0
@@ -148,21 +149,14 @@ def measure_pair(
 
 def settle_of_started() -> Callable[[], object]:
     """Waits for the GPU where torch has started it in this process, else for nothing."""
-    if device_in_use() == "cpu":
-        return nothing
-    from attnbench.measure.device import device_of
-
-    return device_of(device_in_use()).synchronise
+    kind = device_in_use()
+    return nothing if kind == HOST else device_of(kind).synchronise
 
 
 def device_in_use() -> str:
     """The kind of device that torch has started in this process; the CPU where it has started none, or is not there."""
-    torch = sys.modules.get("torch")
-    return "cuda" if torch is not None and torch.cuda.is_initialized() else "cpu"
-
-
-def nothing() -> None:
-    """Waits for nothing."""
+    started = (name for name in device_names() if device_of(name).is_started()) if "torch" in sys.modules else iter(())
+    return next(started, HOST)
 
 
 def serve(folder: str) -> None:

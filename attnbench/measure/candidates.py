@@ -26,7 +26,8 @@ from attnbench.analysis.metric_values import Quantity, quantity
 from attnbench.analysis.roofline import least_s
 from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
-from attnbench.measure.device import AUTO, choose_device, device_names, device_of
+from attnbench.measure.device import AUTO, HOST, choose_device, device_names, device_of
+from attnbench.measure.estimates import most_operations
 from attnbench.plan.choice_request import ChoiceRequest, params_given, read_cells, read_memory, read_needs
 from attnbench.problem import Cell, canonical_params
 from attnbench.properties import FORMS, properties
@@ -43,13 +44,6 @@ if TYPE_CHECKING:
     from attnbench.operator import Cost, Impl, Operator
     from attnbench.problem import ParamValue
     from attnbench.registry import Source
-
-
-MOST_OPERATIONS = 40_000
-"""Of a call whose memory is predicted, which takes some seconds; of more it stays unknown where there are others."""
-
-FEW = 3
-"""Operators of which the memory of each is predicted, however long that takes."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ class _Definition:
         if computes_nothing(self.cell):
             return Excluded(self.cell, "nothing")
         with self.own_code():
-            reason = self.operator and why_not(self.operator, self.cell, "cpu")
+            reason = self.operator and why_not(self.operator, self.cell, HOST)
         if reason:
             return Excluded(self.cell, "undefined", reason)
         unmet = tuple(need for need in needs if not self.properties.get(need))
@@ -141,7 +135,7 @@ class _Definition:
         for name, impl in impls.items():
             if device_type_of(name) is None:
                 with self.own_code():
-                    reason = why_not_impl(impl, name, cell.problem, cell.params, cell.mode, "cpu")
+                    reason = why_not_impl(impl, name, cell.problem, cell.params, cell.mode, HOST)
                 if reason is None:
                     yield name
 
@@ -168,7 +162,7 @@ class _Definition:
 
         def takes(value: ParamValue) -> bool:
             params = {**cell.params, "kind": value}
-            device = device_type_of(name) or "cpu"
+            device = device_type_of(name) or HOST
             try:
                 return why_not_impl(impl, name, cell.problem, params, cell.mode, device) is None
             except (RuntimeError, AssertionError):  # torch has no such device
@@ -261,8 +255,11 @@ def _of_run(run: Run) -> _Hardware:
     rates = cards.rates_of(environment)
     gpu = environment.get("gpu")
     memory = gpu.get("memory_bytes") if isinstance(gpu, dict) else environment.get("memory_bytes")
-    name = environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "the run's machine"
-    return _Hardware(str(name), memory if isinstance(memory, int) and memory > 0 else None, rates)
+    return _Hardware(
+        cards.hardware(environment) or "the run's machine",
+        memory if isinstance(memory, int) and memory > 0 else None,
+        rates,
+    )
 
 
 def _of_device(name: str, dtype: Any) -> _Hardware:
@@ -337,7 +334,7 @@ class _Search:
         names = separated(request.problem.operators)
         self.of_all = not names or "all" in names
         self.loaded = {cell.operator: operator for operator, cell in pairs}
-        self.most = None if len(self.loaded) <= FEW else MOST_OPERATIONS
+        self.most = most_operations(len(self.loaded))
         self.left = {_identity(cell): self._definition(cell) for _, cell in pairs}
         self.out: list[Excluded] = []
 

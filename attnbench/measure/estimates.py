@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.measure.candidates import FEW, MOST_OPERATIONS
 from attnbench.measure.worker.forecast import footprint
 from attnbench.registry import outside_definition
 
@@ -14,9 +13,21 @@ if TYPE_CHECKING:
     from attnbench.problem import Cell
 
 
+MOST_OPERATIONS = 40_000
+"""Of a call whose memory is predicted, which takes some seconds; of more it stays unknown where there are others."""
+
+FEW = 3
+"""Operators of which the memory of each is predicted, however long that takes."""
+
+
+def most_operations(operators: int) -> int | None:
+    """How many operations of a call are followed to predict its memory, of so many operators; None: all."""
+    return MOST_OPERATIONS if operators > FEW else None
+
+
 def estimates(cells: Sequence[tuple[Operator, Cell]]) -> list[dict[str, Any]]:
     """A row of each cell; where operators are more than a few, no memory of a call that has too many operations."""
-    most = MOST_OPERATIONS if len({cell.operator for _, cell in cells}) > FEW else None
+    most = most_operations(len({cell.operator for _, cell in cells}))
     return [estimate(operator, cell, most) for operator, cell in cells]
 
 

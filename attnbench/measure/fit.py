@@ -23,8 +23,8 @@ from attnbench.analysis.cards import CARDS, card
 from attnbench.analysis.memory_budget import Budget, Need, of_gpu, of_host
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.measure.device import HOST, Device, device_names, device_of
 from attnbench.measure.largest import STARTS, Largest, Search, Unknown
-from attnbench.measure.machine import host
 from attnbench.measure.worker.forecast import footprint
 from attnbench.plan.fit_request import DECODE
 from attnbench.problem import Cell, columns_of
@@ -58,7 +58,7 @@ def budget(size: str | None, device: str | None) -> Budget:
 
     Args:
         size: such as 24GiB, or a share of the device's, such as 80%; None: all that the device has.
-        device: the name of a card, "cuda" (this machine's GPU), or "cpu" (this machine); None: a GPU of that size.
+        device: the name of a card, or a kind of device of this machine; None: a GPU of that size.
 
     Raises: BadInput.
     """
@@ -68,31 +68,37 @@ def budget(size: str | None, device: str | None) -> Budget:
         raise BadInput(f"--memory: {error}. Give such a size.") from None
     if device is None and total is None:
         asked = "missing" if size is None else f"{size} of what"
-        raise BadInput(f"--memory: {asked}? Give --memory 24GiB, or --device with one of {', '.join([*CARDS, 'cpu'])}.")
-    of, present = ("a GPU", None) if device is None else _device_memory(device, needed=total is None)
+        raise BadInput(f"--memory: {asked}? Give --memory 24GiB, or --device with one of {', '.join([*CARDS, HOST])}.")
+    kind = device_of(device) if device in device_names() else None
+    of, present = ("a GPU", None) if device is None else _device_memory(device, kind, needed=total is None)
     total = total if total is not None else int(share * (present or 0))
-    held = of_host(of, total) if device == "cpu" else of_gpu(of, total)
+    is_host = kind is not None and kind.is_host
+    held = of_host(of, total) if is_host else of_gpu(of, total)
     if held.left_bytes <= 0:
         raise BadInput(
             f"--memory {size}: {shown(held.context_bytes + held.library_bytes, 'bytes')} are reserved, and nothing is "
-            f"left. Give more{'' if device == 'cpu' else ', or --device cpu, where less is reserved'}."
+            f"left. Give more{'' if is_host else f', or --device {HOST}, where less is reserved'}."
         )
     return held
 
 
-def _device_memory(device: str, needed: bool) -> tuple[str, int | None]:
-    """(what it is, its memory). needed: whether its memory must be known. Raises BadInput."""
-    if device == "cpu":
-        return "this machine", host.memory_available_bytes() or 0
-    if device != "cuda":
-        found = card(device, others=("cpu", "cuda"))
-        return found.of, found.memory_bytes
-    import torch
+def _device_memory(device: str, kind: Device | None, needed: bool) -> tuple[str, int | None]:
+    """What it is, and its memory.
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    Args:
+        kind: None: `device` is the name of a card.
+        needed: whether its memory must be known.
+
+    Raises: BadInput.
+    """
+    if kind is None:
+        named = card(device, others=tuple(device_names()))
+        return named.of, named.memory_bytes
+    reason = kind.why_not()
+    if reason is None:
+        return kind.memory()
     if needed:
-        raise BadInput(f"--device cuda: no GPU here. Name a card ({', '.join(CARDS)}), or give --memory.")
+        raise BadInput(f"--device {device}: {reason}. Name a card ({', '.join(CARDS)}), or give --memory.")
     return "a GPU", None
 
 
@@ -142,7 +148,7 @@ class Case:
     def reason(self, size: int) -> str | None:
         """Why there is nothing of a size, or None."""
         cell = self.at(size)
-        return "no token is before the new ones" if cell is None else why_not(self.operator, cell, "cpu")
+        return "no token is before the new ones" if cell is None else why_not(self.operator, cell, HOST)
 
     def need(self, size: int) -> Need:
         """What is needed at a size. Raises Unknown."""

@@ -177,12 +177,19 @@ UNSAID = ("device",)
 def _heading(summary: Summary, found: Answer, common: Mapping[str, str]) -> str:
     """`On this CPU (AMD EPYC, 1 thread), by wall time: scope core, float32, batch 1`."""
     device = common.get("device", "")
-    kind = {"cpu": "CPU", "cuda": "GPU"}.get(device, device or "machine")
+    kind = _kind(device, summary.environment)
     name = machine(summary.environment)
     mode = f", {MODES.get(common['mode'], common['mode'])}" if "mode" in common else ""
     facts = [text for fact, text in common.items() if fact not in (*UNSAID, "mode") and text != "scope core"]
     by = "" if found.metric == "wall time" else f", by {found.metric}"
     return f"On this {kind}{f' ({name})' if name else ''}{mode}{by}: {', '.join(facts)}"
+
+
+def _kind(device: str, environment: Mapping[str, Any]) -> str:
+    """What a kind of device is called: `CPU`; `GPU` of one with facts of its own; any other by its name."""
+    if environment.get("gpu"):
+        return "GPU"
+    return device if environment.get("gpu_name") else device.upper() or "machine"
 
 
 _LONGEST_NAME = 40

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnbench.analysis import crossover as module
-from attnbench.analysis.crossover import Crossing, Crossover, Pair, crossover
+from attnbench.analysis.crossover import Crossing, Crossover, Pair, Stretch, crossover
 from attnbench.analysis.interval import Estimate
 from benchmarks.coverage.crossovers import Case, Measured, measure, smooth, stepped, tally, wrong_labels
 
@@ -93,23 +93,26 @@ def test_an_interval_at_each_size_is_no_band(measured: Measured, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("ratios", "kind", "where"),
+    ("ratios", "kind", "ends"),
     [
         ((0.5, 0.8, 0.6), "always", None),
         ((1.5, 1.8, 1.6), "never", None),
         ((1.01, 0.99, 1.0), "undecided", None),
-        ((1.01, 0.9, 0.6), "stretch", "from 512 on"),
-        ((0.5, 0.8, 1.01), "stretch", "up to 512"),
-        ((1.0, 0.8, 0.7, 1.01), "stretch", "from 512 to 1024"),
-        ((1.0, 0.8, 1.0), "stretch", "at 512"),
-        ((0.5, 1.0, 0.8, 0.7), "stretch", "from 1024 on"),
+        ((1.01, 0.9, 0.6), "stretch", ("512", None)),
+        ((0.5, 0.8, 1.01), "stretch", (None, "512")),
+        ((1.0, 0.8, 0.7, 1.01), "stretch", ("512", "1024")),
+        ((1.0, 0.8, 1.0), "stretch", ("512", "512")),
+        ((0.5, 1.0, 0.8, 0.7), "stretch", ("1024", None)),
         ((0.5,), "always", None),
         ((1.02,), "undecided", None),
     ],
 )
-def test_labels_come_from_the_sizes_that_are_told_apart(ratios: tuple[float, ...], kind: str, where: str) -> None:
+def test_labels_come_from_the_sizes_that_are_told_apart(
+    ratios: tuple[float, ...], kind: str, ends: tuple[str | None, str | None] | None
+) -> None:
     found = against_one(*ratios)
-    assert (found.kind, found.stretch.where if found.stretch else None) == (kind, where)
+    stretch = found.stretch
+    assert (found.kind, (stretch.first, stretch.last) if stretch else None) == (kind, ends)
     assert found.crossings == ()
     turned = against_one(*(1 / ratio for ratio in ratios))
     assert turned.kind == {"always": "never", "never": "always"}.get(kind, kind)
@@ -207,7 +210,8 @@ def test_a_baseline_out_of_memory_is_a_win() -> None:
     cheap = exactly({n: 0.1 * n for n in SIZES}, {**dict.fromkeys(SIZES, "oom"), 256: 1e3}, noise=0.01)
     assert cheap.kind == "always"
     untold = exactly({256: 1.0, 512: 1.0}, {256: 1.001, 512: "oom"}, noise=0.01)
-    assert (untold.kind, untold.stretch and untold.stretch.where) == ("stretch", "from 512 on")
+    assert untold.kind == "stretch"
+    assert untold.stretch == Stretch(cheaper=True, first="512", last=None)
 
 
 def test_a_series_out_of_memory_is_no_win() -> None:

@@ -152,15 +152,15 @@ def test_long_calls_take_fewer_turns() -> None:
 
 def test_a_device_that_torch_has_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    started = SimpleNamespace(is_initialized=lambda: True)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=started, Tensor=type("Tensor", (), {})))
-    waited = SimpleNamespace(synchronise=lambda: events.append("settled"))
-    monkeypatch.setattr("attnbench.measure.device.device_of", lambda name: waited if name == "cuda" else None)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=type("Tensor", (), {})))
+    waited = SimpleNamespace(is_started=lambda: True, synchronise=lambda: events.append("settled"))
+    host = SimpleNamespace(is_started=lambda: False)
+    monkeypatch.setattr(callables, "device_of", lambda name: waited if name == "cuda" else host)
     settle = callables.settle_of_started()
     side, _ = sides_of(lambda: events.append("called"), old, ())
     side.sample(2, settle)
     assert events == ["settled", "called", "called", "settled"]
-    started.is_initialized = lambda: False
+    waited.is_started = lambda: False
     assert callables.settle_of_started() is callables.nothing
 
 

@@ -18,9 +18,11 @@ PACKAGE = Path(attnbench.__file__).parent
 DEVICES = PACKAGE / "measure" / "device"
 OTHER_THINGS = {
     "analysis/compare/same_machine.py": "keys of environment.json",
+    "analysis/cards.py": "a key of environment.json",
     "analysis/dispatch.py": "a key of environment.json",
     "measure/machine/host.py": "a key of environment.json, a control group's folder",
     "measure/machine/advice.py": "a key of environment.json",
+    "outputs/_answer.py": "a key of environment.json",
     "plan/cells.py": "an impl",
     "plan/schema.py": "an impl",
     "registry.py": "the device that an impl needs, asked here alone",

@@ -124,6 +124,6 @@ def test_a_reason_stands_on_lines_of_its_own(width: int) -> None:
 
 
 def test_every_table_is_set_by_the_one_that_cuts_nothing() -> None:
-    """A table of rich's own gives way in any column, down to one letter."""
+    """A table of rich's own gives way in any column, down to one letter; the line of a progress bar has room."""
     sources = Path(attnbench.__file__).parent.rglob("*.py")
-    assert [path.name for path in sources if "rich.table" in path.read_text(encoding="utf-8")] == []
+    assert [path.name for path in sources if "rich.table" in path.read_text(encoding="utf-8")] == ["_progress.py"]

@@ -23,6 +23,9 @@ Sampler = Callable[[Call], tuple[float, list[str]]]
 AUTO = "auto"
 """In place of a kind's name: the preferred one of those that are here."""
 
+HOST = "cpu"
+"""The name of the kind that every machine has, and torch's type of it."""
+
 
 def nothing() -> None:
     """What a kind of device does or states that has no such thing."""
@@ -37,6 +40,7 @@ class Device:
         preference: `auto` takes the kind that has the highest, of those that are here.
         is_host: whether it computes in the worker's own memory: that is then limited, and facts need no worker.
         memory_limit: (fraction, environment.json) -> bytes that a cell may need.
+        memory: () -> what has its memory, and how many bytes there are; None: not known.
         peak_memory: (call) -> columns of `peak_memory`: peak_memory_bytes, above what was live before the call, and
             where there are any reserved_memory_bytes and process_memory_bytes. The call has been made before.
         unmeasured: why a metric that `doctor` could not measure has no value on it.
@@ -58,6 +62,7 @@ class Device:
         energy_step_j: the counter's step.
         launched_kernels: (call) -> how often each kernel is launched, the one with the most device time first.
         out_of_memory: (error) -> whether a call failed for lack of its memory; torch.OutOfMemoryError is known.
+        is_started: () -> whether torch computes on it in this process; of the host, which needs no start, False.
         is_lost: () -> whether it answers no more in this process.
         sdpa_eps: the relative error of an exponential in float32 SDPA, where that is above float32's.
         tf32: () -> whether products of float32 may be TF32's.
@@ -70,6 +75,7 @@ class Device:
     preference: int
     is_host: bool
     memory_limit: Callable[[float, Mapping[str, Any]], int]
+    memory: Callable[[], tuple[str, int | None]]
     peak_memory: Callable[[Call], dict[str, int]]
     unmeasured: str
     matmul_side: int
@@ -89,6 +95,7 @@ class Device:
     energy_step_j: float = 0.0
     launched_kernels: Callable[[Call], dict[str, int]] = lambda call: {}
     out_of_memory: Callable[[BaseException], bool] = lambda error: False
+    is_started: Callable[[], bool] = lambda: False
     is_lost: Callable[[], bool] = lambda: False
     sdpa_eps: float = 0.0
     tf32: Callable[[], bool] = lambda: False

@@ -27,6 +27,11 @@ def memory_limit(fraction: float, environment: Mapping[str, Any]) -> int:
     return share if available is None else min(share, available)
 
 
+def memory() -> tuple[str, int | None]:
+    """What is available now."""
+    return "this machine", host.memory_available_bytes()
+
+
 def peak_memory(call: Call) -> dict[str, int]:
     """From the profiler's memory events; VmHWM, set back before, beside it."""
     from torch.autograd.profiler import profile
@@ -76,6 +81,7 @@ DEVICE = Device(
     preference=0,
     is_host=True,
     memory_limit=memory_limit,
+    memory=memory,
     peak_memory=peak_memory,
     unmeasured="need a GPU",
     matmul_side=1024,

@@ -64,6 +64,11 @@ def memory_limit(fraction: float, environment: Mapping[str, Any]) -> int:
     return int(fraction * environment["gpu"]["memory_bytes"])
 
 
+def memory() -> tuple[str, int | None]:
+    """All that the GPU has."""
+    return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+
+
 def copied_bytes() -> int:
     """What one copy reads: beyond every cache, and at most a quarter of what is free."""
     return int(min(COPIED_BYTES, torch.cuda.mem_get_info()[0] // 4))
@@ -293,6 +298,8 @@ DEVICE = Device(
     preference=1,
     is_host=False,
     memory_limit=memory_limit,
+    memory=memory,
+    is_started=torch.cuda.is_initialized,
     peak_memory=peak_memory,
     unmeasured="this GPU or NVML has no counter for it",
     matmul_side=MATMUL_SIDE,
