@@ -80,6 +80,13 @@ class Source:
         """Whether it comes with attnbench, not from a user."""
         return self.location.startswith("attnbench.operators.")
 
+    @property
+    def file(self) -> Path | None:
+        """Its file; None for a module of a user's package."""
+        if self.shipped:
+            return Path(__file__).parents[1].joinpath(*self.location.split(".")).with_suffix(".py")
+        return Path(self.location) if self.location.endswith(".py") else None
+
     def load(self) -> Operator:
         """Imports the file, and torch with it. Raises BadInput where it has no OPERATOR or a user's file fails."""
         with nullcontext() if self.shipped else user_errors(self.location):

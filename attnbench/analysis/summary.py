@@ -146,6 +146,7 @@ class Summary:
         warnings: by what a visit warned of, in how many visits; the most frequent first.
         beside: what an answer names beside the metric that decides: memory, and errors against softmax attention.
         sort: what orders the rows of the answer, of `answer.SORTS`.
+        contract: what the times mean (`plan.settings`); empty where nothing was measured.
     """
 
     name: str
@@ -158,6 +159,7 @@ class Summary:
     warnings: Mapping[str, int] = field(default_factory=dict)
     beside: tuple[Quantity, ...] = ()
     sort: str = USE
+    contract: str = ""
 
     def properties_of(self, panel: Panel, series: Series) -> Mapping[str, bool]:
         """By name, which of `attnbench.properties.PROPERTIES` a series has in the panel's form; what the run's version
@@ -272,6 +274,7 @@ def summarise(
         warnings=_warnings(run),
         beside=tuple(_beside(run, measured)),
         sort=sort,
+        contract=next(iter(run.visits["contract"]), ""),
     )
 
 

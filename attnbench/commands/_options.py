@@ -68,10 +68,11 @@ class Format(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         names = self.words
-        if value not in names:
+        name = value.replace("-", "_")
+        if name not in names:
             self.fail(_refusal(value, names), param, ctx)
-        check(value)
-        return value
+        check(name)
+        return name
 
 
 def format_option(data: Data, help: str) -> Any:

@@ -151,4 +151,4 @@ def _show(folder: Path, form: str, shown: ShownOptions) -> None:
     except BadInput as error:
         print(f"attnbench: {error}", file=sys.stderr)
         if not formats.holds_folder(form):
-            print(folder)
+            formats.tell(folder, form)

@@ -22,8 +22,11 @@ from attnbench.measure.runner import Stopped
 from attnbench.plan import suite as suites
 from attnbench.plan.gate_thresholds import effective, loosened
 from attnbench.plan.plan import order_seed
+from attnbench.registry import operators
+from attnbench.store.trusted_json import read_text
 from attnbench.thresholds import Gate
 from attnbench.units import separated
+from attnbench.yaml_file import parse
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,24 @@ def against_run(request: GateRequest, run: Path, progress: Progress) -> tuple[Co
         untimed = replace(plan, measure=replace(plan.measure, rounds=0))
         with side(untimed, suite.text, environment, folder, None, progress) as runner:
             runner.check()
-    return tier0(_part(stored, request.only), read_run(folder), gate, [UNTIMED]), folder
+    return _placed(tier0(_part(stored, request.only), read_run(folder), gate, [UNTIMED]), request.suite), folder
+
+
+def _placed(comparison: Comparison, suite: str) -> Comparison:
+    """A decision that knows the files which it is about. suite: as requested."""
+    file = suites.find(suite)
+    shipped = {name: str(source.file) for name, source in operators().items()}
+    return replace(comparison, suite=str(file), operator_files=shipped | _own_files(file))
+
+
+def _own_files(suite: Path) -> dict[str, str]:
+    """The .py files that a suite's `operators_from` names, by operator; nothing is imported. None where the working
+    tree has no such suite."""
+    with contextlib.suppress(OSError, BadInput):
+        places = parse(read_text(suite), str(suite)).get("operators_from")
+        if isinstance(places, list):
+            return {Path(place).stem: str(suite.parent / place) for place in map(str, places) if place.endswith(".py")}
+    return {}
 
 
 @contextlib.contextmanager
@@ -125,11 +145,12 @@ def between_revisions(request: GateRequest, base: str, head: str | None, progres
                 runner.check()
             exact = tier0(read_run(folder / "base"), read_run(folder / "head"), gate, notes)
             if request.tier == 0:
-                return replace(exact, notes=(*exact.notes, UNTIMED)), folder
+                return _placed(replace(exact, notes=(*exact.notes, UNTIMED)), request.suite), folder
             twins = both_survive((before, after), defaults_of(*environments))
             timed, course = tier1((before, after), twins, gate, request.pairs, progress)
         findings = _findings(read_run(folder / "base"), read_run(folder / "head"), gate, timed)
-        return replace(exact, findings=findings, notes=(*exact.notes, *course)), folder
+        decision = replace(exact, findings=findings, notes=(*exact.notes, *course))
+        return _placed(decision, request.suite), folder
 
 
 def _findings(before: Run, after: Run, gate: Gate, timed: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -8,9 +8,10 @@ function for.
     rules(dispatch: Dispatch)                   what to call at which size: `dispatch`
 
 `run` answers first; where a format has tables(summary) as well, that shows all tables where these are asked for. Each
-returns the text, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and `rows` take `folder=`, the folder
-of what was just measured, and the text names it; else it stands below, on the last line. check() raises BadInput where
-what the format needs is not installed: it is asked before anything is measured.
+returns the text, or the bytes of a binary format, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and
+`rows` take `folder=`, the folder of what was just measured, and the text names it. DOCUMENT = True: another tool reads
+all of stdout, so the folder is told on stderr. Else it stands below, on the last line. check() raises BadInput where
+what the format needs is not installed, or where stdout cannot take it: it is asked before anything is measured.
 """
 
 from __future__ import annotations
@@ -62,10 +63,18 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None, all_tabl
     inside = folder is not None and holds_folder(form)
     function = getattr(output, "tables" if all_tables and hasattr(output, "tables") else data)
     text = function(value, **({"folder": folder} if inside else {}))
-    if text is not None:
+    if isinstance(text, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
+    elif text is not None:
         sys.stdout.write(text)
     if folder is not None and not inside:
-        print(folder)
+        tell(folder, form)
+
+
+def tell(folder: Path, form: str) -> None:
+    """Prints the folder of what was just measured, where a format leaves it to others."""
+    print(folder, file=sys.stderr if getattr(_output(form), "DOCUMENT", False) else sys.stdout)
 
 
 def check(form: str) -> None:

@@ -26,7 +26,7 @@ def test_an_output_is_one_file(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.startswith("ci: ")
     assert shown.stdout.endswith(" panels\n")
-    assert "csv, html, json, markdown, oneline," in attnbench(tree, "run", "--help").stdout
+    assert ", oneline, " in " ".join(attnbench(tree, "run", "--help").stdout.replace("│", " ").split())
     rows = attnbench(tree, "roofline", RUN, "--format", "oneline")
     assert (rows.returncode, rows.stdout) == (2, "")
     assert "'oneline'; allowed: csv, json, markdown, table" in rows.stderr
@@ -36,4 +36,4 @@ def test_without_the_file_it_is_refused(tmp_path: Path) -> None:
     tree = tree_with(tmp_path, "attnbench/outputs/_oneline.py", OUTPUT)
     refused = attnbench(tree, "show", RUN, "--format", "oneline")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "'oneline'; allowed: csv, html, json, markdown, table" in refused.stderr
+    assert "'oneline'; allowed: bencher, csv, github_benchmark, html, json, markdown, parquet, " in refused.stderr

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attnbench.analysis.compare.findings import Comparison
 from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import Run
 from attnbench.measure import gate_pairs
-from attnbench.measure.gate import _part
+from attnbench.measure.gate import _part, _placed
 from attnbench.measure.gate_pairs import both_survive, measure_pair, seconds, tier1
 from attnbench.measure.gate_sides import side
 from attnbench.measure.git_worktrees import Checkout
@@ -278,3 +279,18 @@ def test_without_a_threshold_for_a_time_nothing_is_measured(tmp_path: Path, monk
     findings, notes = tier1(sides, [(own, own)], Gate({"flops": 0.0}), None, Silent())
     assert findings == []
     assert "no time was compared" in notes[0]
+
+
+def test_a_decision_knows_the_suites_file_and_those_of_its_operators(tmp_path: Path) -> None:
+    suite = tmp_path / "suites" / "own.yaml"
+    suite.parent.mkdir()
+    suite.write_text("operators_from: [../ops/mine.py, a_package]\noperators: [mine]\n", encoding="utf-8")
+    placed = _placed(Comparison("a", "b", ()), str(suite))
+    assert placed.suite == str(suite)
+    assert placed.operator_files["mine"] == str(suite.parent / "../ops/mine.py")
+    assert Path(placed.operator_files["softmax"]).read_text(encoding="utf-8").startswith('"""')
+    assert "a_package" not in placed.operator_files
+    suite.write_text("operators_from: {", encoding="utf-8")
+    assert "mine" not in _placed(Comparison("a", "b", ()), str(suite)).operator_files
+    assert _placed(Comparison("a", "b", ()), str(tmp_path / "gone.yaml")).operator_files["softmax"]
+    assert Path(_placed(Comparison("a", "b", ()), "quick").suite).name == "quick.yaml"

@@ -14,16 +14,17 @@ from attnbench.outputs._formats import Data, formats, show
 from attnbench.outputs._rows import Listing
 
 ROWS = ["csv", "json", "markdown", "table"]
-RUN = ["csv", "html", "json", "markdown", "table"]
+GRIDS = ["csv", "html", "json", "markdown", "table"]
+RUN = sorted([*GRIDS, "bencher", "github_benchmark", "parquet", "pytorch_benchmark"])
 
 
 @pytest.mark.parametrize(
     ("data", "names"),
     [
         ("run", RUN),
-        ("grids", RUN),
+        ("grids", GRIDS),
         ("rows", ROWS),
-        ("comparisons", [*RUN[:3], "junit", *RUN[3:]]),
+        ("comparisons", sorted([*GRIDS, "junit", "sarif"])),
         ("rules", [*ROWS[:3], "python", *ROWS[3:]]),
     ],
 )
@@ -51,10 +52,10 @@ def test_a_verb_offers_what_shows_its_data_and_refuses_the_rest(verb: str) -> No
     assert f"{', '.join(names)}." in " ".join(offered.replace("│", " ").split())
 
 
-def test_a_comparison_is_offered_as_junit() -> None:
+def test_a_comparison_is_offered_as_junit_and_sarif() -> None:
     for verb in ("compare", "gate"):
         help = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).output
-        assert "csv, html, json, junit, markdown, table." in " ".join(help.replace("│", " ").split())
+        assert "csv, html, json, junit, markdown, sarif, table." in " ".join(help.replace("│", " ").split())
 
 
 def test_rules_are_offered_as_python() -> None:
@@ -72,3 +73,10 @@ def test_notes_stand_below_a_table_and_not_in_what_programs_read() -> None:
     for form in ROWS:
         text = CliRunner().invoke(app, ["estimate", "softmax", "--seq-len", "8", "--format", form]).output
         assert ("nothing was computed" in text) == (form in ("table", "markdown"))
+
+
+def test_a_hyphen_stands_for_an_underscore() -> None:
+    words = ["show", "nowhere", "--format"]
+    for form, refused in (("github-benchmark", "no such folder"), ("github-bench", "did you mean 'github_benchmark'")):
+        result = CliRunner().invoke(app, [*words, form], env={"COLUMNS": "200"})
+        assert refused in result.output + str(result.exception)

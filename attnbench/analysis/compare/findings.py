@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from attnbench.problem import key_parts, operator_with_impl
@@ -92,6 +92,8 @@ class Comparison:
         shifts: of crossovers.
         measured: in how many cells something was compared.
         gated: whether it decides a build.
+        suite: the suite's file; empty: unknown.
+        operator_files: by operator, the file that defines it, where that is known.
     """
 
     before: str
@@ -103,6 +105,8 @@ class Comparison:
     shifts: tuple[CrossoverShift, ...] = ()
     measured: int = 0
     gated: bool = False
+    suite: str = ""
+    operator_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def regressions(self) -> list[Finding]:

@@ -31,6 +31,7 @@ from attnbench.analysis.metric_values import metric_names
 from attnbench.errors import BadInput
 from attnbench.problem import key_parts
 from attnbench.registry import metrics
+from attnbench.store.records import SUITE
 from attnbench.thresholds import Gate
 from attnbench.units import percent
 
@@ -104,6 +105,7 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         shifts=tuple(shifts(before, after)),
         measured=len({finding.subject for finding in findings} & ok_keys(before) & ok_keys(after)),
         gated=gate is not None,
+        suite=str(after.folder / SUITE),
     )
 
 
