@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
 
+from attnbench.problem import Cell
+
 Kind = Literal["analytic", "memory", "growth", "measured", "elsewhere"]
 Mark = Literal["read", "recalled", "derived"]
 Verdict = Literal["reproduced", "differs", "not decided", "not testable here"]
@@ -49,7 +51,8 @@ class Number:
         verdict: the one that it had when the file was written.
         step: what the last printed digit counts, where it is not its decimal place: 10 for 120 of two digits.
         within: of memory, the relative difference that is allowed, in percent; None: WITHIN.
-        points: of memory and growth in place of it, the difference that is allowed, in the unit.
+        factor: of memory and growth in place of it, how many times more or less is allowed.
+        points: of memory and growth in place of both, the difference that is allowed, in the unit.
         at_least: whether the number is a lower bound.
         terms: of a count that differs, what closes the gap, by what each is: an expression.
         cut: whether the paper cut the digits off in place of rounding.
@@ -65,6 +68,7 @@ class Number:
     verdict: Verdict = "reproduced"
     step: Fraction | None = None
     within: Fraction | None = None
+    factor: Fraction | None = None
     points: Fraction | None = None
     at_least: bool = False
     terms: Mapping[str, str] = field(default_factory=dict)
@@ -183,12 +187,14 @@ class Result:
         paper, claim: it.
         checked: its numbers, where they can be checked without measuring.
         verdict: differs where one of its numbers does.
+        cells: whose figures were asked for.
     """
 
     paper: Paper
     claim: Claim
     checked: Sequence[Checked]
     verdict: Verdict
+    cells: Sequence[Cell] = ()
 
     @property
     def is_testable(self) -> bool:
@@ -215,6 +221,8 @@ def is_near(value: Fraction, number: Number) -> bool:
     gap = abs(value - number.value)
     if number.points is not None:
         return gap <= number.points * number.scale
+    if number.factor is not None:
+        return number.value <= value * number.factor and value <= number.value * number.factor
     within = WITHIN if number.within is None else number.within / 100
     return gap <= within * abs(number.value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -22,11 +23,16 @@ _BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
     ast.Pow: operator.pow,
 }
 
-_FUNCTIONS: Mapping[str, Callable[[Fraction], float]] = {"log2": lambda value: math.log2(value)}
+_FUNCTIONS: Mapping[str, Callable[..., Fraction | float]] = {"log2": math.log2, "min": min, "max": max}
+
+_POWERS = range(6, 24)
+"""Of two, among which `largest` searches."""
 
 
 def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fraction:
-    """The value of an expression of numbers, constants, + - * / **, log2(…) and figures.
+    """The value of an expression of numbers, constants, + - * / **, log2, min, max, `largest` and figures.
+
+    `largest(L, limit, need)` is the largest power of two L of which an expression of L is no more than the limit.
 
     Args:
         text: the expression.
@@ -48,8 +54,12 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
                 return -value(operand)
             case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _BINARY:
                 return Fraction(_BINARY[type(kind)](value(left), value(right)))
-            case ast.Call(func=ast.Name(id=name), args=[operand], keywords=[]) if name in _FUNCTIONS:
-                return Fraction(_FUNCTIONS[name](value(operand)))
+            case ast.Call(func=ast.Name(id="largest"), args=[ast.Name(id=name), limit, need], keywords=[]):
+                return _largest(
+                    value(limit), lambda size: evaluate(ast.unparse(need), {**constants, name: size}, figure)
+                )
+            case ast.Call(func=ast.Name(id=name), args=[_, *_] as operands, keywords=[]) if name in _FUNCTIONS:
+                return Fraction(_FUNCTIONS[name](*map(value, operands)))
             case ast.Attribute(value=ast.Name(id=name), attr=attribute):
                 return figure(name, {}, attribute)
             case ast.Attribute(value=ast.Call(func=ast.Name(id=name), args=[], keywords=keywords), attr=attribute):
@@ -58,7 +68,9 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
                 if name not in constants:
                     raise ValueError(f"{quoted(text)}: no constant {name}{suggestion(name, constants)}")
                 return constants[name]
-        raise ValueError(f"{quoted(text)}: {ast.unparse(node)}; allowed: numbers, constants, figures, + - * / **, log2")
+        raise ValueError(
+            f"{quoted(text)}: {ast.unparse(node)}; allowed: numbers, constants, figures, + - * / **, log2, min, max"
+        )
 
     def argument(node: ast.expr) -> Any:
         if isinstance(node, ast.Constant) and isinstance(node.value, (str, bool)):
@@ -67,3 +79,9 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
         return int(number) if number.denominator == 1 else float(number)
 
     return value(tree)
+
+
+def _largest(limit: Fraction, need: Callable[[Fraction], Fraction]) -> Fraction:
+    """Of the powers of two the largest that needs no more than the limit; 0 where none does. Needs grow with sizes."""
+    fitting = bisect_right(_POWERS, limit, key=lambda power: need(Fraction(2**power)))
+    return Fraction(2 ** _POWERS[fitting - 1] if fitting else 0)

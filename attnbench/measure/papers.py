@@ -87,7 +87,7 @@ def _number(value: Any, path: str, notes: Notes) -> Number | None:
         "cut": flag,
         "terms": _texts,
         "paper": _digits,
-        **dict.fromkeys(("step", "within", "points"), _fraction),
+        **dict.fromkeys(("step", "within", "factor", "points"), _fraction),
     }
     for name in _required(Number):
         section.require(name, '"1.5"')

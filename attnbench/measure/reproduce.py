@@ -70,28 +70,35 @@ def reproduce(chosen: Iterable[Paper]) -> list[Result]:
 
 
 def _results(paper: Paper) -> list[Result]:
-    asked: dict[str, Quantities] = {}
+    known: dict[str, Quantities] = {}
+    asked: dict[str, Cell] = {}
 
     def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
         key = repr((name, overrides))
-        if key not in asked:
-            asked[key] = quantities(cell_of(paper, name, overrides))
-        return asked[key][attribute]
+        if key not in known:
+            known[key] = quantities(cell_of(paper, name, overrides))
+        asked[key] = known[key].cell
+        return known[key][attribute]
 
     constants: dict[str, Fraction] = {}
     for name, text in paper.constants.items():
         constants[name] = evaluate(text, constants, figure)
-    return [_result(paper, claim, lambda text: evaluate(text, constants, figure)) for claim in paper.claims]
+    results = []
+    for claim in paper.claims:
+        asked.clear()
+        checked = _checked_numbers(paper, claim, lambda text: evaluate(text, constants, figure))
+        results.append(Result(paper, claim, checked, verdict_of_claim(claim, checked), tuple(asked.values())))
+    return results
 
 
-def _result(paper: Paper, claim: Claim, value: Callable[[str], Fraction]) -> Result:
+def _checked_numbers(paper: Paper, claim: Claim, value: Callable[[str], Fraction]) -> list[Checked]:
     checked = []
     for number in claim.numbers if claim.kind in CHECKED else ():
         try:
             checked.append(_checked(claim, number, value))
         except ValueError as error:
             raise ValueError(f"{paper.name}, {claim.id} {number.name}: {error}") from None
-    return Result(paper, claim, checked, verdict_of_claim(claim, checked))
+    return checked
 
 
 def _checked(claim: Claim, number: Number, value: Callable[[str], Fraction]) -> Checked:
@@ -145,23 +152,8 @@ def claims_named(chosen: Iterable[Paper], ids: Iterable[str]) -> list[Paper]:
 
 
 def commands(results: Iterable[Result]) -> dict[str, list[str]]:
-    """By id of a claim, the commands that show the figures of its numbers alone."""
-    found: dict[str, list[str]] = {}
-    for result in results:
-        cells: list[Cell] = []
-
-        def noted(name: str, overrides: Mapping[str, Any], attribute: str, of: Result = result) -> Fraction:
-            cells.append(cell_of(of.paper, name, overrides))  # noqa: B023
-            return Fraction(1)
-
-        constants: dict[str, Fraction] = {}
-        for name, text in result.paper.constants.items():
-            constants[name] = evaluate(text, constants, noted)
-        cells.clear()
-        for checked in result.checked:
-            evaluate(checked.number.ours, constants, noted)
-        found[result.claim.id] = list(dict.fromkeys(map(command_of, cells)))
-    return found
+    """By id of a claim, the commands that show its figures alone."""
+    return {result.claim.id: list(dict.fromkeys(map(command_of, result.cells))) for result in results}
 
 
 def command_of(cell: Cell) -> str:

@@ -71,7 +71,8 @@ def test_memory_that_differs_says_why(results: list[Result]) -> None:
     for result, checked in numbers(results):
         if result.claim.kind != "analytic" and checked.verdict == "differs":
             assert checked.map_bytes or checked.number.why or result.claim.why, result.claim.id
-        if checked.number.points is not None or checked.number.within is not None:
+        allowed = (checked.number.points, checked.number.within, checked.number.factor)
+        if any(each is not None for each in allowed):
             assert result.claim.why or checked.number.why, f"{result.claim.id}: a tolerance without its reason"
 
 
@@ -83,6 +84,8 @@ def test_memory_that_differs_says_why(results: list[Result]) -> None:
         ("analytic", Number("100", at_least=True), 101, 99),
         ("memory", Number("98", unit="MB", meant="MiB"), 107 * 2**20, 108 * 2**20),
         ("memory", Number("2", within=Fraction(50)), 3, 4),
+        ("memory", Number("2", factor=Fraction("1.5")), 3, Fraction("3.01")),
+        ("memory", Number("3", factor=Fraction("1.5")), 2, Fraction("1.99")),
         ("memory", Number("99.73", unit="%", points=Fraction("0.12")), Fraction("0.9984"), Fraction("0.9986")),
         ("growth", Number("1.5", points=Fraction("0.05")), Fraction("1.54"), Fraction("1.56")),
     ],
@@ -188,6 +191,10 @@ def test_expressions() -> None:
     constants = {"c": Fraction(3)}
     assert evaluate("1 - c * cell(n=2).size / cell.size ** 2", constants, figure) == -5
     assert evaluate("log2(8) / 2", constants, figure) == Fraction(3, 2)
-    for text in ("d", "__import__('os')", "c +", "c if c else c", "cell", "cell()", "[c]"):
+    assert evaluate("max(c, 4) - min(c, 2)", constants, figure) == 2
+    assert evaluate("largest(L, 2 ** 9 - 1, cell(n=L).size)", constants, figure) == 2**8
+    assert evaluate("largest(L, 2 ** 9, cell(n=L).size)", constants, figure) == 2**9
+    assert evaluate("largest(L, 1, cell(n=L).size)", constants, figure) == 0
+    for text in ("d", "log2()", "__import__('os')", "c +", "c if c else c", "cell", "cell()", "[c]"):
         with pytest.raises(ValueError, match=r"no constant|allowed"):
             evaluate(text, constants, figure)
