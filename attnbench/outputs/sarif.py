@@ -35,12 +35,15 @@ _MEANINGS = {
 
 def comparisons(compared: Sequence[Comparison]) -> str:
     """A log with a run for each."""
-    return document({"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(each) for each in compared]})
+    runs = [_run(each, number) for number, each in enumerate(compared, 1)]
+    return document({"$schema": SCHEMA, "version": "2.1.0", "runs": runs})
 
 
-def _run(comparison: Comparison) -> dict[str, Any]:
+def _run(comparison: Comparison, number: int) -> dict[str, Any]:
+    """number: its place in the log."""
     results = list(_results(comparison))
-    names = " ".join(PurePath(side).name for side in (comparison.before, comparison.after))
+    suite = PurePath(comparison.suite).stem or "compare"
+    category = f"attnbench/{suite}{f'/{number}' if number > 1 else ''}/"  # the same in every build
     outcome: dict[str, Any] = {"executionSuccessful": True}
     if comparison.gated:
         outcome |= {"exitCode": comparison.exit_code, "exitCodeDescription": comparison.decision}
@@ -48,7 +51,7 @@ def _run(comparison: Comparison) -> dict[str, Any]:
     rules = [_rule(name) for name in dict.fromkeys(result["ruleId"] for result in results)]
     return {
         "tool": {"driver": {"name": "attnbench", "version": __version__, "rules": rules}},
-        "automationDetails": {"id": f"attnbench {names}/"},
+        "automationDetails": {"id": category},
         "invocations": [{**outcome, "toolExecutionNotifications": notes}],
         "results": results,
     }

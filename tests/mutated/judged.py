@@ -16,7 +16,7 @@ from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
 from attnbench.errors import BadInput
-from attnbench.outputs import csv, html, markdown, table
+from attnbench.outputs import bencher, csv, github_benchmark, html, markdown, parquet, pytorch_benchmark, table
 from attnbench.outputs import json as json_output
 from attnbench.outputs._formats import formats, show
 from attnbench.outputs._html_page import LIMIT_BYTES
@@ -109,6 +109,9 @@ def _shown(summary: Summary) -> dict[str, Any]:
     markdown.run(summary)
     markdown.tables(summary)
     assert len(html.run(summary).encode()) <= LIMIT_BYTES
+    for export in (bencher, github_benchmark, pytorch_benchmark):
+        json.loads(export.run(summary), parse_constant=_no_constant)
+    parquet.run(summary)
     return _document(summary)
 
 

@@ -26,6 +26,7 @@ from attnbench.analysis.summary import Summary, summarise
 from attnbench.errors import BadInput
 from attnbench.outputs import bencher, github_benchmark, parquet, pytorch_benchmark, sarif
 from attnbench.outputs._export import measurements
+from attnbench.outputs._formats import show
 from attnbench.problem import Problem
 from tests import stored
 from tests.analysis.runs import cell, laws, run_of, visits_of
@@ -362,7 +363,9 @@ def test_a_comparison_is_a_log_of_what_somebody_should_look_at() -> None:
 def test_several_comparisons_are_runs_of_their_own_and_an_empty_one_says_that_nothing_was_measured() -> None:
     empty = Comparison("a", "b", (), gated=True)
     first, second = log(compared(), empty)["runs"]
-    assert first["automationDetails"]["id"] != second["automationDetails"]["id"]
+    assert first["automationDetails"]["id"] == "attnbench/compare/" != second["automationDetails"]["id"]
+    [gate] = log(compared(suite="suites/ci.yaml"))["runs"]
+    assert gate["automationDetails"]["id"] == "attnbench/ci/"
     assert [each["ruleId"] for each in second["results"]] == ["nothing-measured"]
     assert log(Comparison("a", "b", ()))["runs"][0]["results"] == []
     assert log()["runs"] == []
@@ -414,20 +417,13 @@ def test_a_broken_document_is_not_as_the_schema_says(form: str, path: tuple[Any,
     assert mistakes(form, document) != []
 
 
-def attnbench(*words: str, **given: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "attnbench", *words]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=600, **given)
-
-
-def test_bytes_go_to_a_file_and_not_to_a_terminal(tmp_path: Path) -> None:
-    shown = attnbench("show", str(REFERENCE / "cpu-quick"), "--format", "parquet")
+def test_bytes_go_to_a_file_and_not_to_a_terminal() -> None:
+    words = [sys.executable, "-m", "attnbench", "show", str(REFERENCE / "cpu-quick"), "--format", "parquet"]
+    shown = subprocess.run(words, cwd=REPOSITORY, capture_output=True, timeout=600)
     assert (shown.returncode, shown.stderr) == (0, b"")
     assert len(pd.read_parquet(io.BytesIO(shown.stdout))) > 0
     ours, theirs = pty.openpty()
-    refused = subprocess.run(
-        [sys.executable, "-m", "attnbench", "show", str(REFERENCE / "ci"), "--format", "parquet"],
-        cwd=REPOSITORY, stdout=theirs, stderr=subprocess.PIPE, timeout=600,
-    )  # fmt: skip
+    refused = subprocess.run(words, cwd=REPOSITORY, stdout=theirs, stderr=subprocess.PIPE, timeout=600)
     os.close(theirs)
     os.close(ours)
     assert refused.returncode == 2
@@ -447,23 +443,27 @@ def test_without_its_package_the_format_is_refused_before_anything_is_measured(
     assert not out.exists()
 
 
-def test_a_run_tells_its_folder_beside_the_document(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text(
-        "operators: [softmax]\nsweep: [{seq_len: [16]}]\nproblem: {channels: 16, heads: 1}\n"
-        "measure: {rounds: 1, max_time: 2ms}\n"
-    )
-    out = tmp_path / "out"
-    ran = attnbench("run", str(tmp_path / "one.yaml"), "--device", "cpu", "--out", str(out), "--format", "bencher")
-    assert mistakes("bencher", json.loads(ran.stdout)) == []
-    assert ran.stderr.decode().splitlines()[-1] == str(out)
-
-
-def test_exports_of_a_stored_run_import_no_torch() -> None:
+def test_a_run_tells_its_folder_beside_the_document(ci: Summary, capfdbinary: Any) -> None:
     for form in (*EXPORTS, "parquet"):
-        code = (
-            "import atexit, sys; from attnbench.__main__ import main\n"
-            "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
-            f"sys.argv = ['attnbench', 'show', {str(REFERENCE / 'ci')!r}, '--format', {form!r}]\nmain()"
-        )
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=600)
-        assert done.stderr.decode().splitlines()[-1] == "False", form
+        show("run", ci, form, folder=Path("results/new"))
+        out, err = capfdbinary.readouterr()
+        assert err == b"results/new\n"
+        if form == "parquet":
+            assert len(pd.read_parquet(io.BytesIO(out))) > 0
+        else:
+            assert mistakes(form, json.loads(out)) == []
+    show("run", ci, "csv", folder=Path("results/new"))
+    assert capfdbinary.readouterr().out.endswith(b"\nresults/new\n")
+
+
+def test_exports_of_stored_runs_import_no_torch() -> None:
+    ci = str(REFERENCE / "ci")
+    verbs = [["show", ci, "--format", form] for form in (*EXPORTS, "parquet")]
+    verbs.append(["compare", ci, ci, "--format", "sarif"])
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom attnbench.__main__ import app\n"
+        f"codes = [CliRunner().invoke(app, verb).exit_code for verb in {verbs!r}]\n"
+        "print(codes, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=600)
+    assert done.stdout.decode() == "[0, 0, 0, 0, 0] False\n", done.stderr
