@@ -65,7 +65,7 @@ _FOOTPRINT = {
 
 
 def reproduce(chosen: Iterable[Paper]) -> list[Result]:
-    """Every claim of some papers with its verdict. Raises ValueError where a file asks for what there is not."""
+    """Every claim of some papers with its verdict. Raises BadInput where a file asks for what there is not."""
     return [result for paper in chosen for result in _results(paper)]
 
 
@@ -82,7 +82,10 @@ def _results(paper: Paper) -> list[Result]:
 
     constants: dict[str, Fraction] = {}
     for name, text in paper.constants.items():
-        constants[name] = evaluate(text, constants, figure)
+        try:
+            constants[name] = evaluate(text, constants, figure)
+        except ValueError as error:
+            raise BadInput(f"papers/{paper.name}.yaml, constants.{name}: {error}. Correct it there.") from None
     results = []
     for claim in paper.claims:
         asked.clear()
@@ -97,7 +100,7 @@ def _checked_numbers(paper: Paper, claim: Claim, value: Callable[[str], Fraction
         try:
             checked.append(_checked(claim, number, value))
         except ValueError as error:
-            raise ValueError(f"{paper.name}, {claim.id} {number.name}: {error}") from None
+            raise BadInput(f"papers/{paper.name}.yaml, {claim.id} {number.name}: {error}. Correct it there.") from None
     return checked
 
 
@@ -120,7 +123,10 @@ def cell_of(paper: Paper, name: str, overrides: Mapping[str, Any]) -> Cell:
     for key in given.keys() & AXES.keys():
         sizes |= AXES[key].fields(AXES[key].read(given[key]))
     kinds = {"dtype": given.get("dtype", "float32"), "causal": given.get("causal", False)}
-    operator = operators()[given["operator"]].load()
+    known = operators()
+    if given.get("operator") not in known:
+        raise ValueError(f"{name}: operator {quoted(given.get('operator'))}{suggestion(given.get('operator'), known)}")
+    operator = known[given["operator"]].load()
     problem = Shape().at(sizes, kinds)
     scope, mode = given.get("scope", "core"), given.get("mode", "fwd")
     return Cell(given["operator"], "reference", scope, mode, problem, resolve(operator, params))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import groupby
 
 from attnbench.analysis.claims import VERDICTS, Checked, Number, Result
 from attnbench.outputs._rows import Listing, Row
@@ -19,6 +21,8 @@ _NOTES = {
 }
 
 
+_EMPTY: Row = dict.fromkeys(("claim", "paper", "ours", "ratio", "verdict", "why"), "")
+
 _PLURAL = {"differs": "differ"}
 
 
@@ -31,12 +35,14 @@ def listing(results: Sequence[Result], explained: bool, commands: Mapping[str, S
         commands: by id, what gives the figures of a claim alone.
     """
     rows = [row for result in results for row in _rows(result, commands)]
-    table = [row for result in results for row in _texts(result, explained, commands)]
+    table = [
+        row
+        for _, of_paper in groupby(results, key=lambda result: result.paper.name)
+        for row in _paper_texts(list(of_paper), explained, commands)
+    ]
     marks = [_NOTES["recalled"]] if any(result.claim.mark == "recalled" for result in results) else []
     notes = [*marks, _NOTES["verdicts"], *lost(results), counts(results)]
-    return Listing(
-        rows, table, numbers=("paper", "ours", "ratio"), sentences=("why",), lead=_lead(results), notes=notes
-    )
+    return Listing(rows, table, numbers=("paper", "ours", "ratio"), sentences=("why",), notes=notes)
 
 
 def counts(results: Sequence[Result]) -> str:
@@ -54,11 +60,6 @@ def lost(results: Sequence[Result]) -> list[str]:
         for result in results
         for each in result.lost
     ]
-
-
-def _lead(results: Sequence[Result]) -> list[str]:
-    papers = {result.paper.name: result.paper for result in results}
-    return [f"{name}: {paper.title}, {paper.url}" for name, paper in papers.items()]
 
 
 def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -135,17 +136,24 @@ def shown(value: Fraction, number: Number, more: int) -> str:
     return f"{float(value / number.scale):.{number.decimals + more}f} {unit}".strip()
 
 
+def _paper_texts(results: Sequence[Result], explained: bool, commands: Mapping[str, Sequence[str]]) -> list[Row]:
+    """The paper, and below it its claims. explained: with what was read."""
+    paper = results[0].paper
+    source = f" Read: {paper.source}." if explained else ""
+    head = {**_EMPTY, "claim": paper.name, "why": f"{paper.title}. {paper.url}.{source}"}
+    return [head, *(row for result in results for row in _texts(result, explained, commands))]
+
+
 def _texts(result: Result, explained: bool, commands: Mapping[str, Sequence[str]]) -> list[Row]:
     """The claim, and below it its numbers."""
     claim = result.claim
     reason = why_of_claim(result)
     sentence = f"{claim.claim} ({claim.place}).{f' {reason}' if reason else ''}"
-    head: Row = {"claim": claim.id, "paper": "", "ours": "", "ratio": "", "verdict": result.verdict, "why": sentence}
+    head: Row = {**_EMPTY, "claim": claim.id, "verdict": result.verdict, "why": sentence}
     checked: Mapping[int, Checked] = {id(each.number): each for each in result.checked}
     rows = [_text(number, checked.get(id(number)), claim.mark, explained) for number in claim.numbers]
-    ends = [f"  {command}" for command in commands.get(claim.id, ())] if explained else []
-    source = [f"  read in: {result.paper.source}"] if explained else []
-    return [head, *rows, *({**dict.fromkeys(head, ""), "why": text} for text in (*source, *ends))]
+    lines = commands.get(claim.id, ()) if explained else ()
+    return [head, *rows, *({**_EMPTY, "why": f"  {line}"} for line in lines)]
 
 
 def _text(number: Number, checked: Checked | None, mark: str, explained: bool) -> Row:
@@ -165,7 +173,9 @@ def _text(number: Number, checked: Checked | None, mark: str, explained: bool) -
 
 
 def _ours(checked: Checked) -> str:
-    """A count in full, anything else in the printed unit with a digit more."""
-    number = checked.number
-    exact = number.unit in ("", "M", "G", "Mi") and checked.ours.denominator == 1
-    return str(int(checked.ours)) if exact else shown(checked.ours, number, 1)
+    """A count in full, anything else in the printed unit with a digit more, and three at least."""
+    number, ours = checked.number, checked.ours
+    if number.unit in ("", "M", "G", "Mi") and ours.denominator == 1:
+        return str(int(ours))
+    whole = math.floor(math.log10(abs(ours / number.scale))) if ours else 0
+    return shown(ours, number, max(1, 2 - whole - number.decimals))

@@ -152,6 +152,26 @@ def test_a_file_with_a_mistake_is_refused(
         papers.papers()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("softmax.multiply_adds", "sofmax.multiply_adds", "no cell sofmax (did you mean 'softmax'?)"),
+        ("softmax.multiply_adds", "softmax.multiply_add", "no figure multiply_add (did you mean 'multiply_adds'?)"),
+        ("softmax.multiply_adds", "softmax(k=3).multiply_adds", "unknown parameter 'k'"),
+        ("seq_len: 64", "seq_len: 0", "allowed"),
+        ("operator: softmax", "operator: sofmax", "did you mean 'softmax'?"),
+        ("source: nothing", "source: nothing\nconstants: {a: b}", "constants.a: 'b': no constant b"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(papers, "FOLDER", tmp_path)
+    (tmp_path / "own.yaml").write_text(PAPER.replace(old, new), encoding="utf-8")
+    with pytest.raises(BadInput, match=re.escape(message)):
+        run("own")
+
+
 def test_unknown_names() -> None:
     with pytest.raises(BadInput, match=r"'kanet' \(did you mean 'kanets'\?\)"):
         run("kanet")
