@@ -99,11 +99,14 @@ def _rule_of(finding: Finding) -> str:
 
 
 def _result(comparison: Comparison, rule: str, subject: str, name: str, message: str) -> dict[str, Any]:
-    """What all results have: the subject's place, and a fingerprint by which the same one is known in another log."""
+    """What all results have: the subject's place, and a fingerprint by which the same one is known in another log.
+
+    Code scanning wants a line, and tells alerts of a rule in a file apart by a hash of it: there the fingerprint stands.
+    """
     digest = hashlib.sha256(f"{rule} {subject}".encode(errors="replace")).hexdigest()
     places = list(dict.fromkeys(_places(comparison, subject)))
     logical = [{"name": name, "fullyQualifiedName": subject or name}]
-    physical = [{"physicalLocation": {"artifactLocation": {"uri": uri}}} for uri in places]
+    physical = [{"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}} for uri in places]
     first = {**(physical[0] if physical else {}), "logicalLocations": logical}
     related = {"relatedLocations": physical[1:]} if len(physical) > 1 else {}
     return {
@@ -111,7 +114,7 @@ def _result(comparison: Comparison, rule: str, subject: str, name: str, message:
         "message": {"text": message},
         "locations": [first],
         **related,
-        "partialFingerprints": {"attnbench/v1": digest},
+        "partialFingerprints": {"attnbench/v1": digest, "primaryLocationLineHash": f"{digest[:16]}:1"},
     }
 
 

@@ -356,6 +356,7 @@ def test_a_comparison_is_a_log_of_what_somebody_should_look_at() -> None:
     assert run["results"][0]["properties"]["threshold"] == 0.05
     prints = [each["partialFingerprints"]["attnbench/v1"] for each in run["results"]]
     assert len(set(prints)) == len(prints)
+    assert len({each["partialFingerprints"]["primaryLocationLineHash"] for each in run["results"]}) == len(prints)
     other = replace(first, findings=(finding("slower", regression=True, ratio=1.9),))
     assert log(other)["runs"][0]["results"][0]["partialFingerprints"]["attnbench/v1"] == prints[0]
 
