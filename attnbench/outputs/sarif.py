@@ -101,7 +101,7 @@ def _rule_of(finding: Finding) -> str:
 def _result(comparison: Comparison, rule: str, subject: str, name: str, message: str) -> dict[str, Any]:
     """What all results have: the subject's place, and a fingerprint by which the same one is known in another log.
 
-    Code scanning wants a line, and tells alerts of a rule in a file apart by a hash of it: there the fingerprint stands.
+    Code scanning wants a line, and tells alerts of a rule in a file apart by a hash of it: it is the fingerprint.
     """
     digest = hashlib.sha256(f"{rule} {subject}".encode(errors="replace")).hexdigest()
     places = list(dict.fromkeys(_places(comparison, subject)))
