@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -25,8 +24,11 @@ _BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
 
 _FUNCTIONS: Mapping[str, Callable[..., Fraction | float]] = {"log2": math.log2, "min": min, "max": max}
 
-_POWERS = range(6, 24)
-"""Of two, among which `largest` searches."""
+GUESS = "paper"
+"""The constant near which `largest` begins to search: the printed number."""
+
+_MOST_POWER = 30
+"""Of two, above which `largest` does not search."""
 
 
 def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fraction:
@@ -36,7 +38,7 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
 
     Args:
         text: the expression.
-        constants: by name.
+        constants: by name; `largest` begins to search near GUESS.
         figure: asked for every `name.attribute` and `name(key=value).attribute`.
 
     Raises: ValueError for anything else.
@@ -55,9 +57,8 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
             case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _BINARY:
                 return Fraction(_BINARY[type(kind)](value(left), value(right)))
             case ast.Call(func=ast.Name(id="largest"), args=[ast.Name(id=name), limit, need], keywords=[]):
-                return _largest(
-                    value(limit), lambda size: evaluate(ast.unparse(need), {**constants, name: size}, figure)
-                )
+                body, guess = ast.unparse(need), constants.get(GUESS, Fraction(1))
+                return _largest(value(limit), lambda size: evaluate(body, {**constants, name: size}, figure), guess)
             case ast.Call(func=ast.Name(id=name), args=[_, *_] as operands, keywords=[]) if name in _FUNCTIONS:
                 return Fraction(_FUNCTIONS[name](*map(value, operands)))
             case ast.Attribute(value=ast.Name(id=name), attr=attribute):
@@ -78,10 +79,25 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
         number = value(node)
         return int(number) if number.denominator == 1 else float(number)
 
-    return value(tree)
+    try:
+        return value(tree)
+    except ZeroDivisionError:
+        raise ValueError(f"{quoted(text)}: divides by 0") from None
 
 
-def _largest(limit: Fraction, need: Callable[[Fraction], Fraction]) -> Fraction:
+def _largest(limit: Fraction, need: Callable[[Fraction], Fraction], guess: Fraction) -> Fraction:
     """Of the powers of two the largest that needs no more than the limit; 0 where none does. Needs grow with sizes."""
-    fitting = bisect_right(_POWERS, limit, key=lambda power: need(Fraction(2**power)))
-    return Fraction(2 ** _POWERS[fitting - 1] if fitting else 0)
+
+    def fits(power: int) -> bool:
+        return need(Fraction(2**power)) <= limit
+
+    power = min(max(int(guess), 1).bit_length() - 1, _MOST_POWER)
+    if fits(power):
+        while power < _MOST_POWER and fits(power + 1):
+            power += 1
+        return Fraction(2**power)
+    while power > 0:
+        power -= 1
+        if fits(power):
+            return Fraction(2**power)
+    return Fraction(0)

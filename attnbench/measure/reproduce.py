@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.claims import CHECKED, Checked, Claim, Number, Paper, Result, verdict_of, verdict_of_claim
-from attnbench.analysis.expressions import evaluate
+from attnbench.analysis.expressions import GUESS, evaluate
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.measure.worker.forecast import footprint
@@ -89,12 +89,16 @@ def _results(paper: Paper) -> list[Result]:
     results = []
     for claim in paper.claims:
         asked.clear()
-        checked = _checked_numbers(paper, claim, lambda text: evaluate(text, constants, figure))
+        checked = _checked_numbers(paper, claim, lambda text, names: evaluate(text, {**constants, **names}, figure))
         results.append(Result(paper, claim, checked, verdict_of_claim(claim, checked), tuple(asked.values())))
     return results
 
 
-def _checked_numbers(paper: Paper, claim: Claim, value: Callable[[str], Fraction]) -> list[Checked]:
+Value = Callable[[str, Mapping[str, Fraction]], Fraction]
+"""(expression, constants beside those of the paper) → its value."""
+
+
+def _checked_numbers(paper: Paper, claim: Claim, value: Value) -> list[Checked]:
     checked = []
     for number in claim.numbers if claim.kind in CHECKED else ():
         try:
@@ -104,10 +108,10 @@ def _checked_numbers(paper: Paper, claim: Claim, value: Callable[[str], Fraction
     return checked
 
 
-def _checked(claim: Claim, number: Number, value: Callable[[str], Fraction]) -> Checked:
-    ours = value(number.ours)
-    terms = {name: value(text) for name, text in number.terms.items()}
-    map_bytes = value(number.map_bytes) if number.map_bytes else None
+def _checked(claim: Claim, number: Number, value: Value) -> Checked:
+    ours = value(number.ours, {GUESS: number.value})
+    terms = {name: value(text, {}) for name, text in number.terms.items()}
+    map_bytes = value(number.map_bytes, {}) if number.map_bytes else None
     return Checked(number, ours, terms, map_bytes, verdict_of(claim.kind, ours, number))
 
 

@@ -104,8 +104,12 @@ def _plain(value: Fraction) -> int | float:
 
 
 def why_of_claim(result: Result) -> str:
-    """The claim's reason, and that a measured one is not measured yet."""
-    return f"Not measured yet. {result.claim.why}" if result.claim.kind == "measured" else result.claim.why
+    """The claim's reason; that a measured one is not measured yet; how many of its numbers are reproduced."""
+    if result.claim.kind == "measured":
+        return f"Not measured yet. {result.claim.why}"
+    reproduced = sum(each.verdict == "reproduced" for each in result.checked)
+    part = f"{reproduced} of {count(len(result.checked), 'number')} reproduced." if result.verdict == "differs" else ""
+    return " ".join(filter(None, (part if reproduced else "", result.claim.why)))
 
 
 def why(checked: Checked) -> str:

@@ -199,6 +199,7 @@ def test_rows_hold_every_number(results: list[Result]) -> None:
     assert {row["verdict"] for row in rows} == {"reproduced", "differs", "not decided", "not testable here"}
     assert len({row["id"] for row in rows}) == len(results)  # unique among papers
     table = run()
+    assert "6 of 8 numbers reproduced." in table
     assert max(len(line) for line in table.splitlines()) <= 80
     assert "| claim" in run("lecture", "--format", "markdown")
     assert run("lecture", "--format", "csv").startswith("paper,url,id,")
@@ -212,9 +213,13 @@ def test_expressions() -> None:
     assert evaluate("1 - c * cell(n=2).size / cell.size ** 2", constants, figure) == -5
     assert evaluate("log2(8) / 2", constants, figure) == Fraction(3, 2)
     assert evaluate("max(c, 4) - min(c, 2)", constants, figure) == 2
-    assert evaluate("largest(L, 2 ** 9 - 1, cell(n=L).size)", constants, figure) == 2**8
-    assert evaluate("largest(L, 2 ** 9, cell(n=L).size)", constants, figure) == 2**9
-    assert evaluate("largest(L, 1, cell(n=L).size)", constants, figure) == 0
+    for guess in (0, 1, 2**8, 2**9, 700, 2**40):
+        near = {"paper": Fraction(guess)}
+        assert evaluate("largest(L, 2 ** 9 - 1, cell(n=L).size)", near, figure) == 2**8
+        assert evaluate("largest(L, 2 ** 9, cell(n=L).size)", near, figure) == 2**9
+        assert evaluate("largest(L, 1 / 2, cell(n=L).size)", near, figure) == 0
+    with pytest.raises(ValueError, match="divides by 0"):
+        evaluate("1 / (c - 3)", constants, figure)
     for text in ("d", "log2()", "__import__('os')", "c +", "c if c else c", "cell", "cell()", "[c]"):
         with pytest.raises(ValueError, match=r"no constant|allowed"):
             evaluate(text, constants, figure)
