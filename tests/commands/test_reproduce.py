@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +18,13 @@ from attnbench.analysis.claims import CHECKED, Checked, Kind, Number, Result, is
 from attnbench.analysis.expressions import evaluate
 from attnbench.errors import BadInput
 from attnbench.measure import papers
+from attnbench.measure import reproduce as measured
 from attnbench.measure.reproduce import commands, reproduce
+from attnbench.measure.worker.fake_memory import Footprint
+from attnbench.measure.worker.forecast import footprint
+from attnbench.operator import Cost, Form
 from attnbench.outputs import _paper_listing as view
+from attnbench.problem import Cell, Mode, Params, Problem
 
 
 def run(*words: str, exit_code: int = 0) -> str:
@@ -110,6 +115,43 @@ def test_only_a_number_that_was_read_fails(results: list[Result]) -> None:
     assert view.lost([spoilt])[0] == "No longer reproduced: S1 V(KQ), softmax (lecture)."
     recalled = replace(spoilt, claim=replace(spoilt.claim, mark="recalled"))
     assert recalled.lost == []
+
+
+@pytest.mark.parametrize(
+    ("name", "heavier", "lost"),
+    [
+        ("hamburger", lambda need, n: 2 * need, "H7 Ham NMF"),  # memory
+        ("longformer", lambda need, n: need * n, "O4 1K to 4K"),  # growth
+    ],
+)
+def test_an_operator_that_needs_more_memory_is_seen(
+    name: str, heavier: Callable[[int, int], int], lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(name)
+
+    def spoilt(form: Form, problem: Problem, *given: Any, **named: Any) -> Footprint | None:
+        need = footprint(form, problem, *given, **named)
+        return need and replace(need, peak_bytes=heavier(need.peak_bytes, problem.seq_len))
+
+    monkeypatch.setattr(measured, "footprint", spoilt)
+    assert f"No longer reproduced: {lost} ({name})." in run(name, exit_code=1)
+
+
+def test_an_operator_that_multiplies_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    unspoilt = measured.quantities
+
+    def spoilt(cell: Cell) -> measured.Quantities:
+        right = unspoilt(cell)
+        cost = right.form.cost
+
+        def more(problem: Problem, params: Params, mode: Mode) -> Cost:
+            counted = cost(problem, params, mode)
+            return replace(counted, flops=counted.flops + 2)
+
+        return replace(right, form=replace(right.form, cost=more))
+
+    monkeypatch.setattr(measured, "quantities", spoilt)
+    assert "No longer reproduced: S1 (VK)Q, efficient (lecture)." in run("lecture", exit_code=1)
 
 
 PAPER = """
