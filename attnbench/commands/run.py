@@ -49,7 +49,8 @@ def command(
     out is said on one screen; --all prints every table.
 
     Exit code: 0 only ok and skipped; 1 any wrong, crashed, error, timeout or oom; 2 bad usage; 3 nothing measured;
-    130 interrupted. The last line of stdout is the run folder.
+    130 interrupted. The last line of stdout is the run folder; of stderr where the format is one document for another
+    tool.
 
     Example: attnbench run quick --device cpu
     """
