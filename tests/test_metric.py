@@ -20,6 +20,7 @@ SUBJECTS = {
     "attnbench.measure.device.cpu": "takes the columns of the peak memory",
     "attnbench.measure.device.cuda": "takes the columns of the peak memory",
     "attnbench.analysis.choice": "the error of an estimate of softmax attention, which a choice shows",
+    "attnbench.measure.reproduce": "takes those estimates beside a paper's claims",
     "attnbench.outputs._listings": "shows those estimates",
     "attnbench.outputs._choice": "shows a choice, with those estimates",
     "attnbench.commands.estimate": "shows those estimates",
