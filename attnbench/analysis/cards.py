@@ -111,17 +111,22 @@ def hardware(environment: Mapping[str, Any]) -> str:
     return str(environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "")
 
 
+def memory_bytes(environment: Mapping[str, Any]) -> int | None:
+    """Of the GPU that a run was measured on, or of the machine; None: not known."""
+    gpu = environment.get("gpu")
+    memory = gpu.get("memory_bytes") if isinstance(gpu, dict) else environment.get("memory_bytes")
+    return memory if isinstance(memory, int) and memory > 0 else None
+
+
 def rates_of(environment: Mapping[str, Any]) -> Rates | None:
     """What a run measured of its hardware; None where it measured none."""
     stored = environment.get("rates")
     if not isinstance(stored, dict) or not stored.get("copy_bytes_per_s"):
         return None
-    gpu = environment.get("gpu")
-    memory = gpu.get("memory_bytes") if isinstance(gpu, dict) else environment.get("memory_bytes")
     return Rates(
         hardware(environment),
         "measured in the run",
         {name: rate for name, rate in stored.get("matmul_flops_per_s", {}).items() if rate},
         float(stored["copy_bytes_per_s"]),
-        memory if isinstance(memory, int) and memory > 0 else None,
+        memory_bytes(environment),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnbench.api import frames
 from attnbench.api.problems import Sizes, problem_request
 
 if TYPE_CHECKING:
@@ -38,14 +39,10 @@ def estimate(
         figures are missing, with the `reason`, outside an operator's definition.
     Raises: BadInput with all mistakes. It calls an argument as the verb calls the option.
     """
-    import pandas as pd
-
     from attnbench.measure.estimates import estimate as estimated
     from attnbench.plan.problem_request import cells
-    from attnbench.problem import canonical_params
 
     request = problem_request(
         operators, sizes, dtype, causal=causal, mode=mode, scope=scope, params=params, operators_from=operators_from
     )
-    rows = [estimated(*each) for each in cells(request)]
-    return pd.DataFrame([{**row, "params": canonical_params(row["params"])} for row in rows]).convert_dtypes()
+    return frames.of_cells(estimated(*each) for each in cells(request))

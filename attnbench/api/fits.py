@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from attnbench.api import frames
 from attnbench.api.problems import Sizes, problem_request
 
 if TYPE_CHECKING:
@@ -41,15 +42,11 @@ def fit(
     Returns: a row for each operator and impl, with the columns of `attnbench fit --format csv`, in base units.
     Raises: BadInput with what is wrong. It calls an argument as the verb calls the option.
     """
-    import pandas as pd
-
     from attnbench.measure.fit import budget, fits
     from attnbench.plan.fit_request import fit_request
-    from attnbench.problem import canonical_params
 
     held = budget(memory, device)
     problem = problem_request(
         operators, sizes, dtype, causal=causal, mode=mode, scope=scope, params=params, operators_from=operators_from
     )
-    rows = fits(fit_request(problem, str(layers), image), held.left_bytes)
-    return pd.DataFrame([{**row, "params": canonical_params(row["params"])} for row in rows]).convert_dtypes()
+    return frames.of_cells(fits(fit_request(problem, str(layers), image), held.left_bytes))

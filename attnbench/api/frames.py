@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +21,15 @@ def names(one_or_several: str | Iterable[str]) -> tuple[str, ...]:
     """Names as a tuple; one alone, or several with commas, may be a text."""
     several = one_or_several.split(",") if isinstance(one_or_several, str) else one_or_several
     return tuple(name.strip() for name in several)
+
+
+def of_cells(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of cells, their params as one text."""
+    import pandas as pd
+
+    from attnbench.problem import canonical_params
+
+    return pd.DataFrame([{**row, "params": canonical_params(row["params"])} for row in rows]).convert_dtypes()
 
 
 def crossovers(summary: Summary) -> pd.DataFrame:

@@ -251,15 +251,8 @@ def _identity(cell: Cell) -> tuple[str, str]:
 
 
 def _of_run(run: Run) -> _Hardware:
-    environment = run.environment
-    rates = cards.rates_of(environment)
-    gpu = environment.get("gpu")
-    memory = gpu.get("memory_bytes") if isinstance(gpu, dict) else environment.get("memory_bytes")
-    return _Hardware(
-        cards.hardware(environment) or "the run's machine",
-        memory if isinstance(memory, int) and memory > 0 else None,
-        rates,
-    )
+    name = cards.hardware(run.environment) or "the run's machine"
+    return _Hardware(name, cards.memory_bytes(run.environment), cards.rates_of(run.environment))
 
 
 def _of_device(name: str, dtype: Any) -> _Hardware:

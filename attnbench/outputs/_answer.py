@@ -123,13 +123,18 @@ class View:
 
 
 def view(summary: Summary, most_rows: int = MOST_ROWS, *, whole: bool = False) -> View | None:
+    """`view_of` its answer."""
+    return view_of(answer(summary), summary, most_rows, whole=whole)
+
+
+def view_of(found: Answer, summary: Summary, most_rows: int, *, whole: bool = False) -> View | None:
     """What is printed of a run; None where nothing was measured by which operators can be compared.
 
     Args:
+        found: the run's answer.
         most_rows: of a table, unless operators were chosen.
         whole: whether every verdict and table is.
     """
-    found = answer(summary)
     if found.metric is None or not found.tables:
         return None
     common = _common([verdict.fixed for verdict in found.verdicts])

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from textwrap import wrap
 
+from attnbench.analysis.answer import answer
 from attnbench.analysis.summary import Summary
-from attnbench.outputs._answer import FEWEST_ROWS, MOST_ROWS, Column, ShortTable, View, legend, view
+from attnbench.outputs._answer import FEWEST_ROWS, MOST_ROWS, Column, ShortTable, View, legend, view_of
 from attnbench.outputs._columns import lines as in_columns
 
 LINES = 24
@@ -30,13 +31,13 @@ class ScreenLine:
 def screen(summary: Summary, width: int) -> list[ScreenLine] | None:
     """The answer, with as many rows in its tables as fit one screen, where that is MOST_ROWS to FEWEST_ROWS; else with
     MOST_ROWS. None where nothing was measured by which operators can be compared."""
-    longest = None
+    found, longest = answer(summary), None
     for rows in range(MOST_ROWS, FEWEST_ROWS - 1, -1):
-        answer = view(summary, rows)
-        if answer is None:
+        shown = view_of(found, summary, rows)
+        if shown is None:
             return None
         for apart in (True, False):
-            lines = list(_lines(answer, width, apart))
+            lines = list(_lines(shown, width, apart))
             if len(lines) <= LINES:
                 return lines
             longest = longest or lines
