@@ -88,9 +88,9 @@ def find_card(name: str) -> Rates | None:
 
 def card(name: str, others: tuple[str, ...] = ()) -> Rates:
     """A card by its name. Raises BadInput where there is none; others: what an option takes beside cards."""
-    found = find_card(name)
-    if found is not None:
-        return found
+    named = find_card(name)
+    if named is not None:
+        return named
     allowed = [*CARDS, *others]
     near = suggestion(name, allowed) or suggestion(name.upper(), allowed)
     raise BadInput(

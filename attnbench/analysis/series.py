@@ -17,7 +17,7 @@ import pandas as pd
 from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.errors import BadInput
-from attnbench.problem import CELL_COLUMNS, LATER, Problem, problem_of
+from attnbench.problem import CELL_COLUMNS, LATER, Problem, operator_with_impl, problem_of
 from attnbench.store.records import Cause
 from attnbench.units import suggestion
 
@@ -365,9 +365,7 @@ def series_names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str]
         values, others = json.loads(params), by_operator[operator]
         differing = [name for name in values if any(other.get(name) != values[name] for other in others)]
         text = ",".join(f"{name}={params_text(values[name])}" for name in differing)
-        names[operator, impl, params] = (
-            f"{operator}{' ' + text if text else ''}{'' if impl == 'reference' else ':' + impl}"
-        )
+        names[operator, impl, params] = operator_with_impl(f"{operator} {text}" if text else operator, impl)
     return names
 
 

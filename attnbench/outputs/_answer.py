@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from attnbench.analysis.answer import Answer, Modes, Passing, Row, Standing, Start, Verdict, answer
+from attnbench.analysis.answer import Answer, Modes, Passing, Row, Standing, Start, Verdict
+from attnbench.analysis.answer import answer as answer_of
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.summary import Summary
 from attnbench.axes import AXES
@@ -124,29 +125,29 @@ class View:
 
 def view(summary: Summary, most_rows: int = MOST_ROWS, *, whole: bool = False) -> View | None:
     """`view_of` its answer."""
-    return view_of(answer(summary), summary, most_rows, whole=whole)
+    return view_of(answer_of(summary), summary, most_rows, whole=whole)
 
 
-def view_of(found: Answer, summary: Summary, most_rows: int, *, whole: bool = False) -> View | None:
+def view_of(answer: Answer, summary: Summary, most_rows: int, *, whole: bool = False) -> View | None:
     """What is printed of a run; None where nothing was measured by which operators can be compared.
 
     Args:
-        found: the run's answer.
+        answer: the run's answer.
         most_rows: of a table, unless operators were chosen.
         whole: whether every verdict and table is.
     """
-    if found.metric is None or not found.tables:
+    if answer.metric is None or not answer.tables:
         return None
-    common = _common([verdict.fixed for verdict in found.verdicts])
-    groups = _groups(found)
+    common = _common([verdict.fixed for verdict in answer.verdicts])
+    groups = _groups(answer)
     shown = groups if whole else _first(groups, MOST_VERDICTS, lambda group: group.verdicts[0].axis)
-    tables = list(found.tables) if whole else _first(found.tables, MOST_TABLES, lambda table: table.axis)
+    tables = list(answer.tables) if whole else _first(answer.tables, MOST_TABLES, lambda table: table.axis)
     panels = sum(len(group.verdicts) for group in groups if group not in shown)
     return View(
-        heading=_heading(summary, found, common),
+        heading=_heading(summary, answer, common),
         sentences=tuple(_sentence(group, common) for group in shown),
-        tables=tuple(_table(table, found, common, _rows(table, most_rows)) for table in tables),
-        left_out=_left_out(summary, found, panels, tables, most_rows),
+        tables=tuple(_table(table, answer, common, _rows(table, most_rows)) for table in tables),
+        left_out=_left_out(summary, answer, panels, tables, most_rows),
         notes=(*_unknown(tables), *untried_exact(summary)),
     )
 
@@ -179,14 +180,14 @@ UNSAID = ("device",)
 """Facts that a heading says otherwise."""
 
 
-def _heading(summary: Summary, found: Answer, common: Mapping[str, str]) -> str:
+def _heading(summary: Summary, answer: Answer, common: Mapping[str, str]) -> str:
     """`On this CPU (AMD EPYC, 1 thread), by wall time: scope core, float32, batch 1`."""
     device = common.get("device", "")
     kind = _kind(device, summary.environment)
     name = machine(summary.environment)
     mode = f", {MODES.get(common['mode'], common['mode'])}" if "mode" in common else ""
     facts = [text for fact, text in common.items() if fact not in (*UNSAID, "mode") and text != "scope core"]
-    by = "" if found.metric == "wall time" else f", by {found.metric}"
+    by = "" if answer.metric == "wall time" else f", by {answer.metric}"
     return f"On this {kind}{f' ({name})' if name else ''}{mode}{by}: {', '.join(facts)}"
 
 
@@ -233,10 +234,10 @@ def _differing(facts: Mapping[str, str], others: Mapping[str, str]) -> set[str]:
     return {name for name in (*facts, *others) if facts.get(name) != others.get(name)}
 
 
-def _groups(found: Answer) -> list[_Group]:
+def _groups(answer: Answer) -> list[_Group]:
     groups: list[_Group] = []
-    for verdict in found.verdicts:
-        text = said(verdict, found)
+    for verdict in answer.verdicts:
+        text = said(verdict, answer)
         for i, group in enumerate(groups):
             if group.text == text and (joined := group.joined(verdict)):
                 groups[i] = joined
@@ -272,7 +273,7 @@ def named_with(axis: str, facts: Iterable[str]) -> str:
     return f"{axis} ({text})" if text else axis
 
 
-def said(verdict: Verdict, found: Answer) -> str:
+def said(verdict: Verdict, answer: Answer) -> str:
     """A verdict in words, without the panel that it is about."""
     if verdict.sizes is None:
         return f"nothing was measured{f': {verdict.reason}' if verdict.reason else ''}".rstrip(".")
@@ -280,8 +281,8 @@ def said(verdict: Verdict, found: Answer) -> str:
     both = (verdict.against_baseline, verdict.against_exact)
     if both == (None, None):
         size = _amount(verdict.axis, verdict.sizes[1])
-        return f"nothing to compare; the least {found.metric} at {size}: {verdict.least}"
-    clauses = _clauses(both, (subject(found.baseline), _BEST_EXACT), verdict.axis, sizes)
+        return f"nothing to compare; the least {answer.metric} at {size}: {verdict.least}"
+    clauses = _clauses(both, (subject(answer.baseline), _BEST_EXACT), verdict.axis, sizes)
     return f"{clauses}{_alike(verdict)}"
 
 
@@ -392,26 +393,26 @@ def _alike(verdict: Verdict) -> str:
     return f"; weighing all pairs: {text}"
 
 
-def _table(table: Modes, found: Answer, common: Mapping[str, str], rows: Sequence[Row]) -> ShortTable:
-    is_only = sum(each.axis == table.axis for each in found.tables) == 1
+def _table(table: Modes, answer: Answer, common: Mapping[str, str], rows: Sequence[Row]) -> ShortTable:
+    is_only = sum(each.axis == table.axis for each in answer.tables) == 1
     own = [text for name, text in table.fixed.items() if name not in common and name not in UNSAID]
     name = named_with(table.axis, () if is_only else own)
     names = tuple(row.name for row in rows)
     lacks = tuple(_lacks(row) for row in rows), tuple(_lack_letters(row) for row in rows)
     return ShortTable(
         names=Column(name, name, "name", names, names),
-        groups={MODES.get(mode, mode): tuple(_columns(table, found, mode, rows)) for mode in table.largest},
+        groups={MODES.get(mode, mode): tuple(_columns(table, answer, mode, rows)) for mode in table.largest},
         lacks=Column("note", "note", "lacks", *lacks) if any(lacks[0]) else None,
     )
 
 
-def _columns(table: Modes, found: Answer, mode: str, rows: Sequence[Row]) -> Iterator[Column]:
+def _columns(table: Modes, answer: Answer, mode: str, rows: Sequence[Row]) -> Iterator[Column]:
     """Those of one mode that hold anything."""
     size, of = table.largest[mode], [row.standings.get(mode) for row in rows]
-    eager = "eager" if found.baseline == BASELINE else found.baseline
+    eager = "eager" if answer.baseline == BASELINE else answer.baseline
     places = [
-        (eager, found.baseline, subject(found.baseline), [(x.against_baseline, x.start) if x else None for x in of]),
-        (EXACT, found.best_exact, found.best_exact, [(x.against_exact, x.exact_start) if x else None for x in of]),
+        (eager, answer.baseline, subject(answer.baseline), [(x.against_baseline, x.start) if x else None for x in of]),
+        (EXACT, answer.best_exact, answer.best_exact, [(x.against_exact, x.exact_start) if x else None for x in of]),
     ]
     for heading, other, name, known in places:
         pairs = [each or (None, None) for each in known]
@@ -427,7 +428,7 @@ def _columns(table: Modes, found: Answer, mode: str, rows: Sequence[Row]) -> Ite
     figures = tuple(_figure(each, table.unit) for each in of)
     relative = any(each and each.ratio is not None for each in of)
     orders = tuple((each.ratio or 1.0 if relative else each.value) if each and each.value else None for each in of)
-    yield Column(size, f"{'ratio' if relative else found.metric} at {size}", "figure", figures, figures, orders)
+    yield Column(size, f"{'ratio' if relative else answer.metric} at {size}", "figure", figures, figures, orders)
     memories = [each.memory_bytes if each else None for each in of]
     if table.unit != "bytes" and any(each is not None for each in memories):
         texts = tuple(shown(each, "bytes") for each in memories), tuple(brief(each, "bytes") for each in memories)
@@ -497,10 +498,10 @@ def legend(tables: Iterable[ShortTable]) -> list[str]:
     return [*marks, *letters, *(["e: error as an estimate of softmax"] if "e" in codes else [])]
 
 
-def _left_out(summary: Summary, found: Answer, panels: int, tables: Sequence[Modes], most_rows: int) -> str:
+def _left_out(summary: Summary, answer: Answer, panels: int, tables: Sequence[Modes], most_rows: int) -> str:
     """`+5 more rows, +2 more verdicts, cells without a figure: 28 skipped, 1 wrong: --all`."""
     rows = sum(table.hidden + len(table.rows) - len(_rows(table, most_rows)) for table in tables if not table.chosen)
-    others = len(found.tables) - len(tables)
+    others = len(answer.tables) - len(tables)
     failures = sum((Counter(table.failures) for table in tables), Counter())
     statuses = [f"{number} {status}" for status, number in failures.items()]
     unmeasured = [f"{table.axis} {', '.join(table.unmeasured)}" for table in tables if table.unmeasured]

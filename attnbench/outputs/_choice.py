@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from attnbench.analysis.cards import MEASURED
 from attnbench.analysis.series import params_text
 from attnbench.outputs._rows import Listing, Row
-from attnbench.problem import MODES_SHORT, canonical_params, columns_of
+from attnbench.problem import MODES_SHORT, canonical_params, columns_of, operator_with_impl
 from attnbench.properties import FORMS
 from attnbench.units import percent, shown
 
@@ -72,10 +72,12 @@ def names_of(choice: Choice) -> Names:
     names = {}
     for cell in cells:
         beside = [choice.defaults.get(cell.operator, cell.params), *(c.params for c in by_operator[cell.operator])]
-        told = [key for key, value in cell.params.items() if any(other.get(key, value) != value for other in beside)]
-        params = ",".join(f"{key}={params_text(cell.params[key])}" for key in told)
-        impl = "" if cell.impl == "reference" else f":{cell.impl}"
-        names[_key(cell)] = Name(cell.operator + impl, params, f"{cell.operator}{' ' * bool(params)}{params}{impl}")
+        differing = [
+            key for key, value in cell.params.items() if any(other.get(key, value) != value for other in beside)
+        ]
+        params = ",".join(f"{key}={params_text(cell.params[key])}" for key in differing)
+        full = operator_with_impl(f"{cell.operator} {params}" if params else cell.operator, cell.impl)
+        names[_key(cell)] = Name(operator_with_impl(cell.operator, cell.impl), params, full)
     return names
 
 
