@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
 
+from attnbench.analysis.paper_figures import Figure
 from attnbench.problem import Cell
 
 Kind = Literal["analytic", "memory", "growth", "measured", "elsewhere"]
@@ -132,6 +133,7 @@ class Paper:
         constants: by name, expressions of those before.
         cells: by name, what operators are asked at: `measure/papers.py`.
         claims: in the order of the file.
+        figures: what is drawn of it.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Paper:
     constants: Mapping[str, str]
     cells: Mapping[str, Mapping[str, object]]
     claims: Sequence[Claim]
+    figures: Sequence[Figure] = ()
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from attnbench.analysis.claims import CHECKED, KINDS, MARKS, UNITS, VERDICTS, Claim, Number, Paper
+from attnbench.analysis.paper_figures import UNITS as FIGURE_UNITS
+from attnbench.analysis.paper_figures import Curve, Figure
 from attnbench.errors import BadInput
-from attnbench.plan.mistakes import Notes, Section
-from attnbench.units import choice, flag, quoted, separated, suggestion
+from attnbench.plan.mistakes import Notes, Section, several
+from attnbench.units import choice, flag, quoted, separated, suggestion, whole_size
 from attnbench.yaml_file import parse, read_text
 
 T = TypeVar("T")
+
+_SIZE = whole_size(1, 2**30)
 
 FOLDER = Path(__file__).parent.parent / "papers"
 
@@ -49,6 +53,11 @@ def read(path: Path) -> Paper:
         claims=tuple(
             _claim(value, f"claims[{index}]", notes)
             for index, value in enumerate(section.take("claims", _list, []))
+        ),
+        figures=tuple(
+            each
+            for index, value in enumerate(section.take("figures", _list, []))
+            if (each := _figure(value, f"figures[{index}]", notes))
         ),
     )  # fmt: skip
     section.close()
@@ -96,6 +105,34 @@ def _number(value: Any, path: str, notes: Notes) -> Number | None:
     return Number(**{name: each for name, each in given.items() if each is not None}) if section.ok else None
 
 
+def _figure(value: Any, path: str, notes: Notes) -> Figure | None:
+    section = Section(value, path, notes)
+    readers: dict[str, Callable[[Any], Any]] = {"unit": choice(FIGURE_UNITS), "sizes": several(_SIZE)}
+    for name in _required(Figure):
+        section.require(name, "…")
+    given: dict[str, Any] = {
+        f.name: section.take(f.name, readers.get(f.name, _text), "") for f in fields(Figure) if f.name != "curves"
+    }
+    curves = [
+        _curve(each, f"{path}.curves[{index}]", notes) for index, each in enumerate(section.take("curves", _list, []))
+    ]
+    section.close()
+    return Figure(**given, curves=tuple(each for each in curves if each)) if section.ok else None
+
+
+def _curve(value: Any, path: str, notes: Notes) -> Curve | None:
+    section = Section(value, path, notes)
+    for name in _required(Curve):
+        section.require(name, "…")
+    curve = Curve(
+        **{name: section.take(name, _text, "") for name in _required(Curve)},
+        paper=section.take("paper", _places, {}),
+        longest=section.take("longest", several(_text), ()),
+    )
+    section.close()
+    return curve if section.ok else None
+
+
 def _required(kind: type[Any]) -> list[str]:
     return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
 
@@ -127,6 +164,10 @@ def _texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError(f"{quoted(value)}; allowed: a mapping of texts")
     return {name: _text(each) for name, each in value.items()}
+
+
+def _places(value: Any) -> dict[int, str]:
+    return {_SIZE(int(size) if size.isdigit() else size): text for size, text in _texts(value).items()}
 
 
 def _mappings(value: Any) -> dict[str, Mapping[str, Any]]:

@@ -70,14 +70,33 @@ def reproduce(chosen: Iterable[Paper]) -> list[Result]:
 
 
 def _results(paper: Paper) -> list[Result]:
-    known: dict[str, Quantities] = {}
     asked: dict[str, Cell] = {}
+    value = expressions(paper, asked)
+    results = []
+    for claim in paper.claims:
+        asked.clear()
+        checked = _checked_numbers(paper, claim, value)
+        results.append(Result(paper, claim, checked, verdict_of_claim(claim, checked), tuple(asked.values())))
+    return results
+
+
+def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
+    """What evaluates expressions over the constants and cells of a paper; each figure is made once.
+
+    Args:
+        paper: whose file has them.
+        asked: where the cells are put whose figures are asked for.
+
+    Raises: BadInput where a constant cannot be evaluated.
+    """
+    known: dict[str, Quantities] = {}
 
     def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
         key = repr((name, overrides))
         if key not in known:
             known[key] = quantities(cell_of(paper, name, overrides))
-        asked[key] = known[key].cell
+        if asked is not None:
+            asked[key] = known[key].cell
         return known[key][attribute]
 
     constants: dict[str, Fraction] = {}
@@ -86,12 +105,7 @@ def _results(paper: Paper) -> list[Result]:
             constants[name] = evaluate(text, constants, figure)
         except ValueError as error:
             raise BadInput(f"papers/{paper.name}.yaml, constants.{name}: {error}. Correct it there.") from None
-    results = []
-    for claim in paper.claims:
-        asked.clear()
-        checked = _checked_numbers(paper, claim, lambda text, names: evaluate(text, {**constants, **names}, figure))
-        results.append(Result(paper, claim, checked, verdict_of_claim(claim, checked), tuple(asked.values())))
-    return results
+    return lambda text, names: evaluate(text, {**constants, **names}, figure)
 
 
 Value = Callable[[str, Mapping[str, Fraction]], Fraction]

@@ -1,0 +1,87 @@
+"""Figures of papers: our curves are what claims are checked by, and printed numbers stand where the paper has them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attnbench.errors import BadInput
+from attnbench.measure import papers
+from attnbench.measure.paper_figures import drawn_figures, printed
+from attnbench.measure.reproduce import reproduce
+
+
+def test_every_number_that_a_figure_names_is_one_of_its_paper() -> None:
+    shown = {
+        f"{each.claim} {each.name}"
+        for paper in papers.papers()
+        for figure in paper.figures
+        for curve in figure.curves
+        for each in printed(paper, curve, 1.0)
+    }
+    assert {"K1 qkv", "H2 Ham NMF", "L1 self-attention", "P1 Performer", "N1 n 65536", "A2 Reformer"} <= shown
+
+
+def test_a_curve_passes_through_what_its_claim_is_checked_by() -> None:
+    [paper] = papers.papers(["kanets"])
+    ours = {f"{r.claim.id} {each.number.name}": each for r in reproduce([paper]) for each in r.checked}
+    held = 0
+    for figure in drawn_figures([paper])["kanets"]:
+        for curve in figure.curves:
+            values = {point.size: point.value for point in curve.points}
+            assert list(values) == [14, 20, 28, 40, 56, 80, 112]
+            for each in curve.printed:
+                checked = ours[f"{each.claim} {each.name}"]
+                assert values[int(each.size)] == pytest.approx(float(checked.ours), rel=1e-12)
+                assert each.value == float(checked.number.value)
+                assert each.mark == "recalled"
+                held += 1
+            assert values[14] < values[28]
+    assert held == 15
+
+
+PAPER = """
+title: a paper
+url: https://example.org
+source: nothing
+cells: {softmax: {operator: softmax, seq_len: 64, channels: 8, heads: 1}}
+claims:
+  - {id: Z1, claim: c, place: p, kind: analytic, mark: read, numbers: [{name: N, paper: "32", ours: softmax.seq_len}]}
+figures:
+  - title: a figure
+    place: p
+    over: N
+    unit: flop
+    sizes: [32, 1K]
+    limit: 2 ** 20
+    curves: [{name: s, operator: softmax, ours: softmax(seq_len=x).multiply_adds, paper: {1K: Z1 N}, longest: [Z1 N]}]
+"""
+
+
+def test_a_longest_size_stands_at_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(PAPER, encoding="utf-8")
+    [figure] = drawn_figures([papers.read(tmp_path / "own.yaml")])["own"]
+    [curve] = figure.curves
+    assert [(point.size, point.value) for point in curve.points] == [(n, 2 * n * n * 8) for n in (32, 1024)]
+    assert [(each.size, each.value, each.digits) for each in curve.printed] == [(1024, 32, "32"), (32, 2**20, "32")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("1K: Z1 N", "1K: Z1 M", "no number 'Z1 M' (did you mean 'Z1 N'?)"),
+        ("    limit: 2 ** 20\n", "", "the figure has no limit"),
+        ("seq_len=x", "seq_len=y", "no constant y"),
+        ("unit: flop", "unit: flops", "did you mean 'flop'?"),
+        ("1K: Z1 N", "few: Z1 N", "'few'; allowed: a whole number"),
+        ("sizes: [32, 1K]", "sizes: [0]", "0; allowed: a whole number"),
+        ("    over: N\n", "", "figures[0].over: missing"),
+        ("name: s,", "nam: s,", "figures[0].curves[0].nam: unknown key"),
+    ],
+)
+def test_a_figure_with_a_mistake_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(PAPER.replace(old, new), encoding="utf-8")
+    with pytest.raises(BadInput, match=re.escape(message)):
+        drawn_figures([papers.read(tmp_path / "own.yaml")])
