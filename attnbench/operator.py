@@ -133,6 +133,8 @@ class Impl:
         grouped: whether it takes kv_heads < heads.
         continues: whether it takes query_len < seq_len.
         why_not_backward: as why_not, of its gradients; asked in `fwd_bwd` beside that.
+        outermost: of a call that must not be within another, (around) → this impl of what `around` makes of the impl
+            that it runs; None: `around` is applied to this one.
     """
 
     load: Callable[[], Call]
@@ -143,6 +145,7 @@ class Impl:
     grouped: bool = False
     continues: bool = False
     why_not_backward: Callable[[Problem, Params, str], str | None] = lambda problem, params, device: None
+    outermost: Callable[[Callable[[Impl], Impl]], Impl] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ class Operator:
     """A mathematical map, as one file of `attnbench/operators/<family>/` defines it under the name OPERATOR.
 
     Attributes:
-        forms: by scope.
+        forms: by scope. `block` is made of `layer` (`block.py`), and given where the layer holds its MLP already.
         complexity: (params) → Complexity.
         params: by name.
         domains: what it is defined on; a sequence operator that lists "image" gets the flattened map.
@@ -213,7 +216,7 @@ class Operator:
         pairs: (params, causal) → on which tokens an output depends.
         dtypes: the working dtypes that make sense.
         why_not: (problem, params, scope) → the reason why a problem is outside the definition, or None; it does not
-            repeat what domains, causal, full and dtypes exclude.
+            repeat what domains, causal, full and dtypes exclude. Of scope block it is asked for that of the layer, too.
         tolerance: an exception to the check's bound: (factor on the derived bound, reason).
         notes: one line for `attnbench list operators`.
         no_kernel: the reason it has no impl `cuda`; empty where it has one, or none has been considered.

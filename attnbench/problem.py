@@ -12,7 +12,7 @@ from attnbench.terminal import escaped
 from attnbench.units import quoted
 
 Mode = Literal["fwd", "fwd_bwd"]
-Scope = Literal["core", "layer"]
+Scope = Literal["core", "layer", "block"]
 Domain = Literal["sequence", "image"]
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 ParamValue = bool | int | float | str

@@ -88,7 +88,9 @@ class Source:
         return Path(self.location) if self.location.endswith(".py") else None
 
     def load(self) -> Operator:
-        """Imports the file, and torch with it. Raises BadInput where it has no OPERATOR or a user's file fails."""
+        """Imports the file, and torch with it; adds scope block. Raises BadInput where it has no OPERATOR or a user's
+        file fails.
+        """
         with nullcontext() if self.shipped else user_errors(self.location):
             module = _module(self.location)
         operator = getattr(module, "OPERATOR", None)
@@ -97,7 +99,9 @@ class Source:
                 f"{self.location}: an operator file defines OPERATOR = Operator(...); "
                 f"found {type(operator).__name__}. See CONTRIBUTING.md, 'Adding an operator'."
             )
-        return operator
+        from attnbench.block import with_block  # torch, which the operator has imported
+
+        return with_block(operator)
 
 
 def _module(location: str) -> ModuleType:
@@ -247,7 +251,12 @@ def outside_definition(operator: Operator, problem: Problem, params: Params, sco
         return _sentence(operator.continues, "continues")
     if problem.dtype not in operator.dtypes:
         return f"{problem.dtype} is not supported: {', '.join(operator.dtypes)}"
-    return _sentence(operator.why_not(problem, params, scope), "why_not")
+    reason = _sentence(operator.why_not(problem, params, scope), "why_not")
+    if scope != "block" or reason is not None:
+        return reason
+    from attnbench.block import too_narrow
+
+    return too_narrow(problem.channels) or _sentence(operator.why_not(problem, params, "layer"), "why_not")
 
 
 def device_type_of(impl: str) -> str | None:

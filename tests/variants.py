@@ -46,6 +46,9 @@ class Variant:
         return "-".join(filter(None, (self.name, kind, self.scope)))
 
 
+SCOPES: tuple[Scope, ...] = ("core", "layer")
+"""Blocks are made of layers by one function: `operators/test_block.py` is about that one."""
+
 IN_A_LAYER = {"moba": {"selection": "given"}, "nsa": {"selection": "given"}}
 """Params of operators whose default is a map of the core alone."""
 
@@ -70,7 +73,7 @@ def _variants() -> Iterator[Variant]:
             many = len(spec.choices) > 1
             chosen += [{param: c} for c in spec.choices if many and c != spec.default]
         for given in chosen:
-            for scope in operator.forms:
+            for scope in SCOPES:
                 fixed = IN_A_LAYER.get(name, {}) if scope == "layer" else {}
                 if not fixed.items() & given.items():  # it is the default there
                     yield Variant(name, operator, resolve(operator, {**given, **fixed}), scope)

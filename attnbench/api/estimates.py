@@ -30,7 +30,7 @@ def estimate(
         dtype: one or several, such as "bf16".
         causal: token i sees only tokens up to i.
         mode: "infer" (forward), or "train" (with gradients).
-        scope: "core", or "layer" (with the projections).
+        scope: "core", "layer" (with the projections), or "block" (with norms, residuals and an MLP of width 4C too).
         params: by key, one or several values; for the operators that have the key.
         operators_from: .py files and packages of your own.
         sizes: by axis, one or several: `seq_len="32K"`, `head_dim=64`, `image_size="32x32"`.

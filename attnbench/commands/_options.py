@@ -129,7 +129,10 @@ class FormOptions:
     causal: Annotated[
         bool, typer.Option("--causal", help="Token i sees only tokens up to i.", rich_help_panel=PROBLEM)
     ] = False
-    scope: Annotated[str, typer.Option(help="core, or layer (with the projections).", rich_help_panel=PROBLEM)] = "core"
+    scope: Annotated[
+        str,
+        typer.Option(help="core, layer (with the projections), or block (and with an MLP).", rich_help_panel=PROBLEM),
+    ] = "core"
     param: Annotated[
         list[str] | None,
         typer.Option(

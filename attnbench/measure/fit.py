@@ -7,7 +7,7 @@ Everything is predicted from shapes. What is counted, with L layers of the same 
 - infer: parameters of L layers, and the most that one layer holds at once.
 - decode: parameters and state of L layers after N tokens, and the most that a step of one layer holds at once.
 
-Not counted: optimizer states, and the rest of a model (embeddings, MLPs, norms, logits).
+Not counted: optimizer states, and the rest of a model (embeddings, logits; MLPs and norms unless the scope is block).
 """
 
 from __future__ import annotations

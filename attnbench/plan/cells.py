@@ -12,7 +12,7 @@ from attnbench.plan.mistakes import Notes
 from attnbench.plan.schema import IMPL_NAME, IMPLS
 from attnbench.plan.suite import Grid, Suite
 from attnbench.plan.sweep import problems
-from attnbench.problem import Cell, Params
+from attnbench.problem import SCOPES, Cell, Params
 from attnbench.registry import Source, operators, outside_definition, resolve
 from attnbench.units import quoted, suggestion
 from attnbench.user_code import user_errors
@@ -113,8 +113,9 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
 
     place = source.location
     for scope, form in operator.forms.items():
-        if scope not in ("core", "layer") or not isinstance(form, Form):
-            raise BadInput(f"{place}: forms has {quoted(scope)}; allowed: 'core' and 'layer', each a Form. Correct it.")
+        if scope not in SCOPES or not isinstance(form, Form):
+            allowed = ", ".join(map(repr, SCOPES))
+            raise BadInput(f"{place}: forms has {quoted(scope)}; allowed: {allowed}, each a Form. Correct it.")
         for impl in form.impls:
             if not isinstance(impl, str) or not re.fullmatch(IMPL_NAME, impl):
                 raise BadInput(

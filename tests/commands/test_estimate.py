@@ -66,8 +66,10 @@ def test_what_costs_nothing_is_told_and_divides_nothing() -> None:
             assert (identity["flops"], identity["bytes_required"]) == (0, 0)
             assert identity["arithmetic_intensity"] is None
         else:
-            moved = (2 * 64 * 256 + 2 * 256**2) * (1 if mode == "fwd" else 3) * 4 - (mode == "fwd_bwd") * 4 * 64 * 256
-            assert identity["bytes_required"] == moved  # x, y and two weights; then with gradients and the cotangent
+            # x, y and two weights, of a block an MLP and norms as well; then with gradients and the cotangent
+            weights = 2 * 256**2 + (8 * 256**2 + 4 * 256 if scope == "block" else 0)
+            moved = (2 * 64 * 256 + weights) * (1 if mode == "fwd" else 3) * 4 - (mode == "fwd_bwd") * 4 * 64 * 256
+            assert identity["bytes_required"] == moved
     assert "—" in run("identity", "--seq-len", "64")
     assert len(rows("all", "--image-size", "16")) == len(operators())
 

@@ -12,9 +12,10 @@ from attnbench.analysis.run import Run
 from attnbench.measure.protocol import FinishRequest, PrepareRequest, SampleRequest
 from attnbench.measure.worker.block import Block
 from attnbench.measure.worker.returned import misfit_of_inputs, misfit_of_output, not_finite
-from attnbench.problem import DTYPES, Cell, Mode, Problem, Scope
+from attnbench.problem import DTYPES, Cell, Mode, Problem
 from attnbench.registry import operators, outside_definition, resolve
 from tests.running import measured, plan
+from tests.variants import SCOPES
 
 INPUTS = {
     "right": None,
@@ -111,10 +112,9 @@ def test_every_shipped_operator_fits(name: str) -> None:
     kinds = [{}, *({param: choice} for param, what in operator.params.items() for choice in what.choices)]
     causal = operator.full is not True
     sizes = [Problem(48, 32, 2, batch=3, causal=causal), Problem.image(8, 6, 32, 2, batch=3, causal=causal)]
-    scopes: list[Scope] = list(operator.forms)
     checked = 0
     for size in [replace(size, dtype=dtype) for size in sizes for dtype in DTYPES]:
-        for scope, params in [(scope, resolve(operator, given)) for scope in scopes for given in kinds]:
+        for scope, params in [(scope, resolve(operator, given)) for scope in SCOPES for given in kinds]:
             if outside_definition(operator, size, params, scope) is not None:
                 continue
             inputs = operator.forms[scope].make_inputs(size, params, torch.Generator().manual_seed(0))

@@ -20,7 +20,7 @@ from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, MODES, Cell, Params, Problem, canonical_params
 from attnbench.registry import outside_definition, resolve, why_not
-from tests.variants import sources
+from tests.variants import SCOPES, sources
 
 LARGE, LARGE_TO_COUNT = 71, 17
 """Stand for a maximum where there is none: more than there are tokens, channels or blocks."""
@@ -61,7 +61,8 @@ def subjects(name: str) -> Iterator[Subject]:
     image = Problem.image(5, 7, 64, 4)
     plain = Problem(35, 64, 4)
     problems = [plain, replace(plain, causal=True)] if "sequence" in operator.domains else [image]
-    for params, (scope, form) in itertools.product(extremes(operator), operator.forms.items()):
+    for params, scope in itertools.product(extremes(operator), SCOPES):
+        form = operator.forms[scope]
         for problem, dtype, impl in itertools.product(problems, DTYPES, ("reference", *form.impls)):
             if scope == "layer" and dtype != "bfloat16":
                 continue  # for time: the core has them, and a layer's roundings are largest here
@@ -94,9 +95,8 @@ def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
     problems = [Problem.image(*shape) for shape in shapes]
     if "sequence" in operator.domains:
         problems = [Problem(h * w, c, heads) for h, w, c, heads in shapes]
-    for params, (scope, form), problem in itertools.product(
-        extremes(operator, LARGE_TO_COUNT), operator.forms.items(), problems
-    ):
+    for params, scope, problem in itertools.product(extremes(operator, LARGE_TO_COUNT), SCOPES, problems):
+        form = operator.forms[scope]
         if outside_definition(operator, problem, params, scope) is None:
             inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
             cotangent = None

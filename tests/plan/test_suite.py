@@ -137,7 +137,7 @@ def test_the_gate_takes_the_last_override_that_matches() -> None:
         ("impls: ['cuda:flsh']", "impls[0]: no operator of the suite has 'cuda:flsh'"),
         ("impls: [cuda, '-cuda:flsh']", "impls[1]: no operator of the suite has 'cuda:flsh'"),
         ("impls: []", "impls: empty"),
-        ("scope: [cor]", "scope[0]: 'cor' (did you mean 'core'?); allowed: core, layer"),
+        ("scope: [cor]", "scope[0]: 'cor' (did you mean 'core'?); allowed: core, layer, block"),
         ("mode: [fwd, fwd]", "mode[1]: 'fwd' is given twice"),
         ("sweep: []", "sweep: empty"),
         ("sweep: {seq_len: 4}", "sweep: a mapping; write a list of entries"),

@@ -60,6 +60,7 @@ def graphed(impl: Impl) -> Impl:
         kernel=f"CUDA graph: {impl.kernel}",
         why_not=why_not,
         why_not_backward=lambda problem, params, device: "the graph is of the forward call",
+        outermost=lambda around: graphed(around(impl)),  # it reads tensors where they were when it was captured
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Generator, Tensor
 from torch.nn.functional import layer_norm, pad, scaled_dot_product_attention
 
+from attnbench.block import too_narrow
 from attnbench.cost import keys_summed_first, traffic
 from attnbench.grouped import folded, unfolded
 from attnbench.inputs import head_count, normal
@@ -44,7 +45,6 @@ from attnbench.operators.kernelized._contraction import (
     without_later,
 )
 from attnbench.operators.kernelized._symmetric import products, squares
-from attnbench.operators.mixing._layer_norm import too_narrow
 from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 from attnbench.state import drawn_state

@@ -2,7 +2,7 @@
 
 Liu et al. 2021, "Pay Attention to MLPs", eqs. 1 and 2 with the split and the normalisation of sec. 2.1,
 https://arxiv.org/abs/2105.08050. Scope `layer` is the paper's block, figure 1: x + (gate of GELU(LN(x) U)) V, where U
-gives 2·hidden channels and V takes hidden of them.
+gives 2·hidden channels and V takes hidden of them; it holds its MLP, so scope `block` is the same.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import replace
 from torch import Generator, Tensor
 from torch.nn.functional import gelu, layer_norm
 
+from attnbench.block import too_narrow
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
-from attnbench.operators.mixing._layer_norm import too_narrow
 from attnbench.problem import Mode, Params, Problem, Scope
 
 
@@ -102,14 +102,16 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     if scope == "core" and problem.channels % 2:
         return f"channels {problem.channels} cannot be split into halves"
     narrowest = problem.channels // 2
-    if scope == "layer":
+    if scope != "core":
         narrowest = min(problem.channels, width(params["hidden"], problem.channels))
     return too_narrow(narrowest)
 
 
+LAYER = Form(layer, layer_inputs, layer_cost)
+
 OPERATOR = Operator(
     paper=Paper("Liu et al.", 2021, "Pay Attention to MLPs", "https://arxiv.org/abs/2105.08050", "sec. 2.1, figure 1"),
-    forms={"core": Form(reference, make_inputs, cost), "layer": Form(layer, layer_inputs, layer_cost)},
+    forms={"core": Form(reference, make_inputs, cost), "layer": LAYER, "block": LAYER},
     complexity=lambda params: Complexity(time="n^2", memory="n"),
     params={
         "hidden": Param("3c", "channels of each half of the gate (scope layer; the core splits C)", ("3c",), minimum=1)

@@ -1,7 +1,7 @@
 """y = x + W₂ GELU(W₁ LN(x)), W₁: S×N, W₂: N×S over the tokens, the same for every channel.
 
 Tolstikhin et al. 2021, "MLP-Mixer: An all-MLP Architecture for Vision", eq. 1, first line; the second line, the same
-over the channels (y + GELU(LN(y) W₃) W₄), is added in scope `layer`. https://arxiv.org/abs/2105.01601
+over the channels (y + GELU(LN(y) W₃) W₄), is added in scope `layer`, which is a whole block. https://arxiv.org/abs/2105.01601
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import replace
 from torch import Generator, Tensor
 from torch.nn.functional import gelu, layer_norm
 
+from attnbench.block import too_narrow
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
 from attnbench.operators._width import width
-from attnbench.operators.mixing._layer_norm import too_narrow
 from attnbench.problem import Mode, Params, Problem, Scope
 
 
@@ -111,6 +111,8 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     return too_narrow(problem.channels)
 
 
+LAYER = Form(layer, layer_inputs, layer_cost)
+
 OPERATOR = Operator(
     paper=Paper(
         "Tolstikhin et al.",
@@ -119,7 +121,7 @@ OPERATOR = Operator(
         "https://arxiv.org/abs/2105.01601",
         "eq. 1",
     ),
-    forms={"core": Form(reference, make_inputs, cost), "layer": Form(layer, layer_inputs, layer_cost)},
+    forms={"core": Form(reference, make_inputs, cost), "layer": LAYER, "block": LAYER},
     complexity=lambda params: Complexity(time="n", memory="n"),
     params={
         "hidden": Param("c/2", "S: width of the token-mixing MLP, whatever N", ("c/2",), minimum=1),

@@ -18,7 +18,7 @@ from attnbench.grouped import folded, unfolded
 from attnbench.inputs import head_count, heads, normal
 from attnbench.kernels.library.graphs import with_graph
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper, Param
-from attnbench.problem import Mode, Params, Problem
+from attnbench.problem import Mode, Params, Problem, Scope
 from attnbench.projection import projected
 
 ADDED = ("q_global", "k_global", "v_global")
@@ -174,6 +174,14 @@ LAYER = Form(
     impls={"cuda": replace(CUDA, load=lambda: _layer(INNER.impls["cuda"].load()))},
 )
 
+
+def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
+    """A block adds its x to what its layer returns."""
+    if scope == "block" and params["kind"] == "external":
+        return "the rows of added tokens have no x that a block could add to them"
+    return None
+
+
 OPERATOR = Operator(
     paper=Paper(
         "Zaheer et al.",
@@ -195,4 +203,5 @@ OPERATOR = Operator(
     grouped=True,
     causal="a global token sees every token, later ones too",
     continues="the rows of global tokens change with every new token, which they see",
+    why_not=why_not,
 )
