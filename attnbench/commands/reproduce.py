@@ -20,7 +20,11 @@ def command(
         list[str] | None,
         typer.Option(help="A claim's id, such as H2: its source, expressions and commands.", show_default=False),
     ] = None,
-    form: Annotated[str, format_option("rows", "json: one object per number.")] = "table",
+    brief: Annotated[bool, typer.Option("--brief", help="One row a paper.")] = False,
+    form: Annotated[
+        str,
+        format_option("claims", "json: one object per number. html: a page, with our curves over the papers' axes."),
+    ] = "table",
 ) -> None:
     """Hold the cost claims of papers against ours; nothing is measured.
 
@@ -31,13 +35,17 @@ def command(
     Exit code 1 where a number that was read, and was reproduced when its file was written, no longer is.
 
     Example: attnbench reproduce hamburger --explain H2
+
+    Example: attnbench reproduce --format html > papers.html
     """
+    from attnbench.analysis.reproduction import Detail, Reproduction
+    from attnbench.measure.paper_figures import drawn_figures
     from attnbench.measure.papers import papers
     from attnbench.measure.reproduce import claims_named, commands, reproduce
-    from attnbench.outputs._paper_listing import listing
 
-    chosen = claims_named(papers(paper or ()), explain or ())
-    results = reproduce(chosen)
-    formats.show("rows", listing(results, bool(explain), commands(results)), form)
+    every = papers(paper or ())
+    results = reproduce(claims_named(every, explain or ()))
+    detail: Detail = "brief" if brief else "explained" if explain else "claims"
+    formats.show("claims", Reproduction(results, commands(results), detail, lambda: drawn_figures(every)), form)
     if any(result.lost for result in results):
         raise typer.Exit(1)

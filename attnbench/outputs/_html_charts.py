@@ -14,6 +14,12 @@ from attnbench.units import STEPS
 HEIGHT = 440
 """In pixels."""
 
+FIGURE_HEIGHT = 300
+"""The same of one of several figures side by side."""
+
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [14, 3])
+"""Of the series of one operator, in their order."""
+
 _SCALE: Mapping[str, Any] = {"domain": [1, 2], "ticks": [1], "labels": {}}
 """What scripts set of a logarithmic scale; labels: by the tick."""
 
@@ -56,31 +62,61 @@ def _specification(kind: str) -> Mapping[str, Any]:
 
 def _curves() -> Any:
     """Log-log curves with bands, what they are compared with, and crossovers with their intervals."""
-    hover = alt.selection_point(name="hover", fields=["series"], on="pointerover", nearest=True, clear="pointerout")
-    x = alt.X("x:Q", title=None)
-    x = x.scale(type="log", base=2, domain=alt.ExprRef("domainX"), nice=False)
-    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", labelFlush=False)
-    y = alt.Y("y:Q", title=None).scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
-    y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
-    colour = alt.Color("colour:N").scale(None).legend(None)
-    lit = alt.condition(hover, alt.value(1), alt.value(_QUIET))
-    points, marks = alt.Chart(alt.NamedData(name="points")), alt.Chart(alt.NamedData(name="marks"))
+    (x, y), colour = _log_log(), alt.Color("colour:N").scale(None).legend(None)
+    marks = alt.Chart(alt.NamedData(name="marks"))
     beneath = alt.Chart(alt.NamedData(name="beneath")).mark_line(strokeWidth=5, opacity=0.28)
-    line = points.mark_line(strokeWidth=1.8)
-    dash = alt.StrokeDash("dash:N").scale(None).legend(None)
     layers = alt.layer(
         beneath.encode(x=x, y=y, color=colour),
-        points.mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, detail="series:N"),
-        line.encode(x=x, y=y, color=colour, detail="series:N", strokeDash=dash, opacity=lit),
-        points.mark_point(size=26, filled=True)
-        .encode(x=x, y=y, color=colour, tooltip="tip:N", opacity=lit)
-        .add_params(hover),
+        *_lines(x, y, colour),
         marks.mark_rule(strokeWidth=2.5, opacity=0.7).encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=colour),
         marks.mark_point(size=90, strokeWidth=1.8, fill="transparent").encode(x=x, y=y, stroke=colour, tooltip="tip:N"),
         datasets={"points": [], "marks": [], "beneath": []},
     )
     settings = {f"{name}{axis}": value for axis in "XY" for name, value in _SCALE.items()}
     return _finished(layers, settings)
+
+
+def _figure() -> Any:
+    """Our curves over the axis of a paper's figure, what they may not pass, and the printed numbers."""
+    (x, y), colour = _log_log(), alt.Color("colour:N").scale(None).legend(None)
+    printed, limit = alt.Chart(alt.NamedData(name="printed")), alt.Chart(alt.NamedData(name="limit"))
+    fill = alt.Fill("fill:N").scale(None).legend(None)
+    layers = alt.layer(
+        limit.mark_rule(strokeWidth=1.2, strokeDash=[2, 3]).encode(y=y, color=colour),
+        *_lines(x, y, colour),
+        printed.mark_point(size=110, strokeWidth=1.8, shape="diamond", opacity=1).encode(
+            x=x, y=y, stroke=colour, fill=fill, tooltip="tip:N"
+        ),
+        datasets={"points": [], "printed": [], "limit": []},
+    )
+    settings = {f"{name}{axis}": value for axis in "XY" for name, value in _SCALE.items()}
+    return _finished(layers, settings, FIGURE_HEIGHT)
+
+
+def _log_log() -> tuple[Any, Any]:
+    """The two axes of curves."""
+    x = alt.X("x:Q", title=None)
+    x = x.scale(type="log", base=2, domain=alt.ExprRef("domainX"), nice=False)
+    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", labelFlush=False)
+    y = alt.Y("y:Q", title=None).scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
+    y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
+    return x, y
+
+
+def _lines(x: Any, y: Any, colour: Any) -> list[Any]:
+    """The layers of curves: bands, lines and points, of which the others fade where the pointer is at one."""
+    hover = alt.selection_point(name="hover", fields=["series"], on="pointerover", nearest=True, clear="pointerout")
+    points, lit = alt.Chart(alt.NamedData(name="points")), alt.condition(hover, alt.value(1), alt.value(_QUIET))
+    dash = alt.StrokeDash("dash:N").scale(None).legend(None)
+    return [
+        points.mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, detail="series:N"),
+        points.mark_line(strokeWidth=1.8).encode(
+            x=x, y=y, color=colour, detail="series:N", strokeDash=dash, opacity=lit
+        ),
+        points.mark_point(size=26, filled=True)
+        .encode(x=x, y=y, color=colour, tooltip="tip:N", opacity=lit)
+        .add_params(hover),
+    ]
 
 
 def _map() -> Any:
@@ -154,18 +190,19 @@ def _before_after() -> Any:
     return _finished(layers, settings)
 
 
-def _finished(chart: Any, settings: Mapping[str, Any]) -> Any:
+def _finished(chart: Any, settings: Mapping[str, Any], height: int = HEIGHT) -> Any:
     """With parameters that scripts set, as wide as its place; where it has rows, scripts set its height."""
     params = [alt.param(name, value=value) for name, value in settings.items()]
     return (
         chart.add_params(*params)
-        .properties(width="container", height=HEIGHT)
+        .properties(width="container", height=height)
         .configure(aria=False, view={"stroke": None})
     )
 
 
 _CHARTS: Mapping[str, Callable[[], Any]] = {
     "curves": _curves,
+    "figure": _figure,
     "map": _map,
     "changes": _changes,
     "before-after": _before_after,

@@ -13,11 +13,9 @@ from attnbench.analysis.series import in_a_line
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
 from attnbench.outputs._colours import INK, MOST_COLOURED, colour
+from attnbench.outputs._html_charts import DASHES
 from attnbench.outputs._html_page import Block, part, script_data
 from attnbench.outputs._run_tables import crossover_text
-
-_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [14, 3])
-"""Of the series of one operator, in their order."""
 
 
 def curve_blocks(summary: Summary) -> Iterator[Block]:
@@ -81,7 +79,7 @@ def _series(report: PanelReport, name: str, is_shown: bool) -> dict[str, Any]:
     return {
         "name": name,
         "colour": "" if hue == INK else hue,
-        "dash": _DASHES[same.index(name) % len(_DASHES)],
+        "dash": DASHES[same.index(name) % len(DASHES)],
         "shown": is_shown,
     }
 

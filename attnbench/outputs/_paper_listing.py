@@ -1,14 +1,14 @@
-"""Claims of papers beside ours, as rows."""
+"""Claims of papers beside ours: as rows, and as the texts that tables and pages show."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 
-from attnbench.analysis.claims import VERDICTS, Checked, Number, Result
+from attnbench.analysis.claims import VERDICTS, Checked, Mark, Number, Result
+from attnbench.analysis.reproduction import OfPaper, Reproduction
 from attnbench.outputs._rows import Listing, Row
 from attnbench.units import count
 
@@ -17,38 +17,127 @@ _RECALLED = "†"
 _NOTES = {
     "recalled": f"{_RECALLED} recalled: no stored copy was read.",
     "verdicts": "reproduced: a count rounds to the printed digits; memory is within 10%, or as the claim says. ratio: "
-    "ours / paper. --explain ID: source, expressions, commands.",
+    "ours / paper.",
+    "more": "--explain ID: source, expressions, commands.",
+    "brief": "differs most: of the numbers that differ the one with the ratio farthest from 1; attnbench reproduce "
+    "PAPER says why.",
 }
 
+NUMBERS = ("paper", "ours", "ratio")
+"""Columns of numbers."""
 
 _EMPTY: Row = dict.fromkeys(("claim", "paper", "ours", "ratio", "verdict", "why"), "")
 
-_PLURAL = {"differs": "differ"}
 
-
-def listing(results: Sequence[Result], explained: bool, commands: Mapping[str, Sequence[str]]) -> Listing:
-    """Of `reproduce`: a row for each number, or for a claim without any.
+@dataclass(frozen=True)
+class NumberTexts:
+    """What is shown of a number.
 
     Args:
-        results: of the papers.
-        explained: whether tables show sources, expressions and commands.
-        commands: by id, what gives the figures of a claim alone.
+        name: which it is.
+        paper, ours, ratio: empty where there is nothing.
+        verdict: empty where nothing is held against it.
+        words: why it is what it is.
+        terms: what closes the gap, each with its value, and the sum that is reached.
+        maps: the N×N maps that are alive.
+        expression: what ours is.
     """
-    rows = [row for result in results for row in _rows(result, commands)]
-    table = [
-        row
-        for _, of_paper in groupby(results, key=lambda result: result.paper.name)
-        for row in _paper_texts(list(of_paper), explained, commands)
+
+    name: str
+    paper: str
+    ours: str
+    ratio: str
+    verdict: str
+    words: str
+    terms: str
+    maps: str
+    expression: str
+
+    @property
+    def why(self) -> str:
+        """All reasons."""
+        return "; ".join(filter(None, (self.words, self.terms, self.maps)))
+
+
+@dataclass(frozen=True)
+class ClaimTexts:
+    """What is shown of a claim.
+
+    Args:
+        id: of it.
+        sentence: what is claimed, and where.
+        reason: of its verdict.
+        verdict: of it.
+        mark: whether its numbers were read.
+        numbers: of it.
+        commands: what gives its figures alone.
+    """
+
+    id: str
+    sentence: str
+    reason: str
+    verdict: str
+    mark: Mark
+    numbers: Sequence[NumberTexts]
+    commands: Sequence[str]
+
+
+def listing(reproduction: Reproduction) -> Listing:
+    """Of `reproduce`: a row for each number, or for a claim without any; of a brief one a row for each paper."""
+    if reproduction.detail == "brief":
+        return _brief(reproduction)
+    rows = [row for result in reproduction.results for row in _rows(result, reproduction.commands)]
+    texts = [row for each in reproduction.of_papers for row in table(each, reproduction)]
+    return Listing(rows, texts, numbers=NUMBERS, sentences=("why",), notes=notes(reproduction, "more"))
+
+
+def notes(reproduction: Reproduction, *more: str) -> list[str]:
+    """What marks and verdicts mean, what is lost, and how many claims have each verdict. more: further ones' names."""
+    results = reproduction.results
+    marks = ["recalled"] if any(result.claim.mark == "recalled" for result in results) else []
+    known = " ".join(_NOTES[name] for name in ("verdicts", *more))
+    return [*(_NOTES[name] for name in marks), known, *lost(results), counts(results)]
+
+
+def _brief(reproduction: Reproduction) -> Listing:
+    texts = [
+        {
+            "paper": each.name,
+            "claims": len(each.results),
+            **{verdict: each.counts[verdict] or "" for verdict in VERDICTS},
+            "differs most": difference(each),
+        }
+        for each in reproduction.of_papers
     ]
-    marks = [_NOTES["recalled"]] if any(result.claim.mark == "recalled" for result in results) else []
-    notes = [*marks, _NOTES["verdicts"], *lost(results), counts(results)]
-    return Listing(rows, table, numbers=("paper", "ours", "ratio"), sentences=("why",), notes=notes)
+    rows = [
+        {name.replace(" ", "_"): value or 0 if name in VERDICTS else value for name, value in row.items()}
+        for row in texts
+    ]
+    return Listing(
+        rows,
+        texts,
+        numbers=("claims", *VERDICTS),
+        sentences=("differs most",),
+        notes=[_NOTES["brief"], *lost(reproduction.results), counts(reproduction.results)],
+    )
+
+
+def difference(of_paper: OfPaper) -> str:
+    """The number that is farthest from the paper's, in one line; empty where none differs."""
+    if of_paper.farthest is None:
+        return ""
+    result, checked = of_paper.farthest
+    texts = _number_texts(checked.number, checked, result.claim.mark)
+    named = f", {texts.name}" if texts.name else ""
+    claim = result.claim.claim.partition(":")[0]
+    return f"{result.claim.id}, {claim}{named}: {texts.ours}, in the paper {texts.paper}"
 
 
 def counts(results: Sequence[Result]) -> str:
     """How many claims have each verdict, and how many could be tested."""
-    number = Counter(result.verdict for result in results)
-    parts = ", ".join(f"{number[verdict]} {_PLURAL.get(verdict, verdict)}" for verdict in VERDICTS)
+    number = OfPaper("", results).counts
+    words = {"differs": "differs" if number["differs"] == 1 else "differ"}
+    parts = ", ".join(f"{number[verdict]} {words.get(verdict, verdict)}" for verdict in VERDICTS)
     testable = sum(result.is_testable for result in results)
     return f"{count(len(results), 'claim')}: {parts}; {testable} testable without measuring."
 
@@ -64,7 +153,7 @@ def lost(results: Sequence[Result]) -> list[str]:
 
 def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
     paper, claim = result.paper, result.claim
-    checked: Mapping[int, Checked] = {id(each.number): each for each in result.checked}
+    checked = _by_number(result)
     return [
         {
             "paper": paper.name,
@@ -87,6 +176,11 @@ def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
     ]
 
 
+def _by_number(result: Result) -> Mapping[int, Checked]:
+    """What is held against each number, by its identity."""
+    return {id(each.number): each for each in result.checked}
+
+
 def _figures(checked: Checked | None, result: Result) -> Row:
     if checked is None:
         return {"ours": None, "ratio": None, "terms": {}, "verdict": result.verdict, "why": why_of_claim(result)}
@@ -95,7 +189,7 @@ def _figures(checked: Checked | None, result: Result) -> Row:
         "ratio": checked.ratio,
         "terms": {name: _plain(value) for name, value in checked.terms.items()},
         "verdict": checked.verdict,
-        "why": why(checked) or result.claim.why,
+        "why": _number_texts(checked.number, checked, result.claim.mark).why or result.claim.why,
     }
 
 
@@ -112,20 +206,45 @@ def why_of_claim(result: Result) -> str:
     return " ".join(filter(None, (part if reproduced else "", result.claim.why)))
 
 
-def why(checked: Checked) -> str:
-    """Why a number is what it is: its words, the terms that close the gap, the maps that are alive."""
-    number = checked.number
-    parts = [number.why] if number.why else []
-    if checked.terms:
-        terms = ", ".join(f"{name}: {_grouped(value, '+')}" for name, value in checked.terms.items())
-        parts.append(
-            f"{terms}; with {'it' if len(checked.terms) == 1 else 'them'} {_grouped(checked.closed)}, which is "
-            f"{shown(checked.closed, number, 0)}"
-        )
-    if checked.map_bytes:
-        ours, theirs = (float(value / checked.map_bytes) for value in (checked.ours, number.value))
-        parts.append(f"N×N maps: {ours:.2f} in ours, {theirs:.2f} in the paper's")
-    return "; ".join(parts)
+def claim_texts(result: Result, commands: Mapping[str, Sequence[str]]) -> ClaimTexts:
+    """The texts of a claim. commands: by id."""
+    claim, checked = result.claim, _by_number(result)
+    numbers = [_number_texts(number, checked.get(id(number)), claim.mark) for number in claim.numbers]
+    alone = commands.get(claim.id, ())
+    sentence = f"{claim.claim} ({claim.place})."
+    return ClaimTexts(claim.id, sentence, why_of_claim(result), result.verdict, claim.mark, numbers, alone)
+
+
+def _number_texts(number: Number, checked: Checked | None, mark: Mark) -> NumberTexts:
+    bound, unit = "≥ " if number.at_least else "", f" {number.unit}" if number.unit else ""
+    return NumberTexts(
+        name=number.name,
+        paper=f"{bound}{number.paper}{unit}{_RECALLED if mark == 'recalled' else ''}",
+        ours=_ours(checked) if checked else "",
+        ratio=f"{checked.ratio:.4g}" if checked and checked.ratio is not None else "",
+        verdict=checked.verdict if checked else "",
+        words=number.why if checked else "",
+        terms=_terms(checked) if checked else "",
+        maps=_maps(checked) if checked else "",
+        expression=number.ours,
+    )
+
+
+def _terms(checked: Checked) -> str:
+    """The terms that close the gap, and where they lead."""
+    if not checked.terms:
+        return ""
+    terms = ", ".join(f"{name}: {_grouped(value, '+')}" for name, value in checked.terms.items())
+    which = "it" if len(checked.terms) == 1 else "them"
+    return f"{terms}; with {which} {_grouped(checked.closed)}, which is {shown(checked.closed, checked.number, 0)}"
+
+
+def _maps(checked: Checked) -> str:
+    """How many N×N maps are alive."""
+    if not checked.map_bytes:
+        return ""
+    ours, theirs = (float(value / checked.map_bytes) for value in (checked.ours, checked.number.value))
+    return f"N×N maps: {ours:.2f} in ours, {theirs:.2f} in the paper's"
 
 
 def _grouped(value: Fraction, sign: str = "-") -> str:
@@ -140,39 +259,32 @@ def shown(value: Fraction, number: Number, more: int) -> str:
     return f"{float(value / number.scale):.{number.decimals + more}f} {unit}".strip()
 
 
-def _paper_texts(results: Sequence[Result], explained: bool, commands: Mapping[str, Sequence[str]]) -> list[Row]:
-    """The paper, and below it its claims. explained: with what was read."""
-    paper = results[0].paper
+def table(of_paper: OfPaper, reproduction: Reproduction) -> list[Row]:
+    """The paper, below it its claims, and below each its numbers, whose names are set in."""
+    explained = reproduction.detail == "explained"
+    paper = of_paper.results[0].paper
     source = f" Read: {paper.source}." if explained else ""
     head = {**_EMPTY, "claim": paper.name, "why": f"{paper.title}. {paper.url}.{source}"}
-    return [head, *(row for result in results for row in _texts(result, explained, commands))]
+    claims = [claim_texts(result, reproduction.commands) for result in of_paper.results]
+    return [head, *(row for claim in claims for row in _claim_rows(claim, explained))]
 
 
-def _texts(result: Result, explained: bool, commands: Mapping[str, Sequence[str]]) -> list[Row]:
-    """The claim, and below it its numbers."""
-    claim = result.claim
-    reason = why_of_claim(result)
-    sentence = f"{claim.claim} ({claim.place}).{f' {reason}' if reason else ''}"
-    head: Row = {**_EMPTY, "claim": claim.id, "verdict": result.verdict, "why": sentence}
-    checked: Mapping[int, Checked] = {id(each.number): each for each in result.checked}
-    rows = [_text(number, checked.get(id(number)), claim.mark, explained) for number in claim.numbers]
-    lines = commands.get(claim.id, ()) if explained else ()
-    return [head, *rows, *({**_EMPTY, "why": f"  {line}"} for line in lines)]
+def _claim_rows(claim: ClaimTexts, explained: bool) -> list[Row]:
+    sentence = " ".join(filter(None, (claim.sentence, claim.reason)))
+    head: Row = {**_EMPTY, "claim": claim.id, "verdict": claim.verdict, "why": sentence}
+    alone = [{**_EMPTY, "claim": "  alone:", "why": line} for line in claim.commands if explained]
+    return [head, *(_number_row(number, explained) for number in claim.numbers), *alone]
 
 
-def _text(number: Number, checked: Checked | None, mark: str, explained: bool) -> Row:
-    ours = "" if checked is None else _ours(checked)
-    ratio = "" if checked is None or checked.ratio is None else f"{checked.ratio:.4g}"
-    sentence = "" if checked is None else why(checked)
-    bound = "≥ " if number.at_least else ""
-    unit = f" {number.unit}" if number.unit else ""
+def _number_row(number: NumberTexts, explained: bool) -> Row:
+    expression = f"ours: {number.expression}" if explained and number.ours else ""
     return {
         "claim": f"  {number.name}",
-        "paper": f"{bound}{number.paper}{unit}{_RECALLED if mark == 'recalled' else ''}",
-        "ours": ours,
-        "ratio": ratio,
-        "verdict": "" if checked is None else checked.verdict,
-        "why": "; ".join(filter(None, (sentence, f"ours: {number.ours}" if explained and checked else ""))),
+        "paper": number.paper,
+        "ours": number.ours,
+        "ratio": number.ratio,
+        "verdict": number.verdict,
+        "why": "; ".join(filter(None, (number.why, expression))),
     }
 
 

@@ -19,6 +19,7 @@ from attnbench.problem import LATER
 if TYPE_CHECKING:
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Figure, PanelReport, Summary, Table
 
 COLUMNS = (
@@ -97,6 +98,13 @@ def rules(dispatch: Dispatch) -> str:
     from attnbench.outputs import _rules as view
 
     return rows(Listing(view.rows(dispatch)))
+
+
+def claims(reproduction: Reproduction) -> str:
+    """One row per number, or per claim without any; of a brief table one per paper."""
+    from attnbench.outputs._paper_listing import listing
+
+    return rows(listing(reproduction))
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

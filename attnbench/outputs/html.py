@@ -12,6 +12,7 @@ from attnbench.errors import BadInput
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Summary
 
 HOLDS_FOLDER = True
@@ -50,3 +51,11 @@ def comparisons(compared: Sequence[Comparison]) -> str:
     from attnbench.outputs._html_comparison import comparisons_page
 
     return comparisons_page(compared)
+
+
+def claims(reproduction: Reproduction) -> str:
+    """What papers claim beside ours, with our curves over their axes."""
+    check()
+    from attnbench.outputs._html_papers import papers_page
+
+    return papers_page(reproduction)

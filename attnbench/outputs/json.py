@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid, Row
     from attnbench.analysis.recommendation import Choice, Recommendation
+    from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.series import Panel, Series
     from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 
@@ -96,6 +97,13 @@ def rules(dispatch: Dispatch) -> str:
     from attnbench.outputs._rules import document
 
     return _text(_plain(document(dispatch)))
+
+
+def claims(reproduction: Reproduction) -> str:
+    """A list of objects, one per number, or per claim without any; of a brief table one per paper."""
+    from attnbench.outputs._paper_listing import listing
+
+    return rows(listing(reproduction))
 
 
 def _text(document: object) -> str:

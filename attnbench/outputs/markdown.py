@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.outputs._markdown import escaped
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Summary
     from attnbench.outputs._answer import ShortTable
     from attnbench.outputs._run_tables import Part, TextTable
@@ -89,6 +90,29 @@ def rules(dispatch: Dispatch) -> str:
 
     parts = [f"### {escaped(part.heading)}\n\n{rows(part.listing)}\n" for part in view.parts(dispatch)]
     return "".join([*parts, *(f"{escaped(line)}  \n" for line in view.legend(dispatch))])
+
+
+def claims(reproduction: Reproduction) -> str:
+    """A heading and a pipe table for each paper, and what verdicts mean; of a brief one a pipe table of papers."""
+    from attnbench.outputs import _paper_listing as view
+
+    if reproduction.detail == "brief":
+        return rows(view.listing(reproduction))
+    parts = []
+    for each in reproduction.of_papers:
+        paper = each.results[0].paper
+        head, *table = view.table(each, reproduction)
+        lines = [list(head), ["---:" if name in view.NUMBERS else "---" for name in head]]
+        lines += [_claim_row({name: escaped(text) for name, text in row.items()}) for row in table]
+        source = f"{escaped(paper.title)}. <{paper.url}> Read: {escaped(paper.source)}."
+        parts.append(f"## {each.name}\n\n{source}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n")
+    return "".join([*parts, *(f"- {escaped(note)}\n" for note in view.notes(reproduction, "more"))])
+
+
+def _claim_row(row: Mapping[str, str]) -> list[str]:
+    """The fields of a row; the id of a claim, below which its numbers are set in, is bold."""
+    name = row["claim"]
+    return [name.strip() if name.startswith(" ") else f"**{name}**", *list(row.values())[1:]]
 
 
 def _comparison(comparison: Comparison) -> str:

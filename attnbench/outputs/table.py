@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Summary
     from attnbench.outputs._run_tables import Part, TextTable
 
@@ -87,6 +88,13 @@ def rules(dispatch: Dispatch) -> None:
         print()
     for line in view.legend(dispatch):
         terminal.console().print(line)
+
+
+def claims(reproduction: Reproduction) -> None:
+    """Prints a row per number below its claim and paper; of a brief table one per paper."""
+    from attnbench.outputs._paper_listing import listing
+
+    rows(listing(reproduction))
 
 
 def write_answer(summary: Summary, console: Console) -> None:

@@ -15,8 +15,12 @@ from playwright.sync_api import Page
 from attnbench.analysis.compare.findings import Comparison
 from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.grid import grids
+from attnbench.analysis.reproduction import Reproduction
 from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
+from attnbench.measure.paper_figures import drawn_figures
+from attnbench.measure.papers import papers
+from attnbench.measure.reproduce import commands, reproduce
 from attnbench.outputs import html
 from attnbench.outputs._html_page import LIMIT_BYTES
 from attnbench.plan.gate_thresholds import from_options
@@ -34,7 +38,7 @@ RUNS = [
     "h100-first",
     "h100-prefill",
 ]
-REPORTS = [*RUNS, "map", "compare", "gate", "attack"]
+REPORTS = [*RUNS, "map", "compare", "gate", "papers", "attack"]
 SHOTS = os.environ.get("SHOTS")
 """A folder for pictures of every report."""
 
@@ -55,6 +59,10 @@ def text_of(name: str) -> str:
         return html.comparisons([compared_runs()])
     if name == "gate":
         return html.comparisons([compared(60), Comparison("a", "b", ())])
+    if name == "papers":
+        every = papers()
+        results = reproduce(every)
+        return html.claims(Reproduction(results, commands(results), "claims", lambda: drawn_figures(every)))
     if name == "attack":
         run = made(cpu=ATTACK)
         run.visits.loc[run.visits["operator"] == "local", "operator"] = ATTACK
@@ -202,6 +210,30 @@ def test_hover_says_the_figures_of_the_table(files: dict[str, Path], opened: Ope
         assert told[name][place - 1].strip("↓*") == figure
 
 
+def test_figures_of_papers_show_curves_and_printed_numbers_and_explanations_open(
+    files: dict[str, Path], opened: Open
+) -> None:
+    found = opened(files["papers"])
+    page = found.page
+    section = page.locator("#paper-kanets")
+    plot = section.locator(".plot").first
+    assert plot.locator("g.mark-line path[stroke-width='1.8']").count() == 4
+    diamonds = plot.locator("g.mark-symbol path[fill='transparent']")
+    assert diamonds.count() == 12
+    plot.scroll_into_view_if_needed()
+    diamonds.first.hover(force=True)
+    tip = page.locator(".tip")
+    tip.wait_for(state="visible")
+    assert "in the paper" in tip.inner_text()
+    terms = page.locator("#paper-hamburger details", has_text="lower bread").last
+    assert not terms.locator("ul").is_visible()
+    terms.locator("summary").press("Enter")
+    assert "17 551 065 088" in terms.locator("ul").inner_text()
+    page.get_by_role("link", name="performer", exact=True).click()
+    assert page.url.endswith("#paper-performer")
+    assert found.complaints == []
+
+
 def test_it_is_light_or_dark_as_the_reader_is_and_charts_follow(files: dict[str, Path], opened: Open) -> None:
     found = opened(files["cpu-sequence"], color_scheme="light")
     page = found.page
@@ -239,7 +271,7 @@ def serious(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["cpu-sequence", "cpu-border", "gate"])
+@pytest.mark.parametrize("name", ["cpu-sequence", "cpu-border", "gate", "papers"])
 def test_axe_finds_nothing_serious(name: str, scheme: str, files: dict[str, Path], opened: Open) -> None:
     page = opened(files[name], color_scheme=scheme, bypass_csp=True).page
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")

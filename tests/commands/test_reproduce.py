@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from attnbench.__main__ import app
 from attnbench.analysis.claims import CHECKED, Checked, Kind, Number, Result, is_near, rounds_to, verdict_of
 from attnbench.analysis.expressions import evaluate
+from attnbench.analysis.reproduction import Reproduction
 from attnbench.errors import BadInput
 from attnbench.measure import papers
 from attnbench.measure import reproduce as measured
@@ -24,6 +25,8 @@ from attnbench.measure.worker.fake_memory import Footprint
 from attnbench.measure.worker.forecast import footprint
 from attnbench.operator import Cost, Form
 from attnbench.outputs import _paper_listing as view
+from attnbench.outputs import json as json_output
+from attnbench.outputs import table
 from attnbench.problem import Cell, Mode, Params, Problem
 
 
@@ -171,7 +174,7 @@ def test_exit_code_and_a_paper_is_one_file(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "own.yaml").write_text(PAPER.replace("65536", "65537"), encoding="utf-8")
     assert "No longer reproduced: Z1" in run(exit_code=1)
     (tmp_path / "own.yaml").write_text(PAPER.replace("65536", "65537").replace("read", "recalled"), encoding="utf-8")
-    assert "1 differ" in run()
+    assert "1 differs, " in run()
 
 
 @pytest.mark.parametrize(
@@ -234,17 +237,21 @@ def test_explained_claims_name_commands_that_give_their_figures(results: list[Re
         assert bool(found[result.claim.id]) == reads
 
 
-def test_rows_hold_every_number(results: list[Result]) -> None:
-    rows: list[dict[str, Any]] = json.loads(run("--format", "json"))
+def test_rows_hold_every_number(results: list[Result], capsys: pytest.CaptureFixture[str]) -> None:
+    reproduction = Reproduction(results, {}, "claims", dict)
+    rows: list[dict[str, Any]] = json.loads(json_output.claims(reproduction))
     assert {row["id"] for row in rows} == {result.claim.id for result in results}
     assert sum(row["ours"] is not None for row in rows) == len(numbers(results))
     assert {row["verdict"] for row in rows} == {"reproduced", "differs", "not decided", "not testable here"}
     assert len({row["id"] for row in rows}) == len(results)  # unique among papers
-    table = run()
-    assert "6 of 8 numbers reproduced." in table
-    assert max(len(line) for line in table.splitlines()) <= 80
-    assert "| claim" in run("lecture", "--format", "markdown")
+    for detail in ("claims", "brief"):
+        table.claims(replace(reproduction, detail=detail))
+        shown = capsys.readouterr().out
+        assert ("6 of 8 numbers reproduced." in shown) == (detail == "claims")
+        assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "| **S1** | " in run("lecture", "--format", "markdown")
     assert run("lecture", "--format", "csv").startswith("paper,url,id,")
+    assert json.loads(run("lecture", "--brief", "--format", "json"))[0]["reproduced"] == 1
 
 
 def test_expressions() -> None:

@@ -26,6 +26,7 @@ RUN = sorted([*GRIDS, "bencher", "github_benchmark", "parquet", "pytorch_benchma
         ("rows", ROWS),
         ("comparisons", sorted([*GRIDS, "junit", "sarif"])),
         ("rules", [*ROWS[:3], "python", *ROWS[3:]]),
+        ("claims", GRIDS),
     ],
 )
 def test_a_format_is_a_file_that_shows_such_data(data: Data, names: list[str]) -> None:

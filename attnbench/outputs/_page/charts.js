@@ -22,6 +22,9 @@
   const times = (value) => (value >= 1e-3 && value < 0.1 ? String(Number(value.toPrecision(2))) : three(value)) + "×";
   const tick = (value, unit) => (unit === "×" ? times(value) : shown(value, unit)).replace(/\.0+(?=\D|$)/, "");
 
+  /** A size: 4K where it is a multiple of 1024. */
+  const size = (value) => (value % 1024 ? String(value) : `${value / 1024}K`);
+
   /** The ends of a logarithmic scale with some room, and its ticks: 1, 2 and 5 of each decade, of bytes powers of 2. */
   const scale = (values, share, unit) => {
     const [least, most] = [Math.min(...values), Math.max(...values)];
@@ -111,6 +114,16 @@
     if (!a || a.x === b.x) return a?.y;
     const share = Math.log(x / a.x) / Math.log(b.x / a.x);
     return a.y * (b.y / a.y) ** share;
+  };
+
+  /** A piece of the line of a curve. */
+  const swatch = (s) => {
+    const [image, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+    const set = { x1: 0, x2: 24, y1: 4, y2: 4, stroke: s.colour || "currentColor", "stroke-width": 3, "stroke-dasharray": s.dash[1] ? s.dash.join(" ") : "none" };
+    Object.entries(set).forEach(([name, value]) => line.setAttribute(name, value));
+    Object.entries({ width: 24, height: 8, "aria-hidden": true }).forEach(([name, value]) => image.setAttribute(name, value));
+    image.append(line);
+    return image;
   };
 
   const curves = (figure, panels) => {
@@ -212,14 +225,6 @@
         if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
         return made;
       };
-      const swatch = (s) => {
-        const [image, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
-        const set = { x1: 0, x2: 24, y1: 4, y2: 4, stroke: s.colour || "currentColor", "stroke-width": 3, "stroke-dasharray": s.dash[1] ? s.dash.join(" ") : "none" };
-        Object.entries(set).forEach(([name, value]) => line.setAttribute(name, value));
-        Object.entries({ width: 24, height: 8, "aria-hidden": true }).forEach(([name, value]) => image.setAttribute(name, value));
-        image.append(line);
-        return image;
-      };
       const focused = [...legend.children].indexOf(document.activeElement);
       const reset = (value) => () => (panels.forEach((q) => q.series.forEach((s) => visible.set(s.name, value(s.name)))), refresh());
       legend.replaceChildren(
@@ -255,6 +260,37 @@
       view.signal("rows", grid.rows).height(44 * grid.rows.length);
       view.data("cells", grid.cells.map((cell) => ({ ...cell, colour: cell.colour || css("--raised"), opacity: cell.opacity || 1, ink })));
       view.data("borders", grid.borders.map((b) => ({ ...b, low: b.low ?? least, high: b.high ?? most, colour: ink })));
+    });
+  };
+
+  /** Our curves over the axis of a paper's figure, with its printed numbers. */
+  const paperFigure = (figure, [data]) => {
+    const plot = element("div", { className: "plot" });
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", `${figure.dataset.label}. The table below holds the paper's numbers.`);
+    const names = data.curves.map((c) => element("span", {}, swatch(c), c.name));
+    figure.append(
+      element("p", { className: "plot-title", textContent: `${data.title} (${data.place})` }), plot,
+      element("div", { className: "names" }, ...names), element("figcaption", { textContent: data.caption }),
+    );
+    figure.hidden = false;
+    const text = (value) => (data.unit === "×" ? times(value) : shown(value, data.unit));
+    const interval = (low, high) => (low && high ? ` [${text(low)}, ${text(high)}]` : "");
+    chart("figure", plot, (view) => {
+      const ink = css("--text");
+      const points = [], printed = [];
+      data.curves.forEach((c) => {
+        const colour = c.colour || ink;
+        c.points.forEach(([x, y, low, high]) => points.push({
+          series: c.name, x, y, low: low ?? y, high: high ?? y, colour, dash: c.dash, tip: `${c.name}\n${data.over} ${x}: ${text(y)}${interval(low, high)}`,
+        }));
+        c.printed.forEach((p) => printed.push({ ...p, colour, fill: p.filled ? colour : "transparent", tip: `${c.name}\n${p.tip}` }));
+      });
+      const ends = [...points.flatMap((d) => [d.y, d.low, d.high]), ...printed.map((d) => d.y), ...(data.limit ? [data.limit] : [])];
+      const sizes = [...new Set([...data.sizes, ...printed.map((d) => d.x)])].sort((a, b) => a - b);
+      set(view, "X", { ...scale(sizes, 0.03, ""), ticks: data.sizes, labels: Object.fromEntries(data.sizes.map((n) => [n, size(n)])) });
+      set(view, "Y", scale(ends.filter((v) => v > 0), 0.05, data.unit));
+      view.data("points", points).data("printed", printed).data("limit", data.limit ? [{ y: data.limit, colour: ink }] : []);
     });
   };
 
@@ -328,7 +364,7 @@
     return { domain, ticks: inside, labels: Object.fromEntries(inside.map((t) => [t, label(t)])) };
   };
 
-  const kinds = { curves, map, findings };
+  const kinds = { curves, map, findings, figure: paperFigure };
   for (const figure of document.querySelectorAll("figure.chart")) {
     const { kind, group } = figure.dataset;
     const data = blocks(kind).filter((each) => String(each.group) === group);

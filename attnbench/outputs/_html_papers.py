@@ -1,0 +1,112 @@
+"""The report of what papers claim: verdicts, our curves over the papers' axes, every claim with what explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attnbench.analysis.claims import VERDICTS
+from attnbench.analysis.paper_figures import DrawnCurve, DrawnFigure, Printed
+from attnbench.analysis.reproduction import OfPaper, Reproduction
+from attnbench.outputs._colours import INK, colour
+from attnbench.outputs._html_charts import DASHES, chart_scripts, charts
+from attnbench.outputs._html_page import Block, page, part, script_data
+from attnbench.outputs._paper_listing import claim_texts, counts, difference, notes
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_MARKS = {"read": "read in the paper", "recalled": "recalled", "derived": "derived from what was read"}
+
+
+def papers_page(reproduction: Reproduction) -> str:
+    """The document."""
+    figures = reproduction.figures()
+    of_papers = reproduction.of_papers
+    blocks = [
+        Block("verdicts", _verdicts(reproduction), rank=1),
+        *(block for each in of_papers for block in _paper(each, reproduction.commands, figures.get(each.name, ()))),
+        Block("marks", part("section", "marks", "How to read it", part("notes", notes(reproduction)[:-1])), rank=1),
+        *charts(["figure"]),
+    ]
+    title = "attnbench reproduce: what papers claim of cost, beside ours"
+    return page(title, (), blocks, chart_scripts(), "attnbench reproduce PAPER --format json holds all of it.")
+
+
+def _verdicts(reproduction: Reproduction) -> Markup:
+    """How many claims of each paper have each verdict."""
+    papers = [
+        {
+            "name": each.name,
+            "claims": len(each.results),
+            "counts": [each.counts[verdict] or "" for verdict in VERDICTS],
+            "difference": difference(each),
+        }
+        for each in reproduction.of_papers
+    ]
+    content = part("paragraph", counts(reproduction.results)) + part("papers", papers, VERDICTS)
+    return part("section", "verdicts", "Verdicts", content)
+
+
+def _paper(of_paper: OfPaper, commands: Mapping[str, Sequence[str]], figures: Sequence[DrawnFigure]) -> Iterator[Block]:
+    """Its source, its figures, and its claims."""
+    paper, name = of_paper.results[0].paper, of_paper.name
+    groups = [f"{name}-{i}" for i, _ in enumerate(figures)]
+    drawn = [
+        part("chart", "figure", group, f"{each.figure.title}, {each.figure.place}")
+        for group, each in zip(groups, figures, strict=True)
+    ]
+    claims = [claim_texts(result, commands) for result in of_paper.results]
+    content = part("source", paper.url, paper.source) + part("charts", drawn) + part("claims", name, claims)
+    yield Block(f"claims of {name}", part("section", f"paper-{name}", paper.title, content), rank=1)
+    for group, each in zip(groups, figures, strict=True):
+        yield Block(f"figure of {name}", script_data("figure", {"group": group, **_figure(each)}), rank=2)
+
+
+def _figure(drawn: DrawnFigure) -> dict[str, Any]:
+    figure = drawn.figure
+    marks = {each.mark for curve in drawn.curves for each in curve.printed}
+    return {
+        "title": figure.title,
+        "place": figure.place,
+        "over": figure.over,
+        "unit": figure.unit,
+        "sizes": figure.sizes,
+        "limit": drawn.limit,
+        "curves": [_curve(drawn, curve) for curve in drawn.curves],
+        "caption": " ".join(_caption(drawn, marks)),
+    }
+
+
+def _caption(drawn: DrawnFigure, marks: set[str]) -> Iterator[str]:
+    figure = drawn.figure
+    yield f"Ours; across: {figure.over}."
+    if any(point.low is not None for curve in drawn.curves for point in curve.points):
+        yield "Bands: 95 % intervals."
+    if marks:
+        which = _MARKS[next(iter(marks))] if len(marks) == 1 else "filled: read, hollow: recalled or derived"
+        yield f"Diamonds: the paper's {figure.place}, {which}."
+    if figure.note:
+        yield figure.note
+
+
+def _curve(drawn: DrawnFigure, each: DrawnCurve) -> dict[str, Any]:
+    hue = colour(each.curve.operator)
+    same = [other.curve.name for other in drawn.curves if colour(other.curve.operator) == hue]
+    return {
+        "name": each.curve.name,
+        "colour": "" if hue == INK else hue,
+        "dash": DASHES[same.index(each.curve.name) % len(DASHES)],
+        "points": [[point.size, point.value, point.low, point.high] for point in each.points],
+        "printed": [_printed(printed) for printed in each.printed],
+    }
+
+
+def _printed(printed: Printed) -> dict[str, Any]:
+    text = f"{printed.claim} {printed.name}\nin the paper {printed.digits} {printed.unit}".rstrip()
+    return {
+        "x": printed.size,
+        "y": printed.value,
+        "filled": printed.mark == "read",
+        "tip": f"{text} ({_MARKS[printed.mark]})",
+    }
