@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from attnbench.analysis.paper_figures import Figure
 from attnbench.problem import Cell
@@ -54,7 +54,8 @@ class Number:
         within: of memory, the relative difference that is allowed, in percent; None: WITHIN.
         factor: of memory and growth in place of it, how many times more or less is allowed.
         points: of memory and growth in place of both, the difference that is allowed, in the unit.
-        at_least: whether the number is a lower bound.
+        at_least: whether the number is a lower bound; at_most: an upper one.
+        up_to: of time, the other end of the range that was printed.
         terms: of a count that differs, what closes the gap, by what each is: an expression.
         cut: whether the paper cut the digits off in place of rounding.
         map_bytes: of memory, the bytes of one N×N map, of which both numbers are then so many: an expression.
@@ -72,6 +73,8 @@ class Number:
     factor: Fraction | None = None
     points: Fraction | None = None
     at_least: bool = False
+    at_most: bool = False
+    up_to: str = ""
     terms: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     map_bytes: str = ""
@@ -108,8 +111,12 @@ class Claim:
         place: where in the paper.
         kind: how it can be checked; elsewhere: it cannot be here.
         mark: whether the numbers were read in a stored source, are recalled, or derived from what was.
-        why: the reason of a tolerance, of a verdict, or that it cannot be tested; of a measured one the rule.
+        why: the reason of a tolerance, of a verdict, or that it cannot be tested.
         numbers: what is printed; none where nothing is held against it.
+        rule: of a measured one, what decides.
+        on: of a measured one, what the paper measured on, with dtype and year.
+        orders: of a measured one, by name: expressions of `time` by rank, the largest first.
+        indication: why what is measured is not the claim, and decides nothing; empty where it is.
     """
 
     id: str
@@ -119,6 +126,10 @@ class Claim:
     mark: Mark
     why: str = ""
     numbers: Sequence[Number] = ()
+    rule: str = ""
+    on: str = ""
+    orders: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    indication: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +194,114 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """What was measured.
+
+    Args:
+        value: nan where only the interval is known.
+        low, high: its ends; nan from one round.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure of ours.
+
+    Args:
+        verdict: by the rule of its number.
+        against: the softmax that it holds, as `operator:impl`; empty where it holds none.
+        interval: None: `missing` or `lacking` says why.
+        missing: why the run has no time.
+        lacking: the cell that no run has.
+        run: the folder's name of the run that it is from.
+    """
+
+    verdict: Verdict
+    against: str = ""
+    interval: Interval | None = None
+    missing: str = ""
+    lacking: Cell | None = None
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A number of time with ours beside it.
+
+    Args:
+        number: the printed one.
+        ours: against the eager softmax, where a softmax is in it; this decides.
+        exact: the same against the fastest exact softmax at each of its problems; None: no softmax is in it, or ours is
+            not measured.
+    """
+
+    number: Number
+    ours: Measured
+    exact: Measured | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of ours."""
+        return self.ours.verdict
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over the paper's; None where either is not known."""
+        interval, value = self.ours.interval, float(self.number.value)
+        return None if interval is None or math.isnan(interval.value) or not value else interval.value / value
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """An order that a paper claims.
+
+    Args:
+        name: of the order.
+        steps: of each of its expressions over each of the next rank; every one is a number that is to be 1 at least.
+        verdict: reproduced where every step is, differs where one does.
+    """
+
+    name: str
+    steps: Sequence[Timed]
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class MeasuredOn:
+    """What a claim's run was measured on.
+
+    Args:
+        run: the folder's name.
+        suite: its name.
+        environment: of the run, as stored.
+        dtypes: of the cells.
+    """
+
+    run: str
+    suite: str
+    environment: Mapping[str, Any]
+    dtypes: Sequence[str]
+
+    @property
+    def date(self) -> str:
+        """When it began, as `2026-11-26`; empty: not stored."""
+        return str(self.environment.get("started") or "")[:10]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """All that was measured of a claim. on: of each run that it has figures of."""
+
+    numbers: Sequence[Timed]
+    orders: Sequence[Ordered]
+    on: Sequence[MeasuredOn] = ()
+
+
+@dataclass(frozen=True)
 class Result:
     """A claim with its verdict.
 
@@ -191,6 +310,7 @@ class Result:
         checked: its numbers, where they can be checked without measuring.
         verdict: differs where one of its numbers does.
         cells: whose figures were asked for.
+        timing: what was measured of it; None where nothing is to be.
     """
 
     paper: Paper
@@ -198,11 +318,12 @@ class Result:
     checked: Sequence[Checked]
     verdict: Verdict
     cells: Sequence[Cell] = ()
+    timing: Timing | None = None
 
     @property
     def is_testable(self) -> bool:
         """Whether it could be decided without measuring."""
-        return self.verdict in ("reproduced", "differs")
+        return self.claim.kind in CHECKED
 
     @property
     def lost(self) -> list[Checked]:

@@ -43,10 +43,7 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
 
     Raises: ValueError for anything else.
     """
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"{quoted(text)}: {error.msg}; allowed: arithmetic") from None
+    tree = _parsed(text)
 
     def value(node: ast.expr) -> Fraction:
         match node:
@@ -101,3 +98,18 @@ def _largest(limit: Fraction, need: Callable[[Fraction], Fraction], guess: Fract
         if fits(power):
             return Fraction(2**power)
     return Fraction(0)
+
+
+def crossover_of(text: str) -> tuple[str, str] | None:
+    """Of `crossover(a, b)`, the size from which on a takes less time than b, both expressions; None of any other."""
+    match _parsed(text):
+        case ast.Call(func=ast.Name(id="crossover"), args=[series, baseline], keywords=[]):
+            return ast.unparse(series), ast.unparse(baseline)
+    return None
+
+
+def _parsed(text: str) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"{quoted(text)}: {error.msg}; allowed: arithmetic") from None

@@ -75,15 +75,17 @@ def _claim(value: Any, path: str, notes: Notes) -> Claim:
         _number(number, f"{path}.numbers[{index}]", notes)
         for index, number in enumerate(section.take("numbers", _list, []))
     ]
-    why = section.take("why", _text, "")
+    texts: dict[str, Any] = {name: section.take(name, _text, "") for name in ("why", "rule", "on", "indication")}
+    orders = section.take("orders", _orders, {})
     if claim["kind"] in CHECKED and not all(each.ours for each in numbers if each):
         notes.add(
             section.at("numbers"), f"ours is missing, which kind {claim['kind']} is checked by. Add an expression"
         )
-    if claim["kind"] not in CHECKED and not why:
-        notes.add(section.at("why"), f"missing: what kind {claim['kind']} is decided by, or needs. Add a sentence")
+    for kind, key, meaning in (("measured", "rule", "is decided by"), ("elsewhere", "why", "needs")):
+        if claim["kind"] == kind and not texts[key]:
+            notes.add(section.at(key), f"missing: what kind {kind} {meaning}. Add a sentence")
     section.close()
-    return Claim(**claim, why=why, numbers=tuple(each for each in numbers if each))
+    return Claim(**claim, **texts, orders=orders, numbers=tuple(each for each in numbers if each))
 
 
 def _number(value: Any, path: str, notes: Notes) -> Number | None:
@@ -92,10 +94,9 @@ def _number(value: Any, path: str, notes: Notes) -> Number | None:
         "unit": choice(list(UNITS)),
         "meant": choice(list(UNITS)),
         "verdict": choice(VERDICTS[:2]),
-        "at_least": flag,
-        "cut": flag,
+        **dict.fromkeys(("at_least", "at_most", "cut"), flag),
         "terms": _texts,
-        "paper": _digits,
+        **dict.fromkeys(("paper", "up_to"), _digits),
         **dict.fromkeys(("step", "within", "factor", "points"), _fraction),
     }
     for name in _required(Number):
@@ -168,6 +169,13 @@ def _texts(value: Any) -> dict[str, str]:
 
 def _places(value: Any) -> dict[int, str]:
     return {_SIZE(int(size) if size.isdigit() else size): text for size, text in _texts(value).items()}
+
+
+def _orders(value: Any) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Orders by name: of each the ranks, of each rank its expressions."""
+    if not isinstance(value, dict) or not all(isinstance(each, list) and len(each) > 1 for each in value.values()):
+        raise ValueError(f"{quoted(value)}; allowed: a mapping of lists of two ranks or more, the largest first")
+    return {name: tuple(map(several(_text), ranks)) for name, ranks in value.items()}
 
 
 def _mappings(value: Any) -> dict[str, Mapping[str, Any]]:

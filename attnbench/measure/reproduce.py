@@ -1,17 +1,19 @@
-"""Claims of papers beside ours, from formulas and shapes: nothing is computed."""
+"""Claims of papers beside ours: from formulas and shapes, and of time from stored runs. Nothing is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.claims import CHECKED, Checked, Claim, Number, Paper, Result, verdict_of, verdict_of_claim
 from attnbench.analysis.expressions import GUESS, evaluate
+from attnbench.analysis.timed_claims import verdict_of_timing
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.measure.timed_claims import StoredTimes, timing_of
 from attnbench.measure.worker.forecast import footprint
 from attnbench.plan.sweep import Shape
 from attnbench.problem import Cell
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from attnbench.operator import Form
 
 _KINDS = ("dtype", "causal")
-_OTHERS = ("operator", "scope", "mode", "params")
+_OTHERS = ("operator", "impl", "scope", "mode", "params")
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,26 @@ _FOOTPRINT = {
 }
 
 
-def reproduce(chosen: Iterable[Paper]) -> list[Result]:
-    """Every claim of some papers with its verdict. Raises BadInput where a file asks for what there is not."""
-    return [result for paper in chosen for result in _results(paper)]
+def reproduce(chosen: Iterable[Paper], runs: Sequence[StoredTimes] = ()) -> list[Result]:
+    """Every claim of some papers with its verdict. Raises BadInput where a file asks for what there is not.
+
+    runs: where claims of time are looked up.
+    """
+    return [result for paper in chosen for result in _results(paper, runs)]
 
 
-def _results(paper: Paper) -> list[Result]:
+def _results(paper: Paper, runs: Sequence[StoredTimes]) -> list[Result]:
     asked: dict[str, Cell] = {}
     value = expressions(paper, asked)
     results = []
     for claim in paper.claims:
         asked.clear()
         checked = _checked_numbers(paper, claim, value)
-        results.append(Result(paper, claim, checked, verdict_of_claim(claim, checked), tuple(asked.values())))
+        timing, verdict = None, verdict_of_claim(claim, checked)
+        if claim.kind == "measured" or (claim.kind not in CHECKED and any(each.ours for each in claim.numbers)):
+            timing = timing_of(paper, claim, partial(cell_of, paper), runs)
+            verdict = verdict_of_timing(claim, timing)
+        results.append(Result(paper, claim, checked, verdict, tuple(asked.values()), timing))
     return results
 
 
@@ -147,7 +156,7 @@ def cell_of(paper: Paper, name: str, overrides: Mapping[str, Any]) -> Cell:
     operator = known[given["operator"]].load()
     problem = Shape().at(sizes, kinds)
     scope, mode = given.get("scope", "core"), given.get("mode", "fwd")
-    return Cell(given["operator"], "reference", scope, mode, problem, resolve(operator, params))
+    return Cell(given["operator"], given.get("impl", "reference"), scope, mode, problem, resolve(operator, params))
 
 
 def quantities(cell: Cell) -> Quantities:
@@ -176,8 +185,14 @@ def claims_named(chosen: Iterable[Paper], ids: Iterable[str]) -> list[Paper]:
 
 
 def commands(results: Iterable[Result]) -> dict[str, list[str]]:
-    """By id of a claim, the commands that show its figures alone."""
-    return {result.claim.id: list(dict.fromkeys(map(command_of, result.cells))) for result in results}
+    """By id of a claim, the commands that give its figures alone."""
+    return {
+        result.claim.id: [
+            *dict.fromkeys(map(command_of, result.cells)),
+            *(f"attnbench run {each.suite}" for each in (result.timing.on if result.timing else ())),
+        ]
+        for result in results
+    }
 
 
 def command_of(cell: Cell) -> str:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
-from attnbench.analysis.claims import VERDICTS, Checked, Mark, Number, Result
+from attnbench.analysis.claims import VERDICTS, Checked, Mark, Number, Result, Timed
 from attnbench.analysis.reproduction import OfPaper, Reproduction
+from attnbench.outputs._paper_times import (
+    INTERVALS,
+    NO_TIMES,
+    claim_fields,
+    order_fields,
+    order_texts,
+    rule_sentences,
+    time_fields,
+    time_texts,
+)
 from attnbench.outputs._rows import Listing, Row
 from attnbench.units import count
 
@@ -96,7 +106,8 @@ def notes(reproduction: Reproduction, *more: str) -> list[str]:
     results = reproduction.results
     marks = ["recalled"] if any(result.claim.mark == "recalled" for result in results) else []
     known = " ".join(_NOTES[name] for name in ("verdicts", *more))
-    return [*(_NOTES[name] for name in marks), known, *lost(results), counts(results)]
+    times = [INTERVALS] if any(result.timing and result.timing.on for result in results) else []
+    return [*(_NOTES[name] for name in marks), known, *times, *lost(results), counts(results)]
 
 
 def _brief(reproduction: Reproduction) -> Listing:
@@ -152,28 +163,40 @@ def lost(results: Sequence[Result]) -> list[str]:
 
 
 def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
+    """A row for each number, or for a claim without any, and for each order."""
     paper, claim = result.paper, result.claim
-    checked = _by_number(result)
-    return [
+    figures = _figures(result)
+    of_claim = {
+        "paper": paper.name,
+        "url": paper.url,
+        "id": claim.id,
+        "claim": claim.claim,
+        "place": claim.place,
+        "kind": claim.kind,
+        "mark": claim.mark,
+        "claim_verdict": result.verdict,
+    }
+    of_all = {**claim_fields(result), "commands": list(commands.get(claim.id, ()))}
+    numbers = [
         {
-            "paper": paper.name,
-            "url": paper.url,
-            "id": claim.id,
-            "claim": claim.claim,
-            "place": claim.place,
-            "kind": claim.kind,
-            "mark": claim.mark,
-            "claim_verdict": result.verdict,
+            **of_claim,
             "name": number.name if number else None,
             "printed": number.paper if number else None,
             "unit": number.unit if number else None,
             "value": _plain(number.value) if number else None,
             "expression": number.ours if number else None,
-            **_figures(checked.get(id(number)), result),
-            "commands": list(commands.get(claim.id, ())),
+            **_NO_FIGURES,
+            **figures.get(id(number), {"verdict": result.verdict, "why": why_of_claim(result)}),
+            **of_all,
         }
         for number in (claim.numbers or (None,))
     ]
+    nothing = dict.fromkeys(("name", "printed", "unit", "value", "expression"))
+    orders = result.timing.orders if result.timing else ()
+    return [*numbers, *({**of_claim, **nothing, **_NO_FIGURES, **order_fields(each), **of_all} for each in orders)]
+
+
+_NO_FIGURES: Row = {"ours": None, "ratio": None, "terms": {}, "verdict": "", "why": "", **NO_TIMES, "steps": []}
 
 
 def _by_number(result: Result) -> Mapping[int, Checked]:
@@ -181,16 +204,20 @@ def _by_number(result: Result) -> Mapping[int, Checked]:
     return {id(each.number): each for each in result.checked}
 
 
-def _figures(checked: Checked | None, result: Result) -> Row:
-    if checked is None:
-        return {"ours": None, "ratio": None, "terms": {}, "verdict": result.verdict, "why": why_of_claim(result)}
-    return {
-        "ours": _plain(checked.ours),
-        "ratio": checked.ratio,
-        "terms": {name: _plain(value) for name, value in checked.terms.items()},
-        "verdict": checked.verdict,
-        "why": _number_texts(checked.number, checked, result.claim.mark).why or result.claim.why,
+def _figures(result: Result) -> dict[int, Row]:
+    """By the identity of a number, the fields of ours."""
+    figures: dict[int, Row] = {
+        id(checked.number): {
+            "ours": _plain(checked.ours),
+            "ratio": checked.ratio,
+            "terms": {name: _plain(value) for name, value in checked.terms.items()},
+            "verdict": checked.verdict,
+            "why": _number_texts(checked.number, checked, result.claim.mark).why or result.claim.why,
+        }
+        for checked in result.checked
     }
+    times = result.timing.numbers if result.timing else ()
+    return figures | {id(timed.number): time_fields(timed) for timed in times}
 
 
 def _plain(value: Fraction) -> int | float:
@@ -198,28 +225,49 @@ def _plain(value: Fraction) -> int | float:
 
 
 def why_of_claim(result: Result) -> str:
-    """The claim's reason; that a measured one is not measured yet; how many of its numbers are reproduced."""
-    if result.claim.kind == "measured":
-        return f"Not measured yet. {result.claim.why}"
-    reproduced = sum(each.verdict == "reproduced" for each in result.checked)
-    part = f"{reproduced} of {count(len(result.checked), 'number')} reproduced." if result.verdict == "differs" else ""
+    """The claim's reason; of one that differs, or is not decided, how many of its numbers are reproduced."""
+    verdicts = [each.verdict for each in result.checked]
+    verdicts += [each.verdict for each in (result.timing.numbers if result.timing else ())]
+    reproduced = verdicts.count("reproduced")
+    part = f"{reproduced} of {count(len(verdicts), 'number')} reproduced." if result.verdict != "reproduced" else ""
     return " ".join(filter(None, (part if reproduced else "", result.claim.why)))
 
 
 def claim_texts(result: Result, commands: Mapping[str, Sequence[str]]) -> ClaimTexts:
     """The texts of a claim. commands: by id."""
     claim, checked = result.claim, _by_number(result)
-    numbers = [_number_texts(number, checked.get(id(number)), claim.mark) for number in claim.numbers]
+    times = {id(each.number): each for each in (result.timing.numbers if result.timing else ())}
+    numbers = [
+        texts
+        for number in claim.numbers
+        for texts in _with_times(
+            _number_texts(number, checked.get(id(number)), claim.mark), times.get(id(number)), result
+        )
+    ]
+    numbers += [NumberTexts(**{**_NO_TEXTS, **each}) for each in order_texts(result)]
     alone = commands.get(claim.id, ())
     sentence = f"{claim.claim} ({claim.place})."
-    return ClaimTexts(claim.id, sentence, why_of_claim(result), result.verdict, claim.mark, numbers, alone)
+    reason = " ".join(filter(None, (*rule_sentences(result), why_of_claim(result))))
+    return ClaimTexts(claim.id, sentence, reason, result.verdict, claim.mark, numbers, alone)
+
+
+_NO_TEXTS = dict.fromkeys((field.name for field in fields(NumberTexts)), "")
+
+
+def _with_times(texts: NumberTexts, timed: Timed | None, result: Result) -> list[NumberTexts]:
+    """The texts of a number with what was measured of it, and below it what else was."""
+    if timed is None:
+        return [texts]
+    ours, *others = time_texts(timed, result)
+    return [replace(texts, **ours), *(NumberTexts(**{**_NO_TEXTS, **each}) for each in others)]
 
 
 def _number_texts(number: Number, checked: Checked | None, mark: Mark) -> NumberTexts:
-    bound, unit = "≥ " if number.at_least else "", f" {number.unit}" if number.unit else ""
+    bound, unit = "≥ " if number.at_least else "≤ " if number.at_most else "", f" {number.unit}" if number.unit else ""
+    until = f"–{number.up_to}" if number.up_to else ""
     return NumberTexts(
         name=number.name,
-        paper=f"{bound}{number.paper}{unit}{_RECALLED if mark == 'recalled' else ''}",
+        paper=f"{bound}{number.paper}{until}{unit}{_RECALLED if mark == 'recalled' else ''}",
         ours=_ours(checked) if checked else "",
         ratio=f"{checked.ratio:.4g}" if checked and checked.ratio is not None else "",
         verdict=checked.verdict if checked else "",
