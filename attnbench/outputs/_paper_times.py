@@ -98,7 +98,7 @@ def _place(on: MeasuredOn) -> str:
 
 def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
     """Of a number what a table shows of ours, and below it against the fastest exact softmax, where that is another."""
-    decides = is_decided_by_time(result.claim)
+    decides = is_decided_by_time(result.claim) and bool(_on(result))
     ours, exact, number = timed.ours, timed.exact, timed.number
     ratio = timed.ratio
     yield {
@@ -119,7 +119,7 @@ def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
 
 def order_texts(result: Result) -> Iterator[dict[str, str]]:
     """Each order of a claim, with its steps."""
-    decides = is_decided_by_time(result.claim)
+    decides = is_decided_by_time(result.claim) and bool(_on(result))
     for order in result.timing.orders if result.timing else ():
         steps = [f"{_brief(each.number.name)} {_text(each.ours.interval, each.number) or '?'}" for each in order.steps]
         missing = next((reason for each in order.steps if (reason := _reason(each.ours))), "") if _on(result) else ""
