@@ -210,6 +210,12 @@ def key_parts(key: str) -> KeyParts:
     return KeyParts._make((*parts[:10], params, tuple(parts[10:])))
 
 
+def block_of(key: str) -> str:
+    """What the cells of a block, one panel at one size, have in common in their keys: `core.fwd.float32. … .n1024`."""
+    parts = key_parts(key)
+    return ".".join((*parts[2:10], *parts.later))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One thing to measure. `params` has every default resolved (see `operator.resolve`)."""

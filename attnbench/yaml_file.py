@@ -8,6 +8,7 @@ execute code, exhaust memory or take longer than a second. `scalar` reads one va
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,8 @@ _READ: dict[str, Any] = {
     "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
     "str": str,
 }
+
+
+def written(data: Mapping[str, Any]) -> str:
+    """YAML that says what the data say."""
+    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))

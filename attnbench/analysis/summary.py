@@ -280,7 +280,7 @@ def summarise(
 
 _NOT_OF_THE_MACHINE = {
     *("exact", "fast_exact", "stated", "estimates", "families", "defaults", "properties"),
-    *("code", "seed", "looks", "sweep"),
+    *("code", "seed", "looks", "sweep", "shard", "parts"),
 }
 """The fields of environment.json about operators, and about what was to be measured."""
 

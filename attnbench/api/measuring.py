@@ -27,6 +27,7 @@ def run(
     rounds: int | None = None,
     budget: str | None = None,
     strict: bool = False,
+    shard: str | None = None,
     progress: bool = True,
 ) -> StoredRun:
     """Measures a suite into a run folder, in worker processes, exactly as `attnbench run` does.
@@ -43,6 +44,7 @@ def run(
         rounds: so many and no more; None: as many as the crossovers need.
         budget: time for this call, such as "5m"; None: the suite's.
         strict: refuse to run while others use the GPU.
+        shard: one of several parts of the suite, such as "2/8"; None: the whole.
         progress: whether stderr shows how far it is.
 
     Returns: the stored run.
@@ -65,6 +67,7 @@ def run(
         rounds=rounds,
         budget=budget,
         strict=strict,
+        shard=shard,
     )
     session = request.open(lambda text: warnings.warn(text, stacklevel=4))
     shown = words.progress() if progress else contextlib.nullcontext(words.Words(_nothing, _nothing))
@@ -78,13 +81,14 @@ def run(
 def _suite(suite: str | Path | Mapping[str, Any]) -> Suite:
     from attnbench.errors import BadInput, printable
     from attnbench.plan import suite as suites
+    from attnbench.yaml_file import written
 
     if isinstance(suite, (str, Path)):
         return suites.load(str(Path(suite).expanduser()) if isinstance(suite, Path) else suite)
     import yaml
 
     try:
-        text = suites.written(_plain(suite))
+        text = written(_plain(suite))
     except yaml.YAMLError as error:
         raise BadInput(
             f"suite: what it holds is no YAML: {printable(error)}. Give texts, numbers, true and false, and lists and "

@@ -39,6 +39,9 @@ def command(
         bool, typer.Option("--dry-run", help="List the cells, what is skipped, and the time expected; run none.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse to run while others use the GPU.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Measure one of N parts of the suite; attnbench merge joins them.")
+    ] = None,
     form: Annotated[str, format_option("run", "How results are printed.")] = "table",
     *,
     shown: ShownOptions,
@@ -47,6 +50,9 @@ def command(
 
     Every cell is checked, its memory and FLOPs are taken, then its time in as many rounds as crossovers need. What came
     out is said on one screen; --all prints every table.
+
+    --shard 2/8 measures the second of eight parts: units of a block (a panel at one size) in one round, dealt alike on
+    every machine, and a fixed number of rounds. It resumes as that part; attnbench merge joins all of them.
 
     Exit code: 0 only ok and skipped; 1 any wrong, crashed, error, timeout or oom; 2 bad usage; 3 nothing measured;
     130 interrupted. The last line of stdout is the run folder; of stderr where the format is one document for another
@@ -73,6 +79,7 @@ def command(
         rounds=rounds,
         budget=budget,
         strict=strict,
+        shard=shard,
     )
     if dry_run:
         _list(plan_of(*request.choose())[0], form)
@@ -99,9 +106,9 @@ def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
     from attnbench.units import count
 
     first, *later = stops(plan.measure)
-    visits = count(len(plan.cells) * (1 + first), "visit")
+    visits = count(sum(1 + len(plan.rounds_of(cell)) for cell in plan.cells), "visit")
     yield f"{count(len(plan.cells), 'cell')}, {visits} at most; no cell was measured, nothing written"
-    if later:
+    if later and plan.rounds_by_key is None:
         yield f"up to {count(later[-1] - first, 'round')} may be added, where crossovers need them: not in what follows"
     for reason, cells in Counter(outlook.skipped.values()).most_common():
         yield f"skipped on {plan.device}: {count(cells, 'cell')}: {reason}"

@@ -58,8 +58,8 @@ def add_rounds(rounds: TimedRounds, done: int) -> None:
     """Adds rounds, and reports what is reached. done: rounds that the budget afforded. Raises Stopped."""
     measure, progress = rounds.maker.plan.measure, rounds.maker.progress
     asked = measure.crossover_precision
-    if asked is None or not rounds.maker.log.timed_keys():
-        return
+    if asked is None or rounds.maker.plan.rounds_by_key is not None or not rounds.maker.log.timed_keys():
+        return  # no shard knows all rounds of a crossover
     reached, why = _look(rounds, done, asked), ""
     if done < measure.rounds or rounds.not_made:
         why = "; the budget ended"
@@ -90,7 +90,8 @@ def make_rounds(rounds: TimedRounds, done: int, last: int, only: frozenset[str] 
     asked = rounds.maker.plan.measure.crossover_precision
     for number in range(done + 1, last + 1):
         rounds.make_round(number, only)
-        if asked is not None and 2 <= number < last and (rounds.maker.left.seconds() or 0.0) > LONG_S:
+        looks = asked is not None and rounds.maker.plan.rounds_by_key is None
+        if asked is not None and looks and 2 <= number < last and (rounds.maker.left.seconds() or 0.0) > LONG_S:
             _look(rounds, number, asked)
 
 

@@ -179,7 +179,9 @@ class Budget:
             cells: that are to be timed.
             before_all: so many of the first by precedence are timed in any case.
         """
-        timed = sorted(self._timed(cells), key=lambda each: self.precedence(each.cell))
+        rounds = self.plan.measure.rounds
+        every = (replace(each, share=len(self.plan.rounds_of(each.cell)) / rounds) for each in self._timed(cells))
+        timed = sorted(every, key=lambda each: self.precedence(each.cell))
         afforded = time_budget.afford(
             timed, self.plan.measure, self.left_s(1), self._clocks, self.start_s(), before_all
         )

@@ -17,18 +17,20 @@ from attnbench.measure.definitions import check_any_defined
 from attnbench.measure.device import AUTO, alternatives, choose_device, device_names, device_of
 from attnbench.measure.machine import advice, environment, host
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, WorkerLost
-from attnbench.measure.stored_search import SEARCH
+from attnbench.measure.sharding import dealt
 from attnbench.measure.visit_log import stops
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
 from attnbench.plan.settings import CONTRACT, Limits, Measure
+from attnbench.plan.shards import Shard, rounds_by_key
 from attnbench.plan.sweep import entry_facts
 from attnbench.registry import device_type_of
 from attnbench.store import journal
-from attnbench.store.reading import read_visits
-from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
+from attnbench.store.reading import read_environment, read_visits
+from attnbench.store.records import ENVIRONMENT, SEARCH, SUITE, VISITS
+from attnbench.store.shards import StoredShard
 from attnbench.store.trusted_json import read_text
 from attnbench.yaml_file import parse
 
@@ -46,8 +48,14 @@ class Session:
     environment: Mapping[str, Any]
 
 
-def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a suite on a device, and its environment. Imports the operators."""
+def plan_of(suite: Suite, device: str, shard: Shard | StoredShard | None = None) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a suite on a device, and its environment. Imports the operators.
+
+    Args:
+        shard: the part that is measured, or what is stored of it; None: the whole.
+
+    Raises: BadInput.
+    """
     from attnbench.plan.cells import cells
 
     code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
@@ -61,7 +69,13 @@ def plan_of(suite: Suite, device: str) -> tuple[Plan, dict[str, Any]]:
         "sweep": [entry_facts(sweep, suite.problem) for sweep in suite.sweep],
     }
     plan = assembled(planned, suite.measure, suite.limits, facts)
-    return replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline), facts
+    plan = replace(plan, operators_from=suite.operators_from, code=code, baseline=suite.baseline)
+    if shard is None:
+        return plan, facts
+    stored = dealt(plan, shard) if isinstance(shard, Shard) else shard
+    rounds = rounds_by_key([cell.key for cell in planned], stored.units)
+    visited = [cell for cell in planned if cell.key in rounds]
+    return replace(plan, cells=visited, rounds_by_key=rounds), {**facts, "shard": stored.stored()}
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -81,6 +95,7 @@ def assembled(cells: Sequence[Cell], measure: Measure, limits: Limits, facts: Ma
         threads=facts["threads"],
         memory_limit=memory_limit(limits, facts),
         seed=facts["seed"],
+        device_id=facts.get("device_id", ""),
     )
 
 
@@ -113,12 +128,13 @@ def memory_limit(limits: Limits, facts: Mapping[str, Any]) -> int:
     return device_of(facts["device"]).memory_limit(limits.memory_fraction, facts)
 
 
-def begin(suite: Suite, device: str, out: Path | None) -> Session:
-    """A new run folder. Raises BadInput."""
-    plan, facts = plan_of(suite, device)
+def begin(suite: Suite, device: str, out: Path | None, shard: Shard | None = None) -> Session:
+    """A new run folder. shard: the part of the suite that it is to hold; None: the whole. Raises BadInput."""
+    plan, facts = plan_of(suite, device, shard)
     check_any_defined(plan.cells, plan.operators_from, device, suite.where)
     facts["rates"] = _rates(plan) if time_budget.rates_fit(plan.limits.budget_s) else {}
-    return Session(plan, journal.create(out or default_folder(suite.name), suite.text, facts), facts)
+    name = suite.name if shard is None else f"{suite.name}-{shard.number}of{shard.of}"
+    return Session(plan, journal.create(out or default_folder(name), suite.text, facts), facts)
 
 
 def resume(suite: Suite, device: str, folder: Path) -> Session:
@@ -132,7 +148,13 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
             f"({folder / SUITE}). Give --resume alone, or start a new run with --out."
         )
     stored = journal.stored_environment(folder)
-    plan, facts = plan_of(suite, choose_device(str(stored.get("device")) if device == AUTO else device))
+    if "parts" in stored:
+        raise BadInput(
+            f"--resume {folder}: `attnbench merge` joined it. Continue the runs that it was joined from, or measure "
+            "what is missing into a folder of its own, and join them again."
+        )
+    kind = choose_device(str(stored.get("device")) if device == AUTO else device)
+    plan, facts = plan_of(suite, kind, stored_shard(folder))
     for name, before, now in differing(ONE_RUN, stored, facts):
         raise BadInput(
             f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
@@ -207,6 +229,11 @@ def stored_suite(folder: Path) -> Suite:
             f"that you name. Name the suite again: attnbench run SUITE --resume {folder}."
         )
     return from_text(text, str(folder / SUITE), folder, operators_from=())
+
+
+def stored_shard(folder: Path) -> StoredShard | None:
+    """The part of its suite that a stored run is; None: the whole. Raises BadInput."""
+    return StoredShard.of_run(read_environment(folder)) if os.path.isfile(folder / ENVIRONMENT) else None
 
 
 def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:

@@ -60,7 +60,7 @@ def outlook(plan: Plan) -> Outlook:
     measure = plan.measure
     seconds = {
         each.cell.key: time_budget.check_s(each.cell, each.call_s)
-        + measure.rounds * (each.visit_s(measure.max_turns, sampled) + time_budget.compile_s(each.cell))
+        + len(plan.rounds_of(each.cell)) * (each.visit_s(measure.max_turns, sampled) + time_budget.compile_s(each.cell))
         for each in time_budget.timed(calls_s, measure, plan.baseline, around_s)
     }
     return Outlook(skipped, seconds, time_budget.START_S * (2 + plan.measure.rounds), bool(rates))

@@ -13,10 +13,13 @@ from attnbench.measure import open_run as sessions
 from attnbench.measure.device import choose_device
 from attnbench.measure.runner import Progress, Runner, Stopped
 from attnbench.plan import suite as suites
+from attnbench.plan.shards import Shard, read_shard
+from attnbench.units import count
 
 if TYPE_CHECKING:
     from attnbench.measure.open_run import Session
     from attnbench.plan.suite import Suite
+    from attnbench.store.shards import StoredShard
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class RunRequest:
         operators, impls, rounds, budget: as `plan.suite.override` takes them.
         device: a kind's name, or "auto".
         strict: refuse to run while others use the GPU.
+        shard: the part of the suite that is measured, such as "2/8"; None: the whole, or that of the run to continue.
     """
 
     suite: Suite | None
@@ -41,37 +45,62 @@ class RunRequest:
     rounds: int | None = None
     budget: str | None = None
     strict: bool = False
+    shard: str | None = None
 
-    def choose(self) -> tuple[Suite, str]:
-        """The suite with the options, and the device to measure on. Raises BadInput."""
+    def choose(self) -> tuple[Suite, str, Shard | StoredShard | None]:
+        """The suite with the options, the device to measure on, and the part that is measured. Raises BadInput."""
         if self.resume is not None and self.out is not None:
             raise BadInput("--resume and --out: a run continues in its own folder. Give one of the two.")
         if self.suite is None and self.resume is None:
             raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
         chosen = self.suite if self.suite is not None else sessions.stored_suite(self.resume or Path())
+        shard = self._shard()
+        rounds = chosen.measure.rounds if shard is not None and self._without_added_rounds(chosen) else self.rounds
         own_budget = self.budget if self.resume is None else None
-        chosen = suites.override(
-            chosen, operators=self.operators, impls=self.impls, rounds=self.rounds, budget=own_budget
-        )
+        chosen = suites.override(chosen, operators=self.operators, impls=self.impls, rounds=rounds, budget=own_budget)
         if self.resume is None:
-            return chosen, sessions.device_for(chosen.where, chosen.impls, self.device)
+            return chosen, sessions.device_for(chosen.where, chosen.impls, self.device), shard
         if self.budget is not None:
             chosen = suites.with_budget(chosen, self.budget)
-        return chosen, choose_device(self.device)
+        return chosen, choose_device(self.device), shard
+
+    def _without_added_rounds(self, suite: Suite) -> bool:
+        """Whether rounds would be added where crossovers are not precise, which no shard of the suite can know."""
+        adds = suite.measure.crossover_precision is not None and suite.measure.max_rounds > suite.measure.rounds
+        return adds and self.rounds is None
+
+    def _shard(self) -> Shard | StoredShard | None:
+        """The part of the suite that is measured; of a run to continue the one that it is. Raises BadInput."""
+        wanted = None if self.shard is None else read_shard(self.shard)
+        if self.resume is None:
+            return wanted
+        stored = sessions.stored_shard(self.resume)
+        if wanted is not None and (stored is None or (stored.numbers, stored.of) != ((wanted.number,), wanted.of)):
+            what = "it is the whole suite" if stored is None else f"it is shard {stored}"
+            raise BadInput(
+                f"--shard {wanted} --resume {self.resume}: {what}, and a run stays what it is. Leave out --shard, or "
+                "start a new run with --out."
+            )
+        return stored
 
     def open(self, warn: Callable[[str], None]) -> Session:
         """A plan and an open run folder. warn: takes what would disturb the numbers, in a sentence each.
 
         Raises: BadInput.
         """
-        chosen, device = self.choose()
+        chosen, device, shard = self.choose()
         users = sessions.other_users(device)
         if self.strict and users:
             raise BadInput(f"--strict: {users[0]}. See to that, or run without --strict.")
-        for text in [*users, *sessions.disturbances()]:
+        fixed = self.suite is not None and shard is not None and self._without_added_rounds(self.suite)
+        rounds = (
+            f"a shard makes the suite's {count(chosen.measure.rounds, 'round')}, and adds none for crossover_precision"
+        )
+        shards = [f"{rounds}: that takes all shards. For more give each of them --rounds"] if fixed else []
+        for text in [*users, *sessions.disturbances(), *shards]:
             warn(text)
         if self.resume is None:
-            session = sessions.begin(chosen, device, self.out)
+            session = sessions.begin(chosen, device, self.out, shard if isinstance(shard, Shard) else None)
         else:
             session = sessions.resume(chosen, self.device, self.resume)
         if not session.environment.get("rates"):

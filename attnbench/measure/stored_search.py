@@ -13,15 +13,12 @@ from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.plan.search_request import SearchRequest
-from attnbench.plan.suite import written
 from attnbench.plan.sweep import facts_of
 from attnbench.problem import problem_of
 from attnbench.store.journal import stored_environment
-from attnbench.store.records import ENVIRONMENT, SUITE, Visit
+from attnbench.store.records import ENVIRONMENT, SEARCH, SUITE, Visit
 from attnbench.store.trusted_json import REPAIR, parse_object, read_text
-from attnbench.yaml_file import parse
-
-SEARCH = "search.json"
+from attnbench.yaml_file import parse, written
 
 
 def write_request(request: SearchRequest, folder: Path) -> None:

@@ -83,8 +83,8 @@ class TimeLeft:
         self._cells = {cell.key: cell for cell in cells}
         self._new = set(self._cells)
         self._check_s = {cell.key: time_budget.check_s(cell, self._call_s[cell.key]) for cell in cells}
-        self._visit_s = {cell.key: self.budget.visit_s(cell, self._call_s[cell.key]) for cell in cells}
-        self._visit_s |= {cell.key: self.budget.expected_s([cell]) for cell in checked}
+        self._visit_s = {c.key: self._share(c) * self.budget.visit_s(c, self._call_s[c.key]) for c in cells}
+        self._visit_s |= {cell.key: self._share(cell) * self.budget.expected_s([cell]) for cell in checked}
         self.starts = 2 + self.rounds
 
     def note_check(self, visit: Visit, seconds: float) -> None:
@@ -95,7 +95,7 @@ class TimeLeft:
             return
         if visit.key in self._new:
             self._checked_s, self._foreseen_s = self._checked_s + seconds, self._foreseen_s + foreseen_s
-        self._visit_s[visit.key] = self.budget.expected_s([cell])
+        self._visit_s[visit.key] = self._share(cell) * self.budget.expected_s([cell])
         call_s = self.budget.checked_call_s(cell)
         around_s = max(time_budget.CHECK_S, seconds - time_budget.CHECK_CALLS * call_s)
         for key, other in self._cells.items():
@@ -103,7 +103,12 @@ class TimeLeft:
                 self._new.discard(key)
                 longer = call_s * self._call_s[key] / self._call_s[cell.key]
                 self._check_s[key] = around_s + time_budget.CHECK_CALLS * longer
-                self._visit_s[key] = self.budget.visit_s(other, longer)
+                self._visit_s[key] = self._share(other) * self.budget.visit_s(other, longer)
+
+    def _share(self, cell: Cell) -> float:
+        """Of the timed rounds, those that visit a cell."""
+        plan = self.budget.plan
+        return len(plan.rounds_of(cell)) / plan.measure.rounds
 
     def seconds(self) -> float | None:
         """All that is left, up to the next look; None: nobody knows."""

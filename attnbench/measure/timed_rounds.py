@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.visit_log import stops
@@ -36,13 +36,18 @@ class TimedRounds:
         survivors = sorted(log.survivors(1), key=budget.precedence)
         incomplete = [cell for cell in survivors if not log.is_complete(cell)]
         afforded = budget.afford(incomplete, sum(map(budget.goes_before_all, survivors)))
+        if self.maker.plan.rounds_by_key is not None:  # its blocks are not in every round: each is made that fits
+            afforded = replace(afforded, rounds=self.maker.plan.measure.rounds)
         for position, cell in enumerate(incomplete):
-            if cell.key in afforded.out_of_reach and not log.has(cell, 1):
-                self.maker.skip(cell, 1, position, afforded.out_of_reach[cell.key], "budget")
+            first = self.maker.plan.rounds_of(cell)[0]
+            if cell.key in afforded.out_of_reach and not log.has(cell, first):
+                self.maker.skip(cell, first, position, afforded.out_of_reach[cell.key], "budget")
         timed = [cell for cell in incomplete if cell.key not in afforded.out_of_reach]
         for text in self._cuts(afforded, timing=bool(timed)):
             progress.message(text)
-        self.expect([[c for c in timed if not log.has(c, n)] for n in range(1, afforded.rounds + 1)], afforded.rounds)
+        visits = self.maker.plan.visits
+        rounds = range(1, afforded.rounds + 1)
+        self.expect([[c for c in timed if visits(c, n) and not log.has(c, n)] for n in rounds], afforded.rounds)
         return afforded.rounds
 
     def expect(self, rounds: Sequence[Sequence[Cell]], last: int) -> None:
@@ -98,11 +103,12 @@ class TimedRounds:
 
     def missing(self, number: int, only: frozenset[str] | None = None) -> list[list[Cell]]:
         """By block, the cells that a round must visit; with some of them, the baseline. See `make_round`."""
-        log = self.maker.log
+        log, plan = self.maker.log, self.maker.plan
+        survivors = [cell for cell in log.survivors(number) if plan.visits(cell, number)]
         blocks = []
-        for block in blocks_of(sorted(log.survivors(number), key=lambda cell: cell.key)):
+        for block in blocks_of(sorted(survivors, key=lambda cell: cell.key)):
             cells = [c for c in block if not log.has(c, number) and (only is None or c.key in only)]
-            base = baseline_of(block, self.maker.plan.baseline)
+            base = baseline_of(block, plan.baseline)
             blocks.append([*([base] if cells and base is not None and base not in cells else []), *cells])
         return blocks
 
@@ -127,7 +133,8 @@ class TimedRounds:
         timed = self.maker.log.timed_keys()
         for position, cell in enumerate(self.maker.log.survivors(1)):
             if cell.key not in timed:
-                self.maker.skip(cell, 1, position, f"{limit} does not reach it", "budget")
+                first = self.maker.plan.rounds_of(cell)[0]
+                self.maker.skip(cell, first, position, f"{limit} does not reach it", "budget")
 
     def _cuts(self, afforded: Afforded, *, timing: bool) -> Iterator[str]:
         """What the budget takes away from the rounds, as sentences. timing: whether any cell is to be timed."""

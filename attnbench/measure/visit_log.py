@@ -89,8 +89,8 @@ class VisitLog:
         return bool(check and check.status == "ok" and all(v is None or v.status in RETRIED for v in earlier))
 
     def is_complete(self, cell: Cell) -> bool:
-        """Whether every timed round of a cell is stored."""
-        return all(self.has(cell, n) for n in range(1, self.plan.measure.rounds + 1))
+        """Whether every timed round that is planned for a cell is stored."""
+        return all(self.has(cell, n) for n in self.plan.rounds_of(cell))
 
     def timed_keys(self) -> set[str]:
         """The keys of cells of which a timed round is stored, however it ended."""

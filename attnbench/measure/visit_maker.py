@@ -204,6 +204,7 @@ class VisitMaker:
             threads=self.plan.threads,
             contract=self.plan.contract,
             part=place.part,
+            device_id=self.plan.device_id,
         )
 
     def _store(self, *visits: Visit, seconds: float = 0.0) -> list[Visit]:

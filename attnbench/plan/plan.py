@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class Plan:
         seed: of the order of visits.
         code: what every worker must still find to measure; None: that is not looked at.
         baseline: the operator that comes first at a size.
+        device_id: of the device, among those of its model; empty: not known.
+        rounds_by_key: of a shard, the timed rounds in which each cell is visited; None: the whole suite, in all.
     """
 
     cells: Sequence[Cell]
@@ -40,6 +42,16 @@ class Plan:
     seed: int = 0
     code: MeasuredCode | None = None
     baseline: str = ""
+    device_id: str = ""
+    rounds_by_key: Mapping[str, Sequence[int]] | None = None
+
+    def rounds_of(self, cell: Cell) -> Sequence[int]:
+        """The timed rounds that are planned for a cell, ascending; at least one."""
+        return range(1, self.measure.rounds + 1) if self.rounds_by_key is None else self.rounds_by_key[cell.key]
+
+    def visits(self, cell: Cell, number: int) -> bool:
+        """Whether a timed round may visit a cell."""
+        return self.rounds_by_key is None or number in self.rounds_by_key[cell.key]
 
     @property
     def contract(self) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 from attnbench.axes import AXES, KINDS
 from attnbench.errors import BadInput
 from attnbench.plan.settings import SEARCH_ROUNDS
-from attnbench.plan.suite import written
 from attnbench.problem import MODES, MODES_SHORT, SCOPES, operator_and_impl
 from attnbench.registry import clocks
 from attnbench.units import choice, quoted, suggestion
-from attnbench.yaml_file import scalar
+from attnbench.yaml_file import scalar, written
 
 
 @dataclass(frozen=True)

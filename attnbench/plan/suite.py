@@ -17,7 +17,7 @@ from attnbench.problem import Mode, ParamValue, Problem, Scope
 from attnbench.registry import operators as known_operators
 from attnbench.thresholds import Gate
 from attnbench.units import quoted, seconds, suggestion, whole_number
-from attnbench.yaml_file import parse, read_text
+from attnbench.yaml_file import parse, read_text, written
 
 Grid = Mapping[str, tuple[ParamValue, ...]]
 """The values of an operator's parameters, by name; they multiply."""
@@ -137,13 +137,6 @@ def _without_place(place: Any, directory: Path) -> Any:
     top = os.path.abspath(directory)
     inside = os.path.commonpath([top, os.path.abspath(place)]) == top
     return os.path.relpath(place, top) if inside else os.path.basename(place)
-
-
-def written(data: Mapping[str, Any]) -> str:
-    """YAML that says what the data say."""
-    import yaml
-
-    return str(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
 
 
 def override(

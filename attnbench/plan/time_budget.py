@@ -84,6 +84,7 @@ class Timed:
         turns: that its block takes without a budget.
         weight: its samples in a turn.
         around_s: what a visit costs beside its calls, its samples and VISIT_S, see `around_s`.
+        share: of the timed rounds that visit it.
     """
 
     cell: Cell
@@ -91,6 +92,11 @@ class Timed:
     turns: int
     weight: int = 1
     around_s: float = 0.0
+    share: float = 1.0
+
+    def round_s(self, turns: int, clocks: int = 1) -> float:
+        """What it is expected to take of a round on the average; see `visit_s`."""
+        return self.share * self.visit_s(turns, clocks)
 
     def visit_s(self, turns: int, clocks: int = 1) -> float:
         """What a visit is expected to take.
@@ -226,7 +232,7 @@ def afford(
     """
     if left_s is None:
         return Afforded(measure.rounds, measure.max_turns, {})
-    costs = [(each.cell, each.visit_s(measure.min_turns, clocks)) for each in cells]
+    costs = [(each.cell, each.round_s(measure.min_turns, clocks)) for each in cells]
     number, reached = max(measure.rounds, 1), 0
     while not reached and number:
         round_s = max(left_s, 0.0) / number - start_s
@@ -242,7 +248,7 @@ def afford(
 def _most_turns(cells: Sequence[Timed], measure: Measure, round_s: float, clocks: int) -> int:
     """The most turns, up to the suite's, with which a round of these cells takes at most round_s."""
     possible = range(measure.max_turns, measure.min_turns, -1)
-    fitting = (turns for turns in possible if sum(each.visit_s(turns, clocks) for each in cells) <= round_s)
+    fitting = (turns for turns in possible if sum(each.round_s(turns, clocks) for each in cells) <= round_s)
     return next(fitting, measure.min_turns)
 
 

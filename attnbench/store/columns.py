@@ -15,7 +15,7 @@ _BEHIND = ("threads", "contract", *LATER, "cause")
 
 TEXT = (
     "key", "operator", "impl", "scope", "params", "dtype", "mode", "device", "status", "reason", "kernel", "contract",
-    "cause",
+    "cause", "device_id",
 )  # fmt: skip
 """Columns of text."""
 

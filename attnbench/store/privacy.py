@@ -1,14 +1,64 @@
-"""Removes absolute paths, and with them user names, from text that is stored."""
+"""Removes from text that is stored or passed on where its user works: absolute paths, and names of users and hosts."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import socket
+from collections.abc import Iterator
+from functools import cache
 
 _ABSOLUTE = re.compile(r"(?:(?<![\w~.\-/])|(?<=://)|(?<=\s-[A-Za-z]))/(?!/)(?:[^\s/'\"`:;,()<>\[\]{}|\\]+/)+")
 """The folders of an absolute path, at least one. It ends at a blank or at a character that usually encloses a path."""
 _QUOTED = re.compile(r"(?<=')/[^'\n]*/|(?<=\")/[^\"\n]*/")
 """The same within quotes, where a path may contain blanks."""
+
+
+_ADDRESS = re.compile(
+    r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*"  # user@host
+    r"|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"  # an IPv4 address
+)
+
+_COMMON = frozenset(
+    ("root", "user", "users", "admin", "nobody", "ubuntu", "debian", "runner", "docker", "localhost", "localdomain")
+)
+"""Names that tell nobody apart, and that texts have as words."""
+
+_SHORTEST_NAME = 3
+"""A shorter one is more often another word."""
+
+
+def without_private(text: str) -> str:
+    """A text without absolute paths, without addresses and without the names of this machine and of its user.
+
+    The names of other machines nobody here knows: where a text is stored, it loses those of the machine that measures.
+    """
+    text = without_paths(text)
+    if "@" in text or "." in text:
+        text = _ADDRESS.sub("<address>", text)
+    names = _names()
+    return text if names is None else names.sub("<name>", text)
+
+
+@cache
+def _names() -> re.Pattern[str] | None:
+    """What finds the names of this machine and of its user as words of their own; None where they have none."""
+    names = {name for name in _private_names() if len(name) >= _SHORTEST_NAME and name.lower() not in _COMMON}
+    words = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
+    return re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE) if names else None
+
+
+def _private_names() -> Iterator[str]:
+    host = socket.gethostname()
+    yield from (host, host.partition(".")[0])
+    yield from (os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME"))
+    try:
+        account = pwd.getpwuid(os.getuid())
+    except KeyError:  # a user without an entry, as in many containers
+        return
+    yield account.pw_name
+    yield account.pw_gecos.partition(",")[0]
 
 
 def without_paths(text: str) -> str:

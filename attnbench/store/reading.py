@@ -15,9 +15,11 @@ from attnbench.problem import CELL_COLUMNS, DTYPES, LATER, MODES, SCOPES, SIDES,
 from attnbench.registry import metrics
 from attnbench.store.columns import TEXT, dtype_of
 from attnbench.store.records import CAUSES, ENVIRONMENT, LONGEST_S, STATUSES, VISITS, Visit
+from attnbench.store.shards import is_part, is_shard
 from attnbench.store.trusted_json import (
     REPAIR,
     decoded,
+    is_device_id,
     is_name,
     is_number,
     is_text,
@@ -131,6 +133,10 @@ def _are_looks(value: object) -> bool:
     return 0 < len(looks) <= 20 and looks == sorted(set(looks)) and looks[0] >= 1 and looks[-1] <= 1000
 
 
+def _are_parts(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_part, value))
+
+
 def _is_table(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and all(is_valid(v) for v in value.values())
 
@@ -174,6 +180,9 @@ _ENVIRONMENT: dict[str, tuple[str, Callable[[object], bool]]] = {
     "properties": ("an object of objects of true and false by name", _is_table(_is_table(_is_table(_is_truth)))),
     "stated": (f"an object of objects of {', '.join(get_args(Growth))}", _is_table(_is_table(_is_growth))),
     "looks": ("a list of whole numbers, ascending, from 1 to 1000", _are_looks),
+    "device_id": ("empty, or up to 32 hexadecimal digits", is_device_id),
+    "shard": ("an object with numbers, of, dealt and units, as `attnbench run --shard` stores it", is_shard),
+    "parts": ("a list of what was joined, as `attnbench merge` stores it", _are_parts),
     "rates": ("an object of rates", lambda value: isinstance(value, dict) and _are_rates(value)),
 }
 """The values of environment.json that analyses read: what is allowed, and the test."""
@@ -196,5 +205,6 @@ _FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "threads": ("a whole number up to 10000, or null", lambda value: value is None or _up_to(10**4)[1](value)),
     "contract": ("text", is_text),
     "part": _up_to(10**7),
+    "device_id": ("empty, or up to 32 hexadecimal digits", is_device_id),
     "cause": (f"empty, {', '.join(CAUSES[1:])}", lambda value: isinstance(value, str) and value in CAUSES),
 }

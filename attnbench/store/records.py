@@ -16,6 +16,9 @@ VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
 )  # fmt: skip
 """The files of a run folder."""
 
+SEARCH = "search.json"
+"""Beside them, what a crossover search was asked."""
+
 Status = Literal["ok", "skipped", "wrong", "oom", "timeout", "crashed", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -87,6 +90,7 @@ class Visit:
         contract: under which its times were measured.
         cause: why it has its status, for code.
         part: of its block, where that was measured in several; each has the baseline.
+        device_id: tells the devices of one model apart, and nothing else; empty: not stored.
     """
 
     key: str
@@ -106,6 +110,7 @@ class Visit:
     contract: str = ""
     cause: Cause = ""
     part: int = 0
+    device_id: str = ""
 
     def line(self) -> str:
         """The visit as a line of visits.jsonl, with its line end."""

@@ -98,6 +98,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def is_device_id(value: object) -> bool:
+    """Whether a value is a device's anonymous id, or empty."""
+    return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{0,32}", value))
+
+
 def is_name(value: object) -> bool:
     """Whether a value is a name as files of attnbench have them: lower-case letters, digits and _."""
     return isinstance(value, str) and bool(re.fullmatch("[a-z][a-z0-9_]{0,30}", value))

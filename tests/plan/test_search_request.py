@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from attnbench.errors import BadInput
-from attnbench.measure.stored_search import SEARCH, name_sizes, read_request, write_request
+from attnbench.measure.stored_search import name_sizes, read_request, write_request
 from attnbench.plan.search_request import SearchRequest, clock_column, read_over, suite_text
-from attnbench.store.records import ENVIRONMENT, SUITE
+from attnbench.store.records import ENVIRONMENT, SEARCH, SUITE
 from tests.stored import cell, visit
 
 ASKED = SearchRequest(("rfa", "softmax:sdpa"), "softmax", "seq_len", 64, 1024, 0.1, "wall_time_s")

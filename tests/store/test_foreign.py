@@ -16,13 +16,13 @@ from attnbench.__main__ import app
 from attnbench.analysis import results
 from attnbench.errors import BadInput
 from attnbench.measure.open_run import stored_search
-from attnbench.measure.stored_search import SEARCH, read_request, write_request
+from attnbench.measure.stored_search import read_request, write_request
 from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.plan.settings import CONTRACT
 from attnbench.plan.suite import from_text, override
 from attnbench.store import journal
 from attnbench.store.frames import frame
-from attnbench.store.records import ENVIRONMENT, RESULTS, SAMPLES, SUITE, VISITS, Sample
+from attnbench.store.records import ENVIRONMENT, RESULTS, SAMPLES, SEARCH, SUITE, VISITS, Sample
 from attnbench.store.trusted_json import read_text
 from tests.stored import cell, folder, timed, visit
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attnbench.measure.device import Call, Device
-from attnbench.measure.machine import allocator, host
+from attnbench.measure.machine import allocator, host, identity
 
 MEMORY_BYTES = 2**33
 """Stands for the machine's memory where the system does not state it."""
@@ -84,6 +84,7 @@ DEVICE = Device(
     memory=memory,
     peak_memory=peak_memory,
     unmeasured="need a GPU",
+    facts=lambda: {"device_id": identity.of_host()},
     matmul_side=1024,
     copied_bytes=lambda: 1 << 28,
     affordable_flops=1e10,

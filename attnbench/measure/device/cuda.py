@@ -15,7 +15,7 @@ from attnbench.kernels.library import graphs
 from attnbench.kernels.library.fast_exact import fast_exact
 from attnbench.kernels.support import tf32_allowed
 from attnbench.measure.device import Call, Device, Sampler
-from attnbench.measure.machine import nvml
+from attnbench.measure.machine import identity, nvml
 from attnbench.measure.machine.condition import Condition, gib
 from attnbench.measure.machine.nvml import Gpu
 from attnbench.registry import metrics
@@ -51,6 +51,7 @@ def facts() -> dict[str, Any]:
     return {
         "gpu": gpu().facts(),
         "gpu_name": gpu().name,
+        "device_id": identity.anonymous(f"GPU {gpu().uuid}"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "tf32": tf32_allowed(),

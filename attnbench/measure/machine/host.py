@@ -82,7 +82,7 @@ def memory_available_bytes() -> int | None:
 
 def cgroup_memory_bytes() -> int | None:
     """The memory limit of the control group this process is in, or None."""
-    texts = [_first(d / name) for d in _cgroups() for name in ("memory.max", "memory.limit_in_bytes")]
+    texts = [first_line(d / name) for d in _cgroups() for name in ("memory.max", "memory.limit_in_bytes")]
     limits = [int(text) for text in texts if text and text.isdigit()]
     total = memory_bytes()
     limits = [b for b in limits if total is None or b < total]
@@ -94,7 +94,7 @@ def _left_by_cgroups() -> list[int]:
     free = []
     for folder in _cgroups():
         for limit, use in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most, used = _first(folder / limit) or "", _first(folder / use) or "0"
+            most, used = first_line(folder / limit) or "", first_line(folder / use) or "0"
             if most.isdigit() and used.isdigit():
                 stated = dict(line.split(" ", 1) for line in _lines(str(folder / "memory.stat")) if " " in line)
                 droppable = int(stated.get("total_inactive_file") or stated.get("inactive_file") or 0)
@@ -106,9 +106,12 @@ def cgroup_cpus() -> float | None:
     """The cores' worth of time that the control group allows, or None."""
     cores = []
     for folder in _cgroups():
-        quota, _, period = (_first(folder / "cpu.max") or "").partition(" ")
+        quota, _, period = (first_line(folder / "cpu.max") or "").partition(" ")
         if not quota:
-            quota, period = _first(folder / "cpu.cfs_quota_us") or "", _first(folder / "cpu.cfs_period_us") or ""
+            quota, period = (
+                first_line(folder / "cpu.cfs_quota_us") or "",
+                first_line(folder / "cpu.cfs_period_us") or "",
+            )
         if quota.isdigit() and period.isdigit() and int(period):
             cores.append(int(quota) / int(period))
     return min(cores) if cores else None
@@ -148,5 +151,6 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _first(path: Path) -> str | None:
+def first_line(path: Path) -> str | None:
+    """The first line of a file; None where there is none, or it cannot be read."""
     return next(iter(_lines(str(path))), None)

@@ -1,0 +1,1 @@
+"""Runs and shards of one suite are joined into one run: what belongs together, and what becomes of it."""

@@ -1,0 +1,378 @@
+"""Several parts become one run: visits with rounds and processes of their own, one check per cell, and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnbench.analysis.compare.tier0_exact import exact_metrics
+from attnbench.analysis.merge.belonging import check_together
+from attnbench.analysis.merge.parts import MACHINE, OPERATORS, Part, named, plain, read_part
+from attnbench.errors import BadInput
+from attnbench.problem import block_of
+from attnbench.store.records import Visit
+from attnbench.store.shards import StoredShard
+from attnbench.units import count
+from attnbench.yaml_file import written
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MOST_ROUNDS = 1000
+"""As many as a suite may ask for; a run of more is damage to who reads it."""
+
+MOST_LOOKS = 20
+
+RETRIED = ("ok", "crashed", "error")
+"""A cell whose visit ended otherwise is not visited again."""
+
+SUITE_FACTS = ("fast_exact", "code", "seed", "exact", "looks", "sweep", *OPERATORS)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What is to be stored as one run.
+
+    Attributes:
+        visits: renumbered; the checks first.
+        samples: the same, as `SAMPLE_COLUMNS`.
+        environment: with the facts of each part under `parts`.
+        suite_text: of all of them.
+        notes: sentences for who joins them: what was joined, what differs, what is missing.
+    """
+
+    visits: Sequence[Visit]
+    samples: DataFrame
+    environment: dict[str, Any]
+    suite_text: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A part, and where its numbers begin in the joined run: its processes, and its rounds."""
+
+    part: Part
+    process: int
+    round: int
+
+    def moved(self, visit: Visit) -> Visit:
+        """A visit with the joined run's numbers, without what is private."""
+        return replace(
+            visit,
+            process=visit.process + self.process,
+            round=visit.round + self.round if visit.round else 0,
+            reason=plain(visit.reason),
+            kernel=plain(visit.kernel),
+            warnings=tuple(map(plain, visit.warnings)),
+        )
+
+
+def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
+    """Runs and shards of one suite as one run.
+
+    The shards of a suite keep their rounds, as each unit is one of the whole; every further run gets rounds of its own
+    behind those before it, and every process a number of its own.
+
+    Args:
+        folders: of the parts.
+        partial: whether shards, or units of one, may be missing.
+
+    Raises: BadInput where one cannot be trusted, where they do not belong together, or where shards are missing.
+    """
+    parts = sorted(map(read_part, folders), key=lambda part: (part.started, part.shard.numbers if part.shard else ()))
+    check_together(parts)
+    groups = _groups(parts)
+    missing = [note for group in groups for note in _missing(group)]
+    if missing and not (partial and len(groups) == 1):
+        todo = "Join them without other runs first" if partial else "Measure them, or join what there is with --partial"
+        raise BadInput(f"{'; '.join(missing)}. {todo}.")
+    places = list(_places(groups))
+    moved = [place.moved(visit) for place in places for visit in place.part.visits]
+    visits, contradictions = _visits(moved)
+    environment = _environment(places, groups, bool(missing))
+    notes = (_joined_note(parts, environment), *_differences(parts), *contradictions, *missing)
+    return Joined(visits, _samples(places), environment, _suite_text(parts), notes)
+
+
+def _groups(parts: Sequence[Part]) -> list[list[Part]]:
+    """What has its rounds in common: the shards of one dealing; every other run is alone."""
+    groups: dict[object, list[Part]] = {}
+    for number, part in enumerate(parts):
+        groups.setdefault(("shards", part.shard.of) if part.shard else number, []).append(part)
+    return list(groups.values())
+
+
+def _places(groups: Iterable[Sequence[Part]]) -> Iterable[_Place]:
+    processes = rounds = 0
+    for group in groups:
+        for part in group:
+            yield _Place(part, processes, rounds)
+            processes += part.processes
+        rounds += max(part.rounds for part in group)
+        if rounds > MOST_ROUNDS:
+            raise BadInput(f"{group[0].folder}: with it there are {rounds} rounds; a run has at most {MOST_ROUNDS}.")
+
+
+def _missing(group: Sequence[Part]) -> list[str]:
+    """What of the shards of one dealing is not there, in words. Raises BadInput where they were dealt differently."""
+    shards = [part.shard for part in group if part.shard is not None]
+    if not shards:
+        return []
+    of, numbers = shards[0].of, {number for shard in shards for number in shard.numbers}
+    absent = [number for number in range(1, of + 1) if number not in numbers]
+    units = {unit for shard in shards for unit in shard.units}
+    if len({shard.dealt for shard in shards}) > 1 or (not absent and len(units) != shards[0].dealt):
+        raise BadInput(
+            f"{group[0].folder}: {len(units)} units in all shards, and the suite has {shards[0].dealt}: they were not "
+            "dealt alike. Measure the shards with one version of attnbench."
+        )
+    texts = [f"missing: {_listed([f'shard {number}/{of}' for number in absent])}"] if absent else []
+    keys: dict[str, set[str]] = {}
+    for visit in (visit for part in group for visit in part.visits):
+        keys.setdefault(block_of(visit.key), set()).add(visit.key)
+    for part, shard in zip(group, shards, strict=True):
+        left = _unmeasured(part.visits, shard, keys)
+        if left:
+            of_all = f"{len(left)} of the {count(len(shard.units), 'unit')} of {part.folder} (shard {shard})"
+            texts.append(
+                f"missing: {of_all}, such as {left[0][0]} in round {left[0][1]} (attnbench run --resume {part.folder})"
+            )
+    return texts
+
+
+def _unmeasured(visits: Sequence[Visit], shard: StoredShard, keys: Mapping[str, set[str]]) -> list[tuple[str, int]]:
+    """The units of a shard of which a visit is missing. keys: of the cells of every block."""
+    made = {(visit.key, visit.round): visit for visit in visits if visit.cause != "budget"}
+    ended = {visit.key: visit.round for visit in visits if visit.round and visit.status not in RETRIED}
+
+    def is_made(key: str, number: int) -> bool:
+        check = made.get((key, 0))
+        if check is None:
+            return False
+        return check.status != "ok" or (key, number) in made or ended.get(key, number) < number
+
+    return [
+        (block, number)
+        for block, number in shard.units
+        if not keys.get(block) or not all(is_made(key, number) for key in keys[block])
+    ]
+
+
+def _listed(texts: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def _visits(moved: Sequence[Visit]) -> tuple[list[Visit], list[str]]:
+    """One check per cell, small sizes first, then the timed visits; and where checks contradict each other."""
+    checks: dict[str, list[Visit]] = {}
+    for visit in moved:
+        if visit.round == 0:
+            checks.setdefault(visit.key, []).append(visit)
+    timed = [visit for visit in moved if visit.round]
+    reached = {visit.key for visit in timed if visit.cause != "budget"}
+    timed = [visit for visit in timed if visit.cause != "budget" or visit.key not in reached]
+    chosen, notes = [], []
+    for same in checks.values():
+        check, differing = _check_of(same)
+        chosen.append(check)
+        notes += differing
+    chosen.sort(key=lambda visit: _size(visit.cell))
+    firsts: dict[str, Visit] = {}
+    for visit in timed:  # what a budget did not reach is said once
+        if visit.cause == "budget":
+            firsts.setdefault(visit.key, visit)
+    timed = [visit for visit in timed if visit.cause != "budget" or firsts[visit.key] is visit]
+    return [*chosen, *timed], notes
+
+
+def _size(cell: Mapping[str, Any]) -> tuple[int, ...]:
+    tokens = cell["seq_len"]
+    numbers = (tokens, cell["query_len"] or tokens, cell["channels"], cell["batch"], cell["heads"])
+    return (*numbers, cell["kv_heads"] or cell["heads"])
+
+
+def _check_of(same: Sequence[Visit]) -> tuple[Visit, list[str]]:
+    """The check of a cell that says most: that it is wrong, else that it is right; and what the others contradict."""
+    best = min(same, key=lambda visit: _doubt(visit))
+    others = [visit for visit in same if visit.status != best.status and visit.cause != "budget"]
+    texts = [f"another device's check: {visit.status}, {visit.reason or 'no reason'}" for visit in others]
+    for name, metric in exact_metrics().items():
+        for column in dict.fromkeys((metric.column, *metric.guarded)):
+            figures = sorted(
+                {v.metrics[column] for v in same if v.status == "ok" and v.metrics.get(column) is not None}
+            )
+            if len(figures) > 1:
+                texts.append(f"{name}: {column} was {figures[0]} to {figures[-1]} in the checks of {len(same)} parts")
+    warnings = tuple(dict.fromkeys((*best.warnings, *texts)))
+    return replace(best, warnings=warnings), [f"{best.key}: {text}" for text in texts]
+
+
+def _doubt(visit: Visit) -> int:
+    return {"wrong": 0, "ok": 1}.get(visit.status, 3 if visit.cause == "budget" else 2)
+
+
+def _samples(places: Sequence[_Place]) -> DataFrame:
+    import pandas as pd
+
+    tables = []
+    for place in places:
+        table = place.part.samples()
+        timed = table["round"] > 0
+        tables.append(
+            table.assign(process=table["process"] + place.process, round=table["round"] + place.round * timed)
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _environment(places: Sequence[_Place], groups: Sequence[Sequence[Part]], partial: bool) -> dict[str, Any]:
+    """environment.json: the facts of the first part, and under `parts` those of each."""
+    environments = [place.part.environment for place in places]
+    first = named(environments[0], MACHINE)
+    devices = {str(each.get("device_id", "")) for each in environments}
+    if len(devices) > 1:
+        first.pop("device_id", None)
+    if "rates" in first and not first["rates"]:
+        first["rates"] = next((plain(each["rates"]) for each in environments if each.get("rates")), {})
+    shards = [part.shard for part in groups[0] if part.shard is not None]
+    return {
+        **first,
+        **named(environments[0], ("fast_exact", "code", "seed")),
+        **{name: _united(environments, name) for name in OPERATORS},
+        "exact": list(dict.fromkeys(each for environment in environments for each in environment.get("exact", ()))),
+        "looks": _looks(groups),
+        "sweep": _sweep(environments),
+        **({"shard": _shard(shards).stored()} if partial else {}),
+        "parts": [each for place in places for each in _provenance(place)],
+    }
+
+
+def _united(environments: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    return {key: plain(value) for environment in environments for key, value in environment.get(name, {}).items()}
+
+
+def _sweep(environments: Sequence[Mapping[str, Any]]) -> list[Any]:
+    entries: list[Any] = []
+    for environment in environments:
+        stored = environment.get("sweep")
+        entries += [each for each in (stored if isinstance(stored, list) else []) if each not in entries]
+    return entries
+
+
+def _shard(shards: Sequence[StoredShard]) -> StoredShard:
+    """Several shards of one dealing as one part of it."""
+    numbers = sorted({number for shard in shards for number in shard.numbers})
+    units = sorted({unit for shard in shards for unit in shard.units})
+    return StoredShard(tuple(numbers), shards[0].of, units, shards[0].dealt)
+
+
+def _looks(groups: Sequence[Sequence[Part]]) -> list[int]:
+    """The round counts at which the joined run might have stopped: those of each group, behind the rounds before it.
+
+    Runs of a fixed length are a longer one of a fixed length.
+    """
+    planned = [tuple(group[0].environment.get("looks") or ()) for group in groups]
+    made = [max(part.rounds for part in group) for group in groups]
+    if all(len(looks) <= 1 for looks in planned):
+        return [max(sum(made), *(looks[0] for looks in planned if looks), 1)]
+    looks, before = set(), 0
+    for number, (own, rounds) in enumerate(zip(planned, made, strict=True)):
+        last = number == len(groups) - 1
+        looks |= {before + look for look in (own or (rounds,)) if last or look <= rounds}
+        before += rounds
+    ordered = sorted(look for look in looks if 1 <= look <= MOST_ROUNDS)
+    step = -(-len(ordered) // MOST_LOOKS)
+    return sorted({*ordered[::step], ordered[-1]})[-MOST_LOOKS:]
+
+
+def _provenance(place: _Place) -> list[dict[str, Any]]:
+    """Where visits of a part are from: which shard, when, which processes and rounds, and the facts of its machine."""
+    part = place.part
+    earlier = part.environment.get("parts")
+    if earlier:
+        return [
+            {
+                **plain(each),
+                "processes": [number + place.process for number in each["processes"]],
+                "rounds": [number + place.round for number in each["rounds"]],
+            }
+            for each in earlier
+        ]
+    return [
+        {
+            "shard": str(part.shard) if part.shard else None,
+            "processes": [place.process, place.process + part.processes - 1],
+            "rounds": [place.round + 1, place.round + max(part.rounds, 1)],
+            "facts": named(part.environment, MACHINE),
+        }
+    ]
+
+
+def _suite_text(parts: Sequence[Part]) -> str:
+    """The suite of all parts: as it is, or with the operators, impls and entries of the sweep of each."""
+    data = plain(parts[0].suite)
+    if all(plain(part.suite) == data for part in parts):
+        return parts[0].suite_text if data == parts[0].suite else written(data)
+    suites = [plain(part.suite) for part in parts]
+    operators: dict[str, dict[str, list[Any]]] = {}
+    for grids in map(_grids, suites):
+        for name, grid in grids.items():
+            for key, values in grid.items():
+                known = operators.setdefault(name, {}).setdefault(key, [])
+                known += [value for value in values if value not in known]
+            operators.setdefault(name, {})
+    everything = any(suite.get("operators") == "all" for suite in suites)
+    sweep: list[Any] = []
+    for suite in suites:
+        entries = suite["sweep"] if isinstance(suite["sweep"], list) else [suite["sweep"]]
+        sweep += [entry for entry in entries if entry not in sweep]
+    impls = list(dict.fromkeys(impl for suite in suites for impl in _list(suite.get("impls"))))
+    changed = {"operators": "all" if everything else operators, "sweep": sweep, **({"impls": impls} if impls else {})}
+    return written({**data, **changed})
+
+
+def _grids(suite: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """The operators of a suite, each with the values of its parameters."""
+    stated = suite.get("operators")
+    tables = [each if isinstance(each, Mapping) else {str(each): {}} for each in _list(stated)]
+    return {
+        str(name): {str(key): _list(values) for key, values in (grid or {}).items()}
+        for table in tables
+        for name, grid in table.items()
+    }
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _joined_note(parts: Sequence[Part], environment: Mapping[str, Any]) -> str:
+    shards = sum(part.shard is not None for part in parts)
+    what = [count(shards, "shard")] * bool(shards) + [count(len(parts) - shards, "run")] * (len(parts) > shards)
+    devices = {visit.device_id for part in parts for visit in part.visits}
+    model = environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "unknown"
+    return f"joined: {' and '.join(what)}, measured on {count(len(devices), 'device')} ({model})"
+
+
+_TOLD = ("kernel_release", "commit", "cpu", "cores", "governor", "gpu.driver", "gpu.power_limit_w")
+"""Facts of which it is said that parts differ."""
+
+
+def _differences(parts: Sequence[Part]) -> list[str]:
+    def fact(part: Part, name: str) -> Any:
+        value: Any = part.environment
+        for each in name.split("."):
+            value = value.get(each) if isinstance(value, Mapping) else None
+        return value
+
+    notes = []
+    for name in _TOLD:
+        values = dict.fromkeys(plain(str(fact(part, name))) for part in parts)
+        if len(values) > 1:
+            notes.append(f"the parts differ in {name}: {_listed(list(values), 4)}")
+    return notes

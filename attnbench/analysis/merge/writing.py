@@ -1,0 +1,25 @@
+"""A joined run is stored as any other is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnbench.analysis import results
+from attnbench.analysis.merge.joining import Joined
+from attnbench.files import storing
+from attnbench.store import journal
+from attnbench.store.frames import frame
+from attnbench.store.records import Sample
+
+
+def write(joined: Joined, folder: Path) -> None:
+    """Writes a run folder. Raises BadInput where it exists and is not empty, or cannot be written."""
+    opened = journal.create(folder, joined.suite_text, joined.environment)
+    try:
+        opened.take(Sample(*row) for row in joined.samples.itertuples(index=False, name=None))
+        opened.add(*joined.visits)
+        if joined.visits:
+            with storing(folder):
+                results.write(folder, frame(joined.visits), tuple(joined.environment["looks"]))
+    finally:
+        opened.close()
