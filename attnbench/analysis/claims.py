@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
+from attnbench.analysis.expressions import Networks
 from attnbench.analysis.paper_figures import Figure
 from attnbench.problem import Cell
 
@@ -56,9 +57,10 @@ class Number:
         points: of memory and growth in place of both, the difference that is allowed, in the unit.
         at_least: whether the number is a lower bound; at_most: an upper one.
         up_to: of time, the other end of the range that was printed.
-        terms: of a count that differs, what closes the gap, by what each is: an expression.
+        terms: of a number that differs, what closes the gap, by what each is: an expression.
         cut: whether the paper cut the digits off in place of rounding.
         map_bytes: of memory, the bytes of one N×N map, of which both numbers are then so many: an expression.
+        indications: what figures of ours say of it beside, by what each is: an expression; they decide nothing.
         why: in words.
     """
 
@@ -78,6 +80,7 @@ class Number:
     terms: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     map_bytes: str = ""
+    indications: Mapping[str, str] = field(default_factory=dict)
     why: str = ""
 
     @property
@@ -145,6 +148,7 @@ class Paper:
         cells: by name, what operators are asked at: `measure/papers.py`.
         claims: in the order of the file.
         figures: what is drawn of it.
+        networks: by name, the layers that sums go over: `expressions.Networks`.
     """
 
     name: str
@@ -155,6 +159,7 @@ class Paper:
     cells: Mapping[str, Mapping[str, object]]
     claims: Sequence[Claim]
     figures: Sequence[Figure] = ()
+    networks: Networks = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,12 +190,11 @@ class Checked:
         """Ours with every term."""
         return self.ours + sum(self.terms.values())
 
-    @property
-    def is_explained(self) -> bool:
-        """Whether a count that differs does so by its terms, or by digits that were cut, alone."""
+    def is_explained(self, kind: Kind) -> bool:
+        """Whether a number that differs does so by its terms, or by digits that were cut, alone."""
         if self.number.cut:
             return math.floor(self.closed / self.number.last) * self.number.last == self.number.value
-        return rounds_to(self.closed, self.number)
+        return verdict_of(kind, self.closed, self.number) == "reproduced"
 
 
 @dataclass(frozen=True)
@@ -311,6 +315,7 @@ class Result:
         verdict: differs where one of its numbers does.
         cells: whose figures were asked for.
         timing: what was measured of it; None where nothing is to be.
+        indications: by name of a number those that it has, by what each is, in base units.
     """
 
     paper: Paper
@@ -319,6 +324,7 @@ class Result:
     verdict: Verdict
     cells: Sequence[Cell] = ()
     timing: Timing | None = None
+    indications: Mapping[str, Mapping[str, Fraction]] = field(default_factory=dict)
 
     @property
     def is_testable(self) -> bool:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
+from attnbench.analysis.memory_budget import of_gpu
 from attnbench.units import quoted, suggestion
 
 Figure = Callable[[str, Mapping[str, Any], str], Fraction]
 """(name, arguments, attribute) → the value of `name(arguments).attribute`."""
+
+Networks = Mapping[str, Sequence[Mapping[str, int]]]
+"""By name, the layers of a network: rows of `count`, and of the sizes at which so many layers are."""
 
 _BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
     ast.Add: operator.add,
@@ -22,7 +27,14 @@ _BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
     ast.Pow: operator.pow,
 }
 
-_FUNCTIONS: Mapping[str, Callable[..., Fraction | float]] = {"log2": math.log2, "min": min, "max": max}
+_FUNCTIONS: Mapping[str, Callable[..., Fraction | float]] = {
+    "log2": math.log2,
+    "min": min,
+    "max": max,
+    "left_of_gpu": lambda total: Fraction(of_gpu("", int(total)).left_bytes),
+}
+
+NONE: Networks = MappingProxyType({})
 
 GUESS = "paper"
 """The constant near which `largest` begins to search: the printed number."""
@@ -31,15 +43,20 @@ _MOST_POWER = 30
 """Of two, above which `largest` does not search."""
 
 
-def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fraction:
-    """The value of an expression of numbers, constants, + - * / **, log2, min, max, `largest` and figures.
+def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure, networks: Networks = NONE) -> Fraction:
+    """The value of an expression of numbers, constants, + - * / ** and figures, and of these functions:
 
-    `largest(L, limit, need)` is the largest power of two L of which an expression of L is no more than the limit.
+    - log2, min, max.
+    - `left_of_gpu(bytes)`: what `fit` leaves of a GPU's memory, in bytes.
+    - `largest(L, limit, need)`: the largest power of two L of which an expression of L is no more than the limit.
+    - `over(network, each)`: the sum over a network's layers of an expression, in which the sizes of a layer, and
+      `count`, are constants, and every figure is at these sizes.
 
     Args:
         text: the expression.
         constants: by name; `largest` begins to search near GUESS.
         figure: asked for every `name.attribute` and `name(key=value).attribute`.
+        networks: that `over` may name.
 
     Raises: ValueError for anything else.
     """
@@ -55,7 +72,13 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
                 return Fraction(_BINARY[type(kind)](value(left), value(right)))
             case ast.Call(func=ast.Name(id="largest"), args=[ast.Name(id=name), limit, need], keywords=[]):
                 body, guess = ast.unparse(need), constants.get(GUESS, Fraction(1))
-                return _largest(value(limit), lambda size: evaluate(body, {**constants, name: size}, figure), guess)
+                return _largest(
+                    value(limit), lambda size: evaluate(body, {**constants, name: size}, figure, networks), guess
+                )
+            case ast.Call(func=ast.Name(id="over"), args=[ast.Name(id=name), each], keywords=[]):
+                if name not in networks:
+                    raise ValueError(f"{quoted(text)}: no network {name}{suggestion(name, networks)}")
+                return sum((_of_row(ast.unparse(each), row) for row in networks[name]), Fraction(0))
             case ast.Call(func=ast.Name(id=name), args=[_, *_] as operands, keywords=[]) if name in _FUNCTIONS:
                 return Fraction(_FUNCTIONS[name](*map(value, operands)))
             case ast.Attribute(value=ast.Name(id=name), attr=attribute):
@@ -67,8 +90,15 @@ def evaluate(text: str, constants: Mapping[str, Fraction], figure: Figure) -> Fr
                     raise ValueError(f"{quoted(text)}: no constant {name}{suggestion(name, constants)}")
                 return constants[name]
         raise ValueError(
-            f"{quoted(text)}: {ast.unparse(node)}; allowed: numbers, constants, figures, + - * / **, log2, min, max"
+            f"{quoted(text)}: {ast.unparse(node)}; allowed: numbers, constants, figures, + - * / **, "
+            f"{', '.join(_FUNCTIONS)}, largest, over"
         )
+
+    def _of_row(each: str, row: Mapping[str, int]) -> Fraction:
+        sizes = {name: size for name, size in row.items() if name != "count"}
+        numbers = {name: Fraction(number) for name, number in row.items()}
+        at_sizes: Figure = lambda name, given, attribute: figure(name, {**sizes, **given}, attribute)  # noqa: E731
+        return row["count"] * evaluate(each, {**constants, **numbers}, at_sizes, networks)
 
     def argument(node: ast.expr) -> Any:
         if isinstance(node, ast.Constant) and isinstance(node.value, (str, bool)):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from attnbench.analysis.claims import CHECKED, KINDS, MARKS, UNITS, VERDICTS, Claim, Number, Paper
 from attnbench.analysis.paper_figures import UNITS as FIGURE_UNITS
 from attnbench.analysis.paper_figures import Curve, Figure
+from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import Notes, Section, several
 from attnbench.units import choice, flag, quoted, separated, suggestion, whole_size
@@ -50,6 +51,7 @@ def read(path: Path) -> Paper:
         **{key: section.take(key, _text, "") for key in ("title", "url", "source")},
         constants=section.take("constants", _texts, {}),
         cells=section.take("cells", _mappings, {}),
+        networks=section.take("networks", _networks, {}),
         claims=tuple(
             _claim(value, f"claims[{index}]", notes)
             for index, value in enumerate(section.take("claims", _list, []))
@@ -95,7 +97,7 @@ def _number(value: Any, path: str, notes: Notes) -> Number | None:
         "meant": choice(list(UNITS)),
         "verdict": choice(VERDICTS[:2]),
         **dict.fromkeys(("at_least", "at_most", "cut"), flag),
-        "terms": _texts,
+        **dict.fromkeys(("terms", "indications"), _texts),
         **dict.fromkeys(("paper", "up_to"), _digits),
         **dict.fromkeys(("step", "within", "factor", "points"), _fraction),
     }
@@ -176,6 +178,21 @@ def _orders(value: Any) -> dict[str, tuple[tuple[str, ...], ...]]:
     if not isinstance(value, dict) or not all(isinstance(each, list) and len(each) > 1 for each in value.values()):
         raise ValueError(f"{quoted(value)}; allowed: a mapping of lists of two ranks or more, the largest first")
     return {name: tuple(map(several(_text), ranks)) for name, ranks in value.items()}
+
+
+def _networks(value: Any) -> dict[str, list[dict[str, int]]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{quoted(value)}; allowed: a mapping of lists")
+    for row in (row for network in value.values() for row in _list(network)):
+        if not isinstance(row, dict) or "count" not in row or not all(type(each) is int for each in row.values()):
+            raise ValueError(
+                f"{quoted(row)}; allowed: by a network's name rows of count and sizes, such as "
+                "{count: 3, image_size: 56}, all whole numbers"
+            )
+        for name in row:
+            if name not in ("count", *AXES):
+                raise ValueError(f"{quoted(name)}{suggestion(name, AXES)}; allowed: count, {', '.join(AXES)}")
+    return value
 
 
 def _mappings(value: Any) -> dict[str, Mapping[str, Any]]:

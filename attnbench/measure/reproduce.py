@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.claims import CHECKED, Checked, Claim, Number, Paper, Result, verdict_of, verdict_of_claim
-from attnbench.analysis.expressions import GUESS, evaluate
+from attnbench.analysis.expressions import GUESS, crossover_of, evaluate
 from attnbench.analysis.timed_claims import verdict_of_timing
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.measure.fit import need
 from attnbench.measure.timed_claims import StoredTimes, timing_of
 from attnbench.measure.worker.forecast import footprint
 from attnbench.plan.sweep import Shape
@@ -21,41 +24,56 @@ from attnbench.registry import operators, outside_definition, resolve
 from attnbench.units import quoted, separated, suggestion
 
 if TYPE_CHECKING:
+    from attnbench.measure.worker.fake_memory import Footprint
     from attnbench.operator import Form
 
 _KINDS = ("dtype", "causal")
-_OTHERS = ("operator", "impl", "scope", "mode", "params")
+_OTHERS = ("operator", "impl", "scope", "mode", "params", "layers")
 
 
 @dataclass(frozen=True)
 class Quantities:
-    """The figures of one cell, each made when it is asked for. form, cell: of its operator."""
+    """The figures of one cell, each made when it is asked for.
+
+    Attributes:
+        form, cell: of its operator.
+        layers: of which need_bytes is what `fit` says they need at once.
+    """
 
     form: Form
     cell: Cell
+    layers: int = 1
 
     def __getitem__(self, name: str) -> Fraction:
-        """A field of a cost or of a footprint, or multiply_adds. Raises ValueError where there is no such."""
+        """A field of a cost or of a footprint, multiply_adds, or need_bytes. Raises ValueError where there is none."""
         cost = {**asdict(self._cost), "multiply_adds": Fraction(self._cost.flops, 2)}
         if name in cost:
             return Fraction(cost[name] or 0)
-        amount = getattr(self._saved if name == "saved_bytes" else self._footprint, _FOOTPRINT.get(name, ""), None)
-        if amount is None:
+        if name not in _FOOTPRINT:
             allowed = [*cost, *_FOOTPRINT]
             raise ValueError(f"no figure {name}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}")
-        return Fraction(amount)
+        of = self._saved if name in _OF_SAVED else self._footprint
+        if name == "need_bytes":
+            return Fraction(need(of, self.layers, self.cell.mode != "fwd").total_bytes)
+        return Fraction(getattr(of, _FOOTPRINT[name]))
 
     @cached_property
     def _cost(self) -> Any:
         return self.form.cost(self.cell.problem, self.cell.params, self.cell.mode)
 
     @cached_property
-    def _footprint(self) -> Any:
-        return footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode)
+    def _footprint(self) -> Footprint:
+        return self._predicted(saved=False)
 
     @cached_property
-    def _saved(self) -> Any:
-        return footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode, saved=True)
+    def _saved(self) -> Footprint:
+        return self._predicted(saved=True) if self.cell.mode != "fwd" else self._footprint
+
+    def _predicted(self, saved: bool) -> Footprint:
+        predicted = footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode, saved=saved)
+        if predicted is None:
+            raise ValueError(f"{self.cell.operator}: its memory is not known from shapes")
+        return predicted
 
 
 _FOOTPRINT = {
@@ -63,7 +81,11 @@ _FOOTPRINT = {
     "parameter_bytes": "parameter_bytes",
     "input_bytes": "input_bytes",
     "saved_bytes": "saved_bytes",
+    "need_bytes": "",
 }
+"""Fields of a footprint by the name of the figure; need_bytes is made of several."""
+
+_OF_SAVED = ("saved_bytes", "need_bytes")
 
 
 def reproduce(chosen: Iterable[Paper], runs: Sequence[StoredTimes] = ()) -> list[Result]:
@@ -85,8 +107,29 @@ def _results(paper: Paper, runs: Sequence[StoredTimes]) -> list[Result]:
         if claim.kind == "measured" or (claim.kind not in CHECKED and any(each.ours for each in claim.numbers)):
             timing = timing_of(paper, claim, partial(cell_of, paper), runs)
             verdict = verdict_of_timing(claim, timing)
-        results.append(Result(paper, claim, checked, verdict, tuple(asked.values()), timing))
+        indications = {number.name: _indications(paper, claim, number, value) for number in claim.numbers}
+        results.append(Result(paper, claim, checked, verdict, tuple(asked.values()), timing, indications))
     return results
+
+
+def _indications(paper: Paper, claim: Claim, number: Number, value: Value) -> dict[str, Fraction]:
+    """Those that its file has; of a ratio of times that of the multiply-adds of the same cells."""
+    of_times = "" if crossover_of(number.ours) else number.ours
+    counted = {"in multiply-adds": _TIME.sub(".multiply_adds", of_times)} if _TIME.search(of_times) else {}
+    with _in_file(paper, claim, number):
+        return {what: value(text, {}) for what, text in {**counted, **number.indications}.items()}
+
+
+_TIME = re.compile(r"\.time\b")
+
+
+@contextmanager
+def _in_file(paper: Paper, claim: Claim, number: Number) -> Iterator[None]:
+    """Raises BadInput, with the place in the file, in place of ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"papers/{paper.name}.yaml, {claim.id} {number.name}: {error}. Correct it there.") from None
 
 
 def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
@@ -103,7 +146,8 @@ def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
     def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
         key = repr((name, overrides))
         if key not in known:
-            known[key] = quantities(cell_of(paper, name, overrides))
+            layers = {**paper.cells.get(name, {}), **overrides}.get("layers", 1)
+            known[key] = replace(quantities(cell_of(paper, name, overrides)), layers=layers)
         if asked is not None:
             asked[key] = known[key].cell
         return known[key][attribute]
@@ -111,10 +155,10 @@ def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
     constants: dict[str, Fraction] = {}
     for name, text in paper.constants.items():
         try:
-            constants[name] = evaluate(text, constants, figure)
+            constants[name] = evaluate(text, constants, figure, paper.networks)
         except ValueError as error:
             raise BadInput(f"papers/{paper.name}.yaml, constants.{name}: {error}. Correct it there.") from None
-    return lambda text, names: evaluate(text, {**constants, **names}, figure)
+    return lambda text, names: evaluate(text, {**constants, **names}, figure, paper.networks)
 
 
 Value = Callable[[str, Mapping[str, Fraction]], Fraction]
@@ -124,10 +168,8 @@ Value = Callable[[str, Mapping[str, Fraction]], Fraction]
 def _checked_numbers(paper: Paper, claim: Claim, value: Value) -> list[Checked]:
     checked = []
     for number in claim.numbers if claim.kind in CHECKED else ():
-        try:
+        with _in_file(paper, claim, number):
             checked.append(_checked(claim, number, value))
-        except ValueError as error:
-            raise BadInput(f"papers/{paper.name}.yaml, {claim.id} {number.name}: {error}. Correct it there.") from None
     return checked
 
 

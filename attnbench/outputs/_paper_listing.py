@@ -48,6 +48,7 @@ class NumberTexts:
         paper, ours, ratio: empty where there is nothing.
         verdict: empty where nothing is held against it.
         words: why it is what it is.
+        beside: what figures of ours indicate of it, and decide nothing.
         terms: what closes the gap, each with its value, and the sum that is reached.
         maps: the N×N maps that are alive.
         expression: what ours is.
@@ -59,6 +60,7 @@ class NumberTexts:
     ratio: str
     verdict: str
     words: str
+    beside: str
     terms: str
     maps: str
     expression: str
@@ -66,7 +68,7 @@ class NumberTexts:
     @property
     def why(self) -> str:
         """All reasons."""
-        return "; ".join(filter(None, (self.words, self.terms, self.maps)))
+        return "; ".join(filter(None, (self.words, self.beside, self.terms, self.maps)))
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def difference(of_paper: OfPaper) -> str:
     if of_paper.farthest is None:
         return ""
     result, checked = of_paper.farthest
-    texts = _number_texts(checked.number, checked, result.claim.mark)
+    texts = _number_texts(checked.number, checked, result)
     named = f", {texts.name}" if texts.name else ""
     claim = result.claim.claim.partition(":")[0]
     return f"{result.claim.id}, {claim}{named}: {texts.ours}, in the paper {texts.paper}"
@@ -187,6 +189,7 @@ def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
             "expression": number.ours if number else None,
             **_NO_FIGURES,
             **figures.get(id(number), {"verdict": result.verdict, "why": why_of_claim(result)}),
+            "indications": {what: _plain(value) for what, value in _indications(result, number).items()},
             **of_all,
         }
         for number in (claim.numbers or (None,))
@@ -196,12 +199,16 @@ def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
     return [*numbers, *({**of_claim, **nothing, **_NO_FIGURES, **order_fields(each), **of_all} for each in orders)]
 
 
-_NO_FIGURES: Row = {"ours": None, "ratio": None, "terms": {}, "verdict": "", "why": "", **NO_TIMES, "steps": []}
+_NO_FIGURES: Row = {"ours": None, "ratio": None, "terms": {}, "indications": {}, "verdict": "", "why": "", **NO_TIMES, "steps": []}
 
 
 def _by_number(result: Result) -> Mapping[int, Checked]:
     """What is held against each number, by its identity."""
     return {id(each.number): each for each in result.checked}
+
+
+def _indications(result: Result, number: Number | None) -> Mapping[str, Fraction]:
+    return result.indications.get(number.name, {}) if number else {}
 
 
 def _figures(result: Result) -> dict[int, Row]:
@@ -212,7 +219,7 @@ def _figures(result: Result) -> dict[int, Row]:
             "ratio": checked.ratio,
             "terms": {name: _plain(value) for name, value in checked.terms.items()},
             "verdict": checked.verdict,
-            "why": _number_texts(checked.number, checked, result.claim.mark).why or result.claim.why,
+            "why": _number_texts(checked.number, checked, result).why or result.claim.why,
         }
         for checked in result.checked
     }
@@ -240,9 +247,7 @@ def claim_texts(result: Result, commands: Mapping[str, Sequence[str]]) -> ClaimT
     numbers = [
         texts
         for number in claim.numbers
-        for texts in _with_times(
-            _number_texts(number, checked.get(id(number)), claim.mark), times.get(id(number)), result
-        )
+        for texts in _with_times(_number_texts(number, checked.get(id(number)), result), times.get(id(number)), result)
     ]
     numbers += [NumberTexts(**{**_NO_TEXTS, **each}) for each in order_texts(result)]
     alone = commands.get(claim.id, ())
@@ -262,16 +267,18 @@ def _with_times(texts: NumberTexts, timed: Timed | None, result: Result) -> list
     return [replace(texts, **ours), *(NumberTexts(**{**_NO_TEXTS, **each}) for each in others)]
 
 
-def _number_texts(number: Number, checked: Checked | None, mark: Mark) -> NumberTexts:
+def _number_texts(number: Number, checked: Checked | None, result: Result) -> NumberTexts:
     bound, unit = "≥ " if number.at_least else "≤ " if number.at_most else "", f" {number.unit}" if number.unit else ""
     until = f"–{number.up_to}" if number.up_to else ""
+    indications = _indications(result, number)
     return NumberTexts(
         name=number.name,
-        paper=f"{bound}{number.paper}{until}{unit}{_RECALLED if mark == 'recalled' else ''}",
+        paper=f"{bound}{number.paper}{until}{unit}{_RECALLED if result.claim.mark == 'recalled' else ''}",
         ours=_ours(checked) if checked else "",
         ratio=f"{checked.ratio:.4g}" if checked and checked.ratio is not None else "",
         verdict=checked.verdict if checked else "",
         words=number.why if checked else "",
+        beside=", ".join(f"{what}: {float(value / number.scale):.3g}{unit}" for what, value in indications.items()),
         terms=_terms(checked) if checked else "",
         maps=_maps(checked) if checked else "",
         expression=number.ours,
@@ -284,7 +291,8 @@ def _terms(checked: Checked) -> str:
         return ""
     terms = ", ".join(f"{name}: {_grouped(value, '+')}" for name, value in checked.terms.items())
     which = "it" if len(checked.terms) == 1 else "them"
-    return f"{terms}; with {which} {_grouped(checked.closed)}, which is {shown(checked.closed, checked.number, 0)}"
+    closed, printed = _grouped(checked.closed), shown(checked.closed, checked.number, 0)
+    return f"{terms}; with {which} {closed}{'' if closed.replace(' ', '') == printed else f', which is {printed}'}"
 
 
 def _maps(checked: Checked) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from attnbench.analysis.claims import CHECKED, Checked, Kind, Number, Result, is_near, rounds_to, verdict_of
+from attnbench.analysis.claims import CHECKED, VERDICTS, Checked, Kind, Number, Result, is_near, rounds_to, verdict_of
 from attnbench.analysis.expressions import evaluate
 from attnbench.analysis.reproduction import Reproduction
 from attnbench.errors import BadInput
@@ -57,31 +58,47 @@ def test_each_number_has_the_verdict_that_its_file_states(results: list[Result])
     assert all(result.checked for result in results if result.claim.kind in CHECKED)
 
 
-def test_a_count_that_differs_is_explained_to_the_last_digit(results: list[Result]) -> None:
-    differing = [
-        (result, checked)
-        for result, checked in numbers(results)
-        if result.claim.kind == "analytic" and checked.verdict == "differs" and not checked.number.at_least
-    ]
-    assert differing
+UNEXPLAINED = {"N1": 2, "K7": 2, "O5": 1, "A3": 1}
+"""Numbers that differ without a count of why: ratios that the card's memory bounds, and bounds that do not hold."""
+
+
+def test_a_number_that_differs_is_explained_by_what_is_counted(results: list[Result]) -> None:
+    """To the last digit of a count, within the tolerance of a memory; and every term is needed for that."""
+    unexplained = Counter[str]()
+    differing = [(result, checked) for result, checked in numbers(results) if checked.verdict == "differs"]
+    assert {result.claim.kind for result, _ in differing} == {"analytic", "memory"}
     for result, checked in differing:
-        assert checked.terms or checked.number.cut, result.claim.id
-        assert checked.is_explained, result.claim.id
-        without = replace(checked, terms={}, number=replace(checked.number, cut=False))
-        assert not without.is_explained  # what is named is needed
+        kind = result.claim.kind
+        if not (checked.terms or checked.number.cut):
+            unexplained[result.claim.id] += 1
+            assert checked.number.why or result.claim.why, result.claim.id
+            continue
+        assert checked.is_explained(kind), f"{result.claim.id} {checked.number.name}"
+        bare = replace(checked, number=replace(checked.number, cut=False), terms={})
+        assert not bare.is_explained(kind)
         if checked.terms:
             first = next(iter(checked.terms))
             less = {name: value for name, value in checked.terms.items() if name != first}
-            assert not replace(checked, terms=less).is_explained
+            assert not replace(checked, terms=less).is_explained(kind)
+    assert unexplained == UNEXPLAINED
 
 
-def test_memory_that_differs_says_why(results: list[Result]) -> None:
+def test_a_tolerance_has_its_reason(results: list[Result]) -> None:
     for result, checked in numbers(results):
-        if result.claim.kind != "analytic" and checked.verdict == "differs":
-            assert checked.map_bytes or checked.number.why or result.claim.why, result.claim.id
         allowed = (checked.number.points, checked.number.within, checked.number.factor)
         if any(each is not None for each in allowed):
             assert result.claim.why or checked.number.why, f"{result.claim.id}: a tolerance without its reason"
+
+
+LEFT_OUT = {"H5", "O13"}
+"""Rows of the list of claims that are none: Ham VQ is not in its table, for Sinkhorn and gMLP no number was found."""
+
+
+def test_every_claim_that_is_known_has_a_verdict(results: list[Result]) -> None:
+    listed = {"S": 1, "K": 9, "H": 12, "L": 7, "P": 10, "N": 4, "A": 3, "O": 14}
+    known = {f"{letter}{number}" for letter, last in listed.items() for number in range(1, last + 1)}
+    assert known - {result.claim.id for result in results} == LEFT_OUT
+    assert all(result.verdict in VERDICTS for result in results)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +203,8 @@ def test_exit_code_and_a_paper_is_one_file(tmp_path: Path, monkeypatch: pytest.M
         (", ours: softmax.multiply_adds", "", "ours is missing"),
         ("kind: analytic", "kind: measured", "what kind measured is decided by"),
         ("title: a paper", "titel: a paper", "did you mean 'title'?"),
+        ("source: nothing", "source: nothing\nnetworks: {net: [{image_size: 7}]}", "rows of count and sizes"),
+        ("source: nothing", "source: nothing\nnetworks: {net: [{count: 1, imagesize: 7}]}", "'image_size'?); allowed"),
     ],
 )
 def test_a_file_with_a_mistake_is_refused(
@@ -205,6 +224,7 @@ def test_a_file_with_a_mistake_is_refused(
         ("softmax.multiply_adds", "softmax(k=3).multiply_adds", "unknown parameter 'k'"),
         ("seq_len: 64", "seq_len: 0", "allowed"),
         ("operator: softmax", "operator: sofmax", "did you mean 'softmax'?"),
+        ("read, numbers: [{", "read, numbers: [{indications: {what: softmax.mad}, ", "Z1 : no figure mad"),
         ("source: nothing", "source: nothing\nconstants: {a: b}", "constants.a: 'b': no constant b"),
     ],
 )
@@ -233,7 +253,8 @@ def test_explained_claims_name_commands_that_give_their_figures(results: list[Re
     assert rows[0]["multiply_adds"] == 14_336
     found = commands(results)
     for result in results:
-        reads = any("_bytes" in each.number.ours or "multiply_adds" in each.number.ours for each in result.checked)
+        texts = [each.number.ours for each in result.checked]
+        reads = any("_bytes" in text or "multiply_adds" in text for text in texts) or any(result.indications.values())
         assert bool(found[result.claim.id]) == reads
 
 
@@ -254,6 +275,25 @@ def test_rows_hold_every_number(results: list[Result], capsys: pytest.CaptureFix
     assert json.loads(run("lecture", "--brief", "--format", "json"))[0]["reproduced"] == 1
 
 
+def test_memory_of_a_stack_is_what_fit_says() -> None:
+    """Six blocks keep six times what one keeps, and are at work one after the other; nothing is kept in inference."""
+    cell = measured.cell_of(papers.papers(["performer"])[0], "softmax", {"seq_len": 512, "mode": "fwd_bwd"})
+    one = measured.quantities(cell)
+    six = replace(one, layers=6)
+    assert six["need_bytes"] - one["need_bytes"] == 5 * (one["saved_bytes"] + 2 * one["parameter_bytes"])
+    forward = measured.quantities(replace(cell, mode="fwd"))
+    assert replace(forward, layers=6)["need_bytes"] - forward["need_bytes"] == 5 * forward["parameter_bytes"]
+
+
+def test_an_indication_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(papers, "FOLDER", tmp_path)
+    beside = PAPER.replace("ours:", "indications: {half of it: softmax.multiply_adds / 2}, ours:")
+    (tmp_path / "own.yaml").write_text(beside, encoding="utf-8")
+    assert "half of it: 3.28e+04" in run("own")
+    (row,) = json.loads(run("own", "--format", "json"))
+    assert (row["indications"], row["verdict"]) == ({"half of it": 32768}, "reproduced")
+
+
 def test_expressions() -> None:
     def figure(name: str, given: Any, attribute: str) -> Fraction:
         return Fraction(f"{given.get('n', 1)}") if (name, attribute) == ("cell", "size") else Fraction(0)
@@ -267,6 +307,13 @@ def test_expressions() -> None:
         assert evaluate("largest(L, 2 ** 9 - 1, cell(n=L).size)", near, figure) == 2**8
         assert evaluate("largest(L, 2 ** 9, cell(n=L).size)", near, figure) == 2**9
         assert evaluate("largest(L, 1 / 2, cell(n=L).size)", near, figure) == 0
+    assert evaluate("left_of_gpu(16 * 2 ** 30)", {}, figure) < 15 * 2**30
+    networks = {"net": [{"count": 3, "n": 5}, {"count": 2, "n": 7}]}
+    assert evaluate("over(net, cell.size)", {}, figure, networks) == 3 * 5 + 2 * 7
+    assert evaluate("over(net, c * cell(n=1).size + n / count)", constants, figure, networks) == 5 * 3 + 5 + 7
+    assert evaluate("largest(L, 100, over(net, L))", {}, figure, networks) == 16
+    with pytest.raises(ValueError, match=r"no network nets \(did you mean 'net'\?\)"):
+        evaluate("over(nets, 1)", {}, figure, networks)
     with pytest.raises(ValueError, match="divides by 0"):
         evaluate("1 / (c - 3)", constants, figure)
     for text in ("d", "log2()", "__import__('os')", "c +", "c if c else c", "cell", "cell()", "[c]"):
