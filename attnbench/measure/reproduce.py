@@ -114,8 +114,8 @@ def _results(paper: Paper, runs: Sequence[StoredTimes]) -> list[Result]:
 
 def _indications(paper: Paper, claim: Claim, number: Number, value: Value) -> dict[str, Fraction]:
     """Those that its file has; of a ratio of times that of the multiply-adds of the same cells."""
-    of_times = "" if crossover_of(number.ours) else number.ours
-    counted = {"in multiply-adds": _TIME.sub(".multiply_adds", of_times)} if _TIME.search(of_times) else {}
+    is_ratio = _TIME.search(number.ours) and not crossover_of(number.ours)
+    counted = {"in multiply-adds": _TIME.sub(".multiply_adds", number.ours)} if is_ratio else {}
     with _in_file(paper, claim, number):
         return {what: value(text, {}) for what, text in {**counted, **number.indications}.items()}
 

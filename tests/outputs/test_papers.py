@@ -125,7 +125,7 @@ def test_a_row_a_paper_with_what_differs_most(reproduction: Reproduction) -> Non
         "",
         "K4, memory of softmax, of a batch of 8, side 14: 2.56 MB, in the paper 5.2 MB†",
     ]
-    assert "| kanets | 9 |" in markdown.claims(brief(reproduction))
+    assert "| kanets | 10 |" in markdown.claims(brief(reproduction))
     kanets = reproduction.of_papers[1]
     found = kanets.farthest
     assert found
@@ -140,7 +140,7 @@ def test_markdown_has_a_heading_a_source_and_a_table_for_each_paper(reproduction
     assert [line for line in text.splitlines() if line.startswith("#")] == [f"## {name}" for name in NAMES]
     assert "<https://arxiv.org/abs/2007.08442> Read: the abstract was read" in text
     assert "| **K4** |  |  |  | differs | memory of softmax, of a batch of 8 (table" in text
-    assert "| side 14 | 5.2 MB† | 2.56 MB | 0.4921 | differs | N×N maps:" in text
+    assert "| side 14 | 5.2 MB† | 2.56 MB | 0.4921 | differs | two more N×N maps: +2 458 624" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {7}
     assert "`" not in text
