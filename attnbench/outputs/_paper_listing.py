@@ -199,7 +199,16 @@ def _rows(result: Result, commands: Mapping[str, Sequence[str]]) -> list[Row]:
     return [*numbers, *({**of_claim, **nothing, **_NO_FIGURES, **order_fields(each), **of_all} for each in orders)]
 
 
-_NO_FIGURES: Row = {"ours": None, "ratio": None, "terms": {}, "indications": {}, "verdict": "", "why": "", **NO_TIMES, "steps": []}
+_NO_FIGURES: Row = {
+    "ours": None,
+    "ratio": None,
+    "terms": {},
+    "indications": {},
+    "verdict": "",
+    "why": "",
+    **NO_TIMES,
+    "steps": [],
+}
 
 
 def _by_number(result: Result) -> Mapping[int, Checked]:
