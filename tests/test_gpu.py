@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,18 +76,20 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def prepared(variant: Variant, impl: str, problem: Problem) -> tuple[Impl, Inputs]:
-    """The impl and inputs on the device; skips with the reason where the impl cannot run the problem."""
+def prepared(variant: Variant, impl: str, problem: Problem) -> tuple[Impl, Inputs, bool]:
+    """The impl, inputs on the device, whether it has gradients; skips with the reason where it cannot run."""
     cell = Cell(variant.name, impl, variant.scope, "fwd_bwd", problem, variant.params)
-    reason = why_not(variant.operator, cell, "cuda")
+    backward = why_not(variant.operator, cell, "cuda") is None
+    reason = why_not(variant.operator, replace(cell, mode="fwd"), "cuda")
     if reason is not None:
         pytest.skip(reason)
     generator = torch.Generator("cuda").manual_seed(0)
-    return variant.form.impls[impl], variant.form.make_inputs(problem, variant.params, generator)
+    return variant.form.impls[impl], variant.form.make_inputs(problem, variant.params, generator), backward
 
 
 def check(variant: Variant, impl: str, problem: Problem, allow_tf32: bool = False) -> None:
-    chosen, inputs = prepared(variant, impl, problem)
+    with tf32(allow_tf32):
+        chosen, inputs, backward = prepared(variant, impl, problem)
     factor = 1.0 if variant.operator.tolerance is None else variant.operator.tolerance[0]
     factor *= FLOAT32 if problem.dtype == "float32" else 1.0
     call = chosen.load()
@@ -95,7 +98,7 @@ def check(variant: Variant, impl: str, problem: Problem, allow_tf32: bool = Fals
             forward = call(problem, variant.params, **inputs.tensors())
         assert forward.isfinite().all()
         eps = TF32_EPS if allow_tf32 else None
-        found = disagreements(call, variant.form, problem, variant.params, inputs, factor=factor, eps=eps)
+        found = disagreements(call, variant.form, problem, variant.params, inputs, backward, factor, eps)
         assert found == {}
 
 
@@ -136,7 +139,7 @@ def test_a_million_tokens_do_not_overflow_an_index(variant: Variant, impl: str) 
     given: dict[str, Any] = {"channels": 2304, "heads": 18, "batch": 1, "dtype": "bfloat16"}
     large = variant.problem((1024, 1024), **given)
     assert large.seq_len * large.channels > 2**31
-    chosen, inputs = prepared(variant, impl, large)
+    chosen, inputs, _ = prepared(variant, impl, large)
     with torch.inference_mode():
         output = chosen.load()(large, variant.params, **inputs.tensors())
     assert output.isfinite().all()

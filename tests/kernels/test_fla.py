@@ -140,7 +140,7 @@ def test_gradients_that_triton_compiles_wrongly_are_refused(
     monkeypatch.setattr("importlib.metadata.version", lambda name: triton)
     monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: name == "fla.ops.simple_gla")
     impl = operators()["rfa"].load().forms["core"].impls["cuda:fla"]
-    asked = Problem(8, 8, causal=True), {"m": 16, "gate": gate}, "cuda"
+    asked = Problem(8, 8, causal=True, dtype="bfloat16"), {"m": 16, "gate": gate}, "cuda"
     assert impl.why_not(*asked) is None
     reason = impl.why_not_backward(*asked)
     assert ("triton>=3.7.1" in reason) if refused else reason is None
@@ -155,4 +155,15 @@ def test_the_reason_it_cannot_run_is_given(monkeypatch: pytest.MonkeyPatch) -> N
     assert "at most 256 features" in str(why_not_fla(Problem(8, 8, causal=True), 257))
     assert "pip install" in str(why_not_fla(Problem(8, 8, causal=True), 8))
     monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: name == "fla.ops.simple_gla")
-    assert why_not_fla(Problem(8, 8, causal=True), 8) is None
+    assert why_not_fla(Problem(8, 8, causal=True, dtype="bfloat16"), 8) is None
+
+
+def test_chunks_of_float32_are_tf32_and_run_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("attnbench.kernels.library.fla.installed", lambda name: True)
+    chunks, step = Problem(32, 8, causal=True), Problem(32, 8, causal=True, query_len=1)
+    assert "TF32" in str(why_not_fla(chunks, 8))
+    assert why_not_fla(step, 8) is None
+    assert why_not_fla(chunks, 8, "based") is None
+    monkeypatch.setattr("attnbench.kernels.library.fla.tf32_allowed", lambda: True)
+    assert why_not_fla(chunks, 8) is None

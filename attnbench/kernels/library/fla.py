@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench.grouped import group_of, merged, separated
-from attnbench.kernels.support import why_not
+from attnbench.kernels.support import tf32_allowed, why_not
 from attnbench.modules import installed
 from attnbench.problem import Problem
 
@@ -28,6 +28,10 @@ MAX_FEATURES = 256
 
 MOST_RECURRENT = 16
 """New tokens after a state up to which one token after another is faster than chunks of 64."""
+
+
+EXACT_FLOAT32 = ("based", "rebased")
+"""Modules whose products of float32 are no TF32; those of the others are, whatever torch's settings say."""
 
 
 def why_not_fla(problem: Problem, features: int, module: str = "simple_gla") -> str | None:
@@ -39,7 +43,14 @@ def why_not_fla(problem: Problem, features: int, module: str = "simple_gla") -> 
     reason = why_not(problem)
     if reason is None and not installed(f"fla.ops.{module}"):
         return "flash-linear-attention is not installed: pip install flash-linear-attention"
+    if reason is None and problem.dtype == "float32" and not _exact_in_float32(problem, module):
+        return "flash-linear-attention's chunks multiply float32 in TF32, which torch's settings do not allow"
     return reason
+
+
+def _exact_in_float32(problem: Problem, module: str) -> bool:
+    by_step = problem.past > 0 and problem.query_len <= MOST_RECURRENT
+    return by_step or module in EXACT_FLOAT32 or tf32_allowed()
 
 
 def why_no_gated_gradients() -> str | None:

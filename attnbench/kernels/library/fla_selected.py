@@ -16,7 +16,6 @@ from torch.nn.functional import pad
 
 from attnbench.kernels.library.fla import why_not_fla
 from attnbench.kernels.library.flash_attention import PACKAGES
-from attnbench.kernels.support import tf32_allowed
 from attnbench.problem import Problem
 
 LEAST = 16
@@ -37,8 +36,6 @@ def why_not_nsa(problem: Problem, block: int) -> str | None:
             return f"{name} takes {what} of a power of two from {LEAST}, not {number}"
     if not LEAST <= d <= MOST_CHANNELS:
         return f"{name} takes heads of {LEAST} to {MOST_CHANNELS} channels, not {d}"
-    if problem.dtype == "float32" and not tf32_allowed():
-        return f"{name} multiplies float32 as TF32, which torch may not do here"
     return why_not_fla(problem, d, "nsa")
 
 
