@@ -57,6 +57,9 @@ TIME = "time"
 METRIC = "wall_time"
 """What of a run it is."""
 
+APART = "its cells are in different runs"
+"""Why there is no figure, where each cell is in one."""
+
 
 @dataclass(frozen=True)
 class StoredTimes:
@@ -178,6 +181,25 @@ def timing_of(paper: Paper, claim: Claim, cell_of: CellOf, runs: Sequence[Stored
     return Timing(numbers, ordered, on)
 
 
+def asked_cells(text: str, cell_of: CellOf) -> list[Cell]:
+    """The cells of an expression of times; of a crossover one of the series and one of the baseline.
+
+    Raises: ValueError where it asks for another figure, or for what there is not.
+    """
+    asked: dict[str, Cell] = {}
+
+    def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
+        if attribute != TIME:
+            raise ValueError(f"{name}.{attribute}; allowed in a claim of time: {name}.{TIME}")
+        cell = cell_of(name, overrides)
+        asked[cell.key] = cell
+        return Fraction(1)
+
+    for each in crossover_of(text) or (text,):
+        evaluate(each, {}, figure)
+    return list(asked.values())
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A number that is looked up.
@@ -199,34 +221,16 @@ class _Asked:
     def timed(self) -> Timed:
         if not self.number.ours:
             return Timed(self.number, Measured("not decided", missing=self.number.why or NOT_MEASURED))
-        cells = self._cells(self.number.ours)
+        cells = asked_cells(self.number.ours, self.cell_of)
         if not self.runs:
             return Timed(self.number, Measured("not decided", missing=NOT_MEASURED))
         for times in self.runs:
             if all(cell.key in times.levels for cell in cells):
                 return self._timed(times, cells)
         missing = next(filter(None, (_reason(times, cells) for times in self.runs)), "")
-        lacking = None if missing else next(cell for cell in cells if not self._is_known(cell))
-        return Timed(self.number, Measured("not decided", missing=missing, lacking=lacking))
-
-    def _is_known(self, cell: Cell) -> bool:
-        """Whether a run has a cell; of several that are spread over runs the last is as good as lacking."""
-        return any(cell.key in times.keys for times in self.runs)
-
-    def _cells(self, text: str) -> list[Cell]:
-        """The cells of an expression; of a crossover one of the series and one of the baseline."""
-        asked: dict[str, Cell] = {}
-
-        def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
-            if attribute != TIME:
-                raise ValueError(f"{name}.{attribute}; allowed in a claim of time: {name}.{TIME}")
-            cell = self.cell_of(name, overrides)
-            asked[cell.key] = cell
-            return Fraction(1)
-
-        for each in crossover_of(text) or (text,):
-            evaluate(each, {}, figure)
-        return list(asked.values())
+        lacking = next((cell for cell in cells if not any(cell.key in times.keys for times in self.runs)), None)
+        measured = Measured("not decided", missing=missing or ("" if lacking else APART), lacking=lacking)
+        return Timed(self.number, measured)
 
     def _timed(self, times: StoredTimes, cells: Sequence[Cell]) -> Timed:
         _, dtypes = self.used.setdefault(str(times.run.folder), (times, set()))
@@ -247,7 +251,7 @@ class _Asked:
         return Measured(decision(found, self.number), against, found, run=times.run.folder.name)
 
     def _interval(self, times: StoredTimes, instead: Mapping[str, Cell]) -> Interval:
-        cells = {cell.key: instead.get(cell.key, cell) for cell in self._cells(self.number.ours)}
+        cells = {cell.key: instead.get(cell.key, cell) for cell in asked_cells(self.number.ours, self.cell_of)}
 
         def value(logs: Mapping[str, float]) -> float:
             def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
@@ -259,7 +263,7 @@ class _Asked:
         return interval(value, levels, {key: _block(cell) for key, cell in cells.items()}, self.share)
 
     def _crossing(self, times: StoredTimes, series: str, baseline: str, *, exact: bool) -> Interval:
-        (one,), (other,) = self._cells(series), self._cells(baseline)
+        (one,), (other,) = asked_cells(series, self.cell_of), asked_cells(baseline, self.cell_of)
         along, against = times.along(one), times.along(other)
         pairs = []
         for size in along.keys() & against.keys():
