@@ -40,6 +40,7 @@ COMMANDS = [
     ["compare", "@", "@"],
     ["roofline", "@"],
     ["dispatch", "@"],
+    ["reproduce", "kanets", "--runs", "@"],
     ["gate", "quick", "--against", "@"],
     ["gate", "@", "--base", "HEAD"],
 ]

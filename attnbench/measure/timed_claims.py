@@ -163,10 +163,17 @@ def timing_of(paper: Paper, claim: Claim, cell_of: CellOf, runs: Sequence[Stored
     }
     share = sum(bool(number.ours) for number in claim.numbers) + sum(map(len, orders.values()))
     used: dict[str, tuple[StoredTimes, set[str]]] = {}
+    known: dict[str, Cell] = {}
+
+    def cell(name: str, overrides: Mapping[str, Any]) -> Cell:
+        asked = repr((name, overrides))
+        if asked not in known:
+            known[asked] = cell_of(name, overrides)
+        return known[asked]
 
     def timed(number: Number) -> Timed:
         try:
-            found = _Asked(number, cell_of, runs, max(1, share), used).timed()
+            found = _Asked(number, cell, runs, max(1, share), used).timed()
             return found if is_decided_by_time(claim) else undecided(found, claim)
         except ValueError as error:
             raise BadInput(f"papers/{paper.name}.yaml, {claim.id} {number.name}: {error}. Correct it there.") from None
