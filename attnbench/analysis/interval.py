@@ -137,12 +137,47 @@ def estimates(
     if usable.empty:
         return {}
     cells, keys = pd.factorize(usable["key"])
-    logs = np.log(usable[column].to_numpy(dtype=np.float64))
-    processes = pd.factorize(usable["process"])[0]
-    blocks, groups = _blocks(usable, cells, processes)
+    found = estimates_of(
+        np.log(usable[column].to_numpy(dtype=np.float64)),
+        cells,
+        _blocks(usable, cells) if in_turns(usable) else None,
+        pd.factorize(usable["process"])[0],
+        usable["part"].to_numpy(dtype=np.int64) if in_turns(usable) else None,
+        usable["round"].to_numpy(dtype=np.int64),
+        confidence,
+        stops,
+    )
+    return {str(key): estimate for key, estimate in zip(keys, found, strict=True)}
+
+
+def estimates_of(
+    logs: Floats,
+    cells: Indices,
+    blocks: Indices | None,
+    processes: Indices,
+    parts: Indices | None,
+    rounds: Indices,
+    confidence: float = CONFIDENCE,
+    stops: tuple[int, ...] = (),
+) -> list[Estimate]:
+    """An Estimate per cell of the visits of one run, at least one; all arrays are [visits].
+
+    Args:
+        logs: of the figure.
+        cells, processes: numbered without a gap, in the order in which they occur.
+        blocks, parts: the block of each visit, numbered from 0, and its part; both None: a run is one block, which was
+            not measured in turns.
+        rounds: from 1.
+        confidence, stops: as `estimates`.
+    """
+    count = int(cells.max()) + 1
+    if blocks is None or parts is None:
+        blocks, groups = np.zeros_like(processes), processes
+    else:
+        groups = _numbered(np.stack([blocks, processes, parts]))
     typical = np.ones(len(logs), dtype=bool)
-    fit = _fit(logs, cells, blocks, groups, np.ones(len(keys)), typical)
-    variance, freedom = np.full(len(keys), np.nan), np.zeros(len(keys))
+    fit = _fit(logs, cells, blocks, groups, np.ones(count), typical)
+    variance, freedom = np.full(count, np.nan), np.zeros(count)
     if fit.freedom.sum() > 0:
         variance, _ = moderate(fit.variance, fit.freedom)
         typical = processes != _between(fit, blocks, groups, processes, typical)[2]
@@ -152,13 +187,16 @@ def estimates(
     shared, shared_freedom, _ = _between(fit, blocks, groups, processes, typical)
     estimated = freedom > 0
     own = np.where(estimated, _own(variance, fit.rounds, cells, blocks, groups), np.nan)
-    last = usable.groupby(cells)["round"].max()
+    last = np.zeros(count, dtype=np.int64)
+    np.maximum.at(last, cells, rounds)
+    end = int(last.max())
+    confidences = {r: confidence_after(stops, r, end, confidence) for r in set(last.tolist())}
     common = np.where(estimated, shared * np.bincount(cells, weights=fit.share) / fit.rounds, np.nan)
-    columns = (fit.level, own, freedom, common, fit.rounds, last.to_numpy())
-    return {
-        str(key): Estimate(a, b, c, d, shared_freedom, n, confidence_after(stops, r, int(last.max()), confidence))
-        for key, a, b, c, d, n, r in zip(keys, *(column.tolist() for column in columns), strict=True)
-    }
+    columns = (fit.level, own, freedom, common, fit.rounds, last)
+    return [
+        Estimate(a, b, c, d, shared_freedom, n, confidences[r])
+        for a, b, c, d, n, r in zip(*(column.tolist() for column in columns), strict=True)
+    ]
 
 
 def in_turns(visits: pd.DataFrame) -> bool:
@@ -167,16 +205,17 @@ def in_turns(visits: pd.DataFrame) -> bool:
     return version.isdecimal() and int(version) >= TURNS_SINCE
 
 
-def _blocks(usable: pd.DataFrame, cells: Indices, processes: Indices) -> tuple[Indices, Indices]:
-    """The block and the group of each visit, numbered; before contract 3 a run is one block."""
-    if not in_turns(usable):
-        return np.zeros_like(processes), processes
+def _blocks(usable: pd.DataFrame, cells: Indices) -> Indices:
+    """The block of each visit, numbered."""
     columns = [name for name in CELL_COLUMNS if name in usable and name not in MEMBER_COLUMNS]
     first = usable.iloc[np.unique(cells, return_index=True)[1]]
     blocks = first.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()[cells]
-    part = usable["part"].to_numpy(dtype=np.int64)
-    groups = np.unique(np.stack([blocks, processes, part]), axis=1, return_inverse=True)[1].ravel()
-    return np.asarray(blocks, dtype=np.int64), np.asarray(groups, dtype=np.int64)
+    return np.asarray(blocks, dtype=np.int64)
+
+
+def _numbered(columns: Indices) -> Indices:
+    """[visits] from [columns, visits]: the same number for equal columns, in their order."""
+    return np.asarray(np.unique(columns, axis=1, return_inverse=True)[1].ravel(), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def quantity(run: Run, name: str) -> Quantity:
         return Quantity(name, metric, values, {key: levels[key] for key in values if key in levels})
     curves = _curves(results, metric.curve) if metric.curve else {}
     executed, counted = _executed(results, metric.column, metric.executed) if metric.executed else ({}, frozenset())
-    return Quantity(name, metric, values, _exact(values), _exact(executed), counted, curves)
+    return Quantity(name, metric, values, exact_levels(values), exact_levels(executed), counted, curves)
 
 
 def _curves(results: pd.DataFrame, curve: Curve) -> dict[str, tuple[CurvePoint, ...]]:
@@ -142,7 +142,8 @@ def _known(column: pd.Series[Any]) -> dict[str, float]:
     return {str(key): float(value) for key, value in column.dropna().items()}
 
 
-def _exact(values: Mapping[str, float]) -> dict[str, Estimate]:
+def exact_levels(values: Mapping[str, float]) -> dict[str, Estimate]:
+    """The levels of figures that repeat; of 0 there is none."""
     return {key: Estimate(math.log(v), 0.0, math.inf, 0.0, math.inf, 0) for key, v in values.items() if v > 0}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import exp
 from pathlib import Path
 from statistics import median, median_low
@@ -74,7 +75,7 @@ def _row(key: str, visits: list[_Row], timed: list[tuple[Metric, _Intervals]]) -
     checks = [visit for visit in visits if visit["round"] == 0]
     first = (checks or rounds)[0]
     ok = [visit for visit in rounds if visit["status"] == "ok"]
-    row = {**first, **_status(first, rounds, ok), "rounds": len({visit["round"] for visit in ok})}
+    row = {**first, **outcome(first, rounds), "rounds": len({visit["round"] for visit in ok})}
     row["samples"] = sum(int(visit["samples"]) for visit in ok)
     for metric, intervals in timed:
         row.update(_over_rounds(metric, ok if row["status"] == "ok" else [], intervals.get(key)))
@@ -100,20 +101,20 @@ def _middle(values: list[Any]) -> Any:
     return float(median(present)) if any(isinstance(value, float) for value in present) else median_low(present)
 
 
-def _status(first: _Row, rounds: list[_Row], ok: list[_Row]) -> _Row:
-    """status, reason and cause of a row.
+def outcome(first: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """status, reason and cause of a cell.
 
     Args:
         first: the check.
         rounds: the timed visits.
-        ok: those of them that are.
     """
-    outcome = {name: first[name] for name in ("status", "reason", "cause")}
-    if outcome["status"] != "ok":
-        return outcome
+    checked = {name: first[name] for name in ("status", "reason", "cause")}
+    if checked["status"] != "ok":
+        return checked
     lost = [visit for visit in rounds if visit["status"] != "ok"]
+    ok = len(rounds) > len(lost)
     reasons = "; ".join(f"round {v['round']}: {v['status']}, {v['reason']}" for v in lost)
     decisive = next((visit for visit in lost if visit["status"] == "wrong"), lost[0] if lost and not ok else None)
     if decisive is not None:
         return {"status": decisive["status"], "reason": reasons, "cause": decisive["cause"]}
-    return {**outcome, "reason": reasons or outcome["reason"]}
+    return {**checked, "reason": reasons or checked["reason"]}

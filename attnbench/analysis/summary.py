@@ -242,7 +242,7 @@ def summarise(
     every = panels(run.results, axis, run.swept)
     if baseline is not None:
         check(every, baseline)
-    chosen = _chosen(every, tuple(operators))
+    chosen = chosen_series(every, tuple(operators))
     definitions = _Definitions(
         exact=frozenset(run.environment.get("exact", ())),
         stated=run.environment.get("stated", {}),
@@ -314,7 +314,7 @@ def _measured(run: Run) -> list[str]:
     return [name for name in metric_names() if quantity(run, name).values] or ["none at all"]
 
 
-def _chosen(every: Iterable[Panel], operators: Sequence[str]) -> frozenset[str]:
+def chosen_series(every: Iterable[Panel], operators: Sequence[str]) -> frozenset[str]:
     """The names of the series that are shown.
 
     Args:

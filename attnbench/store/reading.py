@@ -84,9 +84,8 @@ def parse_visit(text: str, where: str) -> Visit:
         raise BadInput(f"{where}: '{missing[0]}' is missing. A visit has {', '.join(sorted(names))}. {REPAIR}")
     values = {name: stored[name] for name in stored if name in names}
     for name, value in values.items():
-        allowed, is_valid = _FIELDS[name]
-        if not is_valid(value):
-            raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {allowed}. {REPAIR}")
+        if not is_valid(name, value):
+            raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {_FIELDS[name][0]}. {REPAIR}")
     values["warnings"] = tuple(values.get("warnings", ()))
     values["metrics"] = {RENAMED.get(name, name): value for name, value in values.get("metrics", {}).items()}
     cell = values["cell"] = {name: values["cell"].get(name) for name in CELL_COLUMNS}
@@ -97,6 +96,11 @@ def parse_visit(text: str, where: str) -> Visit:
     if key != values["key"]:
         raise BadInput(f"{where}: key = {quoted(values['key'])}, but its cell is {key}. {REPAIR}")
     return Visit(**values)
+
+
+def is_valid(name: str, value: object) -> bool:
+    """Whether a field of a visit may hold a value. name: the field's."""
+    return _FIELDS[name][1](value)
 
 
 def _is_cell(value: object) -> bool:
