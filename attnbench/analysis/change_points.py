@@ -6,9 +6,9 @@ for optimal partitioning of data on an interval", IEEE Signal Processing Letters
 2012, https://doi.org/10.1080/01621459.2012.737745, is its pruned form). It finds a change and its taking back together,
 which splitting in two again and again does not.
 
-Noise: half the mean square of successive differences, which a few changes of level hardly move (von Neumann et al. 1941,
-"The Mean Square Successive Difference", Annals of Mathematical Statistics 12), moderated by that of the other tracks
-(`interval.moderate`).
+Noise: half the mean square of successive differences (von Neumann et al. 1941, "The Mean Square Successive Difference",
+Annals of Mathematical Statistics 12), moderated by that of the other tracks (`interval.moderate`). A change of level is
+in one difference alone; once it is found, that one is left out, and all is looked for again.
 
 Penalty: the squared quantile of t at FALSE_ALARMS over all tracks and all places (Bonferroni): one change more is
 taken where it says more than any of all those places does by chance in one history of a hundred. Changes by less than
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,8 @@ FALSE_ALARMS = 0.01
 
 FEWEST_RUNS = 2
 """Of a segment: what one run alone has is not told from a bad night."""
+
+PASSES = 3
 
 LEAST = math.log(1.025)
 """Half of the change of 5 % that a comparison looks for."""
@@ -66,19 +69,24 @@ def change_points(tracks: Sequence[Floats]) -> list[list[ChangePoint]]:
     changes: list[list[ChangePoint]] = [[] for _ in tracks]
     if not searched:
         return changes
-    variances, freedoms = _noise([tracks[i] for i in searched])
     places = sum(len(tracks[i]) - 2 * FEWEST_RUNS + 1 for i in searched)
-    for i, variance, freedom in zip(searched, variances.tolist(), freedoms.tolist(), strict=True):
-        quantile = t_quantile(freedom, 1 - FALSE_ALARMS / places)
-        changes[i] = _changes(tracks[i], math.sqrt(variance), quantile)
+    for _ in range(PASSES):
+        variances, freedoms = _noise([tracks[i] for i in searched], [changes[i] for i in searched])
+        for i, variance, freedom in zip(searched, variances.tolist(), freedoms.tolist(), strict=True):
+            quantile = t_quantile(freedom, 1 - FALSE_ALARMS / places)
+            changes[i] = _changes(tracks[i], math.sqrt(variance), quantile)
     return changes
 
 
-def _noise(tracks: Sequence[Floats]) -> tuple[Floats, Floats]:
-    """The moderated variance of a run of each track, and its degrees of freedom."""
-    squares = np.array([float(np.mean(np.diff(track) ** 2)) / 2 for track in tracks])
-    counts = np.array([len(track) for track in tracks], dtype=np.float64)
-    return moderate(squares, 2 * (counts - 1) ** 2 / (3 * counts - 4))
+def _noise(tracks: Sequence[Floats], changes: Sequence[Sequence[ChangePoint]]) -> tuple[Floats, Floats]:
+    """The moderated variance of a run of each track, and its degrees of freedom. changes: found so far."""
+    differences = [
+        np.delete(np.diff(track), [change.at - 1 for change in those])
+        for track, those in zip(tracks, changes, strict=True)
+    ]
+    squares = np.array([float(np.mean(each**2)) / 2 for each in differences])
+    counts = np.array([len(each) for each in differences], dtype=np.float64)
+    return moderate(squares, 2 * counts**2 / (3 * counts - 1))
 
 
 def _changes(track: Floats, noise: float, quantile: float) -> list[ChangePoint]:
@@ -87,7 +95,7 @@ def _changes(track: Floats, noise: float, quantile: float) -> list[ChangePoint]:
     while True:
         segments = [track[a:b] for a, b in zip([0, *ends], [*ends, len(track)], strict=True)]
         levels = [float(segment.mean()) for segment in segments]
-        steps = [after - before for before, after in zip(levels, levels[1:], strict=False)]
+        steps = [after - before for before, after in pairwise(levels)]
         small = [i for i, step in enumerate(steps) if abs(step) < LEAST]
         if not small:
             break
@@ -151,5 +159,8 @@ def medians(values: Floats, axis: int) -> Floats:
     """The medians of what is not nan; nan where all is."""
     ordered = np.sort(values, axis=axis)  # nan last
     count = np.isfinite(ordered).sum(axis=axis, keepdims=True)
-    middle = [np.take_along_axis(ordered, np.maximum(i, 0), axis) for i in ((count - 1) // 2, np.minimum(count // 2, ordered.shape[axis] - 1))]
-    return np.asarray((sum(middle) / 2).squeeze(axis), dtype=np.float64)
+    middle = [
+        np.take_along_axis(ordered, np.maximum(i, 0), axis)
+        for i in ((count - 1) // 2, np.minimum(count // 2, ordered.shape[axis] - 1))
+    ]
+    return np.asarray(((middle[0] + middle[1]) / 2).squeeze(axis), dtype=np.float64)

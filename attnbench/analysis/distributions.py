@@ -32,21 +32,31 @@ def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
     constant; above, the body is integrated over φ; from ν = 200 the expansion of Abramowitz and Stegun 1964, 26.7.5.
     """
     z = normal(0.5 + confidence / 2)
+    expansion: float = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     if freedom >= 200:
-        return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        return expansion
     total = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2))
-    low, high = 0.0, math.pi / 2
-    for _ in range(48):
-        middle = (low + high) / 2
-        if freedom <= 4:
-            end = middle**freedom
-            angles = (end / 2 * (_NODES + 1)) ** (1 / freedom)
-            tail = end / 2 / freedom * float(_WEIGHTS @ (np.sin(angles) / angles) ** (freedom - 1))
-        else:
-            body = math.pi / 2 - middle
-            tail = total - body / 2 * float(_WEIGHTS @ np.cos(body / 2 * (_NODES + 1)) ** (freedom - 1))
-        low, high = (middle, high) if tail < (1 - confidence) * total else (low, middle)
-    return math.sqrt(freedom) / math.tan(low)
+    wanted, low, high = (1 - confidence) * total, 0.0, math.pi / 2
+    angle = math.atan2(math.sqrt(freedom), expansion)
+    for _ in range(60):  # Newton's steps, where one leads out of what is left a bisection
+        tail = _tail(angle, freedom, total)
+        low, high = (angle, high) if tail < wanted else (low, angle)
+        slope = math.sin(angle) ** (freedom - 1)
+        step = (wanted - tail) / slope if slope > 0 else math.inf
+        if abs(step) <= 1e-14 * angle:
+            break
+        angle = angle + step if low < angle + step < high else (low + high) / 2
+    return float(math.sqrt(freedom) / math.tan(angle))
+
+
+def _tail(angle: float, freedom: float, total: float) -> float:
+    """The integral of sin^(ν−1) from 0 to an angle. total: that to π / 2."""
+    if freedom <= 4:
+        end = angle**freedom
+        angles = (end / 2 * (_NODES + 1)) ** (1 / freedom)
+        return end / 2 / freedom * float(_WEIGHTS @ (np.sin(angles) / angles) ** (freedom - 1))
+    body = math.pi / 2 - angle
+    return total - body / 2 * float(_WEIGHTS @ np.cos(body / 2 * (_NODES + 1)) ** (freedom - 1))
 
 
 def chi_square(freedom: int, tail: float) -> float:

@@ -87,8 +87,7 @@ class Run:
     @property
     def swept(self) -> list[Swept]:
         """What the entries of the suite's sweep vary; of runs that stored none, and of what is damaged, nothing."""
-        stored = self.environment.get("sweep")
-        return [Swept(**each) for each in stored if _is_swept(each)] if isinstance(stored, list) else []
+        return swept_of(self.environment.get("sweep"))
 
     @property
     def baseline(self) -> str:
@@ -122,6 +121,11 @@ class Run:
         today = {stored: key for key, stored in self.stored_keys.items()}
         table = read_samples(self.folder, self.visits.assign(key=self.visits["key"].map(self.stored_keys)))
         return table.assign(key=table["key"].map(today))
+
+
+def swept_of(stored: Any) -> list[Swept]:
+    """What environment.json holds of a sweep; of what is damaged, nothing."""
+    return [Swept(**each) for each in stored if _is_swept(each)] if isinstance(stored, list) else []
 
 
 def _is_swept(stored: Any) -> bool:

@@ -314,11 +314,12 @@ def _measured(run: Run) -> list[str]:
     return [name for name in metric_names() if quantity(run, name).values] or ["none at all"]
 
 
-def chosen_series(every: Iterable[Panel], operators: Sequence[str]) -> frozenset[str]:
+def chosen_series(every: Iterable[Panel], operators: Sequence[str], whose: str = "this run has no") -> frozenset[str]:
     """The names of the series that are shown.
 
     Args:
         operators: each `operator` or `operator:impl`; none: all.
+        whose: how the message begins.
 
     Raises: BadInput where no series is of one of them.
     """
@@ -331,7 +332,7 @@ def chosen_series(every: Iterable[Panel], operators: Sequence[str]) -> frozenset
         if operator not in names:
             allowed = list(dict.fromkeys(each.operator for each in series))
             raise BadInput(
-                f"--operators {quoted(operator)}: this run has no series of it{suggestion(operator, names)}. It has "
+                f"--operators {quoted(operator)}: {whose} series of it{suggestion(operator, names)}. There are "
                 f"{', '.join(allowed) or 'none at all'}. Give some of them, or of their impls as operator:impl."
             )
     return frozenset().union(*(names[operator] for operator in operators or names))

@@ -7,6 +7,7 @@ function for.
     comparisons(comparisons: list[Comparison])  stored runs compared: `compare`, `gate`
     rules(dispatch: Dispatch)                   what to call at which size: `dispatch`
     claims(reproduction: Reproduction)          what papers claim beside ours: `reproduce`
+    history(history: History)                   the runs of a folder by time: `history`
 
 `run` answers first; where a format has tables(summary) as well, that shows all tables where these are asked for. Each
 returns the text, or the bytes of a binary format, or prints it itself and returns None. HOLDS_FOLDER = True: `run` and
@@ -28,7 +29,7 @@ from typing import Any, Literal
 from attnbench.errors import BadInput
 from attnbench.registry import scan
 
-Data = Literal["run", "grids", "rows", "comparisons", "rules", "claims"]
+Data = Literal["run", "grids", "rows", "comparisons", "rules", "claims", "history"]
 PACKAGE = "attnbench.outputs"
 
 
@@ -51,7 +52,7 @@ def show(data: Data, value: Any, form: str, folder: Path | None = None, all_tabl
 
     Args:
         data: what kind of value it is.
-        value: a Summary, grids, a Listing, comparisons, a Dispatch, or a Reproduction.
+        value: a Summary, grids, a Listing, comparisons, a Dispatch, a Reproduction, or a History.
         form: one of `formats(data)`.
         folder: of what was just measured; named on the last line unless the text holds it.
         all_tables: of a run, where the format has an answer and tables, whether the tables are shown.

@@ -19,6 +19,7 @@ from attnbench.problem import LATER
 if TYPE_CHECKING:
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.history import History
     from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Figure, PanelReport, Summary, Table
 
@@ -105,6 +106,13 @@ def claims(reproduction: Reproduction) -> str:
     from attnbench.outputs._paper_listing import listing
 
     return rows(listing(reproduction))
+
+
+def history(history: History) -> str:
+    """One row per run, panel, metric, series and size, with a header."""
+    from attnbench.outputs import _history as view
+
+    return rows(Listing(list(view.rows(history))))
 
 
 def _finite(fields: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.crossover import Crossover
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid, Row
+    from attnbench.analysis.history import History
     from attnbench.analysis.recommendation import Choice, Recommendation
     from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.series import Panel, Series
@@ -106,6 +107,13 @@ def claims(reproduction: Reproduction) -> str:
     return rows(listing(reproduction))
 
 
+def history(history: History) -> str:
+    """The document of `_history.document`."""
+    from attnbench.outputs import _history as view
+
+    return _text(_plain(_with_crossovers(view.document(history))))
+
+
 def _text(document: object) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -163,7 +171,7 @@ def _with_crossovers(value: Any) -> Any:
         return {f.name: _with_crossovers(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {name: _with_crossovers(each) for name, each in value.items()}
-    return [_with_crossovers(each) for each in value] if isinstance(value, tuple) else value
+    return [_with_crossovers(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _panel_report(report: PanelReport) -> dict[str, Any]:

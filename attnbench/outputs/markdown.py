@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.history import History
     from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Summary
     from attnbench.outputs._answer import ShortTable
@@ -113,6 +114,13 @@ def _claim_row(row: Mapping[str, str]) -> list[str]:
     """The fields of a row; the id of a claim, below which its numbers are set in, is bold."""
     name = row["claim"]
     return [name.strip() if name.startswith(" ") else f"**{name}**", *list(row.values())[1:]]
+
+
+def history(history: History) -> str:
+    """What changed, and the panels of all runs, as `tables`."""
+    from attnbench.outputs._history import legend, parts
+
+    return _parts(parts(history), legend(history))
 
 
 def _comparison(comparison: Comparison) -> str:

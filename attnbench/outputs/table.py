@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.dispatch import Dispatch
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.history import History
     from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Summary
     from attnbench.outputs._run_tables import Part, TextTable
@@ -95,6 +96,13 @@ def claims(reproduction: Reproduction) -> None:
     from attnbench.outputs._paper_listing import listing
 
     rows(listing(reproduction))
+
+
+def history(history: History) -> None:
+    """Prints what changed, and the panels of all runs."""
+    from attnbench.outputs._history import legend, parts
+
+    _write(parts(history), legend(history), terminal.console())
 
 
 def write_answer(summary: Summary, console: Console) -> None:

@@ -4,7 +4,7 @@ A folder may be anybody's, so DuckDB has the limits of the validating reader (`s
 - Statements are constant: paths, columns and values are parameters; nothing that a folder holds becomes SQL.
 - It reads regular files below one folder alone: no network, no extension, no other file, and it writes none.
 - Every value that is used is held to the same rules. The visits of a file that is not as usual (a torn last line, a
-  wrong type, a path with a wildcard) are taken from the validating reader, which says what is wrong or takes it as it is.
+  wrong type, a path with a wildcard) are taken from the validating reader, which says what is wrong or takes it.
 environment.json and suite.yaml, which are small and nested, are the validating reader's alone.
 """
 
@@ -26,7 +26,7 @@ from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS, Cell, cell_of
 from attnbench.store.columns import dtype_of
 from attnbench.store.reading import is_metric, is_valid, read_visits
-from attnbench.store.records import CAUSES, STATUSES, VISITS, Cause, Status
+from attnbench.store.records import VISITS, Cause, Status
 from attnbench.store.trusted_json import parse_object
 from attnbench.terminal import escaped
 
@@ -104,7 +104,9 @@ def run_folders(root: Path) -> tuple[list[Path], list[Path]]:
     if not root.is_dir():
         raise BadInput(f"{root}: no such folder. Give a folder that holds run folders.")
     if (root / VISITS).exists():
-        raise BadInput(f"{root}: a run folder itself. Give the folder that holds it and other runs: {root / '..'}.")
+        raise BadInput(
+            f"{root}: a run folder itself. Give the folder that holds it and other runs: {root.resolve().parent}."
+        )
     folders: list[Path] = []
     links: list[Path] = []
     for number, (place, names, files) in enumerate(os.walk(root)):
@@ -193,11 +195,17 @@ _WILD = frozenset("*?[]{}")
 def _table(kinds: Sequence[str]) -> str:
     """Makes the table: the run's position, a visit's fields, and the columns m0, m1 … of metrics. kinds: theirs."""
     fields = [f'"{name}" VARCHAR' for name in _TEXT] + [f'"{name}" BIGINT' for name in _WHOLE]
-    return f"CREATE TABLE visits (run INTEGER, {', '.join([*fields, *(f'm{i} {kind}' for i, kind in enumerate(kinds))])})"
+    return (
+        f"CREATE TABLE visits (run INTEGER, {', '.join([*fields, *(f'm{i} {kind}' for i, kind in enumerate(kinds))])})"
+    )
 
 
 def _insert(
-    connection: duckdb.DuckDBPyConnection, first: int, paths: Sequence[Path], columns: Sequence[str], kinds: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    first: int,
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    kinds: Sequence[str],
 ) -> set[int]:
     """Adds the visits of some files; the positions of those that are not as usual. first: the position of the first."""
     import duckdb
@@ -235,7 +243,9 @@ def _not_valid(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) ->
     damaged = set()
     for run, complete, *values in rows:
         whole, figures = values[: 3 * len(_WHOLE)], values[3 * len(_WHOLE) :]
-        valid = complete and all(is_valid(name, value) for name, value in zip(_each(_WHOLE), whole, strict=True) if value)
+        valid = complete and all(
+            is_valid(name, value) for name, value in zip(_each(_WHOLE), whole, strict=True) if value
+        )
         valid = valid and min(v for v in whole if v is not None) >= 0
         if not valid or not all(is_metric(n, v) for n, v in zip(_each(columns), figures, strict=True) if v is not None):
             damaged.add(run)
@@ -302,11 +312,21 @@ def _insert_read(connection: duckdb.DuckDBPyConnection, run: int, folder: Path, 
 
     rows = []
     for visit in read_visits(folder):
-        texts = [visit.key, json.dumps(visit.cell), visit.device, visit.status, visit.reason, visit.cause, visit.contract]
+        texts = [
+            visit.key,
+            json.dumps(visit.cell),
+            visit.device,
+            visit.status,
+            visit.reason,
+            visit.cause,
+            visit.contract,
+        ]
         whole = [visit.round, visit.process, visit.order, visit.part]
         rows.append([run, *texts, *whole, *(visit.metrics.get(name) for name in columns)])
     if len({row[7] for row in rows}) > 1:
-        raise BadInput(f"{folder / VISITS}: visits of different contracts in one run; their numbers do not mean the same.")
+        raise BadInput(
+            f"{folder / VISITS}: visits of different contracts in one run; their numbers do not mean the same."
+        )
     if rows:
         names = [f"c{i}" for i in range(len(rows[0]))]
         values = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
@@ -333,7 +353,7 @@ def _fetched(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> I
     contracts = dict(connection.execute("SELECT run, min(contract) FROM visits GROUP BY run").fetchall())
     runs, begins = np.unique(whole["run"], return_index=True)
     for run, begin, end in zip(runs.tolist(), begins, [*begins[1:], len(whole["run"])], strict=True):
-        part = {name: values[begin:end] for name, values in whole.items()}
+        part: dict[str, Array] = {name: np.asarray(values)[begin:end] for name, values in whole.items()}
         yield run, RunVisits(
             part["position"], part["round"], part["process"], part["part"], part["ok"],
             {name: part[f"m{i}"] for i, name in enumerate(columns)},
