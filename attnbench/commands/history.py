@@ -32,12 +32,12 @@ def command(
     ] = False,
     form: Annotated[str, format_option("history", "csv holds the figures, json everything.")] = "table",
 ) -> None:
-    """Say what changed from run to run: figures and crossovers by commit and date.
+    """Say what changed from run to run, by commit and date.
 
-    A change is exact (FLOPs, memory: another figure in the same circumstances), paired (a gate measured both sides in
-    turns) or unpaired (times of other days moved beside those of the other operators: worth a gate, no proof). Between
-    other machines, torch versions or contracts nothing is called changed. Runs that cannot be read are named and left
-    out.
+    Of each series the figures, and the crossovers of the newest runs. A change is exact (FLOPs, memory: another figure
+    in the same circumstances), paired (a gate measured both sides in turns) or unpaired (times of other days moved
+    beside those of the other operators: worth a gate, no proof). Between other machines, torch versions or contracts
+    nothing is called changed. Runs that cannot be read are named and left out.
 
     Needs DuckDB: install attnbench with its extra 'history'.
 

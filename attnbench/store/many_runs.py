@@ -129,7 +129,7 @@ def read_many(root: Path, folders: Sequence[Path], columns: Sequence[str]) -> Ma
     """
     check_installed()
     with _connection(root.resolve()) as connection:
-        kinds = ["BIGINT" if dtype_of(name) == "Int64" else "DOUBLE" for name in columns]
+        kinds = ["VARCHAR" if _is_count(name) else "DOUBLE" for name in columns]
         connection.execute(_table(kinds))
         places = [root.resolve() / folder.relative_to(root) / VISITS for folder in folders]
         unusual = set()
@@ -188,6 +188,8 @@ FROM read_json($paths, filename = true, format = 'newline_delimited', columns = 
                hive_partitioning = false)
 """
 
+_NAN = "'nan'::DOUBLE"
+
 _WILD = frozenset("*?[]{}")
 """What in a path stands for others."""
 
@@ -234,9 +236,18 @@ def _is_plain(path: Path) -> bool:
 
 def _not_valid(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> set[int]:
     """The runs of which a value is missing or is not what it may be, or a visit is there twice."""
-    numbers = [f'"{name}"' for name in _WHOLE] + [f"m{i}" for i in range(len(columns))]
+    numbers = [f'"{name}"' for name in _WHOLE] + [_figure(i, name) for i, name in enumerate(columns)]
     ends = ", ".join(f"min({n}), max({n}), min({n}) FILTER ({n} > 0)" for n in numbers)
-    there = " AND ".join(f'count("{name}") = count(*)' for name in (*_TEXT, *_WHOLE))
+    there = " AND ".join(
+        [
+            *(f'count("{name}") = count(*)' for name in (*_TEXT, *_WHOLE)),
+            *(
+                f"bool_and(m{i} IS NULL OR regexp_full_match(m{i}, '[0-9]{{1,18}}'))"
+                for i, n in enumerate(columns)
+                if _is_count(n)
+            ),
+        ]
+    )
     rows = connection.execute(
         f"SELECT run, {there} AND count(DISTINCT contract) = 1, {ends} FROM visits GROUP BY run"
     ).fetchall()
@@ -262,6 +273,16 @@ def _not_valid(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) ->
 def _each(names: Sequence[str]) -> list[str]:
     """Every name three times: of the least, the largest, and the least above 0."""
     return [name for name in names for _ in range(3)]
+
+
+def _is_count(column: str) -> bool:
+    """Whether a metric's column holds whole numbers: text in the table, as DuckDB would round others."""
+    return bool(dtype_of(column) == "Int64")
+
+
+def _figure(number: int, column: str) -> str:
+    """The column of a metric in the table, as a number."""
+    return f"try_cast(m{number} AS BIGINT)" if _is_count(column) else f"m{number}"
 
 
 class _Cells:
@@ -337,8 +358,7 @@ def _insert_read(connection: duckdb.DuckDBPyConnection, run: int, folder: Path, 
 def _fetched(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> Iterator[tuple[int, RunVisits]]:
     """The visits of each run, by its position."""
     figures = ", ".join(
-        f"coalesce(m{i}, {-1 if dtype_of(name) == 'Int64' else chr(39) + 'nan' + chr(39)}) AS m{i}"
-        for i, name in enumerate(columns)
+        f"coalesce({_figure(i, name)}, {-1 if _is_count(name) else _NAN}) AS m{i}" for i, name in enumerate(columns)
     )
     whole = connection.execute(
         f"SELECT run, position, round, process, part, status = 'ok' AS ok{', ' if figures else ''}{figures} "
