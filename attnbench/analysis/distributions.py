@@ -52,7 +52,7 @@ def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
 def _tail(angle: float, freedom: float, total: float) -> float:
     """The integral of sin^(ν−1) from 0 to an angle. total: that to π / 2."""
     if freedom <= 4:
-        end = angle**freedom
+        end: float = angle**freedom
         angles = (end / 2 * (_NODES + 1)) ** (1 / freedom)
         return end / 2 / freedom * float(_WEIGHTS @ (np.sin(angles) / angles) ** (freedom - 1))
     body = math.pi / 2 - angle
