@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.analysis.distributions import t_quantile
-from attnbench.analysis.interval import moderate
+from attnbench.analysis.moderation import moderate
 
 Floats = npt.NDArray[np.float64]
 

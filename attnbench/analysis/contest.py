@@ -26,8 +26,9 @@ import numpy.typing as npt
 
 from attnbench.analysis.baseline import Baseline, pairs
 from attnbench.analysis.crossover import Pair, sections
-from attnbench.analysis.interval import Estimate, Floats, ratio, ratio_half_width
+from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
 from attnbench.analysis.metric_values import Quantity
+from attnbench.analysis.moderation import Floats
 from attnbench.analysis.series import Panel, Point, Series
 
 Inside = Literal["baseline", "cheapest"]

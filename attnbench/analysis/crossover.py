@@ -18,7 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from attnbench.analysis.interval import Estimate, Floats, ratio, ratio_half_width
+from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
+from attnbench.analysis.moderation import Floats
 
 Kind = Literal["crossing", "always", "never", "stretch", "same", "undecided", "nothing"]
 Direction = Literal["above", "below"]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnbench.analysis.interval import Estimate, moderate
+from attnbench.analysis.interval import Estimate
+from attnbench.analysis.moderation import moderate
 from attnbench.analysis.series import Panel, Point, Series, panels, problems_of
 from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.problem import LATER

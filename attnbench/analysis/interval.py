@@ -13,6 +13,9 @@ what χ² explains. Similar cells give d₀ = ∞, plain pooling; of dissimilar 
 group: offset = process + block in the process, a nested model: as far as whole processes differ, there are only as many
 draws as processes; as far as blocks differ within one, as many as groups. The freedom of a sum of variances is
 Satterthwaite's (1946, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2).
+
+device: rounds on one device have in common how it differs from others of its model, for a cell as for a group; where a
+run was measured on several, both parts are at least what follows from the means of devices (`analysis.device_term`).
 """
 
 from __future__ import annotations
@@ -24,21 +27,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.distributions import CONFIDENCE, digamma, t_quantile, trigamma
+from attnbench.analysis.device_term import connected, device_term
+from attnbench.analysis.distributions import CONFIDENCE, t_quantile
 from attnbench.analysis.looks import confidence_after
+from attnbench.analysis.moderation import Floats, Indices, level_variances, moderate
 from attnbench.problem import CELL_COLUMNS
 
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-POOLED_SHARE = 0.6
-"""The share of all cells' freedom that a moderated variance may claim. In simulations 8 dissimilar cells in 2 rounds
-need it to reach 93 % coverage; for 24 cells it hardly matters."""
-
-PRIOR_SHARE = 0.8
-"""The share of the prior's freedom that a moderated variance claims, as it is estimated itself, and cells may be less
-like draws from a χ² than assumed. In simulations it is worth 1 % of coverage where cells are unlike."""
 
 ODD = 0.01
 """How rarely a trend, or a slow round, is seen where rounds vary by chance alone."""
@@ -120,16 +115,22 @@ def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:
 
 
 def estimates(
-    visits: pd.DataFrame, column: str, confidence: float = CONFIDENCE, stops: tuple[int, ...] = ()
+    visits: pd.DataFrame,
+    column: str,
+    confidence: float = CONFIDENCE,
+    stops: tuple[int, ...] = (),
+    *,
+    sides: bool = False,
 ) -> dict[str, Estimate]:
     """An Estimate per key, from the timed rounds of a run, or of both sides of a comparison together.
 
     Args:
         visits: one row per visit with key, round, process, status and the column; with contract, CELL_COLUMNS and part
-            where blocks were measured in turns. Round 0 and visits that are not ok are ignored.
+            where blocks were measured in turns; device_id where it is stored. Round 0, and what is not ok, is ignored.
         column: a positive quantity, in base units.
         confidence: of the interval of each; of several looks, of those of all of them together.
         stops: the looks, where the run may stop at several (`analysis.looks`).
+        sides: whether these are two runs, and whoever compares them takes apart what the cells of a block share.
     """
     if column not in visits:
         return {}
@@ -146,6 +147,8 @@ def estimates(
         usable["round"].to_numpy(dtype=np.int64),
         confidence,
         stops,
+        devices=pd.factorize(usable["device_id"])[0] if "device_id" in usable else None,
+        sides=sides,
     )
     return {str(key): estimate for key, estimate in zip(keys, found, strict=True)}
 
@@ -159,6 +162,9 @@ def estimates_of(
     rounds: Indices,
     confidence: float = CONFIDENCE,
     stops: tuple[int, ...] = (),
+    *,
+    devices: Indices | None = None,
+    sides: bool = False,
 ) -> list[Estimate]:
     """An Estimate per cell of the visits of one run, at least one; all arrays are [visits].
 
@@ -168,7 +174,8 @@ def estimates_of(
         blocks, parts: the block of each visit, numbered from 0, and its part; both None: a run is one block, which was
             not measured in turns.
         rounds: from 1.
-        confidence, stops: as `estimates`.
+        confidence, stops, sides: as `estimates`.
+        devices: numbered from 0; None: all were made on one.
     """
     count = int(cells.max()) + 1
     if blocks is None or parts is None:
@@ -186,12 +193,21 @@ def estimates_of(
         variance, freedom = moderate(fit.variance, fit.freedom)
     shared, shared_freedom, _ = _between(fit, blocks, groups, processes, typical)
     estimated = freedom > 0
-    own = np.where(estimated, _own(variance, fit.rounds, cells, blocks, groups), np.nan)
+    own = np.where(estimated, level_variances(variance, fit.rounds.astype(np.float64), cells, blocks, groups), np.nan)
     last = np.zeros(count, dtype=np.int64)
     np.maximum.at(last, cells, rounds)
     end = int(last.max())
     confidences = {r: confidence_after(stops, r, end, confidence) for r in set(last.tolist())}
     common = np.where(estimated, shared * np.bincount(cells, weights=fit.share) / fit.rounds, np.nan)
+    if devices is not None and devices.any():
+        residual = logs - np.nan_to_num(fit.offset) - fit.level[cells]
+        offset = np.where(typical, fit.offset, np.nan)
+        term = device_term(residual, offset, fit.leverage, cells, blocks, groups, devices)
+        if term is not None:
+            own, freedom = np.fmax(own, term.own), np.where(estimated, term.own_freedom, freedom)
+            common, shared_freedom = np.fmax(common, term.shared), min(shared_freedom, term.shared_freedom)
+    if parts is not None and not sides:
+        own = own + np.where(_split(fit, cells, blocks, groups), common, 0.0)
     columns = (fit.level, own, freedom, common, fit.rounds, last)
     return [
         Estimate(a, b, c, d, shared_freedom, n, confidences[r])
@@ -216,6 +232,17 @@ def _blocks(usable: pd.DataFrame, cells: Indices) -> Indices:
 def _numbered(columns: Indices) -> Indices:
     """[visits] from [columns, visits]: the same number for equal columns, in their order."""
     return np.asarray(np.unique(columns, axis=1, return_inverse=True)[1].ravel(), dtype=np.int64)
+
+
+def _split(fit: _Fit, cells: Indices, blocks: Indices, groups: Indices) -> Bools:
+    """By cell, whether its block was measured in sets of groups that no cell connects, so that their offsets do not
+    cancel in the ratio of two of its cells.
+    """
+    split = np.zeros(len(fit.level), dtype=bool)
+    for block in range(blocks.max() + 1):
+        here = (blocks == block) & ~np.isnan(fit.offset)
+        split[cells[here]] = here.any() and connected(cells[here], groups[here]) > 1
+    return split
 
 
 @dataclass(frozen=True)
@@ -284,35 +311,6 @@ def _offsets(
     return np.where(visits[groups] > 1, member @ offset, np.nan), leverage, member @ share
 
 
-def _own(variance: Floats, rounds: Indices, cells: Indices, blocks: Indices, groups: Indices) -> Floats:
-    """Variances of levels from the cells' own residuals, such that the sum of two is at least that of their difference.
-
-    Where all cells of a block have the same groups that is a visit's variance over the rounds. Else a cell of few
-    rounds is compared, in these, with what then is known of cells of more, and its own variance takes what this adds.
-    """
-    own = variance / rounds
-    if not (variance > 0).all():
-        return own
-    for block in range(blocks.max() + 1):
-        here = blocks == block
-        members, cell = np.unique(cells[here], return_inverse=True)
-        group = np.unique(groups[here], return_inverse=True)[1]
-        weight = np.zeros((len(members), group.max() + 1))
-        weight[cell, group] = 1 / variance[members[cell]]
-        if (weight > 0).all():
-            continue
-        information = np.diag(weight.sum(axis=1)) - weight / weight.sum(axis=0) @ weight.T
-        inverse = np.linalg.pinv(information, hermitian=True)
-        variances = np.diag(inverse)
-        missing = variances[:, None] + variances - 2 * inverse - own[members][:, None] - own[members]
-        added = np.zeros(len(members))
-        order = np.argsort(-rounds[members], kind="stable")
-        for at, i in enumerate(order[1:], 1):
-            added[i] = max(0.0, (missing[i, order[:at]] - added[order[:at]]).max())
-        own[members] += added
-    return own
-
-
 def _between(
     fit: _Fit, blocks: Indices, groups: Indices, processes: Indices, typical: Bools
 ) -> tuple[float, float, int]:
@@ -355,44 +353,3 @@ def _between(
         common, rest, rest_freedom = common + rest, 0.0, 1.0
     spread = common**2 / common_freedom + rest**2 / rest_freedom
     return (common + rest) / (total * left), (common + rest) ** 2 / spread if spread else total, slow
-
-
-def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
-    """Smyth's moderated variance of each cell, and its degrees of freedom.
-
-    Args:
-        variance: s² per cell.
-        freedom: d per cell; cells with d = 0 get the prior variance.
-    Returns: where every s² is 0, as for figures that repeat exactly, 0 with infinite freedom.
-    """
-    estimated = freedom > 0
-    if not estimated.any() or not (variance[estimated] > 0).any():
-        return np.zeros_like(variance), np.full_like(variance, np.inf)
-    s2, d = variance[estimated], freedom[estimated]
-    total = float(d.sum())
-    s2 = np.maximum(s2, 1e-5 * np.median(s2[s2 > 0]))  # two equal times are chance, not a variance of 0
-    log_s2 = np.log(s2) - digamma(d / 2) + np.log(d / 2)
-    centre = float(log_s2.mean())
-    excess = float(log_s2.var(ddof=1) - trigamma(d / 2).mean()) if len(s2) > 1 else math.inf
-    if excess <= 0:
-        prior_freedom, prior = np.inf, float((s2 * d).sum() / total)
-    elif not math.isfinite(excess):
-        prior_freedom, prior = 0.0, float(s2[0])
-    else:
-        half = _inverse_trigamma(excess)
-        prior_freedom, prior = PRIOR_SHARE * 2 * half, math.exp(centre + digamma(half) - math.log(half))
-    at_least = np.where(estimated, np.maximum(variance, s2.min()), 0.0)
-    moderated = np.full_like(variance, prior)
-    if math.isfinite(prior_freedom):
-        moderated = (prior_freedom * prior + freedom * at_least) / np.maximum(prior_freedom + freedom, 1e-12)
-    # The prior is itself estimated from these cells, so pooling has fewer degrees of freedom than all of them.
-    return moderated, np.minimum(prior_freedom + freedom, np.maximum(POOLED_SHARE * total, freedom))
-
-
-def _inverse_trigamma(y: float) -> float:
-    """x with trigamma(x) = y > 0: between where 1 / x and where 1 / x + 1 / x² are y."""
-    low, high = 1 / y, (1 + math.sqrt(1 + 4 * y)) / (2 * y)
-    for _ in range(40):
-        x = (low + high) / 2
-        low, high = (x, high) if trigamma(x) > y else (low, x)
-    return high

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from attnbench.analysis import interval
-from attnbench.analysis.interval import Estimate, estimates, moderate, ratio, ratio_half_width
+from attnbench.analysis.interval import Estimate, estimates, ratio, ratio_half_width
+from attnbench.analysis.moderation import moderate
 from benchmarks.coverage import noise
 from benchmarks.coverage.noise import NOISES, visits
 

@@ -148,7 +148,8 @@ def levels_of_both(before: pd.DataFrame, after: pd.DataFrame, column: str) -> Si
     for side, visits in (("before ", before), ("after ", after)):
         part = visits[visits["key"].isin(keys)]
         parts.append(part.assign(key=side + part["key"], process=side + part["process"].astype(str)))
-    levels = estimates(pd.concat(parts, ignore_index=True), column, 1 - FALSE_ALARMS / max(len(keys), 1))
+    confidence = 1 - FALSE_ALARMS / max(len(keys), 1)
+    levels = estimates(pd.concat(parts, ignore_index=True), column, confidence, sides=True)
     pairs = {key: (levels.get("before " + key), levels.get("after " + key)) for key in keys}
     return {key: (a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
 

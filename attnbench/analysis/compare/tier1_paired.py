@@ -28,8 +28,8 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from attnbench.analysis.compare.findings import Finding, Verdict, readable
-from attnbench.analysis.interval import moderate
 from attnbench.analysis.looks import confidence_at
+from attnbench.analysis.moderation import moderate
 from attnbench.units import count
 
 Floats = npt.NDArray[np.float64]
