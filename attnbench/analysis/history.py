@@ -50,6 +50,8 @@ class At:
         run: its position in `History.runs`.
         value: None: `status` says why.
         low, high: the ends of its interval; None: it has none.
+        beside: what changes are looked for in: the figure beside the other operators of its block, over its middle in
+            the same circumstances; None: it has none.
     """
 
     run: int
@@ -57,6 +59,7 @@ class At:
     low: float | None
     high: float | None
     status: str
+    beside: float | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ def history(folder: Path, request: HistoryRequest) -> History:
             MetricHistory(
                 metrics()[name],
                 name,
-                tuple(_tracks(runs, panel, shown, name, labels)),
+                tuple(_tracks(runs, panel, shown, name, labels, searches[name].beside)),
                 tuple(_crossovers(snapshots, panel, shown, name, baseline, request.every)),
             )
             for name in names
@@ -312,23 +315,28 @@ def _labels(every: Iterable[Panel], sizes: Sequence[str]) -> frozenset[tuple[str
 
 
 def _tracks(
-    runs: Sequence[Snapshot], panel: Panel, shown: Sequence[Series], name: str, labels: Collection[tuple[str, str]]
+    runs: Sequence[Snapshot],
+    panel: Panel,
+    shown: Sequence[Series],
+    name: str,
+    labels: Collection[tuple[str, str]],
+    beside: Mapping[tuple[str, int], float],
 ) -> Iterator[Track]:
-    """The series and sizes that have a figure in any run."""
+    """The series and sizes that have a figure in any run. beside: by key and run, `At.beside`."""
     for series in shown:
         for point in series.points:
             if (panel.axis, point.label) not in labels:
                 continue
             of_device = [i for i, run in enumerate(runs) if run.devices.get(point.key) == panel.fixed["device"]]
-            points = tuple(_at(runs[i], i, name, point.key) for i in of_device)
+            points = tuple(_at(runs[i], i, name, point.key, beside.get((point.key, i))) for i in of_device)
             if any(each.value is not None for each in points):
                 yield Track(series.name, panel.axis, point.label, point.key, points)
 
 
-def _at(run: Snapshot, number: int, name: str, key: str) -> At:
+def _at(run: Snapshot, number: int, name: str, key: str, beside: float | None) -> At:
     values = run.quantities[name]
     low, high = values.interval(key) or (None, None)
-    return At(number, values.values.get(key), low, high, run.outcomes[key][0])
+    return At(number, values.values.get(key), low, high, run.outcomes[key][0], beside)
 
 
 def _crossovers(
@@ -401,9 +409,15 @@ def _text(circumstances: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Search:
-    """Unpaired changes of a metric: (key, position of the last run before, of the first after, change, half, runs)."""
+    """Unpaired changes of a metric.
+
+    Args:
+        found: (key, position of the last run before, of the first after, change, half, runs).
+        beside: by key and run, `At.beside`.
+    """
 
     found: Sequence[tuple[str, int, int, float, float, tuple[int, int]]]
+    beside: Mapping[tuple[str, int], float]
     searched: Searched
 
 
@@ -440,7 +454,12 @@ def _search(snapshots: Snapshots, name: str) -> _Search:
         for (key, numbers, _), those in zip(tracks, changes, strict=True)
         for each in those
     ]
-    return _Search(found, Searched(name, len(tracks), len(alone), short))
+    beside = {
+        (key, number): math.exp(level)
+        for key, numbers, logs in tracks
+        for number, level in zip(numbers, (logs - np.median(logs)).tolist(), strict=True)
+    }
+    return _Search(found, beside, Searched(name, len(tracks), len(alone), short))
 
 
 def _alike(runs: Sequence[Snapshot], metric: Metric) -> list[list[int]]:

@@ -89,6 +89,9 @@ class Snapshot:
 CONTRACT = "contract"
 """Of circumstances: the contract's version and its settings but for the number of rounds."""
 
+DEVICES = "device_id"
+"""Of circumstances: the anonymous id of the device, or of the several of a run that was joined."""
+
 
 def _hashable(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else json.dumps(value, sort_keys=True)
@@ -245,7 +248,11 @@ def _snapshot(
         started=_time(environment.get("started")),
         commit=_text(environment.get("commit")),
         code=_digest(environment.get("code")),
-        circumstances={**{name: environment.get(name) for name in MACHINE}, CONTRACT: contract},
+        circumstances={
+            **{name: environment.get(name) for name in MACHINE},
+            DEVICES: _devices(environment),
+            CONTRACT: contract,
+        },
         gate=_place(root, folder.parent) if is_side else "",
         side=folder.name if is_side else "",
         outcomes=statuses,
@@ -261,6 +268,11 @@ def _time(text: Any) -> datetime | None:
         return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _devices(environment: Mapping[str, Any]) -> str | None:
+    joined = {str(part["facts"].get("device_id") or "") for part in environment.get("parts", ())}
+    return ", ".join(sorted(joined)) or environment.get("device_id") or None
 
 
 def _text(value: Any) -> str | None:

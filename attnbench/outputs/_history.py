@@ -32,7 +32,7 @@ MOST_CHANGES = 60
 _BARS = "▁▂▃▄▅▆▇█"
 _BETWEEN = "│"
 _LONGEST_TRAIL = 16
-_LEVEL = 1.05
+_LEVEL = 1.2
 """A row of bars spans this factor at least: what varies less looks level."""
 
 _EVIDENCE = {
@@ -76,7 +76,7 @@ def letter(history: History, run: int) -> str:
 
 def parts(history: History) -> list[Part]:
     """What changed, each panel, and the runs where all are asked for."""
-    changed = Part(heading(history), (changes_table(history),) if history.changes else (), tuple(_found(history)))
+    changed = Part(heading(history), (changes_table(history),) if history.changes else (), tuple(found(history)))
     runs = [Part("Runs", (runs_table(history),), ())] if history.every else []
     return [changed, *(panel_part(history, report) for report in history.panels), *runs]
 
@@ -89,7 +89,13 @@ def panel_part(history: History, report: PanelHistory) -> Part:
 
 def legend(history: History) -> list[str]:
     """What the words mean, which circumstances there are, and what is left out."""
-    lines = [f"circumstances {text}" for text in circumstances(history)] if len(history.circumstances) > 1 else []
+    kinds = [f"circumstances {text}" for text in circumstances(history)] if len(history.circumstances) > 1 else []
+    return [*kinds, *words(history), *left_out(history)]
+
+
+def words(history: History) -> list[str]:
+    """What the words mean."""
+    lines = []
     if len(history.circumstances) > 1:
         lines.append("Between circumstances nothing is called changed, analytic figures apart.")
     kinds = dict.fromkeys(change.evidence for change in history.changes)
@@ -97,9 +103,9 @@ def legend(history: History) -> list[str]:
     lines += [_SAME_CODE] if any(change.same_code for change in history.changes) else []
     lines.append(
         "first, newest: in the circumstances of the newest run; varies: the standard deviation from run to run; trail: "
-        f"the newest {_LONGEST_TRAIL} runs, {_BETWEEN} between circumstances."
+        f"the newest {_LONGEST_TRAIL} runs, {_BETWEEN} between circumstances; where it is known beside the block, that."
     )
-    return [*lines, *left_out(history)]
+    return lines
 
 
 def left_out(history: History) -> list[str]:
@@ -132,7 +138,7 @@ def _short(text: str, most: int = 120) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _found(history: History) -> Iterator[str]:
+def found(history: History) -> Iterator[str]:
     """How much was searched, and with how many false alarms."""
     if not history.changes:
         yield "Nothing changed."
@@ -274,9 +280,11 @@ def variation(values: Sequence[float]) -> float | None:
 
 
 def trail(history: History, each: MetricHistory, track: Track, most: int) -> str:
-    """The newest values as bars, on a scale of ratios, those of other circumstances apart. most: of them."""
-    known = [p for p in track.points if p.value and not history.runs[p.run].gate][-most:]
-    logs = [math.log(point.value) for point in known if point.value]
+    """The newest figures as bars, on a scale of ratios, those of other circumstances apart; where they are known beside
+    their block, these. most: of them."""
+    known = [p for p in track.points if p.value and not history.runs[p.run].gate]
+    known = ([p for p in known if p.beside] or known)[-most:]
+    logs = [math.log(point.beside or point.value or 1) for point in known]
     if len(logs) < 2:
         return ""
     span = max(max(logs) - min(logs), math.log(_LEVEL))
@@ -364,6 +372,7 @@ def rows(history: History) -> Iterator[Mapping[str, Any]]:
                         "value": point.value,
                         "low": point.low,
                         "high": point.high,
+                        "beside": point.beside,
                         "status": point.status,
                         "change": change.verdict if change else None,
                         "evidence": change.evidence if change else None,

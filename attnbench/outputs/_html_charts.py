@@ -190,6 +190,30 @@ def _before_after() -> Any:
     return _finished(layers, settings)
 
 
+def _history() -> Any:
+    """Figures from run to run with their intervals, where something changed, and where circumstances did."""
+    x = alt.X("x:Q", title=None).scale(domain=alt.ExprRef("domainX"), nice=False)
+    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", grid=False)
+    y = alt.Y("y:Q", title=None).scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
+    y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
+    colour = alt.Color("colour:N").scale(None).legend(None)
+    dash = alt.StrokeDash("dash:N").scale(None).legend(None)
+    points, marks = alt.Chart(alt.NamedData(name="points")), alt.Chart(alt.NamedData(name="marks"))
+    borders = alt.Chart(alt.NamedData(name="borders"))
+    layers = alt.layer(
+        borders.mark_rule(strokeDash=[4, 4]).encode(x=x, color=colour, tooltip="tip:N"),
+        points.mark_rule(opacity=0.35).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
+        points.mark_line(strokeWidth=1.5).encode(x=x, y=y, color=colour, detail="line:N", strokeDash=dash),
+        points.mark_point(size=26, filled=True, opacity=1).encode(x=x, y=y, color=colour, tooltip="tip:N"),
+        marks.mark_point(size=170, strokeWidth=2, fill="transparent", opacity=1).encode(
+            x=x, y=y, stroke=colour, shape=alt.Shape("shape:N").scale(None).legend(None), tooltip="tip:N"
+        ),
+        datasets={"points": [], "marks": [], "borders": []},
+    )
+    settings = {f"{name}{axis}": value for axis in "XY" for name, value in _SCALE.items()}
+    return _finished(layers, settings)
+
+
 def _finished(chart: Any, settings: Mapping[str, Any], height: int = HEIGHT) -> Any:
     """With parameters that scripts set, as wide as its place; where it has rows, scripts set its height."""
     params = [alt.param(name, value=value) for name, value in settings.items()]
@@ -206,4 +230,5 @@ _CHARTS: Mapping[str, Callable[[], Any]] = {
     "map": _map,
     "changes": _changes,
     "before-after": _before_after,
+    "history": _history,
 }

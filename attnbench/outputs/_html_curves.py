@@ -9,7 +9,7 @@ from typing import Any
 from attnbench.analysis.answer import Modes, Row, Verdict, answer
 from attnbench.analysis.crossover import BEYOND, Crossing
 from attnbench.analysis.relative import Comparand, Relative, comparands
-from attnbench.analysis.series import in_a_line
+from attnbench.analysis.series import Panel, in_a_line
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
 from attnbench.outputs._colours import INK, MOST_COLOURED, colour
@@ -73,15 +73,15 @@ def _first_shown(rows: Sequence[Row], verdict: Verdict) -> list[str]:
 
 
 def _series(report: PanelReport, name: str, is_shown: bool) -> dict[str, Any]:
-    series = next(s for s in report.panel.series if s.name == name)
-    same = [s.name for s in report.panel.series if colour(s.operator) == colour(series.operator)]
+    return {"name": name, **style(report.panel, name), "shown": is_shown}
+
+
+def style(panel: Panel, name: str) -> dict[str, Any]:
+    """The colour of a series, empty for that of text, and its dashes among the series of the same colour."""
+    series = next(s for s in panel.series if s.name == name)
     hue = colour(series.operator)
-    return {
-        "name": name,
-        "colour": "" if hue == INK else hue,
-        "dash": DASHES[same.index(name) % len(DASHES)],
-        "shown": is_shown,
-    }
+    same = [s.name for s in panel.series if colour(s.operator) == hue]
+    return {"colour": "" if hue == INK else hue, "dash": DASHES[same.index(name) % len(DASHES)]}
 
 
 def _metric(report: PanelReport, table: Table, names: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _metric(report: PanelReport, table: Table, names: Sequence[str]) -> dict[str
 def _figures(line: Line | None, positions: Mapping[str, int]) -> list[list[float | None]]:
     """[position of the size, value, low, high] each."""
     figures = line.figures if line else ()
-    return [[positions[f.label], *map(_rounded, (f.value, f.low, f.high))] for f in figures if f.value]
+    return [[positions[f.label], *map(rounded, (f.value, f.low, f.high))] for f in figures if f.value]
 
 
 def _lost(line: Line | None, table: Table) -> str:
@@ -116,7 +116,7 @@ def _against(comparand: Comparand, table: Table, names: Sequence[str], positions
     axis = table.panel.axis
     return {
         "name": comparand.name,
-        "values": [[positions[label], _rounded(value)] for label, value in comparand.values.items() if value],
+        "values": [[positions[label], rounded(value)] for label, value in comparand.values.items() if value],
         "ratios": [_ratios(each, positions) for each in relatives],
         "crossings": [
             list(map(_crossing, each.crossover.crossings)) if each and each.crossover else [] for each in relatives
@@ -133,15 +133,13 @@ def _against(comparand: Comparand, table: Table, names: Sequence[str], positions
 def _ratios(relative: Relative | None, positions: Mapping[str, int]) -> list[list[float | None]]:
     """[position of the size, ratio, by which factor its interval extends to both sides] each."""
     ratios = relative.ratios if relative else {}
-    return [
-        [positions[label], _rounded(value), _rounded(high / value, 4)] for label, (value, _, high) in ratios.items()
-    ]
+    return [[positions[label], rounded(value), rounded(high / value, 4)] for label, (value, _, high) in ratios.items()]
 
 
 def _crossing(crossing: Crossing) -> list[float | None]:
-    return [*map(_rounded, (crossing.at, crossing.low, crossing.high))]
+    return [*map(rounded, (crossing.at, crossing.low, crossing.high))]
 
 
-def _rounded(value: float | None, digits: int = 5) -> float | None:
+def rounded(value: float | None, digits: int = 5) -> float | None:
     """Significant digits: more than any text shows. What has no value is None."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")

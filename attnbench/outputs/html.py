@@ -12,6 +12,7 @@ from attnbench.errors import BadInput
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Comparison
     from attnbench.analysis.grid import Grid
+    from attnbench.analysis.history import History
     from attnbench.analysis.reproduction import Reproduction
     from attnbench.analysis.summary import Summary
 
@@ -59,3 +60,11 @@ def claims(reproduction: Reproduction) -> str:
     from attnbench.outputs._html_papers import papers_page
 
     return papers_page(reproduction)
+
+
+def history(history: History) -> str:
+    """The runs of a folder by time."""
+    check()
+    from attnbench.outputs._html_history import history_page
+
+    return history_page(history)

@@ -126,6 +126,13 @@
     return image;
   };
 
+  /** A button; `pressed`: whether it is, null where it has no state. */
+  const pressable = (text, pressed, onclick) => {
+    const made = element("button", { type: "button", onclick }, text);
+    if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
+    return made;
+  };
+
   const curves = (figure, panels) => {
     const state = { mode: panels[0].mode, rest: panels[0].rest, metric: panels[0].metrics[0].name, view: "value", against: "" };
     const visible = new Map();
@@ -220,22 +227,17 @@
       const mark = m.against.length ? ` Thick line: ${state.against}; rings with bars: where a series passes it, with the 95 % interval.` : "";
       const lost = m.lost.some(Boolean) ? " Crosses: out of memory or time beyond." : "";
       caption.textContent = `${m.title} over ${figure.dataset.group}, ${p.rest}. Bands: 95 % intervals.${mark}${lost}`;
-      const button = (text, pressed, onclick) => {
-        const made = element("button", { type: "button", onclick }, text);
-        if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
-        return made;
-      };
       const focused = [...legend.children].indexOf(document.activeElement);
       const reset = (value) => () => (panels.forEach((q) => q.series.forEach((s) => visible.set(s.name, value(s.name)))), refresh());
       legend.replaceChildren(
         ...p.series.map((s) => {
-          const made = button(s.name, visible.get(s.name), () => (visible.set(s.name, !visible.get(s.name)), refresh()));
+          const made = pressable(s.name, visible.get(s.name), () => (visible.set(s.name, !visible.get(s.name)), refresh()));
           made.prepend(swatch(s));
           return made;
         }),
-        button("All", null, reset(() => true)),
-        button("None", null, reset(() => false)),
-        button("As at first", null, reset((name) => first.get(name))),
+        pressable("All", null, reset(() => true)),
+        pressable("None", null, reset(() => false)),
+        pressable("As at first", null, reset((name) => first.get(name))),
       );
       legend.children[focused]?.focus();
     };
@@ -364,7 +366,103 @@
     return { domain, ticks: inside, labels: Object.fromEntries(inside.map((t) => [t, label(t)])) };
   };
 
-  const kinds = { curves, map, findings, figure: paperFigure };
+  const EVIDENCE = { exact: "square", paired: "diamond", unpaired: "circle" };
+
+  /** Figures from run to run; `panels`: one metric of one panel each. */
+  const runsChart = (figure, panels) => {
+    const [{ runs }] = blocks("runs");
+    const views = (p) => (p.beside ? [["beside the block", "beside"], ["values", "value"]] : [["values", "value"]]);
+    const state = { metric: panels[0].metric, rest: panels[0].rest, size: "", view: views(panels[0])[0][1] };
+    const panel = () => panels.find((p) => p.metric === state.metric && p.rest === state.rest);
+    const visible = new Map();
+    panels.forEach((p) => p.tracks.forEach((t) => visible.has(t.series) || visible.set(t.series, t.shown)));
+    const drawn = () => panel().tracks.filter((t) => visible.get(t.series) && (state.size ? t.label === state.size : t.largest));
+    const settle = () => {
+      if (!panel()) state.rest = panels.find((p) => p.metric === state.metric).rest;
+      if (!panel().sizes.includes(state.size)) state.size = "";
+      if (!views(panel()).some(([, v]) => v === state.view)) state.view = "value";
+    };
+
+    const rows = () => {
+      const p = panel(), isBeside = state.view === "beside", points = [], marks = [];
+      drawn().forEach((t) => {
+        const colour = t.colour || css("--text"), name = `${t.series} ${t.label}`;
+        const own = t.points.filter((q) => q[isBeside ? 4 : 1] > 0).map(([run, value, low, high, beside]) => {
+          const interval = low && high && low !== high ? ` [${shown(low, p.unit)}, ${shown(high, p.unit)}]` : "";
+          const lines = [name, runs[run].text, shown(value, p.unit) + interval, ...(beside ? [`${times(beside)} of its middle, beside the block`] : [])];
+          const ends = isBeside ? { y: beside, low: null, high: null } : { y: value, low, high };
+          return { run, x: run + 1, ...ends, colour, dash: t.dash, line: `${name} ${runs[run].line}`, tip: lines.join("\n") };
+        });
+        points.push(...own);
+        t.changes.forEach(([run, evidence, verdict, text]) => {
+          const at = own.find((q) => q.run === run);
+          const hue = HUES[evidence === "unpaired" ? "undecided" : GROUPS[verdict] ?? "changed"];
+          if (at) marks.push({ x: at.x, y: at.y, shape: EVIDENCE[evidence], colour: hue, tip: [name, runs[run].text, text].join("\n") });
+        });
+      });
+      const used = points.map((q) => q.run);
+      const [first, last] = [Math.min(...used), Math.max(...used)];
+      const borders = runs.flatMap((r, i) => (r.border && i > first && i <= last ? [{ x: i + 0.5, colour: css("--soft"), tip: r.border }] : []));
+      return { points, marks, borders };
+    };
+
+    const update = (view) => {
+      const { points, marks, borders } = rows();
+      const heights = points.flatMap((d) => [d.y, d.low ?? d.y, d.high ?? d.y]).filter((v) => v > 0);
+      const used = unique(points.map((d) => d.run)).sort((a, b) => a - b);
+      const domain = used.length ? [used[0] + 0.5, used[used.length - 1] + 1.5] : [0, 1];
+      const step = Math.ceil(used.length / 8) || 1;
+      const ticks = used.filter((_, i) => i % step === 0).map((run) => run + 1);
+      set(view, "X", { domain, ticks, labels: Object.fromEntries(ticks.map((t) => [t, runs[t - 1].day])) });
+      set(view, "Y", state.view === "beside" ? around(heights.length ? [1, ...heights] : [0.9, 1.1]) : scale(heights.length ? heights : [1, 10], 0.05, panel().unit));
+      view.data("points", points).data("marks", marks).data("borders", borders);
+    };
+
+    const choices = {
+      metric: choice("Metric", "metric", (v) => change("metric", v)),
+      rest: choice("Panel", "rest", (v) => change("rest", v)),
+      size: choice("Size", "size", (v) => change("size", v)),
+      view: choice("Shown as", "view", (v) => change("view", v)),
+    };
+    const plot = element("div", { className: "plot" });
+    plot.setAttribute("role", "img");
+    const legend = element("div", { className: "legend" });
+    legend.setAttribute("role", "group");
+    legend.setAttribute("aria-label", "Series in the chart");
+    const caption = element("figcaption");
+    figure.append(element("div", { className: "choices" }, ...Object.values(choices).map((c) => c.label)), plot, legend, caption);
+    figure.hidden = false;
+
+    const describe = () => {
+      const p = panel();
+      choices.metric.fill(unique(panels.map((q) => q.metric)).map((v) => [panels.find((q) => q.metric === v).title, v]), state.metric);
+      choices.rest.fill(panels.filter((q) => q.metric === state.metric).map((q) => [q.rest, q.rest]), state.rest);
+      choices.size.fill([["the largest of each", ""], ...p.sizes.map((v) => [v, v])], state.size);
+      choices.view.fill(views(p), state.view);
+      plot.setAttribute("aria-label", `${p.title} from run to run, ${p.rest}. The tables below hold the figures.`);
+      const scaled = state.view === "beside" ? "Beside the other operators of the block, over its middle in the same circumstances." : "Bars: 95 % intervals.";
+      caption.textContent = `${p.title}, ${p.rest}, by run. ${scaled} Changes: squares, exact; diamonds, paired (orange: worse, green: better); grey circles, unpaired. Dashed: other circumstances.${p.more}`;
+      const focused = [...legend.children].indexOf(document.activeElement);
+      const names = unique(p.tracks.map((t) => t.series));
+      const all = (value) => () => (names.forEach((name) => visible.set(name, value)), refresh());
+      legend.replaceChildren(
+        ...names.map((name) => {
+          const made = pressable(name, visible.get(name), () => (visible.set(name, !visible.get(name)), refresh()));
+          made.prepend(swatch(p.tracks.find((t) => t.series === name)));
+          return made;
+        }),
+        pressable("All", null, all(true)),
+        pressable("None", null, all(false)),
+      );
+      legend.children[focused]?.focus();
+    };
+    const redraw = chart("history", plot, update);
+    const refresh = () => (describe(), redraw());
+    const change = (name, value) => ((state[name] = value), settle(), refresh());
+    describe();
+  };
+
+  const kinds = { curves, map, findings, figure: paperFigure, history: runsChart };
   for (const figure of document.querySelectorAll("figure.chart")) {
     const { kind, group } = figure.dataset;
     const data = blocks(kind).filter((each) => String(each.group) === group);
