@@ -117,7 +117,7 @@ def gate(root: Path, verdict: str = "slower", **finding: object) -> Path:
     """A gate of performer, with 1.3 times the time; and its decision."""
     rng = np.random.default_rng(1)
     for side, by in (("base", 1.0), ("head", 1.3)):
-        store(root / "gate-ci" / side, visits(3, slower("performer", 0, by), rng), 3)
+        store(root / "gate-ci" / side, visits(3, slower("performer", 0, by), rng), 3, commit=side)
     key = next(visit.key for visit in visits(0, slower("", 0, 1.0), rng) if "performer" in visit.key)
     found = {
         "subject": key,
