@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from attnbench.analysis.claims import Paper
@@ -23,8 +25,8 @@ PREFIX = "papers-"
 BUDGET = "15m"
 """What all suites of all papers may take."""
 
-LEAST_S = 20.0
-"""What is left for a suite below which it is not begun: its processes alone take most of that."""
+LEAST_S = 10.0
+"""What is left for a suite below which it is not begun: its processes alone take that."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def check_options(*, measure: bool, budget: str | None, out: Path | None, runs: 
 
 
 def suites_of(papers: Iterable[Paper]) -> list[Suite]:
-    """The shipped suites of some papers. Raises BadInput where they have none."""
+    """The shipped suites of some papers, the shortest first. Raises BadInput where they have none."""
     chosen = list(papers)
     names = [f"{PREFIX}{paper.name}" for paper in chosen]
     every = [name for name in suites.shipped() if any(name == own or name.startswith(f"{own}-") for own in names)]
@@ -65,7 +67,7 @@ def suites_of(papers: Iterable[Paper]) -> list[Suite]:
             f"--measure: {', '.join(paper.name for paper in chosen)}: nothing of it is measured; there are suites for "
             f"{', '.join(known)}. Name one of these papers, or leave out --measure."
         )
-    return [suites.load(name) for name in every]
+    return sorted(map(suites.load, every), key=_stated_s)
 
 
 def paper_runs(
@@ -75,10 +77,12 @@ def paper_runs(
     budget: str,
     now: Callable[[], float] = time.monotonic,
 ) -> tuple[Path, Iterator[PaperRun]]:
-    """The folder of the runs, and each run in its turn, with its share of what is left of the budget.
+    """The folder of the runs, and each run in its turn.
+
+    Suites go as far as the budgets that they state are within the whole one, and share out what is more.
 
     Args:
-        every: the suites; shares are as the budgets that they state.
+        every: the suites, in the order of these budgets.
         out: where the runs are, each in a folder of its own; what is there is continued. None: a new folder.
         device: a kind's name, or "auto".
         budget: for all together, such as "15m".
@@ -98,10 +102,11 @@ def _in_turn(
     every: Sequence[Suite], folder: Path, device: str, whole_s: float, now: Callable[[], float]
 ) -> Iterator[PaperRun]:
     begun = now()
+    reached = _reached(every, whole_s)
     for number, suite in enumerate(every):
-        weights = [each.limits.budget_s or 1.0 for each in every[number:]]
-        share_s = (whole_s - (now() - begun)) * weights[0] / sum(weights)
         own = folder / suite.name.removeprefix(PREFIX)
+        stated = [_stated_s(each) for each in every[number:reached]]
+        share_s = (whole_s - (now() - begun)) * stated[0] / sum(stated) if stated else 0.0
         if share_s < LEAST_S:
             yield PaperRun(suite.name, own, None)
             continue
@@ -109,3 +114,13 @@ def _in_turn(
         stored = os.path.isfile(own / VISITS)
         out, resume = (None, own) if stored else (own, None)
         yield PaperRun(suite.name, own, RunRequest(limited, device=device, out=out, resume=resume))
+
+
+def _reached(every: Sequence[Suite], whole_s: float) -> int:
+    """How many of the first suites have the time that they state; the first has what there is."""
+    sums = accumulate(map(_stated_s, every))
+    return max(1, sum(each <= whole_s for each in sums))
+
+
+def _stated_s(suite: Suite) -> float:
+    return suite.limits.budget_s or math.inf

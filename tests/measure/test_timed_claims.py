@@ -289,22 +289,27 @@ def test_options_that_do_not_go_together() -> None:
         run("lecture", "--measure")
 
 
-def test_a_budget_is_shared_by_what_suites_state(tmp_path: Path) -> None:
+def test_a_budget_is_a_promise_that_suites_share(tmp_path: Path) -> None:
     clock = [0.0]
-    every = [replace(each, limits=replace(each.limits, budget_s=weight)) for each, weight in zip(
-        paper_runs.suites_of(papers.papers(["performer", "linformer"])), (300.0, 100.0, 100.0, 100.0), strict=False
-    )]  # fmt: skip
-    _, runs = paper_runs.paper_runs(every[:4], tmp_path, "cpu", "10m", now=lambda: clock[0])
-    first = next(runs)
-    assert first.request is not None
-    assert first.request.suite is not None
-    assert first.request.suite.limits.budget_s == 300
-    clock[0] = 570.0  # it took longer: 30 s are left, which are enough for one
-    *left_out, last = runs
-    assert [each.request for each in left_out] == [None, None]
-    assert last.request is not None
-    assert last.request.suite is not None
-    assert last.request.suite.limits.budget_s == 30
+    shipped = paper_runs.suites_of(papers.papers(["performer"]))
+    assert [each.limits.budget_s for each in shipped] == sorted(each.limits.budget_s or 0 for each in shipped)
+    every = [
+        replace(each, limits=replace(each.limits, budget_s=stated))
+        for each, stated in zip(shipped[:3], (50.0, 100.0, 500.0), strict=True)
+    ]
+
+    def shares(budget: str, takes_s: float) -> list[float | None]:
+        clock[0], found = 0.0, []
+        for each in paper_runs.paper_runs(every, tmp_path, "cpu", budget, now=lambda: clock[0])[1]:
+            suite = each.request.suite if each.request else None
+            found.append(None if suite is None else suite.limits.budget_s)
+            clock[0] += takes_s if suite else 0.0
+        return found
+
+    assert shares("300s", 100.0) == [100.0, 200.0, None]  # the last one alone states more
+    assert shares("650s", 50.0) == [50.0, 100.0, 550.0]  # what is not taken is left to others
+    assert shares("30s", 30.0) == [30.0, None, None]
+    assert shares("150s", 145.0) == [50.0, None, None]  # it took longer: no process could start in what is left
 
 
 SUITE = """
@@ -338,11 +343,12 @@ def test_measured_here_and_continued(paper: None, tmp_path: Path, monkeypatch: p
 
 
 def test_the_shipped_suites_measure_what_claims_ask_for_within_the_budget() -> None:
-    budgets, unused = 0.0, []
+    budgets: list[float] = []
+    unused = []
     for paper_ in papers.papers():
         own = [f"papers-{paper_.name}", f"papers-{paper_.name}-"]
         measured = [suites.load(name) for name in suites.shipped() if name == own[0] or name.startswith(own[1])]
-        budgets += sum(each.limits.budget_s or math.inf for each in measured)
+        budgets += [each.limits.budget_s or math.inf for each in measured]
         keys = [{each.key for each in cells(one)} for one in measured]
         used: set[str] = set()
         for claim in paper_.claims:
@@ -355,7 +361,7 @@ def test_the_shipped_suites_measure_what_claims_ask_for_within_the_budget() -> N
                 assert any(asked <= each for each in keys) or claim.why, f"{claim.id}: {text}"
         unused += [one.name for one, each in zip(measured, keys, strict=True) if not each & used]
         assert not measured or used
-    assert budgets <= seconds(paper_runs.BUDGET)
+    assert sum(sorted(budgets)[:-1]) <= seconds(paper_runs.BUDGET)  # of which the longest suite alone takes more
     assert not unused
     measured_names = {
         name.removeprefix(paper_runs.PREFIX).partition("-")[0]
