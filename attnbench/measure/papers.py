@@ -84,7 +84,7 @@ def _claim(value: Any, path: str, notes: Notes) -> Claim:
             section.at("numbers"), f"ours is missing, which kind {claim['kind']} is checked by. Add an expression"
         )
     for kind, key, meaning in (("measured", "rule", "is decided by"), ("elsewhere", "why", "needs")):
-        if claim["kind"] == kind and not texts[key]:
+        if claim["kind"] == kind and not (texts[key] or texts["indication"]):
             notes.add(section.at(key), f"missing: what kind {kind} {meaning}. Add a sentence")
     section.close()
     return Claim(**claim, **texts, orders=orders, numbers=tuple(each for each in numbers if each))

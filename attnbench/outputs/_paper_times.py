@@ -88,7 +88,8 @@ def rule_sentences(result: Result) -> list[str]:
         return []
     here = "; ".join(map(_place, timing.on)) or f"not measured, attnbench reproduce {result.paper.name} --measure"
     indication = [f"An indication alone: {claim.indication}."] if claim.indication else []
-    return [f"Rule: {claim.rule}.", *indication, f"Paper: {claim.on}. Ours: {here}."]
+    rule = [f"Rule: {claim.rule}."] if claim.rule else []
+    return [*rule, *indication, f"Paper: {claim.on}. Ours: {here}."]
 
 
 def _place(on: MeasuredOn) -> str:
@@ -105,7 +106,7 @@ def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
         "ours": _text(ours.interval, number),
         "ratio": "" if ratio is None else f"{ratio:.3g}",
         "verdict": timed.verdict if decides else "",
-        "words": (_reason(ours) if _on(result) else "") or number.why,
+        "words": _told(ours, result) or number.why,
     }
     if exact is not None and exact.against != ours.against:
         ratio = None if exact.interval is None else _value(exact.interval)
@@ -122,7 +123,7 @@ def order_texts(result: Result) -> Iterator[dict[str, str]]:
     decides = is_decided_by_time(result.claim) and bool(_on(result))
     for order in result.timing.orders if result.timing else ():
         steps = [f"{_brief(each.number.name)} {_text(each.ours.interval, each.number) or '?'}" for each in order.steps]
-        missing = next((reason for each in order.steps if (reason := _reason(each.ours))), "") if _on(result) else ""
+        missing = next((reason for each in order.steps if (reason := _told(each.ours, result))), "")
         yield {
             "name": f"order, {order.name}",
             "verdict": order.verdict if decides else "",
@@ -144,6 +145,11 @@ def _reason(measured: Measured) -> str:
     if measured.lacking is not None:
         return f"no run has {title(measured.lacking)}"
     return "" if measured.missing == NOT_MEASURED else measured.missing
+
+
+def _told(measured: Measured, result: Result) -> str:
+    """Why there is no figure; that no run has a cell, only where the claim has another figure of one."""
+    return _reason(measured) if measured.missing or _on(result) else ""
 
 
 def _brief(name: str) -> str:

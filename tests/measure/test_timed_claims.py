@@ -106,7 +106,6 @@ claims:
     place: p
     kind: measured
     mark: read
-    rule: none
     indication: another size
     numbers: [{name: i, paper: "2", ours: softmax(seq_len=256).time / linformer(seq_len=256).time}]
   - id: Z3
