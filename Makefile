@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-.PHONY: run test browser-test check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
+.PHONY: run test browser-test fleet-test check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -33,6 +33,9 @@ test: $(BIN)/.ready   ## create the environment and pass the tests
 
 browser-test: $(BIN)/.ready  ## pass the tests of the HTML report in Chromium, which is installed from Debian where it is missing
 	$(BIN)/python -m tests.browser
+
+fleet-test: $(BIN)/.ready  ## pass the tests of fleets on a local cluster of Ray and of Slurm, which are installed where they are missing
+	$(BIN)/python -m tests.fleet
 
 check: format lint types test   ## format, lint, types, tests
 

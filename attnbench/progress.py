@@ -41,3 +41,26 @@ class Reached:
     total: int
     wanted: float | None = None
     widest: float | None = None
+
+
+@dataclass(frozen=True)
+class Leased:
+    """How far a fleet is.
+
+    Args:
+        engine: what it leases devices from.
+        devices: that measure now.
+        hosts: that these are on.
+        blocks: that are measured, each in one timed round.
+        total: of so many.
+        waiting: shards that wait for a device.
+        left_s: seconds that are left by what blocks took so far; None: not known.
+    """
+
+    engine: str
+    devices: int
+    hosts: int
+    blocks: int
+    total: int
+    waiting: int
+    left_s: float | None

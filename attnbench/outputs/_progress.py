@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from attnbench import terminal
 from attnbench.axes import tokens_axis
 from attnbench.problem import Cell, operator_with_impl
-from attnbench.progress import Reached, Stage
+from attnbench.progress import Leased, Reached, Stage
 from attnbench.store.records import Visit
 from attnbench.units import count, percent
 
@@ -65,6 +65,7 @@ class Words:
         self._left: tuple[float, float] | None = None
         self._cell: Cell | None = None
         self._reached: Reached | None = None
+        self._leased: Leased | None = None
 
     def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
         """See `measure.progress.Progress`."""
@@ -98,6 +99,16 @@ class Words:
         """See `measure.progress.Progress`."""
         self._keep(text)
 
+    def leased(self, state: Leased) -> None:
+        """See `measure.fleet.FleetProgress`."""
+        first, self._leased = self._leased is None, state
+        self._left = None
+        self._expect(state.left_s)
+        if first:
+            self._keep(self.line())
+        else:
+            self._show(self.line())
+
     def _expect(self, seconds: float | None) -> None:
         if seconds is not None:
             self._left = self._now(), seconds
@@ -128,8 +139,11 @@ class Words:
         return f"{about}{self.where()}{visits}{rounds}{added}"
 
     def where(self) -> str:
-        """The stage: `check`, `round 2 of 3–9`, `pair 5 of 60 at most`."""
-        stage = self._stage
+        """The stage: `check`, `round 2 of 3–9`, `pair 5 of 60 at most`; of a fleet `ray: 3 devices on 2 hosts`."""
+        stage, leased = self._stage, self._leased
+        if leased is not None:
+            hosts = f" on {count(leased.hosts, 'host')}" if leased.hosts else ""
+            return f"{leased.engine}: {count(leased.devices, 'device')}{hosts}"
         if stage is None:
             return "starting"
         if stage.kind == "check":
@@ -140,13 +154,16 @@ class Words:
     def left(self) -> str:
         """How long it takes: `about 40 s left`; where more may follow the next look: `at least 40 s left`."""
         stage, left_s = self._stage, self.left_s
-        if stage is None or left_s is None:
+        if left_s is None:
             return ""
-        about = "at least" if stage.most > stage.last else "about"
+        about = "at least" if stage is not None and stage.most > stage.last else "about"
         return "ends soon" if left_s < 1 else f"{about} {duration(left_s)} left"
 
     def doing(self) -> str:
-        """What is being measured: `45 of 120 visits · performer fwd 1024 tokens`."""
+        """What is being measured: `45 of 120 visits · performer fwd 1024 tokens`; of a fleet `7 of 42 blocks`."""
+        if self._leased is not None:
+            waiting = f"{count(self._leased.waiting, 'shard')} waiting" if self._leased.waiting else ""
+            return " · ".join(filter(None, (f"{self._leased.blocks} of {self._leased.total} blocks", waiting)))
         done = count(self._count, "visit") if self._count else ""
         if self._visits is not None:
             done = f"{self._count} of {count(self._visits, 'visit')}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from attnbench.store.trusted_json import is_name, is_number
 
-VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
+FILES = VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
     "visits.jsonl", "samples.csv", "results.csv", "environment.json", "suite.yaml",
 )  # fmt: skip
 """The files of a run folder."""

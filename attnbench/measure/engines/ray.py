@@ -1,0 +1,291 @@
+"""Ray: a task for each shard on a cluster, or on one that is started on this machine and ends with the fleet.
+
+A node needs attnbench and nothing else of this machine: a task carries its suite there, and brings its run folder back.
+Ray makes a task again on another node where the one it ran on is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from attnbench import files, interrupts
+from attnbench.errors import BadInput, described, printable
+from attnbench.measure.engines import Connection, News, Task
+from attnbench.measure.machine import host
+from attnbench.modules import installed
+from attnbench.units import count, quoted, suggestion
+
+LOST_NODES = 3
+"""A shard is made again so often where its node is lost; one that takes a node with it each time fails in the end."""
+
+TICK_S = 1.0
+CONNECT_S = 5.0
+STORE_BYTES = 2**28
+"""Of Ray's own memory on this machine: what waits there are run folders of single shards."""
+
+LOOPBACK = ("127.", "localhost:")
+LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""By this Ray takes this machine for 127.0.0.1, as it does elsewhere than on Linux, and listens there alone."""
+
+ADDRESS_HELP = (
+    "Give HOST:PORT of `ray start --head`, auto for the cluster of this machine, or no --address to start one"
+)
+
+OPTIONS = {"num_cpus": float, "num_gpus": float, "memory": float, "accelerator_type": str}
+"""What a task may ask of a node, as Ray names it."""
+
+
+@contextlib.contextmanager
+def connect(request: Connection) -> Iterator[Pool]:
+    """A Ray cluster. Raises BadInput where Ray is not installed, or no cluster answers."""
+    if not installed("ray"):
+        raise BadInput("--on ray: Ray is not installed. Install the extra: pip install 'attnbench[fleet]'.")
+    options = _options(request.options)
+    address = request.address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        _check_answers(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None or address.startswith(LOOPBACK):
+        os.environ |= LOOPBACK_ALONE
+    if address is None:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                num_cpus=request.devices or host.usable_cores(),
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                **quiet,
+            )
+        else:
+            ray.init(address=address, **quiet)
+        interrupts.heed()  # Ray has handlers of its own for SIGTERM
+        pool = Pool(request, options)
+        _check_devices(request, address, pool)
+        yield pool
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if ray.is_initialized():
+            raise
+        raise BadInput(f"--address {address or 'local'}: {described(error).rstrip('.')}. {ADDRESS_HELP}.") from None
+    finally:
+        ray.shutdown()
+
+
+def _options(given: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in OPTIONS:
+            raise BadInput(
+                f"--option {name}={text}: ray has no such option{suggestion(name, OPTIONS)}; allowed: "
+                f"{', '.join(OPTIONS)}."
+            )
+        try:
+            values[name] = OPTIONS[name](text)
+        except ValueError:
+            raise BadInput(f"--option {name}={text}: {quoted(text)} is no number. Give one.") from None
+    return values
+
+
+def _check_answers(address: str) -> None:
+    """Raises BadInput where nobody listens at an address: Ray itself would wait for minutes."""
+    name, _, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((name, int(port)), CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not HOST:PORT"
+        raise BadInput(f"--address {address}: no Ray cluster answers there: {reason}. {ADDRESS_HELP}.") from None
+
+
+def _check_devices(request: Connection, address: str | None, pool: Pool) -> None:
+    """Says what is missing of the devices that are asked for. Raises BadInput where they will never come."""
+    if request.accelerated and not pool.accelerated:
+        if address is None:
+            raise BadInput(
+                "--on ray: this machine has no GPU that Ray knows. Give the --address of a cluster that has."
+            )
+        request.tell("no node has a GPU now: shards wait until the cluster adds one")
+    if address is None and (request.devices or 0) > host.usable_cores():
+        request.tell(
+            f"warning: {request.devices} shards at once on {count(host.usable_cores(), 'core')}: they disturb each "
+            "other's times"
+        )
+
+
+@dataclass(frozen=True)
+class Pool:
+    """See `engines.Pool`. options: of a task, as Ray takes them."""
+
+    request: Connection
+    options: Mapping[str, Any]
+    most: None = None
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether a node has a GPU."""
+        import ray
+
+        return bool(ray.cluster_resources().get("GPU"))
+
+    def lease(self, tasks: Sequence[Task]) -> Generator[Sequence[News], None, None]:
+        """See `engines.Pool`."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        desk = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Desk).remote()
+        waiting, running = deque(tasks), dict[Any, Task]()
+        most = self.request.devices or len(tasks)
+        try:
+            while waiting or running:
+                while waiting and len(running) < most:
+                    task = waiting.popleft()
+                    running[self._begun(task, desk)] = task
+                done, _ = ray.wait(list(running), num_returns=len(running), timeout=TICK_S)
+                ended = [_gathered(ref, running.pop(ref)) for ref in done]
+                notes = ray.get(desk.all.remote())
+                left = (notes[task.number] for task in running.values() if task.number in notes)
+                yield [*ended, *(News(number, "running", node, units) for number, node, units in left)]
+        finally:
+            if running:
+                _end(desk, running)
+
+    def _begun(self, task: Task, desk: Any) -> Any:
+        """The reference of a task that is handed to Ray."""
+        import ray
+
+        from attnbench.measure.device import device_of
+
+        asked = {"num_cpus": 1, "num_gpus": 0 if device_of(task.device).is_host else 1, **self.options}
+        function = ray.remote(max_retries=LOST_NODES, **asked)(_measured)
+        return function.remote(task, _files(task.suite.parent), _files(task.folder), desk)
+
+
+class Desk:
+    """Where tasks report, and hear whether they are to end. An actor on the node of who leases."""
+
+    def __init__(self) -> None:
+        self._notes: dict[int, tuple[int, str, int]] = {}
+        self._stopped = False
+
+    def note(self, number: int, node: str, units: int) -> bool:
+        """A shard is at work. Returns whether it is to end.
+
+        Args:
+            node: where.
+            units: blocks of rounds that are measured.
+        """
+        self._notes[number] = (number, node, units)
+        return self._stopped
+
+    def all(self) -> dict[int, tuple[int, str, int]]:
+        """The last note of every shard."""
+        return self._notes
+
+    def stop(self) -> None:
+        """Every shard is to end."""
+        self._stopped = True
+
+
+def _measured(task: Task, inputs: Mapping[str, bytes], begun: Mapping[str, bytes], desk: Any) -> tuple[Any, ...]:
+    """Measures a shard on the node where this is called.
+
+    Args:
+        inputs: the suite and what it names, by path beside it.
+        begun: what was measured of the shard before, by path in its folder.
+
+    Returns: the exit code, the run folder's files, and what was printed.
+    """
+    import ray
+
+    from attnbench.measure import shard_process
+    from attnbench.measure.fleet_folder import units_done
+
+    node = ray.get_runtime_context().get_node_id()
+    with tempfile.TemporaryDirectory(prefix="attnbench-shard-") as place:
+        top = Path(place)
+        _put(top / "inputs", inputs)
+        _put(top / "run", begun)
+        suite = top / "inputs" / task.suite.name
+        here = replace(task, suite=suite, folder=top / "run", log=top / "log.txt")
+
+        def stopped() -> bool:
+            # Without an answer nobody waits for this shard any more, or the desk is being started again.
+            with contextlib.suppress(ray.exceptions.RayError):
+                return bool(ray.get(desk.note.remote(task.number, node, units_done(here.folder)), timeout=CONNECT_S))
+            return False
+
+        stopped()
+        code = shard_process.measure(here, stopped)
+        return code, _files(here.folder), _files(top, "log.txt").get("log.txt", b"")
+
+
+def _gathered(ref: Any, task: Task) -> News:
+    """Stores what a task has brought back."""
+    import ray
+
+    from attnbench.measure.shard_process import MEASURED
+    from attnbench.store.records import FILES, VISITS
+
+    try:
+        code, content, printed = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        return News(task.number, "failed", reason=printable(described(error)))
+    with files.storing(task.folder), task.log.open("ab") as log:
+        log.write(printed)
+    _put(task.folder, {name: content[name] for name in FILES if name in content})
+    if code in MEASURED and VISITS in content:
+        with files.storing(task.folder):
+            files.replace(task.mark, f"{code}\n")
+        return News(task.number, "ended", code=code)
+    return News(task.number, "failed", code=code)
+
+
+def _end(desk: Any, running: Mapping[Any, Task]) -> None:
+    """Ends what runs, and stores what was measured of it."""
+    import ray
+
+    from attnbench.measure.shard_process import GRACE_S, LOOKED_EVERY_S
+
+    begun = {task.number for task in running.values()} & set(ray.get(desk.all.remote()))
+    ray.get(desk.stop.remote())
+    at_work = {ref: task for ref, task in running.items() if task.number in begun}
+    for ref in running.keys() - at_work.keys():
+        ray.cancel(ref)
+    end = time.monotonic() + GRACE_S + 2 * LOOKED_EVERY_S
+    while at_work and time.monotonic() < end:
+        done, _ = ray.wait(list(at_work), num_returns=len(at_work), timeout=TICK_S)
+        for ref in done:
+            _gathered(ref, at_work.pop(ref))
+    for ref in at_work:
+        ray.cancel(ref, force=True)
+
+
+def _files(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
+    """The regular files of a folder, by their paths in it; none where it is not there."""
+    found = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.is_symlink())
+    return {path.relative_to(folder).as_posix(): files.read(path) for path in found}
+
+
+def _put(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Writes files below a folder, by their paths in it."""
+    with files.storing(folder):
+        for name, data in content.items():
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.replace(place, data)
