@@ -203,6 +203,11 @@ def whole_size(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
+def short_size(value: int) -> str:
+    """A size as people type it: `32K` where it is a multiple of 1024."""
+    return str(value) if value % _TIMES["K"] else f"{value // _TIMES['K']}K"
+
+
 def flag(value: Any) -> bool:
     """Reads true or false."""
     if isinstance(value, bool):

@@ -3,10 +3,11 @@
     python benchmarks/readme.py [--check]
 
 Between the markers stands what a command prints. A marker names what is listed; or the run, the options of `attnbench
-show`, the panel (a part of its title) and the headings to keep; or a whole command, shown with what it prints on a
-terminal of 80 columns:
+show`, the panel (a part of its title) and the headings to keep; or a whole command, as what it prints in Markdown, or
+shown with what it prints on a terminal of 80 columns:
     <!-- list: operators -->
     <!-- show: results/reference/cpu-sequence | --metric wall_time | fwd, | Crossover of wall time; What to use -->
+    <!-- markdown: reproduce --brief -->
     <!-- screen: show results/reference/cpu-quick -->
 """
 
@@ -20,8 +21,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/operators.md")
-MARKED = re.compile(r"(<!-- (?P<verb>show|list|screen): (?P<what>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "docs/results.md", "docs/operators.md", "docs/papers.md")
+MARKED = re.compile(r"(<!-- (?P<verb>show|list|markdown|screen): (?P<what>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def sections(markdown: str, level: int) -> dict[str, str]:
@@ -51,13 +52,18 @@ def tables(marker: str) -> str:
     return "\n\n".join(f"**{name}**\n\n{by_heading[name]}" for name in map(str.strip, headings.split(";")))
 
 
+def markdown(command: str) -> str:
+    """What a command prints as Markdown."""
+    return printed(*shlex.split(command), "--format", "markdown").rstrip()
+
+
 def screen(command: str) -> str:
     """A command and what it prints, as a block."""
     lines = [f"$ attnbench {command}", *printed(*shlex.split(command)).splitlines()]
     return "\n".join(["```", *(line.rstrip() for line in lines), "```"])
 
 
-MADE_BY = {"show": tables, "list": listed, "screen": screen}
+MADE_BY = {"show": tables, "list": listed, "markdown": markdown, "screen": screen}
 
 
 def main() -> None:

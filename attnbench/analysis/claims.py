@@ -332,6 +332,12 @@ class Result:
         return self.claim.kind in CHECKED
 
     @property
+    def devices(self) -> set[str]:
+        """Of a claim of time, the kinds of devices that it was measured on."""
+        measured = self.timing.on if self.timing and self.claim.kind == "measured" else ()
+        return {str(on.environment.get("device")) for on in measured}
+
+    @property
     def lost(self) -> list[Checked]:
         """Numbers that were read, are stored as reproduced and no longer are."""
         return [

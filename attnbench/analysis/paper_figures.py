@@ -1,4 +1,4 @@
-"""Curves of ours over the axis of a paper's figure or table, with its printed numbers beside them."""
+"""What is drawn of a paper: curves of ours over the axis of its figure or table, beside its printed numbers."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class Figure:
         curves: in their order.
         limit: an expression of what y may not pass; empty: nothing.
         note: in words.
+        measured: whether curves are of what stored runs measured.
     """
 
     title: str
@@ -54,51 +55,4 @@ class Figure:
     curves: Sequence[Curve]
     limit: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Point:
-    """Of a curve of ours, in base units. low, high: the ends of its interval; None: it is exact."""
-
-    size: int
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Printed:
-    """A printed number in a figure.
-
-    Args:
-        size, value: where it stands, in base units.
-        digits, unit: as printed.
-        mark: whether it was read, is recalled or derived.
-        claim, name: which number it is.
-    """
-
-    size: float
-    value: float
-    digits: str
-    unit: str
-    mark: str
-    claim: str
-    name: str
-
-
-@dataclass(frozen=True)
-class DrawnCurve:
-    """A curve with its points, by ascending size, and what the paper prints of it."""
-
-    curve: Curve
-    points: Sequence[Point]
-    printed: Sequence[Printed]
-
-
-@dataclass(frozen=True)
-class DrawnFigure:
-    """A figure with everything in it. limit: in base units; None: there is none."""
-
-    figure: Figure
-    curves: Sequence[DrawnCurve]
-    limit: float | None
+    measured: bool = False

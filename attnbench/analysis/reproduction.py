@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from attnbench.analysis.claims import Checked, Result, Verdict
-from attnbench.analysis.paper_figures import DrawnFigure
+from attnbench.analysis.claims import Checked, Result, Timed, Verdict
+from attnbench.analysis.drawn_figures import DrawnFigure
 
 Detail = Literal["brief", "claims", "explained"]
 """What a table shows: a row a paper; every claim and number; with sources, expressions and commands."""
@@ -51,17 +51,17 @@ class OfPaper:
         return Counter(result.verdict for result in self.results)
 
     @property
-    def farthest(self) -> tuple[Result, Checked] | None:
+    def farthest(self) -> tuple[Result, Checked | Timed] | None:
         """Of the numbers that differ the one whose ratio is farthest from 1, bounds only where nothing else differs."""
-        differing = [
-            (result, each)
-            for result in self.results
-            for each in result.checked
-            if each.verdict == "differs" and each.ratio
-        ]
-        return max(differing, key=lambda pair: (not pair[1].number.at_least, _distance(pair[1])), default=None)
+        held = [(result, each) for result in self.results for each in _numbers(result)]
+        differing = [pair for pair in held if pair[1].verdict == "differs" and pair[1].ratio]
+        return max(differing, key=lambda pair: _distance(pair[1]), default=None)
 
 
-def _distance(checked: Checked) -> float:
-    ratio = checked.ratio or 1.0
-    return max(ratio, 1 / ratio)
+def _numbers(result: Result) -> list[Checked | Timed]:
+    return [*result.checked, *(result.timing.numbers if result.timing else ())]
+
+
+def _distance(held: Checked | Timed) -> tuple[bool, float]:
+    number, ratio = held.number, held.ratio or 1.0
+    return not (number.at_least or number.at_most), max(ratio, 1 / ratio)

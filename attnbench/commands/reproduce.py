@@ -36,6 +36,9 @@ def command(
     runs: Annotated[
         Path | None, typer.Option(help="Folder of stored runs; default, in a checkout: results/reference/papers.")
     ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Also draw our curves over the papers' axes, into this folder.")
+    ] = None,
     form: Annotated[
         str,
         format_option("claims", "json: one object per number. html: a page, with our curves over the papers' axes."),
@@ -65,6 +68,10 @@ def command(
     from attnbench.measure.timed_claims import check_any_used, stored_times
 
     check_options(measure=measure, budget=budget, out=out, runs=runs)
+    if pictures is not None:
+        from attnbench.outputs import _paper_pictures
+
+        _paper_pictures.check()
     every, code = papers(paper or ()), 0
     chosen = claims_named(every, explain or ())
     if measure:
@@ -74,7 +81,9 @@ def command(
     if not measure:
         check_any_used(runs, times, [result.timing for result in results if result.timing])
     detail: Detail = "brief" if brief else "explained" if explain else "claims"
-    formats.show("claims", Reproduction(results, commands(results), detail, lambda: drawn_figures(every)), form)
+    formats.show("claims", Reproduction(results, commands(results), detail, lambda: drawn_figures(every, times)), form)
+    if pictures is not None:
+        _paper_pictures.draw(drawn_figures(every, times), pictures)
     if code or any(result.lost for result in results):
         raise typer.Exit(code or 1)
 

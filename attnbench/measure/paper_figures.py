@@ -1,45 +1,61 @@
-"""The figures of papers, evaluated: our curves from formulas and shapes, and what is printed beside them."""
+"""The figures of papers, evaluated: our curves from formulas, shapes or stored runs, beside what is printed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 
-from attnbench.analysis.claims import Claim, Number, Paper
+from attnbench.analysis.claims import Claim, MeasuredOn, Number, Paper
+from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure, Point, Printed
 from attnbench.analysis.expressions import GUESS
-from attnbench.analysis.paper_figures import SIZE, Curve, DrawnCurve, DrawnFigure, Figure, Point, Printed
+from attnbench.analysis.paper_figures import SIZE, Curve, Figure
 from attnbench.errors import BadInput
-from attnbench.measure.reproduce import Value, expressions
+from attnbench.measure.reproduce import Value, cell_of, expressions
+from attnbench.measure.timed_claims import StoredTimes, measured_interval
 from attnbench.units import quoted, suggestion
 
 
-def drawn_figures(papers: Iterable[Paper]) -> dict[str, list[DrawnFigure]]:
-    """By the name of each paper, its figures. Raises BadInput where a file asks for what there is not."""
-    return {paper.name: _drawn_figures(paper) for paper in papers}
+def drawn_figures(papers: Iterable[Paper], runs: Sequence[StoredTimes]) -> dict[str, list[DrawnFigure]]:
+    """By the name of each paper, its figures. runs: where what is measured is looked for.
+
+    Raises: BadInput where a file asks for what there is not.
+    """
+    return {paper.name: _drawn_figures(paper, runs) for paper in papers}
 
 
-def _drawn_figures(paper: Paper) -> list[DrawnFigure]:
+def _drawn_figures(paper: Paper, runs: Sequence[StoredTimes]) -> list[DrawnFigure]:
     value, drawn = expressions(paper), []
     for figure in paper.figures:
         try:
-            drawn.append(_drawn(paper, figure, value))
+            drawn.append(_drawn(paper, figure, value, runs))
         except ValueError as error:
             place = f"papers/{paper.name}.yaml, figures, {figure.title}"
             raise BadInput(f"{place}: {error}. Correct it there.") from None
-    return drawn
+    return [each for each in drawn if not each.is_empty]
 
 
-def _drawn(paper: Paper, figure: Figure, value: Value) -> DrawnFigure:
+def _drawn(paper: Paper, figure: Figure, value: Value, runs: Sequence[StoredTimes]) -> DrawnFigure:
     limit = float(value(figure.limit, {})) if figure.limit else None
+    on: dict[str, MeasuredOn] = {}
 
-    def point(curve: Curve, size: int) -> Point:
-        return Point(size, float(value(curve.ours, {SIZE: Fraction(size), GUESS: Fraction(1)})))
+    def points(curve: Curve) -> Iterator[Point]:
+        for size in figure.sizes:
+            constants = {SIZE: Fraction(size), GUESS: Fraction(1)}
+            if not figure.measured:
+                yield Point(size, float(value(curve.ours, constants)))
+            elif found := measured_interval(curve.ours, constants, partial(cell_of, paper), runs):
+                interval, place = found
+                on[place.run] = place
+                yield Point(size, interval.value, _known(interval.low), _known(interval.high))
 
-    curves = [
-        DrawnCurve(curve, [point(curve, size) for size in figure.sizes], list(printed(paper, curve, limit)))
-        for curve in figure.curves
-    ]
-    return DrawnFigure(figure, curves, limit)
+    curves = [DrawnCurve(each, list(points(each)), list(printed(paper, each, limit))) for each in figure.curves]
+    return DrawnFigure(figure, curves, limit, list(on.values()))
+
+
+def _known(end: float) -> float | None:
+    return None if math.isnan(end) else end
 
 
 def printed(paper: Paper, curve: Curve, limit: float | None) -> Iterator[Printed]:

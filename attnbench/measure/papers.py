@@ -110,11 +110,17 @@ def _number(value: Any, path: str, notes: Notes) -> Number | None:
 
 def _figure(value: Any, path: str, notes: Notes) -> Figure | None:
     section = Section(value, path, notes)
-    readers: dict[str, Callable[[Any], Any]] = {"unit": choice(FIGURE_UNITS), "sizes": several(_SIZE)}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "unit": choice(FIGURE_UNITS),
+        "sizes": several(_SIZE),
+        "measured": flag,
+    }
     for name in _required(Figure):
         section.require(name, "…")
     given: dict[str, Any] = {
-        f.name: section.take(f.name, readers.get(f.name, _text), "") for f in fields(Figure) if f.name != "curves"
+        f.name: section.take(f.name, readers.get(f.name, _text), f.default)
+        for f in fields(Figure)
+        if f.name != "curves"
     }
     curves = [
         _curve(each, f"{path}.curves[{index}]", notes) for index, each in enumerate(section.take("curves", _list, []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise, product
@@ -181,15 +181,44 @@ def timing_of(paper: Paper, claim: Claim, cell_of: CellOf, runs: Sequence[Stored
     numbers = [timed(number) for number in claim.numbers]
     steps = {name: [timed(number) for number in each] for name, each in orders.items()}
     ordered = [Ordered(name, each, together(step.verdict for step in each)) for name, each in steps.items()]
-    on = [
+    return Timing(numbers, ordered, _measured_on(used))
+
+
+def measured_interval(
+    text: str, constants: Mapping[str, Fraction], cell_of: CellOf, runs: Sequence[StoredTimes]
+) -> tuple[Interval, MeasuredOn] | None:
+    """The value of an expression of times with its interval, alone, and what it was measured on; None: no run has it.
+
+    Args:
+        text: the expression.
+        constants: by name.
+        cell_of: the cells of a paper's file.
+        runs: in which it is looked for.
+
+    Raises: ValueError where it asks for what there is not.
+    """
+    used: dict[str, tuple[StoredTimes, set[str]]] = {}
+    timed = _Asked(Number("1", text), cell_of, runs, 1, used, constants).timed()
+    if timed.ours.interval is None:
+        return None
+    [on] = _measured_on(used)
+    return timed.ours.interval, on
+
+
+def _measured_on(used: Mapping[str, tuple[StoredTimes, set[str]]]) -> list[MeasuredOn]:
+    return [
         MeasuredOn(each.run.folder.name, each.run.name, each.run.environment, sorted(dtypes))
         for each, dtypes in used.values()
     ]
-    return Timing(numbers, ordered, on)
 
 
-def asked_cells(text: str, cell_of: CellOf) -> list[Cell]:
+def asked_cells(text: str, cell_of: CellOf, constants: Mapping[str, Fraction] | None = None) -> list[Cell]:
     """The cells of an expression of times; of a crossover one of the series and one of the baseline.
+
+    Args:
+        text: the expression.
+        cell_of: the cells of a paper's file.
+        constants: by name, of the expression; None: it has none.
 
     Raises: ValueError where it asks for another figure, or for what there is not.
     """
@@ -203,7 +232,7 @@ def asked_cells(text: str, cell_of: CellOf) -> list[Cell]:
         return Fraction(1)
 
     for each in crossover_of(text) or (text,):
-        evaluate(each, {}, figure)
+        evaluate(each, constants or {}, figure)
     return list(asked.values())
 
 
@@ -217,6 +246,7 @@ class _Asked:
         runs: in which it is looked for; the first that has all of its cells is taken.
         share: so many intervals hold together.
         used: where runs are noted that a figure is from, with the dtypes of its cells.
+        constants: by name, of the expression.
     """
 
     number: Number
@@ -224,11 +254,12 @@ class _Asked:
     runs: Sequence[StoredTimes]
     share: int
     used: dict[str, tuple[StoredTimes, set[str]]]
+    constants: Mapping[str, Fraction] = field(default_factory=dict)
 
     def timed(self) -> Timed:
         if not self.number.ours:
             return Timed(self.number, Measured("not decided", missing=self.number.why or NOT_MEASURED))
-        cells = asked_cells(self.number.ours, self.cell_of)
+        cells = asked_cells(self.number.ours, self.cell_of, self.constants)
         if not self.runs:
             return Timed(self.number, Measured("not decided", missing=NOT_MEASURED))
         for times in self.runs:
@@ -258,13 +289,16 @@ class _Asked:
         return Measured(decision(found, self.number), against, found, run=times.run.folder.name)
 
     def _interval(self, times: StoredTimes, instead: Mapping[str, Cell]) -> Interval:
-        cells = {cell.key: instead.get(cell.key, cell) for cell in asked_cells(self.number.ours, self.cell_of)}
+        cells = {
+            cell.key: instead.get(cell.key, cell)
+            for cell in asked_cells(self.number.ours, self.cell_of, self.constants)
+        }
 
         def value(logs: Mapping[str, float]) -> float:
             def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
                 return Fraction(math.exp(logs[self.cell_of(name, overrides).key]))
 
-            return float(evaluate(self.number.ours, {}, figure))
+            return float(evaluate(self.number.ours, self.constants, figure))
 
         levels = {key: times.levels[cell.key] for key, cell in cells.items()}
         return interval(value, levels, {key: _block(cell) for key, cell in cells.items()}, self.share)

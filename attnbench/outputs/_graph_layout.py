@@ -62,6 +62,9 @@ BAND_ALPHA = 0.18
 END: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.4}
 """Where nothing more ran."""
 
+LIMIT: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (2, 2))}
+"""The line of what y may not pass."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -258,6 +261,12 @@ def _keys(drawing: Drawing, choice: _Choice) -> Iterator[Key]:
             yield Key(f"passes {name}", line=mark_style(side, INK))
     if numbered:
         yield Key(">N: cheaper above N, <N: below N, a…b: between")
+    marks = {is_read for curve in curves for _, is_read in curve.printed}
+    for is_read in sorted(marks, reverse=True):
+        text = "the paper's, read" if is_read else "the paper's, recalled or derived"
+        yield Key(text, line=printed_style(INK, is_read))
+    if drawing.limit:
+        yield Key("limit", line=LIMIT)
     if any(curve.ended for curve in curves):
         yield Key("out of memory or time beyond", line={"color": INK, "linestyle": "", **END})
 
@@ -290,6 +299,18 @@ def mark_style(passed: Passed, colour: str, scale: float = 1.0) -> dict[str, Any
         "marker": marker,
         "markersize": scale * size,
         "markerfacecolor": "none",
+        "markeredgecolor": colour,
+        "markeredgewidth": scale,
+    }
+
+
+def printed_style(colour: str, is_read: bool, scale: float = 1.0) -> dict[str, Any]:
+    """How a printed number is marked, as keywords of a line of matplotlib's. is_read: it was read, not recalled."""
+    return {
+        "linestyle": "",
+        "marker": "d",
+        "markersize": scale * 6,
+        "markerfacecolor": colour if is_read else "none",
         "markeredgecolor": colour,
         "markeredgewidth": scale,
     }

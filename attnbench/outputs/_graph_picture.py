@@ -13,6 +13,7 @@ from attnbench.outputs._graph_layout import (
     END,
     LABEL_PT,
     LEAD_IN,
+    LIMIT,
     Layout,
     gap_in,
     label_text,
@@ -20,6 +21,7 @@ from attnbench.outputs._graph_layout import (
     line_style,
     mark_style,
     marked_crossings,
+    printed_style,
 )  # fmt: skip
 from attnbench.outputs._graphs import RATIO, Curve, Drawing, Graph
 from attnbench.outputs._picture_parts import (
@@ -90,8 +92,9 @@ def picture_of(drawing: Drawing, wanted: Wanted) -> Picture:
 def _limits(drawing: Drawing) -> tuple[float, float]:
     """The ends of y, which all graphs have in common."""
     spots = [spot for graph in drawing.graphs for curve in graph.curves for spot in curve.spots]
+    spots += [spot for graph in drawing.graphs for curve in graph.curves for spot, _ in curve.printed]
     ends = [end for spot in spots for end in (spot.low or spot.value, spot.high or spot.value)]
-    ends += [1.0] if drawing.unit == RATIO else []
+    ends += [1.0] if drawing.unit == RATIO else [drawing.limit] if drawing.limit else []
     return _with_margin(min(ends), max(ends))
 
 
@@ -109,6 +112,8 @@ def _draw(axes: Axes, graph: Graph, drawing: Drawing, layout: Layout, limits: tu
     axes.set_ylim(*limits)
     if drawing.unit == RATIO:
         axes.axhline(1, color=INK, linewidth=0.8, zorder=1.5)
+    if drawing.limit:
+        axes.axhline(drawing.limit, **LIMIT, zorder=1.5)
     for curve in graph.curves:
         _curve(axes, curve, drawing, layout.scale)
     _scale_y(axes, drawing.unit, limits)
@@ -134,6 +139,8 @@ def _curve(axes: Axes, curve: Curve, drawing: Drawing, scale: float) -> None:
         axes.fill_between(sizes, low, high, color=curve.style.colour, alpha=BAND_ALPHA, linewidth=0)
     if curve.ended:
         axes.plot([x[-1]], [y[-1]], color=curve.style.colour, zorder=4, **END)
+    for spot, is_read in curve.printed:
+        axes.plot([spot.size], [spot.value], zorder=5, **printed_style(curve.style.colour, is_read, scale))
     for passed, crossing in marked_crossings(curve, drawing):
         if crossing.at is not None and x[0] * (1 - ROUNDING) <= crossing.at <= x[-1] * (1 + ROUNDING):
             mark = mark_style(passed, curve.style.colour, scale)

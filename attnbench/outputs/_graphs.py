@@ -45,13 +45,15 @@ class Curve:
         spots: by ascending size.
         crossings: with the baseline and with the best exact softmax.
         ended: the status of a size beyond the last point, where it ran out of memory or time.
+        printed: points that a paper prints of it, each with whether it was read there.
     """
 
     series: Series
     spots: tuple[Spot, ...]
     style: Style
-    crossings: tuple[tuple[Passed, Crossing], ...]
-    ended: str
+    crossings: tuple[tuple[Passed, Crossing], ...] = ()
+    ended: str = ""
+    printed: tuple[tuple[Spot, bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Drawing:
         baseline, exact: what crossings are with.
         numbered: the crossings that are named beside a curve.
         greys_marked: whether crossings are marked on curves without a colour as well.
+        limit: what y may not pass; None: nothing.
     """
 
     stem: str
@@ -89,6 +92,7 @@ class Drawing:
     numbered: tuple[Passed, ...]
     graphs: tuple[Graph, ...]
     greys_marked: bool = False
+    limit: float | None = None
 
 
 _Traced = tuple[Line, tuple[Spot, ...]]

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.claims import VERDICTS
-from attnbench.analysis.paper_figures import DrawnCurve, DrawnFigure, Printed
+from attnbench.analysis.claims import VERDICTS, Mark
+from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure, Printed
 from attnbench.analysis.reproduction import OfPaper, Reproduction
 from attnbench.outputs._colours import INK, colour
 from attnbench.outputs._html_charts import DASHES, chart_scripts, charts
 from attnbench.outputs._html_page import Block, page, part, script_data
 from attnbench.outputs._paper_listing import claim_texts, counts, difference, notes
+from attnbench.outputs._paper_times import place
+from attnbench.units import short_size
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_MARKS = {"read": "read in the paper", "recalled": "recalled", "derived": "derived from what was read"}
+_MARKS: Mapping[Mark, str] = {
+    "read": "read in the paper",
+    "recalled": "recalled",
+    "derived": "derived from what was read",
+}
 
 
 def papers_page(reproduction: Reproduction) -> str:
@@ -71,16 +77,17 @@ def _figure(drawn: DrawnFigure) -> dict[str, Any]:
         "place": figure.place,
         "over": figure.over,
         "unit": figure.unit,
-        "sizes": figure.sizes,
+        "sizes": [[size, short_size(size)] for size in figure.sizes],
         "limit": drawn.limit,
         "curves": [_curve(drawn, curve) for curve in drawn.curves],
         "caption": " ".join(_caption(drawn, marks)),
     }
 
 
-def _caption(drawn: DrawnFigure, marks: set[str]) -> Iterator[str]:
+def _caption(drawn: DrawnFigure, marks: set[Mark]) -> Iterator[str]:
     figure = drawn.figure
-    yield f"Ours; across: {figure.over}."
+    here = f" on {'; '.join(map(place, drawn.on))}" if drawn.on else ", not measured yet" if figure.measured else ""
+    yield f"Ours{here}; across: {figure.over}."
     if any(point.low is not None for curve in drawn.curves for point in curve.points):
         yield "Bands: 95 % intervals."
     if marks:

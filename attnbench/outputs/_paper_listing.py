@@ -17,6 +17,7 @@ from attnbench.outputs._paper_times import (
     order_texts,
     rule_sentences,
     time_fields,
+    time_text,
     time_texts,
 )
 from attnbench.outputs._rows import Listing, Row
@@ -139,20 +140,22 @@ def difference(of_paper: OfPaper) -> str:
     """The number that is farthest from the paper's, in one line; empty where none differs."""
     if of_paper.farthest is None:
         return ""
-    result, checked = of_paper.farthest
-    texts = _number_texts(checked.number, checked, result)
-    named = f", {texts.name}" if texts.name else ""
+    result, held = of_paper.farthest
+    number = held.number
+    ours = _in_unit(held) if isinstance(held, Checked) else time_text(held.ours.interval, number)
+    named = f", {number.name}" if number.name else ""
     claim = result.claim.claim.partition(":")[0]
-    return f"{result.claim.id}, {claim}{named}: {texts.ours}, in the paper {texts.paper}"
+    return f"{result.claim.id}, {claim}{named}: {ours}, in the paper {_printed(number, result.claim.mark)}"
 
 
 def counts(results: Sequence[Result]) -> str:
-    """How many claims have each verdict, and how many could be tested."""
+    """How many claims have each verdict, and how many could be tested without a GPU, by what."""
     number = OfPaper("", results).counts
     words = {"differs": "differs" if number["differs"] == 1 else "differ"}
     parts = ", ".join(f"{number[verdict]} {words.get(verdict, verdict)}" for verdict in VERDICTS)
-    testable = sum(result.is_testable for result in results)
-    return f"{count(len(results), 'claim')}: {parts}; {testable} testable without measuring."
+    exact, timed = (sum(r.is_testable for r in results), sum("cpu" in r.devices for r in results))
+    how = f"{exact} from formulas and shapes, {timed} by times on a CPU" if timed else "from formulas and shapes"
+    return f"{count(len(results), 'claim')}: {parts}. Tested without a GPU: {exact + timed}, {how}."
 
 
 def lost(results: Sequence[Result]) -> list[str]:
@@ -277,12 +280,11 @@ def _with_times(texts: NumberTexts, timed: Timed | None, result: Result) -> list
 
 
 def _number_texts(number: Number, checked: Checked | None, result: Result) -> NumberTexts:
-    bound, unit = "≥ " if number.at_least else "≤ " if number.at_most else "", f" {number.unit}" if number.unit else ""
-    until = f"–{number.up_to}" if number.up_to else ""
     indications = _indications(result, number)
+    unit = f" {number.unit}" if number.unit else ""
     return NumberTexts(
         name=number.name,
-        paper=f"{bound}{number.paper}{until}{unit}{_RECALLED if result.claim.mark == 'recalled' else ''}",
+        paper=_printed(number, result.claim.mark),
         ours=_ours(checked) if checked else "",
         ratio=f"{checked.ratio:.4g}" if checked and checked.ratio is not None else "",
         verdict=checked.verdict if checked else "",
@@ -292,6 +294,14 @@ def _number_texts(number: Number, checked: Checked | None, result: Result) -> Nu
         maps=_maps(checked) if checked else "",
         expression=number.ours,
     )
+
+
+def _printed(number: Number, mark: Mark) -> str:
+    """As the paper has it, with whether it is a bound, and whether it is recalled."""
+    bound = "≥ " if number.at_least else "≤ " if number.at_most else ""
+    until = f"–{number.up_to}" if number.up_to else ""
+    unit = f" {number.unit}" if number.unit else ""
+    return f"{bound}{number.paper}{until}{unit}{_RECALLED if mark == 'recalled' else ''}"
 
 
 def _terms(checked: Checked) -> str:
@@ -357,6 +367,14 @@ def _ours(checked: Checked) -> str:
     """A count in full, anything else in the printed unit with a digit more, and three at least."""
     number, ours = checked.number, checked.ours
     if number.unit in ("", "M", "G", "Mi") and ours.denominator == 1:
+        return str(int(ours))
+    return _in_unit(checked)
+
+
+def _in_unit(checked: Checked) -> str:
+    """Ours in the printed unit: of a count all of it, else with a digit more than is printed, and three at least."""
+    number, ours = checked.number, checked.ours
+    if number.scale == 1 and ours.denominator == 1:
         return str(int(ours))
     whole = math.floor(math.log10(abs(ours / number.scale))) if ours else 0
     return shown(ours, number, max(1, 2 - whole - number.decimals))

@@ -86,13 +86,14 @@ def rule_sentences(result: Result) -> list[str]:
     claim, timing = result.claim, result.timing
     if timing is None:
         return []
-    here = "; ".join(map(_place, timing.on)) or f"not measured, attnbench reproduce {result.paper.name} --measure"
+    here = "; ".join(map(place, timing.on)) or f"not measured, attnbench reproduce {result.paper.name} --measure"
     indication = [f"An indication alone: {claim.indication}."] if claim.indication else []
     rule = [f"Rule: {claim.rule}."] if claim.rule else []
     return [*rule, *indication, f"Paper: {claim.on}. Ours: {here}."]
 
 
-def _place(on: MeasuredOn) -> str:
+def place(on: MeasuredOn) -> str:
+    """What was measured on: machine, dtypes, date and run."""
     parts = [machine(on.environment) or str(on.environment.get("device") or ""), *on.dtypes, on.date]
     return ", ".join(filter(None, parts)) + f" ({on.run})"
 
@@ -103,7 +104,7 @@ def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
     ours, exact, number = timed.ours, timed.exact, timed.number
     ratio = timed.ratio
     yield {
-        "ours": _text(ours.interval, number),
+        "ours": time_text(ours.interval, number),
         "ratio": "" if ratio is None else f"{ratio:.3g}",
         "verdict": timed.verdict if decides else "",
         "words": _told(ours, result) or number.why,
@@ -112,22 +113,24 @@ def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
         ratio = None if exact.interval is None else _value(exact.interval)
         yield {
             "name": f"  against {exact.against}",
-            "ours": _text(exact.interval, number),
+            "ours": time_text(exact.interval, number),
             "ratio": "" if ratio is None or not number.value else f"{ratio / float(number.value):.3g}",
             "verdict": exact.verdict if decides else "",
         }
 
 
 def order_texts(result: Result) -> Iterator[dict[str, str]]:
-    """Each order of a claim, with its steps."""
-    decides = is_decided_by_time(result.claim) and bool(_on(result))
-    for order in result.timing.orders if result.timing else ():
-        steps = [f"{_brief(each.number.name)} {_text(each.ours.interval, each.number) or '?'}" for each in order.steps]
+    """Each order of a claim that was measured, with its steps."""
+    decides = is_decided_by_time(result.claim)
+    for order in result.timing.orders if result.timing and _on(result) else ():
+        steps = [
+            f"{_brief(each.number.name)} {time_text(each.ours.interval, each.number) or '?'}" for each in order.steps
+        ]
         missing = next((reason for each in order.steps if (reason := _told(each.ours, result))), "")
         yield {
             "name": f"order, {order.name}",
             "verdict": order.verdict if decides else "",
-            "words": missing or ("; ".join(steps) if _on(result) else ""),
+            "words": missing or "; ".join(steps),
         }
 
 
@@ -164,7 +167,7 @@ def _brief(name: str) -> str:
 _ARGUMENT = re.compile(r"\w+=[^,()]+")
 
 
-def _text(interval: Interval | None, number: Number) -> str:
+def time_text(interval: Interval | None, number: Number) -> str:
     """`8.63 [8.1, 9.2] ×`; where only one end is known `≤ 256`, where neither `not told`."""
     if interval is None:
         return ""

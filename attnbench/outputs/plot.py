@@ -73,7 +73,7 @@ def draw(
     Returns: the paths of the pictures.
     Raises: BadInput where there is nothing to draw, where a size is too small, or where matplotlib is missing.
     """
-    return _written(_pictures(summary, families, wanted, operators), folder, forms, wanted)
+    return written(_pictures(summary, families, wanted, operators), folder, forms, wanted)
 
 
 def draw_maps(
@@ -91,7 +91,7 @@ def draw_maps(
     Returns: the paths of the pictures.
     Raises: BadInput where a size is too small, or where matplotlib is missing.
     """
-    return _written(_maps(grids, wanted), folder, forms, wanted)
+    return written(_maps(grids, wanted), folder, forms, wanted)
 
 
 def pictures(
@@ -145,17 +145,24 @@ def _maps(grids: Sequence[Grid], wanted: Wanted) -> Iterator[tuple[str, Picture]
         yield f"{name}-{grid.rows[0].table.quantity.name}-map", picture_of(grid, letters, wanted)
 
 
-def _written(
-    pictures: Iterator[tuple[str, Picture]], folder: Path, forms: Iterable[PictureFormat], wanted: Wanted
+def written(
+    pictures: Iterator[tuple[str, Picture]],
+    folder: Path,
+    forms: Iterable[PictureFormat],
+    wanted: Wanted = AS_IT_NEEDS,
+    where: str = VERB,
 ) -> list[Path]:
-    """Draws pictures, by the stems of their names, and writes each in every form."""
-    written = []
+    """Draws pictures, by the stems of their names, and writes each in every form. Returns the paths.
+
+    where: the verb or option that draws.
+    """
+    paths = []
     dpi = DPI if wanted.width_in is None else PRINT_DPI
-    with drawing(VERB):
+    with drawing(where):
         for stem, picture in pictures:
             for form in forms:
                 path = folder / f"{stem}.{form}"
                 folder.mkdir(parents=True, exist_ok=True)
                 replace(path, saved(picture, form, dpi))
-                written.append(path)
-    return written
+                paths.append(path)
+    return paths

@@ -21,6 +21,7 @@ from attnbench.analysis.summary import summarise
 from attnbench.measure.paper_figures import drawn_figures
 from attnbench.measure.papers import papers
 from attnbench.measure.reproduce import commands, reproduce
+from attnbench.measure.timed_claims import stored_times
 from attnbench.outputs import html
 from attnbench.outputs._html_page import LIMIT_BYTES
 from attnbench.plan.gate_thresholds import from_options
@@ -61,8 +62,9 @@ def text_of(name: str) -> str:
         return html.comparisons([compared(60), Comparison("a", "b", ())])
     if name == "papers":
         every = papers()
-        results = reproduce(every)
-        return html.claims(Reproduction(results, commands(results), "claims", lambda: drawn_figures(every)))
+        times = stored_times(None)
+        results = reproduce(every, times)
+        return html.claims(Reproduction(results, commands(results), "claims", lambda: drawn_figures(every, times)))
     if name == "attack":
         run = made(cpu=ATTACK)
         run.visits.loc[run.visits["operator"] == "local", "operator"] = ATTACK

@@ -17,18 +17,21 @@ from typer.testing import CliRunner
 from attnbench.__main__ import app
 from attnbench.analysis.claims import CHECKED, VERDICTS, Checked, Kind, Number, Result, is_near, rounds_to, verdict_of
 from attnbench.analysis.expressions import evaluate
-from attnbench.analysis.reproduction import Reproduction
+from attnbench.analysis.reproduction import Detail, Reproduction
 from attnbench.errors import BadInput
 from attnbench.measure import papers
 from attnbench.measure import reproduce as measured
 from attnbench.measure.reproduce import commands, reproduce
+from attnbench.measure.timed_claims import stored_times
 from attnbench.measure.worker.fake_memory import Footprint
 from attnbench.measure.worker.forecast import footprint
 from attnbench.operator import Cost, Form
 from attnbench.outputs import _paper_listing as view
 from attnbench.outputs import json as json_output
-from attnbench.outputs import table
+from attnbench.outputs import markdown, table
 from attnbench.problem import Cell, Mode, Params, Problem
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def run(*words: str, exit_code: int = 0) -> str:
@@ -41,7 +44,7 @@ def run(*words: str, exit_code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def results() -> list[Result]:
-    return reproduce(papers.papers())
+    return reproduce(papers.papers(), stored_times(None))
 
 
 def numbers(results: Sequence[Result]) -> list[tuple[Result, Checked]]:
@@ -292,6 +295,18 @@ def test_an_indication_decides_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert "half of it: 3.28e+04" in run("own")
     (row,) = json.loads(run("own", "--format", "json"))
     assert (row["indications"], row["verdict"]) == ({"half of it": 32768}, "reproduced")
+
+
+PAGES: dict[str, Detail] = {"README.md": "brief", "docs/papers.md": "claims"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_show_what_is_printed(page: str, results: list[Result]) -> None:
+    reproduction = Reproduction(results, commands(results), PAGES[page], dict)
+    stored = (REPOSITORY / page).read_text(encoding="utf-8")
+    assert markdown.claims(reproduction).rstrip() in stored, "run `make readme`"
+    others = [replace(results[0], verdict="not testable here"), *results[1:]]
+    assert markdown.claims(replace(reproduction, results=others)).rstrip() not in stored  # the negative control
 
 
 def test_expressions() -> None:

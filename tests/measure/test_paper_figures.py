@@ -10,7 +10,9 @@ import pytest
 from attnbench.errors import BadInput
 from attnbench.measure import papers
 from attnbench.measure.paper_figures import drawn_figures, printed
-from attnbench.measure.reproduce import reproduce
+from attnbench.measure.reproduce import cell_of, reproduce
+from attnbench.measure.timed_claims import StoredTimes
+from tests.analysis.runs import run_of, visits_of
 
 
 def test_every_number_that_a_figure_names_is_one_of_its_paper() -> None:
@@ -28,7 +30,7 @@ def test_a_curve_passes_through_what_its_claim_is_checked_by() -> None:
     [paper] = papers.papers(["kanets"])
     ours = {f"{r.claim.id} {each.number.name}": each for r in reproduce([paper]) for each in r.checked}
     held = 0
-    for figure in drawn_figures([paper])["kanets"]:
+    for figure in drawn_figures([paper], [])["kanets"][:2]:
         for curve in figure.curves:
             values = {point.size: point.value for point in curve.points}
             assert list(values) == [14, 20, 28, 40, 56, 80, 112]
@@ -40,6 +42,27 @@ def test_a_curve_passes_through_what_its_claim_is_checked_by() -> None:
                 held += 1
             assert values[14] < values[28]
     assert held == 15
+
+
+def test_a_measured_curve_has_the_ratios_of_a_run_with_their_intervals() -> None:
+    [paper] = papers.papers(["kanets"])
+    truth = {"softmax": 8e-3, "pool": 2e-3, "kv": 1e-3}
+    cells = [(cell_of(paper, name, {"image_size": 28, "batch": 8}), time, {}) for name, time in truth.items()]
+    run = run_of(visits_of(cells), {"cpu": "Abacus 9", "started": "2026-11-26T10:00:00"})
+    *_, figure = drawn_figures([paper], [StoredTimes(run)])["kanets"]
+    points = {curve.curve.name: curve.points for curve in figure.curves}
+    assert [point.size for point in points["pool"]] == [28]
+    assert points["qkv"] == []
+    for name in ("pool", "kv"):
+        [point] = points[name]
+        assert point.value == pytest.approx(8e-3 / truth[name], rel=0.1)
+        assert point.low
+        assert point.high
+        assert point.low < point.value < point.high
+    assert [on.environment["cpu"] for on in figure.on] == ["Abacus 9"]
+    *_, unmeasured = drawn_figures([paper], [])["kanets"]
+    assert not any(curve.points for curve in unmeasured.curves)
+    assert unmeasured.curves[0].printed
 
 
 PAPER = """
@@ -62,7 +85,7 @@ figures:
 
 def test_a_longest_size_stands_at_the_limit(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(PAPER, encoding="utf-8")
-    [figure] = drawn_figures([papers.read(tmp_path / "own.yaml")])["own"]
+    [figure] = drawn_figures([papers.read(tmp_path / "own.yaml")], [])["own"]
     [curve] = figure.curves
     assert [(point.size, point.value) for point in curve.points] == [(n, 2 * n * n * 8) for n in (32, 1024)]
     assert [(each.size, each.value, each.digits) for each in curve.printed] == [(1024, 32, "32"), (32, 2**20, "32")]
@@ -84,4 +107,4 @@ def test_a_longest_size_stands_at_the_limit(tmp_path: Path) -> None:
 def test_a_figure_with_a_mistake_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(PAPER.replace(old, new), encoding="utf-8")
     with pytest.raises(BadInput, match=re.escape(message)):
-        drawn_figures([papers.read(tmp_path / "own.yaml")])
+        drawn_figures([papers.read(tmp_path / "own.yaml")], [])

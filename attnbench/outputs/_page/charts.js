@@ -22,9 +22,6 @@
   const times = (value) => (value >= 1e-3 && value < 0.1 ? String(Number(value.toPrecision(2))) : three(value)) + "×";
   const tick = (value, unit) => (unit === "×" ? times(value) : shown(value, unit)).replace(/\.0+(?=\D|$)/, "");
 
-  /** A size: 4K where it is a multiple of 1024. */
-  const size = (value) => (value % 1024 ? String(value) : `${value / 1024}K`);
-
   /** The ends of a logarithmic scale with some room, and its ticks: 1, 2 and 5 of each decade, of bytes powers of 2. */
   const scale = (values, share, unit) => {
     const [least, most] = [Math.min(...values), Math.max(...values)];
@@ -280,17 +277,17 @@
     const interval = (low, high) => (low && high ? ` [${text(low)}, ${text(high)}]` : "");
     chart("figure", plot, (view) => {
       const ink = css("--text");
-      const points = [], printed = [];
+      const points = [], printed = [], labels = Object.fromEntries(data.sizes);
       data.curves.forEach((c) => {
         const colour = c.colour || ink;
         c.points.forEach(([x, y, low, high]) => points.push({
-          series: c.name, x, y, low: low ?? y, high: high ?? y, colour, dash: c.dash, tip: `${c.name}\n${data.over} ${x}: ${text(y)}${interval(low, high)}`,
+          series: c.name, x, y, low: low ?? y, high: high ?? y, colour, dash: c.dash, tip: `${c.name}\n${data.over} ${labels[x]}: ${text(y)}${interval(low, high)}`,
         }));
         c.printed.forEach((p) => printed.push({ ...p, colour, fill: p.filled ? colour : "transparent", tip: `${c.name}\n${p.tip}` }));
       });
       const ends = [...points.flatMap((d) => [d.y, d.low, d.high]), ...printed.map((d) => d.y), ...(data.limit ? [data.limit] : [])];
-      const sizes = [...new Set([...data.sizes, ...printed.map((d) => d.x)])].sort((a, b) => a - b);
-      set(view, "X", { ...scale(sizes, 0.03, ""), ticks: data.sizes, labels: Object.fromEntries(data.sizes.map((n) => [n, size(n)])) });
+      const sizes = data.sizes.map(([size]) => size);
+      set(view, "X", { ...scale([...sizes, ...printed.map((d) => d.x)], 0.03, ""), ticks: sizes, labels });
       set(view, "Y", scale(ends.filter((v) => v > 0), 0.05, data.unit));
       view.data("points", points).data("printed", printed).data("limit", data.limit ? [{ y: data.limit, colour: ink }] : []);
     });
