@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.claims import CHECKED, Checked, Claim, Number, Paper, Result, verdict_of, verdict_of_claim
@@ -26,6 +26,9 @@ from attnbench.units import quoted, separated, suggestion
 if TYPE_CHECKING:
     from attnbench.measure.worker.fake_memory import Footprint
     from attnbench.operator import Form
+
+_shipped = cache(operators)
+"""To look for them reads a dozen folders."""
 
 _KINDS = ("dtype", "causal")
 _OTHERS = ("operator", "impl", "scope", "mode", "params", "layers")
@@ -144,12 +147,13 @@ def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
     known: dict[str, Quantities] = {}
 
     def figure(name: str, overrides: Mapping[str, Any], attribute: str) -> Fraction:
-        key = repr((name, overrides))
+        cell = cell_of(paper, name, overrides)
+        layers = {**paper.cells[name], **overrides}.get("layers", 1)
+        key = f"{cell.key} {layers}"
         if key not in known:
-            layers = {**paper.cells.get(name, {}), **overrides}.get("layers", 1)
-            known[key] = replace(quantities(cell_of(paper, name, overrides)), layers=layers)
+            known[key] = replace(quantities(cell), layers=layers)
         if asked is not None:
-            asked[key] = known[key].cell
+            asked[key] = cell
         return known[key][attribute]
 
     constants: dict[str, Fraction] = {}
@@ -174,8 +178,9 @@ def _checked_numbers(paper: Paper, claim: Claim, value: Value) -> list[Checked]:
 
 
 def _checked(claim: Claim, number: Number, value: Value) -> Checked:
-    ours = value(number.ours, {GUESS: number.value})
-    terms = {name: value(text, {}) for name, text in number.terms.items()}
+    near = {GUESS: number.value}
+    ours = value(number.ours, near)
+    terms = {name: value(text, near) for name, text in number.terms.items()}
     map_bytes = value(number.map_bytes, {}) if number.map_bytes else None
     return Checked(number, ours, terms, map_bytes, verdict_of(claim.kind, ours, number))
 
@@ -192,7 +197,7 @@ def cell_of(paper: Paper, name: str, overrides: Mapping[str, Any]) -> Cell:
     for key in given.keys() & AXES.keys():
         sizes |= AXES[key].fields(AXES[key].read(given[key]))
     kinds = {"dtype": given.get("dtype", "float32"), "causal": given.get("causal", False)}
-    known = operators()
+    known = _shipped()
     if given.get("operator") not in known:
         raise ValueError(f"{name}: operator {quoted(given.get('operator'))}{suggestion(given.get('operator'), known)}")
     operator = known[given["operator"]].load()
@@ -203,7 +208,7 @@ def cell_of(paper: Paper, name: str, overrides: Mapping[str, Any]) -> Cell:
 
 def quantities(cell: Cell) -> Quantities:
     """What is known of a cell. Raises ValueError outside the operator's definition."""
-    operator = operators()[cell.operator].load()
+    operator = _shipped()[cell.operator].load()
     outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
     if outside is not None:
         raise ValueError(f"{cell.operator}: {outside}")
@@ -249,7 +254,7 @@ def command_of(cell: Cell) -> str:
     words += ["--causal"] if problem.causal else []
     words += ["--train"] if cell.mode == "fwd_bwd" else []
     words += [f"--scope {cell.scope}"] if cell.scope != "core" else []
-    defaults = resolve(operators()[cell.operator].load(), {})
+    defaults = resolve(_shipped()[cell.operator].load(), {})
     words += [
         f"--param {key}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in cell.params.items()
