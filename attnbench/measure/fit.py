@@ -156,7 +156,7 @@ class Case:
             cell = self.at(size)
             assert cell is not None
             form = self.operator.forms[cell.scope]
-            predicted = footprint(form, cell.problem, cell.params, cell.mode, cell.impl, True, self.most)
+            predicted = footprint(form, cell.problem, cell.params, cell.mode, cell.impl, self.most)
             if predicted is None:
                 raise Unknown
             self.needs[size] = need(predicted, self.request.layers, cell.mode != "fwd")

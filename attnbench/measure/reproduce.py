@@ -55,7 +55,7 @@ class Quantities:
         if name not in _FOOTPRINT:
             allowed = [*cost, *_FOOTPRINT]
             raise ValueError(f"no figure {name}{suggestion(name, allowed)}; allowed: {', '.join(allowed)}")
-        of = self._saved if name in _OF_SAVED else self._footprint
+        of = self._footprint
         if name == "need_bytes":
             return Fraction(need(of, self.layers, self.cell.mode != "fwd").total_bytes)
         return Fraction(getattr(of, _FOOTPRINT[name]))
@@ -66,14 +66,7 @@ class Quantities:
 
     @cached_property
     def _footprint(self) -> Footprint:
-        return self._predicted(saved=False)
-
-    @cached_property
-    def _saved(self) -> Footprint:
-        return self._predicted(saved=True) if self.cell.mode != "fwd" else self._footprint
-
-    def _predicted(self, saved: bool) -> Footprint:
-        predicted = footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode, saved=saved)
+        predicted = footprint(self.form, self.cell.problem, self.cell.params, self.cell.mode)
         if predicted is None:
             raise ValueError(f"{self.cell.operator}: its memory is not known from shapes")
         return predicted
@@ -87,8 +80,6 @@ _FOOTPRINT = {
     "need_bytes": "",
 }
 """Fields of a footprint by the name of the figure; need_bytes is made of several."""
-
-_OF_SAVED = ("saved_bytes", "need_bytes")
 
 
 def reproduce(chosen: Iterable[Paper], runs: Sequence[StoredTimes] = ()) -> list[Result]:

@@ -32,8 +32,8 @@ class Footprint:
         peak_bytes: the most alive at once above the inputs, as `peak_memory_bytes` measures it.
         input_bytes, parameter_bytes, choice_bytes, state_bytes: of the groups of `Inputs`.
         cotangent_bytes: in fwd_bwd of the output's gradient, which is alive as well and in no other figure.
-        saved_bytes: in fwd_bwd, where it is wanted, what is kept from forward to backward beside parameters and
-            choices: of the data what gradients need, and what the call has computed.
+        saved_bytes: in fwd_bwd what is kept from forward to backward beside parameters and choices: of the data what
+            gradients need, and what the call has computed.
     """
 
     peak_bytes: int
@@ -56,20 +56,14 @@ def predict(
     params: Params,
     mode: Mode,
     call: Callable[..., Tensor] | None = None,
-    saved: bool = True,
 ) -> Footprint:
-    """The footprint of one call of `call` (None: the reference) on the form's inputs.
-
-    saved: whether `Footprint.saved_bytes` is wanted, which takes half as long again.
-    """
+    """The footprint of one call of `call` (None: the reference) on the form's inputs."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = _inputs(form, problem, params)
-        return _footprint(call or form.reference, problem, params, mode, inputs, saved)
+        return _footprint(call or form.reference, problem, params, mode, inputs)
 
 
-def predict_on_meta(
-    form: Form, problem: Problem, params: Params, mode: Mode, saved: bool = True, most: int | None = None
-) -> Footprint:
+def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode, most: int | None = None) -> Footprint:
     """The reference's footprint as `predict` finds it, on torch's meta tensors: 5 to 15 times as fast where thousands
     of operations are small.
 
@@ -82,7 +76,7 @@ def predict_on_meta(
     groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
     on_meta = Inputs(*({name: _meta(tensor) for name, tensor in group.items()} for group in groups))
     with _ComputedAlikeEverywhere():
-        return _footprint(form.reference, problem, params, mode, on_meta, saved, most)
+        return _footprint(form.reference, problem, params, mode, on_meta, most)
 
 
 def _inputs(form: Form, problem: Problem, params: Params) -> Inputs:
@@ -124,22 +118,34 @@ def _footprint(
     params: Params,
     mode: Mode,
     inputs: Inputs,
-    saved: bool,
     most: int | None = None,
 ) -> Footprint:
-    live, cotangent_bytes = LiveBytes(most), 0
+    live, cotangent_bytes, saved_bytes = LiveBytes(most), 0, 0
     if mode == "fwd":
         with torch.no_grad(), live:  # inference_mode would hide what SDPA does inside
             output = call(problem, params, **inputs.tensors())
         del output
     else:
         wanted = _wanted(inputs)
+        kept: set[int] = set()
+
+        def note(tensor: Tensor) -> Tensor:
+            kept.add(_identity(tensor))
+            with live.uncounted():
+                return tensor.detach()  # the output itself would hold its graph, and that the output
+
         with live:
-            output = call(problem, params, **wanted, **inputs.choices)
+            with saved_tensors_hooks(note, lambda tensor: tensor):
+                output = call(problem, params, **wanted, **inputs.choices)
+            held = live.now
             with live.uncounted():
                 cotangent = torch.ones_like(output.detach())
             gradients = torch.autograd.grad(output, list(wanted.values()), cotangent)
         cotangent_bytes = total_bytes({"": cotangent})
+        data = {_identity(wanted[name]): wanted[name].untyped_storage().nbytes() for name in inputs.data}
+        saved_bytes = held + sum(size for identity, size in data.items() if identity in kept)
+        if _identity(output) not in kept | data.keys():
+            saved_bytes -= output.untyped_storage().nbytes()
         del output, gradients
     return Footprint(
         peak_bytes=live.peak,
@@ -148,24 +154,8 @@ def _footprint(
         choice_bytes=total_bytes(inputs.choices),
         state_bytes=total_bytes(inputs.state),
         cotangent_bytes=cotangent_bytes,
-        saved_bytes=_saved(call, problem, params, inputs) if saved and mode == "fwd_bwd" else 0,
+        saved_bytes=saved_bytes,
     )
-
-
-def _saved(call: Callable[..., Tensor], problem: Problem, params: Params, inputs: Inputs) -> int:
-    """`Footprint.saved_bytes` of a call with gradients."""
-    wanted = _wanted(inputs)
-    kept: set[int] = set()
-
-    def note(tensor: Tensor) -> Tensor:
-        kept.add(_identity(tensor))
-        return tensor.detach()  # the output itself would hold its graph, and that the output
-
-    with saved_tensors_hooks(note, lambda tensor: tensor), LiveBytes() as live:
-        output = call(problem, params, **wanted, **inputs.choices)
-    data = {_identity(wanted[name]): wanted[name].untyped_storage().nbytes() for name in inputs.data}
-    held = live.now + sum(size for identity, size in data.items() if identity in kept)
-    return held if _identity(output) in kept | data.keys() else held - output.untyped_storage().nbytes()
 
 
 def _wanted(inputs: Inputs) -> dict[str, Tensor]:
@@ -223,7 +213,7 @@ class LiveBytes(TorchDispatchMode):
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Within which what is created is not added."""
+        """Within which what is done and created is not added."""
         self._counts = False
         try:
             yield
@@ -233,7 +223,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        self.operations += 1
+        self.operations += self._counts
         if self.most is not None and self.operations > self.most:
             raise TooManyOperations
         arguments = {_identity(tensor) for tensor in _tensors((args, *(kwargs or {}).values()))}

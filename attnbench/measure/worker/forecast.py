@@ -49,22 +49,20 @@ def footprint(
     params: Params,
     mode: Mode,
     impl: str = "reference",
-    saved: bool = False,
     most: int | None = None,
 ) -> Footprint | None:
     """The memory of an impl; None where it does on real tensors what others do not support.
 
     Args:
-        saved: whether `Footprint.saved_bytes` is wanted.
         most: the operations of a reference, which take 40 µs each, above which it is None as well; None: any number.
     """
     if impl not in ("reference", "compiled"):
-        return _attempt(lambda: predict(form, problem, params, mode, form.impls[impl].load(), saved))
+        return _attempt(lambda: predict(form, problem, params, mode, form.impls[impl].load()))
     try:
-        on_meta = _attempt(lambda: predict_on_meta(form, problem, params, mode, saved, most))
+        on_meta = _attempt(lambda: predict_on_meta(form, problem, params, mode, most))
     except TooManyOperations:
         return None
-    return on_meta or _attempt(lambda: predict(form, problem, params, mode, saved=saved))
+    return on_meta or _attempt(lambda: predict(form, problem, params, mode))
 
 
 @lru_cache(maxsize=8)
@@ -89,7 +87,7 @@ def _attempt(figure: Callable[[], T]) -> T | None:
 
 
 def _total(form: Form, problem: Problem, params: Params, mode: Mode, call: Callable[..., Any] | None) -> int:
-    return predict(form, problem, params, mode, call, saved=False).total_bytes
+    return predict(form, problem, params, mode, call).total_bytes
 
 
 def _counted(form: Form, problem: Problem, params: Params, mode: Mode) -> int:
