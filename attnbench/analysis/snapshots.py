@@ -359,6 +359,7 @@ def _levels(metric: Metric, visits: RunVisits, keys: _Keys, looks: tuple[int, ..
         visits.parts[usable] if in_turns else None,
         visits.rounds[usable],
         stops=looks,
+        devices=_numbered(visits.devices[usable])[1],
     )
     yield from zip([keys.keys[cell] for cell in cells], found, strict=True)
 

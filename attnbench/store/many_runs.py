@@ -59,6 +59,7 @@ class RunVisits:
 
     Args:
         cells: positions in `ManyVisits.cells`.
+        devices: the anonymous id of each visit's device; empty: not stored.
         ok: whether their status is.
         figures: by column of a metric; nan, or of counts −1: missing.
         failures: (status, reason, cause) of those that are not ok, by their position.
@@ -69,6 +70,7 @@ class RunVisits:
     rounds: Array
     processes: Array
     parts: Array
+    devices: Array
     ok: Array
     figures: Mapping[str, Array]
     failures: Mapping[int, tuple[Status, str, Cause]]
@@ -175,9 +177,12 @@ def _connection(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 _WHOLE = ("round", "process", "order", "part")
-_TEXT = ("key", "cell", "device", "status", "reason", "cause", "contract")
+_TEXT = ("key", "cell", "device", "status", "reason", "cause", "contract", "device_id")
+_WORDS = ("device", "status", "cause", "device_id")
+"""Texts of which each that occurs is held to its rule."""
+
 _COLUMNS = ", ".join(f'"{name}"' for name in (*_TEXT, *_WHOLE))
-_ABSENT = {"reason": "''", "cause": "''", "contract": "''", "part": "0"}
+_ABSENT = {"reason": "''", "cause": "''", "contract": "''", "part": "0", "device_id": "''"}
 """What a visit of an older run may lack, and what stands for it."""
 
 _READ = f"""
@@ -260,11 +265,11 @@ def _not_valid(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) ->
         valid = valid and min(v for v in whole if v is not None) >= 0
         if not valid or not all(is_metric(n, v) for n, v in zip(_each(columns), figures, strict=True) if v is not None):
             damaged.add(run)
-    words = connection.execute("SELECT DISTINCT run, device, status, cause FROM visits").fetchall()
+    words = connection.execute(f"SELECT DISTINCT run, {', '.join(_WORDS)} FROM visits").fetchall()
     damaged |= {
         run
         for run, *values in words
-        if not all(is_valid(name, value) for name, value in zip(("device", "status", "cause"), values, strict=True))
+        if not all(is_valid(name, value) for name, value in zip(_WORDS, values, strict=True))
     }
     twice = "SELECT DISTINCT run FROM visits GROUP BY run, key, round, part HAVING count(*) > 1"
     return damaged | {run for (run,) in connection.execute(twice).fetchall()}
@@ -341,6 +346,7 @@ def _insert_read(connection: duckdb.DuckDBPyConnection, run: int, folder: Path, 
             visit.reason,
             visit.cause,
             visit.contract,
+            visit.device_id,
         ]
         whole = [visit.round, visit.process, visit.order, visit.part]
         rows.append([run, *texts, *whole, *(visit.metrics.get(name) for name in columns)])
@@ -361,7 +367,7 @@ def _fetched(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> I
         f"coalesce({_figure(i, name)}, {-1 if _is_count(name) else _NAN}) AS m{i}" for i, name in enumerate(columns)
     )
     whole = connection.execute(
-        f"SELECT run, position, round, process, part, status = 'ok' AS ok{', ' if figures else ''}{figures} "
+        f"SELECT run, position, round, process, part, device_id, status = 'ok' AS ok{', ' if figures else ''}{figures} "
         "FROM visits JOIN cells USING (key, cell, device) ORDER BY run, visits.rowid"
     ).fetchnumpy()
     order = "row_number() OVER (PARTITION BY run ORDER BY rowid) - 1"
@@ -375,7 +381,7 @@ def _fetched(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> I
     for run, begin, end in zip(runs.tolist(), begins, [*begins[1:], len(whole["run"])], strict=True):
         part: dict[str, Array] = {name: np.asarray(values)[begin:end] for name, values in whole.items()}
         yield run, RunVisits(
-            part["position"], part["round"], part["process"], part["part"], part["ok"],
+            part["position"], part["round"], part["process"], part["part"], part["device_id"], part["ok"],
             {name: part[f"m{i}"] for i, name in enumerate(columns)},
             failures.get(run, {}),
             escaped(contracts[run]),
