@@ -14,7 +14,7 @@ from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
-from attnbench.store.privacy import without_paths
+from attnbench.store.privacy import without_paths, without_private
 from attnbench.store.records import Visit
 
 RESULTS_EVERY_S = 10.0
@@ -53,13 +53,13 @@ class VisitLog:
         return self._visits[cell.key, 0]
 
     def add(self, *visits: Visit) -> list[Visit]:
-        """Stores visits together. Returns them as stored: without the user's paths."""
+        """Stores visits together. Returns them as stored: without what tells who measures, and where."""
         stored = [
             replace(
                 visit,
-                reason=without_paths(visit.reason),
+                reason=without_private(visit.reason),
                 kernel=without_paths(visit.kernel),
-                warnings=tuple(map(without_paths, visit.warnings)),
+                warnings=tuple(map(without_private, visit.warnings)),
             )
             for visit in visits
         ]

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS, Cell, cell_of
 from attnbench.store.columns import dtype_of
+from attnbench.store.privacy import without_private
 from attnbench.store.reading import is_metric, is_valid, read_visits
 from attnbench.store.records import VISITS, Cause, Status
 from attnbench.store.trusted_json import parse_object
@@ -375,7 +376,7 @@ def _fetched(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> I
     for run, at, status, reason, cause in connection.execute(
         f"SELECT run, place, status, reason, cause FROM (SELECT *, {order} AS place FROM visits) WHERE status != 'ok'"
     ).fetchall():
-        failures.setdefault(run, {})[at] = (status, escaped(reason), cause)
+        failures.setdefault(run, {})[at] = (status, without_private(escaped(reason)), cause)
     contracts = dict(connection.execute("SELECT run, min(contract) FROM visits GROUP BY run").fetchall())
     runs, begins = np.unique(whole["run"], return_index=True)
     for run, begin, end in zip(runs.tolist(), begins, [*begins[1:], len(whole["run"])], strict=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import os
-import pwd
 import re
 import socket
 from collections.abc import Iterator
@@ -17,11 +18,41 @@ _QUOTED = re.compile(r"(?<=')/[^'\n]*/|(?<=\")/[^\"\n]*/")
 
 _ADDRESS = re.compile(
     r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)*"  # user@host
-    r"|(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"  # an IPv4 address
+    r"|(?<![\w.])(?<!==)(?<!version )(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\w)"  # an IPv4 address
 )
 
 _COMMON = frozenset(
-    ("root", "user", "users", "admin", "nobody", "ubuntu", "debian", "runner", "docker", "localhost", "localdomain")
+    (
+        *(
+            "root",
+            "user",
+            "users",
+            "admin",
+            "nobody",
+            "ubuntu",
+            "debian",
+            "runner",
+            "docker",
+            "linux",
+            "python",
+            "torch",
+        ),
+        *(
+            "localhost",
+            "localdomain",
+            "host",
+            "server",
+            "node",
+            "worker",
+            "work",
+            "home",
+            "test",
+            "build",
+            "cpu",
+            "gpu",
+        ),
+        *("cuda", "memory", "name", "address"),
+    )
 )
 """Names that tell nobody apart, and that texts have as words."""
 
@@ -30,15 +61,17 @@ _SHORTEST_NAME = 3
 
 
 def without_private(text: str) -> str:
-    """A text without absolute paths, without addresses and without the names of this machine and of its user.
+    """A text for people without absolute paths, addresses, and the names of this machine and its user.
 
-    The names of other machines nobody here knows: where a text is stored, it loses those of the machine that measures.
+    The names of other machines nobody here knows: a run loses those of its own as it is stored.
     """
+    if not text:
+        return text
     text = without_paths(text)
-    if "@" in text or "." in text:
-        text = _ADDRESS.sub("<address>", text)
+    if "@" in text or text.count(".") > 2:
+        text = _ADDRESS.sub("(an address)", text)
     names = _names()
-    return text if names is None else names.sub("<name>", text)
+    return text if names is None else names.sub("(a name)", text)
 
 
 @cache
@@ -46,19 +79,15 @@ def _names() -> re.Pattern[str] | None:
     """What finds the names of this machine and of its user as words of their own; None where they have none."""
     names = {name for name in _private_names() if len(name) >= _SHORTEST_NAME and name.lower() not in _COMMON}
     words = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
-    return re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE) if names else None
+    return re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if names else None
 
 
 def _private_names() -> Iterator[str]:
     host = socket.gethostname()
     yield from (host, host.partition(".")[0])
     yield from (os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME"))
-    try:
-        account = pwd.getpwuid(os.getuid())
-    except KeyError:  # a user without an entry, as in many containers
-        return
-    yield account.pw_name
-    yield account.pw_gecos.partition(",")[0]
+    with contextlib.suppress(OSError, ImportError, KeyError):  # a user without an entry, as in many containers
+        yield getpass.getuser()
 
 
 def without_paths(text: str) -> str:

@@ -14,6 +14,7 @@ from attnbench.operator import Growth
 from attnbench.problem import CELL_COLUMNS, DTYPES, LATER, MODES, SCOPES, SIDES, SIZES, cell_of
 from attnbench.registry import metrics
 from attnbench.store.columns import TEXT, dtype_of
+from attnbench.store.privacy import without_paths, without_private
 from attnbench.store.records import CAUSES, ENVIRONMENT, LONGEST_S, STATUSES, VISITS, Visit
 from attnbench.store.shards import is_part, is_shard
 from attnbench.store.trusted_json import (
@@ -46,6 +47,8 @@ def read_environment(folder: Path) -> dict[str, Any]:
     for name, (allowed, is_valid) in _ENVIRONMENT.items():
         if name in environment and not is_valid(environment[name]):
             raise BadInput(f"{path}: {name} = {quoted(environment[name])}; allowed: {allowed}. {REPAIR}")
+    if "fast_exact" in environment:
+        environment["fast_exact"] = {name: without_private(why) for name, why in environment["fast_exact"].items()}
     return environment
 
 
@@ -86,7 +89,8 @@ def parse_visit(text: str, where: str) -> Visit:
     for name, value in values.items():
         if not is_valid(name, value):
             raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {_FIELDS[name][0]}. {REPAIR}")
-    values["warnings"] = tuple(values.get("warnings", ()))
+    values["warnings"] = tuple(map(without_private, values.get("warnings", ())))
+    values |= {"reason": without_private(values.get("reason", "")), "kernel": without_paths(values.get("kernel", ""))}
     values["metrics"] = {RENAMED.get(name, name): value for name, value in values.get("metrics", {}).items()}
     cell = values["cell"] = {name: values["cell"].get(name) for name in CELL_COLUMNS}
     try:

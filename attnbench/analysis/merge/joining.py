@@ -59,15 +59,9 @@ class _Place:
     round: int
 
     def moved(self, visit: Visit) -> Visit:
-        """A visit with the joined run's numbers, without what is private."""
-        return replace(
-            visit,
-            process=visit.process + self.process,
-            round=visit.round + self.round if visit.round else 0,
-            reason=plain(visit.reason),
-            kernel=plain(visit.kernel),
-            warnings=tuple(map(plain, visit.warnings)),
-        )
+        """A visit with the joined run's numbers."""
+        number = visit.round + self.round if visit.round else 0
+        return replace(visit, process=visit.process + self.process, round=number)
 
 
 def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
