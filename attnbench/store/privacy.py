@@ -86,7 +86,7 @@ def _private_names() -> Iterator[str]:
     host = socket.gethostname()
     yield from (host, host.partition(".")[0])
     yield from (os.environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME"))
-    with contextlib.suppress(OSError, ImportError, KeyError):  # a user without an entry, as in many containers
+    with contextlib.suppress(OSError, ImportError, KeyError, AttributeError):  # no entry, or no such system
         yield getpass.getuser()
 
 
