@@ -31,6 +31,9 @@ def command(
 
     Example: attnbench merge shards/* --out results/all
     """
+    from attnbench.measure.platforms import check_can_measure
+
+    check_can_measure("merge")
     from attnbench.analysis.merge.joining import join
     from attnbench.analysis.merge.writing import write
 
