@@ -47,6 +47,7 @@ class NumberTexts:
     Args:
         name: which it is.
         paper, ours, ratio: empty where there is nothing.
+        interval: of ours, of what was measured.
         verdict: empty where nothing is held against it.
         words: why it is what it is.
         beside: what figures of ours indicate of it, and decide nothing.
@@ -58,6 +59,7 @@ class NumberTexts:
     name: str
     paper: str
     ours: str
+    interval: str
     ratio: str
     verdict: str
     words: str
@@ -100,7 +102,7 @@ def listing(reproduction: Reproduction) -> Listing:
     if reproduction.detail == "brief":
         return _brief(reproduction)
     rows = [row for result in reproduction.results for row in _rows(result, reproduction.commands)]
-    texts = [row for each in reproduction.of_papers for row in table(each, reproduction)]
+    texts = [row for each in reproduction.of_papers for row in table(each, reproduction, below=True)]
     return Listing(rows, texts, numbers=NUMBERS, sentences=("why",), notes=notes(reproduction, "more"))
 
 
@@ -286,6 +288,7 @@ def _number_texts(number: Number, checked: Checked | None, result: Result) -> Nu
         name=number.name,
         paper=_printed(number, result.claim.mark),
         ours=_ours(checked) if checked else "",
+        interval="",
         ratio=f"{checked.ratio:.4g}" if checked and checked.ratio is not None else "",
         verdict=checked.verdict if checked else "",
         words=number.why if checked else "",
@@ -334,32 +337,36 @@ def shown(value: Fraction, number: Number, more: int) -> str:
     return f"{float(value / number.scale):.{number.decimals + more}f} {unit}".strip()
 
 
-def table(of_paper: OfPaper, reproduction: Reproduction) -> list[Row]:
-    """The paper, below it its claims, and below each its numbers, whose names are set in."""
+def table(of_paper: OfPaper, reproduction: Reproduction, below: bool) -> list[Row]:
+    """The paper, below it its claims, and below each its numbers, whose names are set in.
+
+    below: whether intervals stand below ours, where there is room for sentences alone, in place of beside them.
+    """
     explained = reproduction.detail == "explained"
     paper = of_paper.results[0].paper
     source = f" Read: {paper.source}." if explained else ""
     head = {**_EMPTY, "claim": paper.name, "why": f"{paper.title}. {paper.url}.{source}"}
     claims = [claim_texts(result, reproduction.commands) for result in of_paper.results]
-    return [head, *(row for claim in claims for row in _claim_rows(claim, explained))]
+    return [head, *(row for claim in claims for row in _claim_rows(claim, explained, below))]
 
 
-def _claim_rows(claim: ClaimTexts, explained: bool) -> list[Row]:
+def _claim_rows(claim: ClaimTexts, explained: bool, below: bool) -> list[Row]:
     sentence = " ".join(filter(None, (claim.sentence, claim.reason)))
     head: Row = {**_EMPTY, "claim": claim.id, "verdict": claim.verdict, "why": sentence}
     alone = [{**_EMPTY, "claim": "  alone:", "why": line} for line in claim.commands if explained]
-    return [head, *(_number_row(number, explained) for number in claim.numbers), *alone]
+    return [head, *(_number_row(number, explained, below) for number in claim.numbers), *alone]
 
 
-def _number_row(number: NumberTexts, explained: bool) -> Row:
+def _number_row(number: NumberTexts, explained: bool, below: bool) -> Row:
     expression = f"ours: {number.expression}" if explained and number.ours else ""
+    beside, first = ("", number.interval) if below else (number.interval, "")
     return {
         "claim": f"  {number.name}",
         "paper": number.paper,
-        "ours": number.ours,
+        "ours": " ".join(filter(None, (number.ours, beside))),
         "ratio": number.ratio,
         "verdict": number.verdict,
-        "why": "; ".join(filter(None, (number.why, expression))),
+        "why": "; ".join(filter(None, (first, number.why, expression))),
     }
 
 

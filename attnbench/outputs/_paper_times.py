@@ -104,7 +104,8 @@ def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
     ours, exact, number = timed.ours, timed.exact, timed.number
     ratio = timed.ratio
     yield {
-        "ours": time_text(ours.interval, number),
+        "ours": _value_text(ours.interval, number),
+        "interval": _ends_text(ours.interval),
         "ratio": "" if ratio is None else f"{ratio:.3g}",
         "verdict": timed.verdict if decides else "",
         "words": _told(ours, result) or number.why,
@@ -113,7 +114,8 @@ def time_texts(timed: Timed, result: Result) -> Iterator[dict[str, str]]:
         ratio = None if exact.interval is None else _value(exact.interval)
         yield {
             "name": f"  against {exact.against}",
-            "ours": time_text(exact.interval, number),
+            "ours": _value_text(exact.interval, number),
+            "interval": _ends_text(exact.interval),
             "ratio": "" if ratio is None or not number.value else f"{ratio / float(number.value):.3g}",
             "verdict": exact.verdict if decides else "",
         }
@@ -168,15 +170,26 @@ _ARGUMENT = re.compile(r"\w+=[^,()]+")
 
 
 def time_text(interval: Interval | None, number: Number) -> str:
-    """`8.63 [8.1, 9.2] ×`; where only one end is known `≤ 256`, where neither `not told`."""
+    """A value with its interval: `8.63 × [8.1, 9.2]`."""
+    return " ".join(filter(None, (_value_text(interval, number), _ends_text(interval))))
+
+
+def _value_text(interval: Interval | None, number: Number) -> str:
+    """`8.63 ×`; where only one end is known `≤ 256`, where neither `not told`."""
     if interval is None:
         return ""
     low, high, value = interval.low, interval.high, interval.value
     if math.isnan(value):
         bounds = (f"≤ {_short(high)}" if math.isfinite(high) else "", f"≥ {_short(low)}" if low else "")
         return " ".join(filter(None, bounds)) or "not told"
-    ends = "" if math.isnan(low) else f"[{_short(low)}, {_short(high)}] "
-    return f"{_short(value)} {ends}{number.unit}".strip()
+    return f"{_short(value)} {number.unit}".strip()
+
+
+def _ends_text(interval: Interval | None) -> str:
+    """`[8.1, 9.2]`; empty where there is no value, or where it is of one round."""
+    if interval is None or math.isnan(interval.value) or math.isnan(interval.low):
+        return ""
+    return f"[{_short(interval.low)}, {_short(interval.high)}]"
 
 
 def _short(value: float) -> str:

@@ -102,7 +102,7 @@ def claims(reproduction: Reproduction) -> str:
     parts = []
     for each in reproduction.of_papers:
         paper = each.results[0].paper
-        head, *table = view.table(each, reproduction)
+        head, *table = view.table(each, reproduction, below=False)
         lines = [list(head), ["---:" if name in view.NUMBERS else "---" for name in head]]
         lines += [_claim_row({name: escaped(text) for name, text in row.items()}) for row in table]
         source = f"{escaped(paper.title)}. <{paper.url}> Read: {escaped(paper.source)}."

@@ -175,7 +175,7 @@ def test_what_was_timed_on_a_cpu_counts_and_may_differ_most(reproduction: Reprod
     measured = timed_on("cpu")
     assert view.counts(measured.results).endswith("9, 8 from formulas and shapes, 1 by times on a CPU.")
     assert view.difference(measured) == (
-        "K6, speed-up over softmax on a CPU, of a batch of 8, pool, side 14: 30 [28, 33] ×, in the paper 3.0 ×†"
+        "K6, speed-up over softmax on a CPU, of a batch of 8, pool, side 14: 30 × [28, 33], in the paper 3.0 ×†"
     )
 
 
