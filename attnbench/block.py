@@ -69,8 +69,15 @@ def block(layer: Form) -> Form:
         """x of variance 1, and gains that give the layer an x as large as that of its own inputs.
 
         What a layer's inputs choose by their x is chosen by the x before its norm, which are almost the same numbers.
+
+        Raises: ValueError where the layer takes other data than x.
         """
         inner = layer.make_inputs(problem, params, generator)
+        if set(inner.data) != {"x"}:
+            raise ValueError(
+                f"scope block is made around a layer that takes x; this one takes {', '.join(inner.data)}. Name it x, "
+                "or give forms a block of its own"
+            )
         c, hidden = problem.channels, EXPANSION * problem.channels
         x = inner.data["x"]
         size = x.float().square().mean().sqrt()

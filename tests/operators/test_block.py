@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import TransformerEncoderLayer
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.block import with_block
+from attnbench.block import block, with_block
 from attnbench.kernels.library import graphs
 from attnbench.measure.worker import checking
 from attnbench.measure.worker.fake_memory import output_like, predict, run
@@ -169,8 +170,8 @@ def test_bytes_are_those_counted_by_hand() -> None:
 def test_identity_has_a_block_and_its_cost_is_the_bound() -> None:
     """Two projections and the MLP: 10 C² multiply-adds a token."""
     problem = Problem(64, 512, 8)
-    block = operators()["identity"].load().forms["block"]
-    cost = block.cost(problem, {}, "fwd")
+    whole = operators()["identity"].load().forms["block"]
+    cost = whole.cost(problem, {}, "fwd")
     assert cost.flops == cost.reference_flops == 2 * 64 * 10 * 512**2
     for name in ("softmax", "performer"):
         operator = operators()[name].load()
@@ -189,27 +190,27 @@ def test_what_is_kept_for_the_backward_pass() -> None:
 def test_every_operator_has_a_block(name: str) -> None:
     """Finite, of the layer's shape, with its impls, and with the products of an MLP more, which torch counts."""
     operator = sources()[name].load()
-    layer, block = operator.forms["layer"], operator.forms["block"]
+    layer, whole = operator.forms["layer"], operator.forms["block"]
     params = resolve(operator, IN_A_LAYER.get(name, {}))
     causal = operator.full is not True
     problem = Problem(15, C, HEADS, causal=causal)
     if "sequence" not in operator.domains:
         problem = Problem.image(3, 5, C, HEADS)
     assert outside_definition(operator, problem, params, "block") is None
-    inputs = block.make_inputs(problem, params, torch.Generator().manual_seed(0))
+    inputs = whole.make_inputs(problem, params, torch.Generator().manual_seed(0))
     assert misfit_of_inputs(inputs, problem, "cpu") is None
     with FlopCounterMode(display=False) as counter:
-        output = block.reference(problem, params, **inputs.tensors())
+        output = whole.reference(problem, params, **inputs.tensors())
     assert misfit_of_output(output, problem, "cpu", differentiable=False) is None
     assert output.shape == inputs.data["x"].shape
     assert output.isfinite().all()
-    cost, inner = block.cost(problem, params, "fwd"), layer.cost(problem, params, "fwd")
+    cost, inner = whole.cost(problem, params, "fwd"), layer.cost(problem, params, "fwd")
     assert counter.get_total_flops() == cost.reference_flops - sum(cost.uncounted.values())
-    assert set(block.impls) == set(layer.impls)
-    assert (block.state is None) == (layer.state is None)
+    assert set(whole.impls) == set(layer.impls)
+    assert (whole.state is None) == (layer.state is None)
     more = 0 if name in HOLD_THEIR_MLP else 2 * 15 * 8 * C * C
     assert cost.flops - inner.flops == cost.reference_flops - inner.reference_flops == more
-    for impl in block.impls.values():
+    for impl in whole.impls.values():
         counts = impl.flops and impl.flops(problem, params, "fwd")
         assert counts is None or counts > more
     names = set(layer.make_inputs(problem, params, torch.Generator().manual_seed(0)).tensors())
@@ -231,6 +232,24 @@ def test_what_has_no_block_says_why() -> None:
     assert outside_definition(added, problem, internal, "block") is None
     reformer = operators()["reformer"].load()  # what its layer excludes
     assert "fixed map" in str(outside_definition(reformer, problem, resolve(reformer, {"hashing": "inside"}), "block"))
+
+
+def test_a_layer_of_other_data_is_told() -> None:
+    core = operators()["softmax"].load().forms["core"]
+    with pytest.raises(ValueError, match=r"takes x; this one takes q, k, v\. Name it x"):
+        block(core).make_inputs(Problem(4, 8, 2), {"value_map": False}, torch.Generator())
+
+
+def test_a_block_of_its_own_stays(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from attnbench.operators.exact.softmax import OPERATOR as SOFTMAX\n"
+        "from dataclasses import replace\n"
+        "OPERATOR = replace(SOFTMAX, forms={**SOFTMAX.forms, 'block': SOFTMAX.forms['layer']})\n",
+        encoding="utf-8",
+    )
+    forms = operators([str(own)])["own"].load().forms
+    assert forms["block"] is forms["layer"]
 
 
 def test_a_graph_is_of_the_whole_block(monkeypatch: pytest.MonkeyPatch) -> None:
