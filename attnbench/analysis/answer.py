@@ -291,11 +291,15 @@ def start(crossover: Crossover | None, panel: Panel, measured: Sequence[str]) ->
     """
     if crossover is None:
         return None
-    smallest = crossover.smallest.size if crossover.smallest else min(panel.sizes.values())
+    beyond = crossover.baseline_beyond
+    if crossover.smallest:
+        smallest = crossover.smallest.size
+    else:  # smaller sizes may not have been tried
+        smallest = panel.sizes[beyond[0]] if beyond else min(panel.sizes.values())
     if crossover.kind == "always":
         ends = [edge.label for edge in (crossover.smallest, crossover.largest) if edge]
-        beyond = crossover.baseline_beyond is not None
-        return Start(None, smallest, every=ends[:1] == [measured[0]] and (beyond or ends[1:] == [measured[-1]]))
+        every = ends[:1] == [measured[0]] and (beyond is not None or ends[1:] == [measured[-1]])
+        return Start(None, smallest, every=every)
     if crossover.crossings and (last := crossover.crossings[-1]).direction == "above":
         return Start(last.at, last.at if last.at is not None else last.high or smallest)
     stretch = crossover.stretch

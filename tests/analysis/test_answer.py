@@ -158,6 +158,15 @@ def test_the_largest_size_is_one_at_which_half_of_the_series_ran() -> None:
     assert table.rows[0].standings["fwd"].status == "oom"
 
 
+def test_a_baseline_out_of_memory_says_nothing_of_smaller_sizes_that_no_time_was_left_for() -> None:
+    untried = {(name, n): "skipped" for name in LAWS for n in SIZES[:-1]}
+    exact = {(name, SIZES[-1]): "oom" for name in ("softmax", "softmax:sdpa")}
+    (verdict,) = answer(summarise(run(statuses=untried | exact))).verdicts
+    assert verdict.against_baseline is not None
+    assert verdict.against_baseline.start is not None
+    assert (verdict.against_baseline.start.by, verdict.against_baseline.start.every) == (SIZES[-1], False)
+
+
 def test_without_a_baseline_ratios_are_to_the_best_exact_softmax() -> None:
     others = {name: law for name, law in LAWS.items() if name != "softmax"}
     found = rows(answer(summarise(run(others))))
