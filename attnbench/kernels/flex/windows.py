@@ -24,6 +24,9 @@ from attnbench.window import class_length, from_classes, to_classes
 TILE = 128
 MOST_TILES = 2**28  # entries of a block mask: about 1 GiB for each of its index tensors
 
+PADDED = 64
+"""What lengths of which gradients may be wrong are rounded up to."""
+
 MOST_PIECES = 32
 """Pieces that queries which all see the same few keys are cut into, where each has a copy of these."""
 
@@ -56,9 +59,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, score_mod: Callable[..., 
     """
     tile = TILE if mask is None else mask.BLOCK_SIZE[0]
     options = None if tile == TILE else {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile}
-    return _call(q)(
+    queries, keys = q.shape[2], k.shape[2]
+    if lengthened := _lengthened(q, k):
+        q, k, v = _padded(lengthened, q, k, v)
+        mask = _lengthened_mask(mask, queries, keys, lengthened, q.device)
+        score_mod = None if score_mod is None else _within(score_mod, queries, keys)
+    y: Tensor = _call(q)(
         q, k, v, score_mod=score_mod, block_mask=mask, enable_gqa=group_of(q, k) > 1, kernel_options=options
     )
+    return y[:, :, :queries]
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None = None) -> tuple[Tensor, Tensor]:
@@ -68,10 +77,78 @@ def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | N
     """
     from torch.nn.attention.flex_attention import AuxRequest
 
+    queries, keys = q.shape[2], k.shape[2]
+    if lengthened := _lengthened(q, k):
+        q, k, v = _padded(lengthened, q, k, v)
+        mask = _lengthened_mask(mask, queries, keys, lengthened, q.device)
     y, aux = _call(q)(
         q, k, v, block_mask=mask, scale=scale, enable_gqa=group_of(q, k) > 1, return_aux=AuxRequest(lse=True)
     )
-    return y, aux.lse
+    return y[:, :, :queries], aux.lse[:, :, :queries]
+
+
+def wrong_gradients(tokens: int) -> bool:
+    """Whether FlexAttention's gradients may be wrong for so many queries or keys.
+
+    On an H100, in torch 2.11, those of 33, 61, 63, 67, 100 and 127 were, of multiples of 8 and of more than a tile not.
+    """
+    return tokens < TILE and tokens % 8 > 0
+
+
+def _lengthened(q: Tensor, k: Tensor) -> tuple[int, int] | None:
+    """Queries and keys of the call where gradients need more of them; None where they need none."""
+    lengths = q.shape[2], k.shape[2]
+    if not (_compiles_gradients(q) and any(map(wrong_gradients, lengths))):
+        return None
+    queries, keys = (-(-length // PADDED) * PADDED if wrong_gradients(length) else length for length in lengths)
+    return queries, keys
+
+
+def _compiles_gradients(q: Tensor) -> bool:
+    return q.is_cuda and torch.is_grad_enabled()
+
+
+def _padded(lengths: tuple[int, int], q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    """With zeros after the last token."""
+    queries, keys = lengths
+    return [pad(x, (0, 0, 0, length - x.shape[2])) for x, length in ((q, queries), (k, keys), (v, keys))]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _lengthened_mask(mask: Any, queries: int, keys: int, lengths: tuple[int, int], device: torch.device) -> Any:
+    """A block mask, or None, of so many queries and keys for more of them, of which the keys are hidden.
+
+    There are as many tiles as before, and one that was cut stays partial.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    def allowed(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return j < keys
+
+    if mask is None:
+        every = torch.ones(1, tiles(queries), tiles(keys), dtype=torch.bool, device=device)
+        return block_mask(every, uncut(keys, device).expand_as(every), allowed, *lengths)
+    inside = _within(mask.mask_mod, queries, keys)
+    return BlockMask.from_kv_blocks(
+        mask.kv_num_blocks,
+        mask.kv_indices,
+        mask.full_kv_num_blocks,
+        mask.full_kv_indices,
+        BLOCK_SIZE=mask.BLOCK_SIZE,
+        mask_mod=lambda b, h, i, j: inside(b, h, i, j) & (j < keys),
+        seq_lengths=lengths,
+    )
+
+
+def _within(mod: Callable[..., Tensor], queries: int, keys: int) -> Callable[..., Tensor]:
+    """A mask_mod or score_mod that is asked of no query and no key beyond the last."""
+
+    def call(*arguments: Tensor) -> Tensor:
+        *first, i, j = arguments
+        return mod(*first, i.clamp(max=queries - 1), j.clamp(max=keys - 1))
+
+    return call
 
 
 def merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from attnbench.kernels.flex import patterns, pieces, windows
 from attnbench.operator import Impl
 from attnbench.operators.sparse import _fixed
 from attnbench.problem import Problem
+from attnbench.registry import operators, resolve
+from tests.kernels.agreement import with_gradients
 from tests.operators.sparse.masked import Case, close, gradients
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -411,3 +413,70 @@ def test_big_bird_says_which_blocks_fit_its_tiles() -> None:
     for block, fits in ((64, True), (128, True), (256, True), (48, False), (200, False)):
         case = Case("big_bird", 9, block=block)
         assert (impl.why_not(problem, case.params, "cuda") is None) is fits
+
+
+PADDED_CASES = [
+    ("criss_cross", "cuda", (9, 67), {}),
+    ("local", "cuda", 61, {"window": 9}),
+    ("longformer", "cuda", 101, {"window": 11, "dilation": 3, "global_tokens": 7}),
+]
+
+
+def gradients_of_short_lines(
+    name: str, impl: str, size: Any, params: dict[str, Any]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Output and gradients of the GPU path and of the reference, float64."""
+    operator = operators()[name].load()
+    given, form = resolve(operator, params), operator.forms["core"]
+    sides = {"height": size[0], "width": size[1]} if isinstance(size, tuple) else {}
+    n = size[0] * size[1] if sides else size
+    problem = Problem(n, 64, heads=4, kv_heads=2 if operator.grouped else 4, dtype="float64", **sides)
+    inputs = form.make_inputs(problem, given, torch.Generator().manual_seed(0))
+    cotangent = torch.randn(problem.batch, 4, n, 16, generator=torch.Generator().manual_seed(1)).double()
+    calls = form.impls[impl].load(), form.reference
+    return tuple([*with_gradients(call, problem, given, inputs, cotangent).values()] for call in calls)  # type: ignore[return-value]
+
+
+@pytest.mark.usefixtures("listed_tiles_alone")
+@pytest.mark.parametrize(("name", "impl", "size", "params"), PADDED_CASES)
+def test_lines_padded_for_their_gradients_give_the_same(
+    name: str, impl: str, size: Any, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "_compiles_gradients", lambda q: True)
+    lengths = []
+    lengthened = windows._lengthened
+    monkeypatch.setattr(windows, "_lengthened", lambda q, k: lengths.append(lengthened(q, k)) or lengths[-1])
+    ours, reference = gradients_of_short_lines(name, impl, size, params)
+    assert any(lengths), "nothing was padded"
+    for a, b in zip(ours, reference, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("listed_tiles_alone")
+def test_padded_keys_that_are_not_hidden_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_compiles_gradients", lambda q: True)
+    monkeypatch.setattr(windows, "_lengthened_mask", lambda *_: None)
+    ours, reference = gradients_of_short_lines(*PADDED_CASES[0])
+    assert not torch.allclose(ours[0], reference[0])
+
+
+@pytest.mark.usefixtures("listed_tiles_alone")
+def test_padded_lines_are_asked_for_no_score_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = torch.randn(61, 67, generator=torch.Generator().manual_seed(0)).double()
+    q, k, v = (torch.randn(1, 2, n, 16, generator=torch.Generator().manual_seed(n)).double() for n in (61, 67, 67))
+
+    def biased(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return score + table[i, j]
+
+    plain = windows.attend(q, k, v, None, biased)
+    monkeypatch.setattr(windows, "_compiles_gradients", lambda q: True)
+    torch.testing.assert_close(windows.attend(q, k, v, None, biased), plain)
+    monkeypatch.setattr(windows, "_within", lambda mod, queries, keys: mod)
+    with pytest.raises(IndexError):
+        windows.attend(q, k, v, None, biased)
+
+
+def test_gradients_are_padded_where_they_were_wrong_alone() -> None:
+    seen_wrong, seen_right = (33, 61, 63, 67, 100, 127), (24, 32, 40, 48, 56, 64, 72, 96, 112, 120, 128, 129, 191, 437)
+    assert all(map(windows.wrong_gradients, seen_wrong))
+    assert not any(map(windows.wrong_gradients, seen_right))
