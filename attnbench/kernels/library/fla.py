@@ -42,7 +42,7 @@ def why_not_fla(problem: Problem, features: int, module: str = "simple_gla") -> 
         return f"flash-linear-attention's chunk kernels take at most {MAX_FEATURES} features, not {features}"
     reason = why_not(problem)
     if reason is None and not installed(f"fla.ops.{module}"):
-        return "flash-linear-attention is not installed: pip install flash-linear-attention"
+        return "flash-linear-attention is not installed: pip install fla-core"
     if reason is None and problem.dtype == "float32" and not _exact_in_float32(problem, module):
         return "flash-linear-attention's chunks multiply float32 in TF32, which torch's settings do not allow"
     return reason
