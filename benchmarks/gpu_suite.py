@@ -53,7 +53,7 @@ def main(words: Sequence[str]) -> int:
     args = parser.parse_args(words)
     # torch compiles in its own process: of those that it would start, one per core, there would be too many.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    # Each round is a fresh process, and FlashAttention-4 compiles for 4 to 9 seconds in each that finds nothing on disk.
+    # Each round is a fresh process; FlashAttention-4 compiles for 4 to 9 s in each that finds nothing on disk.
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
     end = time.monotonic() + args.limit
     until = time.monotonic() + BUILD_SHARE * args.limit
