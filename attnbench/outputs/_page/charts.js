@@ -22,14 +22,14 @@
   const times = (value) => (value >= 1e-3 && value < 0.1 ? String(Number(value.toPrecision(2))) : three(value)) + "×";
   const tick = (value, unit) => (unit === "×" ? times(value) : shown(value, unit)).replace(/\.0+(?=\D|$)/, "");
 
-  /** The ends of a logarithmic scale with some room, and its ticks: 1, 2 and 5 of each decade, of bytes powers of 2. */
+  /** The ends of a logarithmic scale with some room, and its ticks: 1, 2 and 5 of each decade, of bytes and ratios powers of 2. */
   const scale = (values, share, unit) => {
     const [least, most] = [Math.min(...values), Math.max(...values)];
     const pad = Math.max((most / least) ** share, 1.05);
     const domain = [least / pad, most * pad];
     const isBytes = unit === "bytes" || unit === "×";
     const [low, high] = domain.map((end) => (isBytes ? Math.log2(end) : Math.log10(end)));
-    const inner = isBytes ? [1] : high - low > 5 ? [1] : high - low > 2 ? [1, 3] : [1, 2, 5];
+    const inner = isBytes ? (unit === "×" && high - low < 3 ? [1, 1.5] : [1]) : high - low > 5 ? [1] : high - low > 2 ? [1, 3] : [1, 2, 5];
     const every = [];
     for (let k = Math.floor(low); k <= high; k++) inner.forEach((n) => every.push(Number((n * (isBytes ? 2 : 10) ** k).toPrecision(12))));
     const inside = every.filter((tick) => tick >= domain[0] && tick <= domain[1]);
