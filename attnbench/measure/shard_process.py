@@ -48,21 +48,21 @@ def measure(task: Task, stopped: Callable[[], bool] = lambda: False) -> int:
             code = _run(task, ("--resume", str(task.folder)), log, stopped)
             if code != USAGE:
                 return code
-            aside = _aside(task.folder)
+            aside = set_aside(task.folder)
             log.write(f"what cannot be continued here is set aside as {aside.name}; the shard begins anew\n".encode())
             log.flush()
-            os.replace(task.folder, aside)
         else:
             shutil.rmtree(task.folder, ignore_errors=True)
         new = ("--shard", str(task), "--out", str(task.folder))
         return _run(task, new, log, stopped)
 
 
-def _aside(folder: Path) -> Path:
-    """A name beside a folder that is not taken."""
+def set_aside(folder: Path) -> Path:
+    """Renames a folder to a name beside it that is not taken. Returns that."""
     number = 1
     while (place := folder.with_name(f"{folder.name}.aside-{number}")).exists():
         number += 1
+    os.replace(folder, place)
     return place
 
 

@@ -209,7 +209,7 @@ def _measured(task: Task, inputs: Mapping[str, bytes], begun: Mapping[str, bytes
         inputs: the suite and what it names, by path beside it.
         begun: what was measured of the shard before, by path in its folder.
 
-    Returns: the exit code, the run folder's files, and what was printed.
+    Returns: the exit code, the run folder's files, what was printed, and whether these are of a run begun anew.
     """
     import ray
 
@@ -224,30 +224,37 @@ def _measured(task: Task, inputs: Mapping[str, bytes], begun: Mapping[str, bytes
         suite = top / "inputs" / task.suite.name
         here = replace(task, suite=suite, folder=top / "run", log=top / "log.txt")
 
-        def stopped() -> bool:
-            # Without an answer nobody waits for this shard any more, or the desk is being started again.
-            with contextlib.suppress(ray.exceptions.RayError):
-                return bool(ray.get(desk.note.remote(task.number, node, units_done(here.folder)), timeout=CONNECT_S))
-            return False
+        answer = desk.note.remote(task.number, node, 0).future()
 
-        stopped()
+        def stopped() -> bool:
+            # Never waits: while a task waits for Ray, Ray gives its processor to another one.
+            nonlocal answer
+            if not answer.done():
+                return False
+            told = answer.exception() is None and answer.result()
+            answer = desk.note.remote(task.number, node, units_done(here.folder)).future()
+            return bool(told)
+
         code = shard_process.measure(here, stopped)
-        return code, _files(here.folder), _files(top, "log.txt").get("log.txt", b"")
+        anew = here.folder.with_name("run.aside-1").exists()
+        return code, _files(here.folder), _files(top, "log.txt").get("log.txt", b""), anew
 
 
 def _gathered(ref: Any, task: Task) -> News:
     """Stores what a task has brought back."""
     import ray
 
-    from attnbench.measure.shard_process import MEASURED
+    from attnbench.measure.shard_process import MEASURED, set_aside
     from attnbench.store.records import FILES, VISITS
 
     try:
-        code, content, printed = ray.get(ref)
+        code, content, printed, anew = ray.get(ref)
     except ray.exceptions.RayError as error:
         return News(task.number, "failed", reason=printable(described(error)))
     with files.storing(task.folder), task.log.open("ab") as log:
         log.write(printed)
+        if anew and task.folder.is_dir():
+            set_aside(task.folder)
     _put(task.folder, {name: content[name] for name in FILES if name in content})
     if code in MEASURED and VISITS in content:
         with files.storing(task.folder):
