@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.analysis.merge.parts import Part
 from attnbench.errors import BadInput
 from attnbench.store.records import ENVIRONMENT, SUITE
+from attnbench.store.shards import StoredShard
 from attnbench.units import quoted
 
 OF_THE_HOST = ("cpu", "cores")
@@ -32,7 +32,7 @@ def check_together(parts: Sequence[Part]) -> None:
 
 def _against(first: Part, other: Part) -> Iterator[str]:
     """What speaks against two parts in one run, the first reason of a kind each."""
-    differing_in = list(_suites_differ(first.suite, other.suite))
+    differing_in = [] if first.suite_text == other.suite_text else list(_suites_differ(first.suite, other.suite))
     if differing_in:
         yield (
             f"are of different suites: {differing_in[0]} ({SUITE}). Only runs of one suite are joined; they may differ "
@@ -110,14 +110,19 @@ def _codes_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> Iterato
 
 def _check_measured_once(parts: Sequence[Part]) -> None:
     """Raises BadInput where two parts hold the same shard, the same unit of it, or the very same measurement."""
-    for a, b in combinations(parts, 2):
-        if a.shard is None or b.shard is None or a.shard.of != b.shard.of:
+    holders: dict[tuple[int, str, int], tuple[Part, StoredShard]] = {}
+    for part in parts:
+        shard = part.shard
+        if shard is None:
             continue
-        both = sorted({*a.shard.units} & {*b.shard.units})
-        if both:
-            number = next(iter(sorted({*a.shard.numbers} & {*b.shard.numbers})), None)
-            what = f"shard {number}/{a.shard.of}" if number else f"the block {both[0][0]} in round {both[0][1]}"
-            raise BadInput(f"{a.folder} and {b.folder} both hold {what}: it was measured twice. Give one of the two.")
+        for block, round_number in shard.units:
+            other, its = holders.setdefault((shard.of, block, round_number), (part, shard))
+            if other is not part:
+                number = next(iter(sorted({*its.numbers} & {*shard.numbers})), None)
+                what = f"shard {number}/{shard.of}" if number else f"the block {block} in round {round_number}"
+                raise BadInput(
+                    f"{other.folder} and {part.folder} both hold {what}: it was measured twice. Give one of the two."
+                )
     seen: dict[tuple[Any, ...], Part] = {}
     for part in parts:
         for visit in part.visits:

@@ -308,7 +308,7 @@ def _provenance(place: _Place) -> list[dict[str, Any]]:
 def _suite_text(parts: Sequence[Part]) -> str:
     """The suite of all parts: as it is, or with the operators, impls and entries of the sweep of each."""
     data = plain(parts[0].suite)
-    if all(plain(part.suite) == data for part in parts):
+    if all(part.suite_text == parts[0].suite_text or plain(part.suite) == data for part in parts):
         return parts[0].suite_text if data == parts[0].suite else written(data)
     suites = [plain(part.suite) for part in parts]
     operators: dict[str, dict[str, list[Any]]] = {}

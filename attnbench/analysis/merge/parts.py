@@ -76,9 +76,12 @@ class Part:
 
     def samples(self) -> DataFrame:
         """samples.csv of its finished visits. Raises BadInput."""
-        from attnbench.store.frames import frame, read_samples
+        import pandas as pd
 
-        return read_samples(self.folder, frame(self.visits))
+        from attnbench.store.frames import read_samples
+
+        finished = [(visit.key, visit.round, visit.process, visit.part) for visit in self.visits]
+        return read_samples(self.folder, pd.DataFrame(finished, columns=["key", "round", "process", "part"]))
 
 
 def read_part(folder: Path) -> Part:
