@@ -18,11 +18,13 @@ from attnbench.measure import engines, fleet_folder
 from attnbench.measure.device import AUTO, HOST, device_names, device_of
 from attnbench.measure.engines import Connection, News, Pool, Task
 from attnbench.measure.fleet_folder import Facts, FleetFolder, units_of
-from attnbench.measure.open_run import default_folder
+from attnbench.measure.open_run import default_folder, refuse_other_code
 from attnbench.measure.shard_process import USAGE
 from attnbench.plan import suite as suites
 from attnbench.plan.blocks import blocks_of
+from attnbench.plan.measured_code import measured_code
 from attnbench.progress import Leased
+from attnbench.store.journal import stored_environment
 from attnbench.store.trusted_json import read_text
 from attnbench.units import count
 
@@ -233,6 +235,9 @@ def _continued(request: FleetRequest, suite: Suite, pool: Pool) -> FleetFolder:
         if given not in (None, stored):
             raise BadInput(f"{where}: {option} was {stored} and cannot be {given} now. Leave it out.")
     _check_most(facts.shards, request.engine, pool)
+    for folder in fleet.measured()[:1]:
+        code = measured_code(suite.operators_from)
+        refuse_other_code(request.resume, stored_environment(folder), {"code": code.stored()})
     return fleet
 
 

@@ -123,6 +123,7 @@ def create(path: Path, facts: Facts, inputs: Mapping[str, bytes]) -> FleetFolder
             raise BadInput(f"--out {path}: a link. Name a new folder, or the one that it leads to.")
         if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
             raise BadInput(f"--out {path}: is not empty. Name a new folder, or use --resume {path}.")
+        path.mkdir(parents=True, exist_ok=True)
         for name, content in inputs.items():
             place = path / INPUTS / name
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -160,7 +160,7 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
             f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
             "both. Continue it where it was started, or start a new run with --out."
         )
-    _refuse_other_code(folder, stored, facts)
+    refuse_other_code(folder, stored, facts)
     visits = journal.resume(folder)
     contracts = sorted({visit.contract for visit in visits.visits} - {plan.contract})
     if contracts:
@@ -190,7 +190,7 @@ def _other_contract(folder: Path, before: str, now: str) -> BadInput:
     )
 
 
-def _refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Raises BadInput where a stored run was begun with other measured code than there is now, or does not say."""
     before, now = MeasuredCode.of(stored), MeasuredCode.of(facts)
     if before is None or now is None:

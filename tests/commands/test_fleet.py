@@ -4,6 +4,7 @@ tests/fleet."""
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -227,6 +228,13 @@ def test_a_fleet_goes_on_with_what_it_was_begun_with(pool: Stored, suite: Path, 
         assert told in str(fleet(*words, "--resume", place).exception)
     with FleetFolder(place).locked():
         assert "another `attnbench fleet` is at work here" in str(fleet("--resume", place).exception)
+    environment = place / "shards" / "0001" / "environment.json"
+    stored = json.loads(environment.read_text())
+    stored["code"]["files"]["attnbench/units.py"] = "0" * 12
+    environment.write_text(json.dumps(stored))
+    refused = str(fleet("--resume", place).exception)
+    assert refused.startswith(f"--resume {place}: since the run was begun ")
+    assert "attnbench/units.py" in refused
     (place / "fleet.json").write_text('{"version": 2}')
     assert "fleet.json: not what attnbench" in str(fleet("--resume", place).exception)
 

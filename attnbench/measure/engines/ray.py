@@ -63,24 +63,23 @@ def connect(request: Connection) -> Iterator[Pool]:
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        if address is None:
-            ray.init(
-                address="local",
-                num_cpus=request.devices or host.usable_cores(),
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                **quiet,
-            )
-        else:
-            ray.init(address=address, **quiet)
+        try:
+            if address is None:
+                ray.init(
+                    address="local",
+                    num_cpus=request.devices or host.usable_cores(),
+                    include_dashboard=False,
+                    object_store_memory=STORE_BYTES,
+                    **quiet,
+                )
+            else:
+                ray.init(address=address, **quiet)
+        except Exception as error:  # Ray raises a plain Exception where a node is too busy to start
+            raise BadInput(f"--address {address or 'local'}: {described(error).rstrip('.')}. {ADDRESS_HELP}.") from None
         interrupts.heed()  # Ray has handlers of its own for SIGTERM
         pool = Pool(request, options)
         _check_devices(request, address, pool)
         yield pool
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if ray.is_initialized():
-            raise
-        raise BadInput(f"--address {address or 'local'}: {described(error).rstrip('.')}. {ADDRESS_HELP}.") from None
     finally:
         ray.shutdown()
 
