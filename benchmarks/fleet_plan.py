@@ -1,11 +1,11 @@
 """What a fleet of a thousand GPUs would take and where it would break: the numbers of docs/fleet.md.
 
-    python -m benchmarks.fleet_plan [--check] [--ray]
+    python -m benchmarks.fleet_plan [PART…]
 
-Between the markers of the page stand: bytes of stored runs; a simulation of the scheduler's side, 10⁵ units (blocks in
-one round each) on 1000 devices that fail, dealt into fewer or more shards; and what this machine's own side takes for
-each shard, by fleets whose shards are measured already: the bookkeeping, joining, and with --ray tasks through Ray.
-Units are drawn from what blocks took in stored runs. --check: the simulation alone, held against the page.
+Between the markers of the page stand its parts. scheduler: a simulation of 10⁵ units (blocks in one round each), drawn
+from what blocks took in stored runs, on 1000 devices that fail, dealt into fewer or more shards. bytes: of stored runs.
+own-side: what a fleet itself takes for each shard, where all are measured already, and joining them. ray: the same
+through Ray, on this machine.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import gzip
 import heapq
 import json
 import random
-import re
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -276,37 +274,35 @@ def through_ray(tasks: int = 300) -> str:
     )
 
 
-def main() -> int:
+def simulated(start_s: float) -> str:
+    runs = sorted(REFERENCE.glob("h100-*"))
+    units = durations(runs)
+    mean = (
+        f"A unit takes {units.mean_s:.1f} s and its check {units.check_s:.1f} s on average ({len(units.units)} units "
+        f"of {len(runs)} runs on one H100); a shard takes {start_s:g} s to start."
+    )
+    return f"{mean}\n\n{scheduler(units, start_s)}"
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("parts", nargs="*", default=["scheduler", "bytes", "own-side"], help="and: ray")
     parser.add_argument("--shards", type=int, nargs="+", default=[100, 300], help="of fleets measured before")
     parser.add_argument("--start", type=float, default=20.0, help="seconds that a shard takes beside checks and rounds")
     options = parser.parse_args()
-    units = durations([REFERENCE / "h100-first", REFERENCE / "h100-prefill"])
-    mean = (
-        f"A unit takes {units.mean_s:.1f} s and its check {units.check_s:.1f} s on average ({len(units.units)} units "
-        f"of two runs on one H100); a shard takes {options.start:g} s to start."
-    )
-    parts = {"scheduler": f"{mean}\n\n{scheduler(units, options.start)}", "bytes": stored_bytes()}
-    if not options.check:
-        parts["own side"] = own_side(options.shards)
-    if options.ray:
-        parts["ray"] = through_ray()
+    makers = {
+        "scheduler": lambda: simulated(options.start),
+        "bytes": stored_bytes,
+        "own-side": lambda: own_side(options.shards),
+        "ray": through_ray,
+    }
+    made = {name: makers[name]() for name in options.parts}
     text = PAGE.read_text(encoding="utf-8")
-    new = text
-    for name, made in parts.items():
-        new = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda match, made=made: f"{match[1]}{made}\n{match[2]}",
-            new,
-            flags=re.DOTALL,
-        )
-    if options.check:
-        return int(new != text)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    for name, content in made.items():
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n{content}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
