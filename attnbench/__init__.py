@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attnbench.api.estimates import estimate
     from attnbench.api.fits import fit
     from attnbench.api.measuring import run
+    from attnbench.api.merging import merge
     from attnbench.api.stored_run import StoredRun, load
     from attnbench.errors import BadInput
 
@@ -30,6 +31,7 @@ __all__ = [
     "estimate",
     "fit",
     "load",
+    "merge",
     "run",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "estimate": "attnbench.api.estimates",
     "fit": "attnbench.api.fits",
     "load": "attnbench.api.stored_run",
+    "merge": "attnbench.api.merging",
     "run": "attnbench.api.measuring",
 }
 """By name, the module that has it."""

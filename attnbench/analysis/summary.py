@@ -21,6 +21,7 @@ from attnbench.problem import operator_with_impl
 from attnbench.properties import FORMS
 from attnbench.registry import metrics as every_metric
 from attnbench.registry import placed_metrics
+from attnbench.store.shards import StoredShard
 from attnbench.units import quoted, separated, suggestion
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ class Summary:
         beside: what an answer names beside the metric that decides: memory, and errors against softmax attention.
         sort: what orders the rows of the answer, of `answer.SORTS`.
         contract: what the times mean (`plan.settings`); empty where nothing was measured.
+        devices: the anonymous ids of those that measured, of one model; none: not stored.
+        shard: which part of its suite the run is; None: the whole.
     """
 
     name: str
@@ -160,6 +163,8 @@ class Summary:
     beside: tuple[Quantity, ...] = ()
     sort: str = USE
     contract: str = ""
+    devices: tuple[str, ...] = ()
+    shard: StoredShard | None = None
 
     def properties_of(self, panel: Panel, series: Series) -> Mapping[str, bool]:
         """By name, which of `attnbench.properties.PROPERTIES` a series has in the panel's form; what the run's version
@@ -275,6 +280,8 @@ def summarise(
         beside=tuple(_beside(run, measured)),
         sort=sort,
         contract=next(iter(run.visits["contract"]), ""),
+        devices=tuple(each for each in dict.fromkeys(run.visits.get("device_id", ())) if each),
+        shard=StoredShard.of_run(run.environment),
     )
 
 

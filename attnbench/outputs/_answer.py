@@ -148,8 +148,15 @@ def view_of(answer: Answer, summary: Summary, most_rows: int, *, whole: bool = F
         sentences=tuple(_sentence(group, common) for group in shown),
         tables=tuple(_table(table, answer, common, _rows(table, most_rows)) for table in tables),
         left_out=_left_out(summary, answer, panels, tables, most_rows),
-        notes=(*_unknown(tables), *untried_exact(summary)),
+        notes=(*_part(summary), *_unknown(tables), *untried_exact(summary)),
     )
+
+
+def _part(summary: Summary) -> Iterator[str]:
+    """That a run is not the whole of its suite."""
+    if summary.shard is not None:
+        units = f"{len(summary.shard.units)} of {count(summary.shard.dealt, 'unit')}"
+        yield f"This is shard {summary.shard} of the suite, {units}; attnbench merge joins it with the others."
 
 
 def _rows(table: Modes, most: int) -> Sequence[Row]:
@@ -181,14 +188,15 @@ UNSAID = ("device",)
 
 
 def _heading(summary: Summary, answer: Answer, common: Mapping[str, str]) -> str:
-    """`On this CPU (AMD EPYC, 1 thread), by wall time: scope core, float32, batch 1`."""
+    """`On this CPU (AMD EPYC, 1 thread), by wall time: scope core, float32, batch 1`; `On 4 GPUs (…)`."""
     device = common.get("device", "")
     kind = _kind(device, summary.environment)
     name = machine(summary.environment)
     mode = f", {MODES.get(common['mode'], common['mode'])}" if "mode" in common else ""
     facts = [text for fact, text in common.items() if fact not in (*UNSAID, "mode") and text != "scope core"]
     by = "" if answer.metric == "wall time" else f", by {answer.metric}"
-    return f"On this {kind}{f' ({name})' if name else ''}{mode}{by}: {', '.join(facts)}"
+    where = f"this {kind}" if len(summary.devices) < 2 else count(len(summary.devices), kind)
+    return f"On {where}{f' ({name})' if name else ''}{mode}{by}: {', '.join(facts)}"
 
 
 def _kind(device: str, environment: Mapping[str, Any]) -> str:

@@ -115,7 +115,7 @@ def machine(summary: Summary) -> dict[str, Any]:
     """The facts of machine and software that figures depend on."""
     environment = summary.environment
     packages, gpu = environment.get("packages"), environment.get("gpu")
-    facts = _plain(environment, _FACTS)
+    facts = _plain(environment, _FACTS) | ({"device_ids": list(summary.devices)} if summary.devices else {})
     if isinstance(packages, Mapping):
         facts["packages"] = {name: each for name, each in packages.items() if _VERSION.fullmatch(str(each))}
     if isinstance(gpu, Mapping):

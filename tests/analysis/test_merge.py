@@ -17,6 +17,8 @@ from attnbench.analysis.merge.writing import write
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import summarise
 from attnbench.errors import BadInput
+from attnbench.outputs._answer import view
+from attnbench.outputs._export import machine
 from attnbench.problem import Cell, block_of
 from attnbench.store import privacy
 from attnbench.store.records import ENVIRONMENT, SAMPLES, SEARCH, SUITE, VISITS, Sample, Visit
@@ -114,7 +116,11 @@ def test_shards_are_the_run_that_they_are_parts_of(tmp_path: Path) -> None:
     assert [part["facts"]["device_id"] for part in run.environment["parts"]] == ["b1", "b2", "b3"]
     assert "device_id" not in run.environment, "there is not one"
     assert "shard" not in run.environment
-    assert summarise(run).panels
+    summary = summarise(run)
+    shown = view(summary)
+    assert shown is not None
+    assert shown.heading.startswith("On 3 CPUs (AMD EPYC, 1 thread)")
+    assert machine(summary)["device_ids"] == ["b1", "b2", "b3"]
 
 
 def test_a_shard_with_another_figure_does_not_pass_for_the_same(tmp_path: Path) -> None:
@@ -150,6 +156,9 @@ def test_what_is_missing_is_named_and_can_be_joined_later(tmp_path: Path) -> Non
         join([one, three])
     part = joined(tmp_path, [one, three], partial=True, name="part")
     assert StoredShard.of_run(part.environment).numbers == (1, 3)  # type: ignore[union-attr]
+    shown = view(summarise(part))
+    assert shown is not None
+    assert shown.notes[0].startswith("This is shard 1/3, 3/3 of the suite, 3 of 4 units;")
     late, all_at_once = joined(tmp_path, [two, part.folder]), joined(tmp_path, [one, two, three], name="at once")
     for run in (late, all_at_once):
         assert [each["shard"] for each in run.environment["parts"]] != []
