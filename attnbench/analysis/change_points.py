@@ -1,14 +1,19 @@
 """Where the level of a figure changes from run to run, in many tracks at once.
 
-Model of a track: level of its segment + noise, independent from run to run. The segments are those of the least sum of
-squares, in units of the noise, plus a penalty for each change: optimal partitioning (Jackson et al. 2005, "An algorithm
-for optimal partitioning of data on an interval", IEEE Signal Processing Letters 12; PELT, Killick, Fearnhead and Eckley
-2012, https://doi.org/10.1080/01621459.2012.737745, is its pruned form). It finds a change and its taking back together,
-which splitting in two again and again does not.
+Model of a track: level of its segment + noise. The segments are those of the least sum of squares, in units of the
+noise, plus a penalty for each change: optimal partitioning (Jackson et al. 2005, "An algorithm for optimal partitioning
+of data on an interval", IEEE Signal Processing Letters 12; PELT, Killick, Fearnhead and Eckley 2012,
+https://doi.org/10.1080/01621459.2012.737745, is its pruned form). It finds a change and its taking back together, which
+splitting in two again and again does not.
+
+Outliers: what lies more than CLIPPED noises from the median of its neighbours is taken to lie just there (Hampel 1974,
+"The Influence Curve and its Role in Robust Estimation", JASA 69), so that a bad night is no level.
 
 Noise: half the mean square of successive differences (von Neumann et al. 1941, "The Mean Square Successive Difference",
 Annals of Mathematical Statistics 12), moderated by that of the other tracks (`interval.moderate`). A change of level is
-in one difference alone; once it is found, that one is left out, and all is looked for again.
+in one difference alone; once it is found, that one is left out, and all is looked for again. Where the luck of a track
+follows itself, which differences of runs two apart show in the median track, noise is that of means of a first-order
+autoregression: (1 + φ) / (1 − φ)² as much.
 
 Penalty: the squared quantile of t at FALSE_ALARMS over all tracks and all places (Bonferroni): one change more is
 taken where it says more than any of all those places does by chance in one history of a hundred. Changes by less than
@@ -18,7 +23,7 @@ LEAST are none, however sure.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,14 +34,20 @@ from attnbench.analysis.distributions import t_quantile
 from attnbench.analysis.moderation import moderate
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 FALSE_ALARMS = 0.01
 """The share of histories without any change in which one is marked, where runs vary independently."""
 
-FEWEST_RUNS = 2
-"""Of a segment: what one run alone has is not told from a bad night."""
+FEWEST_RUNS = 3
+"""Of a segment: two bad nights are no level; heavy tails have twice as many false alarms with two."""
 
 PASSES = 3
+
+CLIPPED, NEIGHBOURS = 2.5, 2
+"""How far a figure may lie from the median of it and so many on either side, in standard deviations."""
+
+MOST_FOLLOWING = 0.9
 
 LEAST = math.log(1.025)
 """Half of the change of 5 % that a comparison looks for."""
@@ -65,33 +76,71 @@ def change_points(tracks: Sequence[Floats]) -> list[list[ChangePoint]]:
     Args:
         tracks: logs of a figure by time, [runs] each; those with fewer than twice FEWEST_RUNS have none.
     """
-    searched = [i for i, track in enumerate(tracks) if len(track) >= 2 * FEWEST_RUNS]
     changes: list[list[ChangePoint]] = [[] for _ in tracks]
+    searched = [i for i, track in enumerate(tracks) if len(track) >= 2 * FEWEST_RUNS]
     if not searched:
         return changes
+    clipped = dict(zip(searched, _clipped([tracks[i] for i in searched]), strict=True))
     places = sum(len(tracks[i]) - 2 * FEWEST_RUNS + 1 for i in searched)
     for _ in range(PASSES):
-        variances, freedoms = _noise([tracks[i] for i in searched], [changes[i] for i in searched])
-        for i, variance, freedom in zip(searched, variances.tolist(), freedoms.tolist(), strict=True):
-            quantile = t_quantile(freedom, 1 - FALSE_ALARMS / places)
-            changes[i] = _changes(tracks[i], math.sqrt(variance), quantile)
+        variances, freedoms = _noise([clipped[i] for i in searched], [changes[i] for i in searched])
+        quantiles = [t_quantile(freedom, 1 - FALSE_ALARMS / places) for freedom in freedoms.tolist()]
+        bounds = dict(zip(searched, (np.sqrt(variances) * quantiles).tolist(), strict=True))
+        found = dict(_partitions(clipped, bounds))
+        before = [[change.at for change in changes[i]] for i in searched]
+        for i in searched:
+            changes[i] = _changes(clipped[i], found[i], bounds[i])
+        if before == [[change.at for change in changes[i]] for i in searched]:
+            break
     return changes
 
 
+def _clipped(tracks: Sequence[Floats]) -> list[Floats]:
+    """The tracks without outliers."""
+    spreads = np.array([float(np.median(np.abs(np.diff(track)))) / (0.6745 * math.sqrt(2)) for track in tracks])
+    spreads = np.maximum(spreads, np.median(spreads))  # of few runs it may be anything
+    clipped = []
+    for track, spread in zip(tracks, spreads.tolist(), strict=True):
+        padded = np.pad(track, NEIGHBOURS, constant_values=np.nan)
+        middle = medians(np.lib.stride_tricks.sliding_window_view(padded, 2 * NEIGHBOURS + 1), axis=1)
+        low, high = middle - CLIPPED * spread, middle + CLIPPED * spread
+        clipped.append(np.asarray(np.clip(track, low, high), dtype=np.float64))
+    return clipped
+
+
 def _noise(tracks: Sequence[Floats], changes: Sequence[Sequence[ChangePoint]]) -> tuple[Floats, Floats]:
-    """The moderated variance of a run of each track, and its degrees of freedom. changes: found so far."""
-    differences = [
-        np.delete(np.diff(track), [change.at - 1 for change in those])
-        for track, those in zip(tracks, changes, strict=True)
+    """The variance of a run of each track, as means of many see it, and its degrees of freedom. changes: so far."""
+    steps = [_steps(track, those, 1) for track, those in zip(tracks, changes, strict=True)]
+    squares = np.array([float(np.mean(each**2)) / 2 for each in steps])
+    counts = np.array([len(each) for each in steps], dtype=np.float64)
+    variances, freedoms = moderate(squares, 2 * counts**2 / (3 * counts - 1))
+    if not (variances > 0).all():
+        return variances, freedoms
+    ratios = [
+        float(np.mean(two**2) / np.mean(one**2)) - 1
+        for track, those, one in zip(tracks, changes, steps, strict=True)
+        if len(two := _steps(track, those, 2)) and one.any()
     ]
-    squares = np.array([float(np.mean(each**2)) / 2 for each in differences])
-    counts = np.array([len(each) for each in differences], dtype=np.float64)
-    return moderate(squares, 2 * counts**2 / (3 * counts - 1))
+    follows = min(max(float(np.median(ratios)), 0.0), MOST_FOLLOWING) if ratios else 0.0
+    return np.asarray(variances * (1 + follows) / (1 - follows) ** 2, dtype=np.float64), freedoms
 
 
-def _changes(track: Floats, noise: float, quantile: float) -> list[ChangePoint]:
-    """Those of one track. noise: the standard deviation of a run; 0: the figures of all tracks repeat exactly."""
-    ends = _partition(track, (quantile * noise) ** 2)
+def _steps(track: Floats, changes: Sequence[ChangePoint], apart: int) -> Floats:
+    """The differences of runs so far apart between which no change lies."""
+    level = np.zeros(len(track))
+    for change in changes:
+        level[change.at :] += 1
+    steps: Floats = (track[apart:] - track[:-apart])[level[apart:] == level[:-apart]]
+    return steps
+
+
+def _changes(track: Floats, ends: list[int], bound: float) -> list[ChangePoint]:
+    """Those of one track.
+
+    Args:
+        ends: where its segments but the first begin.
+        bound: the half width of the mean of one run, which a change is held to.
+    """
     while True:
         segments = [track[a:b] for a, b in zip([0, *ends], [*ends, len(track)], strict=True)]
         levels = [float(segment.mean()) for segment in segments]
@@ -102,26 +151,44 @@ def _changes(track: Floats, noise: float, quantile: float) -> list[ChangePoint]:
         del ends[min(small, key=lambda i: abs(steps[i]))]
     counts = [len(segment) for segment in segments]
     return [
-        ChangePoint(end, step, quantile * noise * math.sqrt(1 / a + 1 / b), (a, b))
-        for end, step, a, b in zip(ends, steps, counts, counts[1:], strict=False)
+        ChangePoint(end, step, bound * math.sqrt(1 / a + 1 / b), (a, b))
+        for end, step, (a, b) in zip(ends, steps, pairwise(counts), strict=True)
     ]
 
 
-def _partition(track: Floats, penalty: float) -> list[int]:
-    """Where the segments but the first begin that have the least sum of squares around their means and penalties."""
-    count = len(track)
-    centred = track - track.mean()
-    sums, squares = (np.concatenate([[0.0], np.cumsum(x)]) for x in (centred, centred**2))
-    costs, begins = np.full(count + 1, np.inf), np.zeros(count + 1, dtype=np.int64)
-    costs[0] = 0.0
+def _partitions(tracks: Mapping[int, Floats], bounds: Mapping[int, float]) -> Iterator[tuple[int, list[int]]]:
+    """By the position of a track, where its segments but the first begin. bounds: the roots of the penalties."""
+    by_length: dict[int, list[int]] = {}
+    for i, track in tracks.items():
+        by_length.setdefault(len(track), []).append(i)
+    for alike in by_length.values():
+        penalties = np.array([bounds[i] for i in alike]) ** 2
+        yield from zip(alike, _partition(np.stack([tracks[i] for i in alike]), penalties), strict=True)
+
+
+def _partition(tracks: Floats, penalties: Floats) -> list[list[int]]:
+    """The segments with the least sum of squares around their means and penalties. tracks: [tracks, runs]."""
+    number, count = tracks.shape
+    centred = tracks - tracks.mean(axis=1, keepdims=True)
+    sums, squares = (np.pad(np.cumsum(x, axis=1), ((0, 0), (1, 0))) for x in (centred, centred**2))
+    costs, begins = np.full((number, count + 1), np.inf), np.zeros((number, count + 1), dtype=np.int64)
+    costs[:, 0] = 0.0
+    rows = np.arange(number)
     for end in range(FEWEST_RUNS, count + 1):
-        starts = np.arange(end - FEWEST_RUNS + 1)
-        within = squares[end] - squares[starts] - (sums[end] - sums[starts]) ** 2 / (end - starts)
-        totals = costs[starts] + within + np.where(starts > 0, penalty, 0.0)
-        begins[end] = int(np.argmin(totals))
-        costs[end] = totals[begins[end]]
+        last = end - FEWEST_RUNS + 1
+        within = squares[:, end, None] - squares[:, :last]
+        within -= (sums[:, end, None] - sums[:, :last]) ** 2 / (end - np.arange(last))
+        totals = costs[:, :last] + within
+        totals[:, 1:] += penalties[:, None]
+        begins[:, end] = np.argmin(totals, axis=1)
+        costs[:, end] = totals[rows, begins[:, end]]
+    return [_ends(begins[row]) for row in range(number)]
+
+
+def _ends(begins: Indices) -> list[int]:
+    """Where the segments but the first begin. begins: of the best last segment that ends before each run."""
     ends: list[int] = []
-    at = int(begins[count])
+    at = int(begins[-1])
     while at:
         ends.insert(0, at)
         at = int(begins[at])

@@ -155,8 +155,8 @@ def searched_text(each: Searched) -> str:
     text = "no unpaired changes looked for"
     if each.tracks:
         text = (
-            f"unpaired changes looked for in {count(each.tracks, 'cell')}; of histories without any at most "
-            f"{percent(FALSE_ALARMS)} show one, where runs vary independently"
+            f"unpaired changes looked for in {count(each.tracks, 'cell')}, at {FALSE_ALARMS:.0%} for a false one in "
+            "any of them"
         )
     if each.short:
         text += f"; not in {each.short}, of fewer than {2 * FEWEST_RUNS} runs in the same circumstances"

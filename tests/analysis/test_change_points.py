@@ -25,13 +25,29 @@ def test_a_change_and_its_taking_back_are_found_where_they_are() -> None:
     assert not any(found[:3] + found[4:])
 
 
-def test_the_newest_run_alone_is_no_change_and_two_are() -> None:
+def test_the_newest_run_alone_is_no_change_and_three_are() -> None:
     tracks = noise(20, 20)
     tracks[5, -1] += 0.3
-    tracks[6, -2:] += 0.3
+    tracks[6, -3:] += 0.3
     found = change_points(list(tracks))
-    assert [each.at for each in found[6]] == [18]
+    assert [each.at for each in found[6]] == [17]
     assert not any(found[:6])
+
+
+def test_single_bad_runs_are_no_changes_however_bad() -> None:
+    tracks = noise(20, 20)
+    tracks[2, [4, 9, 15]] += 5.0
+    assert not any(change_points(list(tracks)))
+
+
+def test_luck_that_follows_itself_is_no_change() -> None:
+    luck = noise(40, 30)
+    for run in range(1, 30):
+        luck[:, run] = 0.5 * luck[:, run - 1] + 0.87 * luck[:, run]
+    assert sum(map(bool, change_points(list(luck)))) <= 1
+    shuffled = [RNG.permutation(track) for track in luck]
+    shuffled[3][15:] += 0.12
+    assert [len(each) for each in change_points(shuffled)][3] == 1, "the negative control: independent, it is found"
 
 
 def test_a_change_too_small_to_matter_is_none_however_sure() -> None:
@@ -43,7 +59,7 @@ def test_a_change_too_small_to_matter_is_none_however_sure() -> None:
 
 def test_tracks_that_repeat_exactly_and_short_ones_have_none() -> None:
     assert change_points([np.zeros(9), np.ones(9)]) == [[], []]
-    assert change_points([np.array([0.0, 0.5, 0.0])]) == [[]]
+    assert change_points([np.array([0.0, 0.0, 0.5, 0.5, 0.5])]) == [[]]
     assert change_points([]) == []
 
 
