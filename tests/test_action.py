@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -54,7 +55,7 @@ def test_the_step_passes_an_unchanged_tree_and_finds_a_lost_complexity(repositor
     command = f'{shlex.join(lean())} "$@"'
     inputs = {"suite": "own.yaml", "base": "HEAD", "tier": "0"}
     status, code, summary, printed = gate_step(repository, command, **inputs)
-    assert (status, code) == (0, "code=0\n"), printed
+    assert (status, code) == (0, "code=0\nsarif=attnbench-gate/gate.sarif\n"), printed
     assert "pass" in summary
     out = (repository / "attnbench-gate").rename(repository / "stored")
     assert only((out / "gate.json").read_text())["measured"] == 6
@@ -64,15 +65,17 @@ def test_the_step_passes_an_unchanged_tree_and_finds_a_lost_complexity(repositor
     shutil.rmtree(repository / "attnbench-gate")
     plant(repository)
     status, code, summary, printed = gate_step(repository, command, **inputs)
-    assert (status, code) == (1, "code=1\n"), printed
+    assert (status, code) == (1, "code=1\nsarif=attnbench-gate/gate.sarif\n"), printed
     assert "decayed" in summary
     assert "MORE" in summary
     out = repository / "attnbench-gate"
-    assert {"gate.json", "junit.xml", "base", "head"} <= {path.name for path in out.iterdir()}
+    assert {"gate.json", "junit.xml", "gate.sarif", "base", "head"} <= {path.name for path in out.iterdir()}
     findings = only((out / "gate.json").read_text())["findings"]
     failing = [(f["name"].split()[0], f["metric"]) for f in findings if f["regression"]]
     assert ("decayed", "peak_memory") in failing
     assert {name.split(":")[0] for name, _ in failing} == {"decayed"}
+    (log,) = json.loads((out / "gate.sarif").read_text())["runs"]
+    assert sum(result["level"] == "error" for result in log["results"]) == len(failing)
     assert int(ElementTree.parse(out / "junit.xml").getroot().attrib["failures"]) == len(failing)
     assert git(repository, "worktree", "list").count("\n") == 1
 

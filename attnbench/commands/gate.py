@@ -35,6 +35,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here as well.")] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write SARIF here as well, for code scanning.")] = None,
     form: Annotated[str, format_option("comparisons", "How the decision is printed.")] = "table",
 ) -> None:
     """Decide whether a change makes anything worse, for CI.
@@ -60,10 +61,9 @@ def command(
 
     if (base is None) == (against is None):
         raise BadInput("the gate needs --base REV (a git revision) or --against RUN (a stored run), one of the two.")
-    if report is not None:
-        files.check_place(report, "--report")
-    if junit is not None:
-        files.check_place(junit, "--junit")
+    for option, place in {"--report": report, "--junit": junit, "--sarif": sarif}.items():
+        if place is not None:
+            files.check_place(place, option)
     only = (operator or (), impl or ())
     request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, out)
     with progress() as shown:
@@ -73,18 +73,21 @@ def command(
             assert base is not None
             comparison, folder = between_revisions(request, base, head, shown)
     store(folder, comparison)
-    _write(comparison, report, junit)
+    _write(comparison, report, junit, sarif)
     formats.show("comparisons", [comparison], form)
     print(f"{folder}", file=sys.stderr)
     raise typer.Exit(comparison.exit_code)
 
 
-def _write(comparison: Comparison, report: Path | None, junit: Path | None) -> None:
+def _write(comparison: Comparison, report: Path | None, junit: Path | None, sarif: Path | None) -> None:
     """The files beside the folder. report: Markdown is added to it."""
     from attnbench.outputs import junit as xml
     from attnbench.outputs import markdown
+    from attnbench.outputs import sarif as alerts
 
     if report is not None:
         files.write_named(report, markdown.comparisons([comparison]), append=True)
     if junit is not None:
         files.write_named(junit, xml.comparisons([comparison]))
+    if sarif is not None:
+        files.write_named(sarif, alerts.comparisons([comparison]))

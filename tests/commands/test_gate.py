@@ -133,7 +133,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     git(root, "add", "--all")
     done = in_this_process(
         root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "3", "--out", "r", "--report", "summary.md",
-        "--junit", "junit.xml",
+        "--junit", "junit.xml", "--sarif", "gate.sarif",
     )  # fmt: skip
     assert (root / "r" / "gate.json").is_file(), done.stderr
     return Judged(root, done, only((root / "r" / "gate.json").read_text()))
@@ -158,6 +158,19 @@ def test_a_summary_and_a_junit_file_say_what_fails(judged: Judged) -> None:
     assert "MORE" in (judged.root / "summary.md").read_text()
     suite = ElementTree.parse(judged.root / "junit.xml").getroot()
     assert int(suite.attrib["failures"]) == sum(f["regression"] for f in judged.comparison["findings"])
+
+
+def test_a_file_for_code_scanning_says_what_fails_at_the_operators_file(judged: Judged) -> None:
+    (log,) = json.loads((judged.root / "gate.sarif").read_text())["runs"]
+    errors = [result for result in log["results"] if result["level"] == "error"]
+    assert len(errors) == sum(f["regression"] for f in judged.comparison["findings"]) > 0
+    places = {
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for result in errors
+        if result["properties"]["metric"] != "kernel"
+    }
+    assert "operators/cloning.py" in places
+    assert log["invocations"][0]["exitCode"] == 1
 
 
 @pytest.mark.slow

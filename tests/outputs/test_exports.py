@@ -147,6 +147,24 @@ def read_back(summary: Summary) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(parquet.run(summary)))
 
 
+def test_duckdb_reads_the_table_with_its_types(ci: Summary, tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="the extra 'history' is not installed")
+    file = tmp_path / "run.parquet"
+    file.write_bytes(parquet.run(ci))
+    with duckdb.connect(":memory:") as connection:
+        described = "SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM read_parquet($f))"
+        kinds = dict(connection.execute(described, {"f": str(file)}).fetchall())
+        rows = connection.execute(
+            "SELECT key, metric, value FROM read_parquet($f) WHERE value IS NOT NULL", {"f": str(file)}
+        ).fetchall()
+    words = {"string": "VARCHAR", "Int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN"}
+    assert kinds == {name: words[kind] for name, kind in parquet.COLUMNS.items()}
+    figures = {(each.benchmark, each.quantity.name): each.figure.value for each in measurements(ci)}
+    assert {(key, metric): value for key, metric, value in rows} == {
+        place: value for place, value in figures.items() if value is not None
+    }
+
+
 @pytest.fixture(scope="module")
 def ci() -> Summary:
     return summarise(read_run(REFERENCE / "ci"))
