@@ -108,7 +108,8 @@ class TimeLeft:
     def _share(self, cell: Cell) -> float:
         """Of the timed rounds, those that visit a cell."""
         plan = self.budget.plan
-        return len(plan.rounds_of(cell)) / plan.measure.rounds
+        rounds = plan.measure.rounds  # none where only the check is made
+        return len(plan.rounds_of(cell)) / rounds if rounds else 1.0
 
     def seconds(self) -> float | None:
         """All that is left, up to the next look; None: nobody knows."""
