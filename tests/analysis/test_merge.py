@@ -102,6 +102,7 @@ def exact(run: Run) -> dict[str, tuple[Any, ...]]:
 
 def test_shards_are_the_run_that_they_are_parts_of(tmp_path: Path) -> None:
     whole = read_run(stored(tmp_path / "whole"))
+    assert len(join(shards(tmp_path)).notes) == 1, "two rounds of each block are on two devices"
     run = joined(tmp_path, shards(tmp_path))
     assert exact(run) == exact(whole)
     assert run.suite_text == whole.suite_text
@@ -136,6 +137,7 @@ def test_a_shard_with_another_figure_does_not_pass_for_the_same(tmp_path: Path) 
 def test_runs_of_different_operators_are_joined_round_after_round(tmp_path: Path) -> None:
     """Which `show A B` refuses to do."""
     parts = [stored(tmp_path / "a"), stored(tmp_path / "b", ("softmax", "fnet"), "a2", started="2026-01-02")]
+    assert any("how the devices differ is not known" in note for note in join(parts).notes)
     run = joined(tmp_path, parts)
     rounds = run.visits[run.visits["round"] > 0]
     by_operator = {name: sorted(set(group["round"])) for name, group in rounds.groupby("operator")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +88,8 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
     moved = [place.moved(visit) for place in places for visit in place.part.visits]
     visits, contradictions = _visits(moved)
     environment = _environment(places, groups, bool(missing))
-    notes = (_joined_note(parts, environment), *_differences(parts), *contradictions, *missing)
+    unlike = (*_differences(parts), *_unknown_differences(visits))
+    notes = (_joined_note(parts, environment), *unlike, *contradictions, *missing)
     return Joined(visits, _samples(places), environment, _suite_text(parts), notes)
 
 
@@ -351,6 +353,20 @@ def _joined_note(parts: Sequence[Part], environment: Mapping[str, Any]) -> str:
     devices = {visit.device_id for part in parts for visit in part.visits}
     model = environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "unknown"
     return f"joined: {' and '.join(what)}, measured on {count(len(devices), 'device')} ({model})"
+
+
+def _unknown_differences(visits: Sequence[Visit]) -> list[str]:
+    """That nothing is known of how devices differ, where no two cells of a block were both measured on several."""
+    devices: dict[str, set[str]] = {}
+    for visit in visits:
+        if visit.round and visit.status == "ok":
+            devices.setdefault(visit.key, set()).add(visit.device_id)
+    blocks = Counter(block_of(key) for key, ids in devices.items() if len(ids) > 1)
+    if len(set().union(*devices.values())) < 2 or max(blocks.values(), default=0) > 1:
+        return []
+    return [
+        "how the devices differ is not known: no two cells of a block were both measured on several; not in intervals"
+    ]
 
 
 _TOLD = ("kernel_release", "commit", "cpu", "cores", "governor", "gpu.driver", "gpu.power_limit_w")
