@@ -155,7 +155,7 @@ def timing_of(paper: Paper, claim: Claim, cell_of: CellOf, runs: Sequence[Stored
     """
     orders = {
         name: [
-            Number("1", f"({larger}) / ({smaller})", f"{larger} / {smaller}", at_least=True)
+            Number("1", f"({larger}) / ({smaller})", f"{larger} over {smaller}", at_least=True)
             for rank, following in pairwise(ranks)
             for larger, smaller in product(rank, following)
         ]

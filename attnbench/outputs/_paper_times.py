@@ -160,7 +160,7 @@ def _told(measured: Measured, result: Result) -> str:
 def _brief(name: str) -> str:
     """Of an expression over another what differs between them, without the name of the figure."""
     brief = name.replace(".time", "")
-    larger, _, smaller = brief.rpartition(" / ") if brief.count(" / ") == 1 else (brief, "", "")
+    larger, _, smaller = brief.partition(" over ")
     for argument in set(_ARGUMENT.findall(larger)) & set(_ARGUMENT.findall(smaller)):
         brief = brief.replace(argument, "")
     return re.sub(r"\(,? *(, *)*", "(", re.sub(r"(, *)+\)", ")", brief)).replace("()", "").replace("'", "")
