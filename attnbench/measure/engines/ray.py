@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from attnbench.units import count, quoted, suggestion
 
 LOST_NODES = 3
 """A shard is made again so often where its node is lost; one that takes a node with it each time fails in the end."""
+
+SILENT_S = 30.0
+"""A shard that has not reported for so long is not at work: its node is lost, or it has ended."""
 
 TICK_S = 1.0
 CONNECT_S = 5.0
@@ -149,6 +152,7 @@ class Pool:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         desk = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Desk).remote()
         waiting, running = deque(tasks), dict[Any, Task]()
+        notes: dict[int, tuple[int, str, int]] = {}
         most = self.request.devices or len(tasks)
         try:
             while waiting or running:
@@ -157,12 +161,12 @@ class Pool:
                     running[self._begun(task, desk)] = task
                 done, _ = ray.wait(list(running), num_returns=len(running), timeout=TICK_S)
                 ended = [_gathered(ref, running.pop(ref)) for ref in done]
-                notes = ray.get(desk.all.remote())
+                notes = _notes(desk) or notes
                 left = (notes[task.number] for task in running.values() if task.number in notes)
                 yield [*ended, *(News(number, "running", node, units) for number, node, units in left)]
         finally:
             if running:
-                _end(desk, running)
+                _end(desk, running, _notes(desk) or notes)
 
     def _begun(self, task: Task, desk: Any) -> Any:
         """The reference of a task that is handed to Ray."""
@@ -180,6 +184,7 @@ class Desk:
 
     def __init__(self) -> None:
         self._notes: dict[int, tuple[int, str, int]] = {}
+        self._noted: dict[int, float] = {}
         self._stopped = False
 
     def note(self, number: int, node: str, units: int) -> bool:
@@ -189,12 +194,13 @@ class Desk:
             node: where.
             units: blocks of rounds that are measured.
         """
-        self._notes[number] = (number, node, units)
+        self._notes[number], self._noted[number] = (number, node, units), time.monotonic()
         return self._stopped
 
     def all(self) -> dict[int, tuple[int, str, int]]:
-        """The last note of every shard."""
-        return self._notes
+        """By number, the last note of every shard that has reported lately."""
+        since = time.monotonic() - SILENT_S
+        return {number: note for number, note in self._notes.items() if self._noted[number] > since}
 
     def stop(self) -> None:
         """Every shard is to end."""
@@ -262,19 +268,29 @@ def _gathered(ref: Any, task: Task) -> News:
     return News(task.number, "failed", code=code)
 
 
-def _end(desk: Any, running: Mapping[Any, Task]) -> None:
-    """Ends what runs, and stores what was measured of it."""
+def _notes(desk: Any) -> dict[int, tuple[int, str, int]]:
+    """See `Desk.all`; none while the desk is started again, as its node was lost."""
+    import ray
+
+    try:
+        notes: dict[int, tuple[int, str, int]] = ray.get(desk.all.remote(), timeout=CONNECT_S)
+    except ray.exceptions.RayError:
+        return {}
+    return notes
+
+
+def _end(desk: Any, running: Mapping[Any, Task], begun: Container[int]) -> None:
+    """Ends what runs, and stores what was measured of it. begun: the numbers of the shards that have been at work."""
     import ray
 
     from attnbench.measure.shard_process import GRACE_S, LOOKED_EVERY_S
 
-    begun = {task.number for task in running.values()} & set(ray.get(desk.all.remote()))
-    ray.get(desk.stop.remote())
     at_work = {ref: task for ref, task in running.items() if task.number in begun}
     for ref in running.keys() - at_work.keys():
         ray.cancel(ref)
     end = time.monotonic() + GRACE_S + 2 * LOOKED_EVERY_S
     while at_work and time.monotonic() < end:
+        desk.stop.remote()
         done, _ = ray.wait(list(at_work), num_returns=len(at_work), timeout=TICK_S)
         for ref in done:
             _gathered(ref, at_work.pop(ref))
