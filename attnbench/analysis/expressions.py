@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -138,6 +139,7 @@ def crossover_of(text: str) -> tuple[str, str] | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def _parsed(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
