@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from attnbench.errors import BadInput
 from attnbench.measure import papers
 from attnbench.measure.paper_figures import drawn_figures, printed
 from attnbench.measure.reproduce import cell_of, reproduce
-from attnbench.measure.timed_claims import StoredTimes
+from attnbench.measure.timed_claims import StoredTimes, stored_times
 from tests.analysis.runs import run_of, visits_of
 
 
@@ -63,6 +64,17 @@ def test_a_measured_curve_has_the_ratios_of_a_run_with_their_intervals() -> None
     *_, unmeasured = drawn_figures([paper], [])["kanets"]
     assert not any(curve.points for curve in unmeasured.curves)
     assert unmeasured.curves[0].printed
+
+
+def test_stored_runs_have_what_measured_figures_show() -> None:
+    runs = stored_times(None)
+    shown = set()
+    for paper in papers.papers():
+        measured = [figure for figure in paper.figures if figure.measured]
+        for figure in drawn_figures([replace(paper, figures=measured)], runs)[paper.name]:
+            assert all(len(curve.points) > 1 for curve in figure.curves), f"{paper.name}: {figure.figure.title}"
+            shown.add(paper.name)
+    assert {"kanets", "performer", "linformer", "linear_transformer", "reformer"} <= shown
 
 
 PAPER = """
