@@ -182,7 +182,6 @@ _TEXT = ("key", "cell", "device", "status", "reason", "cause", "contract", "devi
 _WORDS = ("device", "status", "cause", "device_id")
 """Texts of which each that occurs is held to its rule."""
 
-_COLUMNS = ", ".join(f'"{name}"' for name in (*_TEXT, *_WHOLE))
 _ABSENT = {"reason": "''", "cause": "''", "contract": "''", "part": "0", "device_id": "''"}
 """What a visit of an older run may lack, and what stands for it."""
 

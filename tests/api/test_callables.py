@@ -126,9 +126,9 @@ def counted(side: Side, into: list[tuple[str, int]], name: str) -> None:
 
 
 def test_both_take_as_many_samples_in_turns_of_random_order() -> None:
-    sides = sides_of(old, lambda steps: old(4 * steps), 200)
+    sides = sides_of(old, lambda steps: old(4 * steps), 20)
     for side in sides:
-        side.function(200)
+        side.function(20)
     plan = try_out(sides, callables.nothing)
     assert sides[1].call_s > 2 * sides[0].call_s
     assert plan.samples == 8
