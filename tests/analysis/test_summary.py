@@ -82,7 +82,9 @@ def test_operators_restrict_what_is_shown_not_what_is_judged() -> None:
     assert len(chosen.every) == len(LAWS)
     (impl,) = summarise(measured, ["wall_time"], None, None, ["softmax:sdpa"]).panels[0].tables[0].lines
     assert (impl.series.operator, impl.series.impl) == ("softmax", "sdpa")
-    with pytest.raises(BadInput, match=r"no series of it \(did you mean 'performer'\?\). There are softmax, performer, "):
+    with pytest.raises(
+        BadInput, match=r"no series of it \(did you mean 'performer'\?\). There are softmax, performer, "
+    ):
         summarise(measured, operators=["perfomer"])
 
 
