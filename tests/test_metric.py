@@ -21,6 +21,7 @@ SUBJECTS = {
     "attnbench.measure.device.cuda": "takes the columns of the peak memory",
     "attnbench.analysis.choice": "the error of an estimate of softmax attention, which a choice shows",
     "attnbench.measure.reproduce": "takes those estimates beside a paper's claims",
+    "attnbench.measure.timed_claims": "what a paper's claims of time are claims of",
     "attnbench.outputs._listings": "shows those estimates",
     "attnbench.outputs._choice": "shows a choice, with those estimates",
     "attnbench.commands.estimate": "shows those estimates",

@@ -140,7 +140,7 @@ def test_a_short_budget_is_not_spent_on_the_rates(
     seconds: float | None, measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = plan([faulty("honest", 16)], limits=Limits(budget_s=seconds))
-    monkeypatch.setattr(open_run, "plan_of", lambda suite, device: (made, {}))
+    monkeypatch.setattr(open_run, "plan_of", lambda suite, device, shard: (made, {}))
     monkeypatch.setattr(open_run, "_rates", lambda plan: {"copy_bytes_per_s": 1e9})
     text = SUITE if seconds is None else SUITE.replace("1GiB", f"1GiB, budget: {seconds:g}s")
     begun = open_run.begin(suites.from_text(text, "a test", tmp_path), "cpu", tmp_path / "run")
