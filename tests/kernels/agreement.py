@@ -11,7 +11,6 @@ from torch import Tensor
 from attnbench.operator import Form, Inputs
 from attnbench.problem import Params, Problem
 
-
 FLOAT32_SUMS = 2.0
 """In float32 the reference's own distance depends on how the processor's library sums: of two processors one is half as
 far from float64, and a kernel sums in an order of its own."""
