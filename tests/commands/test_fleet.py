@@ -26,16 +26,9 @@ from attnbench.plan import suite as suites
 from attnbench.plan.shards import Shard
 from attnbench.progress import Leased
 from tests.running import Silent, made_once, without_forecast, without_rates
+from tests.tiny_suite import TINY
 
-SUITE = """
-name: tiny
-operators: [softmax, linformer]
-impls: [reference]
-sweep: [{seq_len: [16, 32]}]
-problem: {heads: 2, channels: 16}
-measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
-limits: {memory: 1GiB}
-"""
+SUITE = TINY.replace("rounds: 2", "rounds: 1")
 
 
 @pytest.fixture

@@ -26,16 +26,9 @@ from attnbench.plan.suite import Suite
 from attnbench.progress import Reached, Stage
 from tests.running import faulty, plan, without_forecast, without_rates
 from tests.stored import CELL, visit
+from tests.tiny_suite import TINY
 
-SUITE = """
-name: tiny
-operators: [softmax, linformer]
-impls: [reference]
-sweep: [{seq_len: [16, 32]}]
-problem: {heads: 2, channels: 16}
-measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 2}
-limits: {memory: 1GiB}
-"""
+SUITE = TINY
 
 
 @pytest.fixture

@@ -13,20 +13,13 @@ from typing import Any
 from attnbench.analysis.compare.tier0_exact import exact_metrics
 from attnbench.store.reading import read_visits
 from attnbench.store.records import Visit
+from tests.tiny_suite import TINY
 
 TOP = Path(__file__).parents[2]
 LEAN = Path(__file__).parent / "lean"
 LIMIT_S = 600
 
-SUITE = """
-name: tiny
-operators: [softmax, linformer]
-impls: [reference]
-sweep: [{seq_len: [16, 32]}]
-problem: {heads: 2, channels: 16}
-measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 2}
-limits: {memory: 1GiB}
-"""
+SUITE = TINY
 
 
 def environment(**more: str) -> dict[str, str]:

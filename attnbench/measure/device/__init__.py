@@ -50,7 +50,8 @@ class Device:
         why_not: () -> why nothing can be measured on it here, or None.
         facts: () -> what environment.json says of it; `gpu_name` must agree between runs that are compared; `device_id`
             tells the devices of one model apart (`machine.identity`). Called in a worker, where it may start the
-        device. synchronise: waits for all work on the device.
+            device.
+        synchronise: waits for all work on the device.
         synchronise_stream: waits for the work of the current stream alone.
         empty_cache: returns free memory to the system.
         seed: (number) seeds torch's generator of the device.
