@@ -131,10 +131,12 @@ class _Collection:
 
     def add_module(self, name: str) -> None:
         """A module by its full name, with what it imports; nothing where there is no such module."""
+        if name in self.visited:
+            return
+        self.visited.add(name)
         top = name.partition(".")[0]
         reads = any(name == reader or name.startswith(f"{reader}.") for reader in READERS)
-        specs = [] if name in self.visited or reads or top in sys.stdlib_module_names else specs_of(name)
-        self.visited.add(name)
+        specs = [] if reads or top in sys.stdlib_module_names else specs_of(name)
         if not specs:
             return
         if top not in self.by_files and (top in LIBRARIES or _is_installed(specs[0])):
@@ -171,10 +173,13 @@ class _Collection:
             name: how messages call it.
             package: what its relative imports start from.
         """
-        path = path.resolve()
         if path in self.visited:
             return
-        self.visited.add(path)
+        given, path = path, path.resolve()
+        known = path in self.visited
+        self.visited |= {given, path}
+        if known:
+            return
         try:
             content = path.read_bytes()
         except OSError:  # a file that is not there any more, or that nobody can import either

@@ -59,10 +59,12 @@ def tree_with_lines(folder: Path, *added: tuple[str, str, str]) -> Path:
 
 
 def _copied(folder: Path) -> Path:
-    """A copy of attnbench and its suites, below a folder."""
+    """A copy of attnbench and its suites, below a folder, with what is compiled already: its times are those of the
+    files, so Python takes it for these as well.
+    """
     tree = folder / "tree"
     for name in ("attnbench", "suites"):
-        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     return tree
 
 
