@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
-from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with_lines
+from tests.adding.tree import REPOSITORY, attnbench, run_suite
 
 PATH = "attnbench/axes.py"
 ABOVE = '        Axis("seq_len",'
@@ -28,33 +28,30 @@ measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 """
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tree_with_lines(tmp_path_factory.mktemp("adding"), *ADDED)
+@pytest.fixture
+def tree(operator_and_axis: Path) -> Path:
+    return operator_and_axis
 
 
-@pytest.fixture(scope="module")
-def run(tree: Path) -> str:
-    """A small run of the tree."""
-    measured = run_suite(tree, SUITE, tree)
-    assert measured.returncode == 0, measured.stderr
-    return str(tree / "run")
+@pytest.fixture
+def run(tree: Path) -> Path:
+    return tree / "run"
 
 
-def test_it_is_swept_and_shown_with_its_crossovers(tree: Path, run: str) -> None:
-    answer = attnbench(tree, "show", run, "--axis", "depth").stdout
+def test_it_is_swept_and_shown_with_its_crossovers(tree: Path, run: Path) -> None:
+    answer = attnbench(tree, "show", str(run), "--axis", "depth").stdout
     assert "\ndepth: " in answer
-    shown = attnbench(tree, "show", run, "--axis", "depth", "--all")
+    shown = attnbench(tree, "show", str(run), "--axis", "depth", "--all")
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["depth", "1", "2", "4", "±"] in lines
     assert ["Crossover", "of", "wall", "time"] in lines
     assert "depth: scope core, fwd, float32, batch 1, heads 2, channels 16, seq_len 16, cpu" in shown.stdout
-    csv = attnbench(tree, "show", run, "--format", "csv", "--metric", "wall_time")
+    csv = attnbench(tree, "show", str(run), "--format", "csv", "--metric", "wall_time")
     assert csv.stdout.splitlines()[1].startswith("depth,core,fwd,float32,False,1,2,,16,seq_len 16,cpu,wall_time,")
 
 
-def test_it_is_drawn(tree: Path, run: str) -> None:
-    drawn = attnbench(tree, "plot", run, "--axis", "depth", "--metric", "wall_time", "--format", "svg")
+def test_it_is_drawn(tree: Path, run: Path) -> None:
+    drawn = attnbench(tree, "plot", str(run), "--axis", "depth", "--metric", "wall_time", "--format", "svg")
     assert drawn.returncode == 0, drawn.stderr
     overview = Path(drawn.stdout.split()[0])
     assert overview.name == "depth-wall_time-overview.svg"

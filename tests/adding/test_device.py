@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with
+from tests.adding.tree import REPOSITORY, attnbench
 
 PATH = "attnbench/measure/device/pretend.py"
 DEVICE = '''"""The CPU, behind a clock, an allocator and a profiler that only pretend."""
@@ -51,26 +51,15 @@ DEVICE = replace(
     launched_kernels=launched_kernels,
 )
 '''
-SUITE = """
-operators: [softmax, linear_transformer]
-impls: [reference]
-sweep: [{seq_len: [16, 32]}]
-problem: {channels: 16, heads: 2}
-measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
-limits: {budget: 20m}
-"""
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tree_with(tmp_path_factory.mktemp("adding"), PATH, DEVICE)
+@pytest.fixture
+def tree(metric_and_device: Path) -> Path:
+    return metric_and_device
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(tree: Path) -> Path:
-    """A small run on the pretended device."""
-    measured = run_suite(tree, SUITE, tree, "pretend", rates=True)
-    assert measured.returncode == 0, measured.stderr
     return tree / "run"
 
 
@@ -94,10 +83,11 @@ def test_what_it_measures_is_stored(run: Path) -> None:
 
 def test_it_is_shown_where_its_file_is_and_where_it_is_not(tree: Path, run: Path) -> None:
     """A stored run of a kind that is not here is read like any other; it cannot go on."""
-    shown = attnbench(tree, "show", str(run), "--all")
+    words = ("show", str(run), "--all", "--metric", "device_time,peak_memory")
+    shown = attnbench(tree, *words)
     for text in ("pretend", "Device time", "250ms", "3.00MiB"):
         assert text in shown.stdout, shown.stdout + shown.stderr
-    assert attnbench(REPOSITORY, "show", str(run), "--all").stdout == shown.stdout
+    assert attnbench(REPOSITORY, *words).stdout == shown.stdout
     assert attnbench(REPOSITORY, "show", str(run)).stdout.startswith("On this pretend (Pretended), ")
     refused = attnbench(REPOSITORY, "run", "--resume", str(run))
     assert (refused.returncode, "'pretend'" in refused.stderr) == (2, True), refused.stderr

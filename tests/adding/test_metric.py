@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.adding.tree import REPOSITORY, attnbench, run_suite, tree_with
+from tests.adding.tree import REPOSITORY, attnbench
 
 PATH = "attnbench/measure/metrics/cpu_time.py"
 METRIC = '''"""Processor time of one call, of all threads."""
@@ -54,14 +54,6 @@ def timer(subject: Subject, call_s: float) -> Clock:
 
     return Clock(sample)
 '''
-SUITE = """
-operators: [softmax, linear_transformer]
-impls: [reference]
-sweep: [{seq_len: [16, 32]}]
-problem: {channels: 16, heads: 2}
-measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 2}
-limits: {budget: 20m}
-"""
 GATE = '''
 import json
 import tempfile
@@ -98,17 +90,13 @@ for slower in (1.0, 2.0):
 '''
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tree_with(tmp_path_factory.mktemp("adding"), PATH, METRIC)
+@pytest.fixture
+def tree(metric_and_device: Path) -> Path:
+    return metric_and_device
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(tree: Path) -> Path:
-    """A small run of the tree, with what it printed beside it."""
-    measured = run_suite(tree, SUITE, tree)
-    assert measured.returncode == 0, measured.stderr
-    (tree / "printed").write_text(measured.stdout, encoding="utf-8")
     return tree / "run"
 
 
@@ -141,7 +129,7 @@ def test_it_is_stored_behind_the_others_and_shown(tree: Path, run: Path) -> None
     for row in rows:
         assert 0 < float(row["cpu_time_low_s"]) <= float(row["cpu_time_s"]) <= float(row["cpu_time_high_s"])
     clocks = {line.split(",")[4] for line in (run / "samples.csv").read_text(encoding="utf-8").splitlines()}
-    assert clocks == {"clock", "wall", "cpu"}
+    assert clocks == {"clock", "wall", "cpu", "device"}
     listed = attnbench(tree, "list", "metrics", "cpu_time", "--format", "json")
     assert json.loads(listed.stdout)[0]["meaning"] == "Processor time of one call, of all threads."
 

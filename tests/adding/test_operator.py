@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
-from tests.adding.tree import REPOSITORY, attnbench, run_suite, suite_file, tree_with
+from tests.adding.tree import REPOSITORY, attnbench, run_suite, suite_file
 
 PATH = "attnbench/operators/exact/doubled.py"
 OPERATOR = '''"""y_i = 2 v_i.
@@ -71,24 +71,31 @@ measure: {rounds: 1, crossover_precision: null, min_turns: 2, max_turns: 2}
 """
 
 
-def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tmp_path: Path) -> None:
-    tree = tree_with(tmp_path, PATH, OPERATOR)
+@pytest.fixture
+def tree(operator_and_axis: Path) -> Path:
+    return operator_and_axis
+
+
+@pytest.fixture
+def run(tree: Path) -> Path:
+    return tree / "run"
+
+
+def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tree: Path, run: Path) -> None:
     listed = attnbench(tree, "list", "operators", "--format", "csv")
     assert listed.returncode == 0, listed.stderr
     (row,) = [row for row in csv.DictReader(io.StringIO(listed.stdout)) if row["name"] == "doubled"]
     assert json.loads(row["impls"]) == {"core": {"reference": None, "mine": None, "compiled": None}}
-    run = run_suite(tree, SUITE, tmp_path, forecast=True)
-    assert run.returncode == 0, run.stderr
-    stored = (tmp_path / "run" / "results.csv").read_text(encoding="utf-8")
+    stored = (run / "results.csv").read_text(encoding="utf-8")
     rows = {(row["operator"], row["impl"]): row for row in csv.DictReader(io.StringIO(stored))}
     assert set(rows) == {("softmax", "reference"), ("doubled", "reference"), ("doubled", "mine")}
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert float(rows["doubled", "mine"]["wall_time_s"]) > 0
     assert rows["doubled", "mine"]["kernel"] == "my addition"
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     lacking = {name: has for name, has in environment["properties"]["doubled {}"]["causal"].items() if not has}
     assert lacking.keys() == {"exact", "drop_in", "all_pairs", "decode", "data_dependent"}
-    shown = attnbench(tree, "show", str(tmp_path / "run"))
+    shown = attnbench(tree, "show", str(run))
     assert shown.returncode == 0, shown.stderr
     assert "doubled:mine" in shown.stdout
 

@@ -1,4 +1,6 @@
-"""A copy of attnbench with exactly one file, or one block of lines, more: the proof that adding a thing is no more."""
+"""A copy of attnbench with exactly one file, or one block of lines, for each thing that is added: the proof that adding
+it is no more.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.running import lean
@@ -14,36 +17,33 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def tree_with(folder: Path, path: str, text: str) -> Path:
-    """Copies attnbench and its suites into a folder, adds one file, and returns the copy.
-
-    Args:
-        folder: an empty folder.
-        path: of the new file, from the top of the repository; no file there has it.
-        text: what it holds.
-
-    Raises: AssertionError where anything else differs from the repository.
-    """
-    tree = _copied(folder)
-    before = _files(tree)
-    assert path not in before, f"{path} is there already"
-    (tree / path).write_text(text, encoding="utf-8")
-    after = _files(tree)
-    assert {name: content for name, content in after.items() if name != path} == before == _files(REPOSITORY)
-    return tree
+    """Copies attnbench and its suites into a folder, adds one file, and returns the copy, as `tree_with_all`."""
+    return tree_with_all(folder, {path: text})
 
 
 def tree_with_lines(folder: Path, *added: tuple[str, str, str]) -> Path:
-    """Copies attnbench and its suites into a folder, adds a block of lines to some of its files, and returns the copy.
+    """Copies attnbench and its suites into a folder, adds blocks of lines, and returns the copy, as `tree_with_all`."""
+    return tree_with_all(folder, {}, *added)
+
+
+def tree_with_all(folder: Path, files: Mapping[str, str], *added: tuple[str, str, str]) -> Path:
+    """Copies attnbench and its suites into a folder, adds files, and a block of lines to some files that are there.
 
     Args:
         folder: an empty folder.
+        files: what the new files hold, by path from the top of the repository; no file there has it.
         added: (path from the top of the repository, how the line above the block begins, the block) each. One line
             of the file begins so, and the block is of whole lines.
+
+    Returns: the copy.
 
     Raises: AssertionError where anything else differs from the repository.
     """
     tree = _copied(folder)
     before = _files(REPOSITORY)
+    for path, text in files.items():
+        assert path not in before, f"{path} is there already"
+        (tree / path).write_text(text, encoding="utf-8")
     for path, above, block in added:
         lines = before[path].decode().splitlines(keepends=True)
         places = [number for number, line in enumerate(lines, 1) if line.startswith(above)]
@@ -51,7 +51,7 @@ def tree_with_lines(folder: Path, *added: tuple[str, str, str]) -> Path:
         assert block.endswith("\n"), "whole lines are added"
         text = "".join([*lines[: places[0]], block, *lines[places[0] :]])
         (tree / path).write_text(text, encoding="utf-8")
-    after = _files(tree)
+    after = {path: content for path, content in _files(tree).items() if path not in files}
     for path, _, block in added:
         assert after.pop(path).replace(block.encode(), b"", 1) == before.pop(path)
     assert after == before
