@@ -231,7 +231,7 @@ class _Turns:
     def _prepare(self, member: Member, side: int) -> None:
         maker, cell = self.sides[side], member.cells[side]
         maker.progress.begun(cell, self.place.round)
-        answer = self._answer(maker.preparation(cell), member, side)
+        answer = self._answer(maker.preparation(cell, self.measure.max_turns * member.weight), member, side)
         self._visits[side, cell.key] = _Visit(cell, answer, member.weight)
 
     def _sample(self, member: Member, side: int) -> None:

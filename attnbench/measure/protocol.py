@@ -483,6 +483,7 @@ class PrepareRequest(Request[PreparedAnswer]):
         tolerance: the bound of its check, over the largest value; None: not known.
         answers: fingerprints of the outputs that were checked, one for each input set.
         following: as its check found it; 1: the output does.
+        most_samples: that its visit has; None: not known.
     """
 
     cell: Cell
@@ -493,6 +494,7 @@ class PrepareRequest(Request[PreparedAnswer]):
     tolerance: float | None = None
     answers: tuple[float, ...] = ()
     following: int = 1
+    most_samples: int | None = None
     word: ClassVar[str] = "prepare"
     runs_operators: ClassVar[bool] = True
 
@@ -504,6 +506,7 @@ class PrepareRequest(Request[PreparedAnswer]):
             tolerance=message["tolerance"],
             answers=tuple(message["answers"]),
             following=message.get("following", 1),
+            most_samples=message.get("most_samples"),
         )
 
     def read(self, message: Mapping[str, Any]) -> PreparedAnswer:

@@ -123,8 +123,13 @@ class VisitMaker:
                 raise OutOfTime from None
             raise WorkerLost(lost.status, f"{lost} (cell_timeout)", lost.cause) from None
 
-    def preparation(self, cell: Cell) -> PrepareRequest:
-        """Asks for a cell as a member of the worker's block, by what its check has found."""
+    def preparation(self, cell: Cell, most_samples: int) -> PrepareRequest:
+        """Asks for a cell as a member of the worker's block, by what its check has found.
+
+        Args:
+            cell: that is asked for.
+            most_samples: that its visit has.
+        """
         checked = self.log.check_of(cell).metrics
         return PrepareRequest(
             cell=cell,
@@ -135,6 +140,7 @@ class VisitMaker:
             tolerance=checked.get("tolerance"),
             answers=tuple(checked[name] for name in ("answer_0", "answer_1") if name in checked),
             following=int(checked.get("following", 1)),
+            most_samples=most_samples,
         )
 
     def memory(self, cell: Cell) -> tuple[int, int]:

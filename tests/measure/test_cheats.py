@@ -21,8 +21,9 @@ from attnbench.measure.protocol import (
     SampleRequest,
     VisitAnswer,
 )
+from attnbench.measure.worker import block as block_module
 from attnbench.measure.worker import timed_checks
-from attnbench.measure.worker.block import Block, Member
+from attnbench.measure.worker.block import CHEAP_CHECKS, Block, Member
 from attnbench.measure.worker.timed_checks import Watched
 from attnbench.problem import MODES, Cell, Mode, Problem
 from attnbench.registry import operators
@@ -171,11 +172,11 @@ def block() -> Iterator[Block]:
     opened.release()
 
 
-def sampled(block: Block, of: Cell) -> CellAnswer:
+def sampled(block: Block, of: Cell, turns: int = TURNS) -> CellAnswer:
     """The last answer about a cell that was never checked."""
-    request = PrepareRequest(of, "cpu", ("tests.cheats",), 2**30, None)
+    request = PrepareRequest(of, "cpu", ("tests.cheats",), 2**30, None, most_samples=turns)
     answer: CellAnswer = block.prepare(request)
-    for _ in range(TURNS):
+    for _ in range(turns):
         if answer.status == "ok":
             answer = block.sample(SampleRequest(of.key))
     return block.finish(FinishRequest(of.key)) if answer.status == "ok" else answer
@@ -215,6 +216,60 @@ def test_a_cheat_that_was_never_checked_shows_while_it_is_timed(
     monkeypatch.setattr(timed_checks.TimedChecks, "after_write", lambda checks, number, take: take(Watched(number)))
     monkeypatch.setattr(Member, "finish", lambda member: None)
     assert sampled(block, cell(impl, "fwd", Problem(56, 8))).status == "ok"
+
+
+@pytest.fixture
+def long_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of LONG count as such of which one alone comes before the samples."""
+    for limit in ("ALONE_S", "SAMPLE_S", "CHEAP_CALL_S"):
+        monkeypatch.setattr(block_module, limit, 0.0)
+    monkeypatch.setattr(block_module, "batch_of", lambda call_s, sets: 1)
+    monkeypatch.setattr(block_module, "untimed_calls", lambda call_s: 0)
+
+
+@pytest.mark.usefixtures("long_calls")
+@pytest.mark.parametrize("turns", [1, 2])
+def test_all_of_few_samples_of_long_calls_are_checked_by_two_calls_beside_them(turns: int, block: Block) -> None:
+    cheats = ["by_object", "by_place_and_version", "by_first_value", "every_second", *ONLY_WHERE_TIMED]
+    passed = [
+        impl
+        for impl in cheats
+        if sampled(block, cell(impl, "fwd_bwd" if impl in GRADIENTS_ONLY else "fwd", LONG), turns).status == "ok"
+    ]
+    assert not passed
+    assert sampled(block, cell("honest", "fwd", LONG), turns).status == "ok"
+
+
+@pytest.mark.usefixtures("long_calls")
+@pytest.mark.parametrize(("turns", "calls"), [(1, [4, 0]), (2, [4, 0])])
+def test_few_samples_of_long_calls_stay_with_one_input_set(turns: int, calls: list[int], block: Block) -> None:
+    of = cell("honest", "fwd", LONG)
+    assert block.prepare(PrepareRequest(of, "cpu", ("tests.cheats",), 2**30, None, most_samples=turns)).status == "ok"
+    subject, made = block._members[of.key].subject, [1, 0]
+
+    def counted(number: int, call: Any) -> Any:
+        def counting() -> Any:
+            made[number] += 1
+            return call()
+
+        return counting
+
+    subject.__dict__["calls"] = tuple(counted(number, call) for number, call in enumerate(subject.calls))
+    for _ in range(turns):
+        assert block.sample(SampleRequest(of.key)).status == "ok"
+    assert block.finish(FinishRequest(of.key)).status == "ok"
+    assert made == calls
+
+
+def test_one_whose_first_call_alone_was_long_has_the_checks_of_a_cheap_one(
+    block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_module, "ALONE_S", 0.0)
+    assert sampled(block, cell("honest", "fwd", SHORT), turns=1).status == "ok"
+    monkeypatch.setattr(Block, "_free", lambda block, key: None)
+    sampled(block, cell("honest", "fwd", Problem(40, 8)), turns=1)
+    assert block._members[cell("honest", "fwd", Problem(40, 8)).key].checks.made == CHEAP_CHECKS
+    assert sampled(block, cell("every_second", "fwd", SHORT), turns=1).status == "wrong"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

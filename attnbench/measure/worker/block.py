@@ -50,6 +50,11 @@ ALONE_S = 2 * SAMPLE_S
 """Where the first call takes so long, it is the only one before the samples: those are of one call each, and no later
 one is untimed."""
 
+FEW_SAMPLES = 2
+"""A visit of no more, where its first call is the only one before them, stays with that call's input set: its first
+sample is taken after a write, and its second, or a call after it, must give again what the first call did. So all of
+its samples are checked, by two calls beside them and the first."""
+
 CHEAP_CALL_S = 1e-3
 """A visit of calls shorter than this has CHEAP_CHECKS checks at least, made at its end where its samples had fewer."""
 
@@ -72,6 +77,7 @@ class Member:
         timers: by the name of a metric's clock.
         call_s: seconds of the fastest call so far.
         visit_s: seconds of its requests.
+        most_samples: that its visit has; None: not known.
     """
 
     subject: Subject
@@ -79,6 +85,8 @@ class Member:
     timers: dict[str, Clock] = field(default_factory=dict)
     call_s: float = 0.0
     visit_s: float = 0.0
+    most_samples: int | None = None
+    _one_set: bool = False
     _turn: int = 0
     _samples: int = 0
     _checked: int = field(default_factory=lambda: _drawn.randrange(FIRST_CHECKED))
@@ -102,6 +110,8 @@ class Member:
         observer.settle()
         clocks.raise_clock(subject)
         self._turn = len(seconds)
+        if seconds[0] >= ALONE_S and self.most_samples is not None and self.most_samples <= FEW_SAMPLES:
+            self._one_set, self._checked = True, 0
         self.call_s = min(seconds[1:] or seconds)
         if self.call_s < CHEAP_CALL_S:
             with grad_mode(subject.cell.mode), subject.spent.inside():
@@ -112,6 +122,11 @@ class Member:
             if timer is not None:
                 self.timers[module.METRIC.clock] = timer
         return seconds[0], self.call_s
+
+    @property
+    def _sets(self) -> int:
+        """How many input sets its timed calls take in turn."""
+        return 1 if self._one_set else len(self.subject.sets)
 
     def sample(self) -> Taken:
         """One turn's sample. Raises Wrong; RuntimeError where torch compiles in every one."""
@@ -127,9 +142,10 @@ class Member:
         def take(watched: Watched | None = None) -> None:
             taken.extend(self._take(watched))
 
+        self._take_all_sets_where_short()
         self._warm()
-        upcoming = self._turn % len(self.subject.sets)
-        number = _drawn.randrange(len(self.subject.sets)) if self.checks.short else upcoming
+        upcoming = self._turn % self._sets
+        number = _drawn.randrange(self._sets) if self.checks.short else upcoming
         if upcoming not in self.checks.known:
             self.checks.first_timed(upcoming, take)
         elif self._samples >= self._checked and self.checks.awaited() is None:
@@ -181,21 +197,32 @@ class Member:
 
     def _batch(self, timer: Clock) -> int:
         """The calls that make one figure of a clock."""
-        return batch_of(self.call_s, len(self.subject.sets)) if timer.batches else 1
+        return batch_of(self.call_s, self._sets) if timer.batches else 1
 
     def _numbers(self, count: int) -> list[int]:
-        """The input sets of the next calls: never that of the call before."""
+        """The input sets of the next calls: that of the call before only where there is one alone."""
         begun, self._turn = self._turn, self._turn + count
-        return [number % len(self.subject.sets) for number in range(begun, self._turn)]
+        return [number % self._sets for number in range(begun, self._turn)]
 
     def _calls(self, count: int, watched: Watched | None) -> Sequence[Call]:
         numbers = self._numbers(count)
         calls = [self.subject.calls[number] for number in numbers]
         return watched.within(numbers, calls) if watched else calls
 
+    def _take_all_sets_where_short(self) -> None:
+        """Where its first call alone took long, it is checked as any that is short."""
+        if not (self._one_set and self.checks.short):
+            return
+        self._one_set = False
+        observer = Observer(self.subject, self.subject.cell.problem)
+        for number in range(1, self._sets):
+            self.checks.first(number, observer.outputs(self.subject.calls[number]))
+        observer.settle()
+
     def finish(self) -> None:
         """The checks that its samples have not had. Raises Wrong."""
         least = CHEAP_CHECKS if self.call_s < CHEAP_CALL_S else 1
+        self._take_all_sets_where_short()
         while self.checks.made < least:
             number = _drawn.choice(list(self.checks.known))
             self.checks.after_write(number, lambda watched: self._until(watched))
@@ -244,7 +271,8 @@ class Block:
         device = self._devices[request.device] = device_of(request.device)
         subject = subject_of(request.cell, source, device, request.memory_limit, NOTHING_KNOWN, self._pool.share)
         expected = dict(enumerate(request.answers))
-        member = Member(subject, TimedChecks(subject, self._pool, expected, request.tolerance, request.following))
+        checks = TimedChecks(subject, self._pool, expected, request.tolerance, request.following)
+        member = Member(subject, checks, most_samples=request.most_samples)
         before = self._held_bytes()
         self._members[request.cell.key] = member
         first_call_s, call_s = member.prepare()
