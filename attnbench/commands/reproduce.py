@@ -93,6 +93,7 @@ def _measure(chosen: list[Paper], out: Path | None, device: str, budget: str | N
     from attnbench.measure.paper_runs import BUDGET, paper_runs, suites_of
     from attnbench.measure.platforms import check_can_measure
     from attnbench.measure.run_request import measure
+    from attnbench.measure.worker_pool import lasting_forecaster
     from attnbench.outputs._progress import progress
 
     check_can_measure("reproduce --measure")
@@ -104,20 +105,21 @@ def _measure(chosen: list[Paper], out: Path | None, device: str, budget: str | N
             print(f"warning: {text}", file=sys.stderr)
         warned.add(text)
 
-    for each in every:
-        begun = time.monotonic()
-        if each.request is None:
-            print(f"{each.name}: the budget does not reach it", file=sys.stderr)
-            continue
-        print(f"{each.name}: {each.folder}", file=sys.stderr)
-        with progress() as live:
-            session = each.request.open(warn)
-            try:
-                ended = measure(session, live, begun)
-            except KeyboardInterrupt:
-                print(f"what was measured is kept; the same command with --out {folder} continues", file=sys.stderr)
-                return folder, 130
-        if ended is not None:
-            print(f"the run ended: {ended}", file=sys.stderr)
+    with lasting_forecaster() as forecaster:
+        for each in every:
+            begun = time.monotonic()
+            if each.request is None:
+                print(f"{each.name}: the budget does not reach it", file=sys.stderr)
+                continue
+            print(f"{each.name}: {each.folder}", file=sys.stderr)
+            with progress() as live:
+                session = each.request.open(warn)
+                try:
+                    ended = measure(session, live, begun, forecaster(session.plan))
+                except KeyboardInterrupt:
+                    print(f"what was measured is kept; the same command with --out {folder} continues", file=sys.stderr)
+                    return folder, 130
+            if ended is not None:
+                print(f"the run ended: {ended}", file=sys.stderr)
     print(f"the runs are in {folder}; show them again with: --runs {folder}", file=sys.stderr)
     return folder, 0

@@ -44,7 +44,7 @@ def check_cells(maker: VisitMaker) -> None:
 def _check(maker: VisitMaker, cell: Cell, position: int) -> None:
     """One check, unless a smaller cell, the budget or its shapes speak against it."""
     workers = maker.workers
-    starts = (not workers.measuring) + (not workers.forecasting)
+    starts = (not workers.measuring) + (not workers.can_forecast)
     refusal = _beyond(maker, cell) or _over_budget(maker, cell, starts)
     if refusal is None:
         timeout = maker.budget.timeout_s(maker.plan.limits.cell_timeout_s, cell, 0)

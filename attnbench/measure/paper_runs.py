@@ -113,7 +113,8 @@ def _in_turn(
         limited = replace(suite, limits=replace(suite.limits, budget_s=share_s))
         stored = os.path.isfile(own / VISITS)
         out, resume = (None, own) if stored else (own, None)
-        yield PaperRun(suite.name, own, RunRequest(limited, device=device, out=out, resume=resume))
+        request = RunRequest(limited, device=device, out=out, resume=resume, with_rates=False)
+        yield PaperRun(suite.name, own, request)
 
 
 def _reached(every: Sequence[Suite], whole_s: float) -> int:

@@ -18,6 +18,7 @@ from attnbench.units import count
 
 if TYPE_CHECKING:
     from attnbench.measure.open_run import Session
+    from attnbench.measure.worker_pool import Workers
     from attnbench.plan.suite import Suite
     from attnbench.store.shards import StoredShard
 
@@ -34,6 +35,7 @@ class RunRequest:
         device: a kind's name, or "auto".
         strict: refuse to run while others use the GPU.
         shard: the part of the suite that is measured, such as "2/8"; None: the whole, or that of the run to continue.
+        with_rates: whether a new run measures the rates of the hardware, which take some seconds.
     """
 
     suite: Suite | None
@@ -46,6 +48,7 @@ class RunRequest:
     budget: str | None = None
     strict: bool = False
     shard: str | None = None
+    with_rates: bool = True
 
     def choose(self) -> tuple[Suite, str, Shard | StoredShard | None]:
         """The suite with the options, the device to measure on, and the part that is measured. Raises BadInput."""
@@ -100,27 +103,31 @@ class RunRequest:
         for text in [*users, *sessions.disturbances(), *shards]:
             warn(text)
         if self.resume is None:
-            session = sessions.begin(chosen, device, self.out, shard if isinstance(shard, Shard) else None)
+            part = shard if isinstance(shard, Shard) else None
+            session = sessions.begin(chosen, device, self.out, part, with_rates=self.with_rates)
         else:
             session = sessions.resume(chosen, self.device, self.resume)
-        if not session.environment.get("rates"):
+        if self.with_rates and not session.environment.get("rates"):
             warn("this machine's rates are not measured: the budget is too short, or it failed")
         return session
 
 
-def measure(session: Session, progress: Progress, begun: float | None = None) -> str | None:
+def measure(
+    session: Session, progress: Progress, begun: float | None = None, forecaster: Workers | None = None
+) -> str | None:
     """Measures what is missing of a session's run, and closes its folder.
 
     Args:
         session: an open one.
         progress: what the run reports to.
         begun: when its budget's time began, on the monotonic clock; None: now.
+        forecaster: whose worker forecasts in place of an own one, and stays.
 
     Returns: why it ended before its plan did; None where it did not.
     """
     try:
         since, rates = time.monotonic() if begun is None else begun, session.environment.get("rates")
-        Runner(session.plan, session.journal, progress, begun=since, rates=rates).run()
+        Runner(session.plan, session.journal, progress, begun=since, rates=rates, forecaster=forecaster).run()
     except Stopped as stopped:
         return str(stopped)
     finally:

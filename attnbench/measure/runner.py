@@ -35,6 +35,7 @@ class Runner:
         begun: when the budget's time began, on the clock `now`; None: with this object.
         now: a clock; seconds.
         workers: in place of workers of its own.
+        forecaster: whose worker forecasts in place of an own one, and stays.
         rates: of the hardware, by which it says how long it will take; empty: they are not known.
     """
 
@@ -48,11 +49,13 @@ class Runner:
         begun: float | None = None,
         now: Callable[[], float] = time.monotonic,
         workers: Workers | None = None,
+        forecaster: Workers | None = None,
         rates: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = plan
         self.journal = journal
-        self.workers = workers or Workers(plan, max((v.process for v in journal.visits), default=-1), start)
+        last = max((v.process for v in journal.visits), default=-1)
+        self.workers = workers or Workers(plan, last, start, forecaster=forecaster)
         self._log = VisitLog(plan, journal)
         budget = Budget(plan, self.workers.start_s, now() if begun is None else begun, now)
         self._left = TimeLeft(budget, plan.operators_from, rates or {}, plan.measure.rounds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from attnbench.measure import worker_process
@@ -35,6 +36,7 @@ class Workers:
         start_s: seconds that each start took.
         forecast_s: seconds that the last forecast took.
         forecasting: the worker that forecasts; None: the next forecast starts one.
+        forecaster: others, whose worker forecasts in place of an own one, and stays.
     """
 
     plan: Plan
@@ -44,6 +46,12 @@ class Workers:
     start_s: list[float] = field(default_factory=list)
     forecast_s: float = 0.0
     forecasting: worker_process.Worker | None = None
+    forecaster: Workers | None = None
+
+    @property
+    def can_forecast(self) -> bool:
+        """Whether no worker must be started for a forecast."""
+        return self.forecaster.can_forecast if self.forecaster is not None else self.forecasting is not None
 
     def ask(self, request: Request[A_co], timeout: float, *, keep: bool = False) -> A_co:
         """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped.
@@ -65,6 +73,10 @@ class Workers:
 
     def forecast(self, cell: Cell, timeout: float) -> Forecast:
         """What shapes alone tell of a cell, from a worker that measures nothing; empty where that fails."""
+        if self.forecaster is not None:
+            forecast = self.forecaster.forecast(cell, timeout)
+            self.forecast_s = self.forecaster.forecast_s
+            return forecast
         try:
             if self.forecasting is None:
                 self.forecasting = self._start(FORECASTER, 1)
@@ -121,3 +133,27 @@ class Workers:
                 if len(failures) == STARTS:
                     raise Stopped(f"{STARTS} workers in a row did not start: {failures[-1]}") from None
         return self.measuring
+
+
+@contextmanager
+def lasting_forecaster(
+    start: Callable[[int, int], worker_process.Worker] = worker_process.start,
+) -> Iterator[Callable[[Plan], Workers]]:
+    """By plan the workers that forecast for it: the same for run after run, of which each would start one otherwise.
+
+    Args:
+        start: starts a worker, by its number and threads.
+    """
+    lasting: list[Workers] = []
+
+    def of(plan: Plan) -> Workers:
+        if not lasting:
+            lasting.append(Workers(plan, FORECASTER, start))
+        lasting[0].plan = plan
+        return lasting[0]
+
+    try:
+        yield of
+    finally:
+        for workers in lasting:
+            workers.kill()

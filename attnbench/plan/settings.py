@@ -24,6 +24,15 @@ BATCH_S = 1e-4
 """Shorter calls are timed in batches that last so long: the clock's resolution and the loop's own cost are then below
 0.1 %."""
 
+ALONE_S = 2 * SAMPLE_S
+"""Where the first call takes so long, it is the only one before the samples: those are of one call each, and no later
+one is untimed."""
+
+FEW_SAMPLES = 2
+"""A visit of no more, where its first call is the only one before them, stays with that call's input set: its first
+sample is taken after a write, and its second, or a call after it, must give again what the first call did. So all of
+its samples are checked, by two calls beside them and the first."""
+
 WARM_UP_S = 0.05
 """Between two looks at the device's clock rate, while calls raise it before the first sample of a member."""
 

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.metric import Metric
 from attnbench.plan.blocks import baseline_of, blocks_of, weight
-from attnbench.plan.settings import BATCH_S, MOST_CALLS, SAMPLE_S, WARM_UP_S, Measure, untimed_calls
+from attnbench.plan.settings import (
+    ALONE_S,
+    BATCH_S,
+    FEW_SAMPLES,
+    MOST_CALLS,
+    SAMPLE_S,
+    WARM_UP_S,
+    Measure,
+    untimed_calls,
+)
 from attnbench.problem import Cell
 from attnbench.registry import compiles
 from attnbench.units import count
@@ -23,6 +32,9 @@ if TYPE_CHECKING:
 CALLS_AROUND = 4
 """So many warm calls take as long as those of a timed visit that are no samples: the first one, which is cold, of short
 calls a second, one after a write, and at times one after its return."""
+
+CALLS_AROUND_FEW = 3
+"""The same of a visit that stays with one input set, as one of few samples does where calls are long."""
 
 VISIT_S = 0.03
 """What a visit costs beside its calls and its samples."""
@@ -85,6 +97,7 @@ class Timed:
         weight: its samples in a turn.
         around_s: what a visit costs beside its calls, its samples and VISIT_S, see `around_s`.
         share: of the timed rounds that visit it.
+        calls_around: CALLS_AROUND, or CALLS_AROUND_FEW.
     """
 
     cell: Cell
@@ -93,6 +106,7 @@ class Timed:
     weight: int = 1
     around_s: float = 0.0
     share: float = 1.0
+    calls_around: int = CALLS_AROUND
 
     def round_s(self, turns: int, clocks: int = 1) -> float:
         """What it is expected to take of a round on the average; see `visit_s`."""
@@ -106,7 +120,8 @@ class Timed:
             clocks: metrics that take samples.
         """
         samples = min(turns, self.turns) * self.weight
-        return VISIT_S + self.around_s + CALLS_AROUND * self.call_s + samples * sample_s(self.call_s, clocks)
+        calls_s = self.calls_around * self.call_s + samples * sample_s(self.call_s, clocks)
+        return VISIT_S + self.around_s + calls_s
 
 
 @dataclass(frozen=True)
@@ -208,7 +223,11 @@ def timed(
         typical_s = median(max(call, BATCH_S) * timed_calls(call) for call in series)
         enough = math.ceil(measure.max_time_s / typical_s)
         turns = max(measure.min_turns, min(measure.max_turns, enough))
-        yield from (Timed(cell, by_key[cell.key], turns, weight(cell, base), around_s) for cell in block)
+        for cell in block:
+            call_s, samples = by_key[cell.key], weight(cell, base)
+            few = call_s >= ALONE_S and samples * measure.max_turns <= FEW_SAMPLES
+            around = CALLS_AROUND_FEW if few else CALLS_AROUND
+            yield Timed(cell, call_s, turns, samples, around_s, calls_around=around)
 
 
 def afford(

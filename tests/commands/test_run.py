@@ -139,6 +139,10 @@ def test_a_short_budget_is_not_spent_on_the_rates(
     begun = open_run.begin(suites.from_text(text, "a test", tmp_path), "cpu", tmp_path / "run")
     begun.journal.close()
     assert bool(begun.environment["rates"]) == measured
+    other = suites.from_text(text, "a test", tmp_path)
+    without = open_run.begin(other, "cpu", tmp_path / "without", with_rates=False)
+    without.journal.close()
+    assert not without.environment["rates"]
 
 
 def test_a_call_is_expected_from_its_operations_and_bytes() -> None:
@@ -154,6 +158,8 @@ def test_a_call_is_expected_from_its_operations_and_bytes() -> None:
     (timed,) = time_budget.timed([(CELL, 0.1)], Measure(min_turns=2, max_turns=9, max_time_s=0.5), "")
     assert timed.turns == 5
     assert timed.visit_s(9) == timed.visit_s(5) == pytest.approx(timed.visit_s(2) + 3 * time_budget.sample_s(0.1))
+    (few,) = time_budget.timed([(CELL, 0.1)], Measure(min_turns=2, max_turns=2), "")
+    assert timed.visit_s(2) - few.visit_s(2) == pytest.approx(0.1)
 
 
 def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(

@@ -29,6 +29,7 @@ from attnbench.measure.protocol import (
     answer_to,
 )
 from attnbench.measure.runner import Runner, Stopped, exit_code
+from attnbench.measure.worker_pool import FORECASTER, lasting_forecaster
 from attnbench.plan import time_budget
 from attnbench.plan.blocks import BASELINE_WEIGHT
 from attnbench.plan.measured_code import measured_code
@@ -182,6 +183,24 @@ def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(Stopped, match="no torch"):
         Runner(plan(CELLS), opened, Silent(), start).run()
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_runs_one_after_another_can_have_one_forecaster(lasting: bool, tmp_path: Path) -> None:
+    started: list[Pretended] = []
+
+    def start(number: int, threads: int) -> Any:
+        started.append(Pretended(number, fine))
+        return started[-1]
+
+    with lasting_forecaster(start) as forecaster:
+        for name in ("first", "second"):
+            made, opened = plan(CELLS, measure=ONCE), journal.create(tmp_path / name, "name: made\n", {})
+            Runner(made, opened, Silent(), start, forecaster=forecaster(made) if lasting else None).run()
+            opened.close()
+            assert set(read_run(tmp_path / name).visits["process"]) == {0, 1}
+    assert [worker.number for worker in started].count(FORECASTER) == (1 if lasting else 2)
+    assert all(worker.closed for worker in started)
 
 
 def test_a_predicted_excess_says_by_how_much(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.timed_checks import TimedChecks, Watched
 from attnbench.measure.worker.visit import Bench, figures, metrics
-from attnbench.plan.settings import MOST_CALLS, SAMPLE_S, batch_of, untimed_calls
+from attnbench.plan.settings import ALONE_S, FEW_SAMPLES, MOST_CALLS, SAMPLE_S, batch_of, untimed_calls
 from attnbench.problem import Cell
 from attnbench.registry import operators
 
@@ -45,15 +45,6 @@ CHECKED = 8
 """One sample in so many is checked; of the first, one among the six that every visit has."""
 
 FIRST_CHECKED = 6
-
-ALONE_S = 2 * SAMPLE_S
-"""Where the first call takes so long, it is the only one before the samples: those are of one call each, and no later
-one is untimed."""
-
-FEW_SAMPLES = 2
-"""A visit of no more, where its first call is the only one before them, stays with that call's input set: its first
-sample is taken after a write, and its second, or a call after it, must give again what the first call did. So all of
-its samples are checked, by two calls beside them and the first."""
 
 CHEAP_CALL_S = 1e-3
 """A visit of calls shorter than this has CHEAP_CHECKS checks at least, made at its end where its samples had fewer."""
