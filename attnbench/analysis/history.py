@@ -25,6 +25,7 @@ from attnbench.analysis.change_points import FEWEST_RUNS, Floats, beside_others,
 from attnbench.analysis.compare.findings import Verdict
 from attnbench.analysis.compare.stored_runs import FEWEST_OTHERS
 from attnbench.analysis.crossover import Crossover, crossover
+from attnbench.analysis.interval import half_widths
 from attnbench.analysis.metric_values import Quantity, check_metric, metric_names
 from attnbench.analysis.series import Panel, Series, check_axis, panels
 from attnbench.analysis.snapshots import Snapshot, Snapshots, read_snapshots
@@ -327,16 +328,29 @@ def _tracks(
         for point in series.points:
             if (panel.axis, point.label) not in labels:
                 continue
-            of_device = [i for i, run in enumerate(runs) if run.devices.get(point.key) == panel.fixed["device"]]
-            points = tuple(_at(runs[i], i, name, point.key, beside.get((point.key, i))) for i in of_device)
+            key = point.key
+            of_device = [i for i, run in enumerate(runs) if run.devices.get(key) == panel.fixed["device"]]
+            values = [runs[i].quantities[name] for i in of_device]
+            intervals = _intervals(values, key)
+            points = tuple(
+                At(i, each.values.get(key), low, high, runs[i].outcomes[key][0], beside.get((key, i)))
+                for i, each, (low, high) in zip(of_device, values, intervals, strict=True)
+            )
             if any(each.value is not None for each in points):
-                yield Track(series.name, panel.axis, point.label, point.key, points)
+                yield Track(series.name, panel.axis, point.label, key, points)
 
 
-def _at(run: Snapshot, number: int, name: str, key: str, beside: float | None) -> At:
-    values = run.quantities[name]
-    low, high = values.interval(key) or (None, None)
-    return At(number, values.values.get(key), low, high, run.outcomes[key][0], beside)
+def _intervals(values: Sequence[Quantity], key: str) -> Iterator[tuple[float | None, float | None]]:
+    """`Quantity.interval` of a cell in each of them, all at once."""
+    levels = [each.levels.get(key) if each.metric.timed else None for each in values]
+    known = [each for each in levels if each is not None and each.has_interval]
+    half = iter(half_widths(known).tolist())
+    for each in levels:
+        if each is None or not each.has_interval:
+            yield None, None
+        else:
+            width = next(half)
+            yield math.exp(each.level - width), math.exp(each.level + width)
 
 
 def _crossovers(

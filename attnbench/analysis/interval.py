@@ -21,16 +21,17 @@ run was measured on several, both parts are at least what follows from the means
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.device_term import connected, device_term
-from attnbench.analysis.distributions import CONFIDENCE, t_quantile
+from attnbench.analysis.device_term import device_term
+from attnbench.analysis.distributions import CONFIDENCE, t_quantile, t_quantiles
 from attnbench.analysis.looks import confidence_after
-from attnbench.analysis.moderation import Floats, Indices, level_variances, moderate
+from attnbench.analysis.moderation import Floats, Indices, level_variances, moderate, numbered_within
 from attnbench.problem import CELL_COLUMNS
 
 Bools = npt.NDArray[np.bool_]
@@ -95,6 +96,23 @@ def half_width(confidence: float, *parts: tuple[float, float]) -> float:
         parts: variance and degrees of freedom of each summand.
     """
     return math.sqrt(sum(t_quantile(freedom, confidence) ** 2 * x if x > 0 else x for x, freedom in parts))
+
+
+def half_widths(estimates: Sequence[Estimate]) -> Floats:
+    """`Estimate.half_width` of each, all at once."""
+    widths = np.full(len(estimates), np.nan)
+    by_confidence: dict[float, list[int]] = {}
+    for i, each in enumerate(estimates):
+        by_confidence.setdefault(each.confidence, []).append(i)
+    for confidence, at in by_confidence.items():
+        fields = ((e.own, e.own_freedom, e.shared, e.shared_freedom) for e in (estimates[i] for i in at))
+        own, own_freedom, shared, shared_freedom = np.array(list(fields)).T
+        square = np.zeros(len(at))
+        for variance, freedom in ((own, own_freedom), (shared, shared_freedom)):
+            different, which = np.unique(np.where(variance > 0, freedom, np.inf), return_inverse=True)
+            square += np.where(variance > 0, t_quantiles(different, confidence)[which] ** 2 * variance, variance)
+        widths[at] = np.sqrt(square)
+    return widths
 
 
 def ratio_half_width(a: Estimate, b: Estimate, confidence: float | None = None, together: int = 1) -> float:
@@ -207,7 +225,7 @@ def estimates_of(
             own, freedom = np.fmax(own, term.own), np.where(estimated, term.own_freedom, freedom)
             common, shared_freedom = np.fmax(common, term.shared), min(shared_freedom, term.shared_freedom)
     if parts is not None and not sides:
-        own = own + np.where(_split(fit, cells, blocks, groups), common, 0.0)
+        own = own + np.where(fit.split, common, 0.0)  # offsets do not cancel in the ratio of two of its cells
     columns = (fit.level, own, freedom, common, fit.rounds, last)
     return [
         Estimate(a, b, c, d, shared_freedom, n, confidences[r])
@@ -231,18 +249,15 @@ def _blocks(usable: pd.DataFrame, cells: Indices) -> Indices:
 
 def _numbered(columns: Indices) -> Indices:
     """[visits] from [columns, visits]: the same number for equal columns, in their order."""
-    return np.asarray(np.unique(columns, axis=1, return_inverse=True)[1].ravel(), dtype=np.int64)
+    joint = columns[0]
+    for column in columns[1:]:
+        joint = joint * (int(column.max()) + 1) + column
+    return np.asarray(np.unique(joint, return_inverse=True)[1], dtype=np.int64)
 
 
-def _split(fit: _Fit, cells: Indices, blocks: Indices, groups: Indices) -> Bools:
-    """By cell, whether its block was measured in sets of groups that no cell connects, so that their offsets do not
-    cancel in the ratio of two of its cells.
-    """
-    split = np.zeros(len(fit.level), dtype=bool)
-    for block in range(blocks.max() + 1):
-        here = (blocks == block) & ~np.isnan(fit.offset)
-        split[cells[here]] = here.any() and connected(cells[here], groups[here]) > 1
-    return split
+def _first(labels: Indices, values: Indices) -> Indices:
+    """By label, numbered without a gap, the value of the first that has it."""
+    return np.asarray(values[np.unique(labels, return_index=True)[1]], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -254,61 +269,87 @@ class _Fit:
     offset: Floats  # [visits], of its group; nan outside every group
     leverage: Floats  # [visits], on the offset
     share: Floats  # [visits], of a group's variance in the mean of the groups that it is compared with
+    split: Bools  # [cells], whether its block was measured in sets of groups that no cell connects
 
 
 def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_variance: Floats, typical: Bools) -> _Fit:
     """Least squares of logs = cell + group, weighted by `cell_variance`; offsets of `typical` groups average 0."""
     rounds = np.bincount(cells)
-    offset, leverage, share = np.full(len(logs), np.nan), np.zeros(len(logs)), np.zeros(len(logs))
-    for block in range(blocks.max() + 1):  # no cell is in two
-        here = np.flatnonzero(blocks == block)
-        weight = 1 / cell_variance[cells[here]]
-        fitted = _offsets(logs[here], cells[here], groups[here], weight, typical[here])
-        offset[here], leverage[here], share[here] = fitted
+    offset, leverage, share, split = _offsets(logs, cells, blocks, groups, 1 / cell_variance, typical)
     adjusted = logs - np.nan_to_num(offset)
     # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
     level = np.bincount(cells, weights=adjusted) / rounds
     left = rounds - 1.0 - np.bincount(cells, weights=leverage)
     freedom = np.where(left > 1e-6, left, 0.0)
     variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
-    return _Fit(level, rounds, variance, freedom, offset, leverage, share)
+    return _Fit(level, rounds, variance, freedom, offset, leverage, share, split)
 
 
 def _offsets(
-    logs: Floats, cells: Indices, groups: Indices, weight: Floats, typical: Bools
-) -> tuple[Floats, Floats, Floats]:
-    """The offset, leverage and share of each visit of a block; see `_Fit`. Leverage is the freedom its residual loses.
+    logs: Floats, cells: Indices, blocks: Indices, groups: Indices, weight: Floats, typical: Bools
+) -> tuple[Floats, Floats, Floats, Bools]:
+    """The offset, leverage and share of each visit, and `split` of each cell; see `_Fit`. Leverage is the freedom that
+    its residual loses.
 
-    A visit alone in its group has none (nan); nor has any where workers measured hardly more than one cell each, whose
-    offsets cannot be separated from the residuals.
+    A visit alone in its group has none (nan); nor has any of a block where workers measured hardly more than one cell
+    each, whose offsets cannot be separated from the residuals. All blocks are solved at once, in matrices as large as
+    the largest needs.
+
+    weight: [cells].
     """
-    cells, groups = (np.unique(x, return_inverse=True)[1] for x in (cells, groups))
-    rounds, visits = np.bincount(cells), np.bincount(groups)
-    common = np.flatnonzero(visits > 1)
-    spare = len(logs) - len(rounds)
+    rounds, mine, count = np.bincount(cells), weight[cells], int(blocks.max()) + 1
+    member, block_of = numbered_within(cells, blocks)
+    visits = np.bincount(groups)
+    common = visits[groups] > 1
+    column = np.zeros(len(logs), dtype=np.int64)
+    column[common], group_block = numbered_within(_numbered(groups[common][None]), blocks[common])
+    size, held = np.bincount(block_of, minlength=count), np.bincount(group_block, minlength=count)
+    there = np.arange(held.max(initial=1)) < held[:, None]  # [blocks, groups]
+    shape = (count, int(size.max()), there.shape[1])
+    centred = logs - (np.bincount(cells, weights=logs) / rounds)[cells]
 
-    def centred(x: Floats) -> Floats:
-        return x - (np.stack([np.bincount(cells, weights=column) for column in x.T]) / rounds)[:, cells].T
+    def summed(values: Floats | Bools) -> Floats:
+        """[blocks, groups]: of the visits of each group that has several."""
+        at = (blocks * shape[2] + column)[common]
+        totals: Floats = np.bincount(at, weights=values[common], minlength=count * shape[2]).astype(np.float64)
+        return totals.reshape(count, shape[2])
 
-    none = np.full(len(logs), np.nan), np.zeros(len(logs)), np.zeros(len(logs))
-    if not (spare and len(common)):
-        return none
-    member = (groups[:, None] == common).astype(np.float64)  # [visits, groups]
-    incidence = centred(member)
-    values, vectors = np.linalg.eigh(incidence.T @ (weight[:, None] * incidence))
-    known = values > 1e-9 * values[-1]
-    if not 0 < known.sum() <= 0.75 * spare:
-        return none
-    leverage = weight * ((incidence @ vectors[:, known]) ** 2 / values[known]).sum(axis=1)
-    right = incidence.T @ (weight * centred(logs[:, None])[:, 0])
-    offset = vectors[:, known] @ ((vectors[:, known].T @ right) / values[known])
+    # Of each cell the share of its visits that is in each group; what a visit's row lacks to its group alone.
+    at = ((blocks * shape[1] + member) * shape[2] + column)[common]
+    shares = np.bincount(at, weights=1 / rounds[cells[common]], minlength=math.prod(shape)).reshape(shape)
+    scale = np.zeros(shape[:2])
+    scale[block_of, _first(cells, member)] = weight * rounds
+    of_groups = summed(mine)
+    information = np.einsum("bg,gh->bgh", of_groups, np.eye(shape[2]))
+    information -= (shares * scale[:, :, None]).swapaxes(1, 2) @ shares
+    largest = information.diagonal(axis1=1, axis2=2).max(axis=1, initial=0.0) + 1.0
+    information -= np.einsum("bg,gh->bgh", ~there * largest[:, None], np.eye(shape[2]))  # apart from what is there
+    values, vectors = np.linalg.eigh(information)
+    known = values > np.maximum(1e-9 * values[:, -1:], 1e-13 * of_groups.max(axis=1, keepdims=True))
+    solved = (known.sum(axis=1) > 0) & (known.sum(axis=1) <= 0.75 * (np.bincount(blocks, minlength=count) - size))
+    spread = vectors * np.where(known, 1 / np.where(known, values, 1.0), 0.0)[:, None]
+    inverse = spread @ vectors.swapaxes(1, 2)
+    offset = (inverse @ summed(mine * centred)[:, :, None])[:, :, 0]
+    away = shares @ inverse  # [blocks, members, groups]
+    leverage = mine * (
+        common * (inverse[blocks, column, column] - 2 * away[blocks, member, column])
+        + (away * shares).sum(axis=2)[blocks, member]
+    )
     # Offsets average 0 over each set of groups that common cells connect, on which the free vectors are constant.
-    free = vectors[:, ~known]
-    counted = free * (typical @ member > 0)[:, None]
-    mean = free @ np.linalg.pinv(free.T @ counted, hermitian=True)
-    offset -= mean @ (counted.T @ offset)
-    share = np.maximum((mean * free).sum(axis=1), (free**2).sum(axis=1))
-    return np.where(visits[groups] > 1, member @ offset, np.nan), leverage, member @ share
+    free = vectors * (~known & (values > -largest[:, None] / 2))[:, None]
+    same = (free @ free.swapaxes(1, 2) > 0.5 / shape[2]).astype(np.float64)
+    counted = there & (summed(typical) > 0)
+    averaged, every = (np.einsum("bgh,bh->bg", same, each.astype(np.float64)) for each in (counted, there))
+    offset -= np.einsum("bgh,bh->bg", same, offset * counted) / np.maximum(averaged, 1)
+    share = (every > 0) / np.maximum(np.where(averaged > 0, averaged, every), 1)  # 0: a group of one visit is its zero
+    split = solved & ((free**2).sum(axis=(1, 2)) > 1.5)
+    own = solved[blocks]
+    return (
+        np.where(own & common, offset[blocks, column], np.nan),
+        np.where(own & (leverage > 1e-9), leverage, 0.0),
+        np.where(own & common, share[blocks, column], 0.0),
+        split[block_of],
+    )
 
 
 def _between(

@@ -35,24 +35,54 @@ def level_variances(variance: Floats, rounds: Floats, cells: Indices, blocks: In
     own = variance / rounds
     if not (variance > 0).all():
         return own
-    for block in range(blocks.max() + 1):
-        here = blocks == block
-        members, cell = np.unique(cells[here], return_inverse=True)
-        group = np.unique(groups[here], return_inverse=True)[1]
-        weight = np.zeros((len(members), group.max() + 1))
-        weight[cell, group] = 1 / variance[members[cell]]
-        if (weight > 0).all():
-            continue
-        information = np.diag(weight.sum(axis=1)) - weight / weight.sum(axis=0) @ weight.T
-        inverse = np.linalg.pinv(information, hermitian=True)
-        variances = np.diag(inverse)
-        missing = variances[:, None] + variances - 2 * inverse - own[members][:, None] - own[members]
-        added = np.zeros(len(members))
-        order = np.argsort(-rounds[members], kind="stable")
-        for at, i in enumerate(order[1:], 1):
-            added[i] = max(0.0, (missing[i, order[:at]] - added[order[:at]]).max())
-        own[members] += added
+    member, block_of = numbered_within(cells, blocks)
+    column, group_block = numbered_within(
+        np.unique(blocks * (groups.max() + 1) + groups, return_inverse=True)[1], blocks
+    )
+    size, held = (np.bincount(each, minlength=blocks.max() + 1) for each in (block_of, group_block))
+    place = np.full((len(size), size.max()), -1)  # [blocks, members]: the cell
+    place[blocks, member] = cells
+    there = place >= 0
+    weight = np.zeros((*place.shape, held.max()))
+    weight[blocks, member, column] = 1 / variance[cells]
+    partial = (weight > 0).sum(axis=(1, 2)) < size * held
+    if not partial.any():
+        return own
+    place, there, weight = place[partial], there[partial], weight[partial]
+    totals = weight.sum(axis=1, keepdims=True)
+    sums = weight.sum(axis=2)
+    sums = np.where(there, sums, sums.max(axis=1, keepdims=True))
+    information = sums[:, :, None] * np.eye(sums.shape[1]) - weight / np.where(
+        totals > 0, totals, 1.0
+    ) @ weight.swapaxes(1, 2)
+    inverse = np.linalg.pinv(information, rcond=1e-10, hermitian=True)
+    variances = inverse.diagonal(axis1=1, axis2=2) - np.where(there, own[place], 0.0)
+    missing = variances[:, :, None] + variances[:, None] - 2 * inverse
+    missing[~(there[:, :, None] & there[:, None])] = -np.inf
+    order = np.argsort(np.where(there, -rounds[place], 0.0), axis=1, kind="stable")
+    missing = np.take_along_axis(np.take_along_axis(missing, order[:, :, None], 1), order[:, None], 2)
+    added = np.zeros(place.shape)  # in that order
+    for at in range(1, place.shape[1]):
+        added[:, at] = np.maximum(0.0, (missing[:, at, :at] - added[:, :at]).max(axis=1))
+    ordered, known = (np.take_along_axis(each, order, 1) for each in (place, there))
+    own[ordered[known]] += added[known]
     return own
+
+
+def numbered_within(labels: Indices, blocks: Indices) -> tuple[Indices, Indices]:
+    """The number of every visit's label among those of its block, from 0, and the block of every label.
+
+    Args:
+        labels: of every visit, numbered without a gap; none is in two blocks.
+        blocks: of every visit.
+    """
+    first = np.unique(labels, return_index=True)[1]
+    of_label = blocks[first]
+    order = np.argsort(of_label, kind="stable")
+    begins = np.searchsorted(of_label[order], of_label[order])
+    number = np.empty(len(first), dtype=np.int64)
+    number[order] = np.arange(len(first)) - begins
+    return number[labels], np.asarray(of_label, dtype=np.int64)
 
 
 def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:

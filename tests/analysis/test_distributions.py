@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from scipy.special import chdtri, ndtri, polygamma, psi, stdtrit
 
-from attnbench.analysis.distributions import chi_square, digamma, normal, t_quantile, trigamma
+from attnbench.analysis.distributions import chi_square, digamma, normal, t_quantile, t_quantiles, trigamma
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999, 0.99999])
@@ -16,6 +17,15 @@ def test_student_is_scipys(freedom: float, confidence: float) -> None:
 
 def test_infinite_freedom_is_the_normal() -> None:
     assert t_quantile(math.inf, 0.95) == pytest.approx(1.959964, rel=1e-6)
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.99999])
+def test_many_quantiles_at_once_are_those_of_each(confidence: float) -> None:
+    freedoms = np.array([0.3, 0.99, 1.0, 1.013, 2.5, 8.77, 41.3, 199.9, 200.0, 1234.0, math.inf])
+    each = [t_quantile(freedom, confidence) for freedom in freedoms.tolist()]
+    assert t_quantiles(freedoms, confidence).tolist() == pytest.approx(each, rel=1e-5)
+    assert t_quantiles(freedoms + 0.01, confidence)[2] != pytest.approx(each[2], rel=1e-5), "the negative control"
+    assert len(t_quantiles(np.zeros(0), confidence)) == 0
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 5, 10])

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from attnbench.analysis import interval
-from attnbench.analysis.interval import Estimate, estimates, ratio, ratio_half_width
+from attnbench.analysis.interval import Estimate, estimates, half_widths, ratio, ratio_half_width
 from attnbench.analysis.moderation import moderate
 from benchmarks.coverage import noise
 from benchmarks.coverage.noise import NOISES, visits
@@ -211,3 +212,47 @@ def test_a_cell_of_one_round_borrows_the_variance_of_like_cells() -> None:
     assert found["c4"].rounds == 1
     assert found["c4"].own == pytest.approx(3 * found["c5"].own, rel=1.0)
     assert found["c4"].half_width > found["c5"].half_width
+
+
+def test_blocks_that_are_fitted_together_are_as_each_alone() -> None:
+    """Three blocks of other shapes: whole; a cell without the last round; two parts that one cell connects."""
+    layouts = (
+        [(cell, group) for group in range(4) for cell in range(3)],
+        [(cell, group) for group in range(3) for cell in range(5) if (cell, group) != (4, 2)],
+        [(0, 0), (1, 0), (0, 1), (2, 1), (0, 2), (1, 2), (0, 3), (2, 3)],
+    )
+    rng = np.random.default_rng(5)
+    alone, together, begin = [], [], np.zeros(2, dtype=np.int64)
+    for number, layout in enumerate(layouts):
+        cells, groups = np.array(layout).T
+        logs, weight = rng.normal(size=len(layout)), rng.uniform(1, 3, cells.max() + 1)
+        typical = groups != 1
+        alone.append(interval._offsets(logs, cells, np.zeros_like(cells), groups, weight, typical))
+        block = np.full(len(layout), number)
+        together.append((logs, cells + begin[0], block, groups + begin[1], weight, typical))
+        begin += cells.max() + 1, groups.max() + 1
+        offset = alone[-1][0]
+        # The normal equations hold, and typical offsets average 0: once for each group.
+        around = logs - offset - (np.bincount(cells, weights=logs - offset) / np.bincount(cells))[cells]
+        assert np.bincount(groups, weights=weight[cells] * around) == pytest.approx(0, abs=1e-12)
+        assert offset[[list(groups).index(group) for group in set(groups[typical].tolist())]].mean() == pytest.approx(0)
+        assert alone[-1][1].sum() == pytest.approx(groups.max())
+    every = interval._offsets(*(np.concatenate(columns) for columns in zip(*together, strict=True)))
+    for joint, each in zip(every, zip(*alone, strict=True), strict=True):
+        assert joint == pytest.approx(np.concatenate(each))
+    assert not every[3].any()
+    cells, groups = np.array([(cell, group + 2 * (cell > 1)) for cell in range(4) for group in range(2)]).T
+    logs, every_one = rng.normal(size=8), np.ones(8, dtype=bool)
+    assert interval._offsets(logs, cells, np.zeros_like(cells), groups, np.ones(4), every_one)[3].all()
+
+
+def test_many_half_widths_at_once_are_those_of_each() -> None:
+    each = [
+        Estimate(0.0, own, freedom, shared, 7.3, 3, confidence)
+        for own, freedom, shared, confidence in (
+            *((1e-3, 2.2 + i, 2e-3, 0.95) for i in range(3)), (0.0, math.inf, 0.0, 0.95), (1e-3, 4.5, 0.0, 0.98),
+        )
+    ]  # fmt: skip
+    assert half_widths(each).tolist() == pytest.approx([estimate.half_width for estimate in each], rel=1e-5)
+    assert half_widths([replace(each[0], own=math.nan)]).tolist() == pytest.approx([math.nan], nan_ok=True)
+    assert len(half_widths([])) == 0
