@@ -41,6 +41,7 @@ class Case:
         heads: int = 2,
         head_dim: int = 4,
         kv_heads: int | None = None,
+        batch: int = 2,
         given: Params | None = None,
         **params: Any,
     ) -> None:
@@ -48,7 +49,7 @@ class Case:
         self.operator = operator
         self.form = operator.forms["core"]
         self.params: Params = resolve(operator, {**(given or {}), **params})
-        shape: dict[str, Any] = {"batch": 2, "dtype": "float64", "causal": causal, "kv_heads": kv_heads or heads}
+        shape: dict[str, Any] = {"batch": batch, "dtype": "float64", "causal": causal, "kv_heads": kv_heads or heads}
         self.problem = Problem(seq_len, head_dim * heads, heads, **shape)
         self.inputs: Inputs = self.form.make_inputs(self.problem, self.params, torch.Generator().manual_seed(seq_len))
 
