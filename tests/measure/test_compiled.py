@@ -41,7 +41,7 @@ def test_what_is_compiled_passes_its_check(name: str, impl: str, causal: bool, m
 
 
 def test_in_a_mode_that_looks_into_compiled_code_it_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations.Dispatched, "ignore_compile_internals", classmethod(lambda cls: False))
-    monkeypatch.setattr(operations.Dispatched, "supports_higher_order_operators", False)
+    monkeypatch.setattr(operations.DispatchedByCompiled, "ignore_compile_internals", classmethod(lambda cls: False))
+    monkeypatch.setattr(operations.DispatchedByCompiled, "supports_higher_order_operators", False)
     with pytest.raises((NotImplementedError, RuntimeError), match="flex_attention"):
         checking.check_impl(subject("local", "cuda", causal=True))

@@ -37,15 +37,20 @@ def test_measuring_imports_torch_and_the_standard_library_only() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_operators_bring_torch_alone() -> None:
+def test_operators_and_their_checks_bring_torch_alone() -> None:
     """Every worker loads some: torch._dynamo takes longer than torch, and Triton is of kernels that are called."""
     program = (
         "import sys; from attnbench.registry import operators\n"
         "for source in operators().values(): source.load()\n"
-        "sys.exit(str({'torch._dynamo', 'triton', 'sympy'} & set(sys.modules) or ''))"
+        "loaded = {'torch._dynamo', 'triton', 'sympy'} & set(sys.modules)\n"
+        "from attnbench.measure.protocol import CheckRequest; from attnbench.measure.worker.checking import check\n"
+        "from attnbench.problem import Cell, Problem\n"
+        "cell = Cell('linear_transformer', 'reference', 'core', 'fwd_bwd', Problem(16, 8), {})\n"
+        "assert check(CheckRequest(cell, 'cpu', (), 2**30, None)).status == 'ok'\n"
+        "print(sorted(loaded | {'torch._dynamo', 'triton'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == ""
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_a_worker_ends_when_its_pipe_closes() -> None:

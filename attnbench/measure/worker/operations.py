@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,17 +14,14 @@ from attnbench.measure.worker.prepared_cell import Outputs, Subject
 
 
 class Dispatched(TorchDispatchMode):
-    """Counts the operators that reach a backend while it is active, by name without a default overload.
-
-    Compiled code runs compiled inside it: left alone, as torch leaves it inside other modes, it would run eagerly.
-    """
+    """Counts the operators that reach a backend while it is active, by name without a default overload."""
 
     supports_higher_order_operators = True
 
     @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Whether torch.compile compiles, and calls what it has compiled, while this mode is active."""
-        return True
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether it is hidden from torch's compiler, which torch then imports: that takes as long as torch itself."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,11 +40,28 @@ class Dispatched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class DispatchedByCompiled(Dispatched):
+    """The same of compiled code, which runs compiled inside it: left alone, as torch leaves it inside other modes, it
+    would run eagerly."""
+
+    __torch_dispatch__ = Dispatched.__torch_dispatch__
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Whether torch.compile compiles, and calls what it has compiled, while this mode is active."""
+        return True
+
+
 def counting(call: Callable[[], Outputs], counts: Counter[str]) -> Callable[[], Outputs]:
     """The same call, which adds the operators that it dispatches to counts, and those that detach what it returns."""
 
     def counted() -> Outputs:
-        with Dispatched() as dispatched:
+        mode = DispatchedByCompiled if "torch._dynamo" in sys.modules else Dispatched
+        with mode() as dispatched:
             outputs = call()
             for tensor in outputs:
                 tensor.detach()
