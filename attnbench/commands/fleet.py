@@ -44,6 +44,9 @@ def command(
     impl: Annotated[list[str] | None, typer.Option(help="Measure only these; repeat it or use commas.")] = None,
     device: Annotated[str, device_option("auto: CUDA where the engine has GPUs.")] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, so many and no more.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for measuring on all devices at once, such as 5m; default: the suite's.")
+    ] = None,
     form: Annotated[str, format_option("run", "How results are printed.")] = "table",
     *,
     shown: ShownOptions,
@@ -80,6 +83,7 @@ def command(
         operators=operator or (),
         impls=impl or (),
         rounds=rounds,
+        budget=budget,
         device=device,
     )
     with progress() as live:
@@ -91,6 +95,9 @@ def command(
             f"{count(ended.missing, 'shard')} to be measured; what was measured is kept; continue with: {again}",
             file=sys.stderr,
         )
+    elif ended.cut:
+        left = f"the budget left out a part of {count(ended.cut, 'shard')}"
+        print(f"{left}; measure it with: {again} --budget {budget or 'TIME'}", file=sys.stderr)
     raise typer.Exit(ended.exit_code)
 
 

@@ -73,7 +73,9 @@ def _unable(maker: VisitMaker, order: Sequence[Cell]) -> dict[str, Reason]:
     unable: dict[str, Reason] = {}
     for members in series.values():
         distinct = {reasons[cell.key] for cell in members}
-        everywhere = len(distinct) == 1 and next(iter(distinct))[1] is not None
+        # Of a shard each is stored: what all shards have in common, only who joins them knows.
+        whole = maker.plan.rounds_by_key is None
+        everywhere = whole and len(distinct) == 1 and next(iter(distinct))[1] is not None
         for index, cell in enumerate(members):
             status, reason = reasons[cell.key]
             if reason is not None:

@@ -17,7 +17,7 @@ from attnbench.errors import BadInput, printable
 from attnbench.measure import engines, fleet_folder
 from attnbench.measure.device import AUTO, HOST, device_names, device_of
 from attnbench.measure.engines import Connection, News, Pool, Task
-from attnbench.measure.fleet_folder import Facts, FleetFolder, units_of
+from attnbench.measure.fleet_folder import Facts, FleetFolder, units_lacking, units_of
 from attnbench.measure.open_run import default_folder, refuse_other_code
 from attnbench.measure.shard_process import USAGE
 from attnbench.plan import suite as suites
@@ -66,6 +66,7 @@ class FleetRequest:
         devices: leased at once at most; None: as many as there are.
         address, options: of the engine, see `engines.Connection`.
         operators, impls, rounds: as `plan.suite.override` takes them.
+        budget: for this measuring, in place of the suite's, such as "5m"; None: the suite's.
         device: a kind's name, or "auto".
     """
 
@@ -80,6 +81,7 @@ class FleetRequest:
     operators: Sequence[str] = ()
     impls: Sequence[str] = ()
     rounds: int | None = None
+    budget: str | None = None
     device: str = AUTO
 
 
@@ -90,7 +92,8 @@ class Ended:
     Attributes:
         folder: the fleet's.
         codes: the exit codes of its complete shards.
-        missing: how many shards are not complete.
+        missing: how many shards have not ended.
+        cut: of how many that have ended the budget left units out.
         usage: whether these ended as bad usage does.
         interrupted: whether an interrupt ended it.
         joined: whether the folder holds a run of what was measured.
@@ -101,6 +104,7 @@ class Ended:
     folder: Path
     codes: Sequence[int]
     missing: int
+    cut: int
     usage: bool
     interrupted: bool
     joined: bool
@@ -127,11 +131,14 @@ def measure(request: FleetRequest, progress: FleetProgress) -> Ended:
     if request.resume is not None and request.out is not None:
         raise BadInput("--resume and --out: a fleet continues in its own folder. Give one of the two.")
     suite = _suite(request)
+    if request.budget is not None:
+        suite = suites.with_budget(suite, request.budget)
     with engines.connect(request.engine, connection) as pool:
         fleet = _new(request, suite, pool) if request.resume is None else _continued(request, suite, pool)
         facts = fleet.facts()
         with fleet.locked():
-            leasing = _Leasing(request.engine, fleet, facts, progress)
+            tasks = _tasks(fleet, facts, suite, request.devices or pool.at_once or facts.shards)
+            leasing = _Leasing(request.engine, fleet, facts, progress, tasks)
             return _joined(leasing.ended(leasing.run(pool)))
 
 
@@ -247,6 +254,23 @@ def _check_most(shards: int, engine: str, pool: Pool) -> None:
         raise BadInput(f"--shards {shards}: {engine} takes no more than {pool.most} here. Give fewer shards.")
 
 
+def _tasks(fleet: FleetFolder, facts: Facts, suite: Suite, devices: int) -> list[Task]:
+    """The shards, each with its part of the budget, where there is one. devices: that measure at once."""
+    from attnbench.measure.sharding import dealt_shares
+    from attnbench.plan.time_budget import shard_s
+
+    tasks = [fleet.task(number, facts) for number in range(1, facts.shards + 1)]
+    limit_s = suite.limits.budget_s
+    if limit_s is None:
+        return tasks
+    shares = dealt_shares(suite, facts.device, facts.shards)
+    with files.storing(fleet.path):
+        return [
+            fleet.limit(task, shard_s(limit_s, each.share, devices, each.rounds))
+            for task, each in zip(tasks, shares, strict=True)
+        ]
+
+
 @dataclass
 class _Leasing:
     """The shards of a fleet while they are measured."""
@@ -255,6 +279,7 @@ class _Leasing:
     fleet: FleetFolder
     facts: Facts
     progress: FleetProgress
+    tasks: Sequence[Task]
     _units: dict[int, int] = field(default_factory=dict)
     _before: int = 0
     _hosts: dict[int, str] = field(default_factory=dict)
@@ -266,21 +291,23 @@ class _Leasing:
 
     def run(self, pool: Pool) -> bool:
         """Leases until every shard has ended, or there is no hope. Returns whether an interrupt ended it."""
-        tasks = [self.fleet.task(number, self.facts) for number in range(1, self.facts.shards + 1)]
-        for task in tasks:
+        for task in self.tasks:
             code = self.fleet.ended(task)
-            if code is not None:
+            if code is not None and units_lacking(task.folder):
+                with files.storing(task.mark):
+                    task.mark.unlink()  # it goes on, with the budget of today
+            elif code is not None:
                 self._codes[task.number] = code
                 self._units[task.number] = units_of(task.folder)
         self._before = sum(self._units.values())
         try:
             for _ in range(ATTEMPTS):
-                again = [task for task in tasks if task.number not in self._codes and self._hopeful(task)]
+                again = [task for task in self.tasks if task.number not in self._codes and self._hopeful(task)]
                 if not again or self._hopeless():
                     break
                 self._lease(pool, again)
         except KeyboardInterrupt:
-            self._note_ended(tasks)
+            self._note_ended(self.tasks)
             return True
         return False
 
@@ -356,6 +383,7 @@ class _Leasing:
             folder=self.fleet.path,
             codes=list(self._codes.values()),
             missing=self.facts.shards - len(self._codes),
+            cut=sum(bool(units_lacking(task.folder)) for task in self.tasks if task.number in self._codes),
             usage=codes == {USAGE},
             interrupted=interrupted,
             joined=False,

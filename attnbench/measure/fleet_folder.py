@@ -2,7 +2,7 @@
 
 fleet.json          suite, number of shards, kind of device
 inputs/             the suite, and the user's operators that it names
-shards/0001/        the run folder of a shard; 0001.ended: its exit code, once it is complete
+shards/0001/        the run folder of a shard; 0001.budget: what it may take; 0001.ended: its exit code, if it ended
 logs/0001.log       what it printed
 visits.jsonl, …     the joined run, so that the folder is a run folder too
 """
@@ -14,21 +14,22 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from attnbench import files
+from attnbench.analysis.merge.missing import lacking
 from attnbench.errors import BadInput
 from attnbench.measure.engines import Task
 from attnbench.problem import block_of
 from attnbench.store.reading import read_environment, read_visits
-from attnbench.store.records import VISITS
+from attnbench.store.records import FLEET, SHARDS, VISITS
 from attnbench.store.shards import StoredShard
 from attnbench.store.trusted_json import parse_object, read_text
 from attnbench.units import quoted
 
-FLEET, INPUTS, SHARDS, LOGS = "fleet.json", "inputs", "shards", "logs"
+INPUTS, LOGS = "inputs", "logs"
 
 VERSION = 1
 """Of fleet.json."""
@@ -70,7 +71,14 @@ class FleetFolder:
             folder=self.path / SHARDS / name,
             log=self.path / LOGS / f"{name}.log",
             mark=self.path / SHARDS / f"{name}.ended",
+            budget=_budget(self.path / SHARDS / f"{name}.budget"),
         )
+
+    def limit(self, task: Task, budget_s: float) -> Task:
+        """Stores what a shard may take, so that whoever starts it knows. Returns it with that."""
+        budget = f"{max(budget_s, 1.0):.0f}s"
+        files.replace(task.mark.with_suffix(".budget"), f"{budget}\n")
+        return replace(task, budget=budget)
 
     def facts(self) -> Facts:
         """What it measures. Raises BadInput where it is no fleet's folder."""
@@ -89,7 +97,7 @@ class FleetFolder:
         return Facts(**{name: stored[name] for name in Facts.__dataclass_fields__})
 
     def ended(self, task: Task) -> int | None:
-        """The exit code of a shard that is complete; None: it is not."""
+        """The exit code of a shard that has ended; None: it has not."""
         with contextlib.suppress(OSError, ValueError):
             return int(files.read(task.mark, 10))
         return None
@@ -146,6 +154,12 @@ def _sound(stored: Mapping[str, Any]) -> bool:
     return texts and numbers and stored["suite"] == os.path.basename(stored["suite"])
 
 
+def _budget(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return files.read(path, 20).decode("ascii", "replace").strip()
+    return ""
+
+
 def units_done(folder: Path) -> int:
     """Of a run folder that may be being written. 0 where there is none yet."""
     if not (folder / VISITS).is_file():
@@ -154,6 +168,12 @@ def units_done(folder: Path) -> int:
         return len({(block_of(visit.key), visit.round) for visit in read_visits(folder) if visit.round})
     except BadInput:
         return 0
+
+
+def units_lacking(folder: Path) -> int:
+    """Of the run folder of a shard that has ended: the units that its budget left out."""
+    shard = StoredShard.of_run(read_environment(folder))
+    return len(lacking(read_visits(folder), shard)) if shard else 0
 
 
 def units_of(folder: Path) -> int:

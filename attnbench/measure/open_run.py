@@ -129,7 +129,7 @@ def memory_limit(limits: Limits, facts: Mapping[str, Any]) -> int:
 
 
 def begin(
-    suite: Suite, device: str, out: Path | None, shard: Shard | None = None, *, with_rates: bool = True
+    suite: Suite, device: str, out: Path | None, shard: Shard | None = None, *, with_rates: bool | None = None
 ) -> Session:
     """A new run folder.
 
@@ -138,13 +138,14 @@ def begin(
         device: to measure on.
         out: the folder; None: a new one below results/.
         shard: the part of the suite that it is to hold; None: the whole.
-        with_rates: whether the rates of the hardware are measured, where the budget has the time.
+        with_rates: whether the rates of the hardware are measured; None: where the suite's budget has the time.
 
     Raises: BadInput.
     """
     plan, facts = plan_of(suite, device, shard)
     check_any_defined(plan.cells, plan.operators_from, device, suite.where)
-    facts["rates"] = _rates(plan) if with_rates and time_budget.rates_fit(plan.limits.budget_s) else {}
+    rated = time_budget.rates_fit(plan.limits.budget_s) if with_rates is None else with_rates
+    facts["rates"] = _rates(plan) if rated else {}
     name = suite.name if shard is None else f"{suite.name}-{shard.number}of{shard.of}"
     return Session(plan, journal.create(out or default_folder(name), suite.text, facts), facts)
 

@@ -13,6 +13,7 @@ from attnbench.measure import open_run as sessions
 from attnbench.measure.device import choose_device
 from attnbench.measure.runner import Progress, Runner, Stopped
 from attnbench.plan import suite as suites
+from attnbench.plan import time_budget
 from attnbench.plan.shards import Shard, read_shard
 from attnbench.units import count
 
@@ -59,12 +60,13 @@ class RunRequest:
         chosen = self.suite if self.suite is not None else sessions.stored_suite(self.resume or Path())
         shard = self._shard()
         rounds = chosen.measure.rounds if shard is not None and self._without_added_rounds(chosen) else self.rounds
-        own_budget = self.budget if self.resume is None else None
-        chosen = suites.override(chosen, operators=self.operators, impls=self.impls, rounds=rounds, budget=own_budget)
+        of_suite = self.resume is None and shard is None  # else it is this command's alone: parts are of one suite
+        budget = self.budget if of_suite else None
+        chosen = suites.override(chosen, operators=self.operators, impls=self.impls, rounds=rounds, budget=budget)
+        if self.budget is not None and not of_suite:
+            chosen = suites.with_budget(chosen, self.budget)
         if self.resume is None:
             return chosen, sessions.device_for(chosen.where, chosen.impls, self.device), shard
-        if self.budget is not None:
-            chosen = suites.with_budget(chosen, self.budget)
         return chosen, choose_device(self.device), shard
 
     def _without_added_rounds(self, suite: Suite) -> bool:
@@ -104,7 +106,9 @@ class RunRequest:
             warn(text)
         if self.resume is None:
             part = shard if isinstance(shard, Shard) else None
-            session = sessions.begin(chosen, device, self.out, part, with_rates=self.with_rates)
+            of_suite = chosen if part is None or self.suite is None else self.suite
+            rated = self.with_rates and time_budget.rates_fit(of_suite.limits.budget_s)
+            session = sessions.begin(chosen, device, self.out, part, with_rates=rated)
         else:
             session = sessions.resume(chosen, self.device, self.resume)
         if self.with_rates and not session.environment.get("rates"):

@@ -68,8 +68,9 @@ def set_aside(folder: Path) -> Path:
 
 def _run(task: Task, words: Sequence[str], log: IO[bytes], stopped: Callable[[], bool]) -> int:
     top = str(Path(attnbench.__file__).parents[1])
+    run = (sys.executable, "-m", "attnbench", "run", str(task.suite))
     process = subprocess.Popen(
-        [sys.executable, "-m", "attnbench", "run", str(task.suite), *words, "--device", task.device],
+        [*run, *words, "--device", task.device, *(("--budget", task.budget) if task.budget else ())],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -167,6 +167,19 @@ def rates_fit(budget_s: float | None) -> bool:
     return budget_s is None or budget_s * RATES_SHARE >= RATES_S
 
 
+def shard_s(budget_s: float, share: float, devices: int, rounds: int) -> float:
+    """What of a suite's budget a shard may take: its share of the work, as many times as devices work at once, and no
+    more than a run of the whole; and what only starting it takes, which a run of the whole takes once.
+
+    Args:
+        budget_s: of the suite.
+        share: what the shard is expected to take, over what a run of the whole suite is.
+        devices: that measure shards at once.
+        rounds: in which it has units, each a process.
+    """
+    return RATES_S + START_S * (3 + rounds) + END_S + budget_s * min(1.0, devices * share)
+
+
 def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:
     """The seconds that a call is expected to take: an estimate, right within a factor of about four.
 

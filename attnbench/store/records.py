@@ -19,6 +19,9 @@ FILES = VISITS, SAMPLES, RESULTS, ENVIRONMENT, SUITE = (
 SEARCH = "search.json"
 """Beside them, what a crossover search was asked."""
 
+FLEET, SHARDS = "fleet.json", "shards"
+"""Of a fleet's folder: what it measures, and below which the run folder of each shard is."""
+
 Status = Literal["ok", "skipped", "wrong", "oom", "timeout", "crashed", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 

@@ -24,6 +24,7 @@ from attnbench.measure.shard_process import USAGE
 from attnbench.outputs._progress import Words
 from attnbench.plan import suite as suites
 from attnbench.plan.shards import Shard
+from attnbench.plan.time_budget import shard_s
 from attnbench.progress import Leased
 from tests.running import Silent, made_once, without_forecast, without_rates
 from tests.tiny_suite import TINY
@@ -66,17 +67,21 @@ class Stored:
     before: Callable[[Task], News | None] = lambda task: None
     most: int | None = None
     accelerated: bool = False
+    at_once: int | None = None
     leased: list[list[int]] = field(default_factory=list)
+    budgets: list[str] = field(default_factory=list)
     ended: int = 0
 
     def lease(self, tasks: Sequence[Task]) -> Generator[Sequence[News], None, None]:
         self.leased.append([task.number for task in tasks])
+        self.budgets = [task.budget for task in tasks]
         try:
             yield [News(task.number, "running", f"host {task.number}", 0) for task in tasks]
             for task in tasks:
                 instead = self.before(task)
                 if instead is None:
-                    shutil.copytree(self.measured / str(task.number), task.folder)
+                    assert not task.mark.exists()
+                    shutil.copytree(self.measured / str(task.number), task.folder, dirs_exist_ok=True)
                     task.mark.write_text("0\n")
                 yield [instead or News(task.number, "ended", code=0)]
         finally:
@@ -160,6 +165,39 @@ def test_an_interrupt_keeps_what_is_measured(pool: Stored, suite: Path, tmp_path
     done = fleet("--resume", tmp_path / "fleet")
     assert (done.exit_code, pool.leased) == (0, [[1, 2], [2]]), done.stderr
     assert len(read_run(tmp_path / "fleet").visits) == 8
+
+
+def test_what_a_budget_cut_is_measured_by_a_resumed_fleet(pool: Stored, suite: Path, tmp_path: Path) -> None:
+    def cut(task: Task) -> News | None:
+        if task.number == 1:
+            return None
+        shutil.copytree(pool.measured / "2", task.folder)
+        lines = (task.folder / "visits.jsonl").read_text().splitlines(keepends=True)
+        (task.folder / "visits.jsonl").write_text("".join(lines[:-1]))
+        task.mark.write_text("0\n")
+        return News(2, "ended", code=0)
+
+    pool.before = cut
+    done = fleet(suite, "--out", tmp_path / "fleet", "--budget", "10s")
+    assert (done.exit_code, pool.leased) == (0, [[1, 2]]), done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("the budget left out a part of 1 shard; measure it with: attnbench fleet ")
+    assert last.endswith(f"--on ray --resume {tmp_path / 'fleet'} --budget 10s")
+    assert f"(attnbench fleet --resume {tmp_path / 'fleet'} --on …)" in done.stderr
+    assert len(read_run(tmp_path / "fleet").visits) == 7
+    budgets = pool.budgets
+    pool.before = lambda task: None
+    done = fleet("--resume", tmp_path / "fleet", "--budget", "60s", "--devices", "1")
+    assert (done.exit_code, pool.leased) == (0, [[1, 2], [2]]), done.stderr
+    assert "missing" not in done.stderr
+    assert "budget" not in done.stderr
+    assert len(read_run(tmp_path / "fleet").visits) == 8
+    # Two at once may take the whole budget each, one after the other a half; and the start of a shard, always.
+    start_s = shard_s(0.0, 1.0, 1, 1)
+    assert [float(text[:-1]) for text in budgets] == pytest.approx([10 + start_s] * 2, abs=2)
+    assert [float(text[:-1]) for text in pool.budgets] == pytest.approx([30 + start_s], abs=6)
+    assert fleet("--resume", tmp_path / "fleet").exit_code == 0
+    assert pool.leased == [[1, 2], [2]]
 
 
 def test_shards_that_do_not_belong_together_are_kept(pool: Stored, suite: Path, tmp_path: Path) -> None:

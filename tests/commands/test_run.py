@@ -103,7 +103,7 @@ def test_a_suite_for_cuda_goes_to_no_cpu_that_nobody_named(
 ) -> None:
     import torch
 
-    def begin(suite: Suite, device: str, *more: object) -> None:
+    def begin(suite: Suite, device: str, *more: object, **options: object) -> None:
         raise Begun(device)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def test_it_is_begun_continued_or_set_aside(task: Task, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_it_ends_when_it_is_told(task: Task, monkeypatch: pytest.MonkeyPatch, stubborn: bool) -> None:
+    task = replace(task, budget="90s" if stubborn else "")
     program = task.suite.with_name("python")
     what = "" if stubborn else "echo stored; exit 130"
     program.write_text(f"#!/bin/sh\ntrap '{what}' TERM\necho begun $*\nwhile :; do sleep 0.05; done\n")
@@ -62,8 +64,9 @@ def test_it_ends_when_it_is_told(task: Task, monkeypatch: pytest.MonkeyPatch, st
         monkeypatch.setattr(shard_process, "GRACE_S", 0.3)
     code = shard_process.measure(task, lambda: task.log.exists() and b"begun" in task.log.read_bytes())
     assert code == (-9 if stubborn else 130)
-    words = f"begun -m attnbench run {task.suite} --shard 2/8 --out {task.folder} --device cpu\n"
-    assert task.log.read_text() == words + ("" if stubborn else "stored\n")
+    words = f"begun -m attnbench run {task.suite} --shard 2/8 --out {task.folder} --device cpu"
+    limit = " --budget 90s" if stubborn else ""
+    assert task.log.read_text() == f"{words}{limit}\n" + ("" if stubborn else "stored\n")
 
 
 def test_a_batch_job_marks_what_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,20 @@ from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure.open_run import Session
 from attnbench.measure.run_request import RunRequest, measure
+from attnbench.measure.sharding import dealt_shares
 from attnbench.plan import suite as suites
+from attnbench.plan.time_budget import START_S, shard_s
 from attnbench.problem import Cell, block_of
 from attnbench.registry import metrics
 from attnbench.store.columns import result_columns
+from attnbench.store.reading import read_visits
 from attnbench.store.records import ENVIRONMENT
 from tests.running import Silent, without_forecast, without_rates
 
 SUITE = """
 name: small
 operators: [softmax, linear_transformer]
-impls: [reference]
+impls: [reference, cuda]
 sweep: [{seq_len: [16, 32]}]
 problem: {heads: 2, channels: 16}
 measure: {rounds: 1, max_rounds: 3, min_turns: 2, max_turns: 2}
@@ -87,6 +91,9 @@ def test_merged_shards_are_the_run_in_all_that_repeats(runs: Path) -> None:
     whole, run = read_run(runs / "whole"), read_run(runs / "joined")
     assert len(exact(whole)) > 50
     assert exact(run) == exact(whole)
+    unable = [{v.key for v in read_visits(runs / name) if v.cause == "unsupported"} for name in ("whole", "s1", "s2")]
+    assert unable[0], "a series that cannot run here is said so once"
+    assert len(unable[1] | unable[2]) == 2 * len(unable[0]), "the negative control: shards say it at each size"
     assert run.suite_text == whole.suite_text
     other = (runs / "s1" / "visits.jsonl").read_text()
     (runs / "s1" / "visits.jsonl").write_text(other.replace('"relative_error":', '"relative_error":1'))
@@ -109,6 +116,24 @@ def test_every_unit_is_measured_once_and_its_whole_block_in_one_process(runs: Pa
     ids = {read_run(runs / name).visits["device_id"].iloc[-1] for name in ("whole", "s1", "s2")}
     assert len(ids) == 1
     assert len(ids.pop()) == 12
+
+
+def test_a_shard_has_its_part_of_a_budget_and_the_suite_stays_the_same() -> None:
+    suite = suites.from_text(SUITE, "small.yaml", Path())
+    request = RunRequest(suite, device="cpu", budget="90s", rounds=1)
+    whole, shard = request.choose()[0], replace(request, shard="1/2").choose()[0]
+    assert (whole.limits.budget_s, shard.limits.budget_s) == (90, 90)
+    assert "budget" in whole.text
+    assert "budget" not in shard.text
+    (alone,) = dealt_shares(suite, "cpu", 1)
+    assert (alone.share, alone.rounds) == (pytest.approx(1.0), 1)
+    shares = [each.share for each in dealt_shares(suite, "cpu", OF)]
+    assert sum(shares) == pytest.approx(1.0), "no block is in two rounds, so none is checked twice"
+    three = replace(suite, measure=replace(suite.measure, rounds=3))
+    assert sum(each.share for each in dealt_shares(three, "cpu", 6)) > 1.1
+    start_s = shard_s(0.0, 1.0, 1, 1)
+    assert start_s > START_S
+    assert [shard_s(60.0, 0.25, devices, 1) - start_s for devices in (1, 2, 4, 8)] == [15, 30, 60, 60]
 
 
 def test_a_run_stays_the_part_that_it_is(runs: Path) -> None:

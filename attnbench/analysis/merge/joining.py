@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.compare.tier0_exact import exact_metrics
 from attnbench.analysis.merge.belonging import check_together
+from attnbench.analysis.merge.missing import checked_keys, fleet_of, unmeasured
 from attnbench.analysis.merge.parts import MACHINE, OPERATORS, Part, named, plain, read_part
 from attnbench.errors import BadInput
 from attnbench.problem import block_of
@@ -25,9 +26,6 @@ MOST_ROUNDS = 1000
 """As many as a suite may ask for; a run of more is damage to who reads it."""
 
 MOST_LOOKS = 20
-
-RETRIED = ("ok", "crashed", "error")
-"""A cell whose visit ended otherwise is not visited again."""
 
 SUITE_FACTS = ("fast_exact", "code", "seed", "exact", "looks", "sweep", *OPERATORS)
 
@@ -86,7 +84,7 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
         raise BadInput(f"{'; '.join(missing)}. {todo}.")
     places = list(_places(groups))
     moved = [place.moved(visit) for place in places for visit in place.part.visits]
-    visits, contradictions = _visits(moved)
+    visits, contradictions = _visits(moved, largest_first=_is_largest_first(parts[0].suite))
     environment = _environment(places, groups, bool(missing))
     unlike = (*_differences(parts), *_unknown_differences(visits))
     notes = (_joined_note(parts, environment), *unlike, *contradictions, *missing)
@@ -126,35 +124,15 @@ def _missing(group: Sequence[Part]) -> list[str]:
             "dealt alike. Measure the shards with one version of attnbench."
         )
     texts = [f"missing: {_listed([f'shard {number}/{of}' for number in absent])}"] if absent else []
-    keys: dict[str, set[str]] = {}
-    for visit in (visit for part in group for visit in part.visits):
-        keys.setdefault(block_of(visit.key), set()).add(visit.key)
+    keys = checked_keys(visit for part in group for visit in part.visits)
     for part, shard in zip(group, shards, strict=True):
-        left = _unmeasured(part.visits, shard, keys)
+        left = unmeasured(part.visits, shard, keys)
         if left:
             of_all = f"{len(left)} of the {count(len(shard.units), 'unit')} of {part.folder} (shard {shard})"
-            texts.append(
-                f"missing: {of_all}, such as {left[0][0]} in round {left[0][1]} (attnbench run --resume {part.folder})"
-            )
+            fleet = fleet_of(part.folder)
+            todo = f"run --resume {part.folder}" if fleet is None else f"fleet --resume {fleet} --on …"
+            texts.append(f"missing: {of_all}, such as {left[0][0]} in round {left[0][1]} (attnbench {todo})")
     return texts
-
-
-def _unmeasured(visits: Sequence[Visit], shard: StoredShard, keys: Mapping[str, set[str]]) -> list[tuple[str, int]]:
-    """The units of a shard of which a visit is missing. keys: of the cells of every block."""
-    made = {(visit.key, visit.round): visit for visit in visits if visit.cause != "budget"}
-    ended = {visit.key: visit.round for visit in visits if visit.round and visit.status not in RETRIED}
-
-    def is_made(key: str, number: int) -> bool:
-        check = made.get((key, 0))
-        if check is None:
-            return False
-        return check.status != "ok" or (key, number) in made or ended.get(key, number) < number
-
-    return [
-        (block, number)
-        for block, number in shard.units
-        if not keys.get(block) or not all(is_made(key, number) for key in keys[block])
-    ]
 
 
 def _listed(texts: Sequence[str], most: int = 10) -> str:
@@ -162,8 +140,11 @@ def _listed(texts: Sequence[str], most: int = 10) -> str:
     return ", ".join(texts[:most]) + more
 
 
-def _visits(moved: Sequence[Visit]) -> tuple[list[Visit], list[str]]:
-    """One check per cell, small sizes first, then the timed visits; and where checks contradict each other."""
+def _visits(moved: Sequence[Visit], *, largest_first: bool) -> tuple[list[Visit], list[str]]:
+    """One check per cell, small sizes first, then the timed visits; and where checks contradict each other.
+
+    largest_first: whether runs of the suite begin with its large sizes.
+    """
     checks: dict[str, list[Visit]] = {}
     for visit in moved:
         if visit.round == 0:
@@ -176,13 +157,44 @@ def _visits(moved: Sequence[Visit]) -> tuple[list[Visit], list[str]]:
         check, differing = _check_of(same)
         chosen.append(check)
         notes += differing
-    chosen.sort(key=lambda visit: _size(visit.cell))
+    chosen = _once_in_series(sorted(chosen, key=lambda visit: _size(visit.cell)), -1 if largest_first else 0)
     firsts: dict[str, Visit] = {}
     for visit in timed:  # what a budget did not reach is said once
         if visit.cause == "budget":
             firsts.setdefault(visit.key, visit)
     timed = [visit for visit in timed if visit.cause != "budget" or firsts[visit.key] is visit]
     return [*chosen, *timed], notes
+
+
+def _is_largest_first(suite: Mapping[str, Any]) -> bool:
+    limits = suite.get("limits")
+    return isinstance(limits, Mapping) and limits.get("first") == "largest"
+
+
+def _once_in_series(checks: Sequence[Visit], first: int) -> list[Visit]:
+    """The checks of a run: that a whole series cannot run, for one reason, is said at one size, as a run says it.
+
+    Args:
+        checks: by size.
+        first: the position of the size that a run begins with.
+    """
+    series: dict[tuple[Any, ...], list[Visit]] = {}
+    for check in checks:
+        series.setdefault(_series(check.cell), []).append(check)
+    repeated = {
+        check.key
+        for same in series.values()
+        if len({(check.cause, check.reason) for check in same}) == 1 and same[0].cause == "unsupported"
+        for check in same
+        if check is not same[first]
+    }
+    return [check for check in checks if check.key not in repeated]
+
+
+def _series(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What all sizes of a series have in common."""
+    names = ("operator", "impl", "scope", "mode", "params", "dtype", "causal")
+    return (*(cell[name] for name in names), cell["height"] is None)
 
 
 def _size(cell: Mapping[str, Any]) -> tuple[int, ...]:

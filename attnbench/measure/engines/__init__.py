@@ -50,6 +50,7 @@ class Task:
         folder: its run folder, new or to be continued.
         log: the file that takes what `attnbench run` prints.
         mark: the file that takes the exit code where the shard is measured as far as it can be.
+        budget: what it may take, as `--budget` has it; empty: the suite's.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Task:
     folder: Path
     log: Path
     mark: Path
+    budget: str = ""
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
@@ -91,6 +93,10 @@ class Pool(Protocol):
     @property
     def accelerated(self) -> bool:
         """Whether any of them is more than a host's processor: what "auto" measures on."""
+
+    @property
+    def at_once(self) -> int | None:
+        """How many it can lease at once now; None: not known."""
 
     @property
     def most(self) -> int | None:

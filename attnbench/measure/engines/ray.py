@@ -144,6 +144,16 @@ class Pool:
 
         return bool(ray.cluster_resources().get("GPU"))
 
+    @property
+    def at_once(self) -> int | None:
+        """As many as it has processors, or GPUs, for now."""
+        import ray
+
+        every, asked = ray.cluster_resources(), {"CPU": self.options.get("num_cpus", 1)}
+        if self.request.accelerated:
+            asked["GPU"] = self.options.get("num_gpus", 1)
+        return min((int(every.get(name, 0) // each) for name, each in asked.items() if each), default=None)
+
     def lease(self, tasks: Sequence[Task]) -> Generator[Sequence[News], None, None]:
         """See `engines.Pool`."""
         import ray

@@ -86,6 +86,7 @@ class Pool:
     request: Connection
     accelerated: bool
     most: int | None
+    at_once: None = None
     _answered: float = field(default_factory=time.monotonic)
 
     def lease(self, tasks: Sequence[Task]) -> Generator[Sequence[News], None, None]:
