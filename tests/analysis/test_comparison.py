@@ -34,10 +34,12 @@ LAWS = {
 }
 
 
-def many(seed: int, *, slower: Mapping[int, float] | None = None, factor: float = 1.0, **model: Any) -> Run:
-    """200 cells: 40 operators at five sizes."""
+def many(
+    seed: int, *, count: int = 80, slower: Mapping[int, float] | None = None, factor: float = 1.0, **model: Any
+) -> Run:
+    """So many cells, of operators at five sizes each."""
     cells = []
-    for i in range(200):
+    for i in range(count):
         truth = 1e-3 * (1 + i % 7) * factor * (slower or {}).get(i, 1.0)
         what = cell(f"op{i // 5}", Problem(64 * (1 + i % 5), 64, 4))
         cells.append((what, truth, {"flops": 1000 + i, "peak_memory_bytes": 500 + i, "parameter_bytes": 0}))
@@ -51,20 +53,20 @@ def timed(found: Comparison) -> list[Finding]:
 def test_identical_runs_are_the_same_and_pass() -> None:
     run = many(1)
     found = compare(run, run, GATE)
-    assert found.measured == 200
+    assert found.measured == 80
     assert {f.verdict for f in found.findings} == {"same"}
     assert found.exit_code == 0
 
 
 def test_two_runs_of_the_same_code_pass_or_are_undecided_but_never_fail() -> None:
-    codes = [compare(many(seed), many(seed + 100), GATE).exit_code for seed in range(6)]
+    codes = [compare(many(seed, count=200), many(seed + 100, count=200), GATE).exit_code for seed in range(3)]
     assert 1 not in codes
-    noisy = [compare(many(seed, own=0.1), many(seed + 100, own=0.1), GATE).exit_code for seed in range(3)]
+    noisy = [compare(many(seed, own=0.1), many(seed + 100, own=0.1), GATE).exit_code for seed in range(2)]
     assert set(noisy) == {3}
 
 
 def test_one_slower_cell_among_200_is_found_alone() -> None:
-    found = compare(many(1), many(2, slower={77: 1.1}), GATE)
+    found = compare(many(1, count=200), many(2, count=200, slower={77: 1.1}), GATE)
     assert [f.subject for f in found.regressions] == [many(1).results["key"][77]]
     assert found.findings[0].verdict == "slower"
     assert found.findings[0].low < 1.1 < found.findings[0].high  # type: ignore[operator]
@@ -201,7 +203,7 @@ def test_nothing_measured_never_passes() -> None:
 
 @pytest.mark.parametrize("metric", ["device_time", "energy", "operations"])
 def test_a_threshold_for_what_neither_run_has_never_passes(metric: str) -> None:
-    one, two = many(1), many(1)
+    one, two = many(1, count=20), many(1, count=20)
     assert compare(one, two, Gate({"flops": 0.0})).exit_code == 0
     found = compare(one, two, Gate({"flops": 0.0, metric: 0.05}))
     assert found.exit_code == 3
