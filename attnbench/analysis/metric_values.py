@@ -111,7 +111,8 @@ def quantity(run: Run, name: str) -> Quantity:
     if metric.column not in run.results:
         return Quantity(name, metric, {}, {})
     statuses = ("ok", *BEYOND) if metric.analytic else ("ok",)
-    results = run.results.loc[run.results["status"].isin(statuses)].set_index("key")
+    columns = [name for name in _columns(metric) if name in run.results]
+    results = run.results.loc[run.results["status"].isin(statuses), ["key", *columns]].set_index("key")
     column = results[metric.column]
     for added in metric.added:
         if added in results:
@@ -125,16 +126,27 @@ def quantity(run: Run, name: str) -> Quantity:
     return Quantity(name, metric, values, exact_levels(values), exact_levels(executed), counted, curves)
 
 
+def _columns(metric: Metric) -> list[str]:
+    """All columns that its figures are made of, each once."""
+    columns = [metric.column, *metric.added]
+    if metric.curve:
+        columns += [*metric.curve.columns.values(), *metric.curve.beside.values()]
+    if metric.executed:
+        columns += [metric.executed.stated, metric.executed.counted, metric.executed.uncounted]
+    return list(dict.fromkeys(columns))
+
+
 def _curves(results: pd.DataFrame, curve: Curve) -> dict[str, tuple[CurvePoint, ...]]:
     def at(row: Mapping[Any, Any], column: str) -> float | None:
         return None if pd.isna(row.get(column)) else float(row[column])
 
+    columns = [column for column in curve.columns.values() if column in results]
     return {
         str(key): tuple(
             CurvePoint(name, at(row, curve.columns[name]), at(row, curve.beside[name])) for name in curve.columns
         )
-        for key, row in results.to_dict("index").items()
-        if not all(pd.isna(row.get(column)) for column in curve.columns.values())
+        for key, row in results.dropna(how="all", subset=columns).to_dict("index").items()
+        if columns
     }
 
 
