@@ -55,8 +55,15 @@ def disagreeing(
     return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
 
 
-@each_kind
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, "float32") for kind in ("nmf", "vq", "cd")),
+        ("nmf", "bfloat16"),
+        ("vq", "float16"),
+        ("cd", "bfloat16"),
+    ],
+)
 def test_agrees_with_the_reference(kind: str, dtype: str) -> None:
     assert not disagreeing(kind, Problem(37, 21, 1, 2, dtype))
 

@@ -68,8 +68,14 @@ def disagreeing(
     return disagreements(call or form.impls["cuda"].load(), form, problem, params, inputs)
 
 
-@each_map
-@pytest.mark.parametrize(("dtype", "width"), [("float32", 0), ("bfloat16", 0), ("float16", 16)])
+@pytest.mark.parametrize(
+    ("features", "dtype", "width"),
+    [
+        *((each, "float32", 0) for each in CASES),
+        *((each, "bfloat16", 0) for each in ("relu", "exp", "softmax")),
+        *((each, "float16", 16) for each in ("elu", "exp", "fourier")),
+    ],
+)
 def test_agrees_with_the_reference(features: str, dtype: str, width: int) -> None:
     """In one head; a layer has several."""
     assert not disagreeing(features, Problem(70, 23, 1, 1, dtype))
@@ -80,7 +86,7 @@ def test_agrees_on_fewer_tokens_than_a_tile(features: str) -> None:
     assert not disagreeing(features, Problem(3, 16, 1, 2))
 
 
-@each_map
+@pytest.mark.parametrize("features", ["elu", "fourier"])
 def test_groups_of_heads_agree(features: str) -> None:
     """Queries of two heads are rows of one; heads dealt in turn would be noticed."""
     problem = Problem(19, 4 * 4, 4, kv_heads=2)
@@ -93,7 +99,7 @@ def test_groups_of_heads_agree(features: str) -> None:
     assert disagreeing(features, problem, in_turn).keys() == {"output", "q", "k", "v"}
 
 
-@each_map
+@pytest.mark.parametrize("features", ["exp", "softmax"])
 def test_takes_the_strides_of_a_layer(features: str) -> None:
     form, _ = form_of(features)
 
