@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
 
+RARELY = (200_000, 30, 30)
+"""When garbage is collected, as mypy has it. Imports make no garbage, but Python looks for it whenever there are more
+objects: that is a fifth of torch's import, and half a second of a command that predicts memory."""
+
 
 def main() -> NoReturn:
     """Runs the command line. Ends the interpreter with the command's exit code."""
@@ -32,9 +36,12 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
+    import gc
+
     from attnbench import descendants
     from attnbench.commands import _standard_streams as standard_streams
 
+    gc.set_threshold(*RARELY)
     standard_streams.prepare()
     descendants.adopt()
     try:

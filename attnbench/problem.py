@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 from attnbench.terminal import escaped
@@ -227,7 +228,7 @@ class Cell:
     problem: Problem
     params: Params
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The stable name of this cell: the same in every run, on every machine, safe in a shell.
 

@@ -44,6 +44,14 @@ def derive(visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:
     return table.astype({"rounds": "Int64", **dict.fromkeys((*SIDES, *LATER), "Int64"), "causal": "bool"})
 
 
+def outcomes(visits: DataFrame) -> dict[str, dict[str, Any]]:
+    """By key the status, reason and cause that results.csv has of it. visits: as `Run.visits`."""
+    visits_by_key: dict[str, list[_Row]] = {}
+    for visit in visits[["key", "round", "status", "reason", "cause"]].to_dict("records"):
+        visits_by_key.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
+    return {key: outcome(*_check_and_rounds(group)) for key, group in visits_by_key.items()}
+
+
 def write(folder: Path, visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:
     """Derives results.csv of a run folder and replaces it atomically.
 
@@ -71,15 +79,20 @@ def _intervals(visits: DataFrame, metric: Metric, stops: tuple[int, ...]) -> _In
 
 def _row(key: str, visits: list[_Row], timed: list[tuple[Metric, _Intervals]]) -> _Row:
     """The row of a cell from its visits."""
-    rounds = [visit for visit in visits if visit["round"] > 0]
-    checks = [visit for visit in visits if visit["round"] == 0]
-    first = (checks or rounds)[0]
+    first, rounds = _check_and_rounds(visits)
     ok = [visit for visit in rounds if visit["status"] == "ok"]
     row = {**first, **outcome(first, rounds), "rounds": len({visit["round"] for visit in ok})}
     row["samples"] = sum(int(visit["samples"]) for visit in ok)
     for metric, intervals in timed:
         row.update(_over_rounds(metric, ok if row["status"] == "ok" else [], intervals.get(key)))
     return row
+
+
+def _check_and_rounds(visits: list[_Row]) -> tuple[_Row, list[_Row]]:
+    """The check, or the first visit where there is none, and the timed visits of a cell."""
+    rounds = [visit for visit in visits if visit["round"] > 0]
+    checks = [visit for visit in visits if visit["round"] == 0]
+    return (checks or rounds)[0], rounds
 
 
 def _over_rounds(metric: Metric, visits: list[_Row], interval: tuple[float, float, float] | None) -> _Row:

@@ -29,8 +29,8 @@ from attnbench.analysis.claims import (
 from attnbench.analysis.compare.matching import completed
 from attnbench.analysis.crossover import Pair
 from attnbench.analysis.expressions import crossover_of, evaluate
-from attnbench.analysis.interval import MEMBER_COLUMNS, Estimate
-from attnbench.analysis.metric_values import quantity
+from attnbench.analysis.interval import MEMBER_COLUMNS, Estimate, estimates
+from attnbench.analysis.results import outcomes
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.timed_claims import (
     NOT_MEASURED,
@@ -45,7 +45,7 @@ from attnbench.axes import tokens_axis
 from attnbench.errors import BadInput
 from attnbench.problem import CELL_COLUMNS, Cell, columns_of, operator_with_impl
 from attnbench.problem import cell_of as cell_of_columns
-from attnbench.registry import operators, resolve
+from attnbench.registry import metrics, operators, resolve
 from attnbench.store.records import VISITS
 
 CellOf = Callable[[str, Mapping[str, Any]], Cell]
@@ -71,7 +71,7 @@ class StoredTimes:
     def cells(self) -> Mapping[str, Cell]:
         """By stored key, the cells with today's default of every parameter that they lack."""
         known = operators()
-        rows = self.run.results.drop_duplicates("key")[["key", *CELL_COLUMNS]].to_dict("records")
+        rows = self.run.visits.drop_duplicates("key")[["key", *CELL_COLUMNS]].to_dict("records")
         stored = {
             str(row["key"]): cell_of_columns({str(n): None if pd.isna(value) else value for n, value in row.items()})
             for row in rows
@@ -86,23 +86,29 @@ class StoredTimes:
         return {cell.key: key for key, cell in self.cells.items()}
 
     @cached_property
+    def outcomes(self) -> Mapping[str, Mapping[str, Any]]:
+        """By stored key the status and its reason."""
+        return outcomes(self.run.visits)
+
+    @cached_property
     def levels(self) -> Mapping[str, Estimate]:
         """By the key of today's cell."""
-        levels = quantity(self.run, METRIC).levels
-        return {cell.key: levels[key] for key, cell in self.cells.items() if key in levels}
+        levels = estimates(self.run.visits, metrics()[METRIC].column, stops=self.run.looks)
+        ok = (key for key in levels if self.outcomes[key]["status"] == "ok")
+        return {self.cells[key].key: levels[key] for key in ok}
 
     def reason(self, cell: Cell) -> str:
         """Why a cell has no time; empty where the run does not have it."""
-        rows = self.run.results.set_index("key")
         if cell.key not in self.keys:
             return ""
-        row = rows.loc[self.keys[cell.key]]
+        row = self.outcomes[self.keys[cell.key]]
         return f"{operator_with_impl(cell.operator, cell.impl)}: {row['reason'] or row['status']}"
 
     def exact(self, cell: Cell) -> Cell:
         """The fastest exact softmax at the problem of an eager one."""
-        same = [each for each in self.cells.values() if replace(each, impl=cell.impl) == cell]
-        return min((each for each in same if each.key in self.levels), key=lambda each: self.levels[each.key].level)
+        same = (each for each in self.cells.values() if each.problem == cell.problem)
+        impls = (each for each in same if replace(each, impl=cell.impl) == cell and each.key in self.levels)
+        return min(impls, key=lambda each: self.levels[each.key].level)
 
     def along(self, cell: Cell) -> dict[int, Cell]:
         """By the number of tokens, the cells that differ from one in that alone."""

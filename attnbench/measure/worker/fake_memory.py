@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnbench.measure.worker.meta_results import result_on_meta
 from attnbench.operator import Form, Inputs
 from attnbench.problem import Mode, Params, Problem
 
@@ -60,39 +61,49 @@ def predict(
     """The footprint of one call of `call` (None: the reference) on the form's inputs."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = _inputs(form, problem, params)
-        return _footprint(call or form.reference, problem, params, mode, inputs)
+        return _footprint(call or form.reference, problem, params, mode, inputs, LiveBytes())
 
 
 def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode, most: int | None = None) -> Footprint:
     """The reference's footprint as `predict` finds it, on torch's meta tensors: 5 to 15 times as fast where thousands
-    of operations are small.
+    of operations are small, and without torch's compiler.
 
     They are on no device: statistics of a layer norm in half precision are float32, as on a GPU. A reference that mixes
     its inputs with tensors of its own on the CPU raises RuntimeError, one for which torch chooses an algorithm by the
     kind of device NotImplementedError, one of more than `most` operations TooManyOperations.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        inputs = _inputs(form, problem, params)
+    with torch.device("meta"), LiveBytes(None, result_on_meta):
+        inputs = _inputs(form, problem, params, device="meta")
     groups = (inputs.data, inputs.parameters, inputs.choices, inputs.state)
     on_meta = Inputs(*({name: _meta(tensor) for name, tensor in group.items()} for group in groups))
     with _ComputedAlikeEverywhere():
-        return _footprint(form.reference, problem, params, mode, on_meta, most)
+        return _footprint(form.reference, problem, params, mode, on_meta, LiveBytes(most, result_on_meta))
 
 
-def _inputs(form: Form, problem: Problem, params: Params) -> Inputs:
-    with _Undrawn():
+def _inputs(form: Form, problem: Problem, params: Params, device: str = "cpu") -> Inputs:
+    with _Undrawn(device):
         return form.make_inputs(problem, params, torch.Generator().manual_seed(0))
 
 
 class _Undrawn(TorchFunctionMode):
-    """Draws nothing: on tensors without data that takes a millisecond, twenty times what an empty tensor takes."""
+    """Draws nothing: on tensors without data that takes a millisecond, twenty times what an empty tensor takes.
+
+    device: of the tensors that are made on that of the generator.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.randn:
-            return torch.empty(*args, **{name: each for name, each in (kwargs or {}).items() if name != "generator"})
-        return func(*args, **(kwargs or {}))
+        given = dict(kwargs or {})
+        if "device" in given:
+            given["device"] = self.device
+        if func in (torch.rand, torch.randn) and given.pop("generator", None):
+            return torch.empty(*args, **given)
+        return func(*args, **given)
 
 
 def _meta(tensor: Tensor) -> Tensor:
@@ -118,9 +129,9 @@ def _footprint(
     params: Params,
     mode: Mode,
     inputs: Inputs,
-    most: int | None = None,
+    live: LiveBytes,
 ) -> Footprint:
-    live, cotangent_bytes, saved_bytes = LiveBytes(most), 0, 0
+    cotangent_bytes = saved_bytes = 0
     if mode == "fwd":
         with torch.no_grad(), live:  # inference_mode would hide what SDPA does inside
             output = call(problem, params, **inputs.tensors())
@@ -197,19 +208,31 @@ class TooManyOperations(Exception):
     """A call has more of them than were allowed."""
 
 
+def _called(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
 class LiveBytes(TorchDispatchMode):
     """Adds up the storages that operations inside it create, until each is freed. `peak`: the most at once, bytes.
 
-    most: the operations after which it raises TooManyOperations; None: there may be any number.
+    Args:
+        most: the operations after which it raises TooManyOperations; None: there may be any number.
+        result: (operation, arguments, those with names) → what it gives.
     """
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, result: Callable[..., Any] = _called) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._result = result
         self.operations, self.most = 0, most
         self.now = 0
         self.peak = 0
         self._live: set[int] = set()
         self._counts = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: to skip its compiler torch would import it, which takes as long as its own import."""
+        return False
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -226,11 +249,16 @@ class LiveBytes(TorchDispatchMode):
         self.operations += self._counts
         if self.most is not None and self.operations > self.most:
             raise TooManyOperations
-        arguments = {_identity(tensor) for tensor in _tensors((args, *(kwargs or {}).values()))}
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors((result,)):
-            if self._counts and _identity(tensor) not in arguments:
-                self._add(tensor.untyped_storage())
+        result = self._result(func, args, kwargs or {})
+        if self._counts:
+            created = [
+                each for each in map(Tensor.untyped_storage, _tensors((result,))) if each._cdata not in self._live
+            ]
+            if created:
+                arguments = {_identity(tensor) for tensor in _tensors((args, *(kwargs or {}).values()))}
+                for storage in created:
+                    if storage._cdata not in arguments:
+                        self._add(storage)
         if func in _MADE_CONTIGUOUS:
             copies = (t.numel() * t.element_size() for t in _tensors(args) if not t.is_contiguous())
             self.peak = max(self.peak, self.now + sum(copies))
