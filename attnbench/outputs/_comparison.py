@@ -93,6 +93,17 @@ def beside(comparison: Comparison) -> list[str]:
     return lines
 
 
+def notes(comparison: Comparison) -> tuple[str, ...]:
+    """What a reader must know first, as sentences."""
+    if comparison.devices is None:
+        return comparison.notes
+    before, after = (", ".join(ids[:3]) + (" and more" if len(ids) > 3 else "") for ids in comparison.devices)
+    return (
+        f"times before are of another device than those after, of one model ({before}; {after}): such devices differ",
+        *comparison.notes,
+    )
+
+
 def _by_operator(keys: Sequence[str], most: int = 8) -> str:
     """How many of the keys each operator's impl has: `performer (4), softmax:sdpa (2)`."""
     series = Counter(operator_with_impl(*key_parts(key)[:2]) for key in keys)

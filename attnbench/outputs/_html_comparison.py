@@ -29,7 +29,7 @@ def comparisons_page(compared: Sequence[Comparison]) -> str:
 
 def _blocks(comparison: Comparison, number: int, several: bool) -> Iterator[Block]:
     content = part("paragraph", f"{comparison.before} → {comparison.after}") if several else ""
-    content += part("notes", comparison.notes)
+    content += part("notes", view.notes(comparison))
     yield Block("decision", part("section", f"decision-{number}", comparison.decision, content), rank=1)
     findings = view.chosen(comparison)
     if findings:

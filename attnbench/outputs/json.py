@@ -263,6 +263,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "exit_code": comparison.exit_code,
         "measured": comparison.measured,
         "notes": comparison.notes,
+        "devices": comparison.devices,
         "findings": comparison.findings,
         "missing": comparison.missing,
         "new": comparison.new,

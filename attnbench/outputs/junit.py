@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from attnbench.analysis.compare.findings import Comparison
+from attnbench.outputs import _comparison as view
 from attnbench.outputs._comparison import change
 
 
@@ -40,7 +41,7 @@ def _document(comparison: Comparison) -> str:
     suite.set("failures", str(failures))
     suite.set("skipped", str(skipped))
     output = ElementTree.SubElement(suite, "system-out")
-    output.text = _clean("\n".join([*comparison.notes, comparison.decision]))
+    output.text = _clean("\n".join([*view.notes(comparison), comparison.decision]))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 

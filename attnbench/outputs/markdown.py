@@ -128,7 +128,8 @@ def _comparison(comparison: Comparison) -> str:
 
     mark = {0: "pass", 1: "regression", 3: "undecided"}[comparison.exit_code] if comparison.gated else "comparison"
     lines = [f"### attnbench: {mark}", "", escaped(f"{comparison.before} → {comparison.after}"), ""]
-    lines += [f"- {escaped(note)}" for note in comparison.notes] + ([""] if comparison.notes else [])
+    notes = view.notes(comparison)
+    lines += [f"- {escaped(note)}" for note in notes] + ([""] if notes else [])
     findings = view.chosen(comparison)
     lines += [rows(view.listing(findings))] if findings else []
     return "\n".join([*lines, *map(escaped, view.around(comparison, findings))]) + "\n"

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from attnbench import __version__
 from attnbench.analysis.compare.findings import Comparison, Finding
+from attnbench.outputs import _comparison as view
 from attnbench.outputs._comparison import change, value_text
 from attnbench.outputs._export import document
 from attnbench.registry import metrics
@@ -47,7 +48,7 @@ def _run(comparison: Comparison, number: int) -> dict[str, Any]:
     outcome: dict[str, Any] = {"executionSuccessful": True}
     if comparison.gated:
         outcome |= {"exitCode": comparison.exit_code, "exitCodeDescription": comparison.decision}
-    notes = [{"level": "note", "message": {"text": note}} for note in comparison.notes]
+    notes = [{"level": "note", "message": {"text": note}} for note in view.notes(comparison)]
     rules = [_rule(name) for name in dict.fromkeys(result["ruleId"] for result in results)]
     return {
         "tool": {"driver": {"name": "attnbench", "version": __version__, "rules": rules}},

@@ -71,7 +71,7 @@ def comparisons(compared: Sequence[Comparison]) -> None:
 
     for comparison in compared:
         print(f"{comparison.before} → {comparison.after}")
-        for note in comparison.notes:
+        for note in view.notes(comparison):
             print(f"note: {note}")
         findings = view.chosen(comparison)
         rows(view.listing(findings))

@@ -94,6 +94,8 @@ class Comparison:
         gated: whether it decides a build.
         suite: the suite's file; empty: unknown.
         operator_files: by operator, the file that defines it, where that is known.
+        devices: the ids of those whose times are compared, before and after, where they are of one model and not the
+            same; None: they are, or it is not known.
     """
 
     before: str
@@ -107,6 +109,7 @@ class Comparison:
     gated: bool = False
     suite: str = ""
     operator_files: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
     @property
     def regressions(self) -> list[Finding]:

@@ -11,7 +11,7 @@ Else it is undecided. `attnbench gate` measures both sides in turns and needs ne
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
@@ -106,7 +106,18 @@ def compare(before: Run, after: Run, gate: Gate | None = None, *, across_machine
         measured=len({finding.subject for finding in findings} & ok_keys(before) & ok_keys(after)),
         gated=gate is not None,
         suite=str(after.folder / SUITE),
+        devices=None if circumstances.hardware else _unlike(before, after, findings),
     )
+
+
+def _unlike(before: Run, after: Run, findings: Sequence[Finding]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The ids of the devices that timed either run, where any times are compared and these are not the same."""
+    sides = []
+    for run in (before, after):
+        timed = run.visits[(run.visits["round"] > 0) & (run.visits["status"] == "ok")]
+        sides.append(tuple(sorted({str(each) for each in timed.get("device_id", ()) if isinstance(each, str)} - {""})))
+    compared = any(finding.metric in metrics() and metrics()[finding.metric].timed for finding in findings)
+    return (sides[0], sides[1]) if compared and all(sides) and sides[0] != sides[1] else None
 
 
 def _worded(finding: Finding, metric: str, cell_names: Mapping[str, str]) -> Finding:
