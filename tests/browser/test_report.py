@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from playwright.sync_api import Page
 from attnbench.analysis.compare.findings import Comparison
 from attnbench.analysis.compare.stored_runs import compare
 from attnbench.analysis.grid import grids
+from attnbench.analysis.history import HistoryRequest, history
 from attnbench.analysis.reproduction import Reproduction
 from attnbench.analysis.run import read_run
 from attnbench.analysis.summary import summarise
@@ -26,6 +28,7 @@ from attnbench.outputs import html
 from attnbench.outputs._html_page import LIMIT_BYTES
 from attnbench.plan.gate_thresholds import from_options
 from tests.browser.conftest import Open
+from tests.many_runs import nightly
 from tests.outputs.test_html import ATTACK, compared, made
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -39,7 +42,7 @@ RUNS = [
     "h100-first",
     "h100-prefill",
 ]
-REPORTS = [*RUNS, "map", "compare", "gate", "papers", "attack"]
+REPORTS = [*RUNS, "map", "compare", "gate", "papers", "history", "attack"]
 SHOTS = os.environ.get("SHOTS")
 """A folder for pictures of every report."""
 
@@ -53,7 +56,16 @@ def compared_runs() -> Comparison:
     return compare(before, after, from_options(["wall_time:5%"]))
 
 
+def history_page() -> str:
+    """Of twelve nights, in the last six of which an operator takes longer by a quarter."""
+    with tempfile.TemporaryDirectory() as folder:
+        nights = nightly(Path(folder), 12, lambda day, cell: 1.25 if day > 5 and cell.operator == "performer" else 1.0)
+        return html.history(history(nights, HistoryRequest()))
+
+
 def text_of(name: str) -> str:
+    if name == "history":
+        return history_page()
     if name == "map":
         return html.grids(grids(read_run(REFERENCE / "cpu-decode"), "batch"))
     if name == "compare":
@@ -236,8 +248,11 @@ def test_figures_of_papers_show_curves_and_printed_numbers_and_explanations_open
     assert found.complaints == []
 
 
-def test_it_is_light_or_dark_as_the_reader_is_and_charts_follow(files: dict[str, Path], opened: Open) -> None:
-    found = opened(files["cpu-sequence"], color_scheme="light")
+@pytest.mark.parametrize("name", ["cpu-sequence", "history"])
+def test_it_is_light_or_dark_as_the_reader_is_and_charts_follow(
+    name: str, files: dict[str, Path], opened: Open
+) -> None:
+    found = opened(files[name], color_scheme="light")
     page = found.page
     ground, label = "getComputedStyle(document.body).backgroundColor", ".plot g.role-axis-label text"
     look = f"[{ground}, document.querySelector('{label}').getAttribute('fill')]"
@@ -253,6 +268,17 @@ def test_it_is_light_or_dark_as_the_reader_is_and_charts_follow(files: dict[str,
 def test_a_narrow_window_shows_all_without_scrolling_the_page(name: str, files: dict[str, Path], opened: Open) -> None:
     page = opened(files[name], width=360).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_without_scripts_a_history_has_every_run_and_change(files: dict[str, Path], opened: Open) -> None:
+    page = opened(files["history"], java_script_enabled=False).page
+    with_scripts = opened(files["history"]).page
+    assert page.locator("figure.chart:visible").count() == 0 < with_scripts.locator("figure.chart:visible").count()
+    rows = page.locator("table tbody tr").count()  # some are in a part that a click opens, with scripts or without
+    assert rows == with_scripts.locator("table tbody tr").count() > 12
+    said = page.locator("main").text_content() or ""
+    assert [day for day in range(12) if f"{day:040x}"[:7] not in said] == []
+    assert "performer" in page.locator("table").first.inner_text()
 
 
 def test_without_scripts_every_table_is_there(files: dict[str, Path], opened: Open) -> None:
