@@ -33,7 +33,9 @@ from tests.analysis.runs import cell, laws, run_of, visits_of
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "results" / "reference"
-RUNS = sorted(folder.name for folder in REFERENCE.iterdir() if (folder / "visits.jsonl").exists())
+RUNS = ["cpu-border", "cpu-decode", "cpu-dtype", "cpu-image", "h100-first"]
+"""Stored runs with all kinds of columns: two axes, a state, dtypes, images, a GPU's metrics and failures."""
+
 EXPORTS = {"bencher": bencher, "github_benchmark": github_benchmark, "pytorch_benchmark": pytorch_benchmark}
 
 TEXT = {"type": "string"}
@@ -171,7 +173,7 @@ def ci() -> Summary:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_stored_run_is_as_the_schemas_say_and_names_each_cell_once(name: str) -> None:
+def test_stored_runs_are_as_the_schemas_say_and_name_each_cell_once(name: str) -> None:
     run = read_run(REFERENCE / name)
     summary = summarise(run)
     table = read_back(summary)
