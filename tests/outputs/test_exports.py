@@ -30,6 +30,7 @@ from attnbench.outputs._formats import show
 from attnbench.problem import Problem
 from tests import stored
 from tests.analysis.runs import cell, laws, run_of, visits_of
+from tests.many_runs import nightly
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "results" / "reference"
@@ -477,10 +478,10 @@ def test_a_run_tells_its_folder_beside_the_document(ci: Summary, capfdbinary: An
     assert capfdbinary.readouterr().out.endswith(b"\nresults/new\n")
 
 
-def test_exports_of_stored_runs_import_no_torch() -> None:
-    ci = str(REFERENCE / "ci")
-    verbs = [["show", ci, "--format", form] for form in (*EXPORTS, "parquet")]
-    verbs.append(["compare", ci, ci, "--format", "sarif"])
+def test_exports_of_stored_runs_import_no_torch(tmp_path: Path) -> None:
+    run = str(nightly(tmp_path, 1) / "night-00")
+    verbs = [["show", run, "--format", form] for form in (*EXPORTS, "parquet")]
+    verbs.append(["compare", run, run, "--format", "sarif"])
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom attnbench.__main__ import app\n"
         f"codes = [CliRunner().invoke(app, verb).exit_code for verb in {verbs!r}]\n"
