@@ -1,4 +1,4 @@
-"""On the committed reference runs every view tells the same crossovers: table, Markdown, JSON, pictures."""
+"""On committed reference runs every view tells the same crossovers: table, Markdown, JSON, pictures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 UNITS = {"seq_len": "tokens", "image_size": "pixels", "channels": "channels"}
 JOINED = r"; | and (?=from )| (?=up to )"
 """What joins the crossings of a text."""
-RUNS = ["cpu-sequence", "cpu-image", "cpu-channels"]
+RUNS = ["cpu-image", "cpu-channels"]
 
 
 @lru_cache
@@ -139,7 +139,7 @@ def test_no_interval_is_broken_over_lines_at_eighty_columns(name: str) -> None:
 
 def test_a_view_that_moved_its_crossings_is_found() -> None:
     """The negative control: 10 % further."""
-    run, summary = stored("cpu-sequence")
+    run, summary = stored("cpu-channels")
 
     def moved(found: Crossover | None) -> Crossover | None:
         if found is None:
