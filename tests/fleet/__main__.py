@@ -29,7 +29,9 @@ def main() -> int:
         else:
             there.append(str(HERE / f"test_{engine}.py"))
     files = [str(HERE / "test_figures.py"), *there]
-    return subprocess.run([sys.executable, "-m", "pytest", *files, *sys.argv[1:]]).returncode if there else 0
+    engines_at_once = ("-n", str(len(there)), "--dist", "loadfile")  # much of a test is waiting for its engine
+    words = [sys.executable, "-m", "pytest", *files, *engines_at_once, *sys.argv[1:]]
+    return subprocess.run(words).returncode if there else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.fleets import SUITE, command, environment
+from tests.running import made_once
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +19,11 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(suite: Path) -> Path:
-    """The unsharded run."""
-    folder = suite.parent / "whole"
-    words = command("run", suite, "--device", "cpu", "--out", folder)
-    subprocess.run(words, env=environment(), check=True, capture_output=True, timeout=600)
-    return folder
+def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unsharded run, which the tests of all engines share."""
+
+    def make(folder: Path) -> None:
+        words = command("run", suite, "--device", "cpu", "--out", folder / "whole")
+        subprocess.run(words, env=environment(), check=True, capture_output=True, timeout=600)
+
+    return made_once(tmp_path_factory, "whole", make) / "whole"
