@@ -130,7 +130,7 @@ def test_a_second_call_answers_the_same(variant: Variant, kv_heads: int) -> None
 
 @pytest.mark.parametrize(("variant", "kv_heads"), continuing())
 def test_flops_are_what_torch_counts_of_a_step(variant: Variant, kv_heads: int) -> None:
-    for tokens, query_len in (((5, 7), 1), ((5, 7), 3), ((9, 15), 134), ((9, 15), 70), ((1, 2), 1)):
+    for tokens, query_len in (((5, 7), 1), ((9, 15), 134), ((9, 15), 70), ((1, 2), 1)):
         problem = variant.problem(tokens, causal=True, kv_heads=kv_heads, query_len=query_len)
         if not variant.defined(problem):
             continue
