@@ -72,6 +72,18 @@ def percent(value: float) -> str:
     return ">999%" if value > 9.99 else f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
 
 
+def duration(seconds: float) -> str:
+    """`0.5 s`, `42 s`, `3 min 10 s`, `2 h 05 min`."""
+    rounded = round(seconds)
+    if seconds < 1:
+        return f"{seconds:.1g} s"
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
+
+
 def count(number: int, what: str) -> str:
     """So many of a countable thing: `1 cell`, `2 cells`."""
     return f"{number} {what}{'' if number == 1 else 's'}"

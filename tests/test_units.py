@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from attnbench.units import percent, shown, times
+from attnbench.units import duration, percent, shown, times
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,11 @@ def test_widths_stay_readable() -> None:
     assert [percent(x) for x in (0.0213, 0.0996, 0.18, 9.9, 669.65, math.inf)] == [
         "2.1%", "10%", "18%", "990%", ">999%", ">999%",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0.4 s"), (46.6666, "47 s"), (59.4, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

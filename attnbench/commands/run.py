@@ -101,9 +101,8 @@ def _expectation(plan: Plan, outlook: Outlook) -> Iterator[str]:
     from collections import Counter
 
     from attnbench.measure.visit_log import stops
-    from attnbench.outputs._progress import duration
     from attnbench.plan.time_budget import CALL_BY_ROOFLINE
-    from attnbench.units import count
+    from attnbench.units import count, duration
 
     first, *later = stops(plan.measure)
     visits = count(sum(1 + len(plan.rounds_of(cell)) for cell in plan.cells), "visit")

@@ -18,6 +18,7 @@ from attnbench.plan.plan import Plan, series_of
 from attnbench.problem import Cell
 from attnbench.registry import clocks, metrics
 from attnbench.store.records import Visit
+from attnbench.units import duration
 
 LEAST_TIMEOUT_S = 1.0
 """A request has at least so much time, however little the budget leaves."""
@@ -73,6 +74,11 @@ class Budget:
         """A block of these cells has taken so many seconds."""
         self._taken_s += seconds
         self._expected_s += self.expected_s(cells)
+
+    @property
+    def title(self) -> str:
+        """`the budget of 47 s`, where there is one."""
+        return "the budget" if self.limit_s is None else f"the budget of {duration(self.limit_s)}"
 
     @property
     def has_timed(self) -> bool:
@@ -170,7 +176,7 @@ class Budget:
             self._first_left_out = self._rank(cell)
         if fits and (self._first_left_out is None or self._rank(cell) < self._first_left_out):
             return None
-        return f"the budget of {self.limit_s:g} s does not reach this {'cell' if first else 'size'}"
+        return f"{self.title} does not reach this {'cell' if first else 'size'}"
 
     def afford(self, cells: Sequence[Cell], before_all: int) -> time_budget.Afforded:
         """Fixes what the budget affords: from here on visits are expected to be as short as it makes them.

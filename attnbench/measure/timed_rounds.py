@@ -128,7 +128,7 @@ class TimedRounds:
         """Skips what the budget left without any time; a visit of a later round is left to a resumed run."""
         if not self.not_made:
             return
-        limit = f"the budget of {self.maker.budget.limit_s:g} s"
+        limit = self.maker.budget.title
         self.maker.progress.message(f"{limit} ended before {self.not_made} of the planned visits")
         timed = self.maker.log.timed_keys()
         for position, cell in enumerate(self.maker.log.survivors(1)):
@@ -142,7 +142,7 @@ class TimedRounds:
         timed = timing or any(visit.round and visit.status == "ok" for visit in visits)
         if not timed and any(visit.cause == "budget" for visit in visits):
             yield (
-                f"the budget of {plan.limits.budget_s:g} s is too short for any time here: three processes are needed, "
+                f"{self.maker.budget.title} is too short for any time here: three processes are needed, "
                 f"and one takes {self.maker.budget.start_s():.1f} s to start. Give a longer --budget"
             )
         elif timing and afforded.rounds < plan.measure.rounds:

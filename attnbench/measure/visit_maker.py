@@ -99,7 +99,7 @@ class VisitMaker:
         try:
             answer = self.ask(request, cell, 0)
         except OutOfTime:
-            reason = f"the budget of {self.budget.limit_s:g} s ended while it was checked"
+            reason = f"{self.budget.title} ended while it was checked"
             self.skip(cell, 0, position, reason, "budget")
             return
         except WorkerLost as lost:

@@ -26,6 +26,14 @@ _SCALE: Mapping[str, Any] = {"domain": [1, 2], "ticks": [1], "labels": {}}
 _FITS = "scale('x', datum.high) - scale('x', datum.low) > 7 * length(datum.text)"
 """Whether there is room in a cell for its text."""
 
+_TICKS: Mapping[str, Any] = {
+    "values": alt.ExprRef("ticksX"),
+    "labelExpr": "labelsX[datum.value]",
+    "labelOverlap": "greedy",
+    "labelSeparation": 8,
+}
+"""Of an axis along x: labels that are nearer than so many pixels are left out."""
+
 _QUIET = 0.22
 """The opacity of the lines that the pointer is not at."""
 
@@ -97,7 +105,7 @@ def _log_log() -> tuple[Any, Any]:
     """The two axes of curves."""
     x = alt.X("x:Q", title=None)
     x = x.scale(type="log", base=2, domain=alt.ExprRef("domainX"), nice=False)
-    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", labelFlush=False)
+    x = x.axis(**_TICKS, labelFlush=False)
     y = alt.Y("y:Q", title=None).scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
     y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
     return x, y
@@ -122,7 +130,7 @@ def _lines(x: Any, y: Any, colour: Any) -> list[Any]:
 def _map() -> Any:
     """Cells over two axes in the colour of what is fastest there, and the borders in each row."""
     x = alt.X("x:Q", title=None).scale(type="log", domain=alt.ExprRef("domainX"), nice=False)
-    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", grid=False)
+    x = x.axis(**_TICKS, grid=False)
     row = alt.Y("row:O", title=None).scale(domain=alt.ExprRef("rows"), padding=0.06).axis(minExtent=30)
     cells, borders = alt.Chart(alt.NamedData(name="cells")), alt.Chart(alt.NamedData(name="borders"))
     low, high = alt.X("low:Q"), alt.X2("high:Q")
@@ -154,7 +162,7 @@ def _map() -> Any:
 def _changes() -> Any:
     """The ratio after / before of every finding with its interval, and its threshold."""
     x = alt.X("ratio:Q", title=None).scale(type="log", domain=alt.ExprRef("domainX"), nice=False)
-    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", orient="top")
+    x = x.axis(**_TICKS, orient="top")
     row = alt.Y("name:O", title=None).scale(domain=alt.ExprRef("rows")).axis(labelLimit=280)
     found, one = alt.Chart(alt.NamedData(name="findings")), alt.Chart(alt.NamedData(name="one"))
     colour = alt.Color("colour:N").scale(None).legend(None)
@@ -176,7 +184,7 @@ def _changes() -> Any:
 def _before_after() -> Any:
     """Every cell before and after, beside the line on which they are the same."""
     x = alt.X("before:Q", title="before").scale(type="log", domain=alt.ExprRef("domainX"), nice=False)
-    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy")
+    x = x.axis(**_TICKS)
     y = alt.Y("after:Q", title="after").scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
     y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
     found, same = alt.Chart(alt.NamedData(name="findings")), alt.Chart(alt.NamedData(name="same"))
@@ -193,7 +201,7 @@ def _before_after() -> Any:
 def _history() -> Any:
     """Figures from run to run with their intervals, where something changed, and where circumstances did."""
     x = alt.X("x:Q", title=None).scale(domain=alt.ExprRef("domainX"), nice=False)
-    x = x.axis(values=alt.ExprRef("ticksX"), labelExpr="labelsX[datum.value]", labelOverlap="greedy", grid=False)
+    x = x.axis(**_TICKS, grid=False)
     y = alt.Y("y:Q", title=None).scale(type="log", domain=alt.ExprRef("domainY"), nice=False)
     y = y.axis(values=alt.ExprRef("ticksY"), labelExpr="labelsY[datum.value]", labelOverlap="greedy", minExtent=56)
     colour = alt.Color("colour:N").scale(None).legend(None)

@@ -13,7 +13,7 @@ from attnbench.axes import tokens_axis
 from attnbench.problem import Cell, operator_with_impl
 from attnbench.progress import Leased, Reached, Stage
 from attnbench.store.records import Visit
-from attnbench.units import count, percent
+from attnbench.units import count, duration, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,16 +27,6 @@ DRAWN_PER_S = 2
 
 BAR_WIDTH = 30
 """Of the bar at most: a line over the whole width of a terminal is broken where that is made narrower."""
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 10 s`, `2 h 05 min`."""
-    rounded = round(seconds)
-    if rounded < 60:
-        return f"{rounded} s"
-    if rounded < 3600:
-        return f"{rounded // 60} min {rounded % 60:02d} s"
-    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
 
 
 def title(cell: Cell) -> str:

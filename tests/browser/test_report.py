@@ -177,6 +177,25 @@ def labels(page: Page) -> list[str]:
     return page.locator(".plot").first.locator("g.role-axis-label text").all_text_contents()
 
 
+GAPS = """plot => [...plot.querySelectorAll('g.role-axis')].flatMap(axis => {
+  const boxes = [...axis.querySelectorAll('g.role-axis-label text')]
+    .filter(text => text.getAttribute('opacity') !== '0').map(text => text.getBoundingClientRect());
+  return boxes.slice(1).filter((box, i) => Math.abs(box.top - boxes[i].top) < 2)
+    .map((box) => box.left - boxes[boxes.indexOf(box) - 1].right);
+})"""
+"""Between the labels side by side of a chart's axes, in pixels."""
+
+
+@pytest.mark.parametrize("name", ["papers", "cpu-sequence"])
+def test_labels_along_an_axis_keep_apart(name: str, files: dict[str, Path], opened: Open) -> None:
+    page = opened(files[name]).page
+    gaps = [gap for plot in page.locator(".plot").all() for gap in plot.evaluate(GAPS)]
+    assert min(gaps) >= 5
+    plot = page.locator(".plot").first
+    plot.evaluate("plot => plot.querySelectorAll('g.role-axis-label text').forEach(t => t.style.fontSize = '90px')")
+    assert min(plot.evaluate(GAPS)) < 5, "labels that meet are not seen"
+
+
 def test_mode_metric_and_baseline_are_chosen(files: dict[str, Path], opened: Open) -> None:
     found = opened(files["cpu-sequence"])
     page = found.page

@@ -18,7 +18,7 @@ from attnbench.measure import gate, open_run
 from attnbench.measure.protocol import RatesRequest, SupportAnswer, WorkerLost
 from attnbench.measure.worker_pool import Workers
 from attnbench.operator import Cost
-from attnbench.outputs._progress import Words, duration, plain
+from attnbench.outputs._progress import Words, plain
 from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
@@ -276,8 +276,3 @@ def test_progress_counts_down_and_knows_nothing_of_a_stage_that_says_nothing() -
     assert (
         told.line() == "pair 1 of 4–60, at least 12 s left · 1 of 8 visits · a process starts · decided: 1 of 4 cells"
     )
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
