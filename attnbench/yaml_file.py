@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +40,17 @@ _SCALARS = (
 )
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes within MAX_DEPTH and MAX_NODES and resolves plain scalars as _SCALARS say. where: the file."""
+class _Bounded(yaml.composer.Composer):
+    """Composes nodes within MAX_DEPTH and MAX_NODES. where: the file."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute
-
-    def __init__(self, stream: str, where: str) -> None:
-        super().__init__(stream)
-        self.where = where
-        self.depth = 0
-        self.nodes = 0
+    where: str
+    depth = nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         self.nodes += 1
         if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[attr-defined]  # of the parser beside it
             deep = self.depth > MAX_DEPTH
             reason = f"nested more than {MAX_DEPTH} deep" if deep else f"more than {MAX_NODES} values"
             raise _refused(self.where, mark, reason)
@@ -61,6 +58,16 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+
+class _Loader(_Bounded, yaml.SafeLoader):
+    """Resolves plain scalars as _SCALARS say. where: the file."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute
+
+    def __init__(self, stream: str, where: str) -> None:
+        yaml.SafeLoader.__init__(self, stream)
+        self.where = where
 
 
 for _name, _pattern, _first in _SCALARS:
@@ -100,6 +107,33 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; a suite is YAML in UTF-8. "
             "Save the file as UTF-8."
         ) from None
+
+
+def parse_shipped(text: str, where: str) -> dict[str, Any]:
+    """As `parse`, of a file that is part of attnbench: by libyaml, where PyYAML has it, which takes a seventh of
+    the time. It words mistakes in another way, so a text with one is read again."""
+    if yaml.__with_libyaml__:
+        with suppress(yaml.YAMLError, BadInput, RecursionError, ValueError):
+            node = _libyaml()(text, where).get_single_node()
+            data = _Plain(where).value(node, ()) if node is not None else None
+            if isinstance(data, dict):
+                return data
+    return parse(text, where)
+
+
+@cache
+def _libyaml() -> Any:
+    """A loader that differs from `_Loader` in its parser alone."""
+
+    class Loader(_Bounded, yaml.CSafeLoader):
+        yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+        def __init__(self, stream: str, where: str) -> None:
+            yaml.CSafeLoader.__init__(self, stream)
+            yaml.composer.Composer.__init__(self)
+            self.where = where
+
+    return Loader
 
 
 def parse(text: str, where: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from attnbench.errors import BadInput
-from attnbench.yaml_file import MAX_BYTES, parse, read_text, scalar
+from attnbench.measure.papers import FOLDER
+from attnbench.yaml_file import MAX_BYTES, parse, parse_shipped, read_text, scalar
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -21,6 +22,24 @@ def test_plain_scalars_follow_yaml_1_2() -> None:
 
 def test_anchors_work_and_keys_are_text() -> None:
     assert parse("a: &x [1, 2]\nb: *x\n3: c", "f") == {"a": [1, 2], "b": [1, 2], "3": "c"}
+
+
+def test_shipped_files_are_read_alike_by_libyaml() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))[:4]]
+    assert [repr(parse_shipped(text, "f")) for text in texts] == [repr(parse(text, "f")) for text in texts]
+    assert parse_shipped("a: [1, 010, 1:30, no, !!str 2]", "f") == {"a": [1, "010", "1:30", "no", "2"]}
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\nb: [1,\n", "a: 1\na: 2", "- 1", "", BOMB, "[" * 5000, "a: &x {b: 1}\nc: {<<: *x}"]
+)
+def test_a_mistake_in_a_shipped_file_is_worded_alike(text: str) -> None:
+    messages = []
+    for read in (parse, parse_shipped):
+        with pytest.raises(BadInput) as error:
+            read(text, "f")
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize(

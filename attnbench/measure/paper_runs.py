@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attnbench.analysis.claims import Paper
 from attnbench.errors import BadInput
-from attnbench.measure.open_run import default_folder
-from attnbench.measure.run_request import RunRequest
 from attnbench.plan import suite as suites
 from attnbench.plan.suite import Suite
 from attnbench.store.records import VISITS
 from attnbench.units import quoted, seconds
+
+if TYPE_CHECKING:
+    from attnbench.measure.run_request import RunRequest
 
 PREFIX = "papers-"
 """Suites of a paper are named `papers-<paper>`, or `papers-<paper>-<part>`."""
@@ -90,6 +92,8 @@ def paper_runs(
 
     Raises: BadInput where the budget is none.
     """
+    from attnbench.measure.open_run import default_folder
+
     try:
         whole_s = seconds(budget)
     except ValueError as error:
@@ -101,6 +105,8 @@ def paper_runs(
 def _in_turn(
     every: Sequence[Suite], folder: Path, device: str, whole_s: float, now: Callable[[], float]
 ) -> Iterator[PaperRun]:
+    from attnbench.measure.run_request import RunRequest
+
     begun = now()
     reached = _reached(every, whole_s)
     for number, suite in enumerate(every):

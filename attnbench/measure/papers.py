@@ -15,7 +15,7 @@ from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import Notes, Section, several
 from attnbench.units import choice, flag, quoted, separated, suggestion, whole_size
-from attnbench.yaml_file import parse, read_text
+from attnbench.yaml_file import parse_shipped, read_text
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def papers(chosen: Iterable[str] = ()) -> list[Paper]:
 def read(path: Path) -> Paper:
     """The paper of a file. Raises BadInput with all mistakes."""
     notes = Notes(str(path))
-    section = Section(parse(read_text(path), str(path)), "", notes)
+    section = Section(parse_shipped(read_text(path), str(path)), "", notes)
     paper = Paper(
         path.stem,
         **{key: section.take(key, _text, "") for key in ("title", "url", "source")},
