@@ -37,7 +37,8 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 FALSE_ALARMS = 0.01
-"""The share of histories without any change in which one is marked, where runs vary independently."""
+"""The share of histories without any change in which one is marked, at most, where runs vary independently and normally
+with variances like draws of one distribution. docs/statistics.md has it for other noise, recorded noise among it."""
 
 FEWEST_RUNS = 3
 """Of a segment: two bad nights are no level; heavy tails have twice as many false alarms with two."""
