@@ -59,5 +59,5 @@ def test_what_is_there_is_tested_and_its_tests_decide(monkeypatch: pytest.Monkey
     here = Path(fleet.__file__).parent
     assert ran == [
         [*pytest_, str(Path(browser.__file__).parent), "-x"],
-        [*pytest_, str(here / "test_figures.py"), str(here / "test_ray.py"), "-x"],
+        [*pytest_, str(here / "test_figures.py"), str(here / "test_ray.py"), "-n", "1", "--dist", "loadfile", "-x"],
     ]
