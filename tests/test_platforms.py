@@ -51,7 +51,7 @@ def test_a_verb_that_measures_says_where_it_can(words: str) -> None:
     [
         ("pandas, scipy.stats", f"show {RUN} --metric flops"),
         ("pandas, scipy.stats", f"compare {RUN} {RUN}"),
-        ("torch", "estimate softmax --seq-len 1024"),
+        ("torch, pandas", "estimate softmax --seq-len 1024"),
         ("torch", "list operators softmax"),
         ("click", "list suites"),
         ("click", "run --help"),

@@ -312,7 +312,7 @@ class Begun(Exception):
 def test_another_process_on_the_gpu_is_named_and_strict_refuses(
     words: tuple[str, ...], others: tuple[int, ...], nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def begin(*given: object) -> None:
+    def begin(*given: object, **options: object) -> None:
         raise Begun
 
     nvml.running = {"GPU-abc": others}

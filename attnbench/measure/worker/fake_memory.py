@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attnbench.measure.device import HOST
 from attnbench.measure.worker.meta_results import result_on_meta
 from attnbench.operator import Form, Inputs
 from attnbench.problem import Mode, Params, Problem
@@ -80,7 +81,7 @@ def predict_on_meta(form: Form, problem: Problem, params: Params, mode: Mode, mo
         return _footprint(form.reference, problem, params, mode, on_meta, LiveBytes(most, result_on_meta))
 
 
-def _inputs(form: Form, problem: Problem, params: Params, device: str = "cpu") -> Inputs:
+def _inputs(form: Form, problem: Problem, params: Params, device: str = HOST) -> Inputs:
     with _Undrawn(device):
         return form.make_inputs(problem, params, torch.Generator().manual_seed(0))
 

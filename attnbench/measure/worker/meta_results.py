@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import compute_elementwise_output_strides
 
+from attnbench.measure.device import HOST
+
 _ATEN = torch.ops.aten
 
 _SINGLE = (torch.float32, torch.float64)
@@ -64,7 +66,7 @@ def _sample(argument: Any) -> Any:
 @lru_cache(4096, typed=True)
 def _dtype(func: Any, names: Sequence[str], *samples: Any) -> torch.dtype:
     """The dtype of a result: that of one element. samples: of the arguments, then the values of those with names."""
-    values = [torch.ones((1,) * x[1], dtype=x[0], device="cpu") if isinstance(x, tuple) else x for x in samples]
+    values = [torch.ones((1,) * x[1], dtype=x[0], device=HOST) if isinstance(x, tuple) else x for x in samples]
     positional = len(values) - len(names)
     element: Tensor = func(*values[:positional], **dict(zip(names, values[positional:], strict=True)))
     return element.dtype
