@@ -45,3 +45,9 @@ def operator_and_axis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     measured = run_suite(tree, OPERATOR_ALONG_AXIS, tree, forecast=True)
     assert measured.returncode == 0, measured.stderr
     return tree
+
+
+@pytest.fixture
+def run(tree: Path) -> Path:
+    """Of the copy that a file's own `tree` is."""
+    return tree / "run"

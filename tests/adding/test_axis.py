@@ -33,11 +33,6 @@ def tree(operator_and_axis: Path) -> Path:
     return operator_and_axis
 
 
-@pytest.fixture
-def run(tree: Path) -> Path:
-    return tree / "run"
-
-
 def test_it_is_swept_and_shown_with_its_crossovers(tree: Path, run: Path) -> None:
     answer = attnbench(tree, "show", str(run), "--axis", "depth").stdout
     assert "\ndepth: " in answer

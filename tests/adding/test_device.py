@@ -58,11 +58,6 @@ def tree(metric_and_device: Path) -> Path:
     return metric_and_device
 
 
-@pytest.fixture
-def run(tree: Path) -> Path:
-    return tree / "run"
-
-
 def test_what_it_measures_is_stored(run: Path) -> None:
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     assert (environment["device"], environment["gpu_name"]) == ("pretend", "Pretended")

@@ -95,11 +95,6 @@ def tree(metric_and_device: Path) -> Path:
     return metric_and_device
 
 
-@pytest.fixture
-def run(tree: Path) -> Path:
-    return tree / "run"
-
-
 def slowed(run: Path, folder: Path, operator: str, column: str, factor: float) -> Path:
     """A copy of a run in which one column of an operator is so many times as large."""
     folder.mkdir()

@@ -76,11 +76,6 @@ def tree(operator_and_axis: Path) -> Path:
     return operator_and_axis
 
 
-@pytest.fixture
-def run(tree: Path) -> Path:
-    return tree / "run"
-
-
 def test_one_file_adds_an_operator_and_an_impl_of_a_name_of_its_own(tree: Path, run: Path) -> None:
     listed = attnbench(tree, "list", "operators", "--format", "csv")
     assert listed.returncode == 0, listed.stderr

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.fleets import SUITE, command, environment
+from tests.fleet.fleets import command, environment
 from tests.running import made_once
+from tests.tiny_suite import TINY
 
 
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("suite") / "tiny.yaml"
-    path.write_text(SUITE, encoding="utf-8")
+    path.write_text(TINY, encoding="utf-8")
     return path
 
 

@@ -13,13 +13,10 @@ from typing import Any
 from attnbench.analysis.compare.tier0_exact import exact_metrics
 from attnbench.store.reading import read_visits
 from attnbench.store.records import Visit
-from tests.tiny_suite import TINY
 
 TOP = Path(__file__).parents[2]
 LEAN = Path(__file__).parent / "lean"
 LIMIT_S = 600
-
-SUITE = TINY
 
 
 def environment(**more: str) -> dict[str, str]:
