@@ -41,6 +41,16 @@ UNTIMED_CALLS = 2
 that timed calls are the larger part: the first call after other members takes up to twice as long."""
 
 
+def stays_with_one_set(call_s: float, most_samples: int | None) -> bool:
+    """Whether a visit is one of FEW_SAMPLES.
+
+    Args:
+        call_s: seconds of its first call.
+        most_samples: that it has; None: not known.
+    """
+    return call_s >= ALONE_S and most_samples is not None and most_samples <= FEW_SAMPLES
+
+
 def untimed_calls(call_s: float) -> int:
     """The calls before the timed ones of a sample. call_s: seconds of one."""
     return min(UNTIMED_CALLS, max(0, math.ceil(SAMPLE_S / max(call_s, 1e-9)) - 1))

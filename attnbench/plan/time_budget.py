@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from attnbench.metric import Metric
 from attnbench.plan.blocks import baseline_of, blocks_of, weight
 from attnbench.plan.settings import (
-    ALONE_S,
     BATCH_S,
-    FEW_SAMPLES,
     MOST_CALLS,
     SAMPLE_S,
     WARM_UP_S,
     Measure,
+    stays_with_one_set,
     untimed_calls,
 )
 from attnbench.problem import Cell
@@ -238,7 +237,7 @@ def timed(
         turns = max(measure.min_turns, min(measure.max_turns, enough))
         for cell in block:
             call_s, samples = by_key[cell.key], weight(cell, base)
-            few = call_s >= ALONE_S and samples * measure.max_turns <= FEW_SAMPLES
+            few = stays_with_one_set(call_s, samples * measure.max_turns)
             around = CALLS_AROUND_FEW if few else CALLS_AROUND
             yield Timed(cell, call_s, turns, samples, around_s, calls_around=around)
 

@@ -25,6 +25,7 @@ from attnbench.measure.worker import block as block_module
 from attnbench.measure.worker import timed_checks
 from attnbench.measure.worker.block import CHEAP_CHECKS, Block, Member
 from attnbench.measure.worker.timed_checks import Watched
+from attnbench.plan import settings
 from attnbench.problem import MODES, Cell, Mode, Problem
 from attnbench.registry import operators
 from tests.cheats.cheating import CHEATS, LATER
@@ -223,6 +224,7 @@ def long_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of LONG count as such of which one alone comes before the samples."""
     for limit in ("ALONE_S", "SAMPLE_S", "CHEAP_CALL_S"):
         monkeypatch.setattr(block_module, limit, 0.0)
+    monkeypatch.setattr(settings, "ALONE_S", 0.0)
     monkeypatch.setattr(block_module, "batch_of", lambda call_s, sets: 1)
     monkeypatch.setattr(block_module, "untimed_calls", lambda call_s: 0)
 
@@ -264,7 +266,8 @@ def test_few_samples_of_long_calls_stay_with_one_input_set(turns: int, calls: li
 def test_one_whose_first_call_alone_was_long_has_the_checks_of_a_cheap_one(
     block: Block, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block_module, "ALONE_S", 0.0)
+    for module in (block_module, settings):
+        monkeypatch.setattr(module, "ALONE_S", 0.0)
     assert sampled(block, cell("honest", "fwd", SHORT), turns=1).status == "ok"
     monkeypatch.setattr(Block, "_free", lambda block, key: None)
     sampled(block, cell("honest", "fwd", Problem(40, 8)), turns=1)

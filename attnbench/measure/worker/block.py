@@ -37,7 +37,7 @@ from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.timed_checks import TimedChecks, Watched
 from attnbench.measure.worker.visit import Bench, figures, metrics
-from attnbench.plan.settings import ALONE_S, FEW_SAMPLES, MOST_CALLS, SAMPLE_S, batch_of, untimed_calls
+from attnbench.plan.settings import ALONE_S, MOST_CALLS, SAMPLE_S, batch_of, stays_with_one_set, untimed_calls
 from attnbench.problem import Cell
 from attnbench.registry import operators
 
@@ -101,7 +101,7 @@ class Member:
         observer.settle()
         clocks.raise_clock(subject)
         self._turn = len(seconds)
-        if seconds[0] >= ALONE_S and self.most_samples is not None and self.most_samples <= FEW_SAMPLES:
+        if stays_with_one_set(seconds[0], self.most_samples):
             self._one_set, self._checked = True, 0
         self.call_s = min(seconds[1:] or seconds)
         if self.call_s < CHEAP_CALL_S:
