@@ -71,6 +71,15 @@ def checked(worker: worker_process.Worker, impl: str) -> VisitAnswer:
     return worker.ask(request, 60.0)
 
 
+@pytest.mark.parametrize("impl", GOOD)
+def test_what_leaves_everything_as_it_was_keeps_its_worker(worker: worker_process.Worker, impl: str) -> None:
+    checked(worker, "honest")
+    answer = checked(worker, impl)
+    assert answer.status == "ok", answer.reason
+    assert not answer.restart
+    assert not answer.warnings
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_process.Worker, change: str) -> None:
     if change == "processors" and len(shared_state.now().settings["the processors it may use"]) < 2:  # type: ignore[arg-type]
@@ -106,15 +115,6 @@ def test_a_change_is_named_whatever_was_asked(worker: worker_process.Worker) -> 
         assert f"meddlers ({impl}_variable) changes" in warning
         assert f"the environment variable MEDDLED ({how})" in warning
     assert not answers[3].warnings, "it is so already"
-
-
-@pytest.mark.parametrize("impl", GOOD)
-def test_what_leaves_everything_as_it_was_keeps_its_worker(worker: worker_process.Worker, impl: str) -> None:
-    checked(worker, "honest")
-    answer = checked(worker, impl)
-    assert answer.status == "ok", answer.reason
-    assert not answer.restart
-    assert not answer.warnings
 
 
 def test_the_next_operator_finds_a_fresh_process(tmp_path: Path) -> None:

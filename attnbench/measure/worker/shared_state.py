@@ -57,6 +57,11 @@ def _threads() -> int | None:
     return None if "torch._inductor.async_compile" in sys.modules else _thread._count()
 
 
+def _of_products(precision: str) -> str:
+    """Matrix products that nobody has set, here or above, are exact: setting them so by name changes nothing."""
+    return "ieee" if precision == "none" else precision
+
+
 DEVICES = tuple(map(device_of, device_names()))
 """Every kind; their modules are imported before any operator's."""
 
@@ -78,8 +83,8 @@ _SETTINGS: dict[str, Callable[[], object]] = {
     "torch's fp32_precision": lambda: [
         torch.backends.fp32_precision,  # type: ignore[attr-defined]
         torch.backends.mkldnn.fp32_precision,
-        torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
-        _matmul.fp32_precision,
+        _of_products(torch.backends.mkldnn.matmul.fp32_precision),  # type: ignore[attr-defined]
+        _of_products(_matmul.fp32_precision),
         _cudnn.fp32_precision,
     ],
     "torch.backends.mkldnn": lambda: [torch.backends.mkldnn.enabled, torch.backends.mkldnn.deterministic],
