@@ -40,6 +40,10 @@ class Pretended:
         self.answer = answer
         self.closed = False
 
+    @property
+    def is_alive(self) -> bool:
+        return not self.closed
+
     def ask(self, request: Any, timeout: float) -> Any:
         assert not self.closed
         if isinstance(request, SupportRequest):

@@ -93,7 +93,7 @@ def _measure(chosen: list[Paper], out: Path | None, device: str, budget: str | N
     from attnbench.measure.paper_runs import BUDGET, paper_runs, suites_of
     from attnbench.measure.platforms import check_can_measure
     from attnbench.measure.run_request import measure
-    from attnbench.measure.worker_pool import lasting_forecaster
+    from attnbench.measure.worker_pool import lasting_workers
     from attnbench.outputs._progress import progress
 
     check_can_measure("reproduce --measure")
@@ -105,7 +105,7 @@ def _measure(chosen: list[Paper], out: Path | None, device: str, budget: str | N
             print(f"warning: {text}", file=sys.stderr)
         warned.add(text)
 
-    with lasting_forecaster() as forecaster:
+    with lasting_workers() as lasting:
         for each in every:
             begun = time.monotonic()
             if each.request is None:
@@ -115,7 +115,7 @@ def _measure(chosen: list[Paper], out: Path | None, device: str, budget: str | N
             with progress() as live:
                 session = each.request.open(warn)
                 try:
-                    ended = measure(session, live, begun, forecaster(session.plan))
+                    ended = measure(session, live, begun, lasting(session.plan))
                 except KeyboardInterrupt:
                     print(f"what was measured is kept; the same command with --out {folder} continues", file=sys.stderr)
                     return folder, 130

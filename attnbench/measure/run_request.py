@@ -117,7 +117,7 @@ class RunRequest:
 
 
 def measure(
-    session: Session, progress: Progress, begun: float | None = None, forecaster: Workers | None = None
+    session: Session, progress: Progress, begun: float | None = None, lasting: Workers | None = None
 ) -> str | None:
     """Measures what is missing of a session's run, and closes its folder.
 
@@ -125,13 +125,13 @@ def measure(
         session: an open one.
         progress: what the run reports to.
         begun: when its budget's time began, on the monotonic clock; None: now.
-        forecaster: whose worker forecasts in place of an own one, and stays.
+        lasting: whose workers forecast and check in place of own ones, and stay.
 
     Returns: why it ended before its plan did; None where it did not.
     """
     try:
         since, rates = time.monotonic() if begun is None else begun, session.environment.get("rates")
-        Runner(session.plan, session.journal, progress, begun=since, rates=rates, forecaster=forecaster).run()
+        Runner(session.plan, session.journal, progress, begun=since, rates=rates, lasting=lasting).run()
     except Stopped as stopped:
         return str(stopped)
     finally:

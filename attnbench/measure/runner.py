@@ -35,7 +35,7 @@ class Runner:
         begun: when the budget's time began, on the clock `now`; None: with this object.
         now: a clock; seconds.
         workers: in place of workers of its own.
-        forecaster: whose worker forecasts in place of an own one, and stays.
+        lasting: whose workers forecast and check in place of own ones, and stay.
         rates: of the hardware, by which it says how long it will take; empty: they are not known.
     """
 
@@ -49,13 +49,13 @@ class Runner:
         begun: float | None = None,
         now: Callable[[], float] = time.monotonic,
         workers: Workers | None = None,
-        forecaster: Workers | None = None,
+        lasting: Workers | None = None,
         rates: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = plan
         self.journal = journal
         last = max((v.process for v in journal.visits), default=-1)
-        self.workers = workers or Workers(plan, last, start, forecaster=forecaster)
+        self.workers = workers or Workers(plan, last, start, lasting=lasting)
         self._log = VisitLog(plan, journal)
         budget = Budget(plan, self.workers.start_s, now() if begun is None else begun, now)
         self._left = TimeLeft(budget, plan.operators_from, rates or {}, plan.measure.rounds)
@@ -68,8 +68,8 @@ class Runner:
         rounds = TimedRounds(self.maker)
         try:
             check_cells(self.maker)
-            self.workers.end_forecasting()
-            self.end_process()
+            self.workers.end_checks()
+            self._log.write_results()
             done = rounds.plan_rounds()
             make_rounds(rounds, 0, done)
             rounds.skip_unreached()
@@ -92,8 +92,8 @@ class Runner:
             check_cells(self.maker)
         finally:
             if not keep:
-                self.workers.end_forecasting()
-                self.end_process()
+                self.workers.end_checks()
+                self._log.write_results()
 
     def survivors(self) -> list[Cell]:
         """The cells that a timed round may visit."""

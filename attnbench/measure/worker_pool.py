@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -36,7 +37,8 @@ class Workers:
         start_s: seconds that each start took.
         forecast_s: seconds that the last forecast took.
         forecasting: the worker that forecasts; None: the next forecast starts one.
-        forecaster: others, whose worker forecasts in place of an own one, and stays.
+        lasting: others, whose workers forecast and check in place of own ones, and stay.
+        checking: whether the next request is part of the checks.
     """
 
     plan: Plan
@@ -46,12 +48,13 @@ class Workers:
     start_s: list[float] = field(default_factory=list)
     forecast_s: float = 0.0
     forecasting: worker_process.Worker | None = None
-    forecaster: Workers | None = None
+    lasting: Workers | None = None
+    checking: bool = False
 
     @property
     def can_forecast(self) -> bool:
         """Whether no worker must be started for a forecast."""
-        return self.forecaster.can_forecast if self.forecaster is not None else self.forecasting is not None
+        return self.lasting.can_forecast if self.lasting is not None else self.forecasting is not None
 
     def ask(self, request: Request[A_co], timeout: float, *, keep: bool = False) -> A_co:
         """The measuring worker's answer; starts one where there is none. Raises WorkerLost, Stopped.
@@ -73,9 +76,9 @@ class Workers:
 
     def forecast(self, cell: Cell, timeout: float) -> Forecast:
         """What shapes alone tell of a cell, from a worker that measures nothing; empty where that fails."""
-        if self.forecaster is not None:
-            forecast = self.forecaster.forecast(cell, timeout)
-            self.forecast_s = self.forecaster.forecast_s
+        if self.lasting is not None:
+            forecast = self.lasting.forecast(cell, timeout)
+            self.forecast_s = self.lasting.forecast_s
             return forecast
         try:
             if self.forecasting is None:
@@ -89,6 +92,14 @@ class Workers:
         if answer.restart:
             self.end_forecasting()
         return answer.forecast
+
+    def end_checks(self) -> None:
+        """Ends what the checks alone need, or leaves it to the workers that outlast the run."""
+        self.checking = False
+        self.end_forecasting()
+        if self.lasting is not None and self.lasting.measuring is None:
+            self.lasting.measuring, self.measuring = self.measuring, None
+        self.end()
 
     def end(self) -> None:
         """Ends the measuring worker, so that a fresh one makes the next visit."""
@@ -110,18 +121,39 @@ class Workers:
         self.measuring = self.forecasting = None
 
     def _start(self, number: int, threads: int) -> worker_process.Worker:
-        """A fresh process, with fresh imports. Raises WorkerLost; Stopped where it would import other code."""
-        if self.plan.code is not None:
-            changed = changes(self.plan.code.files, measured_code(self.plan.operators_from).files)
-            if changed:
-                raise Stopped(
-                    f"since it was begun {changed}, and one run cannot hold times of both. "
-                    "Put it back as it was before continuing, or start a new run"
-                )
-        return self.start(number, threads)
+        """A fresh process, with fresh imports. Raises WorkerLost; Stopped where it has imported other code."""
+        with ThreadPoolExecutor(1) as beside:  # both take a while
+            changed = beside.submit(self._changed_code)
+            worker = self.start(number, threads)
+        if changed.result():
+            worker.kill()
+            raise Stopped(
+                f"since it was begun {changed.result()}, and one run cannot hold times of both. "
+                "Put it back as it was before continuing, or start a new run"
+            )
+        return worker
+
+    def _changed_code(self) -> str:
+        """What differs between the measured code as it is and as the run began with it, in words."""
+        code = self.plan.code
+        return "" if code is None else changes(code.files, measured_code(self.plan.operators_from).files)
+
+    def _take_over(self, others: Workers) -> None:
+        """Makes the worker that has checked for others the own one, where there is one and it lives."""
+        worker, others.measuring = others.measuring, None
+        if worker is None:
+            return
+        if not worker.is_alive:
+            worker.kill()
+            return
+        self.number += 1
+        self.measuring = worker
+        self.start_s.append(worker.start_s)
 
     def ready(self) -> worker_process.Worker:
         """The measuring worker; starts one where there is none. Raises Stopped."""
+        if self.measuring is None and self.checking and self.lasting is not None:
+            self._take_over(self.lasting)
         failures: list[str] = []
         while self.measuring is None:
             self.number += 1
@@ -136,10 +168,11 @@ class Workers:
 
 
 @contextmanager
-def lasting_forecaster(
+def lasting_workers(
     start: Callable[[int, int], worker_process.Worker] = worker_process.start,
 ) -> Iterator[Callable[[Plan], Workers]]:
-    """By plan the workers that forecast for it: the same for run after run, of which each would start one otherwise.
+    """By plan the workers that forecast and check for it: the same for run after run of the same code, of which each
+    would start its own otherwise. Times are measured in fresh ones.
 
     Args:
         start: starts a worker, by its number and threads.
@@ -147,9 +180,10 @@ def lasting_forecaster(
     lasting: list[Workers] = []
 
     def of(plan: Plan) -> Workers:
+        if lasting and _imported(lasting[0].plan) != _imported(plan):
+            lasting.pop().kill()
         if not lasting:
             lasting.append(Workers(plan, FORECASTER, start))
-        lasting[0].plan = plan
         return lasting[0]
 
     try:
@@ -157,3 +191,8 @@ def lasting_forecaster(
     finally:
         for workers in lasting:
             workers.kill()
+
+
+def _imported(plan: Plan) -> tuple[object, ...]:
+    """What a worker has taken in when it is ready, and keeps."""
+    return plan.code, plan.operators_from, plan.threads

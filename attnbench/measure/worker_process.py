@@ -53,6 +53,11 @@ class Worker:
     _pending: bytearray = field(default_factory=bytearray)
     _requests: int = 0
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
+
     def ask(self, request: Request[A_co], timeout: float) -> A_co:
         """The answer to a request.
 

@@ -29,7 +29,7 @@ from attnbench.measure.protocol import (
     answer_to,
 )
 from attnbench.measure.runner import Runner, Stopped, exit_code
-from attnbench.measure.worker_pool import FORECASTER, lasting_forecaster
+from attnbench.measure.worker_pool import FORECASTER, lasting_workers
 from attnbench.plan import time_budget
 from attnbench.plan.blocks import BASELINE_WEIGHT
 from attnbench.plan.measured_code import measured_code
@@ -186,21 +186,44 @@ def test_workers_that_do_not_start_end_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lasting", [True, False])
-def test_runs_one_after_another_can_have_one_forecaster(lasting: bool, tmp_path: Path) -> None:
+def test_runs_one_after_another_can_have_workers_that_forecast_and_check(lasting: bool, tmp_path: Path) -> None:
+    started, starts = [], []
+
+    def start(number: int, threads: int) -> Any:
+        started.append(Pretended(number, fine))
+        return started[-1]
+
+    with lasting_workers(start) as of_plan:
+        for name, threads in (("first", 1), ("second", 1), ("third", 2)):
+            before = len(started)
+            made, opened = (
+                replace(plan(CELLS, measure=ONCE), threads=threads),
+                journal.create(tmp_path / name, "name: made\n", {}),
+            )
+            Runner(made, opened, Silent(), start, lasting=of_plan(made) if lasting else None).run()
+            opened.close()
+            assert set(read_run(tmp_path / name).visits["process"]) == {0, 1}
+            starts.append([worker.number for worker in started[before:]])
+    own = [0, FORECASTER, 1]
+    assert starts == [own, [1] if lasting else own, own], "the third computes with other threads"
+    assert all(worker.closed for worker in started)
+
+
+def test_a_lasting_worker_that_has_ended_meanwhile_is_started_again(tmp_path: Path) -> None:
     started: list[Pretended] = []
 
     def start(number: int, threads: int) -> Any:
         started.append(Pretended(number, fine))
         return started[-1]
 
-    with lasting_forecaster(start) as forecaster:
+    with lasting_workers(start) as of_plan:
         for name in ("first", "second"):
             made, opened = plan(CELLS, measure=ONCE), journal.create(tmp_path / name, "name: made\n", {})
-            Runner(made, opened, Silent(), start, forecaster=forecaster(made) if lasting else None).run()
+            Runner(made, opened, Silent(), start, lasting=of_plan(made)).run()
             opened.close()
-            assert set(read_run(tmp_path / name).visits["process"]) == {0, 1}
-    assert [worker.number for worker in started].count(FORECASTER) == (1 if lasting else 2)
-    assert all(worker.closed for worker in started)
+            started[0].closed = True
+    assert [worker.number for worker in started] == [0, FORECASTER, 1, 0, 1]
+    assert set(read_run(tmp_path / "second").visits["status"]) == {"ok"}
 
 
 def test_a_predicted_excess_says_by_how_much(tmp_path: Path) -> None:
