@@ -81,7 +81,7 @@ def paper_runs(
 ) -> tuple[Path, Iterator[PaperRun]]:
     """The folder of the runs, and each run in its turn.
 
-    Suites go as far as the budgets that they state are within the whole one, and share out what is more.
+    Suites go as far as the budgets that they state are within the whole one; each has what the later ones do not state.
 
     Args:
         every: the suites, in the order of these budgets.
@@ -111,8 +111,8 @@ def _in_turn(
     reached = _reached(every, whole_s)
     for number, suite in enumerate(every):
         own = folder / suite.name.removeprefix(PREFIX)
-        stated = [_stated_s(each) for each in every[number:reached]]
-        share_s = (whole_s - (now() - begun)) * stated[0] / sum(stated) if stated else 0.0
+        later_s = sum(map(_stated_s, every[number + 1 : reached]))
+        share_s = whole_s - (now() - begun) - later_s if number < reached else 0.0
         if share_s < LEAST_S:
             yield PaperRun(suite.name, own, None)
             continue

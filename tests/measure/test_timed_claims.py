@@ -305,7 +305,7 @@ def test_a_budget_is_a_promise_that_suites_share(tmp_path: Path) -> None:
             clock[0] += takes_s if suite else 0.0
         return found
 
-    assert shares("300s", 100.0) == [100.0, 200.0, None]  # the last one alone states more
+    assert shares("300s", 100.0) == [200.0, 200.0, None]  # the last one alone states more
     assert shares("650s", 50.0) == [50.0, 100.0, 550.0]  # what is not taken is left to others
     assert shares("30s", 30.0) == [30.0, None, None]
     assert shares("150s", 145.0) == [50.0, None, None]  # it took longer: no process could start in what is left
