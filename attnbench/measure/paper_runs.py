@@ -59,7 +59,7 @@ def check_options(*, measure: bool, budget: str | None, out: Path | None, runs: 
 
 
 def suites_of(papers: Iterable[Paper]) -> list[Suite]:
-    """The shipped suites of some papers, the shortest first. Raises BadInput where they have none."""
+    """The shipped suites of some papers, the longest first. Raises BadInput where they have none."""
     chosen = list(papers)
     names = [f"{PREFIX}{paper.name}" for paper in chosen]
     every = [name for name in suites.shipped() if any(name == own or name.startswith(f"{own}-") for own in names)]
@@ -69,7 +69,7 @@ def suites_of(papers: Iterable[Paper]) -> list[Suite]:
             f"--measure: {', '.join(paper.name for paper in chosen)}: nothing of it is measured; there are suites for "
             f"{', '.join(known)}. Name one of these papers, or leave out --measure."
         )
-    return sorted(map(suites.load, every), key=_stated_s)
+    return sorted(map(suites.load, every), key=_stated_s, reverse=True)
 
 
 def paper_runs(
@@ -81,10 +81,10 @@ def paper_runs(
 ) -> tuple[Path, Iterator[PaperRun]]:
     """The folder of the runs, and each run in its turn.
 
-    Suites go as far as the budgets that they state are within the whole one; each has what the later ones do not state.
+    As many of the shortest as state budgets within the whole one; each has what the later ones do not state.
 
     Args:
-        every: the suites, in the order of these budgets.
+        every: the suites, in the order in which they are measured.
         out: where the runs are, each in a folder of its own; what is there is continued. None: a new folder.
         device: a kind's name, or "auto".
         budget: for all together, such as "15m".
@@ -111,8 +111,8 @@ def _in_turn(
     reached = _reached(every, whole_s)
     for number, suite in enumerate(every):
         own = folder / suite.name.removeprefix(PREFIX)
-        later_s = sum(map(_stated_s, every[number + 1 : reached]))
-        share_s = whole_s - (now() - begun) - later_s if number < reached else 0.0
+        later_s = sum(_stated_s(each) for each in every[number + 1 :] if each in reached)
+        share_s = whole_s - (now() - begun) - later_s if suite in reached else 0.0
         if share_s < LEAST_S:
             yield PaperRun(suite.name, own, None)
             continue
@@ -123,10 +123,11 @@ def _in_turn(
         yield PaperRun(suite.name, own, request)
 
 
-def _reached(every: Sequence[Suite], whole_s: float) -> int:
-    """How many of the first suites have the time that they state; the first has what there is."""
-    sums = accumulate(map(_stated_s, every))
-    return max(1, sum(each <= whole_s for each in sums))
+def _reached(every: Sequence[Suite], whole_s: float) -> list[Suite]:
+    """The shortest suites, as many as have the time that they state; at least one, which has what there is."""
+    ascending = sorted(every, key=_stated_s)
+    sums = accumulate(map(_stated_s, ascending))
+    return ascending[: max(1, sum(each <= whole_s for each in sums))]
 
 
 def _stated_s(suite: Suite) -> float:

@@ -291,10 +291,10 @@ def test_options_that_do_not_go_together() -> None:
 def test_a_budget_is_a_promise_that_suites_share(tmp_path: Path) -> None:
     clock = [0.0]
     shipped = paper_runs.suites_of(papers.papers(["performer"]))
-    assert [each.limits.budget_s for each in shipped] == sorted(each.limits.budget_s or 0 for each in shipped)
+    assert [each.limits.budget_s for each in shipped] == sorted((e.limits.budget_s or 0 for e in shipped), reverse=True)
     every = [
         replace(each, limits=replace(each.limits, budget_s=stated))
-        for each, stated in zip(shipped[:3], (50.0, 100.0, 500.0), strict=True)
+        for each, stated in zip(shipped[:3], (500.0, 100.0, 50.0), strict=True)
     ]
 
     def shares(budget: str, takes_s: float) -> list[float | None]:
@@ -305,10 +305,10 @@ def test_a_budget_is_a_promise_that_suites_share(tmp_path: Path) -> None:
             clock[0] += takes_s if suite else 0.0
         return found
 
-    assert shares("300s", 100.0) == [200.0, 200.0, None]  # the last one alone states more
-    assert shares("650s", 50.0) == [50.0, 100.0, 550.0]  # what is not taken is left to others
-    assert shares("30s", 30.0) == [30.0, None, None]
-    assert shares("150s", 145.0) == [50.0, None, None]  # it took longer: no process could start in what is left
+    assert shares("300s", 100.0) == [None, 250.0, 200.0]  # the first one alone states more
+    assert shares("650s", 50.0) == [500.0, 550.0, 550.0]  # what is not taken is left to others
+    assert shares("30s", 30.0) == [None, None, 30.0]
+    assert shares("150s", 145.0) == [None, 100.0, None]  # it took longer: no process could start in what is left
 
 
 SUITE = """
