@@ -2,7 +2,8 @@
 
 NVIDIA, CUDA Binary Utilities, "Instruction Set Reference", https://docs.nvidia.com/cuda/cuda-binary-utilities. HMMA:
 mma of one warp; HGMMA: wgmma of four (sm_90); UTC…MMA: tcgen05, of a whole program (sm_100). LDGSTS (cp.async) and
-UTMALDG (bulk tensor copies) write to shared memory while the program goes on; LDG is waited for where it is used.
+UTMALDG (bulk tensor copies) write to shared memory while the program goes on; LDG is waited for where its registers are
+used, which may be in the next step of a loop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _LABEL = re.compile(r"^(\.L_x_\d+):")
 _TARGET = re.compile(r"\((\.L_x_\d+)\)")
 _WGMMA_SIZE = re.compile(r"\.(\d+)x(\d+)x(\d+)")
 _MMA_SIZE = re.compile(r"\.16(8)(\d+)")
+_REGISTER = re.compile(r"\bR(\d+)\b")
+_BITS = re.compile(r"\.(64|128)\b")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class MachineCode:
         mma, wgmma: multiply-adds of one warp by mma, and its share of those by wgmma.
         tcgen05: products on sm_100, whose size the code does not show.
         copies: asynchronous copies to shared memory.
-        waiting_loops: loops that multiply matrices and load from global memory, none of it asynchronously.
+        waiting_loops: loops that multiply matrices and load from global memory, none of it asynchronously, and some of
+            it without a product between the load and its first use.
         instructions: all, of which `looped` are in the innermost loops that multiply matrices.
     """
 
@@ -118,7 +122,29 @@ def _own_code(code: Sequence[_Instruction], loops: Sequence[range]) -> Iterator[
 
 
 def _waits(body: Sequence[_Instruction]) -> bool:
-    return any(i.name == "LDG" for i in body) and not any(i.is_copy for i in body)
+    """Whether a loop of these instructions multiplies only when something has come that it has loaded since a product.
+
+    Loads that are used behind a later product, in the same step or in the next, are on their way meanwhile.
+    """
+    loads = [place for place, instruction in enumerate(body) if instruction.name == "LDG"]
+    if any(instruction.is_copy for instruction in body):
+        return False
+    return any(_used_at_once(body[place], [*body[place + 1 :], *body[:place]]) for place in loads)
+
+
+def _used_at_once(load: _Instruction, later: Iterable[_Instruction]) -> bool:
+    """Whether one of these instructions names a register of a load, and none before it multiplies."""
+    first = _REGISTER.search(load.operands)
+    if first is None:  # what it loads is not kept
+        return False
+    bits = _BITS.search(load.modifiers)
+    held = range(int(first[1]), int(first[1]) + (int(bits[1]) // 32 if bits else 1))
+    for instruction in later:
+        if any(int(number) in held for number in _REGISTER.findall(instruction.operands)):
+            return True
+        if instruction.multiplies:
+            return False
+    return False
 
 
 def disassembled(cubin: bytes) -> str:

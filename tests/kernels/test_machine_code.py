@@ -44,9 +44,20 @@ def test_multiply_adds_are_those_of_a_warp() -> None:
 def test_a_loop_waits_for_operands_that_are_loaded_without_a_copy() -> None:
     copied = read(LOOP)
     assert (copied.copies, copied.waiting_loops) == (1, 0)
-    waiting = changed(("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R4,"))
+    waiting = changed(("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R24,"))
     assert (waiting.copies, waiting.waiting_loops) == (0, 1)
+    assert changed(("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R22,")).waiting_loops == 1, "its third register"
+    assert changed(("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.64 R22,")).waiting_loops == 0, "it has two"
     assert changed(("LDGSTS.E.BYPASS.128 [R33+0x4000],", "UTMALDG.2D [UR8],")).copies == 1
+
+
+def test_a_loop_waits_for_no_load_that_is_used_behind_a_product() -> None:
+    copy, last = "LDGSTS.E.BYPASS.128 [R33+0x4000],", "        /*2980*/              @!P5 BRA"
+    assert changed((copy, "LDG.E.128 R4,")).waiting_loops == 0, "HGMMA, then HMMA with it"
+    ahead = (last, f"/*2970*/ LDG.E.128 R40, desc[UR24][R2.64] ;\n{last}")
+    assert changed((copy, "MOV R2,"), ahead, ("R24, gdesc[UR8]", "R24, R40, gdesc[UR8]")).waiting_loops == 1
+    stored = ("@!P0 HMMA.16816.F32.BF16 R24, R4,", "STS [R1], R40 ;\n/*12e0*/ HMMA.16816.F32.BF16 R24, R4,")
+    assert changed((copy, "MOV R2,"), ahead, stored).waiting_loops == 0, "in the next step, behind HGMMA"
 
 
 def test_instructions_of_a_loop_that_multiplies_are_counted_apart() -> None:
@@ -56,14 +67,14 @@ def test_instructions_of_a_loop_that_multiplies_are_counted_apart() -> None:
 
 
 def test_a_loop_that_loads_or_multiplies_nothing_waits_for_nothing() -> None:
-    load = ("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R4,")
+    load = ("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R24,")
     assert changed(("LDGSTS.E.BYPASS.128", "LDS.128")).waiting_loops == 0, "the load before the loop is none of its own"
     assert changed(load, ("HGMMA.64x64x16.F32.BF16", "FFMA"), ("HMMA.16816.F32.BF16", "FFMA")).waiting_loops == 0
     assert changed(load, ("@!P5 BRA `(.L_x_1)", "@!P5 BRA `(.L_x_2)")).waiting_loops == 0, "no branch goes back"
 
 
 def test_a_loop_within_is_not_the_loop_around_it() -> None:
-    load = ("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R4,")
+    load = ("LDGSTS.E.BYPASS.128 [R33+0x4000],", "LDG.E.128 R24,")
     inner = changed(
         load, ("        /*0d80*/", ".L_x_7:\n        /*0d80*/"), ("/*2980*/", "/*2970*/ BRA `(.L_x_7) ;\n/*2980*/")
     )

@@ -215,9 +215,9 @@ def step_kernel(
 ):
     """New codes and their sums, with one read of x. One program per split of the tiles of tokens and sample.
 
-    The bases stay in shared memory and the sums in registers. The next tile is on its way in registers while a tile in
-    shared memory is multiplied, first with the bases, then with its codes. BACKWARDS: the last tile first, of which the
-    pass before has left most in the L2 cache.
+    The bases stay in shared memory and the sums in registers. The next tile and its codes are on their way in registers
+    while a tile in shared memory is multiplied, first with the bases, then with its codes. BACKWARDS: the last tile
+    first, of which the pass before has left most in the L2 cache.
     """
     split = tl.program_id(0) % splits
     sample = (tl.program_id(0) // splits).to(tl.int64)
@@ -243,10 +243,12 @@ def step_kernel(
     tile = load_rows(x, left, WIDTH, BLOCK_N, BLOCK_D)
     if KIND != "soft":
         tile = positive(tile)
+    if KIND == "nmf":
+        before = load_rows(codes, left, RANK, BLOCK_N, BLOCK_R)
     for index in tl.range(begin, end, disable_licm=True):  # what a loop holds constant takes registers from the sums
         mask = (n < left)[:, None] & rank_mask[None, :]
         if KIND == "nmf":
-            c = tl.trans(tl.load(codes + (n[:, None] * RANK + r[None, :]), mask=mask, other=0.0))
+            c = tl.trans(before)
         projected = folded_rows(tl.dot(pairs, tl.trans(tile)), BLOCK_R)  # [R, N]
         if KIND == "soft":
             wide = tile.to(tl.float32)
@@ -265,11 +267,13 @@ def step_kernel(
         if KIND != "soft":
             gram_total = tl.dot(high, tl.trans(high), gram_total)
         x += STEP * WIDTH
-        ahead = load_rows(x, tl.where(index + 1 < end, left - STEP, 0), WIDTH, BLOCK_N, BLOCK_D)
+        codes += STEP * RANK
+        left = tl.where(index + 1 < end, left - STEP, 0)
+        ahead = load_rows(x, left, WIDTH, BLOCK_N, BLOCK_D)
+        if KIND == "nmf":
+            before = load_rows(codes, left, RANK, BLOCK_N, BLOCK_R)
         rows = tl.trans(tile)
         total = tl.dot(rows, tl.trans(high), tl.dot(rows, tl.trans(low), total))
-        codes += STEP * RANK
-        left -= STEP
         tile = ahead
         if KIND != "soft":
             tile = positive(ahead)

@@ -315,11 +315,13 @@ def sum_tiles(rank: int, capability: int | None = None) -> Tiles:
 
 
 def base_tiles(rank: int, dtype: torch.dtype, capability: int | None = None) -> Tiles:
-    """Of `bases_kernel`."""
-    block_d = 64 if dtype == torch.bfloat16 else 32
+    """Of `bases_kernel`. By wgmma four warps multiply a tile of 64 rows: with eight each does as much, and twice."""
+    block_r = rank_block(rank, dtype, capability)
     if operands_in_registers(capability):
-        block_d = 16
-    return Tiles({"BLOCK_D": block_d, "BLOCK_R": rank_block(rank, dtype, capability)}, 8)
+        return Tiles({"BLOCK_D": 16, "BLOCK_R": block_r}, 8)
+    if dtype == torch.bfloat16:
+        return Tiles({"BLOCK_D": 64, "BLOCK_R": block_r}, 4)
+    return Tiles({"BLOCK_D": 32, "BLOCK_R": block_r}, 8)
 
 
 def configurations() -> Iterator[Configuration]:
