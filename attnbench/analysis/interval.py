@@ -316,7 +316,7 @@ def _offsets(
 
     # Of each cell the share of its visits that is in each group; what a visit's row lacks to its group alone.
     at = ((blocks * shape[1] + member) * shape[2] + column)[common]
-    shares = np.bincount(at, weights=1 / rounds[cells[common]], minlength=math.prod(shape)).reshape(shape)
+    shares: Floats = np.bincount(at, 1 / rounds[cells[common]], math.prod(shape)).astype(np.float64).reshape(shape)
     scale = np.zeros(shape[:2])
     scale[block_of, _first(cells, member)] = weight * rounds
     of_groups = summed(mine)
@@ -342,7 +342,7 @@ def _offsets(
     averaged, every = (np.einsum("bgh,bh->bg", same, each.astype(np.float64)) for each in (counted, there))
     offset -= np.einsum("bgh,bh->bg", same, offset * counted) / np.maximum(averaged, 1)
     share = (every > 0) / np.maximum(np.where(averaged > 0, averaged, every), 1)  # 0: a group of one visit is its zero
-    split = solved & ((free**2).sum(axis=(1, 2)) > 1.5)
+    split = solved & (_connected_sets(shares, there) > 1)
     own = solved[blocks]
     return (
         np.where(own & common, offset[blocks, column], np.nan),
@@ -350,6 +350,23 @@ def _offsets(
         np.where(own & common, share[blocks, column], 0.0),
         split[block_of],
     )
+
+
+def _connected_sets(shares: Floats, there: Bools) -> Indices:
+    """[blocks]: the number of sets of groups that no cell connects.
+
+    Args:
+        shares: [blocks, members, groups], above 0 where a cell was measured in a group.
+        there: [blocks, groups], the groups that a block has.
+    """
+    measured = (shares > 0).astype(np.float64)
+    linked = measured.swapaxes(1, 2) @ measured > 0
+    number = np.where(there, np.arange(there.shape[1]), there.shape[1])  # of a set the smallest of its groups'
+    while True:
+        smallest = np.where(linked, number[:, None], there.shape[1]).min(axis=2, initial=there.shape[1])
+        if (smallest == number).all():
+            return np.asarray(((number == np.arange(there.shape[1])) & there).sum(axis=1), dtype=np.int64)
+        number = smallest
 
 
 def _between(

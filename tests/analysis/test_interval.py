@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from attnbench.analysis import interval
+from attnbench.analysis.device_term import connected
 from attnbench.analysis.interval import Estimate, estimates, half_widths, ratio, ratio_half_width
 from attnbench.analysis.moderation import moderate
 from benchmarks.coverage import noise
@@ -244,6 +245,33 @@ def test_blocks_that_are_fitted_together_are_as_each_alone() -> None:
     cells, groups = np.array([(cell, group + 2 * (cell > 1)) for cell in range(4) for group in range(2)]).T
     logs, every_one = rng.normal(size=8), np.ones(8, dtype=bool)
     assert interval._offsets(logs, cells, np.zeros_like(cells), groups, np.ones(4), every_one)[3].all()
+
+
+def test_a_block_is_split_where_no_cell_connects_two_groups_with_offsets() -> None:
+    """Also where a visit alone in its group holds one of the sets in its place."""
+    rng = np.random.default_rng(0)
+    splits = []
+    for _ in range(300):
+        of_cell, of_group = (rng.integers(0, 2, 8) for _ in range(2))
+        cells, groups = np.nonzero((rng.random((8, 8)) < 0.6) & ((of_cell[:, None] == of_group) | (rng.random() < 0.5)))
+        cells, groups = (np.unique(each, return_inverse=True)[1] for each in (cells, groups))
+        weight, typical = np.ones(cells.max() + 1), np.ones(len(cells), dtype=bool)
+        offset, *_, split = interval._offsets(rng.normal(size=len(cells)), cells, 0 * cells, groups, weight, typical)
+        here = ~np.isnan(offset)
+        sets = connected(cells[here], groups[here])
+        alone = np.bincount(groups)[groups] == 1
+        assert split.tolist() == [sets > 1] * len(weight)
+        splits.append((sets > 1, bool(alone.any())))
+    assert {(True, True), (True, False), (False, True), (False, False)} <= set(splits)
+
+
+def test_a_variance_that_is_zero_but_for_rounding_is_zero() -> None:
+    exact = np.array([1e-3, 0.0, 4e-3, 2e-3])
+    for freedom in (np.full(4, 2.0), np.array([2.0, 0.5, 1.0, 0.0])):
+        of_exact = moderate(exact, freedom)
+        for rounding in (1e-33, 1e-30, 1e-27):
+            assert np.array_equal(moderate(np.where(exact, exact, rounding), freedom), of_exact)
+    assert np.isinf(moderate(np.full(3, 1e-32), np.full(3, 2.0))[1]).all(), "figures that repeat exactly"
 
 
 def test_many_half_widths_at_once_are_those_of_each() -> None:
