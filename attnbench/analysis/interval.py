@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attnbench.analysis.device_term import device_term
+from attnbench.analysis.device_term import connected, device_term
 from attnbench.analysis.distributions import CONFIDENCE, t_quantile, t_quantiles
 from attnbench.analysis.looks import confidence_after
 from attnbench.analysis.moderation import Floats, Indices, level_variances, moderate, numbered_within
@@ -342,7 +342,10 @@ def _offsets(
     averaged, every = (np.einsum("bgh,bh->bg", same, each.astype(np.float64)) for each in (counted, there))
     offset -= np.einsum("bgh,bh->bg", same, offset * counted) / np.maximum(averaged, 1)
     share = (every > 0) / np.maximum(np.where(averaged > 0, averaged, every), 1)  # 0: a group of one visit is its zero
-    split = solved & (_connected_sets(shares, there) > 1)
+    split = solved & ((shares > 0).sum(axis=(1, 2)) < size * held)
+    for block in np.flatnonzero(split):
+        here = common & (blocks == block)
+        split[block] = connected(cells[here], groups[here]) > 1
     own = solved[blocks]
     return (
         np.where(own & common, offset[blocks, column], np.nan),
@@ -350,23 +353,6 @@ def _offsets(
         np.where(own & common, share[blocks, column], 0.0),
         split[block_of],
     )
-
-
-def _connected_sets(shares: Floats, there: Bools) -> Indices:
-    """[blocks]: the number of sets of groups that no cell connects.
-
-    Args:
-        shares: [blocks, members, groups], above 0 where a cell was measured in a group.
-        there: [blocks, groups], the groups that a block has.
-    """
-    measured = (shares > 0).astype(np.float64)
-    linked = measured.swapaxes(1, 2) @ measured > 0
-    number = np.where(there, np.arange(there.shape[1]), there.shape[1])  # of a set the smallest of its groups'
-    while True:
-        smallest = np.where(linked, number[:, None], there.shape[1]).min(axis=2, initial=there.shape[1])
-        if (smallest == number).all():
-            return np.asarray(((number == np.arange(there.shape[1])) & there).sum(axis=1), dtype=np.int64)
-        number = smallest
 
 
 def _between(
