@@ -16,9 +16,6 @@ POOLED_SHARE = 0.6
 """The share of all cells' freedom that a moderated variance may claim. In simulations 8 dissimilar cells in 2 rounds
 need it to reach 93 % coverage; for 24 cells it hardly matters."""
 
-ROUNDING = 1e-24
-"""A variance of logs below this is 0 but for rounding: no clock tells times that differ by a part in 10¹²."""
-
 PRIOR_SHARE = 0.8
 """The share of the prior's freedom that a moderated variance claims, as it is estimated itself, and cells may be less
 like draws from a χ² than assumed. In simulations it is worth 1 % of coverage where cells are unlike."""
@@ -96,7 +93,6 @@ def moderate(variance: Floats, freedom: Floats) -> tuple[Floats, Floats]:
         freedom: d per cell; cells with d = 0 get the prior variance.
     Returns: where every s² is 0, as for figures that repeat exactly, 0 with infinite freedom.
     """
-    variance = np.where(variance < ROUNDING, 0.0, variance)
     estimated = freedom > 0
     if not estimated.any() or not (variance[estimated] > 0).any():
         return np.zeros_like(variance), np.full_like(variance, np.inf)

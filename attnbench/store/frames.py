@@ -24,10 +24,8 @@ def frame(visits: Sequence[Visit]) -> pd.DataFrame:
     plain = [f.name for f in fields(Visit) if f.name not in ("key", "cell", "metrics")]
     metrics = [name for name in first_columns() if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
     unlisted = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
-    table = pd.DataFrame(rows, columns=["key", *CELL_COLUMNS, *plain, *metrics, *unlisted])
-    for name in table.columns:
-        table[name] = table[name].astype(dtype_of(name))
-    return table
+    names = ["key", *CELL_COLUMNS, *plain, *metrics, *unlisted]
+    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=dtype_of(name)) for name in names})
 
 
 def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
