@@ -342,7 +342,7 @@ def _offsets(
     averaged, every = (np.einsum("bgh,bh->bg", same, each.astype(np.float64)) for each in (counted, there))
     offset -= np.einsum("bgh,bh->bg", same, offset * counted) / np.maximum(averaged, 1)
     share = (every > 0) / np.maximum(np.where(averaged > 0, averaged, every), 1)  # 0: a group of one visit is its zero
-    split = solved & ((shares > 0).sum(axis=(1, 2)) < size * held)
+    split = solved & ((shares > 0).sum(axis=(1, 2)) < size * held)  # else every cell connects all groups
     for block in np.flatnonzero(split):
         here = common & (blocks == block)
         split[block] = connected(cells[here], groups[here]) > 1

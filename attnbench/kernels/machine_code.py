@@ -126,9 +126,9 @@ def _waits(body: Sequence[_Instruction]) -> bool:
 
     Loads that are used behind a later product, in the same step or in the next, are on their way meanwhile.
     """
-    loads = [place for place, instruction in enumerate(body) if instruction.name == "LDG"]
     if any(instruction.is_copy for instruction in body):
         return False
+    loads = [place for place, instruction in enumerate(body) if instruction.name == "LDG"]
     return any(_used_at_once(body[place], [*body[place + 1 :], *body[:place]]) for place in loads)
 
 

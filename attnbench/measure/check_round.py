@@ -27,7 +27,7 @@ def check_cells(maker: VisitMaker) -> None:
         return
     maker.left.expect(missing, [cell for cell in maker.log.survivors(1) if not maker.log.is_complete(cell)])
     first, most = (stops(maker.plan.measure)[at] if maker.left.rounds else 0 for at in (0, -1))
-    maker.workers.checking = True
+    maker.workers.begin_checks()
     maker.progress.planned(Stage("check", last=first, most=most), len(missing), maker.left.seconds())
     unable = _unable(maker, order)
     for position, cell in enumerate(order):

@@ -84,7 +84,7 @@ def paper_runs(
     As many of the shortest as state budgets within the whole one; each has what the later ones do not state.
 
     Args:
-        every: the suites, in the order in which they are measured.
+        every: the suites, the longest first, as they are measured.
         out: where the runs are, each in a folder of its own; what is there is continued. None: a new folder.
         device: a kind's name, or "auto".
         budget: for all together, such as "15m".
@@ -108,11 +108,11 @@ def _in_turn(
     from attnbench.measure.run_request import RunRequest
 
     begun = now()
-    reached = _reached(every, whole_s)
+    beyond = _beyond(every, whole_s)
     for number, suite in enumerate(every):
         own = folder / suite.name.removeprefix(PREFIX)
-        later_s = sum(_stated_s(each) for each in every[number + 1 :] if each in reached)
-        share_s = whole_s - (now() - begun) - later_s if suite in reached else 0.0
+        later_s = sum(map(_stated_s, every[number + 1 :]))
+        share_s = whole_s - (now() - begun) - later_s if number >= beyond else 0.0
         if share_s < LEAST_S:
             yield PaperRun(suite.name, own, None)
             continue
@@ -123,11 +123,12 @@ def _in_turn(
         yield PaperRun(suite.name, own, request)
 
 
-def _reached(every: Sequence[Suite], whole_s: float) -> list[Suite]:
-    """The shortest suites, as many as have the time that they state; at least one, which has what there is."""
-    ascending = sorted(every, key=_stated_s)
-    sums = accumulate(map(_stated_s, ascending))
-    return ascending[: max(1, sum(each <= whole_s for each in sums))]
+def _beyond(every: Sequence[Suite], whole_s: float) -> int:
+    """How many of the first suites are left out, so that the others have the time that they state; the last one, the
+    shortest, has what there is.
+    """
+    sums = accumulate(map(_stated_s, reversed(every)))
+    return len(every) - max(1, sum(each <= whole_s for each in sums))
 
 
 def _stated_s(suite: Suite) -> float:

@@ -68,8 +68,7 @@ class Runner:
         rounds = TimedRounds(self.maker)
         try:
             check_cells(self.maker)
-            self.workers.end_checks()
-            self._log.write_results()
+            self._end_checks()
             done = rounds.plan_rounds()
             make_rounds(rounds, 0, done)
             rounds.skip_unreached()
@@ -92,12 +91,15 @@ class Runner:
             check_cells(self.maker)
         finally:
             if not keep:
-                self.workers.end_checks()
-                self._log.write_results()
+                self._end_checks()
 
     def survivors(self) -> list[Cell]:
         """The cells that a timed round may visit."""
         return self._log.survivors(1)
+
+    def _end_checks(self) -> None:
+        self.workers.end_checks()
+        self._log.write_results()
 
     def end_process(self) -> None:
         """Ends the worker, so that the next visit is made by a fresh one; results.csv is made current."""

@@ -38,7 +38,6 @@ class Workers:
         forecast_s: seconds that the last forecast took.
         forecasting: the worker that forecasts; None: the next forecast starts one.
         lasting: others, whose workers forecast and check in place of own ones, and stay.
-        checking: whether the next request is part of the checks.
     """
 
     plan: Plan
@@ -49,7 +48,6 @@ class Workers:
     forecast_s: float = 0.0
     forecasting: worker_process.Worker | None = None
     lasting: Workers | None = None
-    checking: bool = False
 
     @property
     def can_forecast(self) -> bool:
@@ -93,9 +91,20 @@ class Workers:
             self.end_forecasting()
         return answer.forecast
 
+    def begin_checks(self) -> None:
+        """Takes over the worker that has checked for the run before, where there is one and it lives."""
+        if self.lasting is None or self.measuring is not None:
+            return
+        worker, self.lasting.measuring = self.lasting.measuring, None
+        if worker is not None and worker.is_alive:
+            self.number += 1
+            self.measuring = worker
+            self.start_s.append(worker.start_s)
+        elif worker is not None:
+            worker.kill()
+
     def end_checks(self) -> None:
         """Ends what the checks alone need, or leaves it to the workers that outlast the run."""
-        self.checking = False
         self.end_forecasting()
         if self.lasting is not None and self.lasting.measuring is None:
             self.lasting.measuring, self.measuring = self.measuring, None
@@ -138,22 +147,8 @@ class Workers:
         code = self.plan.code
         return "" if code is None else changes(code.files, measured_code(self.plan.operators_from).files)
 
-    def _take_over(self, others: Workers) -> None:
-        """Makes the worker that has checked for others the own one, where there is one and it lives."""
-        worker, others.measuring = others.measuring, None
-        if worker is None:
-            return
-        if not worker.is_alive:
-            worker.kill()
-            return
-        self.number += 1
-        self.measuring = worker
-        self.start_s.append(worker.start_s)
-
     def ready(self) -> worker_process.Worker:
         """The measuring worker; starts one where there is none. Raises Stopped."""
-        if self.measuring is None and self.checking and self.lasting is not None:
-            self._take_over(self.lasting)
         failures: list[str] = []
         while self.measuring is None:
             self.number += 1
