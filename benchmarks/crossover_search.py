@@ -84,7 +84,7 @@ def needed(run: Run, operator: str, precision: float) -> Spent:
 
 def grid(suite: dict[str, Any], low: int, high: int, rounds: int) -> dict[str, Any]:
     """The suite over every size of factor √2 from low to high."""
-    sizes = []
+    sizes: list[int] = []
     while low * 2 ** (len(sizes) / 2) <= high * 1.001:
         sizes.append(round(low * 2 ** (len(sizes) / 2)))
     return {

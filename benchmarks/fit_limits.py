@@ -199,7 +199,7 @@ def inputs_of(case: Case, size: int) -> Inputs:
     cell = case.at(size)
     assert cell is not None
     form = case.operator.forms[cell.scope]
-    return form.make_inputs(cell.problem, cell.params, torch.Generator().manual_seed(0))  # type: ignore[no-any-return]
+    return form.make_inputs(cell.problem, cell.params, torch.Generator().manual_seed(0))
 
 
 def call(case: Case, size: int, inputs: Inputs) -> None:

@@ -166,23 +166,23 @@ def made_shards(fleet_folder: FleetFolder, facts: Facts, run: Path) -> None:
     blocks: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for visit in visits:
         blocks[block_of(visit["key"])].append(visit)
-    units = [(name, number) for name, own in blocks.items() for number in sorted({v["round"] for v in own}) if number]
-    for number in range(1, facts.shards + 1):
-        (block, round_number), batch = units[(number - 1) % len(units)], 1 + (number - 1) // len(units)
+    units = [(name, timed) for name, own in blocks.items() for timed in sorted({v["round"] for v in own}) if timed]
+    for shard_number in range(1, facts.shards + 1):
+        (block, round_number), batch = units[(shard_number - 1) % len(units)], 1 + (shard_number - 1) // len(units)
 
         def moved(text: str, batch: int = batch) -> str:
             return text.replace(".b1.", f".b{batch}.")
 
         own = [visit for visit in blocks[block] if visit["round"] in (0, round_number)]
-        task = fleet_folder.task(number, facts)
+        task = fleet_folder.task(shard_number, facts)
         task.folder.mkdir()
         shard = {
-            "numbers": [number],
+            "numbers": [shard_number],
             "of": facts.shards,
             "dealt": facts.shards,
             "units": [[moved(block), round_number]],
         }
-        stored = {**environment, "shard": shard, "device_id": f"{number % DEVICES:012x}"}
+        stored = {**environment, "shard": shard, "device_id": f"{shard_number % DEVICES:012x}"}
         (task.folder / "environment.json").write_text(json.dumps(stored, indent=2), encoding="utf-8")
         (task.folder / "suite.yaml").write_bytes((run / "suite.yaml").read_bytes())
         lines = (json.dumps({**v, "key": moved(v["key"]), "cell": {**v["cell"], "batch": batch}}) for v in own)
@@ -194,7 +194,7 @@ def made_shards(fleet_folder: FleetFolder, facts: Facts, run: Path) -> None:
 class Made:
     """An engine whose shards are measured already: a thousand end at each tick."""
 
-    accelerated, most = False, None
+    accelerated, at_once, most = False, None, None
 
     def lease(self, tasks: Sequence[Task]) -> Generator[Sequence[News], None, None]:
         for place in range(0, len(tasks), DEVICES):
@@ -229,7 +229,8 @@ def own_side(counts: Sequence[int]) -> str:
             made_shards(made, facts, REFERENCE / "cpu-quick")
             size = sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
             begun = time.process_time()
-            leasing = fleet._Leasing("made", made, facts, Silent())
+            tasks = [made.task(number, facts) for number in range(1, facts.shards + 1)]
+            leasing = fleet._Leasing("made", made, facts, Silent(), tasks)
             leasing.run(Made())
             kept = time.process_time()
             assert leasing.ended(False).missing == 0

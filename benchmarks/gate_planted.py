@@ -159,7 +159,7 @@ def planted_complexities() -> Iterator[tuple[str, str, str, str]]:
             yield (f"{name}_dense", "lost chunking", *_before_and_after(name, source.location, CHUNKING, dense))
 
 
-def _before_and_after(name: str, module: str, body: str, lost: str) -> Sequence[str]:
+def _before_and_after(name: str, module: str, body: str, lost: str) -> tuple[str, str]:
     unchanged = COMPLEX.format(name=name, lost="", module=module, body=UNCHANGED)
     return unchanged, COMPLEX.format(name=name, lost=lost, module=module, body=body)
 

@@ -62,8 +62,8 @@ def read(path: Path) -> Blocks:
     table = table[table["block"].isin(rows[rows == rows.max()].index)].sort_values("block")
     cells = tuple(sorted(table["cell"].unique()))
     samples = {
-        key: [np.array(text.split(), dtype=float) for text in group["samples_us"]]
-        for key, group in table.groupby(["variant", "cell"])
+        (str(variant), str(cell)): [np.array(text.split(), dtype=float) for text in group["samples_us"]]
+        for (variant, cell), group in table.groupby(["variant", "cell"])
     }
     logs = {
         variant: np.log(np.array([[s.min() for s in samples[variant, cell]] for cell in cells]).T)

@@ -223,9 +223,9 @@ def live(study: Study, total: int) -> None:
             share = LIVE[number % len(LIVE)]
             gate_planted.write_timed(root, extra[share], most)
             begun = time.monotonic()
-            words = ["gate", "suite.yaml", "--base", "HEAD", "--device", "cpu", "--out", f"run-{number}"]
+            options = ["gate", "suite.yaml", "--base", "HEAD", "--device", "cpu", "--out", f"run-{number}"]
             process = subprocess.run(
-                [*attnbench, *words, "--format", "json"], cwd=root, stdout=subprocess.PIPE, text=True
+                [*attnbench, *options, "--format", "json"], cwd=root, stdout=subprocess.PIPE, text=True
             )
             (decision,) = json.loads(process.stdout)["comparisons"]
             decisions.append(

@@ -15,7 +15,6 @@ Both at once. Prints both figures; exits 1 where anything of this does not hold.
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import os
 import random
@@ -192,9 +191,9 @@ def _ended_as_injected(rows: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
     """rows: results.csv by key. kinds: of every cell that fails."""
     other: Counter[str] = Counter()
     for key, kind in kinds.items():
-        status, reason, time = rows.loc[key, ["status", "reason", "wall_time_s"]]
-        if status != kind.status or kind.reason not in reason or not math.isnan(time):
-            other[f"{kind.impl}: {status}, {reason}"] += 1
+        row = rows.loc[key]
+        if row["status"] != kind.status or kind.reason not in row["reason"] or not pd.isna(row["wall_time_s"]):
+            other[f"{kind.impl}: {row['status']}, {row['reason']}"] += 1
     assert not other, f"failures that ended otherwise: {dict(other)}"
 
 

@@ -154,9 +154,17 @@ def view_of(answer: Answer, summary: Summary, most_rows: int, *, whole: bool = F
 
 def _part(summary: Summary) -> Iterator[str]:
     """That a run is not the whole of its suite."""
-    if summary.shard is not None:
-        units = f"{len(summary.shard.units)} of {count(summary.shard.dealt, 'unit')}"
-        yield f"This is shard {summary.shard} of the suite, {units}; attnbench merge joins it with the others."
+    shard = summary.shard
+    if shard is None:
+        return
+    units = f"{len(shard.units)} of {count(shard.dealt, 'unit')}"
+    if len(shard.numbers) == 1:
+        yield f"This is shard {shard} of the suite, {units}; attnbench merge joins it with the others."
+    else:
+        yield (
+            f"These are {len(shard.numbers)} of the suite's {shard.of} shards, {units}; attnbench merge joins them "
+            "with the others, which attnbench fleet --resume measures where they are a fleet's."
+        )
 
 
 def _rows(table: Modes, most: int) -> Sequence[Row]:

@@ -6,7 +6,7 @@ A run folder holds visits.jsonl and samples.csv (append-only), results.csv (deri
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from attnbench.store.trusted_json import is_name, is_number
@@ -117,7 +117,7 @@ class Visit:
 
     def line(self) -> str:
         """The visit as a line of visits.jsonl, with its line end."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False, ensure_ascii=False) + "\n"
+        return json.dumps(vars(self), separators=(",", ":"), allow_nan=False, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Sample:
 
     def line(self) -> str:
         """The sample as a row of samples.csv, with its line end. No field needs quoting."""
-        return ",".join(str(value) for value in asdict(self).values()) + "\n"
+        return ",".join(map(str, vars(self).values())) + "\n"
 
 
 def is_sample(value: object) -> bool:

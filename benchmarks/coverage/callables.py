@@ -7,7 +7,6 @@ process, and the second table says how often it misses that over all processes.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -67,8 +66,7 @@ def row(name: str, draw: Draw, draws: int) -> str:
         return [compared(logs + math.log1p(change)) for part in parts for logs in part]
 
     def share(every: list[Paired], *verdicts: str) -> float:
-        counts = Counter(each.decided.verdict for each in every)
-        return sum(counts[verdict] for verdict in verdicts) / len(every)
+        return sum(each.decided.verdict in verdicts for each in every) / len(every)
 
     same = found(0, UNCHANGED * draws)
     slow, slower, faster = (found(change, draws) for change in (THRESHOLD, 2 * THRESHOLD, 1 / (1 + THRESHOLD) - 1))

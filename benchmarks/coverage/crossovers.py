@@ -77,14 +77,14 @@ class Case:
 
 def smooth(rng: Generator, interval: int, sizes: Sequence[int] = SIZES) -> Case:
     """A smooth crossing anywhere between two neighbouring sizes."""
-    truth, at = SMOOTH[rng.integers(len(SMOOTH))], _place(rng, interval, sizes)
+    truth, at = SMOOTH[int(rng.integers(len(SMOOTH)))], _place(rng, interval, sizes)
     near = truth(np.array([1.01, 1 / 1.01]))
     return Case(truth(np.array(sizes) / at), at, abs(float(near[0] - near[1])) / (2 * math.log(1.01)))
 
 
 def stepped(rng: Generator, interval: int, sizes: Sequence[int] = SIZES) -> Case:
     """A crossing at a step of a random height and place between two neighbouring sizes."""
-    truth, at = STEPPED[rng.integers(len(STEPPED))], _place(rng, interval, sizes)
+    truth, at = STEPPED[int(rng.integers(len(STEPPED)))], _place(rng, interval, sizes)
     jump, above = rng.uniform(LEAST_JUMP, MOST_JUMP), rng.uniform(0.1, 0.9)
     x = np.array(sizes) / at
     return Case(truth(x) + jump * np.where(x < 1, above, above - 1), at)

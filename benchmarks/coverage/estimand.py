@@ -75,7 +75,7 @@ def recorded() -> str:
     return "\n".join([head, "|---|" + "--:|" * 6, *rows])
 
 
-def turns(seq_len: int) -> list[Floats]:
+def turns(seq_len: int) -> list[list[Floats]]:
     """Logs of a baseline's samples in the recorded turns: per process those of each of its three members, in turn."""
     table = pd.read_csv(FILE)
     texts = table[(table["operator"] == "softmax") & (table["seq_len"] == seq_len)]["samples_us"]

@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
+from attnbench.analysis.compare.tier1_paired import LOOKS
 from benchmarks.coverage.noise import NOISES, STUDY
-from benchmarks.gate_rules import LOOKS, THRESHOLD, Draw, Floats, Generator, rates, read, resampled
+from benchmarks.gate_rules import THRESHOLD, Draw, Floats, Generator, rates, read, resampled
 
 BLOCKS = (0, 0, 0, 0, 1, 1, 1, 1)
 PLANTED = (3, 7)

@@ -137,8 +137,8 @@ def study(condition: str) -> tuple[Floats, Floats]:
     table = pd.read_csv(STUDY / f"{condition}.csv", dtype={"samples_us": str})
     table = table[table["variant"].isin(["base", "again"])]
     visits = [undisturbed([float(s) for s in text.split()]) for text in table["samples_us"]]
-    logs = np.log(table.assign(us=visits).pivot_table(index=["block", "variant"], columns="cell", values="us"))
-    around = logs.dropna().to_numpy()
+    times = table.assign(us=visits).pivot_table(index=["block", "variant"], columns="cell", values="us")
+    around = np.log(times.dropna().to_numpy())
     around = around - around.mean(axis=0)
     processes = around.mean(axis=1)
     cells = around.shape[1]

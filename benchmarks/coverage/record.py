@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 FILE = Path(__file__).resolve().parents[2] / "results" / "reference" / "turns" / "samples.csv"
@@ -32,13 +33,13 @@ def calls(seq_len: int) -> dict[str, Callable[[], object]]:
     from attnbench.registry import operators, resolve
 
     problem, generator = Problem(seq_len, 256, 8), torch.Generator().manual_seed(0)
-    members = {}
+    members: dict[str, Callable[[], object]] = {}
     for name in MEMBERS:
         operator = operators()[name].load()
         params, form = resolve(operator, {}), operator.forms["core"]
         inputs = form.make_inputs(problem, params, generator)
         tensors = {**inputs.data, **inputs.parameters, **inputs.choices}
-        members[name] = lambda form=form, params=params, tensors=tensors: form.reference(problem, params, **tensors)
+        members[name] = partial(form.reference, problem, params, **tensors)
     return members
 
 

@@ -160,7 +160,7 @@ def test_what_is_missing_is_named_and_can_be_joined_later(tmp_path: Path) -> Non
     assert StoredShard.of_run(part.environment).numbers == (1, 3)  # type: ignore[union-attr]
     shown = view(summarise(part))
     assert shown is not None
-    assert shown.notes[0].startswith("This is shard 1/3, 3/3 of the suite, 3 of 4 units;")
+    assert shown.notes[0].startswith("These are 2 of the suite's 3 shards, 3 of 4 units; attnbench merge joins them")
     late, all_at_once = joined(tmp_path, [two, part.folder]), joined(tmp_path, [one, two, three], name="at once")
     for run in (late, all_at_once):
         assert [each["shard"] for each in run.environment["parts"]] != []

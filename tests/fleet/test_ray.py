@@ -53,6 +53,10 @@ def test_a_node_is_killed_and_nothing_is_lost(cluster: Any, suite: Path, whole: 
     code, out, err = ended(first)
     assert code == 130, err
     assert out.splitlines()[-1] == str(fleet)
+    assert "raylet" not in out  # stdout holds results alone
+    lines = [line for line in err.splitlines() if "(raylet)" in line]
+    assert 0 < len(lines) < 5, err
+    assert all(line.startswith("ray: (raylet)") and len(line) < 210 for line in lines), err
     assert f"attnbench fleet {suite} --on ray --resume {fleet}" in err
     assert not lost.is_running()  # it ended with its node
 

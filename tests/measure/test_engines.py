@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,13 @@ def test_news_of_a_shard_are_its_mark_its_job_or_that_both_are_gone(tmp_path: Pa
     task.mark.write_text("3\n")
     ended = slurm._news(task, {3: (True, "n1")}, gone, {})
     assert (ended.state, ended.code) == ("ended", 3)
+
+
+def test_what_ray_prints_is_told_in_a_line_and_keeps_out_of_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    with contextlib.redirect_stdout(ray.Messages(lines.append)):
+        print("\x1b[33m(raylet)\x1b[0m Raylet is terminated.\n    [state-dump] 1 total\n")
+        print("x" * 1000)
+    assert lines[0] == "ray: (raylet) Raylet is terminated."
+    assert [len(line) < 210 for line in lines] == [True, True]
+    assert capsys.readouterr().out == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,14 +36,14 @@ class Joined:
 
     Attributes:
         visits: renumbered; the checks first.
-        samples: the same, as `SAMPLE_COLUMNS`.
+        samples: the same, as tables of `SAMPLE_COLUMNS`.
         environment: with the facts of each part under `parts`.
         suite_text: of all of them.
         notes: sentences for who joins them: what was joined, what differs, what is missing.
     """
 
     visits: Sequence[Visit]
-    samples: DataFrame
+    samples: Sequence[DataFrame]
     environment: dict[str, Any]
     suite_text: str
     notes: tuple[str, ...]
@@ -75,7 +75,7 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
 
     Raises: BadInput where one cannot be trusted, where they do not belong together, or where shards are missing.
     """
-    parts = sorted(map(read_part, folders), key=lambda part: (part.started, part.shard.numbers if part.shard else ()))
+    parts = sorted(_read(folders), key=lambda part: (part.started, part.shard.numbers if part.shard else ()))
     check_together(parts)
     groups = _groups(parts)
     missing = [note for group in groups for note in _missing(group)]
@@ -89,6 +89,16 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
     unlike = (*_differences(parts), *_unknown_differences(visits))
     notes = (_joined_note(parts, environment), *unlike, *contradictions, *missing)
     return Joined(visits, _samples(places), environment, _suite_text(parts), notes)
+
+
+def _read(folders: Iterable[Path]) -> Iterator[Part]:
+    """The parts. What environments have in common is in memory once: a fleet has a thousand of them."""
+    first: Mapping[str, Any] = {}
+    for folder in folders:
+        part = read_part(folder)
+        first = first or part.environment
+        same = {name: first[name] for name, value in part.environment.items() if value == first.get(name)}
+        yield replace(part, environment={**part.environment, **same})
 
 
 def _groups(parts: Sequence[Part]) -> list[list[Part]]:
@@ -223,9 +233,7 @@ def _doubt(visit: Visit) -> int:
     return {"wrong": 0, "ok": 1}.get(visit.status, 3 if visit.cause == "budget" else 2)
 
 
-def _samples(places: Sequence[_Place]) -> DataFrame:
-    import pandas as pd
-
+def _samples(places: Sequence[_Place]) -> list[DataFrame]:
     tables = []
     for place in places:
         table = place.part.samples()
@@ -233,7 +241,7 @@ def _samples(places: Sequence[_Place]) -> DataFrame:
         tables.append(
             table.assign(process=table["process"] + place.process, round=table["round"] + place.round * timed)
         )
-    return pd.concat(tables, ignore_index=True)
+    return tables
 
 
 def _environment(places: Sequence[_Place], groups: Sequence[Sequence[Part]], partial: bool) -> dict[str, Any]:

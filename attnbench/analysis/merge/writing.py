@@ -16,7 +16,8 @@ def write(joined: Joined, folder: Path) -> None:
     """Writes a run folder. Raises BadInput where it exists and is not empty, or cannot be written."""
     opened = journal.create(folder, joined.suite_text, joined.environment)
     try:
-        opened.take(Sample(*row) for row in joined.samples.itertuples(index=False, name=None))
+        for table in joined.samples:
+            opened.take(Sample(*row) for row in table.itertuples(index=False, name=None))
         opened.add(*joined.visits)
         if joined.visits:
             with storing(folder):

@@ -7,13 +7,15 @@ Ray makes a task again on another node where the one it ran on is lost.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import secrets
 import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,9 @@ def connect(request: Connection) -> Iterator[Pool]:
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
+    with contextlib.ExitStack() as ending:
+        ending.callback(ray.shutdown)
+        ending.enter_context(contextlib.redirect_stdout(Messages(request.tell)))
         try:
             if address is None:
                 ray.init(
@@ -83,8 +87,29 @@ def connect(request: Connection) -> Iterator[Pool]:
         pool = Pool(request, options)
         _check_devices(request, address, pool)
         yield pool
-    finally:
-        ray.shutdown()
+
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+MOST_QUOTED = 200
+"""Characters of what Ray says; on a lost node it goes on for pages."""
+
+
+class Messages(io.TextIOBase):
+    """Stands for stdout while Ray prints to it what befalls nodes and tasks: of each such text its first line is told.
+
+    Args:
+        tell: takes a sentence for the user.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def write(self, text: str) -> int:
+        """Tells the first line of a text, without colours, cut where it is long."""
+        line = COLOURS.sub("", text).strip().partition("\n")[0]
+        if line:
+            self._tell(f"ray: {printable(line, MOST_QUOTED)}")
+        return len(text)
 
 
 def _options(given: Mapping[str, str]) -> dict[str, Any]:
