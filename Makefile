@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
+RARE := altair|debugpy|fontTools|mypy|networkx|pip|playwright|setuptools|testing|tests?|torchgen
+
 .PHONY: run test browser-test fleet-test check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
@@ -12,6 +14,8 @@ help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
 # With a torch of one's own that lies in a virtual environment --system-site-packages does not reach it: the .pth does.
+# Bytecode is made on all cores, which pip does on one. What is hardly ever imported gets its own when it is, and a file
+# that is for no Python of this version has none.
 $(BIN)/.ready: pyproject.toml constraints.txt
 ifeq ($(OWN_TORCH),1)
 	$(PYTHON) -m venv --system-site-packages $(VENV)
@@ -21,7 +25,8 @@ else
 	$(PYTHON) -m venv $(VENV)
 	cp constraints.txt $(VENV)/constraints.txt
 endif
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint $(VENV)/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/($(RARE))/' $(VENV)/lib || true
 	@touch $@
 
 run: $(BIN)/.ready    ## create the environment and run the quick suite on the CPU
