@@ -46,8 +46,9 @@ def of(variant: Variant, problem: Problem, mode: Mode, impl: str = "reference") 
 
 
 def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
-    """In bfloat16, whose roundings are largest; a core also in float32, and at the two smallest of either kind in float64,
-    which is what they are compared with. A backward pass has a forward one before it: impls alone are tried without.
+    """In bfloat16, whose roundings are largest; a core also in float32, and at the two smallest of either kind in
+    float64, which is what they are compared with. A backward pass has a forward one before it: impls alone are tried
+    without.
     """
     every = tiny(variant)
     unbatched = [problem for problem in every if problem.batch == 1]

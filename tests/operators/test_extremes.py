@@ -72,9 +72,10 @@ def subjects(name: str) -> Iterator[Subject]:
 
 
 def telling(operator: Operator, cell: Cell) -> list[Dtype]:
-    """The dtypes that a cell is defined in; for time not all of them. A layer's roundings are largest in bfloat16. At an
-    end the reference's core is computed in float16, bfloat16 in the layer, and float64, which it would be compared with
-    itself in, is the truth of both; float32 where there is no bfloat16, which has the narrower bound in roundings.
+    """The dtypes that a cell is defined in; for time not all of them. A layer's roundings are largest in bfloat16. At
+    an end the reference's core is computed in float16, in bfloat16 by the layer, and float64, in which it would be
+    compared with itself, is the truth of both; float32 where there is no bfloat16, which has the narrower bound in
+    roundings.
     """
     defined = [d for d in DTYPES if why_not(operator, replace(cell, problem=cell.problem.with_dtype(d)), "cpu") is None]
     if cell.scope == "layer":
@@ -118,7 +119,7 @@ def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
             cotangent = output_like(form.reference, problem, params, inputs)
             flops: list[int] = []
             with FlopCounterMode(display=False) as counter:
-                call = noting(form.reference, lambda: flops.append(counter.get_total_flops()))
+                call = noting(form.reference, counter, flops)
                 run(call, problem, params, inputs, cotangent, within=nullcontext())
                 flops.append(counter.get_total_flops())
             costs = [form.cost(problem, params, mode) for mode in MODES]
@@ -126,12 +127,12 @@ def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
             assert flops == stated, (params, scope, problem)
 
 
-def noting(reference: Callable[..., Tensor], note: Callable[[], None]) -> Callable[..., Tensor]:
-    """The reference; calls note between forward and backward."""
+def noting(reference: Callable[..., Tensor], counter: FlopCounterMode, flops: list[int]) -> Callable[..., Tensor]:
+    """The reference; notes what is counted until a backward pass begins."""
 
     def call(*given: Any, **tensors: Tensor) -> Tensor:
         output = reference(*given, **tensors)
-        note()
+        flops.append(counter.get_total_flops())
         return output
 
     return call

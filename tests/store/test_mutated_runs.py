@@ -24,7 +24,7 @@ from tests.mutated import judged
 from tests.mutated.judged import judge_folder
 from tests.mutated.runs import lines_of, mutated_folder, original_folder
 
-CASES = 110
+CASES = 60
 COMMANDS: tuple[Callable[[str, str], list[str]], ...] = (
     lambda original, mutated: ["plot", mutated, "--format", "svg"],
     lambda original, mutated: ["roofline", mutated],
