@@ -41,28 +41,17 @@ def shares(variant: Variant, mode: Mode) -> tuple[int, int]:
     cell = Cell(variant.name, "reference", variant.scope, mode, problem, variant.params)
     of = subject_of(cell, sources()[variant.name], CPU, 2**33, Forecast())
     of.perform(of.bind(of.call, problem, of.inputs(problem, 0)))
-    predicted = predict_on_meta(variant.form, problem, variant.params, mode).peak_bytes
-    return predicted, int(peak_memory.check(Bench(of))["peak_memory_bytes"])
+    footprint = predict_on_meta(variant.form, problem, variant.params, mode)
+    if variant.scope == "core":  # on fake tensors it takes ten times as long, and a layer adds projections to its core
+        assert predict(variant.form, problem, variant.params, mode) == footprint
+        gc.freeze()  # torch keeps what it knows of fake tensors, and measuring a peak collects garbage
+    return footprint.peak_bytes, int(peak_memory.check(Bench(of))["peak_memory_bytes"])
 
 
-every_variant = pytest.mark.parametrize(
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
     "variant", [*CORE, *LAYERS.values()], ids=lambda v: f"{v.scope}-{v.name}-{canonical_params(v.params)[:60]}"
 )
-
-
-@every_variant
-def test_on_meta_tensors_it_is_that_on_fake_ones(variant: Variant) -> None:
-    """At a size of few chunks and tiles: each of their operations takes fake tensors a millisecond."""
-    sides = ((8, 8), (16, 16), (32, 32))
-    problem = next(p for p in (variant.problem(side, channels=64, heads=2) for side in sides) if variant.defined(p))
-    for mode in MODES if variant.scope == "core" else ("fwd_bwd",):
-        on_meta = predict_on_meta(variant.form, problem, variant.params, mode)
-        assert predict(variant.form, problem, variant.params, mode) == on_meta, mode
-    gc.freeze()  # torch keeps what it knows of fake tensors, and measuring a peak collects garbage
-
-
-@every_variant
-@pytest.mark.parametrize("mode", MODES)
 def test_prediction_is_within_a_tenth_of_the_measured_peak(variant: Variant, mode: Mode) -> None:
     predicted, measured = shares(variant, mode)
     if (variant.name, mode) in SCRATCH:
