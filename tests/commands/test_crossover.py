@@ -16,7 +16,7 @@ from attnbench.measure.stored_search import write_request
 from attnbench.plan import suite as suites
 from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.store.records import SUITE
-from tests.running import lean
+from tests.running import lean, without_forecast, without_rates
 from tests.stored import folder
 
 
@@ -25,11 +25,15 @@ def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_small_search_from_the_command_line(tmp_path: Path) -> None:
+def test_a_small_search_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process; its workers are processes of their own."""
+    without_rates(monkeypatch)
+    without_forecast(monkeypatch)
     path = tmp_path / "run"
     sizes = ("--low", 16, "--high", 256, "--precision", "100%", "--channels", 64, "--heads", 4, "--over", "batch=1,2")
-    done = crossover("linear_transformer", *sizes, "--device", "cpu", "--out", path, "--format", "json")
-    assert done.returncode == 0, done.stderr
+    words = map(str, ("linear_transformer", *sizes, "--device", "cpu", "--out", path, "--format", "json"))
+    done = CliRunner().invoke(app, ["crossover", *words])
+    assert done.exit_code == 0, done.stderr
     rows = json.loads(done.stdout)
     assert [(row["series"], row["value"]) for row in rows] == [("linear_transformer:reference", n) for n in ("1", "2")]
     assert "nothing" not in {row["kind"] for row in rows}
@@ -38,7 +42,7 @@ def test_a_small_search_from_the_command_line(tmp_path: Path) -> None:
     for row in rows:
         assert set(run.visits["seq_len"][run.visits["batch"] == int(row["value"])]) >= set(row["sizes"])
         assert all(str(size) in run.suite_text for size in row["sizes"])
-    again = crossover("--resume", path, "--format", "json")
+    again = CliRunner().invoke(app, ["crossover", "--resume", str(path), "--format", "json"])
     assert json.loads(again.stdout) == rows
     assert len(read_run(path).visits) == len(run.visits)
 

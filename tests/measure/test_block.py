@@ -276,11 +276,11 @@ def test_what_compiles_in_every_timed_call_has_no_time(
     of = cell("linformer", "compiled")
     prepared(block, of)
     counted = iter(range(10**6))
-    monkeypatch.setattr(blocks, "compilations", lambda: next(counted))
-    answer = block.sample(SampleRequest(of.key))
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "compilations", lambda: next(counted))
+        answer = block.sample(SampleRequest(of.key))
     assert (answer.status, answer.cause) == ("error", "raised")
     assert "compiles it anew" in answer.reason
-    monkeypatch.undo()
     assert prepared(block, of).status == "ok"
     once = iter([0, 1])
     monkeypatch.setattr(blocks, "compilations", lambda: next(once, 1))
