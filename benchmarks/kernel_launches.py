@@ -46,7 +46,7 @@ class Launch:
         kernel: module and name; `TORCH`.
         programs: of the grid; of `TORCH` how many operators.
         arguments: of the kernel by name: Triton's type of a tensor or number, or the value of a constexpr.
-        options: num_warps, num_stages.
+        options: num_warps, num_stages, maxnreg.
         memory_bytes: of the tensors that these programs touch, each once.
         loaded, stored: bytes of an average program.
         flops: of an average program's matrix products; most_flops: of the largest.
@@ -199,7 +199,7 @@ def reached(x: torch.Tensor, start: int) -> bool:
 def begun(executor: Any, grid: tuple[int, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Launch:
     """A launch of which nothing is counted yet."""
     given = {**dict(zip(executor.arg_names, args, strict=False)), **kwargs}
-    options = {name: given.pop(name) for name in ("num_warps", "num_stages") if name in given}
+    options = {name: given.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in given}
     constexprs = set(executor.constexprs)
     return Launch(
         f"{executor.fn.__module__}.{executor.fn.__name__}",

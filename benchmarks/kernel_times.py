@@ -175,7 +175,10 @@ def configuration(of: str, arguments: Mapping[str, Any], options: Mapping[str, i
     types = {name: types[name] for name in kernel.arg_names if name in types}  # in the kernel's order
     multiples = tuple(name for name in types if arguments[name][1] and not types[name].startswith("*"))
     warps, stages = options.get("num_warps", 4), options.get("num_stages", 3)
-    return Configuration(kernel, types, constexprs, warps, stages, "64 K tokens", multiples=multiples)
+    registers = options.get("maxnreg")
+    return Configuration(
+        kernel, types, constexprs, warps, stages, "64 K tokens", multiples=multiples, registers=registers
+    )
 
 
 def counted_launches(cases: Sequence[tuple[str, dict[str, Any], bool]]) -> Iterator[list[Any]]:

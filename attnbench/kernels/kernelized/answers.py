@@ -2,7 +2,8 @@
 
 A program takes a block of queries and runs through the features a tile at a time. The stabiliser of a query, the
 largest of its own arguments, is found on the way (the accumulator is rescaled when it rises), so that ε, which it does
-not scale, is added at the end with the sums over all features.
+not scale, is added at the end with the sums over all features. Of exp it is found among the products ω x, to which the
+scale, which is positive, is applied with it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ def answer_kernel(
     y,  # out [B, H, N, D], strides y_b, y_h, y_n, 1
     denominators,  # out [B·H, N], where SAVE: φ(q)ᵀz + ε; softmax: none
     stabilisers,  # out [B·H, N], where SAVE: the largest argument (exp), log Σ exp (softmax)
-    places,  # out [B·H, N], where SAVE: the feature of the largest argument (exp)
     heads,
     seq_len,
     features,
@@ -90,9 +90,8 @@ def answer_kernel(
     n = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     z = tl.zeros([BLOCK_N], tl.float32)
     highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
-    place = tl.zeros([BLOCK_N], tl.int32)
     all_shares = tl.zeros([BLOCK_M], tl.float32)
-    unit = in_units(scale, COMPUTE) if FEATURES == "exp" else scale
+    unit = in_units(scale, COMPUTE)
     if FEATURES == "elu" or FEATURES == "softmax":
         tile = z
         scalar = z
@@ -103,7 +102,7 @@ def answer_kernel(
         columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
         a = arguments(
-            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
+            tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, 1.0 if FEATURES == "exp" else scale,
             FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
         )  # fmt: skip
         s = load_rows(rounded, columns, column_mask, head_dim, first_v, head_dim, BLOCK_V)
@@ -120,18 +119,17 @@ def answer_kernel(
         elif FEATURES == "exp" or FEATURES == "softmax":
             if not EVEN:
                 a = tl.where(column_mask[None, :], a, float("-inf"))
-            top = tl.max(a, axis=1)
-            if SAVE and FEATURES == "exp":
-                position = tl.min(tl.where(a == top[:, None], columns[None, :], features), axis=1)
-                place = tl.where(top > highest, position, place)
-            raised = tl.maximum(highest, top)
-            rescale = power(highest - raised, COMPUTE)
+            raised = tl.maximum(highest, tl.max(a, axis=1))
+            if FEATURES == "exp":
+                rescale = power((highest - raised) * unit, COMPUTE)
+                phi = power(a * unit - (raised * unit)[:, None], COMPUTE)
+                all_shares += share
+            else:
+                rescale = power(highest - raised, COMPUTE)
+                phi = power(a - raised[:, None], COMPUTE)
             n *= rescale[:, None]
             z *= rescale
             highest = raised
-            phi = power(a - highest[:, None], COMPUTE)
-            if FEATURES == "exp":
-                all_shares += share
         else:
             phi = plain(a, epsilon, FEATURES, COMPUTE)
         n = tl.dot(phi.to(COMPUTE), s, n, input_precision=PRECISION)
@@ -160,5 +158,4 @@ def answer_kernel(
             else:
                 tl.store(denominators + offsets, z, mask=row_mask)
             if FEATURES == "exp":
-                tl.store(stabilisers + offsets, highest / in_units(1.0, COMPUTE), mask=row_mask)
-                tl.store(places + offsets, place, mask=row_mask)
+                tl.store(stabilisers + offsets, highest * scale, mask=row_mask)

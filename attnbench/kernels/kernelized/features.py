@@ -56,15 +56,18 @@ def row_products(
     WIDTH: tl.constexpr,
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
+    other=None,
 ):
     """x yᵀ of rows of x and of BLOCK_M rows of y, which are `columns`: [rows, BLOCK_M].
 
-    WIDTH 0: all channels at once, with those of x in `tile` [rows, BLOCK_D]. Otherwise WIDTH channels at a time, loaded
-    again (`tile` is unused): operands are in registers, where those of all channels do not fit beside the sums.
+    WIDTH 0: all channels at once, with those of x in `tile` [rows, BLOCK_D], and those of y in `other` [BLOCK_M,
+    BLOCK_D] where they are loaded already. Otherwise WIDTH channels at a time, loaded again (`tile` and `other` are
+    unused): operands are in registers, where those of all channels do not fit beside the sums.
     """
     if WIDTH == 0:
-        b = load_rows(y, columns, column_mask, column_stride, 0, width, BLOCK_D).to(COMPUTE)
-        total = tl.dot(tile.to(COMPUTE), tl.trans(b), input_precision=PRECISION)
+        if other is None:
+            other = load_rows(y, columns, column_mask, column_stride, 0, width, BLOCK_D)
+        total = tl.dot(tile.to(COMPUTE), tl.trans(other.to(COMPUTE)), input_precision=PRECISION)
     else:
         total = tl.zeros([rows.shape[0], BLOCK_M], tl.float32)
         for first in range(0, width, WIDTH):
@@ -103,10 +106,11 @@ def arguments(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDTH: tl.constexpr,
+    w=None,
 ):
     """a for features first … first + BLOCK_M: [N, BLOCK_M] in float32. x: [N, BLOCK_D], unused by elu and softmax.
 
-    WIDTH: as `row_products` has it.
+    WIDTH, w (rows of omega): as `row_products` has WIDTH and `other`.
     """
     if FEATURES == "elu" or FEATURES == "softmax":
         a = load_rows(x_pointer, rows, row_mask, row_stride, first, features, BLOCK_M).to(tl.float32)
@@ -115,7 +119,7 @@ def arguments(
         column_mask = columns < features
         a = row_products(
             x, x_pointer, rows, row_mask, row_stride, omega, columns, column_mask, head_dim, head_dim,
-            BLOCK_M, BLOCK_D, WIDTH, x_pointer.dtype.element_ty, PRECISION,
+            BLOCK_M, BLOCK_D, WIDTH, x_pointer.dtype.element_ty, PRECISION, w,
         )  # fmt: skip
         a = scaled(a, scalar, scale, FEATURES, KEY)
     return a
@@ -160,6 +164,24 @@ def exponent_of(z, COMPUTE: tl.constexpr):
     if tl.bfloat16 == COMPUTE:
         return tl.log2(z)
     return tl.log(z)
+
+
+@triton.jit
+def largest_column(a, columns, column_mask, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, COMPUTE: tl.constexpr):
+    """The largest entry of each row and its column: two [N]. a: [N, BLOCK_M]; outside −∞, or EVEN: nothing is outside.
+
+    For products of bfloat16 the column takes the place of the last bits of an entry, so that one maximum gives both:
+    the entry is rounded to 2⁻¹⁸ of itself at BLOCK_M 32, and of entries as close as that any may be the largest.
+    """
+    if tl.bfloat16 == COMPUTE:
+        within = tl.arange(0, BLOCK_M)
+        marked = ((a.to(tl.int32, bitcast=True) & -BLOCK_M) | within[None, :]).to(tl.float32, bitcast=True)
+        if not EVEN:  # −∞ with marks is no number
+            marked = tl.where(column_mask[None, :], marked, float("-inf"))
+        top = tl.max(marked, axis=1)
+        return top, tl.min(columns, axis=0) + (top.to(tl.int32, bitcast=True) & (BLOCK_M - 1))
+    top = tl.max(a, axis=1)
+    return top, tl.min(tl.where(a == top[:, None], columns[None, :], 2**31 - 1), axis=1)
 
 
 @triton.jit

@@ -38,9 +38,10 @@ from attnbench.kernels.building import Configuration, signature, strided
 from attnbench.kernels.kernelized.answers import answer_kernel
 from attnbench.kernels.kernelized.features import FEATURES
 from attnbench.kernels.kernelized.gradients import key_gradient_kernel, query_gradient_kernel
+from attnbench.kernels.kernelized.largest import largest_kernel
 from attnbench.kernels.kernelized.sums import accumulate_kernel, combine_kernel
 from attnbench.kernels.kernelized.tiles import FeatureMap as FeatureMap
-from attnbench.kernels.kernelized.tiles import answer_tiles, combine_tiles, gradient_tiles, sum_tiles
+from attnbench.kernels.kernelized.tiles import answer_tiles, combine_tiles, gradient_tiles, largest_tiles, sum_tiles
 from attnbench.kernels.launching import CAPABILITIES, POINTER, PRECISIONS, Tiles, named
 
 PROGRAMS = 512
@@ -89,9 +90,8 @@ class _Attention(torch.autograd.Function):
             dnormaliser = (gradient.state * state).sum(dim=-1)
         dk, dv = key_gradients(k, v, omega, gradient.rounded, dnormaliser, stabiliser, phi)
         if phi.features == "exp":
-            lift = (gradient.state * (state - phi.epsilon * totals.unsqueeze(1))).sum(dim=(1, 2))
-            lift = lift + (dnormaliser * (normaliser - phi.epsilon * k.shape[2])).sum(dim=1)  # [B·H]
-            take_from_largest(dk, k, omega, maxima, places, lift, phi)
+            sums = state, gradient.state, normaliser, dnormaliser, totals
+            take_from_largest(dk, k, omega, sums, maxima, places, phi)
         return dq, dk, dv, None, None, None
 
 
@@ -191,26 +191,23 @@ def accumulate(
     return parts, part_normalisers, maxima, places, part_totals
 
 
-def answer(
-    q: Tensor, omega: Tensor, sums: Sums, phi: FeatureMap, save: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """y like q, and where `save`, per query: the denominator, the stabiliser and its feature, [B·H, N] each."""
+def answer(q: Tensor, omega: Tensor, sums: Sums, phi: FeatureMap, save: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """y like q, and where `save`, per query: the denominator and the stabiliser, [B·H, N] each."""
     b, h, n, d = q.shape
     y = torch.empty_like(q)
     if y.stride(-1) != 1:
         y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     rows = (b * h, n) if save else (1,)
     denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
-    places = torch.empty(rows if phi.features == "exp" else (1,), dtype=torch.int32, device=q.device)
     tiles = answer_tiles(d, phi, q.dtype, save)
     programs = triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
     answer_kernel[(b * h * programs,)](
-        q, omega, sums.rounded, sums.normaliser, sums.column_sums, y, denominators, stabilisers, places,
+        q, omega, sums.rounded, sums.normaliser, sums.column_sums, y, denominators, stabilisers,
         h, n, phi.count, d, sums.column_sums.shape[1], *q.stride()[:3], *y.stride()[:3],
         phi.scale, phi.epsilon, phi.denominator,
         SAVE=save, EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
     )  # fmt: skip
-    return y, (denominators, stabilisers, places)
+    return y, (denominators, stabilisers)
 
 
 def query_gradients(
@@ -249,23 +246,15 @@ def key_gradients(
 
 
 def take_from_largest(
-    dk: Tensor, k: Tensor, omega: Tensor, maxima: Tensor, places: Tensor, lift: Tensor, phi: FeatureMap
+    dk: Tensor, k: Tensor, omega: Tensor, sums: tuple[Tensor, ...], maxima: Tensor, places: Tensor, phi: FeatureMap
 ) -> None:
-    """Subtracts lift · ∂a/∂k in place at the key whose argument a is its head's largest."""
+    """Adds in place what the stabiliser of the keys gets. sums: S, dS, z, dz and Σ v, as `largest_kernel` has them."""
     b, h, n, d = k.shape
-    splits, heads, m = maxima.shape
-    best = maxima.transpose(0, 1).reshape(heads, splits * m).argmax(dim=1)  # [B·H]
-    first = places.transpose(0, 1).reshape(heads, splits * m).gather(1, best.unsqueeze(1)).long()
-    block = sum_tiles(d, phi, k.dtype).constexprs["BLOCK_N"]
-    tokens = (first + torch.arange(block, device=k.device)).clamp(max=n - 1).view(b, h, block, 1)
-    keys = k.gather(2, tokens.expand(b, h, block, d)).float()
-    row = phi.scale * omega[best % m].float().view(b, h, 1, d)
-    arguments = (keys * row).sum(dim=-1) - phi.scale**2 / 2 * keys.square().sum(dim=-1)  # [B, H, block]
-    largest = arguments.argmax(dim=2).view(b, h, 1, 1).expand(b, h, 1, d)
-    at = tokens.expand(b, h, block, d).gather(2, largest)
-    slope = row - phi.scale**2 * keys.gather(2, largest)  # [B, H, 1, D]
-    change = dk.gather(2, at).float() - lift.view(b, h, 1, 1) * slope
-    dk.scatter_(2, at, change.to(dk.dtype))
+    tiles = largest_tiles(d, sum_tiles(d, phi, k.dtype).constexprs["BLOCK_N"])
+    largest_kernel[(b * h,)](
+        k, omega, *sums, maxima, places, dk, h, n, phi.count, d, len(maxima), *k.stride()[:3], *dk.stride()[:3],
+        phi.scale, phi.epsilon, **tiles.options,
+    )  # fmt: skip
 
 
 def configurations() -> Iterator[Configuration]:
@@ -294,6 +283,9 @@ def _configurations(
         launches.append((answer_kernel, {"SAVE": save, "EVEN": True}, tiles))
     for name, kernel in (("query", query_gradient_kernel), ("key", key_gradient_kernel)):
         launches.append((kernel, {"EVEN": True}, gradient_tiles(name, d, phi, dtype, compute, capability)))
+    if phi.features == "exp":
+        block_n = sum_tiles(d, phi, dtype, compute, capability).constexprs["BLOCK_N"]
+        launches.append((largest_kernel, {}, largest_tiles(d, block_n)))
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16
     for kernel, flags, tiles in launches:
         configuration = configured(
@@ -307,7 +299,7 @@ def argument_types(dtype: torch.dtype) -> dict[str, str]:
     data = POINTER[dtype]
     tensors = dict.fromkeys(("x", "values", "omega", "q", "k", "v", "y", "dy", "dq", "dk", "dv"), data)
     parts = ("parts", "part_normalisers", "part_maxima", "part_totals")
-    sums = (*parts, "state", "normaliser", "maxima", "totals", "top", "column_sums")
+    sums = (*parts, "state", "dstate", "normaliser", "maxima", "totals", "top", "column_sums")
     scans = ("prefix", "prefix_normaliser", "suffix", "suffix_normaliser", "along")
     tokens = ("weights", "shares", "stabilisers", "denominators", "dnormaliser")
     numbers = ("scale", "epsilon", "denominator_epsilon")

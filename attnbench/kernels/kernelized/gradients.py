@@ -13,6 +13,7 @@ from attnbench.kernels.kernelized.features import (
     arguments,
     feature_count,
     in_units,
+    largest_column,
     load_rows,
     plain,
     plain_slope,
@@ -33,7 +34,6 @@ def query_gradient_kernel(
     dy,  # [B, H, N, D], strides g_b, g_h, g_n, 1
     denominators,  # [B·H, N]
     stabilisers,  # [B·H, N]
-    places,  # [B·H, N]
     dq,  # out [B, H, N, D], strides d_b, d_h, d_n, 1
     weights,  # out [B·H, N]: 1/δ, the factor of dy in the gradient of the state
     shares,  # out [B·H, N]: −(y·dy)/δ, what the token adds to the gradient of the normaliser
@@ -98,14 +98,17 @@ def query_gradient_kernel(
         tl.store(shares + offsets, -along * weight, mask=row_mask)
     dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     lift = tl.zeros([BLOCK_N], tl.float32)
+    highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
+    place = tl.zeros([BLOCK_N], tl.int32)  # the feature of the largest argument (exp)
     unit = in_units(scale, COMPUTE) if FEATURES == "exp" else scale
     stabiliser = in_units(stabiliser, COMPUTE)
     for first in range(0, features, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
+        w = rows_once(omega, columns, column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
         a = arguments(
             tile, scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
-            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
         dphi = row_products(
             g, dy, rows, row_mask, g_n, rounded, columns, column_mask, head_dim, head_dim,
@@ -126,10 +129,12 @@ def query_gradient_kernel(
                 sine, cosine = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
                 da = dphi * cosine - dcos * sine
             elif FEATURES == "exp":
-                a -= stabiliser[:, None]
                 if not EVEN:
                     a = tl.where(column_mask[None, :], a, float("-inf"))
-                da = dphi * power(a, COMPUTE)
+                top, position = largest_column(a, columns, column_mask, EVEN, BLOCK_M, COMPUTE)
+                place = tl.where(top > highest, position, place)
+                highest = tl.maximum(highest, top)
+                da = dphi * power(a - stabiliser[:, None], COMPUTE)
                 lift += tl.sum(da, axis=1)
             else:
                 da = dphi * plain_slope(a, FEATURES, COMPUTE)
@@ -139,14 +144,16 @@ def query_gradient_kernel(
             mask = row_mask[:, None] & column_mask[None, :]
             tl.store(dq + rows[:, None] * d_n + columns[None, :], da.to(dq.dtype.element_ty), mask=mask)
         else:
-            w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            if WIDTH != 0:
+                w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
     if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
         if FEATURES == "fourier":
             weight *= scale
         if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
-            place = tl.load(places + offsets, mask=row_mask, other=0).to(tl.int64)
-            dx -= lift[:, None] * load_rows(omega, place, row_mask, head_dim, 0, head_dim, BLOCK_D).to(tl.float32)
+            dx -= lift[:, None] * load_rows(omega, place.to(tl.int64), row_mask, head_dim, 0, head_dim, BLOCK_D).to(
+                tl.float32
+            )
         if WIDTH != 0:  # recomputed, not stored
             tile = load_rows(q, rows, row_mask, q_n, 0, head_dim, BLOCK_D)
         dx = to_token(dx * weight[:, None], tile, scalar, scale, FEATURES)
@@ -220,14 +227,16 @@ def key_gradient_kernel(
     for first in range(0, features, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
+        w = rows_once(omega, columns, column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
+        ds = rows_once(rounded, columns, column_mask, head_dim, "", BLOCK_D, WIDTH)
         a = arguments(
             tile, scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
-            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
         dz = tl.load(dnormaliser + columns, mask=column_mask, other=0.0)
         dphi = row_products(
             value, v, rows, row_mask, v_n, rounded, columns, column_mask, head_dim, head_dim,
-            BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+            BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION, ds,
         )  # fmt: skip
         if FEATURES == "softmax":
             top = tl.load(stabilisers + head * features + columns, mask=column_mask, other=0.0)
@@ -235,11 +244,11 @@ def key_gradient_kernel(
             da = phi * (dphi - dz[None, :])
         elif FEATURES == "fourier":
             dz_cos = tl.load(dnormaliser + features + columns, mask=column_mask, other=0.0)
+            ds_cos = load_rows(rounded, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dcos = row_products(
                 value, v, rows, row_mask, v_n, rounded, features + columns, column_mask, head_dim, head_dim,
-                BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+                BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION, ds_cos,
             )  # fmt: skip
-            ds_cos = load_rows(rounded, features + columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             phi, cosine = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
             da = (dphi + dz[None, :]) * cosine - (dcos + dz_cos[None, :]) * phi
             dvalue = tl.dot(cosine.to(COMPUTE), ds_cos, dvalue, input_precision=PRECISION)
@@ -253,13 +262,15 @@ def key_gradient_kernel(
         else:
             phi = plain(a, epsilon, FEATURES, COMPUTE)
             da = (dphi + dz[None, :]) * plain_slope(a, FEATURES, COMPUTE)
-        ds = load_rows(rounded, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+        if WIDTH != 0:
+            ds = load_rows(rounded, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
         dvalue = tl.dot(phi.to(COMPUTE), ds, dvalue, input_precision=PRECISION)
         if FEATURES == "elu" or FEATURES == "softmax":
             mask = row_mask[:, None] & column_mask[None, :]
             tl.store(dk + rows[:, None] * d_n + columns[None, :], da.to(dk.dtype.element_ty), mask=mask)
         else:
-            w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
+            if WIDTH != 0:
+                w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
     if FEATURES == "fourier":
         dvalue *= scale
@@ -274,6 +285,18 @@ def key_gradient_kernel(
         if FEATURES == "exp":
             dx -= length[:, None] * tile.to(tl.float32) * (scale * scale)
         tl.store(dk + rows[:, None] * d_n + channels[None, :], dx.to(dk.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def rows_once(
+    pointer, rows, row_mask, head_dim, FEATURES: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Rows that two products take, [rows, BLOCK_D]. None where the first takes WIDTH channels at a time, and of omega
+    where the map has none."""
+    if WIDTH != 0 or FEATURES == "elu" or FEATURES == "softmax":
+        return None
+    else:  # noqa: RET505  Triton compiles what follows a return too
+        return load_rows(pointer, rows, row_mask, head_dim, 0, head_dim, BLOCK_D)
 
 
 @triton.jit

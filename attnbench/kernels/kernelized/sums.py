@@ -177,7 +177,10 @@ def accumulate_kernel(
             phi = power(a, COMPUTE)
         else:
             phi = plain(a, epsilon, FEATURES, COMPUTE)
-        z += tl.sum(phi * share[None, :], axis=1)
+        if STABILISED:  # φ of what is outside is 0
+            z += tl.sum(phi, axis=1)
+        else:
+            z += tl.sum(phi * share[None, :], axis=1)
         if FEATURES != "softmax" and not KEY:
             weight = tl.load(weights + first + rows, mask=row_mask, other=0.0)[None, :]
             phi *= weight

@@ -73,6 +73,13 @@ def combine_tiles(head_dim: int, phi: FeatureMap, stabilised: bool) -> Tiles:
     return Tiles({"FEATURES": phi.features, "STABILISED": stabilised, **sizes}, 4, 2)
 
 
+def largest_tiles(head_dim: int, block_n: int) -> Tiles:
+    """Of `largest_kernel`. block_n: BLOCK_N of `accumulate_kernel` over the keys."""
+    block_d = padded(head_dim)
+    sizes = {"BLOCK_N": block_n, "BLOCK_M": min(64, 4096 // block_d), "BLOCK_D": block_d, "BLOCK_S": 16}
+    return Tiles(sizes, 4, 2)
+
+
 def answer_tiles(
     head_dim: int, phi: FeatureMap, dtype: torch.dtype, save: bool, compute: str | None = None,
     capability: int | None = None,
@@ -133,9 +140,9 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
     ("sum", "elu"): ((64, 64, 64, 4, 3, None), (64, 64, 128, 8, 3, None), (64, 64, 128, 8, 3, None)),
     ("sum", "softmax"): ((64, 64, 64, 4, 3, None), (64, 64, 128, 8, 3, None), (64, 64, 128, 8, 3, None)),
     ("sum", "relu"): ((32, 128, 64, 8, 3, 128), (32, 128, 64, 8, 3, 128), (32, 64, 64, 4, 2, None)),
-    ("sum", "exp"): ((32, 128, 64, 8, 3, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
+    ("sum", "exp"): ((64, 128, 64, 8, 3, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
     ("sum, queries", "relu"): ((32, 128, 64, 8, 2, 128), (32, 128, 64, 8, 2, 128), (32, 64, 64, 4, 2, None)),
-    ("sum, queries", "exp"): ((32, 128, 64, 8, 2, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
+    ("sum, queries", "exp"): ((64, 128, 64, 8, 3, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
     ("sum", "fourier"): ((32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 2, None)),
     ("sum, queries", "fourier"): ((32, 64, 64, 4, 2, 168), (32, 64, 64, 4, 2, None), (32, 64, 64, 4, 2, None)),
     ("answer", "elu"): ((64, 32, 64, 4, 2, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
@@ -143,7 +150,6 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
     ("answer", "relu"): ((128, 64, 64, 8, 3, 128), (128, 32, 128, 8, 3, 128), (128, 32, 128, 8, 2, None)),
     ("answer", "exp"): ((128, 64, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 128, 8, 2, None)),
     ("answer", "fourier"): ((128, 32, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 64, 8, 2, None)),
-    ("answer, saving", "exp"): ((128, 32, 64, 8, 3, 128), (128, 32, 128, 8, 3, None), (128, 32, 128, 8, 2, None)),
     ("query", "elu"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None)),
     ("query", "softmax"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None)),
     ("query", "relu"): ((128, 32, 0, 8, 3, 128), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
