@@ -30,7 +30,7 @@ from attnbench.kernels.building import Configuration
 from attnbench.kernels.kernelized.full import PROGRAMS, argument_types, configured
 from attnbench.kernels.kernelized.scan import chunk_answer_kernel, chunk_states_kernel, segment_sums_kernel
 from attnbench.kernels.kernelized.scan_gradients import chunk_key_gradient_kernel, chunk_query_gradient_kernel
-from attnbench.kernels.kernelized.tiles import FeatureMap, scan_tiles, state_tiles
+from attnbench.kernels.kernelized.tiles import FeatureMap, even, scan_tiles, state_tiles
 from attnbench.kernels.launching import CAPABILITIES, PRECISIONS, Tiles
 
 LEAST_CHUNKS = 4
@@ -101,7 +101,7 @@ def chunk_states(
     chunk_states_kernel[(programs * segments,)](
         x, values, *(query or (normalisers,) * 3), omega, states, normalisers, segment_states, segment_normalisers,
         h, n, phi.count, d, segments, segment_chunks, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
-        KEY=query is None, **tiles.options,
+        KEY=query is None, EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     summed = segment_sums(segment_states, segment_normalisers, dtype, reverse=query is not None)
     return states, normalisers, *summed
@@ -135,7 +135,7 @@ def answer(
     chunk_answer_kernel[(b * h * blocks(n, d, tiles),)](
         q, k, v, omega, *states, y, denominators, stabilisers, places, h, n, phi.count, d, chunks_per_segment(states),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], phi.scale, phi.epsilon, phi.denominator,
-        SAVE=save, **tiles.options,
+        SAVE=save, EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     return y, (denominators, stabilisers, places)
 
@@ -154,7 +154,7 @@ def query_gradients(
     chunk_query_gradient_kernel[(b * h * blocks(n, d, tiles),)](
         q, k, v, omega, *states, y, dy, *saved, dq, weights, shares, h, n, phi.count, d, chunks_per_segment(states),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq.stride()[:4],
-        phi.scale, phi.epsilon, **tiles.options,
+        phi.scale, phi.epsilon, EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     return added(dq, q.dtype), weights, added(shares, torch.float32)
 
@@ -171,7 +171,7 @@ def key_gradients(
     chunk_key_gradient_kernel[(b * h * blocks(n, d, tiles),)](
         q, k, v, omega, *states, dy, *query, dk, dv, h, n, phi.count, d, chunks_per_segment(states),
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dy.stride()[:3], *dk.stride()[:4], *dv.stride()[:3],
-        phi.scale, phi.epsilon, **tiles.options,
+        phi.scale, phi.epsilon, EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     return added(dk, k.dtype), dv
 
@@ -211,7 +211,7 @@ def _configurations(
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and 90 in capabilities
     state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capabilities[0]))
+        (chunk_states_kernel, {"KEY": key, "EVEN": True}, state_tiles(d, phi, dtype, compute, capabilities[0]))
         for key in (True, False)
     ]
     for kernel, name in (
@@ -219,7 +219,7 @@ def _configurations(
         (chunk_query_gradient_kernel, "query"),
         (chunk_key_gradient_kernel, "key"),
     ):
-        flags = {"SAVE": True} if name == "answer" else {}
+        flags = {"EVEN": True, **({"SAVE": True} if name == "answer" else {})}
         launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capabilities[0])))
     if dtype == torch.bfloat16 or (dtype == torch.float32 and compute == "tf32"):
         summing = (Tiles({"REVERSE": reverse, "BLOCK": SUMMED}, 4) for reverse in (True, False))

@@ -31,6 +31,18 @@ def load_rows(pointer, rows, row_mask, row_stride, first, width, BLOCK: tl.const
 
 
 @triton.jit
+def rows_once(
+    pointer, rows, row_mask, head_dim, FEATURES: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Rows that two products take, [rows, BLOCK_D]. None where the first takes WIDTH channels at a time, and of omega
+    where the map has none."""
+    if WIDTH != 0 or FEATURES == "elu" or FEATURES == "softmax":
+        return None
+    else:  # noqa: RET505  Triton compiles what follows a return too
+        return load_rows(pointer, rows, row_mask, head_dim, 0, head_dim, BLOCK_D)
+
+
+@triton.jit
 def feature_count(features, FEATURES: tl.constexpr):
     """How many values φ has: two for each feature of fourier, its sine and its cosine."""
     if FEATURES == "fourier":

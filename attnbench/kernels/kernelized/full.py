@@ -41,7 +41,14 @@ from attnbench.kernels.kernelized.gradients import key_gradient_kernel, query_gr
 from attnbench.kernels.kernelized.largest import largest_kernel
 from attnbench.kernels.kernelized.sums import accumulate_kernel, combine_kernel
 from attnbench.kernels.kernelized.tiles import FeatureMap as FeatureMap
-from attnbench.kernels.kernelized.tiles import answer_tiles, combine_tiles, gradient_tiles, largest_tiles, sum_tiles
+from attnbench.kernels.kernelized.tiles import (
+    answer_tiles,
+    combine_tiles,
+    even,
+    gradient_tiles,
+    largest_tiles,
+    sum_tiles,
+)
 from attnbench.kernels.launching import CAPABILITIES, POINTER, PRECISIONS, Tiles, named
 
 PROGRAMS = 512
@@ -205,7 +212,7 @@ def answer(q: Tensor, omega: Tensor, sums: Sums, phi: FeatureMap, save: bool) ->
         q, omega, sums.rounded, sums.normaliser, sums.column_sums, y, denominators, stabilisers,
         h, n, phi.count, d, sums.column_sums.shape[1], *q.stride()[:3], *y.stride()[:3],
         phi.scale, phi.epsilon, phi.denominator,
-        SAVE=save, EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
+        SAVE=save, EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     return y, (denominators, stabilisers)
 
@@ -222,7 +229,7 @@ def query_gradients(
     query_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         q, omega, state, normaliser, y, dy, *saved, dq, weights, shares, h, n, phi.count, d,
         *q.stride()[:3], *y.stride()[:3], *dy.stride()[:3], *dq.stride()[:3], phi.scale, phi.epsilon,
-        EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
+        EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     return dq, weights, shares
 
@@ -240,7 +247,7 @@ def key_gradients(
     key_gradient_kernel[(b * h * triton.cdiv(n, tiles.constexprs["BLOCK_N"]),)](
         k, v, omega, dstate, dnormaliser, stabiliser, dk, dv, h, n, phi.count, d,
         *k.stride()[:3], *v.stride()[:3], *dk.stride()[:3], phi.scale, phi.epsilon,
-        EVEN=phi.count % tiles.constexprs["BLOCK_M"] == 0, **tiles.options,
+        EVEN=even(phi, tiles), **tiles.options,
     )  # fmt: skip
     return dk, dv
 

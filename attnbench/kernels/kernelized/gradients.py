@@ -19,6 +19,7 @@ from attnbench.kernels.kernelized.features import (
     plain_slope,
     power,
     row_products,
+    rows_once,
     sine_and_cosine,
     token_scalar,
 )
@@ -285,18 +286,6 @@ def key_gradient_kernel(
         if FEATURES == "exp":
             dx -= length[:, None] * tile.to(tl.float32) * (scale * scale)
         tl.store(dk + rows[:, None] * d_n + channels[None, :], dx.to(dk.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def rows_once(
-    pointer, rows, row_mask, head_dim, FEATURES: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr
-):  # fmt: skip
-    """Rows that two products take, [rows, BLOCK_D]. None where the first takes WIDTH channels at a time, and of omega
-    where the map has none."""
-    if WIDTH != 0 or FEATURES == "elu" or FEATURES == "softmax":
-        return None
-    else:  # noqa: RET505  Triton compiles what follows a return too
-        return load_rows(pointer, rows, row_mask, head_dim, 0, head_dim, BLOCK_D)
 
 
 @triton.jit

@@ -17,9 +17,12 @@ import triton.language as tl
 from attnbench.kernels.kernelized.features import (
     arguments,
     feature_count,
+    in_units,
     load_rows,
     plain,
     plain_slope,
+    power,
+    rows_once,
     scaled,
     sine_and_cosine,
     token_scalar,
@@ -27,44 +30,68 @@ from attnbench.kernels.kernelized.features import (
 
 
 @triton.jit
-def values_of(a, column_mask, scale, epsilon, FEATURES: tl.constexpr):
-    """φ of arguments a from which a stabiliser was subtracted, and its second half (fourier); 0 outside the mask.
+def values_of(
+    a, column_mask, scale, epsilon, FEATURES: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """φ of arguments a (exp: `in_units`) from which a stabiliser was subtracted, and its second half (fourier); 0
+    outside the mask. EVEN: nothing is outside.
 
     Of rows that do not exist it is φ(0): who sums over tokens gives them no weight.
     """
-    mask = column_mask[None, :]
     second = a
     if FEATURES == "fourier":
-        sine, cosine = sine_and_cosine(a)
-        phi = sine * scale
-        second = tl.where(mask, cosine * scale, 0.0)
+        phi, second = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
+        phi *= scale
+        second *= scale
     elif FEATURES == "exp":
-        phi = tl.exp(tl.where(mask, a, float("-inf"))) + epsilon
+        phi = power(a, COMPUTE) + epsilon
     else:
-        phi = plain(a, epsilon, FEATURES)
-    return tl.where(mask, phi, 0.0), second
+        phi = plain(a, epsilon, FEATURES, COMPUTE)
+    if not EVEN:
+        phi = tl.where(column_mask[None, :], phi, 0.0)
+        second = tl.where(column_mask[None, :], second, 0.0)
+    return phi, second
 
 
 @triton.jit
-def slope(a, phi, second, dphi, dsecond, column_mask, epsilon, FEATURES: tl.constexpr):
+def slope(
+    a, phi, second, dphi, dsecond, column_mask, epsilon, FEATURES: tl.constexpr, EVEN: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):  # fmt: skip
     """The gradient of the arguments from that of φ and of its second half."""
     if FEATURES == "fourier":
         da = dphi * second - dsecond * phi
     elif FEATURES == "exp":
         da = dphi * (phi - epsilon)
     else:
-        da = dphi * plain_slope(a, FEATURES)
-    return tl.where(column_mask[None, :], da, 0.0)
+        da = dphi * plain_slope(a, FEATURES, COMPUTE)
+    if not EVEN:
+        da = tl.where(column_mask[None, :], da, 0.0)
+    return da
 
 
 @triton.jit
-def token(x, rows, row_mask, row_stride, head_dim, scale, FEATURES: tl.constexpr, BLOCK_D: tl.constexpr):
-    """What `arguments` needs of the tokens: x [N, BLOCK_D] and `token_scalar` [N]; elu, which needs neither: rows."""
+def token(
+    x, rows, row_mask, row_stride, head_dim, scale, FEATURES: tl.constexpr, BLOCK_D: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """What `arguments` needs of the tokens: x [N, BLOCK_D] and `token_scalar` [N], of exp `in_units`; elu, which needs
+    neither: rows."""
     if FEATURES == "elu":
         return rows, rows
     else:  # noqa: RET505  Triton compiles what follows a return too, and its types differ
         tile = load_rows(x, rows, row_mask, row_stride, 0, head_dim, BLOCK_D)
-        return tile, token_scalar(tile, scale, FEATURES)
+        scalar = token_scalar(tile, scale, FEATURES)
+        if FEATURES == "exp":
+            scalar = in_units(scalar, COMPUTE)
+        return tile, scalar
+
+
+@triton.jit
+def unit_of(scale, FEATURES: tl.constexpr, COMPUTE: tl.constexpr):
+    """The scale of `arguments`: of exp `in_units`."""
+    if FEATURES == "exp":
+        return in_units(scale, COMPUTE)
+    return scale
 
 
 @triton.jit
@@ -132,6 +159,7 @@ def chunk_states_kernel(
     FEATURES: tl.constexpr,
     KEY: tl.constexpr,
     CHUNK: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -162,6 +190,7 @@ def chunk_states_kernel(
         s_cos = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
         z_cos = tl.zeros([BLOCK_M], tl.float32)
 
+    unit = unit_of(scale, FEATURES, COMPUTE)
     begin = segment * segment_chunks
     parts = CHUNK // BLOCK_N
     blocks = parts * tl.minimum(segment_chunks, tl.cdiv(seq_len, CHUNK) - begin)
@@ -176,14 +205,14 @@ def chunk_states_kernel(
                 )
         rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
         row_mask = rows < seq_len
-        tile, scalar = token(x, rows, row_mask, x_n, head_dim, scale, FEATURES, BLOCK_D)
+        tile, scalar = token(x, rows, row_mask, x_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
         if FEATURES == "elu" or WIDTH != 0:
             a = arguments(
-                tile, scalar, x, rows, row_mask, x_n, omega, first, features, head_dim, scale,
+                tile, scalar, x, rows, row_mask, x_n, omega, first, features, head_dim, unit,
                 FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
             )  # fmt: skip
         else:
-            a = scaled(tl.dot(tile, tl.trans(w), input_precision=PRECISION), scalar, scale, FEATURES, KEY)
+            a = scaled(tl.dot(tile, tl.trans(w), input_precision=PRECISION), scalar, unit, FEATURES, KEY)
         value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V)
         share = tl.where(row_mask, 1.0, 0.0)
         if not KEY:
@@ -191,9 +220,9 @@ def chunk_states_kernel(
             value = value.to(tl.float32) * tl.load(weights + offsets, mask=row_mask, other=0.0)[:, None]
             share = tl.load(shares + offsets, mask=row_mask, other=0.0)
             if FEATURES == "exp":
-                a -= tl.load(stabilisers + offsets, mask=row_mask, other=0.0)[:, None]
+                a -= in_units(tl.load(stabilisers + offsets, mask=row_mask, other=0.0), COMPUTE)[:, None]
         value = value.to(COMPUTE)
-        phi, cosine = values_of(a, column_mask, scale, epsilon, FEATURES)
+        phi, cosine = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
         z += tl.sum(phi * share[:, None], axis=0)
         s = tl.dot(tl.trans(phi.to(COMPUTE)), value, s, input_precision=PRECISION)
         if FEATURES == "fourier":
@@ -273,6 +302,7 @@ def chunk_answer_kernel(
     FEATURES: tl.constexpr,
     SAVE: tl.constexpr,
     CHUNK: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -290,12 +320,13 @@ def chunk_answer_kernel(
     y += head // heads * y_b + head % heads * y_h
     rows = block.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_mask = rows < seq_len
+    unit = unit_of(scale, FEATURES, COMPUTE)
     chunk = block // (CHUNK // BLOCK_N)
     count = feature_count(features, FEATURES)
     row = (chunk * all_heads + head) * count
     segment_row = (chunk // segment_chunks * all_heads + head) * count
-    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
-    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
+    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
     value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
 
     highest = tl.zeros([BLOCK_N], tl.float32)
@@ -305,10 +336,11 @@ def chunk_answer_kernel(
         for first in tl.range(0, features, BLOCK_M, disable_licm=True):
             columns = first + tl.arange(0, BLOCK_M)
             a = arguments(
-                q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
+                q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
                 FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
             )  # fmt: skip
-            a = tl.where((columns < features)[None, :], a, float("-inf"))
+            if not EVEN:
+                a = tl.where((columns < features)[None, :], a, float("-inf"))
             if SAVE:
                 place = tl.where(a > top, columns[None, :], place)
             top = tl.maximum(top, a)
@@ -316,7 +348,7 @@ def chunk_answer_kernel(
         if SAVE:
             if first_v == 0:
                 feature = tl.min(tl.where(top == highest[:, None], place, features), axis=1)
-                tl.store(stabilisers + head * seq_len + rows, highest, mask=row_mask)
+                tl.store(stabilisers + head * seq_len + rows, highest / in_units(1.0, COMPUTE), mask=row_mask)
                 tl.store(places + head * seq_len + rows, feature, mask=row_mask)
 
     n = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
@@ -325,13 +357,13 @@ def chunk_answer_kernel(
         for before in tl.range(block - block % (CHUNK // BLOCK_N), block):
             others = before * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
             other_mask = others < seq_len
-            other, other_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+            other, other_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
             scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
             for first in tl.range(0, features, BLOCK_M, disable_licm=True):
                 scores = scored(
                     scores, q_tile, q_scalar, q, rows, row_mask, q_n, highest, other, other_scalar, k, others,
                     other_mask, k_n, omega, first, features, head_dim, scale, epsilon,
-                    FEATURES, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+                    FEATURES, EVEN, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
                 )  # fmt: skip
             other_value = load_rows(v, others, other_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
             n = tl.dot(scores.to(COMPUTE), other_value, n, input_precision=PRECISION)
@@ -341,23 +373,24 @@ def chunk_answer_kernel(
     for first in tl.range(0, features, BLOCK_M, disable_licm=True):
         columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
+        w = rows_once(omega, columns.to(tl.int64), column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
         a = arguments(
-            q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
-            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
         if FEATURES == "exp":
             a -= highest[:, None]
-        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES)
+        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
         z = normaliser_tile(normalisers, segment_normalisers, row, segment_row, columns, column_mask)
         d += tl.sum(fq * z[None, :], axis=1)
         narrow = fq.to(COMPUTE)
         s = state_tile(states, segment_states, row, segment_row, columns, column_mask, head_dim, first_v, BLOCK_V)
         n = tl.dot(narrow, s.to(COMPUTE), n, input_precision=PRECISION)
         b = arguments(
-            k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
-            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
+            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
-        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
         scores = tl.dot(narrow, tl.trans(fk.to(COMPUTE)), scores, input_precision=PRECISION)
         if FEATURES == "fourier":
             z = normaliser_tile(
@@ -386,23 +419,26 @@ def chunk_answer_kernel(
 def scored(
     scores, q_tile, q_scalar, q, rows, row_mask, q_n, stabiliser, k_tile, k_scalar, k, others, other_mask, k_n,
     omega, first, features, head_dim, scale, epsilon,
-    FEATURES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr, COMPUTE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FEATURES: tl.constexpr, EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """scores + φ(q)ᵀφ(k) over the features of a tile, of a block of queries and one of keys: [BLOCK_N, BLOCK_N]."""
-    column_mask = first + tl.arange(0, BLOCK_M) < features
+    columns = first + tl.arange(0, BLOCK_M)
+    column_mask = columns < features
+    w = rows_once(omega, columns.to(tl.int64), column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
+    unit = unit_of(scale, FEATURES, COMPUTE)
     a = arguments(
-        q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
-        FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+        q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
+        FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
     )  # fmt: skip
     if FEATURES == "exp":
         a -= stabiliser[:, None]
-    fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES)
+    fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
     b = arguments(
-        k_tile, k_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, scale,
-        FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+        k_tile, k_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, unit,
+        FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
     )  # fmt: skip
-    fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+    fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
     scores = tl.dot(fq.to(COMPUTE), tl.trans(fk.to(COMPUTE)), scores, input_precision=PRECISION)
     if FEATURES == "fourier":
         scores = tl.dot(fq_cos.to(COMPUTE), tl.trans(fk_cos.to(COMPUTE)), scores, input_precision=PRECISION)

@@ -10,9 +10,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels.kernelized.features import arguments, feature_count, load_rows
+from attnbench.kernels.kernelized.features import arguments, feature_count, in_units, load_rows, rows_once
 from attnbench.kernels.kernelized.gradients import to_token
-from attnbench.kernels.kernelized.scan import block_of, normaliser_tile, scored, slope, state_tile, token, values_of
+from attnbench.kernels.kernelized.scan import (
+    block_of,
+    normaliser_tile,
+    scored,
+    slope,
+    state_tile,
+    token,
+    unit_of,
+    values_of,
+)
 
 
 @triton.jit
@@ -43,6 +52,7 @@ def chunk_query_gradient_kernel(
     epsilon,
     FEATURES: tl.constexpr,
     CHUNK: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -62,6 +72,7 @@ def chunk_query_gradient_kernel(
     dq += tile_v.to(tl.int64) * d_t + head // heads * d_b + head % heads * d_h
     rows = block.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_mask = rows < seq_len
+    unit = unit_of(scale, FEATURES, COMPUTE)
     offsets = head * seq_len + rows
     chunk = block // (CHUNK // BLOCK_N)
     count = feature_count(features, FEATURES)
@@ -78,25 +89,26 @@ def chunk_query_gradient_kernel(
     g = (g * weight[:, None]).to(COMPUTE)
     stabiliser = tl.zeros([BLOCK_N], tl.float32)
     if FEATURES == "exp":
-        stabiliser = tl.load(stabilisers + offsets, mask=row_mask, other=0.0)
+        stabiliser = in_units(tl.load(stabilisers + offsets, mask=row_mask, other=0.0), COMPUTE)
     value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
     pairs = tl.dot(g, tl.trans(value), input_precision=PRECISION) + share[:, None]
     pairs = tl.where(rows[:, None] >= rows[None, :], pairs, 0.0).to(COMPUTE)
-    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
-    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
+    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
     dx = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     lift = tl.zeros([BLOCK_N], tl.float32)
     for first in tl.range(0, features, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
         column_mask = columns < features
+        w = rows_once(omega, columns.to(tl.int64), column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
         s = state_tile(states, segment_states, row, segment_row, columns, column_mask, head_dim, first_v, BLOCK_V)
         z = normaliser_tile(normalisers, segment_normalisers, row, segment_row, columns, column_mask)
         dphi = tl.dot(g, tl.trans(s.to(COMPUTE)), input_precision=PRECISION) + share[:, None] * z[None, :]
         b = arguments(
-            k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
-            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
+            FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
-        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
         dphi = tl.dot(pairs, fk.to(COMPUTE), dphi, input_precision=PRECISION)
         dcos = dphi
         if FEATURES == "fourier":
@@ -116,27 +128,28 @@ def chunk_query_gradient_kernel(
                 other_value = load_rows(v, others, other_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
                 other_pairs = tl.dot(g, tl.trans(other_value), input_precision=PRECISION) + share[:, None]
                 other_pairs = other_pairs.to(COMPUTE)
-                other, other_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+                other, other_scalar = token(k, others, other_mask, k_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
                 b = arguments(
-                    other, other_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, scale,
-                    FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+                    other, other_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, unit,
+                    FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
                 )  # fmt: skip
-                fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+                fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
                 dphi = tl.dot(other_pairs, fk.to(COMPUTE), dphi, input_precision=PRECISION)
                 if FEATURES == "fourier":
                     dcos = tl.dot(other_pairs, fk_cos.to(COMPUTE), dcos, input_precision=PRECISION)
         a = arguments(
-            q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
-            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+            q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
+            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
         a -= stabiliser[:, None]
-        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES)
-        da = slope(a, fq, fq_cos, dphi, dcos, column_mask, epsilon, FEATURES)
+        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+        da = slope(a, fq, fq_cos, dphi, dcos, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
         if FEATURES == "elu":
             mask = row_mask[:, None] & column_mask[None, :]
             tl.store(dq + rows[:, None] * d_n + columns[None, :], da.to(dq.dtype.element_ty), mask=mask)
         else:
-            w = load_rows(omega, columns.to(tl.int64), column_mask, head_dim, 0, head_dim, BLOCK_D)
+            if WIDTH != 0:
+                w = load_rows(omega, columns.to(tl.int64), column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
             lift += tl.sum(da, axis=1)
     if FEATURES != "elu":
@@ -177,6 +190,7 @@ def chunk_key_gradient_kernel(
     epsilon,
     FEATURES: tl.constexpr,
     CHUNK: tl.constexpr,
+    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -201,6 +215,7 @@ def chunk_key_gradient_kernel(
     once = tl.where(first_v == 0, 1.0, 0.0)  # what does not depend on the channels is brought by one tile of them
     rows = block.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_mask = rows < seq_len
+    unit = unit_of(scale, FEATURES, COMPUTE)
     chunk = block // (CHUNK // BLOCK_N)
     count = feature_count(features, FEATURES)
     row = (chunk * all_heads + head) * count
@@ -208,7 +223,7 @@ def chunk_key_gradient_kernel(
     last = (chunk + 1) * (CHUNK // BLOCK_N)  # the first block of the next chunk
 
     value = load_rows(v, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
-    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D)
+    k_tile, k_scalar = token(k, rows, row_mask, k_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
     dvalue = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     if CHUNK > BLOCK_N:
         for after in tl.range(block + 1, last):
@@ -218,13 +233,13 @@ def chunk_key_gradient_kernel(
                 dy, weights, shares, stabilisers, others, other_mask, head * seq_len, g_n, first_v, head_dim,
                 FEATURES, BLOCK_V, COMPUTE,
             )  # fmt: skip
-            q_tile, q_scalar = token(q, others, other_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
+            q_tile, q_scalar = token(q, others, other_mask, q_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
             scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
             for first in tl.range(0, features, BLOCK_M, disable_licm=True):
                 scores = scored(
                     scores, q_tile, q_scalar, q, others, other_mask, q_n, stabiliser, k_tile, k_scalar, k, rows,
                     row_mask, k_n, omega, first, features, head_dim, scale, epsilon,
-                    FEATURES, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+                    FEATURES, EVEN, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
                 )  # fmt: skip
             dvalue = tl.dot(tl.trans(scores.to(COMPUTE)), g, dvalue, input_precision=PRECISION)
 
@@ -232,7 +247,7 @@ def chunk_key_gradient_kernel(
         dy, weights, shares, stabilisers, rows, row_mask, head * seq_len, g_n, first_v, head_dim,
         FEATURES, BLOCK_V, COMPUTE,
     )  # fmt: skip
-    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
+    q_tile, q_scalar = token(q, rows, row_mask, q_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
     for turn in tl.static_range(TURNS):
         if turn == 0:
             scores = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
@@ -244,16 +259,17 @@ def chunk_key_gradient_kernel(
         for first in tl.range(0, features, BLOCK_M, disable_licm=True):
             columns = first + tl.arange(0, BLOCK_M)
             column_mask = columns < features
+            w = rows_once(omega, columns.to(tl.int64), column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
             a = arguments(
-                q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, scale,
-                FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+                q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
+                FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
             )  # fmt: skip
-            fq, fq_cos = values_of(a - stabiliser[:, None], column_mask, scale, epsilon, FEATURES)
+            fq, fq_cos = values_of(a - stabiliser[:, None], column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
             b = arguments(
-                k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, scale,
-                FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+                k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
+                FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
             )  # fmt: skip
-            fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES)
+            fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
             narrow = fq.to(COMPUTE)
             s = state_tile(
                 states, segment_states, row, segment_row, columns, column_mask, head_dim, first_v, BLOCK_V
@@ -292,21 +308,26 @@ def chunk_key_gradient_kernel(
                         )  # fmt: skip
                         other_pairs = tl.dot(other_g, tl.trans(value), input_precision=PRECISION)
                         other_pairs = tl.trans((other_pairs + other_share[:, None] * once).to(COMPUTE))
-                        other, other_scalar = token(q, others, other_mask, q_n, head_dim, scale, FEATURES, BLOCK_D)
+                        other, other_scalar = token(
+                            q, others, other_mask, q_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE
+                        )
                         a = arguments(
-                            other, other_scalar, q, others, other_mask, q_n, omega, first, features, head_dim, scale,
-                            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
+                            other, other_scalar, q, others, other_mask, q_n, omega, first, features, head_dim, unit,
+                            FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
                         )  # fmt: skip
-                        fq, fq_cos = values_of(a - other_stabiliser[:, None], column_mask, scale, epsilon, FEATURES)
+                        fq, fq_cos = values_of(
+                            a - other_stabiliser[:, None], column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE
+                        )
                         dphi = tl.dot(other_pairs, fq.to(COMPUTE), dphi, input_precision=PRECISION)
                         if FEATURES == "fourier":
                             dcos = tl.dot(other_pairs, fq_cos.to(COMPUTE), dcos, input_precision=PRECISION)
-                da = slope(b, fk, fk_cos, dphi, dcos, column_mask, epsilon, FEATURES)
+                da = slope(b, fk, fk_cos, dphi, dcos, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
                 if FEATURES == "elu":
                     mask = row_mask[:, None] & column_mask[None, :]
                     tl.store(dk + rows[:, None] * d_n + columns[None, :], da.to(dk.dtype.element_ty), mask=mask)
                 else:
-                    w = load_rows(omega, columns.to(tl.int64), column_mask, head_dim, 0, head_dim, BLOCK_D)
+                    if WIDTH != 0:
+                        w = load_rows(omega, columns.to(tl.int64), column_mask, head_dim, 0, head_dim, BLOCK_D)
                     dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
                     total += tl.sum(da, axis=1)
         if turn == 0:
@@ -330,11 +351,11 @@ def cotangent(
     dy, weights, shares, stabilisers, rows, row_mask, before, row_stride, first_v, head_dim,
     FEATURES: tl.constexpr, BLOCK_V: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """dy / δ [N, BLOCK_V], −(y·dy)/δ and the stabiliser of queries. before: of the head's first in `weights`."""
+    """dy / δ [N, BLOCK_V], −(y·dy)/δ and the stabiliser `in_units`. before: of the head's first query in `weights`."""
     weight = tl.load(weights + before + rows, mask=row_mask, other=0.0)
     share = tl.load(shares + before + rows, mask=row_mask, other=0.0)
     stabiliser = tl.zeros_like(share)
     if FEATURES == "exp":
-        stabiliser = tl.load(stabilisers + before + rows, mask=row_mask, other=0.0)
+        stabiliser = in_units(tl.load(stabilisers + before + rows, mask=row_mask, other=0.0), COMPUTE)
     g = load_rows(dy, rows, row_mask, row_stride, first_v, head_dim, BLOCK_V).to(tl.float32) * weight[:, None]
     return g.to(COMPUTE), share, stabiliser

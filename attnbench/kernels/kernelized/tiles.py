@@ -38,6 +38,11 @@ class FeatureMap:
         return 2 * self.count if self.features == "fourier" else self.count
 
 
+def even(phi: FeatureMap, tiles: Tiles) -> bool:
+    """EVEN of a launch: whether its BLOCK_M divides the features."""
+    return bool(phi.count % tiles.constexprs["BLOCK_M"] == 0)
+
+
 def products(dtype: torch.dtype, compute: str | None = None) -> dict[str, Any]:
     """COMPUTE and PRECISION of the products, as `full` states. compute: the latter; None: as torch is set."""
     return {"COMPUTE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32, "PRECISION": compute or precision(dtype)}
