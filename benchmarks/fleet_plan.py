@@ -288,7 +288,7 @@ def simulated(start_s: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["scheduler", "bytes", "own-side"], help="and: ray")
-    parser.add_argument("--shards", type=int, nargs="+", default=[100, 300], help="of fleets measured before")
+    parser.add_argument("--shards", type=int, nargs="+", default=[100, 300, 600], help="of fleets measured before")
     parser.add_argument("--start", type=float, default=20.0, help="seconds that a shard takes beside checks and rounds")
     options = parser.parse_args()
     makers = {
