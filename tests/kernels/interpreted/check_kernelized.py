@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from attnbench.kernels.kernelized import full
+from attnbench.kernels.kernelized import full, gradients
 from attnbench.kernels.launching import Tiles
 from attnbench.operator import Form
 from attnbench.problem import Params, Problem
@@ -179,3 +181,17 @@ def test_the_stabilisers_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(full, "take_from_largest", lambda *args: None)
     monkeypatch.setattr("attnbench.operators.kernelized.performer.EPSILON", {"softmax": 1e-2})
     assert set(disagreeing("exp", Problem(37, 16, 1))) == {"k"}
+
+
+@triton.jit
+def first_column(a, columns, column_mask, EVEN, BLOCK_M, COMPUTE):
+    return tl.max(a, axis=1), tl.zeros([a.shape[0]], tl.int32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_argument_than_a_querys_largest_is_noticed(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attnbench.operators.kernelized.performer.EPSILON", {"softmax": 1e-2})
+    problem = Problem(37, 16, 1, dtype=dtype)
+    assert not disagreeing("exp", problem)
+    monkeypatch.setattr(gradients, "largest_column", first_column)
+    assert set(disagreeing("exp", problem)) == {"q"}
