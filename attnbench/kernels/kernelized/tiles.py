@@ -162,7 +162,7 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
     ("query", "fourier"): ((64, 32, 0, 4, 3, 168), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
     ("key", "elu"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
     ("key", "softmax"): ((64, 32, 0, 4, 2, None), (64, 32, 0, 4, 2, None), (64, 32, 0, 8, 2, None)),
-    ("key", "relu"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 16, 0, 8, 2, None)),
+    ("key", "relu"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 16, 64, 8, 2, None)),
     ("key", "exp"): ((64, 32, 0, 4, 3, None), (64, 32, 0, 8, 2, None), (64, 16, 128, 8, 2, None)),
     ("key", "fourier"): ((64, 32, 0, 4, 3, None), (64, 16, 0, 8, 2, None), None),
 }
