@@ -68,8 +68,8 @@ def connect(request: Connection) -> Iterator[Pool]:
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     with contextlib.ExitStack() as ending:
-        ending.callback(ray.shutdown)
         ending.enter_context(contextlib.redirect_stdout(Messages(request.tell)))
+        ending.callback(ray.shutdown)  # which prints too
         try:
             if address is None:
                 ray.init(
