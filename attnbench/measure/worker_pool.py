@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from attnbench.measure import worker_process
@@ -131,15 +131,16 @@ class Workers:
 
     def _start(self, number: int, threads: int) -> worker_process.Worker:
         """A fresh process, with fresh imports. Raises WorkerLost; Stopped where it has imported other code."""
-        with ThreadPoolExecutor(1) as beside:  # both take a while
+        with ThreadPoolExecutor(1) as beside, ExitStack() as unless_right:  # both take a while
             changed = beside.submit(self._changed_code)
             worker = self.start(number, threads)
-        if changed.result():
-            worker.kill()
-            raise Stopped(
-                f"since it was begun {changed.result()}, and one run cannot hold times of both. "
-                "Put it back as it was before continuing, or start a new run"
-            )
+            unless_right.callback(worker.kill)
+            if changed.result():
+                raise Stopped(
+                    f"since it was begun {changed.result()}, and one run cannot hold times of both. "
+                    "Put it back as it was before continuing, or start a new run"
+                )
+            unless_right.pop_all()
         return worker
 
     def _changed_code(self) -> str:

@@ -211,7 +211,7 @@ def _configurations(
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and 90 in capabilities
     state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (chunk_states_kernel, {"KEY": key, "EVEN": True}, state_tiles(d, phi, dtype, compute, capabilities[0]))
+        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capabilities[0]))
         for key in (True, False)
     ]
     for kernel, name in (
@@ -219,7 +219,7 @@ def _configurations(
         (chunk_query_gradient_kernel, "query"),
         (chunk_key_gradient_kernel, "key"),
     ):
-        flags = {"EVEN": True, **({"SAVE": True} if name == "answer" else {})}
+        flags = {"SAVE": True} if name == "answer" else {}
         launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capabilities[0])))
     if dtype == torch.bfloat16 or (dtype == torch.float32 and compute == "tf32"):
         summing = (Tiles({"REVERSE": reverse, "BLOCK": SUMMED}, 4) for reverse in (True, False))

@@ -287,9 +287,9 @@ def _configurations(
             launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
     for save in (False, True):
         tiles = answer_tiles(d, phi, dtype, save, compute, capability)
-        launches.append((answer_kernel, {"SAVE": save, "EVEN": True}, tiles))
+        launches.append((answer_kernel, {"SAVE": save}, tiles))
     for name, kernel in (("query", query_gradient_kernel), ("key", key_gradient_kernel)):
-        launches.append((kernel, {"EVEN": True}, gradient_tiles(name, d, phi, dtype, compute, capability)))
+        launches.append((kernel, {}, gradient_tiles(name, d, phi, dtype, compute, capability)))
     if phi.features == "exp":
         block_n = sum_tiles(d, phi, dtype, compute, capability).constexprs["BLOCK_N"]
         launches.append((largest_kernel, {}, largest_tiles(d, block_n)))
@@ -329,6 +329,8 @@ def configured(
     """A launch as a configuration. compute: the PRECISION of its products, for the label."""
     label = f"{phi.features} m={phi.count} D={d} {named(dtype, compute)}"
     names = signature(kernel, types)
+    if "EVEN" in kernel.arg_names:
+        constexprs = {**constexprs, "EVEN": even(phi, tiles)}
     multiples = (*strided(names), "features")
     return Configuration(
         kernel, names, constexprs, tiles.warps, tiles.stages, label, sample, multiples, registers=tiles.registers
