@@ -211,7 +211,7 @@ def state_tiles(
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
         block_n, warps = (128, 8) if two or block_d == 128 else (64, 4)
         block_m, stages = 64, 2 if block_d == 256 or (two and block_d > 64) else 3
-        block_v = 32 if (two and block_d > 64) or (phi.features == "exp" and block_d > 128) else 64
+        block_v = 32 if (two and block_d > 64) or (phi.features != "elu" and block_d > 128) else 64
     elif (block_d == 256 and phi.features != "elu") or (block_d > 64 and chosen["PRECISION"] == "tf32x3"):
         width = 32
     sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
@@ -262,6 +262,8 @@ def scan_tiles(
     if not wide and not in_registers and column < len(WGMMA[kernel, phi.features]):
         block_n, block_m, turns = WGMMA[kernel, phi.features][column]
         block_v, width, warps = 64, block_d, block_n // 16
+        if kernel == "key" and block_d > 64 and phi.features in ("exp", "fourier"):
+            width = 32
     elif chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
         block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
         warps = 4 if block_d <= 128 else 8
@@ -275,7 +277,7 @@ def scan_tiles(
         if kernel == "key" and wide and in_registers and block_d > 128:
             block_n = 16
         block_v = 16 if two or (wide and (in_registers or block_d > 128)) else 32
-        width = 32 if block_d == 64 else 64
+        width = 32 if block_d == 64 or not (wide or in_registers) else 64
         warps = 4 if block_d <= (32 if wide and not in_registers else 64) else 8
         turns = 2 if in_registers or two or block_d > 128 or (wide and block_d == 64) else 1
     sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
