@@ -39,8 +39,9 @@ class FeatureMap:
 
 
 def even(phi: FeatureMap, tiles: Tiles) -> bool:
-    """EVEN of a launch: whether its BLOCK_M divides the features; said where masks cost most (without them ptxas runs out
-    of registers in the key gradients of elu and relu)."""
+    """EVEN of a launch: whether its BLOCK_M divides the features. Not said of elu and relu, whose key gradients run out
+    of registers without masks.
+    """
     return phi.features in ("exp", "fourier") and phi.count % tiles.constexprs["BLOCK_M"] == 0
 
 
