@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-RUN = "results/reference/cpu-sequence"
+RUN = "results/reference/cpu-quick"
 
 # What Windows lacks of what attnbench uses. Libraries are imported first: they have code of their own for Windows.
 LACKING = """
@@ -27,50 +28,64 @@ main()
 """
 
 
-def ran(code: str, words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-c", code, *words.split()]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+# Each command in a process of its own, which has the libraries from this one.
+EACH = """
+import os, sys, {libraries}
+for words in sys.argv[1:]:
+    if os.fork() == 0:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(os.path.join("{folder}", words.split()[0] + "." + name), os.O_CREAT | os.O_WRONLY), number)
+        sys.argv = ["attnbench", *words.split()]
+        break
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+else:
+    sys.exit()
+"""
+
+
+def ran(libraries: str, folder: Path, *commands: str) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each command; no two are of one verb."""
+    code = EACH.format(libraries=libraries, folder=folder) + LACKING
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
+    process = [sys.executable, "-c", code, *commands]
+    done = subprocess.run(process, capture_output=True, text=True, check=True, env=environment)
+    texts = [
+        [(folder / f"{words.split()[0]}.{name}").read_text(encoding="utf-8") for name in ("out", "err")]
+        for words in commands
+    ]
+    return [(int(code), out, err) for code, (out, err) in zip(done.stdout.split(), texts, strict=True)]
+
+
+def test_a_verb_that_measures_says_where_it_can(tmp_path: Path) -> None:
+    commands = ("run quick", "gate quick --base HEAD", "crossover linformer", "doctor")
+    for words, (code, _, err) in zip(commands, ran("click", tmp_path, *commands), strict=True):
+        assert code == 2, err
+        assert err.startswith(f"attnbench: attnbench {words.split()[0]}: nothing can be measured on this system")
+        assert "needs Linux" in err
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "words",
-    ["run quick", "gate quick --base HEAD", "crossover linformer", "doctor"],
-    ids=lambda words: words.split()[0],
-)
-def test_a_verb_that_measures_says_where_it_can(words: str) -> None:
-    done = ran(LACKING, words)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"attnbench: attnbench {words.split()[0]}: nothing can be measured on this system")
-    assert "needs Linux" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("libraries", "words"),
+    ("libraries", "commands"),
     [
-        ("pandas, scipy.stats", f"show {RUN} --metric flops"),
-        ("pandas, scipy.stats", f"compare {RUN} {RUN}"),
-        ("torch, pandas", "estimate softmax --seq-len 1024"),
-        ("torch", "list operators softmax"),
-        ("click", "list suites"),
-        ("click", "run --help"),
+        ("pandas, scipy.stats", (f"show {RUN} --metric flops", f"compare {RUN} {RUN}")),
+        ("torch, pandas", ("estimate softmax --seq-len 1024", "list operators softmax")),
+        ("click", ("list suites", "run --help")),
     ],
-    ids=lambda words: words.split()[0],
+    ids=["runs", "operators", "itself"],
 )
-def test_a_verb_that_reads_works_everywhere(libraries: str, words: str) -> None:
-    done = ran(f"import {libraries}\n{LACKING}", words)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert len(done.stdout) > 100
+def test_a_verb_that_reads_works_everywhere(libraries: str, commands: tuple[str, ...], tmp_path: Path) -> None:
+    for code, out, err in ran(libraries, tmp_path, *commands):
+        assert (code, err) == (0, ""), err
+        assert len(out) > 100
 
 
-def test_plot_works_everywhere(tmp_path: object) -> None:
+def test_plot_works_everywhere(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    done = ran(
-        f"import pandas, scipy.stats, matplotlib.pyplot\n{LACKING}", f"plot {RUN} --out {tmp_path} --metric wall_time"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(".png")
+    words = f"plot {RUN} --out {tmp_path} --metric wall_time"
+    ((code, out, err),) = ran("pandas, scipy.stats, matplotlib.pyplot", tmp_path, words)
+    assert code == 0, err
+    assert out.count(".png")
 
 
 def test_here_something_can_be_measured() -> None:
