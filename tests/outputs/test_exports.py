@@ -34,7 +34,7 @@ from tests.many_runs import nightly
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY / "results" / "reference"
-RUNS = ["cpu-border", "cpu-decode", "cpu-dtype", "cpu-image", "h100-first"]
+RUNS = ["cpu-border", "cpu-extend", "cpu-dtype", "cpu-image", "h100-first"]
 """Stored runs with all kinds of columns: two axes, a state, dtypes, images, a GPU's metrics and failures."""
 
 EXPORTS = {"bencher": bencher, "github_benchmark": github_benchmark, "pytorch_benchmark": pytorch_benchmark}
