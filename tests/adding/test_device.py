@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from attnbench.__main__ import app
 from tests.adding.tree import REPOSITORY, attnbench
 
 PATH = "attnbench/measure/device/pretend.py"
@@ -77,13 +79,14 @@ def test_what_it_measures_is_stored(run: Path) -> None:
 
 
 def test_it_is_shown_where_its_file_is_and_where_it_is_not(tree: Path, run: Path) -> None:
-    """A stored run of a kind that is not here is read like any other; it cannot go on."""
+    """A stored run of a kind that is not here is read like any other; it cannot go on. Here is this process."""
     words = ("show", str(run), "--all", "--metric", "device_time,peak_memory")
     shown = attnbench(tree, *words)
     for text in ("pretend", "Device time", "250ms", "3.00MiB"):
         assert text in shown.stdout, shown.stdout + shown.stderr
-    assert attnbench(REPOSITORY, *words).stdout == shown.stdout
-    assert attnbench(REPOSITORY, "show", str(run)).stdout.startswith("On this pretend (Pretended), ")
+    wide = {"COLUMNS": "200"}
+    assert CliRunner().invoke(app, words, env=wide).stdout == shown.stdout
+    assert CliRunner().invoke(app, ["show", str(run)], env=wide).stdout.startswith("On this pretend (Pretended), ")
     refused = attnbench(REPOSITORY, "run", "--resume", str(run))
     assert (refused.returncode, "'pretend'" in refused.stderr) == (2, True), refused.stderr
 

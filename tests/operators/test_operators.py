@@ -153,11 +153,10 @@ def counted(variant: Variant, problem: Problem, mode: Mode) -> int:
         ((9, 15), 4, "fwd"),
         ((9, 15), 4, "fwd_bwd"),
         ((5, 7), 4, "fwd_bwd"),
-        ((1, 1), 4, "fwd_bwd"),
         ((1, 1), 16, "fwd_bwd"),
         ((1, 2), 16, "fwd_bwd"),
     ],
-    ids=["9x15-fwd", "9x15-fwd_bwd", "5x7", "one-token", "one-number", "one-channel"],
+    ids=["9x15-fwd", "9x15-fwd_bwd", "5x7", "one-number", "one-channel"],
 )
 def test_reference_flops_are_what_torch_counts(variant: Variant, side: tuple[int, int], heads: int, mode: Mode) -> None:
     """A backward pass has a forward one before it."""

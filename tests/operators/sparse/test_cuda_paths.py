@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,7 +73,12 @@ def case_of(name: str, n: int, params: dict[str, Any], causal: bool, kv_heads: i
     )
 
 
-def all_cases() -> Iterator[Any]:
+@cache
+def all_cases() -> tuple[Any, ...]:
+    return tuple(_all_cases())
+
+
+def _all_cases() -> Iterator[Any]:
     for name, n, params in CASES:
         for causal in (False, True):
             case = case_of(name, n, params, causal)
@@ -81,7 +87,7 @@ def all_cases() -> Iterator[Any]:
                 yield pytest.param(name, n, params, causal, id=f"{name}-{n}-{causal}-{list(params.values())}")
 
 
-@pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
+@pytest.mark.parametrize(("name", "n", "params", "causal"), all_cases())
 def test_equals_the_reference(
     name: str, n: int, params: dict[str, Any], causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +142,7 @@ def listed_tiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("listed_tiles_alone")
-@pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
+@pytest.mark.parametrize(("name", "n", "params", "causal"), all_cases())
 def test_the_listed_tiles_alone_equal_the_reference(name: str, n: int, params: dict[str, Any], causal: bool) -> None:
     for kv_heads in (4, 2):
         case = case_of(name, n, params, causal, kv_heads)
@@ -225,7 +231,7 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("name", "n", "params", "causal"), list(all_cases()))
+@pytest.mark.parametrize(("name", "n", "params", "causal"), all_cases())
 def test_shared_keys_equal_the_reference(name: str, n: int, params: dict[str, Any], causal: bool) -> None:
     for kv_heads in (1, 2):
         case = case_of(name, n, params, causal, kv_heads)
