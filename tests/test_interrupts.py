@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def test_what_an_operator_leaves_running_ends_with_the_command(tmp_path: Path, s
 
 def test_somebody_elses_processes_are_left_alone(tmp_path: Path, suite: Path) -> None:
     """Of a shell that began a job and was then replaced by the command, nothing can be told from an operator's."""
-    command = f"setsid sleep 100 & exec {sys.executable} -m attnbench run {suite} --dry-run"
+    command = f"setsid sleep 100 & exec {shlex.join(lean('run', suite, '--dry-run'))}"
     nowhere = subprocess.DEVNULL
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, stdout=nowhere, stderr=nowhere)
     jobs = [pid for pid in left(tmp_path) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"]
@@ -164,7 +165,7 @@ def test_an_impatient_interrupt_ends_the_command_at_once(tmp_path: Path, suite: 
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path, suite: Path) -> None:
-    command = f"trap '' HUP; exec {sys.executable} -m attnbench run {suite} --dry-run"
+    command = f"trap '' HUP; exec {shlex.join(lean('run', suite, '--dry-run'))}"
     process = subprocess.Popen(
         ["sh", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -48,12 +48,12 @@ def disagreeing(
     return disagreements(call or CORE.impls["cuda"].load(), CORE, problem, params, inputs)
 
 
-@pytest.mark.parametrize("given", EACH_WAY, ids=str)
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("given", "causal"), [*((given, False) for given in EACH_WAY), (EACH_WAY[0], True), (EACH_WAY[2], True)], ids=str
+)
 def test_agrees_with_the_reference(given: dict[str, Any], causal: bool) -> None:
-    """Of one round the causal form is among the few tokens below; hashing inside has none."""
-    if causal and given in ({"hashing": "inside"}, {"n_hashes": 1}):
-        return
+    """Causal forms of one round are among the few tokens below, those that see a chunk along the strips; hashing inside
+    has none."""
     assert not disagreeing(Problem(41, 19, causal=causal), given)
 
 
