@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # A torch that the machine's own Python already has (a GPU owner's CUDA build) is used as it is.
 OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
-RARE := altair|debugpy|fontTools|mypy|networkx|pip|playwright|setuptools|testing|tests?|torchgen
+RARE := altair|debugpy|mypy|networkx|pip|playwright|setuptools|tests?
 
 .PHONY: run test browser-test fleet-test check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
