@@ -54,7 +54,7 @@ def sum_tiles(
     head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None,
     key: bool = True,
 ) -> Tiles:  # fmt: skip
-    """Of `accumulate_kernel`, over keys or over queries; BLOCK_N is the same for both."""
+    """Of `accumulate_kernel`, over keys or over queries."""
     wide = _of_shared_operands("sum" if key else "sum, queries", head_dim, phi, dtype, capability)
     if wide is not None:
         return wide
@@ -149,7 +149,7 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
     ("sum", "relu"): ((32, 128, 64, 8, 3, 128), (32, 128, 64, 8, 3, 128), (32, 64, 64, 4, 2, None)),
     ("sum", "exp"): ((64, 128, 64, 8, 3, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
     ("sum, queries", "relu"): ((32, 128, 64, 8, 2, 128), (32, 128, 64, 8, 2, 128), (32, 64, 64, 4, 2, None)),
-    ("sum, queries", "exp"): ((64, 128, 64, 8, 3, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
+    ("sum, queries", "exp"): ((32, 128, 64, 8, 2, 128), (32, 128, 128, 8, 3, None), (32, 64, 64, 4, 2, None)),
     ("sum", "fourier"): ((32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 3, 168), (32, 64, 64, 4, 2, None)),
     ("sum, queries", "fourier"): ((32, 64, 64, 4, 2, 168), (32, 64, 64, 4, 2, None), (32, 64, 64, 4, 2, None)),
     ("answer", "elu"): ((64, 32, 64, 4, 2, None), (64, 64, 128, 4, 2, None), (64, 32, 128, 4, 2, None)),
