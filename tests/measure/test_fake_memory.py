@@ -111,6 +111,19 @@ def test_what_identity_keeps_is_nothing() -> None:
     assert (predicted.saved_bytes, predicted.peak_bytes) == (0, 0)
 
 
+@pytest.mark.parametrize("way", [predict, predict_on_meta])
+def test_what_a_backward_would_need_and_is_gone_is_not_kept(way: Any) -> None:
+    """The output may have the address of what was saved and freed before."""
+    softmax = operators()["softmax"].load().forms["core"]
+
+    def dropping(problem: Problem, params: Any, q: Tensor, **others: Tensor) -> Tensor:
+        for _ in range(4):
+            (q + 1).exp().exp()
+        return 2 * sum(others.values(), q)
+
+    assert way(replace(softmax, reference=dropping), Problem(N, C, H), {}, "fwd_bwd").saved_bytes == 0
+
+
 def test_a_reference_that_calls_sdpa_is_not_taken_for_its_form_on_meta_tensors() -> None:
     """There torch computes SDPA with the N×N matrix of scores; on a CPU without."""
     softmax = operators()["softmax"].load().forms["core"]

@@ -34,11 +34,12 @@ def load_rows(pointer, rows, row_mask, row_stride, first, width, BLOCK: tl.const
 def rows_once(
     pointer, rows, row_mask, head_dim, FEATURES: tl.constexpr, BLOCK_D: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
-    """Rows that two products take, [rows, BLOCK_D]. None where the first takes WIDTH channels at a time, and of omega
-    where the map has none."""
+    """Rows that two products take, [rows, BLOCK_D]. Nothing to be used where the map has no omega, or the first product
+    takes WIDTH channels at a time.
+    """
     if WIDTH != 0 or FEATURES == "elu" or FEATURES == "softmax":
-        return None
-    else:  # noqa: RET505  Triton compiles what follows a return too
+        return rows
+    else:  # noqa: RET505  Triton compiles what follows a return too, and its types differ
         return load_rows(pointer, rows, row_mask, head_dim, 0, head_dim, BLOCK_D)
 
 
@@ -193,7 +194,7 @@ def largest_column(a, columns, column_mask, EVEN: tl.constexpr, BLOCK_M: tl.cons
         top = tl.max(marked, axis=1)
         return top, tl.min(columns, axis=0) + (top.to(tl.int32, bitcast=True) & (BLOCK_M - 1))
     top = tl.max(a, axis=1)
-    return top, tl.min(tl.where(a == top[:, None], columns[None, :], 2**31 - 1), axis=1)
+    return top, tl.min(tl.where(a == top[:, None], columns[None, :], 0x7FFFFFFF), axis=1)
 
 
 @triton.jit

@@ -139,17 +139,20 @@ def _footprint(
         del output
     else:
         wanted = _wanted(inputs)
-        kept: set[int] = set()
+        noted: list[weakref.ref[Tensor]] = []
 
         def note(tensor: Tensor) -> Tensor:
-            kept.add(_identity(tensor))
             with live.uncounted():
-                return tensor.detach()  # the output itself would hold its graph, and that the output
+                saved = tensor.detach()  # the output itself would hold its graph, and that the output
+            noted.append(weakref.ref(saved))
+            return saved
 
         with live:
             with saved_tensors_hooks(note, lambda tensor: tensor):
                 output = call(problem, params, **wanted, **inputs.choices)
             held = live.now
+            # Of what is gone by now another tensor may have the address.
+            kept = {_identity(saved) for saved in (each() for each in noted) if saved is not None}
             with live.uncounted():
                 cotangent = torch.ones_like(output.detach())
             gradients = torch.autograd.grad(output, list(wanted.values()), cotangent)
