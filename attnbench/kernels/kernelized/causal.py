@@ -201,17 +201,17 @@ def configurations() -> Iterator[Configuration]:
     for features, count in (("elu", 0), ("relu", 256), ("exp", 256), ("fourier", 64)):
         for d in (16, 32, 64, 128, 256):
             for dtype, compute in PRECISIONS:
-                for capabilities in CAPABILITIES:
-                    yield from _configurations(FeatureMap(features, count or d), d, dtype, compute, capabilities)
+                for capability in (each for alike in CAPABILITIES for each in alike):
+                    yield from _configurations(FeatureMap(features, count or d), d, dtype, compute, capability)
 
 
 def _configurations(
-    phi: FeatureMap, d: int, dtype: torch.dtype, compute: str, capabilities: tuple[int, ...]
+    phi: FeatureMap, d: int, dtype: torch.dtype, compute: str, capability: int
 ) -> Iterator[Configuration]:
-    sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and 90 in capabilities
+    sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and capability == 90
     state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capabilities[0]))
+        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capability))
         for key in (True, False)
     ]
     for kernel, name in (
@@ -220,7 +220,7 @@ def _configurations(
         (chunk_key_gradient_kernel, "key"),
     ):
         flags = {"SAVE": True} if name == "answer" else {}
-        launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capabilities[0])))
+        launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capability)))
     if dtype == torch.bfloat16 or (dtype == torch.float32 and compute == "tf32"):
         summing = (Tiles({"REVERSE": reverse, "BLOCK": SUMMED}, 4) for reverse in (True, False))
         launches.extend((segment_sums_kernel, {}, tiles) for tiles in summing)
@@ -232,4 +232,4 @@ def _configurations(
         if triton.cdiv(d, tiles.constexprs.get("BLOCK_V", d)) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
         configuration = configured(kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample)
-        yield replace(configuration, capabilities=capabilities)
+        yield replace(configuration, capabilities=(capability,))
