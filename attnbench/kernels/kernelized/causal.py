@@ -211,8 +211,7 @@ def _configurations(
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and capability == 90
     state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capability))
-        for key in (True, False)
+        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capability)) for key in (True, False)
     ]
     for kernel, name in (
         (chunk_answer_kernel, "answer"),
