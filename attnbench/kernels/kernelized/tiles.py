@@ -210,11 +210,12 @@ def state_tiles(
     two, block_d = phi.features == "fourier", padded(head_dim)
     block_n, block_m, block_v, width, warps, stages = 32, 32, 64, 0, 8 if block_d > 32 else 4, 2
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
-        # With half a chunk at a step elu's does not compile for sm_100 with Triton 3.6 and 3.9: "operand #0 does not
-        # dominate this use".
-        whole = two or block_d == 128 or (phi.features == "elu" and generation(capability) == 10)
-        block_n, warps = (128, 8) if whole else (64, 4)
+        block_n, warps = (128, 8) if two or block_d == 128 else (64, 4)
         block_m, stages = 64, 2 if block_d == 256 or (two and block_d > 64) else 3
+        if generation(capability) == 10:
+            # Of 64 rows Triton 3.6 and 3.9 compile none: "operand #0 does not dominate this use".
+            block_n, block_m, warps = 64, 32, 4
+            width = 64 if phi.features != "elu" and block_d > (64 if two else 128) else 0
         block_v = 32 if (two and block_d > 64) or (phi.features != "elu" and block_d > 128) else 64
     elif (block_d == 256 and phi.features != "elu") or (block_d > 64 and chosen["PRECISION"] == "tf32x3"):
         width = 32
