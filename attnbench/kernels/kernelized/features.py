@@ -19,6 +19,9 @@ import triton.language as tl
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 """Whether kernels run under Triton's interpreter, which has no inline assembly."""
 
+NOWHERE = tl.constexpr(2**31 - 1)
+"""Above any column or position."""
+
 FEATURES = ("elu", "relu", "exp", "fourier", "softmax")
 
 
@@ -164,6 +167,14 @@ def in_units(a, COMPUTE: tl.constexpr):
 
 
 @triton.jit
+def unit_of(scale, FEATURES: tl.constexpr, COMPUTE: tl.constexpr):
+    """The scale of `arguments`: of exp `in_units`."""
+    if FEATURES == "exp":
+        return in_units(scale, COMPUTE)
+    return scale
+
+
+@triton.jit
 def power(a, COMPUTE: tl.constexpr):
     """exp of an exponent `in_units`."""
     if tl.bfloat16 == COMPUTE:
@@ -194,7 +205,7 @@ def largest_column(a, columns, column_mask, EVEN: tl.constexpr, BLOCK_M: tl.cons
         top = tl.max(marked, axis=1)
         return top, tl.min(columns, axis=0) + (top.to(tl.int32, bitcast=True) & (BLOCK_M - 1))
     top = tl.max(a, axis=1)
-    return top, tl.min(tl.where(a == top[:, None], columns[None, :], 0x7FFFFFFF), axis=1)
+    return top, tl.min(tl.where(a == top[:, None], columns[None, :], NOWHERE), axis=1)
 
 
 @triton.jit

@@ -206,7 +206,7 @@ def answer(q: Tensor, omega: Tensor, sums: Sums, phi: FeatureMap, save: bool) ->
         y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     rows = (b * h, n) if save else (1,)
     denominators, stabilisers = (torch.empty(rows, dtype=torch.float32, device=q.device) for _ in range(2))
-    tiles = answer_tiles(d, phi, q.dtype, save)
+    tiles = answer_tiles(d, phi, q.dtype)
     programs = triton.cdiv(n, tiles.constexprs["BLOCK_N"]) * triton.cdiv(d, tiles.constexprs["BLOCK_V"])
     answer_kernel[(b * h * programs,)](
         q, omega, sums.rounded, sums.normaliser, sums.column_sums, y, denominators, stabilisers,
@@ -285,9 +285,8 @@ def _configurations(
         launches.append((accumulate_kernel, {"KEY": key, "STABILISED": stabilised}, sums))
         if dtype != torch.float16 and compute == "tf32":  # it is the same for the others
             launches.append((combine_kernel, {}, combine_tiles(d, phi, stabilised)))
-    for save in (False, True):
-        tiles = answer_tiles(d, phi, dtype, save, compute, capability)
-        launches.append((answer_kernel, {"SAVE": save}, tiles))
+    answers = answer_tiles(d, phi, dtype, compute, capability)
+    launches += [(answer_kernel, {"SAVE": save}, answers) for save in (False, True)]
     for name, kernel in (("query", query_gradient_kernel), ("key", key_gradient_kernel)):
         launches.append((kernel, {}, gradient_tiles(name, d, phi, dtype, compute, capability)))
     if phi.features == "exp":

@@ -22,6 +22,7 @@ from attnbench.kernels.kernelized.features import (
     rows_once,
     sine_and_cosine,
     token_scalar,
+    unit_of,
 )
 
 
@@ -101,7 +102,7 @@ def query_gradient_kernel(
     lift = tl.zeros([BLOCK_N], tl.float32)
     highest = tl.full([BLOCK_N], float("-inf"), tl.float32)
     place = tl.zeros([BLOCK_N], tl.int32)  # the feature of the largest argument (exp)
-    unit = in_units(scale, COMPUTE) if FEATURES == "exp" else scale
+    unit = unit_of(scale, FEATURES, COMPUTE)
     stabiliser = in_units(stabiliser, COMPUTE)
     for first in range(0, features, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)
@@ -221,9 +222,8 @@ def key_gradient_kernel(
     else:
         tile = load_rows(k, rows, row_mask, k_n, 0, head_dim, BLOCK_D)
         scalar = token_scalar(tile, scale, FEATURES)
-    unit = scale
+    unit = unit_of(scale, FEATURES, COMPUTE)
     if FEATURES == "exp":
-        unit = in_units(scale, COMPUTE)
         scalar = in_units(scalar, COMPUTE) + tl.load(stabilisers + head)
     for first in range(0, features, BLOCK_M):
         columns = first + tl.arange(0, BLOCK_M)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels.kernelized.features import load_rows
-
-NONE = tl.constexpr(2**31 - 1)
-"""Above any position."""
+from attnbench.kernels.kernelized.features import NOWHERE, load_rows
 
 
 @triton.jit
@@ -67,7 +64,7 @@ def largest_kernel(
     lift = tl.sum(tl.sum(products, axis=1), axis=0) + tl.sum(shares, axis=0)
 
     highest = tl.full([BLOCK_S, 64], float("-inf"), tl.float32)
-    position = tl.full([BLOCK_S, 64], NONE, tl.int32)  # split · m + feature
+    position = tl.full([BLOCK_S, 64], NOWHERE, tl.int32)  # split · m + feature
     for first_s in range(0, splits, BLOCK_S):
         split = first_s + tl.arange(0, BLOCK_S)
         for first in range(0, features, 64):
@@ -78,7 +75,7 @@ def largest_kernel(
             position = tl.where(value > highest, split[:, None] * features + columns[None, :], position)
             highest = tl.maximum(highest, value)
     top = tl.max(tl.max(highest, axis=1), axis=0)
-    best = tl.min(tl.min(tl.where(highest == top, position, NONE), axis=1), axis=0)
+    best = tl.min(tl.min(tl.where(highest == top, position, NOWHERE), axis=1), axis=0)
     feature = best % features
     start = tl.load(places + (best // features * all_heads + head) * features + feature)
 

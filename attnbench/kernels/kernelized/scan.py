@@ -26,6 +26,7 @@ from attnbench.kernels.kernelized.features import (
     scaled,
     sine_and_cosine,
     token_scalar,
+    unit_of,
 )
 
 
@@ -84,14 +85,6 @@ def token(
         if FEATURES == "exp":
             scalar = in_units(scalar, COMPUTE)
         return tile, scalar
-
-
-@triton.jit
-def unit_of(scale, FEATURES: tl.constexpr, COMPUTE: tl.constexpr):
-    """The scale of `arguments`: of exp `in_units`."""
-    if FEATURES == "exp":
-        return in_units(scale, COMPUTE)
-    return scale
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attnbench.kernels.kernelized.features import arguments, feature_count, in_units, load_rows, rows_once
+from attnbench.kernels.kernelized.features import arguments, feature_count, in_units, load_rows, rows_once, unit_of
 from attnbench.kernels.kernelized.gradients import to_token
 from attnbench.kernels.kernelized.scan import (
     block_of,
@@ -19,7 +19,6 @@ from attnbench.kernels.kernelized.scan import (
     slope,
     state_tile,
     token,
-    unit_of,
     values_of,
 )
 

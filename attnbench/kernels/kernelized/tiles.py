@@ -88,11 +88,10 @@ def largest_tiles(head_dim: int, block_n: int) -> Tiles:
 
 
 def answer_tiles(
-    head_dim: int, phi: FeatureMap, dtype: torch.dtype, save: bool, compute: str | None = None,
-    capability: int | None = None,
-) -> Tiles:  # fmt: skip
+    head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None
+) -> Tiles:
     """Of `answer_kernel`."""
-    wide = _of_shared_operands("answer, saving" if save else "answer", head_dim, phi, dtype, capability)
+    wide = _of_shared_operands("answer", head_dim, phi, dtype, capability)
     if wide is not None:
         return wide
     chosen = products(dtype, compute)
@@ -170,7 +169,7 @@ SHARED_OPERANDS: dict[tuple[str, str], tuple[_Row, _Row, _Row | None]] = {
 }
 """BLOCK_N, BLOCK_M, BLOCK_V (of query and key: WIDTH), warps, stages and registers, for D up to 64, 128 and 256.
 
-A kernel's special form ("sum, queries", "answer, saving") has a row where it needs one. None: as elsewhere, since no
+A kernel's special form ("sum, queries") has a row where it needs one. None: as elsewhere, since no
 tile of 64 rows fits.
 
 For bfloat16 where products read operands from shared memory (sm_90, sm_100): 64 rows for each four warps, as wgmma has
