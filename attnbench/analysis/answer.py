@@ -263,24 +263,26 @@ def _least(table: Table, label: str) -> str | None:
 def _passings(lines: Sequence[Line], panel: Panel, measured: Sequence[str]) -> tuple[Passing | None, Passing | None]:
     """What passes the baseline, and the best exact softmax. measured: labels of sizes, ascending."""
     return (
-        _passing([(line.series.name, line.against_baseline) for line in lines], panel, measured),
-        _passing([(line.series.name, line.against_exact) for line in lines], panel, measured),
+        _passing([(line, line.against_baseline) for line in lines], panel, measured),
+        _passing([(line, line.against_exact) for line in lines], panel, measured),
     )
 
 
 def _passing(
-    crossovers: Iterable[tuple[str, Crossover | None]], panel: Panel, measured: Sequence[str]
+    crossovers: Iterable[tuple[Line, Crossover | None]], panel: Panel, measured: Sequence[str]
 ) -> Passing | None:
-    known = [(name, each) for name, each in crossovers if each is not None and each.kind != "nothing"]
+    known = [(line, each) for line, each in crossovers if each is not None and each.kind != "nothing"]
     if not known:
         return None
-    starts = [(begun, name, each) for name, each in known if (begun := start(each, panel, measured))]
+    starts = [(begun, line, each) for line, each in known if (begun := start(each, panel, measured))]
     if starts:
-        begun, name, crossover = min(starts, key=lambda each: (not each[0].every, each[0].by, _at_the_end(each[2])))
-        return Passing("passed", name, crossover, begun)
-    below = next(((name, each) for name, each in known if _cheaper_below(each)), None)
+        begun, line, crossover = min(
+            starts, key=lambda each: (not each[0].every, each[0].by, *_at_the_end(each[2], each[1], measured[-1]))
+        )
+        return Passing("passed", line.series.name, crossover, begun)
+    below = next(((line, each) for line, each in known if _cheaper_below(each)), None)
     if below:
-        return Passing("below", *below)
+        return Passing("below", below[0].series.name, below[1])
     return Passing("pays" if all(each.kind == "never" for _, each in known) else "unclear")
 
 
@@ -308,8 +310,13 @@ def start(crossover: Crossover | None, panel: Panel, measured: Sequence[str]) ->
     return None
 
 
-def _at_the_end(crossover: Crossover) -> float:
-    return crossover.largest.ratio if crossover.largest else math.inf
+def _at_the_end(crossover: Crossover, line: Line, label: str) -> tuple[float, float]:
+    """The ratio at the largest size that has one, and the figure at the largest of all, `label`, which is all that is
+    known where what it is compared with ran nowhere.
+    """
+    figure = _at(line, label)
+    value = figure.value if figure and figure.value is not None else math.inf
+    return crossover.largest.ratio if crossover.largest else math.inf, value
 
 
 def _cheaper_below(crossover: Crossover) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from attnbench.analysis.answer import Answer, Modes, Passing, Row, Standing, Start, Verdict
@@ -14,7 +15,7 @@ from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.summary import Summary
 from attnbench.axes import AXES
 from attnbench.errors import printable
-from attnbench.outputs._run_tables import crossover_text, failure, place_order, size_range, untried_exact
+from attnbench.outputs._run_tables import crossover_text, every_size, failure, place_order, size_range, untried_exact
 from attnbench.problem import BASELINE
 from attnbench.properties import PROPERTIES
 from attnbench.units import brief, count, shown, times
@@ -233,7 +234,7 @@ def machine(environment: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Group:
-    """Panels of one axis of which the same is to be said, and which differ in one fact alone."""
+    """Panels of one axis of which the same is to be said, and which differ in one fact alone, if anything ran there."""
 
     text: str
     verdicts: tuple[Verdict, ...]
@@ -242,7 +243,7 @@ class _Group:
         """With another panel; None where that differs in more."""
         first = self.verdicts[0]
         differing = {name for each in (*self.verdicts, verdict) for name in _differing(first.fixed, each.fixed)}
-        fits = first.axis == verdict.axis and len(differing) == 1
+        fits = first.axis == verdict.axis and (len(differing) == 1 or verdict.sizes is None)
         return _Group(self.text, (*self.verdicts, verdict)) if fits else None
 
 
@@ -265,8 +266,9 @@ def _groups(answer: Answer) -> list[_Group]:
 
 def _sentence(group: _Group, common: Mapping[str, str]) -> str:
     first = group.verdicts[0]
-    names = [name for name in first.fixed if name not in common and name not in UNSAID]
-    own = {name: _several([verdict.fixed.get(name, "") for verdict in group.verdicts]) for name in names}
+    facts = [verdict.fixed for verdict in group.verdicts]
+    names = [name for name in facts[0] if name not in (*common, *UNSAID) and all(name in each for each in facts)]
+    own = {name: _several([each[name] for each in facts]) for name in names}
     mode = own.pop("mode", "")
     label = ", ".join(filter(None, [named_with(first.axis, own.values()), mode]))
     return f"{label}: {group.text}."
@@ -293,12 +295,11 @@ def said(verdict: Verdict, answer: Answer) -> str:
     """A verdict in words, without the panel that it is about."""
     if verdict.sizes is None:
         return f"nothing was measured{f': {verdict.reason}' if verdict.reason else ''}".rstrip(".")
-    sizes = _amount(verdict.axis, size_range(*verdict.sizes))
     both = (verdict.against_baseline, verdict.against_exact)
     if both == (None, None):
         size = _amount(verdict.axis, verdict.sizes[1])
         return f"nothing to compare; the least {answer.metric} at {size}: {verdict.least}"
-    clauses = _clauses(both, (subject(answer.baseline), _BEST_EXACT), verdict.axis, sizes)
+    clauses = _clauses(both, (subject(answer.baseline), _BEST_EXACT), verdict.axis, verdict.sizes)
     return f"{clauses}{_alike(verdict)}"
 
 
@@ -310,7 +311,9 @@ def subject(baseline: str) -> str:
     return "eager softmax" if baseline == BASELINE else baseline
 
 
-def _clauses(both: tuple[Passing | None, Passing | None], subjects: tuple[str, str], axis: str, sizes: str) -> str:
+def _clauses(
+    both: tuple[Passing | None, Passing | None], subjects: tuple[str, str], axis: str, sizes: tuple[str, str]
+) -> str:
     """Where the one and the other stop paying; what both have in common is said once."""
     softmax, exact = both
     if softmax and exact and _said(softmax) == _said(exact):
@@ -334,16 +337,16 @@ def _said(passing: Passing) -> tuple[Any, ...]:
     return passing.outcome, passing.series, passing if is_placed else None
 
 
-def _clause(passing: Passing, subject: str, axis: str, sizes: str, plural: bool = False) -> str:
-    s = "" if plural else "s"
+def _clause(passing: Passing, subject: str, axis: str, sizes: tuple[str, str], plural: bool = False) -> str:
+    s, every = "" if plural else "s", every_size(partial(_amount, axis), *sizes)
     if passing.outcome == "pays":
-        return f"{subject} pay{s} at every size measured, {sizes}"
+        return f"{subject} pay{s} at {every}"
     if passing.outcome == "unclear":
-        return f"nothing else is known to be cheaper than {subject} at {sizes}"
+        return f"nothing else is known to be cheaper than {subject} at {_amount(axis, size_range(*sizes))}"
     if passing.start is None:
         return f"{passing.series} is cheaper than {subject} only {_below(passing.crossover, axis)}"
     if passing.start.every:
-        return f"{passing.series} is cheaper than {subject} at every size measured, {sizes}"
+        return f"{passing.series} is cheaper than {subject} at {every}"
     return f"{subject} stop{s} paying {_from(passing, axis, first=True)} ({passing.series}){_failed(passing)}"
 
 
@@ -377,7 +380,9 @@ def _where(passing: Passing, axis: str, first: bool = False) -> tuple[str, str]:
 def _failed(passing: Passing) -> str:
     """What the baseline did at the size where it is passed, if it did not run there."""
     crossover = passing.crossover
-    if crossover is None or crossover.baseline_beyond is None or not any(c.bracket for c in crossover.crossings):
+    if crossover is None or crossover.baseline_beyond is None:
+        return ""
+    if crossover.smallest is not None and not any(c.bracket for c in crossover.crossings):
         return ""
     label, status = crossover.baseline_beyond
     return f", being {failure(status)} at {label}"

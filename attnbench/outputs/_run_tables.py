@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -311,9 +311,8 @@ def _label(crossover: Crossover, axis: Axis, form: Form) -> str:
     """What is said where there is no crossing."""
     first, last = crossover.smallest, crossover.largest
     if crossover.kind == "always":
-        sizes = f", {axis.amount(size_range(first.label, last.label))}" if first and last else ""
-        every = "the one size measured" if first and first == last else "every size measured"
-        return f"at {every}{sizes}{_at(first)}" if form == "full" else f"every size{_ratio(first, form)}"
+        every = every_size(axis.amount, first.label, last.label) if first and last else "every size measured"
+        return f"at {every}{_at(first)}" if form == "full" else f"every size{_ratio(first, form)}"
     if crossover.kind == "never":
         sizes = f" up to {axis.amount(last.label)}" if last else ""
         return f"nowhere{sizes}{_ratio(last, form, ' there')}" if form == "full" else f"nowhere{_ratio(last, form)}"
@@ -345,6 +344,11 @@ def _stretch(stretch: Stretch, smallest: Edge | None, largest: Edge | None, axis
 def size_range(first: str, last: str) -> str:
     """Two labels as one text, or the one that they both are."""
     return first if first == last else f"{first}–{last}"
+
+
+def every_size(amount: Callable[[str], str], first: str, last: str) -> str:
+    """`every size measured, 256–2048 tokens`; `the one size measured, 256 tokens`. amount: a label with its unit."""
+    return f"{'the one' if first == last else 'every'} size measured, {amount(size_range(first, last))}"
 
 
 def _at(edge: Edge | None) -> str:
