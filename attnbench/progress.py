@@ -54,7 +54,7 @@ class Leased:
         blocks: that are measured, each in one timed round.
         total: of so many.
         waiting: shards that wait for a device.
-        left_s: seconds that are left by what blocks took so far; None: not known.
+        left_s: seconds that are left, by what shards took so far; None: not known.
     """
 
     engine: str

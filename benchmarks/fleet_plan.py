@@ -29,6 +29,8 @@ from attnbench.analysis.merge.writing import write
 from attnbench.measure import fleet
 from attnbench.measure.engines import News, Task
 from attnbench.measure.fleet_folder import Facts, FleetFolder, create
+from attnbench.measure.fleet_time import FleetTime
+from attnbench.measure.sharding import Expected
 from attnbench.problem import block_of
 from attnbench.progress import Leased
 
@@ -230,7 +232,8 @@ def own_side(counts: Sequence[int]) -> str:
             size = sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file())
             begun = time.process_time()
             tasks = [made.task(number, facts) for number in range(1, facts.shards + 1)]
-            leasing = fleet._Leasing("made", made, facts, Silent(), tasks)
+            expected = dict.fromkeys(range(1, shards + 1), Expected(1.0, 1.0, units=1, rounds=1, share=1 / shards))
+            leasing = fleet._Leasing("made", made, facts, Silent(), tasks, FleetTime(expected))
             leasing.run(Made())
             kept = time.process_time()
             assert leasing.ended(False).missing == 0

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from attnbench.errors import BadInput, printable
 from attnbench.measure import engines, fleet_folder
 from attnbench.measure.device import AUTO, HOST, device_names, device_of
 from attnbench.measure.engines import Connection, News, Pool, Task
-from attnbench.measure.fleet_folder import Facts, FleetFolder, units_lacking, units_of
+from attnbench.measure.fleet_folder import Facts, FleetFolder, units_done, units_lacking, units_of
+from attnbench.measure.fleet_time import FleetTime
 from attnbench.measure.open_run import default_folder, refuse_other_code
 from attnbench.measure.shard_process import USAGE
 from attnbench.plan import suite as suites
@@ -137,8 +137,8 @@ def measure(request: FleetRequest, progress: FleetProgress) -> Ended:
         fleet = _new(request, suite, pool) if request.resume is None else _continued(request, suite, pool)
         facts = fleet.facts()
         with fleet.locked():
-            tasks = _tasks(fleet, facts, suite, request.devices or pool.at_once or facts.shards)
-            leasing = _Leasing(request.engine, fleet, facts, progress, tasks)
+            tasks, left = _tasks(fleet, facts, suite, request.devices or pool.at_once or facts.shards)
+            leasing = _Leasing(request.engine, fleet, facts, progress, tasks, left)
             return _joined(leasing.ended(leasing.run(pool)))
 
 
@@ -254,21 +254,22 @@ def _check_most(shards: int, engine: str, pool: Pool) -> None:
         raise BadInput(f"--shards {shards}: {engine} takes no more than {pool.most} here. Give fewer shards.")
 
 
-def _tasks(fleet: FleetFolder, facts: Facts, suite: Suite, devices: int) -> list[Task]:
-    """The shards, each with its part of the budget, where there is one. devices: that measure at once."""
-    from attnbench.measure.sharding import dealt_shares
+def _tasks(fleet: FleetFolder, facts: Facts, suite: Suite, devices: int) -> tuple[list[Task], FleetTime]:
+    """The shards, each with its part of the budget, where there is one, and what they are expected to take.
+
+    devices: that measure at once.
+    """
+    from attnbench.measure.sharding import expected_of_shards
     from attnbench.plan.time_budget import shard_s
 
     tasks = [fleet.task(number, facts) for number in range(1, facts.shards + 1)]
-    limit_s = suite.limits.budget_s
-    if limit_s is None:
-        return tasks
-    shares = dealt_shares(suite, facts.device, facts.shards)
+    expected = dict(enumerate(expected_of_shards(suite, facts.device, facts.shards), 1))
+    budget_s = suite.limits.budget_s
+    if budget_s is None:
+        return tasks, FleetTime(expected)
+    limits_s = {number: shard_s(budget_s, each.share, devices, each.rounds) for number, each in expected.items()}
     with files.storing(fleet.path):
-        return [
-            fleet.limit(task, shard_s(limit_s, each.share, devices, each.rounds))
-            for task, each in zip(tasks, shares, strict=True)
-        ]
+        return [fleet.limit(task, limits_s[task.number]) for task in tasks], FleetTime(expected, limits_s)
 
 
 @dataclass
@@ -280,14 +281,11 @@ class _Leasing:
     facts: Facts
     progress: FleetProgress
     tasks: Sequence[Task]
+    left: FleetTime
     _units: dict[int, int] = field(default_factory=dict)
-    _before: int = 0
     _hosts: dict[int, str] = field(default_factory=dict)
     _failures: dict[int, News] = field(default_factory=dict)
     _codes: dict[int, int] = field(default_factory=dict)
-    _begun: float | None = None
-    _done: int = 0
-    _ends: float | None = None
 
     def run(self, pool: Pool) -> bool:
         """Leases until every shard has ended, or there is no hope. Returns whether an interrupt ended it."""
@@ -299,7 +297,6 @@ class _Leasing:
             elif code is not None:
                 self._codes[task.number] = code
                 self._units[task.number] = units_of(task.folder)
-        self._before = sum(self._units.values())
         try:
             for _ in range(ATTEMPTS):
                 again = [task for task in self.tasks if task.number not in self._codes and self._hopeful(task)]
@@ -312,6 +309,9 @@ class _Leasing:
         return False
 
     def _lease(self, pool: Pool, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self._units[task.number] = units_done(task.folder)
+            self.left.waits(task.number, self._units[task.number])
         self._report(len(tasks))
         by_number = {task.number: task for task in tasks}
         with contextlib.closing(pool.lease(tasks)) as changes:
@@ -325,32 +325,31 @@ class _Leasing:
 
     def _note(self, news: News, task: Task) -> None:
         if news.state == "running":
-            self._begun = self._begun or time.monotonic()
             self._hosts[news.number] = news.host
-            self._units[news.number] = max(news.units, self._units.get(news.number, 0))
+            self._units[news.number] = max(news.units, self._units[news.number])
+            self.left.runs(news.number, news.units)
+        elif news.state == "waiting":
+            self.left.waits(news.number, self._units[news.number])
         elif news.state == "ended":
             self._codes[news.number] = news.code or 0
             self._failures.pop(news.number, None)
             self._units[news.number] = units_of(task.folder)
+            self.left.ends(news.number)
         elif news.state == "failed":
             self._failures[news.number] = news
+            self.left.waits(news.number, self._units[news.number])
             self.progress.message(self._failure(news))
 
     def _report(self, waiting: int) -> None:
-        done, now = sum(self._units.values()), time.monotonic()
-        if self._begun is not None and done > max(self._before, self._done):
-            rate = (done - self._before) / (now - self._begun)
-            self._done, self._ends = done, now + (self.facts.blocks - done) / rate
-        left_s = None if self._ends is None else max(0.0, self._ends - now)
         self.progress.leased(
             Leased(
                 engine=self.engine,
                 devices=len(self._hosts),
                 hosts=len(set(self._hosts.values())),
-                blocks=done,
+                blocks=sum(self._units.values()),
                 total=self.facts.blocks,
                 waiting=waiting,
-                left_s=left_s,
+                left_s=self.left.seconds({task.number for task in self.tasks} - self._codes.keys()),
             )
         )
 

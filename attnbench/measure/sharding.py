@@ -29,21 +29,26 @@ def dealt(plan: Plan, shard: Shard) -> StoredShard:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a shard is of its suite.
+class Expected:
+    """What a shard is expected to take. Of its seconds only the ratios to those of other shards count.
 
     Attributes:
-        share: what it is expected to take, over what a run of the whole suite is; all together more than 1, as checks
-            repeat.
+        check_s: for the checks of its blocks.
+        timed_s: for its units.
+        units: how many these are.
         rounds: in which it has units.
+        share: of what a run of the whole suite is expected to take; all together more than 1, as checks repeat.
     """
 
-    share: float
+    check_s: float
+    timed_s: float
+    units: int
     rounds: int
+    share: float
 
 
-def dealt_shares(suite: Suite, device: str, of: int) -> list[Share]:
-    """What each shard of a suite is.
+def expected_of_shards(suite: Suite, device: str, of: int) -> list[Expected]:
+    """What each shard of a suite is expected to take.
 
     Args:
         device: the name of the kind that is measured on.
@@ -55,13 +60,13 @@ def dealt_shares(suite: Suite, device: str, of: int) -> list[Share]:
     block_s, check_s = _expected(cells(suite), suite.operators_from, measure, suite.baseline, device)
     whole_s = measure.rounds * sum(block_s.values()) + sum(check_s.values())
 
-    def expected_s(units: Sequence[Unit]) -> float:
-        return sum(block_s[block] for block, _ in units) + sum(
-            check_s[block] for block in {block for block, _ in units}
-        )
+    def expected(units: Sequence[Unit]) -> Expected:
+        timed_s = sum(block_s[block] for block, _ in units)
+        checked_s = sum(check_s[block] for block in {block for block, _ in units})
+        rounds = len({number for _, number in units})
+        return Expected(checked_s, timed_s, len(units), rounds, (checked_s + timed_s) / whole_s)
 
-    every = deal(block_s, check_s, measure.rounds, of)
-    return [Share(expected_s(units) / whole_s, len({number for _, number in units})) for units in every]
+    return [expected(units) for units in deal(block_s, check_s, measure.rounds, of)]
 
 
 def _expected(

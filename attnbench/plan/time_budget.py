@@ -176,7 +176,12 @@ def shard_s(budget_s: float, share: float, devices: int, rounds: int) -> float:
         devices: that measure shards at once.
         rounds: in which it has units, each a process.
     """
-    return RATES_S + START_S * (3 + rounds) + END_S + budget_s * min(1.0, devices * share)
+    return starting_s(rounds) + budget_s * min(1.0, devices * share)
+
+
+def starting_s(rounds: int) -> float:
+    """What starting and ending a run takes, beside its checks and its blocks. rounds: a process each."""
+    return RATES_S + START_S * (3 + rounds) + END_S
 
 
 def call_s(cost: Cost, cell: Cell, rates: Mapping[str, Any]) -> float:

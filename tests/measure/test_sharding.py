@@ -15,7 +15,7 @@ from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
 from attnbench.measure.open_run import Session
 from attnbench.measure.run_request import RunRequest, measure
-from attnbench.measure.sharding import dealt_shares
+from attnbench.measure.sharding import expected_of_shards
 from attnbench.plan import suite as suites
 from attnbench.plan.time_budget import START_S, shard_s
 from attnbench.problem import Cell, block_of
@@ -125,12 +125,12 @@ def test_a_shard_has_its_part_of_a_budget_and_the_suite_stays_the_same() -> None
     assert (whole.limits.budget_s, shard.limits.budget_s) == (90, 90)
     assert "budget" in whole.text
     assert "budget" not in shard.text
-    (alone,) = dealt_shares(suite, "cpu", 1)
+    (alone,) = expected_of_shards(suite, "cpu", 1)
     assert (alone.share, alone.rounds) == (pytest.approx(1.0), 1)
-    shares = [each.share for each in dealt_shares(suite, "cpu", OF)]
+    shares = [each.share for each in expected_of_shards(suite, "cpu", OF)]
     assert sum(shares) == pytest.approx(1.0), "no block is in two rounds, so none is checked twice"
     three = replace(suite, measure=replace(suite.measure, rounds=3))
-    assert sum(each.share for each in dealt_shares(three, "cpu", 6)) > 1.1
+    assert sum(each.share for each in expected_of_shards(three, "cpu", 6)) > 1.1
     start_s = shard_s(0.0, 1.0, 1, 1)
     assert start_s > START_S
     assert [shard_s(60.0, 0.25, devices, 1) - start_s for devices in (1, 2, 4, 8)] == [15, 30, 60, 60]
