@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,10 +85,7 @@ class FleetTime:
         pace = self._pace()
         if pace is None or not self._devices:
             return None
-        now = self.now()
-        free = [
-            max(0.0, self._courses[number].begun + self._lasts_s(number, pace) - now) for number in running
-        ]  # by device, when it is free
+        free = [self._rest_s(number, pace) for number in running]  # by device, when it is
         free += [0.0] * (self._devices - len(free))
         heapq.heapify(free)
         for number in sorted(numbers.difference(running)):
@@ -96,7 +94,11 @@ class FleetTime:
 
     def _pace(self) -> tuple[float, float] | None:
         """The factors by which starting, and all that follows, take longer than expected."""
-        seen = [(number, course, course.first) for number, course in self._courses.items() if course.first is not None]
+        seen = [
+            (number, course, course.first)
+            for number, course in self._courses.items()
+            if course.first is not None and course.units > self._before.get(number, 0)
+        ]
         if not seen:
             return None
         starts_s = sum(starting_s(self.expected[number].rounds) for number, _, _ in seen)
@@ -117,6 +119,14 @@ class FleetTime:
         starting, working = pace
         lasts_s = starting * starting_s(expected.rounds) + working * self._work_s(number, expected.units)
         return min(lasts_s, self.limits_s.get(number, lasts_s))
+
+    def _rest_s(self, number: int, pace: tuple[float, float]) -> float:
+        """What a shard that is at work still takes: from its last block on what is left of them, and before its first
+        one all of them at least."""
+        course, now = self._courses[number], self.now()
+        to_come_s = pace[1] * (self._work_s(number, self.expected[number].units) - self._work_s(number, course.units))
+        at = course.at if course.first else max(now, course.begun + self._lasts_s(number, pace) - to_come_s)
+        return max(0.0, min(at + to_come_s, course.begun + self.limits_s.get(number, math.inf)) - now)
 
     def _work_s(self, number: int, units: int) -> float:
         """What a shard is expected to take for its checks and as many of its blocks; those of before are there."""
