@@ -100,9 +100,12 @@ def test_an_old_encoding_leaves_json_readable() -> None:
 
 
 def test_a_character_becomes_its_nearest_and_columns_stay(capsys: pytest.CaptureFixture[str]) -> None:
-    text = "N² × 3 → µ – é \ud800"
-    written = UnicodeEncodeError("ascii", text, 0, len(text), "not there")
-    assert standard_streams._nearest(written) == ("N2 x 3 > u - ? ?", len(text))
+    for text, nearest in (
+        ("N² × 3 → µ – é \ud800", "N2 x 3 > u - ? ?"),
+        ("≈1.4ms ↓132KiB 0.5† W₁ 10⁻⁶ ▁▅█", "~1.4ms v132KiB 0.5+ W1 10-6 158"),
+    ):
+        written = UnicodeEncodeError("ascii", text, 0, len(text), "not there")
+        assert standard_streams._nearest(written) == (nearest, len(text))
 
 
 @linux

@@ -15,7 +15,9 @@ from attnbench.terminal import escaped
 READABLE = "attnbench.readable"
 """The error handler: a character that an encoding lacks becomes the nearest one of ASCII, so that columns stay."""
 
-_NEAREST = str.maketrans("×·−–—…²³≤≥→←µ±‖’‘“”│┃─━", "x.---.23<>><u~|''\"\"||--")
+_NEAREST = str.maketrans("×·−–—…≤≥→←↓µ±≈‖’‘“”│┃─━†", "x.---.<>><vu~~|''\"\"||--+") | str.maketrans(
+    "₀₁₂₃₄⁰¹²³⁴⁵⁶⁸⁻▁▂▃▄▅▆▇█", "0123401234568-12345678"
+)
 
 
 def prepare() -> None:

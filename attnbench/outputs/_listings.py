@@ -32,12 +32,15 @@ _FIGURES = {
 
 _INTENSITY = "FLOP/B"
 
-_NOTES = (
-    "analytic: from the formulas of the operators' files; nothing was computed.",
-    "eager: FLOPs of the reference. traffic: bytes that any impl must read and write. state: what is kept of "
-    "all tokens to continue from. memory: predicted from shapes, the most that the reference holds beside its inputs, "
-    "parameters included.",
-)
+_ANALYTIC = "analytic: from the formulas of the operators' files; nothing was computed."
+
+_MEANINGS = {
+    "eager": "FLOPs of the reference.",
+    "traffic": "bytes that any impl must read and write.",
+    "state": "what is kept of all tokens to continue from.",
+    "memory": "predicted from shapes, the most that the reference holds beside its inputs, parameters included.",
+}
+"""Of columns of `estimate`."""
 
 _UNKNOWN_MEMORY = (
     "not known from shapes, or by more operations than are followed for so many operators: estimate it alone"
@@ -108,33 +111,45 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
 
 def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
     """Of `roofline`: every timed cell. rates: those of the hardware, for the note."""
-    telling = _telling([roofline.cell for roofline in cells], ("scope", "causal", "params"))
+    from attnbench.analysis.series import series_names
 
-    def names(roofline: Roofline) -> Row:
+    every = [roofline.cell for roofline in cells]
+    telling = _telling(every, ("scope", "causal", "params"))
+    shown_as = series_names(every)
+    columns = [name for name in ("scope", "causal", "mode", "dtype") if len({cell[name] for cell in every}) > 1]
+    common = ", ".join(str(every[0][name]) for name in ("mode", "dtype") if every and name not in columns)
+
+    def row(roofline: Roofline) -> Row:
         cell = roofline.cell
-        return {**{name: cell[name] for name in ("operator", "impl", *telling, "mode", "dtype")}, **_sizes(cell)}
-
-    def figures(roofline: Roofline) -> Row:
+        names = {name: cell[name] for name in ("operator", "impl", *telling, "mode", "dtype")}
         ratio = roofline.ratio if roofline.roofline_s else None
-        return {"seconds": roofline.seconds, "roofline_s": roofline.roofline_s, "ratio": ratio, "bound": roofline.bound}
+        figures = {"seconds": roofline.seconds, "roofline_s": roofline.roofline_s, "ratio": ratio}
+        return {**names, **_sizes(cell), **figures, "bound": roofline.bound}
 
     def texts(roofline: Roofline) -> Row:
+        cell, required = roofline.cell, roofline.roofline_s
         return {
-            "ms": f"{roofline.seconds * 1e3:.3g}",
-            "roofline ms": f"{roofline.roofline_s * 1e3:.3g}" if roofline.roofline_s else "",
-            "× roofline": f"{roofline.ratio:.3g}" if roofline.roofline_s else "nothing required",
-            "bound": roofline.bound,
+            "operator": shown_as[cell["operator"], cell["impl"], cell["params"]],
+            **{name: cell[name] for name in columns},
+            **_sizes(cell),
+            "time": shown(roofline.seconds, "s"),
+            "roofline": shown(required, "s") if required else "—",
+            "over": f"{roofline.ratio:.3g}×" if required else "—",
+            "bound": roofline.bound if required else "—",
         }
 
     matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
-    table, common = _without_common_sizes([{**names(cell), **texts(cell)} for cell in cells])
+    table, sizes = _without_common_sizes([texts(cell) for cell in cells])
+    everywhere = ", ".join(filter(None, (common, sizes.removeprefix("everywhere: ").removesuffix("."))))
     return Listing(
-        [{**names(cell), **figures(cell)} for cell in cells],
+        [row(cell) for cell in cells],
         table,
-        numbers=(*_SIZES, "ms", "roofline ms", "× roofline"),
+        numbers=(*_SIZES, "time", "roofline", "over"),
         notes=(
-            *([common] if common else ()),
+            *([f"everywhere: {everywhere}."] if everywhere else ()),
+            "over: the time over the roofline, which is the longer of the products and the traffic (bound).",
             f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",
+            *(["—: nothing is required of it."] if not all(roofline.roofline_s for roofline in cells) else ()),
             *([_FASTER] if any(roofline.ratio < 1 for roofline in cells) else ()),
             *([_READ_ONCE] if any(roofline.reads_once for roofline in cells) else ()),
         ),
@@ -143,7 +158,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
 
 def described(rows: Sequence[Row]) -> Listing:
     """Of `list suites`, `list metrics` and `list properties`."""
-    return Listing(rows, sentences=("meaning",))
+    return Listing(rows, sentences=("meaning", "description"))
 
 
 def operators(rows: Sequence[Row]) -> Listing:
@@ -268,7 +283,8 @@ def estimates(rows: Sequence[Row]) -> Listing:
     unknown = ", ".join(dict.fromkeys(row["operator"] for row in defined if row["peak_memory_bytes"] is None))
     notes = (
         *([common] if common else ()),
-        *_NOTES,
+        _ANALYTIC,
+        *([" ".join(f"{name}: {text}" for name, text in _MEANINGS.items() if name in table[0])] if table else ()),
         *([f"memory of {unknown}: {_UNKNOWN_MEMORY}."] if unknown else ()),
         *reasons(rows),
     )

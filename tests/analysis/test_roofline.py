@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from attnbench.analysis.roofline import rooflines
+from attnbench.analysis.roofline import measured_rates, rooflines
+from attnbench.analysis.run import read_run
 from attnbench.operator import Cost
 from attnbench.outputs import _listings as listings
+from attnbench.outputs._columns import lines
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 RATES = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
 
@@ -61,29 +66,41 @@ def table_of(*cells: dict[str, object]) -> tuple[list[str], list[str]]:
     """The columns of a listing of rooflines, and its notes. cells: what differs from a cell of 64 tokens."""
     sizes = {"batch": 1, "heads": 4, "kv_heads": pd.NA, "seq_len": 64, "query_len": pd.NA, "channels": 32}
     common = {"operator": "softmax", "impl": "reference", "scope": "core", "mode": "fwd", "causal": True}
-    frames = [results(**common, **{"params": "{}", "height": None, "width": None, **sizes, **cell}) for cell in cells]
+    frames = [results(**{**common, "params": "{}", "height": None, "width": None, **sizes, **cell}) for cell in cells]
     listing = listings.rooflines(rooflines(pd.concat(frames, ignore_index=True), RATES), RATES)
     return list(listing.shown[0]), list(listing.notes)
 
 
 def test_a_listing_has_the_columns_that_tell_cells_apart() -> None:
-    figures = ["ms", "roofline ms", "× roofline", "bound"]
-    assert table_of({})[0] == ["operator", "impl", "mode", "dtype", "N", *figures]
-    assert table_of({}, {"batch": 8})[0] == ["operator", "impl", "mode", "dtype", "B", "N", *figures]
+    figures = ["time", "roofline", "over", "bound"]
+    assert table_of({})[0] == ["operator", "N", *figures]
+    assert table_of({}, {"batch": 8})[0] == ["operator", "B", "N", *figures]
+    assert table_of({}, {"mode": "fwd_bwd"})[0] == ["operator", "mode", "N", *figures]
     steps = table_of({"query_len": 1, "kv_heads": 1, "params": '{"w":2}'}, {"query_len": 1, "kv_heads": 1})[0]
-    assert steps == ["operator", "impl", "params", "mode", "dtype", "N", *figures]
+    assert steps == ["operator", "N", *figures]
     some = table_of({"query_len": 1, "kv_heads": 1}, {})[0]
-    assert some == ["operator", "impl", "mode", "dtype", "Hk", "N", "Q", *figures]
+    assert some == ["operator", "Hk", "N", "Q", *figures]
+
+
+def test_a_listing_fits_80_columns() -> None:
+    run = read_run(REFERENCE / "cpu-quick")
+    rates = measured_rates(run)
+    listing = listings.rooflines(rooflines(run.results, rates), rates)
+    head = list(listing.shown[0])
+    texts = [[str(value) for value in row.values()] for row in listing.shown]
+    heading, *_ = ("".join(piece.text for piece in line) for line in lines(head, texts, 80))
+    assert heading.split() == head, "a table, no paragraph of each row"
 
 
 def test_a_listing_says_what_is_the_same_everywhere() -> None:
-    assert table_of({}, {"batch": 8})[1][0] == "everywhere: heads 4, channels 32."
+    assert table_of({}, {"batch": 8})[1][0] == "everywhere: fwd, float32, heads 4, channels 32."
     steps = table_of({"query_len": 1, "kv_heads": 1}, {"query_len": 1, "kv_heads": 1, "seq_len": 128})[1]
-    assert steps[0] == "everywhere: batch 1, heads 4, kv_heads 1, query_len 1, channels 32."
+    assert steps[0] == "everywhere: fwd, float32, batch 1, heads 4, kv_heads 1, query_len 1, channels 32."
+    assert table_of({"flops": 0, "bytes_moved": 0}, {})[1][-1] == "—: nothing is required of it."
 
 
 def test_a_time_below_the_roofline_is_explained() -> None:
-    assert len(table_of({})[1]) == 2
+    assert len(table_of({})[1]) == 3
     _, (*_, note) = table_of({}, {"wall_time_s": 0.001})
     assert "caches" in note
 
