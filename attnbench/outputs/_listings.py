@@ -115,7 +115,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
 
     every = [roofline.cell for roofline in cells]
     telling = _telling(every, ("scope", "causal", "params"))
-    shown_as = series_names(every)
+    shown_as = series_names([{name: cell[name] for name in ("operator", "impl", "params")} for cell in every])
     columns = [name for name in ("scope", "causal", "mode", "dtype") if len({cell[name] for cell in every}) > 1]
     common = ", ".join(str(every[0][name]) for name in ("mode", "dtype") if every and name not in columns)
 

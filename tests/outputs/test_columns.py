@@ -79,7 +79,7 @@ def rooflines(tmp_path: Path) -> list[str]:
     (folder / "environment.json").write_text(rates)
     (folder / SUITE).write_text("name: made\n")
     roofline.command(folder, "table")
-    return ["softmax", "cuda:flash_attn_3", "1024", "12.3", "1", "matmul", "float32"]
+    return ["softmax:cuda:flash_attn_3", "1024", "12.3ms", "1.00ms", "12.3×", "matmul", "float32,"]
 
 
 def shown(tmp_path: Path) -> list[str]:
