@@ -99,11 +99,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The suite's name, or the folder's.
+        """The suite's name, which is that of its file where it states none; of runs that stored none, the folder's.
 
         Raises: BadInput.
         """
-        return self._named("name") or self.folder.name
+        return self._named("name") or stored_name(self.environment) or self.folder.name
 
     def _named(self, key: str) -> str:
         value = self.suite.get(key) or ""
@@ -121,6 +121,12 @@ class Run:
         today = {stored: key for key, stored in self.stored_keys.items()}
         table = read_samples(self.folder, self.visits.assign(key=self.visits["key"].map(self.stored_keys)))
         return table.assign(key=table["key"].map(today))
+
+
+def stored_name(environment: Mapping[str, Any]) -> str:
+    """The name of the suite that was measured, as environment.json has it; empty where it has none."""
+    name = environment.get("suite")
+    return escaped(name) if isinstance(name, str) else ""
 
 
 def swept_of(stored: Any) -> list[Swept]:

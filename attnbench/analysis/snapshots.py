@@ -233,6 +233,8 @@ def _snapshot(
     suite: str,
     baseline: str,
 ) -> Snapshot:
+    from attnbench.analysis.run import stored_name
+
     own = visits.runs[folder]
     order = list(dict.fromkeys(own.cells.tolist()))
     firsts, outcomes = _outcomes(own)
@@ -243,7 +245,7 @@ def _snapshot(
     statuses = {keys.keys[cell]: outcomes[cell] for cell in order}
     return Snapshot(
         folder=_place(root, folder),
-        suite=suite or folder.name,
+        suite=suite or stored_name(environment) or folder.name,
         baseline=baseline,
         started=_time(environment.get("started")),
         commit=_text(environment.get("commit")),

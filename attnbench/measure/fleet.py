@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -205,7 +206,7 @@ def _device(wanted: str, pool: Pool) -> str:
 
 
 def _file_name(suite: Suite) -> str:
-    return f"{suite.name}.yaml" if suite.name.isidentifier() else "suite.yaml"
+    return f"{suite.name}.yaml" if re.fullmatch(r"\w[\w-]*", suite.name, re.ASCII) else "suite.yaml"
 
 
 def _inputs(suite: Suite) -> dict[str, bytes]:

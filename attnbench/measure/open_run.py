@@ -61,6 +61,7 @@ def plan_of(suite: Suite, device: str, shard: Shard | StoredShard | None = None)
     code = measured_code(suite.operators_from)  # before it is imported: a change after this is seen
     planned = cells(suite)
     facts = {
+        "suite": suite.name,
         **machine(device),
         **definitions(planned, suite.operators_from),
         "code": code.stored(),

@@ -40,6 +40,17 @@ def test_runs_of_every_kind_can_be_shown(folder: str) -> None:
     assert {str(dtype).lower() for dtype in sizes.dtypes} == {"int64"}
 
 
+def test_a_suite_without_a_name_is_called_as_its_file_was(tmp_path: Path) -> None:
+    run = shutil.copytree(REFERENCE / "ci", tmp_path / "run")
+    suite, environment = run / "suite.yaml", run / "environment.json"
+    suite.write_text(suite.read_text().replace("name: ci\n", ""))
+    assert attnbench.load(run).name == "run", "one that stored no name"
+    environment.write_text(json.dumps({**json.loads(environment.read_text()), "suite": "mine"}))
+    assert attnbench.load(run).name == "mine"
+    environment.write_text(json.dumps({**json.loads(environment.read_text()), "suite": [1]}))
+    assert attnbench.load(run).name == "run"
+
+
 def test_results_are_results_csv_and_a_copy(sequence: attnbench.StoredRun) -> None:
     stored = pd.read_csv(SEQUENCE / "results.csv")
     assert list(sequence.results["key"]) == list(stored["key"])

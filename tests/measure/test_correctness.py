@@ -216,3 +216,19 @@ def test_products_in_tf32_are_allowed_the_bits_of_float16() -> None:
     assert checking.check_impl(allowing).checked.tolerance <= error_bound.CEILING["float16"]
     with pytest.raises(correctness.Wrong, match="the output differs"):
         checking.check_impl(with_impl(replace(plain, device=allowing.device), 0.1))
+
+
+def named_mine(off: float = 0.0) -> Subject:
+    """torch's SDPA under another name than `sdpa`, as the README's own impl has it. off: its outputs, relative."""
+
+    def attention(problem: Problem, params: Params, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=problem.causal) * (1 + off)
+
+    of = subject("softmax", "reference", "fwd_bwd")
+    return replace(of, call=attention, cell=replace(of.cell, impl="mine", problem=Problem(512, 256, 8)))
+
+
+def test_what_calls_sdpa_is_held_to_its_exponential_whatever_its_name() -> None:
+    checking.check_impl(named_mine())
+    with pytest.raises(correctness.Wrong, match="the output differs"):
+        checking.check_impl(named_mine(1e-4))

@@ -256,7 +256,7 @@ def _environment(places: Sequence[_Place], groups: Sequence[Sequence[Part]], par
     shards = [part.shard for part in groups[0] if part.shard is not None]
     return {
         **first,
-        **named(environments[0], ("fast_exact", "code", "seed")),
+        **named(environments[0], ("suite", "fast_exact", "code", "seed")),
         **{name: _united(environments, name) for name in OPERATORS},
         "exact": list(dict.fromkeys(each for environment in environments for each in environment.get("exact", ()))),
         "looks": _looks(groups),

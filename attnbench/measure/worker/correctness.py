@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
-from attnbench.measure.worker.error_bound import NO_TERMS, bound_of, ceiling_of, terms_of
+from attnbench.measure.worker.error_bound import NO_TERMS, bound_of, ceiling_of, seen_to_be_sdpa, terms_of
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype, as_outputs
 from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
@@ -124,6 +124,15 @@ def _check_on(subject: Subject, problem: Problem, inputs: Inputs, change: Change
 
 def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str = "") -> Checked:
     """The outputs of an impl on these inputs against the float64 reference's. when: for the text of Wrong."""
+    try:
+        return _compared(subject, problem, inputs, outputs, when)
+    except Wrong:
+        if not seen_to_be_sdpa(subject, problem, inputs):
+            raise
+    return _compared(subject, problem, inputs, outputs, when)
+
+
+def _compared(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str) -> Checked:
     require_finite(subject, outputs)
     reference = subject.form.reference
     double = as_dtype(inputs, torch.float64)

@@ -16,6 +16,9 @@ mean square: below that error over that root nothing can be told of it. Tokens' 
 either sign too, and add up as the root of their number. The absolute part is at most CEILING times the terms; it is the
 bound of a truth below it, and CEILING · max|truth| is never less.
 
+torch's SDPA on a CPU has an exponential of 20 bits, whose error stands in place of eps: for impls named `sdpa`, and for
+any other that is beyond its bound and is then seen to dispatch it.
+
 Where few tokens are new, every row is a sum of about N terms of either sign, and none is a short one that would set the
 scale. Added one after the other, the partial sums grow as √j, and their roundings, each of half an eps at most, to
 eps · √(N/8) of the sum; the reference's products add in a better order. So twice that is allowed.
@@ -24,6 +27,7 @@ eps · √(N/8) of the sum; the reference's products add in a better order. So t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +36,7 @@ from torch import Tensor
 
 from attnbench.inputs import torch_dtype
 from attnbench.measure.tolerance import CEILING, STORED
+from attnbench.measure.worker.operations import counting
 from attnbench.measure.worker.prepared_cell import Subject, cotangent
 from attnbench.operator import Inputs
 from attnbench.problem import Dtype, Problem
@@ -84,9 +89,25 @@ def bound_of(subject: Subject, problem: Problem, reference_error: float, scale: 
     return factor * min(derived, ceiling)
 
 
+def seen_to_be_sdpa(subject: Subject, problem: Problem, inputs: Inputs) -> bool:
+    """Whether an impl of another name is seen now, for the first time, to dispatch torch's SDPA: from then on its
+    exponential is that of the device's SDPA, which may be less exact than a rounding."""
+    named = subject.cell.impl in ("reference", "sdpa")
+    if named or not subject.device.sdpa_eps or problem.dtype == "float64" or _IS_SDPA in subject.__dict__:
+        return False
+    dispatched = Counter[str]()
+    subject.perform(counting(subject.bind(subject.call, problem, inputs), dispatched))
+    subject.__dict__[_IS_SDPA] = any("scaled_dot_product" in name for name in dispatched)
+    return bool(subject.__dict__[_IS_SDPA])
+
+
+_IS_SDPA = "is_sdpa"
+
+
 def _eps(subject: Subject, problem: Problem) -> float:
     eps = torch.finfo(getattr(torch, working_dtype(subject, problem))).eps
-    return max(eps, subject.device.sdpa_eps) if subject.cell.impl == "sdpa" else eps
+    is_sdpa = subject.cell.impl == "sdpa" or subject.__dict__.get(_IS_SDPA, False)
+    return max(eps, subject.device.sdpa_eps) if is_sdpa else eps
 
 
 def terms_of(subject: Subject, problem: Problem, inputs: Inputs, output: Tensor) -> Iterator[Terms]:
