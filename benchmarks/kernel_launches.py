@@ -1,9 +1,9 @@
 """What the kernels of an operator do at 64 K tokens, counted without a GPU: one line of JSON for each launch.
 
 The impl `cuda` is called, forward and backward, on a CPU, with Triton's interpreter in place of the compiler. Of each
-launch four programs are executed, and what they load, store, multiply and exponentiate is counted; of torch's own
-operators the bytes of their operands and results. Sizes: batch 1, 8 heads of 64 channels, bfloat16; an image of
-256 × 256.
+launch four programs are executed (of a few launches all), and what they load, store, multiply and exponentiate is
+counted; of torch's own operators the bytes of their operands and results. Sizes: batch 1, 8 heads of 64 channels,
+bfloat16; an image of 256 × 256.
 
 Run by `benchmarks/kernels.py`, as a process with TRITON_INTERPRET=1.
 """
@@ -34,6 +34,9 @@ from attnbench.registry import operators, resolve
 
 SAMPLES = tuple((head + part) / 8 for head, part in ((0, 1 / 8), (2, 3 / 8), (4, 5 / 8), (7, 7 / 8)))
 """Where in a launch the programs are that are executed: early and late in heads and, as causal ones differ, within."""
+
+WHOLE = ("attnbench.kernels.sorted_chunks.device.line_kernel",)
+"""Launches of which all programs are executed: by what they write, later ones find what they load."""
 
 TORCH = "torch"
 
@@ -240,7 +243,8 @@ def programs_of(executor: Any, grid: tuple[int, ...], launch: Launch) -> Iterato
     """Within, the interpreter executes a sample of the grid, and what it does is averaged in the launch."""
     global PROGRAM
     total = launch.programs
-    sample = sorted({int(total * place) for place in SAMPLES})
+    whole = launch.kernel in WHOLE
+    sample = list(range(total)) if whole else sorted({int(total * place) for place in SAMPLES})
     builder, executor.grid, done = interpreter.interpreter_builder, (len(sample), 1, 1), []
     set_dim, set_idx = InterpreterBuilder.set_grid_dim, InterpreterBuilder.set_grid_idx
 

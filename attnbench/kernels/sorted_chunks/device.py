@@ -10,6 +10,34 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def line_kernel(
+    key,  # [B·H·R·N], in order: each line's own numbers, `least` + line · `most` + bucket
+    at,  # [B·H·R·N]: where among all lines' tokens each was
+    order,  # out [B·H, R, N]: the token in each place
+    label,  # out [B·H, N, ROUNDS]: of each token in each round
+    rounds,
+    seq_len,
+    chunk,
+    most,
+    least,
+    BY_BUCKET: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per tile of places, round and head, in that order."""
+    line, places = tokens_of(seq_len, BLOCK)
+    inside = places < seq_len
+    token = (tl.load(at + line * seq_len + places, mask=inside, other=0) - line * seq_len).to(tl.int32)
+    tl.store(order + line * seq_len + places, token, mask=inside)
+    mine = places // chunk
+    if BY_BUCKET:
+        bucket = tl.load(key + line * seq_len + places, mask=inside, other=0) - (line * most + least)
+        mine += 2 * bucket.to(tl.int32)
+    row = line // rounds * seq_len + token
+    tl.store(label + row * ROUNDS + line % rounds, mine, mask=inside)
+
+
+@triton.jit
 def tile_of(seq_len, chunk, BLOCK: tl.constexpr):
     """What a program works on: its line (a round of a head), where its chunk begins, and the places of its tile."""
     tiles = tl.cdiv(chunk, BLOCK)

@@ -11,8 +11,9 @@ program writes one round's share of its tokens' gradients in the working dtype; 
 No atomics: results repeat bit by bit.
 
 On sm_90, in half precision, programs take chunks that fit into a tile of 64 tokens along the sorted line (`strips`), so
-that every pair's logit and gradient are made once and the next tile is on its way meanwhile. Otherwise a program has
-one tile, backward first as queries, then as keys.
+that every pair's logit and gradient are made once and the next tile is on its way meanwhile; a forward that is to be
+differentiated keeps a bit for each pair that counts. Otherwise a program has one tile, backward first as queries, then
+as keys.
 
 A token that sees nobody has a log-sum-exp of +inf, with which all its weights vanish.
 
@@ -22,18 +23,17 @@ Precision: products in the working dtype, added up in float32. float32: TF32 whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
-from torch.nn.functional import pad
 
 from attnbench.kernels.building import SHARED_MEMORY_LIMIT, Configuration, signature, strided
 from attnbench.kernels.launching import POINTER, PRECISIONS, Tiles, generation, named, padded, precision
-from attnbench.kernels.sorted_chunks.device import attend_kernel, merge_kernel
+from attnbench.kernels.sorted_chunks.device import attend_kernel, line_kernel, merge_kernel
 from attnbench.kernels.sorted_chunks.gradients import add_rounds_kernel, agreement_kernel, gradient_kernel
 from attnbench.kernels.sorted_chunks.strips import attend_strip_kernel, gradient_strip_kernel
 
@@ -60,21 +60,31 @@ def lines(buckets: Tensor, most: int, seeing: Seeing) -> tuple[Tensor, Tensor]:
 
     In a round i sees j where label_i − label_j is 0 or 1: both are in one chunk of the order, or j in the one before,
     and in one bucket where that is asked for. All lines are one sort: of several long ones torch would launch several.
+    Its keys are 16 bits wide where they suffice: a radix sort passes over all bits.
 
     Args:
         buckets: int32 [B, H, R, N], below `most`.
         seeing: which keys a query sees.
-    Returns: the order, int32 [B, H, R, N], and labels, int32 [B, H, N, R made a power of two], at 0 beyond R.
+    Returns: the order, int32 [B, H, R, N], and labels, int32 [B, H, N, R made a power of two], not set beyond R.
     """
     b, h, rounds, n = buckets.shape
-    wide = torch.int64 if b * h * rounds * most >= 2**31 else torch.int32
-    line = torch.arange(b * h * rounds, dtype=wide, device=buckets.device).view(b, h, rounds, 1)
-    order = (buckets + line * most).flatten().argsort(stable=True).view(buckets.shape) - line.long() * n
-    chunks = (torch.arange(n, dtype=torch.int32, device=buckets.device) // seeing.chunk).expand_as(order)
-    label = torch.empty(buckets.shape, dtype=torch.int32, device=buckets.device).scatter_(-1, order, chunks)
-    if seeing.by_bucket:
-        label += 2 * buckets
-    return order.int(), pad(label.transpose(-2, -1), (0, triton.next_power_of_2(rounds) - rounds))
+    keys = b * h * rounds * most
+    dtype = torch.int16 if keys <= 2**16 else torch.int32 if keys <= 2**31 else torch.int64
+    least = -(2**15) if dtype == torch.int16 else 0
+    first = torch.arange(least, least + keys, most, device=buckets.device).view(b, h, rounds, 1)
+    key = torch.add(buckets, first, out=torch.empty(buckets.shape, dtype=dtype, device=buckets.device))
+    key, at = key.flatten().sort(stable=True)
+    order = torch.empty_like(buckets, memory_format=torch.contiguous_format)
+    label = torch.empty(b, h, n, triton.next_power_of_2(rounds), dtype=torch.int32, device=buckets.device)
+    line_kernel[(triton.cdiv(n, PLACES) * b * h * rounds,)](
+        key, at, order, label, rounds, n, seeing.chunk, most, least, BY_BUCKET=seeing.by_bucket,
+        ROUNDS=label.shape[-1], BLOCK=PLACES, num_warps=4,
+    )  # fmt: skip
+    return order, label
+
+
+PLACES = 2048
+"""That a program of `line_kernel` takes."""
 
 
 def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
@@ -94,33 +104,41 @@ def attend(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> Tensor:
-        y, total = answer(qk, v, order, label, seeing)
-        ctx.save_for_backward(qk, v, order, label, y, total)
+        y, total, kept = answer(qk, v, order, label, seeing, any(ctx.needs_input_grad))
+        ctx.save_for_backward(qk, v, order, label, y, total, *kept)
         ctx.seeing = seeing
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        qk, v, order, label, y, total = ctx.saved_tensors
+        qk, v, order, label, y, total, *kept = ctx.saved_tensors
         dy = dy if dy.stride(-1) == 1 else dy.contiguous()
-        dqk, dv = gradients(qk, v, dy, order, label, y, total, ctx.seeing)
+        dqk, dv = gradients(qk, v, dy, order, label, y, total, kept, ctx.seeing)
         return dqk, dv, None, None, None
 
 
-def answer(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) -> tuple[Tensor, Tensor]:
-    """y [B, H, N, D] and the log₂-sum-exp [B·H, N] of each token, +inf where it sees nobody."""
+def answer(
+    qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing, keep: bool
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    """y [B, H, N, D], the log₂-sum-exp [B·H, N] of each token, +inf where it sees nobody; and where `keep`, what the
+    gradients along strips need: which pairs count, and log₂ e over each token's length."""
     b, h, n, d = qk.shape
     rounds = order.shape[2]
     parts = torch.empty(b, h, rounds, n, d, dtype=v.dtype, device=v.device)
     totals = torch.empty(b * h, rounds, n, dtype=torch.float32, device=v.device)
     tensors, strides = (qk, v, order, label, parts, totals), (*qk.stride()[:3], *v.stride()[:3])
     single = {"SINGLE": rounds == 1}
+    kept: list[Tensor] = []
     if tiles := strip_tiles(d, seeing.chunk, rounds, qk.dtype):
-        grid, cut = strips(n, seeing.chunk, b * h * rounds, tiles)
+        grid, (span, strip) = strips(n, seeing.chunk, b * h * rounds, tiles)
+        if keep:
+            words = (b * h, rounds, triton.cdiv(n, span), 4, tiles.constexprs["BLOCK"])
+            kept = [torch.empty(words, dtype=torch.int32, device=v.device), torch.empty_like(totals[:, 0])]
         attend_strip_kernel[grid](
-            *tensors, h, rounds, n, *cut, d, *strides, **strip_flags(seeing, rounds), **single, **tiles.options
-        )
+            *tensors, *(kept or (totals, totals)), h, rounds, n, span, strip, d, *strides,
+            **strip_flags(seeing, rounds), **single, KEEP=keep, **tiles.options,
+        )  # fmt: skip
     else:
         tiles = attend_tiles(d, seeing.chunk, qk.dtype)
         attend_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
@@ -128,20 +146,21 @@ def answer(qk: Tensor, v: Tensor, order: Tensor, label: Tensor, seeing: Seeing) 
             **flags(seeing, rounds), **single, PRECISION=precision(qk.dtype), **tiles.options,
         )  # fmt: skip
     if rounds == 1:
-        return parts.squeeze(2), totals.squeeze(1)
+        return parts.squeeze(2), totals.squeeze(1), kept
     y = torch.empty(b, h, n, d, dtype=v.dtype, device=v.device)
     total = torch.empty(b * h, n, dtype=torch.float32, device=v.device)
     tiles = token_tiles(d)
     merge_kernel[(triton.cdiv(n, tiles.constexprs["BLOCK"]) * b * h,)](
         v, parts, totals, y, total, h, rounds, n, d, *v.stride()[:3], **tiles.options
     )
-    return y, total
+    return y, total, kept
 
 
 def gradients(
-    qk: Tensor, v: Tensor, dy: Tensor, order: Tensor, label: Tensor, y: Tensor, total: Tensor, seeing: Seeing
-) -> tuple[Tensor, Tensor]:
-    """dqk and dv: [B, H, N, D]."""
+    qk: Tensor, v: Tensor, dy: Tensor, order: Tensor, label: Tensor, y: Tensor, total: Tensor, kept: Sequence[Tensor],
+    seeing: Seeing,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """dqk and dv: [B, H, N, D]. y, total, kept: as from `answer`."""
     b, h, n, d = qk.shape
     rounds = order.shape[2]
     agreement = torch.empty(b * h, n, dtype=torch.float32, device=qk.device)
@@ -150,17 +169,17 @@ def gradients(
     agreement_kernel[grid](y, dy, agreement, h, n, d, *dy.stride()[:3], **by_token.options)
     parts = [torch.empty(b, h, rounds, n, d, dtype=qk.dtype, device=qk.device) for _ in range(2)]
     along = torch.empty(b * h, rounds, n, dtype=torch.float32, device=qk.device)
-    tensors = (qk, v, dy, order, label, total, agreement, *parts, along)
+    made = (total, agreement, *parts, along)
     strides = (*qk.stride()[:3], *v.stride()[:3], *dy.stride()[:3])
     if tiles := strip_tiles(d, seeing.chunk, rounds, qk.dtype):
         cut_grid, cut = strips(n, seeing.chunk, b * h * rounds, tiles)
         gradient_strip_kernel[cut_grid](
-            *tensors, h, rounds, n, *cut, d, *strides, **strip_flags(seeing, rounds), **tiles.options
+            qk, v, dy, order, *kept, *made, h, rounds, n, *cut, d, *strides, **tiles.options
         )
     else:
         tiles = gradient_tiles(d, seeing.chunk, qk.dtype)
         gradient_kernel[(programs(n, seeing.chunk, tiles) * b * h * rounds,)](
-            *tensors, h, rounds, n, seeing.chunk, d, *strides,
+            qk, v, dy, order, label, *made, h, rounds, n, seeing.chunk, d, *strides,
             **flags(seeing, rounds), PRECISION=precision(qk.dtype), **tiles.options,
         )  # fmt: skip
     dqk, dv = (torch.empty(b, h, n, d, dtype=qk.dtype, device=qk.device) for _ in range(2))
@@ -206,10 +225,10 @@ def strip_tiles(
 
 
 def strips(seq_len: int, chunk: int, lines: int, tiles: Tiles) -> tuple[tuple[int], tuple[int, int]]:
-    """The programs, then a span's tokens and a strip's spans: up to 16."""
+    """The programs, then a span's tokens and a strip's spans: up to 32."""
     span = tiles.constexprs["BLOCK"] // chunk * chunk
     spans = triton.cdiv(seq_len, span)
-    length = max(1, min(16, spans * lines // PROGRAMS))
+    length = max(1, min(32, spans * lines // PROGRAMS))
     return (triton.cdiv(spans, length) * lines,), (span, length)
 
 
@@ -266,14 +285,16 @@ def configurations() -> Iterator[Configuration]:
             for rounds in (4, 1):
                 yield from _configurations(Seeing(64, False, True, True), rounds, d, dtype, compute)
     yield from _configurations(Seeing(64, True, True, True), 4, 64, torch.bfloat16, "tf32")
+    yield from _configurations(Seeing(64, False, True, True), 8, 64, torch.bfloat16, "tf32")
+    yield from _configurations(Seeing(64, True, True, False), 4, 64, torch.bfloat16, "tf32")
     yield from _configurations(Seeing(256, False, False, True), 8, 64, torch.bfloat16, "tf32")
 
 
 def _configurations(seeing: Seeing, rounds: int, d: int, dtype: torch.dtype, compute: str) -> Iterator[Configuration]:
     types = dict.fromkeys(("qk", "v", "dy", "y", "parts", "parts_qk", "parts_v", "dqk", "dv"), POINTER[dtype])
-    types |= dict.fromkeys(("totals", "total", "agreement", "along"), "*fp32")
-    types |= dict.fromkeys(("order", "label"), "*i32")
-    setting = f"m={seeing.chunk} R={rounds}{' causal' if seeing.causal else ''}"
+    types |= dict.fromkeys(("totals", "total", "agreement", "along", "scales"), "*fp32")
+    types |= dict.fromkeys(("order", "label", "seen"), "*i32") | {"key": "*i16", "at": "*i64"}
+    setting = f"m={seeing.chunk} R={rounds}{' causal' * seeing.causal}{'' if seeing.by_bucket else ' any bucket'}"
     label = f"{setting} D={d} {named(dtype, compute)}"
     sample = d == 64 and dtype == torch.bfloat16 and not seeing.causal and rounds > 1
     for kernel, settings, tiles, capabilities in _launches(seeing, rounds, d, dtype, compute):
@@ -298,12 +319,14 @@ def _launches(
     everywhere = tuple(SHARED_MEMORY_LIMIT)
     for kernel in (agreement_kernel, add_rounds_kernel, *((merge_kernel,) if rounds > 1 else ())):
         yield kernel, {}, token_tiles(d), everywhere
+    by_place = {"BY_BUCKET": seeing.by_bucket, "ROUNDS": triton.next_power_of_2(rounds)}
+    yield line_kernel, by_place, Tiles({"BLOCK": PLACES}, 4, 3), everywhere
     visible, single = flags(seeing, rounds), {"SINGLE": rounds == 1}
     rest = everywhere
     if tiles := strip_tiles(d, seeing.chunk, rounds, dtype, 90):
-        along = strip_flags(seeing, rounds)
-        yield attend_strip_kernel, {**along, **single}, tiles, (90,)
-        yield gradient_strip_kernel, along, tiles, (90,)
+        for keep in (True, False):
+            yield attend_strip_kernel, {**strip_flags(seeing, rounds), **single, "KEEP": keep}, tiles, (90,)
+        yield gradient_strip_kernel, {}, tiles, (90,)
         rest = tuple(capability for capability in everywhere if capability != 90)
     visible["PRECISION"] = compute
     yield attend_kernel, {**visible, **single}, attend_tiles(d, seeing.chunk, dtype, compute), rest

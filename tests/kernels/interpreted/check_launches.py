@@ -11,6 +11,7 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
 from attnbench.kernels.few_keys import launch as few_keys
 from attnbench.kernels.margins import launch as margins
+from attnbench.kernels.sorted_chunks import launch as sorted_chunks
 from benchmarks.kernel_launches import LAUNCHES, TORCH, Launch, Operators, install
 
 
@@ -76,3 +77,10 @@ def test_operators_of_torch_between_launches_are_one_entry() -> None:
     assert entry.kernel == TORCH
     assert entry.flops == 2 * 64 * 32 * 64
     assert entry.memory_bytes == (2 * x.nbytes + y.nbytes) + 2 * y.nbytes
+
+
+def test_what_makes_an_order_is_executed_whole() -> None:
+    tokens = 5 * sorted_chunks.PLACES  # of five programs four would be a sample
+    seeing = sorted_chunks.Seeing(64, causal=False, corrected=True, by_bucket=True)
+    order, _ = sorted_chunks.lines(torch.zeros(1, 1, 1, tokens, dtype=torch.int32), 2, seeing)
+    assert torch.equal(order.flatten(), torch.arange(tokens, dtype=torch.int32))
