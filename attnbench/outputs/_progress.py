@@ -56,6 +56,7 @@ class Words:
         self._cell: Cell | None = None
         self._reached: Reached | None = None
         self._leased: Leased | None = None
+        self._warned: set[tuple[object, str]] = set()
 
     def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
         """See `measure.progress.Progress`."""
@@ -78,8 +79,11 @@ class Words:
         self._expect(seconds)
         if visit.status not in ("ok", "skipped"):
             self._keep(f"{visit.status}: {visit.key}: {visit.reason}")
+        series = tuple(visit.cell.get(name) for name in ("operator", "impl", "params", "scope", "mode"))
         for warning in visit.warnings:
-            self._keep(f"warning: {visit.key}: {warning}")
+            if (series, warning) not in self._warned:  # once, not again at every size in every round
+                self._warned.add((series, warning))
+                self._keep(f"warning: {visit.key}: {warning}")
 
     def reached(self, reached: Reached) -> None:
         """See `measure.progress.Progress`."""

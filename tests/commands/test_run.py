@@ -259,6 +259,21 @@ def test_progress_shows_the_present(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     )
 
 
+def test_a_warning_of_a_series_is_told_once() -> None:
+    kept: list[str] = []
+    told = Words(lambda line: None, kept.append, lambda: 0.0)
+    for round_ in (1, 2):
+        for warning in ("it changes the number of threads", "it changes the default dtype"):
+            told.ended(replace(visit(CELL, round=round_), warnings=(warning,)), None)
+    other = visit(replace(CELL, operator="linformer"), round=1)
+    told.ended(replace(other, warnings=("it changes the default dtype",)), None)
+    assert [line.rpartition(": ")[2] for line in kept] == [
+        "it changes the number of threads",
+        "it changes the default dtype",
+        "it changes the default dtype",
+    ]
+
+
 def test_progress_counts_down_and_knows_nothing_of_a_stage_that_says_nothing() -> None:
     now, lines = [100.0], list[str]()
     told = Words(lines.append, lines.append, lambda: now[0])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from attnbench.measure.device import cpu
-from attnbench.measure.worker import checking, correctness, error_bound
+from attnbench.measure.protocol import VisitAnswer
+from attnbench.measure.worker import checking, correctness, error_bound, failures
 from attnbench.measure.worker.fingerprints import digest, fingerprint
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Subject
@@ -232,3 +233,18 @@ def test_what_calls_sdpa_is_held_to_its_exponential_whatever_its_name() -> None:
     checking.check_impl(named_mine())
     with pytest.raises(correctness.Wrong, match="the output differs"):
         checking.check_impl(named_mine(1e-4))
+
+
+@pytest.mark.parametrize("kind", ["nan", "raises"])
+def test_what_fails_at_the_reduced_size_alone_says_so(kind: str) -> None:
+    def attention(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        if problem.seq_len % 64 and kind == "raises":
+            raise RuntimeError("not a multiple of 64")
+        output: Tensor = softmax.form.reference(problem, params, **tensors)
+        return output * math.nan if problem.seq_len % 64 else output
+
+    softmax = subject("softmax")
+    of = replace(softmax, call=attention, cell=replace(softmax.cell, impl="mine"))
+    answer = failures.guarded(VisitAnswer, of.device, lambda: checking.check_impl(of))  # type: ignore[arg-type, return-value]
+    assert answer.status == {"nan": "wrong", "raises": "error"}[kind]
+    assert answer.reason.endswith("; at 63 tokens, where impls are checked first")

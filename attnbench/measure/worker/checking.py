@@ -6,7 +6,7 @@ import gc
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -25,7 +25,7 @@ from attnbench.measure.worker.correctness import (
     require_finite,
     validated,
 )
-from attnbench.measure.worker.failures import guarded
+from attnbench.measure.worker.failures import at_size, guarded
 from attnbench.measure.worker.fingerprints import digests, fingerprint, moved
 from attnbench.measure.worker.lifetime import limit_host_memory
 from attnbench.measure.worker.prepared_cell import (
@@ -98,7 +98,8 @@ def _first_calls(subject: Subject) -> list[float]:
     seconds = []
     for problem, inputs in problems.items():
         begun = subject.spent.seconds
-        Observer(subject, problem).returned(subject.bind(validated(subject), problem, inputs))
+        with at_size(problem) if problem == reduced else nullcontext():
+            Observer(subject, problem).returned(subject.bind(validated(subject), problem, inputs))
         seconds.append(subject.spent.seconds - begun)
     return seconds
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
 from attnbench.measure.worker.error_bound import NO_TERMS, bound_of, ceiling_of, seen_to_be_sdpa, terms_of
+from attnbench.measure.worker.failures import at_size
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype, as_outputs
 from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
@@ -49,6 +50,11 @@ def check_reduced(subject: Subject) -> Checked | None:
     reduced = reduced_problem(subject)
     if reduced is None:
         return None
+    with at_size(reduced):
+        return _check_at(subject, reduced)
+
+
+def _check_at(subject: Subject, reduced: Problem) -> Checked:
     double = reduced.with_dtype("float64")
     if subject.cell.impl != "reference" and double != reduced and _takes(subject, double):
         _check_on(subject, double, subject.inputs(double, seed=11))

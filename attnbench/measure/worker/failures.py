@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
 
+from attnbench.axes import tokens_axis
 from attnbench.errors import described, printable
 from attnbench.measure.device import Device
 from attnbench.measure.protocol import CellAnswer
 from attnbench.measure.worker.prepared_cell import Misfit, Wrong
+from attnbench.problem import Problem
 from attnbench.store.records import CAUSE_OF, Status
 
 CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:"
 """How the RuntimeError of torch's CPU allocator begins; torch has no type of its own for it."""
 
 
+SIZE = "_attnbench_size"
+"""The attribute of an exception that names the size of the call which raised it, where that is not the cell's."""
+
 A = TypeVar("A", bound=CellAnswer)
+
+
+@contextlib.contextmanager
+def at_size(problem: Problem) -> Iterator[None]:
+    """Names, in the reason of what is raised, the size of the calls in its block, which is not that of the cell."""
+    axis = tokens_axis(problem)
+    where = f"; at {axis.amount(axis.label(problem))}, where impls are checked first"
+    try:
+        yield
+    except Wrong as error:
+        if problem.size in str(error):
+            raise
+        raise Wrong(f"{error}{where}") from error
+    except Exception as error:
+        with contextlib.suppress(AttributeError):
+            setattr(error, SIZE, where)
+        raise
 
 
 def guarded(kind: type[A], device: Device, ask: Callable[[], A]) -> A:
@@ -51,4 +74,4 @@ def text_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
     where = f" ({printable(os.path.basename(place.filename))}, line {place.lineno})" if place else ""
-    return described(error) + where
+    return described(error) + where + getattr(error, SIZE, "")
