@@ -235,16 +235,17 @@ def test_what_calls_sdpa_is_held_to_its_exponential_whatever_its_name() -> None:
         checking.check_impl(named_mine(1e-4))
 
 
-@pytest.mark.parametrize("kind", ["nan", "raises"])
+@pytest.mark.parametrize("kind", ["nan", "off", "raises"])
 def test_what_fails_at_the_reduced_size_alone_says_so(kind: str) -> None:
     def attention(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
         if problem.seq_len % 64 and kind == "raises":
             raise RuntimeError("not a multiple of 64")
         output: Tensor = softmax.form.reference(problem, params, **tensors)
-        return output * math.nan if problem.seq_len % 64 else output
+        return output * {"nan": math.nan, "off": 2.0}[kind] if problem.seq_len % 64 else output
 
     softmax = subject("softmax")
     of = replace(softmax, call=attention, cell=replace(softmax.cell, impl="mine"))
     answer = failures.guarded(VisitAnswer, of.device, lambda: checking.check_impl(of))  # type: ignore[arg-type, return-value]
-    assert answer.status == {"nan": "wrong", "raises": "error"}[kind]
+    assert answer.status == ("error" if kind == "raises" else "wrong")
     assert answer.reason.endswith("; at 63 tokens, where impls are checked first")
+    assert answer.reason.count("63") == 1

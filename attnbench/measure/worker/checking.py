@@ -154,7 +154,7 @@ def check_impl(subject: Subject) -> Findings:
     with changed(inputs, change_of(inputs, seed=1)):
         outputs = observer.outputs(second)
         call_s = subject.spent.seconds - begun
-        require_finite(subject, outputs)
+        require_finite(subject, inputs, outputs)
         if compared and impl != "reference":
             checked.append(compare(subject, problem, inputs, outputs, AFTER_CHANGE))
         observer.settle()
@@ -174,7 +174,7 @@ class _Answer:
 
 
 def _answer(subject: Subject, outputs: Outputs) -> _Answer:
-    require_finite(subject, outputs)
+    require_finite(subject, subject.sets[0], outputs)
     return _Answer(fingerprint(outputs), digests(outputs))
 
 

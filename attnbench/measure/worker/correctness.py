@@ -139,7 +139,7 @@ def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs
 
 
 def _compared(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str) -> Checked:
-    require_finite(subject, outputs)
+    require_finite(subject, inputs, outputs)
     reference = subject.form.reference
     double = as_dtype(inputs, torch.float64)
     truth = subject.once(reference, problem.with_dtype("float64"), double)
@@ -152,7 +152,9 @@ def _compared(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outpu
         raise Wrong(f"a call gives {count(len(outputs), 'tensor')}; the reference's {len(truth)}")
     states = [NO_TERMS] * (len(truth) - 1 if subject.cell.mode == "fwd" else 0)
     every_terms = [NO_TERMS, *states, *terms_of(subject, problem, inputs, truth[0])]
-    for name, ours, theirs, exact, terms in zip(names_of(subject), outputs, low, truth, every_terms, strict=False):
+    for name, ours, theirs, exact, terms in zip(
+        names_of(subject, inputs), outputs, low, truth, every_terms, strict=False
+    ):
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             raise Wrong(f"{name} is {described(ours)}; the reference gives {described(theirs)}")
         scale = largest_of(exact)
@@ -164,7 +166,7 @@ def _compared(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outpu
             raise Wrong(
                 f"{when}{name} differs from the float64 reference by {checked.relative_error:.2e} of "
                 f"{'the terms that cancel in it' if cancels else 'its largest value'}; "
-                f"allowed {checked.tolerance:.2e} ({problem.dtype}, {problem.size})"
+                f"allowed {checked.tolerance:.2e} in {problem.dtype}"
             )
         if not worst.tolerance or error * worst.tolerance >= worst.relative_error * bound / size:
             worst = checked
@@ -182,23 +184,19 @@ def validated(subject: Subject) -> Callable[..., Tensor]:
     return call
 
 
-def require_finite(subject: Subject, outputs: Outputs) -> None:
-    """Raises Wrong where a value is NaN or infinite."""
-    for name, tensor in zip(names_of(subject), outputs, strict=False):
+def require_finite(subject: Subject, inputs: Inputs, outputs: Outputs) -> None:
+    """Raises Wrong where a value of a call's outputs on these inputs is NaN or infinite."""
+    for name, tensor in zip(names_of(subject, inputs), outputs, strict=False):
         if not math.isfinite(largest_of(tensor)):
             count = int((~tensor.isfinite()).sum())
             raise Wrong(f"{name} has {count} of {tensor.numel()} values that are NaN or infinite")
 
 
-def names_of(subject: Subject) -> list[str]:
-    """What messages call each of a call's outputs, and of the new states that it may give beside them."""
+def names_of(subject: Subject, inputs: Inputs) -> list[str]:
+    """What messages call each output of a call on these inputs: new states in fwd, gradients in fwd_bwd."""
     if subject.cell.mode == "fwd":
-        states = subject.sets[0].state if subject.cell.problem.past else {}
-        return ["the output", *(f"the new state '{name}'" for name in states)]
-    if "names" not in subject.__dict__:
-        small = reduced_problem(subject) or subject.cell.problem
-        subject.__dict__["names"] = [f"the gradient of {n}" for n in subject.inputs(small, 0).differentiated()]
-    return ["the output", *subject.__dict__["names"]]
+        return ["the output", *(f"the new state '{name}'" for name in inputs.state)]
+    return ["the output", *(f"the gradient of {name}" for name in inputs.differentiated())]
 
 
 def largest_of(tensor: Tensor) -> float:

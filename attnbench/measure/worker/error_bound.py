@@ -93,20 +93,17 @@ def seen_to_be_sdpa(subject: Subject, problem: Problem, inputs: Inputs) -> bool:
     """Whether an impl of another name is seen now, for the first time, to dispatch torch's SDPA: from then on its
     exponential is that of the device's SDPA, which may be less exact than a rounding."""
     named = subject.cell.impl in ("reference", "sdpa")
-    if named or not subject.device.sdpa_eps or problem.dtype == "float64" or _IS_SDPA in subject.__dict__:
+    if named or not subject.device.sdpa_eps or problem.dtype == "float64" or subject.precision.sdpa is not None:
         return False
     dispatched = Counter[str]()
     subject.perform(counting(subject.bind(subject.call, problem, inputs), dispatched))
-    subject.__dict__[_IS_SDPA] = any("scaled_dot_product" in name for name in dispatched)
-    return bool(subject.__dict__[_IS_SDPA])
-
-
-_IS_SDPA = "is_sdpa"
+    subject.precision.sdpa = any("scaled_dot_product" in name for name in dispatched)
+    return subject.precision.sdpa
 
 
 def _eps(subject: Subject, problem: Problem) -> float:
     eps = torch.finfo(getattr(torch, working_dtype(subject, problem))).eps
-    is_sdpa = subject.cell.impl == "sdpa" or subject.__dict__.get(_IS_SDPA, False)
+    is_sdpa = subject.cell.impl == "sdpa" or subject.precision.sdpa
     return max(eps, subject.device.sdpa_eps) if is_sdpa else eps
 
 

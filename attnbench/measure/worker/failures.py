@@ -35,10 +35,6 @@ def at_size(problem: Problem) -> Iterator[None]:
     where = f"; at {axis.amount(axis.label(problem))}, where impls are checked first"
     try:
         yield
-    except Wrong as error:
-        if problem.size in str(error):
-            raise
-        raise Wrong(f"{error}{where}") from error
     except Exception as error:
         with contextlib.suppress(AttributeError):
             setattr(error, SIZE, where)
@@ -50,7 +46,7 @@ def guarded(kind: type[A], device: Device, ask: Callable[[], A]) -> A:
     try:
         return ask()
     except Wrong as error:
-        return kind("wrong", str(error), "wrong")
+        return kind("wrong", str(error) + size_of(error), "wrong")
     except Misfit as error:
         return kind("error", str(error), "bad_inputs")
     except MemoryError as error:
@@ -74,4 +70,9 @@ def text_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
     where = f" ({printable(os.path.basename(place.filename))}, line {place.lineno})" if place else ""
-    return described(error) + where + getattr(error, SIZE, "")
+    return described(error) + where + size_of(error)
+
+
+def size_of(error: BaseException) -> str:
+    """The end of a reason: the size of the call, where that is not the cell's."""
+    return str(getattr(error, SIZE, ""))

@@ -61,6 +61,17 @@ class Spent:
             self.seconds += perf_counter() - start
 
 
+@dataclass
+class Precision:
+    """How exactly an impl computes, as far as its checks have shown.
+
+    Args:
+        sdpa: whether an impl of another name dispatches torch's SDPA; None: nothing made a check look.
+    """
+
+    sdpa: bool | None = None
+
+
 @dataclass(frozen=True)
 class Subject:
     """A cell that can be called.
@@ -74,6 +85,7 @@ class Subject:
         forecast: what its shapes alone tell.
         share: (number of an input set, the set as drawn) -> the set as it is used.
         spent: seconds inside the operator's calls.
+        precision: what its checks have shown of it.
     """
 
     cell: Cell
@@ -84,6 +96,7 @@ class Subject:
     forecast: Forecast
     share: Callable[[int, Inputs], Inputs] = lambda index, inputs: inputs
     spent: Spent = field(default_factory=Spent)
+    precision: Precision = field(default_factory=Precision)
 
     @property
     def form(self) -> Form:

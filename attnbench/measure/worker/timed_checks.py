@@ -23,6 +23,7 @@ from attnbench.measure.worker.error_bound import ceiling_of
 from attnbench.measure.worker.fingerprints import digests, fingerprint, moved
 from attnbench.measure.worker.input_pool import InputPool
 from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong
+from attnbench.operator import Inputs
 
 ANSWER_SLACK = 4.0
 """Sums with random signs differ by about a root mean square of the errors; this many times the largest is never."""
@@ -117,7 +118,7 @@ class TimedChecks:
     def first(self, number: int, outputs: Outputs) -> None:
         """Takes note of the first outputs on an input set. Raises Wrong where they are not finite, not those that were
         checked, or those of another set."""
-        require_finite(self.subject, outputs)
+        require_finite(self.subject, self.subject.sets[number], outputs)
         now = fingerprint(outputs)
         before = self.expected.setdefault(number, now)
         allowed = ANSWER_SLACK * self.allowed
@@ -171,7 +172,7 @@ class TimedChecks:
                 self.returned(number, observer.outputs(call))
                 observer.settle()
                 with changed(inputs, change):
-                    self._require_equal(watched.copies, observer.outputs(call))
+                    self._require_equal(inputs, watched.copies, observer.outputs(call))
                     observer.settle()
         else:
             self._check_others(number)
@@ -221,7 +222,7 @@ class TimedChecks:
         watched.require_kept(self.subject)
         call = self.subject.calls[watched.number]
         again = observer.outputs(call)
-        self._require_equal(watched.copies, again)
+        self._require_equal(self.subject.sets[watched.number], watched.copies, again)
         known = self.known[watched.number]
         written = moved(known, values)
         if written != moved(known, digests(again)):
@@ -242,8 +243,8 @@ class TimedChecks:
         with changed(inputs, change_of(inputs, seed=_drawn.getrandbits(32))):
             yield
 
-    def _require_equal(self, timed: Outputs, again: Outputs) -> None:
-        for name, ours, theirs in zip(names_of(self.subject), timed, again, strict=False):
+    def _require_equal(self, inputs: Inputs, timed: Outputs, again: Outputs) -> None:
+        for name, ours, theirs in zip(names_of(self.subject, inputs), timed, again, strict=False):
             if ours.shape != theirs.shape:
                 raise Wrong(f"{ONLY_SOME}: {name} is {list(ours.shape)}, then {list(theirs.shape)}")
             error = 0.0 if torch.equal(ours, theirs) else largest_of(_wide(ours) - _wide(theirs))
