@@ -15,7 +15,15 @@ from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.summary import Summary
 from attnbench.axes import AXES
 from attnbench.errors import printable
-from attnbench.outputs._run_tables import crossover_text, every_size, failure, place_order, size_range, untried_exact
+from attnbench.outputs._run_tables import (
+    chosen_rows,
+    crossover_text,
+    every_size,
+    failure,
+    place_order,
+    size_range,
+    untried_exact,
+)
 from attnbench.problem import BASELINE
 from attnbench.properties import PROPERTIES
 from attnbench.units import brief, count, shown, times
@@ -149,7 +157,7 @@ def view_of(answer: Answer, summary: Summary, most_rows: int, *, whole: bool = F
         sentences=tuple(_sentence(group, common) for group in shown),
         tables=tuple(_table(table, answer, common, _rows(table, most_rows)) for table in tables),
         left_out=_left_out(summary, answer, panels, tables, most_rows),
-        notes=(*_part(summary), *_unknown(tables), *untried_exact(summary)),
+        notes=(*_part(summary), *chosen_rows(summary), *_unknown(tables), *untried_exact(summary)),
     )
 
 
@@ -342,7 +350,8 @@ def _clause(passing: Passing, subject: str, axis: str, sizes: tuple[str, str], p
     if passing.outcome == "pays":
         return f"{subject} pay{s} at {every}"
     if passing.outcome == "unclear":
-        return f"nothing else is known to be cheaper than {subject} at {_amount(axis, size_range(*sizes))}"
+        sizes_text = _amount(axis, size_range(*sizes))
+        return f"nothing else is known to be cheaper than {subject} at {sizes_text}, though not all can be told from it"
     if passing.start is None:
         return f"{passing.series} is cheaper than {subject} only {_below(passing.crossover, axis)}"
     if passing.start.every:

@@ -93,8 +93,16 @@ def legend(summary: Summary) -> list[str]:
     return [*marks(summary), *not_measured(summary)]
 
 
+def chosen_rows(summary: Summary) -> list[str]:
+    """That some operators alone are shown, where they are."""
+    tables = [table for report in summary.panels for table in report.tables]
+    if all(len(table.lines) == len(table.every) for table in tables):
+        return []
+    return ["Rows: the operators that were chosen. What is cheapest and what to use is said of all in the run."]
+
+
 def marks(summary: Summary) -> list[str]:
-    """What the marks mean that stand in the tables."""
+    """What the marks mean that stand in the tables, and whether some rows alone do."""
     every = [line for report in summary.panels for table in report.tables for line in table.lines]
     figures = [figure for line in every for figure in line.figures]
     marks = [f"{BEST} least of its column (identity apart)"] if any(figure.best for figure in figures) else []
@@ -106,7 +114,7 @@ def marks(summary: Summary) -> list[str]:
         lines.append("Intervals are 95 %, from rounds; ±: half of one, relative, the row's median.")
     lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
     lines += [f"growth: {GROWTH_WORDS}"] if any(x.doubling or x.growth for x in every) else []
-    return lines
+    return lines + chosen_rows(summary)
 
 
 def not_measured(summary: Summary) -> list[str]:

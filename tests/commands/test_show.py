@@ -73,6 +73,10 @@ def test_operators_sort_metric_and_axis_choose(stored: Path) -> None:
     every = show(stored, "--operators", "local", "--all").stdout
     assert "\nlocal " in every
     assert "\nsoftmax " not in every
+    filtered = "the operators that were chosen"
+    assert filtered in " ".join(answer.split())
+    assert filtered in " ".join(every.split())
+    assert filtered not in " ".join(show(stored).stdout.split())
     assert "by peak memory" in show(stored, "--metric", "peak_memory", "--sort", "name", "--axis", "seq_len").stdout
 
 

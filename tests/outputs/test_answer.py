@@ -203,7 +203,8 @@ EDGES = {"smallest": Edge("256", 256, 0.5, 0.4, 0.6), "largest": Edge("2048", 20
         ),
         (
             {"fnet": lambda n: 1e-8 * n**2},
-            "nothing else is known to be cheaper than eager softmax at 256–2048 tokens; ",
+            "nothing else is known to be cheaper than eager softmax at 256–2048 tokens, though not all can be told "
+            "from it; ",
         ),
         (
             {"fnet": lambda n: 1e-11 * n**3},
