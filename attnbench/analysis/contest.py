@@ -25,18 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.analysis.baseline import Baseline, pairs
-from attnbench.analysis.crossover import Pair, sections
+from attnbench.analysis.crossover import Pair, estimated_sides, sections
 from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
 from attnbench.analysis.metric_values import Quantity
-from attnbench.analysis.moderation import Floats
 from attnbench.analysis.series import Panel, Point, Series
 
 Inside = Literal["baseline", "cheapest"]
 """What a rule takes inside an undecided range: the baseline where it is among the arms that are not told apart, or in
-any case the one with the least interpolated time."""
-
-PARTS = 256
-"""Into which a range is divided, in logs, to find where the least interpolated time is another arm's."""
+any case the one that is the cheapest by the interpolated ratios."""
 
 NEAR = 0.05
 """The loss up to which an arm counts as near the fastest."""
@@ -88,7 +84,9 @@ class Threshold:
 
     Args:
         below, above: the arms.
-        at: where the interpolated times are equal; None where that is not known.
+        at: where the interpolated ratio of the two is 1; None where that is not known.
+        start: the first position from which on the rule takes `above`: that after `at`, unless the baseline is taken in
+            undecided ranges, or another arm is taken between the two.
         low, high: the last position at which `below` is the cheapest for certain, and the first at which `above` is; of
             the baseline, whatever its impl.
     """
@@ -96,6 +94,7 @@ class Threshold:
     below: str
     above: str
     at: float | None
+    start: int
     low: int
     high: int
 
@@ -249,8 +248,14 @@ class Contest:
         """The ranges from the smallest to the largest size, as if one of the sizes had not been measured."""
         sizes = [size for size in self.sizes if size != without]
         runs = {i: _runs([p for p in self.points[i] if p.size != without], self.levels[i]) for i in self.contenders}
-        sides = {pair: _sides([p for p in each if p.size != without]) for pair, each in self.pairs.items()}
-        starts = sorted({start for steps in (*runs.values(), *sides.values()) for start, _ in steps})
+        compared = {pair: [p for p in each if p.size != without] for pair, each in self.pairs.items()}
+        sides = {pair: _sides(each) for pair, each in compared.items()}
+        estimated = {
+            pair: [(_first(size), side) for size, side in estimated_sides(each)] for pair, each in compared.items()
+        }
+        starts = sorted(
+            {start for steps in (*runs.values(), *sides.values(), *estimated.values()) for start, _ in steps}
+        )
         starts = [start for start in starts if sizes[0] <= start <= sizes[-1]]
         able = {i: _at(steps, starts) > 0 for i, steps in runs.items()}
         left = dict(able)
@@ -258,53 +263,50 @@ class Contest:
             side = _at(steps, starts)
             left[i] = left[i] & ~((side > 0) & able[j])
             left[j] = left[j] & ~((side < 0) & able[i])
-        groups: list[tuple[int, tuple[int, ...]]] = []
+        cheaper = {pair: _at(steps, starts) for pair, steps in estimated.items()}
+        groups: list[tuple[int, tuple[int, ...], int]] = []
         for k, start in enumerate(starts):
             # Arms in a circle, each dearer than the next, are not told apart.
             among = tuple(i for i in left if left[i][k]) or tuple(i for i in able if able[i][k])
-            if not groups or groups[-1][1] != among:
-                groups.append((start, among))
-        ends = [*(start - 1 for start, _ in groups[1:]), sizes[-1]]
+            taken = self._taken(among, {pair: int(side[k]) for pair, side in cheaper.items()})
+            if not groups or groups[-1][1:] != (among, taken):
+                groups.append((start, among, taken))
+        ends = [*(start - 1 for start, *_ in groups[1:]), sizes[-1]]
         return tuple(
-            Range(first, last, self.arms[taken].name, tuple(self.arms[i].name for i in among))
-            for (low, among), high in zip(groups, ends, strict=True)
-            for first, last, taken in self._taken(among, low, high, without)
+            Range(low, high, self.arms[taken].name, tuple(self.arms[i].name for i in among))
+            for (low, among, taken), high in zip(groups, ends, strict=True)
         )
 
-    def _taken(self, among: Sequence[int], low: int, high: int, without: int | None) -> Iterator[tuple[int, int, int]]:
-        """First position, last position and arm of each part of a range in which one of some arms is to be taken.
+    def _taken(self, among: Sequence[int], sides: Mapping[tuple[int, int], int]) -> int:
+        """The arm to take of those that are not told apart: the one dearer than the fewest; of several the first.
 
-        Of several that is the one with the least time, interpolated in logs between the sizes.
+        Args:
+            among: none where no arm is known to run; the baseline is taken there.
+            sides: of two arms, whether by the interpolated ratio the first is cheaper (−1) or dearer (1).
         """
-        every = range(len(self.arms))
-        first = [i for i in among or every if self.arms[i].baseline] if self.inside == "baseline" or not among else []
-        choices = first or among
-        if len(choices) == 1:
-            yield low, high, choices[0]
-            return
-        positions = np.unique(np.geomspace(low, high, PARTS).round().astype(np.int64))
-        curves = np.array([self._interpolated(i, np.log(positions), without) for i in choices])
-        best = curves.argmin(axis=0)
-        changes = np.flatnonzero(np.diff(best, prepend=-1)).tolist()
-        starts = [int(positions[k]) for k in changes]
-        ends = [*(start - 1 for start in starts[1:]), high]
-        yield from zip(starts, ends, (choices[best[k]] for k in changes), strict=True)
-
-    def _interpolated(self, i: int, x: Floats, without: int | None) -> Floats:
-        """The level of an arm at log sizes; nothing is less where it has none."""
-        known = {size: level.level for size, level in sorted(self.levels[i].items()) if size != without}
-        return np.interp(x, np.log([*known]), [*known.values()]) if known else np.full(len(x), math.inf)
+        baseline = [i for i in among or self.contenders if self.arms[i].baseline]
+        choices = baseline if baseline and (self.inside == "baseline" or not among) else among or [0]
+        dearer = dict.fromkeys(choices, 0)
+        for (i, j), side in sides.items():
+            if side and i in dearer and j in dearer:
+                dearer[i if side > 0 else j] += 1
+        return min(choices, key=dearer.__getitem__)
 
     def thresholds(self, ranges: Sequence[Range]) -> Iterator[Threshold]:
         """Where what is certainly the cheapest changes; the impls of the baseline are one."""
         numbers = {arm.name: i for i, arm in enumerate(self.arms)}
-        certain = [(side, each) for each in ranges if (side := certainty(self.arms, each))]
-        for (side, before), (other, after) in pairwise(certain):
+        certain = [(side, number) for number, each in enumerate(ranges) if (side := certainty(self.arms, each))]
+        for (side, first), (other, last) in pairwise(certain):
             if side != other:
-                pair = sorted((numbers[before.take], numbers[after.take]))
+                between = ranges[first : last + 1]
+                before = max(number for number, each in enumerate(between) if each.take not in other)
+                below = between[before if between[before].take in side else 0].take
+                start, above = between[before + 1].low, between[before + 1].take
+                low, high = between[0].high, between[-1].low
+                pair = sorted((numbers[below], numbers[above]))
                 crossings = [s.at for s in sections(self.pairs[pair[0], pair[1]]) if s.at is not None]
-                at = next((at for at in crossings if before.high <= at <= after.low), None)
-                yield Threshold(before.take, after.take, at, before.high, after.low)
+                at = next((at for at in crossings if low <= at <= high), None)
+                yield Threshold(below, above, at, start, low, high)
 
     def loss(self, size: int, ranges: Sequence[Range]) -> Loss | None:
         """What a rule loses at a size; None where its arm, or any other one, was not tried."""

@@ -227,6 +227,36 @@ def sections(pairs: Sequence[Pair]) -> list[Section]:
     return [*result, Section(end, last, 0)] if end < last else result
 
 
+def estimated_sides(pairs: Sequence[Pair]) -> list[tuple[float, int]]:
+    """From which sizes on the series is cheaper (−1) or dearer (1) by the interpolated ratio, whatever its interval.
+
+    Between sizes that the band tells apart on different sides that changes once, at the crossing of `crossover`; where
+    this is a bracket, wherever the ratio passes 1.
+
+    Args:
+        pairs: by ascending size.
+    """
+    compared = _compared(pairs)
+    if not compared:
+        return []
+    curve, sides = _Curve(compared), _sides(compared)
+    x, line = curve.points.ravel(), curve.line.ravel()
+    if not len(x):
+        return [(compared[0].size, 1 if curve.gap[0] > 0 else -1)]
+    dearer = line > 0
+    steps = [(math.log(compared[0].size), 1 if dearer[0] else -1)]
+    steps += [
+        (_root(x, line, i), 1 if dearer[i + 1] else -1) for i in np.flatnonzero(dearer[1:] != dearer[:-1]).tolist()
+    ]
+    apart = [i for i, side in enumerate(sides) if side]
+    for a, b in pairwise(apart):
+        at = curve.crossing(a, b, sides[a]).at if sides[a] != sides[b] else None
+        if at is not None:
+            outside = [step for step in steps if not curve.x[a] < step[0] < curve.x[b]]
+            steps = sorted([*outside, (math.log(at), sides[b])])
+    return [(math.exp(place), side) for place, side in steps]
+
+
 def _compared(pairs: Sequence[Pair]) -> list[Pair]:
     """The sizes at which both have values; where some have intervals, those."""
     both = [p for i, p in enumerate(pairs) if p.series and p.baseline and (i == 0 or p.size > pairs[i - 1].size)]
@@ -334,7 +364,7 @@ class _Curve:
         if self.measured and self.jump[i:j].any() and max(low - self.x[i], self.x[j] - high) < EQUAL:
             return Crossing(None, self.sizes[i], self.sizes[j], direction, bracket=True)
         behind = np.concatenate([[False], line[1:-1] <= 0, [True]])
-        zeros = [_first_root(x[i : i + 2], line[i : i + 2]) for i in np.flatnonzero(behind[1:] != behind[:-1])]
+        zeros = [_root(x, line, i) for i in np.flatnonzero(behind[1:] != behind[:-1]).tolist()]
         at, low, high = math.exp(zeros[len(zeros) // 2]), math.exp(low), math.exp(high)
         return Crossing(at, low, high, direction) if self.measured else Crossing(at, None, None, direction)
 
@@ -348,4 +378,9 @@ class _Curve:
 def _first_root(x: Floats, y: Floats) -> float:
     """Where y, which begins above 0 and is linear between points, first reaches 0."""
     i = int(np.argmax(y <= 0))
-    return float(x[i - 1] + (x[i] - x[i - 1]) * y[i - 1] / (y[i - 1] - y[i])) if i else float(x[0])
+    return _root(x, y, i - 1) if i else float(x[0])
+
+
+def _root(x: Floats, y: Floats, i: int) -> float:
+    """Where the line through two points, at i and i + 1, is 0."""
+    return float(x[i] + (x[i + 1] - x[i]) * y[i] / (y[i] - y[i + 1]))

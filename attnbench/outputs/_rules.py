@@ -15,7 +15,7 @@ from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.run import Run
 from attnbench.axes import AXES
 from attnbench.outputs._rows import Listing, Row
-from attnbench.units import digits, percent
+from attnbench.units import percent
 
 VERSION = 1
 """Of the document: raised when the meaning of a field changes or one is taken away; fields may be added."""
@@ -99,10 +99,10 @@ def doubt(each: Range) -> str:
 
 
 def threshold_text(threshold: Threshold) -> str:
-    """`local instead of softmax: from 838 on [799, 901]`."""
+    """`local instead of softmax: from 838 on [799, 901]`: where the rule changes, as its table says."""
     ends = f"[{threshold.low}, {threshold.high}]"
     change = f"{threshold.above} instead of {threshold.below}"
-    return f"{change}: from {digits(threshold.at):.0f} on {ends}" if threshold.at else f"{change}: within {ends}"
+    return f"{change}: from {threshold.start} on {ends}" if threshold.at else f"{change}: within {ends}"
 
 
 def regret_text(regret: Regret) -> str:

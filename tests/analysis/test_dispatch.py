@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from attnbench.analysis.contest import Contest, Inside, Range, Regret, Threshold, take
+from attnbench.analysis.crossover import crossover
 from attnbench.analysis.dispatch import dispatch
 from attnbench.analysis.interval import Estimate
 from attnbench.errors import BadInput
@@ -135,6 +136,27 @@ def test_inside_an_undecided_range_the_cheapest_may_be_taken_instead() -> None:
         takes = {r.take for _, each in found for r in each.ranges() if r.undecided}
         assert takes == ({"softmax"} if inside == "baseline" else {"softmax", "local"})
     assert lost["baseline"] > 0.02 > lost["cheapest"]  # a jump is only known to lie between two sizes
+
+
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_a_rule_changes_where_the_crossover_is(leaves_out: bool) -> None:
+    """So do the rules by which losses are judged, each of which has not seen one size."""
+    for planted, each in measured(plant.overheads, 0.1, 10, inside="cheapest"):
+        near = min(each.sizes[1:-1], key=lambda size: abs(math.log(size / (planted.at or 0))))
+        without = near if leaves_out else None
+        changes = [b.low for a, b in pairwise(each.ranges(without)) if a.take != b.take]
+        pairs = [pair for pair in each.pairs[0, 1] if pair.size != without]
+        assert changes == [math.ceil(crossing.at) for crossing in crossover(pairs).crossings if crossing.at]
+
+
+@pytest.mark.parametrize("inside", get_args(Inside))
+def test_a_threshold_says_from_where_on_the_rule_takes_the_other_arm(inside: Inside) -> None:
+    for _, each in measured(plant.overheads, 0.1, 10, inside=inside):
+        ranges = each.ranges()
+        for threshold in each.thresholds(ranges):
+            starts = [b.low for a, b in pairwise(ranges) if (a.take, b.take) == (threshold.below, threshold.above)]
+            assert starts == [threshold.start]
+            assert threshold.start == (threshold.high if inside == "baseline" else math.ceil(threshold.at or 0))
 
 
 def test_ranges_follow_one_another_and_cover_the_sizes() -> None:
