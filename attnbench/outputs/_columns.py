@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from textwrap import wrap
+from textwrap import TextWrapper
 from typing import NamedTuple
 
 _GAP = 2
@@ -40,8 +40,8 @@ def lines(
 ) -> Iterator[Printed]:
     """The lines of a table.
 
-    Where the table is too wide, texts of all columns but the first are broken between words; where it still is, every
-    row becomes a paragraph of `heading text` pairs.
+    Where the table is too wide, texts are broken between words, in the first column after a comma too, first where that
+    is wider than half of the room; where the table still is, every row becomes a paragraph of `heading text` pairs.
 
     Args:
         head: the headings.
@@ -69,16 +69,17 @@ def _widths(
 ) -> dict[int, int] | None:
     """By column: as wide as its texts, or as its longest word at least; None where the table is still too wide."""
     texts = {i: [head[i], *(row[i] for row in rows)] for i in columns}
-    widths = {i: max(map(len, texts[i])) for i in columns}
+    natural = {i: max(map(len, texts[i])) for i in columns}
     least = {i: max((len(word) for text in texts[i] for word in _glued(text).split(" ")), default=0) for i in columns}
-    least[columns[0]] = widths[columns[0]]
-    room = width - _GAP * (len(columns) - 1)
-    while sum(widths.values()) > room:
-        slack = [i for i in columns if widths[i] > least[i]]
-        if not slack:
-            return None
-        widths[max(slack, key=widths.__getitem__)] -= 1
-    return widths
+    first, room = columns[0], width - _GAP * (len(columns) - 1)
+    shortest = max(len(part) for text in texts[first] for part in _broken(text, 1, _INDENT, AFTER_COMMAS))
+    for of_first in (max(shortest, min(natural[first], width // 2)), shortest):
+        widths, least[first] = dict(natural), of_first
+        while sum(widths.values()) > room and (slack := [i for i in columns if widths[i] > least[i]]):
+            widths[max(slack, key=widths.__getitem__)] -= 1
+        if sum(widths.values()) <= room:
+            return widths
+    return None
 
 
 def _glued(text: str) -> str:
@@ -86,10 +87,15 @@ def _glued(text: str) -> str:
     return re.sub(r"\[[^]]*\]", lambda interval: interval[0].replace(" ", _GLUE), text)
 
 
-def _broken(text: str, width: int, indent: str = "") -> list[str]:
+WORDS, AFTER_COMMAS = re.compile("( +)"), re.compile("( +|(?<=,))")
+"""Where a text may be broken: between words, and after a comma as well, as in `k=256,sharing=headwise`."""
+
+
+def _broken(text: str, width: int, indent: str = "", at: re.Pattern[str] = WORDS) -> list[str]:
     """A text over lines of at most `width`; a longer word is not broken."""
-    parts = wrap(_glued(text), width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
-    return [_plain(part) for part in parts] or [""]
+    wrapper = TextWrapper(width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    wrapper.wordsep_simple_re = at
+    return [_plain(part) for part in wrapper.wrap(_glued(text))] or [""]
 
 
 def _plain(text: str) -> str:
@@ -98,8 +104,13 @@ def _plain(text: str) -> str:
 
 def _in_columns(row: Sequence[str], index: int, widths: dict[int, int], numbers: Collection[int]) -> Iterator[Printed]:
     """One row, over as many lines as its longest field needs."""
-    fields = {i: [row[i]] if len(row[i]) <= width else _broken(row[i], width) for i, width in widths.items()}
-    last = max(widths)
+    first, last = min(widths), max(widths)
+    fields = {
+        i: [row[i]]
+        if len(row[i]) <= width
+        else _broken(row[i], width, *((_INDENT, AFTER_COMMAS) if i == first else ()))
+        for i, width in widths.items()
+    }
     for number in range(max(map(len, fields.values()))):
         line: Printed = []
         for i, width in widths.items():
@@ -117,7 +128,7 @@ def _paragraph(
     head: Sequence[str], row: Sequence[str], index: int, columns: Sequence[int], width: int
 ) -> Iterator[Printed]:
     """One row as `first  heading text  heading text …`, broken between fields."""
-    *before, last = _broken(row[columns[0]], width, _INDENT)
+    *before, last = _broken(row[columns[0]], width, _INDENT, AFTER_COMMAS)
     yield from ([Piece(part, index, columns[0])] for part in before)
     line, used = [Piece(last, index, columns[0])], len(last)
     for i in columns[1:]:

@@ -127,3 +127,22 @@ def test_every_table_is_set_by_the_one_that_cuts_nothing() -> None:
     """A table of rich's own gives way in any column, down to one letter; the line of a progress bar has room."""
     sources = Path(attnbench.__file__).parent.rglob("*.py")
     assert [path.name for path in sources if "rich.table" in path.read_text(encoding="utf-8")] == ["_progress.py"]
+
+
+def test_a_long_name_is_broken_after_a_comma_before_a_table_becomes_paragraphs() -> None:
+    """The negative control: a name with no place to break."""
+    figures = ["1024", "12", "668µs", "667µs", "1.2%", "▁▂▃▄▅▆▇█"]
+    head = ["seq_len", "size", "runs", "first", "newest", "varies", "trail"]
+    broken, whole = (
+        ["".join(piece.text for piece in line) for line in lines(head, [[name, *figures]], 80)]
+        for name in (
+            "sparse_transformer heads=split,kind=strided,stride=sqrt(n)",
+            "sparse_transformer_heads=split_kind=strided_stride=sqrt(n)",
+        )
+    )
+    assert max(map(len, [*broken, *whole])) <= 80
+    assert broken[0].split() == head
+    assert [line.split() for line in broken[2:]] == [
+        ["sparse_transformer", "heads=split,", *figures], ["kind=strided,stride=sqrt(n)"]
+    ]  # fmt: skip
+    assert whole[0].startswith("sparse_transformer_heads=split_kind=strided_stride=sqrt(n)  size 1024")
