@@ -240,13 +240,15 @@ def step_kernel(
     x += (sample * seq_len + first * BLOCK_N) * WIDTH
     codes += (sample * seq_len + first * BLOCK_N) * RANK
     left = seq_len - first * BLOCK_N
-    tile = load_rows(x, left, WIDTH, BLOCK_N, BLOCK_D)
-    if KIND != "soft":
-        tile = positive(tile)
+    at = 0  # tokens from the first tile to this one
+    ahead = load_rows(x, left, WIDTH, BLOCK_N, BLOCK_D)
     if KIND == "nmf":
         before = load_rows(codes, left, RANK, BLOCK_N, BLOCK_R)
     for index in tl.range(begin, end, disable_licm=True):  # what a loop holds constant takes registers from the sums
         mask = (n < left)[:, None] & rank_mask[None, :]
+        tile = ahead
+        if KIND != "soft":  # here: done where it is loaded, the products would wait for what comes
+            tile = positive(ahead)
         if KIND == "nmf":
             c = tl.trans(before)
         projected = folded_rows(tl.dot(pairs, tl.trans(tile)), BLOCK_R)  # [R, N]
@@ -262,21 +264,19 @@ def step_kernel(
             high, low = halves(c)
             weighted = folded_rows(tl.dot(tl.trans(gram), high, tl.dot(tl.trans(gram), low)), BLOCK_R)
             c = c * projected / (weighted + epsilon)
-            tl.store(codes + (n[None, :] * RANK + r[:, None]), c, mask=tl.trans(mask))
+            tl.store(codes + at * RANK + (n[None, :] * RANK + r[:, None]), c, mask=tl.trans(mask))
         high, low = halves(c)
         if KIND != "soft":
             gram_total = tl.dot(high, tl.trans(high), gram_total)
-        x += STEP * WIDTH
-        codes += STEP * RANK
+        at += STEP
         left = tl.where(index + 1 < end, left - STEP, 0)
-        ahead = load_rows(x, left, WIDTH, BLOCK_N, BLOCK_D)
+        ahead = load_rows(x + at * WIDTH, left, WIDTH, BLOCK_N, BLOCK_D)
         if KIND == "nmf":
-            before = load_rows(codes, left, RANK, BLOCK_N, BLOCK_R)
+            before = load_rows(codes + at * RANK, left, RANK, BLOCK_N, BLOCK_R)
         rows = tl.trans(tile)
-        total = tl.dot(rows, tl.trans(high), tl.dot(rows, tl.trans(low), total))
-        tile = ahead
-        if KIND != "soft":
-            tile = positive(ahead)
+        total = tl.dot(rows, tl.trans(low), total)
+        tl.debug_barrier()  # Triton 3.6 would load what comes behind both products
+        total = tl.dot(rows, tl.trans(high), total)
 
     d = tl.arange(0, BLOCK_D)
     ROWS: tl.constexpr = WIDTH + (1 if KIND == "soft" else RANK)
