@@ -18,6 +18,7 @@ from typing import Any, Literal
 from attnbench.analysis.baseline import Baseline, best_exact, computes_nothing, named
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.interval import ratio
+from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.recommendation import not_told_apart
 from attnbench.analysis.series import Panel
 from attnbench.analysis.summary import USE, Figure, Line, PanelReport, Summary, Table
@@ -192,12 +193,18 @@ def answer(summary: Summary) -> Answer:
         if table and table.every:
             groups.setdefault(report.panel.but_for_mode, []).append((report, table))
     return Answer(
-        metric=quantity.metric.label or quantity.title.lower() if quantity else None,
+        metric=_called(quantity) if quantity else None,
         baseline=summary.baseline,
         best_exact=quantity.metric.best_exact if quantity else "",
         verdicts=tuple(_verdict(summary, report, table) for report, table in decided),
         tables=tuple(_modes(summary, group) for group in groups.values()),
     )
+
+
+def _called(quantity: Quantity) -> str:
+    """What is compared, in a sentence; of memory with what is counted."""
+    label = "" if quantity.metric.role == "memory" else quantity.metric.label
+    return label or quantity.title.lower()
 
 
 def preferred(summary: Summary, reports: Iterable[PanelReport]) -> list[str]:

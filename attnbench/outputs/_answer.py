@@ -45,6 +45,9 @@ IMPLIED = {"decode": "causal"}
 
 EXACT = "exact"
 
+MEMORY_WORDS = "memory: without inputs"
+"""Of a call at its peak, as metric `peak_memory` has it; what has to fit a budget is what `choose` and `fit` say."""
+
 NOWHERE, UNKNOWN, BY, SAME = "–", "?", "≤", "="
 
 MARKS = {
@@ -462,7 +465,7 @@ def _columns(table: Modes, answer: Answer, mode: str, rows: Sequence[Row]) -> It
     memories = [each.memory_bytes if each else None for each in of]
     if table.unit != "bytes" and any(each is not None for each in memories):
         texts = tuple(shown(each, "bytes") for each in memories), tuple(brief(each, "bytes") for each in memories)
-        yield Column("memory", f"memory at {size}", "figure", *texts, tuple(memories))
+        yield Column("memory", f"memory without inputs at {size}", "figure", *texts, tuple(memories))
 
 
 def _unknown(tables: Iterable[Modes]) -> list[str]:
@@ -525,7 +528,9 @@ def legend(tables: Iterable[ShortTable]) -> list[str]:
     codes = " ".join(text for column in columns if column.kind == "lacks" for text in column.briefs if text != EXACT)
     marks = [meaning for mark, meaning in MARKS.items() if mark in places]
     letters = [f"{letter}: {PROPERTIES[name].lack}" for name, letter in LETTERS.items() if letter in codes]
-    return [*marks, *letters, *(["e: error as an estimate of softmax"] if "e" in codes else [])]
+    errors = ["e: error as estimate of softmax"] if "e" in codes else []
+    memory = [MEMORY_WORDS] if any(column.heading == "memory" for column in columns) else []
+    return [*marks, *letters, *errors, *memory]
 
 
 def _left_out(summary: Summary, answer: Answer, panels: int, tables: Sequence[Modes], most_rows: int) -> str:

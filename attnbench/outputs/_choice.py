@@ -266,7 +266,8 @@ def _notes(choice: Choice, names: Names) -> Iterator[str]:
         sources = {each.memory_source for each in every}
         marks = ["; ~: predicted from shapes"] * ("predicted" in sources)
         marks += ["; ≈: between two measured ones"] * ("interpolated" in sources) + [_UNKNOWN] * ("" in sources)
-        yield f"memory: all that is alive at the peak of a call, inputs included{''.join(marks)}."
+        words = "memory: all that is alive at the peak of a call, inputs included (`show`: without inputs)"
+        yield f"{words}{''.join(marks)}."
         if any(each.state_bytes is not None for each in every):
             yield "state: what is kept of all tokens to decode the next one."
         yield from _error_notes(every)

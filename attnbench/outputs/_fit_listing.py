@@ -27,9 +27,10 @@ _PARTS = {
 
 _COUNTED = {
     "train": "parameters and their gradients, what each layer keeps for its backward, and the most that one layer "
-    "holds at once",
-    "infer": "parameters, and the most that one layer holds at once",
-    "decode": "parameters, what is kept of all tokens, and the most that a step of one layer holds at once",
+    "holds at once, inputs included",
+    "infer": "parameters, and the most that one layer holds at once, inputs included",
+    "decode": "parameters, what is kept of all tokens, and the most that a step of one layer holds at once, inputs "
+    "included",
 }
 """By mode, what is counted of the layers."""
 

@@ -114,6 +114,8 @@ def marks(summary: Summary) -> list[str]:
         lines.append("Intervals are 95 %, from rounds; ±: half of one, relative, the row's median.")
     lines += [f"crossover: {CROSSOVER_WORDS}"] if any(x.against_baseline or x.against_exact for x in every) else []
     lines += [f"growth: {GROWTH_WORDS}"] if any(x.doubling or x.growth for x in every) else []
+    if any(table.quantity.metric.role == "memory" for report in summary.panels for table in report.tables):
+        lines.append("memory: at the peak of a call, without inputs; `choose` and `fit` count the inputs as well.")
     return lines + chosen_rows(summary)
 
 

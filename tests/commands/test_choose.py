@@ -181,6 +181,7 @@ def test_a_table_fits_80_columns_and_says_what_its_marks_are(sequence: tuple[str
         assert mark in notes
     assert "!" in next(line for line in table.splitlines() if "performer" in line)
     assert "no nearer than the mean of v" in " ".join(notes.split())
+    assert "inputs included (`show`: without inputs)" in " ".join(notes.split())
 
 
 def test_what_a_roofline_leaves_possible_is_told(sequence: tuple[str, ...]) -> None:

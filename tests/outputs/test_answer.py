@@ -114,6 +114,9 @@ def test_the_quick_suite_is_answered_on_one_screen() -> None:
     assert "cells without a figure" not in text
     assert "more rows: --all" in text
     assert "P: not all pairs" in text
+    assert "memory: without inputs" in text
+    assert "memory: without inputs" not in (by_memory := " ".join(lines(summarise(quick(), ["peak_memory"]))))
+    assert "by peak memory without inputs, parameters included: " in " ".join(by_memory.split())
 
 
 def test_no_row_is_left_out_that_fits_the_screen() -> None:

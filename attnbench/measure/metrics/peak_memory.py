@@ -22,7 +22,7 @@ METRIC = Metric(
     },
     unit="bytes",
     meaning="Peak allocated above the live inputs, from the allocator's own events.",
-    title="Peak memory, parameters included",
+    title="Peak memory without inputs, parameters included",
     label="peak memory",
     place=3,
     exact=True,
