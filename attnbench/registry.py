@@ -240,7 +240,8 @@ def outside_definition(operator: Operator, problem: Problem, params: Params, sco
     if scope not in operator.forms:
         return f"no scope {scope}: it has {', '.join(operator.forms)}"
     if problem.domain not in operator.domains:
-        return f"defined on {' and '.join(operator.domains)} only, not on a {problem.domain}"
+        here = "an image" if problem.domain == "image" else f"a {problem.domain}"
+        return f"defined on {' and '.join(operator.domains)} only, not on {here}"
     if problem.causal and operator.causal is not True:
         return _sentence(operator.causal, "causal")
     if not problem.causal and operator.full is not True:

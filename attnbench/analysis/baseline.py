@@ -88,10 +88,15 @@ def least(panel: Panel, quantity: Quantity, candidates: Sequence[Series], name: 
 
 
 def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Pair]:
-    """The sizes that a series and its baseline have, ascending. A failed call loses no analytic figure."""
+    """The sizes that a series and its baseline have, ascending. A failed call loses no analytic figure, and one that
+    ran out of time says nothing of what is no time.
+    """
     sizes = []
     levels = quantity.levels
-    fates, baseline_fates = fate(series.points), fate(sorted(baseline.points.values(), key=lambda p: p.size))
+    fates, baseline_fates = (
+        {label: "" if status == "timeout" and quantity.metric.unit != "s" else status for label, status in each.items()}
+        for each in (fate(series.points), fate(sorted(baseline.points.values(), key=lambda p: p.size)))
+    )
     for label, size in panel.sizes.items():
         a, b = series.at(label), baseline.points.get(label)
         if a is not None and b is not None:

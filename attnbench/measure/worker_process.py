@@ -178,6 +178,7 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
     # What the runner can import, the worker can: operators_from may name a package found through sys.path alone.
     path = os.pathsep.join([*first, *(p or os.getcwd() for p in sys.path)])
     environment = {
+        "KINETO_LOG_LEVEL": "99",  # what torch's profiler says of itself is not the last that a worker printed
         **os.environ,
         **allocator.variables(os.environ),
         "OMP_NUM_THREADS": str(threads),

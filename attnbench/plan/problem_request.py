@@ -91,7 +91,7 @@ def _problems(notes: Notes, request: ProblemRequest) -> list[Problem]:
     }
     dtypes = _read(notes, "--dtype", _split(request.dtype), KINDS["dtype"])
     sweep = Sweep({name: each for name, each in values.items() if each})
-    if not any(AXES[name].domain for name in sweep.values):
+    if not any(axis.domain and request.sizes.get(name) for name, axis in AXES.items()):
         notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
     if len(notes.mistakes) > mistakes:
         return []

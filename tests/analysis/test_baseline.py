@@ -64,6 +64,16 @@ def test_pairs_carry_what_became_of_either_side() -> None:
     assert not found[0].beyond_baseline
 
 
+@pytest.mark.parametrize(("metric", "told"), [("wall_time", True), ("peak_memory", False)])
+def test_what_ran_out_of_time_is_dearer_in_time_alone(metric: str, told: bool) -> None:
+    run = laws(SIZES, {"softmax": lambda n: 1e-6 * n**2, "performer": float}, statuses={("softmax", 512): "timeout"})
+    (panel,) = panels(run.results)
+    base = named(panel, "softmax")
+    assert base is not None
+    run.results["peak_memory_bytes"] = run.results["wall_time_s"]
+    assert pairs(panel, panel.series[1], base, quantity(run, metric))[-1].beyond_baseline is told
+
+
 def test_what_is_skipped_beyond_an_out_of_memory_shares_its_fate() -> None:
     def point(size: int, status: str, cause: Cause = "") -> Point:
         return Point(size, str(size), "", Problem(size, 4), status, "out of memory, or out of time", cause)

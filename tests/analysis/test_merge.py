@@ -254,6 +254,8 @@ def test_other_contracts_copies_and_what_was_measured_twice_are_refused(tmp_path
     with pytest.raises(BadInput, match="both hold shard 2/3: it was measured twice"):
         join([*shards(tmp_path), again])
     (a / SEARCH).write_text("{}")
+    with pytest.raises(BadInput, match="no run is given"):
+        join([])
     with pytest.raises(BadInput, match=r"a search of .attnbench crossover"):
         join([a])
     with pytest.raises(BadInput, match=r"not a run folder, it has no visits\.jsonl"):

@@ -217,6 +217,7 @@ def test_csv_and_markdown_hold_the_same_rows() -> None:
         (("--seq-len", "8", "--dtype", "bf16,fp32"), "2 problems"),
         (("--seq-len", "8", "--channels", "100"), "100 is not divisible by heads 8"),
         ((), "--seq-len: missing"),
+        (("--seq-len", "-1"), "one mistake"),
         (("--seq-len", "8", "--memory", "12"), "--memory '12'; allowed"),
         (("--seq-len", "8", "--operators", "softmx"), "did you mean 'softmax'"),
         (("--seq-len", "8", "--run", "nosuch"), "nosuch: no such folder"),

@@ -103,10 +103,13 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 }
 ALL = os.sched_getaffinity(0)
 
+FORKED: list[int] = []
+
 GOOD: dict[str, Callable[[], object]] = {
     "honest": lambda: None,
     "draws": lambda: (torch.rand(1), random.random()),
     "undoes_all": lambda: [(do(), undo()) for name, (do, undo) in CHANGES.items() if name in ("precision", "variable")],
+    "forks": lambda: FORKED or FORKED.append(os.fork()),
     "appends_path": lambda: "/behind" in sys.path or sys.path.append("/behind"),
 }
 
