@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from attnbench.errors import BadInput, described, printable
 
 VARIABLE = "ATTNBENCH_OWN_CODE_LIMIT_S"
 DEFAULT_S = 60.0
+STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
+
 GRACE_S = 5.0
 """Seconds after the limit at which code that could not be interrupted (native code, a loop that catches everything)
 ends the command. Native code that never releases the interpreter's lock is not ended."""
@@ -46,7 +49,9 @@ def user_errors(place: str, *passed: type[BaseException]) -> Iterator[None]:
     except BaseException as error:
         if interrupts.meant(error) or isinstance(error, (BadInput, *passed)):
             raise
-        raise BadInput(f"{place}: {user_line(error)}{described(error)}. Correct it and try again.") from None
+        line = user_line(error)
+        where = line if line.startswith(f"{place}, ") else f"{place}: {line}"
+        raise BadInput(f"{where}{described(error)}. Correct it and try again.") from None
 
 
 def user_line(error: BaseException) -> str:
@@ -62,7 +67,7 @@ def user_line(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
     ]
-    frames = [f for f in frames if "/importlib/" not in f.filename and "/contextlib" not in f.filename]
+    frames = [f for f in frames if not f.filename.startswith(STANDARD_LIBRARY)]
     if not frames:
         return ""
     source = f" ({printable(frames[-1].line)})" if frames[-1].line else ""

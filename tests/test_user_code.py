@@ -37,6 +37,15 @@ def test_an_import_without_end_is_told(content: str, tmp_path: Path, monkeypatch
         exec(compile(content, str(path), "exec"), {})
 
 
+def test_a_mistake_is_told_with_the_users_own_line(tmp_path: Path) -> None:
+    """Not with the standard library's, where it was raised."""
+    path, content = tmp_path / "mine.py", "import json\njson.loads(3)"
+    path.write_text(content)
+    with pytest.raises(BadInput) as error, user_errors(str(path)):
+        exec(compile(content, str(path), "exec"), {})
+    assert str(error.value).startswith(f"{path}, line 2 (json.loads(3)): TypeError")
+
+
 VERBS = (
     ["run", "mine.yaml", "--dry-run"],
     ["crossover", "mine", "--operators-from", "mine.py"],

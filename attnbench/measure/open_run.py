@@ -184,8 +184,8 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     if keys:
         visits.close()
         raise BadInput(
-            f"--resume {folder}: it measured {keys[0]}, which its suite gives no more: an operator's "
-            "parameters have changed since. Start a new run with --out."
+            f"--resume {folder}: it measured {keys[0]}, which its suite gives no more: {folder / SUITE} or an "
+            "operator's parameters have changed since. Undo that, or start a new run with --out."
         )
     return Session(plan, visits, stored)
 

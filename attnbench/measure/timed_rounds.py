@@ -74,8 +74,9 @@ class TimedRounds:
         draw = random.Random(f"{maker.plan.seed} {number}")
         missing = dict(enumerate(self.missing(number, only)))
         stage = Stage("round", number, self.last, stops(maker.plan.measure)[-1])
-        maker.progress.planned(stage, sum(map(len, missing.values())), maker.left.seconds())
-        maker.left.starts = max(0, maker.left.starts - any(missing.values()))
+        if visits := sum(map(len, missing.values())):
+            maker.progress.planned(stage, visits, maker.left.seconds())
+        maker.left.starts = max(0, maker.left.starts - bool(visits))
         for position, index in enumerate(self._order(missing, draw)):
             cells = missing.pop(index)
             later = [cell for others in missing.values() for cell in others]

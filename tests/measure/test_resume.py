@@ -165,10 +165,11 @@ def test_a_finished_run_has_nothing_to_resume(killed: tuple[Path, list[tuple[str
     folder, _ = killed
     before = (folder / VISITS).read_text()
     opened = journal.resume(folder)
-    runner = Runner(plan(CELLS, measure=ROUNDS), opened, Silent())
+    runner = Runner(plan(CELLS, measure=ROUNDS), opened, progress := Silent())
     runner.run()
     opened.close()
     assert (folder / VISITS).read_text() == before
+    assert not [stage for stage, visits, _ in progress.stages if visits == 0]
     assert not runner.workers.start_s
 
 
@@ -192,6 +193,11 @@ def test_another_suite_or_machine_is_refused(tmp_path: Path, suite: Path, monkey
 
     resume(suites.load(str(suite)), "cpu", folder).journal.close()
     assert "not the suite that this run measures" in refused(other)
+    other.write_text(SUITE.replace("[16, 32]", "[64]"))
+    edited, kept = suites.load(str(other)), (folder / "suite.yaml").read_text()
+    (folder / "suite.yaml").write_text(edited.text)
+    assert "suite.yaml or an operator's parameters have changed since" in refused(other)
+    (folder / "suite.yaml").write_text(kept)
     stored = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps({**stored, "cpu": "Another CPU"}))
     assert "Another CPU" in refused(suite)
