@@ -73,7 +73,8 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
         folders: of the parts.
         partial: whether shards, or units of one, may be missing.
 
-    Raises: BadInput where there is none, where one cannot be trusted, where they do not belong together, or where shards are missing.
+    Raises: BadInput where there is none, where one cannot be trusted, where they do not belong together, or where
+        shards are missing.
     """
     if not folders:
         raise BadInput("no run is given to join. Give folders that `attnbench run` wrote.")
