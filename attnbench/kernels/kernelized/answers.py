@@ -140,9 +140,6 @@ def answer_kernel(
     if FEATURES == "exp":
         n += epsilon * sum_of_parts(column_sums, head, sum_parts, first_v, head_dim, BLOCK_V)[None, :]
         z += epsilon * tl.sum(all_shares, axis=0)
-    elif FEATURES == "fourier":
-        n *= scale
-        z *= scale
     z += denominator_epsilon
 
     channels = first_v + tl.arange(0, BLOCK_V)

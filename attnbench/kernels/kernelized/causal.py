@@ -27,7 +27,7 @@ import triton
 from torch import Tensor
 
 from attnbench.kernels.building import Configuration
-from attnbench.kernels.kernelized.full import PROGRAMS, argument_types, configured
+from attnbench.kernels.kernelized.full import WARPS, argument_types, configured
 from attnbench.kernels.kernelized.scan import chunk_answer_kernel, chunk_states_kernel, segment_sums_kernel
 from attnbench.kernels.kernelized.scan_gradients import chunk_key_gradient_kernel, chunk_query_gradient_kernel
 from attnbench.kernels.kernelized.tiles import FeatureMap, even, scan_tiles, state_tiles
@@ -87,11 +87,11 @@ def chunk_states(
         segments before (after): the state [segments, B·H, M, D] and the normaliser [segments, B·H, M].
     """
     b, h, n, d = x.shape
-    tiles = state_tiles(d, phi, x.dtype)
+    tiles = state_tiles(d, phi, x.dtype, key=query is None)
     sizes = tiles.constexprs
     programs = b * h * triton.cdiv(phi.count, sizes["BLOCK_M"]) * triton.cdiv(d, sizes["BLOCK_V"])
     chunks = triton.cdiv(n, sizes["CHUNK"])
-    segments = segments_of(chunks, programs)
+    segments = segments_of(chunks, programs * tiles.warps * phi.rows // phi.count)
     segment_chunks = triton.cdiv(chunks, segments)
     dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
     states = torch.empty(chunks, b * h, phi.rows, d, dtype=dtype, device=x.device)
@@ -101,7 +101,7 @@ def chunk_states(
     chunk_states_kernel[(programs * segments,)](
         x, values, *(query or (normalisers,) * 3), omega, states, normalisers, segment_states, segment_normalisers,
         h, n, phi.count, d, segments, segment_chunks, *x.stride()[:3], *values.stride()[:3], phi.scale, phi.epsilon,
-        KEY=query is None, EVEN=even(phi, tiles), **tiles.options,
+        KEY=query is None, **tiles.options,
     )  # fmt: skip
     summed = segment_sums(segment_states, segment_normalisers, dtype, reverse=query is not None)
     return states, normalisers, *summed
@@ -117,9 +117,10 @@ def segment_sums(states: Tensor, normalisers: Tensor, dtype: torch.dtype, revers
     return summed
 
 
-def segments_of(chunks: int, programs: int) -> int:
-    """How many segments the chunks make: about PROGRAMS programs, `programs` to each segment."""
-    return int(triton.cdiv(chunks, max(LEAST_CHUNKS, triton.cdiv(chunks * programs, PROGRAMS))))
+def segments_of(chunks: int, warps: int) -> int:
+    """How many segments the chunks make: about as many as occupy WARPS, `warps` to each segment (a warp with two sums
+    counts as two)."""
+    return int(triton.cdiv(chunks, max(LEAST_CHUNKS, triton.cdiv(chunks * warps, WARPS))))
 
 
 def answer(
@@ -211,7 +212,8 @@ def _configurations(
     sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and capability == 90
     state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
-        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capability)) for key in (True, False)
+        (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capability, key))
+        for key in (True, False)
     ]
     for kernel, name in (
         (chunk_answer_kernel, "answer"),

@@ -7,7 +7,7 @@ What a map is applied to (its argument a), for token i and feature r, and its va
 | elu | x_ir | a + 1 above 0, exp a below | the same |
 | relu | ω_r x_i · scale | max(a, 0) + ε | the same |
 | exp | ω_r x_i · scale, for a key − (scale ‖x_i‖)²/2 | exp(a − max_r a) + ε | exp(a − max_jr a) + ε |
-| fourier | ω_r x_i / ‖x_i‖ | [sin a, cos a] · scale | the same |
+| fourier | ω_r x_i / ‖x_i‖ | [sin a, cos a] | the same |
 | softmax | x_ir | exp(a) / Σ_r exp(a) | exp(a) / Σ_j exp(a) |
 """
 

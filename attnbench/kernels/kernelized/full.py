@@ -51,9 +51,6 @@ from attnbench.kernels.kernelized.tiles import (
 )
 from attnbench.kernels.launching import CAPABILITIES, POINTER, PRECISIONS, Tiles, named
 
-PROGRAMS = 512
-"""About how many programs a causal token range is split into: enough for 132 multiprocessors to be evenly loaded."""
-
 WARPS = 132 * 16
 """About how many warps sum at a time, 16 for each of 132 multiprocessors: more would only add splits to combine."""
 

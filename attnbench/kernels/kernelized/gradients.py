@@ -150,8 +150,6 @@ def query_gradient_kernel(
                 w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
     if FEATURES == "relu" or FEATURES == "exp" or FEATURES == "fourier":
-        if FEATURES == "fourier":
-            weight *= scale
         if FEATURES == "exp":  # the largest argument is subtracted from all, so it gets back what all of them got
             dx -= lift[:, None] * load_rows(omega, place.to(tl.int64), row_mask, head_dim, 0, head_dim, BLOCK_D).to(
                 tl.float32
@@ -273,9 +271,6 @@ def key_gradient_kernel(
             if WIDTH != 0:
                 w = load_rows(omega, columns, column_mask, head_dim, 0, head_dim, BLOCK_D)
             dx = tl.dot(da.to(COMPUTE), w.to(COMPUTE), dx, input_precision=PRECISION)
-    if FEATURES == "fourier":
-        dvalue *= scale
-        dx *= scale
     channels = tl.arange(0, BLOCK_D)
     mask = row_mask[:, None] & (channels < head_dim)[None, :]
     tl.store(dv + rows[:, None] * d_n + channels[None, :], dvalue.to(dv.dtype.element_ty), mask=mask)

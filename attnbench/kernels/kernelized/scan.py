@@ -23,16 +23,16 @@ from attnbench.kernels.kernelized.features import (
     plain_slope,
     power,
     rows_once,
-    scaled,
     sine_and_cosine,
     token_scalar,
     unit_of,
 )
+from attnbench.kernels.kernelized.sums import arguments_by_feature
 
 
 @triton.jit
 def values_of(
-    a, column_mask, scale, epsilon, FEATURES: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr
+    a, column_mask, epsilon, FEATURES: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr
 ):  # fmt: skip
     """φ of arguments a (exp: `in_units`) from which a stabiliser was subtracted, and its second half (fourier); 0
     outside the mask. EVEN: nothing is outside.
@@ -42,8 +42,6 @@ def values_of(
     second = a
     if FEATURES == "fourier":
         phi, second = sine_and_cosine(a, tl.bfloat16 == COMPUTE)
-        phi *= scale
-        second *= scale
     elif FEATURES == "exp":
         phi = power(a, COMPUTE) + epsilon
     else:
@@ -152,7 +150,6 @@ def chunk_states_kernel(
     FEATURES: tl.constexpr,
     KEY: tl.constexpr,
     CHUNK: tl.constexpr,
-    EVEN: tl.constexpr,  # whether BLOCK_M divides the features
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -161,7 +158,8 @@ def chunk_states_kernel(
     COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program per value tile, tile of features, segment and head, in that order."""
+    """One program per value tile, tile of features, segment and head, in that order; φ has the features as rows, as in
+    `accumulate_kernel`."""
     tiles_v = tl.cdiv(head_dim, BLOCK_V)
     tiles_m = tl.cdiv(features, BLOCK_M)
     index = tl.program_id(0)
@@ -175,15 +173,13 @@ def chunk_states_kernel(
     count = feature_count(features, FEATURES)
     columns = first + tl.arange(0, BLOCK_M)
     column_mask = columns < features
-    if FEATURES != "elu" and WIDTH == 0:
-        w = load_rows(omega, columns.to(tl.int64), column_mask, head_dim, 0, head_dim, BLOCK_D)
+    w = rows_once(omega, columns.to(tl.int64), column_mask, head_dim, FEATURES, BLOCK_D, WIDTH)
     s = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     z = tl.zeros([BLOCK_M], tl.float32)
     if FEATURES == "fourier":
         s_cos = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
         z_cos = tl.zeros([BLOCK_M], tl.float32)
 
-    unit = unit_of(scale, FEATURES, COMPUTE)
     begin = segment * segment_chunks
     parts = CHUNK // BLOCK_N
     blocks = parts * tl.minimum(segment_chunks, tl.cdiv(seq_len, CHUNK) - begin)
@@ -196,31 +192,31 @@ def chunk_states_kernel(
                 store_state(
                     states, normalisers, row + features, columns, column_mask, head_dim, first_v, s_cos, z_cos, BLOCK_V
                 )
-        rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        row_mask = rows < seq_len
-        tile, scalar = token(x, rows, row_mask, x_n, head_dim, scale, FEATURES, BLOCK_D, COMPUTE)
-        if FEATURES == "elu" or WIDTH != 0:
-            a = arguments(
-                tile, scalar, x, rows, row_mask, x_n, omega, first, features, head_dim, unit,
-                FEATURES, KEY, BLOCK_M, BLOCK_D, PRECISION, WIDTH,
-            )  # fmt: skip
+        start = block * BLOCK_N
+        rows = tl.arange(0, BLOCK_N).to(tl.int64)  # the block's first token is in the pointers: one addition for a load
+        row_mask = start + rows < seq_len
+        offset = head * seq_len + start
+        value = load_rows(values + start * v_n, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
+        a = arguments_by_feature(
+            w, omega, columns, column_mask, x + start * x_n, rows, row_mask, x_n, stabilisers + offset,
+            features, head_dim, scale, FEATURES, KEY, BLOCK_N, BLOCK_M, BLOCK_D, WIDTH, COMPUTE, PRECISION,
+        )  # fmt: skip
+        phi, cosine = values_of(a, column_mask, epsilon, FEATURES, True, COMPUTE)
+        if KEY:  # of a key that does not exist too, but no state behind it is read
+            z += tl.sum(phi, axis=1)
         else:
-            a = scaled(tl.dot(tile, tl.trans(w), input_precision=PRECISION), scalar, unit, FEATURES, KEY)
-        value = load_rows(values, rows, row_mask, v_n, first_v, head_dim, BLOCK_V)
-        share = tl.where(row_mask, 1.0, 0.0)
-        if not KEY:
-            offsets = head * seq_len + rows
-            value = value.to(tl.float32) * tl.load(weights + offsets, mask=row_mask, other=0.0)[:, None]
-            share = tl.load(shares + offsets, mask=row_mask, other=0.0)
-            if FEATURES == "exp":
-                a -= in_units(tl.load(stabilisers + offsets, mask=row_mask, other=0.0), COMPUTE)[:, None]
-        value = value.to(COMPUTE)
-        phi, cosine = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
-        z += tl.sum(phi * share[:, None], axis=0)
-        s = tl.dot(tl.trans(phi.to(COMPUTE)), value, s, input_precision=PRECISION)
+            share = tl.load(shares + offset + rows, mask=row_mask, other=0.0)[None, :]
+            weight = tl.load(weights + offset + rows, mask=row_mask, other=0.0)[None, :]
+            z += tl.sum(phi * share, axis=1)
+            phi *= weight
+        s = tl.dot(phi.to(COMPUTE), value, s, input_precision=PRECISION)
         if FEATURES == "fourier":
-            z_cos += tl.sum(cosine * share[:, None], axis=0)
-            s_cos = tl.dot(tl.trans(cosine.to(COMPUTE)), value, s_cos, input_precision=PRECISION)
+            if KEY:
+                z_cos += tl.sum(cosine, axis=1)
+            else:
+                z_cos += tl.sum(cosine * share, axis=1)
+                cosine *= weight
+            s_cos = tl.dot(cosine.to(COMPUTE), value, s_cos, input_precision=PRECISION)
     row = (segment * all_heads + head) * count
     store_state(segment_states, segment_normalisers, row, columns, column_mask, head_dim, first_v, s, z, BLOCK_V)
     if FEATURES == "fourier":
@@ -373,7 +369,7 @@ def chunk_answer_kernel(
         )  # fmt: skip
         if FEATURES == "exp":
             a -= highest[:, None]
-        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+        fq, fq_cos = values_of(a, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
         z = normaliser_tile(normalisers, segment_normalisers, row, segment_row, columns, column_mask)
         d += tl.sum(fq * z[None, :], axis=1)
         narrow = fq.to(COMPUTE)
@@ -383,7 +379,7 @@ def chunk_answer_kernel(
             k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
             FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
-        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+        fk, fk_cos = values_of(b, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
         scores = tl.dot(narrow, tl.trans(fk.to(COMPUTE)), scores, input_precision=PRECISION)
         if FEATURES == "fourier":
             z = normaliser_tile(
@@ -426,12 +422,12 @@ def scored(
     )  # fmt: skip
     if FEATURES == "exp":
         a -= stabiliser[:, None]
-    fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+    fq, fq_cos = values_of(a, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
     b = arguments(
         k_tile, k_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, unit,
         FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
     )  # fmt: skip
-    fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+    fk, fk_cos = values_of(b, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
     scores = tl.dot(fq.to(COMPUTE), tl.trans(fk.to(COMPUTE)), scores, input_precision=PRECISION)
     if FEATURES == "fourier":
         scores = tl.dot(fq_cos.to(COMPUTE), tl.trans(fk_cos.to(COMPUTE)), scores, input_precision=PRECISION)

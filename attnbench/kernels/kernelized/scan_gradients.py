@@ -107,7 +107,7 @@ def chunk_query_gradient_kernel(
             k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
             FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
-        fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+        fk, fk_cos = values_of(b, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
         dphi = tl.dot(pairs, fk.to(COMPUTE), dphi, input_precision=PRECISION)
         dcos = dphi
         if FEATURES == "fourier":
@@ -132,7 +132,7 @@ def chunk_query_gradient_kernel(
                     other, other_scalar, k, others, other_mask, k_n, omega, first, features, head_dim, unit,
                     FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
                 )  # fmt: skip
-                fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+                fk, fk_cos = values_of(b, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
                 dphi = tl.dot(other_pairs, fk.to(COMPUTE), dphi, input_precision=PRECISION)
                 if FEATURES == "fourier":
                     dcos = tl.dot(other_pairs, fk_cos.to(COMPUTE), dcos, input_precision=PRECISION)
@@ -141,7 +141,7 @@ def chunk_query_gradient_kernel(
             FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
         )  # fmt: skip
         a -= stabiliser[:, None]
-        fq, fq_cos = values_of(a, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+        fq, fq_cos = values_of(a, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
         da = slope(a, fq, fq_cos, dphi, dcos, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
         if FEATURES == "elu":
             mask = row_mask[:, None] & column_mask[None, :]
@@ -263,12 +263,12 @@ def chunk_key_gradient_kernel(
                 q_tile, q_scalar, q, rows, row_mask, q_n, omega, first, features, head_dim, unit,
                 FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
             )  # fmt: skip
-            fq, fq_cos = values_of(a - stabiliser[:, None], column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+            fq, fq_cos = values_of(a - stabiliser[:, None], column_mask, epsilon, FEATURES, EVEN, COMPUTE)
             b = arguments(
                 k_tile, k_scalar, k, rows, row_mask, k_n, omega, first, features, head_dim, unit,
                 FEATURES, True, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
             )  # fmt: skip
-            fk, fk_cos = values_of(b, column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE)
+            fk, fk_cos = values_of(b, column_mask, epsilon, FEATURES, EVEN, COMPUTE)
             narrow = fq.to(COMPUTE)
             s = state_tile(
                 states, segment_states, row, segment_row, columns, column_mask, head_dim, first_v, BLOCK_V
@@ -315,7 +315,7 @@ def chunk_key_gradient_kernel(
                             FEATURES, False, BLOCK_M, BLOCK_D, PRECISION, WIDTH, w,
                         )  # fmt: skip
                         fq, fq_cos = values_of(
-                            a - other_stabiliser[:, None], column_mask, scale, epsilon, FEATURES, EVEN, COMPUTE
+                            a - other_stabiliser[:, None], column_mask, epsilon, FEATURES, EVEN, COMPUTE
                         )
                         dphi = tl.dot(other_pairs, fq.to(COMPUTE), dphi, input_precision=PRECISION)
                         if FEATURES == "fourier":

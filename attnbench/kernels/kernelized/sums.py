@@ -195,15 +195,14 @@ def accumulate_kernel(
     mask = column_mask[:, None] & channel_mask[None, :]
     part = split * all_heads + head
     count = feature_count(features, FEATURES)
-    factor = scale if FEATURES == "fourier" else 1.0
     offsets = part * count + columns
-    tl.store(state + offsets[:, None] * head_dim + channels[None, :], s * factor, mask=mask)
+    tl.store(state + offsets[:, None] * head_dim + channels[None, :], s, mask=mask)
     if FEATURES == "fourier":
-        tl.store(state + (offsets + features)[:, None] * head_dim + channels[None, :], s_cos * factor, mask=mask)
+        tl.store(state + (offsets + features)[:, None] * head_dim + channels[None, :], s_cos, mask=mask)
     if first_v == 0:
-        tl.store(normaliser + offsets, z * factor, mask=column_mask)
+        tl.store(normaliser + offsets, z, mask=column_mask)
         if FEATURES == "fourier":
-            tl.store(normaliser + offsets + features, z_cos * factor, mask=column_mask)
+            tl.store(normaliser + offsets + features, z_cos, mask=column_mask)
         if STABILISED:
             tl.store(maxima + offsets, highest, mask=column_mask)
         if STABILISED and FEATURES == "exp":

@@ -202,36 +202,38 @@ def chunk(head_dim: int, dtype: torch.dtype) -> int:
 
 
 def state_tiles(
-    head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None
-) -> Tiles:
-    """Of `chunk_states_kernel`; arguments as `scan_tiles` has them."""
-    chosen = products(dtype, compute)
-    two, block_d = phi.features == "fourier", padded(head_dim)
-    block_n, block_m, block_v, width, warps, stages = 32, 32, 64, 0, 8 if block_d > 32 else 4, 2
+    head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None,
+    key: bool = True,
+) -> Tiles:  # fmt: skip
+    """Of `chunk_states_kernel`: as `accumulate_kernel` has them, but for bfloat16 where operands are in shared memory."""
+    tiles = sum_tiles(head_dim, phi, dtype, compute, capability, key)
+    sizes, warps, stages, registers = dict(tiles.constexprs), tiles.warps, tiles.stages, tiles.registers
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
-        block_n, warps = (128, 8) if two or block_d == 128 else (64, 4)
-        block_m, stages = 64, 2 if block_d == 256 or (two and block_d > 64) else 3
+        two, block_d = phi.features == "fourier", padded(head_dim)
+        narrow = block_d == 256 and phi.features != "elu"
+        block_n, block_m, warps, stages, registers = 64, 64, 4, 2 if block_d == 256 else 3, None
+        if narrow or (two and (block_d > 64 or not key)):
+            block_n = 32
+        elif phi.features in ("relu", "exp"):
+            block_m, warps = 128, 8
         if generation(capability) == 10:
             # Of 64 rows Triton 3.6 and 3.9 compile none: "operand #0 does not dominate this use".
             block_n, block_m, warps = 64, 32, 4
-            width = 64 if phi.features != "elu" and block_d > (64 if two else 128) else 0
-        block_v = 32 if (two and block_d > 64) or (phi.features != "elu" and block_d > 128) else 64
-    elif (block_d == 256 and phi.features != "elu") or (block_d > 64 and chosen["PRECISION"] == "tf32x3"):
-        width = 32
-    sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
-    sizes |= {"BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v), "WIDTH": width}
-    return Tiles({"FEATURES": phi.features, **sizes, **chosen}, warps, stages)
+            sizes["WIDTH"] = 64 if phi.features != "elu" and block_d > (64 if two else 128) else 0
+        sizes |= {"BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
+        sizes["BLOCK_V"] = min(block_d, 32 if two and block_d == 256 else 64)
+    return Tiles({**sizes, "CHUNK": chunk(head_dim, dtype)}, warps, stages, registers)
 
 
 WGMMA: dict[tuple[str, str], tuple[tuple[int, int, int], ...]] = {
     ("answer", "elu"): ((64, 32, 1), (64, 32, 1)),
     ("answer", "relu"): ((128, 32, 1), (128, 32, 1)),
     ("answer", "exp"): ((128, 32, 1), (128, 32, 1)),
-    ("answer", "fourier"): ((128, 32, 1), (128, 16, 1)),
+    ("answer", "fourier"): ((128, 16, 1), (128, 16, 1)),
     ("query", "elu"): ((128, 64, 1), (128, 64, 1)),
     ("query", "relu"): ((128, 64, 1), (128, 64, 1)),
     ("query", "exp"): ((128, 64, 1), (128, 32, 1)),
-    ("query", "fourier"): ((128, 32, 1),),
+    ("query", "fourier"): ((128, 16, 1),),
     ("key", "elu"): ((128, 32, 1), (128, 32, 1)),
     ("key", "relu"): ((128, 32, 2), (128, 32, 2)),
     ("key", "exp"): ((128, 32, 2), (128, 32, 2)),

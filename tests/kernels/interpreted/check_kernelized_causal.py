@@ -48,8 +48,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch, shipped: bool) -> None:
 
 def set_tiles(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
     def resized(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
-        def changed(*args: Any) -> Tiles:
-            before = tiles(*args)
+        def changed(*args: Any, **kwargs: Any) -> Tiles:
+            before = tiles(*args, **kwargs)
             return Tiles({**before.constexprs, **sizes}, before.warps, before.stages)
 
         return changed
@@ -81,10 +81,10 @@ def test_agrees_with_the_reference(features: str, tokens: int, dtype: str) -> No
 
 @pytest.mark.parametrize("features", ["exp"])
 def test_longer_segments_where_many_programs_share_one(features: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five chunks in segments of three and two: four programs to each, and room for seven in all."""
+    """Five chunks in segments of three and two: four programs of eight warps to each, and room for sixty warps."""
     set_tiles(monkeypatch, CHUNK=16)
-    monkeypatch.setattr(causal, "PROGRAMS", 7)
-    assert causal.segments_of(5, 4) == 2
+    monkeypatch.setattr(causal, "WARPS", 60)
+    assert causal.segments_of(5, 4 * 8) == 2
     problem = Problem(67, 23, 1, 1, "bfloat16", causal=True)
     assert not disagreeing(features, problem)
     monkeypatch.setattr(causal, "chunks_per_segment", lambda states: 5)  # all chunks of one segment
