@@ -4,7 +4,9 @@ Serves linear_transformer, performer and (without the gate) rfa in the causal fo
 these into segments. The state before each chunk is written once: of its segment by `chunk_states_kernel`, of all
 segments before by `segment_sums_kernel`. Then every block of queries is a program of its own (`chunk_answer_kernel`),
 which scores the pairs within the chunk and takes all tokens before it from the two states. No feature is written, and
-no launch reads what it writes. Gradients go the same way, the keys' with states of the queries after each chunk.
+no launch reads what it writes. Where a program can keep the state (`walk_tiles`), it goes through the chunks of a
+segment and answers each from it (`walk_kernel`). Gradients go the first way, the keys' with states of the queries after
+each chunk.
 
 Layout and precision as in `full`. No maximum over keys is taken (φ of a key is exp(a) + ε): nothing looks ahead.
 
@@ -27,10 +29,11 @@ import triton
 from torch import Tensor
 
 from attnbench.kernels.building import Configuration
-from attnbench.kernels.kernelized.full import WARPS, argument_types, configured
+from attnbench.kernels.kernelized.full import WARPS, accumulate, argument_types, configured
 from attnbench.kernels.kernelized.scan import chunk_answer_kernel, chunk_states_kernel, segment_sums_kernel
 from attnbench.kernels.kernelized.scan_gradients import chunk_key_gradient_kernel, chunk_query_gradient_kernel
-from attnbench.kernels.kernelized.tiles import FeatureMap, even, scan_tiles, state_tiles
+from attnbench.kernels.kernelized.tiles import FeatureMap, even, scan_tiles, state_tiles, walk_tiles
+from attnbench.kernels.kernelized.walk import walk_kernel
 from attnbench.kernels.launching import CAPABILITIES, PRECISIONS, Tiles
 
 LEAST_CHUNKS = 4
@@ -57,8 +60,12 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, phi: FeatureMap, omega: Ten
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap, save: bool) -> Tensor:
-        states = chunk_states(k, v, omega, phi, None)
-        y, saved = answer(q, k, v, omega, states, phi, save)
+        tiles = walk_tiles(q.shape[-1], phi, q.dtype)
+        if tiles is not None:
+            y, saved, states = walk(q, k, v, omega, phi, tiles, save)
+        else:
+            states = chunk_states(k, v, omega, phi, None)
+            y, saved = answer(q, k, v, omega, states, phi, save)
         if save:
             ctx.save_for_backward(q, k, v, omega, y, *saved, *states)
             ctx.phi = phi
@@ -141,6 +148,33 @@ def answer(
     return y, (denominators, stabilisers, places)
 
 
+def walk(
+    q: Tensor, k: Tensor, v: Tensor, omega: Tensor, phi: FeatureMap, tiles: Tiles, save: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """y and what `answer` returns beside it; where `save` also what `chunk_states` returns, all chunks in one segment.
+
+    Args:
+        tiles: of `walk_tiles`.
+    """
+    b, h, n, d = q.shape
+    chunks = triton.cdiv(n, tiles.constexprs["CHUNK"])
+    segment_chunks = triton.cdiv(chunks, segments_of(chunks, b * h * tiles.warps))
+    segments, segment_len = triton.cdiv(chunks, segment_chunks), segment_chunks * tiles.constexprs["CHUNK"]
+    summed = segment_sums(*accumulate(k, v, omega, phi, None, segments, segment_len, False)[:2], q.dtype, reverse=False)
+    y = torch.empty(q.shape, dtype=q.dtype, device=q.device) if q.stride(-1) != 1 else torch.empty_like(q)
+    saved_chunks, rows = (chunks, (b * h, n)) if save else (1, (1,))
+    states = torch.empty(saved_chunks, b * h, phi.rows, d, dtype=q.dtype, device=q.device)
+    normalisers = torch.empty(saved_chunks, b * h, phi.rows, dtype=torch.float32, device=q.device)
+    denominators = torch.empty(rows, dtype=torch.float32, device=q.device)
+    walk_kernel[(b * h * segments,)](
+        q, k, v, omega, *summed, states, normalisers, y, denominators, h, n, phi.count, d, segments, segment_len,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3], phi.scale, phi.denominator,
+        SAVE=save, **tiles.options,
+    )  # fmt: skip
+    none = torch.empty(1, dtype=torch.int32, device=q.device)
+    return y, (denominators, denominators, none), (states, normalisers, *(x[:1] for x in summed))  # before the first: 0
+
+
 def query_gradients(
     q: Tensor, k: Tensor, v: Tensor, omega: Tensor, states: Sequence[Tensor], y: Tensor, dy: Tensor,
     saved: tuple[Tensor, Tensor, Tensor], phi: FeatureMap,
@@ -209,7 +243,6 @@ def configurations() -> Iterator[Configuration]:
 def _configurations(
     phi: FeatureMap, d: int, dtype: torch.dtype, compute: str, capability: int
 ) -> Iterator[Configuration]:
-    sample = phi.features == "exp" and d == 32 and dtype == torch.bfloat16 and capability == 90
     state = "*bf16" if dtype == torch.bfloat16 else "*fp32"
     launches: list[tuple[Any, dict[str, Any], Tiles]] = [
         (chunk_states_kernel, {"KEY": key}, state_tiles(d, phi, dtype, compute, capability, key))
@@ -222,6 +255,10 @@ def _configurations(
     ):
         flags = {"SAVE": True} if name == "answer" else {}
         launches.append((kernel, flags, scan_tiles(name, d, phi, dtype, compute, capability)))
+    walking = walk_tiles(d, phi, dtype, compute, capability)
+    if walking is not None:  # in place of the answers and what they need
+        launches = [launch for launch in launches if launch[0] is not chunk_answer_kernel and not launch[1].get("KEY")]
+        launches += [(walk_kernel, {"SAVE": save}, walking) for save in (True, False)]
     if dtype == torch.bfloat16 or (dtype == torch.float32 and compute == "tf32"):
         summing = (Tiles({"REVERSE": reverse, "BLOCK": SUMMED}, 4) for reverse in (True, False))
         launches.extend((segment_sums_kernel, {}, tiles) for tiles in summing)
@@ -232,5 +269,7 @@ def _configurations(
         types["segment_states"] = "*fp32" if kernel is chunk_states_kernel else state
         if triton.cdiv(d, tiles.constexprs.get("BLOCK_V", d)) > 1:
             types |= {"dq": "*fp32", "dk": "*fp32"}
+        sample = phi.features == ("fourier" if kernel is walk_kernel else "exp") and d == 32
+        sample = sample and dtype == torch.bfloat16 and capability == 90 and flags.get("SAVE", True)
         configuration = configured(kernel, types, {**tiles.constexprs, **flags}, tiles, phi, d, dtype, compute, sample)
         yield replace(configuration, capabilities=(capability,))

@@ -205,20 +205,21 @@ def state_tiles(
     head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None,
     key: bool = True,
 ) -> Tiles:  # fmt: skip
-    """Of `chunk_states_kernel`: as `accumulate_kernel` has them, but for bfloat16 where operands are in shared memory."""
+    """Of `chunk_states_kernel`: those of `accumulate_kernel`, but for bfloat16 where operands are in shared memory."""
     tiles = sum_tiles(head_dim, phi, dtype, compute, capability, key)
     sizes, warps, stages, registers = dict(tiles.constexprs), tiles.warps, tiles.stages, tiles.registers
     if dtype == torch.bfloat16 and not operands_in_registers(capability):
         two, block_d = phi.features == "fourier", padded(head_dim)
         narrow = block_d == 256 and phi.features != "elu"
-        block_n, block_m, warps, stages, registers = 64, 64, 4, 2 if block_d == 256 else 3, None
+        block_n, block_m, warps, registers = 64, 64, 4, None
+        stages = 2 if block_d == 256 or (two and block_d == 128) else 3
         if narrow or (two and (block_d > 64 or not key)):
             block_n = 32
         elif phi.features in ("relu", "exp"):
             block_m, warps = 128, 8
         if generation(capability) == 10:
             # Of 64 rows Triton 3.6 and 3.9 compile none: "operand #0 does not dominate this use".
-            block_n, block_m, warps = 64, 32, 4
+            block_n, block_m, warps = 32 if narrow else 64, 32, 4
             sizes["WIDTH"] = 64 if phi.features != "elu" and block_d > (64 if two else 128) else 0
         sizes |= {"BLOCK_N": block_n, "BLOCK_M": min(padded(phi.count), block_m)}
         sizes["BLOCK_V"] = min(block_d, 32 if two and block_d == 256 else 64)
@@ -290,3 +291,16 @@ def scan_tiles(
     sizes |= {"BLOCK_D": block_d, "BLOCK_V": min(block_d, block_v), "WIDTH": width if block_d > width else 0}
     constexprs = {"FEATURES": phi.features, **sizes, **chosen}
     return Tiles({**constexprs, "TURNS": turns} if kernel == "key" else constexprs, warps, 2)
+
+
+def walk_tiles(
+    head_dim: int, phi: FeatureMap, dtype: torch.dtype, compute: str | None = None, capability: int | None = None
+) -> Tiles | None:
+    """Of `walk_kernel`, arguments as in `scan_tiles`; None: what a program keeps does not fit, or is of another map."""
+    block_d, block_m = padded(head_dim), max(32, padded(phi.count))  # at least 64 rows with the cosines
+    if phi.features != "fourier" or max(block_d, block_m) > 64:
+        return None
+    if dtype != torch.bfloat16 or operands_in_registers(capability):
+        return None
+    sizes = {"CHUNK": chunk(head_dim, dtype), "BLOCK_N": 64, "BLOCK_M": block_m, "BLOCK_D": block_d}
+    return Tiles({**sizes, **products(dtype, compute)}, 8, 2)

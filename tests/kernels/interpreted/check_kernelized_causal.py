@@ -47,15 +47,17 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch, shipped: bool) -> None:
 
 
 def set_tiles(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
-    def resized(tiles: Callable[..., Tiles]) -> Callable[..., Tiles]:
-        def changed(*args: Any, **kwargs: Any) -> Tiles:
+    def resized(tiles: Callable[..., Tiles | None], sizes: dict[str, int]) -> Callable[..., Tiles | None]:
+        def changed(*args: Any, **kwargs: Any) -> Tiles | None:
             before = tiles(*args, **kwargs)
-            return Tiles({**before.constexprs, **sizes}, before.warps, before.stages)
+            return before and Tiles({**before.constexprs, **sizes}, before.warps, before.stages)
 
         return changed
 
     for name in ("scan_tiles", "state_tiles"):
-        monkeypatch.setattr(causal, name, resized(getattr(causal, name)))
+        monkeypatch.setattr(causal, name, resized(getattr(causal, name), sizes))
+    tokens = {name: sizes[name] for name in ("CHUNK", "BLOCK_N") if name in sizes}  # all features are one tile
+    monkeypatch.setattr(causal, "walk_tiles", resized(causal.walk_tiles, tokens))
 
 
 def disagreeing(
@@ -70,12 +72,16 @@ def disagreeing(
     ("features", "tokens", "dtype"),
     [
         *((each, 67, "float32") for each in CASES),
-        *((each, 37, "bfloat16") for each in ("relu", "fourier")),
+        ("relu", 37, "bfloat16"),
+        ("fourier", 67, "bfloat16"),
         ("exp", 37, "float16"),
     ],
 )
 def test_agrees_with_the_reference(features: str, tokens: int, dtype: str) -> None:
-    """In two segments, of two chunks and one, and one; the maps themselves are tried in float16 without an order."""
+    """In two segments, of two chunks and one, and one; the maps themselves are tried in float16 without an order.
+
+    Of fourier in bfloat16 a program walks through the chunks.
+    """
     assert not disagreeing(features, Problem(tokens, 23, 1, 1, dtype, causal=True))
 
 
@@ -135,8 +141,13 @@ def test_offsets_beyond_32_bits(features: str, tmp_path: Path) -> None:
     assert torch.equal(call(problem, params, **data, **inputs.choices), call(problem, params, **inputs.tensors()))
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_segments_left_to_themselves_are_noticed(reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("features", "dtype", "reverse"),
+    [("elu", "float32", False), ("elu", "float32", True), ("fourier", "bfloat16", False)],
+)
+def test_segments_left_to_themselves_are_noticed(
+    features: str, dtype: str, reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = causal.segment_sums
 
     def sums(*args: Any, **kwargs: bool) -> tuple[Tensor, Tensor]:
@@ -146,8 +157,9 @@ def test_segments_left_to_themselves_are_noticed(reverse: bool, monkeypatch: pyt
 
     monkeypatch.setattr(causal, "segment_sums", sums)
     expected = {"k", "v"} if reverse else {"output", "q"}
-    assert set(disagreeing("elu", Problem(70, 16, 1, causal=True))) >= expected
-    assert set(disagreeing("elu", Problem(30, 16, 1, causal=True))) == set(), "one segment has none before or after"
+    assert set(disagreeing(features, Problem(70, 16, 1, 1, dtype, causal=True))) >= expected
+    alone = set(disagreeing(features, Problem(30, 16, 1, 1, dtype, causal=True)))
+    assert alone == set(), "one segment has none before or after"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -172,6 +184,18 @@ def test_a_lost_state_is_noticed(lost: int, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(causal, "chunk_states", states)
     assert set(disagreeing("elu", Problem(70, 16, 1, causal=True))) == {"output", "q", "k", "v"}
+
+
+def test_a_lost_state_of_a_walk_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers do not read it, the queries' gradients do."""
+    plain = causal.walk
+
+    def walk(*args: Any) -> tuple[Tensor, Any, Sequence[Tensor]]:
+        y, saved, states = plain(*args)
+        return y, saved, [torch.zeros_like(x) for x in states]
+
+    monkeypatch.setattr(causal, "walk", walk)
+    assert {"q"} <= set(disagreeing("fourier", Problem(70, 16, 1, 1, "bfloat16", causal=True))) <= {"q", "k", "v"}
 
 
 def test_a_later_token_is_noticed() -> None:
