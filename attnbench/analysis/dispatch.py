@@ -87,6 +87,9 @@ def dispatch(
         timed = sorted(name for name, each in metrics().items() if each.timed and each.comparable)
         near = suggestion(metric, timed)
         raise BadInput(f"--metric {metric}: not taken in timed rounds{near}; allowed: {', '.join(timed)}.")
+    for run in runs:
+        if run.results.empty:
+            raise BadInput(f"{run.folder}: nothing was measured in this run. Measure it again, or give another run.")
     every = [(number, run, panel) for number, run in enumerate(runs) for panel in panels(run.results, axis)]
     _check_arms([panel for _, _, panel in every], _exact(runs), operators, baseline)
     quantities = [quantity(run, metric) for run in runs]

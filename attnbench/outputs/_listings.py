@@ -147,7 +147,9 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
         numbers=(*_SIZES, "time", "roofline", "over"),
         notes=(
             *([f"everywhere: {everywhere}."] if everywhere else ()),
-            "over: the time over the roofline, which is the longer of the products and the traffic (bound).",
+            "over: the time over the roofline, which is the longer of the products and the traffic (bound)."
+            if cells
+            else "No cell of this run was timed.",
             f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",
             *(["—: nothing is required of it."] if not all(roofline.roofline_s for roofline in cells) else ()),
             *([_FASTER] if any(roofline.ratio < 1 for roofline in cells) else ()),

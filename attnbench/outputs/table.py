@@ -84,7 +84,7 @@ def rules(dispatch: Dispatch) -> None:
     from attnbench.outputs import _rules as view
 
     for part in view.parts(dispatch):
-        print(f"{part.heading}\n")
+        terminal.console().print(f"{part.heading}\n")
         rows(part.listing)
         print()
     for line in view.legend(dispatch):

@@ -43,6 +43,8 @@ def test_the_table_fits_a_terminal_and_names_threshold_undecided_and_regret(run:
     done = dispatch(run)
     assert (done.exit_code, done.exception) == (0, None)
     assert all(len(line) <= 80 for line in done.output.splitlines())
+    narrow = CliRunner().invoke(app, ["dispatch", str(run)], env={"COLUMNS": "60"}).output
+    assert all(len(line) <= 60 for line in narrow.splitlines())
     for text in (
         "local instead of softmax: from ",
         ": softmax",
@@ -79,6 +81,7 @@ def test_bad_input_is_a_paragraph(run: Path, tmp_path: Path) -> None:
         ((run, "--baseline", "nosuch"), "Give one of them"),
         ((folder(tmp_path / "alone", {"softmax": LAWS["softmax"]}),), "Give a run of several operators"),
         ((run, run), "Leave one of the runs out"),
+        ((stored.folder(tmp_path / "nothing", []),), "nothing was measured in this run"),
     ):
         done = dispatch(*words)
         assert isinstance(done.exception, BadInput)
