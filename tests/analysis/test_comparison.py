@@ -360,6 +360,8 @@ def test_crossovers_before_and_after_are_told_where_they_moved() -> None:
     (before_,) = moved[0].before.crossings
     assert before_.at == pytest.approx(400, rel=0.1)
     assert not any(c.changed for c in compare(before, before).shifts)
+    lost = laws(SIZES, LAWS, statuses={("local", n): "error" for n in SIZES}, **QUIET)
+    assert not any(c.series == "local" for c in compare(before, lost).shifts), "its statuses say what became of it"
 
 
 @pytest.mark.parametrize(

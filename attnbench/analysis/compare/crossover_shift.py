@@ -44,7 +44,7 @@ def _crossovers(run: Run) -> dict[_Place, Crossover]:
                     (report.baseline, line.against_baseline),
                     (table.quantity.metric.best_exact, line.against_exact),
                 ):
-                    if crossover is not None:
+                    if crossover is not None and crossover.kind != "nothing":
                         panel = report.panel
                         place = (panel.title, line.series.name, table.quantity.name, baseline, panel.axis)
                         crossovers[place] = crossover
