@@ -272,7 +272,9 @@ def scan_tiles(
         if kernel == "key" and block_d > 64 and phi.features in ("exp", "fourier"):
             width = 32
     elif chosen["PRECISION"] == "tf32x3" or (wide and two and kernel != "answer"):
-        block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > 32 else 16, 2
+        plain = dtype == torch.float32 and chosen["PRECISION"] == "tf32"
+        narrow = 64 if kernel == "key" and plain else 32  # of D, with a WIDTH of 16
+        block_n, block_v, width, turns = 16, 32 if kernel == "answer" else 16, 32 if block_d > narrow else 16, 2
         warps = 4 if block_d <= 128 else 8
     elif kernel == "answer":
         halvings = wide + two if in_registers else int(wide and two and block_d > 64)
