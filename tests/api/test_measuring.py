@@ -12,6 +12,7 @@ import pytest
 import attnbench
 from attnbench.measure import run_request
 from attnbench.measure.runner import Stopped
+from tests.forked_worker import forked_workers
 from tests.running import without_forecast, without_rates
 
 SUITE: dict[str, Any] = {
@@ -31,6 +32,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         without_forecast(patch)
         without_rates(patch)
+        forked_workers(patch)
         yield
 
 
