@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.errors import BadInput
 from attnbench.plan.mistakes import Notes
-from attnbench.plan.schema import IMPL_NAME, IMPLS
+from attnbench.plan.schema import IMPL_NAME, IMPL_NAMES, IMPLS
 from attnbench.plan.suite import Grid, Suite
 from attnbench.plan.sweep import problems
 from attnbench.problem import SCOPES, Cell, Params
@@ -118,10 +118,7 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
             raise BadInput(f"{place}: forms has {quoted(scope)}; allowed: {allowed}, each a Form. Correct it.")
         for impl in form.impls:
             if not isinstance(impl, str) or not re.fullmatch(IMPL_NAME, impl):
-                raise BadInput(
-                    f"{place}: an impl is named {quoted(impl)}; allowed: small letters, digits and _, with a variant "
-                    "after a colon, such as cuda:flash. Rename it."
-                )
+                raise BadInput(f"{place}: an impl is named {quoted(impl)}; allowed: {IMPL_NAMES}. Rename it.")
     for cell in cells:
         with user_errors(f"{place}: why_not"):
             outside = outside_definition(operator, cell.problem, cell.params, cell.scope)

@@ -28,6 +28,8 @@ IMPLS = ("reference", "sdpa", "compiled", "cuda")
 
 IMPL_NAME = r"[a-z0-9_]+(:[a-z0-9_]+)?"
 """How an impl may be named: a variant stands after the colon."""
+IMPL_NAMES = "small letters, digits and _, with a variant after a colon, such as cuda:flash"
+"""The same in words."""
 
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and _")
 _LINE = text(r"[^\x00-\x1f\x7f-\x9f]{0,200}", "one line of up to 200 characters")
@@ -109,7 +111,7 @@ def read_impl(value: Any) -> str:
     try:
         return choice(IMPLS)(value)
     except ValueError as error:
-        raise ValueError(f"{error}, or an operator's own name for one, such as cuda:flash") from None
+        raise ValueError(f"{error}, or an operator's own name for one: {IMPL_NAMES}") from None
 
 
 def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:

@@ -235,6 +235,18 @@ def test_what_calls_sdpa_is_held_to_its_exponential_whatever_its_name() -> None:
         checking.check_impl(named_mine(1e-4))
 
 
+def test_a_write_to_an_input_is_named_not_what_follows_from_it() -> None:
+    softmax = subject("softmax")
+
+    def attention(problem: Problem, params: Params, q: Tensor, **others: Tensor) -> Tensor:
+        output: Tensor = softmax.form.reference(problem, params, q=q, **others)
+        q.mul_(1.5)
+        return output
+
+    with pytest.raises(correctness.Wrong, match=r"^it writes to its input 'q'$"):
+        checking.check_impl(replace(softmax, call=attention, cell=replace(softmax.cell, impl="mine")))
+
+
 @pytest.mark.parametrize("kind", ["nan", "off", "raises"])
 def test_what_fails_at_the_reduced_size_alone_says_so(kind: str) -> None:
     def attention(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:

@@ -55,10 +55,10 @@ def check_reduced(subject: Subject) -> Checked | None:
 
 
 def _check_at(subject: Subject, reduced: Problem) -> Checked:
+    _leaves_inputs_alone(subject, reduced)
     double = reduced.with_dtype("float64")
     if subject.cell.impl != "reference" and double != reduced and _takes(subject, double):
         _check_on(subject, double, subject.inputs(double, seed=11))
-    _leaves_inputs_alone(subject, reduced)
     checked = _check_on(subject, reduced, subject.inputs(reduced, seed=12))
     for seed in (13, 14):
         inputs = subject.inputs(reduced, seed)
