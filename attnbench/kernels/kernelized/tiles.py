@@ -279,6 +279,7 @@ def scan_tiles(
     elif kernel == "answer":
         halvings = wide + two if in_registers else int(wide and two and block_d > 64)
         block_n = 64 >> halvings
+        width = 32 if wide and two and block_d == 128 and not in_registers else width
     elif phi.features == "elu":  # its arguments are merely read, so that a second turn costs little
         block_n, turns = 32 if in_registers else 64, 2
     else:
