@@ -32,7 +32,7 @@ from attnbench.problem import Mode, Params, Problem, Scope
 
 EPSILON = 1e-6
 MAX_RANK = 64  # of the kernel
-FEWEST_CHANNELS = 32  # of a layer in half precision
+LEAST_TEMPERATURE = 0.1  # of a layer in half precision
 
 
 def reference(problem: Problem, params: Params, x: Tensor, bases: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def _read_again(problem: Problem, params: Params, mode: Mode, elements: int) -> 
 
 
 def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
-    """A matrix has two rows, batch statistics more than one token; cosines of rounded vectors average over channels."""
+    """A matrix has two rows, batch statistics more than one token; sharp codes need cosines that are not rounded."""
     channels = problem.channels if scope == "core" else min(problem.channels, width(params["d"], problem.channels))
     if channels == 1:
         return "one channel leaves nothing to factorise: every column of D is 1 or −1"
@@ -246,10 +246,10 @@ def why_not(problem: Problem, params: Params, scope: Scope) -> str | None:
     if problem.batch * problem.seq_len == 1:
         return "the batch norm of one token is not defined"
     half = problem.dtype in ("bfloat16", "float16")
-    if half and params["kind"] != "nmf" and channels < FEWEST_CHANNELS and params["temperature"] < 0.1:
+    if half and params["kind"] != "nmf" and params["temperature"] < LEAST_TEMPERATURE:
         return (
-            f"x W_l in {problem.dtype} moves cosines of {channels} channels by more than the temperature "
-            f"{params['temperature']}; give {FEWEST_CHANNELS} channels, or a temperature of 0.1"
+            f"x W_l rounded to {problem.dtype} moves cosines, and a softmax at temperature {params['temperature']} and "
+            f"{params['steps']} steps make another factorisation of that; give a temperature of {LEAST_TEMPERATURE}"
         )
     return None
 

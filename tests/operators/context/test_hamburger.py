@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.operators.context.hamburger import iterate
-from attnbench.problem import MODES, Mode, Problem
+from attnbench.measure.worker.checking import check_impl
+from attnbench.measure.worker.prepared_cell import Wrong
+from attnbench.operators.context.hamburger import iterate, why_not
+from attnbench.problem import MODES, Dtype, Mode, Problem, Scope
+from tests.measuring import subject
 from tests.operators.small import Small, close, small
 
 KINDS = ("nmf", "vq", "cd")
@@ -201,6 +204,23 @@ def test_half_precision_iterates_in_float32(kind: str) -> None:
     low = reference(case.problem, case.params, **given)
     wide = reference(case.problem, case.params, **{n: t.float() for n, t in given.items()})
     assert torch.equal(low, wide.to(torch.bfloat16))
+
+
+def test_a_layer_whose_codes_are_sharp_is_another_one_in_half_precision() -> None:
+    sharp, soft = (
+        subject("hamburger", "reference", "fwd_bwd", "bfloat16", scope="layer", kind="vq", rank=8, temperature=t)
+        for t in (0.01, 0.1)
+    )
+    check_impl(soft)
+    with pytest.raises(Wrong, match="differs from the float64 reference"):
+        check_impl(sharp)
+
+    def reason(scope: Scope = "layer", dtype: Dtype = "bfloat16", **params: Any) -> str | None:
+        return why_not(Problem(64, 512, dtype=dtype), {**sharp.cell.params, **params}, scope)
+
+    assert "give a temperature of 0.1" in str(reason())
+    assert "give a temperature of 0.1" in str(reason(kind="cd", dtype="float16"))
+    assert (reason("core"), reason(dtype="float32"), reason(kind="nmf"), reason(temperature=0.1)) == (None,) * 4
 
 
 @each_kind
