@@ -53,7 +53,7 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 - timeout: longer than cell_timeout
 - crashed: the worker died
 - raised: the operator raised an exception
-- bad_inputs: the result of its make_inputs does not fit the cell
+- bad_inputs: the result of its make_inputs does not fit the cell, or its dtype does not hold what follows from it
 - wrong: its output differs from the reference
 - tampered: the operator replaced code that attnbench measures with
 - empty: status ok, or not stored

@@ -14,7 +14,7 @@ from attnbench.measure.protocol import VisitAnswer
 from attnbench.measure.worker import checking, correctness, error_bound, failures
 from attnbench.measure.worker.fingerprints import digest, fingerprint
 from attnbench.measure.worker.input_pool import InputPool
-from attnbench.measure.worker.prepared_cell import Subject
+from attnbench.measure.worker.prepared_cell import Misfit, Subject
 from attnbench.measure.worker.timed_checks import TimedChecks
 from attnbench.measure.worker.visit import Bench
 from attnbench.problem import MODES, Dtype, Mode, Params, Problem
@@ -233,6 +233,21 @@ def test_what_calls_sdpa_is_held_to_its_exponential_whatever_its_name() -> None:
     checking.check_impl(named_mine())
     with pytest.raises(correctness.Wrong, match="the output differs"):
         checking.check_impl(named_mine(1e-4))
+
+
+def test_gradients_that_a_dtype_does_not_hold_are_no_fault_of_the_impl() -> None:
+    """hyena's first weights have gradients that grow as √N; the control: an impl whose outputs overflow alone."""
+    hyena = subject("hyena", "reference", "fwd_bwd", "float16", 2048, causal=True, scope="layer")
+    with pytest.raises(Misfit, match=r"the gradient of w_1 has values up to .*, where float16 ends at 6\.55e\+04"):
+        checking.check_impl(hyena)
+    softmax = subject("softmax", dtype="float16")
+
+    def attention(problem: Problem, params: Params, **tensors: Tensor) -> Tensor:
+        output: Tensor = softmax.form.reference(problem, params, **tensors)
+        return output * (1e6 if problem.dtype == "float16" else 1)
+
+    with pytest.raises(correctness.Wrong, match="NaN or infinite"):
+        checking.check_impl(replace(softmax, call=attention, cell=replace(softmax.cell, impl="mine")))
 
 
 def test_a_write_to_an_input_is_named_not_what_follows_from_it() -> None:

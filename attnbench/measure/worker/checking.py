@@ -143,9 +143,9 @@ def check_impl(subject: Subject) -> Findings:
     first, second = (subject.bind(validated(subject), problem, inputs) for inputs in subject.sets)
     observer, dispatched = Observer(subject, problem), Counter[str]()
     outputs = observer.outputs(first)
-    answer, held_bytes = _answer(subject, outputs), bytes_of([*subject.held(), *outputs])
     if compared:
         checked = [compare(subject, problem, subject.sets[0], outputs)]
+    answer, held_bytes = _answer(subject, outputs), bytes_of([*subject.held(), *outputs])
     other = _answer(subject, observer.outputs(operations.counting(second, dispatched)))
     if answer.digests == other.digests and outputs[0].numel():
         raise Wrong("it gives the same answer for different inputs")

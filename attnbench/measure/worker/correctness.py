@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from attnbench.inputs import torch_dtype
 from attnbench.measure.worker.changes import Change, Observer, change_of, changed, require_plain
 from attnbench.measure.worker.error_bound import NO_TERMS, bound_of, ceiling_of, seen_to_be_sdpa, terms_of
 from attnbench.measure.worker.failures import at_size
-from attnbench.measure.worker.prepared_cell import Outputs, Subject, Wrong, as_dtype, as_outputs
+from attnbench.measure.worker.prepared_cell import Misfit, Outputs, Subject, Wrong, as_dtype, as_outputs
 from attnbench.measure.worker.returned import described
 from attnbench.operator import Inputs
 from attnbench.problem import ITEM_BYTES, Followed, Params, Problem
@@ -129,7 +130,10 @@ def _check_on(subject: Subject, problem: Problem, inputs: Inputs, change: Change
 
 
 def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str = "") -> Checked:
-    """The outputs of an impl on these inputs against the float64 reference's. when: for the text of Wrong."""
+    """The outputs of an impl on these inputs against the float64 reference's. Raises Wrong, Misfit.
+
+    when: for the text of Wrong.
+    """
     try:
         return _compared(subject, problem, inputs, outputs, when)
     except Wrong:
@@ -139,10 +143,11 @@ def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs
 
 
 def _compared(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str) -> Checked:
-    require_finite(subject, inputs, outputs)
     reference = subject.form.reference
     double = as_dtype(inputs, torch.float64)
     truth = subject.once(reference, problem.with_dtype("float64"), double)
+    _require_held(subject, problem, inputs, truth)
+    require_finite(subject, inputs, outputs)
     if problem.dtype == "float64":
         low = truth
     else:
@@ -190,6 +195,17 @@ def require_finite(subject: Subject, inputs: Inputs, outputs: Outputs) -> None:
         if not math.isfinite(largest_of(tensor)):
             count = int((~tensor.isfinite()).sum())
             raise Wrong(f"{name} has {count} of {tensor.numel()} values that are NaN or infinite")
+
+
+def _require_held(subject: Subject, problem: Problem, inputs: Inputs, truth: Outputs) -> None:
+    """Raises Misfit where the truth is beyond what the working dtype holds, which no impl is to blame for."""
+    most = torch.finfo(torch_dtype(problem)).max
+    for name, tensor in zip(names_of(subject, inputs), truth, strict=False):
+        if (largest := largest_of(tensor)) > most:
+            raise Misfit(
+                f"{name} has values up to {largest:.2e} by the float64 reference, where {problem.dtype} ends at "
+                f"{most:.2e}: measure it in another dtype, or at fewer tokens"
+            )
 
 
 def names_of(subject: Subject, inputs: Inputs) -> list[str]:

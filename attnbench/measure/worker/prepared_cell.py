@@ -37,7 +37,8 @@ class Wrong(Exception):
 
 
 class Misfit(Exception):
-    """What make_inputs returns is not for its cell. The text names the tensor and what was expected."""
+    """What make_inputs returns is not for its cell: it, or what follows from it by the definition. The text names the
+    tensor and what was expected."""
 
 
 class Spent:
