@@ -41,6 +41,7 @@ from attnbench.measure.worker.returned import not_finite
 from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.visit import Bench, figures
+from attnbench.operator import Inputs
 from attnbench.registry import compiles, operators
 
 TRIALS = ((1e-3, 8), (0.05, 3), (math.inf, 1))
@@ -143,10 +144,10 @@ def check_impl(subject: Subject) -> Findings:
     first, second = (subject.bind(validated(subject), problem, inputs) for inputs in subject.sets)
     observer, dispatched = Observer(subject, problem), Counter[str]()
     outputs = observer.outputs(first)
+    answer, held_bytes = _answer(subject, subject.sets[0], outputs), bytes_of([*subject.held(), *outputs])
     if compared:
         checked = [compare(subject, problem, subject.sets[0], outputs)]
-    answer, held_bytes = _answer(subject, outputs), bytes_of([*subject.held(), *outputs])
-    other = _answer(subject, observer.outputs(operations.counting(second, dispatched)))
+    other = _answer(subject, subject.sets[1], observer.outputs(operations.counting(second, dispatched)))
     if answer.digests == other.digests and outputs[0].numel():
         raise Wrong("it gives the same answer for different inputs")
     observer.settle()  # before anything is written: an output may be a view of its input
@@ -154,7 +155,7 @@ def check_impl(subject: Subject) -> Findings:
     with changed(inputs, change_of(inputs, seed=1)):
         outputs = observer.outputs(second)
         call_s = subject.spent.seconds - begun
-        require_finite(subject, inputs, outputs)
+        require_finite(subject, problem, inputs, outputs)
         if compared and impl != "reference":
             checked.append(compare(subject, problem, inputs, outputs, AFTER_CHANGE))
         observer.settle()
@@ -173,8 +174,8 @@ class _Answer:
     digests: tuple[int, ...]
 
 
-def _answer(subject: Subject, outputs: Outputs) -> _Answer:
-    require_finite(subject, subject.sets[0], outputs)
+def _answer(subject: Subject, inputs: Inputs, outputs: Outputs) -> _Answer:
+    require_finite(subject, subject.cell.problem, inputs, outputs)
     return _Answer(fingerprint(outputs), digests(outputs))
 
 

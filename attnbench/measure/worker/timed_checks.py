@@ -118,7 +118,7 @@ class TimedChecks:
     def first(self, number: int, outputs: Outputs) -> None:
         """Takes note of the first outputs on an input set. Raises Wrong where they are not finite, not those that were
         checked, or those of another set."""
-        require_finite(self.subject, self.subject.sets[number], outputs)
+        require_finite(self.subject, self.subject.cell.problem, self.subject.sets[number], outputs)
         now = fingerprint(outputs)
         before = self.expected.setdefault(number, now)
         allowed = ANSWER_SLACK * self.allowed
