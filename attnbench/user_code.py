@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from attnbench.errors import BadInput, described, printable
 
 VARIABLE = "ATTNBENCH_OWN_CODE_LIMIT_S"
 DEFAULT_S = 60.0
-STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 GRACE_S = 5.0
 """Seconds after the limit at which code that could not be interrupted (native code, a loop that catches everything)
@@ -61,13 +59,12 @@ def user_line(error: BaseException) -> str:
 
     if isinstance(error, SyntaxError) and error.filename:
         return f"{printable(error.filename)}, line {error.lineno}: "
-    ours = str(Path(__file__).parent)
+    ours, standard_library = str(Path(__file__).parent), os.path.dirname(os.__file__) + os.sep
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<")) and "site-packages" not in frame.filename
+        if not frame.filename.startswith((ours, standard_library, "<")) and "site-packages" not in frame.filename
     ]
-    frames = [f for f in frames if not f.filename.startswith(STANDARD_LIBRARY)]
     if not frames:
         return ""
     source = f" ({printable(frames[-1].line)})" if frames[-1].line else ""

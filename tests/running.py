@@ -23,7 +23,6 @@ from attnbench.problem import Cell, Mode, Problem
 from attnbench.progress import Reached, Stage
 from attnbench.store import journal
 from attnbench.store.records import Visit
-from tests.forked_worker import forked_workers
 
 QUICK = Measure(rounds=1, max_rounds=1, min_turns=2, max_turns=2)
 
@@ -92,19 +91,12 @@ NO_RATES = 'patch.object(open_run, "_rates", lambda plan: {}).start()\n'
 NO_FORECAST = 'patch.object(Workers, "forecast", lambda workers, cell, timeout: NOTHING_KNOWN).start()\n'
 """A name that is there no more is an error, by `patch`."""
 
-FORKED = f"""
-import runpy
-from attnbench.measure import worker_process
-forking = runpy.run_path({str(Path(__file__).with_name("forked_worker.py"))!r})["FORKING"]
-patch.object(worker_process, "subprocess", forking).start()
-"""
 
-
-def lean(*words: str | Path, rates: bool = False, forecast: bool = False, forked: bool = False) -> list[str]:
+def lean(*words: str | Path, rates: bool = False, forecast: bool = False) -> list[str]:
     """`attnbench WORDS` as a process that neither measures the hardware's rates nor foresees, if not wanted: one start
-    in place of three, and no large products. forked: whether its workers are forked from it.
+    in place of three, and no large products.
     """
-    code = LEAN + ("" if rates else NO_RATES) + ("" if forecast else NO_FORECAST) + (FORKED if forked else "")
+    code = LEAN + ("" if rates else NO_RATES) + ("" if forecast else NO_FORECAST)
     return [sys.executable, "-c", f'{code}sys.argv[0] = "attnbench"\nmain()\n', *map(str, words)]
 
 
@@ -132,7 +124,6 @@ def measured(folder: Path, what: Plan, progress: Silent | None = None, *, foreca
     opened = journal.create(folder, "name: made\n", {"device": "cpu"})
     try:
         with pytest.MonkeyPatch.context() as patch:
-            forked_workers(patch)
             if not forecast:
                 without_forecast(patch)
             Runner(what, opened, progress or Silent()).run()

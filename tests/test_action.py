@@ -50,7 +50,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_the_step_passes_an_unchanged_tree_and_finds_a_lost_complexity(repository: Path) -> None:
-    command = f'{shlex.join(lean(forked=True))} "$@"'
+    command = f'{shlex.join(lean())} "$@"'
     inputs = {"suite": "own.yaml", "tier": "0"}
     status, code, summary, printed = gate_step(repository, command, **inputs, base="HEAD")
     assert (status, code) == (0, "code=0\nsarif=attnbench-gate/gate.sarif\n"), printed

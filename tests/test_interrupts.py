@@ -64,11 +64,11 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path / "leaves.yaml"
 
 
-def started(folder: Path, *words: str, forked: bool = False) -> subprocess.Popen[str]:
-    """A command, from when it heeds signals. forked: whether its workers are forked from it."""
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """A command, from when it heeds signals."""
     variables = {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
-        lean(*words, forked=forked), cwd=folder, env={**os.environ, **variables},
+        lean(*words), cwd=folder, env={**os.environ, **variables},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     within(600, lambda: process.poll() is not None or caught(process.pid) >> (signal.SIGTERM - 1) & 1)
@@ -114,7 +114,7 @@ def test_what_an_operator_leaves_running_ends_with_the_command(tmp_path: Path, s
 
 def test_somebody_elses_processes_are_left_alone(tmp_path: Path, suite: Path) -> None:
     """Of a shell that began a job and was then replaced by the command, nothing can be told from an operator's."""
-    command = f"setsid sleep 100 & exec {shlex.join(lean('run', suite, '--dry-run', forked=True))}"
+    command = f"setsid sleep 100 & exec {shlex.join(lean('run', suite, '--dry-run'))}"
     nowhere = subprocess.DEVNULL
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, stdout=nowhere, stderr=nowhere)
     jobs = [pid for pid in left(tmp_path) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"]
@@ -130,7 +130,7 @@ def test_somebody_elses_processes_are_left_alone(tmp_path: Path, suite: Path) ->
 )
 def test_five_quick_interrupts_at_any_moment_are_one(tmp_path: Path, suite: Path, file: str, lines: int) -> None:
     draw, stored = random.Random(lines), tmp_path / "run" / file
-    process = started(tmp_path, "run", suite.name, "--device", "cpu", "--out", "run", forked=lines > 0)
+    process = started(tmp_path, "run", suite.name, "--device", "cpu", "--out", "run")
     within(600, lambda: lines == 0 or (stored.is_file() and stored.read_text().count("\n") >= lines))
     for _ in range(5):
         process.send_signal(draw.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))
@@ -165,7 +165,7 @@ def test_an_impatient_interrupt_ends_the_command_at_once(tmp_path: Path, suite: 
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path, suite: Path) -> None:
-    command = f"trap '' HUP; exec {shlex.join(lean('run', suite, '--dry-run', forked=True))}"
+    command = f"trap '' HUP; exec {shlex.join(lean('run', suite, '--dry-run'))}"
     process = subprocess.Popen(
         ["sh", "-c", command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -190,7 +190,7 @@ def test_worktrees_and_temporary_folders_go_with_their_command(
     def folders() -> list[Path]:
         return [path for path in repository.glob("attnbench-*") if not path.name.startswith("attnbench-other")]
 
-    process = started(repository, *words, forked=True)
+    process = started(repository, *words)
     within(600, lambda: process.poll() is not None or any(repository.glob("attnbench-*/*/visits.jsonl"))
            or any(repository.glob("results/gate-*/*/visits.jsonl")))  # fmt: skip
     assert folders()

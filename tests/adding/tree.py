@@ -90,7 +90,7 @@ def run_suite(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a suite by the command line of a copy, `lean`. In the folder are then the suite and the run, `run`."""
     words = ("run", suite_file(folder, text), "--out", folder / "run", "--device", device)
-    return _started(tree, lean(*words, rates=rates, forecast=forecast, forked=True))
+    return _started(tree, lean(*words, rates=rates, forecast=forecast))
 
 
 def _files(top: Path) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import numpy as np
 import pytest
 
 import attnbench
-from attnbench.measure import run_request, worker_process
+from attnbench.measure import run_request
 from attnbench.measure.runner import Stopped
-from tests.forked_worker import forked_workers
 from tests.running import without_forecast, without_rates
 
 SUITE: dict[str, Any] = {
@@ -33,7 +31,6 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         without_forecast(patch)
         without_rates(patch)
-        forked_workers(patch)
         yield
 
 
@@ -78,8 +75,7 @@ def test_an_interrupt_passes_and_the_folder_can_be_continued(tmp_path: Path, mon
         assert len(attnbench.run(resume=tmp_path / "run", progress=False).results) == 0
 
 
-def test_where_all_is_skipped_there_is_nothing_to_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "subprocess", subprocess)  # whose start takes longer than the budget
+def test_where_all_is_skipped_there_is_nothing_to_show(tmp_path: Path) -> None:
     suite = {**SUITE, "operators": ["softmax"], "impls": ["reference"], "limits": {"budget": "1ms"}}
     run = attnbench.run(suite, out=tmp_path / "run", device="cpu", progress=False)
     assert set(run.results["status"]) == {"skipped"}

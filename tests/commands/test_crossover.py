@@ -16,7 +16,6 @@ from attnbench.measure.stored_search import write_request
 from attnbench.plan import suite as suites
 from attnbench.plan.search_request import SearchRequest, suite_text
 from attnbench.store.records import SUITE
-from tests.forked_worker import forked_workers
 from tests.running import lean, without_forecast, without_rates
 from tests.stored import folder
 
@@ -27,10 +26,9 @@ def crossover(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_small_search_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, which its workers are forked from."""
+    """In this process; its workers are processes of their own."""
     without_rates(monkeypatch)
     without_forecast(monkeypatch)
-    forked_workers(monkeypatch)
     path = tmp_path / "run"
     sizes = ("--low", 16, "--high", 256, "--precision", "100%", "--channels", 64, "--heads", 4, "--over", "batch=1,2")
     words = map(str, ("linear_transformer", *sizes, "--device", "cpu", "--out", path, "--format", "json"))

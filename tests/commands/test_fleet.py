@@ -26,7 +26,6 @@ from attnbench.plan import suite as suites
 from attnbench.plan.shards import Shard
 from attnbench.plan.time_budget import shard_s
 from attnbench.progress import Leased
-from tests.forked_worker import forked_workers
 from tests.running import Silent, made_once, without_forecast, without_rates
 from tests.tiny_suite import TINY
 
@@ -48,7 +47,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             without_forecast(patch)
             without_rates(patch)
-            forked_workers(patch)
             for number in (1, 2):
                 text = suites.from_text(SUITE, "tiny.yaml", folder)
                 measure(open_run.begin(text, "cpu", folder / str(number), Shard(number, 2)), Silent())

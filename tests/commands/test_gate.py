@@ -22,7 +22,6 @@ from attnbench.measure import gate
 from attnbench.measure.gate_pairs import FEWEST_TURNS
 from attnbench.measure.git_worktrees import checkouts
 from attnbench.plan import suite as suites
-from tests.forked_worker import forked_workers
 from tests.running import without_forecast
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-operator"
@@ -87,11 +86,10 @@ def attnbench(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def in_this_process(root: Path, *words: str) -> Result:
-    """A command without the start of a process, from which its workers are forked; nothing is foreseen."""
+    """A command without the start of a process; its workers are processes of their own, and nothing is foreseen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         without_forecast(patch)
-        forked_workers(patch)
         return CliRunner().invoke(app, words)
 
 

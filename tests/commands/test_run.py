@@ -24,7 +24,6 @@ from attnbench.plan import time_budget
 from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.suite import Suite
 from attnbench.progress import Reached, Stage
-from tests.forked_worker import forked_workers
 from tests.running import faulty, plan, without_forecast, without_rates
 from tests.stored import CELL, visit
 from tests.tiny_suite import TINY
@@ -167,7 +166,6 @@ def test_a_small_run_ends_with_its_folder_or_has_it_in_the_json(
     tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_rates(monkeypatch)
-    forked_workers(monkeypatch)
     suite.write_text(SUITE.replace("rounds: 2", "rounds: 1"))
     folder = tmp_path / "run"
     done = CliRunner().invoke(app, ["run", str(suite), "--out", str(folder), "--device", "cpu"])
@@ -197,7 +195,6 @@ def refused(*arguments: str) -> str:
 
 def test_a_run_goes_on_with_the_same_code_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_rates(monkeypatch)
-    forked_workers(monkeypatch)
     without_forecast(monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     own, helper, suite, folder = (tmp_path / n for n in ("own.py", "helper_of_the_test.py", "own.yaml", "run"))

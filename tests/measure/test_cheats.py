@@ -28,7 +28,6 @@ from attnbench.measure.worker.timed_checks import Watched
 from attnbench.plan import settings
 from attnbench.problem import MODES, Cell, Mode, Problem
 from attnbench.registry import operators
-from tests import forked_worker
 from tests.cheats.cheating import CHEATS, LATER
 
 SHORT, LONG = Problem(32, 8), Problem(2048, 64)
@@ -90,7 +89,7 @@ def prepare(of: Cell, checked: VisitAnswer) -> PrepareRequest:
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[str, Outcome]]:
     """By key."""
-    checking, timing = forked_worker.start(0), forked_worker.start(1)
+    checking, timing = worker_process.start(0, 1), worker_process.start(1, 1)
     try:
         checks = {of.key: (of, checking.ask(check_of(of), 60.0)) for of in [*CAUGHT, *RIGHT]}
         last = {key: Outcome("check", answer) for key, (_, answer) in checks.items()}
@@ -151,7 +150,7 @@ def test_who_writes_to_shared_inputs_is_named(outcomes: dict[str, Outcome]) -> N
 )
 def test_what_replaces_the_clock_or_the_statistics_is_wrong_and_ends_its_process(impl: str, word: str) -> None:
     of = cell(impl, "fwd", SHORT)
-    worker = forked_worker.start(0)
+    worker = worker_process.start(0, 1)
     try:
         checked = worker.ask(check_of(of), 60.0)
         answer: CellAnswer = checked

@@ -22,7 +22,6 @@ from attnbench.plan.settings import CONTRACT, Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
 from attnbench.store.records import SAMPLES, VISITS
-from tests.forked_worker import forked_workers
 from tests.running import Silent, faulty, lean, plan, without_forecast, without_rates
 from tests.stored import folder as stored_folder
 from tests.stored import visit
@@ -62,7 +61,6 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[s
     runner = Runner(plan(CELLS, measure=ROUNDS), opened, Silent(begin))
     with pytest.MonkeyPatch.context() as patch:
         without_forecast(patch)
-        forked_workers(patch)
         runner.run()
     opened.close()
     return folder, victims
@@ -86,7 +84,7 @@ def lines(folder: Path) -> list[str]:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return lean("run", *arguments, "--device", "cpu", forked=True)
+    return lean("run", *arguments, "--device", "cpu")
 
 
 def started(folder: Path, suite: Path, visits: int) -> subprocess.Popen[str]:

@@ -23,7 +23,6 @@ from attnbench.registry import metrics
 from attnbench.store.columns import result_columns
 from attnbench.store.reading import read_visits
 from attnbench.store.records import ENVIRONMENT
-from tests.forked_worker import forked_workers
 from tests.running import Silent, without_forecast, without_rates
 
 SUITE = """
@@ -43,7 +42,6 @@ def lean() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         without_rates(patch)
         without_forecast(patch)
-        forked_workers(patch)
         yield
 
 

@@ -22,7 +22,6 @@ from attnbench.measure.protocol import (
 )
 from attnbench.measure.worker import shared_state
 from attnbench.problem import Cell, Problem
-from tests import forked_worker
 from tests.meddling.meddlers import CHANGES, GOOD
 from tests.running import Silent, measured, plan
 
@@ -61,7 +60,7 @@ def meddler(impl: str, seq_len: int = 16) -> Cell:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[worker_process.Worker]:
-    started = forked_worker.start(0)
+    started = worker_process.start(0, threads=1)
     yield started
     started.kill()
 

@@ -31,7 +31,6 @@ from attnbench.problem import Cell, Problem
 from attnbench.store.records import ENVIRONMENT, VISITS
 from attnbench.units import seconds
 from tests.analysis.runs import visits_of
-from tests.forked_worker import forked_workers
 from tests.stored import folder
 
 CONTRACT = "3 rounds=3-3"
@@ -324,7 +323,6 @@ limits: {budget: 10m}
 
 
 def test_measured_here_and_continued(paper: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forked_workers(monkeypatch)
     (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
     monkeypatch.setattr(suites, "shipped", lambda: {"papers-own": tmp_path / "suite.yaml"})
     monkeypatch.setattr(time_budget, "RATES_SHARE", 0.0)  # the hardware's rates take seconds, and are not needed

@@ -16,7 +16,6 @@ from attnbench.measure.runner import Runner
 from attnbench.outputs._comparison import store
 from attnbench.plan import suite as suites
 from attnbench.store.privacy import without_paths
-from tests.forked_worker import forked_workers
 from tests.running import Silent, without_forecast, without_rates
 from tests.stored import CELL, folder, timed, visit
 
@@ -50,7 +49,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_folder_holds_no_absolute_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_rates(monkeypatch)
     without_forecast(monkeypatch)
-    forked_workers(monkeypatch)
     own = home / "operators" / "mine.py"
     own.parent.mkdir()
     own.write_text(OWN.format(path=str(home / "private" / "weights.pt")))
