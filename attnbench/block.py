@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Generator, Tensor
 from torch.nn.functional import gelu, layer_norm
 
@@ -50,7 +51,7 @@ def block(layer: Form) -> Form:
             outputs = call(problem, params, x=_normed_as_x(x, norm_gain, norm_shift), **tensors)
             mixed, *state = outputs if isinstance(outputs, tuple) else (outputs,)
             h = x + mixed
-            hidden = gelu(_normed(_channels_last(h), mlp_gain, mlp_shift) @ mlp_in)  # [B, …, 4C]
+            hidden = gelu(normed(_channels_last(h), mlp_gain, mlp_shift) @ mlp_in)  # [B, …, 4C]
             y = h + _channels_as(h, hidden @ mlp_out)
             return (y, *state) if state else y
 
@@ -133,13 +134,20 @@ def block(layer: Form) -> Form:
 _MLP = ("mlp_gain", "mlp_shift", "mlp_in", "mlp_out")
 
 
-def _normed(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+def normed(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """LN over the channels, which are last. gain, shift: [C].
+
+    On a CPU torch adds up the gradients of gain and shift in the bits of half precisions, in which a sum over some
+    hundred tokens stands still: there it is computed in float32.
+    """
+    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
+        return layer_norm(x.float(), gain.shape, gain.float(), shift.float()).to(x.dtype)
     return layer_norm(x, gain.shape, gain, shift)
 
 
 def _normed_as_x(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     """LN over the channels, laid out as x: kernels of maps read contiguous ones."""
-    return _channels_as(x, _normed(_channels_last(x), gain, shift)).contiguous()
+    return _channels_as(x, normed(_channels_last(x), gain, shift)).contiguous()
 
 
 def _channels_last(x: Tensor) -> Tensor:

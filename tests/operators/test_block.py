@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import TransformerEncoderLayer
+from torch.nn.functional import layer_norm
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.block import block, with_block
+from attnbench.block import block, normed, with_block
 from attnbench.kernels.library import graphs
 from attnbench.measure.worker import checking
 from attnbench.measure.worker.fake_memory import output_like, predict, run
@@ -271,3 +273,20 @@ def test_a_graph_is_of_the_whole_block(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_checks_it() -> None:
     for impl in ("reference", "sdpa"):
         checking.check_impl(subject("softmax", impl, "fwd_bwd", scope="block"))
+
+
+def test_gradients_of_gains_and_shifts_are_added_up_in_more_bits_than_a_half_has() -> None:
+    """The control: torch's own norm on a CPU, whose sum over these tokens stands still."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 64, generator=generator).bfloat16()
+    ahead = (0.08 + 0.05 * torch.randn(64, generator=generator)).bfloat16().expand_as(x)  # alike for all tokens
+
+    def shift_gradient(norm: Callable[..., Tensor]) -> Tensor:
+        gain, shift = (fill(64, dtype=torch.bfloat16).requires_grad_() for fill in (torch.ones, torch.zeros))
+        (gradient,) = torch.autograd.grad(norm(x, gain, shift), shift, ahead)
+        return gradient.double()
+
+    truth = ahead.double().sum(0)
+    error = (shift_gradient(normed) - truth).abs().max() / truth.abs().max()
+    torchs = shift_gradient(lambda x, gain, shift: layer_norm(x, gain.shape, gain, shift))
+    assert error < 2**-8 < 0.2 < (torchs - truth).abs().max() / truth.abs().max()

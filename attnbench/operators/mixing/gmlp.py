@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import Generator, Tensor
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import gelu
 
-from attnbench.block import too_narrow
+from attnbench.block import normed, too_narrow
 from attnbench.cost import product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
@@ -23,7 +23,7 @@ from attnbench.problem import Mode, Params, Problem, Scope
 def reference(problem: Problem, params: Params, z: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """z: [B, N, C]. w: [N, N]. b: [N]. gamma, beta: [C/2], of the normalisation. Returns [B, N, C/2]."""
     z1, z2 = z.chunk(2, dim=-1)
-    mixed = w @ layer_norm(z2, gamma.shape, gamma, beta)  # [N, N] × [B, N, C/2]
+    mixed = w @ normed(z2, gamma, beta)  # [N, N] × [B, N, C/2]
     return z1 * (mixed + b[:, None])
 
 
@@ -31,7 +31,7 @@ def layer(
     problem: Problem, params: Params, x: Tensor, u: Tensor, v: Tensor, gamma_x: Tensor, beta_x: Tensor, **gate: Tensor
 ) -> Tensor:
     """x: [B, N, C]. u: [C, 2·hidden]. v: [hidden, C]. gamma_x, beta_x: [C]. gate: as the core's. Returns [B, N, C]."""
-    z = gelu(layer_norm(x, gamma_x.shape, gamma_x, beta_x) @ u)
+    z = gelu(normed(x, gamma_x, beta_x) @ u)
     return x + reference(problem, params, z, **gate) @ v
 
 

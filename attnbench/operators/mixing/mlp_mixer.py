@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from torch import Generator, Tensor
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import gelu
 
-from attnbench.block import too_narrow
+from attnbench.block import normed, too_narrow
 from attnbench.cost import moved_again, product, traffic
 from attnbench.inputs import normal, tokens
 from attnbench.operator import Complexity, Cost, Form, Inputs, Operator, Paper, Param
@@ -23,7 +23,7 @@ def reference(
     problem: Problem, params: Params, x: Tensor, w1: Tensor, w2: Tensor, gamma: Tensor, beta: Tensor
 ) -> Tensor:
     """x: [B, N, C]. w1: [S, N]. w2: [N, S]. gamma, beta: [C], of the normalisation. Returns [B, N, C]."""
-    hidden = gelu(w1 @ layer_norm(x, gamma.shape, gamma, beta))  # [S, N] × [B, N, C]
+    hidden = gelu(w1 @ normed(x, gamma, beta))  # [S, N] × [B, N, C]
     return x + w2 @ hidden
 
 
@@ -39,7 +39,7 @@ def layer(
 ) -> Tensor:
     """x: [B, N, C]. w3: [C, K]. w4: [K, C]. gamma_c, beta_c: [C]. token_mixing: as the core's. Returns [B, N, C]."""
     y = reference(problem, params, x, **token_mixing)
-    return y + gelu(layer_norm(y, gamma_c.shape, gamma_c, beta_c) @ w3) @ w4
+    return y + gelu(normed(y, gamma_c, beta_c) @ w3) @ w4
 
 
 def make_inputs(problem: Problem, params: Params, generator: Generator) -> Inputs:
