@@ -26,6 +26,7 @@ from tests.api.functions import (
     a_fifth_slower,
     dies_elsewhere,
     fails_elsewhere,
+    four_times_slower,
     new,
     old,
     process_id,
@@ -201,9 +202,9 @@ def test_what_differs_is_refused_until_that_is_allowed() -> None:
 
 
 def test_fresh_processes_give_a_pair_each() -> None:
-    result = compare(old, a_fifth_slower, 3000, processes=3)
+    result = compare(old, four_times_slower, 3000, processes=3)
     assert (result.pairs, result.where) == (3, "3 fresh processes")
-    assert result.ratio == pytest.approx(1.2, rel=0.15)
+    assert 2 < result.ratio < 8  # three pairs on a machine that may be busy
     with pytest.raises(attnbench.BadInput, match="do not give the same"):
         compare(process_id, old, 3, processes=2)
 
