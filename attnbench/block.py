@@ -137,11 +137,11 @@ _MLP = ("mlp_gain", "mlp_shift", "mlp_in", "mlp_out")
 def normed(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     """LN over the channels, which are last. gain, shift: [C].
 
-    On a CPU torch adds up the gradients of gain and shift in the bits of half precisions, in which a sum over some
-    hundred tokens stands still: there it is computed in float32.
+    On a CPU torch's LN adds up the gradients of gain and shift in the bits of half precisions, in which a sum over some
+    hundred tokens stands still; its sums do not, so that there they are applied outside.
     """
-    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
-        return layer_norm(x.float(), gain.shape, gain.float(), shift.float()).to(x.dtype)
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return torch.addcmul(shift, layer_norm(x, gain.shape), gain)
     return layer_norm(x, gain.shape, gain, shift)
 
 
