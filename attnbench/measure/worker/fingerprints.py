@@ -66,5 +66,6 @@ def _signed_sum(values: Tensor, signs: Tensor) -> float:
 def _signs(index: int, device: torch.device) -> Tensor:
     """±1, others for each output of a call."""
     generator = torch.Generator().manual_seed(index)
-    drawn = torch.randint(0, 2, (PERIOD,), generator=generator, dtype=torch.int8)
+    own = generator.device  # the default device may be an operator's
+    drawn = torch.randint(0, 2, (PERIOD,), generator=generator, dtype=torch.int8, device=own)
     return drawn.to(device, torch.float64).mul_(2).sub_(1)
