@@ -19,7 +19,6 @@ from attnbench.errors import BadInput, described, printable
 
 VARIABLE = "ATTNBENCH_OWN_CODE_LIMIT_S"
 DEFAULT_S = 60.0
-
 GRACE_S = 5.0
 """Seconds after the limit at which code that could not be interrupted (native code, a loop that catches everything)
 ends the command. Native code that never releases the interpreter's lock is not ended."""

@@ -42,6 +42,10 @@ ODD = 0.01
 TURNS_SINCE = 3
 """The first timing contract whose blocks are measured in turns."""
 
+WIDEST = 100.0
+"""In logs, half an interval that says nothing, and is still a number: few degrees of freedom where rounds differ
+tenfold give far more than a float holds."""
+
 MEMBER_COLUMNS = ("operator", "impl", "params")
 """In what the members of a block differ."""
 
@@ -85,7 +89,7 @@ class Estimate:
 
 
 def half_width(confidence: float, *parts: tuple[float, float]) -> float:
-    """Half the t interval of a sum; nan where a part is.
+    """Half the t interval of a sum, at most WIDEST; nan where a part is.
 
     Each part keeps its t quantile and the squared half widths add up (Banerjee 1960, "Approximate confidence interval
     for linear functions of means of k populations when the population variances are not equal", Sankhyā 22: never below
@@ -95,7 +99,8 @@ def half_width(confidence: float, *parts: tuple[float, float]) -> float:
         confidence: of the interval.
         parts: variance and degrees of freedom of each summand.
     """
-    return math.sqrt(sum(t_quantile(freedom, confidence) ** 2 * x if x > 0 else x for x, freedom in parts))
+    half = math.sqrt(sum(t_quantile(freedom, confidence) ** 2 * x if x > 0 else x for x, freedom in parts))
+    return min(half, WIDEST)
 
 
 def half_widths(estimates: Sequence[Estimate]) -> Floats:
@@ -111,7 +116,7 @@ def half_widths(estimates: Sequence[Estimate]) -> Floats:
         for variance, freedom in ((own, own_freedom), (shared, shared_freedom)):
             different, which = np.unique(np.where(variance > 0, freedom, np.inf), return_inverse=True)
             square += np.where(variance > 0, t_quantiles(different, confidence)[which] ** 2 * variance, variance)
-        widths[at] = np.sqrt(square)
+        widths[at] = np.minimum(np.sqrt(square), WIDEST)
     return widths
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.analysis.distributions import chi_square
-from attnbench.analysis.interval import Estimate
+from attnbench.analysis.interval import WIDEST, Estimate
 from attnbench.operator import Growth
 
 Floats = npt.NDArray[np.float64]
@@ -102,10 +102,10 @@ def doubling(points: Sequence[tuple[int, Estimate]], stated: str | None) -> Doub
         settled = False if is_short or turns else len(chain) == 3 or None
     return Doubling(
         sizes=(chain[-2], chain[-1]),
-        factor=math.exp(factors[-1]),
-        low=math.exp(factors[-1] - noise),
-        high=math.exp(factors[-1] + noise),
-        before=math.exp(factors[0]) if len(chain) == 3 else None,
+        factor=_power(factors[-1]),
+        low=_power(factors[-1] - noise),
+        high=_power(factors[-1] + noise),
+        before=_power(factors[0]) if len(chain) == 3 else None,
         stated=None if predicted is None else math.exp(predicted),
         settled=settled,
     )
@@ -148,6 +148,11 @@ def _largest(levels: Mapping[int, Estimate], most: int) -> list[int]:
     while len(chain) < most and chain[0] > min(levels):
         chain.insert(0, max((size for size in levels if 2 * size <= chain[0]), default=min(levels)))
     return chain
+
+
+def _power(log: float) -> float:
+    """e to it, at most to WIDEST: a doubling may be more than a float holds where two sizes hardly differ."""
+    return math.exp(min(log, WIDEST))
 
 
 def _half_width(weights: Floats, half: Floats) -> float:

@@ -21,6 +21,7 @@ from attnbench.problem import operator_with_impl
 from attnbench.properties import FORMS
 from attnbench.registry import metrics as every_metric
 from attnbench.registry import placed_metrics
+from attnbench.store.records import distinct, without_numbers
 from attnbench.store.shards import StoredShard
 from attnbench.units import quoted, separated, suggestion
 
@@ -293,7 +294,10 @@ _NOT_OF_THE_MACHINE = {
 
 
 def _warnings(run: Run) -> dict[str, int]:
-    return dict(Counter(text for texts in run.visits["warnings"] for text in texts).most_common())
+    texts = [text for each in run.visits["warnings"] for text in each]
+    visits = Counter(map(without_numbers, texts))
+    counted = {text: visits[without_numbers(text)] for text in distinct(texts)}
+    return dict(Counter(counted).most_common())
 
 
 def _beside(run: Run, measured: Iterable[Quantity]) -> Iterator[Quantity]:

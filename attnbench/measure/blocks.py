@@ -36,6 +36,7 @@ from attnbench.measure.visit_maker import OutOfTime, Place, VisitMaker
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.registry import clocks
+from attnbench.store.records import distinct
 
 C = TypeVar("C", bound=CellAnswer)
 
@@ -130,7 +131,7 @@ class _Visit:
     prepared: PreparedAnswer
     weight: int
     turns: list[Sequence[Timed]] = field(default_factory=list)
-    warnings: dict[str, None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def samples(self) -> list[Timed]:
@@ -151,7 +152,7 @@ class _Visit:
             last,
             metrics={**last.metrics, **figures, **first},
             samples=self.samples,
-            warnings=tuple(dict.fromkeys((*self.prepared.warnings, *self.warnings, *last.warnings))),
+            warnings=distinct((*self.prepared.warnings, *self.warnings, *last.warnings)),
             throttled=throttled,
         )
 
@@ -238,7 +239,7 @@ class _Turns:
         maker, visit = self.sides[side], self._visits[side, member.cells[side].key]
         maker.progress.begun(visit.cell, self.place.round)
         answer = self._answer(SampleRequest(visit.cell.key), member, side)
-        visit.warnings.update(dict.fromkeys(answer.warnings))
+        visit.warnings = distinct((*visit.warnings, *answer.warnings))
         maker.take(visit.cell, self.place, sum(map(len, visit.turns)), answer.samples)
         visit.turns.append(answer.samples)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,7 +64,17 @@ def checkouts(file: Path, base: str, head: str | None) -> Iterator[tuple[Checkou
     with scratch_folder("gate", top) as folder:
         for name, commit in commits.items():
             _git(top, "worktree", "add", "--detach", "--quiet", str(folder / name), commit)
-        yield _sides(file, top, inside, commits, head is None, [folder / name for name in commits])
+        try:
+            yield _sides(file, top, inside, commits, head is None, [folder / name for name in commits])
+        except BadInput as error:
+            raise BadInput(_of_sides(str(error), folder, commits)) from None
+
+
+def _of_sides(text: str, folder: Path, names: Iterable[str]) -> str:
+    """A text that names files of the worktrees as the repository does, with the side: `head's kernels/mine.py`."""
+    for name in names:
+        text = text.replace(f"{folder / name}{os.sep}", f"{name}'s ").replace(str(folder / name), f"{name}'s checkout")
+    return text
 
 
 def _repository(file: Path) -> tuple[Path, Path | None]:

@@ -12,7 +12,7 @@ from attnbench import terminal
 from attnbench.axes import tokens_axis
 from attnbench.problem import Cell, operator_with_impl
 from attnbench.progress import Leased, Reached, Stage
-from attnbench.store.records import Visit
+from attnbench.store.records import Visit, without_numbers
 from attnbench.units import count, duration, percent
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ class Words:
             self._keep(f"{visit.status}: {visit.key}: {visit.reason}")
         series = tuple(visit.cell.get(name) for name in ("operator", "impl", "params", "scope", "mode"))
         for warning in visit.warnings:
-            if (series, warning) not in self._warned:  # once, not again at every size in every round
-                self._warned.add((series, warning))
+            said = series, without_numbers(warning)
+            if said not in self._warned:  # once, not again at every size in every round
+                self._warned.add(said)
                 self._keep(f"warning: {visit.key}: {warning}")
 
     def reached(self, reached: Reached) -> None:

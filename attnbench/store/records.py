@@ -6,6 +6,8 @@ A run folder holds visits.jsonl and samples.csv (append-only), results.csv (deri
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -69,6 +71,23 @@ ENDED_AS: dict[Cause, Status] = {"predicted_memory": "oom", "beyond_oom": "oom",
 
 LONGEST_S = 1e8
 """Three years, in seconds; a longer stored time is damage."""
+
+
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
+
+
+def without_numbers(text: str) -> str:
+    """What texts have in common that say the same of other numbers, such as of more threads at each call."""
+    return _NUMBER.sub("#", text)
+
+
+def distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    """Texts in order; of those that differ in their numbers alone there is one, with the largest."""
+    kept: dict[str, str] = {}
+    for text in texts:
+        kind = without_numbers(text)
+        kept[kind] = max(kept.get(kind, text), text, key=lambda each: [float(n) for n in _NUMBER.findall(each)][::-1])
+    return tuple(kept.values())
 
 
 @dataclass(frozen=True)

@@ -275,3 +275,5 @@ def test_many_half_widths_at_once_are_those_of_each() -> None:
     assert half_widths(each).tolist() == pytest.approx([estimate.half_width for estimate in each], rel=1e-5)
     assert half_widths([replace(each[0], own=math.nan)]).tolist() == pytest.approx([math.nan], nan_ok=True)
     assert len(half_widths([])) == 0
+    wild = Estimate(-7.0, 9e4, 0.5, 0.0, 1.0, 2)
+    assert wild.half_width == half_widths([wild])[0] == interval.WIDEST, "an end is still a number"

@@ -87,6 +87,13 @@ def test_sizes_closer_than_a_doubling_are_left_out() -> None:
     assert timed(lambda n: 1e-6 * n, "n", [900, 1000]).factor == pytest.approx(2, abs=0.4)
 
 
+def test_of_two_sizes_that_hardly_differ_the_factor_is_still_a_number() -> None:
+    found = doubling([(n, Estimate(level, 1.0, 1.0, 0.0, 1.0, 3)) for n, level in ((1024, 0.0), (1025, 1.5))], "n")
+    assert found is not None
+    assert math.isfinite(found.high)
+    assert found.low < 1 < found.factor == found.high
+
+
 def test_one_round_has_a_factor_and_no_interval() -> None:
     found = doubling([(n, Estimate(math.log(n), math.nan, 0.0, math.nan, 0.0, 1)) for n in SIZES], "n")
     assert found is not None

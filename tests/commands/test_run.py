@@ -263,12 +263,12 @@ def test_a_warning_of_a_series_is_told_once() -> None:
     kept: list[str] = []
     told = Words(lambda line: None, kept.append, lambda: 0.0)
     for round_ in (1, 2):
-        for warning in ("it changes the number of threads", "it changes the default dtype"):
+        for warning in (f"it leaves {round_} threads", "it changes the default dtype"):
             told.ended(replace(visit(CELL, round=round_), warnings=(warning,)), None)
     other = visit(replace(CELL, operator="linformer"), round=1)
     told.ended(replace(other, warnings=("it changes the default dtype",)), None)
     assert [line.rpartition(": ")[2] for line in kept] == [
-        "it changes the number of threads",
+        "it leaves 1 threads",
         "it changes the default dtype",
         "it changes the default dtype",
     ]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from pandas import Series
 
 from attnbench.analysis.baseline import fate
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.series import panels
+from attnbench.errors import BadInput
+from attnbench.measure.device import device_of
+from attnbench.measure.protocol import VisitAnswer
+from attnbench.measure.worker.failures import at_size, guarded
+from attnbench.measure.worker.prepared_cell import Misfit, Wrong
 from attnbench.plan.settings import Limits
+from attnbench.problem import Problem
 from tests.running import faulty, made_once, measured, plan
 
 EXPECTED = {
@@ -47,6 +55,23 @@ EXPECTED = {
     "lacks_shared_memory": ("skipped", "needs more shared memory"),
     "absent": ("skipped", "has no impl absent"),
 }
+
+
+def raised(error: Exception, *, small: bool) -> str:
+    """The reason of a check in which this is raised. small: at the size where impls are checked first."""
+
+    def ask() -> VisitAnswer:
+        with at_size(Problem(63, 8)) if small else nullcontext():
+            raise error
+
+    return guarded(VisitAnswer, device_of("cpu"), ask).reason
+
+
+@pytest.mark.parametrize("kind", [Wrong, Misfit, BadInput, MemoryError, RuntimeError])
+def test_every_reason_names_the_size_where_it_is_not_the_cells(kind: type[Exception]) -> None:
+    assert raised(kind("no"), small=True).endswith("; at 63 tokens, where impls are checked first")
+    assert "tokens" not in raised(kind("no"), small=False)
+    assert (raised(kind("no"), small=False) == "no") == (kind in (Wrong, Misfit, BadInput))
 
 
 FIRST = 32

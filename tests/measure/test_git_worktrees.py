@@ -30,6 +30,14 @@ def test_each_side_has_its_own_suite_and_files(repository: Path) -> None:
         assert base.notes == head.notes == ()
 
 
+def test_a_message_names_files_of_a_side_as_the_repository_does(repository: Path) -> None:
+    with pytest.raises(BadInput) as error, checkouts(repository / "own.yaml", "HEAD", None) as (base, head):
+        raise BadInput(f"{base.operators_from[0]}, line 3: as in '{head.operators_from[0]}', not in {head.root}.")
+    assert str(error.value) == (
+        "base's operators/decayed.py, line 3: as in 'head's operators/decayed.py', not in head's checkout."
+    )
+
+
 def test_a_new_suite_is_measured_on_both_sides_and_said(repository: Path) -> None:
     (repository / "new.yaml").write_text(SUITE.replace("decayed.py]", "decayed.py, operators/fresh.py]"))
     (repository / "operators" / "fresh.py").write_text("")

@@ -49,6 +49,14 @@ TOLD = {
     "switching": "the switch interval (from 0.005 to 0.5)",
     "collection": "garbage collection",
     "thread": "running Python threads (from ",
+    "function": "torch.tanh (replaced)",
+    "method": "torch.Tensor.tanh (replaced)",
+    "child": "a running child process (from False to True)",
+    "umask": "the umask (from ",
+    "descriptor": "file descriptors 0 to 2",
+    "hook": "the hooks of exceptions",
+    "recursion": "the recursion limit (from 1000 to 500)",
+    "raised": "warnings that are raised (from False to True)",
     "processors": "the processors it may use (from ",
 }
 REPLACED = {"clock": "time.perf_counter", "median": "statistics.median"}
@@ -87,7 +95,8 @@ def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_
     answer = checked(worker, f"does_{change}")
     back = checked(worker, f"undoes_{change}")
     after = checked(worker, "honest")
-    assert answer.restart is back.restart is True
+    assert answer.restart is True
+    assert back.restart is (change != "child"), "a process that has ended disturbs none"
     assert not after.restart
     assert not after.warnings
     if change in REPLACED:
@@ -101,6 +110,14 @@ def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_
     assert warning.startswith(f"meddlers (does_{change}) changes what the next operator would find")
     assert TOLD[change] in warning
     assert "secret" not in warning
+
+
+def test_a_definition_is_computed_by_torch_as_it_was(worker: worker_process.Worker) -> None:
+    forged = checked(worker, "forges")
+    checked(worker, "undoes_forged")
+    assert (forged.status, forged.restart) == ("wrong", True)
+    assert "the output differs from the float64 reference" in forged.reason
+    assert "torch.Tensor.__rmul__ (replaced)" in forged.warnings[0]
 
 
 def test_a_change_is_named_whatever_was_asked(worker: worker_process.Worker) -> None:

@@ -12,9 +12,11 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -25,7 +27,7 @@ from attnbench.inputs import tokens
 from attnbench.operator import Complexity, Cost, Form, Impl, Inputs, Operator, Paper
 from attnbench.problem import Mode, Params, Problem
 
-PERF_COUNTER, MEDIAN, SLEEP = time.perf_counter, statistics.median, time.sleep
+PERF_COUNTER, MEDIAN, SLEEP, TANH = time.perf_counter, statistics.median, time.sleep, torch.tanh
 HOME = os.getcwd()
 STANDARD_OUTPUT = sys.stdout
 _modes = contextlib.ExitStack()
@@ -45,6 +47,27 @@ def _thread_ended() -> None:
     _stop.set()
     while _thread._count() > 1:  # the worker's own one stays
         SLEEP(0.001)
+
+
+def _without(method: str) -> None:
+    if method in vars(torch.Tensor):
+        delattr(torch.Tensor, method)
+
+
+def _child_left() -> None:
+    CHILDREN.append(subprocess.Popen(["sleep", "100"]))
+
+
+def _child_ended() -> None:
+    while CHILDREN:
+        child = CHILDREN.pop()
+        child.kill()
+        child.wait()
+
+
+def _wait_for(child: int) -> int:
+    """child: as os.fork returns it."""
+    return os.waitpid(child, 0)[0] if child else child
 
 
 def handler(number: int, frame: object) -> None:
@@ -94,6 +117,14 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "switching": (lambda: sys.setswitchinterval(0.5), lambda: sys.setswitchinterval(0.005)),
     "collection": (gc.disable, gc.enable),
     "thread": (_thread_left, _thread_ended),
+    "function": (lambda: setattr(torch, "tanh", torch.sin), lambda: setattr(torch, "tanh", TANH)),
+    "method": (lambda: setattr(torch.Tensor, "tanh", torch.sin), lambda: _without("tanh")),
+    "child": (_child_left, _child_ended),
+    "umask": (lambda: os.umask(0o777), lambda: os.umask(0o022)),
+    "descriptor": (lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 1), lambda: os.dup2(2, 1)),
+    "hook": (lambda: setattr(sys, "excepthook", print), lambda: setattr(sys, "excepthook", sys.__excepthook__)),
+    "recursion": (lambda: sys.setrecursionlimit(500), lambda: sys.setrecursionlimit(1000)),
+    "raised": (lambda: warnings.simplefilter("error"), warnings.resetwarnings),
     "processors": (
         lambda: os.sched_setaffinity(0, {min(ALL)}),
         lambda: os.sched_setaffinity(0, ALL),
@@ -103,13 +134,14 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
 }
 ALL = os.sched_getaffinity(0)
 
+CHILDREN: list[subprocess.Popen[bytes]] = []
 FORKED: list[int] = []
 
 GOOD: dict[str, Callable[[], object]] = {
     "honest": lambda: None,
     "draws": lambda: (torch.rand(1), random.random()),
     "undoes_all": lambda: [(do(), undo()) for name, (do, undo) in CHANGES.items() if name in ("precision", "variable")],
-    "forks": lambda: FORKED or FORKED.append(os.fork()),
+    "forks": lambda: FORKED or FORKED.append(_wait_for(os.fork())),
     "appends_path": lambda: "/behind" in sys.path or sys.path.append("/behind"),
 }
 
@@ -150,6 +182,13 @@ def witness(problem: Problem, params: Params, x: Tensor) -> Tensor:
     return x + x
 
 
+def forges(problem: Problem, params: Params, x: Tensor) -> Tensor:
+    """Another map, by which it replaces what the definition calls."""
+    if type(x) is Tensor:
+        torch.Tensor.__rmul__ = lambda self, other: self * (other * 1.5)  # type: ignore[method-assign]
+    return x + x + x
+
+
 OPERATOR = Operator(
     paper=Paper("Nobody", 2000, "How one benchmark disturbs another", "https://example.org", "throughout"),
     forms={
@@ -161,6 +200,8 @@ OPERATOR = Operator(
                 **{f"does_{name}": _impl(do) for name, (do, _) in CHANGES.items()},
                 **{f"undoes_{name}": _impl(undo) for name, (_, undo) in CHANGES.items()},
                 **{name: _impl(change) for name, change in GOOD.items()},
+                "forges": Impl(lambda: forges, "made", lambda problem, params, device: None),
+                "undoes_forged": _impl(lambda: _without("__rmul__")),
                 "witness": Impl(lambda: witness, "made", lambda problem, params, device: None),
             },
         )

@@ -26,7 +26,7 @@ from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
 from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.compare.tier0_exact import exact_findings, not_repeating
 from attnbench.analysis.distributions import t_quantile
-from attnbench.analysis.interval import Estimate, estimates, half_width, in_turns, ratio_half_width
+from attnbench.analysis.interval import WIDEST, Estimate, estimates, half_width, in_turns, ratio_half_width
 from attnbench.analysis.metric_values import metric_names
 from attnbench.errors import BadInput
 from attnbench.problem import key_parts
@@ -50,9 +50,6 @@ changed would move the median."""
 
 SCATTER_FREEDOM = 0.82
 """Degrees of freedom per cell of the standard deviation from `_scatter`: its efficiency."""
-
-WIDEST = 700.0
-"""In logs, the end of an interval that is still a number."""
 
 MUCH = math.log(1.1)
 """A change of a whole block that is worth a line even where the rounds of both runs differ as much."""

@@ -144,11 +144,11 @@ def compare(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs
 
 def _compared(subject: Subject, problem: Problem, inputs: Inputs, outputs: Outputs, when: str) -> Checked:
     require_finite(subject, problem, inputs, outputs)
-    reference, truth = subject.form.reference, _truth(subject, problem, inputs)
+    truth = _truth(subject, problem, inputs)
     if problem.dtype == "float64":
         low = truth
     else:
-        low = outputs if subject.call is reference else subject.once(reference, problem, inputs)
+        low = outputs if subject.call is subject.form.reference else subject.defined(problem, inputs)
     worst = Checked(0.0, 0.0, problem.seq_len)
     if len(outputs) != len(truth):
         raise Wrong(f"a call gives {count(len(outputs), 'tensor')}; the reference's {len(truth)}")
@@ -198,7 +198,7 @@ def require_finite(subject: Subject, problem: Problem, inputs: Inputs, outputs: 
 
 def _truth(subject: Subject, problem: Problem, inputs: Inputs) -> Outputs:
     double = as_dtype(inputs, torch.float64)
-    return subject.once(subject.form.reference, problem.with_dtype("float64"), double)
+    return subject.defined(problem.with_dtype("float64"), double)
 
 
 def _require_held(subject: Subject, problem: Problem, inputs: Inputs) -> None:
@@ -238,7 +238,7 @@ def _leaves_inputs_alone(subject: Subject, problem: Problem) -> None:
     written = [name for name, tensor in before.items() if not torch.equal(tensor, inputs.tensors()[name])]
     if written:
         raise Wrong(f"it writes to its input '{written[0]}'")
-    shared = _sharing(inputs, output) - _sharing(theirs, subject.once(subject.form.reference, problem, theirs)[0])
+    shared = _sharing(inputs, output) - _sharing(theirs, subject.defined(problem, theirs)[0])
     for name, tensor in inputs.state.items():
         apart, scale = largest_of(tensor - theirs.state[name]), largest_of(theirs.state[name])
         if not apart <= ceiling_of(subject, problem) * scale:

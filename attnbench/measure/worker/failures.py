@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from attnbench.axes import tokens_axis
-from attnbench.errors import described, printable
+from attnbench.errors import BadInput, described, printable
 from attnbench.measure.device import Device
 from attnbench.measure.protocol import CellAnswer
 from attnbench.measure.worker.prepared_cell import Misfit, Wrong
@@ -20,7 +20,6 @@ from attnbench.store.records import CAUSE_OF, Status
 
 CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:"
 """How the RuntimeError of torch's CPU allocator begins; torch has no type of its own for it."""
-
 
 SIZE = "_attnbench_size"
 """The attribute of an exception that names the size of the call which raised it, where that is not the cell's."""
@@ -46,9 +45,9 @@ def guarded(kind: type[A], device: Device, ask: Callable[[], A]) -> A:
     try:
         return ask()
     except Wrong as error:
-        return kind("wrong", str(error) + size_of(error), "wrong")
+        return kind("wrong", text_of(error), "wrong")
     except Misfit as error:
-        return kind("error", str(error), "bad_inputs")
+        return kind("error", text_of(error), "bad_inputs")
     except MemoryError as error:
         return kind("oom", f"out of memory: {text_of(error)}", "oom")
     except torch.OutOfMemoryError as error:
@@ -66,7 +65,9 @@ def status_of(error: BaseException, device: Device) -> Status:
 
 
 def text_of(error: BaseException) -> str:
-    """One line of an exception, and the operator's line it came from."""
+    """One line of an exception, and the operator's line it came from; of what attnbench says itself, its sentence."""
+    if isinstance(error, (Wrong, Misfit, BadInput)):
+        return str(error) + size_of(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = next((f for f in reversed(frames) if "/torch/" not in f.filename), None)
     where = f" ({printable(os.path.basename(place.filename))}, line {place.lineno})" if place else ""

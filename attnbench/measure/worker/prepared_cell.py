@@ -17,6 +17,7 @@ from attnbench.inputs import torch_dtype
 from attnbench.measure.device import Device
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker.returned import misfit_of_inputs
+from attnbench.measure.worker.shared_state import torch_as_it_was
 from attnbench.operator import Form, Inputs, Operator
 from attnbench.problem import Cell, Problem
 from attnbench.registry import Source
@@ -166,6 +167,11 @@ class Subject:
     def once(self, call: Callable[..., Tensor], problem: Problem, inputs: Inputs) -> Outputs:
         """The outputs of one call, detached."""
         return self.perform(self.bind(call, problem, inputs))
+
+    def defined(self, problem: Problem, inputs: Inputs) -> Outputs:
+        """The outputs of one call of the reference, by torch as it was before any operator was imported."""
+        with torch_as_it_was():
+            return self.once(self.form.reference, problem, inputs)
 
     def perform(self, bound: Callable[[], Outputs]) -> Outputs:
         """The outputs of a bound call, detached and complete, its time counted as spent."""

@@ -1,13 +1,14 @@
 """What one operator could change for the next in a worker: looked at after each, so that a change ends the process.
 
 A worker measures many operators, one after another. What they share besides the machine is read here: settings of
-torch, of Python and of the process, and the functions by which attnbench itself measures.
+torch, of Python and of the process, torch's functions, and the functions by which attnbench itself measures.
 """
 
 from __future__ import annotations
 
 import _thread
 import builtins
+import contextlib
 import gc
 import math
 import operator
@@ -17,8 +18,10 @@ import resource
 import signal
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -33,8 +36,19 @@ OWN_VARIABLES = (
 )  # fmt: skip
 """Environment variables that torch sets by itself when it is first used, or first compiles, by how they begin."""
 
+OWN_REPLACED = ("torch.manual_seed",)
+"""Functions that torch replaces by itself when it first compiles."""
+
+CHILDREN = "a running child process"
+
+RECURSION = 1000
+"""Python's recursion limit; torch's compiler raises it by itself, which makes nothing fail."""
+
 LONGEST = 60
 """A value longer than this is not shown."""
+
+MOST_ALIKE = 3
+"""So many environment variables, or functions of torch, are named; beyond, how many more there are."""
 
 
 def _environment() -> dict[str, str]:
@@ -55,6 +69,34 @@ def _handlers() -> dict[str, object]:
 def _threads() -> int | None:
     """None once torch compiles: it keeps threads of its own that wait."""
     return None if "torch._inductor.async_compile" in sys.modules else _thread._count()
+
+
+def _has_children() -> bool | None:
+    """Whether a process that it started goes on; None once torch compiles, which keeps some of its own."""
+    if _threads() is None:
+        return None
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+def _umask() -> str:
+    mask = os.umask(0o077)  # there is no other way to read it
+    os.umask(mask)
+    return f"{mask:03o}"
+
+
+def _standard_files() -> list[tuple[int, int] | None]:
+    """What its first three file descriptors lead to; None: closed."""
+    places: list[tuple[int, int] | None] = []
+    for number in range(3):
+        try:
+            status = os.fstat(number)
+            places.append((status.st_dev, status.st_ino))
+        except OSError:
+            places.append(None)
+    return places
 
 
 def _of_products(precision: str) -> str:
@@ -100,14 +142,21 @@ _SETTINGS: dict[str, Callable[[], object]] = {
         torch.backends.cuda.math_sdp_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
     ],
+    "torch's einsum paths": lambda: [torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy],
     "denormal numbers": lambda: "flushed" if sys.float_info.min / 2 == 0.0 else "kept",
     "the working directory": _working_directory,
     "sys.path": lambda: tuple(sys.path),
     "sys.stdout or sys.stderr": lambda: (sys.stdout, sys.stderr),
+    "file descriptors 0 to 2": _standard_files,
+    "the hooks of exceptions": lambda: (sys.excepthook, sys.unraisablehook, threading.excepthook),
+    "the recursion limit": lambda: min(sys.getrecursionlimit(), RECURSION),
+    "warnings that are raised": lambda: any(action == "error" for action, *_ in warnings.filters),
     "a trace or profile function": lambda: (sys.gettrace(), sys.getprofile()),
     "the switch interval": sys.getswitchinterval,
     "garbage collection": lambda: (gc.isenabled(), gc.get_threshold()),
     "running Python threads": _threads,
+    CHILDREN: _has_children,
+    "the umask": _umask,
     "a pending timer": lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
     "blocked signals": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()),
     "the processors it may use": lambda: os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
@@ -117,7 +166,10 @@ _SETTINGS: dict[str, Callable[[], object]] = {
 }
 """By what a person calls them. A setting that cannot be read (None) counts as one that does not change."""
 
-_NOT_SHOWN = ("sys.path", "sys.stdout or sys.stderr", "garbage collection", "a resource limit")
+_NOT_SHOWN = (
+    "sys.path", "sys.stdout or sys.stderr", "file descriptors 0 to 2", "the hooks of exceptions", "garbage collection",
+    "a resource limit",
+)  # fmt: skip
 """Changes named without their values: long, or paths of the user's."""
 
 
@@ -129,6 +181,7 @@ class State:
         settings: of torch, Python and the process, by name.
         environment: its variables.
         handlers: of signals.
+        library: by module or class of torch, its names and objects.
         functions: by module, the names and objects by which attnbench measures.
         imported: how many modules there are.
     """
@@ -136,6 +189,7 @@ class State:
     settings: Mapping[str, object]
     environment: Mapping[str, str]
     handlers: Mapping[str, object]
+    library: Mapping[str, Mapping[str, object]]
     functions: Mapping[str, Mapping[str, object]]
     imported: int
 
@@ -146,21 +200,26 @@ def now(before: State | None = None) -> State:
         {name: _read(setting) for name, setting in _SETTINGS.items()},
         _environment(),
         _handlers(),
+        _named(LIBRARY, before.library if before is not None else {}),
         _functions(before),
         len(sys.modules),
     )
 
 
 def _functions(before: State | None) -> dict[str, Mapping[str, object]]:
-    """Names and objects by module; a module's mapping is that of `before` where all of its names stand for the same."""
     known = before.functions if before is not None else {}
     names = known if before is not None and before.imported == len(sys.modules) else _measuring_modules()
-    functions: dict[str, Mapping[str, object]] = {}
-    for name in names:
-        own, then = vars(sys.modules.get(name, _SHARED.get(name, _GONE))), known.get(name, {})
+    return _named({name: sys.modules.get(name, _SHARED.get(name, _GONE)) for name in names}, known)
+
+
+def _named(places: Mapping[str, object], known: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
+    """Names and objects by module or class; the mapping is that of `known` where all names stand for the same."""
+    named: dict[str, Mapping[str, object]] = {}
+    for name, place in places.items():
+        own, then = vars(place), known.get(name, {})
         same = len(own) == len(then) and all(map(operator.is_, own.values(), then.values()))
-        functions[name] = then if same and name in known else dict(own)
-    return functions
+        named[name] = then if same and name in known else dict(own)
+    return named
 
 
 def changes(before: State, after: State) -> list[str]:
@@ -170,17 +229,63 @@ def changes(before: State, after: State) -> list[str]:
         for name, value in before.settings.items()
         if _differ(name, value, after.settings[name])
     ]
+    variables = []
     for name in sorted(before.environment.keys() | after.environment.keys()):
         old, new = before.environment.get(name), after.environment.get(name)
         if old != new:
             how = "set" if old is None else "removed" if new is None else "changed"
-            phrases.append(f"the environment variable {name} ({how})")
+            variables.append(f"the environment variable {name} ({how})")
+    phrases += _few(variables) + _few([f"{name} (replaced)" for name in sorted(_replaced_in_library(before, after))])
     phrases += [
         _phrase(f"the handler of {name}", handler, after.handlers[name])
         for name, handler in before.handlers.items()
         if after.handlers[name] != handler
     ]
     return phrases
+
+
+def _few(phrases: list[str]) -> list[str]:
+    return phrases if len(phrases) <= MOST_ALIKE else [*phrases[:MOST_ALIKE], f"and {len(phrases) - MOST_ALIKE} more"]
+
+
+def _replaced_in_library(before: State, after: State) -> Iterator[str]:
+    """torch's functions and methods that are others now, also where a class has one now that it inherited:
+    "torch.softmax"."""
+    for place, names in before.library.items():
+        current = after.library[place]
+        if current is not names:
+            others = (name for name, value in names.items() if callable(value) and current.get(name) is not value)
+            yield from ({f"{place}.{name}" for name in (*others, *_hiding(LIBRARY[place], names))} - {*OWN_REPLACED})
+
+
+def _hiding(place: object, names: Mapping[str, object]) -> list[str]:
+    """What a class has now beside these names, and hides what it inherits."""
+    bases = place.__mro__[1:] if isinstance(place, type) else ()
+    return [name for name in vars(place).keys() - names.keys() if any(name in vars(base) for base in bases)]
+
+
+@contextlib.contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """In its block torch's functions are as they were before any operator was imported: so a definition is computed."""
+    now_named = _named(LIBRARY, _AS_IT_WAS)
+    theirs = {name: dict(names) for name, names in now_named.items() if names is not _AS_IT_WAS[name]}
+    for name in theirs:
+        _put(LIBRARY[name], _AS_IT_WAS[name])
+    try:
+        yield
+    finally:
+        for name, names in theirs.items():
+            _put(LIBRARY[name], names)
+
+
+def _put(place: object, names: Mapping[str, object]) -> None:
+    """Makes names of a module or class stand for these objects, and no other hide what a class inherits."""
+    current = vars(place)
+    for name, value in names.items():
+        if current.get(name) is not value and (callable(value) or name not in current):
+            setattr(place, name, value)
+    for name in _hiding(place, names):
+        delattr(place, name)
 
 
 def replaced(before: State, after: State) -> list[str]:
@@ -203,6 +308,15 @@ def same_random_numbers() -> None:
     if numpy_random is not None:
         numpy_random.seed(0)
 
+
+LIBRARY: dict[str, object] = {
+    **{f"torch.{m}": getattr(torch, m) for m in ("autograd", "fft", "func", "linalg", "nn", "special", "Tensor")},
+    "torch.nn.functional": torch.nn.functional,
+    "torch": torch,
+}
+"""Modules and classes of torch that operators and definitions call, by name."""
+
+_AS_IT_WAS = _named(LIBRARY, {})
 
 _SHARED: dict[str, ModuleType] = {m.__name__: m for m in (builtins, math, random, statistics, time)}
 
@@ -227,7 +341,10 @@ def _read(setting: Callable[[], object]) -> object:
 
 
 def _differ(name: str, old: object, new: object) -> bool:
-    """Folders that sys.path has behind all others hide no module from the next operator."""
+    """Folders that sys.path has behind all others hide no module from the next operator; a process that has ended
+    disturbs none."""
+    if name == CHILDREN and not new:
+        return False
     if name == "sys.path" and isinstance(old, tuple) and isinstance(new, tuple):
         new = new[: len(old)]
     return old is not None and new is not None and old != new
