@@ -7,7 +7,7 @@ OWN_TORCH := $(shell $(PYTHON) -c "import torch; print(1)" 2>/dev/null)
 
 RARE := altair|debugpy|mypy|networkx|pip|playwright|setuptools|tests?
 
-.PHONY: run test browser-test fleet-test check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
+.PHONY: run test browser-test fleet-test own-gate check format lint types bench bench-operators results readme notebook ci-baseline gate-study statistics soak kernels gpu-test gpu-bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -41,6 +41,10 @@ browser-test: $(BIN)/.ready  ## pass the tests of the HTML report in Chromium, w
 
 fleet-test: $(BIN)/.ready  ## pass the tests of fleets on a local cluster of Ray and of Slurm, which are installed where they are missing
 	$(BIN)/python -m tests.fleet
+
+own-gate: $(BIN)/.ready  ## this project's own gate, tier 0; what this machine cannot repeat (another torch) is said and fails nothing
+	gate=$$(mktemp -d); trap 'rm -rf "$$gate"' EXIT; OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 \
+	  $(BIN)/attnbench gate suites/ci.yaml --against $(REFERENCE)/ci --device cpu --out "$$gate/run"
 
 check: format lint types test   ## format, lint, types, tests
 
@@ -103,7 +107,7 @@ readme: $(BIN)/.ready   ## put what results/reference shows into README.md and d
 notebook: $(BIN)/.ready  ## run examples/notebook.ipynb and store what its cells show
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.notebook
 
-ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci, what .ci/run compares with
+ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci, what own-gate compares with
 	rm -rf $(REFERENCE)/ci
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
