@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.inputs import KEYS_AND_VALUES
 from attnbench.measure.worker.fake_memory import predict_on_meta, total_bytes
@@ -18,6 +17,8 @@ from attnbench.measure.worker.prepared_cell import as_outputs
 from attnbench.operator import Inputs
 from attnbench.problem import MODES, Cell, Mode, Params, Problem
 from attnbench.registry import device_type_of, why_not
+from tests.operators.by_operator import by_operator
+from tests.operators.flops import FlopCounter
 from tests.variants import Variant, variants
 
 TOKENS = (5, 7)
@@ -27,20 +28,20 @@ NEW = (1, 3, 34)
 HEADS = (4, 2, 1)
 
 
-def continuing() -> list[Any]:
+def continuing() -> list[tuple[Variant, int]]:
     """Every variant that continues, with every number of kv_heads that it takes."""
     return [
-        pytest.param(variant, kv_heads, id=f"{variant}-{kv_heads}")
+        (variant, kv_heads)
         for variant in variants()
         for kv_heads in HEADS
         if variant.defined(variant.problem(TOKENS, causal=True, kv_heads=kv_heads, query_len=1))
     ]
 
 
-def sharing() -> list[Any]:
-    """Every variant that shares keys, in full and causal form."""
+def sharing() -> list[tuple[Variant, bool]]:
+    """Every variant that shares keys, in full form and causal."""
     return [
-        pytest.param(variant, causal, id=f"{variant}-{'causal' if causal else 'full'}")
+        (variant, causal)
         for variant in variants()
         for causal in (False, True)
         if variant.defined(variant.problem(TOKENS, causal=causal, kv_heads=2))
@@ -90,7 +91,7 @@ def test_every_causal_operator_continues_or_says_why_not() -> None:
     assert len({variant.name for variant in variants() if variant.operator.continues is True}) >= 2
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_the_last_rows_follow_from_the_state(variant: Variant, kv_heads: int) -> None:
     """The last Q rows of the causal form of all N tokens, from a state that the form made of the first N − Q."""
     full = variant.problem(TOKENS, causal=True, kv_heads=kv_heads, dtype="float64")
@@ -114,7 +115,7 @@ def test_the_last_rows_follow_from_the_state(variant: Variant, kv_heads: int) ->
     assert any(differs), "the check sees no state"
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_a_second_call_answers_the_same(variant: Variant, kv_heads: int) -> None:
     """A cache's room is filled with the same tokens every time; a state of fixed size is not changed but returned."""
     problem = variant.problem(TOKENS, causal=True, kv_heads=kv_heads, query_len=3)
@@ -128,19 +129,19 @@ def test_a_second_call_answers_the_same(variant: Variant, kv_heads: int) -> None
     assert first[0].isfinite().all()
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_flops_are_what_torch_counts_of_a_step(variant: Variant, kv_heads: int) -> None:
     for tokens, query_len in (((5, 7), 1), ((9, 15), 134), ((9, 15), 70), ((1, 2), 1)):
         problem = variant.problem(tokens, causal=True, kv_heads=kv_heads, query_len=query_len)
         if not variant.defined(problem):
             continue
         cost, inputs = variant.form.cost(problem, variant.params, "fwd"), variant.inputs(problem)
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), FlopCounter() as counter:
             call(variant, problem, inputs.tensors())
-        assert cost.reference_flops - sum(cost.uncounted.values()) == counter.get_total_flops(), problem
+        assert cost.reference_flops - sum(cost.uncounted.values()) == counter.total, problem
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_every_impl_that_runs_here_continues_as_the_reference(variant: Variant, kv_heads: int) -> None:
     names = [name for name in variant.form.impls if device_type_of(name) is None]
     for name, query_len in itertools.product(names, (1, 3, 34, 35)):
@@ -162,7 +163,7 @@ NOT_THE_DIFFERENCE = {
 """Variants of which a step's FLOPs are not the difference of two prefills, with the reason."""
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_a_step_costs_the_difference_of_two_prefills(variant: Variant, kv_heads: int) -> None:
     full = variant.problem((9, 15), causal=True, kv_heads=kv_heads)
     for query_len in (1, 3, 134):
@@ -175,7 +176,7 @@ def test_a_step_costs_the_difference_of_two_prefills(variant: Variant, kv_heads:
             assert now.flops == after.flops - before.flops, problem
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_state_bytes_are_those_of_the_tensors(variant: Variant, kv_heads: int) -> None:
     """Of two steps after the same tokens the states differ in the room for new ones alone, which is taken away."""
     tokens = 43  # √43, √46 and √49 are 7, rounded
@@ -197,7 +198,7 @@ KEEPS_EVERY_TOKEN = ("softmax", "mla", "local", "sliding_window", "synthesizer-d
 """Of which, at few tokens, a step reads a cache of all tokens before and adds the new ones."""
 
 
-@pytest.mark.parametrize(("variant", "kv_heads"), continuing())
+@by_operator(continuing())
 def test_a_step_moves_the_difference_of_two_prefills_and_its_state(variant: Variant, kv_heads: int) -> None:
     """Parameters cancel in the difference, and are read once more; a state of fixed size is read and written whole."""
     full = variant.problem((9, 15), causal=True, kv_heads=kv_heads)
@@ -252,7 +253,7 @@ def widened(variant: Variant, inputs: Inputs, problem: Problem) -> dict[str, Ten
     return tensors
 
 
-@pytest.mark.parametrize(("variant", "causal"), sharing())
+@by_operator(sharing())
 def test_shared_keys_are_repeated_ones(variant: Variant, causal: bool) -> None:
     problem = variant.problem(TOKENS, causal=causal, kv_heads=2, dtype="float64")
     inputs = variant.inputs(problem)
@@ -268,7 +269,7 @@ def test_shared_keys_are_repeated_ones(variant: Variant, causal: bool) -> None:
     assert not torch.allclose(call(variant, every, tensors)[0], ours), "the check sees no heads"
 
 
-@pytest.mark.parametrize(("variant", "causal"), sharing())
+@by_operator(sharing())
 def test_flops_of_shared_keys_are_what_torch_counts(variant: Variant, causal: bool) -> None:
     """Of both modes: a backward pass has a forward one before it."""
     for tokens in ((5, 7), (9, 15), (1, 1)):
@@ -278,17 +279,17 @@ def test_flops_of_shared_keys_are_what_torch_counts(variant: Variant, causal: bo
         inputs = variant.inputs(problem)
         wanted = {name: tensor.requires_grad_() for name, tensor in inputs.differentiated().items()}
         flops = []
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             (y,) = call(variant, problem, {**inputs.tensors(), **wanted})
-            flops.append(counter.get_total_flops())
+            flops.append(counter.total)
             gradients = torch.autograd.grad(y, list(wanted.values()), torch.ones_like(y))
-            flops.append(counter.get_total_flops())
+            flops.append(counter.total)
         assert [g.shape for g in gradients] == [t.shape for t in wanted.values()]
         costs = [variant.form.cost(problem, variant.params, mode) for mode in MODES]
         assert flops == [cost.reference_flops - sum(cost.uncounted.values()) for cost in costs], problem
 
 
-@pytest.mark.parametrize(("variant", "causal"), [each for each in sharing() if each.values[0].scope == "core"])
+@by_operator(case for case in sharing() if case[0].scope == "core")
 def test_shared_keys_take_less_memory_than_repeated_ones(variant: Variant, causal: bool) -> None:
     """No more than keys of every query head's own, which are not repeated but inputs, and less than repeating them."""
     problem = variant.problem((8, 32), causal=causal, kv_heads=1, batch=1, channels=64)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
@@ -22,10 +20,15 @@ from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, MODES, Cell, Dtype, Params, Problem, canonical_params
 from attnbench.registry import outside_definition, resolve, why_not
+from tests.operators.flops import FlopCounter
+from tests.operators.test_operators import noting
 from tests.variants import SCOPES, sources
 
 LARGE, LARGE_TO_COUNT = 71, 17
 """Stand for a maximum where there is none: more than there are tokens, channels or blocks."""
+
+OF_THEIR_OWN = {"intra_depth": 17}
+"""The same for params that are compared with neither: such a number of equal layers, of which each takes as long."""
 
 KINDS = ("kind", "gradient", "sharing", "heads", "sink")
 """Choices that make another map of an operator: every other parameter is taken to its ends within each."""
@@ -51,7 +54,10 @@ def extremes(operator: Operator, large: int = LARGE) -> Iterator[Params]:
         base = dict(zip(kinds, combination, strict=True))
         given.append(base)
         given += [
-            {**base, name: end} for name, p in operator.params.items() if name not in kinds for end in ends(p, large)
+            {**base, name: end}
+            for name, param in operator.params.items()
+            if name not in kinds
+            for end in ends(param, min(large, OF_THEIR_OWN.get(name, large)))
         ]
     yield from {canonical_params(params): params for params in (resolve(operator, each) for each in given)}.values()
 
@@ -73,14 +79,14 @@ def subjects(name: str) -> Iterator[Subject]:
 
 def telling(operator: Operator, cell: Cell) -> list[Dtype]:
     """The dtypes that a cell is defined in; for time not all of them. A layer's roundings are largest in bfloat16. At
-    an end the reference's core is computed in float16, in bfloat16 by the layer, and float64, in which it would be
-    compared with itself, is the truth of both; float32 where there is no bfloat16, which has the narrower bound in
-    roundings.
+    an end a core is computed in float16, in bfloat16 by the layer; float64, in which the reference would be compared
+    with itself, is the truth of both, and an impl's is part of its check in any dtype. float32 where there is no
+    bfloat16, which has the narrower bound in roundings.
     """
     defined = [d for d in DTYPES if why_not(operator, replace(cell, problem=cell.problem.with_dtype(d)), "cpu") is None]
     if cell.scope == "layer":
         return [dtype for dtype in defined if dtype == "bfloat16"]
-    if cell.impl != "reference" or cell.params == resolve(operator, {}):
+    if cell.params == resolve(operator, {}):
         return defined
     layer = replace(cell, scope="layer", problem=cell.problem.with_dtype("bfloat16"))
     left_out = {
@@ -112,30 +118,22 @@ def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
     problems = [Problem.image(*shape) for shape in shapes]
     if "sequence" in operator.domains:
         problems = [Problem(h * w, c, heads) for h, w, c, heads in shapes]
+    default = resolve(operator, {})
     for params, scope, problem in itertools.product(extremes(operator, LARGE_TO_COUNT), SCOPES, problems):
         form = operator.forms[scope]
-        if outside_definition(operator, problem, params, scope) is None:
+        # A factor that is no size could turn a product off, and does so in either problem.
+        once = any(isinstance(value, float) and value != default[name] for name, value in params.items())
+        if not (once and problem == problems[1]) and outside_definition(operator, problem, params, scope) is None:
             inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
             cotangent = output_like(form.reference, problem, params, inputs)
             flops: list[int] = []
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounter() as counter:
                 call = noting(form.reference, counter, flops)
                 run(call, problem, params, inputs, cotangent, within=nullcontext())
-                flops.append(counter.get_total_flops())
+            flops.append(counter.total)
             costs = [form.cost(problem, params, mode) for mode in MODES]
             stated = [cost.reference_flops - sum(cost.uncounted.values()) for cost in costs]
             assert flops == stated, (params, scope, problem)
-
-
-def noting(reference: Callable[..., Tensor], counter: FlopCounterMode, flops: list[int]) -> Callable[..., Tensor]:
-    """The reference; notes what is counted until a backward pass begins."""
-
-    def call(*given: Any, **tensors: Tensor) -> Tensor:
-        output = reference(*given, **tensors)
-        flops.append(counter.get_total_flops())
-        return output
-
-    return call
 
 
 def test_the_ends_are_those_that_are_allowed() -> None:

@@ -12,6 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.measure.worker.prepared_cell import Outputs, Subject
 
+WHOLE: set[OpOverload] = set()
+"""Operators that are seen not to be made of others: to ask takes as long as a small one of them."""
+
 
 class Dispatched(TorchDispatchMode):
     """Counts the operators that reach a backend while it is active, by name without a default overload."""
@@ -30,12 +33,13 @@ class Dispatched(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if isinstance(func, OpOverload):
+        if isinstance(func, OpOverload) and func not in WHOLE:
             # Under inference_mode composite operators arrive whole: SDPA's choice of kernel would stay hidden.
             with self:
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
+            WHOLE.add(func)
         self.counts[str(func).removesuffix(".default")] += 1
         return func(*args, **(kwargs or {}))
 
