@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from attnbench.operator import Inputs, Pairs
 from attnbench.problem import Problem
+from tests.operators.by_operator import by_operator
 from tests.operators.test_operators import NOT_THE_GRADIENT_OF_THE_OUTPUT
 from tests.variants import Variant, variants
 
@@ -105,7 +105,7 @@ def observed(variant: Variant, problem: Problem, draws: int = DRAWS) -> Pairs:
     return "fixed"
 
 
-@pytest.mark.parametrize(("variant", "causal"), list(cases()), ids=lambda case: str(case))
+@by_operator(cases())
 def test_an_output_depends_on_the_stated_tokens(variant: Variant, causal: bool) -> None:
     assert observed(variant, problem_of(variant, causal)) == variant.operator.pairs(variant.params, causal)
 
@@ -134,7 +134,7 @@ def default_cases() -> Iterator[tuple[Variant, bool]]:
             yield Variant(variant.name, variant.operator, {**variant.params, **own}, variant.scope), causal
 
 
-@pytest.mark.parametrize(("variant", "causal"), list(default_cases()), ids=lambda case: str(case))
+@by_operator(default_cases())
 def test_so_it_does_with_default_params(variant: Variant, causal: bool) -> None:
     """One draw of fixed positions: what is not seen there, other draws do not see either, as above."""
     side, heads = BEYOND[variant.name]

@@ -16,6 +16,7 @@ from attnbench.measure.metrics.softmax_error import attention, error
 from attnbench.operator import Inputs
 from attnbench.problem import Params, Problem
 from attnbench.properties import PROPERTIES, properties
+from tests.operators.by_operator import by_operator
 from tests.operators.test_continuing import of, part, state_of, step
 from tests.operators.test_pairs import INSIDE, by_token, cases, observed
 from tests.operators.test_pairs import problem_of as pairs_problem
@@ -35,9 +36,6 @@ CLOSE = 0.25
 
 def problem_of(variant: Variant, causal: bool, side: int = SIDE) -> Problem:
     return variant.problem((side, side), batch=1, heads=2, channels=16, dtype="float64", causal=causal)
-
-
-CASES = [pytest.param(*case, id=f"{case[0]}-{'causal' if case[1] else 'full'}") for case in cases()]
 
 
 def output(variant: Variant, problem: Problem, inputs: Inputs) -> Tensor:
@@ -210,11 +208,12 @@ def test_each_property_is_found_in_some_operators_and_missing_in_others() -> Non
         assert {stated(*case)[name] for case in cases()} == {False, True}, name
 
 
-@pytest.mark.parametrize("name", [name for name in FOUND if name != "all_pairs"])
-@pytest.mark.parametrize(("variant", "causal"), CASES)
-def test_an_operator_has_what_it_states(variant: Variant, causal: bool, name: str) -> None:
+@by_operator(cases())
+def test_an_operator_has_what_it_states(variant: Variant, causal: bool) -> None:
     """all_pairs: `test_pairs.py`."""
-    assert FOUND[name](variant, causal) == stated(variant, causal)[name]
+    is_stated = stated(variant, causal)
+    for name in FOUND.keys() - {"all_pairs"}:
+        assert FOUND[name](variant, causal) == is_stated[name], name
 
 
 def altered(name: str, in_causal: bool, form: dict[str, Any] | None = None, **stated: Any) -> tuple[Variant, bool]:
