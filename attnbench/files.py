@@ -109,5 +109,6 @@ def storing(place: Path, todo: str = "") -> Iterator[None]:
 
 def write_named(path: Path, text: str, *, append: bool = False) -> None:
     """Writes a file that the user has named: a link, a pipe or a device is written to. Raises BadInput."""
-    with storing(path.parent), path.open("a" if append else "w", encoding="utf-8") as file:
+    mode = "a" if append else "w"
+    with storing(path, "Free some space, or name another file."), path.open(mode, encoding="utf-8") as file:
         file.write(text)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import click
@@ -22,6 +23,8 @@ from attnbench.units import quoted, suggestion
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
     from attnbench.analysis.summary import Summary
+    from attnbench.measure.fleet import FleetRequest
+    from attnbench.measure.run_request import RunRequest
     from attnbench.plan.problem_request import ProblemRequest
 
 
@@ -255,6 +258,16 @@ def _fields(kind: Callable[..., Any]) -> list[inspect.Parameter]:
     """The parameters of a dataclass, with those it inherits."""
     hints = get_type_hints(kind, include_extras=True)
     return [each.replace(annotation=hints[name]) for name, each in inspect.signature(kind).parameters.items()]
+
+
+def named_again(request: RunRequest | FleetRequest) -> list[str]:
+    """What stands before --resume where that alone is refused: a suite with operators of the user's, with the options
+    that changed it."""
+    if request.suite is None or not request.suite.operators_from:
+        return []
+    words = [("--operator", name) for name in request.operators] + [("--impl", name) for name in request.impls]
+    rounds = [] if request.rounds is None else ["--rounds", str(request.rounds)]
+    return [request.suite.where, *chain.from_iterable(words), *rounds]
 
 
 def device_option(help: str = "auto: CUDA where there is a GPU.") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,9 @@ def command(
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if outcome.code:
-        print(f"what was measured is kept; continue with: attnbench crossover --resume {folder}", file=sys.stderr)
+        named = [word for place in operators_from or () for word in ("--operators-from", place)]
+        again = shlex.join(["attnbench", "crossover", "--resume", str(folder), *named])
+        print(f"what was measured is kept; continue with: {again}", file=sys.stderr)
     if outcome.code or all(row["kind"] == "nothing" for row in listing.rows):
         raise typer.Exit(outcome.code or 3)
 

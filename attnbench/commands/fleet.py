@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
-from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped
+from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped, named_again
 from attnbench.measure.engines import engine_names
 from attnbench.outputs import _formats as formats
 
@@ -89,7 +90,7 @@ def command(
     with progress() as live:
         ended = measure(request, live)
     _show(ended, form, shown)
-    again = f"attnbench fleet{'' if suite is None else f' {suite}'} --on {engine} --resume {ended.folder}"
+    again = shlex.join(["attnbench", "fleet", *named_again(request), "--on", engine, "--resume", str(ended.folder)])
     if ended.missing:
         print(
             f"{count(ended.missing, 'shard')} to be measured; what was measured is kept; continue with: {again}",

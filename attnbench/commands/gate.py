@@ -72,10 +72,12 @@ def command(
         else:
             assert base is not None
             comparison, folder = between_revisions(request, base, head, shown)
-    store(folder, comparison)
-    _write(comparison, report, junit, sarif)
-    formats.show("comparisons", [comparison], form)
-    print(f"{folder}", file=sys.stderr)
+    try:
+        store(folder, comparison)
+        _write(comparison, report, junit, sarif)
+    finally:  # a decision of minutes is not lost to a full disk
+        formats.show("comparisons", [comparison], form)
+        print(f"{folder}", file=sys.stderr)
     raise typer.Exit(comparison.exit_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped
+from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped, named_again
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def _measure(request: RunRequest, form: str, shown: ShownOptions, begun: float) 
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code is not None:
-        print(f"what was measured is kept; continue with: attnbench run --resume {folder}", file=sys.stderr)
+        again = shlex.join(["attnbench", "run", *named_again(request), "--resume", str(folder)])
+        print(f"what was measured is kept; continue with: {again}", file=sys.stderr)
     return exit_code(session.journal.visits) if code is None else code
 
 

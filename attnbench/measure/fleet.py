@@ -233,8 +233,8 @@ def _continued(request: FleetRequest, suite: Suite, pool: Pool) -> FleetFolder:
     where = f"--resume {request.resume}"
     if request.suite is not None and _inputs(suite) != fleet_folder.inputs_of(fleet.path):
         raise BadInput(
-            f"{where}: {suite.where} with these options is not what this fleet measures ({facts.name}, "
-            f"{fleet.path / fleet_folder.INPUTS}). Give --resume alone, or start a new fleet with --out."
+            f"{where}: {suite.where} is not what this fleet measures ({facts.name}, "
+            f"{fleet.path / fleet_folder.INPUTS}). {suites.named_again(suite)}, or start a new fleet with --out."
         )
     for option, given, stored in (
         ("--shards", request.shards, facts.shards),
@@ -293,7 +293,7 @@ class _Leasing:
         for task in self.tasks:
             code = self.fleet.ended(task)
             if code is not None and units_lacking(task.folder):
-                with files.storing(task.mark):
+                with files.storing(task.mark, engines.CONTINUED):
                     task.mark.unlink()  # it goes on, with the budget of today
             elif code is not None:
                 self._codes[task.number] = code

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from attnbench.plan.suite import Suite
     from attnbench.store.records import Visit
 
+ANEW = "A gate is not continued: free some space or make it writable, then run it again with another --out."
+"""What to do where a side cannot be stored."""
+
 Only = tuple[Sequence[str], Sequence[str]]
 """Operators and impls of the command line: only these; empty: all."""
 
@@ -135,7 +138,7 @@ def side(
     commit = checkout.revision if checkout else environment.get("commit")
     facts = {**environment, "commit": commit, "code": environment.get("code") if checkout is None else None}
     plan = replace(plan, limits=replace(plan.limits, budget_s=None))  # it would end one side's check before the other's
-    opened = journal.create(folder, text, facts)
+    opened = journal.create(folder, text, facts, ANEW)
     start = worker_process.start
     if checkout is not None:
         plan = replace(plan, operators_from=checkout.operators_from, code=None)  # a worktree of its own stays as it is

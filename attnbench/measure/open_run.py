@@ -153,13 +153,13 @@ def begin(
 
 def resume(suite: Suite, device: str, folder: Path) -> Session:
     """A stored run to continue. Raises BadInput where its suite, contract or machine is another."""
-    from attnbench.plan.suite import without_places
+    from attnbench.plan.suite import named_again, without_places
 
     stored_text = read_text(folder / SUITE)
     if without_places(stored_text, parse(stored_text, str(folder / SUITE)), suite.directory) != suite.text:
         raise BadInput(
-            f"--resume {folder}: {suite.where} with these options is not the suite that this run measures "
-            f"({folder / SUITE}). Give --resume alone, or start a new run with --out."
+            f"--resume {folder}: {suite.where} is not the suite that this run measures ({folder / SUITE}). "
+            f"{named_again(suite)}, or start a new run with --out."
         )
     stored = journal.stored_environment(folder)
     if "parts" in stored:
@@ -243,6 +243,18 @@ def stored_suite(folder: Path) -> Suite:
             f"that you name. Name the suite again: attnbench run SUITE --resume {folder}."
         )
     return from_text(text, str(folder / SUITE), folder, operators_from=())
+
+
+def stored_budget(folder: Path) -> str | None:
+    """The budget in the suite of a stored run; None: it has none. Raises BadInput."""
+    path = folder / SUITE
+    return budget_in(read_text(path), str(path)) if os.path.isfile(path) else None
+
+
+def budget_in(text: str, where: str) -> str | None:
+    """`limits: {budget: …}` of a suite's text; None: it has none. Raises BadInput where the text is no suite's."""
+    limits = parse(text, where).get("limits")
+    return str(limits["budget"]) if isinstance(limits, dict) and limits.get("budget") is not None else None
 
 
 def stored_shard(folder: Path) -> StoredShard | None:

@@ -61,13 +61,20 @@ class RunRequest:
         shard = self._shard()
         rounds = chosen.measure.rounds if shard is not None and self._without_added_rounds(chosen) else self.rounds
         of_suite = self.resume is None and shard is None  # else it is this command's alone: parts are of one suite
-        budget = self.budget if of_suite else None
+        budget = self.budget if of_suite else self._stored_budget()
         chosen = suites.override(chosen, operators=self.operators, impls=self.impls, rounds=rounds, budget=budget)
         if self.budget is not None and not of_suite:
             chosen = suites.with_budget(chosen, self.budget)
         if self.resume is None:
             return chosen, sessions.device_for(chosen.where, chosen.impls, self.device), shard
         return chosen, choose_device(self.device), shard
+
+    def _stored_budget(self) -> str | None:
+        """The budget that the run to continue was begun with, where that is not its suite's: it needs none again."""
+        if self.resume is None or self.suite is None:
+            return None
+        stored = sessions.stored_budget(self.resume)
+        return stored if stored != sessions.budget_in(self.suite.text, self.suite.where) else None
 
     def _without_added_rounds(self, suite: Suite) -> bool:
         """Whether rounds would be added where crossovers are not precise, which no shard of the suite can know."""

@@ -108,7 +108,7 @@ class VisitLog:
     def write_results(self) -> None:
         """Makes results.csv current, where there is any visit."""
         if self.journal.visits:
-            with storing(self.journal.folder):
+            with storing(self.journal.folder, self.journal.todo):
                 results.write(self.journal.folder, frame(self.journal.visits), stops(self.plan.measure))
         self._written = time.monotonic()
 

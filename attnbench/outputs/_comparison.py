@@ -113,5 +113,5 @@ def _by_operator(keys: Sequence[str], most: int = 8) -> str:
 
 def store(folder: Path, comparison: Comparison) -> None:
     """gate.json: the comparison as `compare --format json` gives it."""
-    with files.storing(folder):
+    with files.storing(folder, "The decision is printed, but not stored: free some space or make it writable."):
         files.replace(folder / "gate.json", without_paths(json.comparisons([comparison])))

@@ -139,6 +139,13 @@ def _without_place(place: Any, directory: Path) -> Any:
     return os.path.relpath(place, top) if inside else os.path.basename(place)
 
 
+def named_again(suite: Suite) -> str:
+    """What to do where a suite is not the one that a folder to continue was begun with: half a sentence."""
+    if suite.operators_from:
+        return "Name the suite and the options that it was begun with"
+    return "Give --resume alone"
+
+
 def override(
     suite: Suite,
     *,

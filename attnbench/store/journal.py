@@ -41,17 +41,19 @@ class Journal:
     Attributes:
         folder: where it is.
         visits: every finished visit, in the order stored.
+        todo: what the user can do where it cannot be written; empty: continue the run.
     """
 
-    def __init__(self, folder: Path, visits: list[Visit], lines: FileIO, rows: FileIO) -> None:
+    def __init__(self, folder: Path, visits: list[Visit], lines: FileIO, rows: FileIO, todo: str = "") -> None:
         self.folder = folder
+        self.todo = todo
         self.visits = visits
         self._lines = lines
         self._rows = rows
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Writes samples of visits that go on. Raises BadInput where writing fails."""
-        with held(), storing(self.folder):
+        with held(), storing(self.folder, self.todo):
             _append(self._rows, "".join(sample.line() for sample in samples))
 
     def add(self, *visits: Visit) -> None:
@@ -59,7 +61,7 @@ class Journal:
         fails; earlier visits remain intact.
         """
         with held():
-            with storing(self.folder):
+            with storing(self.folder, self.todo):
                 os.fsync(self._rows.fileno())
                 _append(self._lines, "".join(visit.line() for visit in visits), flushed=True)
             self.visits.extend(visits)
@@ -70,19 +72,27 @@ class Journal:
         self._rows.close()
 
 
-def create(folder: Path, suite_text: str, environment: dict[str, Any]) -> Journal:
-    """Creates a run folder. Raises BadInput where it exists and is not empty, is a link, or cannot be written."""
+def create(folder: Path, suite_text: str, environment: dict[str, Any], todo: str = "") -> Journal:
+    """Creates a run folder. Raises BadInput where it exists and is not empty, is a link, or cannot be written.
+
+    todo: as `Journal` has it.
+    """
     with storing(folder, "Choose a writable place: --out."):
         if os.path.islink(folder):
             raise BadInput(f"--out {folder}: a link. Name a new folder, or the one that it leads to.")
         if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
             raise BadInput(f"--out {folder}: is not empty. Name a new folder, or use --resume {folder}.")
         folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / SUITE, suite_text)
-        replace(folder / ENVIRONMENT, json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
-        replace(folder / SAMPLES, HEADER)
-        replace(folder / VISITS, "")
-    return _open(folder)
+        facts = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
+        begun = {SUITE: suite_text, ENVIRONMENT: facts, SAMPLES: HEADER, VISITS: ""}
+        try:
+            for name, content in begun.items():
+                replace(folder / name, content)
+        except OSError:
+            for name in begun:  # so that the folder can be named again
+                (folder / name).unlink(missing_ok=True)
+            raise
+    return _open(folder, todo)
 
 
 def resume(folder: Path) -> Journal:
@@ -102,8 +112,8 @@ def stored_environment(folder: Path) -> dict[str, Any]:
     return parse_object(read_text(folder / ENVIRONMENT), str(folder / ENVIRONMENT))
 
 
-def _open(folder: Path) -> Journal:
-    with contextlib.ExitStack() as opened, storing(folder):
+def _open(folder: Path, todo: str = "") -> Journal:
+    with contextlib.ExitStack() as opened, storing(folder, todo):
         lines = opened.enter_context(_locked(folder))
         data = lines.readall()
         visits = parse_visits(data, folder / VISITS)
@@ -123,7 +133,7 @@ def _open(folder: Path) -> Journal:
             rows = opened.enter_context(to_be_continued(folder / SAMPLES))
         rows.seek(0, os.SEEK_END)
         opened.pop_all()
-    return Journal(folder, visits, lines, rows)
+    return Journal(folder, visits, lines, rows, todo)
 
 
 def _locked(folder: Path) -> FileIO:

@@ -135,8 +135,8 @@ def test_one_that_is_lost_every_time_is_left(pool: Stored, suite: Path, tmp_path
     done = fleet(suite, "--out", tmp_path / "fleet")
     assert (done.exit_code, pool.leased) == (1, [[1, 2], [2], [2]])
     told = done.stderr.splitlines()[-1]
-    assert told.startswith("1 shard to be measured; what was measured is kept; continue with: attnbench fleet ")
-    assert told.endswith(f"--on ray --resume {tmp_path / 'fleet'}")
+    again = f"continue with: attnbench fleet --on ray --resume {tmp_path / 'fleet'}"
+    assert told == f"1 shard to be measured; what was measured is kept; {again}"
     assert len(read_run(tmp_path / "fleet").visits) == 4
 
 

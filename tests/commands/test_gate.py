@@ -17,6 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
+from attnbench.analysis.compare.findings import Comparison
 from attnbench.errors import BadInput
 from attnbench.measure import gate
 from attnbench.measure.gate_pairs import FEWEST_TURNS
@@ -245,6 +246,14 @@ def test_bad_usage_is_a_sentence_and_exit_code_2(
     done = in_this_process(repository, "gate", *words)
     assert isinstance(done.exception, BadInput), done.exception
     assert message in str(done.exception)
+
+
+def test_a_decision_that_cannot_be_stored_is_printed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decision = Comparison("base", "head", (), measured=1, gated=True)
+    monkeypatch.setattr(gate, "between_revisions", lambda *asked: (decision, Path("/proc/nowhere")))
+    done = in_this_process(repository, "gate", "own.yaml", "--base", "HEAD")
+    assert "/proc/nowhere: cannot be written" in str(done.exception)
+    assert "pass: 1 cell compared, none worse" in done.stdout
 
 
 def test_what_git_does_not_know_and_what_does_not_load_are_told(repository: Path) -> None:

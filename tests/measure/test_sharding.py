@@ -118,6 +118,16 @@ def test_every_unit_is_measured_once_and_its_whole_block_in_one_process(runs: Pa
     assert len(ids.pop()) == 12
 
 
+def test_a_run_goes_on_with_the_budget_that_it_was_begun_with(tmp_path: Path) -> None:
+    begun = RunRequest(suites.from_text(SUITE, "small.yaml", Path()), device="cpu", budget="90s", rounds=1)
+    text = begun.choose()[0].text
+    (tmp_path / "suite.yaml").write_text(text)
+    for budget, budget_s in ((None, 90), ("30s", 30)):
+        again = replace(begun, budget=budget, resume=tmp_path).choose()[0]
+        assert (again.text, again.limits.budget_s) == (text, budget_s)
+    assert replace(begun, budget=None, rounds=2, resume=tmp_path).choose()[0].text != text
+
+
 def test_a_shard_has_its_part_of_a_budget_and_the_suite_stays_the_same() -> None:
     suite = suites.from_text(SUITE, "small.yaml", Path())
     request = RunRequest(suite, device="cpu", budget="90s", rounds=1)

@@ -110,6 +110,7 @@ def test_a_change_is_named_with_its_culprit_and_ends_the_process(worker: worker_
     assert warning.startswith(f"meddlers (does_{change}) changes what the next operator would find")
     assert TOLD[change] in warning
     assert "secret" not in warning
+    assert ("(replaced)" in warning) == (change in ("function", "method"))
 
 
 def test_a_definition_is_computed_by_torch_as_it_was(worker: worker_process.Worker) -> None:

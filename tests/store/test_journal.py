@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,24 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(tmp_path: Path) 
     opened.close()
     assert len(read_run(tmp_path / "run").visits) == 2
     assert [v.key for v in journal.resume(tmp_path / "run").visits] == [CELL.key, CELL.key]
+
+
+def test_a_folder_that_could_not_be_begun_can_be_named_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replaced(path: Path, content: str) -> None:
+        if path.name == VISITS:
+            raise OSError(errno.ENOSPC, "full")
+        path.write_text(content)
+
+    monkeypatch.setattr(journal, "replace", replaced)
+    with pytest.raises(BadInput, match=r"full\. Choose a writable place"):
+        journal.create(tmp_path / "run", "", {})
+    monkeypatch.undo()
+    anew = journal.create(tmp_path / "run", "name: made\n", {}, "Begin again.")
+    anew._lines.close()
+    anew._lines = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed with the journal
+    with pytest.raises(BadInput, match=r"No space left on device\. Begin again\.$"):
+        anew.add(visit(CELL))
+    anew.close()
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

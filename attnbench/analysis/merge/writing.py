@@ -14,13 +14,14 @@ from attnbench.store.records import Sample
 
 def write(joined: Joined, folder: Path) -> None:
     """Writes a run folder. Raises BadInput where it exists and is not empty, or cannot be written."""
-    opened = journal.create(folder, joined.suite_text, joined.environment)
+    todo = f"The parts are as they were: remove {folder}, free some space or make it writable, and join them again."
+    opened = journal.create(folder, joined.suite_text, joined.environment, todo)
     try:
         for table in joined.samples:
             opened.take(Sample(*row) for row in table.itertuples(index=False, name=None))
         opened.add(*joined.visits)
         if joined.visits:
-            with storing(folder):
+            with storing(folder, todo):
                 results.write(folder, frame(joined.visits), tuple(joined.environment["looks"]))
     finally:
         opened.close()

@@ -36,8 +36,8 @@ OWN_VARIABLES = (
 )  # fmt: skip
 """Environment variables that torch sets by itself when it is first used, or first compiles, by how they begin."""
 
-OWN_REPLACED = ("torch.manual_seed",)
-"""Functions that torch replaces by itself when it first compiles."""
+OWN_REPLACED = ("torch.manual_seed", "torch.Storage")
+"""What torch replaces by itself: when it first compiles, and with its default dtype, which is told anyway."""
 
 CHILDREN = "a running child process"
 
