@@ -49,6 +49,9 @@ tenfold give far more than a float holds."""
 MEMBER_COLUMNS = ("operator", "impl", "params")
 """In what the members of a block differ."""
 
+_NEEDED = ("key", "round", "process", "status", "contract", "part", "device_id", *CELL_COLUMNS)
+"""Columns of visits that are read beside that of the figure."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -157,7 +160,8 @@ def estimates(
     """
     if column not in visits:
         return {}
-    usable = visits[(visits["round"] > 0) & (visits["status"] == "ok") & (visits[column] > 0)]
+    usable = visits[[name for name in (*_NEEDED, column) if name in visits]]  # a frame has a hundred columns
+    usable = usable[(usable["round"] > 0) & (usable["status"] == "ok") & (usable[column] > 0)]
     if usable.empty:
         return {}
     cells, keys = pd.factorize(usable["key"])
@@ -246,10 +250,12 @@ def in_turns(visits: pd.DataFrame) -> bool:
 
 def _blocks(usable: pd.DataFrame, cells: Indices) -> Indices:
     """The block of each visit, numbered."""
-    columns = [name for name in CELL_COLUMNS if name in usable and name not in MEMBER_COLUMNS]
     first = usable.iloc[np.unique(cells, return_index=True)[1]]
-    blocks = first.groupby(columns, dropna=False, sort=False).ngroup().to_numpy()[cells]
-    return np.asarray(blocks, dtype=np.int64)
+    columns = [name for name in CELL_COLUMNS if name in usable and name not in MEMBER_COLUMNS]
+    numbered = (pd.factorize(first[name])[0].tolist() for name in columns)  # missing values are alike
+    blocks: dict[tuple[int, ...], int] = {}
+    of_cells = [blocks.setdefault(block, len(blocks)) for block in zip(*numbered, strict=True)]
+    return np.array(of_cells, dtype=np.int64)[cells]
 
 
 def _numbered(columns: Indices) -> Indices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp
+from math import exp, nan
 from pathlib import Path
 from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
@@ -30,26 +30,29 @@ def derive(visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:
         visits: one row per visit, as `Run.visits`.
         stops: the looks of the run.
     """
-    import pandas as pd
+    from attnbench.store.frames import table
 
     timed = [(metric, _intervals(visits, metric, stops)) for metric in metrics().values() if metric.timed]
-    visits_by_key: dict[str, list[_Row]] = {}
-    for visit in visits.to_dict("records"):  # plain rows: slicing a frame per key would take most of `show`
-        visits_by_key.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
-    rows = [_row(key, group, timed) for key, group in visits_by_key.items()]
-    table = pd.DataFrame(rows, columns=list(result_columns()))
-    for name in table.columns:
-        if name in visits and name not in CELL_COLUMNS:
-            table[name] = table[name].astype(visits[name].dtype)
-    return table.astype({"rounds": "Int64", **dict.fromkeys((*SIDES, *LATER), "Int64"), "causal": "bool"})
+    rows = [_row(key, group, timed) for key, group in _by_key(visits).items()]
+    types = {str(name): dtype for name, dtype in visits.dtypes.items() if name not in CELL_COLUMNS}
+    types |= {"rounds": "Int64", **dict.fromkeys((*SIDES, *LATER), "Int64"), "causal": "bool"}
+    return table({name: [row.get(name, nan) for row in rows] for name in result_columns()}, types)
 
 
 def outcomes(visits: DataFrame) -> dict[str, dict[str, Any]]:
     """By key the status, reason and cause that results.csv has of it. visits: as `Run.visits`."""
-    visits_by_key: dict[str, list[_Row]] = {}
-    for visit in visits[["key", "round", "status", "reason", "cause"]].to_dict("records"):
-        visits_by_key.setdefault(str(visit["key"]), []).append({str(name): value for name, value in visit.items()})
+    visits_by_key = _by_key(visits[["key", "round", "status", "reason", "cause"]])
     return {key: outcome(*_check_and_rounds(group)) for key, group in visits_by_key.items()}
+
+
+def _by_key(visits: DataFrame) -> dict[str, list[_Row]]:
+    """The visits of each key as plain rows: slicing a frame per key would take most of `show`."""
+    visits_by_key: dict[str, list[_Row]] = {}
+    names = [str(name) for name in visits.columns]
+    for values in zip(*(column.tolist() for _, column in visits.items()), strict=True):
+        visit = dict(zip(names, values, strict=True))
+        visits_by_key.setdefault(str(visit["key"]), []).append(visit)
+    return visits_by_key
 
 
 def write(folder: Path, visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:

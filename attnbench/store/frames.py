@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,7 +26,17 @@ def frame(visits: Sequence[Visit]) -> pd.DataFrame:
     metrics = [name for name in first_columns() if name not in {*plain, *CELL_COLUMNS, "key", "rounds"}]
     unlisted = sorted({name for visit in visits for name in visit.metrics} - set(metrics))
     names = ["key", *CELL_COLUMNS, *plain, *metrics, *unlisted]
-    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=dtype_of(name)) for name in names})
+    return table({name: [row.get(name) for row in rows] for name in names}, {name: dtype_of(name) for name in names})
+
+
+def table(columns: Mapping[str, Sequence[Any]], types: Mapping[str, Any]) -> pd.DataFrame:
+    """Columns of plain values, None or NaN where one is missing, as a DataFrame.
+
+    types: the pandas dtype by column; of others it is by the values.
+    """
+    index = pd.RangeIndex(len(next(iter(columns.values()))))  # the same object for all: nothing is to be aligned
+    series = {name: pd.Series(values, index, types.get(name)) for name, values in columns.items()}
+    return pd.DataFrame(series, index, copy=False)
 
 
 def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
