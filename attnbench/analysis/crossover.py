@@ -19,15 +19,12 @@ from typing import Literal
 import numpy as np
 
 from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
-from attnbench.analysis.moderation import Floats
+from attnbench.analysis.moderation import EQUAL, Floats
 
 Kind = Literal["crossing", "always", "never", "stretch", "same", "undecided", "nothing"]
 Direction = Literal["above", "below"]
 
 BEYOND = ("oom", "timeout")
-
-EQUAL = 1e-12
-"""The largest difference of two logs that are the same exact figure."""
 
 STEPS = 64
 """Into which the interval between two neighbouring sizes is divided."""
@@ -273,7 +270,7 @@ def _known(pair: Pair) -> bool:
 
 
 def _half(pair: Pair, confidence: float | None = None, together: int = 1) -> float:
-    """Half the interval of the log ratio; 0 from one round, where the ratio has to do."""
+    """Half the interval of the log ratio; 0 of figures that repeat exactly, and from one round, where it has to do."""
     half = ratio_half_width(*pair.levels, confidence, together)
     return 0.0 if math.isnan(half) else half
 
@@ -286,7 +283,7 @@ def _sides(pairs: Sequence[Pair]) -> list[int]:
     sides = []
     for pair in pairs:
         gap, half = _gap(pair), _half(pair, together=len(pairs))
-        sides.append(-1 if gap < -max(half, EQUAL) else 1 if gap > half or half == 0 else 0)
+        sides.append(-1 if gap < -max(half, EQUAL) else 1 if gap > half or half <= EQUAL else 0)
     return sides
 
 

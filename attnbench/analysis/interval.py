@@ -31,7 +31,7 @@ import pandas as pd
 from attnbench.analysis.device_term import connected, device_term
 from attnbench.analysis.distributions import CONFIDENCE, t_quantile, t_quantiles
 from attnbench.analysis.looks import confidence_after
-from attnbench.analysis.moderation import Floats, Indices, level_variances, moderate, numbered_within
+from attnbench.analysis.moderation import EQUAL, Floats, Indices, level_variances, moderate, numbered_within
 from attnbench.problem import CELL_COLUMNS
 
 Bools = npt.NDArray[np.bool_]
@@ -287,12 +287,14 @@ def _fit(logs: Floats, cells: Indices, blocks: Indices, groups: Indices, cell_va
     """Least squares of logs = cell + group, weighted by `cell_variance`; offsets of `typical` groups average 0."""
     rounds = np.bincount(cells)
     offset, leverage, share, split = _offsets(logs, cells, blocks, groups, 1 / cell_variance, typical)
+    offset[np.abs(offset) < EQUAL] = 0.0
     adjusted = logs - np.nan_to_num(offset)
     # Adjusted levels: a cell that missed a round is not shifted by that round's offset.
     level = np.bincount(cells, weights=adjusted) / rounds
     left = rounds - 1.0 - np.bincount(cells, weights=leverage)
     freedom = np.where(left > 1e-6, left, 0.0)
     variance = np.bincount(cells, weights=(adjusted - level[cells]) ** 2) / np.where(freedom > 0, freedom, 1.0)
+    variance[variance < EQUAL**2] = 0.0
     return _Fit(level, rounds, variance, freedom, offset, leverage, share, split)
 
 

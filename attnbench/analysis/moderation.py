@@ -12,6 +12,10 @@ from attnbench.analysis.distributions import digamma, trigamma
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+EQUAL = 1e-12
+"""The largest difference of two logs that rounding explains: of the same figure. Clocks tell times apart that differ by
+a millionth."""
+
 POOLED_SHARE = 0.6
 """The share of all cells' freedom that a moderated variance may claim. In simulations 8 dissimilar cells in 2 rounds
 need it to reach 93 % coverage; for 24 cells it hardly matters."""

@@ -157,7 +157,14 @@ def test_check_and_failed_visits_are_left_out() -> None:
 
 def test_a_quantity_that_repeats_exactly_has_an_interval_of_no_width() -> None:
     run = of_one_block(4, 3, process=0)
-    assert [level.half_width for level in estimates(run, "wall_time_s").values()] == pytest.approx([0] * 4, abs=1e-12)
+    assert {level.half_width for level in estimates(run, "wall_time_s").values()} == {0.0}
+
+
+def test_what_rounding_leaves_of_common_offsets_is_no_noise() -> None:
+    repeated, noisy = (estimates(of_one_block(4, 3, own=own), "wall_time_s").values() for own in (0.0, 1e-9))
+    assert {(level.own, level.own_freedom) for level in repeated} == {(0.0, math.inf)}
+    assert {level.half_width > 0.01 for level in repeated} == {True}  # the offsets are noise
+    assert all(0 < level.own < 1e-16 for level in noisy)
 
 
 def test_a_cell_that_missed_a_slow_round_is_not_called_fast() -> None:

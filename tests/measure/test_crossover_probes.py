@@ -292,8 +292,9 @@ def test_a_border_leaves_a_run_folder_with_a_crossing_for_each_value(
         ("performer:reference", "batch", str(batch)) for batch in BATCHES
     ]
     for batch, row in zip(BATCHES, listing.rows, strict=True):
-        assert row["crossing"]["low"] <= 700 * batch**0.5 <= row["crossing"]["high"]
-        assert math.sqrt(row["crossing"]["high"] / row["crossing"]["low"]) <= 1.2
+        low, high = row["crossing"]["low"], row["crossing"]["high"]
+        assert low * (1 - 1e-6) <= 700 * batch**0.5 <= high * (1 + 1e-6)  # times without noise: an interval without width
+        assert math.sqrt(high / low) <= 1.2
     assert sum(row["cells"] for row in listing.shown) == sum(len(s.every_size) for s in outcome.searches) <= 14
     run = read_run(tmp_path / "run")
     assert set(yaml.safe_load(run.suite_text)["sweep"][0]["seq_len"]) == set(run.visits["seq_len"])
@@ -313,7 +314,7 @@ def test_a_request_without_a_second_axis_is_one_search(tmp_path: Path, monkeypat
     opened, outcome = border_search(tmp_path / "run", border_machine(), monkeypatch, asked)
     (row,) = listings.searches(outcome.searches, "softmax", "seq_len", "", opened.named).rows
     assert (row["series"], "over" in row) == ("performer:reference", False)
-    assert row["crossing"]["low"] <= 700 <= row["crossing"]["high"]
+    assert row["crossing"]["low"] * (1 - 1e-6) <= 700 <= row["crossing"]["high"] * (1 + 1e-6)
 
 
 def test_a_border_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
