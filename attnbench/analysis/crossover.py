@@ -298,8 +298,9 @@ def _stretch(places: Sequence[Pair], sides: Sequence[int]) -> Stretch:
 class _Curve:
     """The log ratio between the measured sizes, [intervals, points]; an interval lies between two neighbouring sizes.
 
-    Between two sizes it is a parabola through both. Its curvature lies between those that the neighbours on either side
-    suggest (at an edge: and none), so that a kink beside it does not bend a straight stretch.
+    Between two sizes it is a parabola through both. Its curvature is the lesser of those that the neighbours on either
+    side suggest, and none where these disagree or, at an edge, one side has none: a kink beside it does not bend a
+    straight stretch, and a size whose ratio jumps bends nothing. The interval holds every curvature between the two.
 
     Args:
         together: intervals that hold the ratio together.
@@ -321,14 +322,15 @@ class _Curve:
         bend = np.pad(self._bends(self.gap) / (self.x[2:] - self.x[:-2]), 1)
         bends = np.sort(np.stack([bend[:-1], bend[1:]]), axis=0)
         low, high = bends + BEND_SHARE * np.abs(bends) * [[-1], [1]]
+        least = np.clip(0.0, *bends)
         bulge = width**2 * share * (1 - share)
         self.points = self.x[:-1, None] + share * width
-        self.line = (1 - share) * self.gap[:-1, None] + share * self.gap[1:, None] - bulge * (low + high)[:, None] / 2
+        straight = (1 - share) * self.gap[:-1, None] + share * self.gap[1:, None]
+        self.line = straight - bulge * least[:, None]
         noise = np.sqrt((1 - share) ** 2 * square[:-1, None] + share**2 * square[1:, None])
-        half = noise + bulge * (high - low)[:, None] / 2
         behind, ahead = self.jump[:, None] * (1 - share), -self.jump[:, None] * share
-        self.low = self.line - half + np.minimum(behind, ahead)
-        self.high = self.line + half + np.maximum(behind, ahead)
+        self.low = straight - bulge * high[:, None] - noise + np.minimum(behind, ahead)
+        self.high = straight - bulge * low[:, None] + noise + np.maximum(behind, ahead)
 
     def _bends(self, values: Floats) -> Floats:
         """How much the slope of values at the sizes changes at each inner size."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from attnbench.analysis import crossover as module
-from attnbench.analysis.crossover import Crossing, Crossover, Pair, Stretch, crossover
+from attnbench.analysis.crossover import Crossing, Crossover, Pair, Stretch, crossover, estimated_sides
 from attnbench.analysis.interval import Estimate
 from benchmarks.coverage.crossovers import Case, Measured, measure, smooth, stepped, tally, wrong_labels
 
@@ -16,7 +16,7 @@ SIZES = (256, 512, 1024, 2048, 4096, 8192)
 INTERVALS = range(len(SIZES) - 1)
 
 
-def exactly(series: Mapping[int, float | str], baseline: Mapping[int, float | str], noise: float = 0.0) -> Crossover:
+def pairs(series: Mapping[int, float | str], baseline: Mapping[int, float | str], noise: float = 0.0) -> list[Pair]:
     """From values, or statuses in their place. noise: standard error of a level."""
 
     def level(value: float | str) -> Estimate | None:
@@ -27,12 +27,15 @@ def exactly(series: Mapping[int, float | str], baseline: Mapping[int, float | st
     def status(value: float | str) -> str:
         return value if isinstance(value, str) else "ok"
 
-    return crossover(
-        [
-            Pair(n, str(n), level(series[n]), level(baseline[n]), status(series[n]), status(baseline[n]))
-            for n in sorted(series)
-        ]
-    )
+    return [
+        Pair(n, str(n), level(series[n]), level(baseline[n]), status(series[n]), status(baseline[n]))
+        for n in sorted(series)
+    ]
+
+
+def exactly(series: Mapping[int, float | str], baseline: Mapping[int, float | str], noise: float = 0.0) -> Crossover:
+    """The crossover of `pairs`."""
+    return crossover(pairs(series, baseline, noise))
 
 
 def against_one(*ratios: float, noise: float = 0.01) -> Crossover:
@@ -183,6 +186,22 @@ def test_a_jump_that_leaves_some_sizes_out_has_an_interval_up_to_the_others() ->
 
 def test_of_two_sizes_only_the_two_are_known() -> None:
     assert against_one(2.0, 0.5).crossings == (Crossing(None, 256, 512, "above", bracket=True),)
+
+
+def test_a_curve_bends_only_where_the_sizes_on_both_sides_agree() -> None:
+    """A size whose ratio jumps would bend the curve beside it; three sizes may be such."""
+
+    def place(logs: Mapping[int, float]) -> float:
+        ratios = {n: math.exp(log) for n, log in logs.items()}
+        ((_, below), (at, above)) = estimated_sides(pairs(ratios, dict.fromkeys(logs, 1.0), 0.01))
+        assert (below, above) == (-1, 1)
+        return at
+
+    assert place({256: -0.12, 1024: 0.28, 2048: 1.43}) == pytest.approx(256 * 4**0.3, rel=1e-3)
+    parabola = {n: 0.2 * math.log(n / 128) ** 2 - 1 for n in SIZES}
+    assert place(parabola) == pytest.approx(128 * math.exp(5**0.5), rel=1e-3)
+    kinked = {n: max(math.log(n / 1000), 5 * math.log(n / 1200)) for n in SIZES}
+    assert place(kinked) == pytest.approx(1000, rel=1e-6)
 
 
 def test_several_crossings_are_all_listed() -> None:

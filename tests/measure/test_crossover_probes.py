@@ -293,7 +293,9 @@ def test_a_border_leaves_a_run_folder_with_a_crossing_for_each_value(
     ]
     for batch, row in zip(BATCHES, listing.rows, strict=True):
         low, high = row["crossing"]["low"], row["crossing"]["high"]
-        assert low * (1 - 1e-6) <= 700 * batch**0.5 <= high * (1 + 1e-6)  # times without noise: an interval without width
+        assert (
+            low * (1 - 1e-6) <= 700 * batch**0.5 <= high * (1 + 1e-6)
+        )  # times without noise: an interval without width
         assert math.sqrt(high / low) <= 1.2
     assert sum(row["cells"] for row in listing.shown) == sum(len(s.every_size) for s in outcome.searches) <= 14
     run = read_run(tmp_path / "run")
