@@ -133,21 +133,27 @@ class Axis:
 
         It has few binary digits: odd sizes have costs of their own.
         """
-        held = self.held[0]
-        unit = getattr(problem, held.divisor) if held.divisor else 1
-        unit = 1 if isinstance(unit, Followed) else unit
-        divided = getattr(problem, held.divides) if held.divides else 0
+        unit, divisors = self._unit(problem), self.divisors(problem)
         most = getattr(problem, self.within) if self.within else math.inf
 
         def nearest(position: float) -> int:
             if len(self.columns) == 2:
                 return max(1, round(math.sqrt(position))) ** 2
-            if divided:
-                divisors = [n for n in range(unit, divided + 1, unit) if divided % n == 0]
+            if divisors:
                 return min(divisors, key=lambda n: abs(math.log(n / max(position, 1))))
             return int(min(most, unit * few_digits(max(1.0, position / unit))))
 
         return nearest
+
+    def divisors(self, problem: Problem) -> list[int]:
+        """The positions that a problem can have, ascending, where all divide one of its sizes; else none."""
+        divided = getattr(problem, self.held[0].divides) if self.held[0].divides else 0
+        return [n for n in range(self._unit(problem), divided + 1, self._unit(problem)) if divided % n == 0]
+
+    def _unit(self, problem: Problem) -> int:
+        """What divides every position."""
+        unit = getattr(problem, self.held[0].divisor) if self.held[0].divisor else 1
+        return 1 if isinstance(unit, Followed) else int(unit)
 
     def size(self, position: float, measured: bool = False) -> str:
         """A position with three significant digits, a measured one with all; of an image the side in pixels of a square

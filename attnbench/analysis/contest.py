@@ -29,6 +29,7 @@ from attnbench.analysis.crossover import Pair, estimated_sides, sections
 from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
+from attnbench.axes import AXES
 
 Inside = Literal["baseline", "cheapest"]
 """What a rule takes inside an undecided range: the baseline where it is among the arms that are not told apart, or in
@@ -191,6 +192,7 @@ class Contest:
         own, levels: by key, and by arm and size, of those that have a figure; `levels` with the confidence that all
             intervals hold together.
         sizes: of which any arm has a figure.
+        possible: the only positions that there are, where these are the divisors of a size; else none.
         contenders: the numbers of the arms that may be the cheapest anywhere.
         pairs: of two of these, every size at which both have a row.
     """
@@ -200,6 +202,9 @@ class Contest:
         self.points = [arm.series.points for arm in arms]
         self.levels = [{p.size: self.own[p.key] for p in points if p.key in self.own} for points in self.points]
         self.sizes = sorted({size for each in self.levels for size in each})
+        axis = AXES[panel.axis].holding(panel.problems)
+        divisors = axis.divisors(panel.series[0].points[0].problem)
+        self.possible = sorted({*divisors, *self.sizes}) if divisors else []
         self.contenders = [i for i, levels in enumerate(self.levels) if levels]
         every, before = dict(metric.levels), 0
         while before != len(self.contenders):
@@ -219,9 +224,9 @@ class Contest:
         if not self.arms:
             return "it has no baseline"
         if measured < 2:
-            return f"of its arms {measured} was measured; it takes two"
+            return f"of its arms {measured or 'none'} was measured, and it takes two"
         if len(self.sizes) < 2:
-            return "one size; thresholds lie between sizes"
+            return "it has one size, and thresholds lie between sizes"
         return ""
 
     def _is_hopeless(self, i: int) -> bool:
@@ -256,7 +261,7 @@ class Contest:
         starts = sorted(
             {start for steps in (*runs.values(), *sides.values(), *estimated.values()) for start, _ in steps}
         )
-        starts = [start for start in starts if sizes[0] <= start <= sizes[-1]]
+        starts = [start for start in self.possible or starts if sizes[0] <= start <= sizes[-1]]
         able = {i: _at(steps, starts) > 0 for i, steps in runs.items()}
         left = dict(able)
         for (i, j), steps in sides.items():
@@ -271,11 +276,15 @@ class Contest:
             taken = self._taken(among, {pair: int(side[k]) for pair, side in cheaper.items()})
             if not groups or groups[-1][1:] != (among, taken):
                 groups.append((start, among, taken))
-        ends = [*(start - 1 for start, *_ in groups[1:]), sizes[-1]]
+        ends = [*(self._before(start) for start, *_ in groups[1:]), sizes[-1]]
         return tuple(
             Range(low, high, self.arms[taken].name, tuple(self.arms[i].name for i in among))
             for (low, among, taken), high in zip(groups, ends, strict=True)
         )
+
+    def _before(self, position: int) -> int:
+        """The position below another one."""
+        return max((n for n in self.possible if n < position), default=position - 1)
 
     def _taken(self, among: Sequence[int], sides: Mapping[tuple[int, int], int]) -> int:
         """The arm to take of those that are not told apart: the one dearer than the fewest; of several the first.

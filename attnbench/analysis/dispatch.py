@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from attnbench.axes import tokens_axis
 from attnbench.errors import BadInput
 from attnbench.problem import operator_and_impl, operator_with_impl
 from attnbench.registry import metrics
-from attnbench.units import suggestion
+from attnbench.units import count, suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -109,7 +110,8 @@ def dispatch(
             thresholds = tuple(contest.thresholds(ranges))
             rules.append(Rules(number, panel, _key(panel, run), arms, ranges, thresholds, contest.regret()))
     if not rules:
-        reasons = "; ".join(f"{title}: {reason}" for title, reason in left_out)
+        panels_of = Counter(reason for _, reason in left_out)
+        reasons = "; ".join(f"{reason} ({count(number, 'panel')})" for reason, number in panels_of.items())
         raise BadInput(f"nothing to choose between: {reasons}. Give a run of several operators at several sizes.")
     _check_unique(rules)
     return Dispatch(tuple(runs), metric, inside, tuple(rules), tuple(left_out))

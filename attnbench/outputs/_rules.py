@@ -15,7 +15,7 @@ from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.run import Run
 from attnbench.axes import AXES
 from attnbench.outputs._rows import Listing, Row
-from attnbench.units import percent
+from attnbench.units import count, percent
 
 VERSION = 1
 """Of the document: raised when the meaning of a field changes or one is taken away; fields may be added."""
@@ -41,7 +41,7 @@ def parts(dispatch: Dispatch) -> Iterator[Part]:
         exact = {arm.name: arm.exact for arm in rules.arms}
         table = [
             {
-                position_name(rules): _positions(ranges),
+                position_name(rules): positions(ranges),
                 "take": take,
                 "exact": "yes" if exact[take] else "no",
                 "undecided": "; ".join(_doubts(ranges)),
@@ -64,7 +64,15 @@ def legend(dispatch: Dispatch) -> list[str]:
     ]
     if len(dispatch.panels) > 1:
         lines.append(f"all panels: {regret_text(dispatch.regret)}")
-    return lines + [f"no rule: {title}: {reason}" for title, reason in dispatch.left_out]
+    return lines + list(_left_out(dispatch.left_out))
+
+
+def _left_out(titles: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """A line for each reason, with the first panel that has it."""
+    for reason in dict.fromkeys(reason for _, reason in titles):
+        first, *others = [title for title, its in titles if its == reason]
+        more = f" and {count(len(others), 'panel')} more" if others else ""
+        yield f"no rule: {first}{more}: {reason}"
 
 
 def position_name(rules: Rules) -> str:
@@ -78,7 +86,8 @@ def _by_take(ranges: Sequence[Range]) -> list[tuple[str, list[Range]]]:
     return [(take, list(group)) for take, group in groupby(ranges, key=lambda each: each.take)]
 
 
-def _positions(ranges: Sequence[Range]) -> str:
+def positions(ranges: Sequence[Range]) -> str:
+    """From the first to the last position of neighbouring ranges."""
     low, high = ranges[0].low, ranges[-1].high
     return f"{low} to {high}" if low < high else str(low)
 
@@ -89,7 +98,7 @@ def _doubts(ranges: Sequence[Range]) -> Iterator[str]:
         stretch = list(group)
         if undecided:
             others = dict.fromkeys(arm for each in stretch for arm in each.among if arm != stretch[0].take)
-            where = "" if len(stretch) == len(ranges) else f"{_positions(stretch)}: "
+            where = "" if len(stretch) == len(ranges) else f"{positions(stretch)}: "
             yield where + (", ".join(others) or "nothing was measured")
 
 

@@ -10,7 +10,7 @@ from attnbench import __version__
 from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
-from attnbench.outputs._rules import INSIDE, doubt, position_name, regret_text, run_facts, threshold_text
+from attnbench.outputs._rules import INSIDE, doubt, position_name, positions, regret_text, run_facts, threshold_text
 from attnbench.problem import LATER
 from attnbench.terminal import escaped
 
@@ -113,6 +113,6 @@ def _header(dispatch: Dispatch) -> Iterator[str]:
         for each in rules.ranges:
             unsure = f"; undecided: {doubt(each)}" if each.undecided else ""
             other = "" if exact[each.take] else " (not exact softmax)"
-            yield f"  {each.low} to {each.high}: {each.take}{other}{unsure}"
+            yield f"  {positions([each])}: {each.take}{other}{unsure}"
         yield from (f"  {threshold_text(each)}" for each in rules.thresholds)
         yield f"  {regret_text(rules.regret)}"

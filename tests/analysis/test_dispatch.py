@@ -225,6 +225,20 @@ def test_two_images_of_as_many_tokens_have_one_place() -> None:
         assert [(r.low, r.high, r.take) for r in only.ranges] == [(64, 1024, "local")]
 
 
+def test_between_heads_of_keys_are_only_those_that_divide_the_heads_of_queries() -> None:
+    problems = [Problem(256, 64, 8, kv_heads=n) for n in (1, 8)]
+    laws = {"softmax": lambda p: 1e-6 * p.kv_heads, "local": lambda p: 2.5e-6}
+
+    def parts(along: str, problems: list[Problem], laws: dict[str, Any]) -> list[tuple[int, int]]:
+        (rules,) = dispatch([planted_runs.planted(laws, problems, own=1e-4)], "wall_time", axis=along).panels
+        return [(each.low, each.high) for each in rules.ranges]
+
+    assert parts("kv_heads", problems, laws) == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    batches = [Problem(256, 64, 8, batch=n) for n in (1, 8)]  # a batch of three is one
+    of_batches = {"softmax": lambda p: 1e-6 * p.batch, "local": lambda p: 2.5e-6}
+    assert parts("batch", batches, of_batches) == [(1, 1), (2, 2), (3, 7), (8, 8)]
+
+
 def test_one_round_has_thresholds_without_intervals() -> None:
     (only,) = dispatch([laws(SIZES, LAWS, rounds=1, own=0.005)], "wall_time").panels
     assert [r.undecided for r in only.ranges] == [False, False]
@@ -257,8 +271,8 @@ def test_the_arms_are_exact_softmax_and_what_is_asked_for() -> None:
         (SIZES, ["softmax", "local", "identity"], {"operators": ["identity"]}, "--operator identity: "),
         (SIZES, ["softmax", "local"], {"baseline": "nosuch"}, "--baseline nosuch: this run has no such series"),
         (SIZES, ["local", "performer"], {}, "no exact softmax to compare with; it has local, performer"),
-        (SIZES, ["softmax"], {}, "of its arms 1 was measured; it takes two. Give"),
-        (SIZES[:1], ["softmax", "local"], {}, "one size; thresholds lie between sizes"),
+        (SIZES, ["softmax"], {}, r"of its arms 1 was measured, and it takes two \(1 panel\)\. Give"),
+        (SIZES[:1], ["softmax", "local"], {}, "it has one size, and thresholds lie between sizes"),
         (
             SIZES,
             ["softmax", "local"],
