@@ -64,6 +64,11 @@ class Run:
         return parse(self.suite_text, str(self.folder / SUITE))
 
     @property
+    def has_measured(self) -> bool:
+        """Whether any cell has a figure: not one that was skipped, or failed."""
+        return bool((self.visits["status"] == "ok").any())
+
+    @property
     def looks(self) -> tuple[int, ...]:
         """The round counts at which it may stop; none: it is of a fixed length."""
         return tuple(self.environment.get("looks", ()))
@@ -187,4 +192,6 @@ def read_run(path: str | Path) -> Run:
             f"{folder / VISITS}: visits of different contracts ({' and '.join(contracts)}) in one run; "
             "their numbers do not mean the same. Separate them, or measure again."
         )
-    return Run(folder, frame(visits), read_environment(folder), read_text(folder / SUITE))
+    run = Run(folder, frame(visits), read_environment(folder), read_text(folder / SUITE))
+    _ = run.name, run.baseline  # whoever reads a run refuses what is no suite, whether it needs one or not
+    return run

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api import arguments
 from attnbench.api.problems import Sizes, problem_request
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def choose(
     *,
     need: str | Sequence[str] = (),
     memory: str | None = None,
-    run: str | Path | None = None,
+    run: str | os.PathLike[str] | None = None,
     device: str | None = None,
     dtype: str = "float32",
     causal: bool = False,
@@ -34,7 +34,7 @@ def choose(
         operators: to choose from; none: all.
         need: properties that a choice must have, such as "all_pairs, decode": `attnbench list properties`.
         memory: the most that a call may need, such as "24GiB", or "80%" of the device's; None: all of it.
-        run: the folder of a run whose times are taken where it has any; None: rooflines alone.
+        run: a run, or its folder, whose times are taken where it has any; None: rooflines alone.
         device: without a run, a card such as "H100" by its data sheet, or "cpu", "cuda": this machine's, measured.
         dtype, causal, mode, scope, params, operators_from, sizes: of one problem, as of `estimate`.
 
@@ -55,8 +55,8 @@ def choose(
     problem = problem_request(
         operators, sizes, dtype, causal=causal, mode=mode, scope=scope, params=params, operators_from=operators_from
     )
-    place = None if run is None else Path(run).expanduser()
-    choice = chosen(ChoiceRequest(problem, frames.names(need), memory, place, device))
+    place, device = arguments.optional_folder("run", run), arguments.text("device", device)
+    choice = chosen(ChoiceRequest(problem, arguments.names("need", need), memory, place, device))
     rows = [{**row, "properties": _those(row["properties"])} for row in view.listing(choice).rows]
     return pd.DataFrame(rows).convert_dtypes()
 

@@ -17,12 +17,6 @@ _OF_A_CROSSOVER = (
 )  # fmt: skip
 
 
-def names(one_or_several: str | Iterable[str]) -> tuple[str, ...]:
-    """Names as a tuple; one alone, or several with commas, may be a text."""
-    several = one_or_several.split(",") if isinstance(one_or_several, str) else one_or_several
-    return tuple(name.strip() for name in several)
-
-
 def of_cells(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of cells, their params as one text."""
     import pandas as pd

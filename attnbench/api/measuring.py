@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api import arguments
 from attnbench.api.stored_run import StoredRun, load
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def run(
     begun = time.monotonic()
     request = RunRequest(
         suite=None if suite is None else _suite(suite),
-        out=None if out is None else Path(out).expanduser(),
-        resume=None if resume is None else Path(resume).expanduser(),
-        operators=frames.names(operators),
-        impls=frames.names(impls),
+        out=arguments.optional_folder("out", out),
+        resume=arguments.optional_folder("resume", resume),
+        operators=arguments.names("operators", operators),
+        impls=arguments.names("impls", impls),
         device=device,
         rounds=rounds,
         budget=budget,
@@ -81,10 +81,13 @@ def run(
 def _suite(suite: str | Path | Mapping[str, Any]) -> Suite:
     from attnbench.errors import BadInput, printable
     from attnbench.plan import suite as suites
+    from attnbench.units import quoted
     from attnbench.yaml_file import written
 
     if isinstance(suite, (str, Path)):
         return suites.load(str(Path(suite).expanduser()) if isinstance(suite, Path) else suite)
+    if not isinstance(suite, Mapping):
+        raise BadInput(f"suite = {quoted(suite)}; allowed: the name of a suite, a YAML file, or the same as a mapping.")
     import yaml
 
     try:

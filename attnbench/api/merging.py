@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from attnbench.api import arguments
 
 if TYPE_CHECKING:
     from attnbench.api.stored_run import StoredRun
 
 
-def merge(runs: Iterable[str | Path], out: str | Path, *, partial: bool = False) -> StoredRun:
+def merge(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, partial: bool = False) -> StoredRun:
     """Joins runs and shards of one suite into one run.
 
     Where checks contradict each other, or something is missing, is a Python warning.
 
     Args:
-        runs: folders that `run` or `merge` wrote.
+        runs: runs, or folders that `run` or `merge` wrote.
         out: the folder to write.
         partial: whether shards, or units of one, may be missing.
 
@@ -31,8 +33,9 @@ def merge(runs: Iterable[str | Path], out: str | Path, *, partial: bool = False)
     from attnbench.analysis.merge.writing import write
     from attnbench.api.stored_run import load
 
-    joined = join([Path(run).expanduser() for run in runs], partial=partial)
-    folder = Path(out).expanduser()
+    several = [runs] if isinstance(runs, (str, os.PathLike)) or not isinstance(runs, Iterable) else runs
+    joined = join([arguments.folder("runs", run) for run in several], partial=partial)
+    folder = arguments.folder("out", out)
     write(joined, folder)
     for note in joined.notes[1:]:
         warnings.warn(note, stacklevel=2)

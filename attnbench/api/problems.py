@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api import arguments
 
 if TYPE_CHECKING:
     from attnbench.plan.problem_request import ProblemRequest
@@ -35,14 +35,14 @@ def problem_request(
         if name not in AXES:
             raise BadInput(f"{quoted(name)} is no size{suggestion(name, AXES)}; allowed: {', '.join(AXES)}.")
     return ProblemRequest(
-        operators=frames.names(operators),
+        operators=arguments.names("operators", operators),
         sizes={name: _words(values) for name, values in sizes.items()},
         dtype=_words(dtype),
         causal=causal,
         mode=mode,
         scope=scope,
         params=[f"{key}={','.join(_words(values))}" for key, values in (params or {}).items()],
-        operators_from=frames.names(operators_from),
+        operators_from=arguments.names("operators_from", operators_from),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api import arguments, frames
 from attnbench.api.pictures import Pictures
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class StoredRun:
         """
         from attnbench.analysis.summary import summarise
 
-        return summarise(self.stored, frames.names(metrics), baseline, axis, frames.names(operators))
+        only = arguments.names("metrics", metrics), arguments.text("baseline", baseline), arguments.text("axis", axis)
+        return summarise(self.stored, *only, arguments.names("operators", operators))
 
     def crossovers(
         self,
@@ -125,12 +127,17 @@ class StoredRun:
         from attnbench.outputs.plot import pictures, wanted
 
         summary = self.summary(metrics, baseline, axis, operators)
-        return Pictures(pictures(summary, self.families, wanted(size, title), frames.names(operators)))
+        picture = wanted(arguments.text("size", size), arguments.text("title", title))
+        return Pictures(pictures(summary, self.families, picture, arguments.names("operators", operators)))
 
     @property
     def families(self) -> dict[str, str]:
         """By operator, its family."""
         return dict(self.environment.get("families", {}))
+
+    def __fspath__(self) -> str:
+        """Its folder, so that it may stand where one is asked for."""
+        return str(self.folder)
 
     def __repr__(self) -> str:
         return f"<attnbench run {self.name!r}: {len(self.stored.results)} cells, {self.folder}>"
@@ -141,7 +148,7 @@ class StoredRun:
         return run_html(self.stored, self.summary())
 
 
-def load(folder: str | Path) -> StoredRun:
+def load(folder: str | os.PathLike[str]) -> StoredRun:
     """A stored run; nothing that its files name is imported.
 
     Args:
@@ -151,4 +158,4 @@ def load(folder: str | Path) -> StoredRun:
     """
     from attnbench.analysis.run import read_run
 
-    return StoredRun(read_run(Path(folder).expanduser()))
+    return StoredRun(read_run(arguments.folder("folder", folder)))

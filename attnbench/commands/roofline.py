@@ -19,7 +19,8 @@ def command(
 ) -> None:
     """Say how far a stored run is from what the hardware could do.
 
-    Per series and size: the time over the larger of products / matmul rate and bytes moved / copy rate.
+    Per series and size: the time over the larger of products / matmul rate and bytes moved / copy rate. Exit code: 0;
+    2 bad usage; 3 where nothing was timed.
 
     Example: attnbench roofline results/gpu-20260101-120000
     """
@@ -29,4 +30,7 @@ def command(
 
     stored = read_run(run)
     rates = measured_rates(stored)
-    formats.show("rows", listings.rooflines(rooflines(stored.results, rates), rates), form)
+    timed = rooflines(stored.results, rates)
+    formats.show("rows", listings.rooflines(timed, rates), form)
+    if not timed:
+        raise typer.Exit(3)

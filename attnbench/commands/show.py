@@ -28,7 +28,7 @@ def command(
     """Say where softmax stops paying in a stored run, and what to use.
 
     --all prints every table. --over makes a map of a run that varies two axes: what is fastest in every cell, and the
-    border where softmax stops paying.
+    border where softmax stops paying. Exit code: 0; 2 bad usage; 3 where nothing was measured.
 
     Example: attnbench show results/reference/cpu-sequence
 
@@ -45,6 +45,8 @@ def command(
     chosen = separated(operators or ())
     if over is None:
         formats.show("run", shown.summary(stored, baseline, chosen), form, all_tables=shown.all_tables)
+        if not stored.has_measured:
+            raise typer.Exit(3)
         return
     if chosen or shown.all_tables or shown.sort:
         raise BadInput("--over: a map is of all operators. Leave out --operators, --sort and --all.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -165,3 +166,20 @@ def test_pictures_are_figures_and_nothing_is_written(sequence: attnbench.StoredR
     assert (tmp_path / "one.pdf").stat().st_size > 1000
     assert name in repr(pictures)
     assert list(pictures.matching("*-overview")) == ["seq_len-wall_time-overview"]
+
+
+def test_what_is_no_text_name_or_folder_is_refused_by_its_name(sequence: attnbench.StoredRun) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "folder = 3": lambda: attnbench.load(3),  # type: ignore[arg-type]
+        "metrics = nothing": lambda: sequence.crossovers(None),  # type: ignore[arg-type]
+        r"operators = \[3\]": lambda: sequence.crossovers(operators=[3]),  # type: ignore[list-item]
+        "baseline = 3": lambda: sequence.summary(baseline=3),  # type: ignore[arg-type]
+        "size = 3": lambda: sequence.plot(size=3),  # type: ignore[arg-type]
+        "run = 3": lambda: attnbench.choose(seq_len=512, run=3),  # type: ignore[arg-type]
+        "suite = 3": lambda: attnbench.run(3),  # type: ignore[arg-type]
+        "runs = 3": lambda: attnbench.merge(3, "out"),  # type: ignore[arg-type]
+    }
+    for named, call in calls.items():
+        with pytest.raises(attnbench.BadInput, match=f"^{named}; allowed: "):
+            call()
+    assert attnbench.load(sequence).folder == SEQUENCE

@@ -114,7 +114,18 @@ def test_a_damaged_suite_is_told(stored: Path, tmp_path: Path, suite: str, messa
     shutil.copytree(stored, tmp_path / "run")
     (tmp_path / "run" / "suite.yaml").write_text(suite)
     with pytest.raises(BadInput, match=rf"suite\.yaml.*{message}"):
-        summarise(read_run(tmp_path / "run"))
+        read_run(tmp_path / "run")
+
+
+def test_where_nothing_was_measured_the_exit_code_says_so(stored: Path, tmp_path: Path) -> None:
+    skipped = visits_of([(cell("softmax", sequence(64)), "skipped", {})])
+    (tmp_path / "environment.json").write_text('{"rates": {"copy_bytes_per_s": 1e9, "matmul_flops_per_s": {}}}')
+    (tmp_path / "suite.yaml").write_text("name: stored\n")
+    for visits in ([], skipped):
+        (tmp_path / "visits.jsonl").write_text("".join(json.dumps(asdict(v)) + "\n" for v in visits))
+        for verb in ("show", "roofline"):
+            assert CliRunner().invoke(app, [verb, str(tmp_path)]).exit_code == 3
+    assert CliRunner().invoke(app, ["show", str(stored)]).exit_code == 0
 
 
 @pytest.mark.parametrize(
