@@ -30,7 +30,8 @@ from attnbench.analysis.compare.same_machine import MACHINE
 from attnbench.analysis.compare.tier0_exact import tier0
 from attnbench.analysis.run import read_run
 from attnbench.measure.gate_pairs import both_survive, measure_pair
-from attnbench.measure.gate_sides import plan_like, side
+from attnbench.measure.gate_sides import side
+from attnbench.measure.open_run import plan_of
 from attnbench.outputs._progress import plain
 from attnbench.plan import suite as suites
 from benchmarks import gate_planted, gate_report
@@ -120,7 +121,7 @@ def record(study: Study, condition: str, total: int) -> None:
         files = {name: gate_planted.write_timed(folder / name, extra[s], most) for name, s in VARIANTS.items()}
         (folder / "base" / "suite.yaml").write_text(SUITE)
         suite = suites.load(str(folder / "base" / "suite.yaml"))
-        plan, environment = plan_like(suite, "cpu", None)
+        plan, environment = plan_of(suite, "cpu")
         study.same_machine(environment)
         sides = {}
         for name, file in files.items():
@@ -181,7 +182,7 @@ def complexities(study: Study) -> None:
         text = gate_planted.complexity_suite([entry[0] for entry in planted])
         (folder / "base" / "suite.yaml").write_text(text)
         suite = suites.load(str(folder / "base" / "suite.yaml"))
-        plan, environment = plan_like(suite, "cpu", None)
+        plan, environment = plan_of(suite, "cpu")
         for side_name in ("base", "again", "head"):
             places = tuple(str(folder / side_name / f"{entry[0]}.py") for entry in planted)
             side_plan = replace(plan, operators_from=places, code=None)

@@ -12,7 +12,6 @@ from attnbench.analysis.compare.matching import defaults_of
 from attnbench.analysis.compare.tier0_exact import UNTIMED, tier0
 from attnbench.analysis.run import Run, read_run
 from attnbench.errors import BadInput
-from attnbench.measure.device import AUTO
 from attnbench.measure.gate_pairs import both_survive, tier1
 from attnbench.measure.gate_sides import Only, expand_both, plan_like, side
 from attnbench.measure.git_worktrees import checkouts
@@ -65,10 +64,9 @@ def against_run(request: GateRequest, run: Path, progress: Progress) -> tuple[Co
     suite = suites.override(suites.load(request.suite), operators=request.only[0], impls=request.only[1])
     gate = request.thresholds or effective(suite.gate)
     stored = read_run(run)
-    device = str(stored.environment.get("device", request.device)) if request.device == AUTO else request.device
     folder = request.folder(suite.name)
     with _comparing():
-        plan, environment = plan_like(suite, device, stored.environment)
+        plan, environment = plan_like(suite, request.device, run, stored.environment)
         untimed = replace(plan, measure=replace(plan.measure, rounds=0))
         with side(untimed, suite.text, environment, folder, None, progress) as runner:
             runner.check()

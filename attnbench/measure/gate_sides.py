@@ -154,25 +154,30 @@ def side(
         opened.close()
 
 
-def plan_like(suite: Suite, device: str, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
+def plan_like(suite: Suite, device: str, run: Path, stored: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
     """The plan of a suite under the conditions of a stored run, with the environment.
 
     Args:
         suite: what is measured.
-        device: to measure on.
-        stored: the stored run's environment, whose thread count and, where torch is not imported yet and the processor
-            has it, instruction set are used; None: there is none.
+        device: to measure on; "auto": the stored run's.
+        run: the stored run's folder, for messages.
+        stored: its environment, whose thread count and, where torch is not imported yet and the processor has it,
+            instruction set are used.
+
+    Raises: BadInput where the device is not here.
     """
-    if stored is not None and stored.get("instruction_set") in ("AVX2", "DEFAULT") and _has_avx2():
+    if stored.get("instruction_set") in ("AVX2", "DEFAULT") and _has_avx2():
         os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())
     import torch
 
-    from attnbench.measure.open_run import plan_of
+    from attnbench.measure.open_run import device_like, plan_of
 
-    threads = stored.get("threads") if stored is not None else None
+    todo = "Gate it where there is one, or name another device with --device: then less can be compared"
+    chosen = device_like(run, stored, device, todo)
+    threads = stored.get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    return plan_of(suite, device)
+    return plan_of(suite, chosen)
 
 
 def _has_avx2() -> bool:

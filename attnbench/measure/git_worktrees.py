@@ -67,7 +67,17 @@ def checkouts(file: Path, base: str, head: str | None) -> Iterator[tuple[Checkou
         try:
             yield _sides(file, top, inside, commits, head is None, [folder / name for name in commits])
         except BadInput as error:
-            raise BadInput(_of_sides(str(error), folder, commits)) from None
+            text = _of_sides(str(error), folder, commits)
+            modules = sorted({name for commit in commits.values() for name in _submodules(top, commit)})
+            if modules:
+                text += f" A gate checks out no git submodules: nothing is found in {', '.join(modules)}."
+            raise BadInput(text) from None
+
+
+def _submodules(top: Path, commit: str) -> list[str]:
+    """The paths of a revision's submodules."""
+    entries = (line.partition("\t") for line in _git(top, "ls-tree", "-r", commit).splitlines())
+    return [path for kind, _, path in entries if kind.startswith("160000 ")]
 
 
 def _of_sides(text: str, folder: Path, names: Iterable[str]) -> str:
@@ -164,6 +174,11 @@ def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, 
                 "file. Move it into the repository of the suite."
             )
         there = root / path.relative_to(top)
+        if any(path.is_relative_to(top / module) for module in _submodules(top, commit)):
+            raise BadInput(
+                f"operators_from: {place} is in a git submodule. Gate the submodule's own repository, with a suite "
+                "there, or run the suite in each revision and compare the stored runs: attnbench compare BASE HEAD."
+            )
         if there.is_file():
             places.append(str(there))
         elif path.is_file() and name == "head":
@@ -183,8 +198,8 @@ def _side(name: str, commit: str, root: Path, text: str, file: Path, top: Path, 
 
 def _working_tree(top: Path) -> str:
     """A commit of HEAD with the uncommitted changes of tracked files; the repository stays as it is."""
-    # `git stash create` fails without a message where a file was rewritten with the same content.
-    changed = _git(top, "status", "--porcelain", "--untracked-files=no")
+    # `git stash create` makes none where a file was rewritten with the same content, or in a submodule alone.
+    changed = _git(top, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
     return _git(top, "stash", "create") if changed else _git(top, "rev-parse", "HEAD")
 
 

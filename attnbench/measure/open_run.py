@@ -31,7 +31,8 @@ from attnbench.store import journal
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SEARCH, SUITE, VISITS
 from attnbench.store.shards import StoredShard
-from attnbench.store.trusted_json import read_text
+from attnbench.store.trusted_json import REPAIR, read_text
+from attnbench.units import quoted
 from attnbench.yaml_file import parse
 
 if TYPE_CHECKING:
@@ -122,6 +123,30 @@ def device_for(where: str, impls: Sequence[str], wanted: str) -> str:
     return device
 
 
+def device_like(folder: Path, stored: Mapping[str, Any], wanted: str, todo: str) -> str:
+    """The device that a stored run was measured on, where no other is wanted.
+
+    Args:
+        folder: the run's.
+        stored: its environment.
+        wanted: the name of a device, or "auto".
+        todo: what to do where the run's device is not here: a sentence without its full stop.
+
+    Raises: BadInput where it is not here.
+    """
+    device = stored.get("device")
+    if wanted != AUTO or device is None:
+        return choose_device(wanted)
+    if device not in device_names():
+        raise BadInput(
+            f"{folder / ENVIRONMENT}: device: {quoted(str(device))}; allowed: {', '.join(device_names())}. {REPAIR}"
+        )
+    reason = device_of(device).why_not()
+    if reason is not None:
+        raise BadInput(f"{folder}: it was measured on {device}, and here {reason}. {todo}.")
+    return str(device)
+
+
 def memory_limit(limits: Limits, facts: Mapping[str, Any]) -> int:
     """Bytes that a cell may need: the suite's, or its fraction of the device's memory."""
     if limits.memory_bytes is not None:
@@ -167,7 +192,7 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
             f"--resume {folder}: `attnbench merge` joined it. Continue the runs that it was joined from, or measure "
             "what is missing into a folder of its own, and join them again."
         )
-    kind = choose_device(str(stored.get("device")) if device == AUTO else device)
+    kind = device_like(folder, stored, device, "Continue it where it was started, or start a new run with --out")
     plan, facts = plan_of(suite, kind, stored_shard(folder))
     for name, before, now in differing(ONE_RUN, stored, facts):
         raise BadInput(

@@ -38,6 +38,22 @@ def test_a_message_names_files_of_a_side_as_the_repository_does(repository: Path
     )
 
 
+def test_what_is_in_a_submodule_is_said_not_to_be_there(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD").strip()
+    git(repository, "update-index", "--add", "--cacheinfo", f"160000,{first},kernels/fast")
+    git(repository, "commit", "--quiet", "--message", "two")
+    with pytest.raises(BadInput) as error, checkouts(repository / "own.yaml", "HEAD", None):
+        raise BadInput("no module fast.")
+    assert str(error.value) == "no module fast. A gate checks out no git submodules: nothing is found in kernels/fast."
+    (repository / "kernels" / "fast").mkdir(parents=True)
+    (repository / "own.yaml").write_text(SUITE.replace("operators/decayed.py", "kernels/fast/own.py"))
+    with (
+        pytest.raises(BadInput, match=r"kernels/fast/own\.py is in a git submodule"),
+        checkouts(repository / "own.yaml", "HEAD~1", None),
+    ):
+        pass
+
+
 def test_a_new_suite_is_measured_on_both_sides_and_said(repository: Path) -> None:
     (repository / "new.yaml").write_text(SUITE.replace("decayed.py]", "decayed.py, operators/fresh.py]"))
     (repository / "operators" / "fresh.py").write_text("")

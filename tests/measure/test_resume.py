@@ -10,12 +10,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
-from attnbench.measure.open_run import begin, resume, stored_search, stored_suite
+from attnbench.measure import open_run
+from attnbench.measure.open_run import begin, device_like, resume, stored_search, stored_suite
 from attnbench.measure.runner import Runner
 from attnbench.plan import suite as suites
 from attnbench.plan.settings import CONTRACT, Measure
@@ -214,3 +216,16 @@ def test_a_run_of_an_earlier_contract_is_refused_as_such_whatever_its_suite_says
     (folder / "suite.yaml").write_text(SUITE.replace("min_turns", "min_samples"))
     with pytest.raises(BadInput, match=rf"measured by contract '1' .*, now it is '{CONTRACT}'\. Start a new run"):
         stored_suite(folder) if command == "run" else stored_search(folder, ())
+
+
+def test_where_the_device_of_a_stored_run_is_not_the_message_names_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert device_like(tmp_path, {"device": "cpu"}, "auto", "Go there") == "cpu"
+    with pytest.raises(BadInput, match=r"environment\.json: device: 'tpu'; allowed: cpu, cuda"):
+        device_like(tmp_path, {"device": "tpu"}, "auto", "Go there")
+    monkeypatch.setattr(open_run, "device_of", lambda name: SimpleNamespace(why_not=lambda: "there is none"))
+    with pytest.raises(BadInput) as error:
+        device_like(tmp_path, {"device": "cuda"}, "auto", "Go there")
+    assert str(error.value) == f"{tmp_path}: it was measured on cuda, and here there is none. Go there."
+    assert device_like(tmp_path, {"device": "cuda"}, "cpu", "Go there") == "cpu"
