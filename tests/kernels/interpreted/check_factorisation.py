@@ -70,23 +70,26 @@ def test_agrees_with_the_reference(kind: str, dtype: str) -> None:
 
 @each_kind
 def test_agrees_where_a_step_takes_two_passes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bfloat16 with more channels than one pass has room for, and with operands in registers."""
+    """bfloat16 with more channels than one pass has room for, and with operands in registers.
+
+    Of one sample: where others lie is the same in any of these, and as above.
+    """
     monkeypatch.setattr(launch, "MAX_WIDTH", {9: 20})
     assert launch.step_tiles(20, torch.bfloat16)
     assert not launch.step_tiles(21, torch.bfloat16)
     assert not launch.step_tiles(20, torch.float16)
-    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
+    assert not disagreeing(kind, Problem(37, 21, 1, 1, "bfloat16"))
     monkeypatch.setattr(launch, "IN_ONE_PASS", ())
     monkeypatch.setattr(launch, "MAX_WIDTH", {9: 512})
     assert not launch.one_pass_tiles(21, torch.bfloat16)
-    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
+    assert not disagreeing(kind, Problem(37, 21, 1, 1, "bfloat16"))
     monkeypatch.setattr(launch, "rank_block", lambda rank, *_: 16)
-    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"))
+    assert not disagreeing(kind, Problem(37, 21, 1, 1, "bfloat16"))
 
 
 @each_kind
 def test_agrees_over_many_tiles_forwards_and_backwards(kind: str) -> None:
-    assert not disagreeing(kind, Problem(97, 70, 1, 1, "bfloat16"), steps=3, rank=19)
+    assert not disagreeing(kind, Problem(67, 37, 1, 1, "bfloat16"), steps=3, rank=19)
 
 
 @each_kind
@@ -153,4 +156,4 @@ def test_half_precision_bases_would_be_noticed(monkeypatch: pytest.MonkeyPatch) 
 
 @each_kind
 def test_the_temperature_of_the_paper(kind: str) -> None:
-    assert not disagreeing(kind, Problem(37, 21, 1, 2, "bfloat16"), temperature=0.01)
+    assert not disagreeing(kind, Problem(37, 21, 1, 1, "bfloat16"), temperature=0.01)
