@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -130,8 +130,12 @@ def ratio_half_width(a: Estimate, b: Estimate, confidence: float | None = None, 
         confidence: None: their own.
         together: intervals that have it together (Šidák).
     """
-    a, b = (replace(each, confidence=(confidence or each.confidence) ** (1 / together)) for each in (a, b))
-    return math.hypot(a.own_half_width, b.own_half_width)
+    return math.hypot(
+        *(
+            half_width((confidence or each.confidence) ** (1 / together), (each.own, each.own_freedom))
+            for each in (a, b)
+        )
+    )
 
 
 def ratio(a: Estimate, b: Estimate) -> tuple[float, float, float]:

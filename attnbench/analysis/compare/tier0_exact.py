@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
 from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.scaling import GROWTHS, UNDECIDED, ExactGrowth, exact_growth
-from attnbench.analysis.series import panels
+from attnbench.analysis.series import Panel, panels
 from attnbench.metric import Metric
 from attnbench.registry import metrics
 from attnbench.thresholds import OPERATIONS, Gate
@@ -97,8 +95,8 @@ def _rows(run: Run) -> dict[str, Row]:
     checks = run.visits[run.visits["round"] == 0][["key", "operations"]].to_dict("records")
     operations = {str(visit["key"]): visit["operations"] or {} for visit in checks}
     rows: dict[str, Row] = {}
-    for row in run.results.to_dict("records"):
-        plain = {str(name): None if not isinstance(v, (dict, list)) and pd.isna(v) else v for name, v in row.items()}
+    for row in run.results.astype(object).where(run.results.notna(), None).to_dict("records"):
+        plain = {str(name): value for name, value in row.items()}
         rows[str(row["key"])] = {**plain, OPERATIONS: operations.get(str(row["key"]), {})}
     return rows
 
@@ -202,8 +200,9 @@ def _kernel(key: str, name: str, before: str, after: str, gate: Gate | None) -> 
 def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
     """How the exact figures of a series grow, whatever the machine: over the sizes that both runs have."""
     keys = ok_keys(before) & ok_keys(after)
+    sides = [(run, _panels(run, keys)) for run in (before, after)]
     for metric in exact_metrics():
-        growths_before, growths_after = (_growths(run, metric, keys) for run in (before, after))
+        growths_before, growths_after = (_growths(run, metric, every) for run, every in sides)
         for series, a in growths_before.items():
             b = growths_after.get(series)
             if b is None:
@@ -226,14 +225,17 @@ def _scaling(before: Run, after: Run, gate: Gate | None) -> Iterator[Finding]:
             )
 
 
-def _growths(run: Run, metric: str, keys: set[str]) -> dict[tuple[str, str], ExactGrowth]:
-    """By series and panel, the growth of a metric over three sizes at least. keys: of the cells that count."""
-    values = quantity(run, metric)
+def _panels(run: Run, keys: set[str]) -> list[Panel]:
+    """Those of the cells that count. keys: theirs."""
     results = run.results[run.results["key"].isin(keys)]
+    return [] if results.empty else panels(results, swept=run.swept)
+
+
+def _growths(run: Run, metric: str, every: Iterable[Panel]) -> dict[tuple[str, str], ExactGrowth]:
+    """By series and panel, the growth of a metric over three sizes at least. every: panel that counts."""
+    values = quantity(run, metric)
     growths: dict[tuple[str, str], ExactGrowth] = {}
-    if results.empty:
-        return growths
-    for panel in panels(results, swept=run.swept):
+    for panel in every:
         for series in panel.series:
             points, _ = values.growing(series)
             growth = exact_growth(points) if len({size for size, _ in points}) >= 3 else None
