@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent / "interpreted"
 
 
-@pytest.mark.timeout(3600)  # all files in one process: about two minutes alone
+@pytest.mark.timeout(3600)  # all files in one process: about a minute alone
 def test_every_kernel_under_the_interpreter() -> None:
     pytest.importorskip("triton")
     files = sorted(map(str, HERE.glob("check_*.py")))

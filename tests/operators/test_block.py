@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import TransformerEncoderLayer
 from torch.nn.functional import layer_norm
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.block import block, normed, with_block
 from attnbench.kernels.library import graphs
@@ -24,6 +23,7 @@ from attnbench.operator import Form
 from attnbench.problem import MODES, Mode, Problem
 from attnbench.registry import operators, outside_definition, resolve
 from tests.measuring import subject
+from tests.operators.flops import FlopCounter
 from tests.operators.small import Small, all_close, close, small
 from tests.variants import IN_A_LAYER, sources
 
@@ -133,9 +133,9 @@ def test_flops_of_shared_keys_and_of_new_tokens_are_what_torch_counts(given: dic
 def flops_counted(case: Small, mode: Mode) -> int:
     reference = case.form.reference
     cotangent = output_like(reference, case.problem, case.params, case.inputs) if mode == "fwd_bwd" else None
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         run(reference, case.problem, case.params, case.inputs, cotangent, within=nullcontext())
-    return int(counter.get_total_flops())
+    return int(counter.total)
 
 
 @pytest.mark.parametrize("name", ["softmax", "linear_transformer", "mamba2"])
@@ -201,13 +201,13 @@ def test_every_operator_has_a_block(name: str) -> None:
     assert outside_definition(operator, problem, params, "block") is None
     inputs = whole.make_inputs(problem, params, torch.Generator().manual_seed(0))
     assert misfit_of_inputs(inputs, problem, "cpu") is None
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         output = whole.reference(problem, params, **inputs.tensors())
     assert misfit_of_output(output, problem, "cpu", differentiable=False) is None
     assert output.shape == inputs.data["x"].shape
     assert output.isfinite().all()
     cost, inner = whole.cost(problem, params, "fwd"), layer.cost(problem, params, "fwd")
-    assert counter.get_total_flops() == cost.reference_flops - sum(cost.uncounted.values())
+    assert counter.total == cost.reference_flops - sum(cost.uncounted.values())
     assert set(whole.impls) == set(layer.impls)
     assert (whole.state is None) == (layer.state is None)
     more = 0 if name in HOLD_THEIR_MLP else 2 * 15 * 8 * C * C

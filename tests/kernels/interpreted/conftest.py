@@ -140,6 +140,10 @@ STRETCHED: dict[tuple[int, int], tuple[Any, ...]] = {}
 EXPANDED: dict[tuple[int, int], Any] = {}
 """By the id of a type in BLOCK_TYPES, and an axis: the type with one more."""
 
+CONSTANTS: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+"""By the id of an operand's type and a number on its right: this type, which keeps the id its, and the number as a
+tensor like it. No operation writes to its operands."""
+
 NUMBERS = {tl.int1, tl.int8, tl.int16, tl.int32, tl.int64, tl.uint8, tl.uint16, tl.uint32, tl.uint64}
 NUMBERS |= {tl.float16, tl.bfloat16, tl.float32, tl.float64}
 
@@ -188,7 +192,15 @@ def what_is_the_same_is_not_made_alike() -> Iterator[None]:
     ) -> Any:
         if type(a) is tensor is type(b) and a.dtype is b.dtype and id(a.dtype) in numbers and not div_or_mod:
             return broadcast_impl_value(self, a, b)
-        return checked(self, a, b, ptr_a, ptr_b, both, div_or_mod)
+        if type(a) is not tensor or type(b) not in (int, float):
+            return checked(self, a, b, ptr_a, ptr_b, both, div_or_mod)
+        key = id(a.type), str(b), both, div_or_mod
+        if key in CONSTANTS:
+            return a, CONSTANTS[key][1]
+        like, number = checked(self, a, b, ptr_a, ptr_b, both, div_or_mod)
+        if like is a:
+            CONSTANTS[key] = a.type, number
+        return like, number
 
     def computation_type(self: Any, a: Any, a_is_scalar: bool, b: Any, b_is_scalar: bool, divided: bool) -> Any:
         return a if a is b and not divided else common(self, a, a_is_scalar, b, b_is_scalar, divided)

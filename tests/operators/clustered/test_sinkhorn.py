@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.measure.worker.fake_memory import total_bytes
 from attnbench.operator import Inputs
@@ -26,6 +25,7 @@ from attnbench.operators.clustered.sinkhorn import (
 from attnbench.operators.exact.softmax import reference as softmax
 from attnbench.problem import Params, Problem
 from attnbench.registry import outside_definition, resolve
+from tests.operators.flops import FlopCounter
 
 CORE = OPERATOR.forms["core"]
 
@@ -171,9 +171,9 @@ def test_flops_of_steps_add_up(block: int | str) -> None:
     for query_len in (1, 2, 3, 7, 18):
         problem = replace(full, query_len=query_len)
         cost, inputs = CORE.cost(problem, params, "fwd"), CORE.make_inputs(problem, params, torch.Generator())
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), FlopCounter() as counter:
             run(problem, params, inputs)
-        assert counter.get_total_flops() == cost.reference_flops
+        assert counter.total == cost.reference_flops
         before = replace(full, seq_len=problem.past, query_len=problem.past)
         same_blocks = {**params, "block": block_length(full, params)}
         difference = CORE.cost(full, params, "fwd").flops - CORE.cost(before, same_blocks, "fwd").flops

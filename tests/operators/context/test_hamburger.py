@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.measure.worker.checking import check_impl
 from attnbench.measure.worker.prepared_cell import Wrong
 from attnbench.operators.context.hamburger import iterate, why_not
 from attnbench.problem import MODES, Dtype, Mode, Problem, Scope
 from tests.measuring import subject
+from tests.operators.flops import FlopCounter
 from tests.operators.small import Small, close, small
 
 KINDS = ("nmf", "vq", "cd")
@@ -236,12 +236,12 @@ def test_layer_adds_breads_norm_and_residual(kind: str) -> None:
 
 
 def counted(case: Small, mode: Mode) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         if mode == "fwd":
             case.output()
         else:
             case.gradients()
-    return counter.get_total_flops()
+    return counter.total
 
 
 @each_kind

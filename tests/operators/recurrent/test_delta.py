@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.operators.recurrent import _delta
 from attnbench.operators.recurrent._core import CHUNK
 from attnbench.operators.recurrent._delta import delta_rule, delta_rule_state, delta_scan, delta_scan_state, inverted
 from attnbench.problem import MODES, Problem
+from tests.operators.flops import FlopCounter
 from tests.operators.recurrent.token_by_token import recurrence
 from tests.operators.small import close, small
 
@@ -190,15 +190,15 @@ def test_flops_of_segments_are_what_torch_counts(name: str, segment: int, monkey
     monkeypatch.setattr(_delta, "SEGMENT", segment)
     case = small(name, Problem(4 * CHUNK + 5, 12, 2, causal=True))
     for mode in MODES:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounter() as counter:
             case.gradients() if mode == "fwd_bwd" else case.output()
-        assert case.cost(mode).reference_flops == counter.get_total_flops(), mode
+        assert case.cost(mode).reference_flops == counter.total, mode
     step = small(name, Problem(5 * CHUNK + 5, 12, 2, causal=True, query_len=4 * CHUNK + 5))
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), FlopCounter() as counter:
         step.output()
-    assert step.cost().reference_flops == counter.get_total_flops()
+    assert step.cost().reference_flops == counter.total
     monkeypatch.setattr(_delta, "SEGMENT", 512)
-    assert step.cost().reference_flops != counter.get_total_flops()
+    assert step.cost().reference_flops != counter.total
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.9, 0.99])

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.operators.selected import _gather, _indexer, dsa
 from attnbench.problem import Problem
 from attnbench.registry import operators, outside_definition, resolve
 from attnbench.state import causal_pairs
+from tests.operators.flops import FlopCounter
 from tests.operators.selected.dense import attention
 from tests.operators.small import Small, all_close, close, small
 
@@ -200,9 +200,9 @@ def test_the_layer_scores_its_own_tokens() -> None:
 @pytest.mark.parametrize("top_k", [1, 6, 30])
 def test_flops_are_what_torch_counts_where_tokens_are_left_out(by: str, mode: Any, scope: Any, top_k: int) -> None:
     one = small("dsa", Problem(N, 16, 4, 2, causal=True, kv_heads=2), scope, top_k=top_k)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         one.gradients() if mode == "fwd_bwd" else one.output()
-    assert counter.get_total_flops() == one.cost(mode).reference_flops
+    assert counter.total == one.cost(mode).reference_flops
 
 
 def test_flops_are_those_of_the_pairs() -> None:
@@ -267,9 +267,9 @@ def test_all_tokens_of_latents_are_mla(scope: Any) -> None:
 @pytest.mark.parametrize("scope", ["core", "layer"])
 def test_flops_over_latents_are_what_torch_counts(by: str, mode: Any, scope: Any) -> None:
     one = latents(6, scope)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         one.gradients() if mode == "fwd_bwd" else one.output()
-    assert counter.get_total_flops() == one.cost(mode).reference_flops
+    assert counter.total == one.cost(mode).reference_flops
 
 
 @pytest.mark.parametrize("query_len", [1, 30])

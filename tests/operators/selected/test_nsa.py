@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import inputs
 from attnbench.operators.selected import _blocks, _choice, _compression, _gather
 from attnbench.problem import MODES, Dtype, Problem
 from attnbench.registry import operators, outside_definition, resolve
+from tests.operators.flops import FlopCounter
 from tests.operators.selected.dense import attention, seen
 from tests.operators.small import Small, all_close, close, small
 
@@ -262,11 +262,11 @@ def test_flops_are_what_torch_counts_where_tiles_are_computed_again(
                 n: t.to(inputs.torch_dtype(problem)) if t.is_floating_point() else t for n, t in each.tensors.items()
             }
             wanted = [tensors[n].requires_grad_(mode == "fwd_bwd") for n in each.inputs.differentiated()]
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounter() as counter:
                 y = each.form.reference(problem, each.params, **tensors)
                 if mode == "fwd_bwd":
                     torch.autograd.grad(y, wanted, torch.ones_like(y))
-            counted[mode] = counter.get_total_flops()
+            counted[mode] = counter.total
         assert counted == {mode: each.cost(mode).reference_flops for mode in MODES}, name
         if selection == "given":  # no products without gradients: more than 3 times is what is computed again
             assert counted["fwd_bwd"] > 3 * counted["fwd"]

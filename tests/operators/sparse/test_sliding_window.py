@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.kernels.flex import windows as flex
 from attnbench.measure.worker.fake_memory import predict
 from attnbench.problem import Problem
 from attnbench.registry import operators, resolve
+from tests.operators.flops import FlopCounter
 from tests.operators.small import Small, all_close, close, small
 from tests.operators.sparse.masked import Sees, mask
 from tests.operators.sparse.test_cuda_paths import by_tiles
@@ -185,9 +185,9 @@ def test_flops_count_the_pairs_and_what_torch_counts(sink: str, query_len: int) 
         case = case_of(n, w, sink, g, kv_heads=2, query_len=query_len)
         rows = mask(n, sees(w, g if sink == "tokens" else 0), causal=True)[n - query_len :]
         assert case.cost().flops == 4 * int(rows.sum()) * 2 * 16
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode(), FlopCounter() as counter:
             case.output()
-        assert case.cost().reference_flops == counter.get_total_flops()
+        assert case.cost().reference_flops == counter.total
         assert query_len > 1 or case.cost().reference_flops == case.cost().flops
 
 
