@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from attnbench.analysis.run import Run
 from attnbench.measure import worker_process
 from attnbench.measure.protocol import (
     CheckRequest,
@@ -135,23 +136,6 @@ def test_a_change_is_named_whatever_was_asked(worker: worker_process.Worker) -> 
     assert not answers[3].warnings, "it is so already"
 
 
-def test_the_next_operator_finds_a_fresh_process(tmp_path: Path) -> None:
-    order = ["honest", "witness", "does_default_dtype", "witness", "does_variable", "witness"]
-    cells = [meddler(impl, 16 + index) for index, impl in enumerate(order)]
-    progress = Silent()
-    run = measured(tmp_path / "run", plan(cells, operators_from=("tests.meddling",)), progress)
-    assert list(run.visits["status"]) == ["ok"] * 12
-    check = run.visits[run.visits["round"] == 0].sort_values("seq_len")
-    first = check["process"].iloc[0]
-    assert list(check["process"] - first) == [0, 0, 0, 1, 1, 2]
-    timed = run.visits[run.visits["round"] == 1]
-    ends = timed["impl"].str.startswith("does_")
-    assert timed["process"].value_counts()[timed["process"][ends]].eq(1).all(), "nothing else is in their processes"
-    assert [bool(warnings) for warnings in timed["warnings"]] == list(ends)
-    assert timed["wall_time_s"].gt(0).all()
-    assert sum("changes what the next operator would find" in told for told in progress.told) == 4
-
-
 AT_IMPORT = '''"""Changes what it can while it is imported."""
 import torch
 from tests.meddling.meddlers import OPERATOR
@@ -160,20 +144,46 @@ torch.set_grad_enabled(False)
 '''
 
 
-def test_a_file_that_changes_something_when_imported_is_told_at_its_own_visits(tmp_path: Path) -> None:
-    file = tmp_path / "importer.py"
+ORDER = ("honest", "witness", "does_default_dtype", "witness")
+"""Impls of the operator that is not imported anew, in the order of their checks."""
+
+
+@pytest.fixture(scope="module")
+def meddled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Silent]:
+    """A run of the file that changes something when it is imported, then of ORDER; and what was said meanwhile."""
+    folder, progress = tmp_path_factory.mktemp("meddled"), Silent()
+    file = folder / "importer.py"
     file.write_text(AT_IMPORT)
-    cells = [
-        Cell(name, "honest", "core", "fwd_bwd", Problem(n, 4), {}) for n, name in ((16, "importer"), (17, "meddlers"))
-    ]
-    run = measured(tmp_path / "run", plan(cells, operators_from=(str(file), "tests.meddling")))
-    assert list(run.visits["status"]) == ["ok"] * 4
-    check = run.visits[run.visits["round"] == 0].set_index("operator")
-    assert check["process"]["importer"] > 0, "what asked the operators for their reasons had imported it"
-    assert check["process"]["meddlers"] > check["process"]["importer"]
-    (warning,) = check["warnings"]["importer"]
+    cells = [Cell("importer", "honest", "core", "fwd_bwd", Problem(16, 4), {})]
+    cells += [replace(meddler(impl, 17 + index), mode="fwd_bwd") for index, impl in enumerate(ORDER)]
+    made = plan(cells, operators_from=(str(file), "tests.meddling"))
+    return measured(folder / "run", made, progress), progress
+
+
+def test_the_next_operator_finds_a_fresh_process(meddled: tuple[Run, Silent]) -> None:
+    run, progress = meddled
+    assert list(run.visits["status"]) == ["ok"] * 2 * (1 + len(ORDER))
+    check = run.visits[(run.visits["round"] == 0) & (run.visits["operator"] == "meddlers")].sort_values("seq_len")
+    first = check["process"].iloc[0]
+    assert list(check["impl"]) == list(ORDER)
+    assert list(check["process"] - first) == [0, 0, 0, 1]
+    timed = run.visits[run.visits["round"] == 1]
+    ends = timed["impl"].str.startswith("does_") | (timed["operator"] == "importer")
+    assert timed["process"].value_counts()[timed["process"][ends]].eq(1).all(), "nothing else is in their processes"
+    assert [bool(warnings) for warnings in timed["warnings"]] == list(ends)
+    assert timed["wall_time_s"].gt(0).all()
+    assert sum("changes what the next operator would find" in told for told in progress.told) == 4
+
+
+def test_a_file_that_changes_something_when_imported_is_told_at_its_own_visits(meddled: tuple[Run, Silent]) -> None:
+    run, _ = meddled
+    check = run.visits[run.visits["round"] == 0].sort_values("seq_len")
+    importer, following = check.iloc[0], check.iloc[1]
+    assert importer["process"] > 0, "what asked the operators for their reasons had imported it"
+    assert following["process"] > importer["process"]
+    (warning,) = importer["warnings"]
     assert "torch's grad mode (from True to False)" in warning
-    assert not check["warnings"]["meddlers"]
+    assert not following["warnings"]
 
 
 def test_global_random_numbers_begin_alike_for_every_visit() -> None:
