@@ -234,13 +234,22 @@ def test_a_predicted_excess_says_by_how_much(tmp_path: Path) -> None:
     assert run.results["status"].iloc[0] == "ok"
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=lambda code: errno.errorcode[code])
-@pytest.mark.parametrize("stored", [0, 3, 8])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """CELLS in one round, without an interruption."""
+    return ran(tmp_path_factory.mktemp("whole") / "run", CELLS)
+
+
+# What is stored when it fails and how it fails have nothing to do with each other.
+@pytest.mark.parametrize(
+    ("stored", "error"),
+    [(0, errno.ENOSPC), (3, errno.EROFS), (8, errno.EIO)],
+    ids=lambda given: errno.errorcode[given] if given in (errno.ENOSPC, errno.EROFS, errno.EIO) else str(given),
+)
 def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
-    tmp_path: Path, stored: int, error: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, whole: Run, stored: int, error: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full, read-only or broken while the run goes on; afterwards it is gone on with, and nothing is there twice."""
-    whole = ran(tmp_path / "whole", CELLS)
     folder, lines = tmp_path / "run", tmp_path / "run" / VISITS
     opened = journal.create(folder, "name: made\n", {})
     workers: list[Pretended] = []
@@ -272,8 +281,14 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
     assert len(run.samples) == len(whole.samples)
 
 
-@pytest.mark.parametrize("asked", [1, 5, 30, 61])
-def test_an_interrupt_within_a_block_costs_that_block_alone(tmp_path: Path, asked: int) -> None:
+@pytest.fixture(scope="module")
+def whole_of_rounds(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """CELLS in all rounds, without an interruption."""
+    return ran(tmp_path_factory.mktemp("whole") / "run", CELLS, measure=ROUNDS)
+
+
+@pytest.mark.parametrize("asked", [1, 30, 61])
+def test_an_interrupt_within_a_block_costs_that_block_alone(tmp_path: Path, whole_of_rounds: Run, asked: int) -> None:
     left = iter(range(asked))
 
     def answer(request: Request[Any]) -> dict[str, Any]:
@@ -290,7 +305,7 @@ def test_an_interrupt_within_a_block_costs_that_block_alone(tmp_path: Path, aske
     start: Any = lambda number, threads: Pretended(number, fine)  # noqa: E731
     Runner(plan(CELLS, measure=ROUNDS), again, Silent(), start).run()
     again.close()
-    after, whole = read_run(tmp_path / "run"), ran(tmp_path / "whole", CELLS, measure=ROUNDS)
+    after, whole = read_run(tmp_path / "run"), whole_of_rounds
     assert after.visits["key"].head(len(before.visits)).tolist() == before.visits["key"].tolist()
     assert len(after.visits) == len(whole.visits)
     assert len(after.samples) == len(whole.samples)
@@ -365,8 +380,10 @@ def budgeted(folder: Path, clock: Clock, budget_s: float | None, **given: Any) -
     return read_run(folder)
 
 
-@pytest.mark.parametrize("late", [1.0, 4.0])
-@pytest.mark.parametrize("budget_s", [6, 9, 12, 15, 20, 30, 45, 90])
+@pytest.mark.parametrize(
+    ("budget_s", "late"),
+    [(6, 1.0), (9, 4.0), (12, 1.0), (15, 4.0), (20, 1.0), (30, 4.0), (45, 4.0), (90, 1.0), (90, 4.0)],
+)
 def test_a_budget_is_kept_and_reaches_the_baseline_and_small_sizes_first(
     tmp_path: Path, budget_s: float, late: float
 ) -> None:
