@@ -18,7 +18,7 @@ import torch
 
 from attnbench.measure import worker_process
 from attnbench.measure.device import device_of
-from attnbench.measure.protocol import CheckRequest, EnvironmentRequest, RatesRequest, VisitAnswer, WorkerLost
+from attnbench.measure.protocol import VERSION, CheckRequest, EnvironmentRequest, RatesRequest, VisitAnswer, WorkerLost
 from attnbench.measure.worker.failures import status_of
 from attnbench.measure.worker.storable import storable
 from tests.running import faulty
@@ -83,6 +83,19 @@ def test_a_worker_in_native_code_ends_with_its_parent() -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture
+def pretending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is a process that says that it is ready, and then waits: what is tested is how it ends."""
+    script = tmp_path / "pretending"
+    script.write_text(f"""#!/bin/sh
+echo '{{"ready": true, "protocol": {VERSION}}}' > /dev/fd/$4
+exec sleep 600
+""")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+@pytest.mark.usefixtures("pretending")
 def test_killing_takes_the_whole_process_group() -> None:
     worker = worker_process.start(0, threads=1)
     assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
@@ -90,6 +103,7 @@ def test_killing_takes_the_whole_process_group() -> None:
     assert worker.process.returncode == -9
 
 
+@pytest.mark.usefixtures("pretending")
 @pytest.mark.parametrize(("kills", "status"), [((3, 3), "crashed"), ((3, 4), "oom"), ((None, None), "crashed")])
 def test_a_kill_while_the_kernel_kills_for_memory_is_out_of_memory(
     kills: tuple[int | None, ...], status: str, monkeypatch: pytest.MonkeyPatch
