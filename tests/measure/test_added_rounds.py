@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,17 +90,29 @@ def test_no_round_is_added_where_the_suite_asks_for_none(tmp_path: Path) -> None
     assert (run.visits["round"].max(), told) == (3, [])
 
 
-def test_the_most_rounds_end_a_run_that_stays_imprecise(tmp_path: Path) -> None:
-    run, told = ran(tmp_path / "run", 0.08, replace(ASKED, max_rounds=5, crossover_precision=0.001))
-    assert run.visits["round"].max() == 5
-    assert told[-1].endswith("; no more are made (max_rounds)")
+UNREACHED = replace(ASKED, max_rounds=5, crossover_precision=0.001)
+
+
+@pytest.fixture(scope="module")
+def imprecise(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Two runs whose precision is never reached."""
+    runs = []
+    for name in ("whole", "again"):
+        run, told = ran(tmp_path_factory.mktemp("imprecise") / name, 0.08, UNREACHED)
+        assert told[-1].endswith("; no more are made (max_rounds)")
+        runs.append(run)
+    return runs
+
+
+def test_the_most_rounds_end_a_run_that_stays_imprecise(imprecise: list[Run]) -> None:
+    assert [run.visits["round"].max() for run in imprecise] == [5, 5]
 
 
 @pytest.mark.parametrize("lost", [1, 5])
-def test_a_resumed_run_adds_what_the_whole_one_would_have(tmp_path: Path, lost: int) -> None:
-    measure = replace(ASKED, max_rounds=5, crossover_precision=0.001)
-    whole, _ = ran(tmp_path / "whole", 0.08, measure)
-    again, _ = ran(tmp_path / "run", 0.08, measure)
+def test_a_resumed_run_adds_what_the_whole_one_would_have(imprecise: list[Run], tmp_path: Path, lost: int) -> None:
+    measure = UNREACHED
+    whole, again = imprecise
+    shutil.copytree(again.folder, tmp_path / "run")
     lines = (tmp_path / "run" / "visits.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "run" / "visits.jsonl").write_text("".join(lines[:-lost]))
     resumed, _ = ran(tmp_path / "run", 0.08, measure)
