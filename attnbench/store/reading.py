@@ -88,7 +88,8 @@ def parse_visit(text: str, where: str) -> Visit:
     values = {name: stored[name] for name in stored if name in names}
     for name, value in values.items():
         if not is_valid(name, value):
-            raise BadInput(f"{where}: {name} = {quoted(value)}; allowed: {_FIELDS[name][0]}. {REPAIR}")
+            wrong = _impossible(value) if name == "metrics" and isinstance(value, dict) else value
+            raise BadInput(f"{where}: {name} = {quoted(wrong)}; allowed: {_FIELDS[name][0]}. {REPAIR}")
     values["warnings"] = tuple(map(without_private, values.get("warnings", ())))
     values |= {"reason": without_private(values.get("reason", "")), "kernel": without_paths(values.get("kernel", ""))}
     values["metrics"] = {RENAMED.get(name, name): value for name, value in values.get("metrics", {}).items()}
@@ -154,16 +155,20 @@ def _up_to(most: int) -> tuple[str, Callable[[object], bool]]:
 
 
 def _are_metrics(value: object) -> bool:
-    if not isinstance(value, dict) or not all(is_metric(name, number) for name, number in value.items()):
-        return False
-    return all(_is_interval(value, metric) for metric in metrics().values() if metric.derived == "interval")
+    return isinstance(value, dict) and not _impossible(value)
 
 
-def _is_interval(value: Mapping[str, Any], metric: Metric) -> bool:
-    """Whether low ≤ value ≤ high, of those that are there."""
+def _impossible(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a visit's metrics those that cannot be; where low ≤ value ≤ high does not hold, all three."""
+    wrong = {name: number for name, number in values.items() if not is_metric(name, number)}
+    intervals = [_interval(values, each) for each in metrics().values() if each.derived == "interval" and not wrong]
+    return wrong or next((own for own in intervals if [*own.values()] != sorted(own.values())), {})
+
+
+def _interval(values: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    """Its low, value and high, of those that are there."""
     low, high = metric.ends
-    known = [value[name] for name in (low, metric.column, high) if value.get(name) is not None]
-    return known == sorted(known)
+    return {name: values[name] for name in (low, metric.column, high) if values.get(name) is not None}
 
 
 def is_metric(name: str, value: object) -> bool:

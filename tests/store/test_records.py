@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import math
 import sys
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_what_cannot_be_trusted_is_refused_by_file_and_line(tmp_path: Path, text
     (tmp_path / VISITS).write_text(timed(CELL, 1, 0.5).line() + text)
     with pytest.raises(BadInput, match=r"visits\.jsonl, line 2"):
         read_run(tmp_path)
+
+
+def test_of_many_metrics_the_impossible_ones_are_named() -> None:
+    right = {f"m{n}_s": 0.5 for n in range(20)} | {"wall_time_s": 0.5, "wall_time_high_s": 0.6}
+    parse_visit(changed(metrics=right), "here")
+    for wrong in ({"wall_time_s": "fast"}, {"wall_time_s": 0.7, "wall_time_high_s": 0.6}):
+        with pytest.raises(BadInput, match=f"^here: metrics = {re.escape(str(wrong))}; allowed: "):
+            parse_visit(changed(metrics=right | wrong), "here")
 
 
 def test_a_visit_stored_twice_is_refused(tmp_path: Path) -> None:
