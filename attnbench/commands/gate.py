@@ -66,12 +66,16 @@ def command(
             files.check_place(place, option)
     only = (operator or (), impl or ())
     request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, out)
-    with progress() as shown:
-        if against is not None:
-            comparison, folder = against_run(request, against, shown)
-        else:
-            assert base is not None
-            comparison, folder = between_revisions(request, base, head, shown)
+    try:
+        with progress() as shown:
+            if against is not None:
+                comparison, folder = against_run(request, against, shown)
+            else:
+                assert base is not None
+                comparison, folder = between_revisions(request, base, head, shown)
+    except KeyboardInterrupt:
+        print("interrupted: nothing is decided, and a gate is not continued; run it again", file=sys.stderr)
+        raise
     try:
         store(folder, comparison)
         _write(comparison, report, junit, sarif)

@@ -180,6 +180,7 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     """A stored run to continue. Raises BadInput where its suite, contract or machine is another."""
     from attnbench.plan.suite import named_again, without_places
 
+    _require_suite(folder)
     stored_text = read_text(folder / SUITE)
     if without_places(stored_text, parse(stored_text, str(folder / SUITE)), suite.directory) != suite.text:
         raise BadInput(
@@ -253,8 +254,7 @@ def stored_suite(folder: Path) -> Suite:
     """The suite of a stored run. Raises BadInput where that alone does not suffice."""
     from attnbench.plan.suite import from_text
 
-    if not os.path.isfile(folder / SUITE):
-        raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start a new run with --out.")
+    _require_suite(folder)
     if os.path.isfile(folder / SEARCH):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
@@ -268,6 +268,12 @@ def stored_suite(folder: Path) -> Suite:
             f"that you name. Name the suite again: attnbench run SUITE --resume {folder}."
         )
     return from_text(text, str(folder / SUITE), folder, operators_from=())
+
+
+def _require_suite(folder: Path) -> None:
+    """Raises BadInput where a folder to continue has no suite."""
+    if not os.path.isfile(folder / SUITE):
+        raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start a new run with --out.")
 
 
 def stored_budget(folder: Path) -> str | None:

@@ -256,6 +256,16 @@ def test_a_decision_that_cannot_be_stored_is_printed(repository: Path, monkeypat
     assert "pass: 1 cell compared, none worse" in done.stdout
 
 
+def test_an_interrupted_gate_says_that_nothing_is_decided(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*asked: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate, "between_revisions", interrupted)
+    done = in_this_process(repository, "gate", "own.yaml", "--base", "HEAD")
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert "interrupted: nothing is decided" in done.stderr
+
+
 def test_what_git_does_not_know_and_what_does_not_load_are_told(repository: Path) -> None:
     (repository / "operators" / "new.py").write_text("OPERATOR = 3\n")
     (repository / "own.yaml").write_text(

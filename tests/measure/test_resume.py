@@ -157,7 +157,7 @@ def test_ctrl_c_ends_soon_keeps_everything_and_says_how_to_resume(tmp_path: Path
     out, err = process.communicate()
     assert process.returncode == 130
     assert out.rstrip().splitlines()[-1] == str(folder)
-    assert f"--resume {folder}" in err
+    assert f"continue with: attnbench run {suite} --resume {folder}" in err, "its own operators must be named again"
     assert "Traceback" not in err
     assert 10 <= len(read_run(folder).visits) < VISITS_OF_SUITE / 3 * rounds / 10
     assert (folder / "results.csv").is_file()
@@ -216,6 +216,12 @@ def test_a_run_of_an_earlier_contract_is_refused_as_such_whatever_its_suite_says
     (folder / "suite.yaml").write_text(SUITE.replace("min_turns", "min_samples"))
     with pytest.raises(BadInput, match=rf"measured by contract '1' .*, now it is '{CONTRACT}'\. Start a new run"):
         stored_suite(folder) if command == "run" else stored_search(folder, ())
+
+
+def test_a_folder_that_is_none_is_said_to_be_none_whatever_suite_is_named(tmp_path: Path, suite: Path) -> None:
+    for named in (lambda: stored_suite(tmp_path / "none"), lambda: resume(suites.load(str(suite)), "cpu", tmp_path)):
+        with pytest.raises(BadInput, match=r"not a run folder, it has no suite\.yaml"):
+            named()
 
 
 def test_where_the_device_of_a_stored_run_is_not_the_message_names_the_run(
