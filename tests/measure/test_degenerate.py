@@ -30,7 +30,7 @@ def tiny(variant: Variant) -> list[Problem]:
     shapes = [((1, 1), 8, 4, 1), ((1, 5), 4, 4, 1), ((1, 1), 8, 4, 3), ((1, 1), 1, 1, 1)]
     problems = [variant.problem(side, channels=c, heads=h, batch=b) for side, c, h, b in shapes]
     if "sequence" in variant.operator.domains:
-        return [*problems, *(replace(p, causal=True) for p in problems[:2])]
+        return list(dict.fromkeys([*problems, *(replace(p, causal=True) for p in problems[:2])]))
     return [*problems, variant.problem((2, 3), channels=4, heads=4, batch=1)]
 
 
@@ -49,14 +49,15 @@ def of(variant: Variant, problem: Problem, mode: Mode, impl: str = "reference") 
 
 
 def cells(variant: Variant) -> Iterator[tuple[str, Mode, Problem]]:
-    """In bfloat16, whose roundings are largest; a core also in float32, and at the two smallest of either kind in
-    float64, which is what they are compared with. A backward pass has a forward one before it: impls alone are tried
-    without. The layer of another choice has the projections of the first one: it is neither causal here nor batched.
+    """In bfloat16, whose roundings are largest; a core also in float32, where one token is not causal as well, and at
+    the two smallest of either kind in float64, which is what they are compared with. A backward pass has a forward one
+    before it: impls alone are tried without. The layer of another choice has the projections of the first one: it is
+    neither causal here nor batched.
     """
     every = tiny(variant)
     if variant.scope == "layer" and variant is not FIRST[variant.name]:
         every = [problem for problem in every[:4] if problem.batch == 1]
-    unbatched = [problem for problem in every if problem.batch == 1]
+    unbatched = [p for p in every if p.batch == 1 and (p.seq_len > 1 or p.causal is every[0].causal)]
     by_dtype: list[tuple[Dtype, list[Problem]]] = [("bfloat16", every)]
     if variant.scope == "core":
         by_dtype += [("float32", unbatched), ("float64", [every[1], every[3]])]
