@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by_importance, names
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
 from attnbench.analysis.compare.same_machine import differences
@@ -95,8 +97,8 @@ def _rows(run: Run) -> dict[str, Row]:
     checks = run.visits[run.visits["round"] == 0][["key", "operations"]].to_dict("records")
     operations = {str(visit["key"]): visit["operations"] or {} for visit in checks}
     rows: dict[str, Row] = {}
-    for row in run.results.astype(object).where(run.results.notna(), None).to_dict("records"):
-        plain = {str(name): value for name, value in row.items()}
+    for row in run.results.to_dict("records"):
+        plain = {str(name): None if not isinstance(v, (dict, list)) and pd.isna(v) else v for name, v in row.items()}
         rows[str(row["key"])] = {**plain, OPERATIONS: operations.get(str(row["key"]), {})}
     return rows
 
