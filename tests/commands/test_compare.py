@@ -76,8 +76,7 @@ def test_every_format_tells_the_slower_cell(runs: tuple[str, str, str], form: st
         assert "note: wall_time: made one after the other, these runs show" in text
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_times_of_another_device_of_the_model_say_so(runs: tuple[str, str, str], form: str) -> None:
+def test_times_of_another_device_of_the_model_say_so(runs: tuple[str, str, str]) -> None:
     a, b, _ = runs
 
     def measured_on(folder: str, device: str) -> None:
@@ -86,15 +85,15 @@ def test_times_of_another_device_of_the_model_say_so(runs: tuple[str, str, str],
         path.write_text("".join(f"{json.dumps(each)}\n" for each in visits))
 
     measured_on(a, "aaaaaaaaaaaa")
-    assert "aaaaaaaaaaaa" not in run(a, b, "--format", form)[1], "of one of the two it is not known"
+    assert "aaaaaaaaaaaa" not in run(a, b)[1], "of one of the two it is not known"
     measured_on(b, "aaaaaaaaaaaa")
-    assert "another device" not in run(a, b, "--format", form)[1], "the negative control: one device"
+    assert "another device" not in run(a, b)[1], "the negative control: one device"
     measured_on(b, "bbbbbbbbbbbb")
-    told = " ".join(run(a, b, "--format", form)[1].split())
-    if form == "json":
-        assert json.loads(told)["comparisons"][0]["devices"] == [["aaaaaaaaaaaa"], ["bbbbbbbbbbbb"]]
-    elif form != "csv":
-        assert "of another device than those after, of one model (aaaaaaaaaaaa; bbbbbbbbbbbb)" in told
+    texts = {form: " ".join(run(a, b, "--format", form)[1].split()) for form in FORMATS}
+    assert json.loads(texts.pop("json"))["comparisons"][0]["devices"] == [["aaaaaaaaaaaa"], ["bbbbbbbbbbbb"]]
+    for form, text in texts.items():
+        said = "of another device than those after, of one model (aaaaaaaaaaaa; bbbbbbbbbbbb)" in text
+        assert said == (form != "csv"), form
 
 
 def test_explain_shows_rounds_samples_and_why(runs: tuple[str, str, str]) -> None:
