@@ -7,6 +7,9 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Generator
+
+import pytest
 
 # Without its bytecode a worker compiles attnbench at every start, which takes a fifth of a second.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -25,6 +28,17 @@ def pytest_collection_finish() -> None:
         importlib.import_module("torch._dynamo")
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """Nor need it look again at what a file of tests leaves."""
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or nextitem.path != item.path:
+            gc.collect()
+            gc.freeze()
 
 
 def pytest_unconfigure() -> None:

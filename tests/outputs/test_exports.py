@@ -415,9 +415,7 @@ def test_a_result_is_at_the_operators_file_where_that_is_known_else_at_the_suite
 def first_of_ci(ci: Summary) -> dict[str, Any]:
     """By form a document of one cell, or of one figure."""
     documents = {form: exported(form, ci) for form in EXPORTS}
-    return {
-        form: dict([*each.items()][:1]) if isinstance(each, dict) else each[:1] for form, each in documents.items()
-    }
+    return {form: dict([*each.items()][:1]) if isinstance(each, dict) else each[:1] for form, each in documents.items()}
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def test_one_series_at_one_size_is_a_page() -> None:
 
 def test_text_without_end_leaves_the_page_within_its_size() -> None:
     run = made(cpu="x" * 3_000_000, **{f"fact {i}": "y" * 10_000 for i in range(300)})
-    run.visits.at[0, "warnings"] = tuple(f"{i} {'z' * 1000}" for i in range(5000))
+    run.visits.at[0, "warnings"] = tuple(f"{chr(97 + i % 26) * (1 + i // 26)} {'z' * 1000}" for i in range(5000))
     run.visits.loc[run.visits["status"] == "wrong", "reason"] = "r" * 2_000_000
     text = html.run(summarise(run))
     assert len(text.encode()) <= _html_page.LIMIT_BYTES
