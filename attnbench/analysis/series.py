@@ -169,9 +169,9 @@ def check_axis(axis: str) -> None:
 
 
 def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:
-    """The panels of a run, in the order of AXES; a cell that varies along no axis with others stands in a panel of one
-    size. Of panels along several axes one is shown where they hold the same cells, and none that hold what stands in
-    panels of the sweep already, if no axis is asked for.
+    """The panels of a run, in the order of AXES, then of the run; those that differ in numbers alone ascend. A cell
+    that varies along no axis with others stands in a panel of one size. Of panels along several axes one is shown where
+    they hold the same cells, and none that hold what stands in panels of the sweep already, if no axis is asked for.
 
     Args:
         results: one row per key, as `Run.results`.
@@ -192,7 +192,7 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
         _panel(each, common, group, names) for each in alone for common, group in _grouped(rest, each, _fixed(each)[0])
     ]
     shown = _shown(every, swept)
-    chosen = [panel for panel in (every if axis else shown) if axis in (None, panel.axis)]
+    chosen = _in_order([panel for panel in (every if axis else shown) if axis in (None, panel.axis)])
     if axis is not None and not chosen:
         varied = ", ".join(dict.fromkeys(panel.axis for panel in shown)) or "none"
         raise BadInput(f"--axis {axis}: this run does not vary it; it varies {varied}. Choose one of these.")
@@ -235,8 +235,23 @@ def _shown(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
         if not keys <= placed:
             chosen.append(keys)
             placed |= keys
-    order = list(AXES)
-    return sorted((distinct[keys] for keys in chosen), key=lambda panel: order.index(panel.axis))
+    return [distinct[keys] for keys in chosen]
+
+
+def _in_order(every: Sequence[Panel]) -> list[Panel]:
+    axes, kinds = list(AXES), list(dict.fromkeys(map(_kind, every)))
+    return sorted(every, key=lambda panel: (axes.index(panel.axis), kinds.index(_kind(panel)), _numbers(panel)))
+
+
+def _kind(panel: Panel) -> tuple[Any, ...]:
+    """What panels have in common that differ in numbers alone."""
+    return panel.axis, *((name, None if name in _NUMBERS else value) for name, value in panel.fixed.items())
+
+
+def _numbers(panel: Panel) -> list[int]:
+    """By which the panels of a kind ascend."""
+    problem = panel.series[0].points[0].problem
+    return [getattr(problem, attribute) for name, attribute in _NUMBERS.items() if name in panel.fixed]
 
 
 def _named_by(panel: Panel, swept: Iterable[Swept]) -> int:
@@ -248,6 +263,8 @@ _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
 _FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "channels", *LATER, "size")
 """What the series of a panel have in common, but for what varies along its axis. size: the number of tokens."""
 
+_NUMBERS = {name: name for name in ("batch", "heads", "head_dim", "channels", *LATER)} | {"size": "seq_len"}
+"""By name of what is fixed, the number of a problem that it is."""
 
 _TITLED = ("batch", "heads", "head_dim", "channels", *LATER)
 

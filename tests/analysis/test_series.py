@@ -47,6 +47,22 @@ def test_scope_mode_dtype_and_causality_are_never_mixed() -> None:
     }
 
 
+def test_panels_that_differ_in_numbers_alone_ascend() -> None:
+    """Whatever comes first in a run: a search begins in the middle, other runs with the largest. Other differences are
+    in the order of the run."""
+    problems = [
+        Problem(n, 64, 4, dtype=dtype, batch=batch, kv_heads=kv_heads)
+        for dtype in ("float32", "bfloat16")
+        for batch in (8, 32, 2)
+        for kv_heads in (4, 2)
+        for n in (128, 64)
+    ]  # type: ignore[arg-type]
+    found = panels(run_of(visits_of([(cell("softmax", p), 1.0, {}) for p in problems])).results, "seq_len")
+    assert [(p.fixed["dtype"], p.fixed["batch"], p.fixed["kv_heads"]) for p in found] == [
+        (dtype, batch, kv_heads) for dtype in ("float32", "bfloat16") for batch in (2, 8, 32) for kv_heads in (2, None)
+    ]
+
+
 def test_a_single_size_still_has_a_panel() -> None:
     found = panels(run_of(visits_of([(cell("softmax", sequence(64)), 1.0, {})])).results)
     assert [(p.axis, list(p.sizes)) for p in found] == [("seq_len", ["64"])]
