@@ -15,7 +15,7 @@ from attnbench.errors import BadInput
 from attnbench.measure.gate_pairs import both_survive, tier1
 from attnbench.measure.gate_sides import Only, expand_both, plan_like, side
 from attnbench.measure.git_worktrees import checkouts
-from attnbench.measure.open_run import assembled, default_folder, device_for, machine
+from attnbench.measure.open_run import assembled, default_folder, device_for, disturbances, machine, other_users
 from attnbench.measure.progress import Progress
 from attnbench.measure.runner import Stopped
 from attnbench.plan import suite as suites
@@ -130,6 +130,8 @@ def between_revisions(request: GateRequest, base: str, head: str | None, progres
         notes.insert(0, f"{sides[0]}, {sides[1]}{' (the working tree)' if head is None else ''}")
         folder = request.folder(both[1].name)
         here = machine(device_for(str(file), both[1].impls, request.device))
+        if request.tier > 0:
+            notes += [*other_users(here["device"]), *disturbances()]
         environments = [{**here, **each.definitions, "seed": order_seed(each.text)} for each in both]
         plans = [
             assembled(each.cells, both[1].measure, both[1].limits, environment)

@@ -35,6 +35,7 @@ problem: {heads: 2, channels: 16}
 measure: {rounds: 2, crossover_precision: null, min_turns: 2, max_turns: 2}
 gate: {wall_time: 5%, peak_memory: 0%}
 """
+LOADED = "load: 9 processes want this machine's 2 processors. Wait until it is idle."
 PLACE = "\n    padding = -n % width"
 
 
@@ -132,10 +133,12 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     file.write_text(text.replace("params={", 'params={"offset": Param(0, "no tokens between", minimum=0), '))
     assert file.read_text() != text
     git(root, "add", "--all")
-    done = in_this_process(
-        root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "3", "--out", "r", "--report", "summary.md",
-        "--junit", "junit.xml", "--sarif", "gate.sarif",
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "disturbances", lambda: [LOADED])
+        done = in_this_process(
+            root, "gate", "own.yaml", "--base", "HEAD", "--pairs", "3", "--out", "r", "--report", "summary.md",
+            "--junit", "junit.xml", "--sarif", "gate.sarif",
+        )  # fmt: skip
     assert (root / "r" / "gate.json").is_file(), done.stderr
     return Judged(root, done, only((root / "r" / "gate.json").read_text()))
 
@@ -145,6 +148,7 @@ def test_time_is_measured_though_tier_0_fails(judged: Judged) -> None:
     assert ("cloning", "peak_memory") in judged.failing
     assert {name.split()[0] for name in judged.timed} == {"decayed", "cloning", "identity"}
     assert "cloning fwd n64 h2 c16" in judged.timed
+    assert LOADED in judged.comparison["notes"]
     assert git(judged.root, "worktree", "list").count("\n") == 1
 
 
@@ -205,8 +209,9 @@ def test_what_a_change_drops_from_the_suite_is_gone_and_what_it_adds_is_new(judg
     assert len(root.findall(".//testcase[@classname='missing']/skipped")) == 1
 
 
-def test_of_the_operators_asked_for_nothing_is_gone_or_new(judged: Judged) -> None:
+def test_of_the_operators_asked_for_nothing_is_gone_or_new(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--tier", "0", "--operator", "identity", "--format", "json", "--out", "p")
+    monkeypatch.setattr(gate, "disturbances", lambda: pytest.fail("exact figures need no quiet machine"))
     part = in_this_process(judged.root, "gate", "own.yaml", "--base", "HEAD", *words)
     assert part.exit_code == 0, part.stderr
     comparison = only(part.stdout)
