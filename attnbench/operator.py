@@ -247,3 +247,8 @@ class Operator:
     approaches: Callable[[Params], str | None] = lambda params: None
     data_dependent: Callable[[Params], bool] = lambda params: True
     any_length: Callable[[Params], bool] = lambda params: True
+
+    @property
+    def impls(self) -> tuple[str, ...]:
+        """The names of its impls in any form, each once; of the reference there is always one."""
+        return tuple(dict.fromkeys(name for form in self.forms.values() for name in form.impls))

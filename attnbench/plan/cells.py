@@ -65,7 +65,7 @@ def _params(name: str, operator: Operator, grid: Grid, notes: Notes) -> list[Par
 
 
 def _check_impls(suite: Suite, loaded: Mapping[str, Operator], notes: Notes) -> None:
-    names = {name for operator in loaded.values() for name in _impl_names(operator)}
+    names = {name for operator in loaded.values() for name in operator.impls}
     known = dict.fromkeys((*IMPLS, *sorted({name.partition(":")[0] for name in names}), *sorted(names)))
     for index, impl in enumerate(suite.impls):
         name = impl.removeprefix("-")
@@ -76,14 +76,10 @@ def _check_impls(suite: Suite, loaded: Mapping[str, Operator], notes: Notes) -> 
             )
 
 
-def _impl_names(operator: Operator) -> list[str]:
-    return list(dict.fromkeys(name for form in operator.forms.values() for name in form.impls))
-
-
 def _expand_impls(suite: Suite, operator: Operator) -> list[str]:
     """The suite's impls as this operator has them. `cuda` stays where there is none, to be recorded as skipped."""
     excluded = {impl.removeprefix("-") for impl in suite.impls if impl.startswith("-")}
-    names = [name for name in _impl_names(operator) if name not in excluded]
+    names = [name for name in operator.impls if name not in excluded]
     impls: list[str] = []
     for impl in suite.impls:
         if impl in ("reference", "compiled"):

@@ -14,6 +14,7 @@ from attnbench.plan.mistakes import Notes
 from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
 from attnbench.problem import Mode, ParamValue, Problem, Scope
+from attnbench.registry import Source
 from attnbench.registry import operators as known_operators
 from attnbench.thresholds import Gate
 from attnbench.units import quoted, seconds, suggestion, whole_number
@@ -176,6 +177,8 @@ def override(
         suite_names = {name for name, _ in suite.operators}
         data["operators"] = [*present, *(name for name in names if name not in suite_names)]
         data["sweep"] = _sweep_of(names, data["sweep"])
+        if not impls and not notes.mistakes:
+            data["impls"] = _impls_of(names, suite, known)
     if impls:
         data["impls"] = _checked("--impl", impls, read_impl, notes)
     if rounds is not None:
@@ -190,6 +193,25 @@ def override(
     return from_text(
         written(data), f"{suite.where} with the options given", suite.directory, suite.name, suite.operators_from
     )
+
+
+def _impls_of(names: Sequence[str], suite: Suite, known: Mapping[str, Source]) -> list[str]:
+    """The suite's impls without those that none of these operators has, and one that is left out has; if that leaves
+    none, all."""
+    from attnbench.plan.schema import IMPLS
+
+    own = {impl for impl in suite.impls if impl.removeprefix("-") not in IMPLS}
+    if not own:
+        return list(suite.impls)
+    left_out = [name for name, _ in suite.operators if name not in names]
+    foreign = _impl_names(left_out, known) - _impl_names(names, known)
+    left = [impl for impl in suite.impls if impl not in own or impl.removeprefix("-") not in foreign]
+    return left or list(suite.impls)
+
+
+def _impl_names(operators: Sequence[str], known: Mapping[str, Source]) -> set[str]:
+    """With and without their variants."""
+    return {each for name in operators for impl in known[name].load().impls for each in (impl, impl.partition(":")[0])}
 
 
 def _sweep_of(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

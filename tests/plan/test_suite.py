@@ -357,6 +357,19 @@ def test_operators_given_on_the_command_line_leave_only_their_entries() -> None:
     assert {c.problem.causal for c in cells(other) if c.operator == "softmax"} == {False, True}
 
 
+def test_operators_given_on_the_command_line_leave_only_impls_that_one_has() -> None:
+    text = "operators: [nystromformer, mla]\nimpls: [reference, %s]\nsweep: [{seq_len: 64}]"
+    whole = suite(text % "'cuda:flash_mla', '-cuda:fa4'")
+    alone = override(whole, operators=["nystromformer"])
+    assert alone.impls == ("reference",)
+    assert cells(alone)
+    assert override(whole, operators=["mla"]).impls == whole.impls
+    with pytest.raises(BadInput, match="no operator of the suite has 'cuda:flash_mlb'"):
+        cells(override(suite(text % "'cuda:flash_mlb'"), operators=["nystromformer"]))
+    with pytest.raises(BadInput, match="no operator of the suite has 'cuda:flash_mla'"):
+        cells(override(whole, operators=["nystromformer"], impls=["cuda:flash_mla"]))
+
+
 def test_params_are_resolved_and_multiply() -> None:
     found = cells(suite("operators: {linformer: {k: [64, 128], sharing: [kv, none]}}\nsweep: [{seq_len: 8}]"))
     assert [dict(cell.params) for cell in found] == [
