@@ -56,7 +56,7 @@ def test_a_job_is_killed_requeued_and_resumed(
     code, out, err = ended(first)
     assert code == 130, err
     assert out.splitlines()[-1] == str(fleet)
-    assert f"attnbench fleet {suite} --on slurm --resume {fleet}" in err
+    assert f"attnbench fleet --on slurm --resume {fleet}" in err
     assert output(cluster, "squeue", "--noheader") == ""
     before = stored(fleet)
     assert any(before.values())
