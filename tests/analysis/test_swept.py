@@ -61,7 +61,7 @@ def test_along_an_axis_that_a_pair_repeats_it_has_no_panel() -> None:
 
 def test_without_what_the_sweep_stored_no_sizes_are_joined() -> None:
     run = swept("{seq_len: [32, 64, 128], batch: [32, 16, 4], pair: true}")
-    assert [sizes for _, sizes in shown(replace(run, environment={}))] == [["32"], ["64"], ["128"]]
+    assert [sizes for _, sizes in shown(replace(run, environment={}))] == [["128"], ["64"], ["32"]]  # batch 4, 16, 32
 
 
 def test_two_pairs_of_the_same_axes_are_panels_of_their_own() -> None:
