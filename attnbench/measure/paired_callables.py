@@ -12,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from attnbench.measure.agreement import Agreement, ChangesInputs, agreement, cha
 from attnbench.measure.callables import ANSWER, REQUEST, Side, Words, measure_pair, settle_of_started, try_out
 from attnbench.measure.machine import allocator
 from attnbench.measure.platforms import check_can_measure
+from attnbench.measure.scratch import scratch_folder
 
 PRINTED = "printed.txt"
 
@@ -158,9 +158,9 @@ def apart(sides: tuple[Side, Side], inputs: object, threshold: float, budget_s: 
     check_can_measure("compare_callables(processes=…)")
     request = _pickled(sides, inputs)
     until = time.monotonic() + budget_s
-    with tempfile.TemporaryDirectory(prefix="attnbench-") as folder:
-        (Path(folder) / REQUEST).write_bytes(request)
-        return decide((_pair(Path(folder)) for _ in repeat(None)), looks_until(processes), threshold, until)
+    with scratch_folder("callables") as folder:
+        (folder / REQUEST).write_bytes(request)
+        return decide((_pair(folder) for _ in repeat(None)), looks_until(processes), threshold, until)
 
 
 def _pickled(sides: tuple[Side, Side], inputs: object) -> bytes:

@@ -30,18 +30,19 @@ def scratch_folder(kind: str, repository: Path | None = None) -> Iterator[Path]:
     import fcntl
 
     _remove_stale()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-")).resolve()
-    except OSError as error:
-        raise BadInput(f"no temporary folder: {error.strerror or error}. Make room, or set TMPDIR.") from None
-    try:
-        with (folder / LOCK).open("w", encoding="utf-8", errors="surrogateescape") as lock:
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-")).resolve()
+            opened.callback(_remove, folder, repository)
+            unnamed = folder / f"{LOCK}.new"
+            lock = opened.enter_context(unnamed.open("w", encoding="utf-8", errors="surrogateescape"))
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write(str(repository or ""))
             lock.flush()
-            yield folder
-    finally:
-        _remove(folder, repository)
+            unnamed.rename(folder / LOCK)  # locked before another command can see it
+        except OSError as error:
+            raise BadInput(f"no temporary folder: {error.strerror or error}. Make room, or set TMPDIR.") from None
+        yield folder
 
 
 def _remove_stale() -> None:

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
@@ -255,10 +254,10 @@ def _measured(task: Task, inputs: Mapping[str, bytes], begun: Mapping[str, bytes
 
     from attnbench.measure import shard_process
     from attnbench.measure.fleet_folder import units_done
+    from attnbench.measure.scratch import scratch_folder
 
     node = ray.get_runtime_context().get_node_id()
-    with tempfile.TemporaryDirectory(prefix="attnbench-shard-") as place:
-        top = Path(place)
+    with scratch_folder("shard") as top:
         _put(top / "inputs", inputs)
         _put(top / "run", begun)
         suite = top / "inputs" / task.suite.name
