@@ -263,10 +263,10 @@ _USED = ["key", "status", "reason", "cause", "device", *CELL_COLUMNS]
 _FIXED = ("scope", "mode", "dtype", "causal", "batch", "device", "heads", "channels", *LATER, "size")
 """What the series of a panel have in common, but for what varies along its axis. size: the number of tokens."""
 
-_NUMBERS = {name: name for name in ("batch", "heads", "head_dim", "channels", *LATER)} | {"size": "seq_len"}
-"""By name of what is fixed, the number of a problem that it is."""
-
 _TITLED = ("batch", "heads", "head_dim", "channels", *LATER)
+
+_NUMBERS = {name: name for name in _TITLED} | {"size": "seq_len"}
+"""By name of what is fixed, the number of a problem that it is."""
 
 
 @dataclass(frozen=True)
