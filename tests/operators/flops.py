@@ -4,21 +4,20 @@ operation is made of others, and follows modules, which takes longer than the sm
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from attnbench.measure.worker.fake_memory import output_like, run
+from attnbench.measure.worker.operations import WHOLE, Dispatched
+from attnbench.operator import Form, Inputs
+from attnbench.problem import Params, Problem
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(Dispatched):
     """Adds up the FLOPs of what runs inside it in `total`. `test_operators.py` holds it against torch's."""
-
-    whole: set[Any] = set()  # noqa: RUF012 – of all counters: operations that are not made of others
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Whether it is hidden from torch's compiler, which each of its calls would then go through."""
-        return False
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,14 +26,27 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func not in self.whole:
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-            self.whole.add(func)
-        result = func(*args, **kwargs)
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if func in WHOLE and func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def of_both_passes(
+    form: Form, problem: Problem, params: Params, inputs: Inputs, by_torch: FlopCounterMode | None = None
+) -> list[int]:
+    """What the reference executes on these tensors: in the forward pass, and with the backward one after it.
+
+    by_torch: counts it as well.
+    """
+    cotangent = output_like(form.reference, problem, params, inputs)
+    flops: list[int] = []
+
+    def reference(*given: Any, **tensors: Tensor) -> Tensor:
+        output = form.reference(*given, **tensors)
+        flops.append(counter.total)
+        return output
+
+    with by_torch or nullcontext(), FlopCounter() as counter:
+        run(reference, problem, params, inputs, cotangent, within=nullcontext())
+    return [*flops, counter.total]

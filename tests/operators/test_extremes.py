@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +14,11 @@ import torch
 from attnbench.measure.device.cpu import DEVICE as CPU
 from attnbench.measure.protocol import Forecast
 from attnbench.measure.worker import checking, correctness
-from attnbench.measure.worker.fake_memory import output_like, run
 from attnbench.measure.worker.prepared_cell import Subject, subject_of
 from attnbench.operator import Operator, Param
 from attnbench.problem import DTYPES, MODES, Cell, Dtype, Params, Problem, canonical_params
 from attnbench.registry import outside_definition, resolve, why_not
-from tests.operators.flops import FlopCounter
-from tests.operators.test_operators import noting
+from tests.operators.flops import of_both_passes
 from tests.variants import SCOPES, sources
 
 LARGE, LARGE_TO_COUNT = 71, 17
@@ -125,12 +122,7 @@ def test_what_the_reference_executes_is_what_torch_counts(name: str) -> None:
         once = any(isinstance(value, float) and value != default[name] for name, value in params.items())
         if not (once and problem == problems[1]) and outside_definition(operator, problem, params, scope) is None:
             inputs = form.make_inputs(problem, params, torch.Generator().manual_seed(0))
-            cotangent = output_like(form.reference, problem, params, inputs)
-            flops: list[int] = []
-            with FlopCounter() as counter:
-                call = noting(form.reference, counter, flops)
-                run(call, problem, params, inputs, cotangent, within=nullcontext())
-            flops.append(counter.total)
+            flops = of_both_passes(form, problem, params, inputs)
             costs = [form.cost(problem, params, mode) for mode in MODES]
             stated = [cost.reference_flops - sum(cost.uncounted.values()) for cost in costs]
             assert flops == stated, (params, scope, problem)

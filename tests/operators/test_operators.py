@@ -5,21 +5,18 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.measure.worker.fake_memory import output_like, predict_on_meta, run
 from attnbench.operator import Growth
 from attnbench.problem import MODES, Problem
 from tests.operators.by_operator import by_operator
-from tests.operators.flops import FlopCounter
+from tests.operators.flops import of_both_passes
 from tests.variants import Variant, variants
 
 NAMES = [
@@ -147,31 +144,12 @@ COUNTED = (((9, 15), 4), ((5, 7), 4), ((1, 1), 16), ((1, 2), 16))
 
 
 def counted(variant: Variant, problem: Problem) -> list[int]:
-    """What is counted on the reference, on real tensors: in the forward pass, and with the backward one after it. Once
-    for each variant by torch, too."""
-    inputs = variant.inputs(problem)
-    cotangent = output_like(variant.form.reference, problem, variant.params, inputs)
-    flops: list[int] = []
-    with (
-        FlopCounterMode(display=False) if problem.seq_len == 35 else nullcontext() as by_torch,
-        FlopCounter() as counter,
-    ):
-        run(noting(variant.form.reference, counter, flops), problem, variant.params, inputs, cotangent, nullcontext())
-    flops.append(counter.total)
+    """What is counted on the reference, on real tensors. Once for each variant by torch, too."""
+    by_torch = FlopCounterMode(display=False) if problem.seq_len == 35 else None
+    flops = of_both_passes(variant.form, problem, variant.params, variant.inputs(problem), by_torch)
     if by_torch:
-        assert by_torch.get_total_flops() == counter.total
+        assert by_torch.get_total_flops() == flops[-1]
     return flops
-
-
-def noting(reference: Callable[..., Tensor], counter: FlopCounter, flops: list[int]) -> Callable[..., Tensor]:
-    """The reference; notes what is counted until a backward pass begins."""
-
-    def call(*given: Any, **tensors: Tensor) -> Tensor:
-        output = reference(*given, **tensors)
-        flops.append(counter.total)
-        return output
-
-    return call
 
 
 @each_variant
