@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from attnbench.api import html
 from attnbench.errors import BadInput, printable
 from attnbench.outputs._run_tables import interval_text
-from attnbench.units import count, fraction, percent, quoted, seconds, shown, whole_number
+from attnbench.units import choice, count, fraction, percent, quoted, seconds, shown, whole_number
 
 if TYPE_CHECKING:
     from attnbench.analysis.compare.findings import Verdict
@@ -72,13 +72,15 @@ class CallablesComparison:
                 fails.
             undecided: whether what cannot be told fails too.
 
-        Raises: AssertionError, with the comparison in words.
+        Raises: AssertionError, with the comparison in words; BadInput.
         """
+        __tracebackhide__ = True
+        failing = _read(choice(("fail", "pass")), undecided, "undecided") == "fail"
         limit = self.threshold if max_slowdown is None else read_share(max_slowdown, "max_slowdown")
         verdict = self.change.verdict(limit)
         if verdict == "slower":
             raise AssertionError(f"slower than max_slowdown={100 * limit:g}% allows\n{self}")
-        if verdict == "undecided" and undecided == "fail":
+        if verdict == "undecided" and failing:
             todo = "Allow more time (budget), or pass what cannot be told: undecided='pass'."
             if limit < self.threshold:
                 todo = f"It was decided for a threshold of {100 * self.threshold:g}%: compare with a smaller one."
@@ -141,8 +143,8 @@ def compare_callables(
     Args:
         fn_a, fn_b: any two functions; of torch or not.
         inputs: a tuple of arguments, a dict of arguments by name, or any other value as the only argument, the same
-            for every call. For functions that change their inputs, a function that returns one of these: it is called
-            before each call, outside of what is timed.
+            for every call; what can be called itself, such as a module, stands in a tuple. For functions that change
+            their inputs, a function that returns one of these: it is called before each call, outside of what is timed.
         threshold: the change that is to be found, such as "5%" or 0.05. "slower", "faster": by more than half of it
             for certain; "same": by less than it for certain, either way.
         processes: at most so many fresh processes, in each of which both are imported and give one pair; what
@@ -156,9 +158,12 @@ def compare_callables(
             (float16), 1e-1 (bfloat16) at most; 1e-9 for float64.
 
     Returns: the verdict, the ratio with its interval, and how they were found.
-    Raises: BadInput where the outputs differ, or something given cannot be used; what a function itself raises.
+    Raises: BadInput where the outputs differ, or something given cannot be used, such as a function that changes its
+        inputs or torch's settings, gives something else at every call, or does nothing yet (`async def`, `yield`); what
+        a function itself raises.
     """
-    from attnbench.measure.agreement import ChangesInputs, Different
+    __tracebackhide__ = True
+    from attnbench.measure.agreement import Different, Unfit
     from attnbench.measure.callables import device_in_use, sides_of
     from attnbench.measure.paired_callables import agree, apart, here
 
@@ -170,8 +175,11 @@ def compare_callables(
     share, budget_s = read_share(threshold, "threshold"), _read(seconds, budget, "budget")
     most = None if pairs is None else _read(whole_number(2, 300), pairs, "pairs")
     fresh = None if processes is None else _read(whole_number(2, 300), processes, "processes")
-    if tolerance is not None and not 0 <= tolerance < 1:
-        raise BadInput(f"tolerance = {quoted(tolerance)}; allowed: a share of the largest value, from 0 to below 1.")
+    is_number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (is_number and 0 <= tolerance < 1):
+        raise BadInput(
+            f"tolerance = {quoted(tolerance)}; allowed: a number from 0 to below 1, a share of the largest value."
+        )
     names, sides = _names(fn_a, fn_b), sides_of(fn_a, fn_b, inputs)
     try:
         outputs = agree(sides, check_outputs, tolerance)
@@ -180,11 +188,8 @@ def compare_callables(
             f"{names[0]} and {names[1]} do not give the same: {different}. Where that is meant, allow it: tolerance=… "
             "(a share of the largest value), or check_outputs=False."
         ) from None
-    except ChangesInputs as changes:
-        raise BadInput(
-            f"{names[changes.place]} changes its inputs, so that its next call would compute something else. Give a "
-            "function that makes them anew for each call, such as lambda: (data.copy(),)."
-        ) from None
+    except Unfit as unfit:
+        raise BadInput(f"{names[unfit.place]} {unfit}") from None
     if fresh is None:
         paired, where = here(sides, share, budget_s, most), HERE
     else:

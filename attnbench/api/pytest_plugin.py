@@ -8,7 +8,7 @@ pytest loads this file wherever attnbench is installed, so it imports nothing th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +43,10 @@ class Comparing:
         """
         __tracebackhide__ = True
         from attnbench.api.callables import compare_callables
+        from attnbench.errors import BadInput
 
+        if "threshold" in self.options:
+            raise BadInput("attnbench_compare: threshold is max_slowdown of .check(…). Give it there.")
         self._checked = True
         result = compare_callables(self.fn_a, self.fn_b, self.inputs, threshold=max_slowdown, **self.options)
         print(result)
@@ -55,8 +58,19 @@ class Comparing:
         return not self._checked
 
 
+PASSED = pytest.StashKey[bool]()
+"""Whether a test itself, without its fixtures, has passed."""
+
+
+@pytest.hookimpl(hookwrapper=True)  # what pytest 7 has, too
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
+    """Keeps whether a test has passed: one that failed or was skipped on its way to `.check` has not forgotten it."""
+    outcome = yield
+    item.stash[PASSED] = outcome.excinfo is None
+
+
 @pytest.fixture
-def attnbench_compare() -> Iterator[Callable[..., Comparing]]:
+def attnbench_compare(request: pytest.FixtureRequest) -> Iterator[Callable[..., Comparing]]:
     """Compares the times of two functions: attnbench_compare(old, new, inputs, …).check(max_slowdown="5%")."""
     begun: list[Comparing] = []
 
@@ -67,5 +81,5 @@ def attnbench_compare() -> Iterator[Callable[..., Comparing]]:
         return begun[-1]
 
     yield compare
-    if any(each.forgotten for each in begun):
+    if request.node.stash.get(PASSED, False) and any(each.forgotten for each in begun):
         pytest.fail("attnbench_compare(…) compares nothing by itself: call .check(max_slowdown=…) of what it returns")

@@ -46,15 +46,20 @@ class Different(Exception):
     """Two functions do not give the same; the text says where, and by how much."""
 
 
-class ChangesInputs(Exception):
-    """A function changes the inputs that it is to be called with again.
+class Incomparable(Different):
+    """What they give cannot be compared; the text says what, and why."""
+
+
+class Unfit(Exception):
+    """Calls of a function do not say what it takes; the text says why, and what to do.
 
     Args:
         place: 0 for the first of the two functions, 1 for the second.
+        why: without a subject.
     """
 
-    def __init__(self, place: int) -> None:
-        super().__init__(place)
+    def __init__(self, place: int, why: str) -> None:
+        super().__init__(why)
         self.place = place
 
 
@@ -116,8 +121,17 @@ def agreement(first: object, second: object, truth: object = None, tolerance: fl
         tolerance: of the largest value, in place of the rule.
 
     Returns: the array that is nearest to its tolerance.
-    Raises: Different.
+    Raises: Different, also where they cannot be compared.
     """
+    try:
+        return _nearest(first, second, truth, tolerance)
+    except Different:
+        raise
+    except Exception as error:  # it holds itself, lies too deep, is of a class that can raise anything
+        raise Incomparable(f"the outputs cannot be compared: {described(error)}") from None
+
+
+def _nearest(first: object, second: object, truth: object, tolerance: float | None) -> Agreement:
     ours, theirs = dict(_leaves(first)), dict(_leaves(second))
     truths = dict(_leaves(truth)) if tolerance is None else {}
     alone = next((place for place in (*ours, *theirs) if place not in ours or place not in theirs), None)
@@ -188,11 +202,13 @@ def _equal(place: str, first: Any, second: Any) -> Agreement:
         equal = first == second
         equal = bool(equal.all()) if hasattr(equal, "all") else bool(equal)
     except Exception as error:
-        raise Different(f"{place} ({printable(type(first).__name__)}) cannot be compared: {described(error)}") from None
+        raise Incomparable(
+            f"{place} ({printable(type(first).__name__)}) cannot be compared: {described(error)}"
+        ) from None
     if equal:
         return EQUAL
     if type(first) is type(second) and getattr(type(first), "__eq__", None) is getattr(object, "__eq__", None):
-        raise Different(f"{place} ({printable(type(first).__name__)}) cannot be compared")
+        raise Incomparable(f"{place} ({printable(type(first).__name__)}) cannot be compared")
     raise Different(f"{place} is {printable(repr(first), 60)} of one, {printable(repr(second), 60)} of the other")
 
 
@@ -240,7 +256,10 @@ def _has_tf32(device: str) -> bool:
 
 def truth_of(function: Callable[..., Any], words: Words, call_s: float) -> Any:
     """What a function gives with its arrays in float64; None where that is not known. call_s: seconds of a call."""
-    (positional, named), lower = in_double(words)
+    try:
+        (positional, named), lower = in_double(words)
+    except RecursionError:  # inputs that hold themselves
+        return None
     if not lower or call_s > AFFORDABLE_S:
         return None
     # What torch has compiled would be compiled once more, and the look at its guards then takes longer.

@@ -4,6 +4,7 @@ in this process or in fresh ones."""
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -25,11 +26,22 @@ from attnbench import descendants
 from attnbench.analysis.compare.findings import Verdict
 from attnbench.analysis.compare.tier1_paired import LOOKS, Change, Decided, changes, looks_until
 from attnbench.errors import BadInput, described, printable
-from attnbench.measure.agreement import Agreement, ChangesInputs, agreement, changed, copied, truth_of
+from attnbench.measure.agreement import (
+    AFFORDABLE_S,
+    Agreement,
+    Different,
+    Incomparable,
+    Unfit,
+    agreement,
+    changed,
+    copied,
+    truth_of,
+)
 from attnbench.measure.callables import ANSWER, REQUEST, Side, Words, measure_pair, settle_of_started, try_out
 from attnbench.measure.machine import allocator
 from attnbench.measure.platforms import check_can_measure
 from attnbench.measure.scratch import scratch_folder
+from attnbench.measure.worker_process import how_ended
 
 PRINTED = "printed.txt"
 
@@ -47,32 +59,95 @@ def agree(sides: Sequence[Side], check: bool, tolerance: float | None) -> Agreem
         check: whether their outputs have to agree; None is then what is known of them.
         tolerance: of the largest value, in place of the rule of `agreement`.
 
-    Raises: Different where they do not; ChangesInputs.
+    Raises: Different where they do not; Unfit.
     """
-    first, twin, third = _alike(sides[0])
+    twins = _alike(sides[0])
     outputs: list[object] = []
     seconds: list[float] = []
-    for place, (side, (positional, named)) in enumerate(zip(sides, (first, twin), strict=True)):
+    for place, side in enumerate(sides):
+        positional, named = next(twins)
         before = None if side.fresh else copied((positional, named))
+        settings = _settings_of_torch()
         begun = perf_counter()
         outputs.append(side.function(*positional, **named))
         settle_of_started()()
         seconds.append(perf_counter() - begun)
+        if _is_deferred(outputs[-1]):
+            raise Unfit(
+                place,
+                f"gives a {printable(type(outputs[-1]).__name__)}, whose work its call has not done. Give a function "
+                "that does the work: one that reads the generator to its end, or runs the coroutine (asyncio.run).",
+            )
         if changed((positional, named), before):
-            raise ChangesInputs(place)
+            raise Unfit(
+                place,
+                "changes its inputs, so that its next call would compute something else. Give a function that makes "
+                "them anew for each call, such as lambda: (data.copy(),).",
+            )
+        changes = _changed_settings(settings)
+        if changes:
+            raise Unfit(
+                place,
+                f"changes {' and '.join(changes)}, by which the other one then computes, too. Set that before, for "
+                "both, or give a function that puts it back before it returns.",
+            )
     if not check:
         return None
-    truth = truth_of(sides[0].function, third, seconds[0]) if tolerance is None else None
-    return agreement(outputs[0], outputs[1], truth, tolerance)
+    truth = truth_of(sides[0].function, next(twins), seconds[0]) if tolerance is None else None
+    try:
+        return agreement(outputs[0], outputs[1], truth, tolerance)
+    except Incomparable:
+        raise
+    except Different:
+        for place in (0, 1):
+            if seconds[place] < AFFORDABLE_S and _is_unsteady(sides[place], next(twins), outputs[place], tolerance):
+                raise Unfit(
+                    place,
+                    "gives something else at every call, also with the same inputs. Where that is meant, allow it "
+                    "(check_outputs=False), or give functions that set the seed of what they draw.",
+                ) from None
+        raise
 
 
-def _alike(side: Side) -> list[Words]:
-    """Arguments of three calls that hold the same; what cannot be copied is made anew, and is then alike where what
-    makes it draws nothing at random."""
+def _is_deferred(output: object) -> bool:
+    """Whether an output is what a function with `yield` or `async def` gives, before anything in it has run."""
+    return inspect.isgenerator(output) or inspect.isasyncgen(output) or inspect.isawaitable(output)
+
+
+def _settings_of_torch() -> dict[str, object]:
+    """By name; none where torch is not imported."""
+    if "torch" not in sys.modules:
+        return {}
+    from attnbench.measure.worker import shared_state
+
+    return shared_state.of_torch()
+
+
+def _changed_settings(before: Mapping[str, object]) -> list[str]:
+    """What a call has changed of them."""
+    if not before:
+        return []
+    from attnbench.measure.worker import shared_state
+
+    return shared_state.changed_settings(before, shared_state.of_torch())
+
+
+def _is_unsteady(side: Side, words: Words, output: object, tolerance: float | None) -> bool:
+    """Whether one more call gives another output."""
+    again = side.function(*words[0], **words[1])
+    try:
+        agreement(output, again, None, tolerance)
+    except Different as different:
+        return not isinstance(different, Incomparable)
+    return False
+
+
+def _alike(side: Side) -> Iterator[Words]:
+    """Arguments of calls that hold the same; what cannot be copied is made anew, and is then alike where what makes it
+    draws nothing at random."""
     words = side.inputs()
-    if not side.fresh:
-        return [words] * 3
-    return [words, *(copied(words) or side.inputs() for _ in range(2))]
+    while True:
+        yield (copied(words) or side.inputs()) if side.fresh else words
 
 
 @dataclass(frozen=True)
@@ -209,7 +284,7 @@ def _pair(folder: Path) -> tuple[float, float]:
     try:
         answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        answer = {"failure": f"it ended with code {process.returncode}; {_last_line(folder / PRINTED)}"}
+        answer = {"failure": f"it {how_ended(process.returncode)}; {_last_line(folder / PRINTED)}"}
     if "failure" in answer:
         raise BadInput(
             f"processes: a fresh process could not compare them: {printable(answer['failure'], 600)}. Correct that, or "

@@ -31,6 +31,13 @@ MOST_ANSWER_BYTES = 2**28
 """An answer longer than this is none."""
 
 
+def how_ended(code: int) -> str:
+    """What became of a process by its return code, without a subject."""
+    if code >= 0:
+        return f"exited with code {code}"
+    return f"was killed by {signal.Signals(-code).name if -code in signal.valid_signals() else f'signal {-code}'}"
+
+
 @dataclass
 class Worker:
     """A running worker process.
@@ -122,13 +129,10 @@ class Worker:
         self.kill()
         if code is None:
             return WorkerLost("crashed", "the worker closed its pipe and went on")
-        if code >= 0:
-            return WorkerLost("crashed", f"the worker exited with code {code}{words}")
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
         kills = (out_of_memory_kills() or 0) - (self.kills_before or 0)
         if -code == signal.SIGKILL and kills > 0:
             return WorkerLost("oom", "the worker was killed by SIGKILL while the kernel killed for memory", "killed")
-        return WorkerLost("crashed", f"the worker was killed by {name}{words}")
+        return WorkerLost("crashed", f"the worker {how_ended(code)}{words}")
 
     def _last_words(self) -> str:
         self.printed.seek(0, os.SEEK_END)

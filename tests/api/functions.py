@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from typing import Any
 
 
@@ -49,6 +52,21 @@ def dies_elsewhere(parent: int) -> int:
     if os.getpid() != parent:
         print("last words", flush=True)
         os._exit(7)
+    return 0
+
+
+def is_killed_elsewhere(parent: int) -> int:
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+THREAD_S = 60.0
+
+
+def leaves_a_thread(parent: int) -> int:
+    if os.getpid() != parent and threading.active_count() == 1:
+        threading.Thread(target=time.sleep, args=(THREAD_S,)).start()
     return 0
 
 

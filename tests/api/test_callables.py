@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import random
@@ -23,10 +24,13 @@ from attnbench.measure import callables, paired_callables
 from attnbench.measure.callables import Side, Turns, measure_pair, sides_of, try_out
 from attnbench.measure.paired_callables import decide, two_sided
 from tests.api.functions import (
+    THREAD_S,
     a_fifth_slower,
     dies_elsewhere,
     fails_elsewhere,
     four_times_slower,
+    is_killed_elsewhere,
+    leaves_a_thread,
     new,
     old,
     process_id,
@@ -62,6 +66,8 @@ def test_a_smaller_slow_down_than_was_looked_for_is_judged_by_the_same_pairs() -
     with pytest.raises(AssertionError, match="compare with a smaller one"):
         result.check("1%")
     assert result.check("1%", undecided="pass") is result
+    with pytest.raises(attnbench.BadInput, match=r"undecided = 'psas' .*allowed: fail, pass"):
+        result.check("1%", undecided="psas")  # type: ignore[arg-type]
 
 
 def pairs(ratio: float, sd: float, seed: int = 0) -> Iterator[tuple[float, float]]:
@@ -191,6 +197,70 @@ def test_a_function_that_changes_its_inputs_needs_fresh_ones() -> None:
     assert str(result.outputs) == "outputs are equal", "random, and the same for both"
 
 
+def lazily(steps: int) -> Iterator[float]:
+    yield old(steps)
+
+
+async def later(steps: int) -> float:
+    return old(steps)
+
+
+@pytest.mark.parametrize(("function", "kind"), [(lazily, "generator"), (later, "coroutine")])
+@pytest.mark.filterwarnings("ignore:coroutine 'later' was never awaited")
+def test_a_call_that_does_not_do_its_work_is_not_timed(function: Callable[..., Any], kind: str) -> None:
+    for check in (True, False):
+        with pytest.raises(attnbench.BadInput, match=rf"{function.__name__} gives a {kind}, whose work .* not done"):
+            compare(old, function, 3, check_outputs=check)
+
+
+def test_a_function_that_is_never_the_same_is_told_from_one_that_is_another() -> None:
+    draw = random.Random(0)
+
+    def drawn(steps: int) -> float:
+        return draw.random()
+
+    for functions in ((drawn, drawn), (old, drawn), (drawn, old)):
+        with pytest.raises(attnbench.BadInput, match=r"drawn.* gives something else at every call.*check_outputs=F"):
+            compare(*functions, 3)
+    assert compare(drawn, drawn, 3, check_outputs=False, pairs=2).outputs is None
+    with pytest.raises(attnbench.BadInput, match="do not give the same"):
+        compare(old, lambda steps: 0.5, 3)
+
+
+def test_what_cannot_be_compared_is_told_and_not_called_random() -> None:
+    within: list[Any] = []
+    within.append(within)
+    for output, reason in (
+        (within, "RecursionError"),
+        ([0.5, 10**400], "OverflowError"),
+        (object(), "cannot be compared"),
+    ):
+        with pytest.raises(attnbench.BadInput, match=rf"do not give the same: .*{reason}"):
+            compare(lambda given: copy.copy(given), lambda given: copy.deepcopy(given), (output,))
+
+
+def test_a_function_that_changes_settings_of_torch_for_both_is_refused() -> None:
+    import torch
+
+    default = torch.get_default_dtype()
+
+    def changing(steps: int) -> float:
+        torch.set_default_dtype(torch.float64)
+        return old(steps)
+
+    def restoring(steps: int) -> float:
+        result = changing(steps)
+        torch.set_default_dtype(default)
+        return result
+
+    try:
+        with pytest.raises(attnbench.BadInput, match=r"changing changes torch's default dtype \(from .*for both"):
+            compare(old, changing, 3)
+    finally:
+        torch.set_default_dtype(default)
+    assert compare(old, restoring, 3, pairs=2).pairs == 2
+
+
 def test_what_differs_is_refused_until_that_is_allowed() -> None:
     with pytest.raises(attnbench.BadInput, match=r"old and .*<lambda> do not give the same.*check_outputs=False"):
         compare(old, lambda steps: old(steps) * (1 + 1e-6), 100)
@@ -214,13 +284,20 @@ def test_fresh_processes_give_a_pair_each() -> None:
     [
         (lambda steps: 0, 1, r"cannot be given to another process: .*top of a module"),
         (fails_elsewhere, os.getpid(), "RuntimeError: not here"),
-        (dies_elsewhere, os.getpid(), "ended with code 7; it last printed: last words"),
+        (dies_elsewhere, os.getpid(), "exited with code 7; it last printed: last words"),
+        (is_killed_elsewhere, os.getpid(), "was killed by SIGKILL; it printed nothing"),
     ],
-    ids=["a lambda", "an error", "a death"],
+    ids=["a lambda", "an error", "a death", "a signal"],
 )
 def test_what_another_process_cannot_do_is_told(first: Callable[..., Any], inputs: object, named: str) -> None:
     with pytest.raises(attnbench.BadInput, match=named):
         compare(first, first, inputs, processes=2)
+
+
+def test_a_thread_that_a_function_leaves_does_not_hold_up_the_next_process() -> None:
+    begun = time.monotonic()
+    assert compare(leaves_a_thread, leaves_a_thread, os.getpid(), processes=2, budget="1s").pairs
+    assert time.monotonic() - begun < THREAD_S
 
 
 def test_a_function_of_the_main_module_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +330,7 @@ def test_a_fresh_process_imports_only_what_the_functions_need() -> None:
         ({"pairs": 301}, "pairs = 301"),
         ({"pairs": 2, "processes": 2}, "Give one of the two"),
         ({"tolerance": -1.0}, "tolerance = -1.0"),
+        ({"tolerance": "5%"}, "tolerance = '5%'; allowed: a number"),
     ],
 )
 def test_bad_input_is_told_before_anything_is_called(words: dict[str, Any], named: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 PLUGIN = "attnbench.api.pytest_plugin"
 
 TESTS = """
+import pytest
 from tests.api.functions import a_fifth_slower, old, new
 
 def test_not_slower(attnbench_compare):
@@ -31,6 +32,18 @@ def test_different(attnbench_compare):
 
 def test_forgotten(attnbench_compare):
     attnbench_compare(old, new, 2000)
+
+def test_skipped(attnbench_compare):
+    comparison = attnbench_compare(old, new, 2000)
+    pytest.skip("no GPU here")
+
+def test_failed_before(attnbench_compare):
+    comparison = attnbench_compare(old, new, 2000)
+    assert old(3) == 4
+    comparison.check()
+
+def test_threshold(attnbench_compare):
+    attnbench_compare(old, new, 2000, threshold="3%").check()
 
 def test_light():
     import sys
@@ -58,8 +71,12 @@ def test_what_is_slower_undecided_different_or_forgotten_fails(tmp_path: Path) -
         "test_slower",
         "test_undecided",
         "test_different",
+        "test_failed_before",
+        "test_threshold",
     }, rest.stdout
-    assert {name for status, name in found if status == "ERROR"} == {"test_forgotten"}
+    assert {name for status, name in found if status == "ERROR"} == {"test_forgotten"}, "not what never came to it"
+    assert "threshold is max_slowdown of .check" in rest.stdout
+    assert "callables.py" not in rest.stdout, "the user's own lines, and what was found"
     assert "slower than max_slowdown=5% allows" in rest.stdout
     assert "a_fifth_slower takes" in rest.stdout
     assert "call .check(max_slowdown=…)" in rest.stdout

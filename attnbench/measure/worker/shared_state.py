@@ -110,7 +110,7 @@ DEVICES = tuple(map(device_of, device_names()))
 _TYPES = sorted({device.type for device in DEVICES})
 _LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NOFILE, resource.RLIMIT_STACK)
 _cudnn, _matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-_SETTINGS: dict[str, Callable[[], object]] = {
+_OF_TORCH: dict[str, Callable[[], object]] = {
     "torch's default dtype": torch.get_default_dtype,
     "torch's default device": lambda: str(torch.get_default_device()),
     "torch's number of threads": torch.get_num_threads,
@@ -143,6 +143,10 @@ _SETTINGS: dict[str, Callable[[], object]] = {
         torch.backends.cuda.cudnn_sdp_enabled(),
     ],
     "torch's einsum paths": lambda: [torch.backends.opt_einsum.enabled, torch.backends.opt_einsum.strategy],
+    **{name: setting for device in DEVICES for name, setting in device.settings.items()},
+}
+_SETTINGS: dict[str, Callable[[], object]] = {
+    **_OF_TORCH,
     "denormal numbers": lambda: "flushed" if sys.float_info.min / 2 == 0.0 else "kept",
     "the working directory": _working_directory,
     "sys.path": lambda: tuple(sys.path),
@@ -162,7 +166,6 @@ _SETTINGS: dict[str, Callable[[], object]] = {
     "the processors it may use": lambda: os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
     "its priority": lambda: os.getpriority(os.PRIO_PROCESS, 0),
     "a resource limit": lambda: [resource.getrlimit(each) for each in _LIMITS],
-    **{name: setting for device in DEVICES for name, setting in device.settings.items()},
 }
 """By what a person calls them. A setting that cannot be read (None) counts as one that does not change."""
 
@@ -206,6 +209,11 @@ def now(before: State | None = None) -> State:
     )
 
 
+def of_torch() -> dict[str, object]:
+    """torch's settings alone, by name."""
+    return {name: _read(setting) for name, setting in _OF_TORCH.items()}
+
+
 def _functions(before: State | None) -> dict[str, Mapping[str, object]]:
     known = before.functions if before is not None else {}
     names = known if before is not None and before.imported == len(sys.modules) else _measuring_modules()
@@ -224,11 +232,7 @@ def _named(places: Mapping[str, object], known: Mapping[str, Mapping[str, object
 
 def changes(before: State, after: State) -> list[str]:
     """What differs, one phrase each, from what to what. Values of environment variables may be secrets: not shown."""
-    phrases = [
-        _phrase(name, value, after.settings[name])
-        for name, value in before.settings.items()
-        if _differ(name, value, after.settings[name])
-    ]
+    phrases = changed_settings(before.settings, after.settings)
     variables = []
     for name in sorted(before.environment.keys() | after.environment.keys()):
         old, new = before.environment.get(name), after.environment.get(name)
@@ -242,6 +246,11 @@ def changes(before: State, after: State) -> list[str]:
         if after.handlers[name] != handler
     ]
     return phrases
+
+
+def changed_settings(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """The settings that differ, one phrase each."""
+    return [_phrase(name, value, after[name]) for name, value in before.items() if _differ(name, value, after[name])]
 
 
 def _few(phrases: list[str]) -> list[str]:
