@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from attnbench.analysis.baseline import Baseline, best_exact, computes_nothing, named
+from attnbench.analysis.baseline import Baseline, computes_nothing, named
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import Quantity
@@ -388,7 +388,6 @@ def _side(report: PanelReport, table: Table) -> _Side:
     panel, quantity = report.panel, table.quantity
     label = _largest(table)
     exact = {line.series.name for line in table.every if line.exact}
-    cheapest = best_exact(panel, quantity, {line.series.identity for line in table.every if line.exact})
     candidates = [
         (quantity.levels[point.key], line.series.name)
         for line in table.every
@@ -402,7 +401,7 @@ def _side(report: PanelReport, table: Table) -> _Side:
         measured=tuple(_measured(table)),
         label=label,
         baseline=(baseline := named(panel, report.baseline)),
-        reference=cheapest or baseline,
+        reference=table.best_exact or baseline,
         level=frozenset(level & exact),
         best_exact=next((name for _, name in candidates if name in exact), None),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from attnbench.analysis.crossover import BEYOND, Edge, Pair
+from attnbench.analysis.crossover import BEYOND, Crossover, Edge, Pair, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
@@ -36,8 +36,13 @@ def named(panel: Panel, baseline: str) -> Baseline | None:
     """
     for series in panel.series:
         if (series.operator, series.impl) == operator_and_impl(baseline):
-            return Baseline(baseline, {p.label: p for p in series.points}, frozenset({series.name}))
+            return replace(alone(series), name=baseline)
     return None
+
+
+def alone(series: Series) -> Baseline:
+    """A series by itself."""
+    return Baseline(series.name, {p.label: p for p in series.points}, frozenset({series.name}))
 
 
 def check(panels: Sequence[Panel], baseline: str) -> None:
@@ -73,6 +78,14 @@ def best_exact(panel: Panel, quantity: Quantity, exact: Collection[str]) -> Base
     return least(panel, quantity, [s for s in panel.series if is_exact(s, exact)], quantity.metric.best_exact)
 
 
+def best_beside(
+    reference: Baseline | None, panel: Panel, quantity: Quantity, exact: Collection[str]
+) -> Baseline | None:
+    """`best_exact`; None also where the reference has all its members: there is nothing more to learn."""
+    best = best_exact(panel, quantity, exact)
+    return None if best and reference and best.members <= reference.members else best
+
+
 def least(panel: Panel, quantity: Quantity, candidates: Sequence[Series], name: str) -> Baseline | None:
     """At each size the candidate with the least of a quantity; where none ran, one that could not. None of none."""
     points: dict[str, Point] = {}
@@ -103,6 +116,13 @@ def pairs(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) 
             statuses = ("", "") if quantity.metric.analytic else (fates[label], baseline_fates[label])
             sizes.append(Pair(size, label, levels.get(a.key), levels.get(b.key), *statuses))
     return sizes
+
+
+def crossover_with(panel: Panel, series: Series, baseline: Baseline | None, quantity: Quantity) -> Crossover | None:
+    """The crossover of a series with a baseline; None without one, and where the series is of it."""
+    if baseline is None or series.name in baseline.members:
+        return None
+    return crossover(pairs(panel, series, baseline, quantity))
 
 
 def ratios(panel: Panel, series: Series, baseline: Baseline, quantity: Quantity) -> list[Edge]:

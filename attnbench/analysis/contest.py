@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from attnbench.analysis.baseline import Baseline, pairs
+from attnbench.analysis.baseline import alone, pairs
 from attnbench.analysis.crossover import Pair, estimated_sides, sections
 from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
 from attnbench.analysis.metric_values import Quantity
@@ -213,9 +213,9 @@ class Contest:
             self.levels = [{p.size: every[p.key] for p in points if p.key in every} for points in self.points]
             self.contenders = [i for i in self.contenders if not self._is_hopeless(i)]
         shared = replace(metric, levels=every)
-        baselines = [Baseline(arm.name, {p.label: p for p in arm.series.points}, frozenset({arm.name})) for arm in arms]
         self.pairs = {
-            (i, j): pairs(panel, arms[i].series, baselines[j], shared) for i, j in combinations(self.contenders, 2)
+            (i, j): pairs(panel, arms[i].series, alone(arms[j].series), shared)
+            for i, j in combinations(self.contenders, 2)
         }
 
     def nothing_to_compare(self) -> str:

@@ -13,14 +13,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from attnbench.analysis.baseline import Baseline, best_exact, fate, is_exact, least, named, pairs
+from attnbench.analysis.baseline import Baseline, best_beside, computes_nothing, fate, is_exact, least, named, pairs
 from attnbench.analysis.crossover import Crossover, Direction, crossover
 from attnbench.analysis.recommendation import Recommendation, least_level
-from attnbench.analysis.series import Panel, Series, in_a_line
+from attnbench.analysis.series import Panel, Series, check_axis, in_a_line
 from attnbench.analysis.summary import PanelReport, Summary, Table, summarise
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
-from attnbench.units import suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -153,8 +152,7 @@ def grids(
 
     Raises: BadInput where the run has no such metric or baseline, no time, or does not vary both axes together.
     """
-    if over not in AXES:
-        raise BadInput(f"--over {over}: not an axis{suggestion(over, AXES)}. Allowed: {', '.join(AXES)}.")
+    check_axis(over, "--over")
     if axis == over:
         raise BadInput(f"--axis {axis} --over {over}: twice the same. Give two axes that the run varies together.")
     summary = summarise(run, metrics, baseline, axis)
@@ -271,9 +269,8 @@ def _grid(rows: Mapping[_Place, PanelReport], fixed: dict[str, Any], over: str, 
 def _row(place: _Place, report: PanelReport, sizes: Mapping[str, int], exact: Collection[str]) -> Row:
     table = _time(report)
     assert table is not None
-    baseline, best = named(report.panel, report.baseline), best_exact(report.panel, table.quantity, exact)
-    if baseline and best and best.members <= baseline.members:
-        best = None
+    baseline = named(report.panel, report.baseline)
+    best = best_beside(baseline, report.panel, table.quantity, exact)
     return Row(
         label=place[1],
         position=place[0],
@@ -310,7 +307,7 @@ def _border(table: Table, baseline: Baseline | None) -> Border | None:
         line.series
         for line in table.lines
         if not line.exact
-        and line.series.operator != "identity"
+        and not computes_nothing(line.series)
         and not (baseline and line.series.name in baseline.members)
     ]
     cheapest = least(table.panel, table.quantity, others, CHEAPEST_OTHER)

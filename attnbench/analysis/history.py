@@ -20,11 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from attnbench.analysis.baseline import Baseline, best_exact, check, named, pairs
-from attnbench.analysis.change_points import FEWEST_RUNS, Floats, beside_others, change_points
+from attnbench.analysis.baseline import best_beside, check, computes_nothing, crossover_with, named
+from attnbench.analysis.change_points import FEWEST_RUNS, beside_others, change_points
 from attnbench.analysis.compare.findings import Verdict
 from attnbench.analysis.compare.stored_runs import FEWEST_OTHERS
-from attnbench.analysis.crossover import Crossover, crossover
+from attnbench.analysis.crossover import Crossover
+from attnbench.analysis.distributions import Floats
 from attnbench.analysis.interval import half_widths
 from attnbench.analysis.metric_values import Quantity, check_metric, metric_names
 from attnbench.analysis.series import Panel, Series, check_axis, panels
@@ -33,7 +34,7 @@ from attnbench.analysis.summary import chosen_series
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.metric import DEFAULT_METRIC, Metric
-from attnbench.problem import columns_of, key_parts
+from attnbench.problem import block_of, columns_of, key_parts
 from attnbench.registry import metrics
 from attnbench.units import quoted, separated, suggestion
 
@@ -364,13 +365,13 @@ def _crossovers(
     found: dict[tuple[str, str], list[tuple[int, Crossover]]] = {}
     if not metric.comparable or len(panel.sizes) < 2:
         return
-    names = [series.name for series in shown if series.operator != "identity"]
+    names = [series.name for series in shown if not computes_nothing(series)]
     numbers = [i for i, run in enumerate(snapshots.runs) if not run.gate and run.quantities[name].levels]
     for number in numbers if every else numbers[-CROSSOVER_RUNS:]:
         run = snapshots.runs[number]
         own = _of_run(panel, run)
-        for series, against, crossing in _crossings(own, names, run.quantities[name], baseline, snapshots.exact):
-            found.setdefault((series, against), []).append((number, crossing))
+        for series, against, passing in _crossings(own, names, run.quantities[name], baseline, snapshots.exact):
+            found.setdefault((series, against), []).append((number, passing))
     for (series, against), points in found.items():
         yield CrossoverTrack(series, against, tuple(points))
 
@@ -394,19 +395,13 @@ def _crossings(
     panel: Panel, names: Collection[str], values: Quantity, baseline: str, exact: Collection[str]
 ) -> Iterator[tuple[str, str, Crossover]]:
     """(series, against, crossover) of those named, as `summary` has them."""
-    reference, cheapest = named(panel, baseline), best_exact(panel, values, exact)
-    if reference is not None and cheapest is not None and cheapest.members <= reference.members:
-        cheapest = None
-    against: list[Baseline] = [each for each in (reference, cheapest) if each is not None]
+    reference = named(panel, baseline)
+    against = [each for each in (reference, best_beside(reference, panel, values, exact)) if each is not None]
     for series in panel.series:
-        if series.name not in names:
-            continue
-        for each in against:
-            if series.name not in each.members:
-                sizes = pairs(panel, series, each, values)
-                crossing = crossover(sizes)
-                if crossing.kind != "nothing":
-                    yield series.name, each.name, crossing
+        for each in against if series.name in names else ():
+            passing = crossover_with(panel, series, each, values)
+            if passing is not None and passing.kind != "nothing":
+                yield series.name, each.name, passing
 
 
 def _circumstances(runs: Sequence[Snapshot]) -> tuple[tuple[Mapping[str, Any], ...], tuple[int, ...]]:
@@ -446,11 +441,9 @@ def _search(snapshots: Snapshots, name: str) -> _Search:
         keys = dict.fromkeys(key for i in numbers for key in runs[i].quantities[name].levels)
         for key in keys:
             levels = [runs[i].quantities[name].levels.get(key) for i in numbers]
-            parts = key_parts(key)
-            block = parts._replace(operator="", impl="", params="").key
             device = next(runs[i].devices[key] for i in numbers if key in runs[i].devices)
             logs = np.array([math.nan if each is None else each.level for each in levels])
-            blocks.setdefault((block, device), {})[key] = logs
+            blocks.setdefault((block_of(key), device), {})[key] = logs
         for cells in blocks.values():
             operators = [key_parts(key).operator for key in cells]
             relative = beside_others(np.stack(list(cells.values())), operators, FEWEST_OTHERS)
@@ -594,8 +587,3 @@ def _statuses(runs: Sequence[Snapshot], tracks: Mapping[str, Track]) -> Iterator
                     evidence="unpaired" if "timeout" in (a.status, b.status) else "exact",
                     values=(a.status, b.status),
                 )
-
-
-def what_differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, before, after) of what two circumstances do not agree in."""
-    return [(name, before.get(name), after.get(name)) for name in after if before.get(name) != after.get(name)]

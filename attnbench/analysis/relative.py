@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnbench.analysis.baseline import Baseline, best_exact, computes_nothing, is_exact, named, pairs
+from attnbench.analysis.baseline import Baseline, alone, best_exact, computes_nothing, is_exact, named, pairs
 from attnbench.analysis.crossover import Crossover, crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import Quantity
@@ -53,12 +53,8 @@ def comparands(table: Table, baseline: str) -> list[Comparand]:
     if not quantity.metric.comparable:
         return []
     exact = {line.series.identity for line in table.every if line.exact}
-    chosen = [named(panel, baseline), best_exact(panel, quantity, exact)]
     members = [s for s in panel.series if is_exact(s, exact)]
-    if len(members) > 1:
-        chosen += [Baseline(s.name, {p.label: p for p in s.points}, frozenset({s.name})) for s in members]
-    elif chosen[0] is not None and chosen[1] is not None and chosen[1].members <= chosen[0].members:
-        chosen.pop()
+    chosen = [named(panel, baseline), best_exact(panel, quantity, exact), *map(alone, members)]
     distinct: dict[frozenset[str], Baseline] = {}
     for each in chosen:
         if each is not None:

@@ -162,10 +162,10 @@ def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
     return ", ".join(facts(fixed, more).values())
 
 
-def check_axis(axis: str) -> None:
-    """Raises BadInput where it is none."""
+def check_axis(axis: str, option: str = "--axis") -> None:
+    """Raises BadInput where it is none. option: what gives it."""
     if axis not in AXES:
-        raise BadInput(f"--axis {axis}: not an axis{suggestion(axis, AXES)}. Allowed: {', '.join(AXES)}.")
+        raise BadInput(f"{option} {axis}: not an axis{suggestion(axis, AXES)}. Allowed: {', '.join(AXES)}.")
 
 
 def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:

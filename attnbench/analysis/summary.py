@@ -8,8 +8,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.baseline import Baseline, best_exact, check, fate, is_exact, least, named, pairs
-from attnbench.analysis.crossover import Crossover, crossover
+from attnbench.analysis.baseline import (
+    Baseline,
+    best_beside,
+    check,
+    computes_nothing,
+    crossover_with,
+    fate,
+    is_exact,
+    least,
+    named,
+)
+from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import CurvePoint, Origin, Quantity, check_metric, metric_names, quantity
 from attnbench.analysis.recommendation import Recommendation, recommendations
@@ -364,13 +374,11 @@ def _table(
     chosen: Collection[str],
 ) -> Table:
     """chosen: names of the series that are shown."""
-    cheapest = best_exact(panel, quantity, definitions.exact)
-    if cheapest is not None and reference is not None and cheapest.members <= reference.members:
-        cheapest = None  # the same cells: nothing more to learn
+    cheapest = best_beside(reference, panel, quantity, definitions.exact)
     shown = [s for s in panel.series if any(p.status != "skipped" for p in s.points)]
     if quantity.metric.of_estimates:
         shown = [s for s in shown if any(p.key in quantity.values for p in s.points)]
-    contenders = [s for s in shown if s.operator != "identity"]
+    contenders = [s for s in shown if not computes_nothing(s)]
     best = {}
     for label in panel.sizes:
         keys = [p.key for s in contenders if (p := s.at(label)) and p.key in quantity.levels]
@@ -397,20 +405,14 @@ def _line(series: Series, column: _Column) -> Line:
         origin=origin if growth else None,
         stated=stated,
         agreement=agreement(growth, stated) if growth and stated else None,
-        against_baseline=_crossover(series, column, column.reference) if compared else None,
-        against_exact=_crossover(series, column, column.cheapest) if compared else None,
+        against_baseline=crossover_with(column.panel, series, column.reference, quantity) if compared else None,
+        against_exact=crossover_with(column.panel, series, column.cheapest, quantity) if compared else None,
     )
 
 
 def _compared(series: Series, quantity: Quantity) -> bool:
     """Whether to be least, to pass the baseline and to grow mean anything; identity costs nothing."""
-    return quantity.metric.comparable and series.operator != "identity"
-
-
-def _crossover(series: Series, column: _Column, baseline: Baseline | None) -> Crossover | None:
-    if baseline is None or series.name in baseline.members:
-        return None
-    return crossover(pairs(column.panel, series, baseline, column.quantity))
+    return quantity.metric.comparable and not computes_nothing(series)
 
 
 def _figures(series: Series, column: _Column) -> Iterator[Figure]:

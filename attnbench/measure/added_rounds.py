@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from attnbench.analysis.baseline import Baseline, named, pairs
-from attnbench.analysis.crossover import Crossing, crossover
+from attnbench.analysis.baseline import Baseline, computes_nothing, crossover_with, named
+from attnbench.analysis.crossover import Crossing
 from attnbench.analysis.crossover_search import half_width
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.run import Run, read_run
@@ -134,11 +134,10 @@ def _crossings(run: Run) -> Iterator[tuple[Panel, Series, Baseline, Crossing]]:
     times = quantity(run, DEFAULT_METRIC)
     for panel in panels(run.results, swept=run.swept) if times.values else ():
         baseline = named(panel, run.baseline)
-        if baseline is None:
-            continue
         for series in panel.series:
-            if series.name not in baseline.members and series.operator != "identity":
-                for crossing in crossover(pairs(panel, series, baseline, times)).crossings:
+            passing = None if computes_nothing(series) else crossover_with(panel, series, baseline, times)
+            if baseline is not None and passing is not None:
+                for crossing in passing.crossings:
                     if None not in (crossing.at, crossing.low, crossing.high):
                         yield panel, series, baseline, crossing
 

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from attnbench.analysis.change_points import FALSE_ALARMS, FEWEST_RUNS
+from attnbench.analysis.compare.same_machine import differing
 from attnbench.analysis.history import (
     Change,
     CrossoverTrack,
@@ -19,7 +20,6 @@ from attnbench.analysis.history import (
     PanelHistory,
     Searched,
     Track,
-    what_differs,
 )
 from attnbench.analysis.snapshots import Snapshot
 from attnbench.axes import AXES
@@ -125,7 +125,8 @@ def circumstances(history: History) -> Iterator[str]:
             facts = [f"{name.replace('_', ' ')} {value}" for name, value in kind.items() if value is not None]
         else:
             before = history.circumstances[number - 1]
-            facts = [f"{name.replace('_', ' ')} {_value(a)} → {_value(b)}" for name, a, b in what_differs(before, kind)]
+            changes = differing(kind, before, kind)
+            facts = [f"{name.replace('_', ' ')} {_value(a)} → {_value(b)}" for name, a, b in changes]
         runs = f"{letter(history, own[0])}: {count(len(own), 'run')}, {' to '.join(days)}"
         yield f"{runs}: {', '.join(map(_short, facts))}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ ONE_RUN = (*MACHINE, "python", "allocator", "cuda", "cudnn", "tf32")
 """Within one run, with the digests of `measured_code`: nothing may be another after a resume."""
 
 
-def differing(names: Sequence[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differing(names: Iterable[str], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(name, before, after) of those that two environments do not agree in; a missing one is None."""
     pairs = [(name, before.get(name), after.get(name)) for name in names]
     return [(name, a, b) for name, a, b in pairs if a != b]
@@ -63,7 +63,7 @@ def differences(before: Run, after: Run) -> Circumstances:
     return Circumstances(_sentences(HARDWARE, before, after), _sentences(SOFTWARE, before, after), contract, alike)
 
 
-def _sentences(names: Sequence[str], before: Run, after: Run) -> tuple[str, ...]:
+def _sentences(names: Iterable[str], before: Run, after: Run) -> tuple[str, ...]:
     def text(value: Any) -> str:
         return "unknown" if value is None else str(value)
 
@@ -72,7 +72,10 @@ def _sentences(names: Sequence[str], before: Run, after: Run) -> tuple[str, ...]
 
 
 def _contract(run: Run) -> tuple[str, str]:
-    """The version of a run's contract and its settings but for the number of rounds; empty where none is stored."""
-    contracts = [str(text) for text in run.visits["contract"].unique() if text]
-    version, *settings = contracts[0].split() if contracts else [""]
+    return contract_parts(next((str(text) for text in run.visits["contract"].unique() if text), ""))
+
+
+def contract_parts(contract: str) -> tuple[str, str]:
+    """The version of a contract and its settings but for the number of rounds; empty where none is stored."""
+    version, *settings = contract.split() or [""]
     return version, " ".join(setting for setting in settings if not setting.startswith("rounds="))
