@@ -29,9 +29,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from attnbench.analysis.device_term import connected, device_term
-from attnbench.analysis.distributions import CONFIDENCE, t_quantile, t_quantiles
+from attnbench.analysis.distributions import CONFIDENCE, Floats, Indices, t_quantile, t_quantiles
 from attnbench.analysis.looks import confidence_after
-from attnbench.analysis.moderation import EQUAL, Floats, Indices, level_variances, moderate, numbered_within
+from attnbench.analysis.moderation import EQUAL, level_variances, moderate, numbered_within
 from attnbench.problem import CELL_COLUMNS
 
 Bools = npt.NDArray[np.bool_]
@@ -248,7 +248,12 @@ def estimates_of(
 
 def in_turns(visits: pd.DataFrame) -> bool:
     """Whether the blocks of a run's visits were measured in turns."""
-    version, *_ = (visits["contract"].iloc[0] if "contract" in visits else "").split(" ")
+    return has_turns(visits["contract"].iloc[0] if "contract" in visits else "")
+
+
+def has_turns(contract: str) -> bool:
+    """Whether blocks are measured in turns under a contract."""
+    version = contract.split(" ")[0]
     return version.isdecimal() and int(version) >= TURNS_SINCE
 
 

@@ -11,14 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.analysis.swept import Swept
-from attnbench.axes import AXES
+from attnbench.analysis.swept import Swept, swept_of
 from attnbench.errors import BadInput, printable
 from attnbench.problem import BASELINE
 from attnbench.properties import FORMS, PROPERTIES
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
-from attnbench.store.trusted_json import REPAIR, is_whole, read_text
+from attnbench.store.trusted_json import REPAIR, read_text
 from attnbench.terminal import escaped
 from attnbench.units import nearest, quoted
 
@@ -100,7 +99,7 @@ class Run:
 
         Raises: BadInput.
         """
-        return self._named("baseline") or BASELINE
+        return name_in(self.suite, "baseline", self.folder / SUITE) or BASELINE
 
     @property
     def name(self) -> str:
@@ -108,13 +107,7 @@ class Run:
 
         Raises: BadInput.
         """
-        return self._named("name") or stored_name(self.environment) or self.folder.name
-
-    def _named(self, key: str) -> str:
-        value = self.suite.get(key) or ""
-        if not isinstance(value, str):
-            raise BadInput(f"{self.folder / SUITE}: {key} = {quoted(value)}; allowed: a name. {REPAIR}")
-        return escaped(value)
+        return name_in(self.suite, "name", self.folder / SUITE) or stored_name(self.environment) or self.folder.name
 
     @cached_property
     def samples(self) -> DataFrame:
@@ -128,33 +121,18 @@ class Run:
         return table.assign(key=table["key"].map(today))
 
 
+def name_in(suite: Mapping[str, Any], key: str, path: Path) -> str:
+    """A name that a suite gives; empty where it gives none. path: its file. Raises BadInput."""
+    value = suite.get(key) or ""
+    if not isinstance(value, str):
+        raise BadInput(f"{path}: {key} = {quoted(value)}; allowed: a name. {REPAIR}")
+    return escaped(value)
+
+
 def stored_name(environment: Mapping[str, Any]) -> str:
     """The name of the suite that was measured, as environment.json has it; empty where it has none."""
     name = environment.get("suite")
     return escaped(name) if isinstance(name, str) else ""
-
-
-def swept_of(stored: Any) -> list[Swept]:
-    """What environment.json holds of a sweep; of what is damaged, nothing."""
-    return [Swept(**each) for each in stored if _is_swept(each)] if isinstance(stored, list) else []
-
-
-def _is_swept(stored: Any) -> bool:
-    """Whether it has the form of Swept, and its axes are of today."""
-    if not isinstance(stored, dict) or set(stored) != {"places", "together", "beside"}:
-        return False
-    places, together = stored["places"], stored["together"]
-    if not (_are_places(places) and _are_places(stored["beside"]) and isinstance(together, list)):
-        return False
-    named = all(isinstance(name, str) and name in places for name in together)
-    return named and len({len(places[name]) for name in together}) <= 1
-
-
-def _are_places(stored: Any) -> bool:
-    """Whether these are positions by axis."""
-    if not isinstance(stored, dict) or not set(stored) <= set(AXES):
-        return False
-    return all(isinstance(each, list) and all(map(is_whole, each)) for each in stored.values())
 
 
 MOST_FOLDERS = 1000

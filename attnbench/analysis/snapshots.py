@@ -14,24 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from attnbench.analysis.compare.matching import Defaults, completed
-from attnbench.analysis.compare.same_machine import EXACT, MACHINE
+from attnbench.analysis.compare.matching import completed, defaults_of
+from attnbench.analysis.compare.same_machine import EXACT, MACHINE, contract_parts
 from attnbench.analysis.crossover import BEYOND
-from attnbench.analysis.interval import MEMBER_COLUMNS, TURNS_SINCE, Estimate, estimates_of
+from attnbench.analysis.interval import Estimate, estimates_of, has_turns
 from attnbench.analysis.metric_values import Quantity, exact_levels
 from attnbench.analysis.results import outcome
-from attnbench.analysis.swept import Swept
+from attnbench.analysis.run import name_in, stored_name
+from attnbench.analysis.swept import Swept, swept_of
 from attnbench.errors import BadInput
 from attnbench.metric import Metric
-from attnbench.problem import BASELINE, Cell, canonical_params, columns_of
+from attnbench.problem import BASELINE, Cell, block_of, canonical_params
 from attnbench.registry import metrics
 from attnbench.store.gate_file import BASE, GATE, HEAD, PairedChange, read_gate
-from attnbench.store.many_runs import ManyVisits, RunVisits, StoredCell, read_many, run_folders
+from attnbench.store.many_runs import ManyVisits, RunVisits, read_many, run_folders
 from attnbench.store.reading import read_environment
 from attnbench.store.records import SUITE, Cause
 from attnbench.store.trusted_json import read_text
 from attnbench.terminal import escaped
-from attnbench.units import quoted
 from attnbench.yaml_file import parse
 
 Outcome = tuple[str, str, Cause]
@@ -163,24 +163,19 @@ def _place(root: Path, folder: Path) -> str:
 
 def _suite(path: Path, text: str) -> tuple[str, str]:
     """The name and the baseline of a suite; empty: it has no name. Raises BadInput."""
-    values = parse(text, str(path))
-    names = [values.get(name) or "" for name in ("name", "baseline")]
-    for name in names:
-        if not isinstance(name, str):
-            raise BadInput(f"{path}: {quoted(name)} is no name.")
-    return escaped(names[0]), escaped(names[1]) or BASELINE
+    suite = parse(text, str(path))
+    return name_in(suite, "name", path), name_in(suite, "baseline", path) or BASELINE
 
 
 class _Keys:
     """The cells of all runs with the defaults of the parameters that they lack, so that the same cell has one key."""
 
     def __init__(self, visits: ManyVisits, environments: Iterable[Mapping[str, Any]]) -> None:
-        self._defaults: Defaults = _defaults(environments)
+        self._defaults = defaults_of(environments)
         every = [completed(stored.cell, self._defaults) for stored in visits.cells]
         self.keys = [cell.key for cell in every]
         self._cells = dict(zip(self.keys, every, strict=True))
         self._stored = {stored.cell.key: key for stored, key in zip(visits.cells, self.keys, strict=True)}
-        self.blocks = _blocks(visits.cells)
 
     def cell(self, key: str) -> Cell:
         """By its completed key."""
@@ -203,26 +198,6 @@ class _Keys:
             return stored
 
 
-def _defaults(environments: Iterable[Mapping[str, Any]]) -> Defaults:
-    """By operator, the defaults that runs store; where several know one, the last one's."""
-    defaults: dict[str, dict[str, Any]] = {}
-    for environment in environments:
-        for operator, values in (environment.get("defaults") or {}).items():
-            defaults.setdefault(operator, {}).update(values)
-    return defaults
-
-
-def _blocks(cells: Sequence[StoredCell]) -> list[int]:
-    """The number of each cell's block: what of its columns is no member's."""
-    numbers: dict[tuple[Any, ...], int] = {}
-    blocks = []
-    for stored in cells:
-        columns = columns_of(stored.cell)
-        common = tuple(value for name, value in columns.items() if name not in MEMBER_COLUMNS)
-        blocks.append(numbers.setdefault(common, len(numbers)))
-    return blocks
-
-
 def _snapshot(
     root: Path,
     folder: Path,
@@ -233,13 +208,9 @@ def _snapshot(
     suite: str,
     baseline: str,
 ) -> Snapshot:
-    from attnbench.analysis.run import stored_name
-
     own = visits.runs[folder]
     order = list(dict.fromkeys(own.cells.tolist()))
     firsts, outcomes = _outcomes(own)
-    version, *settings = own.contract.split() or [""]
-    contract = " ".join([version, *(setting for setting in settings if not setting.startswith("rounds="))])
     is_side = folder.name in (BASE, HEAD) and (folder.parent / GATE).is_file() and folder.parent != root
     looks = tuple(environment.get("looks", ()))
     statuses = {keys.keys[cell]: outcomes[cell] for cell in order}
@@ -253,14 +224,14 @@ def _snapshot(
         circumstances={
             **{name: environment.get(name) for name in MACHINE},
             DEVICES: _devices(environment),
-            CONTRACT: contract,
+            CONTRACT: " ".join(contract_parts(own.contract)).strip(),
         },
         gate=_place(root, folder.parent) if is_side else "",
         side=folder.name if is_side else "",
         outcomes=statuses,
         devices={keys.keys[cell]: visits.cells[cell].device for cell in order},
         quantities={name: _quantity(name, own, keys, firsts, statuses, looks) for name in names},
-        swept=_swept(environment.get("sweep")),
+        swept=swept_of(environment.get("sweep")),
     )
 
 
@@ -351,12 +322,12 @@ def _levels(metric: Metric, visits: RunVisits, keys: _Keys, looks: tuple[int, ..
     if not len(usable):
         return
     cells, own = _numbered(visits.cells[usable])
-    version = visits.contract.split(" ")[0]
-    in_turns = version.isdecimal() and int(version) >= TURNS_SINCE
+    blocks = _numbered(np.array([block_of(keys.keys[cell]) for cell in cells], dtype=object))[1]
+    in_turns = has_turns(visits.contract)
     found = estimates_of(
         np.log(figures[usable].astype(np.float64)),
         own,
-        _numbered(np.array([keys.blocks[cell] for cell in cells])[own])[1] if in_turns else None,
+        blocks[own] if in_turns else None,
         _numbered(visits.processes[usable])[1],
         visits.parts[usable] if in_turns else None,
         visits.rounds[usable],
@@ -383,12 +354,6 @@ def _medians(
         present = [each for each in map(_figure, mine.tolist()) if each is not None]
         if present and keys.keys[cell] in levels:
             yield keys.keys[cell], median(present)
-
-
-def _swept(stored: Any) -> list[Swept]:
-    from attnbench.analysis.run import swept_of
-
-    return swept_of(stored)
 
 
 def _gates(

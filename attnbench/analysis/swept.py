@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from attnbench.axes import AXES
 from attnbench.problem import Problem
+from attnbench.store.trusted_json import is_whole
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,26 @@ class Swept:
     def varies(self, axis: str) -> bool:
         """Whether it has several values of an axis."""
         return len(set(self.places.get(axis, ()))) > 1
+
+
+def swept_of(stored: Any) -> list[Swept]:
+    """What environment.json holds of a sweep; of what is damaged, nothing."""
+    return [Swept(**each) for each in stored if _is_swept(each)] if isinstance(stored, list) else []
+
+
+def _is_swept(stored: Any) -> bool:
+    """Whether it has the form of Swept, and its axes are of today."""
+    if not isinstance(stored, dict) or set(stored) != {"places", "together", "beside"}:
+        return False
+    places, together = stored["places"], stored["together"]
+    if not (_are_places(places) and _are_places(stored["beside"]) and isinstance(together, list)):
+        return False
+    named = all(isinstance(name, str) and name in places for name in together)
+    return named and len({len(places[name]) for name in together}) <= 1
+
+
+def _are_places(stored: Any) -> bool:
+    """Whether these are positions by axis."""
+    if not isinstance(stored, dict) or not set(stored) <= set(AXES):
+        return False
+    return all(isinstance(each, list) and all(map(is_whole, each)) for each in stored.values())

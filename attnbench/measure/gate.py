@@ -146,7 +146,7 @@ def between_revisions(request: GateRequest, base: str, head: str | None, progres
             exact = tier0(read_run(folder / "base"), read_run(folder / "head"), gate, notes)
             if request.tier == 0:
                 return _placed(replace(exact, notes=(*exact.notes, UNTIMED)), request.suite), folder
-            twins = both_survive((before, after), defaults_of(*environments))
+            twins = both_survive((before, after), defaults_of(environments))
             timed, course = tier1((before, after), twins, gate, request.pairs, progress)
         findings = _findings(read_run(folder / "base"), read_run(folder / "head"), gate, timed)
         decision = replace(exact, findings=findings, notes=(*exact.notes, *course))

@@ -17,10 +17,13 @@ Defaults = Mapping[str, Mapping[str, ParamValue]]
 """By operator, every parameter's default."""
 
 
-def defaults_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> Defaults:
-    """The defaults that two environments store; where both know one, the later run's."""
-    older, later = (environment.get("defaults") or {} for environment in (before, after))
-    return {name: {**older.get(name, {}), **later.get(name, {})} for name in {**older, **later}}
+def defaults_of(environments: Iterable[Mapping[str, Any]]) -> Defaults:
+    """The defaults that environments store; where several know one, the last one's."""
+    defaults: dict[str, dict[str, ParamValue]] = {}
+    for environment in environments:
+        for operator, values in (environment.get("defaults") or {}).items():
+            defaults.setdefault(operator, {}).update(values)
+    return defaults
 
 
 def completed(cell: Cell, defaults: Defaults) -> Cell:
@@ -37,7 +40,7 @@ def same_cells(before: Iterable[Cell], after: Iterable[Cell], defaults: Defaults
 
 def aligned(before: Run, after: Run) -> tuple[Run, Run]:
     """Both runs with completed cells, so that the same cell has the same key in both."""
-    defaults = defaults_of(before.environment, after.environment)
+    defaults = defaults_of((before.environment, after.environment))
     return _completed(before, defaults), _completed(after, defaults)
 
 
