@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from attnbench.analysis.cards import Rates, rates_of
 from attnbench.analysis.run import Run
 from attnbench.errors import BadInput
 from attnbench.store.records import ENVIRONMENT
@@ -58,13 +59,13 @@ def least_s(flops: float, moved: float, matmul_flops_per_s: float, copy_bytes_pe
     return max(products, traffic), "products" if products > traffic else "traffic"
 
 
-def measured_rates(run: Run) -> Mapping[str, Any]:
-    """The rates of the hardware that a run measured: copy_bytes_per_s, and matmul_flops_per_s by dtype.
+def measured_rates(run: Run) -> Rates:
+    """The rates of the hardware that a run measured.
 
     Raises: BadInput where it has none.
     """
-    rates = run.environment.get("rates")
-    if not isinstance(rates, dict) or not rates.get("copy_bytes_per_s"):
+    rates = rates_of(run.environment)
+    if rates is None:
         raise BadInput(
             f"{run.folder / ENVIRONMENT}: it has no measured rates of this hardware under 'rates', so there is no "
             "roofline to compare with. Measure again with this version of attnbench."
@@ -72,7 +73,7 @@ def measured_rates(run: Run) -> Mapping[str, Any]:
     return rates
 
 
-def rooflines(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Roofline]:
+def rooflines(results: pd.DataFrame, rates: Rates) -> list[Roofline]:
     """The roofline of every timed cell, in the order of results.
 
     Args:
@@ -82,11 +83,11 @@ def rooflines(results: pd.DataFrame, rates: Mapping[str, Any]) -> list[Roofline]
     rows = []
     for row in results[results["status"] == "ok"].to_dict("records"):
         seconds = row["wall_time_s"] if pd.isna(row["device_time_s"]) else row["device_time_s"]
-        matmul = rates.get("matmul_flops_per_s", {}).get(row["dtype"])
+        matmul = rates.matmul_flops_per_s.get(row["dtype"])
         moved = next((row[name] for name in BYTES if not pd.isna(row.get(name, math.nan))), None)
         if pd.isna(seconds) or matmul is None or moved is None:
             continue
         flops = min(float(row[name]) for name in COUNTS if not pd.isna(row.get(name, math.nan)))
-        roofline_s, bound = least_s(flops, float(moved), matmul, rates["copy_bytes_per_s"])
+        roofline_s, bound = least_s(flops, float(moved), matmul, rates.copy_bytes_per_s)
         rows.append(Roofline(row, float(seconds), roofline_s, bound))
     return rows

@@ -16,6 +16,7 @@ from attnbench.problem import canonical_params, columns_of, operator_with_impl
 from attnbench.units import count, shown
 
 if TYPE_CHECKING:
+    from attnbench.analysis.cards import Rates
     from attnbench.analysis.crossover import Pair
     from attnbench.analysis.crossover_search import Search
     from attnbench.analysis.roofline import Roofline
@@ -109,7 +110,7 @@ def planned(cells: Sequence[Cell], skipped: Mapping[str, str], seconds: Mapping[
     return Listing(rows, shown_rows, numbers=tuple(_SIZES), notes=(common,) if common else ())
 
 
-def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
+def rooflines(cells: Sequence[Roofline], rates: Rates) -> Listing:
     """Of `roofline`: every timed cell. rates: those of the hardware, for the note."""
     from attnbench.analysis.series import series_names
 
@@ -138,7 +139,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
             "bound": roofline.bound if required else "—",
         }
 
-    matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates["matmul_flops_per_s"].items())
+    matmul = ", ".join(f"{rate / 1e12:.3g} TFLOP/s {dtype}" for dtype, rate in rates.matmul_flops_per_s.items())
     table, sizes = _without_common_sizes([texts(cell) for cell in cells])
     everywhere = ", ".join(filter(None, (common, sizes.removeprefix("everywhere: ").removesuffix("."))))
     return Listing(
@@ -150,7 +151,7 @@ def rooflines(cells: Sequence[Roofline], rates: Mapping[str, Any]) -> Listing:
             "over: the time over the roofline, which is the longer of the products and the traffic (bound)."
             if cells
             else "No cell of this run was timed.",
-            f"measured in this run: matmul {matmul}; copy {rates['copy_bytes_per_s'] / 1e9:.3g} GB/s.",
+            f"measured in this run: matmul {matmul}; copy {rates.copy_bytes_per_s / 1e9:.3g} GB/s.",
             *(["—: nothing is required of it."] if not all(roofline.roofline_s for roofline in cells) else ()),
             *([_FASTER] if any(roofline.ratio < 1 for roofline in cells) else ()),
             *([_READ_ONCE] if any(roofline.reads_once for roofline in cells) else ()),

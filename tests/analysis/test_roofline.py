@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from attnbench.analysis.cards import Rates
 from attnbench.analysis.roofline import measured_rates, rooflines
 from attnbench.analysis.run import read_run
 from attnbench.operator import Cost
@@ -18,7 +19,7 @@ from attnbench.registry import operators, resolve
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
-RATES = {"matmul_flops_per_s": {"float32": 1e12}, "copy_bytes_per_s": 1e9}
+RATES = Rates("some hardware", "measured", {"float32": 1e12}, 1e9)
 
 
 def results(**changes: object) -> pd.DataFrame:
@@ -156,7 +157,7 @@ def test_a_decoding_step_is_bound_by_what_it_reads_of_earlier_tokens(operator: s
     assert cost.flops == batch * FLOPS[operator]
     assert cost.bytes_again == 0
     # an H100: 990 TFLOP/s, 3.35 TB/s
-    rates = {"matmul_flops_per_s": {"bfloat16": 990e12}, "copy_bytes_per_s": 3.35e12}
+    rates = Rates("H100", "measured", {"bfloat16": 990e12}, 3.35e12)
     figures = {"dtype": "bfloat16", "flops": cost.flops, "bytes_moved": cost.bytes_moved}
     (found,) = rooflines(results(**figures), rates)
     assert found.bound == "traffic"
