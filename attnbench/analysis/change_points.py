@@ -28,13 +28,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from attnbench.analysis.distributions import t_quantile
+from attnbench.analysis.distributions import Floats, Indices, t_quantile
 from attnbench.analysis.moderation import moderate
-
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 
 FALSE_ALARMS = 0.01
 """The share of histories without any change in which one is marked, at most, where runs vary independently and normally

@@ -18,8 +18,9 @@ from typing import Literal
 
 import numpy as np
 
+from attnbench.analysis.distributions import Floats
 from attnbench.analysis.interval import Estimate, ratio, ratio_half_width
-from attnbench.analysis.moderation import EQUAL, Floats
+from attnbench.analysis.moderation import EQUAL
 
 Kind = Literal["crossing", "always", "never", "stretch", "same", "undecided", "nothing"]
 Direction = Literal["above", "below"]
@@ -61,6 +62,11 @@ class Pair:
         assert self.series is not None
         assert self.baseline is not None
         return self.series, self.baseline
+
+    @property
+    def gap(self) -> float:
+        """The log ratio; nan where one has no level."""
+        return self.series.level - self.baseline.level if self.series and self.baseline else math.nan
 
     @property
     def beyond_series(self) -> bool:
@@ -260,10 +266,6 @@ def _compared(pairs: Sequence[Pair]) -> list[Pair]:
     return [p for p in both if _known(p)] or both
 
 
-def _gap(pair: Pair) -> float:
-    return pair.levels[0].level - pair.levels[1].level
-
-
 def _known(pair: Pair) -> bool:
     """Whether the ratio has an interval."""
     return all(level.has_interval for level in pair.levels)
@@ -282,7 +284,7 @@ def _sides(pairs: Sequence[Pair]) -> list[int]:
     """
     sides = []
     for pair in pairs:
-        gap, half = _gap(pair), _half(pair, together=len(pairs))
+        gap, half = pair.gap, _half(pair, together=len(pairs))
         sides.append(-1 if gap < -max(half, EQUAL) else 1 if gap > half or half <= EQUAL else 0)
     return sides
 
@@ -314,7 +316,7 @@ class _Curve:
     def __init__(self, pairs: Sequence[Pair], together: int = 1):
         self.sizes = [p.size for p in pairs]
         self.x = np.log(self.sizes)
-        self.gap = np.array([_gap(p) for p in pairs])
+        self.gap = np.array([p.gap for p in pairs])
         self.measured = any(_known(p) for p in pairs)
         square = np.array([_half(p, together=together) ** 2 for p in pairs])
         width, share = np.diff(self.x)[:, None], np.linspace(0, 1, STEPS + 1)[None, :]

@@ -270,9 +270,7 @@ class Search:
             low, high = map(self.place, (near.low or self.low, near.high or self.high))
             return f"±{percent(half)}; the ratio jumps somewhere between {low} and {high}"
         pairs = [p for p in self.prober.pairs(self.series) if p.size in self.around and side(p) is not None]
-        slope = (
-            abs(_gap(pairs[-1]) - _gap(pairs[0])) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0
-        )
+        slope = abs(pairs[-1].gap - pairs[0].gap) / math.log(pairs[-1].size / pairs[0].size) if len(pairs) > 1 else 0
         scatter = max((ratio_half_width(p.series, p.baseline) for p in pairs if p.series and p.baseline), default=0.0)
         return (
             f"±{percent(half)}; here the ratio grows or falls {2**slope:.2f}-fold per doubling, "
@@ -283,14 +281,10 @@ class Search:
 def side(pair: Pair) -> float | None:
     """The log ratio to the baseline; infinite where only one of the two ran; None where it is unknown."""
     if pair.series is not None and pair.baseline is not None:
-        return _gap(pair)
+        return pair.gap
     if pair.beyond_baseline:
         return -math.inf
     return math.inf if pair.beyond_series else None
-
-
-def _gap(pair: Pair) -> float:
-    return pair.series.level - pair.baseline.level if pair.series and pair.baseline else math.nan
 
 
 def centre(crossing: Crossing) -> float:

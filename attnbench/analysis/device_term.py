@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnbench.analysis.moderation import Floats, Indices, level_variances, moderate
+from attnbench.analysis.distributions import Floats, Indices
+from attnbench.analysis.moderation import level_variances, moderate
 
 
 @dataclass(frozen=True)

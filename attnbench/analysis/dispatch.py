@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.baseline import check, computes_nothing, is_exact, named
+from attnbench.analysis.cards import hardware
 from attnbench.analysis.contest import Arm, Contest, Inside, Range, Regret, Threshold, certainty
 from attnbench.analysis.metric_values import quantity
 from attnbench.analysis.series import Panel, Series, panels
@@ -119,14 +120,13 @@ def dispatch(
 
 def _key(panel: Panel, run: Run) -> dict[str, Any]:
     """What is fixed, in numbers; one that nobody gave and that follows the axis is left out."""
-    environment, problem = run.environment, panel.series[0].points[0].problem
-    name = environment.get("gpu_name") or environment.get("cpu") or environment.get("device")
+    problem = panel.series[0].points[0].problem
     key = {name: value for name, value in panel.fixed.items() if value is not None and name != "size"}
     if "size" in panel.fixed:
         key |= {column: getattr(problem, column) for column in tokens_axis(problem).columns}
     if "heads" in key and panel.axis != "kv_heads":
         key.setdefault("kv_heads", key["heads"])
-    return {**key, "device_name": name}
+    return {**key, "device_name": hardware(run.environment) or None}
 
 
 def _check_unique(rules: Sequence[Rules]) -> None:

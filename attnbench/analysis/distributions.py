@@ -13,6 +13,7 @@ CONFIDENCE = 0.95
 """Of the intervals that are shown."""
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 Number = TypeVar("Number", float, Floats)
 

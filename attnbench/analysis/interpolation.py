@@ -211,14 +211,11 @@ def unlike(run: Run, problem: Problem, mode: str, scope: str) -> dict[str, tuple
     names = differing(nearest[0])
     found = {name: (wanted[name], nearest[0][name]) for name in names}
     if names == ["size"]:
-        alike = sorted({other for facts, other in every if differing(facts) in ([], ["size"])}, key=_tokens)
-        ends = dict.fromkeys(_facts(other, mode, scope)["size"] for other in (alike[0], alike[-1]))
+        alike = {other for facts, other in every if differing(facts) in ([], ["size"])}
+        ordered = sorted(alike, key=lambda other: other.seq_len)
+        ends = dict.fromkeys(_facts(other, mode, scope)["size"] for other in (ordered[0], ordered[-1]))
         found["size"] = (wanted["size"], " to ".join(ends))
     return found
-
-
-def _tokens(problem: Problem) -> int:
-    return problem.seq_len
 
 
 def _facts(problem: Problem, mode: str, scope: str) -> dict[str, str]:

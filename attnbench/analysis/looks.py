@@ -17,11 +17,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from attnbench.analysis.distributions import CONFIDENCE, normal
-
-Floats = npt.NDArray[np.float64]
+from attnbench.analysis.distributions import CONFIDENCE, Floats, normal
 
 BISECTIONS = 24
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)

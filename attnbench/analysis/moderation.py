@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from attnbench.analysis.distributions import digamma, trigamma
-
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
+from attnbench.analysis.distributions import Floats, Indices, digamma, trigamma
 
 EQUAL = 1e-12
 """The largest difference of two logs that rounding explains: of the same figure. Clocks tell times apart that differ by

@@ -14,11 +14,9 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from attnbench.analysis.distributions import chi_square
+from attnbench.analysis.distributions import Floats, chi_square
 from attnbench.analysis.interval import WIDEST, Estimate
 from attnbench.operator import Growth
-
-Floats = npt.NDArray[np.float64]
 
 GROWTHS = tuple(growth for growth in get_args(Growth) if growth not in ("0", "n^0.5"))
 """The classes that are fitted, by order of growth."""

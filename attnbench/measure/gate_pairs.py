@@ -12,7 +12,8 @@ import numpy as np
 
 from attnbench.analysis.compare.findings import Finding
 from attnbench.analysis.compare.matching import Defaults, same_cells
-from attnbench.analysis.compare.tier1_paired import ALPHA, Floats, PairedTest, looks_until
+from attnbench.analysis.compare.tier1_paired import ALPHA, PairedTest, looks_until
+from attnbench.analysis.distributions import Floats
 from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.device import device_of
 from attnbench.measure.progress import Progress

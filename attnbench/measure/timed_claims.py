@@ -29,7 +29,7 @@ from attnbench.analysis.claims import (
 from attnbench.analysis.compare.matching import completed
 from attnbench.analysis.crossover import Pair
 from attnbench.analysis.expressions import crossover_of, evaluate
-from attnbench.analysis.interval import MEMBER_COLUMNS, Estimate, estimates
+from attnbench.analysis.interval import Estimate, estimates
 from attnbench.analysis.results import outcomes
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.timed_claims import (
@@ -43,7 +43,7 @@ from attnbench.analysis.timed_claims import (
 )
 from attnbench.axes import tokens_axis
 from attnbench.errors import BadInput
-from attnbench.problem import CELL_COLUMNS, Cell, columns_of, operator_with_impl
+from attnbench.problem import CELL_COLUMNS, Cell, block_of, operator_with_impl
 from attnbench.problem import cell_of as cell_of_columns
 from attnbench.registry import metrics, operators, resolve
 from attnbench.store.records import VISITS
@@ -307,7 +307,7 @@ class _Asked:
             return float(evaluate(self.number.ours, self.constants, figure))
 
         levels = {key: times.levels[cell.key] for key, cell in cells.items()}
-        return interval(value, levels, {key: _block(cell) for key, cell in cells.items()}, self.share)
+        return interval(value, levels, {key: block_of(cell.key) for key, cell in cells.items()}, self.share)
 
     def _crossing(self, times: StoredTimes, series: str, baseline: str, *, exact: bool) -> Interval:
         (one,), (other,) = asked_cells(series, self.cell_of), asked_cells(baseline, self.cell_of)
@@ -326,7 +326,3 @@ def _reason(times: StoredTimes, cells: Sequence[Cell]) -> str:
     if not all(cell.key in times.keys for cell in cells):
         return ""
     return times.reason(next(cell for cell in cells if cell.key not in times.levels))
-
-
-def _block(cell: Cell) -> tuple[Any, ...]:
-    return tuple(value for name, value in columns_of(cell).items() if name not in MEMBER_COLUMNS)

@@ -15,13 +15,10 @@ from attnbench.problem import Cell
 from attnbench.store.frames import frame
 from attnbench.store.journal import Journal
 from attnbench.store.privacy import without_paths, without_private
-from attnbench.store.records import Visit
+from attnbench.store.records import RETRIED, Visit
 
 RESULTS_EVERY_S = 10.0
 """results.csv is derived again this often, and after every round."""
-
-RETRIED = ("ok", "crashed", "error")
-"""A cell whose last visit ended otherwise is not visited again: the outcome would be the same, or worthless."""
 
 
 def stops(measure: Measure) -> tuple[int, ...]:

@@ -69,6 +69,9 @@ CAUSE_OF: dict[Status, Cause] = {
 ENDED_AS: dict[Cause, Status] = {"predicted_memory": "oom", "beyond_oom": "oom", "beyond_timeout": "timeout"}
 """The status that a cell skipped for this cause would have had."""
 
+RETRIED: tuple[Status, ...] = ("ok", "crashed", "error")
+"""A cell whose last visit ended otherwise is not visited again: the outcome would be the same, or worthless."""
+
 LONGEST_S = 1e8
 """Three years, in seconds; a longer stored time is damage."""
 

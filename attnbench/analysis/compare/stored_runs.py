@@ -17,7 +17,6 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from attnbench.analysis.compare.crossover_shift import shifts
@@ -25,11 +24,11 @@ from attnbench.analysis.compare.findings import Comparison, Finding, Verdict, by
 from attnbench.analysis.compare.matching import aligned, ok_keys, unmatched
 from attnbench.analysis.compare.same_machine import differences
 from attnbench.analysis.compare.tier0_exact import exact_findings, not_repeating
-from attnbench.analysis.distributions import t_quantile
+from attnbench.analysis.distributions import Floats, t_quantile
 from attnbench.analysis.interval import WIDEST, Estimate, estimates, half_width, in_turns, ratio_half_width
 from attnbench.analysis.metric_values import metric_names
 from attnbench.errors import BadInput
-from attnbench.problem import key_parts
+from attnbench.problem import block_of, key_parts
 from attnbench.registry import metrics
 from attnbench.store.records import SUITE
 from attnbench.thresholds import Gate
@@ -179,7 +178,7 @@ def standing_out(sides: Sides, *, turns: bool) -> dict[str, tuple[float | None, 
     }
 
 
-def _scatter(values: npt.NDArray[np.float64]) -> float:
+def _scatter(values: Floats) -> float:
     """The standard deviation of most of some values, which less than half of them, however far away, do not move.
 
     Q_n of Rousseeuw and Croux 1993, "Alternatives to the Median Absolute Deviation", with their factors for few values.
@@ -195,11 +194,9 @@ def _references(sides: Sides) -> dict[str, tuple[float, float]]:
 
     Missing where the block has too few of them.
     """
-    blocks: dict[object, dict[str, list[str]]] = {}
+    blocks: dict[str, dict[str, list[str]]] = {}
     for key in sides:
-        parts = key_parts(key)
-        block = blocks.setdefault(parts._replace(operator="", impl="", params=""), {})
-        block.setdefault(parts.operator, []).append(key)
+        blocks.setdefault(block_of(key), {}).setdefault(key_parts(key).operator, []).append(key)
     references = {}
     for block in blocks.values():
         changes = {name: median(_change(sides[key]) for key in keys) for name, keys in block.items()}

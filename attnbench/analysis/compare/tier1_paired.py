@@ -24,15 +24,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
 from attnbench.analysis.compare.findings import Finding, Verdict, readable
+from attnbench.analysis.distributions import Floats
 from attnbench.analysis.looks import confidence_at
 from attnbench.analysis.moderation import moderate
 from attnbench.units import count
-
-Floats = npt.NDArray[np.float64]
 
 LOOKS = (5, 8, 12, 18, 27, 40, 60, 90, 135, 200, 300)
 """Pairs of processes after which is decided, half as many more each time. With fewer than five the variances of unlike

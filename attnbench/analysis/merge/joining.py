@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.analysis.cards import hardware
 from attnbench.analysis.compare.tier0_exact import exact_metrics
 from attnbench.analysis.merge.belonging import check_together
 from attnbench.analysis.merge.missing import checked_keys, fleet_of, unmeasured
@@ -26,8 +27,6 @@ MOST_ROUNDS = 1000
 """As many as a suite may ask for; a run of more is damage to who reads it."""
 
 MOST_LOOKS = 20
-
-SUITE_FACTS = ("fast_exact", "code", "seed", "exact", "looks", "sweep", *OPERATORS)
 
 
 @dataclass(frozen=True)
@@ -374,8 +373,8 @@ def _joined_note(parts: Sequence[Part], environment: Mapping[str, Any]) -> str:
     shards = sum(part.shard is not None for part in parts)
     what = [count(shards, "shard")] * bool(shards) + [count(len(parts) - shards, "run")] * (len(parts) > shards)
     devices = {visit.device_id for part in parts for visit in part.visits}
-    model = environment.get("gpu_name") or environment.get("cpu") or environment.get("device") or "unknown"
-    return f"joined: {' and '.join(what)}, measured on {count(len(devices), 'device')} ({model})"
+    on = f"{count(len(devices), 'device')} ({hardware(environment) or 'unknown'})"
+    return f"joined: {' and '.join(what)}, measured on {on}"
 
 
 def _unknown_differences(visits: Sequence[Visit]) -> list[str]:

@@ -7,11 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from attnbench.problem import block_of
-from attnbench.store.records import FLEET, SHARDS, Visit
+from attnbench.store.records import FLEET, RETRIED, SHARDS, Visit
 from attnbench.store.shards import StoredShard
-
-RETRIED = ("ok", "crashed", "error")
-"""A cell whose visit ended otherwise is not visited again."""
 
 Unit = tuple[str, int]
 
