@@ -6,7 +6,7 @@ a number, `id`, which its answer repeats. This file alone knows the words on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -119,6 +119,11 @@ class Request(Generic[A_co]):
         """As it is sent, without its number."""
         return {"do": self.word, **_as_json(self)}
 
+    @classmethod
+    def from_json(cls, message: Mapping[str, Any]) -> Request[A_co]:
+        """The request of a message; what that does not have is as by default."""
+        return cls(**{each.name: _field(each.name, message[each.name]) for each in fields(cls) if each.name in message})
+
     def read(self, message: Mapping[str, Any]) -> A_co:
         """The answer to this request. Raises LookupError, TypeError or ValueError where it is none."""
         raise NotImplementedError
@@ -148,11 +153,6 @@ class SupportRequest(Request[SupportAnswer]):
     operators_from: tuple[str, ...]
     word: ClassVar[str] = "why_not"
     runs_operators: ClassVar[bool] = True
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> SupportRequest:
-        """The request of a message."""
-        return cls(tuple(map(cell_of, message["cells"])), message["device"], tuple(message["operators_from"]))
 
     def read(self, message: Mapping[str, Any]) -> SupportAnswer:
         """See `Request`."""
@@ -192,11 +192,6 @@ class ForecastRequest(Request[ForecastAnswer]):
     word: ClassVar[str] = "forecast"
     runs_operators: ClassVar[bool] = True
 
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> ForecastRequest:
-        """The request of a message."""
-        return cls(cell_of(message["cell"]), tuple(message["operators_from"]))
-
     def read(self, message: Mapping[str, Any]) -> ForecastAnswer:
         """See `Request`."""
         return ForecastAnswer(Forecast(**message.get("forecast", {})), restart=_flag(message, "restart"))
@@ -215,11 +210,6 @@ class EnvironmentRequest(Request[EnvironmentAnswer]):
 
     device: str
     word: ClassVar[str] = "environment"
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> EnvironmentRequest:
-        """The request of a message."""
-        return cls(message["device"])
 
     def read(self, message: Mapping[str, Any]) -> EnvironmentAnswer:
         """See `Request`."""
@@ -240,11 +230,6 @@ class RatesRequest(Request[RatesAnswer]):
     device: str
     dtypes: tuple[Dtype, ...]
     word: ClassVar[str] = "rates"
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> RatesRequest:
-        """The request of a message."""
-        return cls(message["device"], tuple(message["dtypes"]))
 
     def read(self, message: Mapping[str, Any]) -> RatesAnswer:
         """See `Request`."""
@@ -321,20 +306,6 @@ class ExpansionRequest(Request[ExpansionAnswer]):
     def to_json(self) -> dict[str, Any]:
         """See `Request`. device and host_limit: workers that know no such request take it for a visit's."""
         return {**super().to_json(), "device": "", "host_limit": None}
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> ExpansionRequest:
-        """The request of a message."""
-        return cls(
-            text=message["text"],
-            where=message["where"],
-            directory=message["directory"],
-            name=message["name"],
-            operators_from=tuple(message["operators_from"]),
-            operators=tuple(message["operators"]),
-            impls=tuple(message["impls"]),
-            lenient=message["lenient"],
-        )
 
     def read(self, message: Mapping[str, Any]) -> ExpansionAnswer:
         """See `Request`."""
@@ -432,11 +403,6 @@ class CheckRequest(Request[VisitAnswer]):
     word: ClassVar[str] = "check"
     runs_operators: ClassVar[bool] = True
 
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> CheckRequest:
-        """The request of a message."""
-        return cls(**_surroundings(message), forecast=Forecast(**message["forecast"]))
-
     def read(self, message: Mapping[str, Any]) -> VisitAnswer:
         """See `Request`."""
         return VisitAnswer.from_json(message)
@@ -498,17 +464,6 @@ class PrepareRequest(Request[PreparedAnswer]):
     word: ClassVar[str] = "prepare"
     runs_operators: ClassVar[bool] = True
 
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> PrepareRequest:
-        """The request of a message."""
-        return cls(
-            **_surroundings(message),
-            tolerance=message["tolerance"],
-            answers=tuple(message["answers"]),
-            following=message.get("following", 1),
-            most_samples=message.get("most_samples"),
-        )
-
     def read(self, message: Mapping[str, Any]) -> PreparedAnswer:
         """See `Request`."""
         return PreparedAnswer.from_json(message)
@@ -520,11 +475,6 @@ class MemberRequest(Request[A_co]):
 
     key: str
     runs_operators: ClassVar[bool] = True
-
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> MemberRequest[A_co]:
-        """The request of a message."""
-        return cls(message["key"])
 
 
 @dataclass(frozen=True)
@@ -582,34 +532,24 @@ class ReleaseRequest(Request[ReleasedAnswer]):
 
     word: ClassVar[str] = "release"
 
-    @classmethod
-    def from_json(cls, message: Mapping[str, Any]) -> ReleaseRequest:
-        """The request of a message."""
-        return cls()
-
     def read(self, message: Mapping[str, Any]) -> ReleasedAnswer:
         """See `Request`."""
         return ReleasedAnswer(restart=_flag(message, "restart"))
 
 
-_REQUESTS: dict[str, Callable[[Mapping[str, Any]], Request[Answer]]] = {
-    SupportRequest.word: SupportRequest.from_json,
-    ForecastRequest.word: ForecastRequest.from_json,
-    EnvironmentRequest.word: EnvironmentRequest.from_json,
-    RatesRequest.word: RatesRequest.from_json,
-    ExpansionRequest.word: ExpansionRequest.from_json,
-    CheckRequest.word: CheckRequest.from_json,
-    PrepareRequest.word: PrepareRequest.from_json,
-    SampleRequest.word: SampleRequest.from_json,
-    FinishRequest.word: FinishRequest.from_json,
-    ReleaseRequest.word: ReleaseRequest.from_json,
+_REQUESTS: Mapping[str, type[Request[Any]]] = {
+    kind.word: kind
+    for kind in (
+        *(SupportRequest, ForecastRequest, EnvironmentRequest, RatesRequest, ExpansionRequest),
+        *(CheckRequest, PrepareRequest, SampleRequest, FinishRequest, ReleaseRequest),
+    )
 }
 """By the word that a message has under `do`."""
 
 
 def request_of(message: Mapping[str, Any]) -> Request[Answer]:
     """The request of a message that a worker has received."""
-    return _REQUESTS[message["do"]](message)
+    return _REQUESTS[message["do"]].from_json(message)
 
 
 def _as_json(value: Any) -> Any:
@@ -623,13 +563,15 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _surroundings(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell and where it is called, as arguments of a request."""
-    return {
-        "cell": cell_of(message["cell"]),
-        "operators_from": tuple(message["operators_from"]),
-        **{name: message[name] for name in ("device", "memory_limit", "host_limit")},
-    }
+def _field(name: str, sent: Any) -> Any:
+    """What a request's field of that name holds: the opposite of `_as_json`."""
+    if name == "cell":
+        return cell_of(sent)
+    if name == "cells":
+        return tuple(map(cell_of, sent))
+    if name == "forecast":
+        return Forecast(**sent)
+    return tuple(sent) if isinstance(sent, list) else sent
 
 
 def _outcome(message: Mapping[str, Any]) -> dict[str, Any]:
