@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.swept import Swept, swept_of
 from attnbench.errors import BadInput, printable
-from attnbench.problem import BASELINE
+from attnbench.problem import BASELINE, CELL_COLUMNS, Cell, cell_of
 from attnbench.properties import FORMS, PROPERTIES
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SUITE, VISITS
@@ -51,6 +51,17 @@ class Run:
         from attnbench.analysis.results import derive
 
         return derive(self.visits, self.looks)
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """By key."""
+        from pandas import isna
+
+        rows = self.visits.drop_duplicates("key").set_index("key")[list(CELL_COLUMNS)].to_dict("index")
+        return {
+            str(key): cell_of({str(name): None if isna(value) else value for name, value in row.items()})
+            for key, row in rows.items()
+        }
 
     @cached_property
     def suite(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from attnbench.analysis.claims import Claim, MeasuredOn, Number, Paper
 from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure, Point, Printed
 from attnbench.analysis.expressions import GUESS
 from attnbench.analysis.paper_figures import SIZE, Curve, Figure
-from attnbench.errors import BadInput
+from attnbench.measure.papers import mistakes_in
 from attnbench.measure.reproduce import Value, cell_of, expressions
 from attnbench.measure.timed_claims import StoredTimes, measured_interval
 from attnbench.units import quoted, suggestion
@@ -28,11 +28,8 @@ def drawn_figures(papers: Iterable[Paper], runs: Sequence[StoredTimes]) -> dict[
 def _drawn_figures(paper: Paper, runs: Sequence[StoredTimes]) -> list[DrawnFigure]:
     value, drawn = expressions(paper), []
     for figure in paper.figures:
-        try:
+        with mistakes_in(paper, f"figures, {figure.title}"):
             drawn.append(_drawn(paper, figure, value, runs))
-        except ValueError as error:
-            place = f"papers/{paper.name}.yaml, figures, {figure.title}"
-            raise BadInput(f"{place}: {error}. Correct it there.") from None
     return [each for each in drawn if not each.is_empty]
 
 

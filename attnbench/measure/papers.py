@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from pathlib import Path
@@ -65,6 +66,15 @@ def read(path: Path) -> Paper:
     section.close()
     notes.close()
     return paper
+
+
+@contextmanager
+def mistakes_in(paper: Paper, place: str) -> Iterator[None]:
+    """Raises BadInput, with the place in a paper's file, in place of ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"papers/{paper.name}.yaml, {place}: {error}. Correct it there.") from None
 
 
 def _claim(value: Any, path: str, notes: Notes) -> Claim:

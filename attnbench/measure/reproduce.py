@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property, partial
@@ -16,6 +15,7 @@ from attnbench.analysis.timed_claims import verdict_of_timing
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.measure.fit import need
+from attnbench.measure.papers import mistakes_in
 from attnbench.measure.timed_claims import StoredTimes, timing_of
 from attnbench.measure.worker.forecast import footprint
 from attnbench.plan.sweep import Shape
@@ -110,20 +110,11 @@ def _indications(paper: Paper, claim: Claim, number: Number, value: Value) -> di
     """Those that its file has; of a ratio of times that of the multiply-adds of the same cells."""
     is_ratio = _TIME.search(number.ours) and not crossover_of(number.ours)
     counted = {"in multiply-adds": _TIME.sub(".multiply_adds", number.ours)} if is_ratio else {}
-    with _in_file(paper, claim, number):
+    with mistakes_in(paper, f"{claim.id} {number.name}"):
         return {what: value(text, {}) for what, text in {**counted, **number.indications}.items()}
 
 
 _TIME = re.compile(r"\.time\b")
-
-
-@contextmanager
-def _in_file(paper: Paper, claim: Claim, number: Number) -> Iterator[None]:
-    """Raises BadInput, with the place in the file, in place of ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise BadInput(f"papers/{paper.name}.yaml, {claim.id} {number.name}: {error}. Correct it there.") from None
 
 
 def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
@@ -149,10 +140,8 @@ def expressions(paper: Paper, asked: dict[str, Cell] | None = None) -> Value:
 
     constants: dict[str, Fraction] = {}
     for name, text in paper.constants.items():
-        try:
+        with mistakes_in(paper, f"constants.{name}"):
             constants[name] = evaluate(text, constants, figure, paper.networks)
-        except ValueError as error:
-            raise BadInput(f"papers/{paper.name}.yaml, constants.{name}: {error}. Correct it there.") from None
     return lambda text, names: evaluate(text, {**constants, **names}, figure, paper.networks)
 
 
@@ -163,7 +152,7 @@ Value = Callable[[str, Mapping[str, Fraction]], Fraction]
 def _checked_numbers(paper: Paper, claim: Claim, value: Value) -> list[Checked]:
     checked = []
     for number in claim.numbers if claim.kind in CHECKED else ():
-        with _in_file(paper, claim, number):
+        with mistakes_in(paper, f"{claim.id} {number.name}"):
             checked.append(_checked(claim, number, value))
     return checked
 

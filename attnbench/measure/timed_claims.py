@@ -12,8 +12,6 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 import attnbench
 from attnbench.analysis.claims import (
     Claim,
@@ -43,8 +41,8 @@ from attnbench.analysis.timed_claims import (
 )
 from attnbench.axes import tokens_axis
 from attnbench.errors import BadInput
-from attnbench.problem import CELL_COLUMNS, Cell, block_of, operator_with_impl
-from attnbench.problem import cell_of as cell_of_columns
+from attnbench.measure.papers import mistakes_in
+from attnbench.problem import Cell, block_of, operator_with_impl
 from attnbench.registry import metrics, operators, resolve
 from attnbench.store.records import VISITS
 
@@ -71,14 +69,9 @@ class StoredTimes:
     def cells(self) -> Mapping[str, Cell]:
         """By stored key, the cells with today's default of every parameter that they lack."""
         known = operators()
-        rows = self.run.visits.drop_duplicates("key")[["key", *CELL_COLUMNS]].to_dict("records")
-        stored = {
-            str(row["key"]): cell_of_columns({str(n): None if pd.isna(value) else value for n, value in row.items()})
-            for row in rows
-        }
-        used = {cell.operator for cell in stored.values()} & set(known)
+        used = {cell.operator for cell in self.run.cells.values()} & set(known)
         defaults = {name: resolve(known[name].load(), {}) for name in used}
-        return {key: completed(cell, defaults) for key, cell in stored.items()}
+        return {key: completed(cell, defaults) for key, cell in self.run.cells.items()}
 
     @cached_property
     def keys(self) -> Mapping[str, str]:
@@ -178,11 +171,9 @@ def timing_of(paper: Paper, claim: Claim, cell_of: CellOf, runs: Sequence[Stored
         return known[asked]
 
     def timed(number: Number) -> Timed:
-        try:
+        with mistakes_in(paper, f"{claim.id} {number.name}"):
             found = _Asked(number, cell, runs, max(1, share), used).timed()
-            return found if is_decided_by_time(claim) else undecided(found, claim)
-        except ValueError as error:
-            raise BadInput(f"papers/{paper.name}.yaml, {claim.id} {number.name}: {error}. Correct it there.") from None
+        return found if is_decided_by_time(claim) else undecided(found, claim)
 
     numbers = [timed(number) for number in claim.numbers]
     steps = {name: [timed(number) for number in each] for name, each in orders.items()}

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from attnbench.problem import CELL_COLUMNS, Cell, ParamValue, canonical_params, cell_of
+from attnbench.problem import Cell, ParamValue, canonical_params
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -45,23 +43,17 @@ def aligned(before: Run, after: Run) -> tuple[Run, Run]:
 
 
 def _completed(run: Run, defaults: Defaults) -> Run:
-    cells = run.visits.drop_duplicates("key")
-    stored = {cell.key: cell for cell in map(_cell, cells[list(CELL_COLUMNS)].to_dict("records"))}
-    cells_by_key = {key: completed(cell, defaults) for key, cell in stored.items()}
+    cells_by_key = {key: completed(cell, defaults) for key, cell in run.cells.items()}
     if all(cell.key == key for key, cell in cells_by_key.items()):
         return run
     keys = {key: cell.key for key, cell in cells_by_key.items()}
     params = {key: canonical_params(cell.params) for key, cell in cells_by_key.items()}
     visits = run.visits.assign(key=run.visits["key"].map(keys), params=run.visits["key"].map(params))
     identities = {
-        f"{c.operator} {canonical_params(c.params)}": f"{c.operator} {params[key]}" for key, c in stored.items()
+        f"{c.operator} {canonical_params(c.params)}": f"{c.operator} {params[key]}" for key, c in run.cells.items()
     }
     stored_keys = {new: key for key, new in keys.items()}
     return replace(run, visits=visits, environment=_renamed(run.environment, identities), stored_keys=stored_keys)
-
-
-def _cell(columns: Mapping[Any, Any]) -> Cell:
-    return cell_of({name: None if pd.isna(value) else value for name, value in columns.items()})
 
 
 def _renamed(environment: Mapping[str, Any], identities: Mapping[str, str]) -> dict[str, Any]:
