@@ -63,6 +63,15 @@ def check_place(path: Path, option: str) -> None:
             os.unlink(path)
 
 
+def new_folder(path: Path) -> None:
+    """Makes the folder that --out names. Raises OSError, and BadInput where it is a link, or there and not empty."""
+    if os.path.islink(path):
+        raise BadInput(f"--out {path}: a link. Name a new folder, or the one that it leads to.")
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise BadInput(f"--out {path}: is not empty. Name a new folder, or use --resume {path}.")
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def write(file: FileIO, data: bytes) -> None:
     """Writes all of the data. Raises OSError."""
     while data:

@@ -127,11 +127,7 @@ def create(path: Path, facts: Facts, inputs: Mapping[str, bytes]) -> FleetFolder
     Raises: BadInput where it is there and not empty, or cannot be written.
     """
     with files.storing(path, "Choose a writable place: --out."):
-        if os.path.islink(path):
-            raise BadInput(f"--out {path}: a link. Name a new folder, or the one that it leads to.")
-        if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-            raise BadInput(f"--out {path}: is not empty. Name a new folder, or use --resume {path}.")
-        path.mkdir(parents=True, exist_ok=True)
+        files.new_folder(path)
         for name, content in inputs.items():
             place = path / INPUTS / name
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.errors import BadInput
 from attnbench.measure import worker_process
+from attnbench.measure.machine import host
 from attnbench.measure.progress import Progress
 from attnbench.measure.protocol import Expansion, ExpansionRequest, OtherVersion, WorkerLost
 from attnbench.measure.runner import Runner
@@ -166,7 +167,9 @@ def plan_like(suite: Suite, device: str, run: Path, stored: Mapping[str, Any]) -
 
     Raises: BadInput where the device is not here.
     """
-    if stored.get("instruction_set") in ("AVX2", "DEFAULT") and _has_avx2():
+    if stored.get("instruction_set") in ("AVX2", "DEFAULT") and any(
+        "avx2" in line for line in host.lines("/proc/cpuinfo")
+    ):
         os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())
     import torch
 
@@ -178,10 +181,3 @@ def plan_like(suite: Suite, device: str, run: Path, stored: Mapping[str, Any]) -
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
     return plan_of(suite, chosen)
-
-
-def _has_avx2() -> bool:
-    try:
-        return "avx2" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False

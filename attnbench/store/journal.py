@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
-from attnbench.files import replace, storing, to_be_continued, write
+from attnbench.files import new_folder, replace, storing, to_be_continued, write
 from attnbench.interrupts import held
 from attnbench.store.reading import parse_visits
 from attnbench.store.records import (
@@ -78,11 +78,7 @@ def create(folder: Path, suite_text: str, environment: dict[str, Any], todo: str
     todo: as `Journal` has it.
     """
     with storing(folder, "Choose a writable place: --out."):
-        if os.path.islink(folder):
-            raise BadInput(f"--out {folder}: a link. Name a new folder, or the one that it leads to.")
-        if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-            raise BadInput(f"--out {folder}: is not empty. Name a new folder, or use --resume {folder}.")
-        folder.mkdir(parents=True, exist_ok=True)
+        new_folder(folder)
         facts = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
         begun = {SUITE: suite_text, ENVIRONMENT: facts, SAMPLES: HEADER, VISITS: ""}
         try:

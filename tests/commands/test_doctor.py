@@ -111,7 +111,7 @@ def test_without_proc_sys_and_nvml_nothing_fails(monkeypatch: pytest.MonkeyPatch
     def none(*given: object, **more: object) -> None:
         return None
 
-    monkeypatch.setattr(processor, "_lines", lambda path: [])
+    monkeypatch.setattr(processor, "lines", lambda path: [])
     monkeypatch.setattr(machine, "STAT", tmp_path / "stat")
     monkeypatch.setattr(machine, "CLOCK_SOURCE", tmp_path / "source")
     for name in ("affinity", "governor", "load", "memory_bytes", "memory_available_bytes", "cgroup_cpus"):
@@ -280,7 +280,7 @@ def test_why_there_is_no_gpu(
 
 def test_other_work_is_seen_in_proc_stat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     texts = iter(("cpu  0 0 0 0 0 0 0 0 0 0\n", "cpu  60 0 10 20 0 0 0 10 0 0\n"))
-    monkeypatch.setattr(machine, "_text", lambda path: next(texts))
+    monkeypatch.setattr(processor, "lines", lambda path: next(texts).splitlines())
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 4)
     load = machine.watch(0.0)
     assert load.others == pytest.approx(4 * 0.7)

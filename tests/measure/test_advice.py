@@ -278,14 +278,14 @@ def test_a_pynvml_that_does_not_start_makes_it_unknown(monkeypatch: pytest.Monke
     vars(fake).update(NVMLError=DriverNotLoaded, nvmlInit=init)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    gpu.nvml.cache_clear()
+    gpu._started.cache_clear()
     try:
         assert cuda.other_users() == ([], "Driver Not Loaded")
         with pytest.raises(gpu.Unknown, match="Driver Not Loaded"):
             gpu.listed()
         found = cuda.missing()[0]
     finally:
-        gpu.nvml.cache_clear()
+        gpu._started.cache_clear()
     assert found.found == "none that torch's CUDA 12.8 can use (Driver Not Loaded)"
 
 

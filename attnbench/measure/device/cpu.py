@@ -64,11 +64,8 @@ def _reset_resident_peak() -> None:
 
 
 def _resident_peak() -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+    stated = host.stated_in("/proc/self/status", "VmHWM:")
+    return int(stated.split()[0]) * 1024 if stated else None
 
 
 def seed(number: int) -> None:

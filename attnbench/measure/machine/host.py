@@ -31,10 +31,8 @@ def cpu_model() -> str:
     """The processor's name."""
     if sys.platform == "darwin":
         return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    stated = stated_in("/proc/cpuinfo", "model name") or ""
+    return stated.strip("\t :") or platform.processor() or platform.machine()
 
 
 def affinity() -> list[int] | None:
@@ -51,7 +49,7 @@ def usable_cores() -> int:
 
 def governor() -> str | None:
     """How the system chooses the clock of the first core; None where it does not say (most virtual machines)."""
-    return next(iter(_lines("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")), None)
+    return first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
 
 
 def load() -> float | None:
@@ -72,10 +70,8 @@ def memory_bytes() -> int | None:
 
 def memory_available_bytes() -> int | None:
     """What a new process could take without swapping; never more than the control groups leave."""
-    available = memory_bytes()
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
+    stated = stated_in("/proc/meminfo", "MemAvailable:")
+    available = int(stated.split()[0]) * 1024 if stated else memory_bytes()
     limits = [b for b in (available, *_left_by_cgroups()) if b is not None]
     return min(limits) if limits else None
 
@@ -96,7 +92,7 @@ def _left_by_cgroups() -> list[int]:
         for limit, use in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             most, used = first_line(folder / limit) or "", first_line(folder / use) or "0"
             if most.isdigit() and used.isdigit():
-                stated = dict(line.split(" ", 1) for line in _lines(str(folder / "memory.stat")) if " " in line)
+                stated = dict(line.split(" ", 1) for line in lines(folder / "memory.stat") if " " in line)
                 droppable = int(stated.get("total_inactive_file") or stated.get("inactive_file") or 0)
                 free.append(max(0, int(most) - max(0, int(used) - droppable)))
     return free
@@ -119,16 +115,14 @@ def cgroup_cpus() -> float | None:
 
 def out_of_memory_kills() -> int | None:
     """How often the kernel has killed for memory since boot; None where it does not say."""
-    for line in _lines("/proc/vmstat"):
-        if line.startswith("oom_kill "):
-            return int(line.split()[1])
-    return None
+    kills = stated_in("/proc/vmstat", "oom_kill ")
+    return None if kills is None else int(kills)
 
 
 def _cgroups() -> list[Path]:
     root = Path("/sys/fs/cgroup")
     folders = [root, root / "memory", root / "cpu"]
-    for line in _lines("/proc/self/cgroup"):
+    for line in lines("/proc/self/cgroup"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         group = root.joinpath(*filter(None, controllers.split(",")[:1])) / path.strip("/")
         folders += [group, *(p for p in group.parents if root in p.parents)]
@@ -144,7 +138,8 @@ def output_of(*command: str) -> str | None:
     return done.stdout.strip()
 
 
-def _lines(path: str) -> list[str]:
+def lines(path: str | Path) -> list[str]:
+    """The lines of a file; none where there is none, or it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -153,4 +148,9 @@ def _lines(path: str) -> list[str]:
 
 def first_line(path: Path) -> str | None:
     """The first line of a file; None where there is none, or it cannot be read."""
-    return next(iter(_lines(str(path))), None)
+    return next(iter(lines(path)), None)
+
+
+def stated_in(path: str | Path, name: str) -> str | None:
+    """What follows a name at the beginning of a line of a file; None where no line has it."""
+    return next((line.removeprefix(name) for line in lines(path) if line.startswith(name)), None)

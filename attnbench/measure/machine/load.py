@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from attnbench.measure.machine.host import first_line, stated_in
+
 LOOK_S = 0.3
 """How long the processor is watched for what others do."""
 
@@ -57,14 +59,14 @@ def watch(seconds: float = LOOK_S) -> Load:
 
 def _ticks() -> list[int] | None:
     """The first eight columns of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
-    words = next((line.split() for line in (_text(STAT) or "").splitlines() if line.startswith("cpu ")), [])
-    ticks = [int(word) for word in words[1:9] if word.isdigit()]
+    words = (stated_in(STAT, "cpu ") or "").split()
+    ticks = [int(word) for word in words[:8] if word.isdigit()]
     return ticks if len(ticks) == 8 else None
 
 
 def clock(steps: int = 200) -> Clock:
     """The clock that calls are timed with, and the smallest of many steps."""
-    return Clock(min(_step() for _ in range(steps)), (_text(CLOCK_SOURCE) or "").strip() or None)
+    return Clock(min(_step() for _ in range(steps)), (first_line(CLOCK_SOURCE) or "").strip() or None)
 
 
 def _step() -> float:
@@ -72,10 +74,3 @@ def _step() -> float:
     while now == start:
         now = time.perf_counter()
     return now - start
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None

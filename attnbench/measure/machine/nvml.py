@@ -21,30 +21,27 @@ CAPPED = 0x4
 
 
 @cache
-def nvml() -> Any | None:
-    """The initialised pynvml module, or None where there is no driver."""
+def _started() -> tuple[Any | None, str | None]:
+    """The initialised pynvml module, or why there is none."""
     try:
         import pynvml
     except ImportError:
-        return None
+        return None, "the package nvidia-ml-py is not installed"
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    return pynvml
+    except pynvml.NVMLError as error:
+        return None, str(error)
+    return pynvml, None
+
+
+def nvml() -> Any | None:
+    """The initialised pynvml module, or None where there is no driver."""
+    return _started()[0]
 
 
 def nvml_missing() -> str | None:
     """Why NVML cannot be asked, or None."""
-    try:
-        import pynvml
-    except ImportError:
-        return "the package nvidia-ml-py is not installed"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return str(error)
-    return None
+    return _started()[1]
 
 
 @dataclass(frozen=True)
