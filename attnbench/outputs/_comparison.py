@@ -17,7 +17,7 @@ from attnbench.store.privacy import without_paths
 from attnbench.thresholds import OPERATIONS
 from attnbench.units import count, percent, shown
 
-_MOST = 40
+_MOST, _MOST_SERIES = 40, 8
 
 
 def chosen(comparison: Comparison) -> list[Finding]:
@@ -104,11 +104,12 @@ def notes(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _by_operator(keys: Sequence[str], most: int = 8) -> str:
+def _by_operator(keys: Sequence[str]) -> str:
     """How many of the keys each operator's impl has: `performer (4), softmax:sdpa (2)`."""
     series = Counter(operator_with_impl(*key_parts(key)[:2]) for key in keys)
     texts = [f"{name} ({number})" for name, number in series.items()]
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    more = f" and {len(texts) - _MOST_SERIES} more" if len(texts) > _MOST_SERIES else ""
+    return ", ".join(texts[:_MOST_SERIES]) + more
 
 
 def store(folder: Path, comparison: Comparison) -> None:

@@ -12,7 +12,7 @@ from attnbench.analysis.crossover import Direction
 from attnbench.analysis.distributions import CONFIDENCE
 from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Outside, Reach, Row, Spot
 from attnbench.outputs._colours import colour
-from attnbench.outputs._grid_tables import best_exact, metric, spot_text
+from attnbench.outputs._grid_tables import best_exact, edges, metric, spot_text
 from attnbench.outputs._picture_parts import (
     AS_IT_NEEDS,
     PAD_IN,
@@ -199,7 +199,7 @@ def _colours(grid: Grid, letters: Mapping[str, str]) -> dict[str, str]:
 def _frame(grid: Grid, letters: Mapping[str, str], colours: Mapping[str, str], layout: _Layout) -> _Frame:
     columns, centres = _apart(grid.sizes.values()), _apart(row.position for row in grid.rows)
     size = (layout.map_width * 72, layout.map_height * 72)
-    return _Frame(columns, centres, _edges(columns), _edges(centres), *size, letters, colours)
+    return _Frame(columns, centres, edges(columns, alone=2), edges(centres, alone=2), *size, letters, colours)
 
 
 def _apart(places: Iterable[float]) -> list[float]:
@@ -210,25 +210,18 @@ def _apart(places: Iterable[float]) -> list[float]:
     return apart
 
 
-def _edges(places: Sequence[float]) -> list[float]:
-    """Half way, in logs, between neighbours; as far outside the first and the last."""
-    if len(places) == 1:
-        return [places[0] / 2, places[0] * 2]
-    inner = [math.sqrt(a * b) for a, b in pairwise(places)]
-    return [places[0] ** 2 / inner[0], *inner, places[-1] ** 2 / inner[-1]]
-
-
 def _cells(axes: Axes, row: Row, i: int, frame: _Frame) -> None:
     """The cells of a row, as wide as the columns; of a row in which most columns were not tried, up to half way to the
     next one that was."""
     from matplotlib.patches import Rectangle
 
-    chosen, edges, tried = [*range(len(row.spots))], list(frame.x), _tried(row)
+    chosen, ends, tried = [*range(len(row.spots))], list(frame.x), _tried(row)
     if 1 < len(tried) < len(row.spots) / 2:
         chosen = tried
-        edges = [_within(edge, (frame.x[0], frame.x[-1])) for edge in _edges([frame.columns[k] for k in tried])]
+        halves = edges([frame.columns[k] for k in tried], alone=2)
+        ends = [_within(each, (frame.x[0], frame.x[-1])) for each in halves]
     bottom, top = frame.y[i], frame.y[i + 1]
-    for k, (left, right) in zip(chosen, pairwise(edges), strict=True):
+    for k, (left, right) in zip(chosen, pairwise(ends), strict=True):
         spot = row.spots[k]
         fill, stripes = _fill(spot, frame.colours)
         place: tuple[Any, ...] = ((left, bottom), right - left, top - bottom)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, pairwise
 from string import ascii_uppercase
 
 from attnbench.analysis.crossover import Crossover
@@ -26,6 +27,19 @@ EXACT_LETTER = "S"
 
 MOST_NAMES = 2
 """Of what cannot be told apart, so many are named in a field."""
+
+
+def edges(places: Sequence[float], alone: float) -> list[float]:
+    """The ends of cells: halfway, in logs, between neighbours, and as far outside the first and the last.
+
+    Args:
+        places: of the cells, ascending.
+        alone: the factor to either side of a single one.
+    """
+    if len(places) == 1:
+        return [places[0] / alone, places[0] * alone]
+    inner = [math.sqrt(a * b) for a, b in pairwise(places)]
+    return [places[0] ** 2 / inner[0], *inner, places[-1] ** 2 / inner[-1]]
 
 
 def parts(grids: Sequence[Grid]) -> list[Part]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby, pairwise
 from statistics import median
+from string import ascii_uppercase
 from typing import Any
 
 from attnbench.analysis.change_points import FALSE_ALARMS, FEWEST_RUNS
@@ -27,7 +28,6 @@ from attnbench.outputs._run_tables import Field, Part, TextTable, crossover_fiel
 from attnbench.problem import key_parts
 from attnbench.units import count, percent, shown
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MOST_CHANGES = 60
 _BARS = "▁▂▃▄▅▆▇█"
 _BETWEEN = "│"
@@ -71,7 +71,8 @@ def commit(run: Snapshot) -> str:
 def letter(history: History, run: int) -> str:
     """The name of a run's circumstances."""
     number = history.circumstance[run]
-    return LETTERS[number] if number < len(LETTERS) else f"{LETTERS[number % len(LETTERS)]}{number // len(LETTERS)}"
+    turn, place = divmod(number, len(ascii_uppercase))
+    return f"{ascii_uppercase[place]}{turn or ''}"
 
 
 def parts(history: History) -> list[Part]:

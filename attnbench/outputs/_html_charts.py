@@ -8,6 +8,7 @@ from typing import Any
 
 import altair as alt
 
+from attnbench.outputs._colours import INK, colour
 from attnbench.outputs._html_page import FILES, Block, script_data
 from attnbench.units import STEPS
 
@@ -40,6 +41,17 @@ _DASH = alt.StrokeDash("dash:N").scale(None).legend(None)
 
 _QUIET = 0.22
 """The opacity of the lines that the pointer is not at."""
+
+
+def style(name: str, operators: Mapping[str, str]) -> dict[str, Any]:
+    """The colour of a curve, empty for that of text, and its dashes among those of the same colour.
+
+    Args:
+        operators: by the name of every curve.
+    """
+    hue = colour(operators[name])
+    same = [each for each, operator in operators.items() if colour(operator) == hue]
+    return {"colour": "" if hue == INK else hue, "dash": DASHES[same.index(name) % len(DASHES)]}
 
 
 def chart_scripts() -> tuple[str, ...]:

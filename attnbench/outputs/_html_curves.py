@@ -9,11 +9,11 @@ from typing import Any
 from attnbench.analysis.answer import Modes, Row, Verdict, answer
 from attnbench.analysis.crossover import BEYOND, Crossing
 from attnbench.analysis.relative import Comparand, Relative, comparands
-from attnbench.analysis.series import Panel, in_a_line
+from attnbench.analysis.series import in_a_line
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
-from attnbench.outputs._colours import INK, MOST_COLOURED, colour
-from attnbench.outputs._html_charts import DASHES
+from attnbench.outputs._colours import MOST_COLOURED
+from attnbench.outputs._html_charts import style
 from attnbench.outputs._html_page import Block, part, script_data
 from attnbench.outputs._run_tables import crossover_text
 
@@ -49,13 +49,14 @@ def _panel(report: PanelReport, first: Sequence[str]) -> dict[str, Any]:
     panel, tables = report.panel, [table for table in report.tables if _is_drawn(table)]
     names = list(dict.fromkeys(line.series.name for table in tables for line in table.lines))
     first = first or names[:MOST_COLOURED]
+    operators = {series.name: series.operator for series in panel.series}
     return {
         "group": panel.axis,
         "unit": AXES[panel.axis].unit,
         "mode": panel.fixed["mode"],
         "rest": in_a_line({**panel.fixed, "mode": ""}, panel.walked),
         "sizes": [[size, label] for label, size in panel.sizes.items()],
-        "series": [_series(report, name, name in first) for name in names],
+        "series": [{"name": name, **style(name, operators), "shown": name in first} for name in names],
         "metrics": [_metric(report, table, names) for table in tables],
     }
 
@@ -70,18 +71,6 @@ def _first_shown(rows: Sequence[Row], verdict: Verdict) -> list[str]:
         row.name for row in rows if row.name in chosen.values() and row.operator not in {p.operator for p in pinned}
     ]
     return [*(row.name for row in pinned), *others][:MOST_COLOURED]
-
-
-def _series(report: PanelReport, name: str, is_shown: bool) -> dict[str, Any]:
-    return {"name": name, **style(report.panel, name), "shown": is_shown}
-
-
-def style(panel: Panel, name: str) -> dict[str, Any]:
-    """The colour of a series, empty for that of text, and its dashes among the series of the same colour."""
-    series = next(s for s in panel.series if s.name == name)
-    hue = colour(series.operator)
-    same = [s.name for s in panel.series if colour(s.operator) == hue]
-    return {"colour": "" if hue == INK else hue, "dash": DASHES[same.index(name) % len(DASHES)]}
 
 
 def _metric(report: PanelReport, table: Table, names: Sequence[str]) -> dict[str, Any]:

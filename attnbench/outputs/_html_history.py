@@ -8,8 +8,8 @@ from typing import Any
 from attnbench.analysis.history import Change, History, MetricHistory, PanelHistory, Track
 from attnbench.outputs import _history as view
 from attnbench.outputs._colours import MOST_COLOURED
-from attnbench.outputs._html_charts import chart_scripts, charts
-from attnbench.outputs._html_curves import rounded, style
+from attnbench.outputs._html_charts import chart_scripts, charts, style
+from attnbench.outputs._html_curves import rounded
 from attnbench.outputs._html_page import Block, page, part, script_data
 
 MOST_RUNS = 400
@@ -74,6 +74,7 @@ def _chart(
     sizes = report.panel.sizes
     largest = {track.series: track.label for track in sorted(each.tracks, key=lambda track: sizes[track.label])}
     names = list(largest)
+    operators = {series.name: series.operator for series in report.panel.series}
     first = {change.series for change in history.changes} | {history.baseline}
     shown = [name for name in names if name in first] + [name for name in names if name not in first]
     data = {
@@ -91,7 +92,7 @@ def _chart(
                 "series": track.series,
                 "label": track.label,
                 "largest": largest[track.series] == track.label,
-                **style(report.panel, track.series),
+                **style(track.series, operators),
                 "shown": track.series in shown[:MOST_COLOURED],
                 "points": list(_points(history, track)),
                 "changes": [

@@ -11,7 +11,7 @@ from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Row, Spot
 from attnbench.axes import AXES
 from attnbench.outputs._colours import GREY, colour
-from attnbench.outputs._grid_tables import best_exact, key, letters_of, metric, parts, spot_text
+from attnbench.outputs._grid_tables import best_exact, edges, key, letters_of, metric, parts, spot_text
 from attnbench.outputs._html_page import Block, part, script_data
 from attnbench.outputs._run_tables import crossover_text, interval_text
 from attnbench.units import shown
@@ -55,19 +55,9 @@ def _map(grid: Grid, group: str, letters: Mapping[str, str]) -> dict[str, Any]:
 def _cells(grid: Grid, row: Row, letters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Those of a row that were to be measured; each reaches halfway to its neighbours."""
     tried = [spot for spot in row.spots if spot.use or spot.status]
-    for spot, ends in zip(tried, _edges([spot.size for spot in tried]), strict=True):
+    ends_of_cells = pairwise(edges([spot.size for spot in tried], alone=1.4)) if tried else ()
+    for spot, ends in zip(tried, ends_of_cells, strict=True):
         yield _cell(grid, row, spot, ends, letters)
-
-
-def _edges(sizes: Sequence[int]) -> list[tuple[float, float]]:
-    """The ends of each size's cell: halfway to its neighbours, in logs."""
-    if not sizes:
-        return []
-    inner = [math.sqrt(a * b) for a, b in pairwise(sizes)]
-    first = sizes[0] ** 2 / inner[0] if inner else sizes[0] / 1.4
-    last = sizes[-1] ** 2 / inner[-1] if inner else sizes[-1] * 1.4
-    every = [first, *inner, last]
-    return list(pairwise(every))
 
 
 def _cell(grid: Grid, row: Row, spot: Spot, ends: tuple[float, float], letters: Mapping[str, str]) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.claims import VERDICTS, Mark
 from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure, Printed
 from attnbench.analysis.reproduction import OfPaper, Reproduction
-from attnbench.outputs._colours import INK, colour
-from attnbench.outputs._html_charts import DASHES, chart_scripts, charts
+from attnbench.outputs._html_charts import chart_scripts, charts, style
 from attnbench.outputs._html_page import Block, page, part, script_data
 from attnbench.outputs._paper_listing import claim_texts, counts, difference, notes
 from attnbench.outputs._paper_times import place
@@ -98,12 +97,9 @@ def _caption(drawn: DrawnFigure, marks: set[Mark]) -> Iterator[str]:
 
 
 def _curve(drawn: DrawnFigure, each: DrawnCurve) -> dict[str, Any]:
-    hue = colour(each.curve.operator)
-    same = [other.curve.name for other in drawn.curves if colour(other.curve.operator) == hue]
     return {
         "name": each.curve.name,
-        "colour": "" if hue == INK else hue,
-        "dash": DASHES[same.index(each.curve.name) % len(DASHES)],
+        **style(each.curve.name, {other.curve.name: other.curve.operator for other in drawn.curves}),
         "points": [[point.size, point.value, point.low, point.high] for point in each.points],
         "printed": [_printed(printed) for printed in each.printed],
     }

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 from attnbench import terminal
@@ -245,16 +246,7 @@ class Live:
         self._display.stop()
 
 
-class Plain:
-    """The same without a terminal."""
-
-    def __enter__(self) -> Words:
-        return plain(sys.stderr)
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
-def progress() -> Live | Plain:
-    """What suits stderr."""
-    return Live() if sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown") else Plain()
+def progress() -> AbstractContextManager[Words]:
+    """What suits stderr: a bar on a terminal, else plain lines."""
+    is_drawn = sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+    return Live() if is_drawn else nullcontext(plain(sys.stderr))
