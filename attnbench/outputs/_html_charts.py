@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from attnbench.outputs._colours import INK, colour
-from attnbench.outputs._html_page import FILES, Block, script_data
+from attnbench.outputs._html_page import FILES, Block, page, script_data
 from attnbench.units import STEPS
 
 HEIGHT = 440
@@ -54,15 +54,13 @@ def style(name: str, operators: Mapping[str, str]) -> dict[str, Any]:
     return {"colour": "" if hue == INK else hue, "dash": DASHES[same.index(name) % len(DASHES)]}
 
 
-def chart_scripts() -> tuple[str, ...]:
-    """Vega with Vega-Lite, and what fills the charts."""
-    return _vega(), (FILES / "charts.js").read_text(encoding="utf-8")
-
-
-def charts(kinds: Sequence[str]) -> list[Block]:
-    """What scripts need for charts of some kinds."""
+def chart_page(
+    title: str, blocks: Sequence[Block], kinds: Sequence[str], rest: str, subtitle: Sequence[str] = ()
+) -> str:
+    """A page with charts of some kinds. The other arguments are those of `page`."""
     settings = {"units": STEPS, "charts": {kind: _specification(kind) for kind in kinds}}
-    return [Block("charts", script_data("settings", settings))]
+    scripts = _vega(), (FILES / "charts.js").read_text(encoding="utf-8")
+    return page(title, subtitle, [*blocks, Block("charts", script_data("settings", settings))], scripts, rest)
 
 
 @cache

@@ -8,8 +8,8 @@ from typing import Any
 
 from attnbench.analysis.compare.findings import Comparison, Finding
 from attnbench.outputs import _comparison as view
-from attnbench.outputs._html_charts import chart_scripts, charts
-from attnbench.outputs._html_page import Block, page, part, script_data
+from attnbench.outputs._html_charts import chart_page
+from attnbench.outputs._html_page import Block, part, script_data, section
 from attnbench.outputs._run_tables import Field, TextTable
 from attnbench.registry import metrics
 
@@ -23,14 +23,13 @@ def comparisons_page(compared: Sequence[Comparison]) -> str:
     gated = any(each.gated for each in compared)
     sides = " → ".join([compared[0].before, *(each.after for each in compared)]) if compared else ""
     title = f"attnbench {'gate' if gated else 'compare'}: {sides}"
-    blocks += charts(["changes", "before-after"])
-    return page(title, (), blocks, chart_scripts(), "--format json holds all of it.")
+    return chart_page(title, blocks, ["changes", "before-after"], "--format json holds all of it.")
 
 
 def _blocks(comparison: Comparison, number: int, several: bool) -> Iterator[Block]:
     content = part("paragraph", f"{comparison.before} → {comparison.after}") if several else ""
     content += part("notes", view.notes(comparison))
-    yield Block("decision", part("section", f"decision-{number}", comparison.decision, content), rank=1)
+    yield section("decision", f"decision-{number}", comparison.decision, content)
     findings = view.chosen(comparison)
     if findings:
         yield Block(
@@ -42,7 +41,7 @@ def _blocks(comparison: Comparison, number: int, several: bool) -> Iterator[Bloc
     drawn = [f for f in every if f.ratio is not None and math.isfinite(f.ratio) and f.ratio > 0]
     if drawn:
         chart = part("chart", "findings", group, f"{comparison.before} and {comparison.after}")
-        yield Block("charts", part("section", f"charts-{number}", "Before and after", chart), rank=1)
+        yield section("charts", f"charts-{number}", "Before and after", chart)
     for first in range(0, len(drawn), _AT_ONCE):
         some = [_drawn(f) for f in drawn[first : first + _AT_ONCE]]
         yield Block(

@@ -14,14 +14,12 @@ from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
 from attnbench.outputs._colours import MOST_COLOURED
 from attnbench.outputs._html_charts import style
-from attnbench.outputs._html_page import Block, part, script_data
+from attnbench.outputs._html_page import Block, part, script_data, section
 from attnbench.outputs._run_tables import crossover_text
 
 
 def curve_blocks(summary: Summary) -> Iterator[Block]:
     """A chart for each axis, and the data of its panels."""
-    from markupsafe import Markup
-
     found = answer(summary)
     by_axis: dict[str, list[tuple[PanelReport, Verdict]]] = {}
     for report, verdict in zip(summary.panels, found.verdicts, strict=True):
@@ -30,7 +28,7 @@ def curve_blocks(summary: Summary) -> Iterator[Block]:
         blocks = [_block(*each, found.tables) for each in reports if any(map(_is_drawn, each[0].tables))]
         if blocks:
             chart = part("chart", "curves", axis, f"Curves over {axis}")
-            yield Block(f"curves over {axis}", Markup(part("section", f"curves-{axis}", f"Over {axis}", chart)), rank=1)
+            yield section(f"curves over {axis}", f"curves-{axis}", f"Over {axis}", chart)
             yield from blocks
 
 

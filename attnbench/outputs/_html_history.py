@@ -8,9 +8,9 @@ from typing import Any
 from attnbench.analysis.history import Change, History, MetricHistory, PanelHistory, Track
 from attnbench.outputs import _history as view
 from attnbench.outputs._colours import MOST_COLOURED
-from attnbench.outputs._html_charts import chart_scripts, charts, style
+from attnbench.outputs._html_charts import chart_page, style
 from attnbench.outputs._html_curves import rounded
-from attnbench.outputs._html_page import Block, page, part, script_data
+from attnbench.outputs._html_page import Block, part, script_data, section, tables
 
 MOST_RUNS = 400
 """The newest so many runs are in a chart."""
@@ -21,27 +21,26 @@ def history_page(history: History) -> str:
     blocks = [
         *_changes(history),
         *_charts(history),
-        *_tables(history),
+        *(tables(view.panel_part(history, each), i == 0) for i, each in enumerate(history.panels)),
         Block("runs", part("panel", "Runs", part("text_table", view.runs_table(history)), False), rank=3),
         *_words(history),
-        *charts(["history"]),
     ]
     rest = "attnbench history FOLDER --operators NAME --size SIZE holds a part; --format json all of it."
-    return page(f"attnbench history: {view.heading(history)}", (), blocks, chart_scripts(), rest)
+    return chart_page(f"attnbench history: {view.heading(history)}", blocks, ["history"], rest)
 
 
 def _changes(history: History) -> Iterator[Block]:
     content = part("notes", list(view.found(history)), "verdicts")
     if history.changes:
         content += part("text_table", view.changes_table(history))
-    yield Block("changes", part("section", "changes", "What changed", content), rank=1)
+    yield section("changes", "changes", "What changed", content)
 
 
 def _charts(history: History) -> Iterator[Block]:
     if not history.panels:
         return
     chart = part("chart", "history", "runs", "Figures from run to run")
-    yield Block("chart of the runs", part("section", "charts", "From run to run", chart), rank=1)
+    yield section("chart of the runs", "charts", "From run to run", chart)
     yield Block("days of the runs", script_data("runs", {"runs": list(_runs(history))}), rank=1)
     by_track: dict[tuple[str, str], list[Change]] = {}
     for change in history.changes:
@@ -123,20 +122,11 @@ def _text(history: History, change: Change) -> str:
     return f"{view.change_text([change])}{interval}, {change.evidence}, {before} → {after}{same}"
 
 
-def _tables(history: History) -> Iterator[Block]:
-    from markupsafe import Markup
-
-    for number, report in enumerate(history.panels):
-        table = view.panel_part(history, report)
-        content = Markup("").join(part("text_table", each) for each in table.text_tables)
-        yield Block(f"tables of {table.heading}", part("panel", table.heading, content, number == 0), rank=3)
-
-
 def _words(history: History) -> Iterator[Block]:
     words = part("notes", view.words(history))
-    yield Block("words", part("section", "words", "How to read it", words), rank=1)
+    yield section("words", "words", "How to read it", words)
     kinds = part("notes", list(view.circumstances(history)))
-    yield Block("circumstances", part("section", "circumstances", "Circumstances", kinds), rank=1)
+    yield section("circumstances", "circumstances", "Circumstances", kinds)
     if history.unread:
         lost = part("notes", view.left_out(history))
-        yield Block("left out runs", part("section", "lost", "Left out, and why", lost), rank=1)
+        yield section("left out runs", "lost", "Left out, and why", lost)

@@ -12,7 +12,7 @@ from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Row, Spot
 from attnbench.axes import AXES
 from attnbench.outputs._colours import GREY, colour
 from attnbench.outputs._grid_tables import best_exact, edges, key, letters_of, metric, parts, spot_text
-from attnbench.outputs._html_page import Block, part, script_data
+from attnbench.outputs._html_page import Block, part, script_data, section, tables
 from attnbench.outputs._run_tables import crossover_text, interval_text
 from attnbench.units import shown
 
@@ -22,17 +22,13 @@ _CERTAIN, _UNCERTAIN = 0.55, 0.25
 
 def map_blocks(grids: Sequence[Grid]) -> Iterator[Block]:
     """A chart and the tables of each grid."""
-    from markupsafe import Markup
-
     letters = letters_of(grids)
-    for i, (grid, tables) in enumerate(zip(grids, parts(grids), strict=True)):
+    for i, (grid, each) in enumerate(zip(grids, parts(grids), strict=True)):
         title = f"{grid.axis} × {grid.over}"
         chart = part("chart", "map", str(i), f"Map of {title}") + part("notes", [key(grid, letters)])
-        yield Block(f"map of {title}", part("section", f"map-{i}", f"Map: {grid.title}", chart), rank=1)
+        yield section(f"map of {title}", f"map-{i}", f"Map: {grid.title}", chart)
         yield Block(f"map of {grid.title}", script_data("map", _map(grid, str(i), letters)), rank=2)
-        content = Markup("").join(part("text_table", table) for table in tables.text_tables)
-        content += part("notes", tables.notes)
-        yield Block(f"tables of {grid.title}", part("panel", f"Tables: {grid.title}", content, False), rank=3)
+        yield tables(each, is_open=False, before="Tables: ")
 
 
 def _map(grid: Grid, group: str, letters: Mapping[str, str]) -> dict[str, Any]:

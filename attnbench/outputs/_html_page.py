@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+    from attnbench.outputs._run_tables import Part
+
 LIMIT_BYTES = 1_500_000
 """Of a page; what would make it larger is left out, and named."""
 
@@ -74,6 +76,19 @@ def part(name: str, *values: Any) -> Markup:
     from markupsafe import Markup
 
     return Markup(getattr(_templates().get_template("parts.html").module, name)(*values))
+
+
+def section(name: str, place: str, heading: str, content: Any) -> Block:
+    """A part with a heading. place: by which links find it."""
+    return Block(name, part("section", place, heading, content), rank=1)
+
+
+def tables(each: Part, is_open: bool, before: str = "") -> Block:
+    """The tables of a part, below its heading, which opens and closes them. before: of the heading."""
+    from markupsafe import Markup
+
+    content = Markup("").join(part("text_table", table) for table in each.text_tables) + part("notes", each.notes)
+    return Block(f"tables of {each.heading}", part("panel", before + each.heading, content, is_open), rank=3)
 
 
 def page(title: str, subtitle: Sequence[str], blocks: Sequence[Block], scripts: Iterable[str], rest: str) -> str:

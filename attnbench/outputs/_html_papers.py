@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.claims import VERDICTS, Mark
 from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure, Printed
 from attnbench.analysis.reproduction import OfPaper, Reproduction
-from attnbench.outputs._html_charts import chart_scripts, charts, style
-from attnbench.outputs._html_page import Block, page, part, script_data
+from attnbench.outputs._html_charts import chart_page, style
+from attnbench.outputs._html_page import Block, part, script_data, section
 from attnbench.outputs._paper_listing import claim_texts, counts, difference, notes
 from attnbench.outputs._paper_times import place
 from attnbench.units import short_size
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    pass
 
 _MARKS: Mapping[Mark, str] = {
     "read": "read in the paper",
@@ -29,16 +29,15 @@ def papers_page(reproduction: Reproduction) -> str:
     figures = reproduction.figures()
     of_papers = reproduction.of_papers
     blocks = [
-        Block("verdicts", _verdicts(reproduction), rank=1),
+        _verdicts(reproduction),
         *(block for each in of_papers for block in _paper(each, reproduction.commands, figures.get(each.name, ()))),
-        Block("marks", part("section", "marks", "How to read it", part("notes", notes(reproduction)[:-1])), rank=1),
-        *charts(["figure"]),
+        section("marks", "marks", "How to read it", part("notes", notes(reproduction)[:-1])),
     ]
     title = "attnbench reproduce: what papers claim of cost, beside ours"
-    return page(title, (), blocks, chart_scripts(), "attnbench reproduce PAPER --format json holds all of it.")
+    return chart_page(title, blocks, ["figure"], "attnbench reproduce PAPER --format json holds all of it.")
 
 
-def _verdicts(reproduction: Reproduction) -> Markup:
+def _verdicts(reproduction: Reproduction) -> Block:
     """How many claims of each paper have each verdict."""
     papers = [
         {
@@ -50,7 +49,7 @@ def _verdicts(reproduction: Reproduction) -> Markup:
         for each in reproduction.of_papers
     ]
     content = part("paragraph", counts(reproduction.results)) + part("papers", papers, VERDICTS)
-    return part("section", "verdicts", "Verdicts", content)
+    return section("verdicts", "verdicts", "Verdicts", content)
 
 
 def _paper(of_paper: OfPaper, commands: Mapping[str, Sequence[str]], figures: Sequence[DrawnFigure]) -> Iterator[Block]:
@@ -63,7 +62,7 @@ def _paper(of_paper: OfPaper, commands: Mapping[str, Sequence[str]], figures: Se
     ]
     claims = [claim_texts(result, commands) for result in of_paper.results]
     content = part("source", paper.url, paper.source) + part("charts", drawn) + part("claims", name, claims)
-    yield Block(f"claims of {name}", part("section", f"paper-{name}", paper.title, content), rank=1)
+    yield section(f"claims of {name}", f"paper-{name}", paper.title, content)
     for group, each in zip(groups, figures, strict=True):
         yield Block(f"figure of {name}", script_data("figure", {"group": group, **_figure(each)}), rank=2)
 

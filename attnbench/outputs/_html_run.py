@@ -10,11 +10,11 @@ from attnbench.analysis.grid import Grid, maps
 from attnbench.analysis.summary import Summary
 from attnbench.outputs._answer import ShortTable, machine, view
 from attnbench.outputs._grid_tables import legend as grid_legend
-from attnbench.outputs._html_charts import chart_scripts, charts
+from attnbench.outputs._html_charts import chart_page
 from attnbench.outputs._html_curves import curve_blocks
 from attnbench.outputs._html_maps import map_blocks
-from attnbench.outputs._html_page import Block, page, part
-from attnbench.outputs._run_tables import Field, Part, TextTable, marks, not_measured, parts
+from attnbench.outputs._html_page import Block, part, section, tables
+from attnbench.outputs._run_tables import Field, TextTable, marks, not_measured, parts
 from attnbench.units import count
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ def run_page(summary: Summary, folder: Path | None) -> str:
         *_answer(summary),
         *curve_blocks(summary),
         *map_blocks(two_axes),
-        *_tables(parts(summary)),
+        *(tables(each, i == 0) for i, each in enumerate(parts(summary))),
         *_circumstances(summary, grid_legend(two_axes)),
-        *charts(["curves", "map"] if two_axes else ["curves"]),
     ]
     rest = "attnbench show RUN --axis AXIS --metric METRIC --format html holds a part; --format json all of it."
-    return page(f"attnbench: {summary.name}", list(_subtitle(summary, folder)), blocks, chart_scripts(), rest)
+    kinds = ["curves", "map"] if two_axes else ["curves"]
+    return chart_page(f"attnbench: {summary.name}", blocks, kinds, rest, list(_subtitle(summary, folder)))
 
 
 def grids_page(grids: Sequence[Grid]) -> str:
     """The document of maps of two axes."""
-    words = part("section", "marks", "How to read it", part("notes", grid_legend(grids)))
+    words = section("marks", "marks", "How to read it", part("notes", grid_legend(grids)))
     title = f"attnbench: {', '.join(dict.fromkeys(f'{grid.axis} × {grid.over}' for grid in grids))}"
     rest = "attnbench show RUN --over AXIS --format json holds all of it."
-    return page(title, (), [*map_blocks(grids), Block("marks", words, rank=1), *charts(["map"])], chart_scripts(), rest)
+    return chart_page(title, [*map_blocks(grids), words], ["map"], rest)
 
 
 def _answer(summary: Summary) -> Iterator[Block]:
@@ -55,7 +55,7 @@ def _answer(summary: Summary) -> Iterator[Block]:
         return
     notes = [*answer.sentences, *answer.notes]
     content = part("paragraph", answer.heading) + part("notes", notes, "verdicts")
-    yield Block("verdicts", part("section", "answer", "Where softmax stops paying", content), rank=1)
+    yield section("verdicts", "answer", "Where softmax stops paying", content)
     for i, table in enumerate(answer.tables):
         title = f"What to take instead, over {table.names.full}"
         table_block = part("text_table", _text_table(title, table))
@@ -83,24 +83,16 @@ def _subtitle(summary: Summary, folder: Path | None) -> Iterator[str]:
         yield f"Run folder: {folder}"
 
 
-def _tables(every: list[Part]) -> Iterator[Block]:
-    from markupsafe import Markup
-
-    for i, each in enumerate(every):
-        content = Markup("").join(part("text_table", table) for table in each.text_tables) + part("notes", each.notes)
-        yield Block(f"tables of {each.heading}", part("panel", each.heading, content, i == 0), rank=3)
-
-
 def _circumstances(summary: Summary, more: Sequence[str]) -> Iterator[Block]:
     """How to read it, what was not measured, warnings, and the machine. more: of how to read it."""
-    yield Block("marks", part("section", "marks", "How to read it", part("notes", [*marks(summary), *more])), rank=1)
+    yield section("marks", "marks", "How to read it", part("notes", [*marks(summary), *more]))
     lost = [*not_measured(summary), *_failures(summary)]
-    yield Block("not measured", part("section", "lost", "Not measured, and why", _listed(lost)), rank=1)
+    yield section("not measured", "lost", "Not measured, and why", _listed(lost))
     warned = [f"{text} ({count(number, 'visit')})" for text, number in summary.warnings.items()]
-    yield Block("warnings", part("section", "warnings", "Warnings", _listed(warned)), rank=1)
+    yield section("warnings", "warnings", "Warnings", _listed(warned))
     rows = list(_facts(summary.environment))[:_MOST_FACTS]
     table = part("facts", rows, "Machine and software", ("what", "value"))
-    yield Block("environment", part("section", "environment", "Environment", table), rank=1)
+    yield section("environment", "environment", "Environment", table)
 
 
 def _failures(summary: Summary) -> list[str]:
