@@ -63,13 +63,25 @@ def check_place(path: Path, option: str) -> None:
             os.unlink(path)
 
 
-def new_folder(path: Path) -> None:
-    """Makes the folder that --out names. Raises OSError, and BadInput where it is a link, or there and not empty."""
-    if os.path.islink(path):
-        raise BadInput(f"--out {path}: a link. Name a new folder, or the one that it leads to.")
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise BadInput(f"--out {path}: is not empty. Name a new folder, or use --resume {path}.")
+def new_folder(path: Path, or_else: str = "") -> None:
+    """Makes the folder that --out names. Raises OSError, and BadInput as `check_new_folder`, which has `or_else`."""
+    check_new_folder(path, or_else)
     path.mkdir(parents=True, exist_ok=True)
+
+
+def check_new_folder(path: Path, or_else: str = "") -> None:
+    """Checks that the folder which --out names is not there yet, or is empty.
+
+    Args:
+        path: it.
+        or_else: what can be done besides naming another, as the end of a sentence.
+    Raises: BadInput.
+    """
+    with storing(path, "Choose a writable place: --out."):
+        if os.path.islink(path):
+            raise BadInput(f"--out {path}: a link. Name a new folder, or the one that it leads to.")
+        if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+            raise BadInput(f"--out {path}: is not empty. Name a new folder{or_else}.")
 
 
 def write(file: FileIO, data: bytes) -> None:

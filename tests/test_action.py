@@ -83,9 +83,45 @@ def test_undecided_warns_or_fails_as_asked(repository: Path, undecided: str, exp
 
 def test_every_input_reaches_the_command(repository: Path) -> None:
     command = 'echo "words: $*; threads: $OMP_NUM_THREADS"'
-    inputs = {"suite": "own.yaml", "against": "stored", "tier": "1", "threads": "2"}
+    inputs = {"suite": "--help", "against": "stored", "tier": "1", "threads": "2", "folder": "my folder/gate"}
     status, _, _, printed = gate_step(repository, command, **inputs)
     assert status == 0, printed
-    for words in ("gate own.yaml", "--against stored", "--tier 1", "threads: 2"):
+    for words in ("gate --tier 1", "--against stored", "--out my folder/gate ", "-- --help;", "threads: 2"):
         assert words in printed
     assert "--base" not in printed
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"undecided": "Warn"}, "::error::undecided: 'Warn'; allowed: warn, fail"),
+        ({"threads": ""}, "::error::threads: ''; allowed: a number from 1"),
+        ({"threads": "0"}, "::error::threads: '0'"),
+    ],
+)
+def test_an_input_that_would_be_passed_over_is_told(repository: Path, inputs: dict[str, str], told: str) -> None:
+    status, code, _, printed = gate_step(repository, "echo it ran", suite="own.yaml", base="HEAD", **inputs)
+    assert (status, code) == (2, "")
+    assert told in printed
+    assert "it ran" not in printed
+
+
+def test_a_job_gates_two_suites_in_folders_of_their_own(repository: Path) -> None:
+    """What stands for `attnbench` refuses a folder that is not empty, as it does."""
+    command = """
+        while [ $# -gt 0 ]; do
+            case "$1" in --out) out="$2" ;; --junit) junit="$2" ;; --sarif) sarif="$2" ;; esac
+            shift
+        done
+        [ -d "$out" ] && exit 2
+        mkdir -p "$out" && echo "$out" | tee "$junit" "$sarif" > "$out/gate.json"
+    """
+    for folder in ("attnbench-gate", "my folder/two"):
+        given = {} if folder == "attnbench-gate" else {"folder": folder}
+        status, output, _, printed = gate_step(repository, command, suite="own.yaml", base="HEAD", **given)
+        assert (status, output) == (0, f"code=0\nsarif={folder}/gate.sarif\n"), printed
+        assert {path.name for path in (repository / folder).iterdir()} == {"gate.json", "gate.sarif", "junit.xml"}
+        assert (repository / folder / "gate.sarif").read_text() == f"{folder}\n"
+    status, output, _, _ = gate_step(repository, command, suite="own.yaml", base="HEAD")
+    assert (status, output) == (2, "code=2\n"), "no decision of an earlier step is taken for this one's"
+    assert ACTION["outputs"]["folder"]["value"] == "${{ inputs.folder }}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +76,20 @@ def test_they_state_what_they_can_do(path: Path) -> None:
 )
 def test_their_suites_are_valid(suite: Path, series: set[str]) -> None:
     assert {operator_with_impl(cell.operator, cell.impl) for cell in cells(read(suite))} == series
+
+
+@pytest.mark.parametrize("example", [OWN_OPERATOR, OWN_IMPL], ids=["own-operator", "own-impl"])
+def test_what_their_commands_write_stays_out_of_the_repository(example: Path, tmp_path: Path) -> None:
+    shutil.copytree(example, tmp_path, dirs_exist_ok=True)
+    for place in ("results/run", "operators/__pycache__"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "written").touch()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--others", "--exclude-standard"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "README.md" in listed.stdout
+    assert "written" not in listed.stdout
 
 
 def test_the_impl_of_the_readme_is_softmax_in_a_valid_suite(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def command(
     for option, place in {"--report": report, "--junit": junit, "--sarif": sarif}.items():
         if place is not None:
             files.check_place(place, option)
+    if out is not None:
+        files.check_new_folder(out)
     only = (operator or (), impl or ())
     request = GateRequest(suite, only, from_options(fail_on), device, int(tier), pairs, out)
     try:

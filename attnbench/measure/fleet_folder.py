@@ -127,7 +127,7 @@ def create(path: Path, facts: Facts, inputs: Mapping[str, bytes]) -> FleetFolder
     Raises: BadInput where it is there and not empty, or cannot be written.
     """
     with files.storing(path, "Choose a writable place: --out."):
-        files.new_folder(path)
+        files.new_folder(path, f", or use --resume {path}")
         for name, content in inputs.items():
             place = path / INPUTS / name
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -209,12 +209,22 @@ def _commit(top: Path, revision: str, option: str) -> str:
             raise BadInput("")
         return _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     except BadInput:
-        names = _git(top, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes")
-        near = suggestion(revision, names.split())
         raise BadInput(
-            f"{option} {revision}: no such revision in {top}{near}. Give a branch, a tag or a commit; in CI fetch it "
-            "first (fetch-depth: 0)."
+            f"{option} {revision}: no such revision in {top}{_near(top, revision)}. {_where_it_may_be(top)}"
         ) from None
+
+
+def _near(top: Path, revision: str) -> str:
+    """The suggestion of a branch that only a remote has, as after CI's checkout, or of a name that is near."""
+    names = _git(top, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes").split()
+    remote = next((name for name in names if name.partition("/")[2] == revision), None)
+    return suggestion(revision, names) if remote is None else f" (did you mean '{remote}'?)"
+
+
+def _where_it_may_be(top: Path) -> str:
+    if _git(top, "rev-parse", "--is-shallow-repository") == "true":
+        return "This clone has part of the history alone: fetch the rest (git fetch --unshallow; in CI fetch-depth: 0)."
+    return "Give a branch, a tag or a commit; fetch it first where only a remote has it (in CI fetch-depth: 0)."
 
 
 def _check_imports(side: Checkout, top: Path) -> bool:

@@ -78,7 +78,7 @@ def create(folder: Path, suite_text: str, environment: dict[str, Any], todo: str
     todo: as `Journal` has it.
     """
     with storing(folder, "Choose a writable place: --out."):
-        new_folder(folder)
+        new_folder(folder, "" if todo else f", or use --resume {folder}")
         facts = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
         begun = {SUITE: suite_text, ENVIRONMENT: facts, SAMPLES: HEADER, VISITS: ""}
         try:

@@ -331,7 +331,7 @@ def test_the_verb_joins_says_what_and_refuses(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"{out}\n")
     assert done.stderr.startswith("joined: 3 shards, measured on 3 devices (AMD EPYC)\n")
     for words, reason in (
-        ((*parts, "--out", out), "is not empty"),
+        ((*parts, "--out", out), "is not empty. Name a new folder."),
         ((parts[0], "--out", f"{out}2"), "shard 2/3, shard 3/3"),
     ):
         refused = CliRunner().invoke(app, ["merge", *words])

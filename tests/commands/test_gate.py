@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,7 @@ def test_a_file_written_again_as_it_was_is_no_change(repository: Path) -> None:
         (("own.yaml", "--base", "HEAD", "--against", "x"), "one of the two"),
         (("own.yaml", "--base", "nowhere"), "--base nowhere: no such revision"),
         (("own.yaml", "--base=--help"), "no such revision"),
+        (("own.yaml", "--base", "HEAD", "--out", "operators"), "--out operators: is not empty. Name a new folder."),
         (("none.yaml", "--base", "HEAD"), "none.yaml does not exist"),
         (("own.yaml", "--against", "nothing"), "nothing: no such folder"),
         (("own.yaml", "--base", "HEAD", "--fail-on", "wal_time:5%"), "did you mean 'wall_time'"),
@@ -251,6 +253,26 @@ def test_bad_usage_is_a_sentence_and_exit_code_2(
     done = in_this_process(repository, "gate", *words)
     assert isinstance(done.exception, BadInput), done.exception
     assert message in str(done.exception)
+
+
+def test_a_base_that_a_checkout_in_ci_lacks_is_named(repository: Path, tmp_path: Path) -> None:
+    """A checkout of a pull request has no branch of the base's name, or nothing of the base."""
+    git(repository, "branch", "trunk")
+    (repository / "own.yaml").write_text(SUITE + "\n")
+    git(repository, "commit", "--quiet", "--all", "--message", "two")
+    branch = git(repository, "branch", "--show-current").strip()
+    for name, depth in (("full", ()), ("shallow", ("--depth=1",))):
+        git(tmp_path, "clone", "--quiet", "--branch", branch, *depth, repository.as_uri(), name)
+    for clone, message in (
+        ("full", r"--base trunk: no such revision in .* \(did you mean 'origin/trunk'\?\)\. Give a branch.*fetch it"),
+        (
+            "shallow",
+            r"--base trunk: no such revision in \S+shallow\. This clone has part of the history alone.*--unshallow",
+        ),
+    ):
+        done = in_this_process(tmp_path / clone, "gate", "own.yaml", "--base", "trunk")
+        assert isinstance(done.exception, BadInput), done.exception
+        assert re.search(message, str(done.exception)), done.exception
 
 
 def test_a_decision_that_cannot_be_stored_is_printed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
