@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -110,26 +111,84 @@ def to_be_continued(path: Path) -> FileIO:
     return file
 
 
+_MENDED = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some space there",
+    errno.EACCES: "Make it writable",
+    errno.EPERM: "Make it writable",
+    errno.EROFS: "Make it writable",
+    errno.ENOENT: "It was moved or removed, or its disk is gone: put it back as it was",
+    errno.ENOTDIR: "It was moved or removed, or its disk is gone: put it back as it was",
+    errno.ESTALE: "It was moved or removed, or its disk is gone: put it back as it was",
+}
+"""What makes a place writable again, by why it cannot be written."""
+
+
 @contextlib.contextmanager
-def storing(place: Path, todo: str = "") -> Iterator[None]:
-    """Turns an OSError while writing (a full or read-only disk) into BadInput.
+def storing(place: Path, todo: str) -> Iterator[None]:
+    """Turns an OSError while writing (a full, read-only or lost disk) into BadInput.
 
     Args:
         place: what is written to, for the message.
-        todo: what the user can do; default: how to continue the run of this folder.
+        todo: what the user can do.
     """
     try:
         yield
     except OSError as error:
-        todo = todo or (
-            f"What was measured so far is kept. Free some space or make it writable, then continue with "
-            f"--resume {place}."
-        )
         raise BadInput(f"{place}: cannot be written: {error.strerror or error}. {todo}") from None
+
+
+@contextlib.contextmanager
+def going_on(place: Path, todo: str = "") -> Iterator[None]:
+    """`storing`, of what was begun before: the message also says how the place is mended.
+
+    Args:
+        place: as of `storing`.
+        todo: what the user can do then; default: how to continue the run of this folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        mended = _MENDED.get(error.errno or 0, "See to its disk")
+        todo = todo or f"What it holds is kept: continue with --resume {place}."
+        with storing(place, f"{mended}. {todo}"):
+            raise error
+
+
+def check_same(path: Path, file: FileIO) -> None:
+    """Raises OSError where a path no longer leads to the file that was opened there."""
+    if not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+        raise OSError(errno.ESTALE, "another file is there now")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file, or a link to one, is there. Raises BadInput where nobody can say."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder, or a link to one, is there. Raises BadInput where nobody can say."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """What is at a path, as `os.stat` has it; 0: nothing. Raises BadInput."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> BadInput:
+    """Why something cannot be read, for the user."""
+    reason = getattr(error, "strerror", None) or error
+    return BadInput(f"{path}: cannot be read: {reason}. Check that the file exists and is yours.")
 
 
 def write_named(path: Path, text: str, *, append: bool = False) -> None:
     """Writes a file that the user has named: a link, a pipe or a device is written to. Raises BadInput."""
     mode = "a" if append else "w"
-    with storing(path, "Free some space, or name another file."), path.open(mode, encoding="utf-8") as file:
+    with going_on(path, "Or name another file."), path.open(mode, encoding="utf-8") as file:
         file.write(text)

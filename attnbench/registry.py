@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import pkgutil
 import re
 import sys
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from attnbench.errors import MOST_OF_A_REASON, BadInput, printable
+from attnbench.files import is_file
 from attnbench.metric import Metric
 from attnbench.operator import Form, Impl, Operator, Param
 from attnbench.problem import Cell, Mode, Params, ParamValue, Problem, Scope
@@ -156,7 +156,11 @@ def operators(operators_from: Iterable[str] = ()) -> dict[str, Source]:
 
 def _user_sources(place: str) -> dict[str, Source]:
     if place.endswith(".py"):
-        if not os.path.isfile(place):
+        try:
+            exists = is_file(Path(place))
+        except BadInput as error:
+            raise BadInput(f"operators_from: {error}") from None
+        if not exists:
             raise BadInput(
                 f"operators_from: {place} does not exist. Give the path of a .py file, relative to the suite."
             )

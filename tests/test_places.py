@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from attnbench import files
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
+from attnbench.measure.open_run import default_folder
 from attnbench.plan.suite import from_text
 from attnbench.store import journal
 
@@ -73,6 +76,29 @@ def test_operators_from_of_a_suite_names_files(here: Path, name: str) -> None:
     text = f'operators_from: ["{name}"]\noperators: [softmax]\nsweep: [{{seq_len: 8}}]'.replace("\0", "\\0")
     with pytest.raises(BadInput, match="operators_from"):
         from_text(text, "s.yaml", here)
+
+
+@pytest.mark.parametrize("verb", ["show", "plot", "dispatch", "run --resume", "crossover --resume", "merge --out new"])
+def test_a_folder_that_may_not_be_looked_into_is_not_called_one_that_is_no_run(
+    here: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.stat
+
+    def refused(path: Any, **more: Any) -> os.stat_result:
+        if str(path).startswith("folder/"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return look(path, **more)
+
+    monkeypatch.setattr(os, "stat", refused)
+    result = CliRunner().invoke(app, [*verb.split(), "folder"])
+    assert isinstance(result.exception, BadInput), result.exception
+    assert "cannot be read: Permission denied" in str(result.exception)
+
+
+def test_a_folder_below_results_that_cannot_be_looked_for_can_be_refused(here: Path) -> None:
+    (here / "results").mkdir()
+    with pytest.raises(BadInput, match=r"cannot be written: File name too long\. Choose a writable place: --out"):
+        journal.create(default_folder("x" * 300), "", {})
 
 
 STORES: dict[str, tuple[Callable[[Path], None], set[str]]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.swept import Swept, swept_of
 from attnbench.errors import BadInput, printable
+from attnbench.files import is_file, is_folder
 from attnbench.problem import BASELINE, CELL_COLUMNS, Cell, cell_of
 from attnbench.properties import FORMS, PROPERTIES
 from attnbench.store.reading import read_environment, read_visits
@@ -169,10 +169,10 @@ def read_run(path: str | Path) -> Run:
     from attnbench.store.frames import frame
 
     folder = Path(path)
-    if not os.path.isdir(folder):
+    if not is_folder(folder):
         raise BadInput(f"{path}: no such folder{_near(folder)}. Give a folder that `attnbench run` wrote.")
     for name in (VISITS, ENVIRONMENT, SUITE):
-        if not os.path.isfile(folder / name):
+        if not is_file(folder / name):
             raise BadInput(f"{folder}: not a run folder, it has no {name}. Give a folder that `attnbench run` wrote.")
     visits = read_visits(folder)
     contracts = sorted({visit.contract for visit in visits})

@@ -121,12 +121,12 @@ def read_snapshots(root: Path, names: Sequence[str]) -> Snapshots:
 
     Raises: BadInput where it holds none that can be read.
     """
-    folders, links = run_folders(root)
+    folders, left_out = run_folders(root)
     if not folders:
         raise BadInput(f"{root}: no run folder in it. Give a folder that holds folders which `attnbench run` wrote.")
     columns = list(dict.fromkeys(c for name in names for c in (metrics()[name].column, *metrics()[name].added)))
     visits = read_many(root, folders, columns)
-    unread = {**visits.unread, **dict.fromkeys(links, "a link, which is not followed.")}
+    unread = {**visits.unread, **left_out}
     files: dict[Path, tuple[dict[str, Any], str, str]] = {}
     parsed: dict[str, tuple[str, str]] = {}
     for folder in visits.runs:

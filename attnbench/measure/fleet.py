@@ -269,7 +269,7 @@ def _tasks(fleet: FleetFolder, facts: Facts, suite: Suite, devices: int) -> tupl
     if budget_s is None:
         return tasks, FleetTime(expected)
     limits_s = {number: shard_s(budget_s, each.share, devices, each.rounds) for number, each in expected.items()}
-    with files.storing(fleet.path):
+    with files.going_on(fleet.path, engines.CONTINUED):
         return [fleet.limit(task, limits_s[task.number]) for task in tasks], FleetTime(expected, limits_s)
 
 
@@ -293,7 +293,7 @@ class _Leasing:
         for task in self.tasks:
             code = self.fleet.ended(task)
             if code is not None and units_lacking(task.folder):
-                with files.storing(task.mark, engines.CONTINUED):
+                with files.going_on(task.mark, engines.CONTINUED):
                     task.mark.unlink()  # it goes on, with the budget of today
             elif code is not None:
                 self._codes[task.number] = code
@@ -411,8 +411,10 @@ def _joined(ended: Ended) -> Ended:
     beside = ended.folder / f".joined-{secrets.token_hex(4)}"
     try:
         joined = join(parts, partial=True)
-        write(joined, beside)
-        with files.storing(ended.folder):
+        with files.going_on(ended.folder, engines.CONTINUED):
+            beside.mkdir()
+        write(joined, beside, engines.CONTINUED)
+        with files.going_on(ended.folder, engines.CONTINUED):
             for path in beside.iterdir():
                 os.replace(path, ended.folder / path.name)
     except BadInput as error:

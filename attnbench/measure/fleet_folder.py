@@ -83,7 +83,7 @@ class FleetFolder:
     def facts(self) -> Facts:
         """What it measures. Raises BadInput where it is no fleet's folder."""
         path = self.path / FLEET
-        if not os.path.isfile(path):
+        if not files.is_file(path):
             raise BadInput(
                 f"--resume {self.path}: not the folder of a fleet, it has no {FLEET}. Start a new fleet with --out; a "
                 "run is continued by `attnbench run --resume`."
@@ -158,7 +158,7 @@ def _budget(path: Path) -> str:
 
 def units_done(folder: Path) -> int:
     """Of a run folder that may be being written. 0 where there is none yet."""
-    if not (folder / VISITS).is_file():
+    if not files.is_file(folder / VISITS):
         return 0
     try:
         return len({(block_of(visit.key), visit.round) for visit in read_visits(folder) if visit.round})

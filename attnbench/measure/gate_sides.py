@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from attnbench.plan.suite import Suite
     from attnbench.store.records import Visit
 
-ANEW = "A gate is not continued: free some space or make it writable, then run it again with another --out."
+ANEW = "A gate is not continued: run it again with another --out."
 """What to do where a side cannot be stored."""
 
 Only = tuple[Sequence[str], Sequence[str]]
@@ -151,7 +151,8 @@ def side(
         yield runner
     finally:
         runner.workers.kill()  # none is left but where something has ended the measuring
-        runner.end_process()
+        with contextlib.suppress(BadInput):  # results.csv follows from the visits, and what decides is them
+            runner.end_process()
         opened.close()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
 from attnbench.errors import BadInput
+from attnbench.files import is_file
 from attnbench.measure import worker_process
 from attnbench.measure.definitions import check_any_defined
 from attnbench.measure.device import AUTO, alternatives, choose_device, device_names, device_of
@@ -218,7 +219,7 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
 
 def _refuse_other_contract(folder: Path) -> None:
     """Raises BadInput where a stored run was measured by another contract: its suite may have keys of that."""
-    for visit in read_visits(folder) if os.path.isfile(folder / VISITS) else ():
+    for visit in read_visits(folder) if is_file(folder / VISITS) else ():
         if visit.contract.split()[:1] != [str(CONTRACT)]:
             raise _other_contract(folder, visit.contract, str(CONTRACT))
 
@@ -255,7 +256,7 @@ def stored_suite(folder: Path) -> Suite:
     from attnbench.plan.suite import from_text
 
     _require_suite(folder)
-    if os.path.isfile(folder / SEARCH):
+    if is_file(folder / SEARCH):
         raise BadInput(
             f"--resume {folder}: a search of `attnbench crossover`, which measures only what it needs. "
             f"Continue it with: attnbench crossover --resume {folder}"
@@ -272,14 +273,14 @@ def stored_suite(folder: Path) -> Suite:
 
 def _require_suite(folder: Path) -> None:
     """Raises BadInput where a folder to continue has no suite."""
-    if not os.path.isfile(folder / SUITE):
+    if not is_file(folder / SUITE):
         raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start a new run with --out.")
 
 
 def stored_budget(folder: Path) -> str | None:
     """The budget in the suite of a stored run; None: it has none. Raises BadInput."""
     path = folder / SUITE
-    return budget_in(read_text(path), str(path)) if os.path.isfile(path) else None
+    return budget_in(read_text(path), str(path)) if is_file(path) else None
 
 
 def budget_in(text: str, where: str) -> str | None:
@@ -290,7 +291,7 @@ def budget_in(text: str, where: str) -> str | None:
 
 def stored_shard(folder: Path) -> StoredShard | None:
     """The part of its suite that a stored run is; None: the whole. Raises BadInput."""
-    return StoredShard.of_run(read_environment(folder)) if os.path.isfile(folder / ENVIRONMENT) else None
+    return StoredShard.of_run(read_environment(folder)) if is_file(folder / ENVIRONMENT) else None
 
 
 def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
@@ -376,7 +377,7 @@ def default_folder(name: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("results") / f"{name}-{stamp}"
     number = 2
-    while folder.exists():
+    while os.path.exists(folder):
         folder = Path("results") / f"{name}-{stamp}-{number}"
         number += 1
     return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.analysis.claims import Paper
 from attnbench.errors import BadInput
+from attnbench.files import is_file
 from attnbench.plan import suite as suites
 from attnbench.plan.suite import Suite
 from attnbench.store.records import VISITS
@@ -117,7 +117,7 @@ def _in_turn(
             yield PaperRun(suite.name, own, None)
             continue
         limited = replace(suite, limits=replace(suite.limits, budget_s=share_s))
-        stored = os.path.isfile(own / VISITS)
+        stored = is_file(own / VISITS)
         out, resume = (None, own) if stored else (own, None)
         request = RunRequest(limited, device=device, out=out, resume=resume, with_rates=False)
         yield PaperRun(suite.name, own, request)

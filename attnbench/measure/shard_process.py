@@ -28,6 +28,9 @@ USAGE = 2
 """The exit code of a run that cannot be begun or continued here."""
 
 LOOKED_EVERY_S = 2.0
+ROOM_BYTES = 2**20
+"""A disk that takes no more than this is full."""
+
 GRACE_S = 60.0
 """How long a shard that is to end may take to store what it has."""
 
@@ -46,7 +49,7 @@ def measure(task: Task, stopped: Callable[[], bool] = lambda: False) -> int:
     with task.log.open("ab") as log:
         if (task.folder / VISITS).is_file():
             code = _run(task, ("--resume", str(task.folder)), log, stopped)
-            if code != USAGE:
+            if code != USAGE or not _takes_more(task.folder):
                 return code
             aside = set_aside(task.folder)
             log.write(f"what cannot be continued here is set aside as {aside.name}; the shard begins anew\n".encode())
@@ -55,6 +58,18 @@ def measure(task: Task, stopped: Callable[[], bool] = lambda: False) -> int:
             shutil.rmtree(task.folder, ignore_errors=True)
         new = ("--shard", str(task), "--out", str(task.folder))
         return _run(task, new, log, stopped)
+
+
+def _takes_more(folder: Path) -> bool:
+    """Whether a run folder could be written: on a full or read-only disk `attnbench run` ends with USAGE too, and what
+    it holds can be continued there later."""
+    probe = folder / ".room"
+    try:
+        files.replace(probe, bytes(ROOM_BYTES))
+        probe.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def set_aside(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
-from attnbench.files import replace, storing
+from attnbench.files import going_on, is_file, replace
 from attnbench.plan.search_request import SearchRequest
 from attnbench.plan.sweep import facts_of
 from attnbench.problem import problem_of
@@ -23,14 +22,14 @@ from attnbench.yaml_file import parse, written
 
 def write_request(request: SearchRequest, folder: Path) -> None:
     """Stores a request in a run folder. Raises BadInput where that cannot be written."""
-    with storing(folder):
+    with going_on(folder):
         replace(folder / SEARCH, json.dumps(asdict(request), indent=2) + "\n")
 
 
 def read_request(folder: Path) -> SearchRequest:
     """The request of a stored search. Raises BadInput where the folder is none, or the file is damaged."""
     path = folder / SEARCH
-    if not os.path.isfile(path):
+    if not is_file(path):
         raise BadInput(
             f"--resume {folder}: not a folder that `attnbench crossover` wrote, it has no {SEARCH}. "
             f"Continue a suite's run with: attnbench run --resume {folder}"
@@ -58,6 +57,6 @@ def name_sizes(request: SearchRequest, folder: Path, visits: Iterable[Visit]) ->
     if sizes and data["sweep"][0][request.axis] != sizes:
         data["sweep"][0][request.axis] = sizes
         facts = {**stored_environment(folder), "sweep": [facts_of(problems, [*data["sweep"][0]])]}
-        with storing(folder):
+        with going_on(folder):
             replace(folder / ENVIRONMENT, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
             replace(folder / SUITE, written(data))

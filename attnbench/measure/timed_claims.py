@@ -41,6 +41,7 @@ from attnbench.analysis.timed_claims import (
 )
 from attnbench.axes import tokens_axis
 from attnbench.errors import BadInput
+from attnbench.files import is_file
 from attnbench.measure.papers import mistakes_in
 from attnbench.problem import Cell, block_of, operator_with_impl
 from attnbench.registry import metrics, operators, resolve
@@ -125,7 +126,7 @@ def stored_times(folder: Path | None) -> list[StoredTimes]:
     Raises: BadInput where a named folder has none, or where one cannot be trusted.
     """
     place = reference_folder() if folder is None else folder
-    if folder is not None and os.path.isfile(folder / VISITS):
+    if folder is not None and is_file(folder / VISITS):
         return [StoredTimes(read_run(folder))]
     runs = sorted(each.parent for each in place.glob(f"*/{VISITS}")) if os.path.isdir(place) else []
     if folder is not None and not runs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from attnbench.analysis import results
 from attnbench.analysis.looks import looks
-from attnbench.files import storing
+from attnbench.files import going_on
 from attnbench.plan.plan import Plan, beyond
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
@@ -105,7 +105,8 @@ class VisitLog:
     def write_results(self) -> None:
         """Makes results.csv current, where there is any visit."""
         if self.journal.visits:
-            with storing(self.journal.folder, self.journal.todo):
+            with going_on(self.journal.folder, self.journal.todo):
+                self.journal.check_place()
                 results.write(self.journal.folder, frame(self.journal.visits), stops(self.plan.measure))
         self._written = time.monotonic()
 

@@ -114,5 +114,5 @@ def _by_operator(keys: Sequence[str]) -> str:
 
 def store(folder: Path, comparison: Comparison) -> None:
     """gate.json: the comparison as `compare --format json` gives it."""
-    with files.storing(folder, "The decision is printed, but not stored: free some space or make it writable."):
+    with files.going_on(folder, "The decision is printed, but not stored."):
         files.replace(folder / "gate.json", without_paths(json.comparisons([comparison])))

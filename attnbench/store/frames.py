@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from attnbench.errors import BadInput
+from attnbench.files import is_file
 from attnbench.problem import CELL_COLUMNS
 from attnbench.store.columns import dtype_of, first_columns
 from attnbench.store.records import LONGEST_S, OLDER_SAMPLE_COLUMNS, SAMPLE_COLUMNS, SAMPLES, Visit
@@ -48,7 +48,7 @@ def read_samples(folder: Path, visits: pd.DataFrame) -> pd.DataFrame:
     Raises: BadInput for wrong columns or types.
     """
     path = folder / SAMPLES
-    if not os.path.isfile(path):
+    if not is_file(path):
         return pd.DataFrame(columns=list(SAMPLE_COLUMNS))
     text = read_text(path)
     text = text[: text.rfind("\n") + 1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
-from attnbench.files import new_folder, replace, storing, to_be_continued, write
+from attnbench.files import check_same, going_on, is_file, new_folder, replace, storing, to_be_continued, write
 from attnbench.interrupts import held
 from attnbench.store.reading import parse_visits
 from attnbench.store.records import (
@@ -53,18 +53,24 @@ class Journal:
 
     def take(self, samples: Iterable[Sample]) -> None:
         """Writes samples of visits that go on. Raises BadInput where writing fails."""
-        with held(), storing(self.folder, self.todo):
+        with held(), going_on(self.folder, self.todo):
             _append(self._rows, "".join(sample.line() for sample in samples))
 
     def add(self, *visits: Visit) -> None:
         """Stores visits that have ended, together; their samples are on disk before. Raises BadInput where writing
-        fails; earlier visits remain intact.
+        fails, or where the folder is no more at its path; earlier visits remain intact.
         """
         with held():
-            with storing(self.folder, self.todo):
+            with going_on(self.folder, self.todo):
                 os.fsync(self._rows.fileno())
                 _append(self._lines, "".join(visit.line() for visit in visits), flushed=True)
             self.visits.extend(visits)
+            with going_on(self.folder, self.todo):
+                self.check_place()
+
+    def check_place(self) -> None:
+        """Raises OSError where the folder's path leads elsewhere: it was moved, removed or unmounted."""
+        check_same(self.folder / VISITS, self._lines)
 
     def close(self) -> None:
         """Closes the files and releases the lock on the folder."""
@@ -98,7 +104,7 @@ def resume(folder: Path) -> Journal:
     Raises: BadInput where it is not a run folder, is damaged, or another process is writing it.
     """
     for name in (VISITS, SAMPLES, ENVIRONMENT, SUITE):
-        if not os.path.isfile(folder / name):
+        if not is_file(folder / name):
             raise BadInput(f"--resume {folder}: not a run folder, it has no {name}. Start a new run with --out.")
     return _open(folder)
 
@@ -109,7 +115,7 @@ def stored_environment(folder: Path) -> dict[str, Any]:
 
 
 def _open(folder: Path, todo: str = "") -> Journal:
-    with contextlib.ExitStack() as opened, storing(folder, todo):
+    with contextlib.ExitStack() as opened, going_on(folder, todo):
         lines = opened.enter_context(_locked(folder))
         data = lines.readall()
         visits = parse_visits(data, folder / VISITS)

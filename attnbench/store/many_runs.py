@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnbench.errors import BadInput
+from attnbench.files import is_file, is_folder
 from attnbench.problem import CELL_COLUMNS, Cell, cell_of
 from attnbench.store.columns import dtype_of
 from attnbench.store.privacy import without_private
@@ -99,28 +100,33 @@ def check_installed() -> None:
         raise BadInput("history: DuckDB is not installed. Install the extra: pip install 'attnbench[history]'.")
 
 
-def run_folders(root: Path) -> tuple[list[Path], list[Path]]:
-    """The run folders below a folder, by path, and those that are links, which are not followed.
+def run_folders(root: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The run folders below a folder, by path, and what was not looked into, with the reason.
 
     Raises: BadInput where it is no folder, or is a run folder itself.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise BadInput(f"{root}: no such folder. Give a folder that holds run folders.")
-    if (root / VISITS).exists():
+    if is_file(root / VISITS):
         raise BadInput(
             f"{root}: a run folder itself. Give the folder that holds it and other runs: {root.resolve().parent}."
         )
     folders: list[Path] = []
-    links: list[Path] = []
-    for number, (place, names, files) in enumerate(os.walk(root)):
+    left_out: dict[Path, str] = {}
+
+    def not_read(error: OSError) -> None:
+        left_out[Path(error.filename)] = f"cannot be read: {error.strerror}."
+
+    for number, (place, names, files) in enumerate(os.walk(root, onerror=not_read)):
         here = Path(place)
         names[:] = sorted(name for name in names if not name.startswith("."))
-        links += [here / name for name in names if (here / name).is_symlink() and (here / name / VISITS).exists()]
+        links = [here / name for name in names if (here / name).is_symlink() and os.path.exists(here / name / VISITS)]
+        left_out |= dict.fromkeys(links, "a link, which is not followed.")
         if VISITS in files:
             folders.append(here)
         if VISITS in files or len(here.relative_to(root).parts) >= DEEPEST or number >= MOST_FOLDERS:
             names.clear()
-    return sorted(folders), sorted(links)
+    return sorted(folders), left_out
 
 
 def read_many(root: Path, folders: Sequence[Path], columns: Sequence[str]) -> ManyVisits:

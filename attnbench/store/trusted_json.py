@@ -27,8 +27,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return files.read(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"{path}: cannot be read: {reason}. Check that the file exists and is yours.") from None
+        raise files.unreadable(path, error) from None
 
 
 def decoded(data: bytes, path: Path, *, torn: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attnbench.analysis import results
 from attnbench.analysis.compare.findings import Comparison
 from attnbench.analysis.compare.tier0_exact import tier0
-from attnbench.analysis.run import Run
+from attnbench.analysis.run import Run, read_run
 from attnbench.measure import gate_pairs
 from attnbench.measure.gate import _part, _placed
 from attnbench.measure.gate_pairs import both_survive, measure_pair, seconds, tier1
@@ -71,6 +73,18 @@ def test_a_side_has_no_budget_and_a_checkout_no_digests_of_what_is_installed(tmp
             assert runner.plan.limits.budget_s is None
             assert runner.plan.code == own
         assert MeasuredCode.of(stored_environment(folder)) == own
+
+
+def test_a_table_that_cannot_be_written_at_the_end_costs_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(results, "write", full)
+    with side(plan([]), "name: made\n", {}, tmp_path / "run", None, Silent()) as runner:
+        runner.journal.add(visits_of([(cell("local", Problem(16, 16)), 1e-3, {})], rounds=0)[0])
+    assert len(read_run(tmp_path / "run").visits) == 1
 
 
 def test_identical_runs_pass_and_any_growth_fails() -> None:

@@ -242,12 +242,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 # What is stored when it fails and how it fails have nothing to do with each other.
 @pytest.mark.parametrize(
-    ("stored", "error"),
-    [(0, errno.ENOSPC), (3, errno.EROFS), (8, errno.EIO)],
-    ids=lambda given: errno.errorcode[given] if given in (errno.ENOSPC, errno.EROFS, errno.EIO) else str(given),
+    ("stored", "error", "todo"),
+    [
+        pytest.param(0, errno.ENOSPC, "Free some space there", id="full"),
+        pytest.param(3, errno.EROFS, "Make it writable", id="read-only"),
+        pytest.param(8, errno.EIO, "See to its disk", id="broken"),
+        pytest.param(8, errno.ESTALE, "It was moved or removed, or its disk is gone: put it back", id="gone"),
+    ],
 )
 def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
-    tmp_path: Path, whole: Run, stored: int, error: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, whole: Run, stored: int, error: int, todo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full, read-only or broken while the run goes on; afterwards it is gone on with, and nothing is there twice."""
     folder, lines = tmp_path / "run", tmp_path / "run" / VISITS
@@ -263,7 +267,7 @@ def test_a_disk_that_takes_no_more_ends_the_run_and_costs_one_visit(
             raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(journal, "os", SimpleNamespace(fsync=fsync))
-    with pytest.raises(BadInput, match=f"{folder}: cannot be written: {os.strerror(error)}.*kept.*--resume"):
+    with pytest.raises(BadInput, match=f"{folder}: cannot be written: {os.strerror(error)}. {todo}.*kept.*--resume"):
         Runner(plan(CELLS), opened, Silent(), start).run()
     opened.close()
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from attnbench import files
 from attnbench.measure import shard_process
 from attnbench.measure.engines import Task
 
@@ -49,6 +51,21 @@ def test_it_is_begun_continued_or_set_aside(task: Task, monkeypatch: pytest.Monk
     aside = task.folder.with_name("0002.aside-1")
     assert (aside / "visits.jsonl").read_text() == "what was measured\n"
     assert "set aside as 0002.aside-1" in task.log.read_text()
+
+
+def test_a_disk_that_takes_no_more_sets_nothing_aside(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured there can be continued when there is room."""
+    calls = recorded(monkeypatch, [2])
+    task.folder.mkdir(parents=True)
+    (task.folder / "visits.jsonl").write_text("what was measured\n")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(files, "replace", full)
+    assert shard_process.measure(task) == 2
+    assert calls == [("--resume", str(task.folder))]
+    assert os.listdir(task.folder.parent) == [task.folder.name]
 
 
 @pytest.mark.parametrize("stubborn", [False, True])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,9 +127,26 @@ def test_a_folder_that_could_not_be_begun_can_be_named_again(tmp_path: Path, mon
     anew = journal.create(tmp_path / "run", "name: made\n", {}, "Begin again.")
     anew._lines.close()
     anew._lines = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed with the journal
-    with pytest.raises(BadInput, match=r"No space left on device\. Begin again\.$"):
+    with pytest.raises(BadInput, match=r"No space left on device\. Free some space there\. Begin again\.$"):
         anew.add(visit(CELL))
     anew.close()
+
+
+@pytest.mark.parametrize("then", ["moved", "removed", "replaced"])
+def test_a_folder_that_is_moved_while_it_is_written_ends_the_writing(tmp_path: Path, then: str) -> None:
+    """At once, so that no hours are measured into a folder that is gone; what was added is where the folder is."""
+    opened = begun(tmp_path / "run")
+    if then == "removed":
+        shutil.rmtree(tmp_path / "run")
+    else:
+        os.rename(tmp_path / "run", tmp_path / "moved")
+    if then == "replaced":
+        begun(tmp_path / "run").close()
+    with pytest.raises(BadInput, match=r"moved or removed.*put it back.*What it holds is kept.*--resume"):
+        opened.add(visit(cell("linformer")))
+    opened.close()
+    if then != "removed":
+        assert len(journal.resume(tmp_path / "moved").visits) == 3
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

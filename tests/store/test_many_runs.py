@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,13 +127,27 @@ def test_a_folder_whose_name_is_a_pattern_or_SQL_is_only_a_name(root: Path) -> N
 def test_links_and_what_is_no_file_are_not_opened(root: Path, tmp_path: Path) -> None:
     elsewhere = nightly(tmp_path / "elsewhere", 1) / "night-00"
     (root / "linked").symlink_to(elsewhere)
-    folders, links = run_folders(root)
-    assert links == [root / "linked"]
+    folders, left_out = run_folders(root)
+    assert left_out == {root / "linked": "a link, which is not followed."}
     assert root / "linked" not in folders
     path, _ = text_of(root, 2)
     path.unlink()
     os.mkfifo(path)
     assert list(read(root).unread) == [path.parent], "it does not wait for a pipe"
+
+
+def test_a_folder_that_cannot_be_read_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refused(path: str) -> Any:
+        if Path(path) == root / "night-01":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    folders, left_out = run_folders(root)
+    assert left_out == {root / "night-01": "cannot be read: Permission denied."}
+    assert root / "night-00" in folders
 
 
 def test_the_database_reads_no_other_file_and_no_network(root: Path, tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from attnbench.files import is_file
 from attnbench.problem import block_of
 from attnbench.store.records import FLEET, RETRIED, SHARDS, Visit
 from attnbench.store.shards import StoredShard
@@ -48,4 +48,4 @@ def lacking(visits: Sequence[Visit], shard: StoredShard) -> list[Unit]:
 def fleet_of(folder: Path) -> Path | None:
     """The folder of the fleet of which a run folder is a shard; None: it is of none."""
     above = folder.parent
-    return above.parent if above.name == SHARDS and os.path.isfile(above.parent / FLEET) else None
+    return above.parent if above.name == SHARDS and is_file(above.parent / FLEET) else None

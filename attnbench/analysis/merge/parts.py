@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.errors import BadInput
+from attnbench.files import is_file
 from attnbench.store.privacy import without_private
 from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SEARCH, SUITE, VISITS, Visit
@@ -87,9 +87,9 @@ class Part:
 def read_part(folder: Path) -> Part:
     """A stored run. Raises BadInput where it is none, or cannot be trusted."""
     for name in (VISITS, ENVIRONMENT, SUITE):
-        if not os.path.isfile(folder / name):
+        if not is_file(folder / name):
             raise BadInput(f"{folder}: not a run folder, it has no {name}. Give folders that `attnbench run` wrote.")
-    if os.path.isfile(folder / SEARCH):
+    if is_file(folder / SEARCH):
         raise BadInput(
             f"{folder}: a search of `attnbench crossover`, whose sizes follow from its own times. Give folders that "
             "`attnbench run` wrote."

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from attnbench.registry import scan
 
-CONTINUED = "What was measured is kept. Free some space or make it writable, then continue the fleet with --resume."
+CONTINUED = "What was measured is kept: continue the fleet with --resume."
 """What to do where a file of a shard cannot be written."""
 
 

@@ -290,13 +290,13 @@ def _gathered(ref: Any, task: Task) -> News:
         code, content, printed, anew = ray.get(ref)
     except ray.exceptions.RayError as error:
         return News(task.number, "failed", reason=printable(described(error)))
-    with files.storing(task.folder, CONTINUED), task.log.open("ab") as log:
+    with files.going_on(task.folder, CONTINUED), task.log.open("ab") as log:
         log.write(printed)
         if anew and task.folder.is_dir():
             set_aside(task.folder)
     _put(task.folder, {name: content[name] for name in FILES if name in content})
     if code in MEASURED and VISITS in content:
-        with files.storing(task.folder, CONTINUED):
+        with files.going_on(task.folder, CONTINUED):
             files.replace(task.mark, f"{code}\n")
         return News(task.number, "ended", code=code)
     return News(task.number, "failed", code=code)
@@ -340,7 +340,7 @@ def _files(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
 
 def _put(folder: Path, content: Mapping[str, bytes]) -> None:
     """Writes files below a folder, by their paths in it."""
-    with files.storing(folder, CONTINUED):
+    with files.going_on(folder, CONTINUED):
         for name, data in content.items():
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
