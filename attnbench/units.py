@@ -89,6 +89,17 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def listed(texts: Sequence[str], most: int) -> str:
+    """`a, b and 3 more`."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def first_few(texts: Sequence[str], most: int) -> list[str]:
+    """The first texts, and where there are more, at the end `and 3 more`."""
+    return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
+
+
 def separated(values: Iterable[str]) -> list[str]:
     """The names of an option that may be repeated, each time with several names between commas."""
     names = (name.strip() for several in values for name in several.split(","))

@@ -150,8 +150,7 @@ def missing(each: Search, slope: float) -> int | None:
     if not np.isfinite(halves).any():
         return None
     signs = {*np.sign(gaps[~(np.abs(gaps) <= LIKELY * halves)])}
-    every = map(side, each.prober.pairs(each.series))
-    signs |= {math.copysign(1, gap) for gap in every if gap in (-math.inf, math.inf)}
+    signs |= {math.copysign(1, gap) for gap in each.gaps.values() if math.isinf(gap)}
     place = float(np.mean(np.log([p.size for p in pairs])) - np.mean(gaps) / slope)
     reach = max(math.log(each.width) / 2, 1.2 * float(np.nanmax(halves)) / abs(slope))
     for up, end in ((False, min(each.around)), (True, max(each.around))):
@@ -171,11 +170,10 @@ def _half_at_the_end(pair: Pair, each: Search) -> float:
 
 def _outward(each: Search, place: float, slope: float) -> int | None:
     """The next size where all so far lie on one side; None at the end of the range."""
-    sides = {p.size: side(p) for p in each.prober.pairs(each.series)}
-    gaps = {size: gap for size, gap in sides.items() if gap is not None}
+    gaps = each.gaps
     if not gaps:
-        if min(sides) > each.low:
-            return _within(each, min(sides) / STEP)
+        if each.sizes[0] > each.low:
+            return _within(each, each.sizes[0] / STEP)
         each.ended = "not comparable at the smallest size"
         return None
     up = (min(gaps.values()) < 0) == (slope > 0)
@@ -190,7 +188,7 @@ def _outward(each: Search, place: float, slope: float) -> int | None:
     step = min(step, math.log(STEP**2))
     size = _within(each, last * math.exp(step if up else -step))
     size = _farthest(each, last, up) if step == width or size == last else size
-    beyond = min((size for size in sides if size > last), default=math.inf)
+    beyond = min((size for size in each.sizes if size > last), default=math.inf)
     if size < beyond:
         return size
     if beyond > last * 2:
@@ -202,7 +200,7 @@ def _outward(each: Search, place: float, slope: float) -> int | None:
 def _other_end(each: Search, end: int) -> int | None:
     """The other end of the range, if one call there lies on the other side of 1 than all so far; else None."""
     other = each.low if end == each.high else each.high
-    gap = next((side(p) for p in each.prober.pairs(each.series) if p.size == end), None)
+    gap = each.gaps.get(end)
     each.beyond = each.prober.once(each.series, other)
     across = side(each.beyond)
     if gap is not None and across is not None and (gap < 0) != (across < 0):
@@ -245,8 +243,7 @@ def _within(each: Search, place: float) -> int:
 
 def _bracket(each: Search, place: float) -> tuple[int, int] | None:
     """The two neighbouring sizes on different sides of 1 that lie nearest to a place."""
-    gaps = [(p.size, gap) for p in each.prober.pairs(each.series) if (gap := side(p)) is not None]
-    changes = [(a, b) for (a, before), (b, after) in pairwise(gaps) if (before < 0) != (after < 0)]
+    changes = [(a, b) for (a, before), (b, after) in pairwise(each.gaps.items()) if (before < 0) != (after < 0)]
     return min(changes, key=lambda ends: abs(math.log(ends[0] * ends[1] / place**2)), default=None)
 
 
@@ -262,7 +259,7 @@ def _place(each: Search, slope: float) -> float | None:
     crossing = each.crossing()
     if crossing is not None:
         return centre(crossing)
-    gaps = [gap for p in each.prober.pairs(each.series) if (gap := side(p)) is not None]
+    gaps = [*each.gaps.values()]
     if not gaps:
         return None
     return each.high * each.width if (gaps[-1] < 0) == (slope > 0) else each.low / each.width

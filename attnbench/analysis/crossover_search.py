@@ -86,6 +86,11 @@ class Search:
         """Those at which anything was called."""
         return {*self.sizes, *([self.beyond.size] if self.beyond else [])}
 
+    @property
+    def gaps(self) -> dict[int, float]:
+        """By measured size, ascending, the log ratio as `side`, where it is known."""
+        return {p.size: gap for p in self.prober.pairs(self.series) if (gap := side(p)) is not None}
+
     def navigate(self) -> None:
         """The first round: finds the sizes around the crossing, or that there is none up to `high`."""
         self.rounds = 1
@@ -165,7 +170,7 @@ class Search:
         if size not in self.sizes:
             self.sizes = sorted([*self.sizes, size])
         self.prober.measure(self.series, size, self.rounds)
-        return side(next(p for p in self.prober.pairs(self.series) if p.size == size))
+        return self.gaps.get(size)
 
     def _gallop(self) -> tuple[int, int] | None:
         """Goes up in steps. Returns neighbouring sizes with the crossing between them, or None."""

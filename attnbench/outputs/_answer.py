@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from attnbench.analysis.answer import Answer, Modes, Passing, Row, Standing, Start, Verdict
 from attnbench.analysis.answer import answer as answer_of
+from attnbench.analysis.compare.same_machine import differing
 from attnbench.analysis.crossover import Crossover
 from attnbench.analysis.summary import Summary
 from attnbench.axes import AXES
@@ -253,13 +254,10 @@ class _Group:
     def joined(self, verdict: Verdict) -> _Group | None:
         """With another panel; None where that differs in more."""
         first = self.verdicts[0]
-        differing = {name for each in (*self.verdicts, verdict) for name in _differing(first.fixed, each.fixed)}
-        fits = first.axis == verdict.axis and (len(differing) == 1 or verdict.sizes is None)
+        others = [each.fixed for each in (*self.verdicts, verdict)]
+        names = {name for each in others for name, _, _ in differing({**first.fixed, **each}, first.fixed, each)}
+        fits = first.axis == verdict.axis and (len(names) == 1 or verdict.sizes is None)
         return _Group(self.text, (*self.verdicts, verdict)) if fits else None
-
-
-def _differing(facts: Mapping[str, str], others: Mapping[str, str]) -> set[str]:
-    return {name for name in (*facts, *others) if facts.get(name) != others.get(name)}
 
 
 def _groups(answer: Answer) -> list[_Group]:

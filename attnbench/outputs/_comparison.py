@@ -15,9 +15,9 @@ from attnbench.problem import key_parts, operator_with_impl
 from attnbench.registry import metrics
 from attnbench.store.privacy import without_paths
 from attnbench.thresholds import OPERATIONS
-from attnbench.units import count, percent, shown
+from attnbench.units import count, listed, percent, shown
 
-_MOST, _MOST_SERIES = 40, 8
+_MOST = 40
 
 
 def chosen(comparison: Comparison) -> list[Finding]:
@@ -108,8 +108,7 @@ def _by_operator(keys: Sequence[str]) -> str:
     """How many of the keys each operator's impl has: `performer (4), softmax:sdpa (2)`."""
     series = Counter(operator_with_impl(*key_parts(key)[:2]) for key in keys)
     texts = [f"{name} ({number})" for name, number in series.items()]
-    more = f" and {len(texts) - _MOST_SERIES} more" if len(texts) > _MOST_SERIES else ""
-    return ", ".join(texts[:_MOST_SERIES]) + more
+    return listed(texts, 8)
 
 
 def store(folder: Path, comparison: Comparison) -> None:

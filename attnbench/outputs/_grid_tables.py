@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, pairwise
 from string import ascii_uppercase
 
-from attnbench.analysis.crossover import Crossover
-from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Row, Spot
+from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Spot
 from attnbench.outputs._run_tables import (
     ANOTHER_FUNCTION,
     CROSSOVER_WORDS,
@@ -175,9 +174,15 @@ def _operators(grid: Grid) -> Iterator[TextTable]:
     """The border of every operator with the best exact softmax, or with the baseline where that is the same."""
     exact = any(row.against_exact for row in grid.rows)
     name = "exact softmax" if exact else grid.baseline
-    passings = [_passings(row, exact) for row in grid.rows]
+    passings = [
+        {line.series.name: line.against_exact if exact else line.against_baseline for line in row.table.lines}
+        for row in grid.rows
+    ]
     rows = tuple(
-        (Field(series.name), *(_compact(each.get(series.name), grid, name) for each in passings))
+        (
+            Field(series.name),
+            *(Field(crossover_text(each.get(series.name), grid.axis, name, "compact")) for each in passings),
+        )
         for series in grid.series
         if series.name not in grid.exact and any(each.get(series.name) for each in passings)
     )
@@ -186,14 +191,6 @@ def _operators(grid: Grid) -> Iterator[TextTable]:
         against = best_exact(grid) if exact else grid.baseline
         title = f"Each operator along {grid.axis}: cheaper than {against}"
         yield TextTable(title, columns, rows, sizes=True)
-
-
-def _compact(crossover: Crossover | None, grid: Grid, baseline: str) -> Field:
-    return Field(crossover_text(crossover, grid.axis, baseline, "compact"))
-
-
-def _passings(row: Row, exact: bool) -> dict[str, Crossover | None]:
-    return {line.series.name: line.against_exact if exact else line.against_baseline for line in row.table.lines}
 
 
 def _notes(grid: Grid) -> Iterator[str]:

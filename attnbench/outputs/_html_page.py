@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench import __version__
 from attnbench.store.privacy import without_paths
 from attnbench.terminal import escaped
+from attnbench.units import first_few
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -136,9 +137,8 @@ def _left_out(blocks: Sequence[Block], rest: str) -> Markup:
 
     if not blocks:
         return Markup("")
-    names = [block.name[:200] for block in blocks[:_MOST_NAMED]]
-    more = [f"and {len(blocks) - _MOST_NAMED} more"] if len(blocks) > _MOST_NAMED else []
-    return part("left_out", [*names, *more], f"{LIMIT_BYTES / 1e6:g} MB", rest)
+    names = first_few([block.name[:200] for block in blocks], _MOST_NAMED)
+    return part("left_out", names, f"{LIMIT_BYTES / 1e6:g} MB", rest)
 
 
 def _ascii(source: str) -> str:

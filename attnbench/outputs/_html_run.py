@@ -15,7 +15,7 @@ from attnbench.outputs._html_curves import curve_blocks
 from attnbench.outputs._html_maps import map_blocks
 from attnbench.outputs._html_page import Block, part, section, tables
 from attnbench.outputs._run_tables import Field, TextTable, marks, not_measured, parts
-from attnbench.units import count
+from attnbench.units import count, first_few
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -49,8 +49,8 @@ def grids_page(grids: Sequence[Grid]) -> str:
 
 def _answer(summary: Summary) -> Iterator[Block]:
     """The verdicts, and what a user would take instead."""
-
-    answer = view(summary, whole=True, most_rows=len(_series(summary)))
+    series = {line.series.name for report in summary.panels for table in report.tables for line in table.every}
+    answer = view(summary, whole=True, most_rows=len(series))
     if answer is None:
         return
     notes = [*answer.sentences, *answer.notes]
@@ -60,10 +60,6 @@ def _answer(summary: Summary) -> Iterator[Block]:
         title = f"What to take instead, over {table.names.full}"
         table_block = part("text_table", _text_table(title, table))
         yield Block(title, table_block if i == 0 else part("panel", title, table_block, False), rank=1)
-
-
-def _series(summary: Summary) -> set[str]:
-    return {line.series.name for report in summary.panels for table in report.tables for line in table.every}
 
 
 def _text_table(title: str, table: ShortTable) -> TextTable:
@@ -110,8 +106,7 @@ def _failures(summary: Summary) -> list[str]:
 
 
 def _listed(lines: Sequence[str]) -> Markup:
-    more = [f"and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
-    return part("notes", [*lines[:_MOST_LINES], *more]) if lines else part("paragraph", "None.")
+    return part("notes", first_few(lines, _MOST_LINES)) if lines else part("paragraph", "None.")
 
 
 def _facts(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

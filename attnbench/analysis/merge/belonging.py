@@ -10,7 +10,7 @@ from attnbench.analysis.merge.parts import Part
 from attnbench.errors import BadInput
 from attnbench.store.records import ENVIRONMENT, SUITE
 from attnbench.store.shards import StoredShard
-from attnbench.units import quoted
+from attnbench.units import listed, quoted
 
 OF_THE_HOST = ("cpu", "cores")
 """What may differ between the hosts of GPUs of one model: the noise model has a term for devices, hosts included."""
@@ -100,10 +100,9 @@ def _codes_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> Iterato
         a, b = (table.get(kind) for table in tables if isinstance(table, Mapping))
         if a != b:
             a, b = (each if isinstance(each, Mapping) else {} for each in (a, b))
-            names = sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            names = sorted(str(name) for name in {*a, *b} if a.get(name) != b.get(name))
             yield (
-                f"measured different {what}: {', '.join(map(str, names[:3]))}{more}. One run cannot hold times of "
+                f"measured different {what}: {listed(names, 3)}. One run cannot hold times of "
                 "both: measure one of them again, or compare them with `attnbench compare`."
             )
 

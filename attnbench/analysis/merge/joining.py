@@ -17,7 +17,7 @@ from attnbench.errors import BadInput
 from attnbench.problem import block_of
 from attnbench.store.records import Visit
 from attnbench.store.shards import StoredShard
-from attnbench.units import count
+from attnbench.units import count, listed
 from attnbench.yaml_file import written
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _missing(group: Sequence[Part]) -> list[str]:
             f"{group[0].folder}: {len(units)} units in all shards, and the suite has {shards[0].dealt}: they were not "
             "dealt alike. Measure the shards with one version of attnbench."
         )
-    texts = [f"missing: {_listed([f'shard {number}/{of}' for number in absent])}"] if absent else []
+    texts = [f"missing: {listed([f'shard {number}/{of}' for number in absent], 10)}"] if absent else []
     keys = checked_keys(visit for part in group for visit in part.visits)
     for part, shard in zip(group, shards, strict=True):
         left = unmeasured(part.visits, shard, keys)
@@ -145,11 +145,6 @@ def _missing(group: Sequence[Part]) -> list[str]:
             todo = f"run --resume {part.folder}" if fleet is None else f"fleet --resume {fleet} --on …"
             texts.append(f"missing: {of_all}, such as {left[0][0]} in round {left[0][1]} (attnbench {todo})")
     return texts
-
-
-def _listed(texts: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
 
 
 def _visits(moved: Sequence[Visit], *, largest_first: bool) -> tuple[list[Visit], list[str]]:
@@ -217,7 +212,7 @@ def _size(cell: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _check_of(same: Sequence[Visit]) -> tuple[Visit, list[str]]:
     """The check of a cell that says most: that it is wrong, else that it is right; and what the others contradict."""
-    best = min(same, key=lambda visit: _doubt(visit))
+    best = min(same, key=_doubt)
     others = [visit for visit in same if visit.status != best.status and visit.cause != "budget"]
     texts = [f"another device's check: {visit.status}, {visit.reason or 'no reason'}" for visit in others]
     for name, metric in exact_metrics().items():
@@ -406,5 +401,5 @@ def _differences(parts: Sequence[Part]) -> list[str]:
     for name in _TOLD:
         values = dict.fromkeys(plain(str(fact(part, name))) for part in parts)
         if len(values) > 1:
-            notes.append(f"the parts differ in {name}: {_listed(list(values), 4)}")
+            notes.append(f"the parts differ in {name}: {listed(list(values), 4)}")
     return notes

@@ -216,7 +216,7 @@ class Member:
         self._take_all_sets_where_short()
         while self.checks.made < least:
             number = _drawn.choice(list(self.checks.known))
-            self.checks.after_write(number, lambda watched: self._until(watched))
+            self.checks.after_write(number, self._until)
         awaited = self.checks.awaited()
         if awaited is not None:
             observer = Observer(self.subject, self.subject.cell.problem)

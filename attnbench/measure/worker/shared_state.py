@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from attnbench.measure.device import device_names, device_of
+from attnbench.units import first_few
 
 OWN_VARIABLES = (
     "CUDA_MODULE_LOADING", "DISABLE_CUPTI_", "KINETO_", "KMP_", "TEARDOWN_CUPTI", "TORCHINDUCTOR_", "_TORCHINDUCTOR_",
@@ -239,7 +240,8 @@ def changes(before: State, after: State) -> list[str]:
         if old != new:
             how = "set" if old is None else "removed" if new is None else "changed"
             variables.append(f"the environment variable {name} ({how})")
-    phrases += _few(variables) + _few([f"{name} (replaced)" for name in sorted(_replaced_in_library(before, after))])
+    functions = [f"{name} (replaced)" for name in sorted(_replaced_in_library(before, after))]
+    phrases += first_few(variables, MOST_ALIKE) + first_few(functions, MOST_ALIKE)
     phrases += [
         _phrase(f"the handler of {name}", handler, after.handlers[name])
         for name, handler in before.handlers.items()
@@ -251,10 +253,6 @@ def changes(before: State, after: State) -> list[str]:
 def changed_settings(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
     """The settings that differ, one phrase each."""
     return [_phrase(name, value, after[name]) for name, value in before.items() if _differ(name, value, after[name])]
-
-
-def _few(phrases: list[str]) -> list[str]:
-    return phrases if len(phrases) <= MOST_ALIKE else [*phrases[:MOST_ALIKE], f"and {len(phrases) - MOST_ALIKE} more"]
 
 
 def _replaced_in_library(before: State, after: State) -> Iterator[str]:

@@ -8,9 +8,8 @@ in every k-th call, or until it has seen its inputs, is wrong wherever it is tim
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -236,13 +235,6 @@ class TimedChecks:
         """Whether all that must follow a write are among the outputs that it moved, as bits."""
         return written & self.following == self.following
 
-    @contextlib.contextmanager
-    def _written(self, number: int) -> Iterator[None]:
-        """With another write to a set in place."""
-        inputs = self.subject.sets[number]
-        with changed(inputs, change_of(inputs, seed=_drawn.getrandbits(32))):
-            yield
-
     def _require_equal(self, inputs: Inputs, timed: Outputs, again: Outputs) -> None:
         for name, ours, theirs in zip(names_of(self.subject, inputs), timed, again, strict=False):
             if ours.shape != theirs.shape:
@@ -263,10 +255,10 @@ class TimedChecks:
 
     def _check_others(self, number: int) -> None:
         """Where a write moved nothing: others must, or calls do not look at their inputs."""
-        observer = Observer(self.subject, self.subject.cell.problem)
+        observer, inputs = Observer(self.subject, self.subject.cell.problem), self.subject.sets[number]
         written = 0
         for _ in range(TRIALS):
-            with self._written(number):
+            with changed(inputs, change_of(inputs, seed=_drawn.getrandbits(32))):
                 outputs = observer.returned(self.subject.calls[number])
                 written |= moved(self.known[number], digests(outputs))
         if not self._follows(written):
