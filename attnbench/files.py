@@ -125,11 +125,11 @@ _MENDED = {
 
 
 @contextlib.contextmanager
-def storing(place: Path, todo: str) -> Iterator[None]:
+def storing(place: Path | str, todo: str) -> Iterator[None]:
     """Turns an OSError while writing (a full, read-only or lost disk) into BadInput.
 
     Args:
-        place: what is written to, for the message.
+        place: what is written to, for the message; with the option that names it.
         todo: what the user can do.
     """
     try:

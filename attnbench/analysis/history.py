@@ -100,6 +100,11 @@ class MetricHistory:
     tracks: tuple[Track, ...]
     crossovers: tuple[CrossoverTrack, ...]
 
+    @property
+    def title(self) -> str:
+        """What the metric is called in a heading."""
+        return self.metric.title or self.name
+
 
 @dataclass(frozen=True)
 class PanelHistory:

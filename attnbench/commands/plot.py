@@ -54,6 +54,7 @@ def command(
     from attnbench.analysis.run import read_run
     from attnbench.analysis.summary import check_shown, summarise
     from attnbench.errors import BadInput
+    from attnbench.files import storing
     from attnbench.outputs.plot import draw, draw_maps, read_formats, undrawn, wanted
     from attnbench.units import separated
 
@@ -74,10 +75,8 @@ def command(
     folder = out or run / "plots"
     if out is None and folder.is_symlink():
         raise BadInput(f"{folder}: a link, by which a foreign run could write anywhere. Name a folder: --out.")
-    try:
+    with storing(f"--out {folder}", "Give another folder."):
         written = draw_into(folder=folder, forms=forms, wanted=picture)
-    except OSError as error:
-        raise BadInput(f"--out {folder}: cannot be written: {error.strerror}. Give another folder.") from None
     for path in written:
         print(path)
     for note in notes:

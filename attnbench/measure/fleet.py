@@ -305,7 +305,8 @@ class _Leasing:
                     break
                 self._lease(pool, again)
         except KeyboardInterrupt:
-            self._note_ended(self.tasks)
+            codes = {task.number: self.fleet.ended(task) for task in self.tasks}  # some ended meanwhile
+            self._codes |= {number: code for number, code in codes.items() if code is not None}
             return True
         return False
 
@@ -361,13 +362,6 @@ class _Leasing:
 
     def _hopeless(self) -> bool:
         return not self._codes and len(self._failures) >= min(HOPELESS, self.facts.shards)
-
-    def _note_ended(self, tasks: Sequence[Task]) -> None:
-        """What ended while an interrupt ended the others."""
-        for task in tasks:
-            code = self.fleet.ended(task)
-            if code is not None:
-                self._codes[task.number] = code
 
     def _failure(self, news: News) -> str:
         task = self.fleet.task(news.number, self.facts)

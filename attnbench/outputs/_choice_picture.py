@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.errors import BadInput
-from attnbench.files import replace
+from attnbench.files import replace, storing
 from attnbench.outputs._choice import Names, name_of, names_of, problem_text
 from attnbench.outputs._colours import GREY, colour
 from attnbench.outputs._picture_parts import FORMATS, PAD_IN, TEXT_PT, PictureFormat, drawing, saved, width_in, wrapped
@@ -46,10 +46,8 @@ def draw(choice: Choice, path: Path) -> None:
         picture.subplots_adjust(left=LEFT, right=0.93, bottom=0.11, top=0.88)
         _panel(picture.add_subplot(), choice)
         file = saved(picture, _form(path), dpi=200)
-    try:
+    with storing(f"--picture {path}", "Give another name."):
         replace(path, file)
-    except OSError as error:
-        raise BadInput(f"--picture {path}: cannot be written: {error.strerror}. Give another name.") from None
 
 
 def _panel(axes: Axes, choice: Choice) -> None:

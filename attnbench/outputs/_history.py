@@ -243,7 +243,7 @@ def figures_table(history: History, report: PanelHistory, each: MetricHistory) -
         tracks = [track for track in tracks if largest[track.series] is track]
     rows = tuple(row for track in tracks if (row := _figures(history, each, track)))
     columns = (report.panel.axis, "size", "runs", "first", "newest", "varies", "trail")
-    return TextTable(each.metric.title or each.name, columns, rows)
+    return TextTable(each.title, columns, rows)
 
 
 def newest_alike(history: History, each: MetricHistory, track: Track) -> list[Any]:
@@ -308,7 +308,7 @@ def crossovers_table(history: History, report: PanelHistory, each: MetricHistory
         place = crossover_field(newest, axis, track.baseline)
         rows.append((Field(track.series), *beside, place, Field(spread_of(axis, track))))
     numbers = {run for track in tracks for run, _ in track.points}
-    title = f"Crossovers of {(each.metric.title or each.name).lower()}{'' if several else f' with {history.baseline}'}"
+    title = f"Crossovers of {each.title.lower()}{'' if several else f' with {history.baseline}'}"
     newest_heading = "cheaper: newest run"
     columns = (axis, *(("cheaper than",) if several else ()), newest_heading, f"in {count(len(numbers), 'run')}")
     return TextTable(title, columns, tuple(rows))

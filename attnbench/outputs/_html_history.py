@@ -79,7 +79,7 @@ def _chart(
     data = {
         "group": "runs",
         "metric": each.name,
-        "title": each.metric.title or each.name,
+        "title": each.title,
         "unit": each.metric.unit,
         "rest": report.panel.title,
         "size": "",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure
 from attnbench.analysis.series import Series
-from attnbench.errors import BadInput
+from attnbench.files import storing
 from attnbench.outputs._colours import colour
 from attnbench.outputs._graph_styles import DASHES, Style
 from attnbench.outputs._graphs import RATIO, Curve, Drawing, Graph, Spot
@@ -34,10 +34,8 @@ def draw(figures: Mapping[str, Sequence[DrawnFigure]], folder: Path) -> list[Pat
 
     Raises: BadInput where the folder cannot be written.
     """
-    try:
+    with storing(f"{OPTION} {folder}", "Give another folder."):
         return written(_pictures(figures), folder, FORMATS, where=OPTION)
-    except OSError as error:
-        raise BadInput(f"{OPTION} {folder}: cannot be written: {error.strerror}. Give another folder.") from None
 
 
 def _pictures(figures: Mapping[str, Sequence[DrawnFigure]]) -> Iterator[tuple[str, Picture]]:
