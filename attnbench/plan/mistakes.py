@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,6 +27,12 @@ class Mistakes(ValueError):
         self.by_path = by_path
 
 
+def mistakes_of(error: ValueError, path: str) -> list[tuple[str, str]]:
+    """What is wrong with the value at a key path, each mistake after its own path."""
+    by_path = error.by_path if isinstance(error, Mistakes) else [("", str(error))]
+    return [(path + below, sentence) for below, sentence in by_path]
+
+
 @dataclass
 class Notes:
     """The mistakes in one file.
@@ -43,6 +49,16 @@ class Notes:
         """Notes one mistake: `sweep[0].seq_len: -5; allowed: …`."""
         path = printable(path, 200)
         self.mistakes.append(f"{path}: {sentence}" if path else sentence)
+
+    def read(self, path: str, values: Iterable[Any], read: Callable[[Any], T]) -> list[T]:
+        """What `read` makes of values; one that it refuses is noted, and left out."""
+        result: list[T] = []
+        for value in values:
+            try:
+                result.append(read(value))
+            except ValueError as error:
+                self.add(path, str(error))
+        return result
 
     def close(self) -> None:
         """Raises one BadInput with all mistakes, or does nothing where there are none."""
@@ -89,11 +105,9 @@ class Section:
             return default
         try:
             return read(self.data[key])
-        except Mistakes as error:
-            for below, sentence in error.by_path:
-                self.notes.add(self.at(key) + below, sentence)
         except ValueError as error:
-            self.notes.add(self.at(key), str(error))
+            for path, sentence in mistakes_of(error, self.at(key)):
+                self.notes.add(path, sentence)
         return default
 
     def require(self, key: str, example: str) -> bool:
@@ -131,10 +145,8 @@ def several(read: Callable[[Any], T], repeated: bool = False) -> Callable[[Any],
                     raise ValueError(f"{quoted(item)} is given twice; remove one")
                 elements.append(element)
                 distinct.add(element)
-            except Mistakes as error:
-                mistakes += [(f"[{index}]{below}", sentence) for below, sentence in error.by_path]
             except ValueError as error:
-                mistakes.append((f"[{index}]", str(error)))
+                mistakes += mistakes_of(error, f"[{index}]")
         if mistakes:
             raise Mistakes(mistakes)
         return tuple(elements)

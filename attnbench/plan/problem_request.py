@@ -42,8 +42,8 @@ class ProblemRequest:
 def cells(request: ProblemRequest) -> list[tuple[Operator, Cell]]:
     """Every operator, as its reference, at every size, by operator. Raises BadInput with all mistakes."""
     notes = Notes("the command line")
-    modes = _read(notes, "--mode", [request.mode], choice(MODES, MODES_SHORT))
-    scopes = _read(notes, "--scope", [request.scope], choice(SCOPES))
+    modes = notes.read("--mode", [request.mode], choice(MODES, MODES_SHORT))
+    scopes = notes.read("--scope", [request.scope], choice(SCOPES))
     problems = _problems(notes, request)
     operators = _load(notes, request.operators, request.operators_from)
     params = _params(notes, operators, request.params)
@@ -54,16 +54,6 @@ def cells(request: ProblemRequest) -> list[tuple[Operator, Cell]]:
         for variant in params[name]
         for problem in problems
     ]
-
-
-def _read(notes: Notes, option: str, values: Sequence[Any], read: Any) -> list[Any]:
-    result = []
-    for value in values:
-        try:
-            result.append(read(value))
-        except ValueError as error:
-            notes.add(option, str(error))
-    return result
 
 
 def _split(words: Sequence[str] | None) -> list[Any]:
@@ -86,10 +76,9 @@ def _problems(notes: Notes, request: ProblemRequest) -> list[Problem]:
 
     mistakes = len(notes.mistakes)
     values = {
-        name: tuple(_read(notes, option(name), _split(request.sizes.get(name)), axis.read))
-        for name, axis in AXES.items()
+        name: tuple(notes.read(option(name), _split(request.sizes.get(name)), axis.read)) for name, axis in AXES.items()
     }
-    dtypes = _read(notes, "--dtype", _split(request.dtype), KINDS["dtype"])
+    dtypes = notes.read("--dtype", _split(request.dtype), KINDS["dtype"])
     sweep = Sweep({name: each for name, each in values.items() if each})
     if not any(axis.domain and request.sizes.get(name) for name, axis in AXES.items()):
         notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
@@ -114,7 +103,7 @@ def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str
     chosen = (
         sources
         if not names or "all" in separated(names)
-        else dict.fromkeys(_read(notes, "operators", separated(names), read_operator_name(sources)))
+        else dict.fromkeys(notes.read("operators", separated(names), read_operator_name(sources)))
     )
     return {name: sources[name].load() for name in chosen}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
-from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, several
+from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, mistakes_of, several
 from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, impossible, problems, read_shape, read_sweep
 from attnbench.problem import BASELINE, MODES, MODES_SHORT, SCOPES, ParamValue
@@ -138,7 +138,7 @@ def _read_operators(known: Collection[str]) -> Callable[[Any], tuple[tuple[str, 
                 operator = name(key)
                 variants.append((operator, _read_grid(grid)))
             except Mistakes as error:
-                mistakes += [(f"{path}.{key}{below}", sentence) for below, sentence in error.by_path]
+                mistakes += mistakes_of(error, f"{path}.{key}")
             except ValueError as error:
                 mistakes.append((path, str(error)))
         return variants
@@ -178,10 +178,8 @@ def _read_grid(value: Any) -> dict[str, tuple[ParamValue, ...]]:
     for key, values in value.items():
         try:
             grid[key] = several(_read_param)(values)
-        except Mistakes as error:
-            mistakes += [(f".{key}{below}", sentence) for below, sentence in error.by_path]
         except ValueError as error:
-            mistakes.append((f".{key}", str(error)))
+            mistakes += mistakes_of(error, f".{key}")
     if mistakes:
         raise Mistakes(mistakes)
     return grid

@@ -157,10 +157,7 @@ def _check_words(
     ]
     notes = Notes("the command line")
     for option, read, word in words:
-        try:
-            read(word)
-        except ValueError as error:
-            notes.add(option, str(error))
+        notes.read(option, [word], read)
     notes.close()
 
 

@@ -172,7 +172,7 @@ def override(
     data = parse(suite.text, suite.where)
     known = known_operators(suite.operators_from)
     if operators:
-        names = _checked("--operator", operators, lambda name: read_operator_name(known)(name), notes)
+        names = _checked("--operator", operators, read_operator_name(known), notes)
         present = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
         suite_names = {name for name, _ in suite.operators}
         data["operators"] = [*present, *(name for name in names if name not in suite_names)]
@@ -238,9 +238,5 @@ def with_budget(suite: Suite, budget: str) -> Suite:
 
 def _checked(option: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:
     split = [part.strip() for v in values for part in v.split(",")] if option in ("--operator", "--impl") else values
-    for value in split:
-        try:
-            read(value)
-        except ValueError as error:
-            notes.add(option, str(error))
+    notes.read(option, split, read)
     return list(dict.fromkeys(split))
