@@ -11,8 +11,17 @@ from attnbench.errors import BadInput
 from attnbench.files import replace, storing
 from attnbench.outputs._choice import Names, name_of, names_of, problem_text
 from attnbench.outputs._colours import GREY, colour
-from attnbench.outputs._picture_parts import FORMATS, PAD_IN, TEXT_PT, PictureFormat, drawing, saved, width_in, wrapped
-from attnbench.units import shown
+from attnbench.outputs._picture_parts import (
+    FORMATS,
+    PAD_IN,
+    TEXT_PT,
+    PictureFormat,
+    drawing,
+    saved,
+    tick_text,
+    width_in,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,23 +69,16 @@ def _panel(axes: Axes, choice: Choice) -> None:
     if groups:
         _front(axes, groups[0])
     axes.margins(0.12, 0.1)
-    axes.xaxis.set_major_formatter(lambda value, _: _short(shown(value, "s")))
-    axes.yaxis.set_major_formatter(lambda value, _: _short(shown(value, "bytes")))
+    axes.xaxis.set_major_formatter(lambda value, _: tick_text(value, "s"))
+    axes.yaxis.set_major_formatter(lambda value, _: tick_text(value, "bytes"))
     axes.minorticks_off()
     axes.set_xlabel("time of a call" + (" (hollow: the least, by the roofline)" if choice.analytic else ""))
     axes.set_ylabel("memory at the peak, inputs included")
     axes.grid(True, linewidth=0.3, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(_title(choice), loc="left", fontsize=TEXT_PT)
+    title = wrapped(problem_text(choice), (1 - LEFT) * SIZE_IN[0] - PAD_IN)
+    axes.set_title("\n".join(title), loc="left", fontsize=TEXT_PT)
     _label(axes, [each for group in groups for each in group], choice.best, names)
-
-
-def _short(text: str) -> str:
-    return text.replace(".00", "").replace(".0", "")
-
-
-def _title(choice: Choice) -> str:
-    return "\n".join(wrapped(problem_text(choice), (1 - LEFT) * SIZE_IN[0] - PAD_IN))
 
 
 def _points(axes: Axes, group: Sequence[Ranked]) -> None:

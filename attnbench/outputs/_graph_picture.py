@@ -33,9 +33,9 @@ from attnbench.outputs._picture_parts import (
     draw_keys,
     shortened,
     thinned,
+    tick_text,
     width_in,
 )
-from attnbench.units import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,9 +190,7 @@ def _base(unit: str) -> float:
 
 
 def _tick(value: float, unit: str) -> str:
-    if unit in (RATIO, ""):
-        return f"{value:.3g}{unit}"
-    return shown(value, unit).replace(".00", "").replace(".0", "")
+    return f"{value:.3g}{unit}" if unit in (RATIO, "") else tick_text(value, unit)
 
 
 def _round_values(low: float, high: float, unit: str) -> list[float]:

@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.errors import BadInput
+from attnbench.units import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -205,6 +206,11 @@ def draw_heading(picture: Picture, lines: Sequence[str], top_in: float) -> None:
             PAD_IN, top_in, "\n".join(lines), fontsize=TITLE_PT, va="top", linespacing=1.1,
             transform=picture.dpi_scale_trans,
         )  # fmt: skip
+
+
+def tick_text(value: float, unit: str) -> str:
+    """A value beside a tick, without zeros that say nothing."""
+    return shown(value, unit).replace(".00", "").replace(".0", "")
 
 
 def thinned(
