@@ -45,3 +45,9 @@ def printable(value: object, most: int = MOST_CHARACTERS) -> str:
         words = f"a {type(value).__name__} that cannot be printed ({type(error).__name__})"
     line = escaped(words[: most + 1])
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def last_printed(output: bytes, most: int = MOST_CHARACTERS) -> str:
+    """`it last printed: …`, of what a process has printed; empty where that is nothing."""
+    lines = output.decode("utf-8", "replace").strip().splitlines()
+    return f"it last printed: {printable(lines[-1], most)}" if lines else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from attnbench import files
-from attnbench.errors import BadInput, printable
+from attnbench.errors import BadInput, last_printed
 from attnbench.measure import engines, fleet_folder
 from attnbench.measure.device import AUTO, HOST, device_names, device_of
 from attnbench.measure.engines import Connection, News, Pool, Task
@@ -387,9 +387,8 @@ class _Leasing:
 def _last_words(log: Path) -> str:
     """What a shard printed last; its whole log is named."""
     with contextlib.suppress(OSError):
-        lines = files.read(log).decode("utf-8", "replace").strip().splitlines()
-        if lines:
-            return f"; it last printed: {printable(lines[-1], MOST_QUOTED)} ({log})"
+        if words := last_printed(files.read(log), MOST_QUOTED):
+            return f"; {words} ({log})"
     return ""
 
 

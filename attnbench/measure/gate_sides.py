@@ -168,9 +168,8 @@ def plan_like(suite: Suite, device: str, run: Path, stored: Mapping[str, Any]) -
 
     Raises: BadInput where the device is not here.
     """
-    if stored.get("instruction_set") in ("AVX2", "DEFAULT") and any(
-        "avx2" in line for line in host.lines("/proc/cpuinfo")
-    ):
+    has_avx2 = any("avx2" in line for line in host.lines("/proc/cpuinfo"))
+    if stored.get("instruction_set") in ("AVX2", "DEFAULT") and has_avx2:
         os.environ.setdefault("ATEN_CPU_CAPABILITY", str(stored["instruction_set"]).lower())
     import torch
 

@@ -25,7 +25,7 @@ import numpy as np
 from attnbench import descendants
 from attnbench.analysis.compare.findings import Verdict
 from attnbench.analysis.compare.tier1_paired import LOOKS, Change, Decided, changes, looks_until
-from attnbench.errors import BadInput, described, printable
+from attnbench.errors import BadInput, described, last_printed, printable
 from attnbench.measure.agreement import (
     AFFORDABLE_S,
     Agreement,
@@ -284,7 +284,8 @@ def _pair(folder: Path) -> tuple[float, float]:
     try:
         answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        answer = {"failure": f"it {how_ended(process.returncode)}; {_last_line(folder / PRINTED)}"}
+        words = last_printed((folder / PRINTED).read_bytes()) or "it printed nothing"
+        answer = {"failure": f"it {how_ended(process.returncode)}; {words}"}
     if "failure" in answer:
         raise BadInput(
             f"processes: a fresh process could not compare them: {printable(answer['failure'], 600)}. Correct that, or "
@@ -302,8 +303,3 @@ def _environment() -> dict[str, str]:
     )
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     return {**os.environ, **allocator.variables(os.environ), **threads, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"it last printed: {printable(lines[-1])}" if lines else "it printed nothing"

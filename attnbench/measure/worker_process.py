@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from attnbench import descendants, interrupts
-from attnbench.errors import printable
+from attnbench.errors import last_printed
 from attnbench.measure.machine import allocator
 from attnbench.measure.machine.host import out_of_memory_kills
 from attnbench.measure.protocol import A_co, Request, WorkerLost, answer_to, check_ready
@@ -132,13 +132,12 @@ class Worker:
         kills = (out_of_memory_kills() or 0) - (self.kills_before or 0)
         if -code == signal.SIGKILL and kills > 0:
             return WorkerLost("oom", "the worker was killed by SIGKILL while the kernel killed for memory", "killed")
-        return WorkerLost("crashed", f"the worker {how_ended(code)}{words}")
+        return WorkerLost("crashed", "; ".join(filter(None, (f"the worker {how_ended(code)}", words))))
 
     def _last_words(self) -> str:
         self.printed.seek(0, os.SEEK_END)
         self.printed.seek(max(0, self.printed.tell() - 4000))
-        lines = self.printed.read().decode("utf-8", "replace").strip().splitlines()
-        return f"; it last printed: {printable(lines[-1], 200)}" if lines else ""
+        return last_printed(self.printed.read(), 200)
 
     def close(self) -> None:
         """Lets the worker end by closing its pipe, and kills it where it does not."""
