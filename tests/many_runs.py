@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attnbench.plan.settings import CONTRACT
+from attnbench.contract import CONTRACT
 from attnbench.problem import Cell, Problem, columns_of
 from attnbench.store.records import ENVIRONMENT, SUITE, Visit
 from tests.stored import folder

@@ -32,15 +32,13 @@ from attnbench.analysis.device_term import connected, device_term
 from attnbench.analysis.distributions import CONFIDENCE, Floats, Indices, t_quantile, t_quantiles
 from attnbench.analysis.looks import confidence_after
 from attnbench.analysis.moderation import EQUAL, level_variances, moderate, numbered_within
+from attnbench.contract import has_turns
 from attnbench.problem import CELL_COLUMNS
 
 Bools = npt.NDArray[np.bool_]
 
 ODD = 0.01
 """How rarely a trend, or a slow round, is seen where rounds vary by chance alone."""
-
-TURNS_SINCE = 3
-"""The first timing contract whose blocks are measured in turns."""
 
 WIDEST = 100.0
 """In logs, half an interval that says nothing, and is still a number: few degrees of freedom where rounds differ
@@ -249,12 +247,6 @@ def estimates_of(
 def in_turns(visits: pd.DataFrame) -> bool:
     """Whether the blocks of a run's visits were measured in turns."""
     return has_turns(visits["contract"].iloc[0] if "contract" in visits else "")
-
-
-def has_turns(contract: str) -> bool:
-    """Whether blocks are measured in turns under a contract."""
-    version = contract.split(" ")[0]
-    return version.isdecimal() and int(version) >= TURNS_SINCE
 
 
 def _blocks(usable: pd.DataFrame, cells: Indices) -> Indices:

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from attnbench.analysis.compare.matching import completed, defaults_of
-from attnbench.analysis.compare.same_machine import EXACT, MACHINE, contract_parts
+from attnbench.analysis.compare.same_machine import EXACT, MACHINE
 from attnbench.analysis.crossover import BEYOND
-from attnbench.analysis.interval import Estimate, estimates_of, has_turns
+from attnbench.analysis.interval import Estimate, estimates_of
 from attnbench.analysis.metric_values import Quantity, exact_levels
 from attnbench.analysis.results import outcome
 from attnbench.analysis.run import name_in, stored_name
 from attnbench.analysis.swept import Swept, swept_of
+from attnbench.contract import contract_parts, has_turns
 from attnbench.errors import BadInput
 from attnbench.metric import Metric
 from attnbench.problem import BASELINE, Cell, block_of, canonical_params

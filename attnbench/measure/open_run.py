@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.compare.same_machine import ONE_RUN, differing
+from attnbench.contract import CONTRACT
 from attnbench.errors import BadInput
 from attnbench.files import is_file
 from attnbench.measure import worker_process
@@ -24,7 +25,7 @@ from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
 from attnbench.plan.plan import Plan, order_seed
-from attnbench.plan.settings import CONTRACT, Limits, Measure
+from attnbench.plan.settings import Limits, Measure
 from attnbench.plan.shards import Shard, rounds_by_key
 from attnbench.plan.sweep import entry_facts
 from attnbench.registry import device_type_of

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.contract import CONTRACT
 from attnbench.plan.measured_code import MeasuredCode
-from attnbench.plan.settings import CONTRACT, Limits, Measure
+from attnbench.plan.settings import Limits, Measure
 from attnbench.problem import Cell, canonical_params
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-CONTRACT = 3
-"""Version of the timing contract: raised by hand when the meaning of a stored number changes."""
-
 MAX_ROUNDS = 1000
 """The most that a suite may ask for."""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbench.contract import is_newer
 from attnbench.errors import BadInput
 from attnbench.files import is_file, is_folder
 from attnbench.problem import CELL_COLUMNS, Cell, cell_of
@@ -277,6 +278,8 @@ def _not_valid(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) ->
         for run, *values in words
         if not all(is_valid(name, value) for name, value in zip(_WORDS, values, strict=True))
     }
+    contracts = connection.execute("SELECT DISTINCT run, contract FROM visits WHERE contract IS NOT NULL").fetchall()
+    damaged |= {run for run, contract in contracts if is_newer(contract)}
     twice = "SELECT DISTINCT run FROM visits GROUP BY run, key, round, part HAVING count(*) > 1"
     return damaged | {run for (run,) in connection.execute(twice).fetchall()}
 

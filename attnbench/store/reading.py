@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from attnbench.contract import CONTRACT, contract_parts, is_newer
 from attnbench.errors import BadInput
 from attnbench.metric import Metric
 from attnbench.operator import Growth
@@ -81,6 +82,12 @@ def parse_visit(text: str, where: str) -> Visit:
     Raises: BadInput.
     """
     stored = parse_object(text, where)
+    contract = stored.get("contract")
+    if isinstance(contract, str) and is_newer(contract):  # first: whatever else looks wrong may be right there
+        raise BadInput(
+            f"{where}: measured under timing contract {contract_parts(contract)[0]}, and this attnbench knows those up "
+            f"to {CONTRACT}: what the times mean is not known here. Use the attnbench that measured it, or a later one."
+        )
     names = {f.name for f in fields(Visit)}
     missing = sorted({"key", "cell", "device", "round", "process", "order", "status"} - set(stored))
     if missing:

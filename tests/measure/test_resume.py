@@ -15,12 +15,13 @@ from types import SimpleNamespace
 import pytest
 
 from attnbench.analysis.run import read_run
+from attnbench.contract import CONTRACT
 from attnbench.errors import BadInput
 from attnbench.measure import open_run
 from attnbench.measure.open_run import begin, device_like, resume, stored_search, stored_suite
 from attnbench.measure.runner import Runner
 from attnbench.plan import suite as suites
-from attnbench.plan.settings import CONTRACT, Measure
+from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
 from attnbench.store.records import SAMPLES, VISITS

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from attnbench.__main__ import app
 from attnbench.analysis import results
+from attnbench.api.stored_run import load
+from attnbench.contract import CONTRACT
 from attnbench.errors import BadInput
 from attnbench.measure.open_run import stored_search
 from attnbench.measure.stored_search import read_request, write_request
 from attnbench.plan.search_request import SearchRequest, suite_text
-from attnbench.plan.settings import CONTRACT
 from attnbench.plan.suite import from_text, override
 from attnbench.store import journal
 from attnbench.store.frames import frame
@@ -105,6 +106,37 @@ def test_reading_a_foreign_folder_runs_no_code_of_it(
     code, _ = attnbench(*words, path)
     assert code == {"roofline": 2, "dispatch": 2, "gate": 9}.get(words[0], 0)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show"],
+        ["show", "--format", "json"],
+        ["roofline"],
+        ["dispatch"],
+        ["plot"],
+        ["compare", "."],
+        ["gate", "quick", "--against"],
+        ["merge", "--out", "joined"],
+        ["choose", "--seq-len", "32", "--channels", "8", "--run"],
+        ["reproduce", "fnet", "--runs"],
+        ["run", "--resume"],
+    ],
+    ids=" ".join,
+)
+def test_what_a_later_attnbench_has_measured_is_not_read_as_if_it_were_of_today(mark: Path, words: list[str]) -> None:
+    """Whatever else is new in it: a status that this version does not know is no damage."""
+    path = foreign(WRITTEN["plain"])
+    text = (path / VISITS).read_text()
+    assert text.count(f'"contract":"{CONTRACT}"') == text.count("\n")
+    later = text.replace(f'"contract":"{CONTRACT}"', f'"contract":"{CONTRACT + 1} x=1"').replace('"ok"', '"fine"')
+    (path / VISITS).write_text(later)
+    code, told = attnbench(*words, path)
+    assert code == 2
+    assert f"measured under timing contract {CONTRACT + 1}, and this attnbench knows those up to {CONTRACT}" in told
+    with pytest.raises(BadInput, match="or a later one"):
+        load(path)
 
 
 def test_the_mark_is_made_where_the_user_names_the_file(mark: Path) -> None:

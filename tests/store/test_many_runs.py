@@ -14,6 +14,7 @@ import pytest
 
 duckdb = pytest.importorskip("duckdb", reason="the extra 'history' is not installed")
 
+from attnbench.contract import CONTRACT  # noqa: E402
 from attnbench.errors import BadInput  # noqa: E402
 from attnbench.store import many_runs  # noqa: E402
 from attnbench.store.many_runs import ManyVisits, read_many, run_folders  # noqa: E402
@@ -86,6 +87,7 @@ DAMAGED: dict[str, Callable[[str], str]] = {
     "a round that cannot be": spoilt(lambda visit: visit.update(round=10**9)),
     "a negative round": spoilt(lambda visit: visit.update(round=-1)),
     "two contracts": spoilt(lambda visit: visit.update(contract="2 rounds=3")),
+    "of a later contract": lambda text: text.replace(f'"contract":"{CONTRACT} ', f'"contract":"{CONTRACT + 1} '),
     "no key": spoilt(lambda visit: visit.pop("key")),
     "a control character": spoilt(lambda visit: visit["cell"].update(operator="a\x1b[31m")),  # type: ignore[attr-defined]
 }

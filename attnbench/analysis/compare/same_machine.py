@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from attnbench.contract import contract_parts
 from attnbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -73,9 +74,3 @@ def _sentences(names: Iterable[str], before: Run, after: Run) -> tuple[str, ...]
 
 def _contract(run: Run) -> tuple[str, str]:
     return contract_parts(next((str(text) for text in run.visits["contract"].unique() if text), ""))
-
-
-def contract_parts(contract: str) -> tuple[str, str]:
-    """The version of a contract and its settings but for the number of rounds; empty where none is stored."""
-    version, *settings = contract.split() or [""]
-    return version, " ".join(setting for setting in settings if not setting.startswith("rounds="))
