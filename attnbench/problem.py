@@ -69,7 +69,7 @@ class Problem:
         for name, followed in (("kv_heads", self.heads), ("query_len", self.seq_len)):
             if isinstance(getattr(self, name), Followed) or getattr(self, name) == followed:
                 object.__setattr__(self, name, Followed(followed))
-        if self.channels % self.heads:
+        if self.heads < 1 or self.channels % self.heads:
             raise ValueError(f"channels {self.channels} is not divisible by heads {self.heads}")
         if (self.height is None) != (self.width is None):
             raise ValueError("height and width go together")

@@ -255,6 +255,7 @@ def summarise(
         if not quantities[name].values:
             raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
     shown = [quantities[name] for name in wanted or placed if quantities[name].values]
+    shown = shown or [quantities[next(iter(placed))]]  # its cells say why there is nothing
     every = panels(run.results, axis, run.swept)
     if baseline is not None:
         check(every, baseline)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_NAME = 1000
-"""Characters of a benchmark's name; Bencher takes 1024."""
+"""Bytes of a benchmark's name in UTF-8; Bencher takes 1024."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class Measurement:
         """What other tools know the cell by, in every run: its key. Of one that cannot be shown whole, its digest
         tells it from others."""
         shown = str(text(self.key))
-        if shown == self.key and len(shown) <= LONGEST_NAME:
+        encoded = shown.encode(errors="replace")
+        if shown == self.key and len(encoded) <= LONGEST_NAME:
             return shown
-        return f"{shown[:LONGEST_NAME]}.{hashlib.sha256(self.key.encode(errors='replace')).hexdigest()[:8]}"
+        digest = hashlib.sha256(self.key.encode(errors="replace")).hexdigest()[:8]
+        return f"{encoded[:LONGEST_NAME].decode(errors='ignore')}.{digest}"
 
     @property
     def sizes(self) -> dict[str, int | None]:

@@ -82,7 +82,11 @@ def test_another_axis_is_interpolated_along_as_well() -> None:
     assert found.timings["local"].seconds == pytest.approx(8e-4, rel=0.2)
 
 
-@pytest.mark.parametrize("problem", [sequence(512, heads=8), replace(sequence(512), causal=True)])
+@pytest.mark.parametrize(
+    "problem",
+    [sequence(512, heads=8), replace(sequence(512), causal=True), replace(sequence(512), channels=512)],
+    ids=["heads", "causal", "a head_dim of more than the run's channels"],
+)
 def test_a_problem_that_differs_otherwise_has_no_time(problem: Problem) -> None:
     run = laws(SIZES, LAWS)
     found = place_of(run, problem, "fwd", "core", quantity(run, "wall_time"))

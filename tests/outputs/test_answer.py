@@ -17,7 +17,7 @@ from attnbench.analysis.answer import NO_LACK, answer, start
 from attnbench.analysis.crossover import Crossing, Crossover, Edge, Stretch
 from attnbench.analysis.run import Run, read_run
 from attnbench.analysis.summary import Summary, summarise
-from attnbench.outputs import json, markdown, table
+from attnbench.outputs import html, json, markdown, table
 from attnbench.outputs._answer import LETTERS, place_mark, said, view
 from attnbench.outputs._screen import LINES
 from attnbench.problem import Cell, Problem
@@ -253,6 +253,19 @@ def test_panels_of_which_nothing_was_measured_are_one_sentence() -> None:
         f"{panels}seq_len 1024/4096): nothing was measured: skipped here."
         for panels in ("kv_heads (batch 1/2, ", "batch (")
     ]
+
+
+def test_where_every_cell_failed_the_reason_is_said_on_the_screen_and_in_every_table() -> None:
+    statuses = {(name, n): "error" for name in ("softmax", "local") for n in (64, 128)}
+    summary = summarise(laws((64, 128), {"softmax": float, "local": float}, statuses=statuses))
+    reasons = {point.reason for panel in summary.panels for each in panel.panel.series for point in each.points}
+    (reason,) = reasons
+    assert reason
+    found = view(summary)
+    assert found is not None
+    assert any(f"nothing was measured: {reason}" in each for each in found.sentences)
+    for printed in (markdown.run(summary), markdown.tables(summary), html.run(summary)):
+        assert reason in printed
 
 
 @pytest.mark.parametrize(

@@ -263,18 +263,19 @@ def test_a_table_comes_back_with_its_types_units_and_what_is_beside_it(ci: Summa
     assert gpu["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
 
 
-def skipped_run() -> Run:
-    statuses = {(name, n): "skipped" for name in ("softmax", "local") for n in (64, 128)}
+def unmeasured(status: str) -> Run:
+    statuses = {(name, n): status for name in ("softmax", "local") for n in (64, 128)}
     return laws((64, 128), {"softmax": float, "local": float}, statuses=statuses)
 
 
-@pytest.mark.parametrize(("run", "rows"), [(run_of([]), 0), (skipped_run(), None)])
-def test_nothing_measured_is_an_empty_document_of_the_same_form(run: Run, rows: int | None, ci: Summary) -> None:
+@pytest.mark.parametrize(("run", "rows"), [(run_of([]), 0), (unmeasured("skipped"), 4), (unmeasured("error"), 4)])
+def test_nothing_measured_is_an_empty_document_of_the_same_form(run: Run, rows: int, ci: Summary) -> None:
     summary = summarise(run)
     table = read_back(summary)
     assert list(table.dtypes) == list(read_back(ci).dtypes)
-    assert rows is None or len(table) == rows
-    assert table["value"].isna().all() or "flops" in set(table["metric"])
+    assert len(table) == rows, "why there is nothing, for each cell"
+    assert not set(table["status"]) & {"ok", ""}
+    assert table["value"].isna().all()
     assert exported("bencher", summary) == {}
     assert exported("github_benchmark", summary) == exported("pytorch_benchmark", summary) == []
 
@@ -326,9 +327,10 @@ def test_the_planted_names_are_there_to_be_exported() -> None:
 
 def test_names_that_would_become_the_same_stay_apart() -> None:
     cells = [cell(f"/home/{who}/op", Problem(64, 64, 4)) for who in ("a", "b")]
-    cells.append(cell("x" * 3000, Problem(64, 64, 4)))
+    cells += [cell("x" * 3000, Problem(64, 64, 4)), cell("größer" * 160, Problem(64, 64, 4))]
     document = exported("bencher", summarise(run_of(visits_of([(each, 1e-3, {}) for each in cells]))))
-    assert len(document) == 3
+    assert len(document) == 4
+    assert max(len(name.encode()) for name in document) <= 1024, "Bencher counts bytes"
     assert "/home" not in json.dumps(document)
 
 
