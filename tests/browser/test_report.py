@@ -42,7 +42,7 @@ RUNS = [
     "h100-first",
     "h100-prefill",
 ]
-REPORTS = [*RUNS, "map", "compare", "gate", "papers", "history", "attack"]
+REPORTS = [*RUNS, "map", "compare", "gate", "papers", "history", "attack", "names"]
 SHOTS = os.environ.get("SHOTS")
 """A folder for pictures of every report."""
 
@@ -81,6 +81,11 @@ def text_of(name: str) -> str:
         run = made(cpu=ATTACK)
         run.visits.loc[run.visits["operator"] == "local", "operator"] = ATTACK
         run.visits.loc[run.visits["status"] == "wrong", "reason"] = ATTACK
+        return html.run(summarise(run))
+    if name == "names":
+        run = made()
+        for old, new in {"local": "long_" * 40, "performer": "انتباه_خطي", "softmax": "注意" * 60}.items():
+            run.visits.loc[run.visits["operator"] == old, "operator"] = new
         return html.run(summarise(run))
     return html.run(summarise(read_run(REFERENCE / name)))
 
