@@ -122,7 +122,10 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "child": (_child_left, _child_ended),
     "umask": (lambda: os.umask(0o777), lambda: os.umask(0o022)),
     "descriptor": (lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 1), lambda: os.dup2(2, 1)),
-    "hook": (lambda: setattr(sys, "excepthook", print), lambda: setattr(sys, "excepthook", sys.__excepthook__)),
+    "hook": (
+        lambda: setattr(sys, "unraisablehook", print),
+        lambda: setattr(sys, "unraisablehook", sys.__unraisablehook__),
+    ),
     "recursion": (lambda: sys.setrecursionlimit(500), lambda: sys.setrecursionlimit(1000)),
     "raised": (lambda: warnings.simplefilter("error"), warnings.resetwarnings),
     "processors": (

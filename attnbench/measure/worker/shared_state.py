@@ -153,7 +153,8 @@ _SETTINGS: dict[str, Callable[[], object]] = {
     "sys.path": lambda: tuple(sys.path),
     "sys.stdout or sys.stderr": lambda: (sys.stdout, sys.stderr),
     "file descriptors 0 to 2": _standard_files,
-    "the hooks of exceptions": lambda: (sys.excepthook, sys.unraisablehook, threading.excepthook),
+    # Not sys.excepthook: a worker catches what is raised, and FlashAttention-4 replaces it when it is imported.
+    "the hooks of exceptions": lambda: (sys.unraisablehook, threading.excepthook),
     "the recursion limit": lambda: min(sys.getrecursionlimit(), RECURSION),
     "warnings that are raised": lambda: any(action == "error" for action, *_ in warnings.filters),
     "a trace or profile function": lambda: (sys.gettrace(), sys.getprofile()),
