@@ -7,7 +7,7 @@ import importlib.util
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -154,6 +154,24 @@ def operators(operators_from: Iterable[str] = ()) -> dict[str, Source]:
     return sources
 
 
+def source_of(name: str, operators_from: Sequence[str] = ()) -> Source:
+    """Where one operator is defined; what is wrong with the files and packages of others is no matter.
+
+    Raises: BadInput where a place that may define it cannot be looked into.
+    """
+    wrong: BadInput | None = None
+    files_first = sorted(operators_from, key=lambda place: not place.endswith(".py"))  # packages are imported
+    for places in ((), *((place,) for place in files_first)):
+        try:
+            found = operators(places)
+        except BadInput as error:
+            wrong = wrong or error
+            continue
+        if name in found:
+            return found[name]
+    raise wrong or BadInput(f"operators_from: none of {', '.join(operators_from)} defines '{name}' any more.")
+
+
 def _user_sources(place: str) -> dict[str, Source]:
     if place.endswith(".py"):
         try:
@@ -170,7 +188,8 @@ def _user_sources(place: str) -> dict[str, Source]:
             names = scan(place)
     except ModuleNotFoundError as error:
         if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
-            raise
+            with user_errors(place):
+                raise
         raise BadInput(
             f"operators_from: no package '{place}' can be imported. "
             "Install it in this environment, or give the path of a .py file."

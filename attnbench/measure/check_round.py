@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attnbench.measure import worker_process
-from attnbench.measure.protocol import SupportRequest, WorkerLost
+from attnbench.measure import support, worker_process
+from attnbench.measure.support import Reason
 from attnbench.measure.visit_log import stops
 from attnbench.measure.visit_maker import VisitMaker
-from attnbench.measure.worker_pool import Stopped
 from attnbench.plan.plan import series_of
 from attnbench.problem import SIZES, Cell, Problem
 from attnbench.progress import Stage
-from attnbench.store.records import Cause, Status
-
-Reason = tuple[Status, str | None]
-"""Why a cell cannot run here; None: an earlier cell of its series says it for all."""
+from attnbench.store.records import CAUSE_OF, Cause
 
 
 def check_cells(maker: VisitMaker) -> None:
@@ -38,7 +34,7 @@ def check_cells(maker: VisitMaker) -> None:
             continue
         status, reason = unable[cell.key]
         if reason is not None:
-            cause: Cause = "unsupported" if status == "skipped" else "raised"
+            cause: Cause = "unsupported" if status == "skipped" else CAUSE_OF[status]
             maker.skip(cell, 0, position, reason, cause, status)
 
 
@@ -59,15 +55,11 @@ def _check(maker: VisitMaker, cell: Cell, position: int) -> None:
 
 def _unable(maker: VisitMaker, order: Sequence[Cell]) -> dict[str, Reason]:
     """Cells that cannot run here, by key."""
-    request = SupportRequest(tuple(order), maker.plan.device, tuple(maker.plan.operators_from))
     timeout = maker.budget.timeout_s(worker_process.START_TIMEOUT_S, order[0], 0)
-    try:
-        answer = maker.workers.ask(request, timeout)
-    except WorkerLost as lost:
-        if lost.status == "timeout" and timeout < worker_process.START_TIMEOUT_S:
-            return {}  # the budget has ended, which skips them all
-        raise Stopped(f"asking the operators what they support: {lost}") from None
-    reasons = {cell.key: each for cell, each in zip(order, answer.reasons, strict=True)}
+    told = support.reasons(maker.workers, order, timeout)
+    if timeout < worker_process.START_TIMEOUT_S and any(status == "timeout" for status, _ in told):
+        return {}  # the budget has ended, which skips them all
+    reasons = {cell.key: each for cell, each in zip(order, told, strict=True)}
     series: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in order:
         series.setdefault(series_of(cell), []).append(cell)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.errors import BadInput
-from attnbench.measure import worker_process
+from attnbench.measure import support, worker_process
 from attnbench.measure.device import device_of
-from attnbench.measure.protocol import RatesRequest, SupportRequest, WorkerLost
+from attnbench.measure.protocol import RatesRequest, WorkerLost
 from attnbench.measure.worker_pool import Stopped, Workers
 from attnbench.plan import time_budget
 from attnbench.plan.plan import Plan
@@ -70,17 +70,14 @@ def _support_and_rates(plan: Plan) -> tuple[list[str | None], dict[str, Any]]:
     """By cell, why it cannot run; and the rates, empty where they cannot be measured."""
     workers = Workers(plan, -1)
     try:
-        support = SupportRequest(tuple(plan.cells), plan.device, tuple(plan.operators_from))
-        reasons = [reason for _, reason in workers.ask(support, worker_process.START_TIMEOUT_S).reasons]
+        reasons = [reason for _, reason in support.reasons(workers, plan.cells, worker_process.START_TIMEOUT_S)]
         dtypes = tuple(sorted({cell.problem.dtype for cell in plan.cells}))
         try:
             rates = workers.ask(RatesRequest(plan.device, dtypes), worker_process.START_TIMEOUT_S).rates
         except WorkerLost:
             rates = {}
         return reasons, rates
-    except (WorkerLost, Stopped) as lost:
-        raise BadInput(
-            f"asking the operators what they support: {lost}. Correct the operator, or leave it out."
-        ) from None
+    except Stopped as stopped:
+        raise BadInput(f"asking the operators what they support: {stopped}.") from None
     finally:
         workers.kill()

@@ -88,9 +88,8 @@ def test_without_rates_a_dry_run_says_at_least(monkeypatch: pytest.MonkeyPatch, 
         raise WorkerLost("timeout", "no answer within 120 s")
 
     monkeypatch.setattr(Workers, "ask", lost)
-    done = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"])
-    assert isinstance(done.exception, BadInput)
-    assert "asking the operators what they support: no answer within 120 s" in str(done.exception)
+    told = CliRunner().invoke(app, ["run", str(suite), "--dry-run", "--device", "cpu"]).stderr
+    assert "asked what it supports: no answer within 120 s" in told
 
 
 class Begun(Exception):

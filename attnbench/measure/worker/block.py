@@ -39,7 +39,7 @@ from attnbench.measure.worker.timed_checks import TimedChecks, Watched
 from attnbench.measure.worker.visit import Bench, figures, metrics
 from attnbench.plan.settings import ALONE_S, MOST_CALLS, SAMPLE_S, batch_of, stays_with_one_set, untimed_calls
 from attnbench.problem import Cell
-from attnbench.registry import operators
+from attnbench.registry import source_of
 
 CHECKED = 8
 """One sample in so many is checked; of the first, one among the six that every visit has."""
@@ -258,7 +258,7 @@ class Block:
     def _prepare(self, request: PrepareRequest) -> PreparedAnswer:
         same_random_numbers()
         limit_host_memory(request.host_limit)
-        source = operators(request.operators_from)[request.cell.operator]
+        source = source_of(request.cell.operator, request.operators_from)
         device = self._devices[request.device] = device_of(request.device)
         subject = subject_of(request.cell, source, device, request.memory_limit, NOTHING_KNOWN, self._pool.share)
         expected = dict(enumerate(request.answers))

@@ -42,7 +42,7 @@ from attnbench.measure.worker.shared_state import same_random_numbers
 from attnbench.measure.worker.storable import storable
 from attnbench.measure.worker.visit import Bench, figures
 from attnbench.operator import Inputs
-from attnbench.registry import compiles, operators
+from attnbench.registry import compiles, source_of
 
 TRIALS = ((1e-3, 8), (0.05, 3), (math.inf, 1))
 """(seconds, writes): of calls shorter than that so many tell which outputs follow: rounding moves some now and then."""
@@ -64,7 +64,7 @@ def check(request: CheckRequest) -> VisitAnswer:
 
 def _bench(request: CheckRequest, device: Device, opened: ExitStack) -> Bench:
     limit_host_memory(request.host_limit)
-    source = operators(request.operators_from)[request.cell.operator]
+    source = source_of(request.cell.operator, request.operators_from)
     subject = subject_of(request.cell, source, device, request.memory_limit, request.forecast)
     opened.callback(subject.release)
     return Bench(subject)

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from attnbench.measure.device import device_of
 from attnbench.measure.protocol import (
+    NOTHING_KNOWN,
     Answer,
     CellAnswer,
     CheckRequest,
@@ -43,8 +44,9 @@ from attnbench.measure.protocol import (
 )
 from attnbench.measure.worker.failures import text_of
 from attnbench.measure.worker.lifetime import CLEAN_EXIT, die_with, exit_when_closed
+from attnbench.operator import Operator
 from attnbench.problem import Cell
-from attnbench.registry import operators, why_not
+from attnbench.registry import source_of, why_not
 from attnbench.store.records import Status
 
 if TYPE_CHECKING:
@@ -124,7 +126,10 @@ def _answer(request: Request[Answer], block: Block) -> Answer:
     if isinstance(request, ForecastRequest):
         from attnbench.measure.worker.forecast import forecast_of
 
-        return ForecastAnswer(forecast_of(request.cell, operators(request.operators_from)[request.cell.operator]))
+        try:
+            return ForecastAnswer(forecast_of(request.cell, source_of(request.cell.operator, request.operators_from)))
+        except BaseException:  # what is wrong with an operator its check tells
+            return ForecastAnswer(NOTHING_KNOWN)
     if isinstance(request, EnvironmentRequest):
         from attnbench.measure.machine.environment import collect
 
@@ -168,9 +173,20 @@ def _with_changes(cell: Cell | None, answer: Answer, changes: Sequence[str], rep
 def _reasons(request: SupportRequest) -> Iterator[tuple[Status, str | None]]:
     """Of each cell; an operator's file that cannot say is an error, and shown as such."""
     device = device_of(request.device).type
-    sources = operators(request.operators_from)
+    loaded: dict[str, Operator | str] = {}
     for cell in request.cells:
+        if cell.operator not in loaded:  # once, also where that takes its time and fails
+            loaded[cell.operator] = _loaded(cell.operator, request.operators_from)
+        operator = loaded[cell.operator]
         try:
-            yield "skipped", why_not(sources[cell.operator].load(), cell, device)
+            yield ("error", operator) if isinstance(operator, str) else ("skipped", why_not(operator, cell, device))
         except BaseException as error:
             yield "error", text_of(error)
+
+
+def _loaded(name: str, operators_from: Sequence[str]) -> Operator | str:
+    """An operator, or the reason why it cannot be imported."""
+    try:
+        return source_of(name, operators_from).load()
+    except BaseException as error:
+        return text_of(error)
