@@ -305,10 +305,13 @@ _NOT_OF_THE_MACHINE = {
 
 
 def _warnings(run: Run) -> dict[str, int]:
-    texts = [text for each in run.visits["warnings"] for text in each]
-    visits = Counter(map(without_numbers, texts))
-    counted = {text: visits[without_numbers(text)] for text in distinct(texts)}
-    return dict(Counter(counted).most_common())
+    of_series: dict[tuple[Any, ...], list[str]] = {}
+    columns = [run.visits[name] for name in ("operator", "impl", "params", "scope", "mode")]
+    for series, texts in zip(zip(*columns, strict=True), run.visits["warnings"], strict=True):
+        of_series.setdefault(series, []).extend(texts)
+    visits = Counter(without_numbers(text) for texts in of_series.values() for text in texts)
+    shown = distinct((text for texts in of_series.values() for text in distinct(texts)), None)
+    return dict(Counter({text: visits[without_numbers(text)] for text in shown}).most_common())
 
 
 def _beside(run: Run, measured: Iterable[Quantity]) -> Iterator[Quantity]:

@@ -13,7 +13,7 @@ from attnbench import terminal
 from attnbench.axes import tokens_axis
 from attnbench.problem import Cell, operator_with_impl
 from attnbench.progress import Leased, Reached, Stage
-from attnbench.store.records import Visit, without_numbers
+from attnbench.store.records import MOST_WARNINGS, Visit, without_numbers
 from attnbench.units import count, duration, percent
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Words:
         self._cell: Cell | None = None
         self._reached: Reached | None = None
         self._leased: Leased | None = None
-        self._warned: set[tuple[object, str]] = set()
+        self._warned: dict[object, set[str]] = {}
 
     def planned(self, stage: Stage, visits: int | None, seconds: float | None) -> None:
         """See `measure.progress.Progress`."""
@@ -82,10 +82,11 @@ class Words:
             self._keep(f"{visit.status}: {visit.key}: {visit.reason}")
         series = tuple(visit.cell.get(name) for name in ("operator", "impl", "params", "scope", "mode"))
         for warning in visit.warnings:
-            said = series, without_numbers(warning)
-            if said not in self._warned:  # once, not again at every size in every round
-                self._warned.add(said)
-                self._keep(f"warning: {visit.key}: {warning}")
+            said, kind = self._warned.setdefault(series, set()), without_numbers(warning)
+            if kind not in said and len(said) <= MOST_WARNINGS:  # once, not again at every size in every round
+                text = warning if len(said) < MOST_WARNINGS else "more warnings, which name other things, are not shown"
+                said.add(kind)
+                self._keep(f"warning: {visit.key}: {text}")
 
     def reached(self, reached: Reached) -> None:
         """See `measure.progress.Progress`."""

@@ -84,11 +84,21 @@ def without_numbers(text: str) -> str:
     return _NUMBER.sub("#", text)
 
 
-def distinct(texts: Iterable[str]) -> tuple[str, ...]:
-    """Texts in order; of those that differ in their numbers alone there is one, with the largest."""
+MOST_WARNINGS = 5
+"""So many different warnings of a visit are stored, and of a series shown: more differ in what they name alone, such as
+an environment variable of another name at each call."""
+
+
+def distinct(texts: Iterable[str], most: int | None = MOST_WARNINGS) -> tuple[str, ...]:
+    """Texts in order; of those that differ in their numbers alone there is one, with the largest.
+
+    most: of them; None: all.
+    """
     kept: dict[str, str] = {}
     for text in texts:
         kind = without_numbers(text)
+        if kind not in kept and len(kept) == most:
+            continue
         kept[kind] = max(kept.get(kind, text), text, key=lambda each: [float(n) for n in _NUMBER.findall(each)][::-1])
     return tuple(kept.values())
 

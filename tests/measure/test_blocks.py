@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 
 from attnbench.analysis.run import read_run
+from attnbench.analysis.summary import summarise
 from attnbench.analysis.undisturbed import undisturbed
 from attnbench.measure.blocks import Member, measure_block
 from attnbench.measure.protocol import FinishRequest, PrepareRequest, ReleaseRequest, Request, SampleRequest, WorkerLost
 from attnbench.measure.runner import Runner
 from attnbench.measure.visit_maker import Place
+from attnbench.outputs._progress import Words
 from attnbench.plan.blocks import parts_of
 from attnbench.plan.settings import Measure
 from attnbench.problem import Cell
 from attnbench.store import journal
-from attnbench.store.records import Visit
+from attnbench.store.records import MOST_WARNINGS, Visit
+from tests.analysis.runs import run_of
 from tests.pretended import Answers, Pretended, fine, of
 from tests.running import Silent, plan
 from tests.stored import cell
@@ -181,6 +184,28 @@ def test_a_worker_that_is_lost_is_the_failure_of_the_member_that_was_asked(tmp_p
     assert (lost.status, lost.reason) == ("timeout", "no answer within 60 s (cell_timeout)")
     assert "performer" in lost.key
     assert len(side.timed()) == 4
+
+
+def test_what_has_another_name_at_each_call_is_told_a_few_times(tmp_path: Path, sides: list[Side]) -> None:
+    names = count()
+
+    def answer(request: Request[Any]) -> dict[str, Any]:
+        left = [f"it sets VARIABLE_{next(names):x}_"] if of(request, "performer") else []
+        return {**fine(request), "warnings": left}
+
+    side = measured(tmp_path, sides, answer)
+    assert next(names) > MOST_WARNINGS
+    (warned,) = (visit.warnings for visit in side.timed() if visit.warnings)
+    assert len(warned) == MOST_WARNINGS
+    shown: list[str] = []
+    words = Words(shown.append, shown.append)
+    every = [replace(visit, warnings=(f"it sets OTHER_{i}_",)) for i in range(100) for visit in side.timed()[:2]]
+    for visit in every:
+        words.ended(visit, None)
+    told = [line for line in shown if line.startswith("warning: ")]
+    assert len(told) == 2 * (MOST_WARNINGS + 1), "of each series"
+    assert told[-1].endswith("more warnings, which name other things, are not shown")
+    assert len(summarise(run_of(every)).warnings) == MOST_WARNINGS
 
 
 @pytest.mark.parametrize("word", ["prepare", "sample", "finish"])
