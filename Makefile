@@ -43,7 +43,7 @@ fleet-test: $(BIN)/.ready  ## pass the tests of fleets on a local cluster of Ray
 	$(BIN)/python -m tests.fleet
 
 own-gate: $(BIN)/.ready  ## this project's own gate, tier 0; what this machine cannot repeat (another torch) is said and fails nothing
-	gate=$$(mktemp -d); trap 'rm -rf "$$gate"' EXIT; OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 \
+	gate=$$(mktemp -d); trap 'rm -rf "$$gate"' EXIT; OMP_NUM_THREADS=1 \
 	  $(BIN)/attnbench gate suites/ci.yaml --against $(REFERENCE)/ci --device cpu --out "$$gate/run"
 
 check: format lint types test   ## format, lint, types, tests
@@ -109,7 +109,7 @@ notebook: $(BIN)/.ready  ## run examples/notebook.ipynb and store what its cells
 
 ci-baseline: $(BIN)/.ready  ## measure suites/ci.yaml into results/reference/ci, what own-gate compares with
 	rm -rf $(REFERENCE)/ci
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 \
 	  $(BIN)/attnbench run suites/ci.yaml --device cpu --out $(REFERENCE)/ci
 
 statistics: $(BIN)/.ready  ## simulate how often intervals and labels are right, into docs/statistics.md (PARTS="intervals …"; minutes)

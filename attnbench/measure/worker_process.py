@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from attnbench import descendants, interrupts
 from attnbench.errors import last_printed
-from attnbench.measure.machine import allocator
+from attnbench.measure.machine import allocator, instruction_set
 from attnbench.measure.machine.host import out_of_memory_kills
 from attnbench.measure.protocol import A_co, Request, WorkerLost, answer_to, check_ready
 
@@ -184,6 +184,7 @@ def start(number: int, threads: int, first: Sequence[str] = ()) -> Worker:
         "KINETO_LOG_LEVEL": "99",  # what torch's profiler says of itself is not the last that a worker printed
         **os.environ,
         **allocator.variables(os.environ),
+        **instruction_set.variables(os.environ),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONPATH": path,
