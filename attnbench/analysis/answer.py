@@ -22,6 +22,7 @@ from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.recommendation import not_told_apart
 from attnbench.analysis.series import Panel
 from attnbench.analysis.summary import USE, Figure, Line, PanelReport, Summary, Table
+from attnbench.groups import groups_of
 from attnbench.properties import PROPERTIES
 
 NO_LACK = ("exact", "drop_in")
@@ -188,10 +189,8 @@ def answer(summary: Summary) -> Answer:
     """The verdicts and tables of a run, by the first metric of the summary in which to be least means anything."""
     decided = [(report, _deciding(report)) for report in summary.panels]
     quantity = next((table.quantity for _, table in decided if table), None)
-    groups: dict[tuple[Any, ...], list[tuple[PanelReport, Table]]] = {}
-    for report, table in decided:
-        if table and table.every:
-            groups.setdefault(report.panel.but_for_mode, []).append((report, table))
+    shown = ((report, table) for report, table in decided if table and table.every)
+    groups = groups_of((report.panel.but_for_mode, (report, table)) for report, table in shown)
     return Answer(
         metric=_called(quantity) if quantity else None,
         baseline=summary.baseline,

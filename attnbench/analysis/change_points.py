@@ -31,6 +31,7 @@ import numpy as np
 
 from attnbench.analysis.distributions import Floats, Indices, t_quantile
 from attnbench.analysis.moderation import moderate
+from attnbench.groups import groups_of
 
 FALSE_ALARMS = 0.01
 """The share of histories without any change in which one is marked, at most, where runs vary independently and normally
@@ -155,10 +156,7 @@ def _changes(track: Floats, ends: list[int], bound: float) -> list[ChangePoint]:
 
 def _partitions(tracks: Mapping[int, Floats], bounds: Mapping[int, float]) -> Iterator[tuple[int, list[int]]]:
     """By the position of a track, where its segments but the first begin. bounds: the roots of the penalties."""
-    by_length: dict[int, list[int]] = {}
-    for i, track in tracks.items():
-        by_length.setdefault(len(track), []).append(i)
-    for alike in by_length.values():
+    for alike in groups_of((len(track), i) for i, track in tracks.items()).values():
         penalties = np.array([bounds[i] for i in alike]) ** 2
         yield from zip(alike, _partition(np.stack([tracks[i] for i in alike]), penalties), strict=True)
 

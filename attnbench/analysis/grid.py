@@ -20,6 +20,7 @@ from attnbench.analysis.series import Panel, Series, check_axis, in_a_line
 from attnbench.analysis.summary import PanelReport, Summary, Table, summarise
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -183,10 +184,7 @@ def maps(summary: Summary) -> list[Grid]:
 
 
 def _by_axis(summary: Summary) -> dict[str, list[PanelReport]]:
-    by_axis: dict[str, list[PanelReport]] = {}
-    for report in summary.panels:
-        by_axis.setdefault(report.panel.axis, []).append(report)
-    return by_axis
+    return groups_of((report.panel.axis, report) for report in summary.panels)
 
 
 _Place = tuple[int, str]

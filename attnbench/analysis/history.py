@@ -33,6 +33,7 @@ from attnbench.analysis.snapshots import Snapshot, Snapshots, read_snapshots
 from attnbench.analysis.summary import chosen_series
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 from attnbench.metric import DEFAULT_METRIC, Metric
 from attnbench.problem import block_of, columns_of, key_parts
 from attnbench.registry import metrics
@@ -476,11 +477,7 @@ def _search(snapshots: Snapshots, name: str) -> _Search:
 
 def _alike(runs: Sequence[Snapshot], metric: Metric) -> list[list[int]]:
     """The positions of runs whose figures of a metric may be compared, gates apart, by time."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, run in enumerate(runs):
-        if not run.gate:
-            groups.setdefault(run.alike(metric), []).append(number)
-    return list(groups.values())
+    return list(groups_of((run.alike(metric), number) for number, run in enumerate(runs) if not run.gate).values())
 
 
 def _changes(
@@ -550,12 +547,11 @@ def _neighbours(runs: Sequence[Snapshot], metric: Metric | None, points: Sequenc
 
     metric: None: alike in everything.
     """
-    groups: dict[tuple[Any, ...], list[At]] = {}
-    for point in points:
-        run = runs[point.run]
-        alike = run.alike(metric) if metric else tuple(map(repr, run.circumstances.values()))
-        groups.setdefault((run.gate, alike), []).append(point)
-    for group in groups.values():
+
+    def alike(run: Snapshot) -> tuple[Any, ...]:
+        return run.gate, run.alike(metric) if metric else tuple(map(repr, run.circumstances.values()))
+
+    for group in groups_of((alike(runs[point.run]), point) for point in points).values():
         yield from pairwise(group)
 
 

@@ -33,6 +33,7 @@ from attnbench.analysis.distributions import CONFIDENCE, Floats, Indices, t_quan
 from attnbench.analysis.looks import confidence_after
 from attnbench.analysis.moderation import EQUAL, level_variances, moderate, numbered_within
 from attnbench.contract import has_turns
+from attnbench.groups import groups_of
 from attnbench.problem import CELL_COLUMNS
 
 Bools = npt.NDArray[np.bool_]
@@ -107,10 +108,7 @@ def half_width(confidence: float, *parts: tuple[float, float]) -> float:
 def half_widths(estimates: Sequence[Estimate]) -> Floats:
     """`Estimate.half_width` of each, all at once."""
     widths = np.full(len(estimates), np.nan)
-    by_confidence: dict[float, list[int]] = {}
-    for i, each in enumerate(estimates):
-        by_confidence.setdefault(each.confidence, []).append(i)
-    for confidence, at in by_confidence.items():
+    for confidence, at in groups_of((each.confidence, i) for i, each in enumerate(estimates)).items():
         fields = ((e.own, e.own_freedom, e.shared, e.shared_freedom) for e in (estimates[i] for i in at))
         own, own_freedom, shared, shared_freedom = np.array(list(fields)).T
         square = np.zeros(len(at))

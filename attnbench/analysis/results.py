@@ -9,6 +9,7 @@ from statistics import median, median_low
 from typing import TYPE_CHECKING, Any
 
 from attnbench.files import replace
+from attnbench.groups import groups_of
 from attnbench.metric import Metric
 from attnbench.problem import CELL_COLUMNS, LATER, SIDES
 from attnbench.registry import metrics
@@ -47,12 +48,10 @@ def outcomes(visits: DataFrame) -> dict[str, dict[str, Any]]:
 
 def _by_key(visits: DataFrame) -> dict[str, list[_Row]]:
     """The visits of each key as plain rows: slicing a frame per key would take most of `show`."""
-    visits_by_key: dict[str, list[_Row]] = {}
     names = [str(name) for name in visits.columns]
-    for values in zip(*(column.tolist() for _, column in visits.items()), strict=True):
-        visit = dict(zip(names, values, strict=True))
-        visits_by_key.setdefault(str(visit["key"]), []).append(visit)
-    return visits_by_key
+    values = zip(*(column.tolist() for _, column in visits.items()), strict=True)
+    rows = (dict(zip(names, each, strict=True)) for each in values)
+    return groups_of((str(row["key"]), row) for row in rows)
 
 
 def write(folder: Path, visits: DataFrame, stops: tuple[int, ...] = ()) -> DataFrame:

@@ -17,6 +17,7 @@ import pandas as pd
 from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 from attnbench.problem import CELL_COLUMNS, LATER, Problem, operator_with_impl, problem_of
 from attnbench.store.records import Cause
 from attnbench.units import suggestion
@@ -224,9 +225,7 @@ def _shown(every: Iterable[Panel], swept: Collection[Swept]) -> list[Panel]:
     """One panel of each set of cells, along the axis by which entries of the sweep name most of its problems; of those
     that no entry names, where cells of several entries happen to differ in one size, only those by which a cell stands
     somewhere, first those with the fewest sizes given."""
-    by_cells: dict[frozenset[str], list[Panel]] = {}
-    for panel in every:
-        by_cells.setdefault(panel.keys, []).append(panel)
+    by_cells = groups_of((panel.keys, panel) for panel in every)
     named = {keys: [_named_by(panel, swept) for panel in same] for keys, same in by_cells.items()}
     distinct = {keys: same[named[keys].index(max(named[keys]))] for keys, same in by_cells.items()}
     chosen = [keys for keys in distinct if max(named[keys]) > 1 or not swept]
@@ -373,10 +372,8 @@ def _panel(
 
 def series_names(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
     """Display names by (operator, impl, params): params are named only where series of an operator differ in them."""
-    by_operator: dict[str, list[dict[str, Any]]] = {}
     lines = dict.fromkeys((row["operator"], row["impl"], row["params"]) for row in rows)
-    for operator, _, params in lines:
-        by_operator.setdefault(operator, []).append(json.loads(params))
+    by_operator = groups_of((operator, json.loads(params)) for operator, _, params in lines)
     names = {}
     for operator, impl, params in lines:
         values, others = json.loads(params), by_operator[operator]

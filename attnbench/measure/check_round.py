@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from attnbench.groups import groups_of
 from attnbench.measure import support, worker_process
 from attnbench.measure.support import Reason
 from attnbench.measure.visit_log import stops
@@ -60,11 +60,8 @@ def _unable(maker: VisitMaker, order: Sequence[Cell]) -> dict[str, Reason]:
     if timeout < worker_process.START_TIMEOUT_S and any(status == "timeout" for status, _ in told):
         return {}  # the budget has ended, which skips them all
     reasons = {cell.key: each for cell, each in zip(order, told, strict=True)}
-    series: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in order:
-        series.setdefault(series_of(cell), []).append(cell)
     unable: dict[str, Reason] = {}
-    for members in series.values():
+    for members in groups_of((series_of(cell), cell) for cell in order).values():
         distinct = {reasons[cell.key] for cell in members}
         # Of a shard each is stored: what all shards have in common, only who joins them knows.
         whole = maker.plan.rounds_by_key is None

@@ -13,6 +13,7 @@ from attnbench.analysis.crossover_search import Search, search
 from attnbench.analysis.series import series_names
 from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 from attnbench.measure.crossover_probes import Probes
 from attnbench.measure.definitions import check_defined
 from attnbench.measure.open_run import Session, begin, device_for, resume, stored_search
@@ -198,9 +199,7 @@ def _series(cells: Sequence[Cell], operator: str, impl: str, over: str) -> dict[
     fitting = [cell for cell in cells if cell.operator == operator and impl in (cell.impl, cell.impl.split(":")[0])]
     if not fitting:
         raise BadInput(f"{operator}:{impl}: {operator} has no impl {impl}. See `attnbench list operators {operator}`.")
-    grids: dict[str, list[Cell]] = {}
-    for cell in fitting:
-        grids.setdefault(canonical_params(cell.params), []).append(cell)
+    grids = groups_of((canonical_params(cell.params), cell) for cell in fitting)
     names = series_names({"operator": operator, "impl": "reference", "params": params} for params in grids)
     return {f"{names[operator, 'reference', params]}:{impl}": _values(same, over) for params, same in grids.items()}
 

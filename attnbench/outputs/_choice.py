@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from attnbench.analysis.cards import MEASURED
 from attnbench.analysis.series import params_text
+from attnbench.groups import groups_of
 from attnbench.outputs._rows import Listing, Row
 from attnbench.problem import MODES_SHORT, canonical_params, columns_of, operator_with_impl
 from attnbench.properties import FORMS
@@ -66,9 +67,7 @@ def names_of(choice: Choice) -> Names:
     """What everything of a choice is called: with the params that are no defaults, or in which two of an operator
     differ."""
     cells = [each.candidate.cell for each in (*choice.timed, *choice.analytic)] + [each.cell for each in choice.out]
-    by_operator: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_operator.setdefault(cell.operator, []).append(cell)
+    by_operator = groups_of((cell.operator, cell) for cell in cells)
     names = {}
     for cell in cells:
         beside = [choice.defaults.get(cell.operator, cell.params), *(c.params for c in by_operator[cell.operator])]
@@ -335,10 +334,7 @@ _WHY = {
 def _out(choice: Choice, names: Names) -> Iterator[str]:
     """Why the others are out: a line for each kind of reason, those with the same one together."""
     for why, text in _WHY.items():
-        reasons: dict[str, list[str]] = {}
-        for each in choice.out:
-            if each.why == why:
-                reasons.setdefault(_reason(each), []).append(name_of(each.cell, names))
+        reasons = groups_of((_reason(each), name_of(each.cell, names)) for each in choice.out if each.why == why)
         parts = [f"{', '.join(named)}{f' ({reason})' if reason else ''}" for reason, named in reasons.items()]
         if parts:
             yield f"out, {text}: {'; '.join(parts)}."

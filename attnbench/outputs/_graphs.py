@@ -12,7 +12,8 @@ from attnbench.analysis.answer import preferred
 from attnbench.analysis.baseline import computes_nothing, ratios
 from attnbench.analysis.crossover import BEYOND, Crossing
 from attnbench.analysis.series import Panel, Series, in_a_line
-from attnbench.analysis.summary import Line, PanelReport, Summary, Table
+from attnbench.analysis.summary import Line, Summary, Table
+from attnbench.groups import groups_of
 from attnbench.outputs._colours import MOST_COLOURED
 from attnbench.outputs._graph_styles import Order, Style, styles_of
 from attnbench.problem import BASELINE
@@ -106,9 +107,7 @@ def drawings(summary: Summary, families: Mapping[str, str], operators: Sequence[
         families: by operator; one without stands with the "other"s.
         operators: those that were chosen, each `operator` or `operator:impl`; none: all.
     """
-    groups: dict[tuple[Any, ...], list[PanelReport]] = {}
-    for report in summary.panels:
-        groups.setdefault(report.panel.but_for_mode, []).append(report)
+    groups = groups_of((report.panel.but_for_mode, report) for report in summary.panels)
     of_groups = stems([(reports[0].panel.axis, _modeless(reports[0].panel)) for reports in groups.values()])
     of_panels = stems([(report.panel.axis, report.panel.fixed) for report in summary.panels])
     names = {id(report): stem for stem, report in zip(of_panels, summary.panels, strict=True)}
@@ -213,9 +212,7 @@ def _by_family(stem: str, table: Table, families: Mapping[str, str], order: Orde
     """A metric of one panel, a graph for each family, with the baseline and softmax in each."""
     lines = [(line, _figures(line)) for line in table.lines if is_drawn(line)]
     yardsticks = [each for each in lines if order.is_baseline(each[0].series) or each[0].series.operator == BASELINE]
-    groups: dict[str, list[_Traced]] = {}
-    for each in lines:
-        groups.setdefault(families.get(each[0].series.operator, "other"), []).append(each)
+    groups = groups_of((families.get(each[0].series.operator, "other"), each) for each in lines)
     graphs = []
     for family, members in sorted(groups.items()):
         shown = [*(each for each in yardsticks if each not in members), *members]

@@ -8,6 +8,7 @@ from itertools import count, pairwise
 from string import ascii_uppercase
 
 from attnbench.analysis.grid import CHEAPEST_OTHER, Border, Grid, Spot
+from attnbench.groups import groups_of
 from attnbench.outputs._run_tables import (
     ANOTHER_FUNCTION,
     CROSSOVER_WORDS,
@@ -195,12 +196,12 @@ def _operators(grid: Grid) -> Iterator[TextTable]:
 
 def _notes(grid: Grid) -> Iterator[str]:
     """Why nothing ran in a cell, once for each reason."""
-    reasons: dict[str, list[str]] = {}
-    for row in grid.rows:
-        for spot in row.spots:
-            if spot.use is None and spot.status:
-                what = f"{spot.status}: {spot.reason}"
-                reasons.setdefault(what, []).append(f"{grid.over} {row.label} at {spot.label}")
+    reasons = groups_of(
+        (f"{spot.status}: {spot.reason}", f"{grid.over} {row.label} at {spot.label}")
+        for row in grid.rows
+        for spot in row.spots
+        if spot.use is None and spot.status
+    )
     for what, places in reasons.items():
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         yield f"{places[0]}{more}: {what}"

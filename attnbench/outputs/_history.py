@@ -24,6 +24,7 @@ from attnbench.analysis.history import (
 )
 from attnbench.analysis.snapshots import Snapshot
 from attnbench.axes import AXES
+from attnbench.groups import groups_of
 from attnbench.outputs._run_tables import Field, Part, TextTable, crossover_field, crossover_text
 from attnbench.problem import key_parts
 from attnbench.units import count, percent, shown
@@ -144,7 +145,7 @@ def found(history: History) -> Iterator[str]:
     """How much was searched, and with how many false alarms."""
     if not history.changes:
         yield "Nothing changed."
-    if len(changes := list(_grouped(history.changes))) > MOST_CHANGES:
+    if len(changes := _grouped(history.changes)) > MOST_CHANGES:
         yield f"The newest {MOST_CHANGES} of {len(changes)} changes: --format json has all."
     for each in history.searched:
         yield searched_text(each)
@@ -167,7 +168,7 @@ def searched_text(each: Searched) -> str:
     return f"{each.metric}: {text}."
 
 
-def _grouped(changes: Iterable[Change]) -> Iterator[list[Change]]:
+def _grouped(changes: Iterable[Change]) -> list[list[Change]]:
     """Changes of a series between the same two runs in the same metric, direction, mode and evidence."""
 
     def kind(change: Change) -> tuple[Any, ...]:
@@ -179,17 +180,14 @@ def _grouped(changes: Iterable[Change]) -> Iterator[list[Change]]:
             None if change.metric != "status" else change.values,
         )  # fmt: skip
 
-    ordered: dict[tuple[Any, ...], list[Change]] = {}
-    for change in changes:
-        ordered.setdefault(kind(change), []).append(change)
-    yield from ordered.values()
+    return list(groups_of((kind(change), change) for change in changes).values())
 
 
 def changes_table(history: History) -> TextTable:
     """A row for each change of a series, the newest first."""
     several = len({change.metric for change in history.changes}) > 1
     rows = []
-    for group in list(_grouped(history.changes))[::-1][:MOST_CHANGES]:
+    for group in _grouped(history.changes)[::-1][:MOST_CHANGES]:
         first = group[0]
         run = history.runs[first.after]
         fields = [Field(day(run)), Field(commit(run)), Field(_what(group))]

@@ -12,6 +12,7 @@ from attnbench.analysis.relative import Comparand, Relative, comparands
 from attnbench.analysis.series import in_a_line
 from attnbench.analysis.summary import Line, PanelReport, Summary, Table
 from attnbench.axes import AXES
+from attnbench.groups import groups_of
 from attnbench.outputs._colours import MOST_COLOURED
 from attnbench.outputs._html_charts import style
 from attnbench.outputs._html_page import Block, part, script_data, section
@@ -21,10 +22,8 @@ from attnbench.outputs._run_tables import crossover_text
 def curve_blocks(summary: Summary) -> Iterator[Block]:
     """A chart for each axis, and the data of its panels."""
     found = answer(summary)
-    by_axis: dict[str, list[tuple[PanelReport, Verdict]]] = {}
-    for report, verdict in zip(summary.panels, found.verdicts, strict=True):
-        by_axis.setdefault(report.panel.axis, []).append((report, verdict))
-    for axis, reports in by_axis.items():
+    judged = zip(summary.panels, found.verdicts, strict=True)
+    for axis, reports in groups_of((each[0].panel.axis, each) for each in judged).items():
         blocks = [_block(*each, found.tables) for each in reports if any(map(_is_drawn, each[0].tables))]
         if blocks:
             chart = part("chart", "curves", axis, f"Curves over {axis}")

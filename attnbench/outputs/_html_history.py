@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attnbench.analysis.history import Change, History, MetricHistory, PanelHistory, Track
+from attnbench.groups import groups_of
 from attnbench.outputs import _history as view
 from attnbench.outputs._colours import MOST_COLOURED
 from attnbench.outputs._html_charts import chart_page, style
@@ -42,9 +43,7 @@ def _charts(history: History) -> Iterator[Block]:
     chart = part("chart", "history", "runs", "Figures from run to run")
     yield section("chart of the runs", "charts", "From run to run", chart)
     yield Block("days of the runs", script_data("runs", {"runs": list(_runs(history))}), rank=1)
-    by_track: dict[tuple[str, str], list[Change]] = {}
-    for change in history.changes:
-        by_track.setdefault((change.metric, change.key), []).append(change)
+    by_track = groups_of(((change.metric, change.key), change) for change in history.changes)
     for report in history.panels:
         for each in report.metrics:
             yield Block(f"chart of {each.name}, {report.panel.title}", _chart(history, report, each, by_track), rank=2)

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from attnbench.axes import AXES
+from attnbench.groups import groups_of
 from attnbench.outputs._rows import Listing, Row
 from attnbench.problem import canonical_params, columns_of, operator_with_impl
 from attnbench.units import count, shown
@@ -296,12 +297,11 @@ def estimates(rows: Sequence[Row]) -> Listing:
 
 def reasons(rows: Sequence[Row]) -> list[str]:
     """A sentence for each reason that rows have, with their operators."""
-    named: dict[str, list[str]] = {}
-    for row in rows:
-        if row["reason"]:
-            named.setdefault(row["reason"], []).append(
-                operator_with_impl(row["operator"], row.get("impl", "reference"))
-            )
+    named = groups_of(
+        (row["reason"], operator_with_impl(row["operator"], row.get("impl", "reference")))
+        for row in rows
+        if row["reason"]
+    )
     return [f"— {', '.join(dict.fromkeys(names))}: {reason}." for reason, names in named.items()]
 
 

@@ -14,6 +14,7 @@ from attnbench.analysis.recommendation import Recommendation
 from attnbench.analysis.scaling import Doubling
 from attnbench.analysis.summary import Figure, Line, PanelReport, Summary, Table
 from attnbench.axes import AXES, Axis
+from attnbench.groups import groups_of
 from attnbench.units import percent, shown, times
 
 Form = Literal["full", "compact", "brief"]
@@ -121,10 +122,8 @@ def marks(summary: Summary) -> list[str]:
 
 def not_measured(summary: Summary) -> list[str]:
     """Which series never ran and why."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in summary.skipped.items():
-        if name not in summary.untried_exact:
-            reasons.setdefault(reason or "skipped", []).append(name)
+    lost = {name: reason for name, reason in summary.skipped.items() if name not in summary.untried_exact}
+    reasons = groups_of((reason or "skipped", name) for name, reason in lost.items())
     skipped = [f"skipped: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return skipped + untried_exact(summary)
 

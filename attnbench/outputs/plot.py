@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attnbench.analysis.summary import Summary
 from attnbench.errors import BadInput, printable
 from attnbench.files import replace
+from attnbench.groups import groups_of
 from attnbench.outputs._graphs import drawings, is_drawn, stems
 from attnbench.outputs._picture_parts import AS_IT_NEEDS, FORMATS, PictureFormat, Wanted, drawing, saved
 from attnbench.units import choice, count, picture_size
@@ -104,14 +105,13 @@ def pictures(
 
 def undrawn(summary: Summary) -> list[str]:
     """A sentence for each metric of which there is no picture of some panel, as no cell has a figure of it."""
-    panels: dict[str, list[str]] = {}
-    for report in summary.panels:
-        for table in report.tables:
-            if not any(map(is_drawn, table.lines)):
-                panels.setdefault(table.quantity.name, []).append(report.panel.title)
-    metrics: dict[tuple[str, ...], list[str]] = {}
-    for metric, titles in panels.items():
-        metrics.setdefault(tuple(titles), []).append(metric)
+    panels = groups_of(
+        (table.quantity.name, report.panel.title)
+        for report in summary.panels
+        for table in report.tables
+        if not any(map(is_drawn, table.lines))
+    )
+    metrics = groups_of((tuple(titles), metric) for metric, titles in panels.items())
     sentences = []
     for (first, *others), names in metrics.items():
         more = f" and {count(len(others), 'other panel')}" if others else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from attnbench.groups import groups_of
 from attnbench.problem import Cell
 
 BASELINE_WEIGHT = 3
@@ -13,10 +14,8 @@ the interval of a ratio 15 % narrower."""
 
 def blocks_of(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
     """The cells of each block: all with the same scope, mode and problem."""
-    blocks: dict[object, list[Cell]] = {}
-    for cell in cells:
-        blocks.setdefault((cell.scope, cell.mode, cell.problem), []).append(cell)
-    return [tuple(block) for block in blocks.values()]
+    blocks = groups_of(((cell.scope, cell.mode, cell.problem), cell) for cell in cells)
+    return list(map(tuple, blocks.values()))
 
 
 def baseline_of(block: Sequence[Cell], baseline: str) -> Cell | None:

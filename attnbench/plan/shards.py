@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 from attnbench.problem import block_of
 from attnbench.units import count, quoted
 
@@ -89,8 +90,6 @@ def deal(seconds: Mapping[str, float], check_s: Mapping[str, float], rounds: int
 
 def rounds_by_key(keys: Sequence[str], units: Sequence[Unit]) -> dict[str, tuple[int, ...]]:
     """Of those cells that some units hold, the rounds in which they do. keys: of cells."""
-    by_block: dict[str, list[int]] = {}
-    for block, number in units:
-        by_block.setdefault(block, []).append(number)
+    by_block = groups_of(units)
     rounds = {key: by_block.get(block_of(key), []) for key in keys}
     return {key: tuple(sorted(numbers)) for key, numbers in rounds.items() if numbers}

@@ -14,6 +14,7 @@ from attnbench.analysis.merge.belonging import check_together
 from attnbench.analysis.merge.missing import checked_keys, fleet_of, unmeasured
 from attnbench.analysis.merge.parts import MACHINE, OPERATORS, Part, named, plain, read_part
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 from attnbench.problem import block_of
 from attnbench.store.records import Visit
 from attnbench.store.shards import StoredShard
@@ -105,10 +106,8 @@ def _read(folders: Iterable[Path]) -> Iterator[Part]:
 
 def _groups(parts: Sequence[Part]) -> list[list[Part]]:
     """What has its rounds in common: the shards of one dealing; every other run is alone."""
-    groups: dict[object, list[Part]] = {}
-    for number, part in enumerate(parts):
-        groups.setdefault(("shards", part.shard.of) if part.shard else number, []).append(part)
-    return list(groups.values())
+    dealt = ((("shards", part.shard.of) if part.shard else ("run", number), part) for number, part in enumerate(parts))
+    return list(groups_of(dealt).values())
 
 
 def _places(groups: Iterable[Sequence[Part]]) -> Iterable[_Place]:
@@ -152,10 +151,7 @@ def _visits(moved: Sequence[Visit], *, largest_first: bool) -> tuple[list[Visit]
 
     largest_first: whether runs of the suite begin with its large sizes.
     """
-    checks: dict[str, list[Visit]] = {}
-    for visit in moved:
-        if visit.round == 0:
-            checks.setdefault(visit.key, []).append(visit)
+    checks = groups_of((visit.key, visit) for visit in moved if visit.round == 0)
     timed = [visit for visit in moved if visit.round]
     reached = {visit.key for visit in timed if visit.cause != "budget"}
     timed = [visit for visit in timed if visit.cause != "budget" or visit.key not in reached]
@@ -185,9 +181,7 @@ def _once_in_series(checks: Sequence[Visit], first: int) -> list[Visit]:
         checks: by size.
         first: the position of the size that a run begins with.
     """
-    series: dict[tuple[Any, ...], list[Visit]] = {}
-    for check in checks:
-        series.setdefault(_series(check.cell), []).append(check)
+    series = groups_of((_series(check.cell), check) for check in checks)
     repeated = {
         check.key
         for same in series.values()
