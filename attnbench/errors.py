@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from attnbench.terminal import escaped
 
 MOST_CHARACTERS = 300
@@ -20,6 +23,15 @@ class BadInput(Exception):
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows in place of a traceback."""
         return [f"attnbench: {self}"]
+
+
+@contextmanager
+def refusing(before: str, after: str = ".") -> Iterator[None]:
+    """Raises BadInput in place of ValueError: its text between two others."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"{before}{error}{after}") from None
 
 
 def described(error: BaseException) -> str:

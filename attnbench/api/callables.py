@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attnbench.api import html
-from attnbench.errors import BadInput, printable
+from attnbench.errors import BadInput, printable, refusing
 from attnbench.outputs._run_tables import interval_text
 from attnbench.units import choice, count, fraction, percent, quoted, seconds, shown, whole_number
 
@@ -210,10 +210,8 @@ T = TypeVar("T")
 
 
 def _read(read: Callable[[Any], T], value: object, name: str) -> T:
-    try:
+    with refusing(f"{name} = "):
         return read(value)
-    except ValueError as error:
-        raise BadInput(f"{name} = {error}.") from None
 
 
 def _names(*functions: Callable[..., object]) -> tuple[str, str]:

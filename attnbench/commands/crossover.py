@@ -137,7 +137,8 @@ def command(
 
 def _fixed(sizes: Mapping[str, str | None], request: SearchRequest) -> dict[str, Any]:
     """The sizes that are given. Raises BadInput where what is varied is among them, or one is no plain value."""
-    from attnbench.errors import BadInput
+    from attnbench.errors import BadInput, refusing
+    from attnbench.plan.problem_request import option
     from attnbench.yaml_file import scalar
 
     varied = {request.axis: (f"--axis {request.axis}", "--low and --high say where")}
@@ -145,30 +146,25 @@ def _fixed(sizes: Mapping[str, str | None], request: SearchRequest) -> dict[str,
         varied[request.over] = ("--over", "its values say where")
     for name, (by, where) in varied.items():
         if sizes[name] is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise BadInput(f"{option} {sizes[name]}: it is varied, by {by}. Leave it out; {where}.")
+            raise BadInput(f"{option(name)} {sizes[name]}: it is varied, by {by}. Leave it out; {where}.")
     fixed: dict[str, Any] = {}
     for name, value in sizes.items():
-        try:
+        with refusing(f"{option(name)}: ", ". Correct it."):
             fixed |= {name: scalar(value)} if value is not None else {}
-        except ValueError as error:
-            raise BadInput(f"--{name.replace('_', '-')}: {error}. Correct it.") from None
     return fixed
 
 
 def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
     """What the command line asks for. Raises BadInput."""
-    from attnbench.errors import BadInput
+    from attnbench.errors import BadInput, refusing
     from attnbench.plan.search_request import SearchRequest, clock_column, read_over
     from attnbench.units import fraction, separated
 
     if not 0 < search.low < search.high:
         raise BadInput(f"--low {search.low} --high {search.high}: allowed: 0 < low < high. Give a larger --high.")
     over, values = ("", ()) if search.over is None else read_over(search.over, search.axis)
-    try:
+    with refusing("--precision: ", ". Give such a percentage."):
         precision = fraction(0.005, 1.0)(search.precision or ("20%" if over else "10%"))
-    except ValueError as error:
-        raise BadInput(f"--precision: {error}. Give such a percentage.") from None
     column = clock_column(search.metric)
     ends = (search.low, search.high)
     return SearchRequest(
@@ -179,10 +175,11 @@ def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
 def _check_alone(folder: Path, context: typer.Context) -> None:
     """Raises BadInput where other options than a stored search takes are on the command line."""
     from attnbench.errors import BadInput
+    from attnbench.plan.problem_request import option
 
     alone = ("resume", "device", "form", "operators_from")
     more = [
-        "OP" if name == "operator" else f"--{name.replace('_', '-')}"
+        "OP" if name == "operator" else option(name)
         for name, value in context.params.items()
         if value and name not in alone and str(context.get_parameter_source(name)).endswith("COMMANDLINE")
     ]

@@ -22,7 +22,7 @@ from attnbench import interrupts
 from attnbench.analysis.cards import CARDS, card
 from attnbench.analysis.memory_budget import Budget, Need, of_gpu, of_host
 from attnbench.axes import AXES
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, refusing
 from attnbench.measure.device import HOST, Device, device_names, device_of
 from attnbench.measure.largest import STARTS, Largest, Search, Unknown
 from attnbench.measure.worker.forecast import footprint
@@ -62,10 +62,8 @@ def budget(size: str | None, device: str | None) -> Budget:
 
     Raises: BadInput.
     """
-    try:
+    with refusing("--memory: ", ". Give such a size."):
         share, total = memory(size) if size is not None else (1.0, None)
-    except ValueError as error:
-        raise BadInput(f"--memory: {error}. Give such a size.") from None
     if device is None and total is None:
         asked = "missing" if size is None else f"{size} of what"
         raise BadInput(f"--memory: {asked}? Give --memory 24GiB, or --device with one of {', '.join([*CARDS, HOST])}.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.analysis.claims import Paper
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, refusing
 from attnbench.files import is_file
 from attnbench.plan import suite as suites
 from attnbench.plan.suite import Suite
@@ -94,10 +94,8 @@ def paper_runs(
     """
     from attnbench.measure.open_run import default_folder
 
-    try:
+    with refusing(f"--budget {quoted(budget)}: "):
         whole_s = seconds(budget)
-    except ValueError as error:
-        raise BadInput(f"--budget {quoted(budget)}: {error}.") from None
     folder = default_folder("papers") if out is None else out
     return folder, _in_turn(every, folder, device, whole_s, now)
 

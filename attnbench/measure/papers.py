@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ from attnbench.analysis.claims import CHECKED, KINDS, MARKS, UNITS, VERDICTS, Cl
 from attnbench.analysis.paper_figures import UNITS as FIGURE_UNITS
 from attnbench.analysis.paper_figures import Curve, Figure
 from attnbench.axes import AXES
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, refusing
 from attnbench.plan.mistakes import Notes, Section, several
 from attnbench.units import choice, flag, quoted, separated, suggestion, whole_size
 from attnbench.yaml_file import parse_shipped, read_text
@@ -68,13 +68,9 @@ def read(path: Path) -> Paper:
     return paper
 
 
-@contextmanager
-def mistakes_in(paper: Paper, place: str) -> Iterator[None]:
+def mistakes_in(paper: Paper, place: str) -> AbstractContextManager[None]:
     """Raises BadInput, with the place in a paper's file, in place of ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise BadInput(f"papers/{paper.name}.yaml, {place}: {error}. Correct it there.") from None
+    return refusing(f"papers/{paper.name}.yaml, {place}: ", ". Correct it there.")
 
 
 def _claim(value: Any, path: str, notes: Notes) -> Claim:

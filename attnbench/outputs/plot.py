@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.analysis.summary import Summary
-from attnbench.errors import BadInput, printable
+from attnbench.errors import BadInput, printable, refusing
 from attnbench.files import replace
 from attnbench.groups import groups_of
 from attnbench.outputs._graphs import drawings, is_drawn, stems
@@ -35,10 +35,8 @@ def wanted(size: str | None, title: str | None) -> Wanted:
 
     Raises: BadInput.
     """
-    try:
+    with refusing("--size "):
         width, height = picture_size(size) if size is not None else (None, None)
-    except ValueError as error:
-        raise BadInput(f"--size {error}.") from None
     return Wanted(width, height, "" if title == NO_TITLE else title and printable(title))
 
 
@@ -47,10 +45,8 @@ def read_formats(text: str) -> tuple[PictureFormat, ...]:
 
     Raises: BadInput.
     """
-    try:
+    with refusing("--format ", "; several with commas."):
         return tuple(dict.fromkeys(choice(FORMATS)(word.strip()) for word in text.split(",")))
-    except ValueError as error:
-        raise BadInput(f"--format {error}; several with commas.") from None
 
 
 def draw(

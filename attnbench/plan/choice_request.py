@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, refusing
 from attnbench.plan.problem_request import ProblemRequest, cells
 from attnbench.properties import PROPERTIES
 from attnbench.units import choice, memory, separated
@@ -40,21 +40,14 @@ class ChoiceRequest:
 
 def read_needs(words: Sequence[str]) -> tuple[str, ...]:
     """The names of properties, each once. Raises BadInput for one that there is not."""
-    read, needs = choice(tuple(PROPERTIES)), []
-    for word in separated(words):
-        try:
-            needs.append(read(word))
-        except ValueError as error:
-            raise BadInput(f"--need {error}. Give one or several of them, with commas.") from None
-    return tuple(needs)
+    with refusing("--need ", ". Give one or several of them, with commas."):
+        return tuple(map(choice(tuple(PROPERTIES)), separated(words)))
 
 
 def read_memory(word: str | None) -> tuple[float, int | None]:
     """A share of the device's memory, and bytes instead of it. Raises BadInput."""
-    try:
+    with refusing("--memory ", ". Correct it."):
         return (1.0, None) if word is None else memory(word)
-    except ValueError as error:
-        raise BadInput(f"--memory {error}. Correct it.") from None
 
 
 def read_cells(request: ProblemRequest) -> list[tuple[Operator, Cell]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attnbench.axes import AXES
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, refusing
 from attnbench.plan import problem_request
 from attnbench.plan.problem_request import ProblemRequest
 from attnbench.problem import MODES, MODES_SHORT
@@ -59,10 +59,8 @@ def fit_request(problem: ProblemRequest, layers: str, image: bool) -> FitRequest
         raise BadInput(
             f"--mode {quoted(problem.mode)}{suggestion(problem.mode, names)}; allowed: {', '.join(names)}. Give one."
         )
-    try:
+    with refusing("--layers: ", ". Give such a number."):
         depth = whole_number(1, MOST_LAYERS)(scalar(layers))
-    except ValueError as error:
-        raise BadInput(f"--layers: {error}. Give such a number.") from None
     decodes = problem.mode == DECODE
     axis = _axis(problem.sizes, image)
     sizes = {**problem.sizes, axis: [str(AXES[axis].most)]}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.axes import AXES, KINDS
-from attnbench.errors import BadInput
+from attnbench.errors import BadInput, refusing
 from attnbench.plan.settings import SEARCH_ROUNDS
 from attnbench.problem import MODES, MODES_SHORT, SCOPES, operator_and_impl
 from attnbench.registry import clocks
@@ -69,10 +69,8 @@ def read_over(text: str, axis: str) -> tuple[str, tuple[int | str, ...]]:
             f"--over {text}: {why}; allowed: one of {', '.join(others)} with its values. Give such as --over "
             f"{others[-1] if axis == 'batch' else 'batch'}=1,2,4,8."
         )
-    try:
+    with refusing(f"--over {text}: {name} ", ". Give its values with commas between them."):
         values = sorted((second.read(scalar(value.strip())) for value in listed.split(",")), key=math.prod)
-    except ValueError as error:
-        raise BadInput(f"--over {text}: {name} {error}. Give its values with commas between them.") from None
     positions = [math.prod(value) for value in values]
     if len(values) < 2:
         raise BadInput(f"--over {text}: one value; a border needs two or more. Leave --over out to search at one.")
