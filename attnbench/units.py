@@ -130,6 +130,11 @@ def suggestion(name: object, allowed: Collection[str]) -> str:
     return f" (did you mean '{near}'?)" if near else ""
 
 
+def not_among(value: object, words: Collection[str]) -> str:
+    """`'swep' (did you mean 'sweep'?); allowed: sweep, single`."""
+    return f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}"
+
+
 def nearest(name: object, allowed: Collection[str]) -> str | None:
     """The valid name that is nearest to one that is not, whatever its case and dashes; None where none is near."""
     import difflib
@@ -249,7 +254,7 @@ def choice(allowed: Sequence[T], short: Mapping[str, T] | None = None) -> Callab
             if word == candidate and type(word) is type(candidate):
                 return candidate
         words = [str(a) for a in (*allowed, *(short or ()))]
-        raise ValueError(f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}")
+        raise ValueError(not_among(value, words))
 
     return read
 

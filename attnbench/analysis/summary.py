@@ -33,7 +33,7 @@ from attnbench.registry import metrics as every_metric
 from attnbench.registry import placed_metrics
 from attnbench.store.records import distinct, without_numbers
 from attnbench.store.shards import StoredShard
-from attnbench.units import quoted, separated, suggestion
+from attnbench.units import not_among, quoted, separated, suggestion
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -213,7 +213,7 @@ class _Column:
 def check_sort(sort: str) -> None:
     """Raises BadInput where it is none of SORTS."""
     if sort not in SORTS:
-        raise BadInput(f"--sort {quoted(sort)}{suggestion(sort, SORTS)}; allowed: {', '.join(SORTS)}.")
+        raise BadInput(f"--sort {not_among(sort, SORTS)}.")
 
 
 def check_shown(metrics: Iterable[str], axis: str | None, sort: str | None) -> None:

@@ -18,7 +18,7 @@ from attnbench.measure.device import AUTO, device_names
 from attnbench.outputs._formats import Data, check, formats
 from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
 from attnbench.problem import DTYPES, DTYPES_SHORT, MODES_SHORT
-from attnbench.units import quoted, suggestion
+from attnbench.units import not_among
 
 if TYPE_CHECKING:
     from attnbench.analysis.run import Run
@@ -49,11 +49,7 @@ class Word(click.Choice[str]):
         return super().convert(near if near in self.choices else value, param, ctx)
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        return _refusal(str(value), self.choices)
-
-
-def _refusal(value: str, words: Sequence[str]) -> str:
-    return f"{quoted(value)}{suggestion(value, words)}; allowed: {', '.join(words)}"
+        return not_among(str(value), self.choices)
 
 
 class Format(click.ParamType):
@@ -73,7 +69,7 @@ class Format(click.ParamType):
         names = self.words
         name = value.replace("-", "_")
         if name not in names:
-            self.fail(_refusal(value, names), param, ctx)
+            self.fail(not_among(value, names), param, ctx)
         check(name)
         return name
 

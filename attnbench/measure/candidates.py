@@ -32,7 +32,7 @@ from attnbench.plan.choice_request import ChoiceRequest, params_given, read_cell
 from attnbench.problem import Cell, canonical_params
 from attnbench.properties import FORMS, properties
 from attnbench.registry import device_type_of, operators, placed_metrics, resolve, why_not, why_not_impl
-from attnbench.units import quoted, separated, suggestion
+from attnbench.units import not_among, separated
 from attnbench.user_code import user_errors
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _time(run: Run, metric: str | None) -> Quantity:
     """
     times = [name for name, each in placed_metrics().items() if each.role == "time"]
     if metric is not None and metric not in times:
-        raise BadInput(f"--metric {quoted(metric)}{suggestion(metric, times)}; allowed: {', '.join(times)}. Give one.")
+        raise BadInput(f"--metric {not_among(metric, times)}. Give one.")
     quantities = [quantity(run, name) for name in (times if metric is None else [metric])]
     return next((each for each in quantities if each.levels), quantities[0])
 

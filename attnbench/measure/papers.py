@@ -15,7 +15,7 @@ from attnbench.analysis.paper_figures import Curve, Figure
 from attnbench.axes import AXES
 from attnbench.errors import BadInput, refusing
 from attnbench.plan.mistakes import Notes, Section, several
-from attnbench.units import choice, flag, quoted, separated, suggestion, whole_size
+from attnbench.units import choice, flag, not_among, quoted, separated, suggestion, whole_size
 from attnbench.yaml_file import parse_shipped, read_text
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ def _networks(value: Any) -> dict[str, list[dict[str, int]]]:
             )
         for name in row:
             if name not in ("count", *AXES):
-                raise ValueError(f"{quoted(name)}{suggestion(name, AXES)}; allowed: count, {', '.join(AXES)}")
+                raise ValueError(not_among(name, ("count", *AXES)))
     return value
 
 

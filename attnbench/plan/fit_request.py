@@ -11,7 +11,7 @@ from attnbench.errors import BadInput, refusing
 from attnbench.plan import problem_request
 from attnbench.plan.problem_request import ProblemRequest
 from attnbench.problem import MODES, MODES_SHORT
-from attnbench.units import quoted, suggestion, whole_number
+from attnbench.units import not_among, whole_number
 from attnbench.yaml_file import scalar
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def fit_request(problem: ProblemRequest, layers: str, image: bool) -> FitRequest
     """
     names = (*MODES_SHORT, DECODE)
     if problem.mode not in (*names, *MODES):
-        raise BadInput(
-            f"--mode {quoted(problem.mode)}{suggestion(problem.mode, names)}; allowed: {', '.join(names)}. Give one."
-        )
+        raise BadInput(f"--mode {not_among(problem.mode, names)}. Give one.")
     with refusing("--layers: ", ". Give such a number."):
         depth = whole_number(1, MOST_LAYERS)(scalar(layers))
     decodes = problem.mode == DECODE
