@@ -222,7 +222,7 @@ def _verdict(summary: Summary, report: PanelReport, table: Table | None) -> Verd
     if table is None or not labels:
         reasons = [*report.skipped.values(), *(p.reason for s in panel.series for p in s.points if p.reason)]
         return Verdict(panel.axis, panel.facts, None, None, None, None, None, next(iter(reasons), ""))
-    others = [line for line in table.every if not line.exact and not computes_nothing(line.series)]
+    others = [line for line in table.contenders if not line.exact]
     against = _passings(others, panel, labels)
     properties = {line.series.name: summary.properties_of(panel, line.series) for line in others}
     alike = [line for line in others if all(properties[line.series.name].get(each) for each in LIKE_ATTENTION)]
@@ -242,24 +242,25 @@ def _verdict(summary: Summary, report: PanelReport, table: Table | None) -> Verd
 
 def _measured(table: Table) -> list[str]:
     """The labels of the sizes at which anything but identity has a figure, ascending."""
-    lines = [line for line in table.every if not computes_nothing(line.series)]
-    ran = {figure.label for line in lines for figure in line.figures if figure.value is not None}
-    return [label for label in table.panel.sizes if label in ran]
+    ran = _ran(table)
+    return [label for label in table.panel.sizes if ran[label]]
+
+
+def _ran(table: Table) -> Counter[str]:
+    """How many series but identity have a figure, by the label of the size."""
+    return Counter(f.label for line in table.contenders for f in line.figures if f.value is not None)
 
 
 def _largest(table: Table) -> str:
     """The label of the largest size at which half of the series ran, or any; empty where none did."""
-    labels = _measured(table)
-    lines = [line for line in table.every if not computes_nothing(line.series)]
-    ran = Counter(figure.label for line in lines for figure in line.figures if figure.value is not None)
-    return next((each for each in reversed(labels) if 2 * ran[each] >= len(lines)), labels[-1] if labels else "")
+    labels, ran, most = _measured(table), _ran(table), len(table.contenders)
+    return next((each for each in reversed(labels) if 2 * ran[each] >= most), labels[-1] if labels else "")
 
 
 def _least(table: Table, label: str) -> str | None:
     values = {
         line.series.name: figure.value
-        for line in table.every
-        if not computes_nothing(line.series)
+        for line in table.contenders
         for figure in line.figures
         if figure.label == label and figure.value is not None
     }
@@ -356,7 +357,7 @@ def _modes(summary: Summary, group: Sequence[tuple[PanelReport, Table]]) -> Mode
 
 def _failures(tables: Iterable[Table], labels: Collection[str]) -> Counter[str]:
     """How many cells have no figure, by status, at some sizes."""
-    lines = [line for table in tables for line in table.every if not computes_nothing(line.series)]
+    lines = [line for table in tables for line in table.contenders]
     lacking = (f for line in lines for f in line.figures if f.label in labels and f.value is None and f.status != "ok")
     return Counter(figure.status for figure in lacking)
 
@@ -389,8 +390,8 @@ def _side(report: PanelReport, table: Table) -> _Side:
     exact = {line.series.name for line in table.every if line.exact}
     candidates = [
         (quantity.levels[point.key], line.series.name)
-        for line in table.every
-        if not computes_nothing(line.series) and (point := line.series.at(label)) and point.key in quantity.levels
+        for line in table.contenders
+        if (point := line.series.at(label)) and point.key in quantity.levels
     ]
     candidates.sort(key=lambda each: each[0].level)
     level = {name for _, name in not_told_apart(candidates)} if candidates else set()

@@ -119,6 +119,11 @@ class Table:
     lines: tuple[Line, ...]
 
     @property
+    def contenders(self) -> list[Line]:
+        """All lines but those of what computes nothing."""
+        return [line for line in self.every if not computes_nothing(line.series)]
+
+    @property
     def best_exact(self) -> Baseline | None:
         """At each size the least exact softmax, of all lines; None where the panel has none."""
         exact = [line.series for line in self.every if line.exact]

@@ -113,13 +113,11 @@ class Worker:
                 raise WorkerLost("crashed", "the worker's answer has no end")
         line, _, rest = bytes(self._pending).partition(b"\n")
         self._pending = bytearray(rest)
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(line)
-        except (ValueError, RecursionError):
-            raise WorkerLost("crashed", f"the worker sent what is no answer: {line[:100]!r}") from None
-        if not isinstance(answer, dict):
-            raise WorkerLost("crashed", f"the worker sent what is no answer: {line[:100]!r}")
-        return answer
+            if isinstance(answer, dict):
+                return answer
+        raise WorkerLost("crashed", f"the worker sent what is no answer: {line[:100]!r}")
 
     def _lost(self) -> WorkerLost:
         """What became of a worker whose pipe closed by itself."""

@@ -116,13 +116,11 @@ def read_impl(value: Any) -> str:
 
 def _read_places(directory: Path) -> Callable[[Any], tuple[str, ...]]:
     def place(value: Any) -> str:
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
-        if value.endswith(".py"):
+        if isinstance(value, str) and value.endswith(".py") and "\0" not in value:
             return os.path.realpath(directory / value)
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
-            raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
-        return value
+        if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
+            return value
+        raise ValueError(f"{quoted(value)}; allowed: the path of a .py file, relative to the suite, or a package")
 
     return several(place)
 

@@ -126,10 +126,10 @@ def _missing(group: Sequence[Part]) -> list[str]:
     shards = [part.shard for part in group if part.shard is not None]
     if not shards:
         return []
-    of, numbers = shards[0].of, {number for shard in shards for number in shard.numbers}
-    absent = [number for number in range(1, of + 1) if number not in numbers]
-    units = {unit for shard in shards for unit in shard.units}
-    if len({shard.dealt for shard in shards}) > 1 or (not absent and len(units) != shards[0].dealt):
+    joined = _shard(shards)
+    of, units = joined.of, joined.units
+    absent = sorted({*range(1, of + 1)} - {*joined.numbers})
+    if len({shard.dealt for shard in shards}) > 1 or (not absent and len(units) != joined.dealt):
         raise BadInput(
             f"{group[0].folder}: {len(units)} units in all shards, and the suite has {shards[0].dealt}: they were not "
             "dealt alike. Measure the shards with one version of attnbench."
