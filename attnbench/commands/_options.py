@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import click
@@ -15,7 +17,7 @@ import typer
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
 from attnbench.measure.device import AUTO, device_names
-from attnbench.outputs._formats import Data, check, formats
+from attnbench.outputs._formats import Data, check, formats, holds_folder, show, tell
 from attnbench.plan.sweep import BATCH, CHANNELS, HEADS
 from attnbench.problem import DTYPES, DTYPES_SHORT, MODES_SHORT
 from attnbench.units import not_among
@@ -208,6 +210,17 @@ class ShownOptions:
         from attnbench.analysis.summary import USE, summarise
 
         return summarise(run, self.metric or (), baseline, self.axis, operators, self.sort or USE)
+
+    def show(self, folder: Path, form: str) -> None:
+        """Prints the results of what was just measured, and the folder; why they cannot be shown, where that is so."""
+        from attnbench.analysis.run import read_run
+
+        try:
+            show("run", self.summary(read_run(folder)), form, folder, self.all_tables)
+        except BadInput as error:
+            print(f"attnbench: {error}", file=sys.stderr)
+            if not holds_folder(form):
+                tell(folder, form)
 
 
 def operators_option() -> Any:

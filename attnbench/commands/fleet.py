@@ -15,7 +15,7 @@ from attnbench.measure.engines import engine_names
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
-    from attnbench.measure.fleet import Ended
+    pass
 
 
 PANEL = MEASURE
@@ -89,7 +89,14 @@ def command(
     )
     with progress() as live:
         ended = measure(request, live)
-    _show(ended, form, shown)
+    for text in ended.notes:
+        print(text, file=sys.stderr)
+    if ended.refused:
+        print(f"attnbench: the shards are not joined: {ended.refused}", file=sys.stderr)
+    if ended.joined:
+        shown.show(ended.folder, form)
+    else:
+        formats.tell(ended.folder, form)
     again = shlex.join(["attnbench", "fleet", *named_again(request), "--on", engine, "--resume", str(ended.folder)])
     if ended.missing:
         print(
@@ -100,23 +107,3 @@ def command(
         left = f"the budget left out a part of {count(ended.cut, 'shard')}"
         print(f"{left}; measure it with: {again} --budget {budget or 'TIME'}", file=sys.stderr)
     raise typer.Exit(ended.exit_code)
-
-
-def _show(ended: Ended, form: str, shown: ShownOptions) -> None:
-    """Prints the results, and the folder; why they cannot be shown, where that is so."""
-    from attnbench.analysis.run import read_run
-    from attnbench.errors import BadInput
-
-    for text in ended.notes:
-        print(text, file=sys.stderr)
-    if ended.refused:
-        print(f"attnbench: the shards are not joined: {ended.refused}", file=sys.stderr)
-    try:
-        if ended.joined:
-            formats.show("run", shown.summary(read_run(ended.folder)), form, ended.folder, shown.all_tables)
-            return
-    except BadInput as error:
-        print(f"attnbench: {error}", file=sys.stderr)
-        if formats.holds_folder(form):
-            return
-    formats.tell(ended.folder, form)

@@ -141,23 +141,10 @@ def _measure(request: RunRequest, form: str, shown: ShownOptions, begun: float) 
     if ended is not None:
         print(f"the run ended: {ended}", file=sys.stderr)
         code = exit_code(session.journal.visits) or 1
-    _show(folder, form, shown)
+    shown.show(folder, form)
     if lost():
         print(f"the results are in {folder}; show them with: attnbench show {folder}", file=sys.stderr)
     if code is not None:
         again = shlex.join(["attnbench", "run", *named_again(request), "--resume", str(folder)])
         print(f"what was measured is kept; continue with: {again}", file=sys.stderr)
     return exit_code(session.journal.visits) if code is None else code
-
-
-def _show(folder: Path, form: str, shown: ShownOptions) -> None:
-    """Prints the results so far, and the folder; why they cannot be shown, where that is so."""
-    from attnbench.analysis.run import read_run
-    from attnbench.errors import BadInput
-
-    try:
-        formats.show("run", shown.summary(read_run(folder)), form, folder, shown.all_tables)
-    except BadInput as error:
-        print(f"attnbench: {error}", file=sys.stderr)
-        if not formats.holds_folder(form):
-            formats.tell(folder, form)
