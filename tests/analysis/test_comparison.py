@@ -233,6 +233,13 @@ def test_other_circumstances_are_refused_unless_told(name: str, value: object) -
     assert ("peak_memory" in metrics) == (name == "cpu")
 
 
+def test_a_run_in_which_nothing_was_measured_is_named() -> None:
+    run, empty = replace(laws(SIZES, LAWS, **QUIET), environment=HERE), replace(run_of([]), folder=Path("begun"))
+    for pair in ((run, empty), (empty, run)):
+        with pytest.raises(BadInput, match=r"begun: nothing was measured in it.*Name one"):
+            compare(*pair, GATE)
+
+
 def test_across_machines_a_slower_operator_is_seen_beside_the_others_of_its_block() -> None:
     before = replace(laws(SIZES, LAWS, **QUIET), environment=HERE)
     other = {**LAWS, "local": lambda n: 4e-7 * n * 1.5}

@@ -54,6 +54,12 @@ def differences(before: Run, after: Run) -> Circumstances:
     Raises: BadInput where the stored numbers do not mean the same.
     """
     versions, settings = zip(*map(_contract, (before, after)), strict=True)
+    empty = [run.folder for run in (before, after) if run.visits.empty]
+    if len(empty) == 1:
+        raise BadInput(
+            f"{empty[0]}: nothing was measured in it, as where a run was ended at once. Name one that has measured "
+            "something."
+        )
     if versions[0] != versions[1]:
         raise BadInput(
             f"{before.folder} was measured under contract {versions[0] or 'unknown'}, {after.folder} under "
