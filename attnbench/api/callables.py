@@ -183,6 +183,11 @@ def compare_callables(
     names, sides = _names(fn_a, fn_b), sides_of(fn_a, fn_b, inputs)
     try:
         outputs = agree(sides, check_outputs, tolerance)
+        if fresh is None:
+            paired, where = here(sides, share, budget_s, most), HERE
+        else:
+            paired = apart(sides, inputs, share, budget_s, fresh)
+            where = f"{paired.pairs} fresh process{'' if paired.pairs == 1 else 'es'}"
     except Different as different:
         raise BadInput(
             f"{names[0]} and {names[1]} do not give the same: {different}. Where that is meant, allow it: tolerance=… "
@@ -190,11 +195,11 @@ def compare_callables(
         ) from None
     except Unfit as unfit:
         raise BadInput(f"{names[unfit.place]} {unfit}") from None
-    if fresh is None:
-        paired, where = here(sides, share, budget_s, most), HERE
-    else:
-        paired = apart(sides, inputs, share, budget_s, fresh)
-        where = f"{paired.pairs} fresh process{'' if paired.pairs == 1 else 'es'}"
+    except SystemExit as ended:  # else a script that guards something would end here, maybe with 0
+        raise BadInput(
+            f"a call of {names[0]} or {names[1]} ends the program (SystemExit: {quoted(ended.code)}), so that nothing "
+            "is compared. Give functions that return."
+        ) from None
     return _compared(names, paired, share, where, device_in_use(), outputs)
 
 

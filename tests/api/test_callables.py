@@ -346,6 +346,22 @@ def test_what_a_function_raises_is_its_own() -> None:
         compare(lambda x: 1 / x, lambda x: 1 / x, 0)
 
 
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_call_that_ends_the_program_does_not_end_a_guard_as_if_it_had_passed(at: int) -> None:
+    calls: list[int] = []
+
+    def leaving(steps: int) -> float:
+        calls.append(steps)
+        if len(calls) == at:
+            sys.exit(0)
+        return old(steps)
+
+    with pytest.raises(
+        attnbench.BadInput, match=r"leaving ends the program \(SystemExit: 0\), so that nothing is comp"
+    ):
+        compare(old, leaving, 3)
+
+
 def test_a_notebook_shows_it_and_no_markup_of_a_name() -> None:
     def named(steps: int) -> float:
         return old(steps)
