@@ -147,7 +147,8 @@ def accumulate_kernel(
         first = tl.cast(start, tl.int64)
         value = load_rows(values + first * v_n, rows, row_mask, v_n, first_v, head_dim, BLOCK_V).to(COMPUTE)
         if STABILISED and FEATURES == "exp":  # on tensor cores, since a sum over tokens would be one over threads
-            ones = tl.full([ONES, BLOCK_N], 1.0 / ONES, COMPUTE)
+            # Triton 3.6 interprets no constant of bfloat16.
+            ones = tl.full([ONES, BLOCK_N], 1.0 / ONES, tl.float32).to(COMPUTE)
             total = tl.dot(ones, value, total, input_precision=PRECISION)
         a = arguments_by_feature(
             w, omega, columns, column_mask, x + first * x_n, rows, row_mask, x_n, stabilisers + first,
