@@ -12,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from attnbench.errors import BadInput
+from attnbench.naming import option
 
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -78,11 +79,11 @@ def check_new_folder(path: Path, or_else: str = "") -> None:
         or_else: what can be done besides naming another, as the end of a sentence.
     Raises: BadInput.
     """
-    with storing(path, "Choose a writable place: --out."):
+    with storing(path, f"Choose a writable place: {option('out')}."):
         if os.path.islink(path):
-            raise BadInput(f"--out {path}: a link. Name a new folder, or the one that it leads to.")
+            raise BadInput(f"{option('out')} {path}: a link. Name a new folder, or the one that it leads to.")
         if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-            raise BadInput(f"--out {path}: is not empty. Name a new folder{or_else}.")
+            raise BadInput(f"{option('out')} {path}: is not empty. Name a new folder{or_else}.")
 
 
 def write(file: FileIO, data: bytes) -> None:
@@ -150,7 +151,7 @@ def going_on(place: Path, todo: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         mended = _MENDED.get(error.errno or 0, "See to its disk")
-        todo = todo or f"What it holds is kept: continue with --resume {place}."
+        todo = todo or f"What it holds is kept: continue with {option('resume')} {place}."
         with storing(place, f"{mended}. {todo}"):
             raise error
 

@@ -10,6 +10,7 @@ from attnbench.analysis.interval import ratio
 from attnbench.analysis.metric_values import Quantity
 from attnbench.analysis.series import Panel, Point, Series
 from attnbench.errors import BadInput
+from attnbench.naming import option
 from attnbench.problem import Cell, operator_and_impl, operator_with_impl
 from attnbench.store.records import ENDED_AS
 from attnbench.units import suggestion
@@ -54,7 +55,7 @@ def check(panels: Sequence[Panel], baseline: str) -> None:
         names = sorted({operator_with_impl(s.operator, s.impl) for panel in panels for s in panel.series})
         near = suggestion(operator_with_impl(*operator_and_impl(baseline)), names)
         raise BadInput(
-            f"--baseline {baseline}: this run has no such series{near}. It has {', '.join(names)}. "
+            f"{option('baseline')} {baseline}: this run has no such series{near}. It has {', '.join(names)}. "
             "Give one of them as operator or operator:impl."
         )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnbench.errors import BadInput
+from attnbench.naming import option
 from attnbench.problem import Dtype
 from attnbench.units import quoted, suggestion
 
@@ -94,8 +95,8 @@ def card(name: str, others: tuple[str, ...] = ()) -> Rates:
     allowed = [*CARDS, *others]
     near = suggestion(name, allowed) or suggestion(name.upper(), allowed)
     raise BadInput(
-        f"--device {quoted(name)}: no such card{near}. Allowed: {', '.join(CARDS)}"
-        f"{'; ' if others else ''}{', '.join(others)}. Give one of them, or --run with a run of that machine."
+        f"{option('device')} {quoted(name)}: no such card{near}. Allowed: {', '.join(CARDS)}"
+        f"{'; ' if others else ''}{', '.join(others)}. Give one of them, or {option('run')} with a run of that machine."
     )
 
 

@@ -153,7 +153,7 @@ def grids(
 
     Raises: BadInput where the run has no such metric or baseline, no time, or does not vary both axes together.
     """
-    check_axis(over, "--over")
+    check_axis(over, "over")
     if axis == over:
         raise BadInput(f"--axis {axis} --over {over}: twice the same. Give two axes that the run varies together.")
     summary = summarise(run, metrics, baseline, axis)

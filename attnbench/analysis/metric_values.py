@@ -14,6 +14,7 @@ from attnbench.analysis.interval import Estimate, estimates
 from attnbench.analysis.series import Series
 from attnbench.errors import BadInput
 from attnbench.metric import Curve, Executed, Metric
+from attnbench.naming import option
 from attnbench.registry import metrics, placed_metrics
 from attnbench.units import suggestion
 
@@ -98,7 +99,7 @@ def check_metric(name: str) -> None:
     """Raises BadInput where there is no such metric."""
     if name not in metrics():
         near = suggestion(name, metrics())
-        raise BadInput(f"--metric {name}: no such metric{near}. Allowed: {', '.join(metric_names())}.")
+        raise BadInput(f"{option('metric')} {name}: no such metric{near}. Allowed: {', '.join(metric_names())}.")
 
 
 def quantity(run: Run, name: str) -> Quantity:

@@ -18,6 +18,7 @@ from attnbench.analysis.swept import Swept
 from attnbench.axes import AXES, Axis, Held, tokens_axis
 from attnbench.errors import BadInput
 from attnbench.groups import groups_of
+from attnbench.naming import option
 from attnbench.problem import CELL_COLUMNS, LATER, Problem, operator_with_impl, problem_of
 from attnbench.store.records import Cause
 from attnbench.units import suggestion
@@ -163,10 +164,10 @@ def in_a_line(fixed: Mapping[str, Any], more: Iterable[str] = ()) -> str:
     return ", ".join(facts(fixed, more).values())
 
 
-def check_axis(axis: str, option: str = "--axis") -> None:
-    """Raises BadInput where it is none. option: what gives it."""
+def check_axis(axis: str, name: str = "axis") -> None:
+    """Raises BadInput where it is none. name: of the option that gives it."""
     if axis not in AXES:
-        raise BadInput(f"{option} {axis}: not an axis{suggestion(axis, AXES)}. Allowed: {', '.join(AXES)}.")
+        raise BadInput(f"{option(name)} {axis}: not an axis{suggestion(axis, AXES)}. Allowed: {', '.join(AXES)}.")
 
 
 def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swept] = ()) -> list[Panel]:
@@ -196,7 +197,7 @@ def panels(results: pd.DataFrame, axis: str | None = None, swept: Collection[Swe
     chosen = _in_order([panel for panel in (every if axis else shown) if axis in (None, panel.axis)])
     if axis is not None and not chosen:
         varied = ", ".join(dict.fromkeys(panel.axis for panel in shown)) or "none"
-        raise BadInput(f"--axis {axis}: this run does not vary it; it varies {varied}. Choose one of these.")
+        raise BadInput(f"{option('axis')} {axis}: this run does not vary it; it varies {varied}. Choose one of these.")
     return chosen
 
 

@@ -27,6 +27,7 @@ from attnbench.analysis.scaling import OF_A_STEP, Doubling, ExactGrowth, agreeme
 from attnbench.analysis.series import Panel, Series, check_axis, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.naming import option
 from attnbench.problem import operator_with_impl
 from attnbench.properties import FORMS
 from attnbench.registry import metrics as every_metric
@@ -218,7 +219,7 @@ class _Column:
 def check_sort(sort: str) -> None:
     """Raises BadInput where it is none of SORTS."""
     if sort not in SORTS:
-        raise BadInput(f"--sort {not_among(sort, SORTS)}.")
+        raise BadInput(f"{option('sort')} {not_among(sort, SORTS)}.")
 
 
 def check_shown(metrics: Iterable[str], axis: str | None, sort: str | None) -> None:
@@ -258,7 +259,9 @@ def summarise(
     quantities = {name: quantity(run, name) for name in dict.fromkeys((*wanted, *placed))}
     for name in wanted:
         if not quantities[name].values:
-            raise BadInput(f"--metric {name}: this run has no figure of it. It has {', '.join(_measured(run))}.")
+            raise BadInput(
+                f"{option('metric')} {name}: this run has no figure of it. It has {', '.join(_measured(run))}."
+            )
     shown = [quantities[name] for name in wanted or placed if quantities[name].values]
     shown = shown or [quantities[next(iter(placed))]]  # its cells say why there is nothing
     every = panels(run.results, axis, run.swept)
@@ -362,7 +365,8 @@ def chosen_series(every: Iterable[Panel], operators: Sequence[str], whose: str =
         if operator not in names:
             allowed = list(dict.fromkeys(each.operator for each in series))
             raise BadInput(
-                f"--operators {quoted(operator)}: {whose} series of it{suggestion(operator, names)}. There are "
+                f"{option('operators')} {quoted(operator)}: {whose} series of it{suggestion(operator, names)}. "
+                "There are "
                 f"{', '.join(allowed) or 'none at all'}. Give some of them, or of their impls as operator:impl."
             )
     return frozenset().union(*(names[operator] for operator in operators or names))

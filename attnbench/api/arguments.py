@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from attnbench.errors import BadInput
+from attnbench.naming import from_python
 from attnbench.units import quoted
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def named(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of Python, whose mistakes are told by the names of its arguments."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with from_python():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def truth(argument: str, value: Any) -> bool:
+    """True or False.
+
+    Raises: BadInput where it is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    raise BadInput(f"{argument} = {quoted(value)}; allowed: True, False.")
 
 
 def names(argument: str, one_or_several: Any) -> tuple[str, ...]:

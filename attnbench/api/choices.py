@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@arguments.named
 def choose(
     operators: str | Sequence[str] = (),
     *,
@@ -44,7 +45,7 @@ def choose(
         `time_s` with its `time_source`: "measured"; "interpolated" between the run's sizes; "analytic": the roofline,
             the least that any implementation takes, ranked as a group of their own.
         `properties`: those that it has. The other columns are those of `attnbench choose --format csv`.
-    Raises: BadInput with what is wrong. It calls an argument as the verb calls the option.
+    Raises: BadInput with what is wrong.
     """
     import pandas as pd
 

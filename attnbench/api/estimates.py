@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api import arguments, frames
 from attnbench.api.problems import Sizes, problem_request
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@arguments.named
 def estimate(
     operators: str | Sequence[str] = (),
     *,
@@ -37,7 +38,7 @@ def estimate(
 
     Returns: a row for each operator and size, with the columns of `attnbench estimate --format csv`, in base units;
         figures are missing, with the `reason`, outside an operator's definition.
-    Raises: BadInput with all mistakes. It calls an argument as the verb calls the option.
+    Raises: BadInput with all mistakes.
     """
     from attnbench.measure.estimates import estimate as estimated
     from attnbench.plan.problem_request import cells

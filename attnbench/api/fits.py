@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attnbench.api import frames
+from attnbench.api import arguments, frames
 from attnbench.api.problems import Sizes, problem_request
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@arguments.named
 def fit(
     operators: str | Sequence[str] = (),
     *,
@@ -40,7 +41,7 @@ def fit(
         sizes: those that are given, as of `estimate`; with seq_len or image_size the largest batch is searched.
 
     Returns: a row for each operator and impl, with the columns of `attnbench fit --format csv`, in base units.
-    Raises: BadInput with what is wrong. It calls an argument as the verb calls the option.
+    Raises: BadInput with what is wrong.
     """
     from attnbench.measure.fit import budget, fits
     from attnbench.plan.fit_request import fit_request

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnbench.plan.suite import Suite
 
 
+@arguments.named
 def run(
     suite: str | Path | Mapping[str, Any] | None = None,
     *,
@@ -69,12 +70,12 @@ def run(
         strict=strict,
         shard=shard,
     )
-    session = request.open(lambda text: warnings.warn(text, stacklevel=4))
+    session = request.open(lambda text: warnings.warn(text, stacklevel=5))
     shown = words.progress() if progress else contextlib.nullcontext(words.Words(_nothing, _nothing))
     with shown as reported:
         ended = measure(session, reported, begun)
     if ended is not None:
-        warnings.warn(f"the run ended: {ended}", stacklevel=2)
+        warnings.warn(f"the run ended: {ended}", stacklevel=3)
     return load(session.journal.folder)
 
 

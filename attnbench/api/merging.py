@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnbench.api.stored_run import StoredRun
 
 
+@arguments.named
 def merge(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, partial: bool = False) -> StoredRun:
     """Joins runs and shards of one suite into one run.
 
@@ -38,5 +39,5 @@ def merge(runs: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *
     folder = arguments.folder("out", out)
     write(joined, folder)
     for note in joined.notes[1:]:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     return load(folder)

@@ -25,7 +25,8 @@ def problem_request(
     params: Mapping[str, Any] | None,
     operators_from: str | Sequence[str],
 ) -> ProblemRequest:
-    """The same arguments as the words of a command line. Raises BadInput for a size that is no axis."""
+    """The same arguments as the words of a command line. Raises BadInput for what is no axis, and for an argument
+    of another type."""
     from attnbench.axes import AXES
     from attnbench.errors import BadInput
     from attnbench.plan.problem_request import ProblemRequest
@@ -34,11 +35,13 @@ def problem_request(
     for name in sizes:
         if name not in AXES:
             raise BadInput(f"{quoted(name)} is no size{suggestion(name, AXES)}; allowed: {', '.join(AXES)}.")
+    if params is not None and not isinstance(params, Mapping):
+        raise BadInput(f"params = {quoted(params)}; allowed: a mapping of keys to one or several values.")
     return ProblemRequest(
         operators=arguments.names("operators", operators),
         sizes={name: _words(values) for name, values in sizes.items()},
         dtype=_words(dtype),
-        causal=causal,
+        causal=arguments.truth("causal", causal),
         mode=mode,
         scope=scope,
         params=[f"{key}={','.join(_words(values))}" for key, values in (params or {}).items()],

@@ -48,6 +48,7 @@ class StoredRun:
         """One row per cell, the columns of results.csv: base units, their names carry them; missing is NaN or NA."""
         return self.stored.results.copy()
 
+    @arguments.named
     def summary(
         self,
         metrics: str | Iterable[str] = (),
@@ -107,6 +108,7 @@ class StoredRun:
 
         return choose(operators, run=self.folder, **problem)
 
+    @arguments.named
     def plot(
         self,
         metrics: str | Iterable[str] = (),
@@ -148,6 +150,7 @@ class StoredRun:
         return run_html(self.stored, self.summary())
 
 
+@arguments.named
 def load(folder: str | os.PathLike[str]) -> StoredRun:
     """A stored run; nothing that its files name is imported.
 

@@ -138,7 +138,7 @@ def command(
 def _fixed(sizes: Mapping[str, str | None], request: SearchRequest) -> dict[str, Any]:
     """The sizes that are given. Raises BadInput where what is varied is among them, or one is no plain value."""
     from attnbench.errors import BadInput, refusing
-    from attnbench.plan.problem_request import option
+    from attnbench.naming import option
     from attnbench.yaml_file import scalar
 
     varied = {request.axis: (f"--axis {request.axis}", "--low and --high say where")}
@@ -175,7 +175,7 @@ def _request(operators: Sequence[str], search: SearchOptions) -> SearchRequest:
 def _check_alone(folder: Path, context: typer.Context) -> None:
     """Raises BadInput where other options than a stored search takes are on the command line."""
     from attnbench.errors import BadInput
-    from attnbench.plan.problem_request import option
+    from attnbench.naming import option
 
     alone = ("resume", "device", "form", "operators_from")
     more = [

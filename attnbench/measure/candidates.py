@@ -28,6 +28,7 @@ from attnbench.analysis.run import read_run
 from attnbench.errors import BadInput
 from attnbench.measure.device import AUTO, HOST, choose_device, device_names, device_of
 from attnbench.measure.estimates import most_operations
+from attnbench.naming import option
 from attnbench.plan.choice_request import ChoiceRequest, params_given, read_cells, read_memory, read_needs
 from attnbench.problem import Cell, canonical_params
 from attnbench.properties import FORMS, properties
@@ -183,7 +184,9 @@ def choose(request: ChoiceRequest) -> Choice:
     cell = pairs[0][1]
     hardware = _of_run(run) if run else _of_device(request.device or AUTO, cell.problem.dtype)
     if limit is None and hardware.memory_bytes is None and request.memory is not None:
-        raise BadInput(f"--memory {request.memory}: the memory of {hardware.name} is not known. Give bytes: 24GiB.")
+        raise BadInput(
+            f"{option('memory')} {request.memory}: the memory of {hardware.name} is not known. Give bytes: 24GiB."
+        )
     is_own = limit is None and hardware.memory_bytes is not None
     limit = int(share * hardware.memory_bytes) if is_own and hardware.memory_bytes else limit
     sources = operators(request.problem.operators_from)
@@ -214,11 +217,14 @@ def _check_alone(request: ChoiceRequest) -> None:
     """Raises BadInput where options contradict each other."""
     if request.run is not None and request.device is not None:
         raise BadInput(
-            f"--run {request.run} --device {request.device}: a run has been measured on a device of its own. Give one "
+            f"{option('run')} {request.run} {option('device')} {request.device}: a run has been measured on a "
+            "device of its own. Give one "
             "of them."
         )
     if request.run is None and request.metric is not None:
-        raise BadInput(f"--metric {request.metric}: it is that of a run. Give --run, or leave it out.")
+        raise BadInput(
+            f"{option('metric')} {request.metric}: it is that of a run. Give {option('run')}, or leave it out."
+        )
 
 
 @dataclass(frozen=True)
@@ -278,7 +284,7 @@ def _time(run: Run, metric: str | None) -> Quantity:
     """
     times = [name for name, each in placed_metrics().items() if each.role == "time"]
     if metric is not None and metric not in times:
-        raise BadInput(f"--metric {not_among(metric, times)}. Give one.")
+        raise BadInput(f"{option('metric')} {not_among(metric, times)}. Give one.")
     quantities = [quantity(run, name) for name in (times if metric is None else [metric])]
     return next((each for each in quantities if each.levels), quantities[0])
 

@@ -26,6 +26,7 @@ from attnbench.errors import BadInput, refusing
 from attnbench.measure.device import HOST, Device, device_names, device_of
 from attnbench.measure.largest import STARTS, Largest, Search, Unknown
 from attnbench.measure.worker.forecast import footprint
+from attnbench.naming import option
 from attnbench.plan.fit_request import DECODE
 from attnbench.problem import Cell, columns_of
 from attnbench.registry import device_type_of, why_not
@@ -62,20 +63,25 @@ def budget(size: str | None, device: str | None) -> Budget:
 
     Raises: BadInput.
     """
-    with refusing("--memory: ", ". Give such a size."):
+    with refusing(f"{option('memory')}: ", ". Give such a size."):
         share, total = memory(size) if size is not None else (1.0, None)
     if device is None and total is None:
         asked = "missing" if size is None else f"{size} of what"
-        raise BadInput(f"--memory: {asked}? Give --memory 24GiB, or --device with one of {', '.join([*CARDS, HOST])}.")
+        raise BadInput(
+            f"{option('memory')}: {asked}? Give {option('memory')} 24GiB, or {option('device')} with one of "
+            f"{', '.join([*CARDS, HOST])}."
+        )
     kind = device_of(device) if device in device_names() else None
     of, present = ("a GPU", None) if device is None else _device_memory(device, kind, needed=total is None)
     total = total if total is not None else int(share * (present or 0))
     is_host = kind is not None and kind.is_host
     held = of_host(of, total) if is_host else of_gpu(of, total)
     if held.left_bytes <= 0:
+        elsewhere = f", or {option('device')} {HOST}, where less is reserved"
         raise BadInput(
-            f"--memory {size}: {shown(held.context_bytes + held.library_bytes, 'bytes')} are reserved, and nothing is "
-            f"left. Give more{'' if is_host else f', or --device {HOST}, where less is reserved'}."
+            f"{option('memory')} {size}: {shown(held.context_bytes + held.library_bytes, 'bytes')} are "
+            "reserved, and nothing is "
+            f"left. Give more{'' if is_host else elsewhere}."
         )
     return held
 
@@ -96,7 +102,9 @@ def _device_memory(device: str, kind: Device | None, needed: bool) -> tuple[str,
     if reason is None:
         return kind.memory()
     if needed:
-        raise BadInput(f"--device {device}: {reason}. Name a card ({', '.join(CARDS)}), or give --memory.")
+        raise BadInput(
+            f"{option('device')} {device}: {reason}. Name a card ({', '.join(CARDS)}), or give {option('memory')}."
+        )
     return "a GPU", None
 
 

@@ -21,6 +21,7 @@ from attnbench.measure.machine import advice, environment, host
 from attnbench.measure.protocol import EnvironmentRequest, RatesRequest, WorkerLost
 from attnbench.measure.sharding import dealt
 from attnbench.measure.visit_log import stops
+from attnbench.naming import option
 from attnbench.plan import time_budget
 from attnbench.plan.measured_code import MeasuredCode, changes, measured_code
 from attnbench.plan.operator_facts import definitions
@@ -120,7 +121,8 @@ def device_for(where: str, impls: Sequence[str], wanted: str) -> str:
         reasons = [kind.why_not() for kind in map(device_of, device_names()) if kind.type == needed]
         raise BadInput(
             f"{where}: impls: {', '.join(others)}: these need a GPU, and {'; '.join(filter(None, reasons))}. "
-            f"`attnbench doctor` says what is missing; --device {device} skips them and measures all else there."
+            f"`attnbench doctor` says what is missing; {option('device')} {device} skips them and measures all "
+            "else there."
         )
     return device
 
@@ -186,8 +188,8 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     stored_text = read_text(folder / SUITE)
     if without_places(stored_text, parse(stored_text, str(folder / SUITE)), suite.directory) != suite.text:
         raise BadInput(
-            f"--resume {folder}: {suite.where} is not the suite that this run measures ({folder / SUITE}). "
-            f"{named_again(suite)}, or start a new run with --out."
+            f"{option('resume')} {folder}: {suite.where} is not the suite that this run measures ({folder / SUITE}). "
+            f"{named_again(suite)}, or start a new run with {option('out')}."
         )
     stored = journal.stored_environment(folder)
     if "parts" in stored:
@@ -195,12 +197,15 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
             f"--resume {folder}: `attnbench merge` joined it. Continue the runs that it was joined from, or measure "
             "what is missing into a folder of its own, and join them again."
         )
-    kind = device_like(folder, stored, device, "Continue it where it was started, or start a new run with --out")
+    kind = device_like(
+        folder, stored, device, f"Continue it where it was started, or start a new run with {option('out')}"
+    )
     plan, facts = plan_of(suite, kind, stored_shard(folder))
     for name, before, now in differing(ONE_RUN, stored, facts):
         raise BadInput(
-            f"--resume {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run cannot hold "
-            "both. Continue it where it was started, or start a new run with --out."
+            f"{option('resume')} {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one "
+            "run cannot hold "
+            f"both. Continue it where it was started, or start a new run with {option('out')}."
         )
     refuse_other_code(folder, stored, facts)
     visits = journal.resume(folder)
@@ -212,8 +217,9 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     if keys:
         visits.close()
         raise BadInput(
-            f"--resume {folder}: it measured {keys[0]}, which its suite gives no more: {folder / SUITE} or an "
-            "operator's parameters have changed since. Undo that, or start a new run with --out."
+            f"{option('resume')} {folder}: it measured {keys[0]}, which its suite gives no more: "
+            f"{folder / SUITE} or an "
+            f"operator's parameters have changed since. Undo that, or start a new run with {option('out')}."
         )
     return Session(plan, visits, stored)
 
@@ -227,8 +233,8 @@ def _refuse_other_contract(folder: Path) -> None:
 
 def _other_contract(folder: Path, before: str, now: str) -> BadInput:
     return BadInput(
-        f"--resume {folder}: its visits were measured by contract '{before}' ({folder / VISITS}), "
-        f"now it is '{now}'. Start a new run with --out."
+        f"{option('resume')} {folder}: its visits were measured by contract '{before}' ({folder / VISITS}), "
+        f"now it is '{now}'. Start a new run with {option('out')}."
     )
 
 
@@ -237,8 +243,10 @@ def refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[st
     before, now = MeasuredCode.of(stored), MeasuredCode.of(facts)
     if before is None or now is None:
         raise BadInput(
-            f"--resume {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, so nobody can "
-            "say that it is this code: it is of an older attnbench, or one side of a gate. Start a new run with --out."
+            f"{option('resume')} {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, "
+            "so nobody can "
+            "say that it is this code: it is of an older attnbench, or one side of a gate. Start a new run "
+            f"with {option('out')}."
         )
     for what, changed in (
         ("library", changes(before.libraries, now.libraries)),
@@ -247,8 +255,8 @@ def refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[st
         if changed:
             todo = "Install what it was begun with" if what == "library" else "Put it back as it was"
             raise BadInput(
-                f"--resume {folder}: since the run was begun {changed}; one run cannot hold times of both. "
-                f"{todo}, or start a new run with --out."
+                f"{option('resume')} {folder}: since the run was begun {changed}; one run cannot hold times of both. "
+                f"{todo}, or start a new run with {option('out')}."
             )
 
 
@@ -266,7 +274,8 @@ def stored_suite(folder: Path) -> Suite:
     text = read_text(folder / SUITE)
     if "operators_from" in parse(text, str(folder / SUITE)):
         raise BadInput(
-            f"--resume {folder}: its suite has operators of your own (operators_from), and code runs only from files "
+            f"{option('resume')} {folder}: its suite has operators of your own (operators_from), and code runs "
+            "only from files "
             f"that you name. Name the suite again: attnbench run SUITE --resume {folder}."
         )
     return from_text(text, str(folder / SUITE), folder, operators_from=())
@@ -275,7 +284,9 @@ def stored_suite(folder: Path) -> Suite:
 def _require_suite(folder: Path) -> None:
     """Raises BadInput where a folder to continue has no suite."""
     if not is_file(folder / SUITE):
-        raise BadInput(f"--resume {folder}: not a run folder, it has no {SUITE}. Start a new run with --out.")
+        raise BadInput(
+            f"{option('resume')} {folder}: not a run folder, it has no {SUITE}. Start a new run with {option('out')}."
+        )
 
 
 def stored_budget(folder: Path) -> str | None:
@@ -314,12 +325,14 @@ def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
     more = [place for place in operators_from if _stored_place(place) not in stored]
     if missing:
         raise BadInput(
-            f"--resume {folder}: the search has operators of your own ({', '.join(missing)}), and code runs only from "
-            "files that you name. Give each again: --operators-from PATH (a .py file) or PACKAGE."
+            f"{option('resume')} {folder}: the search has operators of your own ({', '.join(missing)}), and "
+            "code runs only from "
+            f"files that you name. Give each again: {option('operators_from')} PATH (a .py file) or PACKAGE."
         )
     if more:
         raise BadInput(
-            f"--resume {folder}: the search was asked without {more[0]}. Leave out --operators-from {more[0]}."
+            f"{option('resume')} {folder}: the search was asked without {more[0]}. Leave out "
+            f"{option('operators_from')} {more[0]}."
         )
     return from_text(text, str(path), Path.cwd(), operators_from=operators_from)
 
@@ -354,8 +367,9 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
             return worker.ask(EnvironmentRequest(device), worker_process.START_TIMEOUT_S).environment
     except WorkerLost as lost:
         raise BadInput(
-            f"--device {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this machine "
-            f"can measure; use --device {alternatives(device)} meanwhile."
+            f"{option('device')} {device}: the first worker on it was lost: {lost}. `attnbench doctor` says "
+            "what this machine "
+            f"can measure; use {option('device')} {alternatives(device)} meanwhile."
         ) from None
 
 

@@ -12,6 +12,7 @@ from attnbench.errors import BadInput
 from attnbench.measure import open_run as sessions
 from attnbench.measure.device import choose_device
 from attnbench.measure.runner import Progress, Runner, Stopped
+from attnbench.naming import option
 from attnbench.plan import suite as suites
 from attnbench.plan import time_budget
 from attnbench.plan.shards import Shard, read_shard
@@ -54,7 +55,9 @@ class RunRequest:
     def choose(self) -> tuple[Suite, str, Shard | StoredShard | None]:
         """The suite with the options, the device to measure on, and the part that is measured. Raises BadInput."""
         if self.resume is not None and self.out is not None:
-            raise BadInput("--resume and --out: a run continues in its own folder. Give one of the two.")
+            raise BadInput(
+                f"{option('resume')} and {option('out')}: a run continues in its own folder. Give one of the two."
+            )
         if self.suite is None and self.resume is None:
             raise BadInput("no SUITE was given. `attnbench list suites` shows those that come with attnbench.")
         chosen = self.suite if self.suite is not None else sessions.stored_suite(self.resume or Path())
@@ -90,8 +93,9 @@ class RunRequest:
         if wanted is not None and (stored is None or (stored.numbers, stored.of) != ((wanted.number,), wanted.of)):
             what = "it is the whole suite" if stored is None else f"it is shard {stored}"
             raise BadInput(
-                f"--shard {wanted} --resume {self.resume}: {what}, and a run stays what it is. Leave out --shard, or "
-                "start a new run with --out."
+                f"{option('shard')} {wanted} {option('resume')} {self.resume}: {what}, and a run stays what it "
+                f"is. Leave out {option('shard')}, or "
+                f"start a new run with {option('out')}."
             )
         return stored
 
@@ -103,12 +107,12 @@ class RunRequest:
         chosen, device, shard = self.choose()
         users = sessions.other_users(device)
         if self.strict and users:
-            raise BadInput(f"--strict: {users[0]}. See to that, or run without --strict.")
+            raise BadInput(f"{option('strict')}: {users[0]}. See to that, or run without {option('strict')}.")
         fixed = self.suite is not None and shard is not None and self._without_added_rounds(self.suite)
         rounds = (
             f"a shard makes the suite's {count(chosen.measure.rounds, 'round')}, and adds none for crossover_precision"
         )
-        shards = [f"{rounds}: that takes all shards. For more give each of them --rounds"] if fixed else []
+        shards = [f"{rounds}: that takes all shards. For more give each of them {option('rounds')}"] if fixed else []
         for text in [*users, *sessions.disturbances(), *shards]:
             warn(text)
         if self.resume is None:

@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench.errors import BadInput
+from attnbench.naming import option
 from attnbench.units import shown
 
 if TYPE_CHECKING:
@@ -246,7 +247,8 @@ def too_small(wanted: Wanted, width_in: float, height_in: float, what: str) -> B
         size, least = f"{wanted.width_in:g}x{wanted.height_in:g}in", f"{_tenths(width_in)}x{_tenths(height_in)}in"
         alone = ", or the width alone"
     return BadInput(
-        f"--size {size}: {what} do not fit into it. Give {least} or more{alone}; with --operators less is drawn."
+        f"{option('size')} {size}: {what} do not fit into it. Give {least} or more{alone}; with "
+        f"{option('operators')} less is drawn."
     )
 
 

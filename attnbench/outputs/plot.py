@@ -10,6 +10,7 @@ from attnbench.analysis.summary import Summary
 from attnbench.errors import BadInput, printable, refusing
 from attnbench.files import replace
 from attnbench.groups import groups_of
+from attnbench.naming import option
 from attnbench.outputs._graphs import drawings, is_drawn, stems
 from attnbench.outputs._picture_parts import AS_IT_NEEDS, FORMATS, PictureFormat, Wanted, drawing, saved
 from attnbench.units import choice, count, picture_size
@@ -35,7 +36,7 @@ def wanted(size: str | None, title: str | None) -> Wanted:
 
     Raises: BadInput.
     """
-    with refusing("--size "):
+    with refusing(f"{option('size')} "):
         width, height = picture_size(size) if size is not None else (None, None)
     return Wanted(width, height, "" if title == NO_TITLE else title and printable(title))
 
@@ -45,7 +46,7 @@ def read_formats(text: str) -> tuple[PictureFormat, ...]:
 
     Raises: BadInput.
     """
-    with refusing("--format ", "; several with commas."):
+    with refusing(f"{option('format')} ", "; several with commas."):
         return tuple(dict.fromkeys(choice(FORMATS)(word.strip()) for word in text.split(",")))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.errors import BadInput, refusing
+from attnbench.naming import option
 from attnbench.plan.problem_request import ProblemRequest, cells
 from attnbench.properties import PROPERTIES
 from attnbench.units import choice, memory, separated
@@ -40,13 +41,13 @@ class ChoiceRequest:
 
 def read_needs(words: Sequence[str]) -> tuple[str, ...]:
     """The names of properties, each once. Raises BadInput for one that there is not."""
-    with refusing("--need ", ". Give one or several of them, with commas."):
+    with refusing(f"{option('need')} ", ". Give one or several of them, with commas."):
         return tuple(map(choice(tuple(PROPERTIES)), separated(words)))
 
 
 def read_memory(word: str | None) -> tuple[float, int | None]:
     """A share of the device's memory, and bytes instead of it. Raises BadInput."""
-    with refusing("--memory ", ". Correct it."):
+    with refusing(f"{option('memory')} ", ". Correct it."):
         return (1.0, None) if word is None else memory(word)
 
 

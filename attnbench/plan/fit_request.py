@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.axes import AXES
 from attnbench.errors import BadInput, refusing
+from attnbench.naming import option
 from attnbench.plan import problem_request
 from attnbench.plan.problem_request import ProblemRequest
 from attnbench.problem import MODES, MODES_SHORT
@@ -56,8 +57,8 @@ def fit_request(problem: ProblemRequest, layers: str, image: bool) -> FitRequest
     """
     names = (*MODES_SHORT, DECODE)
     if problem.mode not in (*names, *MODES):
-        raise BadInput(f"--mode {not_among(problem.mode, names)}. Give one.")
-    with refusing("--layers: ", ". Give such a number."):
+        raise BadInput(f"{option('mode')} {not_among(problem.mode, names)}. Give one.")
+    with refusing(f"{option('layers')}: ", ". Give such a number."):
         depth = whole_number(1, MOST_LAYERS)(scalar(layers))
     decodes = problem.mode == DECODE
     axis = _axis(problem.sizes, image)
@@ -75,10 +76,14 @@ def _axis(sizes: Mapping[str, Sequence[str]], image: bool) -> str:
     if not tokens:
         return "image_size" if image else "seq_len"
     if image and tokens == ["seq_len"]:
-        raise BadInput("--image and --seq-len: an image has sides. Give --image-size 64, or leave one out.")
+        raise BadInput(
+            f"{option('image')} and {option('seq_len')}: an image has sides. Give {option('image_size')} 64, or "
+            "leave one out."
+        )
     if sizes.get("batch"):
         raise BadInput(
-            f"{problem_request.option(tokens[0])} and --batch: nothing is left to search. Leave --batch out for the "
+            f"{option(tokens[0])} and {option('batch')}: nothing is left to search. Leave {option('batch')} out "
+            "for the "
             "largest batch, or the tokens for the longest sequence."
         )
     return "batch"

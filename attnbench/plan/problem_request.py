@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from attnbench.naming import asker, option
 from attnbench.plan.mistakes import Notes
 from attnbench.problem import MODES, MODES_SHORT, SCOPES, Cell, Problem
 from attnbench.units import choice, separated
@@ -41,9 +42,9 @@ class ProblemRequest:
 
 def cells(request: ProblemRequest) -> list[tuple[Operator, Cell]]:
     """Every operator, as its reference, at every size, by operator. Raises BadInput with all mistakes."""
-    notes = Notes("the command line")
-    modes = notes.read("--mode", [request.mode], choice(MODES, MODES_SHORT))
-    scopes = notes.read("--scope", [request.scope], choice(SCOPES))
+    notes = Notes(asker())
+    modes = notes.read(option("mode"), [request.mode], choice(MODES, MODES_SHORT))
+    scopes = notes.read(option("scope"), [request.scope], choice(SCOPES))
     problems = _problems(notes, request)
     operators = _load(notes, request.operators, request.operators_from)
     params = _params(notes, operators, request.params)
@@ -78,21 +79,16 @@ def _problems(notes: Notes, request: ProblemRequest) -> list[Problem]:
     values = {
         name: tuple(notes.read(option(name), _split(request.sizes.get(name)), axis.read)) for name, axis in AXES.items()
     }
-    dtypes = notes.read("--dtype", _split(request.dtype), KINDS["dtype"])
+    dtypes = notes.read(option("dtype"), _split(request.dtype), KINDS["dtype"])
     sweep = Sweep({name: each for name, each in values.items() if each})
     if not any(axis.domain and request.sizes.get(name) for name, axis in AXES.items()):
-        notes.add("--seq-len", "missing. Give --seq-len 1024 or --image-size 32x32")
+        notes.add(option("seq_len"), f"missing. Give {option('seq_len')} 1024 or {option('image_size')} 32x32")
     if len(notes.mistakes) > mistakes:
         return []
     shape = Shape(kinds={"dtype": tuple(dtypes), "causal": (request.causal,)})
     for (name, _), sentence in impossible(sweep, shape).items():
         notes.add(option(name), sentence)
     return problems(sweep, shape) if len(notes.mistakes) == mistakes else []
-
-
-def option(name: str) -> str:
-    """How the command line names an axis."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _load(notes: Notes, names: Sequence[str], places: Sequence[str]) -> dict[str, Operator]:
@@ -122,5 +118,5 @@ def _params(notes: Notes, loaded: Mapping[str, Operator], words: Sequence[str]) 
             variants = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
             result[name] = [resolve(operator, variant) for variant in variants]
         except ValueError as error:
-            notes.add(f"--param, for {name}", str(error))
+            notes.add(f"{option('param')}, for {name}", str(error))
     return result

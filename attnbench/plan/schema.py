@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import BadInput
+from attnbench.naming import option
 from attnbench.plan.mistakes import MAX_VALUES, Mistakes, Notes, Section, mistakes_of, several
 from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, impossible, problems, read_shape, read_sweep
@@ -198,7 +199,7 @@ def read_params(
     for pair in words:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            notes.add("--param", f"{quoted(pair)}; allowed: key=value, such as k=128")
+            notes.add(option("param"), f"{quoted(pair)}; allowed: key=value, such as k=128")
             continue
         try:
             if key in values:
@@ -209,7 +210,7 @@ def read_params(
             parts = [value] if value[:1] in ("'", '"') else value.split(",")
             values[key] = several(_read_param)([scalar(part.strip()) for part in parts])
         except ValueError as error:
-            notes.add(f"--param {key[:60]}", str(error))
+            notes.add(f"{option('param')} {key[:60]}", str(error))
     return {name: {key: value for key, value in values.items() if key in keys} for name, keys in operators.items()}
 
 

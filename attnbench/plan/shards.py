@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from attnbench.errors import BadInput
 from attnbench.groups import groups_of
+from attnbench.naming import option
 from attnbench.problem import block_of
 from attnbench.units import count, quoted
 
@@ -46,7 +47,8 @@ def read_shard(text: str) -> Shard:
     number, of = map(int, match.groups()) if match else (1, 0)
     if not number <= of <= MOST_SHARDS:
         raise BadInput(
-            f"--shard {quoted(text)}: no shard; allowed: K/N with 1 ≤ K ≤ N ≤ {MOST_SHARDS}, such as 2/8, the second "
+            f"{option('shard')} {quoted(text)}: no shard; allowed: K/N with 1 ≤ K ≤ N ≤ {MOST_SHARDS}, such as "
+            "2/8, the second "
             "of eight parts."
         )
     return Shard(number, of)
@@ -67,7 +69,8 @@ def deal(seconds: Mapping[str, float], check_s: Mapping[str, float], rounds: int
     if of > len(units):
         blocks = f"{count(len(seconds), 'block')} (a panel at one size) in {count(rounds, 'round')}"
         raise BadInput(
-            f"--shard: {of} shards, but the suite has {count(len(units), 'unit')} to deal: {blocks}. Make at most "
+            f"{option('shard')}: {of} shards, but the suite has {count(len(units), 'unit')} to deal: {blocks}. "
+            "Make at most "
             f"{len(units)} shards, or more rounds."
         )
     shards: list[set[Unit]] = [set() for _ in range(of)]

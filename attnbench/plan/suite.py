@@ -10,6 +10,7 @@ from typing import Any
 
 import attnbench
 from attnbench.errors import BadInput
+from attnbench.naming import asker, option
 from attnbench.plan.mistakes import Notes
 from attnbench.plan.settings import MAX_ROUNDS, Limits, Measure
 from attnbench.plan.sweep import Shape, Sweep, problems
@@ -144,7 +145,7 @@ def named_again(suite: Suite) -> str:
     """What to do where a suite is not the one that a folder to continue was begun with: half a sentence."""
     if suite.operators_from:
         return "Name the suite and the options that it was begun with"
-    return "Give --resume alone"
+    return f"Give {option('resume')} alone"
 
 
 def override(
@@ -168,11 +169,11 @@ def override(
     """
     from attnbench.plan.schema import read_impl, read_operator_name
 
-    notes = Notes("the command line")
+    notes = Notes(asker())
     data = parse(suite.text, suite.where)
     known = known_operators(suite.operators_from)
     if operators:
-        names = _checked("--operator", operators, read_operator_name(known), notes)
+        names = _checked(option("operator"), operators, read_operator_name(known), notes)
         present = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
         suite_names = {name for name, _ in suite.operators}
         data["operators"] = [*present, *(name for name in names if name not in suite_names)]
@@ -180,12 +181,12 @@ def override(
         if not impls and not notes.mistakes:
             data["impls"] = _impls_of(names, suite, known)
     if impls:
-        data["impls"] = _checked("--impl", impls, read_impl, notes)
+        data["impls"] = _checked(option("impl"), impls, read_impl, notes)
     if rounds is not None:
-        _checked("--rounds", [rounds], whole_number(1, MAX_ROUNDS), notes)
+        _checked(option("rounds"), [rounds], whole_number(1, MAX_ROUNDS), notes)
         data["measure"] = {**(data.get("measure") or {}), "rounds": rounds, "max_rounds": rounds}
     if budget is not None:
-        _checked("--budget", [budget], seconds, notes)
+        _checked(option("budget"), [budget], seconds, notes)
         data["limits"] = {**(data.get("limits") or {}), "budget": budget}
     notes.close()
     if not (operators or impls or rounds is not None or budget is not None):
@@ -230,13 +231,17 @@ def with_budget(suite: Suite, budget: str) -> Suite:
 
     Raises: BadInput.
     """
-    notes = Notes("the command line")
-    _checked("--budget", [budget], seconds, notes)
+    notes = Notes(asker())
+    _checked(option("budget"), [budget], seconds, notes)
     notes.close()
     return replace(suite, limits=replace(suite.limits, budget_s=seconds(budget)))
 
 
-def _checked(option: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:
-    split = [part.strip() for v in values for part in v.split(",")] if option in ("--operator", "--impl") else values
-    notes.read(option, split, read)
+def _checked(name: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:
+    split = (
+        [part.strip() for v in values for part in v.split(",")]
+        if name in (option("operator"), option("impl"))
+        else values
+    )
+    notes.read(name, split, read)
     return list(dict.fromkeys(split))

@@ -18,6 +18,7 @@ from typing import Any
 from attnbench.errors import BadInput
 from attnbench.files import check_same, going_on, is_file, new_folder, replace, storing, to_be_continued, write
 from attnbench.interrupts import held
+from attnbench.naming import option
 from attnbench.store.reading import parse_visits
 from attnbench.store.records import (
     ENVIRONMENT,
@@ -83,8 +84,8 @@ def create(folder: Path, suite_text: str, environment: dict[str, Any], todo: str
 
     todo: as `Journal` has it.
     """
-    with storing(folder, "Choose a writable place: --out."):
-        new_folder(folder, "" if todo else f", or use --resume {folder}")
+    with storing(folder, f"Choose a writable place: {option('out')}."):
+        new_folder(folder, "" if todo else f", or use {option('resume')} {folder}")
         facts = json.dumps(environment, indent=2, ensure_ascii=False) + "\n"
         begun = {SUITE: suite_text, ENVIRONMENT: facts, SAMPLES: HEADER, VISITS: ""}
         try:
@@ -105,7 +106,10 @@ def resume(folder: Path) -> Journal:
     """
     for name in (VISITS, SAMPLES, ENVIRONMENT, SUITE):
         if not is_file(folder / name):
-            raise BadInput(f"--resume {folder}: not a run folder, it has no {name}. Start a new run with --out.")
+            raise BadInput(
+                f"{option('resume')} {folder}: not a run folder, it has no {name}. Start a new run with "
+                f"{option('out')}."
+            )
     return _open(folder)
 
 

@@ -41,7 +41,7 @@ def test_the_rows_are_those_of_the_verb(place: str) -> None:
 
 
 def test_what_is_wrong_is_bad_input() -> None:
-    with pytest.raises(attnbench.BadInput, match=r"--need 'all_pears'.*did you mean 'all_pairs'"):
+    with pytest.raises(attnbench.BadInput, match=r"need 'all_pears'.*did you mean 'all_pairs'"):
         attnbench.choose(seq_len=64, need="all_pears", device="H100")
     with pytest.raises(attnbench.BadInput, match="2 problems"):
         attnbench.choose(seq_len=[64, 128], device="H100")

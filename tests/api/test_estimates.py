@@ -43,5 +43,5 @@ def test_mistakes_are_told_together() -> None:
         attnbench.estimate("sofmax", seq_len=1, dtype="f3")
     with pytest.raises(attnbench.BadInput, match="did you mean 'seq_len'"):
         attnbench.estimate("softmax", seqlen=1)
-    with pytest.raises(attnbench.BadInput, match="--seq-len: missing"):
+    with pytest.raises(attnbench.BadInput, match="seq_len: missing"):
         attnbench.estimate("softmax")

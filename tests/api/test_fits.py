@@ -29,9 +29,9 @@ def test_with_a_size_the_largest_batch_is_searched() -> None:
 
 
 def test_what_is_wrong_is_bad_input() -> None:
-    with pytest.raises(attnbench.BadInput, match="--memory"):
+    with pytest.raises(attnbench.BadInput, match="memory"):
         attnbench.fit("softmax")
-    with pytest.raises(attnbench.BadInput, match="--layers"):
+    with pytest.raises(attnbench.BadInput, match="layers"):
         attnbench.fit("softmax", memory="1GiB", layers=0)
     with pytest.raises(attnbench.BadInput, match="did you mean 'train'"):
         attnbench.fit("softmax", memory="1GiB", mode="trian")

@@ -92,9 +92,9 @@ def test_where_all_is_skipped_there_is_nothing_to_show(tmp_path: Path) -> None:
         ({"suite": {**SUITE, "operators": ["sofmax"]}}, "sofmax"),
         ({"suite": {**SUITE, "name": object()}}, "no YAML"),
         ({"suite": SUITE, "device": "gpu"}, "no such kind"),
-        ({"suite": SUITE, "rounds": 0}, "--rounds"),
+        ({"suite": SUITE, "rounds": 0}, "rounds"),
         ({"suite": None}, "no SUITE"),
-        ({"suite": SUITE, "resume": "a", "out": "b"}, "--resume and --out"),
+        ({"suite": SUITE, "resume": "a", "out": "b"}, "resume and out"),
     ],
 )
 def test_bad_input_measures_nothing(words: dict[str, Any], named: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from attnbench.analysis.merge.missing import checked_keys, fleet_of, unmeasured
 from attnbench.analysis.merge.parts import MACHINE, OPERATORS, Part, named, plain, read_part
 from attnbench.errors import BadInput
 from attnbench.groups import groups_of
+from attnbench.naming import option
 from attnbench.problem import block_of
 from attnbench.store.records import Visit
 from attnbench.store.shards import StoredShard
@@ -83,7 +84,11 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
     groups = _groups(parts)
     missing = [note for group in groups for note in _missing(group)]
     if missing and not (partial and len(groups) == 1):
-        todo = "Join them without other runs first" if partial else "Measure them, or join what there is with --partial"
+        todo = (
+            "Join them without other runs first"
+            if partial
+            else f"Measure them, or join what there is with {option('partial')}"
+        )
         raise BadInput(f"{'; '.join(missing)}. {todo}.")
     places = list(_places(groups))
     moved = [place.moved(visit) for place in places for visit in place.part.visits]
