@@ -223,11 +223,30 @@ class ShownOptions:
                 tell(folder, form)
 
 
-def operators_option() -> Any:
-    """`--operators`: of what is shown of a run."""
-    return typer.Option(
-        "--operators", "--operator", help="Show only these, each operator or operator:impl; repeat it or use commas."
-    )
+SHOW_ONLY = "Show only these, each operator or operator:impl; repeat it or use commas."
+MEASURE_ONLY = "Measure only these; repeat it or use commas."
+CHOOSE_ONLY = "Only these; repeat it or use commas; default: all."
+
+
+def operators_option(help: str) -> Any:
+    """`--operators` or `--operator`: of which operators a verb speaks."""
+    return typer.Option("--operators", "--operator", help=help, show_default=False)
+
+
+class Size(click.ParamType):
+    """A size as a suite reads it, such as 32K."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from attnbench.axes import MAX_TOKENS
+        from attnbench.units import whole_size
+        from attnbench.yaml_file import scalar
+
+        try:
+            return whole_size(1, MAX_TOKENS)(scalar(str(value)))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def over_option() -> Any:

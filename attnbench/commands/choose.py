@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from attnbench.analysis.cards import CARDS
-from attnbench.commands._options import DECIDE, ProblemOptions, format_option, grouped, size_options
+from attnbench.commands._options import (
+    CHOOSE_ONLY,
+    DECIDE,
+    ProblemOptions,
+    format_option,
+    grouped,
+    operators_option,
+    size_options,
+)
 from attnbench.measure.device import device_names
 from attnbench.outputs import _formats as formats
 from attnbench.properties import PROPERTIES
@@ -37,7 +45,7 @@ def command(
     metric: Annotated[
         str | None, typer.Option(help="The time of the run that counts; default: wall_time, or device_time.")
     ] = None,
-    operators: Annotated[list[str] | None, typer.Option(help="Only these, with commas; default: all.")] = None,
+    operators: Annotated[list[str] | None, operators_option(CHOOSE_ONLY)] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw time and memory into this .png, .svg or .pdf file.")
     ] = None,

@@ -17,6 +17,7 @@ from attnbench.commands._options import (
     MEASURE,
     PROBLEM,
     FormOptions,
+    Size,
     device_option,
     dtype_help,
     format_option,
@@ -30,19 +31,8 @@ if TYPE_CHECKING:
     from attnbench.plan.search_request import SearchRequest
 
 
-def _size(value: str | int) -> int:
-    """A size as a suite reads it; ValueError where it is none."""
-    from attnbench.axes import MAX_TOKENS
-    from attnbench.units import whole_size
-    from attnbench.yaml_file import scalar
-
-    return whole_size(1, MAX_TOKENS)(scalar(str(value)))
-
-
 SEQ_LEN = 1024
 """The tokens, where they are neither varied nor given."""
-
-_SIZE: dict[str, Any] = {"parser": _size, "metavar": "INTEGER"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +41,8 @@ class SearchOptions:
 
     baseline: Annotated[str, typer.Option(help="operator or operator:impl to compare with.")] = "softmax"
     axis: Annotated[str, typer.Option(help="What is varied.", click_type=click.Choice(list(AXES)))] = "seq_len"
-    low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", **_SIZE)] = 64
-    high: Annotated[int, typer.Option(help="Largest size; of an image its side.", **_SIZE)] = 65536
+    low: Annotated[int, typer.Option(help="Smallest size; of an image its side.", click_type=Size())] = 64
+    high: Annotated[int, typer.Option(help="Largest size; of an image its side.", click_type=Size())] = 65536
     over: Annotated[
         str | None, typer.Option(help="A second axis and its values: a search at each.", metavar="AXIS=…")
     ] = None
@@ -95,7 +85,7 @@ def command(
     every value of a second axis, each beginning where the crossings of its neighbours let its own be expected. Exit
     code: 0; 2 bad usage; 3 where nothing could be compared; 130 interrupted, to be continued with --resume.
 
-    Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 65536 --precision 10%
+    Example: attnbench crossover linear_transformer performer --baseline softmax --low 64 --high 64K --precision 10%
 
     Example: attnbench crossover linear_transformer --axis seq_len --over batch=1,2,4,8
     """

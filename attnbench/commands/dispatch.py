@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import DECIDE, format_option
+from attnbench.commands._options import DECIDE, format_option, operators_option
 from attnbench.metric import DEFAULT_METRIC
 from attnbench.outputs import _formats as formats
 
@@ -21,9 +21,9 @@ def command(
     ],
     operator: Annotated[
         list[str] | None,
-        typer.Option(
-            help="An alternative: operator (every impl of it) or operator:impl; may be repeated. Default: all that are "
-            "not exact."
+        operators_option(
+            "The alternatives: operator (every impl of it) or operator:impl; repeat it or use commas. Default: all "
+            "that are not exact."
         ),
     ] = None,
     baseline: Annotated[
@@ -51,8 +51,9 @@ def command(
     """
     from attnbench.analysis.dispatch import dispatch
     from attnbench.analysis.run import read_run
+    from attnbench.units import separated
 
-    rules = dispatch([read_run(run) for run in runs], metric, operator or (), baseline, axis, undecided)
+    rules = dispatch([read_run(run) for run in runs], metric, separated(operator or ()), baseline, axis, undecided)
     formats.show("rules", rules, form)
     if not any(each.decided for each in rules.panels):
         raise typer.Exit(3)

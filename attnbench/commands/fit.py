@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import DECIDE, PROBLEM, ProblemOptions, format_option, grouped, size_options
+from attnbench.commands._options import (
+    CHOOSE_ONLY,
+    DECIDE,
+    PROBLEM,
+    ProblemOptions,
+    format_option,
+    grouped,
+    operators_option,
+    size_options,
+)
 from attnbench.outputs import _formats as formats
 
 
@@ -36,9 +45,7 @@ def command(
         str | None,
         typer.Option(help="A card such as H100; cpu or cuda: of this machine. Default: a GPU of that memory."),
     ] = None,
-    operators: Annotated[
-        list[str] | None, typer.Option(help="Names with commas between them; default: all.", show_default=False)
-    ] = None,
+    operators: Annotated[list[str] | None, operators_option(CHOOSE_ONLY)] = None,
     layers: Annotated[str, typer.Option(help="Layers of the operator.")] = "1",
     problem: FitOptions,
     sizes: Annotated[dict[str, list[str] | None], size_options(list[str] | None)],

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
-from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped, named_again
+from attnbench.commands._options import (
+    MEASURE,
+    MEASURE_ONLY,
+    ShownOptions,
+    device_option,
+    format_option,
+    grouped,
+    named_again,
+    operators_option,
+)
 from attnbench.measure.engines import engine_names
 from attnbench.outputs import _formats as formats
 
@@ -40,9 +49,9 @@ def command(
     ] = None,
     operator: Annotated[
         list[str] | None,
-        typer.Option("--operator", "--operators", help="Measure only these; repeat it or use commas."),
+        operators_option(MEASURE_ONLY),
     ] = None,
-    impl: Annotated[list[str] | None, typer.Option(help="Measure only these; repeat it or use commas.")] = None,
+    impl: Annotated[list[str] | None, typer.Option(help=MEASURE_ONLY)] = None,
     device: Annotated[str, device_option("auto: CUDA where the engine has GPUs.")] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, so many and no more.")] = None,
     budget: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from attnbench import files
-from attnbench.commands._options import JUDGE, device_option, format_option
+from attnbench.commands._options import JUDGE, MEASURE_ONLY, device_option, format_option, operators_option
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def command(
     ] = "1",
     pairs: Annotated[int | None, typer.Option(help="The most pairs of processes; default 60.", min=2)] = None,
     fail_on: Annotated[list[str] | None, typer.Option(help="metric:5%, in place of the suite's `gate:`.")] = None,
-    operator: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
-    impl: Annotated[list[str] | None, typer.Option(help="Only these; repeat it or use commas.")] = None,
+    operator: Annotated[list[str] | None, operators_option(MEASURE_ONLY)] = None,
+    impl: Annotated[list[str] | None, typer.Option(help=MEASURE_ONLY)] = None,
     device: Annotated[str, device_option()] = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder to write; default results/gate-<suite>-<time>.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write Markdown here as well (a step summary).")] = None,

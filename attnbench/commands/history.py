@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import READ, format_option, operators_option
+from attnbench.commands._options import READ, SHOW_ONLY, format_option, operators_option
 from attnbench.outputs import _formats as formats
 
 PANEL = READ
@@ -19,7 +19,7 @@ def command(
     metric: Annotated[
         list[str] | None, typer.Option(help="Show these metrics; repeat it or use commas; default: wall_time.")
     ] = None,
-    operators: Annotated[list[str] | None, operators_option()] = None,
+    operators: Annotated[list[str] | None, operators_option(SHOW_ONLY)] = None,
     axis: Annotated[str | None, typer.Option(help=f"Show only this axis: {', '.join(AXES)}.")] = None,
     size: Annotated[
         list[str] | None, typer.Option(help="Show only these sizes, as 2K or 32x32; repeat it or use commas.")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from attnbench.axes import AXES
-from attnbench.commands._options import READ, operators_option, over_option
+from attnbench.commands._options import READ, SHOW_ONLY, operators_option, over_option
 
 PANEL = READ
 
@@ -20,7 +20,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures; default: RUN/plots.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="Only this metric; repeat it or use commas.")] = None,
-    operators: Annotated[list[str] | None, operators_option()] = None,
+    operators: Annotated[list[str] | None, operators_option(SHOW_ONLY)] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.commands._options import MEASURE, ShownOptions, device_option, format_option, grouped, named_again
+from attnbench.commands._options import (
+    MEASURE,
+    MEASURE_ONLY,
+    ShownOptions,
+    device_option,
+    format_option,
+    grouped,
+    named_again,
+    operators_option,
+)
 from attnbench.outputs import _formats as formats
 
 if TYPE_CHECKING:
@@ -30,9 +39,9 @@ def command(
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to continue.")] = None,
     operator: Annotated[
         list[str] | None,
-        typer.Option("--operator", "--operators", help="Measure only these; repeat it or use commas."),
+        operators_option(MEASURE_ONLY),
     ] = None,
-    impl: Annotated[list[str] | None, typer.Option(help="Measure only these; repeat it or use commas.")] = None,
+    impl: Annotated[list[str] | None, typer.Option(help=MEASURE_ONLY)] = None,
     device: Annotated[str, device_option()] = "auto",
     rounds: Annotated[int | None, typer.Option(help="Timed rounds, so many and no more.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for this command, such as 5m.")] = None,

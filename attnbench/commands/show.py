@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from attnbench.commands._options import READ, ShownOptions, format_option, grouped, operators_option, over_option
+from attnbench.commands._options import (
+    READ,
+    SHOW_ONLY,
+    ShownOptions,
+    format_option,
+    grouped,
+    operators_option,
+    over_option,
+)
 from attnbench.outputs import _formats as formats
 
 PANEL = READ
@@ -16,7 +24,7 @@ PANEL = READ
 @grouped
 def command(
     run: Annotated[Path, typer.Argument(help="A folder that `attnbench run` wrote.")],
-    operators: Annotated[list[str] | None, operators_option()] = None,
+    operators: Annotated[list[str] | None, operators_option(SHOW_ONLY)] = None,
     baseline: Annotated[
         str | None, typer.Option(help="operator or operator:impl to compare with; default: the suite's.")
     ] = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 from attnbench.__main__ import app
@@ -174,3 +175,28 @@ def test_a_search_has_a_series_for_each_value_of_a_parameter() -> None:
     text = suite_text(itself, shape, 64, "fwd", "core", ["k=4,8"], [])
     with pytest.raises(BadInput, match=r"--param: the baseline linformer would be linformer k=4.* and linformer k=8"):
         compared(cells(suites.from_text(text, "the command line", Path.cwd())), itself)
+
+
+def test_operators_are_chosen_by_either_name_of_the_option() -> None:
+    names = {"--operators", "--operator"}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    found = {
+        verb: set(option.opts)
+        for verb, command in commands.items()
+        for option in command.params
+        if names & set(option.opts)
+    }
+    assert {"run", "show", "choose", "fit", "dispatch", "gate"} <= set(found)
+    assert all(options == names for options in found.values()), found
+
+
+def test_alternatives_of_dispatch_are_repeated_or_have_commas(run: Path) -> None:
+    for words in (["--operators", "performer, rffa"], ["--operator", "performer", "--operator", "rffa"]):
+        assert "--operator rffa: this run has no such series" in told("dispatch", run, *words)
+
+
+@pytest.mark.parametrize("end", ["--low", "--high"])
+def test_an_end_that_is_no_size_is_told_what_is_allowed(end: str) -> None:
+    said = told("crossover", "performer", end, "1Q")
+    assert end in said
+    assert "'1Q'; allowed: a whole number from 1 to " in said
