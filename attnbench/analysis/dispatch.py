@@ -156,9 +156,8 @@ def _check_arms(
     for name in operators:
         if not any(_is_named(each, name) for each in series):
             raise BadInput(
-                f"--operator {name}: this run has no such series{suggestion(name, _names(series))}. "
-                f"It has {', '.join(_names(series))}. "
-                "Give one of them as operator (every impl of it) or operator:impl."
+                f"--operator {name}: this run has no such series{suggestion(name, _names(series))}. It has "
+                f"{', '.join(_names(series))}. Give one of them as operator (every impl of it) or operator:impl."
             )
 
 

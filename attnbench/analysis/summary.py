@@ -365,9 +365,8 @@ def chosen_series(every: Iterable[Panel], operators: Sequence[str], whose: str =
         if operator not in names:
             allowed = list(dict.fromkeys(each.operator for each in series))
             raise BadInput(
-                f"{option('operators')} {quoted(operator)}: {whose} series of it{suggestion(operator, names)}. "
-                "There are "
-                f"{', '.join(allowed) or 'none at all'}. Give some of them, or of their impls as operator:impl."
+                f"{option('operators')} {quoted(operator)}: {whose} series of it{suggestion(operator, names)}. There "
+                f"are {', '.join(allowed) or 'none at all'}. Give some of them, or of their impls as operator:impl."
             )
     return frozenset().union(*(names[operator] for operator in operators or names))
 

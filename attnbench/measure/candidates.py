@@ -217,9 +217,8 @@ def _check_alone(request: ChoiceRequest) -> None:
     """Raises BadInput where options contradict each other."""
     if request.run is not None and request.device is not None:
         raise BadInput(
-            f"{option('run')} {request.run} {option('device')} {request.device}: a run has been measured on a "
-            "device of its own. Give one "
-            "of them."
+            f"{option('run')} {request.run} {option('device')} {request.device}: a run has been measured on a device "
+            "of its own. Give one of them."
         )
     if request.run is None and request.metric is not None:
         raise BadInput(

@@ -79,9 +79,8 @@ def budget(size: str | None, device: str | None) -> Budget:
     if held.left_bytes <= 0:
         elsewhere = f", or {option('device')} {HOST}, where less is reserved"
         raise BadInput(
-            f"{option('memory')} {size}: {shown(held.context_bytes + held.library_bytes, 'bytes')} are "
-            "reserved, and nothing is "
-            f"left. Give more{'' if is_host else elsewhere}."
+            f"{option('memory')} {size}: {shown(held.context_bytes + held.library_bytes, 'bytes')} are reserved, and "
+            f"nothing is left. Give more{'' if is_host else elsewhere}."
         )
     return held
 

@@ -203,9 +203,8 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     plan, facts = plan_of(suite, kind, stored_shard(folder))
     for name, before, now in differing(ONE_RUN, stored, facts):
         raise BadInput(
-            f"{option('resume')} {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one "
-            "run cannot hold "
-            f"both. Continue it where it was started, or start a new run with {option('out')}."
+            f"{option('resume')} {folder}: {name} was {before} ({folder / ENVIRONMENT}) and is {now} now; one run "
+            f"cannot hold both. Continue it where it was started, or start a new run with {option('out')}."
         )
     refuse_other_code(folder, stored, facts)
     visits = journal.resume(folder)
@@ -217,9 +216,8 @@ def resume(suite: Suite, device: str, folder: Path) -> Session:
     if keys:
         visits.close()
         raise BadInput(
-            f"{option('resume')} {folder}: it measured {keys[0]}, which its suite gives no more: "
-            f"{folder / SUITE} or an "
-            f"operator's parameters have changed since. Undo that, or start a new run with {option('out')}."
+            f"{option('resume')} {folder}: it measured {keys[0]}, which its suite gives no more: {folder / SUITE} or "
+            f"an operator's parameters have changed since. Undo that, or start a new run with {option('out')}."
         )
     return Session(plan, visits, stored)
 
@@ -243,9 +241,8 @@ def refuse_other_code(folder: Path, stored: Mapping[str, Any], facts: Mapping[st
     before, now = MeasuredCode.of(stored), MeasuredCode.of(facts)
     if before is None or now is None:
         raise BadInput(
-            f"{option('resume')} {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, "
-            "so nobody can "
-            "say that it is this code: it is of an older attnbench, or one side of a gate. Start a new run "
+            f"{option('resume')} {folder}: {folder / ENVIRONMENT} has no digests of the code that was measured, so "
+            "nobody can say that it is this code: it is of an older attnbench, or one side of a gate. Start a new run "
             f"with {option('out')}."
         )
     for what, changed in (
@@ -274,9 +271,8 @@ def stored_suite(folder: Path) -> Suite:
     text = read_text(folder / SUITE)
     if "operators_from" in parse(text, str(folder / SUITE)):
         raise BadInput(
-            f"{option('resume')} {folder}: its suite has operators of your own (operators_from), and code runs "
-            "only from files "
-            f"that you name. Name the suite again: attnbench run SUITE --resume {folder}."
+            f"{option('resume')} {folder}: its suite has operators of your own (operators_from), and code runs only "
+            f"from files that you name. Name the suite again: attnbench run SUITE --resume {folder}."
         )
     return from_text(text, str(folder / SUITE), folder, operators_from=())
 
@@ -325,9 +321,8 @@ def stored_search(folder: Path, operators_from: Sequence[str]) -> Suite:
     more = [place for place in operators_from if _stored_place(place) not in stored]
     if missing:
         raise BadInput(
-            f"{option('resume')} {folder}: the search has operators of your own ({', '.join(missing)}), and "
-            "code runs only from "
-            f"files that you name. Give each again: {option('operators_from')} PATH (a .py file) or PACKAGE."
+            f"{option('resume')} {folder}: the search has operators of your own ({', '.join(missing)}), and code runs "
+            f"only from files that you name. Give each again: {option('operators_from')} PATH (a .py file) or PACKAGE."
         )
     if more:
         raise BadInput(
@@ -367,9 +362,8 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
             return worker.ask(EnvironmentRequest(device), worker_process.START_TIMEOUT_S).environment
     except WorkerLost as lost:
         raise BadInput(
-            f"{option('device')} {device}: the first worker on it was lost: {lost}. `attnbench doctor` says "
-            "what this machine "
-            f"can measure; use {option('device')} {alternatives(device)} meanwhile."
+            f"{option('device')} {device}: the first worker on it was lost: {lost}. `attnbench doctor` says what this "
+            f"machine can measure; use {option('device')} {alternatives(device)} meanwhile."
         ) from None
 
 

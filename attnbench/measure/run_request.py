@@ -93,9 +93,8 @@ class RunRequest:
         if wanted is not None and (stored is None or (stored.numbers, stored.of) != ((wanted.number,), wanted.of)):
             what = "it is the whole suite" if stored is None else f"it is shard {stored}"
             raise BadInput(
-                f"{option('shard')} {wanted} {option('resume')} {self.resume}: {what}, and a run stays what it "
-                f"is. Leave out {option('shard')}, or "
-                f"start a new run with {option('out')}."
+                f"{option('shard')} {wanted} {option('resume')} {self.resume}: {what}, and a run stays what it is. "
+                f"Leave out {option('shard')}, or start a new run with {option('out')}."
             )
         return stored
 

@@ -82,8 +82,7 @@ def _axis(sizes: Mapping[str, Sequence[str]], image: bool) -> str:
         )
     if sizes.get("batch"):
         raise BadInput(
-            f"{option(tokens[0])} and {option('batch')}: nothing is left to search. Leave {option('batch')} out "
-            "for the "
-            "largest batch, or the tokens for the longest sequence."
+            f"{option(tokens[0])} and {option('batch')}: nothing is left to search. Leave {option('batch')} out for "
+            "the largest batch, or the tokens for the longest sequence."
         )
     return "batch"

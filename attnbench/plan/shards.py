@@ -47,9 +47,8 @@ def read_shard(text: str) -> Shard:
     number, of = map(int, match.groups()) if match else (1, 0)
     if not number <= of <= MOST_SHARDS:
         raise BadInput(
-            f"{option('shard')} {quoted(text)}: no shard; allowed: K/N with 1 ≤ K ≤ N ≤ {MOST_SHARDS}, such as "
-            "2/8, the second "
-            "of eight parts."
+            f"{option('shard')} {quoted(text)}: no shard; allowed: K/N with 1 ≤ K ≤ N ≤ {MOST_SHARDS}, such as 2/8, "
+            "the second of eight parts."
         )
     return Shard(number, of)
 
@@ -69,9 +68,8 @@ def deal(seconds: Mapping[str, float], check_s: Mapping[str, float], rounds: int
     if of > len(units):
         blocks = f"{count(len(seconds), 'block')} (a panel at one size) in {count(rounds, 'round')}"
         raise BadInput(
-            f"{option('shard')}: {of} shards, but the suite has {count(len(units), 'unit')} to deal: {blocks}. "
-            "Make at most "
-            f"{len(units)} shards, or more rounds."
+            f"{option('shard')}: {of} shards, but the suite has {count(len(units), 'unit')} to deal: {blocks}. Make at "
+            f"most {len(units)} shards, or more rounds."
         )
     shards: list[set[Unit]] = [set() for _ in range(of)]
     waiting = [(0.0, shard) for shard in range(of)]
