@@ -173,6 +173,11 @@ def _part(summary: Summary) -> Iterator[str]:
     units = f"{len(shard.units)} of {count(shard.dealt, 'unit')}"
     if len(shard.numbers) == 1:
         yield f"This is shard {shard} of the suite, {units}; attnbench merge joins it with the others."
+    elif len(shard.numbers) == shard.of:
+        yield (
+            f"These are all {shard.of} shards of the suite, and not all that they were to measure: attnbench merge "
+            "says what is missing of each."
+        )
     else:
         yield (
             f"These are {len(shard.numbers)} of the suite's {shard.of} shards, {units}; attnbench merge joins them "

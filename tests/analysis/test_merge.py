@@ -152,6 +152,36 @@ def test_runs_of_different_operators_are_joined_round_after_round(tmp_path: Path
     assert joined(tmp_path, [tmp_path / "joined", third], name="more").results.set_index("key")["rounds"].max() == 6
 
 
+def test_shards_of_suites_with_other_operators_are_no_shards_of_one(tmp_path: Path) -> None:
+    """Of each suite the shards are joined by themselves, and then the runs that they are parts of."""
+    ours = shards(tmp_path, 2)
+    theirs = [stored(tmp_path / f"t{k}", ("softmax", "fnet"), f"c{k}", (k, 2), started=f"2026-02-0{k}") for k in (1, 2)]
+    with pytest.raises(BadInput, match=r"beside \S*s1 missing: shard 2/2; beside \S*t2 missing: shard 1/2"):
+        join([ours[0], theirs[1]])
+    run = joined(tmp_path, [*ours, *theirs])
+    rounds = run.visits[run.visits["round"] > 0]
+    by_operator = {name: sorted(set(group["round"])) for name, group in rounds.groupby("operator")}
+    assert by_operator == {"softmax": [1, 2, 3, 4], "local": [1, 2], "fnet": [3, 4]}
+
+
+def test_a_run_that_was_not_finished_is_named(tmp_path: Path) -> None:
+    whole = stored(tmp_path / "whole")
+    cut = stored(tmp_path / "cut", ("softmax", "fnet"), "a2", change=lambda made: made[:-1])
+    none = stored(tmp_path / "none", ("softmax", "gmlp"), "a3", change=lambda made: [])
+    assert join([whole]).notes[1:] == ()
+    assert f"{cut} is not finished: rounds are missing of 1 cell (attnbench run --resume {cut})" in join([cut]).notes
+    assert f"{none}: nothing was measured in it" in join([whole, none]).notes
+
+
+def test_all_shards_of_which_something_is_missing_are_not_told_to_be_joined_with_others(tmp_path: Path) -> None:
+    one, two = shards(tmp_path, 2)
+    text = (two / VISITS).read_text().splitlines(keepends=True)
+    (two / VISITS).write_text("".join(text[:-1]))
+    shown = view(summarise(joined(tmp_path, [one, two], partial=True)))
+    assert shown is not None
+    assert shown.notes[0].startswith("These are all 2 shards of the suite, and not all that they were to measure")
+
+
 def test_what_is_missing_is_named_and_can_be_joined_later(tmp_path: Path) -> None:
     one, two, three = shards(tmp_path)
     with pytest.raises(BadInput, match=r"missing: shard 2/3\. .*--partial"):

@@ -109,13 +109,14 @@ def _codes_differ(first: Mapping[str, Any], other: Mapping[str, Any]) -> Iterato
 
 def _check_measured_once(parts: Sequence[Part]) -> None:
     """Raises BadInput where two parts hold the same shard, the same unit of it, or the very same measurement."""
-    holders: dict[tuple[int, str, int], tuple[Part, StoredShard]] = {}
+    holders: dict[tuple[object, str, int], tuple[Part, StoredShard]] = {}
     for part in parts:
         shard = part.shard
         if shard is None:
             continue
+        dealing = part.dealing
         for block, round_number in shard.units:
-            other, its = holders.setdefault((shard.of, block, round_number), (part, shard))
+            other, its = holders.setdefault((dealing, block, round_number), (part, shard))
             if other is not part:
                 number = next(iter(sorted({*its.numbers} & {*shard.numbers})), None)
                 what = f"shard {number}/{shard.of}" if number else f"the block {block} in round {round_number}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.analysis.cards import hardware
 from attnbench.analysis.compare.tier0_exact import exact_metrics
 from attnbench.analysis.merge.belonging import check_together
-from attnbench.analysis.merge.missing import checked_keys, fleet_of, unmeasured
+from attnbench.analysis.merge.missing import checked_keys, fleet_of, unfinished, unmeasured
 from attnbench.analysis.merge.parts import MACHINE, OPERATORS, Part, named, plain, read_part
 from attnbench.errors import BadInput
 from attnbench.groups import groups_of
@@ -82,7 +82,8 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
     parts = sorted(_read(folders), key=lambda part: (part.started, part.shard.numbers if part.shard else ()))
     check_together(parts)
     groups = _groups(parts)
-    missing = [note for group in groups for note in _missing(group)]
+    several = sum(group[0].shard is not None for group in groups) > 1
+    missing = [f"beside {group[0].folder} {note}" if several else note for group in groups for note in _missing(group)]
     if missing and not (partial and len(groups) == 1):
         todo = (
             "Join them without other runs first"
@@ -95,7 +96,13 @@ def join(folders: Sequence[Path], *, partial: bool = False) -> Joined:
     visits, contradictions = _visits(moved, largest_first=_is_largest_first(parts[0].suite))
     environment = _environment(places, groups, bool(missing))
     unlike = (*_differences(parts), *_unknown_differences(visits))
-    notes = (_joined_note(parts, environment), *unlike, *contradictions, *missing)
+    notes = (
+        _joined_note(parts, environment),
+        *unlike,
+        *contradictions,
+        *missing,
+        *filter(None, map(unfinished, parts)),
+    )
     return Joined(visits, _samples(places), environment, _suite_text(parts), notes)
 
 
@@ -111,7 +118,7 @@ def _read(folders: Iterable[Path]) -> Iterator[Part]:
 
 def _groups(parts: Sequence[Part]) -> list[list[Part]]:
     """What has its rounds in common: the shards of one dealing; every other run is alone."""
-    dealt = ((("shards", part.shard.of) if part.shard else ("run", number), part) for number, part in enumerate(parts))
+    dealt = ((part.dealing or number, part) for number, part in enumerate(parts))
     return list(groups_of(dealt).values())
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from attnbench.analysis.merge.parts import Part
 from attnbench.files import is_file
 from attnbench.problem import block_of
 from attnbench.store.records import FLEET, RETRIED, SHARDS, Visit
 from attnbench.store.shards import StoredShard
+from attnbench.units import count
 
 Unit = tuple[str, int]
 
@@ -49,3 +52,20 @@ def fleet_of(folder: Path) -> Path | None:
     """The folder of the fleet of which a run folder is a shard; None: it is of none."""
     above = folder.parent
     return above.parent if above.name == SHARDS and is_file(above.parent / FLEET) else None
+
+
+def unfinished(part: Part) -> str:
+    """That a run, no shard, lacks rounds which it was to have; empty where it lacks none."""
+    if part.shard is not None:
+        return ""
+    if not part.visits:
+        return f"{part.folder}: nothing was measured in it"
+    least = min(part.environment.get("looks") or [1])
+    rounds = Counter(visit.key for visit in part.visits if visit.round)
+    ended = {visit.key for visit in part.visits if visit.status not in RETRIED}
+    checked = {visit.key for visit in part.visits if visit.round == 0 and visit.status == "ok"}
+    short = [key for key in checked - ended if rounds[key] < least]
+    if not short:
+        return ""
+    todo = f"attnbench run --resume {part.folder}"
+    return f"{part.folder} is not finished: rounds are missing of {count(len(short), 'cell')} ({todo})"

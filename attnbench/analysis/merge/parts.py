@@ -15,7 +15,7 @@ from attnbench.store.reading import read_environment, read_visits
 from attnbench.store.records import ENVIRONMENT, SEARCH, SUITE, VISITS, Visit
 from attnbench.store.shards import StoredShard
 from attnbench.store.trusted_json import read_text
-from attnbench.yaml_file import parse
+from attnbench.yaml_file import parse, written
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,6 +58,16 @@ class Part:
     def shard(self) -> StoredShard | None:
         """Which part of its suite it is; None: all of it."""
         return StoredShard.of_run(self.environment)
+
+    @property
+    def dealing(self) -> tuple[int, str] | None:
+        """What the shards of one dealing have in common: how many there are, and what they measure; None: it is no
+        shard."""
+        operators = self.suite.get("operators")
+        if isinstance(operators, list):
+            operators = {str(name): {} for name in operators}
+        measured = {"operators": operators, **{name: self.suite.get(name) for name in ("impls", "sweep")}}
+        return None if self.shard is None else (self.shard.of, written(measured))
 
     @property
     def started(self) -> str:
