@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -19,15 +20,28 @@ from attnbench.registry import scan
 from attnbench.terminal import escaped
 
 
+class Name(click.types.StringParamType):
+    """Names of axes, metrics or properties, with what stands beside them: `wall-time:5%` is wall_time:5%."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return re.sub(r"(?<=[a-z])-(?=[a-z])", "_", str(super().convert(value, param, ctx)))
+
+
+NAMES = ("axis", "over", "metric", "fail_on", "need")
+"""The options of all verbs that take such names."""
+
+
 class Verb(typer.core.TyperCommand):
     """A verb. Where it takes one of some words, a word near one of them is told; its help names them in the text, so
-    that the column before it stays narrow."""
+    that the column before it stays narrow. A name may be typed with dashes."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         for option in self.params:
             if isinstance(option.type, click.Choice):
                 option.type = Word(option.type.choices, option.type.case_sensitive)
+            elif option.name in NAMES:
+                option.type = Name()
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for option in self.params:

@@ -66,6 +66,29 @@ def test_a_word_near_one_that_there_is_is_told(words: list[str], meant: str) -> 
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "RUN", "--axis", "seq-len", "--metric", "wall-time,peak-memory"],
+        ["compare", "RUN", "RUN", "--fail-on", "wall-time:5%,peak-memory:0%"],
+        ["dispatch", "RUN", "--axis", "seq-len", "--metric", "wall-time"],
+        ["choose", "--seq-len", "64", "--device", "H100", "--need", "all-pairs", "--operators", "softmax"],
+    ],
+)
+def test_names_may_have_dashes(run: Path, words: list[str]) -> None:
+    plain = [word if word.startswith("--") else word.replace("-", "_") for word in words]
+    dashed, meant = (
+        CliRunner().invoke(app, [str(run) if word == "RUN" else word for word in each]) for each in (words, plain)
+    )
+    assert words != plain
+    assert (dashed.exit_code, dashed.output, str(dashed.exception)) == (
+        meant.exit_code,
+        meant.output,
+        str(meant.exception),
+    )
+    assert meant.exit_code != 2
+
+
+@pytest.mark.parametrize(
     ("verb", "options", "meant"),
     [
         ("show", ["--metric", "walltime"], "wall_time"),
