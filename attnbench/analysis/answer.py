@@ -122,6 +122,7 @@ class Row:
 
     Args:
         role: of the baseline and of the exact softmax with the least at the largest size, what they are.
+        exact: whether it computes softmax attention, and was not found wrong at any size.
         lacks: the names of properties that it does not have; None where they are not known.
         error: at the largest size that has one, how far it is from softmax attention, which it estimates.
         mean_error: that of the mean of v, which knows nothing of q and k.
@@ -424,7 +425,7 @@ def _row(summary: Summary, line: Line, sides: Mapping[str, _Side]) -> Row:
         impl=line.series.impl,
         params=line.series.params,
         role="baseline" if is_baseline else "best exact" if is_best else "",
-        exact=line.exact,
+        exact=line.exact and not any(figure.status == "wrong" for _, own in found.values() for figure in own.figures),
         lacks=tuple(each for each in PROPERTIES if each not in NO_LACK and properties.get(each) is False)
         if properties
         else None,

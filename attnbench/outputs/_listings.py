@@ -171,12 +171,13 @@ def operators(rows: Sequence[Row]) -> Listing:
     for family, members in groupby(rows, key=itemgetter("family")):
         texts = [_operator_texts(row) for row in members]
         table += [{**dict.fromkeys(texts[0], ""), "operator": family}, *texts]
-    return Listing(rows, table, sentences=("kinds",), notes=(*_OPERATOR_NOTES, *_shared(rows), *_reasons(rows)))
+    return Listing(rows, table, sentences=("notes",), notes=(*_OPERATOR_NOTES, *_shared(rows), *_reasons(rows)))
 
 
 _OPERATOR_NOTES = (
     "state: how what is kept to continue from grows, in decoding; empty: nothing is, it cannot decode. form: causal, "
-    "full, where every token sees all others, or both. lacks, and what a kind has or not: `attnbench list properties`.",
+    "full, where every token sees all others, or both. What one lacks, a kind has or has not: `attnbench list "
+    "properties`.",
     "Scopes, parameters, papers and dtypes: --format json.",
 )
 
@@ -186,21 +187,23 @@ and `state`."""
 
 
 def _operator_texts(row: Row) -> Row:
-    """The fields of an operator. Of kinds, and of the causal form beside the full one, what is not so for the first."""
+    """The fields of an operator. Its notes: what it lacks, then of kinds, and of the causal form beside the full one,
+    what is not so for the first."""
     (form, default), *of_causal = row["properties"].items()
     kinds = ", ".join(_kind_text(name, kind, row["time"], default) for name, kind in row["kinds"].items())
     others = [f"{name} form: {text}" for name, other in of_causal if (text := _differences(other, default))]
     others += ["causal form: with other params"] if row["causal"] is True and "causal" not in row["properties"] else []
-    below = ([f"kinds: {kinds}"] if kinds else []) + others
+    lacks = ", ".join(name for name, has in default.items() if not has and name not in _IN_OTHER_COLUMNS)
+    notes = [f"lacks {lacks}"] * bool(lacks) + [f"kinds: {kinds}"] * bool(kinds) + others
     return {
         "operator": f"  {row['name']}",
+        "year": row["paper"]["year"],
         "time": row["time"],
         "memory": row["memory"],
         "state": row["state"],
         "on": row["domains"][0] if len(row["domains"]) == 1 else "any",
         "form": "both" if of_causal else form,
-        "lacks": ", ".join(name for name, has in default.items() if not has and name not in _IN_OTHER_COLUMNS),
-        "kinds": f"  {'; '.join(below)}" if below else "",
+        "notes": f"  {'; '.join(notes)}" if notes else "",
     }
 
 

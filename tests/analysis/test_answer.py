@@ -158,6 +158,13 @@ def test_the_largest_size_is_one_at_which_half_of_the_series_ran() -> None:
     assert table.rows[0].standings["fwd"].status == "oom"
 
 
+@pytest.mark.parametrize(("status", "exact"), [("wrong", False), ("oom", True)])
+def test_an_impl_that_is_wrong_somewhere_is_not_called_exact(status: str, exact: bool) -> None:
+    found = answer(summarise(run(statuses={("softmax:sdpa", 1024): status})))
+    assert rows(found)["softmax"].exact
+    assert rows(found)["softmax:sdpa"].exact is exact
+
+
 def test_a_baseline_out_of_memory_says_nothing_of_smaller_sizes_that_no_time_was_left_for() -> None:
     untried = {(name, n): "skipped" for name in LAWS for n in SIZES[:-1]}
     exact = {(name, SIZES[-1]): "oom" for name in ("softmax", "softmax:sdpa")}
