@@ -32,8 +32,8 @@ def command(
     undecided: Annotated[
         Literal["baseline", "cheapest"],
         typer.Option(
-            help="What is taken where arms are not told apart: the arm with the least interpolated time, or the "
-            "baseline.",
+            help="What is taken where several are not told apart: the baseline, or the one with the least interpolated "
+            "time.",
         ),
     ] = "cheapest",
     metric: Annotated[str, typer.Option(help="What is compared: a metric of timed rounds.")] = DEFAULT_METRIC,
@@ -45,7 +45,8 @@ def command(
     """Make rules for code: which operator to call at which size.
 
     Per panel: the sizes from which on another operator is the cheapest, with their intervals, the ranges in which that
-    is undecided, and the regret, estimated by leaving sizes out. Exit code: 0; 2 bad usage; 3 where nothing is decided.
+    is undecided, and the regret: the time lost by following the rules, estimated by leaving sizes out. Exit code: 0; 2
+    bad usage; 3 where nothing is decided.
 
     Example: attnbench dispatch results/reference/cpu-sequence --operator local --format python
     """

@@ -55,11 +55,11 @@ def parts(dispatch: Dispatch) -> Iterator[Part]:
 def legend(dispatch: Dispatch) -> list[str]:
     """What the columns mean, the regret of all panels together, and which panels have no rules."""
     lines = [
-        f"undecided: arms that {CONFIDENCE:.0%} intervals do not tell from the cheapest; {INSIDE[dispatch.inside]}. "
+        f"undecided: what {CONFIDENCE:.0%} intervals do not tell from the cheapest; {INSIDE[dispatch.inside]}. "
         "exact: no: another function than softmax attention; its quality is not measured here.",
         "Below the smallest and above the largest size nothing was measured: there the nearest range is only a guess.",
-        "lost: each size but the smallest and the largest of an arm is left out in turn: the time of the arm that a "
-        "rule of the other sizes takes there over that of the fastest, less 1; all sizes have the same weight. The "
+        "lost: each size but the smallest and the largest of a series is left out in turn: the time of what a rule of "
+        "the other sizes takes there over that of the fastest, less 1; all sizes have the same weight. The "
         "fastest is the least of noisy times: in expectation the true loss is no more.",
     ]
     if len(dispatch.panels) > 1:
