@@ -251,11 +251,16 @@ def why_not(operator: Operator, cell: Cell, device: str) -> str | None:
     Args:
         device: torch's type of the device, such as "cpu".
     """
-    problem, scope = cell.problem, cell.scope
-    outside = outside_definition(operator, problem, cell.params, scope)
-    if outside is None and cell.mode != "fwd" and problem.past:
+    outside = undefined(operator, cell)
+    return _impl_why_not(operator.forms[cell.scope], cell, device) if outside is None else outside
+
+
+def undefined(operator: Operator, cell: Cell) -> str | None:
+    """The reason that a cell is outside its operator's definition, or its mode is, whatever the impl; or None."""
+    outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
+    if outside is None and cell.mode != "fwd" and cell.problem.past:
         outside = "query_len < seq_len is fwd only: no gradient goes back through what is kept of earlier tokens"
-    return _impl_why_not(operator.forms[scope], cell, device) if outside is None else outside
+    return outside
 
 
 def outside_definition(operator: Operator, problem: Problem, params: Params, scope: Scope) -> str | None:

@@ -11,7 +11,7 @@ from attnbench.axes import AXES, Axis
 from attnbench.errors import BadInput
 from attnbench.measure.device import device_of
 from attnbench.problem import Cell
-from attnbench.registry import Source, operators, outside_definition, why_not
+from attnbench.registry import Source, operators, undefined, why_not
 from attnbench.user_code import user_errors
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def reason_against(source: Source, cell: Cell, device: str) -> str | None:
     with user_errors(f"{source.location}: why_not"):
         if kind.is_host:
             return why_not(operator, cell, kind.type)
-        return outside_definition(operator, cell.problem, cell.params, cell.scope)
+        return undefined(operator, cell)
 
 
 def check_any_defined(cells: Sequence[Cell], operators_from: Sequence[str], device: str, where: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from attnbench.measure.worker.forecast import footprint
-from attnbench.registry import outside_definition
+from attnbench.registry import undefined
 
 if TYPE_CHECKING:
     from attnbench.operator import Operator
@@ -37,7 +37,7 @@ def estimate(operator: Operator, cell: Cell, most: int | None = None) -> dict[st
     most: operations of a call above which its memory is None as well; None: any number.
     """
     p = cell.problem
-    outside = outside_definition(operator, p, cell.params, cell.scope)
+    outside = undefined(operator, cell)
     form = operator.forms[cell.scope] if outside is None else None
     cost = form and form.cost(p, cell.params, cell.mode)
     memory = form and footprint(form, p, cell.params, cell.mode, most=most)

@@ -20,7 +20,7 @@ from attnbench.measure.timed_claims import StoredTimes, timing_of
 from attnbench.measure.worker.forecast import footprint
 from attnbench.plan.sweep import Shape
 from attnbench.problem import Cell
-from attnbench.registry import operators, outside_definition, resolve
+from attnbench.registry import operators, resolve, undefined
 from attnbench.units import quoted, separated, suggestion
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def cell_of(paper: Paper, name: str, overrides: Mapping[str, Any]) -> Cell:
 def quantities(cell: Cell) -> Quantities:
     """What is known of a cell. Raises ValueError outside the operator's definition."""
     operator = _shipped()[cell.operator].load()
-    outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
+    outside = undefined(operator, cell)
     if outside is not None:
         raise ValueError(f"{cell.operator}: {outside}")
     return Quantities(operator.forms[cell.scope], cell)

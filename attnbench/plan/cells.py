@@ -13,7 +13,7 @@ from attnbench.plan.schema import IMPL_NAME, IMPL_NAMES, IMPLS
 from attnbench.plan.suite import Grid, Suite
 from attnbench.plan.sweep import problems
 from attnbench.problem import SCOPES, Cell, Params
-from attnbench.registry import Source, operators, outside_definition, resolve
+from attnbench.registry import Source, operators, resolve, undefined
 from attnbench.units import quoted, suggestion
 from attnbench.user_code import user_errors
 
@@ -117,7 +117,7 @@ def _check_contract(source: Source, operator: Operator, cells: Sequence[Cell]) -
                 raise BadInput(f"{place}: an impl is named {quoted(impl)}; allowed: {IMPL_NAMES}. Rename it.")
     for cell in cells:
         with user_errors(f"{place}: why_not"):
-            outside = outside_definition(operator, cell.problem, cell.params, cell.scope)
+            outside = undefined(operator, cell)
         if outside is None:
             with user_errors(f"{place}: cost"):
                 cost = operator.forms[cell.scope].cost(cell.problem, cell.params, cell.mode)

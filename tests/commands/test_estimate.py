@@ -110,6 +110,14 @@ def test_a_decoding_step_reads_its_cache_and_sizes_that_differ_have_a_column(mon
     assert "state  " not in run("softmax", *words[:-1]), "a full form keeps nothing"
 
 
+def test_a_step_has_no_gradients() -> None:
+    words = ("softmax", "--seq-len", "64", "--query-len", "1,64", "--causal", "--mode", "fwd_bwd")
+    step, whole = rows(*words)
+    assert "query_len < seq_len is fwd only" in step["reason"]
+    assert step["flops"] is step["peak_memory_bytes"] is whole["reason"] is None
+    assert whole["flops"] > 0
+
+
 def test_memory_that_shapes_do_not_tell_is_a_dash(tmp_path: Path) -> None:
     """An operator that reads a value of its input has no memory known from shapes; its cost stays."""
     own = tmp_path / "reads_values.py"

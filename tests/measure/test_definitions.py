@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 from attnbench.__main__ import app
 from attnbench.errors import BadInput
 from attnbench.measure import open_run, worker_process
+from attnbench.measure.definitions import reason_against
+from attnbench.problem import Cell, Problem
+from attnbench.registry import operators, resolve
 
 
 class WentOn(Exception):
@@ -77,3 +81,13 @@ def test_a_run_of_which_nothing_is_inside_is_refused(tmp_path: Path) -> None:
     suite.write_text("operators: [kao_kv, softmax]\nsweep: [{seq_len: [64, 128]}]\n")
     result = CliRunner().invoke(app, ["run", str(suite), "--out", str(tmp_path / "run"), "--device", "cpu"])
     assert isinstance(result.exception, WentOn)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_step_with_gradients_is_outside_on_every_device(device: str) -> None:
+    source = operators()["softmax"]
+    step = Cell(
+        "softmax", "reference", "core", "fwd_bwd", Problem(64, 8, causal=True, query_len=1), resolve(source.load(), {})
+    )
+    assert "fwd only" in str(reason_against(source, step, device))
+    assert reason_against(source, replace(step, mode="fwd"), device) is None
