@@ -13,7 +13,7 @@ from typing import Any
 from attnbench.errors import BadInput
 from attnbench.naming import option
 from attnbench.problem import Dtype
-from attnbench.units import quoted, suggestion
+from attnbench.units import quoted, shown, suggestion
 
 GIB = 2**30
 
@@ -98,6 +98,22 @@ def card(name: str, others: tuple[str, ...] = ()) -> Rates:
         f"{option('device')} {quoted(name)}: no such card{near}. Allowed: {', '.join(CARDS)}"
         f"{'; ' if others else ''}{', '.join(others)}. Give one of them, or {option('run')} with a run of that machine."
     )
+
+
+def check_holds(size: str | None, limit: int | None, of: str, present: int | None) -> None:
+    """Nothing where a device has as much memory as is given, or its own is not known.
+
+    Args:
+        size: as it was given; limit: its bytes, None of a share.
+        of: what the device is called; present: its memory in bytes.
+
+    Raises: BadInput.
+    """
+    if limit is not None and present is not None and limit > present:
+        raise BadInput(
+            f"{option('memory')} {size}: {of} has {shown(present, 'bytes')}. Give no more, or leave {option('device')} "
+            "out."
+        )
 
 
 def _plain(name: str) -> str:

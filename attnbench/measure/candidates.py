@@ -187,6 +187,8 @@ def choose(request: ChoiceRequest) -> Choice:
         raise BadInput(
             f"{option('memory')} {request.memory}: the memory of {hardware.name} is not known. Give bytes: 24GiB."
         )
+    if request.device is not None:
+        cards.check_holds(request.memory, limit, hardware.name, hardware.memory_bytes)
     is_own = limit is None and hardware.memory_bytes is not None
     limit = int(share * hardware.memory_bytes) if is_own and hardware.memory_bytes else limit
     sources = operators(request.problem.operators_from)

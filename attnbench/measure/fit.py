@@ -19,7 +19,7 @@ from time import process_time
 from typing import TYPE_CHECKING, Any, Literal
 
 from attnbench import interrupts
-from attnbench.analysis.cards import CARDS, card
+from attnbench.analysis.cards import CARDS, card, check_holds
 from attnbench.analysis.memory_budget import Budget, Need, of_gpu, of_host
 from attnbench.axes import AXES
 from attnbench.errors import BadInput, refusing
@@ -73,6 +73,7 @@ def budget(size: str | None, device: str | None) -> Budget:
         )
     kind = device_of(device) if device in device_names() else None
     of, present = ("a GPU", None) if device is None else _device_memory(device, kind, needed=total is None)
+    check_holds(size, total, of, present)
     total = total if total is not None else int(share * (present or 0))
     is_host = kind is not None and kind.is_host
     held = of_host(of, total) if is_host else of_gpu(of, total)

@@ -219,6 +219,7 @@ def test_csv_and_markdown_hold_the_same_rows() -> None:
         ((), "--seq-len: missing"),
         (("--seq-len", "-1"), "one mistake"),
         (("--seq-len", "8", "--memory", "12"), "--memory '12'; allowed"),
+        (("--seq-len", "8", "--device", "H100", "--memory", "81GiB"), "--memory 81GiB: H100 has 80.0GiB"),
         (("--seq-len", "8", "--operators", "softmx"), "did you mean 'softmax'"),
         (("--seq-len", "8", "--run", "nosuch"), "nosuch: no such folder"),
         (("--seq-len", "8", "--picture", "a.jpg"), "--picture a.jpg: allowed"),

@@ -190,6 +190,7 @@ def test_every_format_holds_the_rows(form: str, monkeypatch: pytest.MonkeyPatch)
         (("--memory", "50%"), "--memory: 50% of what?"),
         (("--memory", "500MiB"), "--memory 500MiB: 640MiB are reserved, and nothing is left"),
         (("--device", "cpu", "--memory", "30MiB"), "--memory 30MiB: 32.0MiB are reserved, and nothing is left"),
+        (("--device", "H100", "--memory", "81GiB"), "--memory 81GiB: H100 has 80.0GiB. Give no more"),
         (("--device", "H1000"), "--device 'H1000': no such card (did you mean 'H100'?)"),
         ((*CPU, "--mode", "decod"), "--mode 'decod' (did you mean 'decode'?)"),
         ((*CPU, "--mode", "decode", "--train"), "--train and --mode decode: two modes"),
