@@ -33,11 +33,16 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
+def below(pid: int, fact: str) -> list[psutil.Process]:
+    """The processes below one, with a fact of psutil's; without those that have ended meanwhile."""
+    pids = {process.pid for process in psutil.Process(pid).children(recursive=True)}
+    return [process for process in psutil.process_iter([fact]) if process.pid in pids and process.info[fact]]
+
+
 def measuring(node: Any) -> list[psutil.Process]:
     """The shards that run below a node."""
-    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    below = raylet.children(recursive=True)
-    return [process for process in below if process.cmdline()[1:4] == ["-m", "attnbench", "run"]]
+    processes = below(node.all_processes["raylet"][0].process.pid, "cmdline")
+    return [process for process in processes if process.info["cmdline"][1:4] == ["-m", "attnbench", "run"]]
 
 
 def test_a_node_is_killed_and_nothing_is_lost(cluster: Any, suite: Path, whole: Path, tmp_path: Path) -> None:
@@ -72,11 +77,10 @@ def test_a_node_is_killed_and_nothing_is_lost(cluster: Any, suite: Path, whole: 
 
 
 def test_services_listen_on_the_loopback_interface_alone(cluster: Any) -> None:
-    below = psutil.Process(os.getpid()).children(recursive=True)
     listening = [
         connection.laddr.ip
-        for process in below
-        for connection in process.net_connections(kind="inet")
+        for process in below(os.getpid(), "net_connections")
+        for connection in process.info["net_connections"]
         if connection.status == psutil.CONN_LISTEN
     ]
     assert len(listening) > 3
