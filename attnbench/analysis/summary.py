@@ -27,12 +27,13 @@ from attnbench.analysis.scaling import OF_A_STEP, Doubling, ExactGrowth, agreeme
 from attnbench.analysis.series import Panel, Series, check_axis, panels
 from attnbench.axes import AXES
 from attnbench.errors import BadInput
+from attnbench.groups import groups_of
 from attnbench.naming import option
 from attnbench.problem import operator_with_impl
 from attnbench.properties import FORMS
 from attnbench.registry import metrics as every_metric
 from attnbench.registry import placed_metrics
-from attnbench.store.records import distinct, without_numbers
+from attnbench.store.records import WARNED, distinct, without_numbers
 from attnbench.store.shards import StoredShard
 from attnbench.units import not_among, quoted, separated, suggestion
 
@@ -313,10 +314,8 @@ _NOT_OF_THE_MACHINE = {
 
 
 def _warnings(run: Run) -> dict[str, int]:
-    of_series: dict[tuple[Any, ...], list[str]] = {}
-    columns = [run.visits[name] for name in ("operator", "impl", "params", "scope", "mode")]
-    for series, texts in zip(zip(*columns, strict=True), run.visits["warnings"], strict=True):
-        of_series.setdefault(series, []).extend(texts)
+    visited = zip(zip(*(run.visits[name] for name in WARNED), strict=True), run.visits["warnings"], strict=True)
+    of_series = groups_of((series, text) for series, texts in visited for text in texts)
     visits = Counter(without_numbers(text) for texts in of_series.values() for text in texts)
     shown = distinct((text for texts in of_series.values() for text in distinct(texts)), None)
     return dict(Counter({text: visits[without_numbers(text)] for text in shown}).most_common())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import click
 import typer
@@ -22,10 +22,6 @@ from attnbench.commands._options import (
 )
 from attnbench.measure.engines import engine_names
 from attnbench.outputs import _formats as formats
-
-if TYPE_CHECKING:
-    pass
-
 
 PANEL = MEASURE
 

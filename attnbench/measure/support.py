@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attnbench.groups import groups_of
 from attnbench.measure.protocol import SupportRequest, WorkerLost
 from attnbench.measure.worker_pool import Workers
 from attnbench.problem import Cell
@@ -23,14 +24,13 @@ def reasons(workers: Workers, cells: Sequence[Cell], timeout: float) -> list[Rea
     Raises: Stopped.
     """
     request = SupportRequest(tuple(cells), workers.plan.device, tuple(workers.plan.operators_from))
-    names = dict.fromkeys(cell.operator for cell in cells)
+    by_operator = groups_of((cell.operator, cell) for cell in cells)
     try:
         return list(workers.ask(request, timeout).reasons)
     except WorkerLost as lost:
-        if len(names) == 1:
+        if len(by_operator) == 1:
             return [(lost.status, f"asked what it supports: {lost}")] * len(cells)
     by_key: dict[str, Reason] = {}
-    for name in names:
-        own = [cell for cell in cells if cell.operator == name]
+    for own in by_operator.values():
         by_key |= zip((cell.key for cell in own), reasons(workers, own, timeout), strict=True)
     return [by_key[cell.key] for cell in cells]

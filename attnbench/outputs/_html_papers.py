@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attnbench.analysis.claims import VERDICTS, Mark
 from attnbench.analysis.drawn_figures import DrawnCurve, DrawnFigure, Printed
@@ -13,9 +13,6 @@ from attnbench.outputs._html_page import Block, part, script_data, section
 from attnbench.outputs._paper_listing import claim_texts, counts, difference, notes
 from attnbench.outputs._paper_times import place
 from attnbench.units import short_size
-
-if TYPE_CHECKING:
-    pass
 
 _MARKS: Mapping[Mark, str] = {
     "read": "read in the paper",

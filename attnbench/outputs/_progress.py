@@ -13,7 +13,7 @@ from attnbench import terminal
 from attnbench.axes import tokens_axis
 from attnbench.problem import Cell, operator_with_impl
 from attnbench.progress import Leased, Reached, Stage
-from attnbench.store.records import MOST_WARNINGS, Visit, without_numbers
+from attnbench.store.records import MOST_WARNINGS, WARNED, Visit, without_numbers
 from attnbench.units import count, duration, percent
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Words:
         self._expect(seconds)
         if visit.status not in ("ok", "skipped"):
             self._keep(f"{visit.status}: {visit.key}: {visit.reason}")
-        series = tuple(visit.cell.get(name) for name in ("operator", "impl", "params", "scope", "mode"))
+        series = tuple(visit.cell.get(name) for name in WARNED)
         for warning in visit.warnings:
             said, kind = self._warned.setdefault(series, set()), without_numbers(warning)
             if kind not in said and len(said) <= MOST_WARNINGS:  # once, not again at every size in every round

@@ -173,7 +173,7 @@ def override(
     data = parse(suite.text, suite.where)
     known = known_operators(suite.operators_from)
     if operators:
-        names = _checked(option("operator"), operators, read_operator_name(known), notes)
+        names = _checked(option("operator"), _split(operators), read_operator_name(known), notes)
         present = [{name: {k: list(v) for k, v in grid.items()}} for name, grid in suite.operators if name in names]
         suite_names = {name for name, _ in suite.operators}
         data["operators"] = [*present, *(name for name in names if name not in suite_names)]
@@ -181,7 +181,7 @@ def override(
         if not impls and not notes.mistakes:
             data["impls"] = _impls_of(names, suite, known)
     if impls:
-        data["impls"] = _checked(option("impl"), impls, read_impl, notes)
+        data["impls"] = _checked(option("impl"), _split(impls), read_impl, notes)
     if rounds is not None:
         _checked(option("rounds"), [rounds], whole_number(1, MAX_ROUNDS), notes)
         data["measure"] = {**(data.get("measure") or {}), "rounds": rounds, "max_rounds": rounds}
@@ -238,10 +238,10 @@ def with_budget(suite: Suite, budget: str) -> Suite:
 
 
 def _checked(name: str, values: Sequence[Any], read: Any, notes: Notes) -> list[str]:
-    split = (
-        [part.strip() for v in values for part in v.split(",")]
-        if name in (option("operator"), option("impl"))
-        else values
-    )
-    notes.read(name, split, read)
-    return list(dict.fromkeys(split))
+    notes.read(name, values, read)
+    return list(dict.fromkeys(values))
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    """The values of an option that takes several between commas; one that is empty stays, and is a mistake."""
+    return [part.strip() for several in values for part in several.split(",")]

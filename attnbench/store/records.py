@@ -84,6 +84,9 @@ def without_numbers(text: str) -> str:
     return _NUMBER.sub("#", text)
 
 
+WARNED = ("operator", "impl", "params", "scope", "mode")
+"""Columns of a cell: those of which all are alike tell the same warning once."""
+
 MOST_WARNINGS = 5
 """So many different warnings of a visit are stored, and of a series shown: more differ in what they name alone, such as
 an environment variable of another name at each call."""
